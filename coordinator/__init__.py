@@ -1,0 +1,1 @@
+"""The coordinator: tokenizes, batches, routes activations through the stages and samples."""

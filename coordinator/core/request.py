@@ -1,0 +1,35 @@
+"""A validated request, immutable from admission to its end."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from coordinator.core.sampling_params import SamplingParams
+
+
+class FinishReason(Enum):
+    """Why a request ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    ABORT = "abort"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What a client asked for, after validation and tokenization."""
+
+    request_id: str
+    """Unique among the requests that have not ended."""
+    prompt_token_ids: tuple[int, ...]
+    """At least one."""
+    max_tokens: int
+    """At least 1; prompt and output together fit the model and the KV memory."""
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    """Its `seed` is set."""
+    stop: tuple[str, ...] = ()
+    """Stop strings."""
+    stop_token_ids: frozenset[int] = frozenset()
+    """Ids that end the output, the model's end-of-sequence tokens included unless ignored."""
+    arrival_ns: int = 0
+    """Monotonic clock at admission."""

@@ -1,0 +1,59 @@
+"""How the next token of a request is chosen, as validated data."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from protos.errors import InvalidArgumentError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """Parameters of one request; the defaults are greedy sampling without any change of logits.
+
+    Raises:
+        InvalidArgumentError: A value is out of range or not finite; the error names the field.
+    """
+
+    temperature: float = 0.0
+    """0 is greedy; range [0, 100]."""
+    top_p: float = 1.0
+    """Nucleus sampling (arXiv:1904.09751); range (0, 1]."""
+    top_k: int = 0
+    """0 keeps all tokens."""
+    min_p: float = 0.0
+    """Share of the highest probability (arXiv:2407.01082); range [0, 1]."""
+    repetition_penalty: float = 1.0
+    """Over prompt and output (arXiv:1909.05858); range (0, 100]."""
+    presence_penalty: float = 0.0
+    """Over the output; range [-2, 2]."""
+    frequency_penalty: float = 0.0
+    """Over the output, per occurrence; range [-2, 2]."""
+    logit_bias: Mapping[int, float] = field(default_factory=lambda: MappingProxyType({}))
+    """Added to logits by token id; values in [-100, 100]."""
+    seed: int | None = None
+    """In [0, 2**64). None: the coordinator draws one."""
+
+    def __post_init__(self) -> None:
+        """Checks every range."""
+        _check_range("temperature", self.temperature, 0.0, 100.0)
+        _check_range("top_p", self.top_p, 0.0, 1.0, open_low=True)
+        _check_range("top_k", self.top_k, 0, 2**32 - 1)
+        _check_range("min_p", self.min_p, 0.0, 1.0)
+        _check_range("repetition_penalty", self.repetition_penalty, 0.0, 100.0, open_low=True)
+        _check_range("presence_penalty", self.presence_penalty, -2.0, 2.0)
+        _check_range("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
+        for token_id, bias in self.logit_bias.items():
+            _check_range(f"logit_bias[{token_id}]", bias, -100.0, 100.0)
+        if self.seed is not None:
+            _check_range("seed", self.seed, 0, 2**64 - 1)
+
+
+def _check_range(name: str, value: float, low: float, high: float, *, open_low: bool = False) -> None:
+    below = value <= low if open_low else value < low
+    if not math.isfinite(value) or below or value > high:
+        bracket = "(" if open_low else "["
+        raise InvalidArgumentError(
+            f"{name} is {value}, must be in {bracket}{low}, {high}]", field=name.partition("[")[0]
+        )

@@ -1,0 +1,88 @@
+"""One step as plain data: what the scheduler decided, what the pipeline did, how long it took."""
+
+from collections.abc import Sequence as ListLike
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduledSlice:
+    """Consecutive tokens of one sequence that run in a micro-batch."""
+
+    request_id: str
+    kv_slot: int
+    start_position: int
+    token_ids: tuple[int, ...]
+    """The tokens to run; at least one."""
+    samples: bool
+    """True when this slice reaches the end of the sequence, so that a next token is sampled from
+    the logits of its last row."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerOutput:
+    """One micro-batch, decided. Empty slices with freed slots are allowed."""
+
+    micro_batch_id: int
+    slices: tuple[ScheduledSlice, ...]
+    freed_kv_slots: tuple[int, ...]
+    """Slots to free on every stage before the forward; the slots of `slices` may be among them,
+    when a slot changed hands."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Rows of the micro-batch."""
+        return sum(len(piece.token_ids) for piece in self.slices)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogitsRequest:
+    """What the sampler needs of one row; the fields are those of `stagecoach.v1.LogitsRequest`."""
+
+    row: int
+    num_candidates: int
+    min_mass: float | None = None
+    min_gap: float | None = None
+    temperature: float | None = None
+    token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogitsRow:
+    """Raw logits of one row, reduced; the fields are those of `stagecoach.v1.LogitsRow`.
+
+    The arrays are float32 and int64 buffers (`numpy.ndarray` in practice; this package needs only
+    that they are sequences).
+    """
+
+    row: int
+    log_sum_exp: float
+    """Over the whole row; not finite when the row has NaN or infinities."""
+    candidate_ids: ListLike[int]
+    """By falling logit, equal logits by rising id; empty when `full` is set."""
+    candidate_logits: ListLike[float]
+    token_logits: ListLike[float]
+    """Logits of `LogitsRequest.token_ids`; empty when `full` is set."""
+    full: ListLike[float] | None = None
+    """The whole row `[vocab_size]`."""
+
+
+class StageTimings(NamedTuple):
+    """Durations of one micro-batch at one stage, in nanoseconds; they sum to the round trip."""
+
+    queue_ns: int
+    compute_ns: int
+    serialize_ns: int
+    """On both ends."""
+    wire_ns: int
+    """What is left of the round trip."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepOutput:
+    """What came back from the last stage."""
+
+    micro_batch_id: int
+    logits: tuple[LogitsRow, ...]
+    stage_timings: tuple[StageTimings, ...]
+    """One a stage, in order."""

@@ -1,0 +1,1 @@
+"""The way through the stages: topology, one link a stage, micro-batches in flight."""

@@ -1,0 +1,87 @@
+"""Domain error <-> gRPC status; the sole owner of that mapping.
+
+An error travels as `google.rpc.Status` with one `google.rpc.ErrorInfo` that holds the class's
+`reason` and its details, so the class on the other side is the same. The same message serves
+in-band (one micro-batch failed) and as the status of a call.
+"""
+
+from google.protobuf.any_pb2 import Any
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc import RpcError, Status, StatusCode
+from grpc_status import rpc_status
+
+from protos import errors
+
+_DOMAIN = "stagecoach"
+
+_CODES: dict[type[errors.StagecoachError], int] = {
+    errors.InvalidArgumentError: code_pb2.INVALID_ARGUMENT,
+    errors.ContextLengthExceededError: code_pb2.OUT_OF_RANGE,
+    errors.QueueFullError: code_pb2.RESOURCE_EXHAUSTED,
+    errors.KvFullError: code_pb2.RESOURCE_EXHAUSTED,
+    errors.UnavailableError: code_pb2.UNAVAILABLE,
+    errors.StaleStateError: code_pb2.ABORTED,
+    errors.IncompatibleError: code_pb2.FAILED_PRECONDITION,
+    errors.UnsupportedModelError: code_pb2.FAILED_PRECONDITION,
+    errors.ModelFilesError: code_pb2.FAILED_PRECONDITION,
+    errors.InsufficientMemoryError: code_pb2.FAILED_PRECONDITION,
+    errors.DeadlineExceededError: code_pb2.DEADLINE_EXCEEDED,
+    errors.UnauthenticatedError: code_pb2.UNAUTHENTICATED,
+    errors.RequestAbortedError: code_pb2.CANCELLED,
+    errors.InternalError: code_pb2.INTERNAL,
+}
+
+_BY_REASON = {error_type.reason: error_type for error_type in _CODES}
+
+# What a bare gRPC status means when the peer, a proxy or gRPC itself sent no ErrorInfo.
+_BY_CODE: dict[int, type[errors.StagecoachError]] = {
+    code_pb2.INVALID_ARGUMENT: errors.InvalidArgumentError,
+    code_pb2.OUT_OF_RANGE: errors.InvalidArgumentError,
+    code_pb2.RESOURCE_EXHAUSTED: errors.InvalidArgumentError,
+    code_pb2.UNAVAILABLE: errors.UnavailableError,
+    code_pb2.ABORTED: errors.StaleStateError,
+    code_pb2.FAILED_PRECONDITION: errors.IncompatibleError,
+    code_pb2.UNIMPLEMENTED: errors.IncompatibleError,
+    code_pb2.DEADLINE_EXCEEDED: errors.DeadlineExceededError,
+    code_pb2.UNAUTHENTICATED: errors.UnauthenticatedError,
+    code_pb2.PERMISSION_DENIED: errors.UnauthenticatedError,
+    code_pb2.CANCELLED: errors.RequestAbortedError,
+}
+
+_GRPC_CODES = {code.value[0]: code for code in StatusCode}
+
+
+def to_status(error: errors.StagecoachError) -> status_pb2.Status:
+    """Writes an error as `google.rpc.Status`."""
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=_DOMAIN, metadata=error.details)
+    detail = Any()
+    detail.Pack(info)
+    return status_pb2.Status(code=_CODES[type(error)], message=error.message, details=[detail])
+
+
+def from_status(status: status_pb2.Status) -> errors.StagecoachError:
+    """Reads the error that `to_status` wrote; a foreign status becomes the nearest class."""
+    info = error_details_pb2.ErrorInfo()
+    for detail in status.details:
+        if detail.Unpack(info) and info.domain == _DOMAIN and info.reason in _BY_REASON:
+            return _BY_REASON[info.reason](status.message, **dict(info.metadata))
+    return _BY_CODE.get(status.code, errors.InternalError)(status.message)
+
+
+def to_grpc_status(error: errors.StagecoachError) -> Status:
+    """Writes an error as the status that `context.abort_with_status` takes."""
+    return rpc_status.to_status(to_status(error))
+
+
+def trailing_metadata(error: errors.StagecoachError) -> tuple[StatusCode, str, tuple[tuple[str, bytes], ...]]:
+    """Writes an error as the code, message and trailing metadata that `grpc.aio` aborts with."""
+    status = to_grpc_status(error)
+    return _GRPC_CODES[to_status(error).code], error.message, tuple(status.trailing_metadata)
+
+
+def from_rpc_error(error: RpcError) -> errors.StagecoachError:
+    """Reads the error that ended a call, on the caller's side."""
+    status = rpc_status.from_call(error)  # None when the peer sent no google.rpc.Status
+    if status is None:
+        status = status_pb2.Status(code=error.code().value[0], message=error.details() or str(error.code()))
+    return from_status(status)
