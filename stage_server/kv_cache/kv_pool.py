@@ -1,0 +1,110 @@
+"""The KV tensors of a stage: one preallocated pool, cut into blocks."""
+
+from typing import Self
+
+import torch
+
+from protos.errors import InsufficientMemoryError
+from stage_server.kv_cache.slot_tables import BlockPlan
+
+
+class KvPool:
+    """Keys and values of all layers of a stage, in blocks of tokens.
+
+    One tensor, `[num_layers, 2, num_blocks, block_size, num_kv_heads, head_dim]`.
+
+    Args:
+        num_layers: Layers of the stage.
+        num_blocks: Blocks in the pool.
+        block_size: Tokens a block.
+        num_kv_heads: Key and value heads a layer.
+        head_dim: Elements a head.
+        dtype: Element type.
+        device: Where the pool lives.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_layers: int,
+        num_blocks: int,
+        block_size: int,
+        num_kv_heads: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        """Allocates the pool."""
+        self.num_blocks = num_blocks
+        self.block_size = block_size
+        shape = (num_layers, 2, num_blocks, block_size, num_kv_heads, head_dim)
+        self._pool = torch.zeros(shape, dtype=dtype, device=device)
+
+    @classmethod
+    def within(
+        cls,
+        num_bytes: int,
+        *,
+        num_layers: int,
+        block_size: int,
+        num_kv_heads: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        max_num_blocks: int,
+    ) -> Self:
+        """Makes the largest pool that fits `num_bytes`, up to `max_num_blocks`.
+
+        Raises:
+            InsufficientMemoryError: Not even one block fits.
+        """
+        block_bytes = num_layers * 2 * block_size * num_kv_heads * head_dim * dtype.itemsize
+        num_blocks = min(num_bytes // block_bytes, max_num_blocks)
+        if num_blocks < 1:
+            raise InsufficientMemoryError(
+                f"{num_bytes} bytes of KV memory do not hold one block of {block_size} tokens"
+                f" ({block_bytes} bytes)",
+                kv_bytes=num_bytes,
+                block_bytes=block_bytes,
+            )
+        return cls(
+            num_layers=num_layers,
+            num_blocks=num_blocks,
+            block_size=block_size,
+            num_kv_heads=num_kv_heads,
+            head_dim=head_dim,
+            dtype=dtype,
+            device=device,
+        )
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the pool."""
+        return self._pool.nbytes
+
+    @property
+    def device(self) -> torch.device:
+        """Where the pool lives."""
+        return self._pool.device
+
+    def prepare(self, plan: BlockPlan) -> None:
+        """Copies shared blocks that will be written, and clears new ones.
+
+        A new block is cleared because attention reads whole blocks and masks what lies beyond the
+        sequence: a NaN that a former owner left there would pass any mask.
+        """
+        if plan.copies:
+            sources = torch.tensor([copy.source for copy in plan.copies], device=self.device)
+            targets = torch.tensor([copy.target for copy in plan.copies], device=self.device)
+            self._pool[:, :, targets] = self._pool[:, :, sources]
+        if plan.new_blocks:
+            blocks = torch.tensor(plan.new_blocks, device=self.device)
+            self._pool.index_fill_(2, blocks, 0)
+
+    def keys(self, layer_index: int) -> torch.Tensor:
+        """Keys of a local layer, `[num_blocks, block_size, num_kv_heads, head_dim]`, a view."""
+        return self._pool[layer_index, 0]
+
+    def values(self, layer_index: int) -> torch.Tensor:
+        """Values of a local layer, shaped as `keys`."""
+        return self._pool[layer_index, 1]

@@ -1,0 +1,271 @@
+"""Attention of one micro-batch over paged KV: writes the new keys and values, reads the old ones.
+
+All sequences lie packed in one row of tokens. Slices of one token, which is what decoding sends,
+are computed together, padded to the longest; longer slices (prefill chunks) one by one.
+
+Grouped-query attention (arXiv:2305.13245) needs no copies of the keys: with one token a sequence,
+the query heads that share a key head take the place of the query length; with more, the key heads
+are expanded by a stride of zero.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+
+from stage_server.batch import SequenceSlice
+from stage_server.kv_cache.kv_pool import KvPool
+from stage_server.kv_cache.slot_tables import BlockPlan
+
+
+class PagedAttention:
+    """Implements `stage_server.model.attention.Attention` for one micro-batch.
+
+    Args:
+        pool: The stage's KV tensors; `pool.prepare(plan)` has run.
+        slices: Slices of the micro-batch, at least one, in the order of its rows.
+        plan: Their blocks.
+    """
+
+    def __init__(self, pool: KvPool, slices: Sequence[SequenceSlice], plan: BlockPlan) -> None:
+        """Lays out the index tensors that all layers share."""
+        self._pool = pool
+        self._write_index = _write_index(slices, plan, pool)
+        first_rows = _first_rows(slices)
+        decodes = [i for i, piece in enumerate(slices) if piece.num_tokens == 1]
+        self._decode = None
+        if decodes:
+            self._decode = _DecodeGroup(
+                pool,
+                rows=[first_rows[i] for i in decodes],
+                lengths=[slices[i].end_position for i in decodes],
+                block_tables=[plan.block_tables[i] for i in decodes],
+            )
+        self._chunks = [
+            _Chunk(pool, first_rows[i], piece, plan.block_tables[i])
+            for i, piece in enumerate(slices)
+            if piece.num_tokens > 1
+        ]
+
+    def attend(
+        self,
+        layer_index: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        *,
+        scaling: float,
+        sliding_window: int | None,
+        softcap: float | None,
+    ) -> torch.Tensor:
+        """Stores key and value, and attends every query to its own sequence up to itself.
+
+        Args:
+            layer_index: Local layer, from 0.
+            query: `[num_tokens, num_heads, head_dim]`.
+            key: `[num_tokens, num_kv_heads, head_dim]`.
+            value: As `key`.
+            scaling: Factor on the scores.
+            sliding_window: A position sees this many positions, itself included; None: all.
+            softcap: Scores become `softcap * tanh(score / softcap)`; None: unchanged.
+
+        Returns:
+            `[num_tokens, num_heads, head_dim]`.
+        """
+        keys, values = self._pool.keys(layer_index), self._pool.values(layer_index)
+        keys.view(-1, *keys.shape[2:]).index_copy_(0, self._write_index, key)
+        values.view(-1, *values.shape[2:]).index_copy_(0, self._write_index, value)
+        if self._decode and not self._chunks:
+            return self._decode.attend(query, keys, values, scaling, sliding_window, softcap)
+        output = torch.empty_like(query)
+        if self._decode:
+            rows = self._decode.rows
+            output[rows] = self._decode.attend(
+                query[rows], keys, values, scaling, sliding_window, softcap
+            )
+        for chunk in self._chunks:
+            output[chunk.rows] = chunk.attend(
+                query[chunk.rows],
+                key[chunk.rows],
+                value[chunk.rows],
+                keys,
+                values,
+                scaling,
+                sliding_window,
+                softcap,
+            )
+        return output
+
+
+class _DecodeGroup:
+    """Sequences that run one token each, padded to the blocks of the longest."""
+
+    def __init__(
+        self,
+        pool: KvPool,
+        rows: list[int],
+        lengths: list[int],
+        block_tables: list[tuple[int, ...]],
+    ) -> None:
+        self.rows = torch.tensor(rows, device=pool.device)
+        num_blocks = max(len(table) for table in block_tables)
+        # A sequence pads with its own first block, so that it never reads another's.
+        padded = [table + (table[0],) * (num_blocks - len(table)) for table in block_tables]
+        self._block_tables = torch.tensor(padded, device=pool.device)
+        self._lengths = lengths
+        self._max_length = max(lengths)
+        self._device = pool.device
+        self._masks: dict[int | None, torch.Tensor | None] = {}
+
+    def attend(
+        self,
+        query: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        scaling: float,
+        sliding_window: int | None,
+        softcap: float | None,
+    ) -> torch.Tensor:
+        num_seqs, num_heads, head_dim = query.shape
+        num_kv_heads = keys.shape[2]
+        output = _attention(
+            query.view(num_seqs, num_kv_heads, num_heads // num_kv_heads, head_dim),
+            self._gather(keys),
+            self._gather(values),
+            self._mask(sliding_window),
+            scaling,
+            softcap,
+        )
+        return output.reshape(num_seqs, num_heads, head_dim)
+
+    def _gather(self, cache: torch.Tensor) -> torch.Tensor:
+        """`[num_seqs, num_kv_heads, max_length, head_dim]`."""
+        num_seqs, num_blocks = self._block_tables.shape
+        gathered = cache.index_select(0, self._block_tables.view(-1))
+        gathered = gathered.view(num_seqs, num_blocks * cache.shape[1], *cache.shape[2:])
+        return gathered[:, : self._max_length].transpose(1, 2)
+
+    def _mask(self, sliding_window: int | None) -> torch.Tensor | None:
+        """`[num_seqs, 1, 1, max_length]`, True where attended; None when that is everywhere."""
+        if sliding_window not in self._masks:
+            self._masks[sliding_window] = self._make_mask(sliding_window)
+        return self._masks[sliding_window]
+
+    def _make_mask(self, sliding_window: int | None) -> torch.Tensor | None:
+        in_window = sliding_window is None or sliding_window >= self._max_length
+        if in_window and min(self._lengths) == self._max_length:
+            return None
+        positions = torch.arange(self._max_length, device=self._device)
+        lengths = torch.tensor(self._lengths, device=self._device)[:, None]
+        mask = positions < lengths
+        if sliding_window is not None:
+            mask &= positions >= lengths - sliding_window
+        return mask[:, None, None]
+
+
+class _Chunk:
+    """A sequence that runs several tokens."""
+
+    def __init__(
+        self, pool: KvPool, first_row: int, piece: SequenceSlice, block_table: tuple[int, ...]
+    ) -> None:
+        self.rows = slice(first_row, first_row + piece.num_tokens)
+        self._start, self._end = piece.start_position, piece.end_position
+        self._block_table = torch.tensor(block_table, device=pool.device)
+        self._device = pool.device
+        self._masks: dict[int | None, torch.Tensor] = {}
+
+    def attend(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        scaling: float,
+        sliding_window: int | None,
+        softcap: float | None,
+    ) -> torch.Tensor:
+        if self._start:
+            key, value = self._gather(keys), self._gather(values)
+        num_tokens, num_heads, head_dim = query.shape
+        num_kv_heads = key.shape[1]
+        in_window = sliding_window is None or sliding_window >= self._end
+        plainly_causal = self._start == 0 and in_window and softcap is None
+        output = _attention(
+            query.transpose(0, 1).view(num_kv_heads, -1, num_tokens, head_dim),
+            _expand_heads(key, num_heads),
+            _expand_heads(value, num_heads),
+            None if plainly_causal else self._mask(None if in_window else sliding_window),
+            scaling,
+            softcap,
+            is_causal=plainly_causal,
+        )
+        return output.reshape(num_heads, num_tokens, head_dim).transpose(0, 1)
+
+    def _gather(self, cache: torch.Tensor) -> torch.Tensor:
+        """`[end_position, num_kv_heads, head_dim]`."""
+        return cache.index_select(0, self._block_table).flatten(0, 1)[: self._end]
+
+    def _mask(self, sliding_window: int | None) -> torch.Tensor:
+        """`[num_tokens, end_position]`, True where attended."""
+        if sliding_window not in self._masks:
+            queries = torch.arange(self._start, self._end, device=self._device)[:, None]
+            positions = torch.arange(self._end, device=self._device)
+            mask = positions <= queries
+            if sliding_window is not None:
+                mask &= positions > queries - sliding_window
+            self._masks[sliding_window] = mask
+        return self._masks[sliding_window]
+
+
+def _expand_heads(tensor: torch.Tensor, num_heads: int) -> torch.Tensor:
+    """Repeats each head for the query heads that share it, without a copy.
+
+    `[length, num_kv_heads, head_dim]` -> `[num_kv_heads, num_groups, length, head_dim]`.
+    """
+    num_groups = num_heads // tensor.shape[1]
+    return tensor.transpose(0, 1).unsqueeze(1).expand(-1, num_groups, -1, -1)
+
+
+def _attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scaling: float,
+    softcap: float | None,
+    *,
+    is_causal: bool = False,
+) -> torch.Tensor:
+    if softcap is None:
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, scale=scaling, is_causal=is_causal
+        )
+    scores = torch.matmul(query, key.transpose(-1, -2)) * scaling
+    scores = torch.tanh(scores / softcap) * softcap
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype)
+    return torch.matmul(weights, value)
+
+
+def _first_rows(slices: Sequence[SequenceSlice]) -> list[int]:
+    rows, row = [], 0
+    for piece in slices:
+        rows.append(row)
+        row += piece.num_tokens
+    return rows
+
+
+def _write_index(slices: Sequence[SequenceSlice], plan: BlockPlan, pool: KvPool) -> torch.Tensor:
+    """Place of every row in the pool's tokens, `[num_tokens]`."""
+    size = pool.block_size
+    return torch.tensor(
+        [
+            table[position // size] * size + position % size
+            for piece, table in zip(slices, plan.block_tables, strict=True)
+            for position in range(piece.start_position, piece.end_position)
+        ],
+        device=pool.device,
+    )

@@ -1,0 +1,211 @@
+"""The engine that computes: real layers on a torch device, against paged KV memory."""
+
+import logging
+import time
+
+import psutil
+import torch
+
+from model_files import ModelFiles
+from protos.errors import InsufficientMemoryError, InvalidArgumentError
+from stage_server.batch import ForwardBatch, ForwardOutput, LogitsRequest, SequenceSlice
+from stage_server.config import StageConfig
+from stage_server.engine import EngineInfo
+from stage_server.kv_cache.kv_pool import KvPool
+from stage_server.kv_cache.paged_attention import PagedAttention
+from stage_server.kv_cache.slot_tables import SlotTables
+from stage_server.logits import reduce_logits
+from stage_server.model.layer_stack import LayerStack, load_layer_stack
+
+DEFAULT_CPU_KV_BYTES = 1 << 30
+"""KV memory on the CPU when `--kv-memory` is not given."""
+
+CUDA_KV_SHARE = 0.9
+"""Share of the memory that is free after loading which KV takes when `--kv-memory` is not given;
+the rest is for activations and the allocator's fragmentation."""
+
+_log = logging.getLogger(__name__)
+
+
+class TorchEngine:
+    """Implements `stage_server.engine.StageEngine` with torch.
+
+    Args:
+        config: The stage's configuration.
+        files: The model.
+        stack: The stage's layers, loaded.
+    """
+
+    def __init__(self, config: StageConfig, files: ModelFiles, stack: LayerStack) -> None:
+        """Allocates the KV pool.
+
+        Raises:
+            InsufficientMemoryError: The KV memory does not fit the device, or holds no block.
+        """
+        model = files.config
+        max_model_len = min(config.max_model_len or model.max_model_len, model.max_model_len)
+        self._stack = stack
+        self._device = stack.device
+        blocks_per_sequence = -(-max_model_len // config.kv_block_size)
+        self._pool = KvPool.within(
+            _kv_bytes(config, stack.device),
+            num_layers=len(config.layers),
+            block_size=config.kv_block_size,
+            num_kv_heads=model.num_kv_heads,
+            head_dim=model.head_dim,
+            dtype=stack.kv_dtype,
+            device=stack.device,
+            max_num_blocks=config.max_num_seqs * blocks_per_sequence,
+        )
+        self._slots = SlotTables(self._pool.num_blocks, config.kv_block_size)
+        self._info = EngineInfo(
+            model_id=config.model,
+            fingerprint=files.fingerprint,
+            layers=config.layers,
+            num_model_layers=model.num_layers,
+            hidden_size=model.hidden_size,
+            vocab_size=model.vocab_size,
+            dtype=stack.dtype,
+            hidden_states_dtype=str(stack.hidden_states_dtype).removeprefix("torch."),
+            kv_block_size=config.kv_block_size,
+            num_kv_blocks=self._pool.num_blocks,
+            max_num_seqs=config.max_num_seqs,
+            max_num_batched_tokens=config.max_num_batched_tokens,
+            max_model_len=max_model_len,
+            device=_device_name(stack.device),
+            emulated=False,
+            weight_bytes=stack.weight_bytes,
+            kv_bytes=self._pool.num_bytes,
+        )
+
+    @property
+    def info(self) -> EngineInfo:
+        """What this engine is."""
+        return self._info
+
+    @property
+    def num_free_kv_blocks(self) -> int:
+        """Free blocks, as a snapshot."""
+        return self._slots.num_free_blocks
+
+    def warm_up(self) -> None:
+        """Runs a prefill chunk and a decode, so that kernels are chosen and buffers exist."""
+        num_tokens = min(self._info.kv_block_size, self._info.max_model_len - 1)
+        for piece in (SequenceSlice(0, 0, num_tokens), SequenceSlice(0, num_tokens, 1)):
+            self.forward(self._blank_batch(piece))
+        self.free_all_slots()
+
+    @torch.inference_mode()
+    def forward(self, batch: ForwardBatch) -> ForwardOutput:
+        """Runs one micro-batch; see `StageEngine.forward`."""
+        plan = self._slots.apply(batch.slot_ops, batch.slices)
+        if not batch.slices:
+            return ForwardOutput()
+        self._pool.prepare(plan)
+        if batch.token_ids is not None:
+            hidden = self._stack.embed(batch.token_ids.to(self._device))
+        else:
+            assert batch.hidden_states is not None, "the servicer checked the inputs"
+            hidden = batch.hidden_states.to(self._device)
+        positions = torch.tensor(
+            [p for piece in batch.slices for p in range(piece.start_position, piece.end_position)],
+            device=self._device,
+        )
+        attention = PagedAttention(self._pool, batch.slices, plan)
+        hidden = self._stack.forward(hidden, positions, attention)
+        if not self._info.is_last:
+            return ForwardOutput(hidden_states=hidden.to("cpu"))
+        if not batch.logits:
+            return ForwardOutput()
+        rows = torch.tensor([request.row for request in batch.logits], device=self._device)
+        return ForwardOutput(logits=reduce_logits(self._stack.logits(hidden[rows]), batch.logits))
+
+    def free_all_slots(self) -> None:
+        """Gives back every slot and checks that the books balance."""
+        self._slots.free_all()
+        self._slots.check_integrity()
+
+    def _blank_batch(self, piece: SequenceSlice) -> ForwardBatch:
+        inputs: dict[str, torch.Tensor] = {}
+        if self._info.is_first:
+            inputs["token_ids"] = torch.zeros(piece.num_tokens, dtype=torch.int64)
+        else:
+            shape = (piece.num_tokens, self._info.hidden_size)
+            inputs["hidden_states"] = torch.zeros(shape, dtype=self._stack.hidden_states_dtype)
+        wanted = (LogitsRequest(row=piece.num_tokens - 1, num_candidates=1),)
+        return ForwardBatch(slices=(piece,), logits=wanted if self._info.is_last else (), **inputs)
+
+
+def build_engine(config: StageConfig, files: ModelFiles) -> TorchEngine:
+    """Loads the stage's layers and makes its engine. Takes seconds to minutes.
+
+    Raises:
+        IncompatibleError: The model is not supported, its files are damaged, the layers do not
+            exist, or weights or KV memory do not fit the device.
+    """
+    device = _device(config)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    started = time.perf_counter()
+    try:
+        stack = load_layer_stack(
+            files, config.layers, dtype=_dtype_name(config, device), device=device
+        )
+        engine = TorchEngine(config, files, stack)
+    except torch.OutOfMemoryError as error:
+        raise InsufficientMemoryError(
+            f"layers {config.layers} do not fit the memory of {_device_name(device)}"
+        ) from error
+    _log.info(
+        "loaded layers %s: %.1f MB of weights and %.1f MB of KV in %.1f s",
+        config.layers,
+        stack.weight_bytes / 1e6,
+        engine.info.kv_bytes / 1e6,
+        time.perf_counter() - started,
+    )
+    return engine
+
+
+def _device(config: StageConfig) -> torch.device:
+    name = config.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda":
+        if not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count():
+            raise InvalidArgumentError(
+                f"device {name}: torch sees {torch.cuda.device_count()} CUDA devices",
+                field="device",
+            )
+        device = torch.device("cuda", device.index or 0)
+    return device
+
+
+def _dtype_name(config: StageConfig, device: torch.device) -> str:
+    if config.dtype == "auto":
+        return "float16" if device.type == "cuda" else "float32"
+    return config.dtype
+
+
+def _kv_bytes(config: StageConfig, device: torch.device) -> int:
+    """Bytes for the pool, after the weights are loaded."""
+    if device.type == "cuda":
+        available = torch.cuda.mem_get_info(device)[0]
+        default = int(available * CUDA_KV_SHARE)
+    else:
+        available = psutil.virtual_memory().available
+        default = min(DEFAULT_CPU_KV_BYTES, available // 2)
+    wanted = config.kv_memory_bytes or default
+    if wanted > available:
+        raise InsufficientMemoryError(
+            f"kv_memory asks for {wanted} bytes, {_device_name(device)} has {available} free",
+            kv_bytes=wanted,
+            available_bytes=available,
+        )
+    return wanted
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{device} {torch.cuda.get_device_name(device)}"
+    return f"cpu ({torch.get_num_threads()} threads)"

@@ -1,0 +1,69 @@
+"""Reduced logits against a full stable sort."""
+
+import math
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stage_server.batch import LogitsRequest
+from stage_server.logits import reduce_logits
+
+VOCAB_SIZE = 23
+
+# Few distinct values, so that ties are common, as they are in float16.
+rows = st.lists(
+    st.sampled_from([-3.0, 0.0, 0.5, 1.0, 1.5, 4.0]), min_size=VOCAB_SIZE, max_size=VOCAB_SIZE
+)
+requests = st.builds(
+    LogitsRequest,
+    row=st.integers(0, 5),
+    num_candidates=st.integers(1, VOCAB_SIZE + 2),
+    min_mass=st.none() | st.floats(0.05, 1.0),
+    min_gap=st.none() | st.floats(0.0, 6.0),
+    temperature=st.floats(0.2, 3.0),
+    token_ids=st.lists(st.integers(0, VOCAB_SIZE - 1), max_size=3).map(tuple),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(rows, requests), min_size=1, max_size=4))
+def test_candidates_are_the_head_of_a_stable_sort_and_cover_what_was_asked(
+    batch: list[tuple[list[float], LogitsRequest]],
+) -> None:
+    logits = torch.tensor([row for row, _ in batch])
+    for (row, request), reduced in zip(
+        batch, reduce_logits(logits, [request for _, request in batch]), strict=True
+    ):
+        assert reduced.row == request.row
+        relative = [math.exp((value - max(row)) / request.temperature) for value in row]
+        assert math.isclose(reduced.log_sum_exp, math.log(sum(relative)), abs_tol=1e-5)
+        order = sorted(range(VOCAB_SIZE), key=lambda i: (-row[i], i))
+        head = order[: request.num_candidates]
+        mass = sum(relative[i] for i in head) / sum(relative)
+        conditions = []
+        if request.min_mass is not None:
+            conditions.append(mass >= request.min_mass - 1e-9)
+        if request.min_gap is not None:
+            conditions.append(row[head[0]] - row[head[-1]] >= request.min_gap)
+        if request.num_candidates >= VOCAB_SIZE or (conditions and not any(conditions)):
+            assert reduced.full is not None
+            assert reduced.full.tolist() == row
+            assert not reduced.candidate_ids
+        elif reduced.full is None:
+            assert reduced.candidate_ids == head
+            assert reduced.candidate_logits == [row[i] for i in head]
+            assert reduced.token_logits == [row[i] for i in request.token_ids]
+        else:  # only rounding may tip the balance
+            assert request.min_mass is not None
+            assert abs(mass - request.min_mass) < 1e-6
+
+
+def test_a_row_with_nan_says_so_and_leaves_its_neighbours_alone() -> None:
+    logits = torch.zeros(2, VOCAB_SIZE)
+    logits[0, 3] = math.nan
+    logits[1, 4] = 1.0
+    request = LogitsRequest(row=0, num_candidates=1)
+    broken, sound = reduce_logits(logits, [request, request])
+    assert math.isnan(broken.log_sum_exp)
+    assert sound.candidate_ids == [4]

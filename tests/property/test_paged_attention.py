@@ -1,0 +1,120 @@
+"""Paged attention of random ragged micro-batches against a twin that computes one query at a time."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stage_server.batch import SequenceSlice
+from stage_server.kv_cache.kv_pool import KvPool
+from stage_server.kv_cache.paged_attention import PagedAttention
+from stage_server.kv_cache.slot_tables import SlotTables
+
+BLOCK_SIZE, NUM_BLOCKS, NUM_SLOTS, HEAD_DIM, NUM_KV_HEADS = 4, 40, 4, 8, 2
+
+steps = st.lists(
+    st.lists(
+        st.tuples(st.integers(0, NUM_SLOTS - 1), st.sampled_from([1, 1, 1, 2, 5, 9])),
+        min_size=1,
+        max_size=NUM_SLOTS,
+        unique_by=lambda pair: pair[0],
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+def attend_one(
+    query: torch.Tensor,
+    keys: list[torch.Tensor],
+    values: list[torch.Tensor],
+    scaling: float,
+    sliding_window: int | None,
+    softcap: float | None,
+) -> torch.Tensor:
+    """Attention of the last token of one sequence, head by head, in plain loops."""
+    num_groups = query.shape[0] // keys[0].shape[0]
+    first = 0 if sliding_window is None else max(0, len(keys) - sliding_window)
+    output = torch.zeros_like(query)
+    for head in range(query.shape[0]):
+        scores = [float(query[head] @ key[head // num_groups]) * scaling for key in keys[first:]]
+        if softcap is not None:
+            scores = [softcap * math.tanh(score / softcap) for score in scores]
+        weights = torch.softmax(torch.tensor(scores), dim=0)
+        for weight, value in zip(weights, values[first:], strict=True):
+            output[head] += weight * value[head // num_groups]
+    return output
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    steps,
+    st.sampled_from([1, 3]),
+    st.sampled_from([None, 1, 3, 6, 100]),
+    st.sampled_from([None, 5.0]),
+    st.integers(0, 2**31),
+)
+def test_every_row_equals_the_attention_of_its_own_sequence(
+    script: list[list[tuple[int, int]]],
+    num_groups: int,
+    sliding_window: int | None,
+    softcap: float | None,
+    seed: int,
+) -> None:
+    torch.set_num_threads(1)
+    generator = torch.Generator().manual_seed(seed)
+    pool = KvPool(
+        num_layers=2,
+        num_blocks=NUM_BLOCKS,
+        block_size=BLOCK_SIZE,
+        num_kv_heads=NUM_KV_HEADS,
+        head_dim=HEAD_DIM,
+        dtype=torch.float32,
+        device=torch.device("cpu"),
+    )
+    # What a former owner may have left; no mask stops a NaN.
+    pool.keys(1).fill_(math.nan)
+    pool.values(1).fill_(math.nan)
+    tables = SlotTables(NUM_BLOCKS, BLOCK_SIZE)
+    history: dict[int, tuple[list[torch.Tensor], list[torch.Tensor]]] = {
+        slot: ([], []) for slot in range(NUM_SLOTS)
+    }
+    for step in script:
+        slices = [SequenceSlice(slot, len(history[slot][0]), count) for slot, count in step]
+        plan = tables.apply([], slices)
+        pool.prepare(plan)
+        num_tokens = sum(piece.num_tokens for piece in slices)
+        query = torch.randn(num_tokens, num_groups * NUM_KV_HEADS, HEAD_DIM, generator=generator)
+        key = torch.randn(num_tokens, NUM_KV_HEADS, HEAD_DIM, generator=generator)
+        value = torch.randn(num_tokens, NUM_KV_HEADS, HEAD_DIM, generator=generator)
+        output = PagedAttention(pool, slices, plan).attend(
+            1, query, key, value, scaling=0.3, sliding_window=sliding_window, softcap=softcap
+        )
+        row = 0
+        for piece in slices:
+            keys, values = history[piece.kv_slot]
+            for _ in range(piece.num_tokens):
+                keys.append(key[row])
+                values.append(value[row])
+                expected = attend_one(query[row], keys, values, 0.3, sliding_window, softcap)
+                torch.testing.assert_close(output[row], expected, atol=1e-5, rtol=1e-5)
+                row += 1
+
+
+@pytest.mark.parametrize("num_bytes", [0, 100])
+def test_a_pool_too_small_for_a_block_is_refused(num_bytes: int) -> None:
+    from protos.errors import InsufficientMemoryError
+
+    with pytest.raises(InsufficientMemoryError, match=f"{num_bytes} bytes of KV memory"):
+        KvPool.within(
+            num_bytes,
+            num_layers=1,
+            block_size=16,
+            num_kv_heads=2,
+            head_dim=8,
+            dtype=torch.float16,
+            device=torch.device("cpu"),
+            max_num_blocks=10,
+        )
