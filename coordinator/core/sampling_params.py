@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import Self
 
 from protos.errors import InvalidArgumentError
 
@@ -48,6 +49,10 @@ class SamplingParams:
             _check_range(f"logit_bias[{token_id}]", bias, -100.0, 100.0)
         if self.seed is not None:
             _check_range("seed", self.seed, 0, 2**64 - 1)
+
+    def with_seed(self, seed: int) -> Self:
+        """The same with a seed, if there is none."""
+        return self if self.seed is not None else replace(self, seed=seed)
 
 
 def _check_range(name: str, value: float, low: float, high: float, *, open_low: bool = False) -> None:

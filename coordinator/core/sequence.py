@@ -30,16 +30,24 @@ class Sequence:
     """Tokens, from the start, whose KV every stage holds. 0 without a slot."""
     kv_slot: int | None = None
     """Slot on every stage; set exactly while running."""
-    in_flight: bool = False
-    """True from `schedule()` to `update()`; such a sequence is not scheduled again."""
+    micro_batch_id: int | None = None
+    """The micro-batch it is in, from `schedule()` until that one comes back or is given up."""
     finish_reason: FinishReason | None = None
     """Set exactly when finished, or when it is to be swept at the next step boundary."""
     num_preemptions: int = 0
+    """Times its KV was given up, for whatever reason."""
+    num_replays: int = 0
+    """Times a micro-batch was lost with it inside; bounded by the owner of the scheduler."""
 
     @property
     def request_id(self) -> str:
         """Id of the request."""
         return self.request.request_id
+
+    @property
+    def in_flight(self) -> bool:
+        """True while it is in a micro-batch; such a sequence is not scheduled again."""
+        return self.micro_batch_id is not None
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -52,14 +60,23 @@ class Sequence:
         return len(self.request.prompt_token_ids) + len(self.output_token_ids)
 
     @property
+    def max_num_tokens(self) -> int:
+        """Tokens whose KV it may ever need; that of the last output token is never computed."""
+        return len(self.request.prompt_token_ids) + self.request.max_tokens - 1
+
+    @property
+    def at_max_tokens(self) -> bool:
+        """True once the output is as long as the request allows."""
+        return len(self.output_token_ids) >= self.request.max_tokens
+
+    @property
     def num_uncomputed_tokens(self) -> int:
         """Tokens still to be run through the stages."""
         return self.num_tokens - self.num_computed_tokens
 
     def token_ids(self, start: int, end: int) -> list[int]:
         """Tokens `[start, end)` of prompt and output together."""
-        num_prompt = self.num_prompt_tokens
-        ids = list(self.request.prompt_token_ids[start:end])
-        if end > num_prompt:
-            ids += self.output_token_ids[max(0, start - num_prompt) : end - num_prompt]
-        return ids
+        prompt = self.request.prompt_token_ids
+        if start >= len(prompt):
+            return self.output_token_ids[start - len(prompt) : end - len(prompt)]
+        return [*prompt[start:end], *self.output_token_ids[: max(0, end - len(prompt))]]

@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence as ListLike
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScheduledSlice:
+class ScheduledSlice(NamedTuple):
     """Consecutive tokens of one sequence that run in a micro-batch."""
 
     request_id: str
@@ -51,20 +50,20 @@ class LogitsRequest:
 class LogitsRow:
     """Raw logits of one row, reduced; the fields are those of `stagecoach.v1.LogitsRow`.
 
-    The arrays are float32 and int64 buffers (`numpy.ndarray` in practice; this package needs only
-    that they are sequences).
+    Logits are float32 values. `full` is a float32 buffer, so that it costs no copy.
     """
 
     row: int
     log_sum_exp: float
-    """Over the whole row; not finite when the row has NaN or infinities."""
+    """log(sum(exp((logits - highest) / temperature))) over the whole row; not finite when the row
+    has NaN or infinities."""
     candidate_ids: ListLike[int]
     """By falling logit, equal logits by rising id; empty when `full` is set."""
     candidate_logits: ListLike[float]
     token_logits: ListLike[float]
     """Logits of `LogitsRequest.token_ids`; empty when `full` is set."""
     full: ListLike[float] | None = None
-    """The whole row `[vocab_size]`."""
+    """The whole row `[vocab_size]`, a buffer."""
 
 
 class StageTimings(NamedTuple):
@@ -76,6 +75,10 @@ class StageTimings(NamedTuple):
     """On both ends."""
     wire_ns: int
     """What is left of the round trip."""
+
+    def with_serialization(self, duration_ns: int) -> Self:
+        """The same with more time spent on reading or writing messages."""
+        return self._replace(serialize_ns=self.serialize_ns + duration_ns)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,94 @@
+"""What happens to a request, in order: `Accepted`, any number of `TokensEvent`, one `Finished`.
+
+A request that fails ends with a raised `StagecoachError` in the place of `Finished`.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+from coordinator.core.request import FinishReason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageTotals:
+    """Sums over the steps of a request, for one stage, in nanoseconds."""
+
+    queue_ns: int = 0
+    """Waiting inside the stage."""
+    compute_ns: int = 0
+    """The forward."""
+    serialize_ns: int = 0
+    """Reading and writing messages, on both ends."""
+    wire_ns: int = 0
+    """The rest of the round trip."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestTimings:
+    """Durations of one request, in nanoseconds.
+
+    Per-step figures are sums over the steps that the request took part in; a step is shared by
+    all sequences in its micro-batch.
+    """
+
+    queue_ns: int
+    """From acceptance to the first scheduled step."""
+    time_to_first_token_ns: int | None
+    """From acceptance to the first token. None when there was none."""
+    total_ns: int
+    """From acceptance to the end."""
+    num_steps: int
+    """Steps that the request took part in."""
+    schedule_ns: int
+    """Deciding what runs."""
+    sample_ns: int
+    """Choosing tokens."""
+    detokenize_ns: int
+    """Turning tokens into text."""
+    step_ns: int
+    """Wall time of the steps, from the start of scheduling to the end of detokenization."""
+    stages: tuple[StageTotals, ...]
+    """One a stage, in order."""
+    num_preemptions: int = 0
+    """Times that the request was preempted and its KV computed again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """The request is valid and queued; always first."""
+
+    request_id: str
+    num_prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokensEvent:
+    """New output since the last event."""
+
+    token_ids: tuple[int, ...]
+    """At least one. End tokens are not among them."""
+    text: str
+    """May be empty while a character, or what may become a stop string, is incomplete."""
+
+    def joined(self, later: Self) -> Self:
+        """This event and the one right after it as one."""
+        return replace(
+            self, token_ids=self.token_ids + later.token_ids, text=self.text + later.text
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """The end; always last."""
+
+    finish_reason: FinishReason
+    """Never `ERROR`: errors are raised."""
+    text: str
+    """Held back until the end; belongs after the text of the last `TokensEvent`."""
+    num_prompt_tokens: int
+    num_completion_tokens: int
+    """A final end token is not counted."""
+    timings: RequestTimings
+
+
+GenerationEvent = Accepted | TokensEvent | Finished

@@ -1,0 +1,149 @@
+"""A request as its client put it: the static limits are checked, nothing is tokenized yet.
+
+Doors (gRPC, HTTP) build a `RequestSpec`; the engine turns it into a `Request`. Field names in
+errors are those of `stagecoach.v1.GenerateRequest`.
+"""
+
+from dataclasses import dataclass, field
+
+from coordinator.core.sampling_params import SamplingParams
+from protos.errors import InvalidArgumentError
+
+CHAT_ROLES = frozenset({"system", "user", "assistant", "tool"})
+MAX_STOP_STRINGS = 16
+MAX_STOP_TOKEN_IDS = 64
+MAX_REQUEST_ID_CHARS = 128
+MAX_UINT32 = 2**32 - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextPrompt:
+    """Plain text; the tokenizer adds its special tokens.
+
+    Raises:
+        InvalidArgumentError: The text is empty.
+    """
+
+    text: str
+
+    def __post_init__(self) -> None:
+        """Refuses empty text."""
+        if not self.text:
+            raise InvalidArgumentError("prompt.text is empty", field="prompt.text")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenPrompt:
+    """Token ids, used as they are; whether they are in the vocabulary is for the engine to check.
+
+    Raises:
+        InvalidArgumentError: There is none, or one is not an unsigned 32-bit number.
+    """
+
+    token_ids: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        """Refuses an empty prompt and impossible ids."""
+        if not self.token_ids:
+            raise InvalidArgumentError("prompt.token_ids is empty", field="prompt.token_ids")
+        _check_token_ids(self.token_ids, "prompt.token_ids")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatMessage:
+    """One turn of a conversation.
+
+    Raises:
+        InvalidArgumentError: The role is unknown.
+    """
+
+    role: str
+    """One of `CHAT_ROLES`."""
+    content: str
+
+    def __post_init__(self) -> None:
+        """Refuses unknown roles."""
+        if self.role not in CHAT_ROLES:
+            raise InvalidArgumentError(
+                f"role {self.role[:32]!r} is not one of {', '.join(sorted(CHAT_ROLES))}",
+                field="prompt.chat.messages.role",
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatPrompt:
+    """A conversation, oldest message first, rendered by the model's chat template.
+
+    Raises:
+        InvalidArgumentError: There is no message.
+    """
+
+    messages: tuple[ChatMessage, ...]
+
+    def __post_init__(self) -> None:
+        """Refuses an empty conversation."""
+        if not self.messages:
+            raise InvalidArgumentError(
+                "prompt.chat.messages is empty", field="prompt.chat.messages"
+            )
+
+
+Prompt = TextPrompt | TokenPrompt | ChatPrompt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestSpec:
+    """One completion to make.
+
+    Raises:
+        InvalidArgumentError: A value is out of its static range; the error names the field.
+    """
+
+    prompt: Prompt
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    max_tokens: int | None = None
+    """Most tokens to generate. None: as many as fit."""
+    stop: tuple[str, ...] = ()
+    """The text ends before the first of these that it would contain."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Generation ends at any of these ids."""
+    ignore_eos: bool = False
+    """Do not end at the model's own end-of-sequence tokens."""
+    request_id: str | None = None
+    """Name in logs. None: made by the engine."""
+
+    def __post_init__(self) -> None:
+        """Checks counts and lengths."""
+        if self.max_tokens is not None and not 1 <= self.max_tokens <= MAX_UINT32:
+            raise InvalidArgumentError(
+                f"max_tokens is {self.max_tokens}, must be in [1, {MAX_UINT32}]",
+                field="max_tokens",
+            )
+        if len(self.stop) > MAX_STOP_STRINGS:
+            raise InvalidArgumentError(
+                f"stop has {len(self.stop)} strings, at most {MAX_STOP_STRINGS} are allowed",
+                field="stop",
+            )
+        if "" in self.stop:
+            raise InvalidArgumentError("stop has an empty string", field="stop")
+        if len(self.stop_token_ids) > MAX_STOP_TOKEN_IDS:
+            raise InvalidArgumentError(
+                f"stop_token_ids has {len(self.stop_token_ids)} ids, at most "
+                f"{MAX_STOP_TOKEN_IDS} are allowed",
+                field="stop_token_ids",
+            )
+        _check_token_ids(self.stop_token_ids, "stop_token_ids")
+        if self.request_id is not None and not 1 <= len(self.request_id) <= MAX_REQUEST_ID_CHARS:
+            raise InvalidArgumentError(
+                f"request_id has {len(self.request_id)} characters, must have 1 to "
+                f"{MAX_REQUEST_ID_CHARS}",
+                field="request_id",
+            )
+
+
+def _check_token_ids(token_ids: tuple[int, ...], name: str) -> None:
+    for index, token_id in enumerate(token_ids):
+        if not 0 <= token_id <= MAX_UINT32:
+            raise InvalidArgumentError(
+                f"{name}[{index}] is {token_id}, must be in [0, {MAX_UINT32}]", field=name
+            )

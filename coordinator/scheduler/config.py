@@ -1,0 +1,46 @@
+"""The limits that the scheduler keeps."""
+
+from dataclasses import dataclass, fields
+
+from protos.errors import InvalidArgumentError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerConfig:
+    """Limits of the model, of the smallest stage and of the queue.
+
+    Raises:
+        InvalidArgumentError: A value is below 1; the error names the field.
+    """
+
+    max_num_batched_tokens: int
+    """Token budget of a micro-batch."""
+    max_num_seqs: int
+    """Sequences that run at once; also the number of kv slots, `[0, max_num_seqs)`."""
+    max_model_len: int
+    """Tokens of prompt and output together that the model can place."""
+    kv_block_size: int
+    """Tokens a block, the same on every stage."""
+    num_kv_blocks: int
+    """Blocks of the smallest stage."""
+    max_num_waiting: int
+    """Waiting sequences beyond which no request is accepted."""
+
+    def __post_init__(self) -> None:
+        """Checks every value."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value < 1:
+                raise InvalidArgumentError(
+                    f"{field.name} is {value}, must be at least 1", field=field.name
+                )
+
+    @property
+    def num_kv_tokens(self) -> int:
+        """Tokens that the KV memory of the smallest stage holds."""
+        return self.num_kv_blocks * self.kv_block_size
+
+    @property
+    def max_request_tokens(self) -> int:
+        """Tokens of prompt and output together that one request may hold."""
+        return min(self.max_model_len, self.num_kv_tokens)

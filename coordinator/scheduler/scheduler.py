@@ -1,0 +1,339 @@
+"""The scheduler: which tokens of which sequences run next. Data in, data out.
+
+A sequence's `num_computed_tokens` catches up with its `num_tokens` under the token budget; chunked
+prefill, decode and recomputation after a preemption are this one subtraction.
+
+    add --> waiting --- admitted --> running --- finish --> finished
+               ^                        |
+               +------- preempted ------+
+
+The caller's loop: `schedule`, run the output through the stages, sample, `update`, and `finish`
+the sequences that ended. Several outputs may be in flight, and come back in any order; a sequence
+is in at most one of them. Not thread-safe: one task owns the scheduler.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from coordinator.core.request import FinishReason, Request
+from coordinator.core.sequence import Sequence, SequenceState
+from coordinator.core.step import ScheduledSlice, SchedulerOutput
+from coordinator.scheduler.config import SchedulerConfig
+from coordinator.scheduler.fcfs_queue import FcfsQueue
+from coordinator.scheduler.kv_ledger import KvLedger
+from coordinator.scheduler.kv_slot_pool import KvSlotPool
+from protos.errors import ContextLengthExceededError, InvalidArgumentError, QueueFullError
+
+
+class Scheduler:
+    """Continuous batching under a token budget and the KV memory of the smallest stage.
+
+    Every sequence ends: the first of the running ones can always go on, because it may preempt
+    all others and fits alone; and preempted ones are admitted before new ones.
+
+    Args:
+        config: The limits.
+    """
+
+    def __init__(self, config: SchedulerConfig) -> None:
+        """Starts with nothing to do."""
+        self.config = config
+        self._sequences: dict[str, Sequence] = {}
+        self._waiting = FcfsQueue()
+        self._running: dict[str, Sequence] = {}  # by admission, the first to be preempted last
+        self._ledger = KvLedger(config.num_kv_blocks, config.kv_block_size)
+        self._slots = KvSlotPool(config.max_num_seqs)
+        self._next_micro_batch_id = 0
+
+    @property
+    def num_waiting(self) -> int:
+        """Sequences without a slot, preempted ones included."""
+        return len(self._waiting)
+
+    @property
+    def num_running(self) -> int:
+        """Sequences with a slot."""
+        return len(self._running)
+
+    @property
+    def num_free_kv_blocks(self) -> int:
+        """Blocks of the smallest stage that no running sequence holds or has reserved."""
+        return self._ledger.num_free_blocks
+
+    @property
+    def has_work(self) -> bool:
+        """True while a sequence has not ended or a stage must still be told to free a slot."""
+        return bool(self._sequences) or self._slots.has_untold
+
+    def add(self, request: Request) -> Sequence:
+        """Puts a request in the waiting queue.
+
+        Raises:
+            InvalidArgumentError: A request of the same id has not ended.
+            ContextLengthExceededError: Prompt and `max_tokens` together are more than the model or
+                the KV memory holds.
+            QueueFullError: `max_num_waiting` sequences wait already.
+        """
+        if request.request_id in self._sequences:
+            raise InvalidArgumentError(
+                f"request_id {request.request_id!r} is in use", field="request_id"
+            )
+        self._check_length(request)
+        if len(self._waiting) >= self.config.max_num_waiting:
+            raise QueueFullError(
+                f"{len(self._waiting)} requests are waiting, the limit is "
+                f"{self.config.max_num_waiting}",
+                num_waiting=len(self._waiting),
+                max_num_waiting=self.config.max_num_waiting,
+            )
+        sequence = Sequence(request=request)
+        self._sequences[request.request_id] = sequence
+        self._waiting.add(sequence)
+        return sequence
+
+    def schedule(self, *, max_num_slices: int | None = None) -> SchedulerOutput | None:
+        """Decides the next micro-batch: running sequences first, then waiting ones.
+
+        Every sequence in it is in flight until the output goes to `update` or `requeue`, or
+        `preempt_all` gives up everything. An output without slices only frees slots; it too goes
+        to the stages, after all earlier ones.
+
+        Args:
+            max_num_slices: Sequences in this micro-batch at most, so that others are left for the
+                next; None for no such limit.
+
+        Returns:
+            None when there is nothing to run and nothing to free now.
+        """
+        assert max_num_slices is None or max_num_slices > 0
+        num_tokens_left = self.config.max_num_batched_tokens
+        slices: list[ScheduledSlice] = []
+        for sequence in self._runnable():
+            piece = self._take(sequence, num_tokens_left)
+            slices.append(piece)
+            num_tokens_left -= len(piece.token_ids)
+            if num_tokens_left == 0 or len(slices) == max_num_slices:
+                break
+        freed_kv_slots = self._slots.take_freed()
+        if not slices and not freed_kv_slots:
+            return None
+        output = SchedulerOutput(
+            micro_batch_id=self._next_micro_batch_id,
+            slices=tuple(slices),
+            freed_kv_slots=freed_kv_slots,
+        )
+        self._next_micro_batch_id += 1
+        return output
+
+    def update(self, output: SchedulerOutput, sampled: Mapping[str, int]) -> list[Sequence]:
+        """Takes in what became of a micro-batch.
+
+        Ends no sequence by itself, but for those already marked by `finish`: the caller, who knows
+        stop tokens and stop strings, calls `finish` for each that is done, `at_max_tokens`
+        included, before the next `schedule`. So all finish conditions and their precedence are in
+        one place.
+
+        Args:
+            output: From `schedule`. One that was given up meanwhile changes nothing.
+            sampled: Next token by request id, for each slice that samples. It may be left out, and
+                is dropped, for a sequence that was finished meanwhile.
+
+        Returns:
+            The sequences that took a token, in the order of the slices.
+        """
+        advanced: list[Sequence] = []
+        for piece, sequence in self._land(output):
+            if sequence.finish_reason is not None:
+                self._sweep(sequence)
+                continue
+            sequence.num_computed_tokens += len(piece.token_ids)
+            if piece.samples:
+                sequence.output_token_ids.append(sampled[piece.request_id])
+                advanced.append(sequence)
+        return advanced
+
+    def finish(self, request_id: str, reason: FinishReason) -> bool:
+        """Ends a sequence in any state: now, or when its micro-batch is back if it is in flight.
+
+        Returns:
+            True for exactly one call a request; False when it has ended or is not known.
+        """
+        sequence = self._sequences.get(request_id)
+        if sequence is None or sequence.finish_reason is not None:
+            return False
+        sequence.finish_reason = reason
+        if not sequence.in_flight:
+            self._sweep(sequence)
+        return True
+
+    def abort(self, request_id: str) -> bool:
+        """Ends a sequence that nobody wants any more; as `finish`."""
+        return self.finish(request_id, FinishReason.ABORT)
+
+    def requeue(self, output: SchedulerOutput) -> list[Sequence]:
+        """Gives up a micro-batch that failed: its sequences wait again, their KV is recomputed.
+
+        Stages may have run it or not; none runs it from now on.
+
+        Args:
+            output: From `schedule`. One that was given up before changes nothing.
+
+        Returns:
+            The sequences that wait again, each with one more replay. Those that were marked by
+            `finish` have ended instead.
+        """
+        lost = [sequence for _, sequence in self._land(output)]
+        for sequence in lost:
+            sequence.num_replays += 1
+        self._slots.tell_again(output.freed_kv_slots)
+        return self._give_up(lost)
+
+    def preempt_all(self) -> list[Sequence]:
+        """Gives up every micro-batch in flight and all KV, as after the loss of a stage.
+
+        Stages may have run any part of what was in flight; none runs it from now on. All slots
+        are listed as freed, so stages that were not lost hold nothing afterwards.
+
+        Returns:
+            The sequences that wait again; those that were in flight have one more replay. Those
+            that were marked by `finish` have ended instead.
+        """
+        lost = list(self._running.values())
+        for sequence in lost:
+            sequence.num_replays += sequence.in_flight
+            sequence.micro_batch_id = None
+        requeued = self._give_up(lost)
+        self._slots.tell_again(range(self.config.max_num_seqs))
+        return requeued
+
+    def check_integrity(self) -> None:
+        """Asserts that all tables agree; cheap enough for whenever nothing runs."""
+        waiting = {sequence.request_id: sequence for sequence in self._waiting}
+        assert waiting.keys().isdisjoint(self._running), "a sequence both waits and runs"
+        assert self._sequences == waiting | self._running, "a sequence neither waits nor runs"
+        for sequence in waiting.values():
+            assert sequence.state is SequenceState.WAITING
+            assert sequence.kv_slot is None
+            assert sequence.num_computed_tokens == 0
+            assert not sequence.in_flight
+            assert sequence.finish_reason is None
+        for sequence in self._running.values():
+            assert sequence.state is SequenceState.RUNNING
+            assert 0 <= sequence.num_computed_tokens < sequence.num_tokens
+            assert sequence.in_flight or sequence.finish_reason is None
+        slots = [sequence.kv_slot for sequence in self._running.values()]
+        self._slots.check_integrity([slot for slot in slots if slot is not None])
+        self._ledger.check_integrity(
+            {
+                request_id: sequence.num_computed_tokens
+                for request_id, sequence in self._running.items()
+            }
+        )
+
+    def _check_length(self, request: Request) -> None:
+        num_prompt_tokens = len(request.prompt_token_ids)
+        num_tokens = num_prompt_tokens + request.max_tokens
+        for limit, holder in (
+            (self.config.max_model_len, "the model"),
+            (self.config.num_kv_tokens, "the KV memory"),
+        ):
+            if num_tokens > limit:
+                raise ContextLengthExceededError(
+                    f"{num_prompt_tokens} prompt tokens and max_tokens {request.max_tokens} are "
+                    f"{num_tokens} tokens, {holder} holds {limit}",
+                    num_prompt_tokens=num_prompt_tokens,
+                    max_tokens=request.max_tokens,
+                    limit=limit,
+                )
+
+    def _runnable(self) -> Iterator[Sequence]:
+        """Yields sequences that hold the blocks of all their tokens; preempts and admits lazily."""
+        for sequence in tuple(self._running.values()):
+            if sequence.in_flight or sequence.kv_slot is None:
+                continue  # without a slot: it was preempted in this very loop
+            if not self._make_room(sequence):
+                return  # all that were admitted later are in flight
+            yield sequence
+        while (admitted := self._admit()) is not None:
+            yield admitted
+
+    def _make_room(self, sequence: Sequence) -> bool:
+        """Grows a running sequence, at the cost of those admitted after it.
+
+        Never preempts the sequence itself: its KV is kept until one admitted before it wants the
+        blocks, or until the ones in flight are back.
+        """
+        while not self._ledger.grow(sequence.request_id, sequence.num_tokens):
+            victim = next(last for last in reversed(self._running.values()) if not last.in_flight)
+            if victim is sequence:
+                return False
+            self._preempt(victim)
+        return True
+
+    def _admit(self) -> Sequence | None:
+        """Admits the next waiting sequence if the blocks of all its known tokens fit."""
+        sequence = self._waiting.peek()
+        if sequence is None or len(self._running) == self.config.max_num_seqs:
+            return None
+        if not self._ledger.admit(
+            sequence.request_id, sequence.num_tokens, sequence.max_num_tokens
+        ):
+            return None
+        self._waiting.remove(sequence)
+        self._running[sequence.request_id] = sequence
+        sequence.kv_slot = self._slots.acquire()
+        sequence.state = SequenceState.RUNNING
+        return sequence
+
+    def _take(self, sequence: Sequence, max_num_tokens: int) -> ScheduledSlice:
+        """Puts the next tokens of a sequence in flight."""
+        assert sequence.kv_slot is not None
+        start = sequence.num_computed_tokens
+        num_tokens = sequence.num_tokens
+        reaches_end = num_tokens - start <= max_num_tokens
+        token_ids = sequence.token_ids(start, num_tokens if reaches_end else start + max_num_tokens)
+        sequence.micro_batch_id = self._next_micro_batch_id
+        # Positional: keywords double the cost of the most frequent call of a step.
+        return ScheduledSlice(
+            sequence.request_id, sequence.kv_slot, start, tuple(token_ids), reaches_end
+        )
+
+    def _land(self, output: SchedulerOutput) -> Iterator[tuple[ScheduledSlice, Sequence]]:
+        """Takes out of flight, one by one, the sequences that are still in this output."""
+        for piece in output.slices:
+            sequence = self._sequences.get(piece.request_id)
+            if sequence is not None and sequence.micro_batch_id == output.micro_batch_id:
+                sequence.micro_batch_id = None
+                yield piece, sequence
+
+    def _give_up(self, sequences: list[Sequence]) -> list[Sequence]:
+        """Preempts sequences out of flight, or sweeps those marked; returns the former."""
+        for sequence in reversed(sequences):  # so that the first is at the front of the queue
+            if sequence.finish_reason is not None:
+                self._sweep(sequence)
+            else:
+                self._preempt(sequence)
+        return [sequence for sequence in sequences if sequence.finish_reason is None]
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self._release(sequence)
+        sequence.state = SequenceState.WAITING
+        sequence.num_preemptions += 1
+        self._waiting.put_back(sequence)
+
+    def _sweep(self, sequence: Sequence) -> None:
+        if sequence.state is SequenceState.RUNNING:
+            self._release(sequence)
+        else:
+            self._waiting.remove(sequence)
+        sequence.state = SequenceState.FINISHED
+        del self._sequences[sequence.request_id]
+
+    def _release(self, sequence: Sequence) -> None:
+        """Gives back everything that a running sequence holds."""
+        assert sequence.kv_slot is not None
+        assert not sequence.in_flight
+        del self._running[sequence.request_id]
+        self._ledger.release(sequence.request_id)
+        self._slots.release(sequence.kv_slot)
+        sequence.kv_slot = None
+        sequence.num_computed_tokens = 0

@@ -1,0 +1,431 @@
+import pytest
+
+from coordinator.core.request import FinishReason, Request
+from coordinator.core.sequence import Sequence, SequenceState
+from coordinator.core.step import SchedulerOutput
+from coordinator.scheduler import Scheduler, SchedulerConfig
+from protos.errors import ContextLengthExceededError, InvalidArgumentError, QueueFullError
+
+TOKEN = 7
+
+
+def create_scheduler(
+    *,
+    max_num_batched_tokens: int = 64,
+    max_num_seqs: int = 8,
+    max_model_len: int = 128,
+    kv_block_size: int = 4,
+    num_kv_blocks: int = 64,
+    max_num_waiting: int = 64,
+) -> Scheduler:
+    return Scheduler(
+        SchedulerConfig(
+            max_num_batched_tokens=max_num_batched_tokens,
+            max_num_seqs=max_num_seqs,
+            max_model_len=max_model_len,
+            kv_block_size=kv_block_size,
+            num_kv_blocks=num_kv_blocks,
+            max_num_waiting=max_num_waiting,
+        )
+    )
+
+
+def create_request(request_id: str = "a", *, num_prompt: int = 4, max_tokens: int = 8) -> Request:
+    return Request(
+        request_id=request_id,
+        prompt_token_ids=tuple(range(100, 100 + num_prompt)),
+        max_tokens=max_tokens,
+    )
+
+
+def add(
+    scheduler: Scheduler, *request_ids: str, num_prompt: int = 4, max_tokens: int = 8
+) -> list[Sequence]:
+    return [
+        scheduler.add(create_request(request_id, num_prompt=num_prompt, max_tokens=max_tokens))
+        for request_id in request_ids
+    ]
+
+
+def schedule(scheduler: Scheduler, *, max_num_slices: int | None = None) -> SchedulerOutput:
+    output = scheduler.schedule(max_num_slices=max_num_slices)
+    scheduler.check_integrity()
+    assert output is not None
+    return output
+
+
+def update(scheduler: Scheduler, output: SchedulerOutput) -> list[str]:
+    sampled = {piece.request_id: TOKEN for piece in output.slices if piece.samples}
+    advanced = scheduler.update(output, sampled)
+    scheduler.check_integrity()
+    return [sequence.request_id for sequence in advanced]
+
+
+def step(scheduler: Scheduler) -> SchedulerOutput:
+    output = schedule(scheduler)
+    update(scheduler, output)
+    return output
+
+
+def scheduled(output: SchedulerOutput) -> dict[str, tuple[int, int]]:
+    """By request id, start position and number of tokens."""
+    return {
+        piece.request_id: (piece.start_position, len(piece.token_ids)) for piece in output.slices
+    }
+
+
+def run_to_the_end(scheduler: Scheduler) -> tuple[dict[str, list[int]], int]:
+    """Returns outputs by request id, and the highest number of KV blocks in use."""
+    outputs: dict[str, list[int]] = {}
+    peak = 0
+    while scheduler.has_work:
+        output = schedule(scheduler)
+        peak = max(peak, scheduler.config.num_kv_blocks - scheduler.num_free_kv_blocks)
+        sampled = {piece.request_id: TOKEN for piece in output.slices if piece.samples}
+        for sequence in scheduler.update(output, sampled):
+            if sequence.at_max_tokens:
+                assert scheduler.finish(sequence.request_id, FinishReason.LENGTH)
+                outputs[sequence.request_id] = sequence.output_token_ids
+        scheduler.check_integrity()
+    return outputs, peak
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "max_num_batched_tokens",
+        "max_num_seqs",
+        "max_model_len",
+        "kv_block_size",
+        "num_kv_blocks",
+        "max_num_waiting",
+    ],
+)
+def test_config_refuses_a_limit_below_one(field: str) -> None:
+    limits = dict.fromkeys(SchedulerConfig.__dataclass_fields__, 1) | {field: 0}
+    with pytest.raises(InvalidArgumentError, match=f"{field} is 0") as caught:
+        SchedulerConfig(**limits)
+    assert caught.value.field == field
+
+
+class TestAdd:
+    def test_refuses_an_id_in_use_until_it_has_ended(self) -> None:
+        scheduler = create_scheduler()
+        add(scheduler, "a")
+        with pytest.raises(InvalidArgumentError, match="'a' is in use") as caught:
+            add(scheduler, "a")
+        assert caught.value.field == "request_id"
+        scheduler.abort("a")
+        add(scheduler, "a")
+        assert scheduler.num_waiting == 1
+
+    def test_accepts_exactly_what_the_model_holds(self) -> None:
+        scheduler = create_scheduler(max_model_len=20)
+        add(scheduler, "a", num_prompt=12, max_tokens=8)
+        with pytest.raises(ContextLengthExceededError, match="21 tokens, the model holds 20") as c:
+            add(scheduler, "b", num_prompt=12, max_tokens=9)
+        assert c.value.details == {"num_prompt_tokens": "12", "max_tokens": "9", "limit": "20"}
+        assert scheduler.num_waiting == 1
+
+    def test_refuses_what_the_kv_memory_never_holds(self) -> None:
+        scheduler = create_scheduler(num_kv_blocks=3, kv_block_size=4)
+        add(scheduler, "a", num_prompt=11, max_tokens=1)
+        with pytest.raises(ContextLengthExceededError, match="13 tokens, the KV memory holds 12"):
+            add(scheduler, "b", num_prompt=12, max_tokens=1)
+
+    def test_refuses_beyond_the_waiting_limit(self) -> None:
+        scheduler = create_scheduler(max_num_waiting=2)
+        add(scheduler, "a", "b")
+        with pytest.raises(QueueFullError, match="2 requests are waiting, the limit is 2") as c:
+            add(scheduler, "c")
+        assert c.value.details == {"num_waiting": "2", "max_num_waiting": "2"}
+        step(scheduler)
+        add(scheduler, "c")
+
+
+class TestSchedule:
+    def test_nothing_to_do_is_none(self) -> None:
+        assert create_scheduler().schedule() is None
+
+    def test_prefill_then_decode(self) -> None:
+        scheduler = create_scheduler()
+        (sequence,) = add(scheduler, "a", num_prompt=4)
+        output = schedule(scheduler)
+        (piece,) = output.slices
+        assert piece.token_ids == (100, 101, 102, 103)
+        assert piece.samples
+        assert sequence.in_flight
+        assert update(scheduler, output) == ["a"]
+        (piece,) = schedule(scheduler).slices
+        assert (piece.start_position, piece.token_ids, piece.samples) == (4, (TOKEN,), True)
+
+    def test_prompt_longer_than_the_budget_runs_in_chunks_and_samples_once(self) -> None:
+        scheduler = create_scheduler(max_num_batched_tokens=4)
+        add(scheduler, "a", num_prompt=10)
+        seen = []
+        for _ in range(4):
+            output = schedule(scheduler)
+            (piece,) = output.slices
+            seen.append((piece.start_position, len(piece.token_ids), piece.samples))
+            update(scheduler, output)
+        assert seen == [(0, 4, False), (4, 4, False), (8, 2, True), (10, 1, True)]
+
+    def test_a_request_joins_a_running_batch_at_the_next_step_with_what_the_budget_leaves(
+        self,
+    ) -> None:
+        scheduler = create_scheduler(max_num_batched_tokens=5)
+        add(scheduler, "a")
+        step(scheduler)
+        add(scheduler, "b", num_prompt=6)
+        assert scheduled(step(scheduler)) == {"a": (4, 1), "b": (0, 4)}
+        assert scheduled(step(scheduler)) == {"a": (5, 1), "b": (4, 2)}
+
+    def test_a_sequence_in_flight_is_not_scheduled_again(self) -> None:
+        scheduler = create_scheduler()
+        add(scheduler, "a")
+        first = schedule(scheduler)
+        assert scheduler.schedule() is None
+        add(scheduler, "b")
+        second = schedule(scheduler)
+        assert scheduled(second) == {"b": (0, 4)}
+        assert update(scheduler, second) == ["b"]
+        assert update(scheduler, first) == ["a"]
+        assert scheduled(schedule(scheduler)) == {"a": (4, 1), "b": (4, 1)}
+
+    def test_max_num_slices_leaves_sequences_for_the_next_micro_batch(self) -> None:
+        scheduler = create_scheduler()
+        add(scheduler, "a", "b", "c")
+        assert scheduled(schedule(scheduler, max_num_slices=2)).keys() == {"a", "b"}
+        assert scheduled(schedule(scheduler, max_num_slices=2)).keys() == {"c"}
+
+    def test_no_more_sequences_run_than_there_are_slots(self) -> None:
+        scheduler = create_scheduler(max_num_seqs=2)
+        add(scheduler, "a", "b", "c")
+        output = step(scheduler)
+        assert {piece.kv_slot for piece in output.slices} == {0, 1}
+        assert (scheduler.num_running, scheduler.num_waiting) == (2, 1)
+
+    def test_admission_needs_the_blocks_of_the_whole_prompt(self) -> None:
+        scheduler = create_scheduler(num_kv_blocks=6, max_num_batched_tokens=4)
+        add(scheduler, "a", "b", num_prompt=16, max_tokens=1)
+        for _ in range(4):
+            assert scheduled(step(scheduler)).keys() == {"a"}
+
+    def test_no_request_overtakes_the_first_that_does_not_fit(self) -> None:
+        scheduler = create_scheduler(num_kv_blocks=6)
+        add(scheduler, "a", "large", num_prompt=16)
+        add(scheduler, "small", num_prompt=1)
+        assert scheduled(step(scheduler)).keys() == {"a"}
+        assert scheduler.num_waiting == 2
+
+
+class TestPreemption:
+    def test_the_latest_gives_way_and_resumes_with_its_tokens(self) -> None:
+        scheduler = create_scheduler(num_kv_blocks=4)
+        add(scheduler, "a", num_prompt=4, max_tokens=12)
+        (later,) = add(scheduler, "b", num_prompt=3, max_tokens=8)
+        for _ in range(5):
+            step(scheduler)
+        # a: 9 tokens want a third block; b holds the last two with 8.
+        output = step(scheduler)
+        assert scheduled(output) == {"a": (8, 1)}
+        assert output.freed_kv_slots == (1,)
+        assert later.state is SequenceState.WAITING
+        assert (later.num_computed_tokens, later.kv_slot) == (0, None)
+        assert (later.num_preemptions, later.num_replays) == (1, 0)
+        assert later.output_token_ids == [TOKEN] * 5
+        scheduler.finish("a", FinishReason.STOP)
+        resumed = schedule(scheduler)
+        assert scheduled(resumed) == {"b": (0, 8)}
+        assert resumed.slices[0].token_ids == (100, 101, 102, *[TOKEN] * 5)
+
+    def test_a_preempted_sequence_goes_before_those_that_wait(self) -> None:
+        scheduler = create_scheduler()
+        add(scheduler, "a", "b")
+        lost = schedule(scheduler)
+        add(scheduler, "c")
+        scheduler.requeue(lost)
+        assert list(scheduled(schedule(scheduler))) == ["a", "b", "c"]
+
+    def test_the_last_waits_for_blocks_and_keeps_its_kv(self) -> None:
+        scheduler = create_scheduler(num_kv_blocks=4)
+        add(scheduler, "a", num_prompt=7, max_tokens=9)
+        (last,) = add(scheduler, "b", num_prompt=3, max_tokens=8)
+        step(scheduler)
+        step(scheduler)  # a: 9 tokens; b: 5 tokens
+        output = schedule(scheduler)
+        assert scheduled(output) == {"a": (8, 1)}
+        assert last.state is SequenceState.RUNNING
+        assert last.num_computed_tokens == 4
+        scheduler.finish("a", FinishReason.STOP)
+        update(scheduler, output)
+        assert scheduled(schedule(scheduler)) == {"b": (4, 1)}
+
+    def test_one_in_flight_is_not_preempted_but_waited_for(self) -> None:
+        scheduler = create_scheduler(num_kv_blocks=4)
+        add(scheduler, "a", num_prompt=4, max_tokens=12)
+        (later,) = add(scheduler, "b", num_prompt=3, max_tokens=8)
+        for _ in range(4):
+            step(scheduler)
+        first = schedule(scheduler, max_num_slices=1)
+        second = schedule(scheduler)
+        assert (scheduled(first), scheduled(second)) == ({"a": (7, 1)}, {"b": (6, 1)})
+        update(scheduler, first)  # a wants a third block
+        assert scheduler.schedule() is None
+        assert later.in_flight
+        update(scheduler, second)
+        assert scheduled(schedule(scheduler)) == {"a": (8, 1)}
+        assert later.state is SequenceState.WAITING
+
+
+class TestFreedSlots:
+    def test_a_finished_request_frees_its_slot_even_when_nothing_runs(self) -> None:
+        scheduler = create_scheduler()
+        add(scheduler, "a")
+        step(scheduler)
+        scheduler.finish("a", FinishReason.STOP)
+        assert scheduler.has_work
+        output = step(scheduler)
+        assert (output.slices, output.freed_kv_slots) == ((), (0,))
+        assert not scheduler.has_work
+        assert scheduler.schedule() is None
+
+    def test_a_slot_changes_hands_in_one_output(self) -> None:
+        scheduler = create_scheduler(max_num_seqs=1)
+        add(scheduler, "a", "b")
+        step(scheduler)
+        scheduler.finish("a", FinishReason.STOP)
+        output = schedule(scheduler)
+        assert output.freed_kv_slots == (0,)
+        assert [(piece.request_id, piece.kv_slot) for piece in output.slices] == [("b", 0)]
+
+    def test_freed_slots_of_a_failed_output_are_told_again(self) -> None:
+        scheduler = create_scheduler()
+        add(scheduler, "a", "b")
+        step(scheduler)
+        scheduler.abort("a")
+        lost = schedule(scheduler)
+        assert lost.freed_kv_slots == (0,)
+        scheduler.requeue(lost)
+        assert set(schedule(scheduler).freed_kv_slots) == {0, 1}
+
+
+class TestFinish:
+    def test_waiting_running_and_unknown(self) -> None:
+        scheduler = create_scheduler(max_num_seqs=1)
+        running, waiting = add(scheduler, "a", "b")
+        step(scheduler)
+        assert scheduler.abort("b")
+        assert scheduler.finish("a", FinishReason.STOP)
+        assert not scheduler.abort("a")
+        assert not scheduler.abort("never heard of")
+        assert (running.finish_reason, waiting.finish_reason) == (
+            FinishReason.STOP,
+            FinishReason.ABORT,
+        )
+        assert running.state is waiting.state is SequenceState.FINISHED
+        assert scheduler.num_free_kv_blocks == scheduler.config.num_kv_blocks
+        scheduler.check_integrity()
+
+    def test_in_flight_is_marked_now_and_swept_with_its_token_dropped(self) -> None:
+        scheduler = create_scheduler()
+        (sequence,) = add(scheduler, "a")
+        output = schedule(scheduler)
+        assert scheduler.abort("a")
+        assert not scheduler.finish("a", FinishReason.STOP)
+        assert scheduler.num_running == 1
+        assert scheduler.schedule() is None
+        assert update(scheduler, output) == []
+        assert sequence.output_token_ids == []
+        assert sequence.finish_reason is FinishReason.ABORT
+        assert scheduler.num_running == 0
+        assert schedule(scheduler).freed_kv_slots == (0,)
+
+    def test_a_row_without_a_token_may_fail_alone(self) -> None:
+        scheduler = create_scheduler()
+        failed, neighbour = add(scheduler, "a", "b")
+        output = schedule(scheduler)
+        scheduler.finish("a", FinishReason.ERROR)
+        assert scheduler.update(output, {"b": TOKEN}) == [neighbour]
+        assert failed.state is SequenceState.FINISHED
+
+
+class TestRequeue:
+    def test_sequences_replay_with_the_tokens_they_have(self) -> None:
+        scheduler = create_scheduler()
+        first, second = add(scheduler, "a", "b")
+        step(scheduler)
+        lost = schedule(scheduler)
+        assert scheduler.requeue(lost) == [first, second]
+        assert (first.num_replays, first.num_preemptions) == (1, 1)
+        replay = schedule(scheduler)
+        assert scheduled(replay) == {"a": (0, 5), "b": (0, 5)}
+        assert set(replay.freed_kv_slots) == {0, 1}
+
+    def test_a_late_result_of_a_requeued_output_changes_nothing(self) -> None:
+        scheduler = create_scheduler()
+        (sequence,) = add(scheduler, "a")
+        lost = schedule(scheduler)
+        scheduler.requeue(lost)
+        replay = schedule(scheduler)
+        assert update(scheduler, lost) == []
+        assert scheduler.requeue(lost) == []
+        assert sequence.in_flight
+        assert update(scheduler, replay) == ["a"]
+
+    def test_one_that_was_finished_meanwhile_ends(self) -> None:
+        scheduler = create_scheduler()
+        aborted, other = add(scheduler, "a", "b")
+        lost = schedule(scheduler)
+        scheduler.abort("a")
+        assert scheduler.requeue(lost) == [other]
+        assert aborted.state is SequenceState.FINISHED
+
+    def test_preempt_all_counts_a_replay_only_for_those_in_flight(self) -> None:
+        scheduler = create_scheduler()
+        idle, flying = add(scheduler, "a", "b")
+        step(scheduler)
+        output = schedule(scheduler)
+        scheduler.update(output, {"a": TOKEN, "b": TOKEN})
+        schedule(scheduler, max_num_slices=1)  # takes a
+        assert scheduler.preempt_all() == [idle, flying]
+        assert (idle.num_replays, flying.num_replays) == (1, 0)
+        assert scheduler.num_running == 0
+        assert scheduler.num_free_kv_blocks == scheduler.config.num_kv_blocks
+
+    def test_preempt_all_empties_every_slot_of_the_stages_that_are_left(self) -> None:
+        scheduler = create_scheduler(max_num_seqs=3)
+        add(scheduler, "a")
+        step(scheduler)
+        scheduler.abort("a")
+        schedule(scheduler)  # its freed slot never reaches a stage
+        scheduler.preempt_all()
+        assert set(schedule(scheduler).freed_kv_slots) == {0, 1, 2}
+
+
+class TestCapacity:
+    def test_four_times_more_than_fits_all_complete(self) -> None:
+        scheduler = create_scheduler(num_kv_blocks=16, max_num_seqs=16)
+        names = [f"r{index}" for index in range(16)]
+        sequences = add(scheduler, *names, num_prompt=7, max_tokens=9)
+        outputs, peak = run_to_the_end(scheduler)
+        assert outputs == dict.fromkeys(names, [TOKEN] * 9)
+        assert peak == 16
+        assert {sequence.finish_reason for sequence in sequences} == {FinishReason.LENGTH}
+        assert scheduler.num_free_kv_blocks == 16
+
+    def test_at_least_95_percent_of_the_kv_tokens_are_in_use_at_once(self) -> None:
+        scheduler = create_scheduler(
+            num_kv_blocks=20, kv_block_size=16, max_num_batched_tokens=512, max_model_len=320
+        )
+        sequences = add(scheduler, "a", "b", "c", "d", num_prompt=72, max_tokens=8)
+        for _ in range(8):
+            step(scheduler)
+        num_used = sum(sequence.num_computed_tokens for sequence in sequences)
+        assert num_used >= 0.95 * scheduler.config.num_kv_tokens
+
+    def test_one_request_may_fill_the_kv_memory_alone(self) -> None:
+        scheduler = create_scheduler(num_kv_blocks=4, kv_block_size=4)
+        add(scheduler, "a", "b", num_prompt=8, max_tokens=8)
+        outputs, _ = run_to_the_end(scheduler)
+        assert [len(output) for output in outputs.values()] == [8, 8]
