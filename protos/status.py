@@ -5,14 +5,20 @@ An error travels as `google.rpc.Status` with one `google.rpc.ErrorInfo` that hol
 in-band (one micro-batch failed) and as the status of a call.
 """
 
+from collections.abc import Iterable
+from typing import cast
+
 from google.protobuf.any_pb2 import Any
+from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
-from grpc import RpcError, Status, StatusCode
-from grpc_status import rpc_status
+from grpc import RpcError, StatusCode
 
 from protos import errors
 
 _DOMAIN = "stagecoach"
+
+# Where gRPC carries a google.rpc.Status beside the code and message of a call.
+_METADATA_KEY = "grpc-status-details-bin"
 
 _CODES: dict[type[errors.StagecoachError], int] = {
     errors.InvalidArgumentError: code_pb2.INVALID_ARGUMENT,
@@ -63,25 +69,57 @@ def from_status(status: status_pb2.Status) -> errors.StagecoachError:
     """Reads the error that `to_status` wrote; a foreign status becomes the nearest class."""
     info = error_details_pb2.ErrorInfo()
     for detail in status.details:
-        if detail.Unpack(info) and info.domain == _DOMAIN and info.reason in _BY_REASON:
-            return _BY_REASON[info.reason](status.message, **dict(info.metadata))
+        if _unpack(detail, info) and info.domain == _DOMAIN and info.reason in _BY_REASON:
+            error = _BY_REASON[info.reason](status.message)
+            error.details.update(info.metadata)
+            return error
     return _BY_CODE.get(status.code, errors.InternalError)(status.message)
 
 
-def to_grpc_status(error: errors.StagecoachError) -> Status:
-    """Writes an error as the status that `context.abort_with_status` takes."""
-    return rpc_status.to_status(to_status(error))
-
-
-def trailing_metadata(error: errors.StagecoachError) -> tuple[StatusCode, str, tuple[tuple[str, bytes], ...]]:
+def trailing_metadata(
+    error: errors.StagecoachError,
+) -> tuple[StatusCode, str, tuple[tuple[str, bytes], ...]]:
     """Writes an error as the code, message and trailing metadata that `grpc.aio` aborts with."""
-    status = to_grpc_status(error)
-    return _GRPC_CODES[to_status(error).code], error.message, tuple(status.trailing_metadata)
+    status = to_status(error)
+    metadata = ((_METADATA_KEY, status.SerializeToString()),)
+    return _GRPC_CODES[status.code], status.message, metadata
 
 
 def from_rpc_error(error: RpcError) -> errors.StagecoachError:
-    """Reads the error that ended a call, on the caller's side."""
-    status = rpc_status.from_call(error)  # None when the peer sent no google.rpc.Status
-    if status is None:
-        status = status_pb2.Status(code=error.code().value[0], message=error.details() or str(error.code()))
-    return from_status(status)
+    """Reads the error that a call raised, on the caller's side; of `grpc` and of `grpc.aio`."""
+    # Pairs in both packages; the type stubs know only the attributes that `grpc` adds to them.
+    metadata = cast("Iterable[tuple[str, str | bytes]] | None", error.trailing_metadata())
+    return from_ending(error.code(), error.details(), metadata)
+
+
+def from_ending(
+    code: StatusCode,
+    message: str | None,
+    trailing_metadata: Iterable[tuple[str, str | bytes]] | None,
+) -> errors.StagecoachError:
+    """Reads the error that a call ended with, on the caller's side.
+
+    The call's own code decides: a `google.rpc.Status` that is not readable or says something else
+    is ignored.
+    """
+    for key, value in trailing_metadata or ():
+        if key == _METADATA_KEY and isinstance(value, bytes):
+            status = _parse(value)
+            if status is not None and status.code == code.value[0]:
+                return from_status(status)
+    message = message or f"the call ended with {code.name} and no message"
+    return from_status(status_pb2.Status(code=code.value[0], message=message))
+
+
+def _parse(data: bytes) -> status_pb2.Status | None:
+    try:
+        return status_pb2.Status.FromString(data)
+    except DecodeError:
+        return None
+
+
+def _unpack(detail: Any, info: error_details_pb2.ErrorInfo) -> bool:
+    try:
+        return detail.Unpack(info)
+    except DecodeError:
+        return False

@@ -32,7 +32,7 @@ class DTypeSpec(NamedTuple):
     """Bytes an element."""
 
 
-DTYPES: dict[int, DTypeSpec] = {
+DTYPES: dict[tensor_pb2.DType.ValueType, DTypeSpec] = {
     tensor_pb2.DTYPE_FLOAT32: DTypeSpec("float32", 4),
     tensor_pb2.DTYPE_FLOAT16: DTypeSpec("float16", 2),
     tensor_pb2.DTYPE_BFLOAT16: DTypeSpec("bfloat16", 2),
@@ -41,18 +41,26 @@ DTYPES: dict[int, DTypeSpec] = {
 _BY_NAME = {spec.name: dtype for dtype, spec in DTYPES.items()}
 
 
-def dtype_named(name: str) -> tensor_pb2.DType:
+def dtype_named(name: str) -> tensor_pb2.DType.ValueType:
     """Returns the wire dtype of that name.
 
     Raises:
         InvalidArgumentError: No such dtype.
     """
     if name not in _BY_NAME:
-        raise InvalidArgumentError(f"dtype {name!r} is not one of {', '.join(_BY_NAME)}", field="dtype")
-    return tensor_pb2.DType.ValueType(_BY_NAME[name])
+        raise InvalidArgumentError(
+            f"dtype {name!r} is not one of {', '.join(_BY_NAME)}", field="dtype"
+        )
+    return _BY_NAME[name]
 
 
-def check(message: tensor_pb2.Tensor, *, dtype: int, shape: Sequence[int], field: str) -> None:
+def check(
+    message: tensor_pb2.Tensor,
+    *,
+    dtype: tensor_pb2.DType.ValueType,
+    shape: Sequence[int],
+    field: str,
+) -> None:
     """Checks that a message is a tensor of exactly this dtype and shape.
 
     Args:
@@ -70,12 +78,14 @@ def check(message: tensor_pb2.Tensor, *, dtype: int, shape: Sequence[int], field
         raise InvalidArgumentError(f"{field}: dtype is {found}, expected {spec.name}", field=field)
     if len(message.shape) > MAX_RANK or list(message.shape) != list(shape):
         raise InvalidArgumentError(
-            f"{field}: shape is {list(message.shape[: MAX_RANK + 1])}, expected {list(shape)}", field=field
+            f"{field}: shape is {list(message.shape[: MAX_RANK + 1])}, expected {list(shape)}",
+            field=field,
         )
     num_bytes = math.prod(shape) * spec.itemsize
     if len(message.data) != num_bytes:
         raise InvalidArgumentError(
-            f"{field}: data has {len(message.data)} bytes, {list(shape)} of {spec.name} takes {num_bytes}",
+            f"{field}: data has {len(message.data)} bytes, "
+            f"{list(shape)} of {spec.name} takes {num_bytes}",
             field=field,
         )
 
@@ -88,10 +98,18 @@ def from_numpy(array: np.ndarray) -> tensor_pb2.Tensor:
     """
     if array.ndim > MAX_RANK:
         raise InvalidArgumentError(f"rank {array.ndim} is above {MAX_RANK}", field="shape")
-    return tensor_pb2.Tensor(dtype=dtype_named(array.dtype.name), shape=array.shape, data=array.tobytes())
+    dtype = dtype_named(array.dtype.name)
+    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    return tensor_pb2.Tensor(dtype=dtype, shape=array.shape, data=little.tobytes())
 
 
-def to_numpy(message: tensor_pb2.Tensor, *, dtype: int, shape: Sequence[int], field: str) -> np.ndarray:
+def to_numpy(
+    message: tensor_pb2.Tensor,
+    *,
+    dtype: tensor_pb2.DType.ValueType,
+    shape: Sequence[int],
+    field: str,
+) -> np.ndarray:
     """Reads a float32 or float16 message as a read-only array that shares the message's bytes.
 
     Raises:
@@ -121,7 +139,11 @@ def from_torch(tensor: "torch.Tensor") -> tensor_pb2.Tensor:
 
 
 def to_torch(
-    message: tensor_pb2.Tensor, *, dtype: int, shape: Sequence[int], field: str
+    message: tensor_pb2.Tensor,
+    *,
+    dtype: tensor_pb2.DType.ValueType,
+    shape: Sequence[int],
+    field: str,
 ) -> "torch.Tensor":
     """Reads a message as a writable CPU tensor of its own memory.
 

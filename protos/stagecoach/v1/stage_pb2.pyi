@@ -499,7 +499,7 @@ class LogitsRequest(_message.Message):
     does not, the full row is sent. With both set, either one that holds is enough.
     """
     temperature: _builtins.float
-    """Temperature for `min_mass`; above 0. Default 1."""
+    """Temperature for `min_mass` and for `LogitsRow.log_sum_exp`; above 0. Default 1."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Ids whose logits are wanted in addition, each in [0, vocab_size)."""
@@ -651,7 +651,9 @@ class LogitsRow(_message.Message):
     row: _builtins.int
     """Echo of the request."""
     log_sum_exp: _builtins.float
-    """log(sum(exp(logits))) over the whole row. Not finite when the row has NaN or infinities."""
+    """log(sum(exp((logits - highest logit) / temperature))) over the whole row, with the temperature
+    of the request. Not finite when the row has NaN or infinities.
+    """
     @_builtins.property
     def candidate_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Candidate ids by falling logit, equal logits by rising id. Empty when `full` is set."""

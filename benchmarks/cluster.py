@@ -1,0 +1,50 @@
+"""A whole cluster on this machine for the time of a benchmark, started as a user would."""
+
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+STOP_TIMEOUT_S = 60
+
+
+@contextmanager
+def running_cluster(
+    model: str, *, num_stages: int = 3, dtype: str = "float16", flags: Sequence[str] = ()
+) -> Iterator[str]:
+    """Starts `coordinator-cli up` and stops it at the end of the block.
+
+    Args:
+        model: As `--model` takes it.
+        num_stages: Stage servers, with an even split of the layers.
+        dtype: Of the weights.
+        flags: Further flags of `up`.
+
+    Yields:
+        HOST:PORT of the coordinator, ready.
+
+    Raises:
+        SystemExit: The cluster did not start; the message is the end of its log.
+    """
+    command = [sys.executable, "-m", "coordinator.cli", "up", "--model", model]
+    command += ["--stages", str(num_stages), "--dtype", dtype, "--grpc-port", "0", "--json", *flags]
+    with (
+        tempfile.TemporaryFile("w+") as log,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as cluster,
+    ):
+        assert cluster.stdout is not None
+        try:
+            ready = cluster.stdout.readline()
+            if not ready:
+                log.seek(0)
+                sys.exit(f"the cluster did not start: {log.read()[-2000:]}")
+            yield str(json.loads(ready)["grpc"])
+        finally:
+            cluster.send_signal(signal.SIGTERM)
+            try:
+                cluster.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                cluster.kill()

@@ -1,0 +1,98 @@
+"""From what a client sent to a valid request: tokenization and the limits of the model."""
+
+import secrets
+import time
+from collections.abc import Iterable
+
+from coordinator.core.request import Request
+from coordinator.core.request_spec import ChatPrompt, RequestSpec, TextPrompt, TokenPrompt
+from coordinator.text.tokenizer import Tokenizer
+from protos.errors import ContextLengthExceededError, InvalidArgumentError
+
+
+class Admission:
+    """Validates requests for one model.
+
+    Args:
+        tokenizer: The model's; None when it serves token ids only.
+        vocab_size: Number of token ids.
+        eos_token_ids: Ids that end the output unless a request ignores them.
+        max_request_tokens: Tokens of prompt and output together that one request may hold.
+    """
+
+    def __init__(
+        self,
+        *,
+        tokenizer: Tokenizer | None,
+        vocab_size: int,
+        eos_token_ids: frozenset[int],
+        max_request_tokens: int,
+    ) -> None:
+        """Keeps the limits."""
+        self._tokenizer = tokenizer
+        self._vocab_size = vocab_size
+        self._eos_token_ids = eos_token_ids
+        self._max_request_tokens = max_request_tokens
+
+    def tokenize(self, prompt: TextPrompt | TokenPrompt | ChatPrompt) -> list[int]:
+        """Turns a prompt into token ids.
+
+        Raises:
+            InvalidArgumentError: The prompt is empty, has ids outside the vocabulary, or is text
+                while the model has no tokenizer.
+        """
+        if isinstance(prompt, TokenPrompt):
+            token_ids = list(prompt.token_ids)
+            self._check_ids("prompt.token_ids", token_ids)
+            return token_ids
+        if self._tokenizer is None:
+            raise InvalidArgumentError("the model has no tokenizer: send token ids", field="prompt")
+        if isinstance(prompt, TextPrompt):
+            token_ids = self._tokenizer.encode(prompt.text)
+        else:
+            token_ids = self._tokenizer.encode_chat(prompt.messages)
+        if not token_ids:
+            raise InvalidArgumentError("the prompt is empty", field="prompt")
+        return token_ids
+
+    def admit(self, spec: RequestSpec) -> Request:
+        """Makes the request that `spec` asks for.
+
+        Raises:
+            InvalidArgumentError: As `tokenize`; or ids of other fields are outside the vocabulary,
+                or stop strings are given to a model without a tokenizer.
+            ContextLengthExceededError: The prompt leaves no room for one token.
+        """
+        if spec.stop and self._tokenizer is None:
+            raise InvalidArgumentError("the model has no tokenizer: no stop strings", field="stop")
+        self._check_ids("stop_token_ids", spec.stop_token_ids)
+        self._check_ids("sampling.logit_bias", spec.sampling.logit_bias)
+        token_ids = self.tokenize(spec.prompt)
+        room = self._max_request_tokens - len(token_ids)
+        if room < 1:
+            raise ContextLengthExceededError(
+                f"the prompt has {len(token_ids)} tokens, prompt and output together may have"
+                f" {self._max_request_tokens}",
+                num_prompt_tokens=len(token_ids),
+                limit=self._max_request_tokens,
+            )
+        stop_token_ids = frozenset(spec.stop_token_ids)
+        return Request(
+            request_id=spec.request_id or f"req-{secrets.token_hex(8)}",
+            prompt_token_ids=tuple(token_ids),
+            max_tokens=spec.max_tokens or room,
+            sampling=spec.sampling.with_seed(secrets.randbits(64)),
+            stop=tuple(spec.stop),
+            stop_token_ids=stop_token_ids
+            if spec.ignore_eos
+            else stop_token_ids | self._eos_token_ids,
+            arrival_ns=time.monotonic_ns(),
+        )
+
+    def _check_ids(self, field: str, token_ids: Iterable[int]) -> None:
+        for token_id in token_ids:
+            if not 0 <= token_id < self._vocab_size:
+                raise InvalidArgumentError(
+                    f"{field}: token id {token_id} is outside [0, {self._vocab_size})",
+                    field=field,
+                )

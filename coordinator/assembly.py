@@ -1,0 +1,85 @@
+"""Puts a coordinator together: opens the model, connects the stages, starts the engine."""
+
+import logging
+import uuid
+
+from coordinator.admission import Admission
+from coordinator.config import CoordinatorConfig
+from coordinator.engine import Engine
+from coordinator.pipeline.pipeline import Pipeline
+from coordinator.pipeline.stage_link import LinkConfig
+from coordinator.pipeline.topology import Topology
+from coordinator.scheduler.config import SchedulerConfig
+from coordinator.scheduler.scheduler import Scheduler
+from coordinator.text.tokenizer import load_tokenizer
+from model_files import ModelFiles, open_model
+from protos.errors import IncompatibleError
+
+_log = logging.getLogger(__name__)
+
+
+async def open_engine(config: CoordinatorConfig) -> Engine:
+    """Connects to the stages and starts serving; `engine.close` undoes it.
+
+    Raises:
+        UnavailableError: A stage was not serving in time.
+        IncompatibleError: The stages do not make one model, or another one than `config.model`.
+        ModelFilesError: The model cannot be opened.
+    """
+    files = open_model(config.model)
+    tokenizer = load_tokenizer(files)
+    pipeline = Pipeline(
+        config.stages, coordinator_id=f"coordinator-{uuid.uuid4().hex[:12]}", config=LinkConfig()
+    )
+    try:
+        topology = await pipeline.connect(config.connect_timeout_s)
+        _check_model(files, topology)
+    except BaseException:
+        await pipeline.close()
+        raise
+    for address, info in zip(topology.addresses, topology.infos, strict=True):
+        _log.info("stage %s: layers %s on %s", address, info.layers, info.device)
+    limits = _limits(config, topology)
+    engine = Engine(
+        pipeline=pipeline,
+        scheduler=Scheduler(limits),
+        admission=Admission(
+            tokenizer=tokenizer,
+            vocab_size=topology.vocab_size,
+            eos_token_ids=frozenset(files.config.eos_token_ids),
+            max_request_tokens=limits.max_request_tokens,
+        ),
+        tokenizer=tokenizer,
+        stage_wait_s=config.stage_wait_s,
+    )
+    engine.start()
+    return engine
+
+
+def _check_model(files: ModelFiles, topology: Topology) -> None:
+    """Refuses stages that serve another model than the one whose tokenizer is used."""
+    if files.fingerprint != topology.fingerprint:
+        raise IncompatibleError(
+            f"the stages serve {topology.model_id} (fingerprint {topology.fingerprint[:12]}), the"
+            f" coordinator was given {files.model_id} (fingerprint {files.fingerprint[:12]})",
+            found=topology.fingerprint,
+            expected=files.fingerprint,
+        )
+
+
+def _limits(config: CoordinatorConfig, topology: Topology) -> SchedulerConfig:
+    """The operator's limits, none above what every stage can do."""
+    return SchedulerConfig(
+        max_num_batched_tokens=_lower(
+            config.max_num_batched_tokens, topology.max_num_batched_tokens
+        ),
+        max_num_seqs=_lower(config.max_num_seqs, topology.max_num_seqs),
+        max_model_len=_lower(config.max_model_len, topology.max_model_len),
+        kv_block_size=topology.kv_block_size,
+        num_kv_blocks=topology.num_kv_blocks,
+        max_num_waiting=config.max_num_waiting,
+    )
+
+
+def _lower(wanted: int | None, limit: int) -> int:
+    return limit if wanted is None else min(wanted, limit)

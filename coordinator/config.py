@@ -1,0 +1,89 @@
+"""What an operator may set on a coordinator, as one frozen, validated value."""
+
+import math
+from dataclasses import dataclass
+
+from protos.errors import InvalidArgumentError
+
+MAX_STAGES = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoordinatorConfig:
+    """Configuration of one coordinator process.
+
+    Limits left at None are taken from the stages: a coordinator never exceeds its smallest stage,
+    and lower values here only narrow it further.
+
+    Raises:
+        InvalidArgumentError: A value is out of range; the error names the field.
+    """
+
+    model: str
+    """Local Hugging Face folder, hub id, `.gguf` file, or `demo`."""
+    stages: tuple[str, ...]
+    """Addresses HOST:PORT, 1 to 16, in any order: the stages' own layer ranges order them."""
+    listen: str = "127.0.0.1:50050"
+    """HOST:PORT of GenerationService; port 0 takes a free one."""
+    max_num_batched_tokens: int | None = None
+    """Most tokens in one micro-batch."""
+    max_num_seqs: int | None = None
+    """Most requests that run at once."""
+    max_model_len: int | None = None
+    """Most tokens of one request, prompt and output together."""
+    max_num_waiting: int = 1024
+    """Most requests that wait; more are refused."""
+    connect_timeout_s: float = 60.0
+    """How long to wait at start until every stage serves."""
+    stage_wait_s: float = 60.0
+    """How long requests wait for a lost stage before they fail."""
+    drain_grace_s: float = 30.0
+    """How long running requests may go on after SIGTERM."""
+
+    def __post_init__(self) -> None:
+        """Checks every range."""
+        if not self.model:
+            raise InvalidArgumentError("model is empty", field="model")
+        if not 1 <= len(self.stages) <= MAX_STAGES:
+            raise InvalidArgumentError(
+                f"{len(self.stages)} stages given, must be 1 to {MAX_STAGES}", field="stage"
+            )
+        for address in self.stages:
+            if parse_address(address, field="stage")[1] == 0:
+                raise InvalidArgumentError(f"stage {address} has port 0", field="stage")
+            if self.stages.count(address) > 1:
+                raise InvalidArgumentError(f"stage {address} is given twice", field="stage")
+        parse_address(self.listen, field="listen")
+        for name in ("max_num_batched_tokens", "max_num_seqs", "max_model_len", "max_num_waiting"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InvalidArgumentError(f"{name} is {value}, must be at least 1", field=name)
+        for name in ("connect_timeout_s", "stage_wait_s", "drain_grace_s"):
+            seconds = getattr(self, name)
+            if not (math.isfinite(seconds) and seconds >= 0):
+                raise InvalidArgumentError(
+                    f"{name} is {seconds}, must be a number of seconds from 0", field=name
+                )
+
+
+def parse_address(address: str, *, field: str) -> tuple[str, int]:
+    """Splits HOST:PORT; an IPv6 host stands in brackets, `[::1]:50050`.
+
+    Args:
+        address: The text.
+        field: Name of the option, for the error.
+
+    Raises:
+        InvalidArgumentError: The text has another form, or the port is above 65535.
+    """
+    host, separator, port = address.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not (separator and host and port.isascii() and port.isdigit() and len(port) <= 5):
+        raise InvalidArgumentError(f"{field} {address!r} is not HOST:PORT", field=field)
+    if ":" in host and not bracketed:
+        raise InvalidArgumentError(
+            f"{field} {address!r}: put an IPv6 host in brackets, [HOST]:PORT", field=field
+        )
+    if int(port) > 65535:
+        raise InvalidArgumentError(f"{field} {address!r}: port is above 65535", field=field)
+    return host, int(port)

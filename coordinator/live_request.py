@@ -1,0 +1,99 @@
+"""Everything the engine keeps of a request from admission to its end, in one record.
+
+One table of these, keyed by request id, is all there is; so a request that ends is gone.
+"""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from coordinator.core.events import Finished, RequestTimings, StageTotals, TokensEvent
+from coordinator.core.request import FinishReason, Request
+from coordinator.core.sequence import Sequence
+from coordinator.core.step import StageTimings
+from coordinator.request_stream import RequestStream
+from coordinator.sampling.token_sampler import TokenSampler
+from coordinator.text.output_text import OutputText
+
+NUM_OWN_TIMES = 4
+"""Times of a step that are the coordinator's own: schedule, sample, detokenize, whole step."""
+
+
+def step_times(
+    *,
+    schedule_ns: int,
+    sample_ns: int,
+    detokenize_ns: int,
+    step_ns: int,
+    stages: tuple[StageTimings, ...],
+) -> np.ndarray:
+    """Lays the times of one step out as an int64 vector, for `LiveRequest.add_step`."""
+    own = (schedule_ns, sample_ns, detokenize_ns, step_ns)
+    return np.array([*own, *(ns for stage in stages for ns in stage)], dtype=np.int64)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class LiveRequest:
+    """State of one request; only the engine's task changes it."""
+
+    request: Request
+    sequence: Sequence
+    sampler: TokenSampler
+    text: OutputText
+    stream: RequestStream
+    times: np.ndarray
+    """Sum of `step_times` over the steps that the request took part in."""
+    num_steps: int = 0
+    num_completion_tokens: int = 0
+    first_step_ns: int | None = None
+    first_token_ns: int | None = None
+
+    def add_step(self, times: np.ndarray) -> None:
+        """Counts a step that the request took part in."""
+        self.num_steps += 1
+        self.times += times
+
+    def emit(self, token_id: int, text: str) -> None:
+        """Sends a token that belongs to the output."""
+        if self.first_token_ns is None:
+            self.first_token_ns = time.monotonic_ns()
+        self.num_completion_tokens += 1
+        self.stream.put(TokensEvent(token_ids=(token_id,), text=text))
+
+    def end(self, reason: FinishReason, text: str) -> None:
+        """Sends the terminal event.
+
+        Args:
+            reason: Why.
+            text: Text that was held back.
+        """
+        self.stream.end(
+            Finished(
+                finish_reason=reason,
+                text=text,
+                num_prompt_tokens=self.sequence.num_prompt_tokens,
+                num_completion_tokens=self.num_completion_tokens,
+                timings=self._timings(),
+            )
+        )
+
+    def _timings(self) -> RequestTimings:
+        now_ns, arrival_ns = time.monotonic_ns(), self.request.arrival_ns
+        schedule_ns, sample_ns, detokenize_ns, step_ns = self.times[:NUM_OWN_TIMES].tolist()
+        stages = self.times[NUM_OWN_TIMES:].reshape(-1, len(StageTimings._fields)).tolist()
+        return RequestTimings(
+            queue_ns=(self.first_step_ns or now_ns) - arrival_ns,
+            time_to_first_token_ns=self.first_token_ns and self.first_token_ns - arrival_ns,
+            total_ns=now_ns - arrival_ns,
+            num_steps=self.num_steps,
+            schedule_ns=schedule_ns,
+            sample_ns=sample_ns,
+            detokenize_ns=detokenize_ns,
+            stages=tuple(
+                StageTotals(**dict(zip(StageTimings._fields, stage, strict=True)))
+                for stage in stages
+            ),
+            step_ns=step_ns,
+            num_preemptions=self.sequence.num_preemptions,
+        )

@@ -1,0 +1,293 @@
+"""The link to one stage: a channel, one Forward stream, and the micro-batches in flight on it.
+
+One reader task owns the stream's answers and resolves a future for each micro-batch; deadlines are
+on the futures, since cancelling a read would break the stream. Writes go out in the order of the
+calls, which keeps slot operations in order. gRPC's own retries are off: replay is ours.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import grpc
+import grpc.aio
+
+from coordinator.core.stage_info import StageInfo
+from coordinator.core.step import StageTimings
+from coordinator.pipeline import wire
+from protos import PROTOCOL_VERSION, status
+from protos.errors import (
+    DeadlineExceededError,
+    IncompatibleError,
+    StagecoachError,
+    UnavailableError,
+)
+from protos.stagecoach.v1 import stage_pb2, stage_pb2_grpc
+
+ForwardCall = grpc.aio.StreamStreamCall[stage_pb2.ForwardRequest, stage_pb2.ForwardResponse]
+
+MESSAGE_HEADROOM_BYTES = 1 << 20
+"""Room in a message for everything that is not a tensor."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkConfig:
+    """Deadlines of a link, in seconds."""
+
+    connect_timeout_s: float = 5.0
+    """For GetInfo and for opening the stream."""
+    step_timeout_s: float = 30.0
+    """For one micro-batch, at any number of tokens."""
+    step_timeout_per_token_s: float = 0.25
+    """Added for every token of the micro-batch."""
+
+
+class StageReply(NamedTuple):
+    """What a stage made of a micro-batch."""
+
+    result: stage_pb2.MicroBatchResult
+    timings: StageTimings
+
+
+class StageLink:
+    """Talks to one stage server. Used from one event loop.
+
+    Args:
+        address: HOST:PORT.
+        coordinator_id: Identity of this coordinator process.
+        config: Deadlines.
+        on_lost: Called once each time an open stream ends without being asked to.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        coordinator_id: str,
+        config: LinkConfig,
+        on_lost: Callable[[], None],
+    ) -> None:
+        """Makes the link; connects nothing yet."""
+        self.address = address
+        self._coordinator_id = coordinator_id
+        self._config = config
+        self._on_lost = on_lost
+        self._channel: grpc.aio.Channel | None = None
+        self._call: ForwardCall | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._write_lock = asyncio.Lock()
+        self._pending: dict[int, asyncio.Future[_Arrival]] = {}
+
+    @property
+    def is_open(self) -> bool:
+        """True while the Forward stream is up."""
+        return self._call is not None
+
+    async def get_info(self) -> StageInfo:
+        """Asks the stage what it is.
+
+        Raises:
+            UnavailableError: It cannot be reached in time, or is loading.
+            StagecoachError: As the stage answered.
+        """
+        if self._channel is None:
+            self._channel = _channel(self.address, max_message_bytes=None)
+        stub = stage_pb2_grpc.StageServiceStub(self._channel)
+        try:
+            message = await stub.GetInfo(
+                stage_pb2.GetInfoRequest(), timeout=self._config.connect_timeout_s
+            )
+        except grpc.RpcError as error:
+            raise self._named(status.from_rpc_error(error)) from error
+        return wire.stage_info(message)
+
+    async def open(self, info: StageInfo, epoch: int) -> None:
+        """Opens the Forward stream to the stage that `info` describes; all its slots are empty.
+
+        Raises:
+            UnavailableError: The stage cannot be reached in time.
+            IncompatibleError: The stage is another one than `info` says, or is held by another
+                coordinator.
+            StaleStateError: The stage has seen a higher epoch.
+        """
+        assert self._call is None, "the link is open already"
+        await self._close_channel()
+        self._channel = _channel(self.address, max_message_bytes=_max_message_bytes(info))
+        call: ForwardCall = stage_pb2_grpc.StageServiceStub(self._channel).Forward()
+        request = stage_pb2.ForwardRequest(
+            open=stage_pb2.OpenStream(
+                protocol_version=PROTOCOL_VERSION,
+                fingerprint=info.fingerprint,
+                layers=stage_pb2.LayerRange(start=info.layers.start, end=info.layers.end),
+                coordinator_id=self._coordinator_id,
+                epoch=epoch,
+            )
+        )
+        try:
+            async with asyncio.timeout(self._config.connect_timeout_s):
+                await call.write(request)
+                response = await _read(call)
+        except TimeoutError as error:
+            call.cancel()
+            raise UnavailableError(
+                f"stage {self.address} did not open a stream within"
+                f" {self._config.connect_timeout_s} s"
+            ) from error
+        except (grpc.RpcError, asyncio.InvalidStateError) as error:
+            raise await self._ending(call) from error
+        if response is None:
+            raise await self._ending(call)
+        if response.WhichOneof("payload") != "opened" or response.opened.epoch != epoch:
+            call.cancel()
+            raise IncompatibleError(f"stage {self.address} did not answer `open` with `opened`")
+        self._call = call
+        self._reader = asyncio.create_task(self._take_answers(call), name=f"reader {self.address}")
+
+    async def forward(self, batch: stage_pb2.MicroBatch, num_tokens: int) -> StageReply:
+        """Sends a micro-batch and waits for its result.
+
+        Args:
+            batch: The message; not changed afterwards.
+            num_tokens: Its rows, which the deadline depends on.
+
+        Raises:
+            UnavailableError: The stream is or goes down.
+            DeadlineExceededError: No answer in time; the stream is taken down.
+            StagecoachError: The stage refused or failed this micro-batch; the stream goes on.
+        """
+        call = self._call
+        if call is None:
+            raise UnavailableError(f"stage {self.address} is not connected")
+        future: asyncio.Future[_Arrival] = asyncio.get_running_loop().create_future()
+        self._pending[batch.micro_batch_id] = future
+        config = self._config
+        timeout_s = config.step_timeout_s + num_tokens * config.step_timeout_per_token_s
+        started_ns = time.perf_counter_ns()
+        try:
+            async with asyncio.timeout(timeout_s):
+                async with self._write_lock:
+                    await call.write(stage_pb2.ForwardRequest(micro_batch=batch))
+                result, ended_ns = await future
+        except TimeoutError as error:
+            late = DeadlineExceededError(
+                f"stage {self.address} did not answer a micro-batch of {num_tokens} tokens within"
+                f" {timeout_s:.1f} s"
+            )
+            call.cancel()
+            self._lose(call, late)
+            raise late from error
+        except (grpc.RpcError, asyncio.InvalidStateError) as error:
+            lost = await self._ending(call)
+            self._lose(call, lost)
+            raise lost from error
+        finally:
+            self._pending.pop(batch.micro_batch_id, None)
+        if result.HasField("status"):
+            raise status.from_status(result.status)
+        return StageReply(result, _timings(result.timings, ended_ns - started_ns))
+
+    async def close(self) -> None:
+        """Ends the stream, which frees its slots on the stage, and closes the channel."""
+        call, self._call = self._call, None
+        if call is not None:
+            await call.done_writing()
+            call.cancel()
+        if self._reader is not None:
+            self._reader.cancel()
+            await asyncio.gather(self._reader, return_exceptions=True)
+            self._reader = None
+        await self._close_channel()
+
+    async def _take_answers(self, call: ForwardCall) -> None:
+        """Resolves futures until the stream ends, then says so to everyone who waits."""
+        try:
+            while (response := await _read(call)) is not None:
+                arrived_ns = time.perf_counter_ns()
+                future = self._pending.get(response.result.micro_batch_id)
+                if future is not None and not future.done():
+                    future.set_result(_Arrival(response.result, arrived_ns))
+        except grpc.RpcError:
+            _log.debug("stream to %s broke", self.address)
+        self._lose(call, await self._ending(call))
+
+    def _lose(self, call: ForwardCall, error: StagecoachError) -> None:
+        """Takes the stream down, once, and fails what is in flight on it."""
+        if self._call is not call:
+            return
+        self._call = None
+        _log.warning("lost stage %s: %s", self.address, error.message)
+        for future in self._pending.values():
+            if not future.done():
+                future.set_exception(error)
+        self._on_lost()
+
+    async def _ending(self, call: ForwardCall) -> StagecoachError:
+        """The error that ended a call; a stream that ends in good order is a lost stage too."""
+        code, details = await call.code(), await call.details()
+        if code == grpc.StatusCode.OK:
+            return UnavailableError(f"stage {self.address} ended its stream")
+        error = status.from_ending(code, details, await call.trailing_metadata())
+        return self._named(error)
+
+    def _named(self, error: StagecoachError) -> StagecoachError:
+        """The same error with the stage's address in its message."""
+        named = type(error)(f"stage {self.address}: {error.message}")
+        named.details.update(error.details)
+        return named
+
+    async def _close_channel(self) -> None:
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            await channel.close()
+
+
+class _Arrival(NamedTuple):
+    result: stage_pb2.MicroBatchResult
+    arrived_ns: int
+
+
+async def _read(call: ForwardCall) -> stage_pb2.ForwardResponse | None:
+    """The next message; None at the end of the stream."""
+    message = await call.read()
+    return message if isinstance(message, stage_pb2.ForwardResponse) else None
+
+
+def _timings(timings: stage_pb2.StageTimings, round_trip_ns: int) -> StageTimings:
+    inside_ns = timings.queue_ns + timings.compute_ns + timings.serialize_ns
+    return StageTimings(
+        queue_ns=timings.queue_ns,
+        compute_ns=timings.compute_ns,
+        serialize_ns=timings.serialize_ns,
+        wire_ns=max(0, round_trip_ns - inside_ns),
+    )
+
+
+def _max_message_bytes(info: StageInfo) -> int:
+    """Hidden states of a full micro-batch, or full rows of logits for every slot."""
+    hidden_states = info.max_num_batched_tokens * info.hidden_size * 4
+    logits = info.max_num_seqs * info.vocab_size * 4
+    return max(hidden_states, logits) + MESSAGE_HEADROOM_BYTES
+
+
+def _channel(address: str, *, max_message_bytes: int | None) -> grpc.aio.Channel:
+    options: list[tuple[str, int]] = [
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.enable_retries", 0),
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.max_reconnect_backoff_ms", 2000),
+        ("grpc.keepalive_time_ms", 5000),
+        ("grpc.keepalive_timeout_ms", 5000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+    ]
+    if max_message_bytes is not None:
+        options += [
+            ("grpc.max_send_message_length", max_message_bytes),
+            ("grpc.max_receive_message_length", max_message_bytes),
+        ]
+    return grpc.aio.insecure_channel(address, options=options)

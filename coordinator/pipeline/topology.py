@@ -1,0 +1,112 @@
+"""Do these stages make one model? Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from coordinator.core.stage_info import StageInfo
+from protos import PROTOCOL_VERSION
+from protos.errors import IncompatibleError, InvalidArgumentError
+
+MAX_NUM_STAGES = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Topology:
+    """Stages in pipeline order and what they can hold together."""
+
+    addresses: tuple[str, ...]
+    infos: tuple[StageInfo, ...]
+
+    @classmethod
+    def of(cls, stages: Sequence[tuple[str, StageInfo]]) -> Self:
+        """Checks that stages in pipeline order cover one model without gap or overlap.
+
+        Args:
+            stages: Address of each stage and what it said of itself, in the order in which
+                activations visit them.
+
+        Raises:
+            IncompatibleError: Version, model, layers, dtype or KV block size do not fit together;
+                the message names the stage and both values.
+            InvalidArgumentError: There are no stages, or more than 16.
+        """
+        if not 1 <= len(stages) <= MAX_NUM_STAGES:
+            raise InvalidArgumentError(
+                f"{len(stages)} stages, must be 1 to {MAX_NUM_STAGES}", field="stage"
+            )
+        _, first = stages[0]
+        next_layer = 0
+        for index, (address, info) in enumerate(stages):
+            name = f"stage {index} at {address} (layers {info.layers})"
+            for what, found, expected in (
+                ("protocol version", info.protocol_version, PROTOCOL_VERSION),
+                ("model fingerprint", info.fingerprint, first.fingerprint),
+                ("number of layers", info.num_model_layers, first.num_model_layers),
+                ("hidden size", info.hidden_size, first.hidden_size),
+                ("hidden states dtype", info.hidden_states_dtype, first.hidden_states_dtype),
+                ("KV block size", info.kv_block_size, first.kv_block_size),
+            ):
+                if found != expected:
+                    raise IncompatibleError(
+                        f"{name}: {what} is {found}, expected {expected}",
+                        stage=address,
+                        found=found,
+                        expected=expected,
+                    )
+            if info.layers.start != next_layer:
+                relation = "leaves a gap after" if info.layers.start > next_layer else "overlaps"
+                raise IncompatibleError(
+                    f"{name} {relation} the stages before it, which end at layer {next_layer}",
+                    stage=address,
+                    expected=next_layer,
+                )
+            next_layer = info.layers.end
+        if next_layer != first.num_model_layers:
+            raise IncompatibleError(
+                f"{name} is the last, but the model has {first.num_model_layers} layers",
+                stage=address,
+                expected=first.num_model_layers,
+            )
+        addresses, infos = zip(*stages, strict=True)
+        return cls(addresses=addresses, infos=infos)
+
+    @property
+    def fingerprint(self) -> str:
+        """The model."""
+        return self.infos[0].fingerprint
+
+    @property
+    def model_id(self) -> str:
+        """The model, for people."""
+        return self.infos[0].model_id
+
+    @property
+    def vocab_size(self) -> int:
+        """Logits a row."""
+        return self.infos[-1].vocab_size
+
+    @property
+    def kv_block_size(self) -> int:
+        """Tokens a KV block, on every stage."""
+        return self.infos[0].kv_block_size
+
+    @property
+    def num_kv_blocks(self) -> int:
+        """KV blocks of the smallest stage."""
+        return min(info.num_kv_blocks for info in self.infos)
+
+    @property
+    def max_num_seqs(self) -> int:
+        """Slots that every stage has."""
+        return min(info.max_num_seqs for info in self.infos)
+
+    @property
+    def max_num_batched_tokens(self) -> int:
+        """Tokens that every stage takes in one micro-batch."""
+        return min(info.max_num_batched_tokens for info in self.infos)
+
+    @property
+    def max_model_len(self) -> int:
+        """Tokens that every stage takes in one sequence."""
+        return min(info.max_model_len for info in self.infos)

@@ -1,0 +1,99 @@
+"""The tokens of one request whose logits its parameters change: bias and penalties."""
+
+from collections.abc import Iterable
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from coordinator.core.sampling_params import SamplingParams
+from coordinator.sampling.transforms import CHANGES, FloatArray, Occurrences
+
+_INITIAL_CAPACITY = 64
+
+
+class ChangedTokens:
+    """Counts of a growing sequence; a token costs the same however long the sequence is.
+
+    Tokens stand in the order of their first occurrence, so that an index never changes.
+    """
+
+    def __init__(self, params: SamplingParams) -> None:
+        """Starts with the biased tokens and no occurrence."""
+        self._params = params
+        self._indices: dict[int, int] = {}
+        self._ids = np.empty(_INITIAL_CAPACITY, dtype=np.int64)
+        self._bias = np.zeros(_INITIAL_CAPACITY)
+        self._seen = np.zeros(_INITIAL_CAPACITY, dtype=np.bool_)
+        self._output_counts = np.zeros(_INITIAL_CAPACITY, dtype=np.int64)
+        for token_id, bias in params.logit_bias.items():
+            index = self._index(token_id)
+            self._bias[index] = bias
+
+    @classmethod
+    def of(cls, params: SamplingParams, prompt_token_ids: Iterable[int]) -> Self | None:
+        """Returns the tokens to change of a request that has no output yet.
+
+        Returns:
+            None when the parameters never change a logit, so that nothing is counted in vain.
+        """
+        tokens = cls(params)
+        if not (params.logit_bias or tokens._counts_output):
+            return None
+        if params.repetition_penalty != 1.0:
+            for token_id in prompt_token_ids:
+                index = tokens._index(token_id)
+                tokens._seen[index] = True
+        return tokens
+
+    def __len__(self) -> int:
+        """Number of tokens whose logits may change."""
+        return len(self._indices)
+
+    @property
+    def ids(self) -> npt.NDArray[np.int64]:
+        """Their ids, `[len(self)]`."""
+        return self._ids[: len(self)]
+
+    def append(self, token_id: int) -> None:
+        """Counts one more token of output."""
+        if self._counts_output:
+            index = self._index(token_id)
+            self._seen[index] = True
+            self._output_counts[index] += 1
+
+    def change(self, logits: FloatArray) -> FloatArray:
+        """Returns the changed logits of `ids`, given their logits as the model made them."""
+        size = len(self)
+        tokens = Occurrences(self._bias[:size], self._seen[:size], self._output_counts[:size])
+        for transform in CHANGES:
+            logits = transform(logits, tokens, self._params)
+        return logits
+
+    @property
+    def _counts_output(self) -> bool:
+        params = self._params
+        return (
+            params.repetition_penalty != 1.0
+            or params.frequency_penalty != 0.0
+            or params.presence_penalty != 0.0
+        )
+
+    def _index(self, token_id: int) -> int:
+        """Finds or adds a token; adding may replace the arrays."""
+        index = self._indices.get(token_id)
+        if index is None:
+            index = len(self._indices)
+            if index == len(self._ids):
+                self._double_capacity()
+            self._indices[token_id] = index
+            self._ids[index] = token_id
+        return index
+
+    def _double_capacity(self) -> None:
+        self._ids = np.concatenate([self._ids, np.empty_like(self._ids)])
+        self._bias = np.concatenate([self._bias, np.zeros_like(self._bias)])
+        self._seen = np.concatenate([self._seen, np.zeros_like(self._seen)])
+        self._output_counts = np.concatenate(
+            [self._output_counts, np.zeros_like(self._output_counts)]
+        )

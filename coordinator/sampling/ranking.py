@@ -1,0 +1,80 @@
+"""Tokens ranked by falling logit, equal logits by rising id, from a reduced or a full row."""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from coordinator.core.step import LogitsRow
+from coordinator.sampling.changed_tokens import ChangedTokens
+from coordinator.sampling.transforms import FloatArray
+
+
+class Ranked(NamedTuple):
+    """The highest tokens, in rank order."""
+
+    ids: npt.NDArray[np.int64]
+    """`[num_tokens]`."""
+    logits: FloatArray
+    """`[num_tokens]`, bias and penalties applied."""
+
+
+class Ranking:
+    """Ranks one row after bias and penalties, no further than it is asked to.
+
+    A rank holds the same token and logit, to the bit, whichever way the row was reduced.
+    """
+
+    def __init__(self, row: LogitsRow, changed: ChangedTokens | None) -> None:
+        """Applies the changes.
+
+        Args:
+            row: As the last stage sent it.
+            changed: Tokens whose logits change; a reduced row names exactly these.
+        """
+        self.full: FloatArray | None = None
+        """All logits `[vocab_size]`, bias and penalties applied; None when the row is reduced."""
+        if row.full is not None:
+            self.full = np.array(row.full, dtype=np.float64)
+            self.size = len(self.full)
+            """How many ranks are known."""
+            if changed is not None:
+                self.full[changed.ids] = changed.change(self.full[changed.ids])
+        else:
+            self._reduced = _rank_reduced(row, changed)
+            self.size = len(self._reduced.ids)
+
+    def top(self, num_tokens: int) -> Ranked:
+        """Returns the first `num_tokens` ranks, or all that are known if these are less."""
+        num_tokens = min(num_tokens, self.size)
+        if self.full is not None:
+            return _select(self.full, num_tokens)
+        return Ranked(self._reduced.ids[:num_tokens], self._reduced.logits[:num_tokens])
+
+
+def _rank_reduced(row: LogitsRow, changed: ChangedTokens | None) -> Ranked:
+    ids = np.asarray(row.candidate_ids, dtype=np.int64)
+    logits = np.asarray(row.candidate_logits, dtype=np.float64)
+    if changed is None:
+        return Ranked(ids, logits)
+    # Every changed token may leave its place among the candidates to a token that is not known.
+    num_known = len(ids) - len(changed)
+    unchanged = np.isin(ids, changed.ids, invert=True)
+    changed_logits = changed.change(np.asarray(row.token_logits, dtype=np.float64))
+    ids = np.concatenate([ids[unchanged], changed.ids])
+    logits = np.concatenate([logits[unchanged], changed_logits])
+    order = np.lexsort((ids, -logits))[:num_known]
+    return Ranked(ids[order], logits[order])
+
+
+def _select(logits: FloatArray, num_tokens: int) -> Ranked:
+    """Linear in the row, plus the sort of what is returned."""
+    if num_tokens == 1:
+        ids = np.array([logits.argmax()])
+        return Ranked(ids, logits[ids])
+    index = len(logits) - num_tokens
+    lowest = np.partition(logits, index)[index]
+    # By rising id, and more than wanted when some equal the lowest.
+    ids = np.flatnonzero(logits >= lowest)
+    ids = ids[np.argsort(-logits[ids], kind="stable")[:num_tokens]]
+    return Ranked(ids, logits[ids])

@@ -1,0 +1,132 @@
+"""Chooses the tokens of one request: says which logits it needs, and draws from them."""
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+
+from coordinator.core.sampling_params import SamplingParams
+from coordinator.core.step import LogitsRequest, LogitsRow
+from coordinator.sampling.changed_tokens import ChangedTokens
+from coordinator.sampling.draw import HEAD_SIZE, draw, weigh
+from coordinator.sampling.ranking import Ranking
+from coordinator.sampling.uniform import uniform
+from protos.errors import InternalError
+
+_MAX_REDUCED_SHARE = 16
+"""A candidate takes twice the bytes of a logit, and as many again where it is named: a 16th of the
+vocabulary takes at most a quarter of the bytes of the full row."""
+
+_MASS_MARGIN = 1e-4
+_GAP_MARGIN = 1e-3
+"""Asked for in addition, because the stage rounds differently when it decides what suffices."""
+
+
+class TokenSampler:
+    """The sampling state of one request.
+
+    For every token: `logits_request`, then `sample` on the row that came back, then `append`. The
+    same seed, prompt and parameters give the same tokens from the same logits, whatever else is in
+    the batch and however the rows were reduced. Not thread-safe.
+    """
+
+    def __init__(
+        self, params: SamplingParams, *, prompt_token_ids: Iterable[int], vocab_size: int
+    ) -> None:
+        """Counts the prompt, if a penalty needs it.
+
+        Args:
+            params: Its `seed` is set, unless it is greedy; biased ids lie in `[0, vocab_size)`.
+            prompt_token_ids: Each in `[0, vocab_size)`.
+            vocab_size: Logits in a row.
+        """
+        self._params = params
+        # As the wire carries it, so that both ends weigh with the same temperature.
+        self._temperature = float(np.float32(params.temperature))
+        self._vocab_size = vocab_size
+        self._max_candidates = max(HEAD_SIZE, vocab_size // _MAX_REDUCED_SHARE)
+        self._changed = ChangedTokens.of(params, prompt_token_ids)
+        self._num_output_tokens = 0
+
+    def logits_request(self, row: int) -> LogitsRequest:
+        """Returns the least from which the next token can be chosen exactly.
+
+        - Greedy and top-k need that many candidates. Where bias or penalties change some tokens,
+          they need as many more, and the changed tokens by name.
+        - Top-p needs candidates that hold its share of the mass; min-p needs those down to its
+          distance from the highest; temperature alone needs those up to the share of the mass on
+          which the random number of this token falls. The stage sends the full row when the head
+          of the distribution does not reach so far.
+        - Bias and penalties without top-k change the mass itself, which takes the full row. So
+          does a reduced row that would hardly be smaller.
+
+        Args:
+            row: Row of the micro-batch that holds the last token of the sequence.
+        """
+        num_kept = 1 if self._is_greedy else self._params.top_k
+        if self._changed is None and num_kept == 0:
+            return self._head_request(row)
+        num_changed = 0 if self._changed is None else len(self._changed)
+        num_candidates = num_kept + num_changed
+        if num_kept == 0 or num_candidates > self._max_candidates:
+            return LogitsRequest(row=row, num_candidates=self._vocab_size)
+        token_ids = () if self._changed is None else tuple(self._changed.ids.tolist())
+        return LogitsRequest(row=row, num_candidates=num_candidates, token_ids=token_ids)
+
+    def sample(self, row: LogitsRow) -> int:
+        """Returns the next token, given the row that `logits_request` asked for.
+
+        Raises:
+            InternalError: The model produced NaN or infinite logits; ends this request only.
+        """
+        if not math.isfinite(row.log_sum_exp):
+            raise InternalError("model produced NaN or infinite logits")
+        if self._is_greedy and self._changed is None and row.full is None:
+            return int(row.candidate_ids[0])
+        ranking = Ranking(row, self._changed)
+        if self._is_greedy:
+            return int(ranking.top(1).ids[0])
+        return draw(
+            ranking,
+            self._params,
+            temperature=self._temperature,
+            total=self._total(row, ranking),
+            random_number=self._random_number(),
+        )
+
+    def append(self, token_id: int) -> None:
+        """Counts a token of output, sampled or replayed."""
+        self._num_output_tokens += 1
+        if self._changed is not None:
+            self._changed.append(token_id)
+
+    @property
+    def _is_greedy(self) -> bool:
+        return self._temperature == 0.0
+
+    def _head_request(self, row: int) -> LogitsRequest:
+        params = self._params
+        min_mass = min_gap = None
+        if params.top_p < 1.0:
+            min_mass = params.top_p
+        elif params.min_p == 0.0:
+            min_mass = self._random_number()
+        if params.min_p > 0.0:
+            min_gap = _GAP_MARGIN - self._temperature * math.log(params.min_p)
+        return LogitsRequest(
+            row=row,
+            num_candidates=HEAD_SIZE,
+            min_mass=None if min_mass is None else min(1.0, min_mass + _MASS_MARGIN),
+            min_gap=min_gap,
+            temperature=self._temperature,
+        )
+
+    def _total(self, row: LogitsRow, ranking: Ranking) -> float:
+        """Weight of the whole row, as `draw` takes it."""
+        if self._changed is None or ranking.full is None:
+            return math.exp(row.log_sum_exp)
+        return float(weigh(ranking.full, ranking.full.max(), self._temperature).sum())
+
+    def _random_number(self) -> float:
+        assert self._params.seed is not None, "a request that is not greedy has a seed"
+        return uniform(self._params.seed, self._num_output_tokens)

@@ -1,0 +1,204 @@
+"""A model in the Hugging Face layout: config.json beside safetensors shards, here or on a hub."""
+
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from model_files.config import parse_config
+from model_files.model_files import ModelFiles, TensorInfo, TensorReader, fingerprint_of
+from model_files.safetensors_file import SafetensorsFile
+from model_files.tokenizer_files import HfTokenizerFiles
+from protos.errors import ModelFilesError
+
+_INDEX = "model.safetensors.index.json"
+_SINGLE = "model.safetensors"
+
+_NOT_ARCHITECTURE = frozenset(
+    {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache"}
+)
+"""Keys of config.json that tools rewrite without changing the model."""
+
+
+class Folder(Protocol):
+    """Files by name, wherever they are."""
+
+    model_id: str
+    """Name of the model, for people."""
+
+    def find(self, name: str) -> Path | None:
+        """Returns the path of a file, fetching it first if need be; None if there is none."""
+        ...
+
+    def tensor_types(self, name: str) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Reads dtype and shape of all tensors of a safetensors file, without its tensors."""
+        ...
+
+
+class LocalFolder:
+    """A folder on this machine."""
+
+    def __init__(self, path: Path) -> None:
+        """Remembers the folder."""
+        self.model_id = path.resolve().name
+        self._path = path
+
+    def find(self, name: str) -> Path | None:
+        """Returns the path of a file, or None."""
+        path = self._path / name
+        return path if path.is_file() else None
+
+    def tensor_types(self, name: str) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Reads the file's header."""
+        with SafetensorsFile(self._path / name) as file:
+            return {key: (entry.dtype, entry.shape) for key, entry in file.entries.items()}
+
+
+class HfFiles(ModelFiles):
+    """A model in the Hugging Face layout.
+
+    Args:
+        folder: Where the files are.
+
+    Raises:
+        ModelFilesError: config.json is missing or damaged.
+        UnsupportedModelError: It is not of a plain decoder-only model.
+    """
+
+    def __init__(self, folder: Folder) -> None:
+        """Reads the configuration."""
+        self.model_id = folder.model_id
+        self._folder = folder
+        raw = self._json("config.json")
+        if raw is None:
+            raise ModelFilesError(f"{folder.model_id} has no config.json")
+        self.config = parse_config(raw, self._json("generation_config.json"))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over config.json and the names of all tensors.
+
+        A model in a single file adds their types and shapes; those of shards that are not present
+        are not known.
+        """
+        config = {k: v for k, v in self.config.raw.items() if k not in _NOT_ARCHITECTURE}
+        return fingerprint_of({"config": config, "tensors": self._index or self._single})
+
+    @property
+    def tensor_names(self) -> Collection[str]:
+        """Names of all tensors of the model."""
+        return (self._index or self._single).keys()
+
+    @contextmanager
+    def open_tensors(self, names: Collection[str]) -> Iterator[TensorReader]:
+        """Opens the shards that hold the named tensors, and no others."""
+        missing = set(names) - set(self.tensor_names)
+        if missing:
+            raise ModelFilesError(f"{self.model_id} has no tensor {_listed(missing)}")
+        index = self._index or dict.fromkeys(names, _SINGLE)
+        shards = {index[name] for name in names}
+        paths = {shard: self._folder.find(shard) for shard in sorted(shards)}
+        absent = [shard for shard, path in paths.items() if path is None]
+        if absent:
+            raise ModelFilesError(f"{self.model_id} has no file {_listed(absent)}")
+        with ExitStack() as stack:
+            files = {
+                shard: stack.enter_context(SafetensorsFile(path))
+                for shard, path in paths.items()
+                if path is not None
+            }
+            owners = {name: files[index[name]] for name in names}
+            astray = [name for name, file in owners.items() if name not in file.entries]
+            if astray:
+                raise ModelFilesError(
+                    f"{self.model_id}: the index names a file for {_listed(astray)} "
+                    "that does not hold it"
+                )
+            yield _ShardReader(owners)
+
+    def tokenizer_files(self) -> HfTokenizerFiles | None:
+        """Finds tokenizer.json, its configuration and the chat template."""
+        path = self._folder.find("tokenizer.json")
+        if path is None:
+            return None
+        config = self._json("tokenizer_config.json") or {}
+        template = self._folder.find("chat_template.jinja")
+        return HfTokenizerFiles(
+            tokenizer_json=path,
+            tokenizer_config=config,
+            chat_template=_read_text(template) if template else _default_template(config),
+        )
+
+    @cached_property
+    def _index(self) -> dict[str, str]:
+        """Name of the shard of every tensor; empty for a model in a single file."""
+        index = self._json(_INDEX)
+        if index is None:
+            return {}
+        shards = index.get("weight_map")
+        if not isinstance(shards, dict) or not shards:
+            raise ModelFilesError(f"{_INDEX}: weight_map is not an object with names")
+        for name, shard in shards.items():
+            # A name with a folder in it could point anywhere on this machine.
+            if not isinstance(shard, str) or not re.fullmatch(r"[\w.-]+\.safetensors", shard):
+                raise ModelFilesError(f"{_INDEX}: tensor {name!r} is in {shard!r}, not a file name")
+        return shards
+
+    @cached_property
+    def _single(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Type and shape of every tensor of a model in a single file."""
+        return self._folder.tensor_types(_SINGLE)
+
+    def _json(self, name: str) -> Mapping[str, object] | None:
+        path = self._folder.find(name)
+        if path is None:
+            return None
+        try:
+            content = json.loads(_read_text(path))
+        except (ValueError, RecursionError) as error:
+            raise ModelFilesError(f"{name} is not JSON") from error
+        if not isinstance(content, dict):
+            raise ModelFilesError(f"{name} is not a JSON object")
+        return content
+
+
+class _ShardReader:
+    """Implements `TensorReader` over open shards."""
+
+    def __init__(self, owners: Mapping[str, SafetensorsFile]) -> None:
+        self._owners = owners
+
+    def info(self, name: str) -> TensorInfo:
+        return self._owners[name].info(name)
+
+    def read(self, name: str, start: int = 0, end: int | None = None) -> npt.NDArray[np.generic]:
+        return self._owners[name].read(name, start, end)
+
+
+def _default_template(config: Mapping[str, object]) -> str | None:
+    """The chat template of a tokenizer_config.json: a string, or a list of named ones."""
+    template = config.get("chat_template")
+    if isinstance(template, list):
+        named = {entry.get("name"): entry.get("template") for entry in template}
+        template = named.get("default")
+    return template if isinstance(template, str) else None
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelFilesError(f"{path.name} cannot be read: {error}") from error
+
+
+def _listed(names: Collection[str]) -> str:
+    """The first few of many names, in order."""
+    shown = sorted(names)[:8]
+    more = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")

@@ -1,0 +1,114 @@
+"""Files of a model on a Hugging Face hub, fetched one by one when they are asked for.
+
+Honours `HF_ENDPOINT`, `HF_HOME`, `HF_HUB_OFFLINE` and `HF_TOKEN`, as `huggingface_hub` does.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub import HfApi, constants, hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+    SafetensorsParsingError,
+)
+
+from model_files.safetensors_file import SafetensorsFile
+from protos.errors import ModelFilesError
+
+
+class HubFolder:
+    """A model repository on a hub, pinned to one commit.
+
+    Args:
+        repo_id: `organisation/name`.
+        revision: Branch, tag or commit; None is the main branch.
+
+    Raises:
+        ModelFilesError: There is no such repository or revision, or the hub cannot be reached.
+    """
+
+    def __init__(self, repo_id: str, revision: str | None) -> None:
+        """Finds the commit, so that a push between two downloads cannot mix two models."""
+        self.model_id = repo_id
+        self._revision = revision
+        config = self.find("config.json")
+        if config is None:
+            raise ModelFilesError(f"{repo_id} has no config.json")
+        self._revision = config.parent.name  # .../snapshots/<commit>/config.json
+
+    def find(self, name: str) -> Path | None:
+        """Returns the path of a file, downloading it if need be; None if there is none.
+
+        Raises:
+            ModelFilesError: The hub cannot be reached, or refuses.
+        """
+        with self._hub_errors(name):
+            try:
+                return Path(hf_hub_download(self.model_id, name, revision=self._revision))
+            except LocalEntryNotFoundError:
+                # Offline on request, what is not in the cache does not exist. Otherwise the
+                # network is at fault.
+                if constants.is_offline_mode():
+                    return None
+                raise
+            except EntryNotFoundError:
+                return None
+
+    def tensor_types(self, name: str) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Reads the header of a safetensors file, from the cache or with a ranged request.
+
+        Raises:
+            ModelFilesError: There is no such file, it is damaged, or the hub cannot be reached.
+        """
+        path = self._cached(name)
+        if path is not None:
+            with SafetensorsFile(path) as file:
+                return {key: (entry.dtype, entry.shape) for key, entry in file.entries.items()}
+        with self._hub_errors(name):
+            header = HfApi().parse_safetensors_file_metadata(
+                self.model_id, name, revision=self._revision
+            )
+        return {key: (info.dtype, tuple(info.shape)) for key, info in header.tensors.items()}
+
+    def _cached(self, name: str) -> Path | None:
+        try:
+            path = hf_hub_download(
+                self.model_id, name, revision=self._revision, local_files_only=True
+            )
+        except LocalEntryNotFoundError:
+            return None
+        return Path(path)
+
+    @contextmanager
+    def _hub_errors(self, name: str) -> Iterator[None]:
+        """Turns what `huggingface_hub` raises into one clear line."""
+        try:
+            yield
+        except HFValidationError as error:
+            raise ModelFilesError(f"{self.model_id!r} is no hub id: {error}") from error
+        except RevisionNotFoundError as error:
+            raise ModelFilesError(f"{self.model_id} has no revision {self._revision!r}") from error
+        except RepositoryNotFoundError as error:
+            raise ModelFilesError(
+                f"{self.model_id} does not exist on {constants.ENDPOINT}, or needs a token"
+            ) from error
+        except LocalEntryNotFoundError as error:
+            raise ModelFilesError(
+                f"{self.model_id}: {name} is not in the cache and {constants.ENDPOINT} cannot be "
+                "reached"
+            ) from error
+        except EntryNotFoundError as error:
+            raise ModelFilesError(f"{self.model_id} has no file {name}") from error
+        except SafetensorsParsingError as error:
+            raise ModelFilesError(f"{self.model_id}: the header of {name} is damaged") from error
+        except (HfHubHTTPError, OSError) as error:
+            raise ModelFilesError(
+                f"{self.model_id}: {name} cannot be fetched from {constants.ENDPOINT} "
+                f"({type(error).__name__})"
+            ) from error

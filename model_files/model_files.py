@@ -1,0 +1,84 @@
+"""The interface of an opened model, whatever its format."""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from model_files.config import ModelConfig
+from model_files.tokenizer_files import TokenizerFiles
+
+
+class TensorInfo(NamedTuple):
+    """What `TensorReader.read` gives for a tensor."""
+
+    dtype: str
+    """float32, float16 or bfloat16."""
+    shape: tuple[int, ...]
+
+
+class TensorReader(Protocol):
+    """Reads tensors, whole or a few rows at a time, into memory of the caller's own."""
+
+    def info(self, name: str) -> TensorInfo:
+        """Type and shape of a tensor."""
+        ...
+
+    def read(self, name: str, start: int = 0, end: int | None = None) -> npt.NDArray[np.generic]:
+        """Reads rows `[start, end)` of a tensor, all by default.
+
+        Files are read, not mapped: a file that shrinks raises instead of killing the process, and
+        its pages do not count as the process's memory.
+
+        Returns:
+            A writable array of its own memory; float32 or float16, or int16 holding the bits of
+            bfloat16, which numpy does not have.
+
+        Raises:
+            ModelFilesError: The file ends before the tensor does.
+        """
+        ...
+
+
+class ModelFiles(ABC):
+    """A model whose headers were read and checked; see `open_model`."""
+
+    model_id: str
+    """Name for people: the hub id, or the name of the folder or file."""
+    config: ModelConfig
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """sha256, in hex, of the architecture and the index of tensors.
+
+        Equal for everyone who opened the same model, also where only some shards are present.
+        """
+
+    @property
+    @abstractmethod
+    def tensor_names(self) -> Collection[str]:
+        """Names of all tensors of the model, as Hugging Face spells them."""
+
+    @abstractmethod
+    def open_tensors(self, names: Collection[str]) -> AbstractContextManager[TensorReader]:
+        """Opens the files that hold the named tensors, fetching those not yet on this machine.
+
+        Raises:
+            ModelFilesError: Tensors or files are missing, or a file is damaged; says which.
+        """
+
+    @abstractmethod
+    def tokenizer_files(self) -> TokenizerFiles | None:
+        """Returns where the tokenizer is, or None for a model without one."""
+
+
+def fingerprint_of(facts: Mapping[str, object]) -> str:
+    """Hashes facts as canonical JSON; sha256 in hex."""
+    text = json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()

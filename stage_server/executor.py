@@ -1,0 +1,109 @@
+"""The single thread that owns the model and its KV memory.
+
+Everything that touches the engine is a job of this thread, first come first served; the order of
+jobs is therefore the order of effects, and nothing in the stage needs a lock. A hand-off costs one
+`SimpleQueue.put` there and one `call_soon_threadsafe` back.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Generic, NamedTuple, TypeVar
+
+T = TypeVar("T")
+
+
+class Timed(NamedTuple, Generic[T]):
+    """What a job returned, and when it ran."""
+
+    value: T
+    started_ns: int
+    """`time.perf_counter_ns()` at its start."""
+    compute_ns: int
+
+
+class _Job(NamedTuple):
+    """One call and where its outcome goes."""
+
+    function: Callable[[], object]
+    future: "asyncio.Future[Timed[object]]"
+    loop: asyncio.AbstractEventLoop
+
+
+class ModelExecutor:
+    """Runs jobs on one thread of its own.
+
+    The thread is a daemon: a forward that hangs must not keep the process from exiting.
+
+    Args:
+        max_queued: Jobs that may wait or run at once. Callers keep to it by construction, so more
+            is our own bug.
+    """
+
+    def __init__(self, *, max_queued: int) -> None:
+        """Starts the thread."""
+        self._max_queued = max_queued
+        self._num_queued = 0
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="model", daemon=True)
+        self._thread.start()
+
+    def submit(self, function: Callable[[], T]) -> "asyncio.Future[Timed[T]]":
+        """Queues a call; event loop only.
+
+        A job that is queued will run, even if its future is cancelled.
+
+        Returns:
+            What the call returned or raised.
+        """
+        assert self._num_queued < self._max_queued, f"{self._num_queued} jobs are queued"
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Timed[T]] = loop.create_future()
+        self._num_queued += 1
+        self._jobs.put(_Job(function, future, loop))  # type: ignore[arg-type]
+        return future
+
+    def stop(self, *, timeout_s: float) -> bool:
+        """Ends the thread after the jobs that are queued; blocks.
+
+        Returns:
+            False when the thread is still busy after `timeout_s`.
+        """
+        self._jobs.put(None)
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    @property
+    def is_running(self) -> bool:
+        """True until the thread has ended."""
+        return self._thread.is_alive()
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            started_ns = time.perf_counter_ns()
+            try:
+                value = job.function()
+            except Exception as error:  # the caller gets whatever the job raised
+                outcome: Timed[object] | Exception = error
+            else:
+                outcome = Timed(value, started_ns, time.perf_counter_ns() - started_ns)
+            if job.loop.is_closed():
+                return
+            job.loop.call_soon_threadsafe(self._resolve, job.future, outcome)
+            # Or the last outcome and its tensors would live until the next job comes.
+            del job, outcome
+            value = None
+
+    def _resolve(
+        self, future: "asyncio.Future[Timed[object]]", outcome: Timed[object] | Exception
+    ) -> None:
+        self._num_queued -= 1
+        if future.cancelled():
+            return
+        if isinstance(outcome, Exception):
+            future.set_exception(outcome)
+            future.exception()  # heard: a caller that is gone shall not be warned about
+        else:
+            future.set_result(outcome)

@@ -1,0 +1,259 @@
+"""A stage's modules as transformers defines them, without memory: what has to be loaded.
+
+Built before any weight is read, so that a model that is not served, or not complete, is refused at
+once. A decoder layer is built with its index in the whole model, so per-layer lists of the
+configuration need no slicing.
+"""
+
+import importlib
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from transformers import CONFIG_MAPPING, PreTrainedConfig
+
+from model_files import ModelConfig, ModelFiles
+from protos.errors import ModelFilesError, StagecoachError, UnsupportedModelError
+from protos.layer_range import LayerRange
+from stage_server.model.attention import IMPLEMENTATION
+from stage_server.model.families import Family, check_rope_types, family_of
+from stage_server.model.rotary import Rotary
+
+EMBEDDING, NORM, HEAD = "model.embed_tokens.weight", "model.norm.", "lm_head.weight"
+
+_CHECKED = {
+    "num_hidden_layers": "num_layers",
+    "hidden_size": "hidden_size",
+    "vocab_size": "vocab_size",
+    "num_attention_heads": "num_attention_heads",
+    "num_key_value_heads": "num_kv_heads",
+    "tie_word_embeddings": "tie_word_embeddings",
+}
+"""Attributes of transformers' configuration, and ours."""
+
+
+class AttentionTraits(NamedTuple):
+    """How one layer calls its attention."""
+
+    num_kv_heads: int
+    head_dim: int
+    scaling: float
+    sliding_window: int | None
+    softcap: float | None
+
+
+class Blueprint:
+    """The modules of a stage on the meta device.
+
+    Args:
+        config: The model.
+        layers: The stage's range.
+
+    Raises:
+        UnsupportedModelError: The model is not served.
+        ModelFilesError: Its configuration does not make sense, or has no such layers.
+    """
+
+    def __init__(self, config: ModelConfig, layers: LayerRange) -> None:
+        """Builds the modules."""
+        if layers.end > config.num_layers:
+            raise ModelFilesError(
+                f"layers {layers} do not exist: the model has {config.num_layers} layers"
+            )
+        self.config = config
+        self.range = layers
+        self.family: Family = family_of(config)
+        try:
+            self.hf_config = _hf_config(config)
+            module = importlib.import_module(
+                f"transformers.models.{self.family.module}.modeling_{self.family.module}"
+            )
+            layer_class = getattr(module, f"{self.family.prefix}DecoderLayer")
+            rotary = getattr(module, f"{self.family.prefix}RotaryEmbedding")(config=self.hf_config)
+            with torch.device("meta"):
+                self.layers: list[nn.Module] = [layer_class(self.hf_config, i) for i in layers]
+                self.norm = _final_norm(module, self.family, self.hf_config)
+        except StagecoachError:
+            raise
+        except Exception as error:
+            # transformers checks a configuration as it goes, with errors of every class.
+            raise ModelFilesError(
+                f"the configuration is not one of a {config.model_type} model: {error}"
+            ) from error
+        check_rope_types(config, rotary.rope_type)
+        self.rotary = Rotary(rotary, self._layer_types())
+        self.traits = [self._traits(index) for index in range(len(self.layers))]
+
+    @property
+    def is_first(self) -> bool:
+        """True for the stage that embeds tokens."""
+        return self.range.start == 0
+
+    @property
+    def is_last(self) -> bool:
+        """True for the stage that computes logits."""
+        return self.range.end == self.config.num_layers
+
+    @property
+    def head_name(self) -> str:
+        """Name of the matrix that makes logits."""
+        return EMBEDDING if self.config.tie_word_embeddings else HEAD
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the tensors that this stage needs."""
+        matrix = (self.config.vocab_size, self.config.hidden_size)
+        shapes: dict[str, tuple[int, ...]] = {}
+        if self.is_first:
+            shapes[EMBEDDING] = matrix
+        for layer_idx, layer in zip(self.range, self.layers, strict=True):
+            shapes |= _shapes(layer, layer_prefix(layer_idx))
+        if self.is_last:
+            shapes |= _shapes(self.norm, NORM)
+            shapes[self.head_name] = matrix
+        return shapes
+
+    def check_names(self, files: ModelFiles) -> None:
+        """Checks that the model has the tensors of this stage, and no others in its layers.
+
+        Raises:
+            ModelFilesError: Tensors are missing, or there are some that would not be used.
+        """
+        wanted = self.shapes()
+        missing = wanted.keys() - set(files.tensor_names)
+        if missing:
+            raise ModelFilesError(f"{files.model_id} has no tensor {_listed(missing)}")
+        unused = {name for name in files.tensor_names if self._is_own(name)} - wanted.keys()
+        if unused:
+            raise ModelFilesError(
+                f"{files.model_id} has tensors of no {self.config.model_type} model: "
+                f"{_listed(unused)}"
+            )
+
+    def _is_own(self, name: str) -> bool:
+        """Whether a stage with this range has to make use of a tensor."""
+        if name.endswith("rotary_emb.inv_freq"):  # old checkpoints; it is computed
+            return False
+        if not name.startswith("model.layers."):
+            return name not in (EMBEDDING, HEAD) and not name.startswith(NORM)
+        number = name.split(".")[2]
+        return not number.isdecimal() or int(number) in self.range or (
+            int(number) >= self.config.num_layers
+        )
+
+    def _layer_types(self) -> list[str] | None:
+        if not self.family.rope_per_layer_type:
+            return None
+        layer_types: list[str] = self.hf_config.layer_types
+        return [layer_types[i] for i in self.range]
+
+    def _traits(self, index: int) -> AttentionTraits:
+        """Runs a layer without memory and looks at the call of its attention."""
+        recorder = _Recorder()
+        hidden = torch.empty(1, 1, self.config.hidden_size, device="meta")
+        cos, sin = self.rotary.cos_sin(torch.zeros(1, dtype=torch.int64), torch.float32, index)
+        run_layer(
+            self.layers[index],
+            hidden,
+            torch.zeros(1, 1, dtype=torch.int64, device="meta"),
+            (cos.to("meta"), sin.to("meta")),
+            recorder,
+            self.range.start,
+        )
+        assert recorder.traits is not None, "every layer attends"
+        return recorder.traits
+
+
+def layer_prefix(layer_idx: int) -> str:
+    """Returns what the names of a layer's tensors begin with; `layer_idx` is global."""
+    return f"model.layers.{layer_idx}."
+
+
+def run_layer(
+    layer: nn.Module,
+    hidden: torch.Tensor,
+    position_ids: torch.Tensor,
+    position_embeddings: tuple[torch.Tensor, torch.Tensor],
+    attention: object,
+    first_layer: int,
+) -> torch.Tensor:
+    """Calls a decoder layer of transformers.
+
+    Args:
+        layer: The layer.
+        hidden: `[1, num_tokens, hidden_size]`.
+        position_ids: int64 `[1, num_tokens]`.
+        position_embeddings: Cosine and sine, `[1, num_tokens, rotary_dim]` each.
+        attention: Passed on to `attention.attend_from_transformers`.
+        first_layer: Global index of the stage's first layer.
+
+    Returns:
+        `[1, num_tokens, hidden_size]`.
+    """
+    output = layer(
+        hidden,
+        attention_mask=None,
+        position_ids=position_ids,
+        past_key_values=None,
+        use_cache=False,
+        position_embeddings=position_embeddings,
+        attention=attention,
+        first_layer=first_layer,
+    )
+    assert isinstance(output, torch.Tensor), "layers of the pinned transformers return a tensor"
+    return output
+
+
+class _Recorder:
+    """An `Attention` that keeps what it is told and computes nothing."""
+
+    def __init__(self) -> None:
+        self.traits: AttentionTraits | None = None
+
+    def attend(
+        self,
+        layer_index: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        *,
+        scaling: float,
+        sliding_window: int | None,
+        softcap: float | None,
+    ) -> torch.Tensor:
+        _, num_kv_heads, head_dim = key.shape
+        self.traits = AttentionTraits(num_kv_heads, head_dim, scaling, sliding_window, softcap)
+        return query
+
+
+def _hf_config(config: ModelConfig) -> PreTrainedConfig:
+    """Makes transformers' configuration and checks that it says what ours says."""
+    hf_config: PreTrainedConfig = CONFIG_MAPPING[config.model_type].from_dict(dict(config.raw))
+    for theirs, ours in _CHECKED.items():
+        expected, found = getattr(config, ours), getattr(hf_config, theirs)
+        if expected != found:
+            raise UnsupportedModelError(
+                f"config.json must say {theirs}: transformers takes {found}, "
+                f"the coordinator {expected}"
+            )
+    hf_config._attn_implementation = IMPLEMENTATION
+    return hf_config
+
+
+def _final_norm(module: object, family: Family, hf_config: PreTrainedConfig) -> nn.Module:
+    norm_class = getattr(module, f"{family.prefix}{family.norm}", nn.LayerNorm)
+    if family.norm_eps is None:
+        norm: nn.Module = norm_class(hf_config.hidden_size)
+    else:
+        norm = norm_class(hf_config.hidden_size, eps=getattr(hf_config, family.norm_eps))
+    return norm
+
+
+def _shapes(module: nn.Module, prefix: str) -> dict[str, tuple[int, ...]]:
+    return {f"{prefix}{name}": tuple(t.shape) for name, t in module.state_dict().items()}
+
+
+def _listed(names: set[str]) -> str:
+    """The first few of many names, in order."""
+    shown = sorted(names)[:8]
+    more = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")

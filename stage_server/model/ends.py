@@ -1,0 +1,64 @@
+"""What stands before the first layer and after the last: token embedding and output head."""
+
+import torch
+from torch import nn
+
+from stage_server.model.linear import DenseLinear, PackedLinear
+
+
+class TokenEmbedding(nn.Module):
+    """Looks up token embeddings.
+
+    Args:
+        weight: `[vocab_size, hidden_size]`.
+        scale: Factor on the embeddings.
+        dtype: Of the output; the weights may be narrower.
+    """
+
+    def __init__(self, weight: torch.Tensor, *, scale: float, dtype: torch.dtype) -> None:
+        """Keeps the weight as it is."""
+        super().__init__()
+        self.weight = nn.Buffer(weight)
+        self._dtype = dtype
+        # As transformers does, the factor is rounded to the dtype it is multiplied in.
+        self._scale = torch.tensor(scale, dtype=dtype).item()
+
+    def forward(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """Looks up int64 `[num_tokens]`; returns `[num_tokens, hidden_size]`."""
+        embeddings = nn.functional.embedding(token_ids, self.weight).to(self._dtype)
+        return embeddings if self._scale == 1.0 else embeddings * self._scale
+
+
+class LogitsHead(nn.Module):
+    """Final norm, projection to the vocabulary, and the family's scaling of logits.
+
+    Args:
+        norm: The final norm.
+        projection: `hidden_size` to `vocab_size`.
+        scale: Factor on the logits.
+        softcap: They become `softcap * tanh(logits / softcap)`; None: unchanged.
+    """
+
+    def __init__(
+        self,
+        norm: nn.Module,
+        projection: PackedLinear | DenseLinear,
+        *,
+        scale: float,
+        softcap: float | None,
+    ) -> None:
+        """Keeps the parts."""
+        super().__init__()
+        self.norm = norm
+        self.projection = projection
+        self._scale = scale
+        self._softcap = softcap
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Computes float32 logits `[num_rows, vocab_size]` of `[num_rows, hidden_size]`."""
+        logits: torch.Tensor = self.projection(self.norm(hidden))
+        if self._scale != 1.0:
+            logits = logits * self._scale
+        if self._softcap is not None:
+            logits = torch.tanh(logits / self._softcap) * self._softcap
+        return logits.float()

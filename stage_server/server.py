@@ -1,0 +1,229 @@
+"""The life of a stage server: bind, load, serve, drain, stop.
+
+The port is bound before the model loads, so that a second server on it fails at once and health
+can say NOT_SERVING meanwhile. Loading runs on the model thread; the event loop only ever waits.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import grpc
+import uvloop
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from model_files import open_model
+from protos.errors import InvalidArgumentError
+from stage_server.config import ListenAddress, StageConfig
+from stage_server.engine import StageEngine
+from stage_server.executor import ModelExecutor
+from stage_server.limits import MessageLimits
+from stage_server.servicer import SERVICE_NAME, StageServicer
+from stage_server.stream import MAX_IN_FLIGHT
+
+MAX_CONCURRENT_CALLS = 128
+"""Calls that are served at once, health included; further ones get RESOURCE_EXHAUSTED."""
+
+_KEEPALIVE_MS = 5_000
+_CLOSING_GRACE_S = 0.5
+"""For statuses on their way and for health watchers, after the streams have ended."""
+_HEALTH_NAMES = ("", SERVICE_NAME)
+
+_log = logging.getLogger(__name__)
+
+
+class StageServer:
+    """A gRPC server around one engine; event loop only.
+
+    Args:
+        listen: Where to listen.
+        limits: Largest messages.
+        load: Makes the engine; called on the model thread.
+    """
+
+    def __init__(
+        self, listen: ListenAddress, *, limits: MessageLimits, load: Callable[[], StageEngine]
+    ) -> None:
+        """Binds nothing yet."""
+        self._listen = listen
+        self._load = load
+        self._executor = ModelExecutor(max_queued=MAX_IN_FLIGHT + 1)  # and one that frees slots
+        self._servicer = StageServicer()
+        self._health = health.aio.HealthServicer()
+        self._server = grpc.aio.server(
+            options=_server_options(limits), maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS
+        )
+        self._server.add_generic_rpc_handlers((self._servicer.handlers(),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+
+    async def start(self) -> ListenAddress:
+        """Binds and answers calls; health is NOT_SERVING.
+
+        Returns:
+            Where it listens, with the port that was taken.
+
+        Raises:
+            InvalidArgumentError: The address cannot be bound.
+        """
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        try:
+            port = self._server.add_insecure_port(str(self._listen))
+        except RuntimeError as error:
+            raise InvalidArgumentError(
+                f"cannot listen on {self._listen}: the address is in use or not of this machine",
+                field="listen",
+            ) from error
+        await self._server.start()
+        address = ListenAddress(self._listen.host, port)
+        _log.info("listening on %s", address)
+        return address
+
+    async def load(self) -> None:
+        """Loads and warms up the engine, then turns health to SERVING.
+
+        Raises:
+            Exception: Whatever loading raised.
+        """
+        started_s = time.perf_counter()
+        engine = (await self._executor.submit(self._load)).value
+        await self._executor.submit(engine.warm_up)
+        self._servicer.serve(engine, self._executor)
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        _log.info(
+            "ready after %.1f s: layers %s, %d bytes of weights, %d bytes of KV, on %s",
+            time.perf_counter() - started_s,
+            engine.info.layers,
+            engine.info.weight_bytes,
+            engine.info.kv_bytes,
+            engine.info.device,
+        )
+
+    async def stop(self, *, grace_s: float) -> bool:
+        """Drains, closes the port and ends the model thread.
+
+        Args:
+            grace_s: Seconds for the micro-batches in flight.
+
+        Returns:
+            False when the model thread is still busy; it dies with the process.
+        """
+        _log.info("draining")
+        await self._health.enter_graceful_shutdown()
+        await self._servicer.drain(grace_s=grace_s)
+        await self._server.stop(_CLOSING_GRACE_S)
+        stopped = await asyncio.to_thread(self._executor.stop, timeout_s=_CLOSING_GRACE_S)
+        _log.info("stopped")
+        return stopped
+
+    async def _set_health(self, state: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+        for name in _HEALTH_NAMES:
+            await self._health.set(name, state)
+
+
+def run(config: StageConfig) -> None:
+    """Runs a stage server until a signal, or until its parent is gone; blocks.
+
+    Raises:
+        StagecoachError: The model cannot be opened or loaded, or the address cannot be bound.
+    """
+    files = open_model(config.model)
+    model = files.config
+    if config.layers.end > model.num_layers:
+        raise InvalidArgumentError(
+            f"layers {config.layers} go beyond the {model.num_layers} layers of {config.model}",
+            field="layers",
+        )
+    limits = MessageLimits.of_stage(
+        config, hidden_size=model.hidden_size, vocab_size=model.vocab_size
+    )
+
+    def load() -> StageEngine:
+        # Here, because its imports take seconds in which health should answer.
+        from stage_server.torch_engine import build_engine
+
+        return build_engine(config, files)
+
+    if not uvloop.run(_serve(config, limits, load)):
+        # A model thread inside a kernel would crash the interpreter's own shutdown.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+
+async def _serve(
+    config: StageConfig, limits: MessageLimits, load: Callable[[], StageEngine]
+) -> bool:
+    """Serves until told to stop; returns False when the model thread is still busy."""
+    stop = asyncio.Event()
+    _stop_on_signals(stop)
+    if config.exit_with_parent:
+        _stop_with_stdin(stop)
+    server = StageServer(config.listen, limits=limits, load=load)
+    address = await server.start()
+    stopping = asyncio.create_task(stop.wait())
+    loading = asyncio.create_task(server.load())
+    try:
+        await asyncio.wait({stopping, loading}, return_when=asyncio.FIRST_COMPLETED)
+        if loading.done():
+            await loading
+            if config.json_output:
+                _print_ready(address, config)
+            await stopping
+    finally:
+        stopping.cancel()
+        loading.cancel()
+        stopped = await server.stop(grace_s=config.drain_grace_s)
+    return stopped
+
+
+def _server_options(limits: MessageLimits) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", limits.request_bytes),
+        ("grpc.max_send_message_length", limits.response_bytes),
+        # By default two servers share a port, and calls go to either.
+        ("grpc.so_reuseport", 0),
+        ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", _KEEPALIVE_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        # Below the period of the coordinator's own pings, or they would be taken for abuse.
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", _KEEPALIVE_MS // 2),
+    ]
+
+
+def _stop_on_signals(stop: asyncio.Event) -> None:
+    """Sets `stop` at the first SIGTERM or SIGINT; the second one ends the process at once."""
+    loop = asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+
+
+def _stop_with_stdin(stop: asyncio.Event) -> None:
+    """Sets `stop` when stdin ends."""
+    loop = asyncio.get_running_loop()
+
+    def watch() -> None:
+        while os.read(0, 4096):
+            pass
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(stop.set)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+
+def _print_ready(address: ListenAddress, config: StageConfig) -> None:
+    layers = [config.layers.start, config.layers.end]
+    print(json.dumps({"address": str(address), "layers": layers, "pid": os.getpid()}), flush=True)

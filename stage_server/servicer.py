@@ -1,0 +1,215 @@
+"""`StageService`: says what the stage is, and opens Forward streams.
+
+Checks who opens a stream and gives it the lease; `stream` serves it from there.
+"""
+
+import asyncio
+import logging
+import os
+from typing import NamedTuple, NoReturn
+
+import grpc
+
+from protos import PROTOCOL_VERSION, __version__, status, tensor_codec
+from protos.errors import (
+    DeadlineExceededError,
+    IncompatibleError,
+    InternalError,
+    InvalidArgumentError,
+    StagecoachError,
+    UnavailableError,
+)
+from protos.stagecoach.v1 import stage_pb2
+from stage_server.engine import EngineInfo, StageEngine
+from stage_server.executor import ModelExecutor
+from stage_server.lease import StageLease
+from stage_server.stream import ForwardContext, ForwardStream, read_request
+
+SERVICE_NAME = "stagecoach.v1.StageService"
+
+OPEN_DEADLINE_S = 10.0
+"""Until the first message of a stream is here."""
+
+_MAX_COORDINATOR_ID_CHARS = 256
+
+InfoContext = grpc.aio.ServicerContext[bytes, stage_pb2.GetInfoResponse]
+
+_log = logging.getLogger(__name__)
+
+
+class _Stage(NamedTuple):
+    """What there is to serve once the model is loaded."""
+
+    engine: StageEngine
+    lease: StageLease
+
+
+class StageServicer:
+    """Implements `stagecoach.v1.StageService`; event loop only.
+
+    Refuses calls with UNAVAILABLE until `serve`, and new streams after `drain`.
+    """
+
+    def __init__(self) -> None:
+        """Has nothing to serve yet."""
+        self._stage: _Stage | None = None
+        self._draining = False
+        self._streams: set[ForwardStream] = set()
+        self._no_streams = asyncio.Event()
+        self._no_streams.set()
+
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """Returns what registers this service with a server.
+
+        Requests stay bytes: gRPC answers UNKNOWN when a deserializer of its own fails.
+        """
+        return grpc.method_handlers_generic_handler(
+            SERVICE_NAME,
+            {
+                "GetInfo": grpc.unary_unary_rpc_method_handler(
+                    self.get_info,
+                    response_serializer=stage_pb2.GetInfoResponse.SerializeToString,
+                ),
+                "Forward": grpc.stream_stream_rpc_method_handler(
+                    self.forward,
+                    response_serializer=stage_pb2.ForwardResponse.SerializeToString,
+                ),
+            },
+        )
+
+    def serve(self, engine: StageEngine, executor: ModelExecutor) -> None:
+        """Begins to serve a loaded engine that `executor` owns."""
+        self._stage = _Stage(engine, StageLease(engine, executor))
+
+    async def drain(self, *, grace_s: float) -> None:
+        """Opens no more streams and ends the open ones once their micro-batches are answered.
+
+        Returns when they have ended, or after `grace_s`.
+        """
+        self._draining = True
+        for stream in self._streams:
+            stream.drain()
+        try:
+            async with asyncio.timeout(grace_s):
+                await self._no_streams.wait()
+        except TimeoutError:
+            _log.warning("a stream did not end within %g s", grace_s)
+
+    async def get_info(self, _request: bytes, context: InfoContext) -> stage_pb2.GetInfoResponse:
+        """Answers `GetInfo`, also while the model is busy. The request has no fields."""
+        try:
+            engine = self._ready().engine
+        except StagecoachError as error:
+            await _abort(context, error)
+        return _build_info(engine)
+
+    async def forward(self, _requests: object, context: ForwardContext) -> None:
+        """Answers `Forward` from its opening to its end, and says why it ended."""
+        try:
+            await self._forward(context)
+        except StagecoachError as error:
+            await _abort(context, error)
+        except grpc.aio.BaseError:
+            raise  # the call is broken already
+        except Exception:
+            _log.exception("a stream failed")
+            await _abort(context, InternalError("the stage failed; its log says why"))
+
+    async def _forward(self, context: ForwardContext) -> None:
+        stage = self._ready()
+        if self._draining:
+            raise UnavailableError("the stage is draining")
+        info = stage.engine.info
+        opening = await _read_open(context)
+        _check_opening(opening, info)
+        async with stage.lease.hold(opening.coordinator_id, opening.epoch) as tenure:
+            opened = stage_pb2.StreamOpened(epoch=opening.epoch)
+            await context.write(stage_pb2.ForwardResponse(opened=opened))
+            if self._draining:
+                raise UnavailableError("the stage is draining")
+            stream = ForwardStream(context, tenure, info)
+            _log.info("stream of %s opened, epoch %d", opening.coordinator_id, opening.epoch)
+            self._streams.add(stream)
+            self._no_streams.clear()
+            try:
+                await stream.run()
+            finally:
+                self._streams.discard(stream)
+                if not self._streams:
+                    self._no_streams.set()
+                _log.info("stream of %s closed, epoch %d", opening.coordinator_id, opening.epoch)
+
+    def _ready(self) -> _Stage:
+        if self._stage is None:
+            raise UnavailableError("the stage is loading")
+        return self._stage
+
+
+async def _read_open(context: ForwardContext) -> stage_pb2.OpenStream:
+    """Reads the first message, which must open the stream."""
+    try:
+        async with asyncio.timeout(OPEN_DEADLINE_S):
+            request = await read_request(context)
+    except TimeoutError:
+        raise DeadlineExceededError(f"no open within {OPEN_DEADLINE_S:g} s") from None
+    payload = None if request is None else request.WhichOneof("payload")
+    if request is None or payload != "open":
+        raise InvalidArgumentError(
+            f"payload is {payload or 'unset'}, must be open in the first message", field="payload"
+        )
+    return request.open
+
+
+def _check_opening(opening: stage_pb2.OpenStream, info: EngineInfo) -> None:
+    """Refuses a coordinator that means another stage than this one."""
+    if not 1 <= len(opening.coordinator_id) <= _MAX_COORDINATOR_ID_CHARS:
+        raise InvalidArgumentError(
+            f"coordinator_id has {len(opening.coordinator_id)} characters, must have 1 to "
+            f"{_MAX_COORDINATOR_ID_CHARS}",
+            field="coordinator_id",
+        )
+    layers = f"{opening.layers.start}:{opening.layers.end}"
+    for name, found, own in (
+        ("protocol_version", str(opening.protocol_version), str(PROTOCOL_VERSION)),
+        ("fingerprint", opening.fingerprint, info.fingerprint),
+        ("layers", layers, str(info.layers)),
+    ):
+        if found != own:
+            raise IncompatibleError(
+                f"the coordinator expects {name} {found!r}, this stage has {own!r}",
+                field=name,
+                expected=found,
+                found=own,
+            )
+
+
+def _build_info(engine: StageEngine) -> stage_pb2.GetInfoResponse:
+    info = engine.info
+    return stage_pb2.GetInfoResponse(
+        protocol_version=PROTOCOL_VERSION,
+        model_id=info.model_id,
+        fingerprint=info.fingerprint,
+        layers=stage_pb2.LayerRange(start=info.layers.start, end=info.layers.end),
+        num_model_layers=info.num_model_layers,
+        hidden_size=info.hidden_size,
+        vocab_size=info.vocab_size,
+        dtype=info.dtype,
+        hidden_states_dtype=tensor_codec.dtype_named(info.hidden_states_dtype),
+        kv_block_size=info.kv_block_size,
+        num_kv_blocks=info.num_kv_blocks,
+        num_free_kv_blocks=engine.num_free_kv_blocks,
+        max_num_seqs=info.max_num_seqs,
+        max_num_batched_tokens=info.max_num_batched_tokens,
+        max_model_len=info.max_model_len,
+        device=info.device,
+        emulated=info.emulated,
+        version=__version__,
+        pid=os.getpid(),
+        weight_bytes=info.weight_bytes,
+        kv_bytes=info.kv_bytes,
+    )
+
+
+async def _abort(context: InfoContext | ForwardContext, error: StagecoachError) -> NoReturn:
+    code, message, metadata = status.trailing_metadata(error)
+    await context.abort(code, message, metadata)

@@ -1,0 +1,14 @@
+"""What every test run shares: quiet thread counts and one hypothesis profile."""
+
+import os
+
+from hypothesis import settings
+
+# Before torch is imported: tests share few cores, and spinning OpenMP threads cost whole slices.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# No deadline: an example's time says nothing on a busy machine.
+settings.register_profile("stagecoach", deadline=None, print_blob=True)
+settings.load_profile("stagecoach")

@@ -1,0 +1,225 @@
+"""The architecture, as far as imports and forbidden constructs show it."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("protos", "model_files", "stage_server", "coordinator")
+
+CORE = {"protos.errors", "protos.layer_range", "coordinator.core"}
+DECISIONS = {f"coordinator.{name}" for name in ("scheduler", "sampling", "text", "planner")}
+ENGINE = {"protos", "coordinator.core", "coordinator.config", "coordinator.pipeline", *DECISIONS}
+
+ALLOWED: dict[str, set[str]] = {
+    "protos": set(),
+    "model_files": {"protos"},
+    "stage_server": {"protos", "model_files"},
+    "coordinator": set(),
+    "coordinator.core": CORE,
+    "coordinator.config": CORE | {"protos"},
+    "coordinator.scheduler": CORE,
+    "coordinator.sampling": CORE,
+    "coordinator.text": CORE | {"model_files"},
+    "coordinator.planner": CORE,
+    "coordinator.pipeline": CORE | {"protos"},
+    "coordinator.engine": ENGINE,
+    "coordinator.service": ENGINE | {"coordinator.engine"},
+    "coordinator.client": {"protos"},
+    "coordinator.assembly": ENGINE | {"coordinator.engine", "model_files"},
+    "coordinator.cli": {"protos", "model_files", "coordinator"},
+}
+"""What a package may import besides itself and what is not ours. The longest name that a module
+lies under decides."""
+
+WIRE_EDGES = (
+    "protos",
+    "stage_server.servicer",
+    "stage_server.stream",
+    "stage_server.micro_batch",
+    "coordinator.pipeline.stage_link",
+    "coordinator.pipeline.wire",
+    "coordinator.service",
+    "coordinator.client",
+)
+"""Modules that may handle messages; everything below them handles domain types."""
+
+NEEDS_TORCH = ("torch", "transformers", "accelerate")
+
+
+class Import(NamedTuple):
+    """One imported name."""
+
+    module: str
+    line: int
+    name: str
+    """Dotted, as deep as the statement goes: `a.b.C` for `from a.b import C`."""
+    lazy: bool
+    """Inside a function body, or only for the type checker."""
+
+    def __str__(self) -> str:
+        return f"{self.module}:{self.line} imports {self.name}"
+
+
+def under(name: str, *packages: str) -> bool:
+    """True when a dotted name is one of the packages or lies in one."""
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+@cache
+def modules() -> dict[str, ast.Module]:
+    """Every module that is ours, generated stubs excepted, by dotted name."""
+    trees = {}
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            if "_pb2" not in path.name:
+                name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+                trees[name.removesuffix(".__init__")] = ast.parse(path.read_text())
+    return trees
+
+
+def imports_of(module: str) -> Iterator[Import]:
+    """Every import of a module, those in function bodies included."""
+
+    def visit(node: ast.AST, lazy: bool) -> Iterator[Import]:
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(module, node.lineno, alias.name, lazy)
+        elif isinstance(node, ast.ImportFrom):
+            source = "." * node.level + (node.module or "")
+            for alias in node.names:
+                yield Import(module, node.lineno, f"{source}.{alias.name}", lazy)
+        for_types = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        in_body = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        for child in ast.iter_child_nodes(node):
+            yield from visit(child, lazy or for_types or in_body)
+
+    yield from visit(modules()[module], False)
+
+
+def all_imports(*packages: str) -> list[Import]:
+    """Every import of the modules in these packages."""
+    return [found for name in modules() if under(name, *packages) for found in imports_of(name)]
+
+
+def test_imports_run_one_way() -> None:
+    violations = []
+    for found in all_imports(*PACKAGES):
+        if under(found.name, *PACKAGES):
+            package = max((name for name in ALLOWED if under(found.module, name)), key=len)
+            if not under(found.name, package, *ALLOWED[package]):
+                violations.append(f"{found}, which {package} may not")
+    assert violations == []
+
+
+def test_the_bare_coordinator_package_holds_only_its_listed_parts() -> None:
+    listed = {name.split(".")[1] for name in ALLOWED if name.startswith("coordinator.")}
+    present = {name.split(".")[1] for name in modules() if name.startswith("coordinator.")}
+    assert present <= listed
+
+
+def test_imports_are_absolute() -> None:
+    assert [str(found) for found in all_imports(*PACKAGES) if found.name.startswith(".")] == []
+
+
+def test_the_coordinator_and_the_contract_do_not_need_torch() -> None:
+    violations = [
+        str(found)
+        for found in all_imports("protos", "model_files", "coordinator")
+        if under(found.name, *NEEDS_TORCH)
+        and not (found.module == "protos.tensor_codec" and found.lazy)
+    ]
+    assert violations == []
+
+
+def test_core_needs_only_the_standard_library() -> None:
+    violations = [
+        str(found)
+        for found in all_imports("coordinator.core", "protos.errors", "protos.layer_range")
+        if found.name.partition(".")[0] not in sys.stdlib_module_names
+        and not under(found.name, *CORE)
+    ]
+    assert violations == []
+
+
+def test_the_scheduler_knows_no_network_no_loop_and_no_clock() -> None:
+    forbidden = ("grpc", "torch", "numpy", "asyncio", "threading", "time", "datetime", "random")
+    violations = [
+        str(found)
+        for found in all_imports("coordinator.scheduler")
+        if under(found.name, *forbidden)
+    ]
+    assert violations == []
+
+
+def test_messages_stay_at_the_edges() -> None:
+    violations = [
+        str(found)
+        for found in all_imports(*PACKAGES)
+        if "_pb2" in found.name and not under(found.module, *WIRE_EDGES)
+    ]
+    assert violations == []
+
+
+def is_call_of(*names: str) -> Callable[[ast.AST], bool]:
+    """Matches a call of one of these functions, written in full."""
+    return lambda node: isinstance(node, ast.Call) and ast.unparse(node.func) in names
+
+
+def passes_true(*names: str) -> Callable[[ast.AST], bool]:
+    """Matches a keyword argument of one of these names that is not the literal False."""
+    return lambda node: (
+        isinstance(node, ast.keyword)
+        and node.arg in names
+        and not (isinstance(node.value, ast.Constant) and node.value.value is False)
+    )
+
+
+@pytest.mark.parametrize(
+    "matches",
+    [
+        is_call_of("eval", "exec", "compile", "__import__"),
+        is_call_of("torch.load", "torch.jit.load", "numpy.load", "np.load", "os.system"),
+        passes_true("trust_remote_code", "allow_pickle", "shell"),
+    ],
+    ids=["evaluation", "unpickling", "permissions"],
+)
+def test_nothing_can_execute_what_was_loaded(matches: Callable[[ast.AST], bool]) -> None:
+    violations = [
+        f"{name}:{getattr(node, 'lineno', '?')} {ast.unparse(node)}"
+        for name, tree in modules().items()
+        for node in ast.walk(tree)
+        if matches(node)
+    ]
+    assert violations == []
+
+
+def test_nothing_that_unpickles_is_imported() -> None:
+    forbidden = ("pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib")
+    found = [str(found) for found in all_imports(*PACKAGES) if under(found.name, *forbidden)]
+    assert found == []
+
+
+def imported_by(*names: str) -> set[str]:
+    """Top-level modules that a fresh interpreter holds after importing these."""
+    program = f"import sys, {', '.join(names)}; print(*{{m.split('.')[0] for m in sys.modules}})"
+    run = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True, cwd=ROOT
+    )
+    return set(run.stdout.split())
+
+
+def test_importing_the_whole_coordinator_does_not_load_torch() -> None:
+    names = [name for name in modules() if under(name, "coordinator", "model_files")]
+    loaded = imported_by(*(name for name in names if not name.endswith("__main__")))
+    assert loaded.isdisjoint(NEEDS_TORCH)
+
+
+def test_importing_the_client_loads_neither_torch_nor_numpy() -> None:
+    assert imported_by("coordinator.client").isdisjoint({*NEEDS_TORCH, "numpy", "tokenizers"})

@@ -1,0 +1,93 @@
+"""What an operator may write, and how it is refused."""
+
+from dataclasses import replace
+
+import pytest
+
+from protos.errors import InvalidArgumentError
+from protos.layer_range import LayerRange
+from stage_server.config import ListenAddress, StageConfig, parse_bytes
+
+CONFIG = StageConfig(model="demo", layers=LayerRange(0, 10))
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        ("127.0.0.1:50051", "127.0.0.1", 50051),
+        ("localhost:0", "localhost", 0),
+        ("stage-1.lan:65535", "stage-1.lan", 65535),
+        ("[::1]:50051", "::1", 50051),
+        ("[::]:1", "::", 1),
+        ("[fe80::1%eth0]:1", "fe80::1%eth0", 1),
+    ],
+)
+def test_an_address_is_read_and_written_back(text: str, host: str, port: int) -> None:
+    address = ListenAddress.parse(text)
+    assert address == (host, port)
+    assert str(address) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", ":50051", "host", "host:", "host:x", "host:65536", "::1:50051", "[::1]", "a b:1", "h:-1"],
+)
+def test_anything_else_is_no_address(text: str) -> None:
+    with pytest.raises(InvalidArgumentError, match="HOST:PORT") as caught:
+        ListenAddress.parse(text)
+    assert caught.value.field == "listen"
+
+
+@pytest.mark.parametrize(
+    ("text", "num_bytes"),
+    [
+        ("2GiB", 2 * 2**30),
+        ("500MB", 500_000_000),
+        ("1.5 GiB", 3 * 2**29),
+        ("64kib", 65536),
+        ("10B", 10),
+        ("123456", 123456),
+        (" 1TB ", 10**12),
+    ],
+)
+def test_a_size_is_read_with_decimal_and_binary_units(text: str, num_bytes: int) -> None:
+    assert parse_bytes(text, field="kv_memory") == num_bytes
+
+
+@pytest.mark.parametrize("text", ["", "GiB", "-1GiB", "2 GiBs", "1e9", "two", "0x10", "1.2.3MB"])
+def test_anything_else_is_no_size(text: str) -> None:
+    with pytest.raises(InvalidArgumentError, match="is not a size") as caught:
+        parse_bytes(text, field="kv_memory")
+    assert caught.value.field == "kv_memory"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("model", ""),
+        ("device", "tpu"),
+        ("device", "cuda:x"),
+        ("dtype", "int8"),
+        ("engine", "magic"),
+        ("kv_memory_bytes", 0),
+        ("kv_block_size", 0),
+        ("max_num_seqs", 0),
+        ("max_num_seqs", 10**9),
+        ("max_num_batched_tokens", 0),
+        ("max_model_len", -1),
+        ("threads", 0),
+        ("drain_grace_s", -0.1),
+        ("drain_grace_s", float("nan")),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_field(field: str, value: object) -> None:
+    with pytest.raises(InvalidArgumentError) as caught:
+        replace(CONFIG, **{field: value})  # type: ignore[arg-type]
+    assert caught.value.field == field
+
+
+def test_the_cpu_computes_in_float32_unless_told_otherwise() -> None:
+    on_cpu = replace(CONFIG, device="cpu")
+    assert on_cpu.resolve_device() == "cpu"
+    assert on_cpu.resolve_dtype() == "float32"
+    assert replace(on_cpu, dtype="bfloat16").resolve_dtype() == "bfloat16"

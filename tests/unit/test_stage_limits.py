@@ -1,0 +1,66 @@
+"""Message limits cover what a stage serves, and never more than gRPC can count."""
+
+import pytest
+
+from protos.errors import InvalidArgumentError
+from protos.layer_range import LayerRange
+from protos.stagecoach.v1 import stage_pb2, tensor_pb2
+from stage_server.config import StageConfig
+from stage_server.limits import LOGITS_CEILING_BYTES, MessageLimits, max_logits_bytes
+
+CONFIG = StageConfig(
+    model="demo",
+    layers=LayerRange(0, 10),
+    max_num_seqs=64,
+    max_num_batched_tokens=512,
+    max_model_len=8192,
+)
+
+
+def test_the_largest_micro_batch_fits_a_request() -> None:
+    limits = MessageLimits.of_stage(CONFIG, hidden_size=576, vocab_size=49152)
+    batch = stage_pb2.MicroBatch(
+        slices=[
+            stage_pb2.SequenceSlice(kv_slot=2**32 - 1, start_position=2**32 - 1, num_tokens=8)
+            for _ in range(64)
+        ],
+        hidden_states=tensor_pb2.Tensor(shape=[512, 576], data=bytes(512 * 576 * 4)),
+        logits=[
+            stage_pb2.LogitsRequest(
+                row=511,
+                num_candidates=64,
+                min_mass=0.5,
+                min_gap=0.5,
+                temperature=1,
+                token_ids=range(49152),
+            )
+            for _ in range(64)
+        ],
+    )
+    assert batch.ByteSize() <= limits.request_bytes
+
+
+def test_a_full_row_for_every_sequence_fits_a_response() -> None:
+    limits = MessageLimits.of_stage(CONFIG, hidden_size=576, vocab_size=49152)
+    result = stage_pb2.MicroBatchResult(
+        logits=[
+            stage_pb2.LogitsRow(
+                row=i, full=tensor_pb2.Tensor(shape=[49152], data=bytes(49152 * 4))
+            )
+            for i in range(64)
+        ]
+    )
+    assert result.ByteSize() <= limits.response_bytes
+
+
+def test_logits_never_take_more_than_their_ceiling() -> None:
+    assert max_logits_bytes(max_num_seqs=256, vocab_size=262144) == LOGITS_CEILING_BYTES
+    assert max_logits_bytes(max_num_seqs=1024, vocab_size=262144) == LOGITS_CEILING_BYTES
+    assert max_logits_bytes(max_num_seqs=2, vocab_size=100) == 800
+
+
+def test_a_budget_that_grpc_cannot_carry_is_refused_with_the_numbers() -> None:
+    config = StageConfig(model="demo", layers=LayerRange(0, 1), max_num_batched_tokens=2**20)
+    with pytest.raises(InvalidArgumentError, match="1048576") as caught:
+        MessageLimits.of_stage(config, hidden_size=5120, vocab_size=32000)
+    assert caught.value.field == "max_num_batched_tokens"
