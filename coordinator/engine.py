@@ -75,8 +75,8 @@ class Engine:
         self._stage_wait_s = stage_wait_s
         self._requests: dict[str, LiveRequest] = {}
         self._wake = asyncio.Event()
-        self._all_ended = asyncio.Event()
-        self._all_ended.set()
+        self._idle = asyncio.Event()
+        self._idle.set()
         pipeline.on_lost(self._wake.set)
         self._throughput = ThroughputMeter()
         self._num_finished = 0
@@ -128,7 +128,7 @@ class Engine:
             times=np.zeros(num_times, dtype=np.int64),
         )
         self._requests[request_id] = live
-        self._all_ended.clear()
+        self._idle.clear()
         self._wake.set()
         _log.info("request %s: %d prompt tokens", request_id, sequence.num_prompt_tokens)
         return live.stream
@@ -147,6 +147,10 @@ class Engine:
         if not self._task.cancelled():
             self._task.result()
 
+    async def wait_idle(self) -> None:
+        """Returns once all requests have ended and every stage was told to free their slots."""
+        await self._idle.wait()
+
     async def close(self, grace_s: float) -> None:
         """Admits nothing more, lets requests finish within the grace time, fails the rest.
 
@@ -154,7 +158,7 @@ class Engine:
         """
         self._is_draining = True
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._all_ended.wait(), grace_s)
+            await asyncio.wait_for(self.wait_idle(), grace_s)
         for request_id in tuple(self._requests):
             self._fail(request_id, UnavailableError("the coordinator is shutting down"))
         self._task.cancel()
@@ -181,7 +185,9 @@ class Engine:
             if output is not None:
                 await self._step(output, started_ns)
                 continue
-            self._scheduler.check_integrity()
+            if not self._scheduler.has_work:
+                self._scheduler.check_integrity()
+                self._idle.set()
             self._wake.clear()
             await self._wake.wait()
 
@@ -350,8 +356,6 @@ class Engine:
     def _forget(self, request_id: str, reason: FinishReason) -> None:
         live = self._requests.pop(request_id)
         self._scheduler.finish(request_id, reason)
-        if not self._requests:
-            self._all_ended.set()
         self._num_finished += 1
         self._num_preemptions += live.sequence.num_preemptions
         _log.info(

@@ -134,7 +134,7 @@ class _DequantizingReader:
         wanted = slice(start, tensor.shape[0] if end is None else end)
         if len(tensor.shape) == 1:
             vector = _dequantize_rows(self._file, gguf_name, 0, 1)[0]
-            return vector[wanted if order is None else order[wanted]]
+            return vector[wanted] if order is None else vector[order[wanted]]
         if order is None:
             return _dequantize_rows(self._file, gguf_name, wanted.start, wanted.stop)
         rows = order[wanted]

@@ -23,6 +23,8 @@ from stage_server.threads import default_num_threads, wait_passively
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
 _DEFAULT = StageConfig(model="demo", layers=LayerRange(0, 1))
 
 _log = logging.getLogger(__name__)
@@ -52,13 +54,19 @@ def stage_server(
         str, typer.Option(metavar="HOST:PORT", help="Address; port 0 takes a free one.")
     ] = str(_DEFAULT.listen),
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = _DEFAULT.device,
-    dtype: Annotated[str, typer.Option(help=f"Of the weights: {', '.join(DTYPE_NAMES)}.")] = _DEFAULT.dtype,
+    dtype: Annotated[
+        str, typer.Option(help=f"Of the weights: {', '.join(DTYPE_NAMES)}.")
+    ] = _DEFAULT.dtype,
     kv_memory: Annotated[
         str | None,
         typer.Option(metavar="SIZE", help="KV memory, such as 2GiB. Default: by the device."),
     ] = None,
-    kv_block_size: Annotated[int, typer.Option(help="Tokens in one KV block.")] = _DEFAULT.kv_block_size,
-    max_num_seqs: Annotated[int, typer.Option(help="Most sequences at once.")] = _DEFAULT.max_num_seqs,
+    kv_block_size: Annotated[
+        int, typer.Option(help="Tokens in one KV block.")
+    ] = _DEFAULT.kv_block_size,
+    max_num_seqs: Annotated[
+        int, typer.Option(help="Most sequences at once.")
+    ] = _DEFAULT.max_num_seqs,
     max_num_batched_tokens: Annotated[
         int, typer.Option(help="Most tokens in one micro-batch.")
     ] = _DEFAULT.max_num_batched_tokens,
@@ -68,16 +76,24 @@ def stage_server(
     threads: Annotated[
         int | None, typer.Option(help="CPU threads. Default: the physical cores.")
     ] = None,
-    engine: Annotated[str, typer.Option(help=f"One of {', '.join(ENGINE_NAMES)}.")] = _DEFAULT.engine,
+    engine: Annotated[
+        str, typer.Option(help=f"One of {', '.join(ENGINE_NAMES)}.")
+    ] = _DEFAULT.engine,
     drain_grace_s: Annotated[
         float, typer.Option(help="Seconds that work in flight gets after SIGTERM.")
     ] = _DEFAULT.drain_grace_s,
     json_output: Annotated[
-        bool, typer.Option("--json", envvar="STAGECOACH_JSON", help="Print one JSON line on stdout when ready.")
+        bool,
+        typer.Option(
+            "--json", envvar="STAGECOACH_JSON", help="Print one JSON line on stdout when ready."
+        ),
     ] = False,
     exit_with_parent: Annotated[
         bool, typer.Option("--exit-with-parent", help="Stop when stdin reaches its end.")
     ] = False,
+    log_level: Annotated[
+        str, typer.Option(help=f"One of {', '.join(LOG_LEVELS)}; debug adds tracebacks.")
+    ] = "info",
     _version: Annotated[
         bool,
         typer.Option(
@@ -90,6 +106,8 @@ def stage_server(
     ] = False,
 ) -> None:
     """Serves one layer range of a model to a coordinator."""
+    if log_level not in LOG_LEVELS:
+        raise typer.BadParameter(f"log level {log_level!r} is not one of {', '.join(LOG_LEVELS)}")
     try:
         config = StageConfig(
             model=model,
@@ -113,21 +131,21 @@ def stage_server(
     except InvalidArgumentError as error:
         raise typer.BadParameter(error.message) from error
     try:
-        _run(config)
+        _run(config, log_level)
     except StagecoachError as error:
         _fail(error.message)
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:
         _log.debug("failed", exc_info=True)
         _fail(f"{type(error).__name__}: {error}")
 
 
-def _run(config: StageConfig) -> None:
+def _run(config: StageConfig, log_level: str) -> None:
     """Prepares the process, then serves."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _exit_early)
     logging.basicConfig(
         stream=sys.stderr,
-        level=logging.INFO,
+        level=log_level.upper(),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its errors reach us as exceptions

@@ -95,14 +95,8 @@ class StageServer:
         await self._executor.submit(engine.warm_up)
         self._servicer.serve(engine, self._executor)
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
-        _log.info(
-            "ready after %.1f s: layers %s, %d bytes of weights, %d bytes of KV, on %s",
-            time.perf_counter() - started_s,
-            engine.info.layers,
-            engine.info.weight_bytes,
-            engine.info.kv_bytes,
-            engine.info.device,
-        )
+        elapsed_s = time.perf_counter() - started_s
+        _log.info("ready after %.1f s: layers %s", elapsed_s, engine.info.layers)
 
     async def stop(self, *, grace_s: float) -> bool:
         """Drains, closes the port and ends the model thread.

@@ -32,6 +32,9 @@ ForwardCall = grpc.aio.StreamStreamCall[stage_pb2.ForwardRequest, stage_pb2.Forw
 MESSAGE_HEADROOM_BYTES = 1 << 20
 """Room in a message for everything that is not a tensor."""
 
+MAX_MESSAGE_BYTES = 2**31 - 1
+"""gRPC keeps message sizes in a 32-bit integer."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -271,7 +274,7 @@ def _max_message_bytes(info: StageInfo) -> int:
     """Hidden states of a full micro-batch, or full rows of logits for every slot."""
     hidden_states = info.max_num_batched_tokens * info.hidden_size * 4
     logits = info.max_num_seqs * info.vocab_size * 4
-    return max(hidden_states, logits) + MESSAGE_HEADROOM_BYTES
+    return min(max(hidden_states, logits) + MESSAGE_HEADROOM_BYTES, MAX_MESSAGE_BYTES)
 
 
 def _channel(address: str, *, max_message_bytes: int | None) -> grpc.aio.Channel:

@@ -16,6 +16,7 @@ from model_files import ModelConfig, ModelFiles
 from protos.errors import ModelFilesError, StagecoachError, UnsupportedModelError
 from protos.layer_range import LayerRange
 from stage_server.model.attention import IMPLEMENTATION
+from stage_server.model.decoder_layer import run_layer
 from stage_server.model.families import Family, check_rope_types, family_of
 from stage_server.model.rotary import Rotary
 
@@ -81,7 +82,7 @@ class Blueprint:
                 f"the configuration is not one of a {config.model_type} model: {error}"
             ) from error
         check_rope_types(config, rotary.rope_type)
-        self.rotary = Rotary(rotary, self._layer_types())
+        self.rotary = Rotary(rotary, self._layer_types(), len(layers))
         self.traits = [self._traits(index) for index in range(len(self.layers))]
 
     @property
@@ -136,8 +137,10 @@ class Blueprint:
         if not name.startswith("model.layers."):
             return name not in (EMBEDDING, HEAD) and not name.startswith(NORM)
         number = name.split(".")[2]
-        return not number.isdecimal() or int(number) in self.range or (
-            int(number) >= self.config.num_layers
+        return (
+            not number.isdecimal()
+            or int(number) in self.range
+            or (int(number) >= self.config.num_layers)
         )
 
     def _layer_types(self) -> list[str] | None:
@@ -149,12 +152,12 @@ class Blueprint:
     def _traits(self, index: int) -> AttentionTraits:
         """Runs a layer without memory and looks at the call of its attention."""
         recorder = _Recorder()
-        hidden = torch.empty(1, 1, self.config.hidden_size, device="meta")
-        cos, sin = self.rotary.cos_sin(torch.zeros(1, dtype=torch.int64), torch.float32, index)
+        position_ids = torch.zeros(1, 1, dtype=torch.int64)
+        cos, sin = self.rotary.at(torch.zeros(1), position_ids)[index]
         run_layer(
             self.layers[index],
-            hidden,
-            torch.zeros(1, 1, dtype=torch.int64, device="meta"),
+            torch.empty(1, 1, self.config.hidden_size, device="meta"),
+            position_ids.to("meta"),
             (cos.to("meta"), sin.to("meta")),
             recorder,
             self.range.start,
@@ -166,41 +169,6 @@ class Blueprint:
 def layer_prefix(layer_idx: int) -> str:
     """Returns what the names of a layer's tensors begin with; `layer_idx` is global."""
     return f"model.layers.{layer_idx}."
-
-
-def run_layer(
-    layer: nn.Module,
-    hidden: torch.Tensor,
-    position_ids: torch.Tensor,
-    position_embeddings: tuple[torch.Tensor, torch.Tensor],
-    attention: object,
-    first_layer: int,
-) -> torch.Tensor:
-    """Calls a decoder layer of transformers.
-
-    Args:
-        layer: The layer.
-        hidden: `[1, num_tokens, hidden_size]`.
-        position_ids: int64 `[1, num_tokens]`.
-        position_embeddings: Cosine and sine, `[1, num_tokens, rotary_dim]` each.
-        attention: Passed on to `attention.attend_from_transformers`.
-        first_layer: Global index of the stage's first layer.
-
-    Returns:
-        `[1, num_tokens, hidden_size]`.
-    """
-    output = layer(
-        hidden,
-        attention_mask=None,
-        position_ids=position_ids,
-        past_key_values=None,
-        use_cache=False,
-        position_embeddings=position_embeddings,
-        attention=attention,
-        first_layer=first_layer,
-    )
-    assert isinstance(output, torch.Tensor), "layers of the pinned transformers return a tensor"
-    return output
 
 
 class _Recorder:

@@ -52,6 +52,8 @@ class Family:
     """True when embeddings are multiplied by the square root of the hidden size."""
     embedding_multiplier: str | None = None
     """Key of a factor on the embeddings."""
+    residual_multiplier: str | None = None
+    """Key of a factor on what attention and MLP add; the layers of transformers know it."""
     logits_multiplier: str | None = None
     """Key of a factor on the logits."""
     logits_divisor: str | None = None
@@ -64,6 +66,10 @@ class Family:
         if self.embedding_scaled_by_width:
             return math.sqrt(_number(config, "hidden_size", 1.0))
         return _number(config, self.embedding_multiplier, 1.0)
+
+    def residual_scale(self, config: Mapping[str, object]) -> float:
+        """Returns the factor on what attention and MLP add."""
+        return _number(config, self.residual_multiplier, 1.0)
 
     def logits_scale(self, config: Mapping[str, object]) -> float:
         """Returns the factor on the logits."""
@@ -118,6 +124,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             prefix="Granite",
             lean=True,
             embedding_multiplier="embedding_multiplier",
+            residual_multiplier="residual_multiplier",
             logits_divisor="logits_scaling",
         ),
         "helium": Family(module="helium", prefix="Helium"),
@@ -131,7 +138,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "qwen2": _llama_like("qwen2", "Qwen2"),
         "qwen3": _llama_like("qwen3", "Qwen3"),
         "seed_oss": _llama_like("seed_oss", "SeedOss"),
-        "smollm3": _llama_like("smollm3", "SmolLM3"),
+        "smollm3": Family(module="smollm3", prefix="SmolLM3"),
         "starcoder2": Family(
             module="starcoder2", prefix="Starcoder2", norm="LayerNorm", norm_eps="norm_epsilon"
         ),

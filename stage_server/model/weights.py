@@ -31,9 +31,7 @@ class WeightSource:
         """Returns a source whose names are below `prefix`."""
         return WeightSource(self._reader, self._prefix + prefix)
 
-    def load(
-        self, *names: str, dtype: torch.dtype, device: torch.device
-    ) -> torch.Tensor:
+    def load(self, *names: str, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         """Loads tensors, stacked along their first dimension, each of at least one dimension.
 
         Returns:

@@ -30,9 +30,11 @@ FINGERPRINT = "f" * 64
 
 Slots = dict[int, list[int]]
 
+FIRST_LAYERS = LayerRange(0, 2)
+
 
 def arithmetic_info(
-    layers: LayerRange = LayerRange(0, 2), *, num_kv_blocks: int = 64, max_num_seqs: int = 8
+    layers: LayerRange = FIRST_LAYERS, *, num_kv_blocks: int = 64, max_num_seqs: int = 8
 ) -> EngineInfo:
     return EngineInfo(
         model_id="arithmetic",

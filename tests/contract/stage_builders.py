@@ -18,9 +18,10 @@ from stage_server.limits import MessageLimits
 from stage_server.server import StageServer
 from tests.contract.arithmetic_engine import FINGERPRINT, ArithmeticEngine, arithmetic_info
 
-EndlessCall = grpc.aio.StreamStreamCall[stage_pb2.ForwardRequest, stage_pb2.ForwardResponse]
+ForwardCall = grpc.aio.StreamStreamCall[stage_pb2.ForwardRequest, stage_pb2.ForwardResponse]
 
 DEADLINE_S = 20.0
+FREE_PORT = ListenAddress("127.0.0.1", 0)
 
 
 class RunningStage:
@@ -61,7 +62,7 @@ class RunningStage:
 class OpenedStream:
     """The coordinator's end of a Forward stream."""
 
-    def __init__(self, call: EndlessCall) -> None:
+    def __init__(self, call: ForwardCall) -> None:
         self.call = call
 
     async def send(self, request: stage_pb2.ForwardRequest) -> None:
@@ -118,7 +119,7 @@ def stage_config(**changes: object) -> StageConfig:
     values: dict[str, object] = {
         "model": "arithmetic",
         "layers": LayerRange(0, 2),
-        "listen": ListenAddress("127.0.0.1", 0),
+        "listen": FREE_PORT,
         "max_num_seqs": 8,
         "max_num_batched_tokens": 16,
     }
@@ -127,7 +128,7 @@ def stage_config(**changes: object) -> StageConfig:
 
 @asynccontextmanager
 async def bound_stage(
-    load: Callable[[], StageEngine], listen: ListenAddress = ListenAddress("127.0.0.1", 0)
+    load: Callable[[], StageEngine], listen: ListenAddress = FREE_PORT
 ) -> AsyncIterator[RunningStage]:
     """A server that is bound and has not loaded; drained at the end."""
     limits = MessageLimits.of_stage(stage_config(), hidden_size=4, vocab_size=32)

@@ -171,7 +171,7 @@ async def test_an_exception_in_a_forward_is_logged_hidden_and_survived(
         assert len(await stream.hidden(micro_batch((4, 0, 1)))) == 1
 
 
-MISMATCHES = {
+MISMATCHES: dict[str, tuple[dict[str, object], type[StagecoachError], tuple[str, ...]]] = {
     "version": ({"protocol_version": 99}, IncompatibleError, ("99", "1")),
     "fingerprint": ({"fingerprint": "abc"}, IncompatibleError, ("abc", "ffff")),
     "layers": (
@@ -379,10 +379,8 @@ async def test_a_message_over_the_limit_is_typed_and_the_server_lives() -> None:
         too_long = micro_batch((0, 0, 1), token_ids=[2**31] * 800_000)
         assert too_long.ByteSize() > 2**20
         await stream.send(stage_pb2.ForwardRequest(micro_batch=too_long))
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await stream.call.read()
-            await stream.call.read()
-        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        await stream.end_error()
+        assert await stream.call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         await stage.until_free()
         fresh = await stage.open(epoch=2)
         assert len(await fresh.hidden(micro_batch((0, 0, 2)))) == 2
@@ -393,7 +391,12 @@ async def test_garbage_on_the_port_and_dropped_connections_do_no_harm() -> None:
         stream = await stage.open()
         before = await stream.hidden(micro_batch((0, 0, 3)))
         host, _, port = stage.address.rpartition(":")
-        for garbage in (b"GET / HTTP/1.1\r\n\r\n", bytes(range(256)) * 64, b"PRI * HTTP/2.0\r\n", b""):
+        for garbage in (
+            b"GET / HTTP/1.1\r\n\r\n",
+            bytes(range(256)) * 64,
+            b"PRI * HTTP/2.0\r\n",
+            b"",
+        ):
             with socket.create_connection((host, int(port)), timeout=5) as connection:
                 connection.sendall(garbage)
         idle = [socket.create_connection((host, int(port)), timeout=5) for _ in range(50)]

@@ -3,6 +3,7 @@
 import math
 from collections.abc import AsyncIterator
 
+import grpc
 import numpy as np
 import pytest
 
@@ -17,6 +18,7 @@ from tests.contract.arithmetic_engine import (
     arithmetic_info,
 )
 from tests.contract.stage_builders import (
+    ForwardCall,
     OpenedStream,
     micro_batch,
     opening,
@@ -59,7 +61,9 @@ def hidden_batch(
     return batch
 
 
-def hidden_states(rows: int = 2, width: int = HIDDEN_SIZE, dtype: str = "float32") -> tensor_pb2.Tensor:
+def hidden_states(
+    rows: int = 2, width: int = HIDDEN_SIZE, dtype: str = "float32"
+) -> tensor_pb2.Tensor:
     return tensor_codec.from_numpy(np.ones((rows, width), dtype=dtype))
 
 
@@ -149,9 +153,10 @@ async def test_a_bad_micro_batch_is_refused_by_field_and_the_stream_goes_on(
     assert error.field == field
     assert number in error.message
     assert field in error.message
-    assert await first.hidden(micro_batch((0, 2, 1), token_ids=[2])) == (
-        await first.hidden(micro_batch((1, 0, 3)))
-    )[2:]
+    assert (
+        await first.hidden(micro_batch((0, 2, 1), token_ids=[2]))
+        == (await first.hidden(micro_batch((1, 0, 3))))[2:]
+    )
     assert await first.hidden(micro_batch((0, 0, 2))) == before
 
 
@@ -208,7 +213,7 @@ async def test_hidden_states_must_have_the_exact_shape_dtype_and_length(
     assert len(await middle.hidden(hidden_batch(hidden_states()))) == 2
 
 
-BAD_LOGITS = {
+BAD_LOGITS: dict[str, tuple[dict[str, object], str]] = {
     "row beyond the rows": ({"row": 2}, "row"),
     "no candidates": ({"num_candidates": 0}, "num_candidates"),
     "no mass": ({"min_mass": 0.0}, "min_mass"),
@@ -228,7 +233,8 @@ BAD_LOGITS = {
 async def test_a_bad_logits_request_is_refused_by_field(case: str, last: OpenedStream) -> None:
     changes, field = BAD_LOGITS[case]
     good = stage_pb2.LogitsRequest(row=1, num_candidates=3)
-    bad = stage_pb2.LogitsRequest(**({"row": 1, "num_candidates": 3} | changes))  # type: ignore[arg-type]
+    values: dict[str, object] = {"row": 1, "num_candidates": 3}
+    bad = stage_pb2.LogitsRequest(**(values | changes))  # type: ignore[arg-type]
 
     error = await last.failure(hidden_batch(hidden_states(), good, bad))
 
@@ -307,11 +313,12 @@ async def test_random_bytes_end_the_stream_typed_and_the_server_lives(
 ) -> None:
     engine = ArithmeticEngine(arithmetic_info())
     async with running_stage(engine) as stage:
-        call = stage.channel.stream_stream("/stagecoach.v1.StageService/Forward")()
+        # Without serializers: requests are sent, and answers read, as bytes.
+        call: ForwardCall = stage.channel.stream_stream("/stagecoach.v1.StageService/Forward")()
         if opened:
-            await call.write(opening().SerializeToString())
+            await call.write(opening().SerializeToString())  # type: ignore[arg-type]
             await call.read()
-        await call.write(data)
+        await call.write(data)  # type: ignore[arg-type]
 
         error = await OpenedStream(call).end_error()
 
@@ -323,6 +330,8 @@ async def test_random_bytes_end_the_stream_typed_and_the_server_lives(
 
 async def test_garbage_in_get_info_is_ignored_because_it_has_no_fields() -> None:
     async with running_stage() as stage:
-        call = stage.channel.unary_unary("/stagecoach.v1.StageService/GetInfo")
+        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = stage.channel.unary_unary(
+            "/stagecoach.v1.StageService/GetInfo"
+        )
         answer = stage_pb2.GetInfoResponse.FromString(await call(b"\xff" * 9))
         assert answer.num_model_layers == 6

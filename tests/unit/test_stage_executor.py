@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from functools import partial
 
 import pytest
 
@@ -12,9 +13,11 @@ from stage_server.executor import ModelExecutor
 async def test_jobs_run_one_at_a_time_in_order_on_one_other_thread() -> None:
     executor = ModelExecutor(max_queued=100)
     ran: list[tuple[int, int]] = []
-    futures = [
-        executor.submit(lambda i=i: ran.append((i, threading.get_ident()))) for i in range(100)
-    ]
+
+    def job(i: int) -> None:
+        ran.append((i, threading.get_ident()))
+
+    futures = [executor.submit(partial(job, i)) for i in range(100)]
     await asyncio.gather(*futures)
     assert [i for i, _ in ran] == list(range(100))
     assert len({ident for _, ident in ran} | {threading.get_ident()}) == 2

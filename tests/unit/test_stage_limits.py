@@ -44,9 +44,7 @@ def test_a_full_row_for_every_sequence_fits_a_response() -> None:
     limits = MessageLimits.of_stage(CONFIG, hidden_size=576, vocab_size=49152)
     result = stage_pb2.MicroBatchResult(
         logits=[
-            stage_pb2.LogitsRow(
-                row=i, full=tensor_pb2.Tensor(shape=[49152], data=bytes(49152 * 4))
-            )
+            stage_pb2.LogitsRow(row=i, full=tensor_pb2.Tensor(shape=[49152], data=bytes(49152 * 4)))
             for i in range(64)
         ]
     )

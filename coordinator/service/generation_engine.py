@@ -1,0 +1,49 @@
+"""What the doors need of the thing that generates. Owned here, implemented by the engine."""
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from coordinator.core.events import GenerationEvent
+from coordinator.core.request_spec import Prompt, RequestSpec
+from coordinator.core.status import EngineStatus
+
+
+class EventStream(AsyncIterator[GenerationEvent], Protocol):
+    """The events of one request: `Accepted`, any number of `TokensEvent`, one `Finished`.
+
+    Iteration raises a `StagecoachError` in the place of `Finished` when the request failed.
+    """
+
+    def cancel(self) -> None:
+        """Ends the request; does nothing when it has ended."""
+        ...
+
+
+class GenerationEngine(Protocol):
+    """Generates text for many requests at once. Called from one event loop only."""
+
+    def submit(self, spec: RequestSpec) -> EventStream:
+        """Validates a request and queues it.
+
+        The caller reads the events to the end or cancels the stream.
+
+        Raises:
+            StagecoachError: The request was not taken.
+        """
+        ...
+
+    def tokenize(self, prompt: Prompt) -> list[int]:
+        """Turns a prompt into token ids, as `submit` would.
+
+        Raises:
+            InvalidArgumentError: The prompt is empty, not in the vocabulary, or cannot be encoded.
+        """
+        ...
+
+    async def status(self) -> EngineStatus:
+        """The state of the coordinator and of every stage."""
+        ...
+
+    async def close(self, grace_s: float) -> None:
+        """Admits nothing more, lets requests finish within the grace time, fails the rest."""
+        ...

@@ -1,0 +1,210 @@
+"""`stagecoach.v1` messages of GenerationService <-> domain types.
+
+Every field of a request is read or refused: one that this version does not know is an error, not
+something to ignore. Unset optional fields take the defaults of the domain types.
+"""
+
+import os
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from google.protobuf.message import Message
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+from coordinator.core.events import (
+    Accepted,
+    Finished,
+    GenerationEvent,
+    RequestTimings,
+    TokensEvent,
+)
+from coordinator.core.request import FinishReason
+from coordinator.core.request_spec import (
+    ChatMessage,
+    ChatPrompt,
+    Prompt,
+    RequestSpec,
+    TextPrompt,
+    TokenPrompt,
+)
+from coordinator.core.sampling_params import SamplingParams
+from coordinator.core.stage_info import StageInfo
+from coordinator.core.status import EngineStatus, StageState, StageStatus
+from protos import __version__, tensor_codec
+from protos.errors import InvalidArgumentError
+from protos.stagecoach.v1 import generation_pb2, stage_pb2
+
+_FINISH_REASONS: Mapping[FinishReason, generation_pb2.FinishReason.ValueType] = MappingProxyType(
+    {
+        FinishReason.STOP: generation_pb2.FINISH_REASON_STOP,
+        FinishReason.LENGTH: generation_pb2.FINISH_REASON_LENGTH,
+        FinishReason.ABORT: generation_pb2.FINISH_REASON_ABORT,
+    }
+)
+
+_STAGE_STATES: Mapping[StageState, generation_pb2.StageState.ValueType] = MappingProxyType(
+    {
+        StageState.READY: generation_pb2.STAGE_STATE_READY,
+        StageState.CONNECTING: generation_pb2.STAGE_STATE_CONNECTING,
+        StageState.LOST: generation_pb2.STAGE_STATE_LOST,
+    }
+)
+
+
+def request_spec(message: generation_pb2.GenerateRequest) -> RequestSpec:
+    """Reads a request.
+
+    Raises:
+        InvalidArgumentError: A field is unknown, missing or out of range; the error names it.
+    """
+    _refuse_unknown_fields(message, "GenerateRequest")
+    return RequestSpec(
+        prompt=prompt(message.prompt),
+        sampling=_sampling_params(message.sampling),
+        max_tokens=message.max_tokens if message.HasField("max_tokens") else None,
+        stop=tuple(message.stop),
+        stop_token_ids=tuple(message.stop_token_ids),
+        ignore_eos=message.ignore_eos,
+        request_id=message.request_id if message.HasField("request_id") else None,
+    )
+
+
+def prompt(message: generation_pb2.Prompt) -> Prompt:
+    """Reads a prompt.
+
+    Raises:
+        InvalidArgumentError: There is none, it is empty, or a field of it is unknown.
+    """
+    _refuse_unknown_fields(message, "prompt")
+    match message.WhichOneof("content"):
+        case "text":
+            return TextPrompt(text=message.text)
+        case "token_ids":
+            return TokenPrompt(token_ids=tuple(message.token_ids.ids))
+        case "chat":
+            return ChatPrompt(messages=tuple(map(_chat_message, message.chat.messages)))
+        case None:
+            raise InvalidArgumentError("prompt is not set", field="prompt")
+
+
+def _chat_message(message: generation_pb2.ChatMessage) -> ChatMessage:
+    _refuse_unknown_fields(message, "prompt.chat.messages")
+    return ChatMessage(role=message.role, content=message.content)
+
+
+def _sampling_params(message: generation_pb2.SamplingParams) -> SamplingParams:
+    _refuse_unknown_fields(message, "sampling")
+    values = {field.name: value for field, value in message.ListFields()}
+    bias = values.pop("logit_bias", {})
+    return SamplingParams(logit_bias=MappingProxyType(dict(bias)), **values)
+
+
+def _refuse_unknown_fields(message: Message, name: str) -> None:
+    unknown = UnknownFieldSet(message)
+    if len(unknown) > 0:
+        raise InvalidArgumentError(
+            f"{name} has field number {unknown[0].field_number}, which version {__version__} "
+            "does not know",
+            field=name,
+        )
+
+
+def generate_response(event: GenerationEvent) -> generation_pb2.GenerateResponse:
+    """Writes an event."""
+    match event:
+        case TokensEvent():
+            chunk = generation_pb2.TokenChunk(token_ids=event.token_ids, text=event.text)
+            return generation_pb2.GenerateResponse(tokens=chunk)
+        case Accepted():
+            accepted = generation_pb2.Accepted(
+                request_id=event.request_id, num_prompt_tokens=event.num_prompt_tokens
+            )
+            return generation_pb2.GenerateResponse(accepted=accepted)
+        case Finished():
+            finished = generation_pb2.Finished(
+                finish_reason=_FINISH_REASONS[event.finish_reason],
+                text=event.text,
+                num_prompt_tokens=event.num_prompt_tokens,
+                num_completion_tokens=event.num_completion_tokens,
+                timings=_request_timings(event.timings),
+            )
+            return generation_pb2.GenerateResponse(finished=finished)
+
+
+def _request_timings(timings: RequestTimings) -> generation_pb2.RequestTimings:
+    return generation_pb2.RequestTimings(
+        queue_ns=timings.queue_ns,
+        time_to_first_token_ns=timings.time_to_first_token_ns,
+        total_ns=timings.total_ns,
+        num_steps=timings.num_steps,
+        schedule_ns=timings.schedule_ns,
+        sample_ns=timings.sample_ns,
+        detokenize_ns=timings.detokenize_ns,
+        stages=[
+            generation_pb2.StageTimeTotals(
+                queue_ns=stage.queue_ns,
+                compute_ns=stage.compute_ns,
+                serialize_ns=stage.serialize_ns,
+                wire_ns=stage.wire_ns,
+            )
+            for stage in timings.stages
+        ],
+        step_ns=timings.step_ns,
+        num_preemptions=timings.num_preemptions,
+    )
+
+
+def status_response(status: EngineStatus) -> generation_pb2.GetStatusResponse:
+    """Writes the state of an engine in this process."""
+    return generation_pb2.GetStatusResponse(
+        model_id=status.model_id,
+        ready=status.ready,
+        stages=map(_stage_status, status.stages),
+        num_running=status.num_running,
+        num_waiting=status.num_waiting,
+        num_kv_blocks=status.num_kv_blocks,
+        num_free_kv_blocks=status.num_free_kv_blocks,
+        max_model_len=status.max_model_len,
+        num_finished=status.num_finished,
+        num_generated_tokens=status.num_generated_tokens,
+        version=__version__,
+        pid=os.getpid(),
+        num_preemptions=status.num_preemptions,
+        tokens_per_second=status.tokens_per_second,
+        has_tokenizer=status.has_tokenizer,
+    )
+
+
+def _stage_status(status: StageStatus) -> generation_pb2.StageStatus:
+    return generation_pb2.StageStatus(
+        index=status.index,
+        address=status.address,
+        state=_STAGE_STATES[status.state],
+        info=None if status.info is None else _stage_info(status.info),
+    )
+
+
+def _stage_info(info: StageInfo) -> stage_pb2.GetInfoResponse:
+    return stage_pb2.GetInfoResponse(
+        protocol_version=info.protocol_version,
+        model_id=info.model_id,
+        fingerprint=info.fingerprint,
+        layers=stage_pb2.LayerRange(start=info.layers.start, end=info.layers.end),
+        num_model_layers=info.num_model_layers,
+        hidden_size=info.hidden_size,
+        vocab_size=info.vocab_size,
+        dtype=info.dtype,
+        hidden_states_dtype=tensor_codec.dtype_named(info.hidden_states_dtype),
+        kv_block_size=info.kv_block_size,
+        num_kv_blocks=info.num_kv_blocks,
+        num_free_kv_blocks=info.num_free_kv_blocks,
+        max_num_seqs=info.max_num_seqs,
+        max_num_batched_tokens=info.max_num_batched_tokens,
+        max_model_len=info.max_model_len,
+        device=info.device,
+        emulated=info.emulated,
+        version=info.version,
+        pid=info.pid,
+        weight_bytes=info.weight_bytes,
+        kv_bytes=info.kv_bytes,
+    )

@@ -1,0 +1,120 @@
+"""The life of the gRPC door: bind, serve an engine, drain, stop.
+
+The port is bound before the engine exists, so that a port in use is found at once and health can
+say NOT_SERVING while the stages load.
+"""
+
+import logging
+
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from coordinator.service.generation_engine import GenerationEngine
+from coordinator.service.servicer import SERVICE_NAME, GenerationServicer
+from protos.errors import InvalidArgumentError
+from protos.stagecoach.v1 import generation_pb2_grpc
+
+MAX_CONCURRENT_CALLS = 4096
+"""Calls that are served at once, health included; further ones get RESOURCE_EXHAUSTED. Well above
+the waiting queue, which is what should refuse."""
+
+_KEEPALIVE_MS = 10_000
+_BYTES_PER_TOKEN = 64
+"""Of text, far above the mean of any tokenizer; a token id takes at most 5."""
+_HEADROOM_BYTES = 2**20
+"""For chats with long templates, stop strings, biases."""
+_CLOSING_GRACE_S = 1.0
+"""For the last events and statuses on their way, after the engine has ended all requests."""
+_HEALTH_NAMES = ("", SERVICE_NAME)
+
+_log = logging.getLogger(__name__)
+
+
+def max_message_bytes(max_model_len: int) -> int:
+    """Largest message either way: what the longest request can hold, and headroom.
+
+    Args:
+        max_model_len: Most tokens of one request, prompt and output together.
+    """
+    return max_model_len * _BYTES_PER_TOKEN + _HEADROOM_BYTES
+
+
+class GenerationServer:
+    """A gRPC server around one engine. Event loop only.
+
+    Args:
+        listen: HOST:PORT; port 0 takes a free one.
+        max_model_len: Most tokens of one request; bounds the messages.
+    """
+
+    def __init__(self, listen: str, *, max_model_len: int) -> None:
+        """Binds nothing yet."""
+        self._listen = listen
+        self._engine: GenerationEngine | None = None
+        self._servicer = GenerationServicer()
+        self._health = health.aio.HealthServicer()
+        self._server = grpc.aio.server(
+            options=_server_options(max_message_bytes(max_model_len)),
+            maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS,
+        )
+        generation_pb2_grpc.add_GenerationServiceServicer_to_server(self._servicer, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+
+    async def start(self) -> str:
+        """Binds and answers calls; health is NOT_SERVING and requests are UNAVAILABLE.
+
+        Returns:
+            HOST:PORT, with the port that was taken.
+
+        Raises:
+            InvalidArgumentError: The address cannot be bound.
+        """
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        try:
+            port = self._server.add_insecure_port(self._listen)
+        except RuntimeError as error:
+            raise InvalidArgumentError(
+                f"cannot listen on {self._listen}: the address is in use or not of this machine",
+                field="listen",
+            ) from error
+        await self._server.start()
+        address = f"{self._listen.rpartition(':')[0]}:{port}"
+        _log.info("listening on %s", address)
+        return address
+
+    async def serve(self, engine: GenerationEngine) -> None:
+        """Takes requests from now on; the server closes the engine when it stops."""
+        self._engine = engine
+        self._servicer.serve(engine)
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+
+    async def stop(self, *, grace_s: float) -> None:
+        """Drains and closes the port.
+
+        Args:
+            grace_s: Seconds for requests that were accepted; the rest fail as UNAVAILABLE.
+        """
+        await self._health.enter_graceful_shutdown()
+        if self._engine is not None:
+            _log.info("draining for at most %.1f s", grace_s)
+            await self._engine.close(grace_s)
+        await self._server.stop(_CLOSING_GRACE_S)
+        _log.info("stopped")
+
+    async def _set_health(self, state: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+        for name in _HEALTH_NAMES:
+            await self._health.set(name, state)
+
+
+def _server_options(message_bytes: int) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", message_bytes),
+        ("grpc.max_send_message_length", message_bytes),
+        # By default two servers share a port, and calls go to either.
+        ("grpc.so_reuseport", 0),
+        ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", _KEEPALIVE_MS),
+        ("grpc.http2.max_pings_without_data", 0),
+        # Below the period of the client's own pings, or they would be taken for abuse.
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", _KEEPALIVE_MS // 2),
+    ]

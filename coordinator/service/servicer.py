@@ -1,0 +1,94 @@
+"""Answers the calls of `stagecoach.v1.GenerationService` from an engine.
+
+A call that fails ends with the status of a typed error, never with UNKNOWN; what was not foreseen
+is logged here and reaches the client as INTERNAL without details.
+"""
+
+import logging
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc.aio
+
+from coordinator.service import messages
+from coordinator.service.generation_engine import GenerationEngine
+from protos.errors import InternalError, StagecoachError, UnavailableError
+from protos.stagecoach.v1 import generation_pb2, generation_pb2_grpc
+from protos.status import trailing_metadata
+
+SERVICE_NAME = generation_pb2.DESCRIPTOR.services_by_name["GenerationService"].full_name
+
+GenerateContext = grpc.aio.ServicerContext[
+    generation_pb2.GenerateRequest, generation_pb2.GenerateResponse
+]
+TokenizeContext = grpc.aio.ServicerContext[
+    generation_pb2.TokenizeRequest, generation_pb2.TokenizeResponse
+]
+GetStatusContext = grpc.aio.ServicerContext[
+    generation_pb2.GetStatusRequest, generation_pb2.GetStatusResponse
+]
+
+_log = logging.getLogger(__name__)
+
+
+class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
+    """The service; calls are UNAVAILABLE until there is an engine. Event loop only."""
+
+    def __init__(self) -> None:
+        """Starts without an engine."""
+        self._engine: GenerationEngine | None = None
+
+    def serve(self, engine: GenerationEngine) -> None:
+        """Answers from this engine from now on."""
+        self._engine = engine
+
+    # `Generate` writes to its context instead of yielding: a call that is cancelled while it sends
+    # would leave a generator suspended, and its request running, until the garbage collector came.
+    async def Generate(  # type: ignore[override]  # noqa: N802
+        self, request: generation_pb2.GenerateRequest, context: GenerateContext
+    ) -> None:
+        """Streams the events of one request; the end of the call ends the request."""
+        async with _typed_errors(context):
+            stream = self._ready_engine().submit(messages.request_spec(request))
+            try:
+                async for event in stream:
+                    await context.write(messages.generate_response(event))
+            finally:
+                stream.cancel()
+
+    async def Tokenize(  # noqa: N802
+        self, request: generation_pb2.TokenizeRequest, context: TokenizeContext
+    ) -> generation_pb2.TokenizeResponse:
+        """Turns a prompt into token ids."""
+        async with _typed_errors(context):
+            prompt = messages.prompt(request.prompt)
+            return generation_pb2.TokenizeResponse(token_ids=self._ready_engine().tokenize(prompt))
+
+    async def GetStatus(  # noqa: N802
+        self, request: generation_pb2.GetStatusRequest, context: GetStatusContext
+    ) -> generation_pb2.GetStatusResponse:
+        """Reports the state of the coordinator and of every stage."""
+        async with _typed_errors(context):
+            return messages.status_response(await self._ready_engine().status())
+
+    def _ready_engine(self) -> GenerationEngine:
+        if self._engine is None:
+            raise UnavailableError("the coordinator is starting: it waits for its stages")
+        return self._engine
+
+
+@asynccontextmanager
+async def _typed_errors(
+    context: GenerateContext | TokenizeContext | GetStatusContext,
+) -> AsyncIterator[None]:
+    """Ends the call with the status of whatever is raised inside."""
+    try:
+        yield
+    except StagecoachError as error:
+        await context.abort(*trailing_metadata(error))
+    except Exception:
+        reference = secrets.token_hex(4)
+        _log.exception("internal error %s", reference)
+        internal = InternalError(f"internal error; the coordinator's log has it as {reference}")
+        await context.abort(*trailing_metadata(internal))

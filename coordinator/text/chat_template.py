@@ -1,0 +1,135 @@
+"""Renders a conversation as the model was trained to read it.
+
+Templates come from model files, never from requests, and run in jinja2's sandbox. The environment
+is that of transformers (`utils/chat_template_utils.py`), so that a template gives the same text.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import NoReturn
+
+import jinja2
+import jinja2.nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from coordinator.core.request_spec import ChatMessage
+from protos.errors import InvalidArgumentError, ModelFilesError
+
+
+class ChatTemplate:
+    """A compiled chat template. Thread-safe."""
+
+    def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
+        """Compiles the template.
+
+        Args:
+            source: Jinja source.
+            special_tokens: Tokens by the name that templates use, such as `bos_token`.
+
+        Raises:
+            ModelFilesError: The source is not valid.
+        """
+        self._special_tokens = dict(special_tokens)
+        try:
+            self._template = _environment().from_string(source)
+        except jinja2.TemplateSyntaxError as error:
+            raise ModelFilesError(
+                f"the model's chat template is not valid: line {error.lineno}: {error.message}"
+            ) from error
+
+    def render(self, messages: Iterable[ChatMessage]) -> str:
+        """Returns the prompt that asks for the assistant's next message.
+
+        Raises:
+            InvalidArgumentError: The template refuses these messages, such as roles in this order.
+        """
+        try:
+            return self._template.render(
+                messages=[{"role": message.role, "content": message.content} for message in messages],
+                tools=None,
+                documents=None,
+                add_generation_prompt=True,
+                **self._special_tokens,
+            )
+        except jinja2.TemplateError as error:
+            raise InvalidArgumentError(
+                f"the model's chat template refuses the messages: {error.message}",
+                field="prompt.chat.messages",
+            ) from error
+
+
+class _GenerationTag(Extension):
+    """`{% generation %}` marks what the assistant said, for training; here it has no effect."""
+
+    tags = {"generation"}  # noqa: RUF012 - jinja2 declares it so
+
+    def parse(self, parser: Parser) -> jinja2.nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return jinja2.nodes.Scope(body).set_lineno(line)
+
+
+class _Namespace(jinja2.utils.Namespace):
+    """Refuses names through which a template could reach the interpreter."""
+
+    def __init__(*args: object, **kwargs: object) -> None:
+        """Takes what `dict` takes; `self` may be among the names."""
+        attributes = dict(*args[1:], **kwargs)
+        for name in attributes:
+            _check_name(name)
+        jinja2.utils.Namespace.__init__(args[0], attributes)
+
+    def __setitem__(self, name: str, value: object) -> None:
+        """Sets an attribute."""
+        _check_name(name)
+        super().__setitem__(name, value)
+
+
+def _check_name(name: str) -> None:
+    if name.startswith("_"):
+        raise jinja2.exceptions.SecurityError(f"a namespace cannot hold {name!r}")
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _strftime_now
+    environment.globals["namespace"] = _Namespace
+    environment.globals["dict"] = _make_dict
+    return environment
+
+
+def _to_json(
+    value: object,
+    ensure_ascii: bool = False,
+    indent: int | str | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """As json.dumps: jinja2's own filter escapes HTML."""
+    return json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+    )
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)
+
+
+def _strftime_now(form: str) -> str:
+    return datetime.now().strftime(form)
+
+
+def _make_dict(*args: object, **kwargs: object) -> dict[object, object]:
+    """Stands for the class `dict`, whose attributes a template has no need of."""
+    return dict(*args, **kwargs)

@@ -1,0 +1,38 @@
+"""The text of one request: tokens in, text to show out."""
+
+from collections.abc import Iterable
+
+from coordinator.text.stop_strings import StopStrings, TextDelta
+from coordinator.text.tokenizer import Tokenizer
+
+
+class OutputText:
+    """Detokenizes one request and ends its text at stop strings. Not thread-safe."""
+
+    def __init__(self, tokenizer: Tokenizer | None, stop: Iterable[str]) -> None:
+        """Starts with no text.
+
+        Args:
+            tokenizer: None for a model without one, whose text is always empty.
+            stop: Stop strings, none of them empty.
+        """
+        self._detokenizer = None if tokenizer is None else tokenizer.detokenizer()
+        self._stop_strings = StopStrings(stop)
+        self._stopped = False
+
+    def push(self, token_id: int) -> TextDelta:
+        """Adds a token; not to be called again once it returned `stopped`."""
+        assert not self._stopped, "a stopped text takes no more tokens"
+        if self._detokenizer is None:
+            return TextDelta("", False)
+        delta = self._stop_strings.push(self._detokenizer.push([token_id]))
+        self._stopped = delta.stopped
+        return delta
+
+    def flush(self) -> str:
+        """Returns the text that was held back, when no more tokens follow; empty after a stop."""
+        if self._detokenizer is None or self._stopped:
+            return ""
+        delta = self._stop_strings.push(self._detokenizer.flush())
+        self._stopped = True
+        return delta.text + self._stop_strings.flush()

@@ -1,0 +1,229 @@
+"""A stage's share of a model: loaded once, then asked for embeddings, hidden states and logits."""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import nn
+
+from model_files import ModelFiles
+from protos.errors import InvalidArgumentError, ModelFilesError
+from protos.layer_range import LayerRange
+from stage_server.model.attention import Attention
+from stage_server.model.blueprint import EMBEDDING, NORM, Blueprint
+from stage_server.model.decoder_layers import DecoderLayers, load_module
+from stage_server.model.ends import LogitsHead, TokenEmbedding
+from stage_server.model.lean_layers import LeanLayers, is_lean
+from stage_server.model.linear import DenseLinear, PackedLinear, load_linear, packs_float16
+from stage_server.model.weights import WeightSource
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class KvShape(NamedTuple):
+    """Of the keys of one token in one layer, and of its values."""
+
+    num_kv_heads: int
+    head_dim: int
+
+
+class Layers(Protocol):
+    """A way to run the layers of a stage."""
+
+    @property
+    def modules(self) -> Sequence[nn.Module]:
+        """All that holds weights."""
+        ...
+
+    def forward(
+        self, hidden: torch.Tensor, positions: torch.Tensor, attention: Attention
+    ) -> torch.Tensor:
+        """Runs all layers; see `LayerStack.forward`."""
+        ...
+
+
+class LayerStack:
+    """The layers of a stage, with what stands before the first and after the last of the model.
+
+    Keeps no state between calls: what a sequence has seen is with the `Attention`. To be called
+    within `torch.inference_mode()`, from one thread.
+
+    Args:
+        blueprint: What the stage consists of.
+        source: Where the weights are.
+        dtype: Of the weights.
+        device: Where they live.
+        lean: False: compute with transformers' modules even where there is a faster way.
+    """
+
+    def __init__(
+        self,
+        blueprint: Blueprint,
+        source: WeightSource,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        lean: bool,
+    ) -> None:
+        """Loads the weights."""
+        self.config = blueprint.config
+        self.layers = blueprint.range
+        self.device = device
+        self.dtype = str(dtype).removeprefix("torch.")
+        """Of the weights: float32, float16 or bfloat16."""
+        self.hidden_states_dtype = torch.float32 if packs_float16(dtype, device) else dtype
+        """Of what the layers compute with, and of hidden states in and out."""
+        self.kv_dtype = self.hidden_states_dtype
+        """Of keys and values."""
+        self.kv_shapes = [
+            KvShape(traits.num_kv_heads, traits.head_dim) for traits in blueprint.traits
+        ]
+        """Of each local layer."""
+        # The largest tensors come first, while there is most room for what loading needs besides.
+        self._embedding = _load_embedding(
+            blueprint, source, dtype=dtype, compute_dtype=self.hidden_states_dtype, device=device
+        )
+        self._head = _load_head(blueprint, source, self._embedding, dtype=dtype, device=device)
+        layers_type = LeanLayers if lean and is_lean(blueprint) else DecoderLayers
+        self._layers: Layers = layers_type(blueprint, source, dtype=dtype, device=device)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights; what is shared counts once."""
+        ends = [module for module in (self._embedding, self._head) if module is not None]
+        return _num_bytes([*ends, *self._layers.modules])
+
+    def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """Embeds tokens; first stage only.
+
+        Args:
+            token_ids: int64 `[num_tokens]` on the device, each below the vocabulary's size.
+
+        Returns:
+            `[num_tokens, hidden_size]`, in `hidden_states_dtype`.
+        """
+        assert self._embedding is not None, "only the first stage embeds"
+        embeddings: torch.Tensor = self._embedding(token_ids)
+        return embeddings
+
+    def forward(
+        self, hidden: torch.Tensor, positions: torch.Tensor, attention: Attention
+    ) -> torch.Tensor:
+        """Runs the stage's layers over packed tokens.
+
+        Args:
+            hidden: `[num_tokens, hidden_size]`, in `hidden_states_dtype`, on the device; kept.
+            positions: int64 `[num_tokens]` on the device; each in its own sequence.
+            attention: Knows which token belongs to which sequence; called once a layer.
+
+        Returns:
+            `[num_tokens, hidden_size]`.
+        """
+        return self._layers.forward(hidden, positions, attention)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Computes logits; last stage only.
+
+        Args:
+            hidden: `[num_rows, hidden_size]`, rows of what `forward` returned.
+
+        Returns:
+            float32 `[num_rows, vocab_size]` on the device.
+        """
+        assert self._head is not None, "only the last stage has a head"
+        logits: torch.Tensor = self._head(hidden)
+        return logits
+
+
+def load_layer_stack(
+    files: ModelFiles,
+    layers: LayerRange,
+    *,
+    dtype: str,
+    device: torch.device,
+    lean: bool = True,
+) -> LayerStack:
+    """Loads a range of a model's layers, and nothing else of it.
+
+    Args:
+        files: The model.
+        layers: The range; the first also embeds tokens, the last also computes logits.
+        dtype: Of the weights: float32, float16 or bfloat16.
+        device: Where they are to live.
+        lean: False: compute with transformers' modules even where there is a faster way.
+
+    Raises:
+        UnsupportedModelError: The model's family or layout is not served.
+        ModelFilesError: Layers, tensors or files are missing or damaged.
+        InvalidArgumentError: There is no such dtype on this device.
+    """
+    if dtype not in DTYPES:
+        raise InvalidArgumentError(
+            f"dtype {dtype!r} is not one of {', '.join(DTYPES)}", field="dtype"
+        )
+    packs_float16(DTYPES[dtype], device)
+    blueprint = Blueprint(files.config, layers)
+    blueprint.check_names(files)
+    shapes = blueprint.shapes()
+    with files.open_tensors(shapes.keys()) as reader, torch.inference_mode():
+        for name, shape in shapes.items():
+            found = reader.info(name).shape
+            if found != shape:
+                raise ModelFilesError(
+                    f"{files.model_id}: {name} has shape {list(found)}, must be {list(shape)}"
+                )
+        return LayerStack(
+            blueprint, WeightSource(reader), dtype=DTYPES[dtype], device=device, lean=lean
+        )
+
+
+def _load_embedding(
+    blueprint: Blueprint,
+    source: WeightSource,
+    *,
+    dtype: torch.dtype,
+    compute_dtype: torch.dtype,
+    device: torch.device,
+) -> TokenEmbedding | None:
+    if not blueprint.is_first:
+        return None
+    return TokenEmbedding(
+        source.load(EMBEDDING, dtype=dtype, device=device),
+        scale=blueprint.family.embedding_scale(blueprint.config.raw),
+        dtype=compute_dtype,
+    )
+
+
+def _load_head(
+    blueprint: Blueprint,
+    source: WeightSource,
+    embedding: TokenEmbedding | None,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> LogitsHead | None:
+    if not blueprint.is_last:
+        return None
+    load_module(blueprint.norm, source.within(NORM), dtype=dtype, device=device)
+    shares = blueprint.config.tie_word_embeddings and not packs_float16(dtype, device)
+    if embedding is not None and shares:
+        projection: DenseLinear | PackedLinear = DenseLinear(embedding.weight, None)
+    else:
+        projection = load_linear(source, [blueprint.head_name], [], dtype=dtype, device=device)
+    return LogitsHead(
+        blueprint.norm,
+        projection,
+        scale=blueprint.family.logits_scale(blueprint.config.raw),
+        softcap=blueprint.family.softcap(blueprint.config.raw),
+    )
+
+
+def _num_bytes(modules: Sequence[nn.Module]) -> int:
+    parts = [part for module in modules for part in module.modules()]
+    tensors = {
+        tensor.data_ptr(): tensor.nbytes
+        for part in parts
+        for tensor in [*part.parameters(recurse=False), *part.buffers(recurse=False)]
+    }
+    packed = sum(part.num_bytes for part in parts if isinstance(part, PackedLinear))
+    return sum(tensors.values()) + packed

@@ -1,0 +1,179 @@
+"""Llama-like decoder layers written out: the same arithmetic with fewer and larger operations.
+
+transformers' layer costs about twice the Python and dispatch, which on small models is most of a
+step. Here query, key and value are one matrix, and so are gate and up; queries and keys are
+normed and rotated together. `decoder_layers` is the slow twin that the tests compare with.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from stage_server.model.attention import Attention
+from stage_server.model.blueprint import AttentionTraits, Blueprint, layer_prefix
+from stage_server.model.linear import load_linear, packs_float16
+from stage_server.model.weights import WeightSource
+
+_NAMES = frozenset(
+    f"{name}.{kind}"
+    for kind in ("weight", "bias")
+    for name in (
+        "input_layernorm",
+        "self_attn.q_proj",
+        "self_attn.k_proj",
+        "self_attn.v_proj",
+        "self_attn.o_proj",
+        "self_attn.q_norm",
+        "self_attn.k_norm",
+        "post_attention_layernorm",
+        "mlp.gate_proj",
+        "mlp.up_proj",
+        "mlp.down_proj",
+    )
+)
+
+
+def is_lean(blueprint: Blueprint) -> bool:
+    """Returns whether `LeanLayers` computes what the blueprint's layers do."""
+    return (
+        blueprint.family.lean
+        and blueprint.hf_config.hidden_act == "silu"
+        and all(traits.softcap is None for traits in blueprint.traits)
+        and all(layer.state_dict().keys() <= _NAMES for layer in blueprint.layers)
+    )
+
+
+class LeanLayers:
+    """A stage's layers, of a Llama-like family.
+
+    Args:
+        blueprint: What they are; `is_lean` of it.
+        source: Where the weights are.
+        dtype: Of the weights.
+        device: Where they live.
+    """
+
+    def __init__(
+        self,
+        blueprint: Blueprint,
+        source: WeightSource,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        """Loads all weights, layer by layer."""
+        self._rotary = blueprint.rotary
+        self._rotary.to(device)
+        self._layers = [
+            _LeanLayer(
+                index,
+                layer.state_dict(),
+                blueprint.traits[index],
+                blueprint.hf_config.rms_norm_eps,
+                blueprint.family.residual_scale(blueprint.config.raw),
+                source.within(layer_prefix(layer_idx)),
+                dtype=dtype,
+                device=device,
+            )
+            for index, (layer_idx, layer) in enumerate(
+                zip(blueprint.range, blueprint.layers, strict=True)
+            )
+        ]
+
+    @property
+    def modules(self) -> Sequence[nn.Module]:
+        """All that holds weights."""
+        return self._layers
+
+    def forward(
+        self, hidden: torch.Tensor, positions: torch.Tensor, attention: Attention
+    ) -> torch.Tensor:
+        """Runs all layers; see `LayerStack.forward`."""
+        cos, sin = self._rotary.at(hidden, positions.unsqueeze(0))[0]
+        # rotate_half(x) * sin is x with its halves swapped, times sin with the first half negated.
+        half = sin.shape[-1] // 2
+        cos = cos[0].unsqueeze(1)
+        sin = torch.cat((-sin[0, :, :half], sin[0, :, half:]), dim=-1).unsqueeze(1)
+        for layer in self._layers:
+            hidden = layer(hidden, cos, sin, attention)
+        return hidden
+
+
+class _LeanLayer(nn.Module):
+    """One layer; `tensors` are those of transformers' module on the meta device."""
+
+    def __init__(
+        self,
+        index: int,
+        tensors: Mapping[str, torch.Tensor],
+        traits: AttentionTraits,
+        eps: float,
+        residual_scale: float,
+        source: WeightSource,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        super().__init__()
+        self._index = index
+        self._traits = traits
+        self._eps = eps
+        self._residual_scale = residual_scale
+        num_query_rows = tensors["self_attn.q_proj.weight"].shape[0]
+        self._num_heads = num_query_rows // traits.head_dim
+        self._num_rotated = self._num_heads + traits.num_kv_heads
+        vector_dtype = torch.float32 if packs_float16(dtype, device) else dtype
+
+        def vector(name: str) -> nn.Buffer:
+            return nn.Buffer(source.load(f"{name}.weight", dtype=vector_dtype, device=device))
+
+        def linear(*names: str) -> nn.Module:
+            biases = [f"{name}.bias" for name in names if f"{name}.bias" in tensors]
+            assert len(biases) in (0, len(names)), "stacked matrices have biases alike"
+            weights = [f"{name}.weight" for name in names]
+            return load_linear(source, weights, biases, dtype=dtype, device=device)
+
+        self._qkv = linear("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+        self._output = linear("self_attn.o_proj")
+        self._gate_up = linear("mlp.gate_proj", "mlp.up_proj")
+        self._down = linear("mlp.down_proj")
+        self._attention_norm = vector("input_layernorm")
+        self._mlp_norm = vector("post_attention_layernorm")
+        head_norm = None
+        if "self_attn.q_norm.weight" in tensors:
+            # One row a head: first the queries', then the keys'.
+            query = vector("self_attn.q_norm").expand(self._num_heads, -1)
+            key = vector("self_attn.k_norm").expand(traits.num_kv_heads, -1)
+            head_norm = torch.cat((query, key))
+        self.register_buffer("_head_norm", head_norm)
+
+    def forward(
+        self, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, attention: Attention
+    ) -> torch.Tensor:
+        """`[num_tokens, hidden_size]` -> the same; cos and sin `[num_tokens, 1, head_dim]`."""
+        traits = self._traits
+        normed = functional.rms_norm(hidden, hidden.shape[1:], self._attention_norm, self._eps)
+        heads = self._qkv(normed).view(hidden.shape[0], -1, traits.head_dim)
+        rotated = heads[:, : self._num_rotated]
+        if self._head_norm is not None:
+            rotated = functional.rms_norm(rotated, (traits.head_dim,), None, self._eps)
+            rotated = rotated * self._head_norm
+        rotated = torch.addcmul(rotated * cos, rotated.roll(traits.head_dim // 2, -1), sin)
+        attended = attention.attend(
+            self._index,
+            rotated[:, : self._num_heads],
+            rotated[:, self._num_heads :],
+            heads[:, self._num_rotated :],
+            scaling=traits.scaling,
+            sliding_window=traits.sliding_window,
+            softcap=None,
+        )
+        attended = self._output(attended.reshape(hidden.shape[0], -1))
+        hidden = torch.add(hidden, attended, alpha=self._residual_scale)
+        normed = functional.rms_norm(hidden, hidden.shape[1:], self._mlp_norm, self._eps)
+        gate, up = self._gate_up(normed).chunk(2, dim=-1)
+        return torch.add(
+            hidden, self._down(functional.silu(gate).mul_(up)), alpha=self._residual_scale
+        )

@@ -1,0 +1,118 @@
+"""Whole clusters in this process: real stage servers and an engine, on real sockets."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from coordinator.assembly import open_engine
+from coordinator.config import CoordinatorConfig
+from coordinator.core.events import Finished, TokensEvent
+from coordinator.core.request import FinishReason
+from coordinator.core.request_spec import RequestSpec, TokenPrompt
+from coordinator.core.sampling_params import SamplingParams
+from coordinator.engine import Engine
+from model_files import open_model
+from protos.layer_range import LayerRange
+from stage_server.config import ListenAddress, StageConfig
+from stage_server.limits import MessageLimits
+from stage_server.server import StageServer
+from stage_server.torch_engine import build_engine
+
+
+@asynccontextmanager
+async def running_stage(model: str | Path, layers: LayerRange, **settings: object) -> AsyncIterator[str]:
+    """A stage server; yields its address.
+
+    Args:
+        model: What `--model` names.
+        layers: Its layers.
+        **settings: Further fields of `StageConfig`.
+    """
+    defaults = {"kv_memory_bytes": 1 << 20, "max_num_seqs": 16, "threads": 1}
+    config = StageConfig(
+        model=str(model),
+        layers=layers,
+        listen=ListenAddress("127.0.0.1", 0),
+        **{**defaults, **settings},
+    )
+    files = open_model(config.model)
+    limits = MessageLimits.of_stage(
+        config, hidden_size=files.config.hidden_size, vocab_size=files.config.vocab_size
+    )
+    server = StageServer(config.listen, limits=limits, load=lambda: build_engine(config, files))
+    address = await server.start()
+    try:
+        await server.load()
+        yield str(address)
+    finally:
+        await server.stop(grace_s=1.0)
+
+
+@asynccontextmanager
+async def running_engine(
+    model: str | Path,
+    ranges: Sequence[LayerRange],
+    *,
+    coordinator: dict[str, object] | None = None,
+    **settings: object,
+) -> AsyncIterator[Engine]:
+    """Stage servers for all ranges and an engine over them; at the end nothing may be leaked.
+
+    Args:
+        model: What `--model` names.
+        ranges: Layers of each stage.
+        coordinator: Further fields of `CoordinatorConfig`.
+        **settings: Further fields of `StageConfig`.
+    """
+    async with AsyncExitStack() as stack:
+        addresses = [
+            await stack.enter_async_context(running_stage(model, layers, **settings))
+            for layers in ranges
+        ]
+        config = CoordinatorConfig(
+            model=str(model), stages=tuple(addresses), **(coordinator or {})
+        )
+        engine = await open_engine(config)
+        try:
+            yield engine
+            await assert_nothing_held(engine)
+        finally:
+            await engine.close(grace_s=0.0)
+
+
+async def assert_nothing_held(engine: Engine) -> None:
+    """Asserts that the coordinator and every stage hold no KV once all requests have ended."""
+    await engine.wait_idle()
+    status = await engine.status()
+    assert status.num_running == status.num_waiting == 0
+    assert status.num_free_kv_blocks == status.num_kv_blocks
+    for stage in status.stages:
+        assert stage.info is not None
+        assert stage.info.num_free_kv_blocks == stage.info.num_kv_blocks
+
+
+async def generate(
+    engine: Engine,
+    prompt: Sequence[int],
+    max_tokens: int,
+    *,
+    sampling: SamplingParams | None = None,
+    ignore_eos: bool = True,
+) -> list[int]:
+    """Runs one request to its end by length and returns its tokens."""
+    stream = engine.submit(
+        RequestSpec(
+            prompt=TokenPrompt(token_ids=tuple(prompt)),
+            sampling=sampling or SamplingParams(),
+            max_tokens=max_tokens,
+            ignore_eos=ignore_eos,
+        )
+    )
+    token_ids: list[int] = []
+    async for event in stream:
+        if isinstance(event, TokensEvent):
+            token_ids += event.token_ids
+        elif isinstance(event, Finished):
+            assert event.finish_reason is FinishReason.LENGTH
+            assert event.num_completion_tokens == len(token_ids)
+    return token_ids

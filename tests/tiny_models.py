@@ -1,0 +1,174 @@
+"""Tiny random models of every served family, written to disk as their owners would.
+
+They are float32, have 6 layers and a vocabulary of 128, and weights large enough that the greedy
+next token is decided clearly. The same name and overrides always give the same model.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+NUM_LAYERS = 6
+VOCAB_SIZE = 128
+
+_SHAPE: dict[str, Any] = {
+    "num_hidden_layers": NUM_LAYERS,
+    "vocab_size": VOCAB_SIZE,
+    "hidden_size": 48,
+    "intermediate_size": 96,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+    "tie_word_embeddings": False,
+    "initializer_range": 0.2,
+}
+
+_LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+_YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+_LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "short_factor": [1.0, 1.1, 1.2, 1.3, 1.4, 1.5],
+    "long_factor": [2.0, 2.1, 2.2, 2.3, 2.4, 2.5],
+}
+_ALTERNATING = ["sliding_attention", "full_attention"] * (NUM_LAYERS // 2)
+
+
+def _config(class_name: str, **settings: Any) -> Callable[[], PreTrainedConfig]:  # noqa: ANN401
+    def make() -> PreTrainedConfig:
+        config: PreTrainedConfig = getattr(transformers, class_name)(**{**_SHAPE, **settings})
+        return config
+
+    return make
+
+
+FAMILIES: dict[str, Callable[[], PreTrainedConfig]] = {
+    "llama": _config("LlamaConfig", num_key_value_heads=4),
+    "llama-gqa-tied": _config("LlamaConfig", tie_word_embeddings=True),
+    "llama-biases": _config("LlamaConfig", attention_bias=True, mlp_bias=True),
+    "llama-wide-heads": _config("LlamaConfig", head_dim=32),
+    "llama3-rope": _config("LlamaConfig", rope_parameters=_LLAMA3_ROPE),
+    "llama-yarn": _config("LlamaConfig", rope_parameters=_YARN),
+    "llama-gelu": _config("LlamaConfig", hidden_act="gelu"),
+    "mistral": _config("MistralConfig", sliding_window=None),
+    "mistral-window": _config("MistralConfig", sliding_window=8),
+    "ministral": _config(
+        "MinistralConfig", head_dim=12, sliding_window=8, layer_types=_ALTERNATING
+    ),
+    "qwen2": _config("Qwen2Config"),
+    "qwen2-window": _config(
+        "Qwen2Config", use_sliding_window=True, sliding_window=8, max_window_layers=3
+    ),
+    "qwen3": _config("Qwen3Config", head_dim=16, tie_word_embeddings=True),
+    "gemma": _config("GemmaConfig", head_dim=16, tie_word_embeddings=True),
+    "gemma2": _config(
+        "Gemma2Config",
+        head_dim=16,
+        query_pre_attn_scalar=16,
+        sliding_window=8,
+        attn_logit_softcapping=5.0,
+        final_logit_softcapping=10.0,
+    ),
+    "gemma3_text": _config(
+        "Gemma3TextConfig",
+        head_dim=16,
+        query_pre_attn_scalar=16,
+        sliding_window=8,
+        layer_types=_ALTERNATING,
+    ),
+    "phi3": _config("Phi3Config", sliding_window=None),
+    "phi3-longrope": _config(
+        "Phi3Config", rope_parameters=_LONGROPE, original_max_position_embeddings=64
+    ),
+    "phi3-partial": _config(
+        "Phi3Config",
+        sliding_window=8,
+        rope_parameters={
+            "rope_type": "default",
+            "rope_theta": 10000.0,
+            "partial_rotary_factor": 0.5,
+        },
+    ),
+    "granite": _config(
+        "GraniteConfig",
+        embedding_multiplier=3.0,
+        attention_multiplier=0.2,
+        residual_multiplier=0.6,
+        logits_scaling=2.0,
+    ),
+    "olmo": _config("OlmoConfig"),
+    "olmo2": _config("Olmo2Config"),
+    "olmo3": _config("Olmo3Config", sliding_window=8, layer_types=_ALTERNATING),
+    "smollm3": _config("SmolLM3Config", tie_word_embeddings=True, no_rope_layer_interval=2),
+    "starcoder2": _config("Starcoder2Config", sliding_window=8, tie_word_embeddings=True),
+    "arcee": _config("ArceeConfig", head_dim=12),
+    "seed_oss": _config("SeedOssConfig", head_dim=16),
+    "exaone4": _config("Exaone4Config", head_dim=12, sliding_window=8, sliding_window_pattern=2),
+    "cohere": _config("CohereConfig", logit_scale=0.5, tie_word_embeddings=True),
+    "cohere2": _config(
+        "Cohere2Config", logit_scale=0.5, sliding_window=8, tie_word_embeddings=True
+    ),
+    "helium": _config("HeliumConfig", head_dim=12),
+    "glm": _config("GlmConfig", head_dim=16),
+    "glm4": _config("Glm4Config", head_dim=16),
+}
+"""Configurations by the name of the case; a family's cases begin with its `model_type`."""
+
+
+def tiny_model(
+    case: str,
+    folder: Path,
+    *,
+    max_shard_size: str = "1GB",
+    **overrides: Any,  # noqa: ANN401
+) -> Path:
+    """Saves a tiny random model as a Hugging Face folder without a tokenizer.
+
+    Args:
+        case: A key of `FAMILIES`.
+        folder: Where the model's own folder is made.
+        max_shard_size: As transformers takes it; "20KB" gives about one shard a layer.
+        **overrides: Attributes of the configuration.
+
+    Returns:
+        The model's folder.
+    """
+    config = FAMILIES[case]()
+    for name, value in overrides.items():
+        setattr(config, name, value)
+    with torch.random.fork_rng():
+        torch.manual_seed(sum(map(ord, case)))
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if parameter.dim() == 1:  # norms and biases start out without effect
+                    parameter.add_(torch.randn_like(parameter) * 0.2)
+                assert parameter.std() > 0, f"{name} is constant"
+    path = folder / case
+    model.save_pretrained(path, max_shard_size=max_shard_size)
+    return path
+
+
+def reference_model(path: Path) -> PreTrainedModel:
+    """Loads the whole model with transformers, for comparison."""
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    return model.eval()

@@ -1,0 +1,97 @@
+"""Events reach a reader in order, joined when it is slow, and end exactly once."""
+
+import asyncio
+
+import pytest
+
+from coordinator.core.events import Accepted, Finished, RequestTimings, TokensEvent
+from coordinator.core.request import FinishReason
+from coordinator.request_stream import RequestStream
+from protos.errors import InternalError
+
+ACCEPTED = Accepted(request_id="r", num_prompt_tokens=3)
+TIMINGS = RequestTimings(
+    queue_ns=0,
+    time_to_first_token_ns=None,
+    total_ns=0,
+    num_steps=0,
+    schedule_ns=0,
+    sample_ns=0,
+    detokenize_ns=0,
+    step_ns=0,
+    stages=(),
+)
+FINISHED = Finished(
+    finish_reason=FinishReason.STOP,
+    text="",
+    num_prompt_tokens=3,
+    num_completion_tokens=2,
+    timings=TIMINGS,
+)
+
+
+def create_stream() -> tuple[RequestStream, list[str]]:
+    cancelled: list[str] = []
+    return RequestStream(ACCEPTED, on_cancel=lambda: cancelled.append("r")), cancelled
+
+
+async def test_tokens_that_wait_for_a_slow_reader_are_joined() -> None:
+    stream, _ = create_stream()
+    stream.put(TokensEvent(token_ids=(1,), text="a"))
+    stream.put(TokensEvent(token_ids=(2, 3), text="bc"))
+    stream.end(FINISHED)
+    assert [event async for event in stream] == [
+        ACCEPTED,
+        TokensEvent(token_ids=(1, 2, 3), text="abc"),
+        FINISHED,
+    ]
+
+
+async def test_a_waiting_reader_gets_each_event_as_it_comes() -> None:
+    stream, _ = create_stream()
+    seen = []
+
+    async def read() -> None:
+        seen.extend([event async for event in stream])
+
+    reader = asyncio.create_task(read())
+    for token_id in (1, 2):
+        stream.put(TokensEvent(token_ids=(token_id,), text="x"))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    stream.end(FINISHED)
+    await reader
+    assert seen == [
+        ACCEPTED,
+        TokensEvent(token_ids=(1,), text="x"),
+        TokensEvent(token_ids=(2,), text="x"),
+        FINISHED,
+    ]
+
+
+async def test_a_failed_request_raises_after_its_tokens() -> None:
+    stream, _ = create_stream()
+    stream.put(TokensEvent(token_ids=(1,), text="a"))
+    stream.end(InternalError("broken"))
+    assert await anext(stream) == ACCEPTED
+    assert await anext(stream) == TokensEvent(token_ids=(1,), text="a")
+    with pytest.raises(InternalError, match="broken"):
+        await anext(stream)
+    with pytest.raises(StopAsyncIteration):
+        await anext(stream)
+
+
+def test_cancelling_after_the_end_does_nothing() -> None:
+    stream, cancelled = create_stream()
+    stream.cancel()
+    assert cancelled == ["r"]
+    stream.end(FINISHED)
+    stream.cancel()
+    assert cancelled == ["r"]
+
+
+def test_a_second_terminal_event_is_a_bug() -> None:
+    stream, _ = create_stream()
+    stream.end(FINISHED)
+    with pytest.raises(AssertionError, match="second terminal"):
+        stream.end(FINISHED)

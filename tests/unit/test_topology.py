@@ -1,0 +1,95 @@
+"""Stages that do not make one model are refused, and the refusal says which stage and why."""
+
+from dataclasses import replace
+
+import pytest
+
+from coordinator.core.stage_info import StageInfo
+from coordinator.pipeline.topology import Topology
+from protos import PROTOCOL_VERSION
+from protos.errors import IncompatibleError, InvalidArgumentError
+from protos.layer_range import LayerRange
+
+
+def create_stage(layers: str, **changes: object) -> tuple[str, StageInfo]:
+    info = StageInfo(
+        protocol_version=PROTOCOL_VERSION,
+        model_id="tiny",
+        fingerprint="f" * 64,
+        layers=LayerRange.parse(layers),
+        num_model_layers=6,
+        hidden_size=64,
+        vocab_size=128,
+        dtype="float32",
+        hidden_states_dtype="float32",
+        kv_block_size=16,
+        num_kv_blocks=100,
+        num_free_kv_blocks=100,
+        max_num_seqs=8,
+        max_num_batched_tokens=256,
+        max_model_len=512,
+        device="cpu",
+        emulated=False,
+        version="0",
+        pid=1,
+        weight_bytes=1,
+        kv_bytes=1,
+    )
+    return f"host:{info.layers.start}", replace(info, **changes)
+
+
+@pytest.mark.parametrize("ranges", [["0:6"], ["0:1", "1:6"], ["0:2", "2:3", "3:6"]])
+def test_ranges_that_cover_the_model_are_accepted(ranges: list[str]) -> None:
+    topology = Topology.of([create_stage(layers) for layers in ranges])
+    assert [str(info.layers) for info in topology.infos] == ranges
+
+
+@pytest.mark.parametrize(
+    ("ranges", "message"),
+    [
+        (["1:6"], "stage 0 at host:1 .*1:6.* leaves a gap after .* end at layer 0"),
+        (["0:2", "3:6"], "stage 1 at host:3 .* leaves a gap after .* end at layer 2"),
+        (["0:3", "2:6"], "stage 1 at host:2 .* overlaps .* end at layer 3"),
+        (["0:2", "2:5"], "stage 1 at host:2 .* is the last, but the model has 6 layers"),
+    ],
+)
+def test_gaps_and_overlaps_are_refused(ranges: list[str], message: str) -> None:
+    with pytest.raises(IncompatibleError, match=message):
+        Topology.of([create_stage(layers) for layers in ranges])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"fingerprint": "e" * 64}, "model fingerprint is e+, expected f+"),
+        ({"protocol_version": 9}, f"protocol version is 9, expected {PROTOCOL_VERSION}"),
+        ({"hidden_size": 32}, "hidden size is 32, expected 64"),
+        ({"hidden_states_dtype": "float16"}, "hidden states dtype is float16, expected float32"),
+        ({"kv_block_size": 32}, "KV block size is 32, expected 16"),
+        ({"num_model_layers": 7}, "number of layers is 7, expected 6"),
+    ],
+)
+def test_stages_of_different_kinds_are_refused(change: dict[str, object], message: str) -> None:
+    stages = [create_stage("0:3"), create_stage("3:6", **change)]
+    with pytest.raises(IncompatibleError, match=f"stage 1 at host:3 .*{message}"):
+        Topology.of(stages)
+
+
+@pytest.mark.parametrize("num_stages", [0, 17])
+def test_one_to_sixteen_stages_are_allowed(num_stages: int) -> None:
+    stages = [create_stage(f"{i}:{i + 1}", num_model_layers=20) for i in range(num_stages)]
+    with pytest.raises(InvalidArgumentError, match=f"{num_stages} stages, must be 1 to 16"):
+        Topology.of(stages)
+
+
+def test_the_smallest_stage_sets_every_limit() -> None:
+    topology = Topology.of(
+        [
+            create_stage("0:3", num_kv_blocks=50, max_num_seqs=9),
+            create_stage("3:6", max_model_len=100, max_num_batched_tokens=64),
+        ]
+    )
+    assert topology.num_kv_blocks == 50
+    assert topology.max_num_seqs == 8
+    assert topology.max_model_len == 100
+    assert topology.max_num_batched_tokens == 64
