@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from coordinator.client import AsyncClient, RequestTimings
+from coordinator.client import AsyncClient, Timings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,7 +14,7 @@ class DecodedRequest:
 
     arrivals_s: list[float]
     """When each token arrived, on the monotonic clock; at least one."""
-    timings: RequestTimings
+    timings: Timings
     """Where the time went, as the coordinator says."""
 
 

@@ -79,7 +79,7 @@ async def measure(options: argparse.Namespace) -> Capacity:
     with running_cluster(options.model, num_stages=options.stages, flags=flags) as address:
         async with AsyncClient(address) as client:
             status = await client.status()
-            block_size = status.stages[0].info.kv_block_size
+            block_size = status.stages[0].kv_block_size
             capacity_tokens = status.num_kv_blocks * block_size
             num_tokens_each = options.prompt_tokens + options.output_tokens
             num_requests = -(-options.times * capacity_tokens // num_tokens_each)

@@ -14,13 +14,13 @@ from benchmarks.cluster import running_cluster
 from benchmarks.decode import DecodedRequest, decode
 from benchmarks.prompts import fixed_prompts
 from benchmarks.report import print_json, print_table
-from coordinator.client import AsyncClient, RequestTimings
+from coordinator.client import AsyncClient, Timings
 
 OVERHEAD = ("serialize", "wire", "queue", "schedule", "sample", "detokenize", "other")
 """Every part but the compute."""
 
 
-def sums_ns(timings: RequestTimings) -> dict[str, int]:
+def sums_ns(timings: Timings) -> dict[str, int]:
     """Adds the stages up; one figure a part."""
     return {
         "compute": sum(stage.compute_ns for stage in timings.stages),

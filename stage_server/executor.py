@@ -75,11 +75,6 @@ class ModelExecutor:
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
-    @property
-    def is_running(self) -> bool:
-        """True until the thread has ended."""
-        return self._thread.is_alive()
-
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
             started_ns = time.perf_counter_ns()

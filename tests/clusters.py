@@ -28,13 +28,13 @@ async def running_stage(model: str | Path, layers: LayerRange, **settings: objec
         layers: Its layers.
         **settings: Further fields of `StageConfig`.
     """
-    defaults = {"kv_memory_bytes": 1 << 20, "max_num_seqs": 16, "threads": 1}
-    config = StageConfig(
-        model=str(model),
-        layers=layers,
-        listen=ListenAddress("127.0.0.1", 0),
-        **{**defaults, **settings},
-    )
+    defaults = {
+        "listen": ListenAddress("127.0.0.1", 0),
+        "kv_memory_bytes": 1 << 20,
+        "max_num_seqs": 16,
+        "threads": 1,
+    }
+    config = StageConfig(model=str(model), layers=layers, **{**defaults, **settings})
     files = open_model(config.model)
     limits = MessageLimits.of_stage(
         config, hidden_size=files.config.hidden_size, vocab_size=files.config.vocab_size

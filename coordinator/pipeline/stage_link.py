@@ -84,7 +84,7 @@ class StageLink:
         self._call: ForwardCall | None = None
         self._reader: asyncio.Task[None] | None = None
         self._write_lock = asyncio.Lock()
-        self._pending: dict[int, asyncio.Future[_Arrival]] = {}
+        self._pending: dict[int, asyncio.Future[_Arrival | StagecoachError]] = {}
 
     @property
     def is_open(self) -> bool:
@@ -142,9 +142,9 @@ class StageLink:
                 f" {self._config.connect_timeout_s} s"
             ) from error
         except (grpc.RpcError, asyncio.InvalidStateError) as error:
-            raise await self._ending(call) from error
+            raise self._named(await self._ending(call)) from error
         if response is None:
-            raise await self._ending(call)
+            raise self._named(await self._ending(call))
         if response.WhichOneof("payload") != "opened" or response.opened.epoch != epoch:
             call.cancel()
             raise IncompatibleError(f"stage {self.address} did not answer `open` with `opened`")
@@ -166,7 +166,9 @@ class StageLink:
         call = self._call
         if call is None:
             raise UnavailableError(f"stage {self.address} is not connected")
-        future: asyncio.Future[_Arrival] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[_Arrival | StagecoachError] = (
+            asyncio.get_running_loop().create_future()
+        )
         self._pending[batch.micro_batch_id] = future
         config = self._config
         timeout_s = config.step_timeout_s + num_tokens * config.step_timeout_per_token_s
@@ -175,7 +177,7 @@ class StageLink:
             async with asyncio.timeout(timeout_s):
                 async with self._write_lock:
                     await call.write(stage_pb2.ForwardRequest(micro_batch=batch))
-                result, ended_ns = await future
+                arrival = await future
         except TimeoutError as error:
             late = DeadlineExceededError(
                 f"stage {self.address} did not answer a micro-batch of {num_tokens} tokens within"
@@ -185,14 +187,17 @@ class StageLink:
             self._lose(call, late)
             raise late from error
         except (grpc.RpcError, asyncio.InvalidStateError) as error:
-            lost = await self._ending(call)
+            lost = self._lost(await self._ending(call))
             self._lose(call, lost)
             raise lost from error
         finally:
             self._pending.pop(batch.micro_batch_id, None)
-        if result.HasField("status"):
-            raise status.from_status(result.status)
-        return StageReply(result, _timings(result.timings, ended_ns - started_ns))
+        if isinstance(arrival, StagecoachError):
+            raise arrival
+        if arrival.result.HasField("status"):
+            raise status.from_status(arrival.result.status)
+        round_trip_ns = arrival.arrived_ns - started_ns
+        return StageReply(arrival.result, _timings(arrival.result.timings, round_trip_ns))
 
     async def close(self) -> None:
         """Ends the stream, which frees its slots on the stage, and closes the channel."""
@@ -216,7 +221,7 @@ class StageLink:
                     future.set_result(_Arrival(response.result, arrived_ns))
         except grpc.RpcError:
             _log.debug("stream to %s broke", self.address)
-        self._lose(call, await self._ending(call))
+        self._lose(call, self._lost(await self._ending(call)))
 
     def _lose(self, call: ForwardCall, error: StagecoachError) -> None:
         """Takes the stream down, once, and fails what is in flight on it."""
@@ -226,16 +231,19 @@ class StageLink:
         _log.warning("lost stage %s: %s", self.address, error.message)
         for future in self._pending.values():
             if not future.done():
-                future.set_exception(error)
+                future.set_result(error)
         self._on_lost()
 
     async def _ending(self, call: ForwardCall) -> StagecoachError:
-        """The error that ended a call; a stream that ends in good order is a lost stage too."""
+        """The error that a call ended with; a stream that ends in good order is an error too."""
         code, details = await call.code(), await call.details()
         if code == grpc.StatusCode.OK:
-            return UnavailableError(f"stage {self.address} ended its stream")
-        error = status.from_ending(code, details, await call.trailing_metadata())
-        return self._named(error)
+            return UnavailableError("it ended its stream")
+        return status.from_ending(code, details, await call.trailing_metadata())
+
+    def _lost(self, cause: StagecoachError) -> UnavailableError:
+        """What a stream that broke means, whatever the reason, to those who wait on it."""
+        return UnavailableError(f"stage {self.address} was lost: {cause.message}")
 
     def _named(self, error: StagecoachError) -> StagecoachError:
         """The same error with the stage's address in its message."""

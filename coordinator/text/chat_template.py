@@ -48,7 +48,9 @@ class ChatTemplate:
         """
         try:
             return self._template.render(
-                messages=[{"role": message.role, "content": message.content} for message in messages],
+                messages=[
+                    {"role": message.role, "content": message.content} for message in messages
+                ],
                 tools=None,
                 documents=None,
                 add_generation_prompt=True,
@@ -130,6 +132,6 @@ def _strftime_now(form: str) -> str:
     return datetime.now().strftime(form)
 
 
-def _make_dict(*args: object, **kwargs: object) -> dict[object, object]:
+def _make_dict(*args: Iterable[tuple[str, object]], **kwargs: object) -> dict[str, object]:
     """Stands for the class `dict`, whose attributes a template has no need of."""
     return dict(*args, **kwargs)

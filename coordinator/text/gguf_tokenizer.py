@@ -1,12 +1,8 @@
-"""Builds the tokenizer that the metadata of a GGUF file describes.
+"""Builds the tokenizer that a GGUF file describes.
 
-The keys are those of the GGUF specification; what they mean is as in llama.cpp's
-`src/llama-vocab.cpp`. transformers reads the same metadata, but splits text before BPE as GPT-2 did
-where it does not know the name of the split.
+What the fields mean is settled by llama.cpp's `src/llama-vocab.cpp`. transformers reads the same
+fields but takes GPT-2's split of text where it does not know the one that the file names.
 """
-
-from collections.abc import Callable, Mapping
-from typing import TypeVar
 
 from tokenizers import (
     AddedToken,
@@ -19,30 +15,157 @@ from tokenizers import (
     processors,
 )
 
+from coordinator.text.gguf_vocabulary import CONTROL, UNKNOWN, USER_DEFINED, GgufVocabulary
 from protos.errors import ModelFilesError, UnsupportedModelError
 
-T = TypeVar("T", str, int, float, bool)
+_SPACE_SIGN = "\N{LOWER ONE EIGHTH BLOCK}"
 
-_UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
-"""Values of `tokenizer.ggml.token_type` that need care."""
+_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|DIGITS"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
-def build_gguf_tokenizer(metadata: Mapping[str, object]) -> Tokenizer:
-    """Builds a tokenizer.
-
-    Args:
-        metadata: Fields `tokenizer.*` by their full names.
+def build_gguf_tokenizer(vocabulary: GgufVocabulary) -> Tokenizer:
+    """Builds the tokenizer.
 
     Raises:
         UnsupportedModelError: The kind of tokenizer, or of its text split, is not known.
-        ModelFilesError: A field is missing, malformed or contradicts another.
+        ModelFilesError: The fields contradict each other.
     """
-    model = field(metadata, "tokenizer.ggml.model", str)
-    if model not in _BUILDERS:
+    if vocabulary.model not in _KINDS:
         raise UnsupportedModelError(
-            f"GGUF tokenizer {model!r} is not one of {', '.join(_BUILDERS)}", model=model
+            f"GGUF tokenizer {vocabulary.model!r} is not one of {', '.join(_KINDS)}"
         )
-    tokens = fields(metadata, "tokenizer.ggml.tokens", str)
+    tokenizer = _KINDS[vocabulary.model](vocabulary)
+    tokenizer.add_special_tokens(_added_tokens(vocabulary, (UNKNOWN, CONTROL)))
+    tokenizer.add_tokens(_added_tokens(vocabulary, (USER_DEFINED,)))
+    tokenizer.post_processor = _post_processor(vocabulary)
+    return tokenizer
+
+
+def _byte_level(vocabulary: GgufVocabulary) -> Tokenizer:
+    """BPE over bytes, as GPT-2's."""
+    split = _pre_tokenizer(vocabulary.pre)
     try:
-        tokenizer, adds_bos = _BUILDERS[model](metadata, tokens)
-    ...
+        model = models.BPE(
+            vocab=_ids(vocabulary),
+            merges=[_pair(merge) for merge in vocabulary.merges],
+            ignore_merges=vocabulary.pre == "llama-bpe",
+        )
+    except Exception as error:  # what the library raises for merges that are no tokens
+        raise ModelFilesError(f"tokenizer.ggml.merges: {error}") from error
+    tokenizer = Tokenizer(model)
+    if vocabulary.pre == "qwen2":
+        tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = split
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _sentence_piece(vocabulary: GgufVocabulary) -> Tokenizer:
+    """SentencePiece's BPE with byte fallback."""
+    if not vocabulary.scores:
+        raise ModelFilesError("tokenizer.ggml.scores is missing")
+    tokenizer = Tokenizer(
+        models.BPE(
+            vocab=_ids(vocabulary),
+            merges=_merges_by_score(vocabulary),
+            unk_token=vocabulary.special_tokens.get("unk_token"),
+            fuse_unk=True,
+            byte_fallback=True,
+        )
+    )
+    prefix = [normalizers.Prepend(_SPACE_SIGN)] if vocabulary.adds_space_prefix else []
+    strip = [decoders.Strip(" ", 1, 0)] if vocabulary.adds_space_prefix else []
+    tokenizer.normalizer = normalizers.Sequence([*prefix, normalizers.Replace(" ", _SPACE_SIGN)])
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.Replace(_SPACE_SIGN, " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            *strip,
+        ]
+    )
+    return tokenizer
+
+
+_KINDS = {"gpt2": _byte_level, "llama": _sentence_piece}
+
+
+def _pre_tokenizer(pre: str) -> pre_tokenizers.PreTokenizer:
+    """How text is split before BPE, by the name that llama.cpp gives it."""
+    if pre in ("default", "gpt-2"):
+        return pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if pre == "smollm":
+        return pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Digits(individual_digits=True),
+                pre_tokenizers.ByteLevel(add_prefix_space=False),
+            ]
+        )
+    if pre not in _DIGITS:
+        known = ", ".join(["default", "gpt-2", "smollm", *_DIGITS])
+        raise UnsupportedModelError(f"GGUF text split {pre!r} is not one of {known}")
+    return pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_SPLIT.replace("DIGITS", _DIGITS[pre])), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+
+
+_DIGITS = {"llama-bpe": r"\p{N}{1,3}", "qwen2": r"\p{N}"}
+"""How splits that are otherwise alike take digits."""
+
+
+def _ids(vocabulary: GgufVocabulary) -> dict[str, int]:
+    return {token: token_id for token_id, token in enumerate(vocabulary.tokens)}
+
+
+def _pair(merge: str) -> tuple[str, str]:
+    left, _, right = merge.partition(" ")
+    return left, right
+
+
+def _merges_by_score(vocabulary: GgufVocabulary) -> list[tuple[str, str]]:
+    """Every way to make a token of two others, the best score first.
+
+    SentencePiece keeps no merges: it joins whichever neighbours make the token of the highest
+    score. As `generate_merges` of transformers.
+    """
+    ids = _ids(vocabulary)
+    merges = [
+        (vocabulary.scores[token_id], token[:cut], token[cut:])
+        for token, token_id in ids.items()
+        for cut in range(1, len(token))
+        if token[:cut] in ids and token[cut:] in ids
+    ]
+    merges.sort(key=lambda merge: (-merge[0], -len(merge[1]), -len(merge[2])))
+    return [(left, right) for _, left, right in merges]
+
+
+def _added_tokens(vocabulary: GgufVocabulary, token_types: tuple[int, ...]) -> list[AddedToken]:
+    return [
+        AddedToken(token, normalized=False)
+        for token, token_type in zip(vocabulary.tokens, vocabulary.token_types, strict=True)
+        if token_type in token_types
+    ]
+
+
+def _post_processor(vocabulary: GgufVocabulary) -> processors.PostProcessor:
+    """Adds the tokens that begin and end a text."""
+    adds_bos = vocabulary.adds_bos
+    if adds_bos is None:
+        adds_bos = vocabulary.model == "llama" or vocabulary.pre == "llama-bpe"
+    ids = _ids(vocabulary)
+    bos = _wanted(vocabulary, "bos_token", adds_bos)
+    eos = _wanted(vocabulary, "eos_token", vocabulary.adds_eos)
+    return processors.TemplateProcessing(
+        single=[*bos, "$A", *eos], special_tokens=[(token, ids[token]) for token in (*bos, *eos)]
+    )
+
+
+def _wanted(vocabulary: GgufVocabulary, name: str, is_added: bool) -> list[str]:
+    token = vocabulary.special_tokens.get(name)
+    return [token] if is_added and token is not None else []

@@ -104,6 +104,8 @@ class LeanLayers:
 class _LeanLayer(nn.Module):
     """One layer; `tensors` are those of transformers' module on the meta device."""
 
+    _head_norm: torch.Tensor | None
+
     def __init__(
         self,
         index: int,

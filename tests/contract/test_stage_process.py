@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from queue import SimpleQueue
 from typing import IO
 
 import grpc
@@ -51,6 +52,10 @@ def ready(child: subprocess.Popen[str]) -> str:
     return str(message["address"])
 
 
+def connect(address: str) -> grpc.Channel:
+    return grpc.insecure_channel(address, options=[("grpc.max_receive_message_length", 2**24)])
+
+
 def open_stream(
     channel: grpc.Channel, requests: list[stage_pb2.ForwardRequest]
 ) -> Iterator[stage_pb2.ForwardResponse]:
@@ -65,24 +70,23 @@ def open_stream(
         epoch=1,
     )
 
-    def send() -> Iterator[stage_pb2.ForwardRequest]:
-        yield stage_pb2.ForwardRequest(open=opening)
-        yield from requests
-        time.sleep(DEADLINE_S)
-
-    responses = stub.Forward(send(), timeout=DEADLINE_S)
+    messages: SimpleQueue[stage_pb2.ForwardRequest] = SimpleQueue()
+    for request in (stage_pb2.ForwardRequest(open=opening), *requests):
+        messages.put(request)
+    # An iterator that never ends keeps the stream open.
+    responses = stub.Forward(iter(messages.get, None), timeout=DEADLINE_S)
     assert next(responses).WhichOneof("payload") == "opened"
     return responses
 
 
-def prefill(num_tokens: int, kv_slot: int = 0) -> stage_pb2.ForwardRequest:
-    piece = stage_pb2.SequenceSlice(kv_slot=kv_slot, num_tokens=num_tokens)
+def prefill(num_tokens: int) -> stage_pb2.ForwardRequest:
+    piece = stage_pb2.SequenceSlice(kv_slot=0, num_tokens=num_tokens)
     ids = stage_pb2.TokenIds(ids=[1] * num_tokens)
     return stage_pb2.ForwardRequest(micro_batch=stage_pb2.MicroBatch(slices=[piece], token_ids=ids))
 
 
 def test_it_says_when_it_is_ready_computes_and_ends_well_on_sigterm() -> None:
-    with process("--json") as child, grpc.insecure_channel(ready(child)) as channel:
+    with process("--json") as child, connect(ready(child)) as channel:
         responses = open_stream(channel, [prefill(3)])
         result = next(responses).result
         assert list(result.hidden_states.shape) == [3, 576]
@@ -128,8 +132,8 @@ def test_sigterm_while_loading_ends_it_well() -> None:
 
 
 def test_the_first_signal_lets_work_finish_and_the_second_does_not() -> None:
-    with process("--json") as child, grpc.insecure_channel(ready(child)) as channel:
-        responses = open_stream(channel, [prefill(2048, slot) for slot in range(8)])
+    with process("--json") as child, connect(ready(child)) as channel:
+        responses = open_stream(channel, [prefill(2048)] * 8)
         next(responses)
         child.send_signal(signal.SIGTERM)
         assert next(responses).result.timings.compute_ns > 0
@@ -166,7 +170,7 @@ def test_layers_that_the_model_does_not_have_are_said_in_one_line() -> None:
         (["--model", "demo", "--layers", "0:2", "--dtype", "int3"], "int3"),
         (["--model", "demo", "--layers", "0:2", "--device", "tpu"], "tpu"),
         (["--model", "demo", "--layers", "0:2", "--max-num-seqs", "0"], "max_num_seqs"),
-        (["--model", "demo", "--layers", "0:2", "--threads", "x"], "x"),
+        (["--model", "demo", "--layers", "0:2", "--threads", "x"], "--threads"),
         (["--model", "demo", "--layers", "0:2", "--log-level", "loud"], "loud"),
         (["--model", "demo", "--layers", "0:2", "--surprise"], "--surprise"),
     ],

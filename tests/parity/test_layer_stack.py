@@ -114,6 +114,7 @@ def expected(model_path: Path) -> tuple[list[int], torch.Tensor]:
             eos_token_id=None,
             pad_token_id=0,
         )
+        assert isinstance(output, torch.Tensor)
         logits = model(output[:, :-1]).logits[0]
     return output[0, len(PROMPT) :].tolist(), logits
 

@@ -70,8 +70,6 @@ async def test_stopping_a_busy_thread_says_so_and_an_abandoned_outcome_harms_nob
     release = threading.Event()
     job = executor.submit(release.wait)
     assert not executor.stop(timeout_s=0.01)
-    assert executor.is_running
     release.set()
     await job
     assert executor.stop(timeout_s=5)
-    assert not executor.is_running

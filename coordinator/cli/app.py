@@ -1,0 +1,53 @@
+"""All commands under one name."""
+
+from typing import Annotated
+
+import typer
+
+from coordinator.cli.generate import generate
+from coordinator.cli.serve import serve
+from coordinator.cli.status import status
+from coordinator.cli.up import up
+from protos import __version__
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={
+        "auto_envvar_prefix": "STAGECOACH",
+        "help_option_names": ["-h", "--help"],
+    },
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"coordinator-cli {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def coordinator_cli(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_print_version,
+            is_eager=True,
+            allow_from_autoenv=False,
+            help="Print the version.",
+        ),
+    ] = False,
+) -> None:
+    """Runs and uses a large language model that is split over several machines.
+
+    Every option can be set in the environment, as STAGECOACH_COMMAND_OPTION.
+    """
+
+
+app.command()(up)
+app.command()(serve)
+app.command()(generate)
+app.command()(status)

@@ -1,0 +1,53 @@
+"""The life of a coordinator process: bind, connect the stages, serve, drain, stop."""
+
+import asyncio
+import json
+import logging
+import os
+import sys
+
+import uvloop
+
+from coordinator.assembly import open_engine
+from coordinator.cli.stop_event import stop_event
+from coordinator.config import CoordinatorConfig
+from coordinator.service.server import GenerationServer
+from model_files import open_model
+
+
+def run(config: CoordinatorConfig, *, json_output: bool, exit_with_parent: bool) -> None:
+    """Runs a coordinator until it is told to stop; blocks.
+
+    Args:
+        config: What the operator set.
+        json_output: Print one JSON line when ready.
+        exit_with_parent: Stop when stdin reaches its end.
+
+    Raises:
+        StagecoachError: The model cannot be opened, the address cannot be bound, or the stages
+            cannot be reached or do not fit together.
+    """
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    uvloop.run(_serve(config, json_output=json_output, exit_with_parent=exit_with_parent))
+
+
+async def _serve(config: CoordinatorConfig, *, json_output: bool, exit_with_parent: bool) -> None:
+    stop = stop_event(with_parent=exit_with_parent)
+    max_model_len = config.max_model_len or open_model(config.model).config.max_model_len
+    server = GenerationServer(config.listen, max_model_len=max_model_len)
+    address = await server.start()
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            stopping = tasks.create_task(stop.wait())
+            serving = tasks.create_task(
+                _serve_until_stopped(config, server, address, json_output=json_output)
+            )
+            await asyncio.wait({stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            serving.cancel()
+    finally:
+        await server.stop(grace_s=config.drain_grace_s)

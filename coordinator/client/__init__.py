@@ -1,0 +1,70 @@
+"""The client SDK: talk to a coordinator, synchronously or with asyncio.
+
+    with Client("localhost:50050") as client:
+        for event in client.generate("The stagecoach left at dawn", max_tokens=64):
+            print(event.text, end="", flush=True)
+
+Needs neither torch nor transformers nor numpy. Errors are the classes of `protos.errors`, all of
+them subclasses of `StagecoachError`.
+"""
+
+from coordinator.client.async_client import AsyncClient
+from coordinator.client.async_stream import AsyncTokenStream
+from coordinator.client.client import Client
+from coordinator.client.completion import (
+    Completion,
+    FinishReason,
+    StageTotals,
+    Timings,
+    TokenEvent,
+    Usage,
+)
+from coordinator.client.prompt import ChatMessage, PromptLike
+from coordinator.client.request import GenerateOptions
+from coordinator.client.status import CoordinatorStatus, StageState, StageStatus
+from coordinator.client.stream import TokenStream
+from protos.errors import (
+    ContextLengthExceededError,
+    DeadlineExceededError,
+    IncompatibleError,
+    InternalError,
+    InvalidArgumentError,
+    KvFullError,
+    QueueFullError,
+    RequestAbortedError,
+    StagecoachError,
+    StaleStateError,
+    UnauthenticatedError,
+    UnavailableError,
+)
+
+__all__ = [
+    "AsyncClient",
+    "AsyncTokenStream",
+    "ChatMessage",
+    "Client",
+    "Completion",
+    "ContextLengthExceededError",
+    "CoordinatorStatus",
+    "DeadlineExceededError",
+    "FinishReason",
+    "GenerateOptions",
+    "IncompatibleError",
+    "InternalError",
+    "InvalidArgumentError",
+    "KvFullError",
+    "PromptLike",
+    "QueueFullError",
+    "RequestAbortedError",
+    "StageState",
+    "StageStatus",
+    "StageTotals",
+    "StagecoachError",
+    "StaleStateError",
+    "Timings",
+    "TokenEvent",
+    "TokenStream",
+    "UnauthenticatedError",
+    "UnavailableError",
+    "Usage",
+]

@@ -1,0 +1,138 @@
+"""The synchronous client."""
+
+import time
+from types import TracebackType
+from typing import Self, Unpack
+
+import grpc
+
+from coordinator.client.channel import (
+    DEFAULT_ADDRESS,
+    READY_POLL_S,
+    channel_options,
+    read_error,
+)
+from coordinator.client.completion import Completion
+from coordinator.client.prompt import PromptLike, prompt_message
+from coordinator.client.request import GenerateOptions, generate_request
+from coordinator.client.status import CoordinatorStatus, read_status
+from coordinator.client.stream import TokenStream
+from protos.errors import DeadlineExceededError, UnavailableError
+from protos.stagecoach.v1 import generation_pb2, generation_pb2_grpc
+
+
+class Client:
+    """Talks to one coordinator. Any number of threads may share a client.
+
+    Every method raises `StagecoachError`, one class for each kind of failure. Connects on first
+    use, and again when the connection was lost.
+
+    Args:
+        address: HOST:PORT.
+    """
+
+    def __init__(self, address: str = DEFAULT_ADDRESS) -> None:
+        """Makes the channel; connects nothing yet."""
+        self.address = address
+        self._channel = grpc.insecure_channel(address, options=channel_options(address))
+        self._stub = generation_pb2_grpc.GenerationServiceStub(self._channel)
+
+    def generate(
+        self,
+        prompt: PromptLike,
+        *,
+        timeout_s: float | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> TokenStream:
+        """Starts a completion.
+
+        Args:
+            prompt: Text, token ids, or chat messages.
+            timeout_s: For the whole completion. None: no limit.
+            **options: See `GenerateOptions`.
+
+        Returns:
+            An iterator over the new tokens as they come, also a context manager. Closing it before
+            the end cancels the request. Errors of the coordinator are raised while iterating.
+
+        Raises:
+            InvalidArgumentError: A value has the wrong type.
+        """
+        request = generate_request(prompt, **options)
+        return TokenStream(self._stub.Generate(request, timeout=timeout_s), self.address)
+
+    def complete(
+        self,
+        prompt: PromptLike,
+        *,
+        timeout_s: float | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Completion:
+        """Makes a completion and waits for its end; arguments as of `generate`.
+
+        Raises:
+            StagecoachError: The request failed.
+        """
+        with self.generate(prompt, timeout_s=timeout_s, **options) as stream:
+            return stream.result()
+
+    def tokenize(self, prompt: PromptLike, *, timeout_s: float | None = None) -> list[int]:
+        """Turns a prompt into token ids, special tokens included, as `generate` does.
+
+        Raises:
+            StagecoachError: The prompt cannot be tokenized.
+        """
+        request = generation_pb2.TokenizeRequest(prompt=prompt_message(prompt))
+        try:
+            return list(self._stub.Tokenize(request, timeout=timeout_s).token_ids)
+        except grpc.RpcError as error:
+            raise read_error(error, self.address) from error
+
+    def status(self, *, timeout_s: float | None = None) -> CoordinatorStatus:
+        """Asks for the state of the coordinator and of every stage.
+
+        Raises:
+            StagecoachError: The coordinator did not answer.
+        """
+        request = generation_pb2.GetStatusRequest()
+        try:
+            return read_status(self._stub.GetStatus(request, timeout=timeout_s))
+        except grpc.RpcError as error:
+            raise read_error(error, self.address) from error
+
+    def wait_until_ready(self, timeout_s: float) -> CoordinatorStatus:
+        """Waits until the coordinator serves requests.
+
+        Raises:
+            DeadlineExceededError: It did not within `timeout_s`; the message says why not.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            remaining_s = max(deadline - time.monotonic(), READY_POLL_S)
+            try:
+                status = self.status(timeout_s=remaining_s)
+                if status.ready:
+                    return status
+                reason = f"coordinator at {self.address} is not ready"
+            except (UnavailableError, DeadlineExceededError) as error:
+                reason = error.message
+            if time.monotonic() + READY_POLL_S > deadline:
+                raise DeadlineExceededError(f"not ready within {timeout_s} s: {reason}")
+            time.sleep(READY_POLL_S)
+
+    def close(self) -> None:
+        """Closes the connection; streams that still run are cancelled."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        """The client itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Closes the client."""
+        self.close()

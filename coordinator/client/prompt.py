@@ -1,0 +1,76 @@
+"""The three forms of a prompt, as a caller writes them, and their message."""
+
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import SupportsIndex
+
+from protos.errors import InvalidArgumentError
+from protos.stagecoach.v1 import generation_pb2, stage_pb2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatMessage:
+    """One turn of a conversation."""
+
+    role: str
+    """system, user, assistant or tool."""
+    content: str
+
+
+PromptLike = str | Sequence[int] | Sequence[ChatMessage | Mapping[str, str]]
+"""Text; or token ids; or a conversation, oldest message first, whose messages may also be mappings
+with the keys `role` and `content`."""
+
+
+def prompt_message(prompt: PromptLike) -> generation_pb2.Prompt:
+    """Writes a prompt.
+
+    Raises:
+        InvalidArgumentError: It has none of the three forms.
+    """
+    if isinstance(prompt, str):
+        try:
+            return generation_pb2.Prompt(text=prompt)
+        except ValueError as error:
+            raise InvalidArgumentError(
+                "prompt is not valid Unicode text", field="prompt.text"
+            ) from error
+    items = list(prompt)
+    if not items:
+        raise InvalidArgumentError("prompt is empty", field="prompt")
+    messages = [_chat_message(item) for item in items if isinstance(item, ChatMessage | Mapping)]
+    if len(messages) == len(items):
+        return generation_pb2.Prompt(chat=generation_pb2.Chat(messages=messages))
+    token_ids = [operator.index(item) for item in items if isinstance(item, SupportsIndex)]
+    if len(token_ids) == len(items):
+        return _token_ids_prompt(token_ids)
+    raise InvalidArgumentError(
+        "prompt is neither text, nor token ids, nor chat messages", field="prompt"
+    )
+
+
+def _token_ids_prompt(token_ids: list[int]) -> generation_pb2.Prompt:
+    try:
+        return generation_pb2.Prompt(token_ids=stage_pb2.TokenIds(ids=token_ids))
+    except ValueError as error:
+        raise InvalidArgumentError(
+            "prompt has a token id that is not in [0, 2**32)", field="prompt.token_ids"
+        ) from error
+
+
+def _chat_message(message: ChatMessage | Mapping[str, str]) -> generation_pb2.ChatMessage:
+    if isinstance(message, ChatMessage):
+        message = {"role": message.role, "content": message.content}
+    if set(message) != {"role", "content"}:
+        raise InvalidArgumentError(
+            f"a chat message has the keys {sorted(map(str, message))}, must have role and content",
+            field="prompt.chat.messages",
+        )
+    try:
+        return generation_pb2.ChatMessage(role=message["role"], content=message["content"])
+    except (TypeError, ValueError) as error:
+        raise InvalidArgumentError(
+            "role and content of a chat message must be valid Unicode text",
+            field="prompt.chat.messages",
+        ) from error

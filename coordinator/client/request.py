@@ -1,0 +1,82 @@
+"""What a caller may ask of a completion, and its message.
+
+Ranges are for the coordinator to check, which knows the model; here only types that cannot be
+written are refused.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TypedDict, Unpack
+
+from google.protobuf.message import Message
+
+from coordinator.client.prompt import PromptLike, prompt_message
+from protos.errors import InvalidArgumentError
+from protos.stagecoach.v1 import generation_pb2
+
+_SAMPLING_FIELDS = frozenset(
+    field.name for field in generation_pb2.SamplingParams.DESCRIPTOR.fields
+)
+
+
+class GenerateOptions(TypedDict, total=False):
+    """Keyword arguments of `generate` and `complete`. Left out or None: the default."""
+
+    max_tokens: int | None
+    """Most tokens to generate. Default: as many as fit."""
+    temperature: float | None
+    """0, the default, is greedy."""
+    top_p: float | None
+    """Keep the smallest set of tokens that holds this share of the probability. Default 1."""
+    top_k: int | None
+    """Keep this many of the most likely tokens. Default 0: all."""
+    min_p: float | None
+    """Drop tokens less likely than this share of the most likely one. Default 0."""
+    repetition_penalty: float | None
+    """Makes tokens of prompt and output less likely. Default 1: not."""
+    presence_penalty: float | None
+    """Subtracted from the logits of tokens in the output. Default 0."""
+    frequency_penalty: float | None
+    """Subtracted once per occurrence in the output. Default 0."""
+    logit_bias: Mapping[int, float] | None
+    """Added to logits, by token id."""
+    seed: int | None
+    """The same seed gives the same text. Default: drawn at random."""
+    stop: str | Sequence[str]
+    """The text ends before the first of these that it would contain."""
+    stop_token_ids: Sequence[int]
+    """Generation ends at any of these ids."""
+    ignore_eos: bool
+    """Do not end at the model's own end-of-sequence tokens."""
+    request_id: str | None
+    """Name in the coordinator's logs. Default: made by the coordinator."""
+
+
+def generate_request(
+    prompt: PromptLike, **options: Unpack[GenerateOptions]
+) -> generation_pb2.GenerateRequest:
+    """Writes a request.
+
+    Raises:
+        InvalidArgumentError: A value has the wrong type, or one that no message can hold.
+        TypeError: There is no such option.
+    """
+    unknown = set(options) - set(GenerateOptions.__annotations__)
+    if unknown:
+        raise TypeError(f"generate() has no option {', '.join(sorted(unknown))}")
+    message = generation_pb2.GenerateRequest(prompt=prompt_message(prompt))
+    for name, value in options.items():
+        if value is None:
+            continue
+        if name == "stop" and isinstance(value, str):
+            value = (value,)
+        _set(message.sampling if name in _SAMPLING_FIELDS else message, name, value)
+    return message
+
+
+def _set(message: Message, name: str, value: object) -> None:
+    try:
+        message.MergeFrom(type(message)(**{name: value}))
+    except (TypeError, ValueError) as error:
+        raise InvalidArgumentError(
+            f"{name} is {value!r:.100}, which it cannot be", field=name
+        ) from error

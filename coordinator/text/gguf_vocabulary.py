@@ -1,0 +1,118 @@
+"""The tokenizer fields of a GGUF file, checked once."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self, TypeVar
+
+from protos.errors import ModelFilesError
+
+_PREFIX = "tokenizer.ggml."
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
+"""Values of `token_types` that say how text is matched with a token."""
+
+_SPECIAL_NAMES = {
+    "bos_token": "bos_token_id",
+    "eos_token": "eos_token_id",
+    "unk_token": "unknown_token_id",
+    "pad_token": "padding_token_id",
+}
+
+_END_FIELDS = ("eos_token_id", "eot_token_id", "eom_token_id")
+
+T = TypeVar("T", str, int, float, bool)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GgufVocabulary:
+    """What the metadata says, by the names of the GGUF specification."""
+
+    model: str
+    """Kind of tokenizer."""
+    pre: str
+    """Name of the split of text before BPE."""
+    tokens: list[str]
+    """By id."""
+    token_types: list[int]
+    """By id."""
+    scores: list[float]
+    """By id; empty when the file has none."""
+    merges: list[str]
+    """In order of application; empty when the file has none."""
+    adds_bos: bool | None
+    """None where the file leaves it to the kind of tokenizer."""
+    adds_eos: bool
+    adds_space_prefix: bool
+    special_tokens: Mapping[str, str]
+    """Tokens by the name that chat templates use, such as `bos_token`."""
+    end_token_ids: frozenset[int]
+    """Tokens that end a text or a turn."""
+
+    @classmethod
+    def parse(cls, metadata: Mapping[str, object]) -> Self:
+        """Reads fields by their full names, `tokenizer.ggml.*`.
+
+        Raises:
+            ModelFilesError: One is missing, has a wrong type, or contradicts the tokens.
+        """
+        tokens = _list(metadata, "tokens", str)
+        return cls(
+            model=_required(metadata, "model", str),
+            pre=_optional(metadata, "pre", str) or "default",
+            tokens=tokens,
+            token_types=_by_token(metadata, "token_type", int, tokens) or [NORMAL] * len(tokens),
+            scores=_by_token(metadata, "scores", float, tokens),
+            merges=_list(metadata, "merges", str),
+            adds_bos=_optional(metadata, "add_bos_token", bool),
+            adds_eos=_optional(metadata, "add_eos_token", bool) or False,
+            adds_space_prefix=_optional(metadata, "add_space_prefix", bool) is not False,
+            special_tokens={
+                name: tokens[token_id]
+                for name, field in _SPECIAL_NAMES.items()
+                if (token_id := _token_id(metadata, field, tokens)) is not None
+            },
+            end_token_ids=frozenset(
+                token_id
+                for field in _END_FIELDS
+                if (token_id := _token_id(metadata, field, tokens)) is not None
+            ),
+        )
+
+
+def _optional(metadata: Mapping[str, object], name: str, kind: type[T]) -> T | None:
+    value = metadata.get(_PREFIX + name)
+    if value is None or isinstance(value, kind):
+        return value
+    raise ModelFilesError(f"{_PREFIX}{name} is not of type {kind.__name__}")
+
+
+def _required(metadata: Mapping[str, object], name: str, kind: type[T]) -> T:
+    value = _optional(metadata, name, kind)
+    if value is None:
+        raise ModelFilesError(f"{_PREFIX}{name} is missing")
+    return value
+
+
+def _list(metadata: Mapping[str, object], name: str, kind: type[T]) -> list[T]:
+    values = metadata.get(_PREFIX + name, [])
+    if isinstance(values, list) and all(isinstance(value, kind) for value in values):
+        return values
+    raise ModelFilesError(f"{_PREFIX}{name} is not a list of {kind.__name__}")
+
+
+def _by_token(
+    metadata: Mapping[str, object], name: str, kind: type[T], tokens: list[str]
+) -> list[T]:
+    values = _list(metadata, name, kind)
+    if values and len(values) != len(tokens):
+        raise ModelFilesError(
+            f"{_PREFIX}{name} has {len(values)} elements for {len(tokens)} tokens"
+        )
+    return values
+
+
+def _token_id(metadata: Mapping[str, object], name: str, tokens: list[str]) -> int | None:
+    token_id = _optional(metadata, name, int)
+    if token_id is not None and not 0 <= token_id < len(tokens):
+        raise ModelFilesError(f"{_PREFIX}{name} is {token_id}, there are {len(tokens)} tokens")
+    return token_id

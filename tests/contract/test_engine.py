@@ -1,0 +1,271 @@
+"""What the engine does when requests are many, cancelled, seeded or broken, over real stages."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from coordinator.core.events import Accepted, Finished, TokensEvent
+from coordinator.core.request import FinishReason
+from coordinator.core.request_spec import RequestSpec, TextPrompt, TokenPrompt
+from coordinator.core.sampling_params import SamplingParams
+from coordinator.engine import Engine
+from protos.errors import (
+    ContextLengthExceededError,
+    IncompatibleError,
+    InternalError,
+    InvalidArgumentError,
+    QueueFullError,
+    StagecoachError,
+    UnavailableError,
+)
+from protos.layer_range import LayerRange
+from stage_server.batch import ForwardBatch, ForwardOutput
+from stage_server.torch_engine import TorchEngine
+from tests.clusters import assert_nothing_held, generate, running_engine, running_stage
+from tests.tiny_models import tiny_model
+
+THREE_STAGES = LayerRange.split_evenly(6, 3)
+PROMPT = (5, 6, 7)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model("llama", tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+async def engine(model: Path) -> AsyncIterator[Engine]:
+    async with running_engine(model, THREE_STAGES) as engine:
+        yield engine
+
+
+def create_spec(**changes: object) -> RequestSpec:
+    fields = {"prompt": TokenPrompt(token_ids=PROMPT), "max_tokens": 8, "ignore_eos": True}
+    return RequestSpec(**{**fields, **changes})
+
+
+async def failure(engine: Engine, spec: RequestSpec) -> StagecoachError:
+    """The error that a request ends with."""
+    with pytest.raises(StagecoachError) as caught:
+        async for _ in engine.submit(spec):
+            pass
+    return caught.value
+
+
+async def test_events_come_in_order_and_account_for_every_token_and_stage(engine: Engine) -> None:
+    accepted, *chunks, finished = [event async for event in engine.submit(create_spec())]
+    assert isinstance(accepted, Accepted)
+    assert accepted.num_prompt_tokens == len(PROMPT)
+    assert all(isinstance(chunk, TokensEvent) for chunk in chunks)
+    assert isinstance(finished, Finished)
+    assert finished.finish_reason is FinishReason.LENGTH
+    assert finished.num_completion_tokens == 8
+    timings = finished.timings
+    assert timings.num_steps == 8
+    assert timings.time_to_first_token_ns is not None
+    assert 0 < timings.time_to_first_token_ns <= timings.total_ns
+    assert len(timings.stages) == 3
+    inside = sum(
+        stage.queue_ns + stage.compute_ns + stage.serialize_ns + stage.wire_ns
+        for stage in timings.stages
+    )
+    own = timings.schedule_ns + timings.sample_ns + timings.detokenize_ns
+    assert all(stage.compute_ns > 0 for stage in timings.stages)
+    assert 0.5 * timings.step_ns < inside + own <= timings.step_ns
+
+
+async def test_cancelling_in_prefill_decode_and_queue_frees_every_stage(model: Path) -> None:
+    limits = {"max_num_batched_tokens": 4, "max_num_seqs": 2}
+    async with running_engine(model, THREE_STAGES, coordinator=limits) as engine:
+        decoding = engine.submit(create_spec(max_tokens=200))
+        while (await engine.status()).num_generated_tokens < 3:
+            await asyncio.sleep(0.001)
+        prefilling = engine.submit(
+            create_spec(prompt=TokenPrompt(token_ids=PROMPT * 60), max_tokens=20)
+        )
+        waiting = engine.submit(create_spec(max_tokens=200))
+        while (await engine.status()).num_running < 2:
+            await asyncio.sleep(0.001)
+        for stream in (decoding, prefilling, waiting):
+            stream.cancel()
+            stream.cancel()
+            *_, finished = [event async for event in stream]
+            assert isinstance(finished, Finished)
+            assert finished.finish_reason is FinishReason.ABORT
+        await assert_nothing_held(engine)
+        assert engine.num_requests == 0
+        assert len(await generate(engine, PROMPT, 5)) == 5
+
+
+async def test_a_seed_gives_the_same_tokens_whatever_else_runs(engine: Engine) -> None:
+    sampling = SamplingParams(temperature=1.0, top_p=0.9, seed=42)
+    alone = await generate(engine, PROMPT, 16, sampling=sampling)
+    others = [SamplingParams(temperature=1.3, seed=seed) for seed in range(6)]
+    together = await asyncio.gather(
+        generate(engine, PROMPT, 16, sampling=sampling),
+        *(generate(engine, (9, 8, 7, 6), 12, sampling=other) for other in others),
+    )
+    assert together[0] == alone
+    assert len({tuple(tokens) for tokens in together[1:]}) > 1
+
+
+async def test_a_stop_token_ends_the_output_and_is_not_part_of_it(engine: Engine) -> None:
+    tokens = await generate(engine, PROMPT, 8)
+    stop = tokens[4]
+    spec = create_spec(stop_token_ids=(stop,))
+    *events, finished = [event async for event in engine.submit(spec)]
+    seen = [i for event in events if isinstance(event, TokensEvent) for i in event.token_ids]
+    assert seen == tokens[: tokens.index(stop)]
+    assert isinstance(finished, Finished)
+    assert finished.finish_reason is FinishReason.STOP
+    assert finished.num_completion_tokens == len(seen)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"prompt": TokenPrompt(token_ids=(1, 128))}, InvalidArgumentError, "128 is outside"),
+        ({"prompt": TextPrompt(text="hello")}, InvalidArgumentError, "no tokenizer"),
+        ({"stop": ("x",)}, InvalidArgumentError, "no tokenizer"),
+        ({"stop_token_ids": (500,)}, InvalidArgumentError, "stop_token_ids: token id 500"),
+        (
+            {"sampling": SamplingParams(logit_bias={4000: 1.0})},
+            InvalidArgumentError,
+            "logit_bias: token id 4000",
+        ),
+        ({"max_tokens": 254}, ContextLengthExceededError, "3 prompt tokens .* 257 tokens"),
+        (
+            {"prompt": TokenPrompt(token_ids=(1,) * 256), "max_tokens": None},
+            ContextLengthExceededError,
+            "256 tokens",
+        ),
+    ],
+)
+async def test_requests_that_cannot_be_served_are_refused(
+    engine: Engine, changes: dict[str, object], error: type[StagecoachError], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        engine.submit(create_spec(**changes))
+    assert engine.num_requests == 0
+
+
+async def test_the_longest_request_that_fits_is_served_to_its_end(engine: Engine) -> None:
+    assert len(await generate(engine, PROMPT, 253)) == 253
+
+
+async def test_a_full_queue_refuses_and_the_accepted_finish(model: Path) -> None:
+    limits = {"max_num_seqs": 1, "max_num_waiting": 3}
+    async with running_engine(model, THREE_STAGES, coordinator=limits) as engine:
+        running = asyncio.create_task(generate(engine, PROMPT, 100))
+        while (await engine.status()).num_running < 1:
+            await asyncio.sleep(0.001)
+        accepted = [asyncio.create_task(generate(engine, PROMPT, 4)) for _ in range(3)]
+        await asyncio.sleep(0)
+        with pytest.raises(QueueFullError, match="3 requests are waiting, the limit is 3"):
+            engine.submit(create_spec())
+        assert [len(tokens) for tokens in await asyncio.gather(*accepted)] == [4, 4, 4]
+        assert len(await running) == 100
+
+
+async def test_four_times_more_requests_than_fit_all_finish(model: Path) -> None:
+    async with running_engine(model, THREE_STAGES, kv_memory_bytes=96 << 10) as engine:
+        status = await engine.status()
+        request_tokens = 60
+        num_requests = 4 * (status.num_kv_blocks * 16) // request_tokens
+        outputs = await asyncio.gather(
+            *(generate(engine, PROMPT, request_tokens - len(PROMPT)) for _ in range(num_requests))
+        )
+    assert num_requests >= 8
+    assert {tuple(tokens) for tokens in outputs} == {tuple(outputs[0])}
+
+
+class Saboteur:
+    """Breaks chosen forwards of real engines."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.actions: list[Exception | None] = []
+        self.poison_token: int | None = None
+        real_forward = TorchEngine.forward
+
+        def forward(engine: TorchEngine, batch: ForwardBatch) -> ForwardOutput:
+            if batch.slices and engine.info.is_last and self.actions:
+                action = self.actions.pop(0)
+                if action is not None:
+                    raise action
+            output = real_forward(engine, batch)
+            if self.poison_token is not None and batch.token_ids is not None:
+                assert output.hidden_states is not None
+                with torch.inference_mode():
+                    output.hidden_states[batch.token_ids == self.poison_token] = torch.nan
+            return output
+
+        monkeypatch.setattr(TorchEngine, "forward", forward)
+
+
+async def test_an_exception_in_a_forward_fails_only_its_micro_batch(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = await generate(engine, PROMPT, 6)
+    saboteur = Saboteur(monkeypatch)
+    saboteur.actions = [None, RuntimeError("secret detail")]
+    error = await failure(engine, create_spec())
+    assert isinstance(error, InternalError)
+    assert "secret" not in error.message
+    assert await generate(engine, PROMPT, 6) == expected
+
+
+async def test_nan_logits_fail_one_request_and_not_its_neighbours(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = await generate(engine, PROMPT, 20)
+    poison = next(i for i in range(128) if i not in (*PROMPT, *expected))
+    Saboteur(monkeypatch).poison_token = poison
+    sound = asyncio.create_task(generate(engine, PROMPT, 20))
+    poisoned = create_spec(prompt=TokenPrompt(token_ids=(4, poison, 3)))
+    errors = [await failure(engine, poisoned) for _ in range(3)]
+    assert all("NaN" in error.message for error in errors)
+    assert await sound == expected
+
+
+async def test_a_lost_position_is_replayed(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    from protos.errors import StaleStateError
+
+    expected = await generate(engine, PROMPT, 10)
+    saboteur = Saboteur(monkeypatch)
+    saboteur.actions = [None, None, StaleStateError("gap"), None, StaleStateError("gap")]
+    assert await generate(engine, PROMPT, 10) == expected
+
+
+async def test_replays_are_bounded(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    from protos.errors import StaleStateError
+
+    saboteur = Saboteur(monkeypatch)
+    saboteur.actions = [StaleStateError("gap") for _ in range(3)]
+    assert isinstance(await failure(engine, create_spec()), StaleStateError)
+    assert not saboteur.actions
+    assert len(await generate(engine, PROMPT, 5)) == 5
+
+
+async def test_a_coordinator_refuses_stages_of_another_model(model: Path, tmp_path: Path) -> None:
+    from coordinator.assembly import open_engine
+    from coordinator.config import CoordinatorConfig
+
+    other = tiny_model("qwen2", tmp_path)
+    async with running_stage(model, LayerRange(0, 6)) as address:
+        config = CoordinatorConfig(model=str(other), stages=(address,))
+        with pytest.raises(IncompatibleError, match="the stages serve .* the coordinator was given"):
+            await open_engine(config)
+
+
+async def test_a_stage_that_never_comes_is_named(model: Path) -> None:
+    from coordinator.assembly import open_engine
+    from coordinator.config import CoordinatorConfig
+
+    config = CoordinatorConfig(
+        model=str(model), stages=("127.0.0.1:1",), connect_timeout_s=0.3
+    )
+    with pytest.raises(UnavailableError, match="stage 127.0.0.1:1"):
+        await open_engine(config)

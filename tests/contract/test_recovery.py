@@ -1,0 +1,73 @@
+"""A stage that is lost and comes back: requests pause, then go on exactly where they stopped."""
+
+import asyncio
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from coordinator.assembly import open_engine
+from coordinator.config import CoordinatorConfig
+from coordinator.core.request_spec import RequestSpec, TokenPrompt
+from protos.errors import UnavailableError
+from protos.layer_range import LayerRange
+from stage_server.config import ListenAddress
+from tests.clusters import assert_nothing_held, generate, running_stage
+from tests.tiny_models import tiny_model
+
+PROMPTS = [(5, 6, 7), (9, 8, 7, 6, 5), (20, 21)]
+NUM_TOKENS = 60
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model("llama", tmp_path_factory.mktemp("model"))
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2])
+async def test_running_requests_survive_the_loss_of_any_stage(model: Path, lost: int) -> None:
+    ranges = LayerRange.split_evenly(6, 3)
+    async with AsyncExitStack() as rest:
+        victim = AsyncExitStack()
+        addresses = [
+            await (victim if index == lost else rest).enter_async_context(
+                running_stage(model, layers)
+            )
+            for index, layers in enumerate(ranges)
+        ]
+        engine = await open_engine(CoordinatorConfig(model=str(model), stages=tuple(addresses)))
+        rest.push_async_callback(engine.close, 0.0)
+        expected = [await generate(engine, prompt, NUM_TOKENS) for prompt in PROMPTS]
+        num_before = (await engine.status()).num_generated_tokens
+        running = [asyncio.create_task(generate(engine, p, NUM_TOKENS)) for p in PROMPTS]
+        while (await engine.status()).num_generated_tokens < num_before + 30:
+            await asyncio.sleep(0.001)
+        await victim.aclose()
+        status = await engine.status()
+        assert not status.ready
+        assert [stage.state.value for stage in status.stages].count("lost") == 1
+        assert not any(task.done() for task in running)
+        listen = ListenAddress.parse(addresses[lost])
+        await rest.enter_async_context(running_stage(model, ranges[lost], listen=listen))
+        assert await asyncio.gather(*running) == expected
+        assert (await engine.status()).ready
+        await assert_nothing_held(engine)
+
+
+async def test_requests_fail_typed_when_a_stage_stays_away(model: Path) -> None:
+    async with AsyncExitStack() as stack:
+        victim = AsyncExitStack()
+        address = await victim.enter_async_context(running_stage(model, LayerRange(0, 6)))
+        config = CoordinatorConfig(model=str(model), stages=(address,), stage_wait_s=0.3)
+        engine = await open_engine(config)
+        stack.push_async_callback(engine.close, 0.0)
+        running = asyncio.create_task(generate(engine, PROMPTS[0], 250))
+        while (await engine.status()).num_generated_tokens < 3:
+            await asyncio.sleep(0.001)
+        await victim.aclose()
+        with pytest.raises(UnavailableError, match="the pipeline is down"):
+            await running
+        spec = RequestSpec(prompt=TokenPrompt(token_ids=(1,)))
+        with pytest.raises(UnavailableError, match="the pipeline is down"):
+            engine.submit(spec)
+        assert engine.num_requests == 0

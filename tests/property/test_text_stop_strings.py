@@ -1,0 +1,45 @@
+"""Stop strings found in pieces are those found in the whole text."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coordinator.text.stop_strings import StopStrings
+
+TEXTS = st.text(alphabet="abAé🙂", max_size=30)
+STOPS = st.lists(st.text(alphabet="abAé🙂", min_size=1, max_size=5), max_size=4)
+
+
+def cut_at_first_stop(text: str, stops: list[str]) -> tuple[str, bool]:
+    """The obvious way: of all stop strings, the first to end, and of these the longest."""
+    found = [(text.find(stop) + len(stop), -len(stop)) for stop in stops if stop in text]
+    if not found:
+        return text, False
+    end, minus_length = min(found)
+    return text[: end + minus_length], True
+
+
+@settings(max_examples=500, deadline=None)
+@given(pieces=st.lists(TEXTS, max_size=8), stops=STOPS)
+def test_text_ends_before_the_first_stop_string(pieces: list[str], stops: list[str]) -> None:
+    stop_strings = StopStrings(stops)
+    shown, stopped = "", False
+    for piece in pieces:
+        text, stopped = stop_strings.push(piece)
+        shown += text
+        if stopped:
+            break
+    shown += stop_strings.flush()
+    assert (shown, stopped) == cut_at_first_stop("".join(pieces), stops)
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=TEXTS, stops=STOPS)
+def test_no_more_is_held_back_than_may_become_a_stop_string(text: str, stops: list[str]) -> None:
+    stop_strings = StopStrings(stops)
+    shown, stopped = stop_strings.push(text)
+    if not stopped:
+        held = text[len(shown) :]
+        prefixes = {stop[:length] for stop in stops for length in range(len(stop))} | {""}
+        longest = max((p for p in prefixes if text.endswith(p)), key=len)
+        assert shown + held == text
+        assert held == longest

