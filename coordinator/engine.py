@@ -287,8 +287,8 @@ class Engine:
             stages=step.stage_timings,
         )
         for piece in output.slices:
-            if (live := self._requests.get(piece.request_id)) is not None:
-                live.add_step(times)
+            if (participant := self._requests.get(piece.request_id)) is not None:
+                participant.add_step(times)
         self._throughput.add(len(advanced), time.monotonic())
         for live, reason in ended:
             self._finish(live, reason)

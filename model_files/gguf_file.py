@@ -70,13 +70,15 @@ class GgufFile:
 
     Args:
         path: The file.
+        string_lists: False: skip lists of strings in the metadata, whose value is then None. A
+            vocabulary takes ten megabytes.
 
     Raises:
         ModelFilesError: The file cannot be opened, is truncated, or its header is not sound.
         UnsupportedModelError: It has another version or byte order, or unknown types.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, string_lists: bool = False) -> None:
         """Opens the file and reads its header."""
         self.name = path.name
         try:
@@ -84,7 +86,7 @@ class GgufFile:
         except OSError as error:
             raise ModelFilesError(f"{path.name}: {error.strerror}") from error
         try:
-            header = _HeaderReader(self._file, path.name)
+            header = _HeaderReader(self._file, path.name, string_lists=string_lists)
             self.metadata, self.tensors = header.read_all()
         except BaseException:
             self._file.close()
@@ -122,9 +124,10 @@ class GgufFile:
 class _HeaderReader:
     """Reads the header front to back, never more than the file holds."""
 
-    def __init__(self, file: BinaryIO, name: str) -> None:
+    def __init__(self, file: BinaryIO, name: str, *, string_lists: bool) -> None:
         self._file = file
         self._name = name
+        self._string_lists = string_lists
         self._size = os.fstat(file.fileno()).st_size
         self._position = 0
 
@@ -170,12 +173,16 @@ class _HeaderReader:
             return self._array(self._scalar(_UINT32), self._scalar(_UINT64))
         return self._scalars(kind, 1)[0]
 
-    def _array(self, kind: int, count: int) -> list[object]:
-        if kind == _STRING:
-            return [self._string() for _ in range(count)]
+    def _array(self, kind: int, count: int) -> list[object] | None:
         if kind == _ARRAY:
             raise UnsupportedModelError(f"{self._name}: its metadata nests arrays")
-        return self._scalars(kind, count)
+        if kind != _STRING:
+            return self._scalars(kind, count)
+        if self._string_lists:
+            return [self._string() for _ in range(count)]
+        for _ in range(count):
+            self._bytes(self._scalar(_UINT64))
+        return None
 
     def _scalars(self, kind: int, count: int) -> list[object]:
         if kind not in _SCALARS:

@@ -91,8 +91,9 @@ class GgufModel(ModelFiles):
             yield _DequantizingReader(file, self._gguf_names, self._row_order)
 
     def tokenizer_files(self) -> GgufTokenizer | None:
-        """Returns the metadata of the tokenizer."""
-        fields = {k: v for k, v in self._metadata.items() if k.startswith("tokenizer.")}
+        """Reads the metadata of the tokenizer."""
+        with GgufFile(self._path, string_lists=True) as file:
+            fields = {k: v for k, v in file.metadata.items() if k.startswith("tokenizer.")}
         return GgufTokenizer(metadata=fields) if "tokenizer.ggml.model" in fields else None
 
     def _row_order(self, name: str) -> npt.NDArray[np.int64] | None:
@@ -134,12 +135,13 @@ class _DequantizingReader:
         wanted = slice(start, tensor.shape[0] if end is None else end)
         if len(tensor.shape) == 1:
             vector = _dequantize_rows(self._file, gguf_name, 0, 1)[0]
-            return vector[wanted] if order is None else vector[order[wanted]]
+            return (vector if order is None else vector[order])[wanted]
         if order is None:
             return _dequantize_rows(self._file, gguf_name, wanted.start, wanted.stop)
         rows = order[wanted]
         first = int(rows.min())
-        return _dequantize_rows(self._file, gguf_name, first, int(rows.max()) + 1)[rows - first]
+        stored = _dequantize_rows(self._file, gguf_name, first, int(rows.max()) + 1)
+        return stored.take(rows - first, axis=0)
 
 
 def _dequantize_rows(file: GgufFile, name: str, start: int, end: int) -> npt.NDArray[np.float32]:

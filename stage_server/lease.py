@@ -44,11 +44,15 @@ class Tenure:
         return self._ended
 
     def forward(self, batch: ForwardBatch) -> "asyncio.Future[Timed[ForwardOutput]]":
-        """Queues a micro-batch; see `StageEngine.forward` for the errors.
+        """Queues a micro-batch; see `StageEngine.forward` for the errors of the outcome.
 
         A micro-batch whose turn comes after the end of the tenure is not computed.
+
+        Raises:
+            StaleStateError: The tenure has ended.
         """
-        assert not self._ended, "a stream that ended submits nothing"
+        if self._ended:
+            raise self.stale_error()
         return self._executor.submit(lambda: self._forward(batch))
 
     def end(self) -> None:

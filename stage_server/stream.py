@@ -24,7 +24,6 @@ from stage_server.micro_batch import build_result, parse_micro_batch
 MAX_IN_FLIGHT = 8
 """Micro-batches of one stream that are read and not yet answered."""
 
-
 ForwardContext = grpc.aio.ServicerContext[object, stage_pb2.ForwardResponse]
 """A Forward call, read as bytes until `grpc.aio.EOF`: parsing a message is timed and may fail."""
 
@@ -101,7 +100,7 @@ class ForwardStream:
     async def _read(self) -> None:
         try:
             while True:
-                # First the room, then the message: a reader that is cancelled drops nothing.
+                # First the room, then the message: what was read is admitted without waiting.
                 await self._capacity.acquire()
                 data = await self._context.read()
                 if not isinstance(data, bytes):

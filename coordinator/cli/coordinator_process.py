@@ -1,6 +1,5 @@
 """The life of a coordinator process: bind, connect the stages, serve, drain, stop."""
 
-import asyncio
 import json
 import logging
 import os
@@ -9,7 +8,7 @@ import sys
 import uvloop
 
 from coordinator.assembly import open_engine
-from coordinator.cli.stop_event import stop_event
+from coordinator.cli.stop_event import run_until, stop_event
 from coordinator.config import CoordinatorConfig
 from coordinator.service.server import GenerationServer
 from model_files import open_model
@@ -40,14 +39,16 @@ async def _serve(config: CoordinatorConfig, *, json_output: bool, exit_with_pare
     max_model_len = config.max_model_len or open_model(config.model).config.max_model_len
     server = GenerationServer(config.listen, max_model_len=max_model_len)
     address = await server.start()
+
+    async def work() -> None:
+        engine = await open_engine(config)
+        await server.serve(engine)
+        if json_output:
+            ready = {"grpc": address, "http": None, "pid": os.getpid()}
+            print(json.dumps(ready), flush=True)
+        await engine.wait_stopped()
+
     try:
-        async with asyncio.TaskGroup() as tasks:
-            stopping = tasks.create_task(stop.wait())
-            serving = tasks.create_task(
-                _serve_until_stopped(config, server, address, json_output=json_output)
-            )
-            await asyncio.wait({stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
-            stopping.cancel()
-            serving.cancel()
+        await run_until(stop, work())
     finally:
         await server.stop(grace_s=config.drain_grace_s)

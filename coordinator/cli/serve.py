@@ -16,7 +16,9 @@ def serve(
     ],
     stage: Annotated[
         list[str],
-        typer.Option(metavar="HOST:PORT", help="Address of a stage server; once for each, any order."),
+        typer.Option(
+            metavar="HOST:PORT", help="Address of a stage server; once for each, any order."
+        ),
     ],
     listen: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Address; port 0 takes a free one.")

@@ -1,9 +1,10 @@
-"""When a command that runs until it is stopped should stop."""
+"""How a command that runs until it is stopped learns that it should, and stops its work."""
 
 import asyncio
 import os
 import signal
 import threading
+from collections.abc import Coroutine
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -33,6 +34,24 @@ def stop_event(*, with_parent: bool) -> asyncio.Event:
             target=_set_at_stdin_end, args=(stop, loop), name="parent-watch", daemon=True
         ).start()
     return stop
+
+
+async def run_until(stop: asyncio.Event, work: Coroutine[object, object, None]) -> None:
+    """Runs `work` until it ends or `stop` is set; then it is cancelled and waited for.
+
+    Raises:
+        Exception: Whatever `work` raised.
+    """
+    working = asyncio.create_task(work)
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        working.cancel()
+        stopping.cancel()
+        await asyncio.wait({working, stopping})
+    if not working.cancelled():
+        working.result()
 
 
 def _set_at_stdin_end(stop: asyncio.Event, loop: asyncio.AbstractEventLoop) -> None:

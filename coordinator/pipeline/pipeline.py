@@ -21,7 +21,6 @@ from protos.errors import (
     StaleStateError,
     UnavailableError,
 )
-from protos.stagecoach.v1 import stage_pb2, tensor_pb2
 
 _log = logging.getLogger(__name__)
 
@@ -137,22 +136,20 @@ class Pipeline:
             StagecoachError: A stage refused or failed this micro-batch; later stages have not seen
                 it.
         """
-        inputs: stage_pb2.TokenIds | tensor_pb2.Tensor = wire.token_ids(output)
         timings: list[StageTimings] = []
         num_tokens = output.num_tokens
         last = self._links[-1]
-        for link in self._links:
-            started_ns = time.perf_counter_ns()
-            batch = wire.micro_batch(output)
-            if num_tokens:
-                wire.set_inputs(batch, inputs)
-            if link is last:
-                batch.logits.extend(map(wire.logits_request, logits))
-            built_ns = time.perf_counter_ns() - started_ns
-            reply = await link.forward(batch, num_tokens)
-            inputs = reply.result.hidden_states
-            timings.append(reply.timings.with_serialization(built_ns))
         started_ns = time.perf_counter_ns()
+        request = wire.first_request(output)
+        for link in self._links:
+            if link is last:
+                wire.add_logits(request, logits)
+            built_ns = time.perf_counter_ns() - started_ns
+            reply = await link.forward(request, num_tokens)
+            timings.append(reply.timings.with_serialization(built_ns))
+            started_ns = time.perf_counter_ns()
+            if num_tokens and link is not last:
+                wire.set_hidden_states(request, reply.result)
         vocab_size = self.topology.vocab_size
         rows = tuple(wire.logits_row(row, vocab_size) for row in reply.result.logits)
         timings[-1] = timings[-1].with_serialization(time.perf_counter_ns() - started_ns)

@@ -151,11 +151,11 @@ class StageLink:
         self._call = call
         self._reader = asyncio.create_task(self._take_answers(call), name=f"reader {self.address}")
 
-    async def forward(self, batch: stage_pb2.MicroBatch, num_tokens: int) -> StageReply:
+    async def forward(self, request: stage_pb2.ForwardRequest, num_tokens: int) -> StageReply:
         """Sends a micro-batch and waits for its result.
 
         Args:
-            batch: The message; not changed afterwards.
+            request: The micro-batch; the caller may change it once this returns.
             num_tokens: Its rows, which the deadline depends on.
 
         Raises:
@@ -169,14 +169,15 @@ class StageLink:
         future: asyncio.Future[_Arrival | StagecoachError] = (
             asyncio.get_running_loop().create_future()
         )
-        self._pending[batch.micro_batch_id] = future
+        micro_batch_id = request.micro_batch.micro_batch_id
+        self._pending[micro_batch_id] = future
         config = self._config
         timeout_s = config.step_timeout_s + num_tokens * config.step_timeout_per_token_s
         started_ns = time.perf_counter_ns()
         try:
             async with asyncio.timeout(timeout_s):
                 async with self._write_lock:
-                    await call.write(stage_pb2.ForwardRequest(micro_batch=batch))
+                    await call.write(request)
                 arrival = await future
         except TimeoutError as error:
             late = DeadlineExceededError(
@@ -191,7 +192,7 @@ class StageLink:
             self._lose(call, lost)
             raise lost from error
         finally:
-            self._pending.pop(batch.micro_batch_id, None)
+            self._pending.pop(micro_batch_id, None)
         if isinstance(arrival, StagecoachError):
             raise arrival
         if arrival.result.HasField("status"):

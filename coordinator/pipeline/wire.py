@@ -4,6 +4,8 @@ Hidden states are never decoded here: the tensor message of one stage's answer b
 the next stage's request.
 """
 
+from collections.abc import Iterable
+
 from coordinator.core.stage_info import StageInfo
 from coordinator.core.step import LogitsRequest, LogitsRow, SchedulerOutput
 from protos import tensor_codec
@@ -42,48 +44,52 @@ def stage_info(message: stage_pb2.GetInfoResponse) -> StageInfo:
     )
 
 
-def micro_batch(output: SchedulerOutput) -> stage_pb2.MicroBatch:
-    """Writes what every stage gets alike: slices and freed slots, without inputs."""
-    return stage_pb2.MicroBatch(
-        micro_batch_id=output.micro_batch_id,
-        slices=[
-            stage_pb2.SequenceSlice(
-                kv_slot=piece.kv_slot,
-                start_position=piece.start_position,
-                num_tokens=len(piece.token_ids),
-            )
-            for piece in output.slices
-        ],
-        slot_ops=[
-            stage_pb2.SlotOp(free=stage_pb2.FreeSlot(kv_slot=kv_slot))
-            for kv_slot in output.freed_kv_slots
-        ],
+def first_request(output: SchedulerOutput) -> stage_pb2.ForwardRequest:
+    """Writes a micro-batch for the first stage; for the next ones only its inputs change."""
+    return stage_pb2.ForwardRequest(
+        micro_batch=stage_pb2.MicroBatch(
+            micro_batch_id=output.micro_batch_id,
+            slices=[
+                stage_pb2.SequenceSlice(
+                    kv_slot=piece.kv_slot,
+                    start_position=piece.start_position,
+                    num_tokens=len(piece.token_ids),
+                )
+                for piece in output.slices
+            ],
+            slot_ops=[
+                stage_pb2.SlotOp(free=stage_pb2.FreeSlot(kv_slot=kv_slot))
+                for kv_slot in output.freed_kv_slots
+            ],
+            token_ids=_token_ids(output) if output.slices else None,
+        )
     )
 
 
-def token_ids(output: SchedulerOutput) -> stage_pb2.TokenIds:
-    """Writes the inputs of the first stage."""
+def set_hidden_states(
+    request: stage_pb2.ForwardRequest, result: stage_pb2.MicroBatchResult
+) -> None:
+    """Makes what one stage answered the input of the next, undecoded."""
+    request.micro_batch.hidden_states.CopyFrom(result.hidden_states)
+
+
+def add_logits(request: stage_pb2.ForwardRequest, wanted: Iterable[LogitsRequest]) -> None:
+    """Says which logits the last stage shall answer with."""
+    request.micro_batch.logits.extend(
+        stage_pb2.LogitsRequest(
+            row=one.row,
+            num_candidates=one.num_candidates,
+            min_mass=one.min_mass,
+            min_gap=one.min_gap,
+            temperature=one.temperature,
+            token_ids=one.token_ids,
+        )
+        for one in wanted
+    )
+
+
+def _token_ids(output: SchedulerOutput) -> stage_pb2.TokenIds:
     return stage_pb2.TokenIds(ids=[i for piece in output.slices for i in piece.token_ids])
-
-
-def set_inputs(batch: stage_pb2.MicroBatch, inputs: stage_pb2.TokenIds | tensor_pb2.Tensor) -> None:
-    """Gives a micro-batch its rows: token ids, or what the stage before answered."""
-    if isinstance(inputs, stage_pb2.TokenIds):
-        batch.token_ids.CopyFrom(inputs)
-    else:
-        batch.hidden_states.CopyFrom(inputs)
-
-
-def logits_request(request: LogitsRequest) -> stage_pb2.LogitsRequest:
-    """Writes what is wanted of one row."""
-    return stage_pb2.LogitsRequest(
-        row=request.row,
-        num_candidates=request.num_candidates,
-        min_mass=request.min_mass,
-        min_gap=request.min_gap,
-        temperature=request.temperature,
-        token_ids=request.token_ids,
-    )
 
 
 def logits_row(message: stage_pb2.LogitsRow, vocab_size: int) -> LogitsRow:

@@ -56,9 +56,9 @@ class ChatTemplate:
                 add_generation_prompt=True,
                 **self._special_tokens,
             )
-        except jinja2.TemplateError as error:
+        except Exception as error:  # a template is a program and may raise anything
             raise InvalidArgumentError(
-                f"the model's chat template refuses the messages: {error.message}",
+                f"the model's chat template refuses the messages: {error}",
                 field="prompt.chat.messages",
             ) from error
 

@@ -129,20 +129,20 @@ def _pair(merge: str) -> tuple[str, str]:
 
 
 def _merges_by_score(vocabulary: GgufVocabulary) -> list[tuple[str, str]]:
-    """Every way to make a token of two others, the best score first.
+    """Every way to make a token of two others, by falling score of that token.
 
     SentencePiece keeps no merges: it joins whichever neighbours make the token of the highest
-    score. As `generate_merges` of transformers.
+    score. Equal scores stand in the order of Hugging Face's converter, by the ids involved.
     """
     ids = _ids(vocabulary)
     merges = [
-        (vocabulary.scores[token_id], token[:cut], token[cut:])
+        (-vocabulary.scores[token_id], token_id, ids[token[:cut]], ids[token[cut:]])
         for token, token_id in ids.items()
         for cut in range(1, len(token))
         if token[:cut] in ids and token[cut:] in ids
     ]
-    merges.sort(key=lambda merge: (-merge[0], -len(merge[1]), -len(merge[2])))
-    return [(left, right) for _, left, right in merges]
+    tokens = vocabulary.tokens
+    return [(tokens[left], tokens[right]) for _, _, left, right in sorted(merges)]
 
 
 def _added_tokens(vocabulary: GgufVocabulary, token_types: tuple[int, ...]) -> list[AddedToken]:

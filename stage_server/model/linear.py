@@ -13,9 +13,12 @@ from torch import nn
 from protos.errors import InvalidArgumentError
 from stage_server.model.weights import WeightSource
 
-_MAX_PACKED_ELEMENTS = 16 << 20
+_MAX_PACKED_ELEMENTS = 8 << 20
 """Of one packed matrix; packing needs all of it in float32 at once. Larger ones are packed in
 pieces, whose outputs are put together again."""
+
+_PACKED_BLOCK = 512, 16
+"""FBGEMM's packed float16 matrices take up whole blocks of inputs x outputs."""
 
 
 def packs_float16(dtype: torch.dtype, device: torch.device) -> bool:
@@ -48,7 +51,7 @@ class PackedLinear(nn.Module):
         """Loads and packs piece by piece."""
         super().__init__()
         self.out_features, self.in_features = source.shape(weights)
-        self.num_bytes = 2 * self.out_features * self.in_features + 4 * self.out_features
+        self.num_bytes = 0
         step = max(_MAX_PACKED_ELEMENTS // self.in_features, 1)
         self._pieces = []
         for start in range(0, self.out_features, step):
@@ -58,6 +61,7 @@ class PackedLinear(nn.Module):
             bias = torch.empty(num_rows) if biases else None
             if bias is not None:
                 source.fill(bias, biases, start)
+            self.num_bytes += _packed_bytes(self.in_features, num_rows)
             self._pieces.append(torch.ops.quantized.linear_prepack_fp16(weight, bias))
         self._multiply = torch.ops.quantized.linear_dynamic_fp16.default
 
@@ -67,6 +71,12 @@ class PackedLinear(nn.Module):
             output: torch.Tensor = self._multiply(hidden, self._pieces[0])
             return output
         return torch.cat([self._multiply(hidden, piece) for piece in self._pieces], dim=-1)
+
+
+def _packed_bytes(in_features: int, out_features: int) -> int:
+    block_in, block_out = _PACKED_BLOCK
+    num_blocks = -(-in_features // block_in) * -(-out_features // block_out)
+    return 2 * num_blocks * block_in * block_out
 
 
 class DenseLinear(nn.Module):

@@ -10,7 +10,7 @@ import torch
 
 from model_files import TensorReader
 
-MAX_CHUNK_BYTES = 32 << 20
+MAX_CHUNK_BYTES = 8 << 20
 """Read at once, at least one row."""
 
 

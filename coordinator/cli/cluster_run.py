@@ -1,0 +1,75 @@
+"""Runs a local cluster from its start to its end and tells the operator about it."""
+
+import json
+import sys
+import time
+
+from coordinator.cli.cluster import Cluster, ClusterPlan, Endpoints
+from coordinator.cli.stop_event import run_until, stop_event
+
+
+async def run_cluster(
+    plan: ClusterPlan, *, json_output: bool, verbose: bool, with_parent: bool
+) -> None:
+    """Starts a cluster, prints its endpoints, and stops it when told to, or when a part of it ends.
+
+    Args:
+        plan: What to start.
+        json_output: Print the endpoints as one JSON line.
+        verbose: Show the logs of all processes.
+        with_parent: Stop also when stdin reaches its end.
+
+    Raises:
+        StagecoachError: A process could not start or ended on its own; everything is stopped.
+    """
+    stop = stop_event(with_parent=with_parent)
+    cluster = Cluster(plan, relay_logs=verbose)
+    started_s = time.monotonic()
+
+    def report(line: str) -> None:
+        print(f"{time.monotonic() - started_s:5.1f} s  {line}", file=sys.stderr, flush=True)
+
+    async def work() -> None:
+        report(f"starting {len(plan.layers)} stages of {plan.model}")
+        endpoints = await cluster.start(report)
+        report("coordinator is ready")
+        print(_as_json(endpoints) if json_output else _as_text(endpoints), flush=True)
+        raise await cluster.failure()
+
+    try:
+        await run_until(stop, work())
+    finally:
+        report("stopping")
+        await cluster.stop()
+
+
+def _as_json(endpoints: Endpoints) -> str:
+    return json.dumps(
+        {
+            "grpc": endpoints.grpc,
+            "http": None,
+            "stages": [
+                {
+                    "address": stage.address,
+                    "layers": [stage.layers.start, stage.layers.end],
+                    "pid": stage.pid,
+                }
+                for stage in endpoints.stages
+            ],
+            "pid": endpoints.pid,
+        }
+    )
+
+
+def _as_text(endpoints: Endpoints) -> str:
+    lines = [f"coordinator  {endpoints.grpc}  (gRPC, pid {endpoints.pid})"]
+    lines += [
+        f"stage {index:<6} {stage.address}  (layers {stage.layers}, pid {stage.pid})"
+        for index, stage in enumerate(endpoints.stages)
+    ]
+    lines += [
+        "",
+        f'coordinator-cli generate --coordinator {endpoints.grpc} "Once upon a time"',
+        "Ctrl-C stops everything.",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,168 @@
+"""`coordinator-cli generate`: streams one completion."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from coordinator.cli.failures import reported_failures
+from protos.errors import InvalidArgumentError
+
+DEFAULT_MAX_TOKENS = 256
+
+
+def generate(
+    prompt: Annotated[
+        str | None, typer.Argument(help="Text to continue. Default, and '-': from stdin.")
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Read the prompt from a file.")
+    ] = None,
+    prompt_token_ids: Annotated[
+        str | None, typer.Option(metavar="ID,ID,...", help="Token ids, used as they are.")
+    ] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Send the prompt through the model's chat template.")
+    ] = False,
+    system: Annotated[
+        str | None, typer.Option(help="System message of the chat; only with --chat.")
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(help="Most tokens to generate.")] = DEFAULT_MAX_TOKENS,
+    temperature: Annotated[float | None, typer.Option(help="0, the default, is greedy.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Keep the likeliest tokens of this probability.")
+    ] = None,
+    top_k: Annotated[int | None, typer.Option(help="Keep this many tokens; 0 keeps all.")] = None,
+    min_p: Annotated[
+        float | None, typer.Option(help="Keep tokens of this share of the likeliest one.")
+    ] = None,
+    repetition_penalty: Annotated[
+        float | None, typer.Option(help="Over prompt and output; 1 is none.")
+    ] = None,
+    presence_penalty: Annotated[
+        float | None, typer.Option(help="For tokens in the output; 0 is none.")
+    ] = None,
+    frequency_penalty: Annotated[
+        float | None, typer.Option(help="For each occurrence in the output; 0 is none.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="The same seed gives the same text. Default: random.")
+    ] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="Stop before this text; repeatable.")
+    ] = None,
+    stop_token_ids: Annotated[
+        str | None, typer.Option(metavar="ID,ID,...", help="Stop at any of these ids.")
+    ] = None,
+    ignore_eos: Annotated[
+        bool, typer.Option("--ignore-eos", help="Do not stop at the model's own end tokens.")
+    ] = False,
+    timeout_s: Annotated[
+        float | None, typer.Option(help="Seconds for the whole completion. Default: no limit.")
+    ] = None,
+    coordinator: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Address of the coordinator.")
+    ] = "localhost:50050",
+    stats: Annotated[
+        bool, typer.Option("--stats", help="Show on stderr where the time went.")
+    ] = False,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object at the end instead of the text.")
+    ] = False,
+) -> None:
+    """Streams one completion of PROMPT to stdout."""
+    with reported_failures():
+        text_or_ids = _read_prompt(prompt, file, prompt_token_ids)
+        if (chat or system is not None) and not isinstance(text_or_ids, str):
+            raise InvalidArgumentError("--chat needs a prompt of text, not token ids", field="chat")
+        if system is not None and not chat:
+            raise InvalidArgumentError("--system needs --chat", field="system")
+        stop_ids = () if stop_token_ids is None else _token_ids("--stop-token-ids", stop_token_ids)
+
+        from coordinator.cli.completion_output import print_json, print_stats, stream_text
+        from coordinator.client import Client, GenerateOptions
+
+        options = GenerateOptions(
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            presence_penalty=presence_penalty,
+            frequency_penalty=frequency_penalty,
+            seed=seed,
+            stop=stop or (),
+            stop_token_ids=stop_ids,
+            ignore_eos=ignore_eos,
+        )
+        wanted = _conversation(str(text_or_ids), system) if chat else text_or_ids
+        with (
+            Client(coordinator) as client,
+            client.generate(wanted, timeout_s=timeout_s, **options) as stream,
+        ):
+            if not json_output:
+                stream_text(stream)
+            completion = stream.result()
+        if json_output:
+            print_json(completion)
+        if stats:
+            print_stats(completion)
+
+
+def _read_prompt(
+    prompt: str | None, file: Path | None, prompt_token_ids: str | None
+) -> str | list[int]:
+    """The prompt from the one place that was named, or else from stdin.
+
+    Text from a file or from stdin loses one newline at its end, which editors and `echo` add.
+
+    Raises:
+        InvalidArgumentError: There is no prompt, more than one, or none that can be read.
+    """
+    if sum(source is not None for source in (prompt, file, prompt_token_ids)) > 1:
+        raise InvalidArgumentError(
+            "give only one of PROMPT, --file and --prompt-token-ids", field="prompt"
+        )
+    if prompt_token_ids is not None:
+        return _token_ids("--prompt-token-ids", prompt_token_ids)
+    if file is not None:
+        text = _decode(file.read_bytes(), str(file))
+    elif prompt is not None and prompt != "-":
+        text = prompt
+    elif prompt is None and sys.stdin.isatty():
+        raise InvalidArgumentError(
+            "no prompt: give PROMPT, --file or --prompt-token-ids, or pipe it to stdin",
+            field="prompt",
+        )
+    else:
+        text = _decode(sys.stdin.buffer.read(), "stdin")
+    if not text:
+        raise InvalidArgumentError("the prompt is empty", field="prompt")
+    return text
+
+
+def _decode(data: bytes, source: str) -> str:
+    try:
+        return data.decode().removesuffix("\n")
+    except UnicodeDecodeError as error:
+        raise InvalidArgumentError(
+            f"{source} is not UTF-8 text: {error.reason} at byte {error.start}", field="prompt"
+        ) from error
+
+
+def _token_ids(option: str, text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise InvalidArgumentError(
+            f"{option} {text[:80]!r} is not a list of token ids, such as 1,15043,3186",
+            field=option.lstrip("-").replace("-", "_"),
+        ) from error
+
+
+def _conversation(prompt: str, system: str | None) -> Sequence[dict[str, str]]:
+    messages = [{"role": "user", "content": prompt}]
+    return messages if system is None else [{"role": "system", "content": system}, *messages]

@@ -1,0 +1,27 @@
+"""`coordinator-cli status`: the state of the coordinator and of every stage."""
+
+from typing import Annotated
+
+import typer
+
+from coordinator.cli.failures import reported_failures
+
+
+def status(
+    coordinator: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Address of the coordinator.")
+    ] = "localhost:50050",
+    timeout_s: Annotated[float, typer.Option(help="Seconds to wait for an answer.")] = 10.0,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Shows stages, layers, devices, KV use, throughput and health."""
+    from coordinator.cli.status_output import print_json, print_table
+    from coordinator.client import Client
+
+    with reported_failures():
+        with Client(coordinator) as client:
+            answer = client.status(timeout_s=timeout_s)
+        if json_output:
+            print_json(answer)
+        else:
+            print_table(answer)

@@ -1,0 +1,87 @@
+"""How the state of a cluster is shown: one JSON object, or a table for people."""
+
+import json
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from coordinator.client import CoordinatorStatus, StageStatus
+
+
+def print_json(status: CoordinatorStatus) -> None:
+    """Prints the state as one JSON object."""
+    print(
+        json.dumps(
+            {
+                "model": status.model_id,
+                "ready": status.ready,
+                "has_tokenizer": status.has_tokenizer,
+                "version": status.version,
+                "pid": status.pid,
+                "stages": [_stage_json(stage) for stage in status.stages],
+                "running": status.num_running,
+                "waiting": status.num_waiting,
+                "kv_blocks_total": status.num_kv_blocks,
+                "kv_blocks_free": status.num_free_kv_blocks,
+                "max_model_len": status.max_model_len,
+                "finished": status.num_finished,
+                "generated_tokens": status.num_generated_tokens,
+                "preemptions": status.num_preemptions,
+                "tokens_per_s": status.tokens_per_second,
+            }
+        )
+    )
+
+
+def _stage_json(stage: StageStatus) -> dict[str, object]:
+    return {
+        "index": stage.index,
+        "address": stage.address,
+        "layers": stage.layers,
+        "state": stage.state,
+        "device": stage.device,
+        "dtype": stage.dtype,
+        "emulated": stage.emulated,
+        "version": stage.version,
+        "pid": stage.pid,
+        "kv_block_size": stage.kv_block_size,
+        "kv_blocks_total": stage.num_kv_blocks,
+        "kv_blocks_free": stage.num_free_kv_blocks,
+        "weight_bytes": stage.weight_bytes,
+        "kv_bytes": stage.kv_bytes,
+    }
+
+
+def print_table(status: CoordinatorStatus) -> None:
+    """Prints the state for people."""
+    console = Console(highlight=False)
+    ready = "ready" if status.ready else "not ready"
+    console.print(f"{status.model_id}: {ready}, version {status.version}, pid {status.pid}")
+    table = Table(box=box.SIMPLE)
+    for name in ("stage", "address", "layers", "state", "device", "dtype"):
+        table.add_column(name)
+    for name in ("weights", "KV free", "KV blocks"):
+        table.add_column(name, justify="right")
+    for stage in status.stages:
+        table.add_row(
+            str(stage.index),
+            stage.address,
+            "?" if stage.layers is None else "{}:{}".format(*stage.layers),
+            stage.state,
+            stage.device or "?",
+            stage.dtype or "?",
+            f"{stage.weight_bytes / 2**20:.0f} MiB",
+            _share(stage.num_free_kv_blocks, stage.num_kv_blocks),
+            str(stage.num_kv_blocks),
+        )
+    console.print(table)
+    console.print(
+        f"{status.num_running} running, {status.num_waiting} waiting, "
+        f"{status.num_finished} finished; {status.tokens_per_second:.1f} tokens/s, "
+        f"{status.num_generated_tokens} tokens generated"
+    )
+
+
+def _share(part: int, whole: int) -> str:
+    return "?" if whole == 0 else f"{100 * part / whole:.0f} %"

@@ -1,0 +1,130 @@
+"""`coordinator-cli up`: a whole cluster on this machine."""
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from coordinator.cli.failures import reported_failures
+from coordinator.config import MAX_STAGES
+from protos.errors import InvalidArgumentError
+from protos.layer_range import LayerRange
+
+DEFAULT_GRPC_PORT = 50050
+
+
+def up(
+    model: Annotated[
+        str, typer.Option(help="Local Hugging Face folder, hub id, path of a .gguf file, or demo.")
+    ],
+    stages: Annotated[
+        int | None,
+        typer.Option(min=1, max=MAX_STAGES, help="Stages to split the model over evenly."),
+    ] = None,
+    layers: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="START:END", help="Layers of one stage, half-open; once for each stage."
+        ),
+    ] = None,
+    grpc_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of the coordinator; 0 takes a free one.")
+    ] = DEFAULT_GRPC_PORT,
+    dtype: Annotated[
+        str | None, typer.Option(help="Of the weights: auto, float32, float16 or bfloat16.")
+    ] = None,
+    kv_memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="KV memory of each stage, such as 2GiB.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads of each stage. Default: all cores.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    max_num_seqs: Annotated[
+        int | None, typer.Option(min=1, help="Most requests that run at once.")
+    ] = None,
+    max_num_batched_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Most tokens in one micro-batch.")
+    ] = None,
+    max_model_len: Annotated[
+        int | None, typer.Option(min=1, help="Most tokens of one request.")
+    ] = None,
+    max_num_waiting: Annotated[
+        int | None, typer.Option(min=1, help="Most requests that wait; more are refused.")
+    ] = None,
+    drain_grace_s: Annotated[
+        float, typer.Option(min=0, help="Seconds that running requests get when it stops.")
+    ] = 10.0,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="Print one JSON line on stdout when ready.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show the logs of all processes.")
+    ] = False,
+    exit_with_parent: Annotated[
+        bool, typer.Option("--exit-with-parent", help="Stop when stdin reaches its end.")
+    ] = False,
+) -> None:
+    """Starts stage servers and a coordinator on this machine; stops them on Ctrl-C or SIGTERM."""
+    from coordinator.cli.cluster import ClusterPlan
+    from coordinator.cli.cluster_run import run_cluster
+
+    stage_options = {
+        "--dtype": dtype,
+        "--kv-memory": kv_memory,
+        "--threads": threads,
+        "--device": device,
+        "--max-num-seqs": max_num_seqs,
+        "--max-num-batched-tokens": max_num_batched_tokens,
+        "--max-model-len": max_model_len,
+    }
+    with reported_failures():
+        plan = ClusterPlan(
+            model=model,
+            layers=tuple(_layer_ranges(model, stages, layers)),
+            grpc_port=grpc_port,
+            stage_options=_given(stage_options),
+            coordinator_options=_given({"--max-num-waiting": max_num_waiting}),
+            drain_grace_s=drain_grace_s,
+        )
+        asyncio.run(
+            run_cluster(
+                plan, json_output=json_output, verbose=verbose, with_parent=exit_with_parent
+            )
+        )
+
+
+def _layer_ranges(model: str, stages: int | None, layers: list[str] | None) -> list[LayerRange]:
+    """The layers of each stage, in order.
+
+    Raises:
+        InvalidArgumentError: They do not cover the model from its first layer to its last.
+        ModelFilesError: The model cannot be opened.
+    """
+    from model_files import open_model
+
+    if (stages is None) == (not layers):
+        raise InvalidArgumentError("give either --stages or --layers", field="stages")
+    num_layers = open_model(model).config.num_layers
+    if stages is not None:
+        return LayerRange.split_evenly(num_layers, stages)
+    ranges = [LayerRange.parse(text) for text in layers or ()]
+    if len(ranges) > MAX_STAGES:
+        raise InvalidArgumentError(
+            f"{len(ranges)} stages given, at most {MAX_STAGES} are allowed", field="layers"
+        )
+    starts = [0, *(piece.end for piece in ranges)]
+    if [piece.start for piece in ranges] != starts[:-1] or starts[-1] != num_layers:
+        raise InvalidArgumentError(
+            f"layers {', '.join(map(str, ranges))} do not cover the model's 0:{num_layers}"
+            " in order, without gap or overlap",
+            field="layers",
+        )
+    return ranges
+
+
+def _given(options: dict[str, object]) -> tuple[str, ...]:
+    """The options that were given, as arguments of a command."""
+    return tuple(
+        text for name, value in options.items() if value is not None for text in (name, str(value))
+    )
