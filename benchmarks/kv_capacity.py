@@ -115,7 +115,7 @@ def parse_options() -> argparse.Namespace:
     )
     parser.add_argument("--model", default="demo")
     parser.add_argument("--stages", type=int, default=3)
-    parser.add_argument("--kv-memory", default="32MiB", help="of each stage")
+    parser.add_argument("--kv-memory", default="64MiB", help="of each stage")
     parser.add_argument("--times", type=int, default=4, help="how many times more than fits")
     parser.add_argument("--prompt-tokens", type=int, default=384)
     parser.add_argument("--output-tokens", type=int, default=64)

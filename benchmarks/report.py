@@ -22,12 +22,15 @@ def machine() -> str:
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Prints a table whose first column names the row; floats get two decimals."""
-    table = Table(title=title, caption=machine(), title_justify="left", caption_justify="left")
+    table = Table()
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right")
     for row in rows:
         table.add_row(*(f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in row))
-    Console().print(table)
+    console = Console()
+    console.print(title)
+    console.print(table)
+    console.print(machine())
 
 
 def print_json(result: Mapping[str, object]) -> None:

@@ -11,7 +11,7 @@ from coordinator.pipeline.stage_link import LinkConfig
 from coordinator.pipeline.topology import Topology
 from coordinator.scheduler.config import SchedulerConfig
 from coordinator.scheduler.scheduler import Scheduler
-from coordinator.text.tokenizer import load_tokenizer
+from coordinator.text.tokenizer import Tokenizer, load_tokenizer
 from model_files import ModelFiles, open_model
 from protos.errors import IncompatibleError
 
@@ -46,7 +46,7 @@ async def open_engine(config: CoordinatorConfig) -> Engine:
         admission=Admission(
             tokenizer=tokenizer,
             vocab_size=topology.vocab_size,
-            eos_token_ids=frozenset(files.config.eos_token_ids),
+            eos_token_ids=_eos_token_ids(files, tokenizer),
             max_request_tokens=limits.max_request_tokens,
         ),
         tokenizer=tokenizer,
@@ -65,6 +65,12 @@ def _check_model(files: ModelFiles, topology: Topology) -> None:
             found=topology.fingerprint,
             expected=files.fingerprint,
         )
+
+
+def _eos_token_ids(files: ModelFiles, tokenizer: Tokenizer | None) -> frozenset[int]:
+    """Whatever the model's configuration or its tokenizer calls an end."""
+    ids = frozenset(files.config.eos_token_ids)
+    return ids if tokenizer is None else ids | tokenizer.eos_token_ids
 
 
 def _limits(config: CoordinatorConfig, topology: Topology) -> SchedulerConfig:

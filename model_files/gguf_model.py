@@ -135,13 +135,14 @@ class _DequantizingReader:
         wanted = slice(start, tensor.shape[0] if end is None else end)
         if len(tensor.shape) == 1:
             vector = _dequantize_rows(self._file, gguf_name, 0, 1)[0]
-            return (vector if order is None else vector[order])[wanted]
+            ordered: npt.NDArray[np.float32] = vector if order is None else vector[order]
+            return ordered[wanted]
         if order is None:
             return _dequantize_rows(self._file, gguf_name, wanted.start, wanted.stop)
         rows = order[wanted]
         first = int(rows.min())
         stored = _dequantize_rows(self._file, gguf_name, first, int(rows.max()) + 1)
-        return stored.take(rows - first, axis=0)
+        return stored[rows - first]
 
 
 def _dequantize_rows(file: GgufFile, name: str, start: int, end: int) -> npt.NDArray[np.float32]:

@@ -32,7 +32,7 @@ def open_model(spec: str) -> ModelFiles:
     if spec == DEMO:
         return GgufModel(_demo_path())
     path = Path(spec).expanduser()
-    if path.is_dir():
+    if spec and path.is_dir():
         return HfFiles(LocalFolder(path))
     if path.suffix == ".gguf":
         return GgufModel(path)

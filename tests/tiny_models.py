@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gguf
+import gguf.quants
 import torch
 import transformers
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
@@ -53,15 +55,16 @@ _LONGROPE = {
 _ALTERNATING = ["sliding_attention", "full_attention"] * (NUM_LAYERS // 2)
 
 
-def _config(class_name: str, **settings: Any) -> Callable[[], PreTrainedConfig]:  # noqa: ANN401
-    def make() -> PreTrainedConfig:
-        config: PreTrainedConfig = getattr(transformers, class_name)(**{**_SHAPE, **settings})
+def _config(class_name: str, **settings: Any) -> Callable[..., PreTrainedConfig]:  # noqa: ANN401
+    def make(**overrides: Any) -> PreTrainedConfig:  # noqa: ANN401
+        values = {**_SHAPE, **settings, **overrides}
+        config: PreTrainedConfig = getattr(transformers, class_name)(**values)
         return config
 
     return make
 
 
-FAMILIES: dict[str, Callable[[], PreTrainedConfig]] = {
+FAMILIES: dict[str, Callable[..., PreTrainedConfig]] = {
     "llama": _config("LlamaConfig", num_key_value_heads=4),
     "llama-gqa-tied": _config("LlamaConfig", tie_word_embeddings=True),
     "llama-biases": _config("LlamaConfig", attention_bias=True, mlp_bias=True),
@@ -131,7 +134,7 @@ FAMILIES: dict[str, Callable[[], PreTrainedConfig]] = {
     "glm": _config("GlmConfig", head_dim=16),
     "glm4": _config("Glm4Config", head_dim=16),
 }
-"""Configurations by the name of the case; a family's cases begin with its `model_type`."""
+"""Makes configurations, by the name of the case; a family's cases begin with its `model_type`."""
 
 
 def tiny_model(
@@ -147,14 +150,12 @@ def tiny_model(
         case: A key of `FAMILIES`.
         folder: Where the model's own folder is made.
         max_shard_size: As transformers takes it; "20KB" gives about one shard a layer.
-        **overrides: Attributes of the configuration.
+        **overrides: Values of the configuration.
 
     Returns:
         The model's folder.
     """
-    config = FAMILIES[case]()
-    for name, value in overrides.items():
-        setattr(config, name, value)
+    config = FAMILIES[case](**overrides)
     with torch.random.fork_rng():
         torch.manual_seed(sum(map(ord, case)))
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -171,4 +172,66 @@ def tiny_model(
 def reference_model(path: Path) -> PreTrainedModel:
     """Loads the whole model with transformers, for comparison."""
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-    return model.eval()
+    model.eval()
+    return model
+
+
+def tiny_gguf(
+    case: str,
+    folder: Path,
+    *,
+    quantization: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
+    **overrides: Any,  # noqa: ANN401
+) -> Path:
+    """Writes a tiny random model of family llama, qwen2 or qwen3 as llama.cpp's converter does.
+
+    Args:
+        case: A key of `FAMILIES`.
+        folder: Where the file is made, beside the model's Hugging Face folder.
+        quantization: Of the matrices.
+        **overrides: Values of the configuration.
+
+    Returns:
+        The file.
+    """
+    model = reference_model(tiny_model(case, folder, **overrides))
+    config: Any = model.config
+    architecture = config.model_type
+    path = folder / f"{case}.gguf"
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_vocab_size(config.vocab_size)
+    if config.model_type == "qwen3":
+        writer.add_key_length(config.head_dim)
+        writer.add_value_length(config.head_dim)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list([f"token {i}" for i in range(config.vocab_size)])
+    writer.add_eos_token_id(config.eos_token_id)
+    names = gguf.get_tensor_name_map(
+        getattr(gguf.MODEL_ARCH, architecture.upper()), config.num_hidden_layers
+    )
+    for name, parameter in model.state_dict().items():
+        stem, _, kind = name.rpartition(".")
+        if config.tie_word_embeddings and stem == "lm_head":
+            continue
+        values = parameter.numpy()
+        if architecture == "llama" and stem.endswith(("q_proj", "k_proj")):
+            query = stem.endswith("q_proj")
+            num_heads = config.num_attention_heads if query else config.num_key_value_heads
+            halves = values.reshape(num_heads, 2, -1, *values.shape[1:])
+            values = halves.swapaxes(1, 2).reshape(values.shape)
+        stored = quantization if values.ndim == 2 else gguf.GGMLQuantizationType.F32
+        data = gguf.quants.quantize(values, stored)
+        writer.add_tensor(f"{names.get_name(stem)}.{kind}", data, raw_dtype=stored)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path

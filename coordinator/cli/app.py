@@ -15,10 +15,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    context_settings={
-        "auto_envvar_prefix": "STAGECOACH",
-        "help_option_names": ["-h", "--help"],
-    },
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
@@ -41,13 +38,11 @@ def coordinator_cli(
         ),
     ] = False,
 ) -> None:
-    """Runs and uses a large language model that is split over several machines.
-
-    Every option can be set in the environment, as STAGECOACH_COMMAND_OPTION.
-    """
+    """Runs and uses a large language model that is split over several machines."""
 
 
 app.command()(up)
-app.command()(serve)
+# As with `stage-server`, a container can be configured by its environment alone.
+app.command(context_settings={"auto_envvar_prefix": "STAGECOACH"})(serve)
 app.command()(generate)
 app.command()(status)

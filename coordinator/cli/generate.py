@@ -63,7 +63,12 @@ def generate(
         float | None, typer.Option(help="Seconds for the whole completion. Default: no limit.")
     ] = None,
     coordinator: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Address of the coordinator.")
+        str,
+        typer.Option(
+            metavar="HOST:PORT",
+            envvar="STAGECOACH_COORDINATOR",
+            help="Address of the coordinator.",
+        ),
     ] = "localhost:50050",
     stats: Annotated[
         bool, typer.Option("--stats", help="Show on stderr where the time went.")

@@ -9,7 +9,12 @@ from coordinator.cli.failures import reported_failures
 
 def status(
     coordinator: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Address of the coordinator.")
+        str,
+        typer.Option(
+            metavar="HOST:PORT",
+            envvar="STAGECOACH_COORDINATOR",
+            help="Address of the coordinator.",
+        ),
     ] = "localhost:50050",
     timeout_s: Annotated[float, typer.Option(help="Seconds to wait for an answer.")] = 10.0,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,

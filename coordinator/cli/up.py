@@ -1,6 +1,7 @@
 """`coordinator-cli up`: a whole cluster on this machine."""
 
 import asyncio
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -123,7 +124,7 @@ def _layer_ranges(model: str, stages: int | None, layers: list[str] | None) -> l
     return ranges
 
 
-def _given(options: dict[str, object]) -> tuple[str, ...]:
+def _given(options: Mapping[str, object]) -> tuple[str, ...]:
     """The options that were given, as arguments of a command."""
     return tuple(
         text for name, value in options.items() if value is not None for text in (name, str(value))

@@ -13,9 +13,9 @@ from coordinator.sampling.ranking import Ranking
 from coordinator.sampling.uniform import uniform
 from protos.errors import InternalError
 
-_MAX_REDUCED_SHARE = 16
-"""A candidate takes twice the bytes of a logit, and as many again where it is named: a 16th of the
-vocabulary takes at most a quarter of the bytes of the full row."""
+_MIN_REDUCTION = 16
+"""Candidates are at most this fraction of the vocabulary. A candidate takes twice the bytes of a
+logit, and as many again where it is named: so, at most a quarter of the bytes of the full row."""
 
 _MASS_MARGIN = 1e-4
 _GAP_MARGIN = 1e-3
@@ -44,7 +44,7 @@ class TokenSampler:
         # As the wire carries it, so that both ends weigh with the same temperature.
         self._temperature = float(np.float32(params.temperature))
         self._vocab_size = vocab_size
-        self._max_candidates = max(HEAD_SIZE, vocab_size // _MAX_REDUCED_SHARE)
+        self._max_candidates = max(HEAD_SIZE, vocab_size // _MIN_REDUCTION)
         self._changed = ChangedTokens.of(params, prompt_token_ids)
         self._num_output_tokens = 0
 

@@ -8,11 +8,15 @@ from coordinator.core.request_spec import Prompt, RequestSpec
 from coordinator.core.status import EngineStatus
 
 
-class EventStream(AsyncIterator[GenerationEvent], Protocol):
+class EventStream(Protocol):
     """The events of one request: `Accepted`, any number of `TokensEvent`, one `Finished`.
 
     Iteration raises a `StagecoachError` in the place of `Finished` when the request failed.
     """
+
+    def __aiter__(self) -> AsyncIterator[GenerationEvent]:
+        """The events, for one reader."""
+        ...
 
     def cancel(self) -> None:
         """Ends the request; does nothing when it has ended."""

@@ -55,13 +55,10 @@ class PackedLinear(nn.Module):
         step = max(_MAX_PACKED_ELEMENTS // self.in_features, 1)
         self._pieces = []
         for start in range(0, self.out_features, step):
-            num_rows = min(step, self.out_features - start)
-            weight = torch.empty(num_rows, self.in_features)
-            source.fill(weight, weights, start)
-            bias = torch.empty(num_rows) if biases else None
-            if bias is not None:
-                source.fill(bias, biases, start)
-            self.num_bytes += _packed_bytes(self.in_features, num_rows)
+            end = min(start + step, self.out_features)
+            bias = source.peek(biases, start, end).clone() if biases else None
+            weight = source.peek(weights, start, end)
+            self.num_bytes += _packed_bytes(self.in_features, end - start)
             self._pieces.append(torch.ops.quantized.linear_prepack_fp16(weight, bias))
         self._multiply = torch.ops.quantized.linear_dynamic_fp16.default
 

@@ -4,14 +4,15 @@ Converting whole tensors would need room for a second copy of the largest, which
 layer and a head is more than the stage itself.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
 
 from model_files import TensorReader
 
-MAX_CHUNK_BYTES = 8 << 20
-"""Read at once, at least one row."""
+_MAX_CHUNK_BYTES = 8 << 20
+"""Read at once, in float32; at least one row."""
 
 
 class WeightSource:
@@ -19,59 +20,76 @@ class WeightSource:
 
     Args:
         reader: Open tensors.
-        prefix: Put before every name, such as `model.layers.12.`.
     """
 
-    def __init__(self, reader: TensorReader, prefix: str = "") -> None:
-        """Remembers both."""
+    def __init__(self, reader: TensorReader) -> None:
+        """Starts with the names of the whole model."""
         self._reader = reader
-        self._prefix = prefix
+        self._prefix = ""
+        self._scratch = _Scratch()
 
     def within(self, prefix: str) -> "WeightSource":
-        """Returns a source whose names are below `prefix`."""
-        return WeightSource(self._reader, self._prefix + prefix)
-
-    def load(self, *names: str, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-        """Loads tensors, stacked along their first dimension, each of at least one dimension.
-
-        Returns:
-            `[sum of rows, ...]`, of its own memory.
-        """
-        shapes = [self._reader.info(self._prefix + name).shape for name in names]
-        num_rows = sum(shape[0] for shape in shapes)
-        target = torch.empty((num_rows, *shapes[0][1:]), dtype=dtype, device=device)
-        self.fill(target, names, 0)
-        return target
+        """Returns a source of the names below `prefix`, such as `model.layers.12.`."""
+        source = WeightSource(self._reader)
+        source._prefix = self._prefix + prefix
+        source._scratch = self._scratch
+        return source
 
     def shape(self, names: Sequence[str]) -> tuple[int, ...]:
         """Returns the shape of tensors stacked along their first dimension."""
         shapes = [self._reader.info(self._prefix + name).shape for name in names]
         return (sum(shape[0] for shape in shapes), *shapes[0][1:])
 
-    def fill(self, target: torch.Tensor, names: Sequence[str], start: int) -> None:
-        """Fills `target` with rows of stacked tensors, converted to its dtype.
+    def load(self, *names: str, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        """Loads tensors, stacked along their first dimension, into memory of their own."""
+        target = torch.empty(self.shape(names), dtype=dtype, device=device)
+        self._fill(target, names, 0)
+        return target
 
-        Args:
-            target: `[num_rows, ...]`.
-            names: The tensors that are stacked.
-            start: First row of the stack that is wanted.
+    def peek(self, names: Sequence[str], start: int, end: int) -> torch.Tensor:
+        """Reads rows `[start, end)` of stacked tensors as float32 on the CPU.
+
+        Returns:
+            `[end - start, ...]`, in memory that the next call overwrites.
         """
+        target = self._scratch.view((end - start, *self.shape(names)[1:]))
+        self._fill(target, names, start)
+        return target
+
+    def _fill(self, target: torch.Tensor, names: Sequence[str], start: int) -> None:
+        """Fills `target` with the rows from `start` on, converted to its dtype."""
         end = start + target.shape[0]
         first = 0
         for name in names:
-            last = first + self._reader.info(self._prefix + name).shape[0]
+            last = first + self.shape([name])[0]
             low, high = max(start, first), min(end, last)
             if low < high:
                 rows = target[low - start : high - start]
-                self._fill_one(rows, self._prefix + name, low - first)
+                self._fill_from_one(rows, self._prefix + name, low - first)
             first = last
 
-    def _fill_one(self, target: torch.Tensor, name: str, start: int) -> None:
+    def _fill_from_one(self, target: torch.Tensor, name: str, start: int) -> None:
         num_rows = target.shape[0]
-        row_bytes = max(4 * target[0].numel(), 1)
-        step = max(MAX_CHUNK_BYTES // row_bytes, 1)
+        step = max(_MAX_CHUNK_BYTES // (4 * target[0].numel()), 1)
         is_bfloat16 = self._reader.info(name).dtype == "bfloat16"
         for low in range(0, num_rows, step):
             high = min(low + step, num_rows)
             rows = torch.from_numpy(self._reader.read(name, start + low, start + high))
             target[low:high].copy_(rows.view(torch.bfloat16) if is_bfloat16 else rows)
+
+
+class _Scratch:
+    """Memory for one tensor at a time.
+
+    Allocating it anew for each would leave holes between the weights that are kept.
+    """
+
+    def __init__(self) -> None:
+        self._memory = torch.empty(0)
+
+    def view(self, shape: Sequence[int]) -> torch.Tensor:
+        """Float32, of this shape, undefined content."""
+        size = math.prod(shape)
+        if size > self._memory.numel():
+            self._memory = torch.empty(size)
+        return self._memory[:size].view(*shape)

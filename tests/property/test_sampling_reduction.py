@@ -1,5 +1,7 @@
 """The sampler chooses the same token from the row it asked for as from the full row."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from hypothesis import given, settings
@@ -54,13 +56,14 @@ def stage_answer(logits: torch.Tensor, request: LogitsRequest) -> LogitsRow:
         token_ids=request.token_ids,
     )
     (row,) = reduce_logits(logits[None], [wanted])
+    full: Any = None if row.full is None else row.full.numpy()
     return LogitsRow(
         row=row.row,
         log_sum_exp=float(np.float32(row.log_sum_exp)),
         candidate_ids=row.candidate_ids,
         candidate_logits=row.candidate_logits,
         token_logits=row.token_logits,
-        full=None if row.full is None else row.full.numpy(),
+        full=full,
     )
 
 

@@ -127,7 +127,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @precondition(lambda self: len(self.in_flight) < MAX_NUM_IN_FLIGHT)
     @rule(
         max_num_slices=st.none() | st.integers(1, 4),
-        fate=st.sampled_from(["runs", "runs", "runs", "runs", "fails before", "fails after"]),
+        fate=st.sampled_from(["runs"] * 6 + ["fails before", "fails after"]),
     )
     def schedule(self, max_num_slices: int | None, fate: str) -> None:
         output = self.scheduler.schedule(max_num_slices=max_num_slices)
@@ -141,27 +141,20 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.in_flight.append(InFlight(output=output, sampled=sampled))
 
     @precondition(lambda self: self.in_flight)
-    @rule(data=st.data())
-    def complete(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), stage_is_lost=st.sampled_from([False] * 9 + [True]))
+    def complete(self, data: st.DataObject, stage_is_lost: bool) -> None:
+        if stage_is_lost:
+            self.give_up_everything()
+            return
         index = data.draw(st.integers(0, len(self.in_flight) - 1), label="in flight")
         self.land(self.in_flight.pop(index))
 
-    @precondition(lambda self: self.sequences)
+    @precondition(lambda self: self.scheduler.has_work)
     @rule(data=st.data())
     def abort(self, data: st.DataObject) -> None:
-        request_id = data.draw(st.sampled_from(sorted(self.sequences)), label="request_id")
-        self.finish(request_id, FinishReason.ABORT)
-
-    @rule()
-    def lose_a_stage(self) -> None:
-        running = self.scheduler.num_running
-        requeued = self.scheduler.preempt_all()
-        assert len(requeued) <= running
-        assert self.scheduler.num_running == 0
-        assert self.scheduler.num_free_kv_blocks == self.config.num_kv_blocks
-        late, self.in_flight = self.in_flight, []
-        for item in late:
-            assert self.scheduler.update(item.output, item.sampled or {}) == []
+        alive = [name for name, sequence in self.sequences.items() if not sequence.finish_reason]
+        if alive:
+            self.finish(data.draw(st.sampled_from(alive), label="id"), FinishReason.ABORT)
 
     @invariant()
     def is_whole(self) -> None:
@@ -188,6 +181,15 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert sequence.output_token_ids == whole[: len(sequence.output_token_ids)]
             if sequence.finish_reason is FinishReason.LENGTH:
                 assert sequence.output_token_ids == whole
+
+    def give_up_everything(self) -> None:
+        running = self.scheduler.num_running
+        assert len(self.scheduler.preempt_all()) <= running
+        assert self.scheduler.num_running == 0
+        assert self.scheduler.num_free_kv_blocks == self.config.num_kv_blocks
+        for late in self.in_flight:
+            assert self.scheduler.update(late.output, late.sampled or {}) == []
+        self.in_flight.clear()
 
     def forward(self, output: SchedulerOutput) -> dict[str, int] | None:
         behind_failure = any(other.sampled is None for other in self.in_flight)
@@ -228,8 +230,8 @@ class SchedulerMachine(RuleBasedStateMachine):
 
 TestSchedulerMachine = SchedulerMachine.TestCase
 TestSchedulerMachine.settings = settings(
-    max_examples=100,
-    stateful_step_count=40,
+    max_examples=200,
+    stateful_step_count=50,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )

@@ -36,6 +36,7 @@ def make_logits(seed: int = 0, scale: float = 4.0) -> torch.Tensor:
 
 
 def make_row(logits: torch.Tensor, temperature: float = 1.0) -> LogitsRow:
+    full: Any = logits.numpy()
     gaps = (logits.double() - logits.max()) / temperature
     return LogitsRow(
         row=0,
@@ -43,7 +44,7 @@ def make_row(logits: torch.Tensor, temperature: float = 1.0) -> LogitsRow:
         candidate_ids=[],
         candidate_logits=[],
         token_logits=[],
-        full=logits.numpy(),
+        full=full,
     )
 
 
@@ -51,11 +52,13 @@ def expected_probabilities(logits: torch.Tensor, params: SamplingParams) -> torc
     """What transformers samples from; frequency and presence penalty it does not have."""
     processors = LogitsProcessorList()
     if params.logit_bias:
-        bias = {(token_id,): value for token_id, value in params.logit_bias.items()}
+        bias: Any = {(token_id,): value for token_id, value in params.logit_bias.items()}
         processors.append(SequenceBiasLogitsProcessor(bias))
     if params.repetition_penalty != 1.0:
         processors.append(RepetitionPenaltyLogitsProcessor(params.repetition_penalty))
-    scores = processors(torch.tensor([PROMPT + OUTPUT]), logits[None].clone())
+    input_ids: Any = torch.tensor([PROMPT + OUTPUT])
+    scores: Any = logits[None].clone()
+    scores = processors(input_ids, scores)
     for token_id in set(OUTPUT):
         scores[0, token_id] -= params.frequency_penalty * OUTPUT.count(token_id)
         scores[0, token_id] -= params.presence_penalty
@@ -66,7 +69,7 @@ def expected_probabilities(logits: torch.Tensor, params: SamplingParams) -> torc
         warpers.append(TopPLogitsWarper(params.top_p))
     if params.min_p:
         warpers.append(MinPLogitsWarper(params.min_p))
-    return warpers(torch.tensor([PROMPT + OUTPUT]), scores)[0].double().softmax(0)
+    return warpers(input_ids, scores)[0].double().softmax(0)
 
 
 def make_sampler(params: SamplingParams) -> TokenSampler:

@@ -180,6 +180,12 @@ class TestSchedule:
         assert scheduled(step(scheduler)) == {"a": (4, 1), "b": (0, 4)}
         assert scheduled(step(scheduler)) == {"a": (5, 1), "b": (4, 2)}
 
+    def test_the_token_budget_is_never_exceeded(self) -> None:
+        scheduler = create_scheduler(max_num_batched_tokens=8)
+        add(scheduler, "a", "b", "c")
+        assert scheduled(step(scheduler)) == {"a": (0, 4), "b": (0, 4)}
+        assert scheduled(step(scheduler)) == {"a": (4, 1), "b": (4, 1), "c": (0, 4)}
+
     def test_a_sequence_in_flight_is_not_scheduled_again(self) -> None:
         scheduler = create_scheduler()
         add(scheduler, "a")
@@ -308,6 +314,20 @@ class TestFreedSlots:
         assert lost.freed_kv_slots == (0,)
         scheduler.requeue(lost)
         assert set(schedule(scheduler).freed_kv_slots) == {0, 1}
+
+    def test_a_slot_that_changed_hands_in_a_failed_output_is_not_freed_under_its_new_owner(
+        self,
+    ) -> None:
+        scheduler = create_scheduler(max_num_seqs=2)
+        add(scheduler, "a", "b")
+        step(scheduler)
+        scheduler.abort("a")
+        lost = schedule(scheduler)  # frees slot 0, runs b
+        add(scheduler, "c")
+        behind = schedule(scheduler)
+        assert [piece.kv_slot for piece in behind.slices] == [0]
+        scheduler.requeue(lost)
+        assert schedule(scheduler).freed_kv_slots == (1,)
 
 
 class TestFinish:

@@ -1,0 +1,224 @@
+"""A small, real engine for the doors: it says the prompt again, byte by byte, round and round.
+
+Token ids are bytes. Nothing about it is canned: it validates, queues, streams, cancels and drains
+as the contract of `GenerationEngine` asks.
+"""
+
+import asyncio
+import codecs
+import itertools
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+from coordinator.core.events import (
+    Accepted,
+    Finished,
+    GenerationEvent,
+    RequestTimings,
+    StageTotals,
+    TokensEvent,
+)
+from coordinator.core.request import FinishReason
+from coordinator.core.request_spec import ChatPrompt, Prompt, RequestSpec, TextPrompt
+from coordinator.core.stage_info import StageInfo
+from coordinator.core.status import EngineStatus, StageState, StageStatus
+from coordinator.service.server import GenerationServer
+from protos import PROTOCOL_VERSION, __version__
+from protos.errors import (
+    ContextLengthExceededError,
+    InvalidArgumentError,
+    QueueFullError,
+    UnavailableError,
+)
+from protos.layer_range import LayerRange
+
+VOCAB_SIZE = 256
+MAX_MODEL_LEN = 4096
+END_TOKEN_ID = 0
+
+TIMINGS = RequestTimings(
+    queue_ns=1_000_000,
+    time_to_first_token_ns=5_000_000,
+    total_ns=105_000_000,
+    num_steps=10,
+    schedule_ns=100_000,
+    sample_ns=200_000,
+    detokenize_ns=300_000,
+    step_ns=100_000_000,
+    stages=(
+        StageTotals(queue_ns=1_000, compute_ns=40_000_000, serialize_ns=2_000, wire_ns=3_000),
+        StageTotals(queue_ns=4_000, compute_ns=50_000_000, serialize_ns=5_000, wire_ns=6_000),
+    ),
+    num_preemptions=1,
+)
+
+
+def stage_info(layers: LayerRange) -> StageInfo:
+    return StageInfo(
+        protocol_version=PROTOCOL_VERSION,
+        model_id="echo",
+        fingerprint="f" * 64,
+        layers=layers,
+        num_model_layers=4,
+        hidden_size=8,
+        vocab_size=VOCAB_SIZE,
+        dtype="float16",
+        hidden_states_dtype="float32",
+        kv_block_size=16,
+        num_kv_blocks=256,
+        num_free_kv_blocks=200,
+        max_num_seqs=8,
+        max_num_batched_tokens=512,
+        max_model_len=MAX_MODEL_LEN,
+        device="cpu (1 threads)",
+        emulated=False,
+        version=__version__,
+        pid=4321,
+        weight_bytes=1 << 20,
+        kv_bytes=1 << 21,
+    )
+
+
+class EchoStream:
+    """The events of one request; `running` holds it from its start to its end."""
+
+    def __init__(self, engine: "EchoEngine", spec: RequestSpec, prompt: list[int]) -> None:
+        self.is_cancelled = False
+        self._engine = engine
+        self._spec = spec
+        self._events = self._generate(prompt)
+
+    def __aiter__(self) -> "EchoStream":
+        return self
+
+    async def __anext__(self) -> GenerationEvent:
+        return await anext(self._events)
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+        self._engine.running.discard(self)
+
+    def _output(self, prompt: list[int]) -> Iterator[int]:
+        stops = set(self._spec.stop_token_ids)
+        if not self._spec.ignore_eos:
+            stops.add(END_TOKEN_ID)
+        room = MAX_MODEL_LEN - len(prompt)
+        endless = itertools.islice(itertools.cycle(prompt), self._spec.max_tokens or room)
+        return itertools.takewhile(lambda token_id: token_id not in stops, endless)
+
+    async def _generate(self, prompt: list[int]) -> AsyncIterator[GenerationEvent]:
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        yield Accepted(request_id=self._spec.request_id or "echo-1", num_prompt_tokens=len(prompt))
+        num_tokens = 0
+        for token_id in self._output(prompt):
+            await asyncio.sleep(self._engine.delay_s)
+            if self._engine.is_closed:
+                raise UnavailableError("the coordinator is shutting down")
+            if self._engine.failure is not None and num_tokens == self._engine.fail_after_tokens:
+                raise self._engine.failure
+            num_tokens += 1
+            yield TokensEvent(token_ids=(token_id,), text=decoder.decode(bytes([token_id])))
+        self._engine.running.discard(self)
+        is_full = num_tokens == self._spec.max_tokens
+        yield Finished(
+            finish_reason=FinishReason.LENGTH if is_full else FinishReason.STOP,
+            text=decoder.decode(b"", final=True),
+            num_prompt_tokens=len(prompt),
+            num_completion_tokens=num_tokens,
+            timings=TIMINGS,
+        )
+
+
+class EchoEngine:
+    """A `GenerationEngine`.
+
+    `failure` is raised by `submit`, or in the middle of a stream when `fail_after_tokens` is set.
+    """
+
+    def __init__(self, *, delay_s: float = 0.0, max_running: int = 8) -> None:
+        self.delay_s = delay_s
+        self.max_running = max_running
+        self.failure: Exception | None = None
+        self.fail_after_tokens: int | None = None
+        self.running: set[EchoStream] = set()
+        self.specs: list[RequestSpec] = []
+        self.is_closed = False
+        self.is_ready = True
+
+    def submit(self, spec: RequestSpec) -> EchoStream:
+        if self.failure is not None and self.fail_after_tokens is None:
+            raise self.failure
+        prompt = self.tokenize(spec.prompt)
+        if len(prompt) + (spec.max_tokens or 1) > MAX_MODEL_LEN:
+            raise ContextLengthExceededError(
+                f"{len(prompt)} prompt tokens and {spec.max_tokens} more exceed {MAX_MODEL_LEN}",
+                num_prompt_tokens=len(prompt),
+                limit=MAX_MODEL_LEN,
+            )
+        if len(self.running) == self.max_running:
+            raise QueueFullError(f"{self.max_running} requests wait already")
+        self.specs.append(spec)
+        stream = EchoStream(self, spec, prompt)
+        self.running.add(stream)
+        return stream
+
+    def tokenize(self, prompt: Prompt) -> list[int]:
+        if isinstance(prompt, TextPrompt):
+            return list(prompt.text.encode())
+        if isinstance(prompt, ChatPrompt):
+            turns = (f"{turn.role}: {turn.content}\n" for turn in prompt.messages)
+            return list("".join(turns).encode())
+        for token_id in prompt.token_ids:
+            if token_id >= VOCAB_SIZE:
+                raise InvalidArgumentError(
+                    f"token id {token_id} is outside the vocabulary [0, {VOCAB_SIZE})",
+                    field="prompt.token_ids",
+                )
+        return list(prompt.token_ids)
+
+    async def status(self) -> EngineStatus:
+        known = stage_info(LayerRange(0, 2))
+        return EngineStatus(
+            model_id="echo",
+            ready=self.is_ready,
+            has_tokenizer=True,
+            stages=(
+                StageStatus(index=0, address="h:1", state=StageState.READY, info=known),
+                StageStatus(index=1, address="h:2", state=StageState.LOST, info=None),
+            ),
+            num_running=len(self.running),
+            num_waiting=3,
+            num_kv_blocks=256,
+            num_free_kv_blocks=200,
+            max_model_len=MAX_MODEL_LEN,
+            num_finished=4,
+            num_generated_tokens=5,
+            num_preemptions=6,
+            tokens_per_second=7.5,
+        )
+
+    async def close(self, grace_s: float) -> None:
+        for _ in range(int(grace_s / 0.005)):
+            if not self.running:
+                break
+            await asyncio.sleep(0.005)
+        self.is_closed = True
+
+
+@asynccontextmanager
+async def bound() -> AsyncIterator[tuple[GenerationServer, str]]:
+    """A real server without an engine yet, and its address."""
+    server = GenerationServer("127.0.0.1:0", max_model_len=MAX_MODEL_LEN)
+    address = await server.start()
+    try:
+        yield server, address
+    finally:
+        await server.stop(grace_s=0)
+
+
+@asynccontextmanager
+async def serving(engine: EchoEngine) -> AsyncIterator[str]:
+    """A real server around the engine; yields its address."""
+    async with bound() as (server, address):
+        await server.serve(engine)
+        yield address

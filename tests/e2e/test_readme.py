@@ -1,0 +1,158 @@
+"""Every command and program of the README is run, as it stands there.
+
+Only addresses differ: free ports on loopback take the place of fixed ones and of the three boxes.
+"""
+
+import contextlib
+import io
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+READY_S = 120
+BIN = Path(sys.executable).parent
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def fenced(language: str) -> list[str]:
+    """The blocks of a language, in order."""
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+COMMANDS = [line for block in fenced("sh") for line in block.splitlines() if line]
+
+
+def commands_of(*words: str) -> list[str]:
+    """The README's commands that start with these words."""
+    found = [command for command in COMMANDS if command.split()[: len(words)] == list(words)]
+    assert found, f"the README has no command {' '.join(words)}"
+    return found
+
+
+def environment(**variables: str) -> dict[str, str]:
+    path = os.pathsep.join([str(BIN), os.environ["PATH"]])
+    return {**os.environ, "PATH": path, **variables}
+
+
+def output_of(command: str, **variables: str) -> str:
+    """Runs a command to its end and returns what it printed."""
+    done = subprocess.run(
+        shlex.split(command),
+        capture_output=True,
+        text=True,
+        timeout=READY_S,
+        cwd=ROOT,
+        env=environment(**variables),
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@contextmanager
+def server(command: str, **variables: str) -> Iterator[dict[str, str]]:
+    """Runs a server; yields the JSON line that it prints when it is ready."""
+    process = subprocess.Popen(
+        shlex.split(command),
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=environment(**variables),
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line, f"{command} ended with {process.wait(10)} before it was ready"
+        yield json.loads(line)
+    finally:
+        process.terminate()
+        assert process.wait(30) == 0
+        process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def coordinator() -> Iterator[str]:
+    """The cluster of the sixty seconds; yields its address."""
+    [command] = commands_of("coordinator-cli", "up")
+    with server(command, STAGECOACH_UP_GRPC_PORT="0", STAGECOACH_UP_JSON="1") as ready:
+        yield ready["grpc"]
+
+
+def test_no_command_is_without_a_test() -> None:
+    tested = {
+        ("make", "demo"),
+        ("coordinator-cli", "up"),
+        ("coordinator-cli", "generate"),
+        ("coordinator-cli", "status"),
+        ("coordinator-cli", "serve"),
+        ("stage-server", "--model"),
+    }
+    assert {tuple(command.split()[:2]) for command in COMMANDS} == tested
+
+
+def test_the_demo_answers_and_shows_where_the_time_went() -> None:
+    [command] = commands_of("make", "demo")
+    text = output_of(command)
+    assert "Paris" in text
+    assert "compute" in text
+
+
+@pytest.mark.parametrize("command", commands_of("coordinator-cli", "generate"))
+def test_generate_commands(coordinator: str, command: str) -> None:
+    text = output_of(command, STAGECOACH_GENERATE_COORDINATOR=coordinator)
+    if "capital of France" in command:
+        assert "Paris" in text
+    if "--json" in command:
+        answer = json.loads(text)
+        assert answer["finish_reason"] in ("stop", "length")
+        assert len(answer["token_ids"]) == answer["usage"]["completion_tokens"] > 0
+    assert text.strip()
+
+
+def test_status_shows_every_stage(coordinator: str) -> None:
+    [command] = commands_of("coordinator-cli", "status")
+    text = output_of(command, STAGECOACH_STATUS_COORDINATOR=coordinator)
+    for layers in ("0:10", "10:20", "20:30"):
+        assert layers in text
+
+
+def test_the_python_program(coordinator: str) -> None:
+    [program] = fenced("python")
+    assert "localhost:50050" in program
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(program.replace("localhost:50050", coordinator), "README.md", "exec"), {})
+    assert len(printed.getvalue()) > 40
+
+
+def test_three_boxes() -> None:
+    commands = commands_of("stage-server")
+    assert len(commands) == 3
+    [serve] = commands_of("coordinator-cli", "serve")
+    with ExitStack() as boxes:
+        for index, command in enumerate(commands, start=1):
+            assert "0.0.0.0:50051" in command
+            ready = boxes.enter_context(
+                server(command.replace("0.0.0.0:50051", "127.0.0.1:0"), STAGECOACH_JSON="1")
+            )
+            serve = serve.replace(f"box{index}:50051", ready["address"])
+        coordinator = boxes.enter_context(
+            server(serve, STAGECOACH_SERVE_LISTEN="127.0.0.1:0", STAGECOACH_SERVE_JSON="1")
+        )
+        text = output_of(
+            "coordinator-cli generate 'One two three' --max-tokens 4",
+            STAGECOACH_GENERATE_COORDINATOR=coordinator["grpc"],
+        )
+        assert text.strip()

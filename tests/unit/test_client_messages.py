@@ -1,0 +1,112 @@
+"""What the SDK refuses before anything is sent, and what it imports."""
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from coordinator.client import InvalidArgumentError
+from coordinator.client.channel import channel_options
+from coordinator.client.completion import PartialCompletion
+from coordinator.client.request import GenerateOptions, generate_request
+from protos.stagecoach.v1 import generation_pb2
+
+
+@pytest.mark.parametrize(
+    ("prompt", "field"),
+    [
+        ([], "prompt"),
+        ([1, "a"], "prompt"),
+        ([1.5], "prompt"),
+        ([1, {"role": "user", "content": "x"}], "prompt"),
+        ([-1], "prompt.token_ids"),
+        ([2**32], "prompt.token_ids"),
+        ("\ud800", "prompt.text"),
+        ([{"role": "user"}], "prompt.chat.messages"),
+        ([{"role": "user", "content": "x", "name": "y"}], "prompt.chat.messages"),
+        ([{"role": "user", "content": None}], "prompt.chat.messages"),
+        ([{"role": "user", "content": "\udfff"}], "prompt.chat.messages"),
+    ],
+)
+def test_a_prompt_that_cannot_be_sent_is_refused(prompt: Any, field: str) -> None:
+    with pytest.raises(InvalidArgumentError) as caught:
+        generate_request(prompt)
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_tokens", -1),
+        ("max_tokens", 2**63),
+        ("max_tokens", 1.5),
+        ("top_k", -5),
+        ("temperature", "hot"),
+        ("seed", -1),
+        ("seed", 2**64),
+        ("stop", [1]),
+        ("stop_token_ids", [-1]),
+        ("logit_bias", {-1: 0.0}),
+        ("logit_bias", {1: "much"}),
+        ("request_id", 7),
+    ],
+)
+def test_a_value_that_no_message_can_hold_is_refused_by_name(name: str, value: Any) -> None:
+    options: Any = {name: value}
+    with pytest.raises(InvalidArgumentError) as caught:
+        generate_request("x", **options)
+    assert caught.value.field == name
+
+
+def test_an_unknown_option_is_an_error() -> None:
+    options: Any = {"temprature": 1.0}
+    with pytest.raises(TypeError, match="temprature"):
+        generate_request("x", **options)
+
+
+def test_every_field_of_the_message_has_an_option_and_none_is_invented() -> None:
+    request = generation_pb2.GenerateRequest.DESCRIPTOR.fields_by_name
+    sampling = generation_pb2.SamplingParams.DESCRIPTOR.fields_by_name
+    fields = {*request, *sampling} - {"prompt", "sampling"}
+    assert set(GenerateOptions.__annotations__) == fields
+
+
+def test_zero_is_sent_and_none_is_not() -> None:
+    request = generate_request("x", temperature=0.0, top_p=None, max_tokens=None)
+    assert request.sampling.HasField("temperature")
+    assert not request.sampling.HasField("top_p")
+    assert not request.HasField("max_tokens")
+
+
+def test_a_completion_without_tokens_has_no_time_to_first_token() -> None:
+    partial = PartialCompletion()
+    finished = generation_pb2.Finished(
+        finish_reason=generation_pb2.FINISH_REASON_STOP,
+        num_prompt_tokens=1,
+        timings=generation_pb2.RequestTimings(total_ns=10),
+    )
+    assert partial.take(generation_pb2.GenerateResponse(finished=finished)) is None
+    assert partial.completion is not None
+    assert partial.completion.timings.time_to_first_token_ns is None
+    assert partial.completion.tokens_per_second == 0.0
+
+
+@pytest.mark.parametrize(
+    ("address", "uses_proxy"),
+    [("localhost:1", 0), ("127.0.0.1:1", 0), ("[::1]:1", 0), ("10.0.0.1:1", 1), ("host:1", 1)],
+)
+def test_proxies_are_ignored_on_the_way_to_this_machine(address: str, uses_proxy: int) -> None:
+    assert dict(channel_options(address))["grpc.enable_http_proxy"] == uses_proxy
+
+
+def test_importing_the_sdk_loads_no_heavy_library() -> None:
+    heavy = ("torch", "transformers", "numpy", "tokenizers", "rich", "typer")
+    program = (
+        "import sys, coordinator.client; "
+        f"print(*(name for name in {heavy!r} if name in sys.modules))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    assert run.stdout.split() == []

@@ -1,0 +1,390 @@
+"""Opening models from folders and GGUF files: what they are, and how damage is reported."""
+
+import json
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from model_files import GgufTokenizer, HfTokenizerFiles, open_model
+from model_files.config import parse_config
+from model_files.safetensors_file import SafetensorsFile
+from protos.errors import ModelFilesError, UnsupportedModelError
+from tests.tiny_models import NUM_LAYERS, VOCAB_SIZE, tiny_gguf, tiny_model
+
+
+def read_all(spec: Path) -> dict[str, np.ndarray]:
+    files = open_model(str(spec))
+    with files.open_tensors(files.tensor_names) as reader:
+        return {name: reader.read(name) for name in files.tensor_names}
+
+
+def rewrite_json(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+class TestFolder:
+    def test_config_is_parsed_once_into_our_own_type(self, tmp_path: Path) -> None:
+        config = open_model(str(tiny_model("qwen3", tmp_path))).config
+        assert config.model_type == "qwen3"
+        assert config.num_layers == NUM_LAYERS
+        assert config.vocab_size == VOCAB_SIZE
+        assert (config.hidden_size, config.head_dim) == (48, 16)
+        assert (config.num_attention_heads, config.num_kv_heads) == (4, 2)
+        assert config.max_model_len == 256
+        assert config.tie_word_embeddings
+        assert config.eos_token_ids == (2,)
+
+    def test_end_of_sequence_comes_from_the_generation_config_first(self, tmp_path: Path) -> None:
+        path = tiny_model("llama", tmp_path)
+        (path / "generation_config.json").write_text('{"eos_token_id": [5, 6]}')
+        assert open_model(str(path)).config.eos_token_ids == (5, 6)
+        (path / "generation_config.json").write_text("{}")
+        assert open_model(str(path)).config.eos_token_ids == (2,)
+
+    @pytest.mark.parametrize("shard_size", ["1GB", "20KB"])
+    def test_reads_what_safetensors_reads(self, tmp_path: Path, shard_size: str) -> None:
+        path = tiny_model("llama", tmp_path, max_shard_size=shard_size)
+        shards = list(path.glob("*.safetensors"))
+        assert (len(shards) > NUM_LAYERS) == (shard_size == "20KB")
+        expected = {name: t for shard in shards for name, t in load_file(shard).items()}
+        found = read_all(path)
+        assert found.keys() == expected.keys()
+        for name, tensor in expected.items():
+            np.testing.assert_array_equal(found[name], tensor.numpy())
+
+    def test_reads_a_range_of_rows(self, tmp_path: Path) -> None:
+        tensor = torch.arange(24.0).reshape(6, 2, 2)
+        save_file({"t": tensor, "scalar": torch.tensor(3.0)}, tmp_path / "f.safetensors")
+        with SafetensorsFile(tmp_path / "f.safetensors") as file:
+            np.testing.assert_array_equal(file.read("t", 2, 5), tensor[2:5].numpy())
+            assert file.read("scalar") == 3.0
+
+    def test_bfloat16_arrives_bit_for_bit(self, tmp_path: Path) -> None:
+        tensor = torch.randn(4, 3).bfloat16()
+        save_file({"t": tensor}, tmp_path / "f.safetensors")
+        with SafetensorsFile(tmp_path / "f.safetensors") as file:
+            assert file.info("t").dtype == "bfloat16"
+            assert torch.equal(torch.from_numpy(file.read("t")).view(torch.bfloat16), tensor)
+
+    def test_fingerprint_needs_no_shards(self, tmp_path: Path) -> None:
+        path = tiny_model("llama", tmp_path, max_shard_size="20KB")
+        whole = open_model(str(path)).fingerprint
+        for shard in path.glob("*.safetensors"):
+            shard.unlink()
+        assert open_model(str(path)).fingerprint == whole
+
+    def test_fingerprint_ignores_what_tools_rewrite_and_nothing_else(self, tmp_path: Path) -> None:
+        path = tiny_model("llama", tmp_path)
+        original = open_model(str(path)).fingerprint
+        rewrite_json(path / "config.json", transformers_version="9", _name_or_path="elsewhere")
+        assert open_model(str(path)).fingerprint == original
+        rewrite_json(path / "config.json", rms_norm_eps=0.5)
+        assert open_model(str(path)).fingerprint != original
+
+    def test_fingerprint_of_a_single_file_knows_its_shapes(self, tmp_path: Path) -> None:
+        path = tiny_model("llama", tmp_path)
+        original = open_model(str(path)).fingerprint
+        tensors = load_file(path / "model.safetensors")
+        tensors["model.norm.weight"] = tensors["model.norm.weight"][:-1].clone()
+        save_file(tensors, path / "model.safetensors")
+        assert open_model(str(path)).fingerprint != original
+
+    def test_tokenizer_files(self, tmp_path: Path) -> None:
+        path = tiny_model("llama", tmp_path)
+        assert open_model(str(path)).tokenizer_files() is None
+        (path / "tokenizer.json").write_text("{}")
+        (path / "tokenizer_config.json").write_text('{"chat_template": "old", "bos_token": "B"}')
+        files = open_model(str(path)).tokenizer_files()
+        assert isinstance(files, HfTokenizerFiles)
+        assert files.tokenizer_json == path / "tokenizer.json"
+        assert files.tokenizer_config["bos_token"] == "B"
+        assert files.chat_template == "old"
+        (path / "chat_template.jinja").write_text("new")
+        files = open_model(str(path)).tokenizer_files()
+        assert isinstance(files, HfTokenizerFiles)
+        assert files.chat_template == "new"
+
+    @pytest.mark.parametrize(
+        "spec", ["", "/no/such/folder", "no-such-folder", "a/b/c", "../x", "model.bin"]
+    )
+    def test_what_is_no_model_is_refused_in_one_line(self, spec: str) -> None:
+        with pytest.raises(ModelFilesError, match="neither a folder") as caught:
+            open_model(spec)
+        assert "\n" not in str(caught.value)
+
+    def test_a_folder_without_config_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(ModelFilesError, match=r"config\.json"):
+            open_model(str(tmp_path))
+
+    def test_a_folder_without_safetensors_is_refused(self, tmp_path: Path) -> None:
+        path = tiny_model("llama", tmp_path)
+        (path / "model.safetensors").rename(path / "pytorch_model.bin")
+        files = open_model(str(path))
+        with pytest.raises(ModelFilesError, match=r"model\.safetensors"):
+            _ = files.tensor_names
+
+    def test_missing_shards_are_listed(self, tmp_path: Path) -> None:
+        path = tiny_model("llama", tmp_path, max_shard_size="20KB")
+        missing = sorted(path.glob("*.safetensors"))[2:4]
+        for shard in missing:
+            shard.unlink()
+        files = open_model(str(path))
+        with pytest.raises(ModelFilesError) as caught, files.open_tensors(files.tensor_names):
+            pass
+        assert all(shard.name in str(caught.value) for shard in missing)
+
+    def test_a_shard_without_what_the_index_promises_is_refused(self, tmp_path: Path) -> None:
+        path = tiny_model("llama", tmp_path, max_shard_size="20KB")
+        index = json.loads((path / "model.safetensors.index.json").read_text())
+        shard = index["weight_map"]["model.norm.weight"]
+        save_file({"other": torch.zeros(1)}, path / shard)
+        files = open_model(str(path))
+        with (
+            pytest.raises(ModelFilesError, match=r"model\.norm\.weight"),
+            files.open_tensors(["model.norm.weight"]),
+        ):
+            pass
+
+    @pytest.mark.parametrize("shard", ["../model.safetensors", "/etc/passwd", 3, "a/b.safetensors"])
+    def test_an_index_that_points_elsewhere_is_refused(self, tmp_path: Path, shard: object) -> None:
+        path = tiny_model("llama", tmp_path)
+        index = {"weight_map": {"model.norm.weight": shard}}
+        (path / "model.safetensors.index.json").write_text(json.dumps(index))
+        files = open_model(str(path))
+        with pytest.raises(ModelFilesError, match="not a file name"):
+            _ = files.fingerprint
+
+    @pytest.mark.parametrize("text", ["", "[]", "{", '{"model_type": 3}', "[" * 100_000])
+    def test_a_broken_config_is_refused(self, tmp_path: Path, text: str) -> None:
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(ModelFilesError, match=r"config\.json"):
+            open_model(str(tmp_path))
+
+
+RAW: dict[str, object] = {
+    "model_type": "llama",
+    "num_hidden_layers": 2,
+    "hidden_size": 64,
+    "vocab_size": 10,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 4096,
+}
+
+
+class TestConfig:
+    def test_absent_keys_take_the_family_defaults(self) -> None:
+        config = parse_config(RAW)
+        assert (config.num_kv_heads, config.head_dim) == (4, 16)
+        assert not config.tie_word_embeddings
+        gemma = parse_config({**RAW, "model_type": "gemma2"})
+        assert gemma.head_dim == 256
+        assert gemma.tie_word_embeddings
+
+    @pytest.mark.parametrize("value", [0, -1, 1.5, "8", True, 2**40])
+    def test_values_out_of_range_are_named(self, value: object) -> None:
+        with pytest.raises(ModelFilesError, match="num_hidden_layers"):
+            parse_config({**RAW, "num_hidden_layers": value})
+
+    def test_a_multi_modal_configuration_is_refused_by_name(self) -> None:
+        with pytest.raises(UnsupportedModelError, match="'gemma3'"):
+            parse_config({"model_type": "gemma3", "text_config": RAW})
+
+    def test_longrope_is_served_up_to_the_length_where_it_changes(self) -> None:
+        scaling = {"type": "longrope", "short_factor": [1.0], "long_factor": [2.0]}
+        config = parse_config(
+            {**RAW, "rope_scaling": scaling, "original_max_position_embeddings": 1024}
+        )
+        assert config.max_model_len == 1024
+
+
+class TestDamagedSafetensors:
+    @pytest.fixture
+    def path(self, tmp_path: Path) -> Path:
+        save_file({"a": torch.zeros(4, 4), "b": torch.ones(8)}, tmp_path / "f.safetensors")
+        return tmp_path / "f.safetensors"
+
+    @staticmethod
+    def write(path: Path, header: object, data: bytes = b"\0" * 96) -> None:
+        text = header if isinstance(header, bytes) else json.dumps(header).encode()
+        path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+
+    def test_every_truncation_is_refused(self, path: Path) -> None:
+        content = path.read_bytes()
+        for length in range(len(content)):
+            path.write_bytes(content[:length])
+            with pytest.raises(ModelFilesError, match=r"f\.safetensors"):
+                SafetensorsFile(path)
+
+    def test_truncation_names_file_and_sizes(self, path: Path) -> None:
+        size = path.stat().st_size
+        path.write_bytes(path.read_bytes()[:-1])
+        with pytest.raises(ModelFilesError, match=f"{size - 1} bytes.*need {size}"):
+            SafetensorsFile(path)
+
+    def test_a_file_that_shrinks_while_open_raises(self, path: Path) -> None:
+        with SafetensorsFile(path) as file, path.open("r+b") as writer:
+            writer.truncate(path.stat().st_size - 8)
+            with pytest.raises(ModelFilesError, match="truncated"):
+                file.read("b")
+
+    @pytest.mark.parametrize(
+        "entry",
+        [
+            {"dtype": "F32", "shape": [4, 4], "data_offsets": [0, 60]},
+            {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 64]},
+            {"dtype": "F32", "shape": [-4, -4], "data_offsets": [0, 64]},
+            {"dtype": "F32", "shape": [4, 4], "data_offsets": [64, 0]},
+            {"dtype": "F32", "shape": [4, 4], "data_offsets": [-64, 0]},
+            {"dtype": "F32", "shape": [4, 4], "data_offsets": [0, 64, 128]},
+            {"dtype": "F32", "shape": "44", "data_offsets": [0, 64]},
+            {"dtype": 3, "shape": [4, 4], "data_offsets": [0, 64]},
+            {"shape": [4, 4], "data_offsets": [0, 64]},
+            [],
+        ],
+    )
+    def test_a_senseless_entry_is_refused(self, path: Path, entry: object) -> None:
+        self.write(path, {"a": entry})
+        with pytest.raises(ModelFilesError, match="'a'"):
+            SafetensorsFile(path)
+
+    def test_overlapping_tensors_are_refused(self, path: Path) -> None:
+        entry = {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}
+        self.write(path, {"a": entry, "b": {**entry, "data_offsets": [8, 24]}})
+        with pytest.raises(ModelFilesError, match="overlap"):
+            SafetensorsFile(path)
+
+    @pytest.mark.parametrize("header", [b"{", b"\xff", b"[1]", b"[" * 50_000])
+    def test_a_header_that_is_no_json_object_is_refused(self, path: Path, header: bytes) -> None:
+        self.write(path, header)
+        with pytest.raises(ModelFilesError, match="header"):
+            SafetensorsFile(path)
+
+    def test_a_header_that_claims_more_than_the_file_is_refused(self, path: Path) -> None:
+        path.write_bytes(struct.pack("<Q", 2**60) + b"{}")
+        with pytest.raises(ModelFilesError, match=str(2**60)):
+            SafetensorsFile(path)
+
+    def test_a_quantized_type_is_refused_when_read(self, path: Path) -> None:
+        self.write(path, {"a": {"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0, 4]}})
+        with SafetensorsFile(path) as file, pytest.raises(UnsupportedModelError, match="F8_E4M3"):
+            file.read("a")
+
+
+class TestGguf:
+    @pytest.mark.parametrize("case", ["llama", "llama-gqa-tied", "qwen2", "qwen3"])
+    def test_shows_the_names_and_values_of_hugging_face(self, tmp_path: Path, case: str) -> None:
+        path = tiny_gguf(case, tmp_path)
+        found, expected = read_all(path), read_all(tmp_path / case)
+        assert found.keys() == expected.keys()
+        for name, tensor in expected.items():
+            np.testing.assert_array_equal(found[name], tensor, err_msg=name)
+
+    @pytest.mark.parametrize("case", ["llama", "qwen2", "qwen3"])
+    def test_config_is_that_of_the_folder(self, tmp_path: Path, case: str) -> None:
+        path = tiny_gguf(case, tmp_path)
+        found, expected = open_model(str(path)).config, open_model(str(tmp_path / case)).config
+        for name in expected.__dataclass_fields__:
+            if name != "raw":
+                assert getattr(found, name) == getattr(expected, name), name
+
+    def test_reads_a_range_of_rows_of_a_quantized_matrix(self, tmp_path: Path) -> None:
+        path = tiny_gguf(
+            "llama", tmp_path, quantization=gguf.GGMLQuantizationType.Q8_0, hidden_size=64
+        )
+        files = open_model(str(path))
+        with files.open_tensors(files.tensor_names) as reader:
+            for name in ("self_attn.q_proj", "self_attn.v_proj", "mlp.up_proj", "input_layernorm"):
+                whole = reader.read(f"model.layers.3.{name}.weight")
+                rows = reader.read(f"model.layers.3.{name}.weight", 5, 29)
+                np.testing.assert_array_equal(rows, whole[5:29])
+
+    def test_tokenizer_metadata_is_plain_python(self, tmp_path: Path) -> None:
+        tokenizer = open_model(str(tiny_gguf("llama", tmp_path))).tokenizer_files()
+        assert isinstance(tokenizer, GgufTokenizer)
+        tokens = tokenizer.metadata["tokenizer.ggml.tokens"]
+        assert isinstance(tokens, list)
+        assert len(tokens) == VOCAB_SIZE
+        assert tokens[3] == "token 3"
+        assert tokenizer.metadata["tokenizer.ggml.eos_token_id"] == 2
+
+    def test_fingerprint_tells_models_apart(self, tmp_path: Path) -> None:
+        (tmp_path / "other").mkdir()
+        first = open_model(str(tiny_gguf("llama", tmp_path))).fingerprint
+        same = open_model(str(tiny_gguf("llama", tmp_path))).fingerprint
+        other = open_model(
+            str(tiny_gguf("llama", tmp_path / "other", rms_norm_eps=0.5))
+        ).fingerprint
+        assert first == same
+        assert first != other
+
+    def test_truncations_are_refused(self, tmp_path: Path) -> None:
+        path = tiny_gguf("llama", tmp_path)
+        content = path.read_bytes()
+        for length in [*range(0, 20_000, 37), len(content) - 1]:
+            path.write_bytes(content[:length])
+            with pytest.raises(ModelFilesError, match=r"llama\.gguf"):
+                open_model(str(path))
+
+    def test_truncation_names_file_and_sizes(self, tmp_path: Path) -> None:
+        path = tiny_gguf("llama", tmp_path)
+        size = path.stat().st_size
+        path.write_bytes(path.read_bytes()[: size - 4096])
+        with pytest.raises(ModelFilesError, match=f"truncated: it has {size - 4096} bytes"):
+            open_model(str(path))
+
+    def test_a_huge_count_is_refused_without_memory_for_it(self, tmp_path: Path) -> None:
+        path = tmp_path / "huge.gguf"
+        path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 2**60, 2**60))
+        with pytest.raises(ModelFilesError, match="truncated"):
+            open_model(str(path))
+
+    def test_another_file_is_no_gguf(self, tmp_path: Path) -> None:
+        path = tmp_path / "x.gguf"
+        path.write_bytes(b"PK\3\4" * 100)
+        with pytest.raises(ModelFilesError, match="no GGUF file"):
+            open_model(str(path))
+
+    def test_a_missing_file_is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(ModelFilesError, match=r"absent\.gguf"):
+            open_model(str(tmp_path / "absent.gguf"))
+
+    @staticmethod
+    def write_metadata(path: Path, architecture: str, **fields: int) -> None:
+        writer = gguf.GGUFWriter(path, architecture)
+        for name, value in fields.items():
+            writer.add_uint32(f"{architecture}.{name}", value)
+        writer.add_tensor("token_embd.weight", np.zeros((4, 4), np.float32))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+
+    def test_another_architecture_is_refused_by_name(self, tmp_path: Path) -> None:
+        self.write_metadata(tmp_path / "x.gguf", "mamba")
+        with pytest.raises(UnsupportedModelError, match="'mamba'"):
+            open_model(str(tmp_path / "x.gguf"))
+
+    def test_a_mixture_of_experts_is_refused(self, tmp_path: Path) -> None:
+        self.write_metadata(tmp_path / "x.gguf", "llama", expert_count=8)
+        with pytest.raises(UnsupportedModelError, match="experts"):
+            open_model(str(tmp_path / "x.gguf"))
+
+    def test_missing_metadata_is_named(self, tmp_path: Path) -> None:
+        self.write_metadata(tmp_path / "x.gguf", "llama")
+        with pytest.raises(ModelFilesError, match=r"llama\.embedding_length"):
+            open_model(str(tmp_path / "x.gguf"))
+
+
+def test_opening_models_imports_neither_torch_nor_transformers() -> None:
+    code = (
+        "import sys, model_files; import model_files.hub; "
+        "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,195 @@
+"""Models on a hub: only what is needed is fetched, and every failure is one clear line.
+
+The hub is a local HTTP server with the routes that `huggingface_hub` uses. Each test opens models
+in a process of its own, because that library reads its environment when it is imported.
+"""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from model_files import open_model
+from tests.tiny_models import NUM_LAYERS, tiny_model
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class FakeHub:
+    """Serves one folder as the repository `org/tiny` and remembers what was fetched."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.fetched: list[str] = []
+        """Names of files whose content was sent whole."""
+        hub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_HEAD(self) -> None:  # noqa: N802
+                self._answer(send_content=False)
+
+            def do_GET(self) -> None:  # noqa: N802
+                self._answer(send_content=True)
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+                pass
+
+            def _answer(self, *, send_content: bool) -> None:
+                match = re.fullmatch(r"/(\w+/\w+)/resolve/(\w+)/([\w.-]+)", self.path)
+                if match is None or match[1] != "org/tiny":
+                    return self._refuse("RepoNotFound")
+                if match[2] not in ("main", COMMIT):
+                    return self._refuse("RevisionNotFound")
+                path = hub.folder / match[3]
+                if not path.is_file():
+                    return self._refuse("EntryNotFound")
+                content = path.read_bytes()
+                span = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+                part = content[int(span[1]) : int(span[2]) + 1] if span else content
+                self.send_response(206 if span else 200)
+                self.send_header("X-Repo-Commit", COMMIT)
+                self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+                self.send_header("Content-Length", str(len(part)))
+                self.end_headers()
+                if send_content:
+                    if span is None:
+                        hub.fetched.append(match[3])
+                    self.wfile.write(part)
+                return None
+
+            def _refuse(self, code: str) -> None:
+                self.send_response(404)
+                self.send_header("X-Error-Code", code)
+                if code == "EntryNotFound":
+                    self.send_header("X-Repo-Commit", COMMIT)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[FakeHub]:
+    fake = FakeHub(tiny_model("llama", tmp_path / "remote", max_shard_size="20KB"))
+    yield fake
+    fake.close()
+
+
+class Machine:
+    """A machine with a cache of its own; `run` runs Python on it and returns what it printed."""
+
+    def __init__(self, cache: Path, endpoint: str) -> None:
+        self._environment = {
+            **{k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")},
+            "HF_ENDPOINT": endpoint,
+            "HF_HOME": str(cache),
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        }
+
+    def run(self, code: str, **environment: str) -> str:
+        prelude = "from model_files import open_model\nfrom protos.errors import StagecoachError\nimport json\n"
+        result = subprocess.run(
+            [sys.executable, "-c", prelude + code],
+            env=self._environment | environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr
+        return result.stdout.strip()
+
+    def error(self, spec: str, **environment: str) -> str:
+        """Opens a model that cannot be opened; the message."""
+        code = f"""
+try:
+    open_model({spec!r}).fingerprint
+except StagecoachError as error:
+    print(type(error).__name__, error)
+"""
+        message = self.run(code, **environment)
+        assert message.startswith("ModelFilesError ")
+        assert "\n" not in message
+        return message
+
+
+READ_LAYER = """
+files = open_model("org/tiny")
+names = [n for n in files.tensor_names if n.startswith("model.layers.%d.")]
+with files.open_tensors(names) as reader:
+    total = sum(float(abs(reader.read(n)).sum()) for n in names)
+print(json.dumps([files.model_id, files.fingerprint, files.config.num_layers, len(names), total]))
+"""
+
+
+def test_a_stage_fetches_only_the_shards_of_its_layers(hub: FakeHub, tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "cache", hub.endpoint)
+    model_id, fingerprint, num_layers, num_names, total = json.loads(machine.run(READ_LAYER % 3))
+    weight_map = json.loads((hub.folder / "model.safetensors.index.json").read_text())["weight_map"]
+    own = {shard for name, shard in weight_map.items() if name.startswith("model.layers.3.")}
+    fetched = {name for name in hub.fetched if name.endswith(".safetensors")}
+    assert fetched == own
+    assert own < set(weight_map.values())
+    assert (model_id, num_layers, num_names) == ("org/tiny", NUM_LAYERS, 9)
+    local = open_model(str(hub.folder))
+    assert fingerprint == local.fingerprint
+    names = [name for name in weight_map if name.startswith("model.layers.3.")]
+    with local.open_tensors(names) as reader:
+        assert total == pytest.approx(sum(float(abs(reader.read(n)).sum()) for n in names))
+
+
+def test_the_second_time_nothing_is_fetched(hub: FakeHub, tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "cache", hub.endpoint)
+    first = machine.run(READ_LAYER % 3)
+    hub.fetched.clear()
+    assert machine.run(READ_LAYER % 3) == first
+    assert hub.fetched == []
+    assert machine.run(READ_LAYER % 3, HF_HUB_OFFLINE="1") == first
+
+
+def test_a_single_file_is_fingerprinted_by_its_header_alone(tmp_path: Path) -> None:
+    hub = FakeHub(tiny_model("llama", tmp_path / "remote"))
+    try:
+        machine = Machine(tmp_path / "cache", hub.endpoint)
+        fingerprint = machine.run("print(open_model('org/tiny@main').fingerprint)")
+        assert fingerprint == open_model(str(hub.folder)).fingerprint
+        assert "model.safetensors" not in hub.fetched
+        machine.run(READ_LAYER % 0)
+        assert "model.safetensors" in hub.fetched
+        assert machine.run("print(open_model('org/tiny').fingerprint)") == fingerprint
+    finally:
+        hub.close()
+
+
+def test_failures_are_one_line_that_says_what_is_wrong(hub: FakeHub, tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "cache", hub.endpoint)
+    assert "org/other does not exist" in machine.error("org/other")
+    assert "no revision 'v9'" in machine.error("org/tiny@v9")
+    assert "no hub id" in machine.error("org/has--dashes")
+    assert "cannot be reached" in machine.error("org/tiny", HF_ENDPOINT="http://127.0.0.1:9")
+    (hub.folder / "config.json").unlink()
+    assert "has no config.json" in machine.error("org/tiny")
+
+
+def test_missing_weights_are_named(hub: FakeHub, tmp_path: Path) -> None:
+    (hub.folder / "model.safetensors.index.json").unlink()
+    machine = Machine(tmp_path / "cache", hub.endpoint)
+    assert "has no file model.safetensors" in machine.error("org/tiny")
