@@ -87,7 +87,8 @@ def _max_model_len(raw: Mapping[str, object]) -> int:
         return max_position
     if scaling.get("rope_type", scaling.get("type")) not in ("longrope", "su"):
         return max_position
-    scaling = {**_present(raw), **_present(scaling)}
+    # Phi-3 keeps it beside the scaling, and transformers gives that place priority.
+    scaling = {**_present(scaling), **_present(raw)}
     original = _positive(scaling, "original_max_position_embeddings", max_position)
     return min(max_position, original)
 

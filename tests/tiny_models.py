@@ -10,6 +10,7 @@ from typing import Any
 
 import gguf
 import gguf.quants
+import numpy as np
 import torch
 import transformers
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
@@ -181,6 +182,7 @@ def tiny_gguf(
     folder: Path,
     *,
     quantization: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
+    rope_factors: bool = False,
     **overrides: Any,  # noqa: ANN401
 ) -> Path:
     """Writes a tiny random model of family llama, qwen2 or qwen3 as llama.cpp's converter does.
@@ -189,13 +191,14 @@ def tiny_gguf(
         case: A key of `FAMILIES`.
         folder: Where the file is made, beside the model's Hugging Face folder.
         quantization: Of the matrices.
+        rope_factors: True: store the scaling of the rotary frequencies as a tensor.
         **overrides: Values of the configuration.
 
     Returns:
         The file.
     """
-    model = reference_model(tiny_model(case, folder, **overrides))
-    config: Any = model.config
+    model: Any = reference_model(tiny_model(case, folder, **overrides))
+    config = model.config
     architecture = config.model_type
     path = folder / f"{case}.gguf"
     writer = gguf.GGUFWriter(path, architecture)
@@ -230,6 +233,12 @@ def tiny_gguf(
         stored = quantization if values.ndim == 2 else gguf.GGMLQuantizationType.F32
         data = gguf.quants.quantize(values, stored)
         writer.add_tensor(f"{names.get_name(stem)}.{kind}", data, raw_dtype=stored)
+    if rope_factors:
+        head_dim = config.head_dim
+        theta = config.rope_parameters["rope_theta"]
+        plain = 1.0 / theta ** (np.arange(0, head_dim, 2, dtype=np.float32) / head_dim)
+        scaled = model.model.rotary_emb.inv_freq.numpy()
+        writer.add_tensor("rope_freqs.weight", (plain / scaled).astype(np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

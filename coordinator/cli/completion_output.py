@@ -14,13 +14,16 @@ _NS_PER_S = 1e9
 
 
 def stream_text(stream: TokenStream) -> None:
-    """Writes the text to stdout as it comes, and a newline at its end."""
+    """Writes the text to stdout as it comes, and a newline at its end.
+
+    Nothing is written for a request that was not accepted.
+    """
     try:
         for event in stream:
             sys.stdout.write(event.text)
             sys.stdout.flush()
     finally:
-        if not stream.text.endswith("\n"):
+        if stream.request_id is not None and not stream.text.endswith("\n"):
             sys.stdout.write("\n")
             sys.stdout.flush()
 

@@ -8,6 +8,9 @@ from rich.table import Table
 
 from coordinator.client import CoordinatorStatus, StageStatus
 
+_PIPE_WIDTH = 160
+"""Columns of a table that does not go to a terminal; nothing is cut there."""
+
 
 def print_json(status: CoordinatorStatus) -> None:
     """Prints the state as one JSON object."""
@@ -56,24 +59,26 @@ def _stage_json(stage: StageStatus) -> dict[str, object]:
 def print_table(status: CoordinatorStatus) -> None:
     """Prints the state for people."""
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = _PIPE_WIDTH
     ready = "ready" if status.ready else "not ready"
     console.print(f"{status.model_id}: {ready}, version {status.version}, pid {status.pid}")
-    table = Table(box=box.SIMPLE)
-    for name in ("stage", "address", "layers", "state", "device", "dtype"):
-        table.add_column(name)
-    for name in ("weights", "KV free", "KV blocks"):
-        table.add_column(name, justify="right")
+    table = Table(box=box.SIMPLE, padding=(0, 1), pad_edge=False)
+    for name in ("stage", "address", "layers", "state", "dtype"):
+        table.add_column(name, no_wrap=True)
+    for name in ("weights", "KV free"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("device")
     for stage in status.stages:
         table.add_row(
             str(stage.index),
             stage.address,
             "?" if stage.layers is None else "{}:{}".format(*stage.layers),
             stage.state,
-            stage.device or "?",
             stage.dtype or "?",
             f"{stage.weight_bytes / 2**20:.0f} MiB",
             _share(stage.num_free_kv_blocks, stage.num_kv_blocks),
-            str(stage.num_kv_blocks),
+            stage.device or "?",
         )
     console.print(table)
     console.print(

@@ -67,10 +67,13 @@ def _chat_message(message: ChatMessage | Mapping[str, str]) -> generation_pb2.Ch
             f"a chat message has the keys {sorted(map(str, message))}, must have role and content",
             field="prompt.chat.messages",
         )
+    if not all(isinstance(value, str) for value in message.values()):
+        raise InvalidArgumentError(
+            "role and content of a chat message must be text", field="prompt.chat.messages"
+        )
     try:
         return generation_pb2.ChatMessage(role=message["role"], content=message["content"])
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise InvalidArgumentError(
-            "role and content of a chat message must be valid Unicode text",
-            field="prompt.chat.messages",
+            "a chat message is not valid Unicode text", field="prompt.chat.messages"
         ) from error

@@ -17,7 +17,7 @@ from protos.errors import ModelFilesError, StagecoachError, UnsupportedModelErro
 from protos.layer_range import LayerRange
 from stage_server.model.attention import IMPLEMENTATION
 from stage_server.model.decoder_layer import run_layer
-from stage_server.model.families import Family, check_rope_types, family_of
+from stage_server.model.families import Family, check_rope, family_of
 from stage_server.model.rotary import Rotary
 
 EMBEDDING, NORM, HEAD = "model.embed_tokens.weight", "model.norm.", "lm_head.weight"
@@ -66,6 +66,7 @@ class Blueprint:
         self.family: Family = family_of(config)
         try:
             self.hf_config = _hf_config(config)
+            check_rope(config, self.hf_config.rope_parameters)
             module = importlib.import_module(
                 f"transformers.models.{self.family.module}.modeling_{self.family.module}"
             )
@@ -78,12 +79,18 @@ class Blueprint:
             raise
         except Exception as error:
             # transformers checks a configuration as it goes, with errors of every class.
+            reason = " ".join(str(error).split())
             raise ModelFilesError(
-                f"the configuration is not one of a {config.model_type} model: {error}"
+                f"the configuration is not one of a {config.model_type} model: {reason}"
             ) from error
-        check_rope_types(config, rotary.rope_type)
         self.rotary = Rotary(rotary, self._layer_types(), len(layers))
         self.traits = [self._traits(index) for index in range(len(self.layers))]
+        for traits in self.traits:
+            if traits[:2] != (config.num_kv_heads, config.head_dim):
+                raise UnsupportedModelError(
+                    f"config.json must say num_key_value_heads and head_dim: transformers takes "
+                    f"{traits[:2]}, the coordinator {(config.num_kv_heads, config.head_dim)}"
+                )
 
     @property
     def is_first(self) -> bool:
@@ -140,7 +147,7 @@ class Blueprint:
         return (
             not number.isdecimal()
             or int(number) in self.range
-            or (int(number) >= self.config.num_layers)
+            or int(number) >= self.config.num_layers
         )
 
     def _layer_types(self) -> list[str] | None:

@@ -170,20 +170,24 @@ def family_of(config: ModelConfig) -> Family:
     return family
 
 
-def check_rope_types(config: ModelConfig, rope_types: Mapping[str, str] | str) -> None:
-    """Checks the kinds of rotary embedding, as transformers has understood them.
+def check_rope(config: ModelConfig, parameters: Mapping[str, object]) -> None:
+    """Checks the kinds of rotary embedding.
 
     Args:
         config: The model.
-        rope_types: The kind, or the kind of each layer type.
+        parameters: `rope_parameters` of transformers' configuration: of all layers, or by layer
+            type.
 
     Raises:
-        UnsupportedModelError: One is not known here.
+        UnsupportedModelError: A kind is not known here, or changes within `config.max_model_len`.
     """
-    kinds = [rope_types] if isinstance(rope_types, str) else rope_types.values()
-    for kind in kinds:
-        if kind not in _ROPE_TYPES:
-            raise _refused(config, "rope_type", kind)
+    by_layer_type = [value for value in parameters.values() if isinstance(value, Mapping)]
+    for each in by_layer_type or [parameters]:
+        if each.get("rope_type") not in _ROPE_TYPES:
+            raise _refused(config, "rope_type", each.get("rope_type"))
+        changes_at = _number(each, "original_max_position_embeddings", config.max_model_len)
+        if each.get("rope_type") == "longrope" and changes_at < config.max_model_len:
+            raise _refused(config, "original_max_position_embeddings", changes_at)
 
 
 def _refused(config: ModelConfig, key: str, value: object) -> UnsupportedModelError:

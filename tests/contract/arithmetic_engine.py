@@ -23,6 +23,7 @@ from stage_server.batch import (
     TruncateSlot,
 )
 from stage_server.engine import EngineInfo
+from stage_server.logits import reduce_logits
 
 HIDDEN_SIZE = 4
 VOCAB_SIZE = 32
@@ -161,13 +162,4 @@ class ArithmeticEngine:
     @staticmethod
     def _reduce(value: int, request: LogitsRequest) -> LogitsRow:
         row = torch.arange(VOCAB_SIZE, dtype=torch.float32).roll(value % VOCAB_SIZE)
-        full = row if request.num_candidates >= VOCAB_SIZE else None
-        top = row.topk(min(request.num_candidates, VOCAB_SIZE))
-        return LogitsRow(
-            row=request.row,
-            log_sum_exp=float(row.logsumexp(0)),
-            candidate_ids=[] if full is not None else top.indices.tolist(),
-            candidate_logits=[] if full is not None else top.values.tolist(),
-            token_logits=[] if full is not None else [float(row[i]) for i in request.token_ids],
-            full=full,
-        )
+        return reduce_logits(row[None], [request])[0]

@@ -89,7 +89,7 @@ def check_completion(completion: Completion) -> None:
     """The completion of "abé" with five tokens."""
     assert completion.text == "abéa"
     assert completion.token_ids == (97, 98, 0xC3, 0xA9, 97)
-    assert completion.finish_reason == FinishReason.LENGTH == "length"
+    assert completion.finish_reason is FinishReason.LENGTH
     assert completion.usage.num_prompt_tokens == 4
     assert completion.usage.num_completion_tokens == 5
     assert completion.request_id == "mine"
@@ -192,7 +192,7 @@ def test_errors_are_typed_and_name_the_field(client: Client) -> None:
 
 def test_errors_of_the_engine_keep_their_class(client: Client, engine: EchoEngine) -> None:
     engine.failure = QueueFullError("full")
-    with pytest.raises(QueueFullError, match="^full$"):
+    with pytest.raises(QueueFullError, match=r"^full$"):
         client.complete("x")
 
 

@@ -2,11 +2,11 @@
 
 import subprocess
 import sys
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from coordinator.client import InvalidArgumentError
+from coordinator.client import InvalidArgumentError, PromptLike
 from coordinator.client.channel import channel_options
 from coordinator.client.completion import PartialCompletion
 from coordinator.client.request import GenerateOptions, generate_request
@@ -29,9 +29,9 @@ from protos.stagecoach.v1 import generation_pb2
         ([{"role": "user", "content": "\udfff"}], "prompt.chat.messages"),
     ],
 )
-def test_a_prompt_that_cannot_be_sent_is_refused(prompt: Any, field: str) -> None:
+def test_a_prompt_that_cannot_be_sent_is_refused(prompt: object, field: str) -> None:
     with pytest.raises(InvalidArgumentError) as caught:
-        generate_request(prompt)
+        generate_request(cast(PromptLike, prompt))
     assert caught.value.field == field
 
 
@@ -52,7 +52,7 @@ def test_a_prompt_that_cannot_be_sent_is_refused(prompt: Any, field: str) -> Non
         ("request_id", 7),
     ],
 )
-def test_a_value_that_no_message_can_hold_is_refused_by_name(name: str, value: Any) -> None:
+def test_a_value_that_no_message_can_hold_is_refused_by_name(name: str, value: object) -> None:
     options: Any = {name: value}
     with pytest.raises(InvalidArgumentError) as caught:
         generate_request("x", **options)

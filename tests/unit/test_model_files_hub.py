@@ -33,13 +33,13 @@ class FakeHub:
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
-            def do_HEAD(self) -> None:  # noqa: N802
+            def do_HEAD(self) -> None:
                 self._answer(send_content=False)
 
-            def do_GET(self) -> None:  # noqa: N802
+            def do_GET(self) -> None:
                 self._answer(send_content=True)
 
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            def log_message(self, format: str, *args: object) -> None:
                 pass
 
             def _answer(self, *, send_content: bool) -> None:
@@ -91,6 +91,13 @@ def hub(tmp_path: Path) -> Iterator[FakeHub]:
     fake.close()
 
 
+PRELUDE = """
+import json
+from model_files import open_model
+from protos.errors import StagecoachError
+"""
+
+
 class Machine:
     """A machine with a cache of its own; `run` runs Python on it and returns what it printed."""
 
@@ -105,9 +112,8 @@ class Machine:
         }
 
     def run(self, code: str, **environment: str) -> str:
-        prelude = "from model_files import open_model\nfrom protos.errors import StagecoachError\nimport json\n"
         result = subprocess.run(
-            [sys.executable, "-c", prelude + code],
+            [sys.executable, "-c", PRELUDE + code],
             env=self._environment | environment,
             capture_output=True,
             text=True,

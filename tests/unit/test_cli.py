@@ -1,0 +1,113 @@
+"""The command line without a cluster: help, bad usage, ranges of layers."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run_cli(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "coordinator.cli", *arguments],
+        check=False,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize("command", [(), ("up",), ("serve",), ("generate",), ("status",)])
+def test_every_command_has_help(command: tuple[str, ...]) -> None:
+    result = run_cli(*command, "--help")
+    assert result.returncode == 0
+    assert "Usage: coordinator-cli" in result.stdout
+
+
+def test_help_loads_no_heavy_library() -> None:
+    program = (
+        "import sys; from coordinator.cli.app import app; app(['generate', '--help'], "
+        "standalone_mode=False); "
+        "print([m for m in ('torch', 'transformers', 'numpy', 'grpc', 'tokenizers') "
+        "if m in sys.modules])"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program], check=True, cwd=ROOT, capture_output=True, text=True
+    )
+    assert run.stdout.splitlines()[-1] == "[]"
+
+
+def test_generate_loads_neither_torch_nor_a_tokenizer() -> None:
+    program = (
+        "import sys; import coordinator.cli.app, coordinator.cli.completion_output; "
+        "print([m for m in ('torch', 'transformers', 'numpy', 'tokenizers') if m in sys.modules])"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program], check=True, cwd=ROOT, capture_output=True, text=True
+    )
+    assert run.stdout.strip() == "[]"
+
+
+def test_the_version_is_printed() -> None:
+    from protos import __version__
+
+    assert run_cli("--version").stdout == f"coordinator-cli {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("fly",),
+        ("up",),
+        ("up", "--model", "demo", "--stages", "0"),
+        ("up", "--model", "demo", "--stages", "17"),
+        ("up", "--model", "demo", "--stages", "2", "--grpc-port", "65536"),
+        ("serve", "--model", "demo"),
+    ],
+)
+def test_flags_that_do_not_parse_exit_2(arguments: tuple[str, ...]) -> None:
+    result = run_cli(*arguments)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (("up", "--model", "demo"), "either --stages or --layers"),
+        (("up", "--model", "demo", "--stages", "2", "--layers", "0:30"), "either"),
+        (("up", "--model", "demo", "--layers", "0-30"), "START:END"),
+        (("up", "--model", "demo", "--layers", "0:29"), "0:30"),
+        (("up", "--model", "demo", "--layers", "0:10", "--layers", "11:30"), "0:30"),
+        (("up", "--model", "demo", "--layers", "0:10", "--layers", "9:30"), "0:30"),
+        (("up", "--model", "demo", "--layers", "10:30", "--layers", "0:10"), "0:30"),
+        (("serve", "--model", "demo", "--stage", "here"), "HOST:PORT"),
+        (("serve", "--model", "demo", "--stage", "a:1", "--stage", "a:1"), "twice"),
+        (("serve", "--model", "demo", "--stage", "a:1", "--listen", "x"), "HOST:PORT"),
+        (("serve", "--model", "demo", "--stage", "a:1", "--max-num-seqs", "0"), "max_num_seqs"),
+    ],
+)
+def test_values_that_make_no_sense_exit_2_with_one_line(
+    arguments: tuple[str, ...], part: str
+) -> None:
+    result = run_cli(*arguments)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("coordinator-cli: ")
+    assert result.stderr.count("\n") == 1
+    assert part in result.stderr
+
+
+@pytest.mark.parametrize("command", [("up", "--stages", "2"), ("serve", "--stage", "a:1")])
+def test_a_model_that_is_not_there_exits_1_with_one_line(
+    command: tuple[str, ...], tmp_path: Path
+) -> None:
+    result = run_cli(*command, "--model", str(tmp_path / "none.gguf"))
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.splitlines()[-1].startswith("coordinator-cli: ")
+    assert "none.gguf" in result.stderr
+    assert "Traceback" not in result.stderr

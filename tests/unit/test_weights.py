@@ -1,0 +1,355 @@
+"""Loading a range of layers: only its own weights, all of them, and clear refusals otherwise."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gguf
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+from model_files import open_model
+from protos.errors import InvalidArgumentError, ModelFilesError, UnsupportedModelError
+from protos.layer_range import LayerRange
+from stage_server.model import linear, weights
+from stage_server.model.layer_stack import LayerStack, load_layer_stack
+from stage_server.model.linear import PackedLinear
+from stage_server.model.weights import WeightSource
+from tests.tiny_models import NUM_LAYERS, tiny_gguf, tiny_model
+
+torch.set_num_threads(1)
+
+MIDDLE = LayerRange(2, 4)
+WHOLE = LayerRange(0, NUM_LAYERS)
+
+
+def load(
+    path: Path, layers: LayerRange = MIDDLE, dtype: str = "float32", *, lean: bool = True
+) -> LayerStack:
+    return load_layer_stack(
+        open_model(str(path)), layers, dtype=dtype, device=torch.device("cpu"), lean=lean
+    )
+
+
+def rewrite(path: Path, **changes: torch.Tensor | None) -> None:
+    """Changes tensors of a model in a single file; None removes."""
+    tensors = {**load_file(path / "model.safetensors"), **changes}
+    save_file({k: v for k, v in tensors.items() if v is not None}, path / "model.safetensors")
+
+
+def reconfigure(path: Path, **changes: object) -> None:
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({**config, **changes}))
+
+
+class MeanAttention:
+    """Stands in where only the weights matter: every token attends to all equally."""
+
+    def attend(
+        self,
+        layer_index: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        **_: object,
+    ) -> torch.Tensor:
+        group = query.shape[1] // key.shape[1]
+        return value.mean(0, keepdim=True).repeat_interleave(group, 1).expand_as(query) + query
+
+
+@torch.inference_mode()
+def run(stack: LayerStack) -> torch.Tensor:
+    hidden = torch.linspace(-1, 1, 3 * stack.config.hidden_size).view(3, -1)
+    hidden = hidden.to(stack.hidden_states_dtype)
+    return stack.forward(hidden, torch.arange(3), MeanAttention())
+
+
+@pytest.mark.parametrize("case", ["llama", "gemma2"])
+def test_layers_of_others_are_never_read(tmp_path: Path, case: str) -> None:
+    path = tiny_model(case, tmp_path, max_shard_size="20KB")
+    expected = run(load(path))
+    index = json.loads((path / "model.safetensors.index.json").read_text())["weight_map"]
+    own = {
+        shard
+        for name, shard in index.items()
+        if name.startswith(("model.layers.2.", "model.layers.3."))
+    }
+    for position, shard in enumerate(sorted(set(index.values()) - own)):
+        if position % 2:
+            (path / shard).unlink()
+        else:
+            (path / shard).write_bytes(b"damaged")
+    assert torch.equal(run(load(path)), expected)
+
+
+def test_a_stage_holds_the_bytes_of_its_own_weights(tmp_path: Path) -> None:
+    path = tiny_model("llama", tmp_path)
+    tensors = load_file(path / "model.safetensors")
+    for layers in (LayerRange(0, 1), MIDDLE, LayerRange(4, NUM_LAYERS)):
+        own = [
+            t
+            for name, t in tensors.items()
+            if name.startswith("model.layers.") and int(name.split(".")[2]) in layers
+        ]
+        own += [tensors["model.embed_tokens.weight"]] if layers.start == 0 else []
+        own += (
+            [tensors["lm_head.weight"], tensors["model.norm.weight"]]
+            if layers.end == NUM_LAYERS
+            else []
+        )
+        for lean in (True, False):
+            assert load(path, layers, lean=lean).weight_bytes == sum(t.nbytes for t in own)
+        assert load(path, layers, "bfloat16").weight_bytes == sum(t.nbytes // 2 for t in own)
+
+
+def test_a_tied_head_on_the_only_stage_shares_the_embedding(tmp_path: Path) -> None:
+    tied = load(tiny_model("llama-gqa-tied", tmp_path), WHOLE)
+    total = sum(t.nbytes for t in load_file(tmp_path / "llama-gqa-tied/model.safetensors").values())
+    assert tied.weight_bytes == total
+
+
+def test_kv_shapes_are_those_of_the_attention(tmp_path: Path) -> None:
+    stack = load(tiny_model("qwen3", tmp_path))
+    assert stack.kv_shapes == [(2, 16), (2, 16)]
+
+
+class TestDtypes:
+    def test_float16_on_a_cpu_computes_in_float32(self, tmp_path: Path) -> None:
+        stack = load(tiny_model("llama", tmp_path), WHOLE, "float16")
+        assert stack.dtype == "float16"
+        assert stack.hidden_states_dtype == stack.kv_dtype == torch.float32
+        assert stack.embed(torch.tensor([3])).dtype == torch.float32
+        assert run(stack).dtype == torch.float32
+        assert stack.logits(run(stack)).dtype == torch.float32
+
+    def test_bfloat16_is_bfloat16_throughout(self, tmp_path: Path) -> None:
+        stack = load(tiny_model("llama", tmp_path), WHOLE, "bfloat16")
+        assert stack.hidden_states_dtype == stack.kv_dtype == torch.bfloat16
+        assert stack.embed(torch.tensor([3])).dtype == torch.bfloat16
+        assert run(stack).dtype == torch.bfloat16
+        assert stack.logits(run(stack)).dtype == torch.float32
+
+    def test_an_unknown_dtype_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(InvalidArgumentError, match="int4"):
+            load(tiny_model("llama", tmp_path), dtype="int4")
+
+    def test_float16_without_fbgemm_is_refused(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(
+            type(torch.backends.quantized), "supported_engines", property(lambda _: ["none"])
+        )
+        with pytest.raises(InvalidArgumentError, match="FBGEMM") as caught:
+            load(tiny_model("llama", tmp_path), dtype="float16")
+        assert caught.value.field == "dtype"
+
+    def test_checkpoints_of_any_dtype_load_alike(self, tmp_path: Path) -> None:
+        path = tiny_model("llama", tmp_path)
+        tensors = load_file(path / "model.safetensors")
+        rewrite(path, **{name: t.bfloat16().float() for name, t in tensors.items()})
+        expected = run(load(path))
+        rewrite(path, **{name: t.bfloat16() for name, t in tensors.items()})
+        assert torch.equal(run(load(path)), expected)
+
+
+class TestLinear:
+    @pytest.mark.parametrize("has_bias", [True, False])
+    @pytest.mark.parametrize("max_elements", [1 << 20, 1000])
+    def test_packed_pieces_equal_one_float16_matrix(
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        has_bias: bool,
+        max_elements: int,
+    ) -> None:
+        monkeypatch.setattr(linear, "_MAX_PACKED_ELEMENTS", max_elements)
+        path = tiny_model("llama-biases", tmp_path)
+        names = [f"self_attn.{name}_proj" for name in "qkv"]
+        tensors = load_file(path / "model.safetensors")
+        weight = torch.cat([tensors[f"model.layers.1.{name}.weight"] for name in names])
+        bias = torch.cat([tensors[f"model.layers.1.{name}.bias"] for name in names])
+        files = open_model(str(path))
+        with files.open_tensors(files.tensor_names) as reader:
+            packed = PackedLinear(
+                WeightSource(reader).within("model.layers.1."),
+                [f"{name}.weight" for name in names],
+                [f"{name}.bias" for name in names] if has_bias else [],
+            )
+        hidden = torch.randn(5, 48)
+        expected = hidden @ weight.half().float().T + (bias if has_bias else 0)
+        torch.testing.assert_close(packed(hidden), expected, rtol=1e-5, atol=1e-5)
+        assert packed.num_bytes >= 2 * weight.numel()
+
+    def test_reading_few_rows_at_a_time_changes_nothing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = tiny_model("llama", tmp_path)
+        expected = run(load(path))
+        monkeypatch.setattr(weights, "_MAX_CHUNK_BYTES", 1000)
+        assert torch.equal(run(load(path)), expected)
+
+
+class TestRefusals:
+    def test_missing_tensors_are_listed(self, tmp_path: Path) -> None:
+        path = tiny_model("llama", tmp_path)
+        missing = "model.layers.2.mlp.up_proj.weight", "model.layers.3.input_layernorm.weight"
+        rewrite(path, **dict.fromkeys(missing))
+        with pytest.raises(ModelFilesError) as caught:
+            load(path)
+        assert all(name in str(caught.value) for name in missing)
+        assert load(path, LayerRange(0, 2)).weight_bytes > 0
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "model.layers.2.self_attn.q_proj.bias",
+            "model.layers.6.mlp.up_proj.weight",
+            "model.layers.new.weight",
+            "model.vision.weight",
+            "lm_head.bias",
+        ],
+    )
+    def test_tensors_that_would_not_be_used_are_named(self, tmp_path: Path, name: str) -> None:
+        path = tiny_model("llama", tmp_path)
+        rewrite(path, **{name: torch.zeros(48)})
+        with pytest.raises(ModelFilesError, match=name):
+            load(path)
+
+    def test_frequencies_in_old_checkpoints_are_ignored(self, tmp_path: Path) -> None:
+        path = tiny_model("llama", tmp_path)
+        rewrite(path, **{"model.layers.2.self_attn.rotary_emb.inv_freq": torch.zeros(6)})
+        load(path)
+
+    def test_a_tensor_of_another_shape_is_named_with_both(self, tmp_path: Path) -> None:
+        path = tiny_model("llama", tmp_path)
+        name = "model.layers.2.mlp.up_proj.weight"
+        rewrite(path, **{name: torch.zeros(95, 48)})
+        with pytest.raises(ModelFilesError, match=r"up_proj.*\[95, 48\].*\[96, 48\]"):
+            load(path)
+
+    def test_layers_beyond_the_model_are_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(ModelFilesError, match=r"5:7.*6 layers"):
+            load(tiny_model("llama", tmp_path), LayerRange(5, 7))
+
+    @pytest.mark.parametrize("model_type", ["mixtral", "gpt2", "mamba", "gemma3", "nonsense"])
+    def test_a_family_that_is_not_served_is_named(self, tmp_path: Path, model_type: str) -> None:
+        path = tiny_model("llama", tmp_path)
+        reconfigure(path, model_type=model_type)
+        (path / "model.safetensors").unlink()  # refused before any weight is looked at
+        with pytest.raises(UnsupportedModelError, match=model_type):
+            load(path)
+
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [
+            ("quantization_config", {"quant_method": "gptq"}),
+            ("use_bidirectional_attention", True),
+            ("layer_types", ["chunked_attention"] * NUM_LAYERS),
+            ("num_kv_shared_layers", 2),
+            ("rope_scaling", {"rope_type": "mrope", "mrope_section": [2, 2, 2]}),
+        ],
+    )
+    def test_a_layout_that_is_not_served_is_named(
+        self, tmp_path: Path, key: str, value: object
+    ) -> None:
+        path = tiny_model("llama", tmp_path)
+        reconfigure(path, rope_parameters=None, **{key: value})
+        name = "rope_type" if key == "rope_scaling" else key
+        with pytest.raises((UnsupportedModelError, ModelFilesError), match=name):
+            load(path)
+
+    def test_a_rope_that_changes_within_the_context_is_refused(self, tmp_path: Path) -> None:
+        path = tiny_model("phi3-longrope", tmp_path)
+        files = open_model(str(path))
+        assert files.config.max_model_len == 64
+        changed = json.loads((path / "config.json").read_text())
+        changed["model_type"] = "gemma3_text"
+        one = {**changed["rope_parameters"], "original_max_position_embeddings": 64}
+        changed["rope_parameters"] = {"full_attention": one, "sliding_attention": one}
+        (path / "config.json").write_text(json.dumps(changed))
+        with pytest.raises(UnsupportedModelError, match="original_max_position_embeddings"):
+            load(path)
+
+    def test_a_configuration_that_makes_no_sense_is_refused(self, tmp_path: Path) -> None:
+        path = tiny_model("llama", tmp_path)
+        reconfigure(path, hidden_act="nonsense")
+        with pytest.raises(ModelFilesError, match="nonsense"):
+            load(path)
+        reconfigure(path, hidden_act="silu", rms_norm_eps="small")
+        with pytest.raises(ModelFilesError, match="rms_norm_eps") as caught:
+            load(path)
+        assert "\n" not in str(caught.value)
+
+    def test_defaults_that_differ_from_transformers_are_refused(self, tmp_path: Path) -> None:
+        path = tiny_model("mistral", tmp_path)
+        config = json.loads((path / "config.json").read_text())
+        del config["num_key_value_heads"]  # here the number of heads, there 8
+        (path / "config.json").write_text(json.dumps(config))
+        with pytest.raises(UnsupportedModelError, match=r"num_key_value_heads.* 8.* 4"):
+            load(path)
+
+
+class TestGguf:
+    @pytest.mark.parametrize("case", ["llama", "llama-gqa-tied", "qwen2", "qwen3"])
+    @pytest.mark.parametrize("kind", ["F16", "Q8_0"])
+    def test_logits_equal_those_of_transformers_reading_the_same_file(
+        self, tmp_path: Path, case: str, kind: str
+    ) -> None:
+        quantization = gguf.GGMLQuantizationType[kind]
+        path = tiny_gguf(case, tmp_path, quantization=quantization, hidden_size=64)
+        reference = _transformers_reading(path)
+        stack = load(path, WHOLE)
+        with torch.inference_mode():
+            token_ids = torch.tensor([3, 1, 4])
+            hidden = stack.embed(token_ids)
+            last = stack.forward(hidden, torch.arange(3), _CausalAttention())
+            expected = reference(token_ids.unsqueeze(0)).logits[0]
+            torch.testing.assert_close(stack.logits(last), expected, rtol=1e-4, atol=1e-4)
+
+    def test_factors_of_the_frequencies_are_applied(self, tmp_path: Path) -> None:
+        """llama.cpp stores Llama 3's rope scaling as one divisor a frequency."""
+        scaled = load(tiny_gguf("llama3-rope", tmp_path, rope_factors=True), WHOLE)
+        expected = load(tmp_path / "llama3-rope", WHOLE)
+        torch.testing.assert_close(run(scaled), run(expected), rtol=1e-4, atol=1e-4)
+
+
+def _transformers_reading(path: Path) -> Any:  # noqa: ANN401
+    """The model, from transformers' own reader of GGUF files."""
+    parsed = load_gguf_checkpoint(path)
+    # It does not know that a head's size is in the file.
+    head_size = {"head_dim": 16} if parsed["config"]["model_type"] == "qwen3" else {}
+    config = AutoConfig.for_model(**{**parsed["config"], **head_size})
+    model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    tensors = load_gguf_checkpoint(path, return_tensors=True, model_to_load=model)["tensors"]
+    missing = model.load_state_dict(tensors, strict=False).missing_keys
+    assert missing == (["lm_head.weight"] if config.tie_word_embeddings else [])
+    model.tie_weights()
+    return model.eval()
+
+
+class _CausalAttention:
+    """One sequence from its start."""
+
+    def attend(
+        self,
+        layer_index: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        *,
+        scaling: float,
+        sliding_window: int | None,
+        softcap: float | None,
+    ) -> torch.Tensor:
+        group = query.shape[1] // key.shape[1]
+        output = torch.nn.functional.scaled_dot_product_attention(
+            query.transpose(0, 1),
+            key.repeat_interleave(group, 1).transpose(0, 1),
+            value.repeat_interleave(group, 1).transpose(0, 1),
+            scale=scaling,
+            is_causal=True,
+        )
+        return output.transpose(0, 1)
