@@ -31,6 +31,9 @@ MAX_CONCURRENT_CALLS = 128
 """Calls that are served at once, health included; further ones get RESOURCE_EXHAUSTED."""
 
 _KEEPALIVE_MS = 5_000
+_MIN_PING_INTERVAL_MS = 200
+"""Pings that come faster are taken for abuse and end the connection; well below the period of the
+coordinator's own."""
 _CLOSING_GRACE_S = 0.5
 """For statuses on their way and for health watchers, after the streams have ended."""
 _HEALTH_NAMES = ("", SERVICE_NAME)
@@ -186,8 +189,7 @@ def _server_options(limits: MessageLimits) -> list[tuple[str, int]]:
         ("grpc.keepalive_timeout_ms", _KEEPALIVE_MS),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
-        # Below the period of the coordinator's own pings, or they would be taken for abuse.
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", _KEEPALIVE_MS // 2),
+        ("grpc.http2.min_ping_interval_without_data_ms", _MIN_PING_INTERVAL_MS),
     ]
 
 

@@ -20,7 +20,9 @@ from stage_server.torch_engine import build_engine
 
 
 @asynccontextmanager
-async def running_stage(model: str | Path, layers: LayerRange, **settings: object) -> AsyncIterator[str]:
+async def running_stage(
+    model: str | Path, layers: LayerRange, **settings: object
+) -> AsyncIterator[str]:
     """A stage server; yields its address.
 
     Args:
@@ -69,9 +71,7 @@ async def running_engine(
             await stack.enter_async_context(running_stage(model, layers, **settings))
             for layers in ranges
         ]
-        config = CoordinatorConfig(
-            model=str(model), stages=tuple(addresses), **(coordinator or {})
-        )
+        config = CoordinatorConfig(model=str(model), stages=tuple(addresses), **(coordinator or {}))
         engine = await open_engine(config)
         try:
             yield engine

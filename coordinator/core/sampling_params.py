@@ -55,7 +55,9 @@ class SamplingParams:
         return self if self.seed is not None else replace(self, seed=seed)
 
 
-def _check_range(name: str, value: float, low: float, high: float, *, open_low: bool = False) -> None:
+def _check_range(
+    name: str, value: float, low: float, high: float, *, open_low: bool = False
+) -> None:
     below = value <= low if open_low else value < low
     if not math.isfinite(value) or below or value > high:
         bracket = "(" if open_low else "["

@@ -48,6 +48,9 @@ class LinkConfig:
     """For one micro-batch, at any number of tokens."""
     step_timeout_per_token_s: float = 0.25
     """Added for every token of the micro-batch."""
+    keepalive_s: float = 5.0
+    """Pause before an idle connection is pinged, and time for the answer; a stage that is cut off
+    is lost after twice as long."""
 
 
 class StageReply(NamedTuple):
@@ -99,7 +102,7 @@ class StageLink:
             StagecoachError: As the stage answered.
         """
         if self._channel is None:
-            self._channel = _channel(self.address, max_message_bytes=None)
+            self._channel = self._new_channel(max_message_bytes=None)
         stub = stage_pb2_grpc.StageServiceStub(self._channel)
         try:
             message = await stub.GetInfo(
@@ -120,7 +123,7 @@ class StageLink:
         """
         assert self._call is None, "the link is open already"
         await self._close_channel()
-        self._channel = _channel(self.address, max_message_bytes=_max_message_bytes(info))
+        self._channel = self._new_channel(max_message_bytes=_max_message_bytes(info))
         call: ForwardCall = stage_pb2_grpc.StageServiceStub(self._channel).Forward()
         request = stage_pb2.ForwardRequest(
             open=stage_pb2.OpenStream(
@@ -252,6 +255,25 @@ class StageLink:
         named.details.update(error.details)
         return named
 
+    def _new_channel(self, *, max_message_bytes: int | None) -> grpc.aio.Channel:
+        keepalive_ms = int(1000 * self._config.keepalive_s)
+        options = [
+            ("grpc.enable_http_proxy", 0),
+            ("grpc.enable_retries", 0),
+            ("grpc.use_local_subchannel_pool", 1),
+            ("grpc.max_reconnect_backoff_ms", 2000),
+            ("grpc.keepalive_time_ms", keepalive_ms),
+            ("grpc.keepalive_timeout_ms", keepalive_ms),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.max_pings_without_data", 0),
+        ]
+        if max_message_bytes is not None:
+            options += [
+                ("grpc.max_send_message_length", max_message_bytes),
+                ("grpc.max_receive_message_length", max_message_bytes),
+            ]
+        return grpc.aio.insecure_channel(self.address, options=options)
+
     async def _close_channel(self) -> None:
         channel, self._channel = self._channel, None
         if channel is not None:
@@ -284,22 +306,3 @@ def _max_message_bytes(info: StageInfo) -> int:
     hidden_states = info.max_num_batched_tokens * info.hidden_size * 4
     logits = info.max_num_seqs * info.vocab_size * 4
     return min(max(hidden_states, logits) + MESSAGE_HEADROOM_BYTES, MAX_MESSAGE_BYTES)
-
-
-def _channel(address: str, *, max_message_bytes: int | None) -> grpc.aio.Channel:
-    options: list[tuple[str, int]] = [
-        ("grpc.enable_http_proxy", 0),
-        ("grpc.enable_retries", 0),
-        ("grpc.use_local_subchannel_pool", 1),
-        ("grpc.max_reconnect_backoff_ms", 2000),
-        ("grpc.keepalive_time_ms", 5000),
-        ("grpc.keepalive_timeout_ms", 5000),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.max_pings_without_data", 0),
-    ]
-    if max_message_bytes is not None:
-        options += [
-            ("grpc.max_send_message_length", max_message_bytes),
-            ("grpc.max_receive_message_length", max_message_bytes),
-        ]
-    return grpc.aio.insecure_channel(address, options=options)

@@ -13,10 +13,6 @@ from torch import nn
 from protos.errors import InvalidArgumentError
 from stage_server.model.weights import WeightSource
 
-_MAX_PACKED_ELEMENTS = 8 << 20
-"""Of one packed matrix; packing needs all of it in float32 at once. Larger ones are packed in
-pieces, whose outputs are put together again."""
-
 _PACKED_BLOCK = 512, 16
 """FBGEMM's packed float16 matrices take up whole blocks of inputs x outputs."""
 
@@ -41,6 +37,9 @@ def packs_float16(dtype: torch.dtype, device: torch.device) -> bool:
 class PackedLinear(nn.Module):
     """`input @ weight.T + bias` with float16 weights and float32 activations, on the CPU.
 
+    Packing needs the matrix in float32 at once, so a large one is packed in pieces, whose outputs
+    are put together again. A call costs about 30 us whatever the size of its piece.
+
     Args:
         source: Where the weights are.
         weights: Names of the matrices, stacked along the output.
@@ -52,7 +51,7 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.out_features, self.in_features = source.shape(weights)
         self.num_bytes = 0
-        step = max(_MAX_PACKED_ELEMENTS // self.in_features, 1)
+        step = max(source.max_peek_elements // self.in_features, 1)
         self._pieces = []
         for start in range(0, self.out_features, step):
             end = min(start + step, self.out_features)

@@ -20,17 +20,20 @@ class WeightSource:
 
     Args:
         reader: Open tensors.
+        max_peek_elements: How many elements `peek` should be asked for at most; it keeps memory
+            for the largest number asked for.
     """
 
-    def __init__(self, reader: TensorReader) -> None:
+    def __init__(self, reader: TensorReader, *, max_peek_elements: int) -> None:
         """Starts with the names of the whole model."""
+        self.max_peek_elements = max_peek_elements
         self._reader = reader
         self._prefix = ""
         self._scratch = _Scratch()
 
     def within(self, prefix: str) -> "WeightSource":
         """Returns a source of the names below `prefix`, such as `model.layers.12.`."""
-        source = WeightSource(self._reader)
+        source = WeightSource(self._reader, max_peek_elements=self.max_peek_elements)
         source._prefix = self._prefix + prefix
         source._scratch = self._scratch
         return source

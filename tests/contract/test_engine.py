@@ -256,7 +256,9 @@ async def test_a_coordinator_refuses_stages_of_another_model(model: Path, tmp_pa
     other = tiny_model("qwen2", tmp_path)
     async with running_stage(model, LayerRange(0, 6)) as address:
         config = CoordinatorConfig(model=str(other), stages=(address,))
-        with pytest.raises(IncompatibleError, match="the stages serve .* the coordinator was given"):
+        with pytest.raises(
+            IncompatibleError, match="the stages serve .* the coordinator was given"
+        ):
             await open_engine(config)
 
 
@@ -264,8 +266,6 @@ async def test_a_stage_that_never_comes_is_named(model: Path) -> None:
     from coordinator.assembly import open_engine
     from coordinator.config import CoordinatorConfig
 
-    config = CoordinatorConfig(
-        model=str(model), stages=("127.0.0.1:1",), connect_timeout_s=0.3
-    )
+    config = CoordinatorConfig(model=str(model), stages=("127.0.0.1:1",), connect_timeout_s=0.3)
     with pytest.raises(UnavailableError, match="stage 127.0.0.1:1"):
         await open_engine(config)

