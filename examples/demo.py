@@ -44,7 +44,7 @@ def main() -> None:
     console = Console(highlight=False)
     with cluster() as address, Client(address) as client:
         for stage in client.status().stages:
-            console.print(f"stage {stage.index}: layers {stage.layers} on {stage.device}")
+            console.print(f"stage {stage.index} at {stage.address} on {stage.device}")
         console.print(f"\n[bold]{QUESTION}[/bold]")
         chat = [{"role": "user", "content": QUESTION}]
         with client.generate(chat, max_tokens=64) as stream:

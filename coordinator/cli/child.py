@@ -93,14 +93,10 @@ class Child:
             try:
                 await asyncio.wait_for(self._process.wait(), grace_s)
             except TimeoutError:
-                self.kill()
+                print(f"{self.name} did not end in {grace_s:.0f} s: killed", file=sys.stderr)
+                self._process.kill()
         await self._process.wait()
         await asyncio.wait(self._readers)
-
-    def kill(self) -> None:
-        """Ends the child at once; does nothing when it has ended."""
-        if self._process.returncode is None:
-            self._process.kill()
 
     async def _read_stdout(self) -> None:
         assert self._process.stdout is not None

@@ -8,7 +8,7 @@ from coordinator.cli.child import Child
 from protos.errors import StagecoachError
 from protos.layer_range import LayerRange
 
-_KILL_MARGIN_S = 5.0
+_KILL_MARGIN_S = 15.0
 """What a process gets to end besides the grace time of its own work."""
 
 

@@ -11,7 +11,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from coordinator.service.generation_engine import GenerationEngine
 from coordinator.service.servicer import SERVICE_NAME, GenerationServicer
-from protos.errors import InvalidArgumentError
+from protos.errors import UnavailableError
 from protos.stagecoach.v1 import generation_pb2_grpc
 
 MAX_CONCURRENT_CALLS = 4096
@@ -67,15 +67,14 @@ class GenerationServer:
             HOST:PORT, with the port that was taken.
 
         Raises:
-            InvalidArgumentError: The address cannot be bound.
+            UnavailableError: The address cannot be bound.
         """
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         try:
             port = self._server.add_insecure_port(self._listen)
         except RuntimeError as error:
-            raise InvalidArgumentError(
-                f"cannot listen on {self._listen}: the address is in use or not of this machine",
-                field="listen",
+            raise UnavailableError(
+                f"cannot listen on {self._listen}: the address is in use or not of this machine"
             ) from error
         await self._server.start()
         address = f"{self._listen.rpartition(':')[0]}:{port}"

@@ -375,7 +375,7 @@ async def test_before_there_is_an_engine_calls_are_unavailable_and_health_says_s
 async def test_a_port_in_use_is_a_clear_error() -> None:
     async with bound() as (_, address):
         second = GenerationServer(address, max_model_len=MAX_MODEL_LEN)
-        with pytest.raises(errors.InvalidArgumentError, match=f"cannot listen on {address}"):
+        with pytest.raises(errors.UnavailableError, match=f"cannot listen on {address}"):
             await second.start()
         await second.stop(grace_s=0)
 
