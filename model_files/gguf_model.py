@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from model_files.config import parse_config
 from model_files.gguf_file import GgufFile
+from model_files.listing import listed
 from model_files.model_files import ModelFiles, TensorInfo, TensorReader, fingerprint_of
 from model_files.tokenizer_files import GgufTokenizer
 from protos.errors import ModelFilesError, UnsupportedModelError
@@ -84,9 +85,9 @@ class GgufModel(ModelFiles):
     @contextmanager
     def open_tensors(self, names: Collection[str]) -> Iterator[TensorReader]:
         """Opens the file."""
-        missing = sorted(set(names) - self._gguf_names.keys())
+        missing = set(names) - self._gguf_names.keys()
         if missing:
-            raise ModelFilesError(f"{self._path.name} has no tensor for {', '.join(missing)}")
+            raise ModelFilesError(f"{self._path.name} has no tensor for {listed(missing)}")
         with GgufFile(self._path) as file:
             yield _DequantizingReader(file, self._gguf_names, self._row_order)
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model_files.config import parse_config
+from model_files.listing import listed
 from model_files.model_files import ModelFiles, TensorInfo, TensorReader, fingerprint_of
 from model_files.safetensors_file import SafetensorsFile
 from model_files.tokenizer_files import HfTokenizerFiles
@@ -100,13 +101,13 @@ class HfFiles(ModelFiles):
         """Opens the shards that hold the named tensors, and no others."""
         missing = set(names) - set(self.tensor_names)
         if missing:
-            raise ModelFilesError(f"{self.model_id} has no tensor {_listed(missing)}")
+            raise ModelFilesError(f"{self.model_id} has no tensor {listed(missing)}")
         index = self._index or dict.fromkeys(names, _SINGLE)
         shards = {index[name] for name in names}
         paths = {shard: self._folder.find(shard) for shard in sorted(shards)}
         absent = [shard for shard, path in paths.items() if path is None]
         if absent:
-            raise ModelFilesError(f"{self.model_id} has no file {_listed(absent)}")
+            raise ModelFilesError(f"{self.model_id} has no file {listed(absent)}")
         with ExitStack() as stack:
             files = {
                 shard: stack.enter_context(SafetensorsFile(path))
@@ -117,7 +118,7 @@ class HfFiles(ModelFiles):
             astray = [name for name, file in owners.items() if name not in file.entries]
             if astray:
                 raise ModelFilesError(
-                    f"{self.model_id}: the index names a file for {_listed(astray)} "
+                    f"{self.model_id}: the index names a file for {listed(astray)} "
                     "that does not hold it"
                 )
             yield _ShardReader(owners)
@@ -195,10 +196,3 @@ def _read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ModelFilesError(f"{path.name} cannot be read: {error}") from error
-
-
-def _listed(names: Collection[str]) -> str:
-    """The first few of many names, in order."""
-    shown = sorted(names)[:8]
-    more = len(names) - len(shown)
-    return ", ".join(shown) + (f" and {more} more" if more else "")

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from model_files.model_files import TensorInfo
 from protos.errors import ModelFilesError, UnsupportedModelError
 
-MAX_HEADER_BYTES = 100_000_000
+_MAX_HEADER_BYTES = 100_000_000
 """As the format's own library limits it."""
 
 _DTYPES: dict[str, tuple[str, type[np.generic]]] = {
@@ -125,18 +125,25 @@ def read_exactly(
         filled += count
 
 
-def parse_entries(header: object, data_start: int, file_size: int, name: str) -> dict[str, Entry]:
-    """Checks a parsed header: types, shapes, sizes, bounds and overlaps.
+def _read_header(descriptor: int, name: str) -> dict[str, Entry]:
+    file_size = os.fstat(descriptor).st_size
+    length = int.from_bytes(os.pread(descriptor, 8, 0), "little")
+    if file_size < 8 or length > min(_MAX_HEADER_BYTES, file_size - 8):
+        raise ModelFilesError(
+            f"{name} is truncated or no safetensors file: it has {file_size} bytes, "
+            f"its header claims {length}"
+        )
+    text = np.empty(length, np.uint8)
+    read_exactly(descriptor, text, 8, name)
+    try:
+        header = json.loads(text.tobytes())
+    except (ValueError, RecursionError) as error:
+        raise ModelFilesError(f"{name}: the safetensors header is not JSON") from error
+    return _parse_entries(header, 8 + length, file_size, name)
 
-    Args:
-        header: The JSON object.
-        data_start: Offset of the first tensor in the file, in bytes.
-        file_size: Bytes.
-        name: Name of the file, for errors.
 
-    Raises:
-        ModelFilesError: It is not sound; names the tensor.
-    """
+def _parse_entries(header: object, data_start: int, file_size: int, name: str) -> dict[str, Entry]:
+    """Checks a parsed header: types, shapes, sizes, bounds and overlaps."""
     if not isinstance(header, dict):
         raise ModelFilesError(f"{name}: the safetensors header is not an object")
     entries = {
@@ -154,23 +161,6 @@ def parse_entries(header: object, data_start: int, file_size: int, name: str) ->
             f"{name} is truncated: it has {file_size} bytes, its tensors need {reached}"
         )
     return entries
-
-
-def _read_header(descriptor: int, name: str) -> dict[str, Entry]:
-    file_size = os.fstat(descriptor).st_size
-    length = int.from_bytes(os.pread(descriptor, 8, 0), "little")
-    if file_size < 8 or length > min(MAX_HEADER_BYTES, file_size - 8):
-        raise ModelFilesError(
-            f"{name} is truncated or no safetensors file: it has {file_size} bytes, "
-            f"its header claims {length}"
-        )
-    text = np.empty(length, np.uint8)
-    read_exactly(descriptor, text, 8, name)
-    try:
-        header = json.loads(text.tobytes())
-    except (ValueError, RecursionError) as error:
-        raise ModelFilesError(f"{name}: the safetensors header is not JSON") from error
-    return parse_entries(header, 8 + length, file_size, name)
 
 
 def _parse_entry(value: object, data_start: int, label: str) -> Entry:

@@ -126,14 +126,19 @@ class TorchEngine:
         self._slots.check_integrity()
 
     def _blank_batch(self, piece: SequenceSlice) -> ForwardBatch:
-        inputs: dict[str, torch.Tensor] = {}
+        token_ids = hidden_states = None
         if self._info.is_first:
-            inputs["token_ids"] = torch.zeros(piece.num_tokens, dtype=torch.int64)
+            token_ids = torch.zeros(piece.num_tokens, dtype=torch.int64)
         else:
             shape = (piece.num_tokens, self._info.hidden_size)
-            inputs["hidden_states"] = torch.zeros(shape, dtype=self._stack.hidden_states_dtype)
+            hidden_states = torch.zeros(shape, dtype=self._stack.hidden_states_dtype)
         wanted = (LogitsRequest(row=piece.num_tokens - 1, num_candidates=1),)
-        return ForwardBatch(slices=(piece,), logits=wanted if self._info.is_last else (), **inputs)
+        return ForwardBatch(
+            slices=(piece,),
+            token_ids=token_ids,
+            hidden_states=hidden_states,
+            logits=wanted if self._info.is_last else (),
+        )
 
 
 def build_engine(config: StageConfig, files: ModelFiles) -> TorchEngine:

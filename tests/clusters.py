@@ -1,8 +1,10 @@
 """Whole clusters in this process: real stage servers and an engine, on real sockets."""
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from coordinator.assembly import open_engine
 from coordinator.config import CoordinatorConfig
@@ -10,6 +12,7 @@ from coordinator.core.events import Finished, TokensEvent
 from coordinator.core.request import FinishReason
 from coordinator.core.request_spec import RequestSpec, TokenPrompt
 from coordinator.core.sampling_params import SamplingParams
+from coordinator.core.status import EngineStatus
 from coordinator.engine import Engine
 from model_files import open_model
 from protos.layer_range import LayerRange
@@ -21,7 +24,7 @@ from stage_server.torch_engine import build_engine
 
 @asynccontextmanager
 async def running_stage(
-    model: str | Path, layers: LayerRange, **settings: object
+    model: str | Path, layers: LayerRange, **settings: Any
 ) -> AsyncIterator[str]:
     """A stage server; yields its address.
 
@@ -30,7 +33,7 @@ async def running_stage(
         layers: Its layers.
         **settings: Further fields of `StageConfig`.
     """
-    defaults = {
+    defaults: dict[str, Any] = {
         "listen": ListenAddress("127.0.0.1", 0),
         "kv_memory_bytes": 1 << 20,
         "max_num_seqs": 16,
@@ -55,8 +58,8 @@ async def running_engine(
     model: str | Path,
     ranges: Sequence[LayerRange],
     *,
-    coordinator: dict[str, object] | None = None,
-    **settings: object,
+    coordinator: Mapping[str, Any] | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Engine]:
     """Stage servers for all ranges and an engine over them; at the end nothing may be leaked.
 
@@ -78,6 +81,15 @@ async def running_engine(
             await assert_nothing_held(engine)
         finally:
             await engine.close(grace_s=0.0)
+
+
+async def status_when(engine: Engine, condition: Callable[[EngineStatus], bool]) -> EngineStatus:
+    """Waits until the engine's status meets a condition."""
+    while True:
+        status = await engine.status()
+        if condition(status):
+            return status
+        await asyncio.sleep(0.001)
 
 
 async def assert_nothing_held(engine: Engine) -> None:

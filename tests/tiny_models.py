@@ -56,8 +56,8 @@ _LONGROPE = {
 _ALTERNATING = ["sliding_attention", "full_attention"] * (NUM_LAYERS // 2)
 
 
-def _config(class_name: str, **settings: Any) -> Callable[..., PreTrainedConfig]:  # noqa: ANN401
-    def make(**overrides: Any) -> PreTrainedConfig:  # noqa: ANN401
+def _config(class_name: str, **settings: Any) -> Callable[..., PreTrainedConfig]:
+    def make(**overrides: Any) -> PreTrainedConfig:
         values = {**_SHAPE, **settings, **overrides}
         config: PreTrainedConfig = getattr(transformers, class_name)(**values)
         return config
@@ -143,7 +143,7 @@ def tiny_model(
     folder: Path,
     *,
     max_shard_size: str = "1GB",
-    **overrides: Any,  # noqa: ANN401
+    **overrides: Any,
 ) -> Path:
     """Saves a tiny random model as a Hugging Face folder without a tokenizer.
 
@@ -183,7 +183,7 @@ def tiny_gguf(
     *,
     quantization: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
     rope_factors: bool = False,
-    **overrides: Any,  # noqa: ANN401
+    **overrides: Any,
 ) -> Path:
     """Writes a tiny random model of family llama, qwen2 or qwen3 as llama.cpp's converter does.
 

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from model_files import ModelConfig, ModelFiles
+from model_files.listing import listed
 from protos.errors import ModelFilesError, StagecoachError, UnsupportedModelError
 from protos.layer_range import LayerRange
 from stage_server.model.attention import IMPLEMENTATION
@@ -65,16 +66,7 @@ class Blueprint:
         self.range = layers
         self.family: Family = family_of(config)
         try:
-            self.hf_config = _hf_config(config)
-            check_rope(config, self.hf_config.rope_parameters)
-            module = importlib.import_module(
-                f"transformers.models.{self.family.module}.modeling_{self.family.module}"
-            )
-            layer_class = getattr(module, f"{self.family.prefix}DecoderLayer")
-            rotary = getattr(module, f"{self.family.prefix}RotaryEmbedding")(config=self.hf_config)
-            with torch.device("meta"):
-                self.layers: list[nn.Module] = [layer_class(self.hf_config, i) for i in layers]
-                self.norm = _final_norm(module, self.family, self.hf_config)
+            self._build()
         except StagecoachError:
             raise
         except Exception as error:
@@ -83,14 +75,22 @@ class Blueprint:
             raise ModelFilesError(
                 f"the configuration is not one of a {config.model_type} model: {reason}"
             ) from error
-        self.rotary = Rotary(rotary, self._layer_types(), len(layers))
+
+    def _build(self) -> None:
+        family, name = self.family, self.family.module
+        self.hf_config = _hf_config(self.config)
+        check_rope(self.config, self.hf_config.rope_parameters)
+        module = importlib.import_module(f"transformers.models.{name}.modeling_{name}")
+        layer_class = getattr(module, f"{family.prefix}DecoderLayer")
+        rotary = getattr(module, f"{family.prefix}RotaryEmbedding")(config=self.hf_config)
+        with torch.device("meta"):
+            self.layers: list[nn.Module] = [layer_class(self.hf_config, i) for i in self.range]
+            self.norm = _final_norm(module, family, self.hf_config)
+        layer_types = None
+        if family.rope_per_layer_type:
+            layer_types = [self.hf_config.layer_types[i] for i in self.range]
+        self.rotary = Rotary(rotary, layer_types, len(self.range))
         self.traits = [self._traits(index) for index in range(len(self.layers))]
-        for traits in self.traits:
-            if traits[:2] != (config.num_kv_heads, config.head_dim):
-                raise UnsupportedModelError(
-                    f"config.json must say num_key_value_heads and head_dim: transformers takes "
-                    f"{traits[:2]}, the coordinator {(config.num_kv_heads, config.head_dim)}"
-                )
 
     @property
     def is_first(self) -> bool:
@@ -129,12 +129,12 @@ class Blueprint:
         wanted = self.shapes()
         missing = wanted.keys() - set(files.tensor_names)
         if missing:
-            raise ModelFilesError(f"{files.model_id} has no tensor {_listed(missing)}")
+            raise ModelFilesError(f"{files.model_id} has no tensor {listed(missing)}")
         unused = {name for name in files.tensor_names if self._is_own(name)} - wanted.keys()
         if unused:
             raise ModelFilesError(
                 f"{files.model_id} has tensors of no {self.config.model_type} model: "
-                f"{_listed(unused)}"
+                f"{listed(unused)}"
             )
 
     def _is_own(self, name: str) -> bool:
@@ -150,12 +150,6 @@ class Blueprint:
             or int(number) >= self.config.num_layers
         )
 
-    def _layer_types(self) -> list[str] | None:
-        if not self.family.rope_per_layer_type:
-            return None
-        layer_types: list[str] = self.hf_config.layer_types
-        return [layer_types[i] for i in self.range]
-
     def _traits(self, index: int) -> AttentionTraits:
         """Runs a layer without memory and looks at the call of its attention."""
         recorder = _Recorder()
@@ -169,8 +163,15 @@ class Blueprint:
             recorder,
             self.range.start,
         )
-        assert recorder.traits is not None, "every layer attends"
-        return recorder.traits
+        traits, config = recorder.traits, self.config
+        assert traits is not None, "every layer attends"
+        if (traits.num_kv_heads, traits.head_dim) != (config.num_kv_heads, config.head_dim):
+            raise UnsupportedModelError(
+                "config.json must say num_key_value_heads and head_dim: transformers takes "
+                f"{traits.num_kv_heads} and {traits.head_dim}, the coordinator "
+                f"{config.num_kv_heads} and {config.head_dim}"
+            )
+        return traits
 
 
 def layer_prefix(layer_idx: int) -> str:
@@ -225,10 +226,3 @@ def _final_norm(module: object, family: Family, hf_config: PreTrainedConfig) -> 
 
 def _shapes(module: nn.Module, prefix: str) -> dict[str, tuple[int, ...]]:
     return {f"{prefix}{name}": tuple(t.shape) for name, t in module.state_dict().items()}
-
-
-def _listed(names: set[str]) -> str:
-    """The first few of many names, in order."""
-    shown = sorted(names)[:8]
-    more = len(names) - len(shown)
-    return ", ".join(shown) + (f" and {more} more" if more else "")

@@ -47,7 +47,9 @@ def up(model: Path, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
 
 def read_ready(process: "subprocess.Popen[str]") -> dict[str, Any]:
     assert process.stdout is not None
-    ready: dict[str, Any] = json.loads(process.stdout.readline())
+    line = process.stdout.readline()
+    assert line, last_line(process)
+    ready: dict[str, Any] = json.loads(line)
     return ready
 
 

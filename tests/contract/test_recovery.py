@@ -13,7 +13,7 @@ from coordinator.pipeline.stage_link import LinkConfig, StageLink
 from protos.errors import UnavailableError
 from protos.layer_range import LayerRange
 from stage_server.config import ListenAddress
-from tests.clusters import assert_nothing_held, generate, running_stage
+from tests.clusters import assert_nothing_held, generate, running_stage, status_when
 from tests.tiny_models import tiny_model
 
 PROMPTS = [(5, 6, 7), (9, 8, 7, 6, 5), (20, 21)]
@@ -41,8 +41,7 @@ async def test_running_requests_survive_the_loss_of_any_stage(model: Path, lost:
         expected = [await generate(engine, prompt, NUM_TOKENS) for prompt in PROMPTS]
         num_before = (await engine.status()).num_generated_tokens
         running = [asyncio.create_task(generate(engine, p, NUM_TOKENS)) for p in PROMPTS]
-        while (await engine.status()).num_generated_tokens < num_before + 30:
-            await asyncio.sleep(0.001)
+        await status_when(engine, lambda now: now.num_generated_tokens >= num_before + 30)
         await victim.aclose()
         status = await engine.status()
         assert not status.ready
@@ -63,8 +62,7 @@ async def test_requests_fail_typed_when_a_stage_stays_away(model: Path) -> None:
         engine = await open_engine(config)
         stack.push_async_callback(engine.close, 0.0)
         running = asyncio.create_task(generate(engine, PROMPTS[0], 250))
-        while (await engine.status()).num_generated_tokens < 3:
-            await asyncio.sleep(0.001)
+        await status_when(engine, lambda now: now.num_generated_tokens >= 3)
         await victim.aclose()
         with pytest.raises(UnavailableError, match="the pipeline is down"):
             await running

@@ -64,22 +64,21 @@ def output_of(command: str, **variables: str) -> str:
 @contextmanager
 def server(command: str, **variables: str) -> Iterator[dict[str, str]]:
     """Runs a server; yields the JSON line that it prints when it is ready."""
-    process = subprocess.Popen(
+    with subprocess.Popen(
         shlex.split(command),
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,
         env=environment(**variables),
-    )
-    try:
+    ) as process:
         assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line, f"{command} ended with {process.wait(10)} before it was ready"
-        yield json.loads(line)
-    finally:
-        process.terminate()
-        assert process.wait(30) == 0
-        process.stdout.close()
+        try:
+            line = process.stdout.readline()
+            assert line, f"{command} ended with {process.wait(10)} before it was ready"
+            yield json.loads(line)
+        finally:
+            process.terminate()
+            assert process.wait(30) == 0
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -17,7 +18,7 @@ from tests.tiny_models import tiny_model
 ALLOWANCE_BYTES = 400_000_000
 """Python, torch, transformers and gRPC themselves, and a forward's activations."""
 
-SHAPE = {
+SHAPE: dict[str, Any] = {
     "hidden_size": 1024,
     "intermediate_size": 4096,
     "num_attention_heads": 16,

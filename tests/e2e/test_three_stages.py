@@ -88,7 +88,7 @@ def reference() -> Reference:
     )
 
 
-def read_with_transformers(path: Path) -> Any:  # noqa: ANN401
+def read_with_transformers(path: Path) -> Any:
     """The model in float32, by transformers' own reader of GGUF files.
 
     `from_pretrained(gguf_file=...)` does the same, but only where accelerate is installed.

@@ -6,13 +6,14 @@ random, in float32 on the CPU, where equality is exact.
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from protos.layer_range import LayerRange
-from tests.clusters import generate, running_engine
+from tests.clusters import generate, running_engine, status_when
 from tests.tiny_models import FAMILIES, tiny_model
 
 NUM_TOKENS = 12
@@ -24,17 +25,17 @@ def create_prompts(count: int, *, vocab_size: int = 128) -> list[list[int]]:
     """Different prompts of different lengths, from 3 tokens up."""
     generator = torch.Generator().manual_seed(7)
     return [
-        torch.randint(3, vocab_size, (3 + 5 * i,), generator=generator).tolist()
-        for i in range(count)
+        [int(i) for i in torch.randint(3, vocab_size, (3 + 5 * n,), generator=generator)]
+        for n in range(count)
     ]
 
 
 def expected_tokens(path: Path, prompt: list[int], num_tokens: int = NUM_TOKENS) -> list[int]:
     """What transformers generates greedily, the whole model in one piece."""
     torch.set_num_threads(1)
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     inputs = torch.tensor([prompt])
-    output = model.generate(
+    output: torch.Tensor = model.generate(
         inputs,
         attention_mask=torch.ones_like(inputs),
         max_new_tokens=num_tokens,
@@ -43,7 +44,8 @@ def expected_tokens(path: Path, prompt: list[int], num_tokens: int = NUM_TOKENS)
         pad_token_id=0,
         eos_token_id=None,
     )
-    return output[0, len(prompt) :].tolist()
+    tokens: list[int] = output[0, len(prompt) :].tolist()
+    return tokens
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -100,8 +102,7 @@ async def test_a_request_that_joins_midway_generates_what_it_would_alone(llama: 
     first, second = create_prompts(4)[-2:]
     async with running_engine(llama, THREE_STAGES) as engine:
         running = asyncio.create_task(generate(engine, first, 40))
-        while (await engine.status()).num_generated_tokens < 5:
-            await asyncio.sleep(0.001)
+        await status_when(engine, lambda status: status.num_generated_tokens >= 5)
         assert await generate(engine, second, NUM_TOKENS) == expected_tokens(llama, second)
         assert not running.done()
         assert await running == expected_tokens(llama, first, 40)

@@ -1,4 +1,4 @@
-"""Paged attention of random ragged micro-batches against a twin that computes one query at a time."""
+"""Paged attention of random ragged micro-batches against a twin that takes one query at a time."""
 
 import math
 
@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from protos.errors import InsufficientMemoryError
 from stage_server.batch import SequenceSlice
 from stage_server.kv_cache.kv_pool import KvPool
 from stage_server.kv_cache.paged_attention import PagedAttention
@@ -105,8 +106,6 @@ def test_every_row_equals_the_attention_of_its_own_sequence(
 
 @pytest.mark.parametrize("num_bytes", [0, 100])
 def test_a_pool_too_small_for_a_block_is_refused(num_bytes: int) -> None:
-    from protos.errors import InsufficientMemoryError
-
     with pytest.raises(InsufficientMemoryError, match=f"{num_bytes} bytes of KV memory"):
         KvPool.within(
             num_bytes,

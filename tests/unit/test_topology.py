@@ -1,6 +1,7 @@
 """Stages that do not make one model are refused, and the refusal says which stage and why."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from protos.errors import IncompatibleError, InvalidArgumentError
 from protos.layer_range import LayerRange
 
 
-def create_stage(layers: str, **changes: object) -> tuple[str, StageInfo]:
+def create_stage(layers: str, **changes: Any) -> tuple[str, StageInfo]:
     info = StageInfo(
         protocol_version=PROTOCOL_VERSION,
         model_id="tiny",
@@ -69,7 +70,7 @@ def test_gaps_and_overlaps_are_refused(ranges: list[str], message: str) -> None:
         ({"num_model_layers": 7}, "number of layers is 7, expected 6"),
     ],
 )
-def test_stages_of_different_kinds_are_refused(change: dict[str, object], message: str) -> None:
+def test_stages_of_different_kinds_are_refused(change: dict[str, Any], message: str) -> None:
     stages = [create_stage("0:3"), create_stage("3:6", **change)]
     with pytest.raises(IncompatibleError, match=f"stage 1 at host:3 .*{message}"):
         Topology.of(stages)

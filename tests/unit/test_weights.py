@@ -359,7 +359,7 @@ class TestGguf:
         torch.testing.assert_close(run(scaled), run(expected), rtol=1e-4, atol=1e-4)
 
 
-def _transformers_reading(path: Path) -> Any:  # noqa: ANN401
+def _transformers_reading(path: Path) -> Any:
     """The model, from transformers' own reader of GGUF files."""
     parsed = load_gguf_checkpoint(path)
     # It does not know that a head's size is in the file.

@@ -1,0 +1,12 @@
+"""Names in error messages."""
+
+from collections.abc import Collection
+
+_MAX_SHOWN = 8
+
+
+def listed(names: Collection[str]) -> str:
+    """Joins the first few of any number of names, in order, and says how many more there are."""
+    shown = ", ".join(sorted(names)[:_MAX_SHOWN])
+    more = len(names) - _MAX_SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown
