@@ -59,7 +59,7 @@ class TorchEngine:
         )
         self._slots = SlotTables(self._pool.num_blocks, config.kv_block_size)
         self._info = EngineInfo(
-            model_id=config.model,
+            model_id=files.model_id,
             fingerprint=files.fingerprint,
             layers=config.layers,
             num_model_layers=model.num_layers,
