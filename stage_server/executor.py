@@ -7,28 +7,18 @@ jobs is therefore the order of effects, and nothing in the stage needs a lock. A
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Generic, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 T = TypeVar("T")
-
-
-class Timed(NamedTuple, Generic[T]):
-    """What a job returned, and when it ran."""
-
-    value: T
-    started_ns: int
-    """`time.perf_counter_ns()` at its start."""
-    compute_ns: int
 
 
 class _Job(NamedTuple):
     """One call and where its outcome goes."""
 
     function: Callable[[], object]
-    future: "asyncio.Future[Timed[object]]"
+    future: asyncio.Future[object]
     loop: asyncio.AbstractEventLoop
 
 
@@ -50,7 +40,7 @@ class ModelExecutor:
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
         self._thread.start()
 
-    def submit(self, function: Callable[[], T]) -> "asyncio.Future[Timed[T]]":
+    def submit(self, function: Callable[[], T]) -> asyncio.Future[T]:
         """Queues a call; event loop only.
 
         A job that is queued will run, even if its future is cancelled.
@@ -60,7 +50,7 @@ class ModelExecutor:
         """
         assert self._num_queued < self._max_queued, f"{self._num_queued} jobs are queued"
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[Timed[T]] = loop.create_future()
+        future: asyncio.Future[T] = loop.create_future()
         self._num_queued += 1
         self._jobs.put(_Job(function, future, loop))  # type: ignore[arg-type]
         return future
@@ -77,28 +67,25 @@ class ModelExecutor:
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
-            started_ns = time.perf_counter_ns()
+            value = error = None
             try:
                 value = job.function()
-            except Exception as error:  # the caller gets whatever the job raised
-                outcome: Timed[object] | Exception = error
-            else:
-                outcome = Timed(value, started_ns, time.perf_counter_ns() - started_ns)
+            except Exception as raised:  # the caller gets whatever the job raised
+                error = raised
             if job.loop.is_closed():
                 return
-            job.loop.call_soon_threadsafe(self._resolve, job.future, outcome)
+            job.loop.call_soon_threadsafe(self._resolve, job.future, value, error)
             # Or the last outcome and its tensors would live until the next job comes.
-            del job, outcome
-            value = None
+            del job, value, error
 
     def _resolve(
-        self, future: "asyncio.Future[Timed[object]]", outcome: Timed[object] | Exception
+        self, future: asyncio.Future[object], value: object, error: Exception | None
     ) -> None:
         self._num_queued -= 1
         if future.cancelled():
             return
-        if isinstance(outcome, Exception):
-            future.set_exception(outcome)
+        if error is not None:
+            future.set_exception(error)
             future.exception()  # heard: a caller that is gone shall not be warned about
         else:
-            future.set_result(outcome)
+            future.set_result(value)

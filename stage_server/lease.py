@@ -6,16 +6,15 @@ stream sees another's KV, and a coordinator that dies leaks nothing.
 """
 
 import asyncio
-import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
-from protos.errors import IncompatibleError, StagecoachError, StaleStateError
-from stage_server.batch import ForwardBatch, ForwardOutput
+from protos.errors import IncompatibleError, StaleStateError
 from stage_server.engine import StageEngine
-from stage_server.executor import ModelExecutor, Timed
+from stage_server.executor import ModelExecutor
 
-_log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class Tenure:
@@ -43,17 +42,15 @@ class Tenure:
         """True once the slots are no longer this stream's. Any thread."""
         return self._ended
 
-    def forward(self, batch: ForwardBatch) -> "asyncio.Future[Timed[ForwardOutput]]":
-        """Queues a micro-batch; see `StageEngine.forward` for the errors of the outcome.
-
-        A micro-batch whose turn comes after the end of the tenure is not computed.
+    def run(self, job: Callable[[StageEngine], T]) -> asyncio.Future[T]:
+        """Queues a job for the model thread.
 
         Raises:
-            StaleStateError: The tenure has ended.
+            StaleStateError: In the future, when the tenure had ended before the job's turn came;
+                then it has not run.
         """
-        if self._ended:
-            raise self.stale_error()
-        return self._executor.submit(lambda: self._forward(batch))
+        assert not self._ended, "a stream that ended submits nothing"
+        return self._executor.submit(lambda: self._run(job))
 
     def end(self) -> None:
         """Gives the slots up; what is queued will not be computed."""
@@ -67,16 +64,10 @@ class Tenure:
             epoch=self.epoch,
         )
 
-    def _forward(self, batch: ForwardBatch) -> ForwardOutput:
+    def _run(self, job: Callable[[StageEngine], T]) -> T:
         if self._ended:
             raise StaleStateError(f"the stream of epoch {self.epoch} has ended", epoch=self.epoch)
-        try:
-            return self._engine.forward(batch)
-        except StagecoachError:
-            raise
-        except Exception:
-            _log.exception("a forward failed")
-            raise
+        return job(self._engine)
 
 
 class StageLease:
@@ -88,7 +79,7 @@ class StageLease:
         self._executor = executor
         self._tenure: Tenure | None = None
         self._opened: Tenure | None = None
-        self._freed: asyncio.Future[Timed[None]] | None = None
+        self._freed: asyncio.Future[None] | None = None
         self._last: tuple[str, int] | None = None
         """Coordinator and epoch of the latest tenure, kept after its end to refuse late streams."""
 

@@ -94,7 +94,7 @@ class StageServer:
             Exception: Whatever loading raised.
         """
         started_s = time.perf_counter()
-        engine = (await self._executor.submit(self._load)).value
+        engine = await self._executor.submit(self._load)
         await self._executor.submit(engine.warm_up)
         self._servicer.serve(engine, self._executor)
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)

@@ -20,10 +20,11 @@ from protos.errors import (
     UnavailableError,
 )
 from protos.stagecoach.v1 import stage_pb2
+from stage_server.answer import parse_request
 from stage_server.engine import EngineInfo, StageEngine
 from stage_server.executor import ModelExecutor
 from stage_server.lease import StageLease
-from stage_server.stream import ForwardContext, ForwardStream, read_request
+from stage_server.stream import ForwardContext, ForwardStream
 
 SERVICE_NAME = "stagecoach.v1.StageService"
 
@@ -61,7 +62,8 @@ class StageServicer:
     def handlers(self) -> grpc.GenericRpcHandler:
         """Returns what registers this service with a server.
 
-        Requests stay bytes: gRPC answers UNKNOWN when a deserializer of its own fails.
+        Requests stay bytes: gRPC answers UNKNOWN when a deserializer of its own fails; and those
+        of Forward, with their answers, belong to the model thread.
         """
         return grpc.method_handlers_generic_handler(
             SERVICE_NAME,
@@ -70,10 +72,7 @@ class StageServicer:
                     self.get_info,
                     response_serializer=stage_pb2.GetInfoResponse.SerializeToString,
                 ),
-                "Forward": grpc.stream_stream_rpc_method_handler(
-                    self.forward,
-                    response_serializer=stage_pb2.ForwardResponse.SerializeToString,
-                ),
+                "Forward": grpc.stream_stream_rpc_method_handler(self.forward),
             },
         )
 
@@ -124,10 +123,10 @@ class StageServicer:
         _check_opening(opening, info)
         async with stage.lease.hold(opening.coordinator_id, opening.epoch) as tenure:
             opened = stage_pb2.StreamOpened(epoch=opening.epoch)
-            await context.write(stage_pb2.ForwardResponse(opened=opened))
+            await context.write(stage_pb2.ForwardResponse(opened=opened).SerializeToString())
             if self._draining:
                 raise UnavailableError("the stage is draining")
-            stream = ForwardStream(context, tenure, info)
+            stream = ForwardStream(context, tenure)
             _log.info("stream of %s opened, epoch %d", opening.coordinator_id, opening.epoch)
             self._streams.add(stream)
             self._no_streams.clear()
@@ -149,9 +148,10 @@ async def _read_open(context: ForwardContext) -> stage_pb2.OpenStream:
     """Reads the first message, which must open the stream."""
     try:
         async with asyncio.timeout(OPEN_DEADLINE_S):
-            request = await read_request(context)
+            data = await context.read()
     except TimeoutError:
         raise DeadlineExceededError(f"no open within {OPEN_DEADLINE_S:g} s") from None
+    request = parse_request(data) if isinstance(data, bytes) else None
     payload = None if request is None else request.WhichOneof("payload")
     if request is None or payload != "open":
         raise InvalidArgumentError(

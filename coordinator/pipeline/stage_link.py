@@ -29,6 +29,9 @@ from protos.stagecoach.v1 import stage_pb2, stage_pb2_grpc
 
 ForwardCall = grpc.aio.StreamStreamCall[stage_pb2.ForwardRequest, stage_pb2.ForwardResponse]
 
+WATCH_PERIOD_S = 0.25
+"""How often deadlines are looked at."""
+
 MESSAGE_HEADROOM_BYTES = 1 << 20
 """Room in a message for everything that is not a tensor."""
 
@@ -85,9 +88,9 @@ class StageLink:
         self._on_lost = on_lost
         self._channel: grpc.aio.Channel | None = None
         self._call: ForwardCall | None = None
-        self._reader: asyncio.Task[None] | None = None
+        self._tasks: tuple[asyncio.Task[None], ...] = ()
         self._write_lock = asyncio.Lock()
-        self._pending: dict[int, asyncio.Future[_Arrival | StagecoachError]] = {}
+        self._pending: dict[int, _Pending] = {}
 
     @property
     def is_open(self) -> bool:
@@ -152,7 +155,10 @@ class StageLink:
             call.cancel()
             raise IncompatibleError(f"stage {self.address} did not answer `open` with `opened`")
         self._call = call
-        self._reader = asyncio.create_task(self._take_answers(call), name=f"reader {self.address}")
+        self._tasks = (
+            asyncio.create_task(self._take_answers(call), name=f"reader {self.address}"),
+            asyncio.create_task(self._watch(call), name=f"watch {self.address}"),
+        )
 
     async def forward(self, request: stage_pb2.ForwardRequest, num_tokens: int) -> StageReply:
         """Sends a micro-batch and waits for its result.
@@ -169,33 +175,25 @@ class StageLink:
         call = self._call
         if call is None:
             raise UnavailableError(f"stage {self.address} is not connected")
-        future: asyncio.Future[_Arrival | StagecoachError] = (
-            asyncio.get_running_loop().create_future()
-        )
-        micro_batch_id = request.micro_batch.micro_batch_id
-        self._pending[micro_batch_id] = future
+        started_ns = time.perf_counter_ns()
         config = self._config
         timeout_s = config.step_timeout_s + num_tokens * config.step_timeout_per_token_s
-        started_ns = time.perf_counter_ns()
+        loop = asyncio.get_running_loop()
+        pending = _Pending(loop.create_future(), num_tokens, loop.time() + timeout_s)
+        micro_batch_id = request.micro_batch.micro_batch_id
+        self._pending[micro_batch_id] = pending
         try:
-            async with asyncio.timeout(timeout_s):
-                async with self._write_lock:
-                    await call.write(request)
-                arrival = await future
-        except TimeoutError as error:
-            late = DeadlineExceededError(
-                f"stage {self.address} did not answer a micro-batch of {num_tokens} tokens within"
-                f" {timeout_s:.1f} s"
-            )
-            call.cancel()
-            self._lose(call, late)
-            raise late from error
-        except (grpc.RpcError, asyncio.InvalidStateError) as error:
-            lost = self._lost(await self._ending(call))
-            self._lose(call, lost)
-            raise lost from error
+            async with self._write_lock:
+                await call.write(request)
+            arrival = await pending.future
+        except (grpc.RpcError, asyncio.InvalidStateError):
+            if pending.future.done():  # the reader or the watch knows why
+                arrival = pending.future.result()
+            else:
+                arrival = self._lost(await self._ending(call))
+                self._lose(call, arrival)
         finally:
-            self._pending.pop(micro_batch_id, None)
+            del self._pending[micro_batch_id]
         if isinstance(arrival, StagecoachError):
             raise arrival
         if arrival.result.HasField("status"):
@@ -209,10 +207,9 @@ class StageLink:
         if call is not None:
             await call.done_writing()
             call.cancel()
-        if self._reader is not None:
-            self._reader.cancel()
-            await asyncio.gather(self._reader, return_exceptions=True)
-            self._reader = None
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._close_channel()
 
     async def _take_answers(self, call: ForwardCall) -> None:
@@ -220,12 +217,23 @@ class StageLink:
         try:
             while (response := await _read(call)) is not None:
                 arrived_ns = time.perf_counter_ns()
-                future = self._pending.get(response.result.micro_batch_id)
-                if future is not None and not future.done():
-                    future.set_result(_Arrival(response.result, arrived_ns))
+                pending = self._pending.get(response.result.micro_batch_id)
+                if pending is not None and not pending.future.done():
+                    pending.future.set_result(_Arrival(response.result, arrived_ns))
         except grpc.RpcError:
             _log.debug("stream to %s broke", self.address)
         self._lose(call, self._lost(await self._ending(call)))
+
+    async def _watch(self, call: ForwardCall) -> None:
+        """Gives the stage up when a micro-batch is late. One timer a link costs a step nothing."""
+        now = asyncio.get_running_loop().time
+        while self._call is call:
+            await asyncio.sleep(WATCH_PERIOD_S)
+            late = next((one for one in self._pending.values() if one.deadline_s < now()), None)
+            if late is not None:
+                call.cancel()
+                message = f"a micro-batch of {late.num_tokens} tokens was not answered in time"
+                self._lose(call, DeadlineExceededError(f"stage {self.address}: {message}"))
 
     def _lose(self, call: ForwardCall, error: StagecoachError) -> None:
         """Takes the stream down, once, and fails what is in flight on it."""
@@ -233,9 +241,9 @@ class StageLink:
             return
         self._call = None
         _log.warning("lost stage %s: %s", self.address, error.message)
-        for future in self._pending.values():
-            if not future.done():
-                future.set_result(error)
+        for pending in self._pending.values():
+            if not pending.future.done():
+                pending.future.set_result(error)
         self._on_lost()
 
     async def _ending(self, call: ForwardCall) -> StagecoachError:
@@ -278,6 +286,15 @@ class StageLink:
         channel, self._channel = self._channel, None
         if channel is not None:
             await channel.close()
+
+
+class _Pending(NamedTuple):
+    """A micro-batch that the stage has not answered."""
+
+    future: "asyncio.Future[_Arrival | StagecoachError]"
+    num_tokens: int
+    deadline_s: float
+    """On the event loop's clock."""
 
 
 class _Arrival(NamedTuple):

@@ -1,6 +1,7 @@
 """A stage that is lost and comes back: requests pause, then go on exactly where they stopped."""
 
 import asyncio
+import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -9,10 +10,13 @@ import pytest
 from coordinator.assembly import open_engine
 from coordinator.config import CoordinatorConfig
 from coordinator.core.request_spec import RequestSpec, TokenPrompt
+from coordinator.core.step import ScheduledSlice, SchedulerOutput
+from coordinator.pipeline import wire
 from coordinator.pipeline.stage_link import LinkConfig, StageLink
-from protos.errors import UnavailableError
+from protos.errors import DeadlineExceededError, UnavailableError
 from protos.layer_range import LayerRange
 from stage_server.config import ListenAddress
+from stage_server.torch_engine import TorchEngine
 from tests.clusters import assert_nothing_held, generate, running_stage, status_when
 from tests.tiny_models import tiny_model
 
@@ -86,3 +90,28 @@ async def test_an_idle_link_stays_up_however_often_it_is_pinged(model: Path) -> 
         assert link.is_open
         await link.close()
     assert not lost
+
+
+async def test_a_stage_that_does_not_answer_in_time_is_given_up(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost: list[None] = []
+    async with running_stage(model, LayerRange(0, 6)) as address:
+        link = StageLink(
+            address,
+            coordinator_id="tester",
+            config=LinkConfig(step_timeout_s=0.1, step_timeout_per_token_s=0.05),
+            on_lost=lambda: lost.append(None),
+        )
+        await link.open(await link.get_info(), epoch=1)
+        piece = ScheduledSlice("r", kv_slot=0, start_position=0, token_ids=(5, 6), samples=False)
+        output = SchedulerOutput(micro_batch_id=1, slices=(piece,), freed_kv_slots=())
+        await link.forward(wire.first_request(output), 2)
+        monkeypatch.setattr(TorchEngine, "forward", lambda *_: time.sleep(1.5))
+        with pytest.raises(DeadlineExceededError, match=f"stage {address}.* 2 tokens"):
+            await link.forward(wire.first_request(output), 2)
+        assert lost == [None]
+        assert not link.is_open
+        with pytest.raises(UnavailableError, match="not connected"):
+            await link.forward(wire.first_request(output), 2)
+        await link.close()

@@ -47,7 +47,7 @@ lies under decides."""
 WIRE_EDGES = (
     "protos",
     "stage_server.servicer",
-    "stage_server.stream",
+    "stage_server.answer",
     "stage_server.micro_batch",
     "coordinator.pipeline.stage_link",
     "coordinator.pipeline.wire",

@@ -1,0 +1,89 @@
+"""One micro-batch on the model thread: from the bytes of its message to the bytes of the answer.
+
+Reading and writing messages happens here rather than on the event loop because the model thread
+has torch's code in its caches and would have to be woken anyway; the loop only moves bytes.
+"""
+
+import logging
+import time
+from typing import NamedTuple
+
+from google.protobuf.message import DecodeError
+
+from protos import status
+from protos.errors import InternalError, InvalidArgumentError, StagecoachError
+from protos.stagecoach.v1 import stage_pb2
+from stage_server.engine import StageEngine
+from stage_server.micro_batch import build_result, parse_micro_batch
+
+_log = logging.getLogger(__name__)
+
+
+class Arrival(NamedTuple):
+    """A message as it came."""
+
+    data: bytes
+    arrived_ns: int
+    """`time.perf_counter_ns()`."""
+
+
+def parse_request(data: bytes) -> stage_pb2.ForwardRequest:
+    """Reads a message.
+
+    Raises:
+        InvalidArgumentError: The bytes are not a `ForwardRequest`.
+    """
+    try:
+        return stage_pb2.ForwardRequest.FromString(data)
+    except DecodeError as error:
+        raise InvalidArgumentError(f"{len(data)} bytes are not a ForwardRequest") from error
+
+
+def answer(arrival: Arrival, engine: StageEngine) -> bytes:
+    """Runs the micro-batch of one message.
+
+    Returns:
+        A `ForwardResponse`; whatever went wrong with the micro-batch is said in it.
+
+    Raises:
+        InvalidArgumentError: The message is no micro-batch, which ends the stream.
+    """
+    started_ns = time.perf_counter_ns()
+    request = parse_request(arrival.data)
+    payload = request.WhichOneof("payload")
+    if payload != "micro_batch":
+        raise InvalidArgumentError(
+            f"payload is {payload or 'unset'}, must be micro_batch after the stream is open",
+            field="payload",
+        )
+    try:
+        result = _run(request.micro_batch, engine, started_ns)
+    except Exception as error:
+        result = stage_pb2.MicroBatchResult(
+            micro_batch_id=request.micro_batch.micro_batch_id,
+            status=status.to_status(_typed(error)),
+        )
+    result.timings.queue_ns = started_ns - arrival.arrived_ns
+    return stage_pb2.ForwardResponse(result=result).SerializeToString()
+
+
+def _run(
+    micro_batch: stage_pb2.MicroBatch, engine: StageEngine, started_ns: int
+) -> stage_pb2.MicroBatchResult:
+    batch = parse_micro_batch(micro_batch, engine.info)
+    parsed_ns = time.perf_counter_ns()
+    output = engine.forward(batch)
+    computed_ns = time.perf_counter_ns()
+    result = build_result(micro_batch.micro_batch_id, output)
+    built_ns = time.perf_counter_ns()
+    result.timings.compute_ns = computed_ns - parsed_ns
+    result.timings.serialize_ns = parsed_ns - started_ns + built_ns - computed_ns
+    return result
+
+
+def _typed(error: Exception) -> StagecoachError:
+    """Hides what only the log may say."""
+    if isinstance(error, StagecoachError):
+        return error
+    _log.error("a forward failed", exc_info=error)
+    return InternalError("the forward of this stage failed; its log says why")
