@@ -45,7 +45,10 @@ def serve(
         float, typer.Option(help="Seconds that running requests get after SIGTERM.")
     ] = _DEFAULT.drain_grace_s,
     json_output: Annotated[
-        bool, typer.Option("--json", help="Print one JSON line on stdout when ready.")
+        bool,
+        typer.Option(
+            "--json", envvar="STAGECOACH_JSON", help="Print one JSON line on stdout when ready."
+        ),
     ] = False,
     exit_with_parent: Annotated[
         bool, typer.Option("--exit-with-parent", help="Stop when stdin reaches its end.")

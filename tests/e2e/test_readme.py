@@ -62,14 +62,14 @@ def output_of(command: str, **variables: str) -> str:
 
 
 @contextmanager
-def server(command: str, **variables: str) -> Iterator[dict[str, str]]:
+def server(command: str) -> Iterator[dict[str, str]]:
     """Runs a server; yields the JSON line that it prints when it is ready."""
     with subprocess.Popen(
-        shlex.split(command),
+        [*shlex.split(command), "--json"],
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,
-        env=environment(**variables),
+        env=environment(),
     ) as process:
         assert process.stdout is not None
         try:
@@ -85,7 +85,7 @@ def server(command: str, **variables: str) -> Iterator[dict[str, str]]:
 def coordinator() -> Iterator[str]:
     """The cluster of the sixty seconds; yields its address."""
     [command] = commands_of("coordinator-cli", "up")
-    with server(command, STAGECOACH_UP_GRPC_PORT="0", STAGECOACH_UP_JSON="1") as ready:
+    with server(f"{command} --grpc-port 0") as ready:
         yield ready["grpc"]
 
 
@@ -110,7 +110,7 @@ def test_the_demo_answers_and_shows_where_the_time_went() -> None:
 
 @pytest.mark.parametrize("command", commands_of("coordinator-cli", "generate"))
 def test_generate_commands(coordinator: str, command: str) -> None:
-    text = output_of(command, STAGECOACH_GENERATE_COORDINATOR=coordinator)
+    text = output_of(command, STAGECOACH_COORDINATOR=coordinator)
     if "capital of France" in command:
         assert "Paris" in text
     if "--json" in command:
@@ -122,7 +122,7 @@ def test_generate_commands(coordinator: str, command: str) -> None:
 
 def test_status_shows_every_stage(coordinator: str) -> None:
     [command] = commands_of("coordinator-cli", "status")
-    text = output_of(command, STAGECOACH_STATUS_COORDINATOR=coordinator)
+    text = output_of(command, STAGECOACH_COORDINATOR=coordinator)
     for layers in ("0:10", "10:20", "20:30"):
         assert layers in text
 
@@ -143,15 +143,11 @@ def test_three_boxes() -> None:
     with ExitStack() as boxes:
         for index, command in enumerate(commands, start=1):
             assert "0.0.0.0:50051" in command
-            ready = boxes.enter_context(
-                server(command.replace("0.0.0.0:50051", "127.0.0.1:0"), STAGECOACH_JSON="1")
-            )
+            ready = boxes.enter_context(server(command.replace("0.0.0.0:50051", "127.0.0.1:0")))
             serve = serve.replace(f"box{index}:50051", ready["address"])
-        coordinator = boxes.enter_context(
-            server(serve, STAGECOACH_SERVE_LISTEN="127.0.0.1:0", STAGECOACH_SERVE_JSON="1")
-        )
+        coordinator = boxes.enter_context(server(f"{serve} --listen 127.0.0.1:0"))
         text = output_of(
             "coordinator-cli generate 'One two three' --max-tokens 4",
-            STAGECOACH_GENERATE_COORDINATOR=coordinator["grpc"],
+            STAGECOACH_COORDINATOR=coordinator["grpc"],
         )
         assert text.strip()
