@@ -54,42 +54,6 @@ def dtype_named(name: str) -> tensor_pb2.DType.ValueType:
     return _BY_NAME[name]
 
 
-def check(
-    message: tensor_pb2.Tensor,
-    *,
-    dtype: tensor_pb2.DType.ValueType,
-    shape: Sequence[int],
-    field: str,
-) -> None:
-    """Checks that a message is a tensor of exactly this dtype and shape.
-
-    Args:
-        message: What a peer sent.
-        dtype: Expected wire dtype.
-        shape: Expected sizes.
-        field: Name of the field, for the error.
-
-    Raises:
-        InvalidArgumentError: It is not; the message names the field and both values.
-    """
-    spec = DTYPES[dtype]
-    if message.dtype != dtype:
-        found = DTYPES[message.dtype].name if message.dtype in DTYPES else f"number {message.dtype}"
-        raise InvalidArgumentError(f"{field}: dtype is {found}, expected {spec.name}", field=field)
-    if len(message.shape) > MAX_RANK or list(message.shape) != list(shape):
-        raise InvalidArgumentError(
-            f"{field}: shape is {list(message.shape[: MAX_RANK + 1])}, expected {list(shape)}",
-            field=field,
-        )
-    num_bytes = math.prod(shape) * spec.itemsize
-    if len(message.data) != num_bytes:
-        raise InvalidArgumentError(
-            f"{field}: data has {len(message.data)} bytes, "
-            f"{list(shape)} of {spec.name} takes {num_bytes}",
-            field=field,
-        )
-
-
 def from_numpy(array: np.ndarray) -> tensor_pb2.Tensor:
     """Writes a float32 or float16 array of any layout; copies once.
 
@@ -113,16 +77,24 @@ def to_numpy(
     """Reads a float32 or float16 message as a read-only array that shares the message's bytes.
 
     Raises:
-        InvalidArgumentError: As `check`; or the dtype is one that numpy does not have.
+        InvalidArgumentError: It is not exactly of this dtype and shape; names the field and both
+            values. Or the dtype is one that numpy does not have.
     """
-    check(message, dtype=dtype, shape=shape, field=field)
+    data = _checked_data(message, dtype, shape, field)
     if dtype == tensor_pb2.DTYPE_BFLOAT16:
         raise InvalidArgumentError(f"{field}: bfloat16 cannot be read without torch", field=field)
-    return np.frombuffer(message.data, dtype=DTYPES[dtype].name).reshape(shape)
+    return np.frombuffer(data, dtype=DTYPES[dtype].name).reshape(shape)
 
 
 def from_torch(tensor: "torch.Tensor") -> tensor_pb2.Tensor:
-    """Writes a tensor of any device and layout; copies once on the CPU, twice from elsewhere.
+    """Writes a tensor of any device and layout; see `write_torch`."""
+    message = tensor_pb2.Tensor()
+    write_torch(tensor, message)
+    return message
+
+
+def write_torch(tensor: "torch.Tensor", message: tensor_pb2.Tensor) -> None:
+    """Writes a tensor into an empty message; copies once on the CPU, twice from elsewhere.
 
     Raises:
         InvalidArgumentError: The tensor's dtype is not in the table or it has too many dimensions.
@@ -131,11 +103,11 @@ def from_torch(tensor: "torch.Tensor") -> tensor_pb2.Tensor:
 
     if tensor.ndim > MAX_RANK:
         raise InvalidArgumentError(f"rank {tensor.ndim} is above {MAX_RANK}", field="shape")
-    dtype = dtype_named(str(tensor.dtype).removeprefix("torch."))
-    # numpy has no bfloat16, so the elements leave torch as bytes.
-    flat = tensor.detach().to("cpu").contiguous().view(-1)
-    data = flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
-    return tensor_pb2.Tensor(dtype=dtype, shape=tensor.shape, data=data)
+    message.dtype = dtype_named(str(tensor.dtype).removeprefix("torch."))
+    message.shape.extend(tensor.shape)
+    if tensor.dtype == torch.bfloat16:  # which numpy does not have
+        tensor = tensor.view(torch.int16)
+    message.data = tensor.detach().cpu().numpy().tobytes()
 
 
 def to_torch(
@@ -147,13 +119,46 @@ def to_torch(
 ) -> "torch.Tensor":
     """Reads a message as a writable CPU tensor of its own memory.
 
+    Args:
+        message: What a peer sent.
+        dtype: Expected wire dtype.
+        shape: Expected sizes.
+        field: Name of the field, for the error.
+
     Raises:
-        InvalidArgumentError: As `check`.
+        InvalidArgumentError: It is not exactly of this dtype and shape; names the field and both
+            values.
     """
     import torch
 
-    check(message, dtype=dtype, shape=shape, field=field)
+    data = _checked_data(message, dtype, shape, field)
     torch_dtype: torch.dtype = getattr(torch, DTYPES[dtype].name)
-    if math.prod(shape) == 0:
+    if not data:
         return torch.empty(tuple(shape), dtype=torch_dtype)
-    return torch.frombuffer(bytearray(message.data), dtype=torch_dtype).reshape(tuple(shape))
+    return torch.frombuffer(bytearray(data), dtype=torch_dtype).view(tuple(shape))
+
+
+def _checked_data(
+    message: tensor_pb2.Tensor,
+    dtype: tensor_pb2.DType.ValueType,
+    shape: Sequence[int],
+    field: str,
+) -> bytes:
+    """The bytes of a message that is a tensor of exactly this dtype and shape."""
+    name, itemsize = DTYPES[dtype]
+    if message.dtype != dtype:
+        found = DTYPES[message.dtype].name if message.dtype in DTYPES else f"number {message.dtype}"
+        raise InvalidArgumentError(f"{field}: dtype is {found}, expected {name}", field=field)
+    if message.shape != list(shape):
+        raise InvalidArgumentError(
+            f"{field}: shape is {list(message.shape[: MAX_RANK + 1])}, expected {list(shape)}",
+            field=field,
+        )
+    data = message.data
+    if len(data) != math.prod(shape) * itemsize:
+        raise InvalidArgumentError(
+            f"{field}: data has {len(data)} bytes, "
+            f"{list(shape)} of {name} takes {math.prod(shape) * itemsize}",
+            field=field,
+        )
+    return data

@@ -14,7 +14,7 @@ from protos import status
 from protos.errors import InternalError, InvalidArgumentError, StagecoachError
 from protos.stagecoach.v1 import stage_pb2
 from stage_server.engine import StageEngine
-from stage_server.micro_batch import build_result, parse_micro_batch
+from stage_server.micro_batch import parse_micro_batch, write_output
 
 _log = logging.getLogger(__name__)
 
@@ -56,29 +56,33 @@ def answer(arrival: Arrival, engine: StageEngine) -> bytes:
             f"payload is {payload or 'unset'}, must be micro_batch after the stream is open",
             field="payload",
         )
+    response = stage_pb2.ForwardResponse()
+    result = response.result
     try:
-        result = _run(request.micro_batch, engine, started_ns)
+        _run(request.micro_batch, engine, started_ns, result)
     except Exception as error:
-        result = stage_pb2.MicroBatchResult(
-            micro_batch_id=request.micro_batch.micro_batch_id,
-            status=status.to_status(_typed(error)),
-        )
+        result.Clear()
+        result.status.CopyFrom(status.to_status(_typed(error)))
+    result.micro_batch_id = request.micro_batch.micro_batch_id
     result.timings.queue_ns = started_ns - arrival.arrived_ns
-    return stage_pb2.ForwardResponse(result=result).SerializeToString()
+    return response.SerializeToString()
 
 
 def _run(
-    micro_batch: stage_pb2.MicroBatch, engine: StageEngine, started_ns: int
-) -> stage_pb2.MicroBatchResult:
+    micro_batch: stage_pb2.MicroBatch,
+    engine: StageEngine,
+    started_ns: int,
+    result: stage_pb2.MicroBatchResult,
+) -> None:
+    """Computes a micro-batch and writes its output and times into an empty result."""
     batch = parse_micro_batch(micro_batch, engine.info)
     parsed_ns = time.perf_counter_ns()
     output = engine.forward(batch)
     computed_ns = time.perf_counter_ns()
-    result = build_result(micro_batch.micro_batch_id, output)
-    built_ns = time.perf_counter_ns()
+    write_output(output, result)
+    written_ns = time.perf_counter_ns()
     result.timings.compute_ns = computed_ns - parsed_ns
-    result.timings.serialize_ns = parsed_ns - started_ns + built_ns - computed_ns
-    return result
+    result.timings.serialize_ns = parsed_ns - started_ns + written_ns - computed_ns
 
 
 def _typed(error: Exception) -> StagecoachError:

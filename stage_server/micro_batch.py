@@ -51,14 +51,12 @@ def parse_micro_batch(message: stage_pb2.MicroBatch, info: EngineInfo) -> Forwar
     )
 
 
-def build_result(micro_batch_id: int, output: ForwardOutput) -> stage_pb2.MicroBatchResult:
-    """Writes the output of a micro-batch, without its timings."""
-    result = stage_pb2.MicroBatchResult(
-        micro_batch_id=micro_batch_id, logits=[_build_logits_row(row) for row in output.logits]
-    )
+def write_output(output: ForwardOutput, result: stage_pb2.MicroBatchResult) -> None:
+    """Writes the output of a micro-batch into an empty result."""
     if output.hidden_states is not None:
-        result.hidden_states.CopyFrom(tensor_codec.from_torch(output.hidden_states))
-    return result
+        tensor_codec.write_torch(output.hidden_states, result.hidden_states)
+    for row in output.logits:
+        _write_logits_row(row, result.logits.add())
 
 
 def _parse_slices(
@@ -197,15 +195,14 @@ def _most_bytes(request: LogitsRequest, vocab_size: int) -> int:
     return max(reduced_bytes, full_bytes) if may_be_full else reduced_bytes
 
 
-def _build_logits_row(row: LogitsRow) -> stage_pb2.LogitsRow:
-    return stage_pb2.LogitsRow(
-        row=row.row,
-        log_sum_exp=row.log_sum_exp,
-        candidate_ids=row.candidate_ids,
-        candidate_logits=row.candidate_logits,
-        token_logits=row.token_logits,
-        full=None if row.full is None else tensor_codec.from_torch(row.full),
-    )
+def _write_logits_row(row: LogitsRow, message: stage_pb2.LogitsRow) -> None:
+    message.row = row.row
+    message.log_sum_exp = row.log_sum_exp
+    message.candidate_ids.extend(row.candidate_ids)
+    message.candidate_logits.extend(row.candidate_logits)
+    message.token_logits.extend(row.token_logits)
+    if row.full is not None:
+        tensor_codec.write_torch(row.full, message.full)
 
 
 def _check_slot(field: str, kv_slot: int, info: EngineInfo) -> None:

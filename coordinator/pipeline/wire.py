@@ -100,13 +100,13 @@ def logits_row(message: stage_pb2.LogitsRow, vocab_size: int) -> LogitsRow:
     """
     full = None
     if message.HasField("full"):
-        tensor_codec.check(
+        row = tensor_codec.to_numpy(
             message.full,
             dtype=tensor_pb2.DTYPE_FLOAT32,
             shape=(vocab_size,),
             field="logits.full",
         )
-        full = memoryview(message.full.data).cast("f")
+        full = row.data
     return LogitsRow(
         row=message.row,
         log_sum_exp=message.log_sum_exp,
