@@ -9,6 +9,10 @@ from coordinator.core.request_spec import ChatPrompt, RequestSpec, TextPrompt, T
 from coordinator.text.tokenizer import Tokenizer
 from protos.errors import ContextLengthExceededError, InvalidArgumentError
 
+MAX_CHARS_PER_TOKEN = 32
+"""Text with more characters for each token that a request may hold is refused unread; the mean is
+about 4, and a tokenizer would hold up everyone for the time that it takes."""
+
 
 class Admission:
     """Validates requests for one model.
@@ -40,6 +44,7 @@ class Admission:
         Raises:
             InvalidArgumentError: The prompt is empty, has ids outside the vocabulary, or is text
                 while the model has no tokenizer.
+            ContextLengthExceededError: The text is far too long to be worth tokenizing.
         """
         if isinstance(prompt, TokenPrompt):
             token_ids = list(prompt.token_ids)
@@ -48,11 +53,15 @@ class Admission:
         if self._tokenizer is None:
             raise InvalidArgumentError("the model has no tokenizer: send token ids", field="prompt")
         if isinstance(prompt, TextPrompt):
+            self._check_size(len(prompt.text))
             token_ids = self._tokenizer.encode(prompt.text)
         else:
+            self._check_size(sum(len(message.content) for message in prompt.messages))
             token_ids = self._tokenizer.encode_chat(prompt.messages)
         if not token_ids:
             raise InvalidArgumentError("the prompt is empty", field="prompt")
+        # A tokenizer may know added tokens that the model has no embedding for.
+        self._check_ids("prompt", token_ids)
         return token_ids
 
     def admit(self, spec: RequestSpec) -> Request:
@@ -88,6 +97,16 @@ class Admission:
             else stop_token_ids | self._eos_token_ids,
             arrival_ns=time.monotonic_ns(),
         )
+
+    def _check_size(self, num_chars: int) -> None:
+        limit = self._max_request_tokens * MAX_CHARS_PER_TOKEN
+        if num_chars > limit:
+            raise ContextLengthExceededError(
+                f"the prompt has {num_chars} characters, {self._max_request_tokens} tokens hold at"
+                f" most about {limit}",
+                num_chars=num_chars,
+                limit=limit,
+            )
 
     def _check_ids(self, field: str, token_ids: Iterable[int]) -> None:
         for token_id in token_ids:

@@ -1,7 +1,10 @@
 """Puts a coordinator together: opens the model, connects the stages, starts the engine."""
 
+import asyncio
 import logging
 import uuid
+
+from protos.limits import LOGITS_CEILING_BYTES
 
 from coordinator.admission import Admission
 from coordinator.config import CoordinatorConfig
@@ -12,22 +15,25 @@ from coordinator.pipeline.topology import Topology
 from coordinator.scheduler.config import SchedulerConfig
 from coordinator.scheduler.scheduler import Scheduler
 from coordinator.text.tokenizer import Tokenizer, load_tokenizer
-from model_files import ModelFiles, open_model
+from model_files import ModelFiles
 from protos.errors import IncompatibleError
 
 _log = logging.getLogger(__name__)
 
 
-async def open_engine(config: CoordinatorConfig) -> Engine:
+async def open_engine(config: CoordinatorConfig, files: ModelFiles) -> Engine:
     """Connects to the stages and starts serving; `engine.close` undoes it.
+
+    Args:
+        config: The coordinator's configuration.
+        files: The model that `config.model` names.
 
     Raises:
         UnavailableError: A stage was not serving in time.
         IncompatibleError: The stages do not make one model, or another one than `config.model`.
-        ModelFilesError: The model cannot be opened.
+        ModelFilesError: The tokenizer's files are damaged.
     """
-    files = open_model(config.model)
-    tokenizer = load_tokenizer(files)
+    tokenizer = await asyncio.to_thread(load_tokenizer, files)
     pipeline = Pipeline(
         config.stages, coordinator_id=f"coordinator-{uuid.uuid4().hex[:12]}", config=LinkConfig()
     )
@@ -74,12 +80,17 @@ def _eos_token_ids(files: ModelFiles, tokenizer: Tokenizer | None) -> frozenset[
 
 
 def _limits(config: CoordinatorConfig, topology: Topology) -> SchedulerConfig:
-    """The operator's limits, none above what every stage can do."""
+    """The operator's limits, none above what every stage can do.
+
+    Every sequence may want its full row of logits in one micro-batch, so no more run at once than
+    rows that a stage may answer with.
+    """
+    num_full_rows = LOGITS_CEILING_BYTES // (4 * topology.vocab_size)
     return SchedulerConfig(
         max_num_batched_tokens=_lower(
             config.max_num_batched_tokens, topology.max_num_batched_tokens
         ),
-        max_num_seqs=_lower(config.max_num_seqs, topology.max_num_seqs),
+        max_num_seqs=min(_lower(config.max_num_seqs, topology.max_num_seqs), num_full_rows),
         max_model_len=_lower(config.max_model_len, topology.max_model_len),
         kv_block_size=topology.kv_block_size,
         num_kv_blocks=topology.num_kv_blocks,

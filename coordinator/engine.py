@@ -6,7 +6,6 @@ and go on by recomputation once the stage is back.
 """
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Iterable
@@ -82,7 +81,8 @@ class Engine:
         self._num_finished = 0
         self._num_preemptions = 0
         self._is_draining = False
-        self._outage: StagecoachError | None = None
+        self._outage: str | None = None
+        """Why no request is taken at present."""
 
     @property
     def num_requests(self) -> int:
@@ -108,7 +108,8 @@ class Engine:
         if self._is_draining:
             raise UnavailableError("the coordinator is shutting down")
         if self._outage is not None:
-            raise self._outage
+            raise UnavailableError(self._outage)
+        self._scheduler.check_room()
         request = self._admission.admit(spec)
         sequence = self._scheduler.add(request)
         request_id = request.request_id
@@ -141,10 +142,10 @@ class Engine:
         """Returns when the engine was closed.
 
         Raises:
-            Exception: A bug ended it.
+            BaseException: A bug ended it.
         """
         await asyncio.wait({self._task})
-        if not self._task.cancelled():
+        if not self._is_draining:
             self._task.result()
 
     async def wait_idle(self) -> None:
@@ -157,8 +158,12 @@ class Engine:
         Closes the pipeline, which frees every slot on every stage.
         """
         self._is_draining = True
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.wait_idle(), grace_s)
+        if self._requests:
+            idle = asyncio.create_task(self.wait_idle())
+            await asyncio.wait(
+                {idle, self._task}, timeout=grace_s, return_when=asyncio.FIRST_COMPLETED
+            )
+            idle.cancel()
         for request_id in tuple(self._requests):
             self._fail(request_id, UnavailableError("the coordinator is shutting down"))
         self._task.cancel()
@@ -170,9 +175,9 @@ class Engine:
         try:
             await self._serve()
         except Exception:
-            self._outage = InternalError("the engine stopped; see the coordinator's log")
+            self._outage = "the engine stopped; see the coordinator's log"
             for request_id in tuple(self._requests):
-                self._fail(request_id, self._outage)
+                self._fail(request_id, InternalError(self._outage))
             _log.exception("the engine stopped")
             raise
 
@@ -233,24 +238,32 @@ class Engine:
         wanted = self._logits_requests(output)
         now_ns = time.monotonic_ns()
         for piece in output.slices:
-            live = self._requests.get(piece.request_id)
-            if live is not None and live.first_step_ns is None:
-                live.first_step_ns = now_ns
+            live = self._requests[piece.request_id]
+            live.first_step_ns = live.first_step_ns or now_ns
         scheduled_ns = time.perf_counter_ns()
         try:
             step = await self._pipeline.run(output, wanted)
         except (UnavailableError, DeadlineExceededError) as error:
             _log.warning("micro-batch %d was lost: %s", output.micro_batch_id, error)
-            return  # the link is down, and `run` recovers
+            if self._pipeline.is_open:  # else `_serve` recovers, and all are replayed
+                self._replay(self._scheduler.requeue(output), error)
+            return
         except (KvFullError, StaleStateError) as error:
             _log.warning("micro-batch %d is replayed: %s", output.micro_batch_id, error)
-            self._replay(self._scheduler.requeue(output), error)
+            gave_up = InternalError(f"given up after {MAX_REPLAYS} replays: {error.message}")
+            self._replay(self._scheduler.requeue(output), gave_up)
             return
         except StagecoachError as error:
             _log.error("micro-batch %d failed: %s", output.micro_batch_id, error)
             self._scheduler.requeue(output)
             for piece in output.slices:
-                self._fail(piece.request_id, error)
+                # Whatever a stage says, it is not the client's fault.
+                self._fail(
+                    piece.request_id,
+                    InternalError(
+                        f"request {piece.request_id} failed on a stage; see the coordinator's log"
+                    ),
+                )
             return
         self._postprocess(output, step, scheduled_ns - started_ns, started_ns)
 
@@ -261,9 +274,8 @@ class Engine:
         for piece in output.slices:
             row += len(piece.token_ids)
             if piece.samples:
-                live = self._requests.get(piece.request_id)
-                if live is not None:
-                    wanted.append(live.sampler.logits_request(row - 1))
+                sampler = self._requests[piece.request_id].sampler
+                wanted.append(sampler.logits_request(row - 1))
         return wanted
 
     def _postprocess(
@@ -320,10 +332,10 @@ class Engine:
             try:
                 await self._pipeline.reconnect(self._stage_wait_s)
             except StagecoachError as error:
-                self._outage = UnavailableError(f"the pipeline is down: {error.message}")
-                _log.error("%s", self._outage.message)
+                self._outage = f"the pipeline is down: {error.message}"
+                _log.error("%s", self._outage)
                 for request_id in tuple(self._requests):
-                    self._fail(request_id, self._outage)
+                    self._fail(request_id, UnavailableError(self._outage))
                 await asyncio.sleep(OUTAGE_PAUSE_S)
         self._outage = None
         _log.warning("all stages are back after %.1f s", time.monotonic() - started)

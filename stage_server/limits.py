@@ -2,22 +2,19 @@
 
 A request carries at most one micro-batch of hidden states, and a response one micro-batch of
 hidden states or the logits of one. Logits could be large without end (rows x vocabulary x 4
-bytes), so a micro-batch may ask for at most `max_logits_bytes` of them: one full row for each
-sequence that the stage can hold, and never above `LOGITS_CEILING_BYTES`, which is a full row of
-262 144 logits for each of 256 sequences.
+bytes), so a micro-batch may ask for at most `protos.limits.max_logits_bytes` of them: one full row
+for each sequence that the stage can hold, up to a ceiling.
 """
 
 from typing import NamedTuple, Self
 
 from protos.errors import InvalidArgumentError
+from protos.limits import max_logits_bytes
 from stage_server.config import StageConfig
-
-LOGITS_CEILING_BYTES = 256 * 2**20
 
 _WIDEST_ELEMENT_BYTES = 4
 """float32; the dtype of hidden states is known only after loading."""
 
-_LOGIT_BYTES = 4
 _HEADROOM_BYTES = 2**20
 """For the envelope: ids, shapes, timings, a status."""
 
@@ -26,11 +23,6 @@ _SLOT_ENVELOPE_BYTES = 256
 
 _GRPC_CEILING_BYTES = 2**31 - 1
 """gRPC keeps message sizes in a 32-bit integer."""
-
-
-def max_logits_bytes(*, max_num_seqs: int, vocab_size: int) -> int:
-    """Returns the bytes of logits that the answer to one micro-batch may hold."""
-    return min(max_num_seqs * vocab_size * _LOGIT_BYTES, LOGITS_CEILING_BYTES)
 
 
 class MessageLimits(NamedTuple):

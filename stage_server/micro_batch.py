@@ -10,6 +10,7 @@ import torch
 
 from protos import tensor_codec
 from protos.errors import InvalidArgumentError
+from protos.limits import max_logits_bytes
 from protos.stagecoach.v1 import stage_pb2
 from stage_server.batch import (
     ForkSlot,
@@ -23,7 +24,6 @@ from stage_server.batch import (
     TruncateSlot,
 )
 from stage_server.engine import EngineInfo
-from stage_server.limits import max_logits_bytes
 
 _LOGIT_BYTES = 4
 _CANDIDATE_BYTES = 8

@@ -75,7 +75,7 @@ async def running_engine(
             for layers in ranges
         ]
         config = CoordinatorConfig(model=str(model), stages=tuple(addresses), **(coordinator or {}))
-        engine = await open_engine(config)
+        engine = await open_engine(config, open_model(config.model))
         try:
             yield engine
             await assert_nothing_held(engine)

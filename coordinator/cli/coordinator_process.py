@@ -11,7 +11,7 @@ from coordinator.assembly import open_engine
 from coordinator.cli.stop_event import run_until, stop_event
 from coordinator.config import CoordinatorConfig
 from coordinator.service.server import GenerationServer
-from model_files import open_model
+from model_files import ModelFiles, open_model
 
 
 def run(config: CoordinatorConfig, *, json_output: bool, exit_with_parent: bool) -> None:
@@ -31,17 +31,20 @@ def run(config: CoordinatorConfig, *, json_output: bool, exit_with_parent: bool)
         level=logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
-    uvloop.run(_serve(config, json_output=json_output, exit_with_parent=exit_with_parent))
+    files = open_model(config.model)  # may download, which a signal shall be able to end
+    uvloop.run(_serve(config, files, json_output=json_output, exit_with_parent=exit_with_parent))
 
 
-async def _serve(config: CoordinatorConfig, *, json_output: bool, exit_with_parent: bool) -> None:
+async def _serve(
+    config: CoordinatorConfig, files: ModelFiles, *, json_output: bool, exit_with_parent: bool
+) -> None:
     stop = stop_event(with_parent=exit_with_parent)
-    max_model_len = config.max_model_len or open_model(config.model).config.max_model_len
+    max_model_len = config.max_model_len or files.config.max_model_len
     server = GenerationServer(config.listen, max_model_len=max_model_len)
     address = await server.start()
 
     async def work() -> None:
-        engine = await open_engine(config)
+        engine = await open_engine(config, files)
         await server.serve(engine)
         if json_output:
             ready = {"grpc": address, "http": None, "pid": os.getpid()}

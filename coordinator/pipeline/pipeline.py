@@ -17,6 +17,7 @@ from coordinator.pipeline.topology import Topology
 from protos.errors import (
     DeadlineExceededError,
     IncompatibleError,
+    InternalError,
     StagecoachError,
     StaleStateError,
     UnavailableError,
@@ -152,6 +153,8 @@ class Pipeline:
                 wire.set_hidden_states(request, reply.result)
         vocab_size = self.topology.vocab_size
         rows = tuple(wire.logits_row(row, vocab_size) for row in reply.result.logits)
+        if [row.row for row in rows] != [request.row for request in logits]:
+            raise InternalError(f"stage {last.address} did not answer with the wanted logits")
         timings[-1] = timings[-1].with_serialization(time.perf_counter_ns() - started_ns)
         return StepOutput(
             micro_batch_id=output.micro_batch_id, logits=rows, stage_timings=tuple(timings)

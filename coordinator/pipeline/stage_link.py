@@ -22,6 +22,7 @@ from protos import PROTOCOL_VERSION, status
 from protos.errors import (
     DeadlineExceededError,
     IncompatibleError,
+    InvalidArgumentError,
     StagecoachError,
     UnavailableError,
 )
@@ -102,6 +103,7 @@ class StageLink:
 
         Raises:
             UnavailableError: It cannot be reached in time, or is loading.
+            IncompatibleError: It speaks another version of the protocol.
             StagecoachError: As the stage answered.
         """
         if self._channel is None:
@@ -113,7 +115,21 @@ class StageLink:
             )
         except grpc.RpcError as error:
             raise self._named(status.from_rpc_error(error)) from error
-        return wire.stage_info(message)
+        if message.protocol_version != PROTOCOL_VERSION:
+            raise IncompatibleError(
+                f"stage {self.address}: protocol version is {message.protocol_version}, expected"
+                f" {PROTOCOL_VERSION}",
+                stage=self.address,
+                found=message.protocol_version,
+                expected=PROTOCOL_VERSION,
+            )
+        try:
+            return wire.stage_info(message)
+        except InvalidArgumentError as error:
+            raise IncompatibleError(
+                f"stage {self.address} does not say what it is: {error.message}",
+                stage=self.address,
+            ) from error
 
     async def open(self, info: StageInfo, epoch: int) -> None:
         """Opens the Forward stream to the stage that `info` describes; all its slots are empty.
@@ -186,6 +202,12 @@ class StageLink:
             async with self._write_lock:
                 await call.write(request)
             arrival = await pending.future
+        except asyncio.CancelledError:
+            # grpc.aio raises it also when the watch cancels a call that does not take a write.
+            task = asyncio.current_task()
+            if (task is not None and task.cancelling()) or not pending.future.done():
+                raise
+            arrival = pending.future.result()
         except (grpc.RpcError, asyncio.InvalidStateError):
             if pending.future.done():  # the reader or the watch knows why
                 arrival = pending.future.result()
@@ -197,7 +219,7 @@ class StageLink:
         if isinstance(arrival, StagecoachError):
             raise arrival
         if arrival.result.HasField("status"):
-            raise status.from_status(arrival.result.status)
+            raise self._named(status.from_status(arrival.result.status))
         round_trip_ns = arrival.arrived_ns - started_ns
         return StageReply(arrival.result, _timings(arrival.result.timings, round_trip_ns))
 
@@ -231,9 +253,9 @@ class StageLink:
             await asyncio.sleep(WATCH_PERIOD_S)
             late = next((one for one in self._pending.values() if one.deadline_s < now()), None)
             if late is not None:
-                call.cancel()
                 message = f"a micro-batch of {late.num_tokens} tokens was not answered in time"
                 self._lose(call, DeadlineExceededError(f"stage {self.address}: {message}"))
+                call.cancel()
 
     def _lose(self, call: ForwardCall, error: StagecoachError) -> None:
         """Takes the stream down, once, and fails what is in flight on it."""

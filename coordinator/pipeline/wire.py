@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from coordinator.core.stage_info import StageInfo
 from coordinator.core.step import LogitsRequest, LogitsRow, SchedulerOutput
 from protos import tensor_codec
+from protos.errors import InvalidArgumentError
 from protos.layer_range import LayerRange
 from protos.stagecoach.v1 import stage_pb2, tensor_pb2
 
@@ -17,8 +18,12 @@ def stage_info(message: stage_pb2.GetInfoResponse) -> StageInfo:
     """Reads what a stage says of itself.
 
     Raises:
-        InvalidArgumentError: The layer range is empty.
+        InvalidArgumentError: The layer range is empty, or the dtype unknown.
     """
+    if message.hidden_states_dtype not in tensor_codec.DTYPES:
+        raise InvalidArgumentError(
+            f"hidden_states_dtype is {message.hidden_states_dtype}", field="hidden_states_dtype"
+        )
     return StageInfo(
         protocol_version=message.protocol_version,
         model_id=message.model_id,

@@ -64,6 +64,20 @@ class Scheduler:
         """True while a sequence has not ended or a stage must still be told to free a slot."""
         return bool(self._sequences) or self._slots.has_untold
 
+    def check_room(self) -> None:
+        """Refuses a request that `add` would refuse whatever it is; costs nothing.
+
+        Raises:
+            QueueFullError: `max_num_waiting` sequences wait already.
+        """
+        if len(self._waiting) >= self.config.max_num_waiting:
+            raise QueueFullError(
+                f"{len(self._waiting)} requests are waiting, the limit is "
+                f"{self.config.max_num_waiting}",
+                num_waiting=len(self._waiting),
+                max_num_waiting=self.config.max_num_waiting,
+            )
+
     def add(self, request: Request) -> Sequence:
         """Puts a request in the waiting queue.
 
@@ -78,13 +92,7 @@ class Scheduler:
                 f"request_id {request.request_id!r} is in use", field="request_id"
             )
         self._check_length(request)
-        if len(self._waiting) >= self.config.max_num_waiting:
-            raise QueueFullError(
-                f"{len(self._waiting)} requests are waiting, the limit is "
-                f"{self.config.max_num_waiting}",
-                num_waiting=len(self._waiting),
-                max_num_waiting=self.config.max_num_waiting,
-            )
+        self.check_room()
         sequence = Sequence(request=request)
         self._sequences[request.request_id] = sequence
         self._waiting.add(sequence)
@@ -164,10 +172,6 @@ class Scheduler:
         if not sequence.in_flight:
             self._sweep(sequence)
         return True
-
-    def abort(self, request_id: str) -> bool:
-        """Ends a sequence that nobody wants any more; as `finish`."""
-        return self.finish(request_id, FinishReason.ABORT)
 
     def requeue(self, output: SchedulerOutput) -> list[Sequence]:
         """Gives up a micro-batch that failed: its sequences wait again, their KV is recomputed.

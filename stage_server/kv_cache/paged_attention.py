@@ -1,7 +1,7 @@
 """Attention of one micro-batch over paged KV: writes the new keys and values, reads the old ones.
 
 All sequences lie packed in one row of tokens. Slices of one token, which is what decoding sends,
-are computed together, padded to the longest; longer slices (prefill chunks) one by one.
+are computed together in groups of like length; longer slices (prefill chunks) one by one.
 
 Grouped-query attention (arXiv:2305.13245) needs no copies of the keys: with one token a sequence,
 the query heads that share a key head take the place of the query length; with more, the key heads
@@ -16,6 +16,9 @@ import torch.nn.functional as F  # noqa: N812
 from stage_server.batch import SequenceSlice
 from stage_server.kv_cache.kv_pool import KvPool
 from stage_server.kv_cache.slot_tables import BlockPlan
+
+MAX_PADDING = 2
+"""How many times the KV that a group of sequences holds may be gathered for it."""
 
 
 class PagedAttention:
@@ -32,15 +35,15 @@ class PagedAttention:
         self._pool = pool
         self._write_index = _write_index(slices, plan, pool)
         first_rows = _first_rows(slices)
-        decodes = [i for i, piece in enumerate(slices) if piece.num_tokens == 1]
-        self._decode = None
-        if decodes:
-            self._decode = _DecodeGroup(
+        self._decodes = [
+            _DecodeGroup(
                 pool,
-                rows=[first_rows[i] for i in decodes],
-                lengths=[slices[i].end_position for i in decodes],
-                block_tables=[plan.block_tables[i] for i in decodes],
+                rows=[first_rows[i] for i in group],
+                lengths=[slices[i].end_position for i in group],
+                block_tables=[plan.block_tables[i] for i in group],
             )
+            for group in groups_of_like_length(slices)
+        ]
         self._chunks = [
             _Chunk(pool, first_rows[i], piece, plan.block_tables[i])
             for i, piece in enumerate(slices)
@@ -75,13 +78,12 @@ class PagedAttention:
         keys, values = self._pool.keys(layer_index), self._pool.values(layer_index)
         keys.view(-1, *keys.shape[2:]).index_copy_(0, self._write_index, key)
         values.view(-1, *values.shape[2:]).index_copy_(0, self._write_index, value)
-        if self._decode and not self._chunks:
-            return self._decode.attend(query, keys, values, scaling, sliding_window, softcap)
+        if len(self._decodes) == 1 and not self._chunks:  # all rows, in order
+            return self._decodes[0].attend(query, keys, values, scaling, sliding_window, softcap)
         output = torch.empty_like(query)
-        if self._decode:
-            rows = self._decode.rows
-            output[rows] = self._decode.attend(
-                query[rows], keys, values, scaling, sliding_window, softcap
+        for group in self._decodes:
+            output[group.rows] = group.attend(
+                query[group.rows], keys, values, scaling, sliding_window, softcap
             )
         for chunk in self._chunks:
             output[chunk.rows] = chunk.attend(
@@ -217,6 +219,25 @@ class _Chunk:
                 mask &= positions > queries - sliding_window
             self._masks[sliding_window] = mask
         return self._masks[sliding_window]
+
+
+def groups_of_like_length(slices: Sequence[SequenceSlice]) -> list[list[int]]:
+    """Cuts the slices of one token into groups that padding at most doubles.
+
+    So what attention gathers is bounded by the KV in use, whatever the mix of lengths. The members
+    of a group are in the order of their rows.
+    """
+    decodes = [i for i, piece in enumerate(slices) if piece.num_tokens == 1]
+    groups: list[list[int]] = []
+    longest = held = 0
+    for i in sorted(decodes, key=lambda i: -slices[i].end_position):
+        length = slices[i].end_position
+        if not groups or (len(groups[-1]) + 1) * longest > MAX_PADDING * (held + length):
+            groups.append([])
+            longest, held = length, 0
+        groups[-1].append(i)
+        held += length
+    return [sorted(group) for group in groups]
 
 
 def _expand_heads(tensor: torch.Tensor, num_heads: int) -> torch.Tensor:

@@ -15,6 +15,7 @@ from coordinator.core.request import FinishReason
 from coordinator.core.request_spec import RequestSpec, TextPrompt, TokenPrompt
 from coordinator.core.sampling_params import SamplingParams
 from coordinator.engine import Engine
+from model_files import open_model
 from protos.errors import (
     ContextLengthExceededError,
     IncompatibleError,
@@ -224,6 +225,7 @@ async def test_an_exception_in_a_forward_fails_only_its_micro_batch(
     saboteur.actions = [None, RuntimeError("secret detail")]
     error = await failure(engine, create_spec())
     assert isinstance(error, InternalError)
+    assert "req-" in error.message
     assert "secret" not in error.message
     assert await generate(engine, PROMPT, 6) == expected
 
@@ -253,7 +255,9 @@ async def test_replays_are_bounded(engine: Engine, monkeypatch: pytest.MonkeyPat
 
     saboteur = Saboteur(monkeypatch)
     saboteur.actions = [StaleStateError("gap") for _ in range(3)]
-    assert isinstance(await failure(engine, create_spec()), StaleStateError)
+    error = await failure(engine, create_spec())
+    assert isinstance(error, InternalError)
+    assert "given up after 2 replays" in error.message
     assert not saboteur.actions
     assert len(await generate(engine, PROMPT, 5)) == 5
 
@@ -264,11 +268,25 @@ async def test_a_coordinator_refuses_stages_of_another_model(model: Path, tmp_pa
     async with running_stage(model, LayerRange(0, 6)) as address:
         config = CoordinatorConfig(model=str(other), stages=(address,))
         with pytest.raises(IncompatibleError, match=r"the stages serve .* was given"):
-            await open_engine(config)
+            await open_engine(config, open_model(config.model))
 
 
 async def test_a_stage_that_never_comes_is_named(model: Path) -> None:
 
     config = CoordinatorConfig(model=str(model), stages=("127.0.0.1:1",), connect_timeout_s=0.3)
     with pytest.raises(UnavailableError, match=r"stage 127\.0\.0\.1:1"):
-        await open_engine(config)
+        await open_engine(config, open_model(config.model))
+
+
+async def test_a_stage_that_leaves_logits_out_fails_the_request_and_not_the_engine(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real_forward = TorchEngine.forward
+
+    def forward(stage: TorchEngine, batch: ForwardBatch) -> ForwardOutput:
+        return ForwardOutput(hidden_states=real_forward(stage, batch).hidden_states)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TorchEngine, "forward", forward)
+        assert isinstance(await failure(engine, create_spec()), InternalError)
+    assert len(await generate(engine, PROMPT, 5)) == 5

@@ -3,8 +3,12 @@
 import asyncio
 import time
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import grpc
+import grpc.aio
 import pytest
 
 from coordinator.assembly import open_engine
@@ -13,8 +17,10 @@ from coordinator.core.request_spec import RequestSpec, TokenPrompt
 from coordinator.core.step import ScheduledSlice, SchedulerOutput
 from coordinator.pipeline import wire
 from coordinator.pipeline.stage_link import LinkConfig, StageLink
+from model_files import open_model
 from protos.errors import DeadlineExceededError, UnavailableError
 from protos.layer_range import LayerRange
+from protos.stagecoach.v1 import stage_pb2
 from stage_server.config import ListenAddress
 from stage_server.torch_engine import TorchEngine
 from tests.clusters import assert_nothing_held, generate, running_stage, status_when
@@ -40,7 +46,8 @@ async def test_running_requests_survive_the_loss_of_any_stage(model: Path, lost:
             )
             for index, layers in enumerate(ranges)
         ]
-        engine = await open_engine(CoordinatorConfig(model=str(model), stages=tuple(addresses)))
+        config = CoordinatorConfig(model=str(model), stages=tuple(addresses))
+        engine = await open_engine(config, open_model(config.model))
         rest.push_async_callback(engine.close, 0.0)
         expected = [await generate(engine, prompt, NUM_TOKENS) for prompt in PROMPTS]
         num_before = (await engine.status()).num_generated_tokens
@@ -63,7 +70,7 @@ async def test_requests_fail_typed_when_a_stage_stays_away(model: Path) -> None:
         victim = AsyncExitStack()
         address = await victim.enter_async_context(running_stage(model, LayerRange(0, 6)))
         config = CoordinatorConfig(model=str(model), stages=(address,), stage_wait_s=0.3)
-        engine = await open_engine(config)
+        engine = await open_engine(config, open_model(config.model))
         stack.push_async_callback(engine.close, 0.0)
         running = asyncio.create_task(generate(engine, PROMPTS[0], 250))
         await status_when(engine, lambda now: now.num_generated_tokens >= 3)
@@ -115,3 +122,42 @@ async def test_a_stage_that_does_not_answer_in_time_is_given_up(
         with pytest.raises(UnavailableError, match="not connected"):
             await link.forward(wire.first_request(output), 2)
         await link.close()
+
+
+class DeafStage(grpc.GenericRpcHandler):
+    """Opens a stream and never reads from it again."""
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
+        return grpc.stream_stream_rpc_method_handler(self.forward)
+
+    async def forward(self, _: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+        request = stage_pb2.ForwardRequest.FromString(await context.read())
+        opened = stage_pb2.StreamOpened(epoch=request.open.epoch)
+        await context.write(stage_pb2.ForwardResponse(opened=opened).SerializeToString())
+        await asyncio.sleep(60)
+
+
+async def test_a_stage_that_stops_reading_is_given_up_in_the_middle_of_a_write(
+    model: Path,
+) -> None:
+    async with running_stage(model, LayerRange(0, 6)) as address:
+        real = StageLink(address, coordinator_id="t", config=LinkConfig(), on_lost=lambda: None)
+        info = await real.get_info()
+        await real.close()
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((DeafStage(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    link = StageLink(
+        f"127.0.0.1:{port}",
+        coordinator_id="tester",
+        config=LinkConfig(step_timeout_s=0.5, step_timeout_per_token_s=0),
+        on_lost=lambda: None,
+    )
+    await link.open(replace(info, max_num_batched_tokens=2**20), epoch=1)
+    request = stage_pb2.ForwardRequest()
+    request.micro_batch.hidden_states.data = bytes(40_000_000)
+    with pytest.raises(DeadlineExceededError, match="not answered in time"):
+        await link.forward(request, 2)
+    await link.close()
+    await server.stop(0)

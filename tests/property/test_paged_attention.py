@@ -10,7 +10,11 @@ from hypothesis import strategies as st
 from protos.errors import InsufficientMemoryError
 from stage_server.batch import SequenceSlice
 from stage_server.kv_cache.kv_pool import KvPool
-from stage_server.kv_cache.paged_attention import PagedAttention
+from stage_server.kv_cache.paged_attention import (
+    MAX_PADDING,
+    PagedAttention,
+    groups_of_like_length,
+)
 from stage_server.kv_cache.slot_tables import SlotTables
 
 BLOCK_SIZE, NUM_BLOCKS, NUM_SLOTS, HEAD_DIM, NUM_KV_HEADS = 4, 40, 4, 8, 2
@@ -117,3 +121,21 @@ def test_a_pool_too_small_for_a_block_is_refused(num_bytes: int) -> None:
             device=torch.device("cpu"),
             max_num_blocks=10,
         )
+
+
+@given(st.lists(st.tuples(st.integers(0, 5000), st.sampled_from([1, 1, 1, 7])), max_size=60))
+def test_what_is_gathered_is_bounded_by_the_kv_in_use(pieces: list[tuple[int, int]]) -> None:
+    slices = [SequenceSlice(i, start, count) for i, (start, count) in enumerate(pieces)]
+    groups = groups_of_like_length(slices)
+    assert sorted(i for group in groups for i in group) == [
+        i for i, piece in enumerate(slices) if piece.num_tokens == 1
+    ]
+    for group in groups:
+        lengths = [slices[i].end_position for i in group]
+        assert len(group) * max(lengths) <= MAX_PADDING * sum(lengths)
+        assert group == sorted(group)
+
+
+def test_sequences_of_like_length_are_computed_together() -> None:
+    slices = [SequenceSlice(i, 100 + i, 1) for i in range(20)]
+    assert groups_of_like_length(slices) == [list(range(20))]

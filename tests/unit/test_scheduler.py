@@ -115,7 +115,7 @@ class TestAdd:
         with pytest.raises(InvalidArgumentError, match="'a' is in use") as caught:
             add(scheduler, "a")
         assert caught.value.field == "request_id"
-        scheduler.abort("a")
+        scheduler.finish("a", FinishReason.ABORT)
         add(scheduler, "a")
         assert scheduler.num_waiting == 1
 
@@ -309,7 +309,7 @@ class TestFreedSlots:
         scheduler = create_scheduler()
         add(scheduler, "a", "b")
         step(scheduler)
-        scheduler.abort("a")
+        scheduler.finish("a", FinishReason.ABORT)
         lost = schedule(scheduler)
         assert lost.freed_kv_slots == (0,)
         scheduler.requeue(lost)
@@ -321,7 +321,7 @@ class TestFreedSlots:
         scheduler = create_scheduler(max_num_seqs=2)
         add(scheduler, "a", "b")
         step(scheduler)
-        scheduler.abort("a")
+        scheduler.finish("a", FinishReason.ABORT)
         lost = schedule(scheduler)  # frees slot 0, runs b
         add(scheduler, "c")
         behind = schedule(scheduler)
@@ -335,10 +335,10 @@ class TestFinish:
         scheduler = create_scheduler(max_num_seqs=1)
         running, waiting = add(scheduler, "a", "b")
         step(scheduler)
-        assert scheduler.abort("b")
+        assert scheduler.finish("b", FinishReason.ABORT)
         assert scheduler.finish("a", FinishReason.STOP)
-        assert not scheduler.abort("a")
-        assert not scheduler.abort("never heard of")
+        assert not scheduler.finish("a", FinishReason.ABORT)
+        assert not scheduler.finish("never heard of", FinishReason.ABORT)
         assert (running.finish_reason, waiting.finish_reason) == (
             FinishReason.STOP,
             FinishReason.ABORT,
@@ -351,7 +351,7 @@ class TestFinish:
         scheduler = create_scheduler()
         (sequence,) = add(scheduler, "a")
         output = schedule(scheduler)
-        assert scheduler.abort("a")
+        assert scheduler.finish("a", FinishReason.ABORT)
         assert not scheduler.finish("a", FinishReason.STOP)
         assert scheduler.num_running == 1
         assert scheduler.schedule() is None
@@ -397,7 +397,7 @@ class TestRequeue:
         scheduler = create_scheduler()
         aborted, other = add(scheduler, "a", "b")
         lost = schedule(scheduler)
-        scheduler.abort("a")
+        scheduler.finish("a", FinishReason.ABORT)
         assert scheduler.requeue(lost) == [other]
         assert aborted.state is SequenceState.FINISHED
 
@@ -417,7 +417,7 @@ class TestRequeue:
         scheduler = create_scheduler(max_num_seqs=3)
         add(scheduler, "a")
         step(scheduler)
-        scheduler.abort("a")
+        scheduler.finish("a", FinishReason.ABORT)
         schedule(scheduler)  # its freed slot never reaches a stage
         scheduler.preempt_all()
         assert set(schedule(scheduler).freed_kv_slots) == {0, 1, 2}

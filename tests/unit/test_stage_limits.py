@@ -4,9 +4,10 @@ import pytest
 
 from protos.errors import InvalidArgumentError
 from protos.layer_range import LayerRange
+from protos.limits import LOGITS_CEILING_BYTES, max_logits_bytes
 from protos.stagecoach.v1 import stage_pb2, tensor_pb2
 from stage_server.config import StageConfig
-from stage_server.limits import LOGITS_CEILING_BYTES, MessageLimits, max_logits_bytes
+from stage_server.limits import MessageLimits
 
 CONFIG = StageConfig(
     model="demo",

@@ -1,0 +1,64 @@
+"""What becomes of a prompt before anything is scheduled."""
+
+from collections.abc import Iterable
+from typing import cast
+
+import pytest
+
+from coordinator.admission import Admission
+from coordinator.core.request_spec import ChatMessage, ChatPrompt, RequestSpec, TextPrompt
+from coordinator.text.tokenizer import Tokenizer
+from protos.errors import ContextLengthExceededError, InvalidArgumentError
+
+
+class CharTokenizer:
+    """One token a character; `#` is an added token beyond the vocabulary."""
+
+    def encode(self, text: str) -> list[int]:
+        return [500 if char == "#" else ord(char) % 100 for char in text]
+
+    def encode_chat(self, messages: Iterable[ChatMessage]) -> list[int]:
+        return [i for message in messages for i in self.encode(message.content)]
+
+
+def create_admission(max_request_tokens: int = 20) -> Admission:
+    return Admission(
+        tokenizer=cast("Tokenizer", CharTokenizer()),
+        vocab_size=100,
+        eos_token_ids=frozenset({2}),
+        max_request_tokens=max_request_tokens,
+    )
+
+
+def test_a_token_that_the_model_has_no_embedding_for_is_refused_alone() -> None:
+    with pytest.raises(InvalidArgumentError, match=r"token id 500 is outside \[0, 100\)"):
+        create_admission().admit(RequestSpec(prompt=TextPrompt(text="a#b")))
+
+
+def test_text_that_cannot_fit_is_refused_before_it_is_tokenized() -> None:
+    huge = "x" * 641
+    for prompt in (
+        TextPrompt(text=huge),
+        ChatPrompt(messages=(ChatMessage(role="user", content=huge),)),
+    ):
+        with pytest.raises(ContextLengthExceededError, match="641 characters"):
+            create_admission().admit(RequestSpec(prompt=prompt))
+
+
+def test_a_prompt_must_leave_room_for_a_token() -> None:
+    with pytest.raises(ContextLengthExceededError, match="20 tokens"):
+        create_admission().admit(RequestSpec(prompt=TextPrompt(text="x" * 20)))
+    request = create_admission().admit(RequestSpec(prompt=TextPrompt(text="x" * 19)))
+    assert request.max_tokens == 1
+
+
+def test_a_request_gets_a_name_a_seed_and_the_end_tokens_of_the_model() -> None:
+    admission = create_admission()
+    spec = RequestSpec(prompt=TextPrompt(text="hello"), stop_token_ids=(7,))
+    first, second = admission.admit(spec), admission.admit(spec)
+    assert first.request_id != second.request_id
+    assert first.sampling.seed is not None
+    assert first.sampling.seed != second.sampling.seed
+    assert first.stop_token_ids == {2, 7}
+    ignoring = RequestSpec(prompt=TextPrompt(text="hello"), stop_token_ids=(7,), ignore_eos=True)
+    assert admission.admit(ignoring).stop_token_ids == {7}
