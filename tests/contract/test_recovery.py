@@ -127,7 +127,7 @@ async def test_a_stage_that_does_not_answer_in_time_is_given_up(
 class DeafStage(grpc.GenericRpcHandler):
     """Opens a stream and never reads from it again."""
 
-    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
+    def service(self, details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[Any, Any]":
         return grpc.stream_stream_rpc_method_handler(self.forward)
 
     async def forward(self, _: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
