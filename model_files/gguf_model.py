@@ -249,10 +249,11 @@ def _rope_scaling(
             "attention_factor": 1.0,
             "original_max_position_embeddings": context_length,
         }
-    if kind in (None, "none"):
+    # As llama.cpp reads it: a factor without a kind is linear, and older files have another key.
+    factor = fields.number("rope.scaling.factor", fields.number("rope.scale_linear", 0.0))
+    if kind == "none" or (kind is None and factor in (0.0, 1.0)):
         return None
-    factor = fields.number("rope.scaling.factor")
-    if kind == "linear":
+    if kind in (None, "linear"):
         return {"rope_type": "linear", "factor": factor}
     if kind == "yarn":
         original = fields.number("rope.scaling.original_context_length")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx2
 from huggingface_hub import HfApi, constants, hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -107,7 +108,7 @@ class HubFolder:
             raise ModelFilesError(f"{self.model_id} has no file {name}") from error
         except SafetensorsParsingError as error:
             raise ModelFilesError(f"{self.model_id}: the header of {name} is damaged") from error
-        except (HfHubHTTPError, OSError) as error:
+        except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:
             raise ModelFilesError(
                 f"{self.model_id}: {name} cannot be fetched from {constants.ENDPOINT} "
                 f"({type(error).__name__})"

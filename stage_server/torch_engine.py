@@ -7,7 +7,7 @@ import psutil
 import torch
 
 from model_files import ModelFiles
-from protos.errors import InsufficientMemoryError, InvalidArgumentError
+from protos.errors import InsufficientMemoryError
 from stage_server.batch import ForwardBatch, ForwardOutput, LogitsRequest, SequenceSlice
 from stage_server.config import StageConfig
 from stage_server.engine import EngineInfo
@@ -89,9 +89,9 @@ class TorchEngine:
         return self._slots.num_free_blocks
 
     def warm_up(self) -> None:
-        """Runs a prefill chunk and a decode, so that kernels are chosen and buffers exist."""
-        num_tokens = min(self._info.kv_block_size, self._info.max_model_len - 1)
-        for piece in (SequenceSlice(0, 0, num_tokens), SequenceSlice(0, num_tokens, 1)):
+        """Runs a prefill chunk and a decode within one block, so that kernels are chosen."""
+        num_tokens = min(self._info.kv_block_size, self._info.max_model_len)
+        for piece in (SequenceSlice(0, 0, num_tokens), SequenceSlice(0, num_tokens - 1, 1)):
             self.forward(self._blank_batch(piece))
         self.free_all_slots()
 
@@ -148,14 +148,12 @@ def build_engine(config: StageConfig, files: ModelFiles) -> TorchEngine:
         IncompatibleError: The model is not supported, its files are damaged, the layers do not
             exist, or weights or KV memory do not fit the device.
     """
-    device = _device(config)
+    device = torch.device(config.resolve_device())
     if config.threads:
         torch.set_num_threads(config.threads)
     started = time.perf_counter()
     try:
-        stack = load_layer_stack(
-            files, config.layers, dtype=_dtype_name(config, device), device=device
-        )
+        stack = load_layer_stack(files, config.layers, dtype=config.resolve_dtype(), device=device)
         engine = TorchEngine(config, files, stack)
     except torch.OutOfMemoryError as error:
         raise InsufficientMemoryError(
@@ -169,27 +167,6 @@ def build_engine(config: StageConfig, files: ModelFiles) -> TorchEngine:
         time.perf_counter() - started,
     )
     return engine
-
-
-def _device(config: StageConfig) -> torch.device:
-    name = config.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
-    if device.type == "cuda":
-        if not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count():
-            raise InvalidArgumentError(
-                f"device {name}: torch sees {torch.cuda.device_count()} CUDA devices",
-                field="device",
-            )
-        device = torch.device("cuda", device.index or 0)
-    return device
-
-
-def _dtype_name(config: StageConfig, device: torch.device) -> str:
-    if config.dtype == "auto":
-        return "float16" if device.type == "cuda" else "float32"
-    return config.dtype
 
 
 def _kv_bytes(config: StageConfig, device: torch.device) -> int:

@@ -4,7 +4,7 @@ They are float32, have 6 layers and a vocabulary of 128, and weights large enoug
 next token is decided clearly. The same name and overrides always give the same model.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +183,7 @@ def tiny_gguf(
     *,
     quantization: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
     rope_factors: bool = False,
+    metadata: Mapping[str, float] | None = None,
     **overrides: Any,
 ) -> Path:
     """Writes a tiny random model of family llama, qwen2 or qwen3 as llama.cpp's converter does.
@@ -192,6 +193,7 @@ def tiny_gguf(
         folder: Where the file is made, beside the model's Hugging Face folder.
         quantization: Of the matrices.
         rope_factors: True: store the scaling of the rotary frequencies as a tensor.
+        metadata: Further fields, by their full names.
         **overrides: Values of the configuration.
 
     Returns:
@@ -211,6 +213,8 @@ def tiny_gguf(
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_vocab_size(config.vocab_size)
+    for name, value in (metadata or {}).items():
+        writer.add_float32(name, value)
     if config.model_type == "qwen3":
         writer.add_key_length(config.head_dim)
         writer.add_value_length(config.head_dim)

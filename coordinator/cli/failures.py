@@ -1,5 +1,6 @@
 """How a command ends when it cannot do what it was asked: one line on stderr and an exit code."""
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from typing import NoReturn
 import typer
 
 from protos.errors import InvalidArgumentError, StagecoachError
+
+_log = logging.getLogger(__name__)
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
@@ -35,8 +38,13 @@ def reported_failures() -> Iterator[None]:
         # What is still buffered would fail again, and be reported, when Python exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(EXIT_BROKEN_PIPE) from None
+    except (typer.Exit, typer.Abort, typer.BadParameter):
+        raise
     except OSError as error:
         _exit(str(error), EXIT_FAILURE)
+    except Exception as error:
+        _log.debug("failed", exc_info=True)
+        _exit(f"{type(error).__name__}: {error}", EXIT_FAILURE)
 
 
 def _exit(message: str, code: int) -> NoReturn:

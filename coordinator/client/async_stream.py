@@ -33,7 +33,6 @@ class AsyncTokenStream:
         self._call = call
         self._address = address
         self._partial = PartialCompletion()
-        self._is_closed = False
 
     @property
     def request_id(self) -> str | None:
@@ -71,9 +70,10 @@ class AsyncTokenStream:
             raise read_error(error, self._address) from error
         except asyncio.CancelledError:
             # grpc.aio raises this for the call's own cancellation as well as for that of the task.
-            if self._is_closed:
-                raise RequestAbortedError("the stream was closed") from None
-            raise
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise RequestAbortedError("the stream was closed") from None
         raise StopAsyncIteration
 
     async def result(self) -> Completion:
@@ -91,7 +91,6 @@ class AsyncTokenStream:
     def close(self) -> None:
         """Cancels the request; does nothing after the end."""
         if not self._call.done():
-            self._is_closed = True
             self._call.cancel()
 
     async def __aenter__(self) -> Self:

@@ -1,7 +1,7 @@
 """The three forms of a prompt, as a caller writes them, and their message."""
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import SupportsIndex
 
@@ -23,6 +23,9 @@ PromptLike = str | Sequence[int] | Sequence[ChatMessage | Mapping[str, str]]
 with the keys `role` and `content`."""
 
 
+_NO_FORM = "prompt is neither text, nor token ids, nor chat messages"
+
+
 def prompt_message(prompt: PromptLike) -> generation_pb2.Prompt:
     """Writes a prompt.
 
@@ -36,6 +39,8 @@ def prompt_message(prompt: PromptLike) -> generation_pb2.Prompt:
             raise InvalidArgumentError(
                 "prompt is not valid Unicode text", field="prompt.text"
             ) from error
+    if isinstance(prompt, bytes | bytearray) or not isinstance(prompt, Iterable):
+        raise InvalidArgumentError(_NO_FORM, field="prompt")
     items = list(prompt)
     if not items:
         raise InvalidArgumentError("prompt is empty", field="prompt")
@@ -45,9 +50,7 @@ def prompt_message(prompt: PromptLike) -> generation_pb2.Prompt:
     token_ids = [operator.index(item) for item in items if isinstance(item, SupportsIndex)]
     if len(token_ids) == len(items):
         return _token_ids_prompt(token_ids)
-    raise InvalidArgumentError(
-        "prompt is neither text, nor token ids, nor chat messages", field="prompt"
-    )
+    raise InvalidArgumentError(_NO_FORM, field="prompt")
 
 
 def _token_ids_prompt(token_ids: list[int]) -> generation_pb2.Prompt:

@@ -139,6 +139,10 @@ class RequestSpec:
                 f"{MAX_REQUEST_ID_CHARS}",
                 field="request_id",
             )
+        if self.request_id is not None and not self.request_id.isprintable():
+            raise InvalidArgumentError(
+                "request_id has characters that cannot be printed", field="request_id"
+            )
 
 
 def _check_token_ids(token_ids: tuple[int, ...], name: str) -> None:

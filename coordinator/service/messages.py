@@ -80,8 +80,10 @@ def prompt(message: generation_pb2.Prompt) -> Prompt:
         case "text":
             return TextPrompt(text=message.text)
         case "token_ids":
+            _refuse_unknown_fields(message.token_ids, "prompt.token_ids")
             return TokenPrompt(token_ids=tuple(message.token_ids.ids))
         case "chat":
+            _refuse_unknown_fields(message.chat, "prompt.chat")
             return ChatPrompt(messages=tuple(map(_chat_message, message.chat.messages)))
         case None:
             raise InvalidArgumentError("prompt is not set", field="prompt")

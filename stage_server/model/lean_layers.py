@@ -16,23 +16,25 @@ from stage_server.model.blueprint import AttentionTraits, Blueprint, layer_prefi
 from stage_server.model.linear import load_linear, packs_float16
 from stage_server.model.weights import WeightSource
 
-_NAMES = frozenset(
+_MATRICES = frozenset(
     f"{name}.{kind}"
     for kind in ("weight", "bias")
     for name in (
-        "input_layernorm",
         "self_attn.q_proj",
         "self_attn.k_proj",
         "self_attn.v_proj",
         "self_attn.o_proj",
-        "self_attn.q_norm",
-        "self_attn.k_norm",
-        "post_attention_layernorm",
         "mlp.gate_proj",
         "mlp.up_proj",
         "mlp.down_proj",
     )
 )
+_NAMES = _MATRICES | {
+    "input_layernorm.weight",
+    "self_attn.q_norm.weight",
+    "self_attn.k_norm.weight",
+    "post_attention_layernorm.weight",
+}
 
 
 def is_lean(blueprint: Blueprint) -> bool:

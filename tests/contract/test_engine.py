@@ -271,6 +271,13 @@ async def test_a_coordinator_refuses_stages_of_another_model(model: Path, tmp_pa
             await open_engine(config, open_model(config.model))
 
 
+async def test_a_stage_with_room_for_one_block_warms_up_and_serves(model: Path) -> None:
+    one_block = 16 * 2 * 4 * 12 * 4 * 6  # tokens, key and value, heads, head size, bytes, layers
+    async with running_engine(model, [LayerRange(0, 6)], kv_memory_bytes=one_block) as engine:
+        assert (await engine.status()).num_kv_blocks == 1
+        assert len(await generate(engine, PROMPT, 5)) == 5
+
+
 async def test_a_stage_that_never_comes_is_named(model: Path) -> None:
 
     config = CoordinatorConfig(model=str(model), stages=("127.0.0.1:1",), connect_timeout_s=0.3)

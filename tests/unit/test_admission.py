@@ -62,3 +62,8 @@ def test_a_request_gets_a_name_a_seed_and_the_end_tokens_of_the_model() -> None:
     assert first.stop_token_ids == {2, 7}
     ignoring = RequestSpec(prompt=TextPrompt(text="hello"), stop_token_ids=(7,), ignore_eos=True)
     assert admission.admit(ignoring).stop_token_ids == {7}
+
+
+def test_a_request_id_that_would_forge_a_line_of_a_log_is_refused() -> None:
+    with pytest.raises(InvalidArgumentError, match="request_id has characters"):
+        RequestSpec(prompt=TextPrompt(text="x"), request_id="a\nb")

@@ -17,6 +17,8 @@ from protos.stagecoach.v1 import generation_pb2
     ("prompt", "field"),
     [
         ([], "prompt"),
+        (b"hello", "prompt"),
+        (5, "prompt"),
         ([1, "a"], "prompt"),
         ([1.5], "prompt"),
         ([1, {"role": "user", "content": "x"}], "prompt"),

@@ -295,6 +295,12 @@ class TestGguf:
             if name != "raw":
                 assert getattr(found, name) == getattr(expected, name), name
 
+    @pytest.mark.parametrize("field", ["rope.scaling.factor", "rope.scale_linear"])
+    def test_a_rope_factor_without_a_kind_is_linear(self, tmp_path: Path, field: str) -> None:
+        path = tiny_gguf("llama", tmp_path, metadata={f"llama.{field}": 4.0})
+        scaling = open_model(str(path)).config.raw["rope_scaling"]
+        assert scaling == {"rope_type": "linear", "factor": 4.0}
+
     def test_reads_a_range_of_rows_of_a_quantized_matrix(self, tmp_path: Path) -> None:
         path = tiny_gguf(
             "llama", tmp_path, quantization=gguf.GGMLQuantizationType.Q8_0, hidden_size=64
