@@ -4,8 +4,6 @@ import asyncio
 import logging
 import uuid
 
-from protos.limits import LOGITS_CEILING_BYTES
-
 from coordinator.admission import Admission
 from coordinator.config import CoordinatorConfig
 from coordinator.engine import Engine
@@ -17,6 +15,7 @@ from coordinator.scheduler.scheduler import Scheduler
 from coordinator.text.tokenizer import Tokenizer, load_tokenizer
 from model_files import ModelFiles
 from protos.errors import IncompatibleError
+from protos.limits import LOGITS_CEILING_BYTES
 
 _log = logging.getLogger(__name__)
 
