@@ -45,8 +45,8 @@ def environment(**variables: str) -> dict[str, str]:
     return {**os.environ, "PATH": path, **variables}
 
 
-def output_of(command: str, **variables: str) -> str:
-    """Runs a command to its end and returns what it printed."""
+def run(command: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+    """Runs a command to its end; it must succeed."""
     done = subprocess.run(
         shlex.split(command),
         capture_output=True,
@@ -58,7 +58,12 @@ def output_of(command: str, **variables: str) -> str:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return done
+
+
+def output_of(command: str, **variables: str) -> str:
+    """What a command prints on stdout."""
+    return run(command, **variables).stdout
 
 
 @contextmanager
@@ -103,9 +108,9 @@ def test_no_command_is_without_a_test() -> None:
 
 def test_the_demo_answers_and_shows_where_the_time_went() -> None:
     [command] = commands_of("make", "demo")
-    text = output_of(command)
-    assert "Paris" in text
-    assert "compute" in text
+    done = run(command)
+    assert "Paris" in done.stdout
+    assert "compute" in done.stderr
 
 
 @pytest.mark.parametrize("command", commands_of("coordinator-cli", "generate"))
