@@ -2,14 +2,17 @@
 
 Several stages often share one machine, and only one of them is busy at a time. OpenMP threads spin
 for milliseconds after each parallel region by default, which takes the cores from the busy stage,
-so idle threads sleep unless the user says otherwise.
+so idle threads soon sleep unless the user says otherwise.
 """
 
 import math
 import os
 from pathlib import Path
 
-_PASSIVE_WAITING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
+_PASSIVE_WAITING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "20000"}
+"""Spins for some tens of microseconds, which spans the Python between two operations of a busy
+stage, and then sleeps. Measured on two cores with three stages: a fifth faster than no spinning,
+and with fifteen times as many spins idle stages took the cores of the busy one."""
 
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _CPU_TOPOLOGY = "/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"

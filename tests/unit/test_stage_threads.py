@@ -45,7 +45,7 @@ def test_idle_threads_wait_passively_unless_the_user_decided(
     environment: dict[str, str] = {}
     monkeypatch.setattr(os, "environ", environment)
     threads.wait_passively()
-    assert environment == {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
+    assert environment == {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "20000"}
 
     environment.clear()
     environment["OMP_WAIT_POLICY"] = "active"
