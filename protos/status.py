@@ -54,6 +54,9 @@ _BY_CODE: dict[int, type[errors.StagecoachError]] = {
     code_pb2.CANCELLED: errors.RequestAbortedError,
 }
 
+# What a server of gRPC says, in a bare RESOURCE_EXHAUSTED, to calls above maximum_concurrent_rpcs.
+_TOO_MANY_CALLS = "Concurrent RPC limit"
+
 _GRPC_CODES = {code.value[0]: code for code in StatusCode}
 
 
@@ -108,6 +111,8 @@ def from_ending(
             if status is not None and status.code == code.value[0]:
                 return from_status(status)
     message = message or f"the call ended with {code.name} and no message"
+    if code is StatusCode.RESOURCE_EXHAUSTED and message.startswith(_TOO_MANY_CALLS):
+        return errors.QueueFullError(message)
     return from_status(status_pb2.Status(code=code.value[0], message=message))
 
 

@@ -1,3 +1,5 @@
+import asyncio
+
 import grpc
 import pytest
 from google.protobuf.any_pb2 import Any
@@ -190,3 +192,36 @@ async def test_an_error_crosses_a_real_call() -> None:
     received = status.from_rpc_error(caught.value)
     assert type(received) is errors.KvFullError
     assert (received.message, received.details) == (sent.message, {"num_free": "3"})
+
+
+async def test_a_call_above_the_limit_of_a_server_is_refused_as_by_a_full_queue() -> None:
+    first_came, first_may_end = asyncio.Event(), asyncio.Event()
+
+    async def wait(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+        first_came.set()
+        await first_may_end.wait()
+        return b""
+
+    server = grpc.aio.server(maximum_concurrent_rpcs=1)
+    handler = grpc.method_handlers_generic_handler(
+        "test.Waits", {"Wait": grpc.unary_unary_rpc_method_handler(wait)}
+    )
+    server.add_generic_rpc_handlers((handler,))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
+                "/test.Waits/Wait"
+            )
+            first = call(b"")
+            await first_came.wait()
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call(b"")
+            first_may_end.set()
+            await first
+    finally:
+        await server.stop(None)
+    received = status.from_rpc_error(caught.value)
+    assert type(received) is errors.QueueFullError
+    assert "limit" in received.message
