@@ -40,7 +40,9 @@ async def _serve(
 ) -> None:
     stop = stop_event(with_parent=exit_with_parent)
     max_model_len = config.max_model_len or files.config.max_model_len
-    server = GenerationServer(config.listen, max_model_len=max_model_len)
+    server = GenerationServer(
+        config.listen, max_model_len=max_model_len, max_num_waiting=config.max_num_waiting
+    )
     address = await server.start()
 
     async def work() -> None:

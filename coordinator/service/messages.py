@@ -57,9 +57,9 @@ def request_spec(message: generation_pb2.GenerateRequest) -> RequestSpec:
     Raises:
         InvalidArgumentError: A field is unknown, missing or out of range; the error names it.
     """
-    _refuse_unknown_fields(message, "GenerateRequest")
+    refuse_unknown_fields(message, "GenerateRequest")
     return RequestSpec(
-        prompt=prompt(message.prompt),
+        prompt=_prompt(message.prompt),
         sampling=_sampling_params(message.sampling),
         max_tokens=message.max_tokens if message.HasField("max_tokens") else None,
         stop=tuple(message.stop),
@@ -69,39 +69,53 @@ def request_spec(message: generation_pb2.GenerateRequest) -> RequestSpec:
     )
 
 
-def prompt(message: generation_pb2.Prompt) -> Prompt:
-    """Reads a prompt.
+def tokenize_prompt(message: generation_pb2.TokenizeRequest) -> Prompt:
+    """Reads the prompt to tokenize.
 
     Raises:
-        InvalidArgumentError: There is none, it is empty, or a field of it is unknown.
+        InvalidArgumentError: There is none, it is empty, or a field is unknown.
     """
-    _refuse_unknown_fields(message, "prompt")
+    refuse_unknown_fields(message, "TokenizeRequest")
+    return _prompt(message.prompt)
+
+
+def _prompt(message: generation_pb2.Prompt) -> Prompt:
+    refuse_unknown_fields(message, "prompt")
     match message.WhichOneof("content"):
         case "text":
             return TextPrompt(text=message.text)
         case "token_ids":
-            _refuse_unknown_fields(message.token_ids, "prompt.token_ids")
+            refuse_unknown_fields(message.token_ids, "prompt.token_ids")
             return TokenPrompt(token_ids=tuple(message.token_ids.ids))
         case "chat":
-            _refuse_unknown_fields(message.chat, "prompt.chat")
+            refuse_unknown_fields(message.chat, "prompt.chat")
             return ChatPrompt(messages=tuple(map(_chat_message, message.chat.messages)))
         case None:
             raise InvalidArgumentError("prompt is not set", field="prompt")
 
 
 def _chat_message(message: generation_pb2.ChatMessage) -> ChatMessage:
-    _refuse_unknown_fields(message, "prompt.chat.messages")
+    refuse_unknown_fields(message, "prompt.chat.messages")
     return ChatMessage(role=message.role, content=message.content)
 
 
 def _sampling_params(message: generation_pb2.SamplingParams) -> SamplingParams:
-    _refuse_unknown_fields(message, "sampling")
+    refuse_unknown_fields(message, "sampling")
     values = {field.name: value for field, value in message.ListFields()}
     bias = values.pop("logit_bias", {})
     return SamplingParams(logit_bias=MappingProxyType(dict(bias)), **values)
 
 
-def _refuse_unknown_fields(message: Message, name: str) -> None:
+def refuse_unknown_fields(message: Message, name: str) -> None:
+    """Checks that this version knows every field of a message; not of the messages inside it.
+
+    Args:
+        message: What came.
+        name: Of the message, for the error.
+
+    Raises:
+        InvalidArgumentError: A field is unknown.
+    """
     unknown = UnknownFieldSet(message)
     if len(unknown) > 0:
         raise InvalidArgumentError(

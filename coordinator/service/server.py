@@ -14,10 +14,8 @@ from coordinator.service.servicer import SERVICE_NAME, GenerationServicer
 from protos.errors import UnavailableError
 from protos.stagecoach.v1 import generation_pb2_grpc
 
-MAX_CONCURRENT_CALLS = 4096
-"""Calls that are served at once, health included; further ones get RESOURCE_EXHAUSTED. Well above
-the waiting queue, which is what should refuse."""
-
+_MAX_OTHER_CALLS = 4096
+"""Besides the requests that wait: those that run, health, status, tokenization."""
 _KEEPALIVE_MS = 10_000
 _BYTES_PER_TOKEN = 64
 """Of text, far above the mean of any tokenizer; a token id takes at most 5."""
@@ -39,15 +37,28 @@ def max_message_bytes(max_model_len: int) -> int:
     return max_model_len * _BYTES_PER_TOKEN + _HEADROOM_BYTES
 
 
+def max_concurrent_calls(max_num_waiting: int) -> int:
+    """Most calls that are served at once; gRPC itself refuses further ones.
+
+    Above what the waiting queue holds, so that the queue is what refuses, unless more than 4096
+    requests run at once.
+
+    Args:
+        max_num_waiting: Most requests that wait.
+    """
+    return max_num_waiting + _MAX_OTHER_CALLS
+
+
 class GenerationServer:
     """A gRPC server around one engine. Event loop only.
 
     Args:
         listen: HOST:PORT; port 0 takes a free one.
         max_model_len: Most tokens of one request; bounds the messages.
+        max_num_waiting: Most requests that wait; bounds the calls.
     """
 
-    def __init__(self, listen: str, *, max_model_len: int) -> None:
+    def __init__(self, listen: str, *, max_model_len: int, max_num_waiting: int) -> None:
         """Binds nothing yet."""
         self._listen = listen
         self._engine: GenerationEngine | None = None
@@ -55,7 +66,7 @@ class GenerationServer:
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
             options=_server_options(max_message_bytes(max_model_len)),
-            maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS,
+            maximum_concurrent_rpcs=max_concurrent_calls(max_num_waiting),
         )
         generation_pb2_grpc.add_GenerationServiceServicer_to_server(self._servicer, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)

@@ -62,7 +62,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
     ) -> generation_pb2.TokenizeResponse:
         """Turns a prompt into token ids."""
         async with _typed_errors(context):
-            prompt = messages.prompt(request.prompt)
+            prompt = messages.tokenize_prompt(request)
             return generation_pb2.TokenizeResponse(token_ids=self._ready_engine().tokenize(prompt))
 
     async def GetStatus(  # noqa: N802
@@ -70,6 +70,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
     ) -> generation_pb2.GetStatusResponse:
         """Reports the state of the coordinator and of every stage."""
         async with _typed_errors(context):
+            messages.refuse_unknown_fields(request, "GetStatusRequest")
             return messages.status_response(await self._ready_engine().status())
 
     def _ready_engine(self) -> GenerationEngine:

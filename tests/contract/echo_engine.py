@@ -34,6 +34,7 @@ from protos.layer_range import LayerRange
 
 VOCAB_SIZE = 256
 MAX_MODEL_LEN = 4096
+MAX_NUM_WAITING = 8
 END_TOKEN_ID = 0
 
 TIMINGS = RequestTimings(
@@ -208,7 +209,9 @@ class EchoEngine:
 @asynccontextmanager
 async def bound() -> AsyncIterator[tuple[GenerationServer, str]]:
     """A real server without an engine yet, and its address."""
-    server = GenerationServer("127.0.0.1:0", max_model_len=MAX_MODEL_LEN)
+    server = GenerationServer(
+        "127.0.0.1:0", max_model_len=MAX_MODEL_LEN, max_num_waiting=MAX_NUM_WAITING
+    )
     address = await server.start()
     try:
         yield server, address

@@ -280,6 +280,16 @@ async def test_async_closing_a_stream_cancels_the_request_and_ends_iteration() -
         await until_async(lambda: not engine.running)
 
 
+async def test_async_closing_the_client_ends_its_streams_with_a_typed_error() -> None:
+    async with serving(EchoEngine(delay_s=0.01)) as address:
+        client = AsyncClient(address)
+        stream = client.generate("abc")
+        await anext(stream)
+        await client.close()
+        with pytest.raises(RequestAbortedError):
+            await stream.result()
+
+
 async def test_cancelling_the_task_that_reads_cancels_the_request_and_the_task() -> None:
     engine = EchoEngine(delay_s=0.01)
     async with serving(engine) as address, AsyncClient(address) as client:

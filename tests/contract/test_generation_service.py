@@ -12,11 +12,18 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from coordinator.core.request_spec import ChatMessage, ChatPrompt, TextPrompt, TokenPrompt
 from coordinator.core.sampling_params import SamplingParams
-from coordinator.service.server import GenerationServer, max_message_bytes
+from coordinator.service.server import GenerationServer, max_concurrent_calls, max_message_bytes
 from protos import errors
 from protos.stagecoach.v1 import generation_pb2, generation_pb2_grpc, stage_pb2
 from protos.status import from_rpc_error
-from tests.contract.echo_engine import MAX_MODEL_LEN, TIMINGS, EchoEngine, bound, serving
+from tests.contract.echo_engine import (
+    MAX_MODEL_LEN,
+    MAX_NUM_WAITING,
+    TIMINGS,
+    EchoEngine,
+    bound,
+    serving,
+)
 
 if TYPE_CHECKING:
     from protos.stagecoach.v1.generation_pb2_grpc import GenerationServiceAsyncStub as Stub
@@ -25,6 +32,9 @@ Request = generation_pb2.GenerateRequest
 open_stub = generation_pb2_grpc.GenerationServiceStub
 
 DEADLINE_S = 20.0
+
+FIELD_100 = b"\xa0\x06\x01"
+"""A varint that no message of ours has."""
 
 ERROR_TABLE = [
     (errors.InvalidArgumentError("bad", field="stop"), grpc.StatusCode.INVALID_ARGUMENT),
@@ -221,13 +231,16 @@ async def test_bad_fields_are_named_and_reach_no_engine(
         (lambda request: request, "GenerateRequest"),
         (lambda request: request.sampling, "sampling"),
         (lambda request: request.prompt, "prompt"),
+        (lambda request: request.prompt.token_ids, "prompt.token_ids"),
+        (lambda request: request.prompt.chat, "prompt.chat"),
+        (lambda request: request.prompt.chat.messages.add(), "prompt.chat.messages"),
     ],
 )
 async def test_a_field_of_a_later_version_is_refused_not_ignored(
     stub: "Stub", place: Callable[[Request], Request], name: str
 ) -> None:
     request = sampling_request(temperature=1.0)
-    place(request).MergeFromString(b"\xa0\x06\x01")  # field 100, varint 1
+    place(request).MergeFromString(FIELD_100)
     error = await refusal(stub, request)
     assert isinstance(error, errors.InvalidArgumentError)
     assert error.field == name
@@ -281,6 +294,10 @@ async def test_a_message_over_the_limit_is_refused_and_the_server_lives(stub: "S
     error = await refusal(stub, text_request("x" * max_message_bytes(MAX_MODEL_LEN)))
     assert isinstance(error, errors.InvalidArgumentError)
     assert len(await collect(stub, text_request(max_tokens=1))) == 3
+
+
+def test_grpc_takes_more_calls_than_may_wait() -> None:
+    assert max_concurrent_calls(10_000) > 10_000
 
 
 async def test_cancelling_the_call_ends_the_request(stub: "Stub", engine: EchoEngine) -> None:
@@ -337,6 +354,24 @@ async def test_tokenize_answers_with_ids_and_refuses_like_generate(stub: "Stub")
     assert error.field == "prompt"
 
 
+async def test_tokenize_refuses_a_field_of_a_later_version(stub: "Stub") -> None:
+    request = generation_pb2.TokenizeRequest(prompt=generation_pb2.Prompt(text="ab"))
+    request.MergeFromString(FIELD_100)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.Tokenize(request)
+    error = from_rpc_error(caught.value)
+    assert isinstance(error, errors.InvalidArgumentError)
+    assert error.field == "TokenizeRequest"
+
+
+async def test_status_refuses_a_field_of_a_later_version(stub: "Stub") -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.GetStatus(generation_pb2.GetStatusRequest.FromString(FIELD_100))
+    error = from_rpc_error(caught.value)
+    assert isinstance(error, errors.InvalidArgumentError)
+    assert error.field == "GetStatusRequest"
+
+
 async def test_status_has_every_field(stub: "Stub") -> None:
     status = await stub.GetStatus(generation_pb2.GetStatusRequest())
     unset = {field.name for field in status.DESCRIPTOR.fields} - {
@@ -374,7 +409,9 @@ async def test_before_there_is_an_engine_calls_are_unavailable_and_health_says_s
 
 async def test_a_port_in_use_is_a_clear_error() -> None:
     async with bound() as (_, address):
-        second = GenerationServer(address, max_model_len=MAX_MODEL_LEN)
+        second = GenerationServer(
+            address, max_model_len=MAX_MODEL_LEN, max_num_waiting=MAX_NUM_WAITING
+        )
         with pytest.raises(errors.UnavailableError, match=f"cannot listen on {address}"):
             await second.start()
         await second.stop(grace_s=0)
