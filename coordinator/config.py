@@ -3,9 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from coordinator.core.limits import MAX_STAGES
 from protos.errors import InvalidArgumentError
-
-MAX_STAGES = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

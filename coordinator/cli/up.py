@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from coordinator.cli.failures import reported_failures
-from coordinator.config import MAX_STAGES
+from coordinator.core.limits import MAX_STAGES
 from protos.errors import InvalidArgumentError
 from protos.layer_range import LayerRange
 
@@ -38,7 +38,8 @@ def up(
         str | None, typer.Option(metavar="SIZE", help="KV memory of each stage, such as 2GiB.")
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads of each stage. Default: all cores.")
+        int | None,
+        typer.Option(min=1, help="CPU threads of each stage. Default: the physical cores."),
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     max_num_seqs: Annotated[

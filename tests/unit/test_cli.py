@@ -1,10 +1,16 @@
 """The command line without a cluster: help, bad usage, ranges of layers."""
 
+import os
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import typer
+
+from coordinator.cli.failures import reported_failures
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,6 +32,10 @@ def test_every_command_has_help(command: tuple[str, ...]) -> None:
     result = run_cli(*command, "--help")
     assert result.returncode == 0
     assert "Usage: coordinator-cli" in result.stdout
+
+
+def test_the_help_of_up_tells_the_threads_that_a_stage_takes() -> None:
+    assert "Default: the physical cores." in " ".join(run_cli("up", "--help").stdout.split())
 
 
 def test_help_loads_no_heavy_library() -> None:
@@ -111,3 +121,43 @@ def test_a_model_that_is_not_there_exits_1_with_one_line(
     assert result.stderr.splitlines()[-1].startswith("coordinator-cli: ")
     assert "none.gguf" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_what_nobody_foresaw_exits_1_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit) as caught, reported_failures():
+        raise ZeroDivisionError("divided\nby zero")
+    assert caught.value.exit_code == 1
+    assert capsys.readouterr().err == "coordinator-cli: ZeroDivisionError: divided by zero\n"
+
+
+@pytest.mark.parametrize("ending", [typer.Exit(5), typer.Abort(), typer.BadParameter("x")])
+def test_what_the_command_line_itself_raises_passes(ending: Exception) -> None:
+    with pytest.raises(type(ending)) as caught, reported_failures():
+        raise ending
+    assert caught.value is ending
+
+
+def test_a_signal_ends_a_coordinator_that_waits_for_its_model(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent_hub:
+        silent_hub.settimeout(60)
+        hub = {
+            "HF_ENDPOINT": f"http://127.0.0.1:{silent_hub.getsockname()[1]}",
+            "HF_HOME": str(tmp_path),
+            "HF_HUB_OFFLINE": "0",
+            "NO_PROXY": "127.0.0.1",
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-m", "coordinator.cli", "serve", "--model", "a/b", "--stage", "a:1"],
+            cwd=ROOT,
+            env={**os.environ, **hub},
+            stdin=subprocess.DEVNULL,
+        )
+        try:
+            connection, _ = silent_hub.accept()
+            with connection:
+                connection.recv(1)
+                process.terminate()
+                assert process.wait(5) == -signal.SIGTERM
+        finally:
+            process.kill()
+            process.wait()
