@@ -116,6 +116,9 @@ class _DecodeGroup:
         self._block_tables = torch.tensor(padded, device=pool.device)
         self._lengths = lengths
         self._max_length = max(lengths)
+        self._place = None
+        if len(lengths) == 1:
+            self._place = place_side_by_side(block_tables[0], pool.block_size, lengths[0])
         self._device = pool.device
         self._masks: dict[int | None, torch.Tensor | None] = {}
 
@@ -142,6 +145,8 @@ class _DecodeGroup:
 
     def _gather(self, cache: torch.Tensor) -> torch.Tensor:
         """`[num_seqs, num_kv_heads, max_length, head_dim]`."""
+        if self._place is not None:
+            return cache.flatten(0, 1)[self._place].transpose(0, 1).unsqueeze(0)
         num_seqs, num_blocks = self._block_tables.shape
         gathered = cache.index_select(0, self._block_tables.view(-1))
         gathered = gathered.view(num_seqs, num_blocks * cache.shape[1], *cache.shape[2:])
@@ -173,6 +178,7 @@ class _Chunk:
     ) -> None:
         self.rows = slice(first_row, first_row + piece.num_tokens)
         self._start, self._end = piece.start_position, piece.end_position
+        self._place = place_side_by_side(block_table, pool.block_size, self._end)
         self._block_table = torch.tensor(block_table, device=pool.device)
         self._device = pool.device
         self._masks: dict[int | None, torch.Tensor] = {}
@@ -207,6 +213,8 @@ class _Chunk:
 
     def _gather(self, cache: torch.Tensor) -> torch.Tensor:
         """`[end_position, num_kv_heads, head_dim]`."""
+        if self._place is not None:
+            return cache.flatten(0, 1)[self._place]
         return cache.index_select(0, self._block_table).flatten(0, 1)[: self._end]
 
     def _mask(self, sliding_window: int | None) -> torch.Tensor:
@@ -219,6 +227,22 @@ class _Chunk:
                 mask &= positions > queries - sliding_window
             self._masks[sliding_window] = mask
         return self._masks[sliding_window]
+
+
+def place_side_by_side(
+    block_table: tuple[int, ...], block_size: int, num_tokens: int
+) -> slice | None:
+    """Returns where in the pool's tokens a sequence lies in one piece; None when it does not.
+
+    Args:
+        block_table: Its blocks, at least one.
+        block_size: Tokens a block.
+        num_tokens: Its length.
+    """
+    first = block_table[0]
+    if block_table != tuple(range(first, first + len(block_table))):
+        return None
+    return slice(first * block_size, first * block_size + num_tokens)
 
 
 def groups_of_like_length(slices: Sequence[SequenceSlice]) -> list[list[int]]:
