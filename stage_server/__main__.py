@@ -1,7 +1,6 @@
 """The `stage-server` command: flags and environment become one `StageConfig`."""
 
 import logging
-import os
 import signal
 import sys
 from types import FrameType
@@ -11,6 +10,7 @@ import typer
 
 from protos import __version__
 from protos.errors import InvalidArgumentError, StagecoachError
+from protos.grpc_environment import prepare_grpc
 from protos.layer_range import LayerRange
 from stage_server.config import (
     DTYPE_NAMES,
@@ -148,7 +148,7 @@ def _run(config: StageConfig, log_level: str) -> None:
         level=log_level.upper(),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its errors reach us as exceptions
+    prepare_grpc()
     wait_passively()
     from stage_server.server import run  # imports torch, after its environment is set
 
