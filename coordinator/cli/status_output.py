@@ -62,6 +62,8 @@ def print_table(status: CoordinatorStatus) -> None:
     if not console.is_terminal:
         console.width = _PIPE_WIDTH
     ready = "ready" if status.ready else "not ready"
+    if any(stage.emulated for stage in status.stages):
+        ready += ", emulated"
     console.print(f"{status.model_id}: {ready}, version {status.version}, pid {status.pid}")
     table = Table(box=box.SIMPLE, padding=(0, 1), pad_edge=False)
     for name in ("stage", "address", "layers", "state", "dtype"):
