@@ -9,7 +9,7 @@ matrices with float32 accumulation. A card of "12 GB" has 12 GiB.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from roofline.named import find_named
@@ -31,9 +31,8 @@ class Gpu:
 
     def scaled(self, *, bandwidth: float, compute: float) -> "Gpu":
         """Returns the same GPU with its bandwidth and its arithmetic multiplied."""
-        return Gpu(
-            name=self.name,
-            memory_bytes=self.memory_bytes,
+        return replace(
+            self,
             bandwidth_bytes_per_s=self.bandwidth_bytes_per_s * bandwidth,
             flops_per_s=self.flops_per_s * compute,
         )
