@@ -112,7 +112,7 @@ async def test_a_stage_that_does_not_answer_in_time_is_given_up(
         )
         await link.open(await link.get_info(), epoch=1)
         piece = ScheduledSlice("r", kv_slot=0, start_position=0, token_ids=(5, 6), samples=False)
-        output = SchedulerOutput(micro_batch_id=1, slices=(piece,), freed_kv_slots=())
+        output = SchedulerOutput(micro_batch_id=1, slices=(piece,), slot_ops=())
         await link.forward(wire.first_request(output), 2)
         monkeypatch.setattr(TorchEngine, "forward", lambda *_: time.sleep(1.5))
         with pytest.raises(DeadlineExceededError, match=f"stage {address}.* 2 tokens"):
