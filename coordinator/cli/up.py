@@ -54,6 +54,9 @@ def up(
     max_num_waiting: Annotated[
         int | None, typer.Option(min=1, help="Most requests that wait; more are refused.")
     ] = None,
+    prefix_cache: Annotated[
+        bool, typer.Option(help="Share the KV of a common prefix between requests.")
+    ] = True,
     drain_grace_s: Annotated[
         float, typer.Option(min=0, help="Seconds that running requests get when it stops.")
     ] = 10.0,
@@ -86,7 +89,10 @@ def up(
             layers=tuple(_layer_ranges(model, stages, layers)),
             grpc_port=grpc_port,
             stage_options=_given(stage_options),
-            coordinator_options=_given({"--max-num-waiting": max_num_waiting}),
+            coordinator_options=(
+                *_given({"--max-num-waiting": max_num_waiting}),
+                "--prefix-cache" if prefix_cache else "--no-prefix-cache",
+            ),
             drain_grace_s=drain_grace_s,
         )
         asyncio.run(
