@@ -107,10 +107,12 @@ class KvMemory:
 
         Called when a micro-batch is back, so that nothing is shared that a stage may lack.
         """
+        if not self._shares_prefixes:
+            return
         assert sequence.kv_slot is not None
         num_known = self._index.num_blocks(sequence.kv_slot)
         num_full = sequence.num_computed_tokens // self._block_size
-        if num_full > num_known and self._shares_prefixes:
+        if num_full > num_known:
             hashes = self._block_hashes(sequence, num_full)
             self._index.extend(sequence.kv_slot, hashes[num_known:num_full])
 
