@@ -55,8 +55,12 @@ def up(
         int | None, typer.Option(min=1, help="Most requests that wait; more are refused.")
     ] = None,
     prefix_cache: Annotated[
-        bool, typer.Option(help="Share the KV of a common prefix between requests.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--prefix-cache/--no-prefix-cache",
+            help="Share the KV of a common prefix between requests. Default: yes.",
+        ),
+    ] = None,
     drain_grace_s: Annotated[
         float, typer.Option(min=0, help="Seconds that running requests get when it stops.")
     ] = 10.0,
@@ -91,7 +95,7 @@ def up(
             stage_options=_given(stage_options),
             coordinator_options=(
                 *_given({"--max-num-waiting": max_num_waiting}),
-                "--prefix-cache" if prefix_cache else "--no-prefix-cache",
+                *_switch("--prefix-cache", "--no-prefix-cache", prefix_cache),
             ),
             drain_grace_s=drain_grace_s,
         )
@@ -129,6 +133,11 @@ def _layer_ranges(model: str, stages: int | None, layers: list[str] | None) -> l
             field="layers",
         )
     return ranges
+
+
+def _switch(on: str, off: str, value: bool | None) -> tuple[str, ...]:
+    """The one of two flags that was given, if any."""
+    return () if value is None else (on,) if value else (off,)
 
 
 def _given(options: Mapping[str, object]) -> tuple[str, ...]:

@@ -26,7 +26,8 @@ def root_hash(cache_salt: str | None) -> bytes:
     """Names what stands before the first block: sequences of different salts share nothing."""
     if cache_salt is None:
         return bytes(_HASH_BYTES)
-    return blake2b(cache_salt.encode(), digest_size=_HASH_BYTES).digest()
+    # JSON may bring half of a surrogate pair, which has no UTF-8 of its own.
+    return blake2b(cache_salt.encode(errors="surrogatepass"), digest_size=_HASH_BYTES).digest()
 
 
 def chain_hash(parent: bytes, token_ids: Iterable[int]) -> bytes:

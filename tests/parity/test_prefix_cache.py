@@ -87,7 +87,7 @@ async def test_a_running_request_is_shared_from_and_goes_on_undisturbed(llama: P
     async with running_engine(llama, THREE_STAGES) as engine:
         running = asyncio.create_task(run(engine, first, max_tokens=80))
         await status_when(engine, lambda status: status.num_generated_tokens >= 20)
-        outputs = await asyncio.gather(run(engine, second), run(engine, third))
+        outputs = [*await asyncio.gather(run(engine, second), run(engine, third))]
         assert not running.done()
         assert (await running).token_ids == expected_tokens(llama, first, 80)
     assert outputs == [

@@ -37,6 +37,7 @@ def test_salts_share_no_name() -> None:
     assert not {*names("abc")} & {*names("abc", salt="a")}
     assert not {*names("abc", salt="a")} & {*names("abc", salt="b")}
     assert names("abc", salt="a") == names("abc", salt="a")
+    assert names("a", salt="\ud800") != names("a", salt="\udfff")
 
 
 def test_the_longest_prefix_is_found() -> None:
