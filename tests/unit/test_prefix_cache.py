@@ -258,6 +258,15 @@ class TestFailures:
         assert {FreeSlot(0), FreeSlot(1)} == set(replay.slot_ops)
         assert starts(replay) == {"b": 0}
 
+    def test_the_slot_of_a_failed_micro_batch_is_emptied_though_it_held_sound_blocks(self) -> None:
+        scheduler = create_scheduler()
+        add(scheduler, "a", 1)
+        step(scheduler)
+        scheduler.requeue(schedule(scheduler))
+        assert scheduler.num_cached_kv_blocks == 0
+        replay = schedule(scheduler)
+        assert (replay.slot_ops, starts(replay)) == ((FreeSlot(0),), {"a": 0})
+
     @pytest.mark.parametrize("num_steps", [1, 2])
     def test_an_abort_in_flight_leaves_what_the_micro_batch_computed(self, num_steps: int) -> None:
         scheduler = create_scheduler(max_num_batched_tokens=8)
