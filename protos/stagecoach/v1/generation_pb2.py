@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from protos.stagecoach.v1 import stage_pb2 as stagecoach_dot_v1_dot_stage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1estagecoach/v1/generation.proto\x12\rstagecoach.v1\x1a\x19stagecoach/v1/stage.proto\"v\n\x06Prompt\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12,\n\ttoken_ids\x18\x02 \x01(\x0b\x32\x17.stagecoach.v1.TokenIdsH\x00\x12#\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x13.stagecoach.v1.ChatH\x00\x42\t\n\x07\x63ontent\"4\n\x04\x43hat\x12,\n\x08messages\x18\x01 \x03(\x0b\x32\x1a.stagecoach.v1.ChatMessage\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\xc6\x03\n\x0eSamplingParams\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x06 \x01(\x02H\x05\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x07 \x01(\x02H\x06\x88\x01\x01\x12@\n\nlogit_bias\x18\x08 \x03(\x0b\x32,.stagecoach.v1.SamplingParams.LogitBiasEntry\x12\x11\n\x04seed\x18\t \x01(\x04H\x07\x88\x01\x01\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x07\n\x05_seed\"\xf3\x01\n\x0fGenerateRequest\x12%\n\x06prompt\x18\x01 \x01(\x0b\x32\x15.stagecoach.v1.Prompt\x12/\n\x08sampling\x18\x02 \x01(\x0b\x32\x1d.stagecoach.v1.SamplingParams\x12\x17\n\nmax_tokens\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x0c\n\x04stop\x18\x04 \x03(\t\x12\x16\n\x0estop_token_ids\x18\x05 \x03(\r\x12\x12\n\nignore_eos\x18\x06 \x01(\x08\x12\x17\n\nrequest_id\x18\x07 \x01(\tH\x01\x88\x01\x01\x42\r\n\x0b_max_tokensB\r\n\x0b_request_id\"\xa2\x01\n\x10GenerateResponse\x12+\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x17.stagecoach.v1.AcceptedH\x00\x12+\n\x06tokens\x18\x02 \x01(\x0b\x32\x19.stagecoach.v1.TokenChunkH\x00\x12+\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x17.stagecoach.v1.FinishedH\x00\x42\x07\n\x05\x65vent\"9\n\x08\x41\x63\x63\x65pted\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x19\n\x11num_prompt_tokens\x18\x02 \x01(\r\"-\n\nTokenChunk\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\"\xb6\x01\n\x08\x46inished\x12\x32\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x1b.stagecoach.v1.FinishReason\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x19\n\x11num_prompt_tokens\x18\x03 \x01(\r\x12\x1d\n\x15num_completion_tokens\x18\x04 \x01(\r\x12.\n\x07timings\x18\x05 \x01(\x0b\x32\x1d.stagecoach.v1.RequestTimings\"\xa0\x02\n\x0eRequestTimings\x12\x10\n\x08queue_ns\x18\x01 \x01(\x04\x12#\n\x16time_to_first_token_ns\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\x10\n\x08total_ns\x18\x03 \x01(\x04\x12\x11\n\tnum_steps\x18\x04 \x01(\r\x12\x13\n\x0bschedule_ns\x18\x05 \x01(\x04\x12\x11\n\tsample_ns\x18\x06 \x01(\x04\x12\x15\n\rdetokenize_ns\x18\x07 \x01(\x04\x12.\n\x06stages\x18\x08 \x03(\x0b\x32\x1e.stagecoach.v1.StageTimeTotals\x12\x0f\n\x07step_ns\x18\t \x01(\x04\x12\x17\n\x0fnum_preemptions\x18\n \x01(\rB\x19\n\x17_time_to_first_token_ns\"^\n\x0fStageTimeTotals\x12\x10\n\x08queue_ns\x18\x01 \x01(\x04\x12\x12\n\ncompute_ns\x18\x02 \x01(\x04\x12\x14\n\x0cserialize_ns\x18\x03 \x01(\x04\x12\x0f\n\x07wire_ns\x18\x04 \x01(\x04\"8\n\x0fTokenizeRequest\x12%\n\x06prompt\x18\x01 \x01(\x0b\x32\x15.stagecoach.v1.Prompt\"%\n\x10TokenizeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"\x12\n\x10GetStatusRequest\"\x85\x01\n\x0bStageStatus\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12(\n\x05state\x18\x03 \x01(\x0e\x32\x19.stagecoach.v1.StageState\x12,\n\x04info\x18\x04 \x01(\x0b\x32\x1e.stagecoach.v1.GetInfoResponse\"\xf1\x02\n\x11GetStatusResponse\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\r\n\x05ready\x18\x02 \x01(\x08\x12*\n\x06stages\x18\x03 \x03(\x0b\x32\x1a.stagecoach.v1.StageStatus\x12\x13\n\x0bnum_running\x18\x04 \x01(\r\x12\x13\n\x0bnum_waiting\x18\x05 \x01(\r\x12\x15\n\rnum_kv_blocks\x18\x06 \x01(\r\x12\x1a\n\x12num_free_kv_blocks\x18\x07 \x01(\r\x12\x15\n\rmax_model_len\x18\x08 \x01(\r\x12\x14\n\x0cnum_finished\x18\t \x01(\x04\x12\x1c\n\x14num_generated_tokens\x18\n \x01(\x04\x12\x0f\n\x07version\x18\x0b \x01(\t\x12\x0b\n\x03pid\x18\x0c \x01(\r\x12\x17\n\x0fnum_preemptions\x18\r \x01(\x04\x12\x19\n\x11tokens_per_second\x18\x0e \x01(\x02\x12\x15\n\rhas_tokenizer\x18\x0f \x01(\x08*x\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x17\n\x13\x46INISH_REASON_ABORT\x10\x03*r\n\nStageState\x12\x1b\n\x17STAGE_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11STAGE_STATE_READY\x10\x01\x12\x1a\n\x16STAGE_STATE_CONNECTING\x10\x02\x12\x14\n\x10STAGE_STATE_LOST\x10\x03\x32\xff\x01\n\x11GenerationService\x12M\n\x08Generate\x12\x1e.stagecoach.v1.GenerateRequest\x1a\x1f.stagecoach.v1.GenerateResponse0\x01\x12K\n\x08Tokenize\x12\x1e.stagecoach.v1.TokenizeRequest\x1a\x1f.stagecoach.v1.TokenizeResponse\x12N\n\tGetStatus\x12\x1f.stagecoach.v1.GetStatusRequest\x1a .stagecoach.v1.GetStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1estagecoach/v1/generation.proto\x12\rstagecoach.v1\x1a\x19stagecoach/v1/stage.proto\"v\n\x06Prompt\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12,\n\ttoken_ids\x18\x02 \x01(\x0b\x32\x17.stagecoach.v1.TokenIdsH\x00\x12#\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x13.stagecoach.v1.ChatH\x00\x42\t\n\x07\x63ontent\"4\n\x04\x43hat\x12,\n\x08messages\x18\x01 \x03(\x0b\x32\x1a.stagecoach.v1.ChatMessage\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\xc6\x03\n\x0eSamplingParams\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x06 \x01(\x02H\x05\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x07 \x01(\x02H\x06\x88\x01\x01\x12@\n\nlogit_bias\x18\x08 \x03(\x0b\x32,.stagecoach.v1.SamplingParams.LogitBiasEntry\x12\x11\n\x04seed\x18\t \x01(\x04H\x07\x88\x01\x01\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x07\n\x05_seed\"\x9b\x02\n\x0fGenerateRequest\x12%\n\x06prompt\x18\x01 \x01(\x0b\x32\x15.stagecoach.v1.Prompt\x12/\n\x08sampling\x18\x02 \x01(\x0b\x32\x1d.stagecoach.v1.SamplingParams\x12\x17\n\nmax_tokens\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x0c\n\x04stop\x18\x04 \x03(\t\x12\x16\n\x0estop_token_ids\x18\x05 \x03(\r\x12\x12\n\nignore_eos\x18\x06 \x01(\x08\x12\x17\n\nrequest_id\x18\x07 \x01(\tH\x01\x88\x01\x01\x12\x17\n\ncache_salt\x18\x08 \x01(\tH\x02\x88\x01\x01\x42\r\n\x0b_max_tokensB\r\n\x0b_request_idB\r\n\x0b_cache_salt\"\xa2\x01\n\x10GenerateResponse\x12+\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x17.stagecoach.v1.AcceptedH\x00\x12+\n\x06tokens\x18\x02 \x01(\x0b\x32\x19.stagecoach.v1.TokenChunkH\x00\x12+\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x17.stagecoach.v1.FinishedH\x00\x42\x07\n\x05\x65vent\"9\n\x08\x41\x63\x63\x65pted\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x19\n\x11num_prompt_tokens\x18\x02 \x01(\r\"-\n\nTokenChunk\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\"\xd1\x01\n\x08\x46inished\x12\x32\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x1b.stagecoach.v1.FinishReason\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x19\n\x11num_prompt_tokens\x18\x03 \x01(\r\x12\x1d\n\x15num_completion_tokens\x18\x04 \x01(\r\x12.\n\x07timings\x18\x05 \x01(\x0b\x32\x1d.stagecoach.v1.RequestTimings\x12\x19\n\x11num_cached_tokens\x18\x06 \x01(\r\"\xa0\x02\n\x0eRequestTimings\x12\x10\n\x08queue_ns\x18\x01 \x01(\x04\x12#\n\x16time_to_first_token_ns\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\x10\n\x08total_ns\x18\x03 \x01(\x04\x12\x11\n\tnum_steps\x18\x04 \x01(\r\x12\x13\n\x0bschedule_ns\x18\x05 \x01(\x04\x12\x11\n\tsample_ns\x18\x06 \x01(\x04\x12\x15\n\rdetokenize_ns\x18\x07 \x01(\x04\x12.\n\x06stages\x18\x08 \x03(\x0b\x32\x1e.stagecoach.v1.StageTimeTotals\x12\x0f\n\x07step_ns\x18\t \x01(\x04\x12\x17\n\x0fnum_preemptions\x18\n \x01(\rB\x19\n\x17_time_to_first_token_ns\"^\n\x0fStageTimeTotals\x12\x10\n\x08queue_ns\x18\x01 \x01(\x04\x12\x12\n\ncompute_ns\x18\x02 \x01(\x04\x12\x14\n\x0cserialize_ns\x18\x03 \x01(\x04\x12\x0f\n\x07wire_ns\x18\x04 \x01(\x04\"8\n\x0fTokenizeRequest\x12%\n\x06prompt\x18\x01 \x01(\x0b\x32\x15.stagecoach.v1.Prompt\"%\n\x10TokenizeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"\x12\n\x10GetStatusRequest\"\x85\x01\n\x0bStageStatus\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12(\n\x05state\x18\x03 \x01(\x0e\x32\x19.stagecoach.v1.StageState\x12,\n\x04info\x18\x04 \x01(\x0b\x32\x1e.stagecoach.v1.GetInfoResponse\"\xcf\x03\n\x11GetStatusResponse\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\r\n\x05ready\x18\x02 \x01(\x08\x12*\n\x06stages\x18\x03 \x03(\x0b\x32\x1a.stagecoach.v1.StageStatus\x12\x13\n\x0bnum_running\x18\x04 \x01(\r\x12\x13\n\x0bnum_waiting\x18\x05 \x01(\r\x12\x15\n\rnum_kv_blocks\x18\x06 \x01(\r\x12\x1a\n\x12num_free_kv_blocks\x18\x07 \x01(\r\x12\x15\n\rmax_model_len\x18\x08 \x01(\r\x12\x14\n\x0cnum_finished\x18\t \x01(\x04\x12\x1c\n\x14num_generated_tokens\x18\n \x01(\x04\x12\x0f\n\x07version\x18\x0b \x01(\t\x12\x0b\n\x03pid\x18\x0c \x01(\r\x12\x17\n\x0fnum_preemptions\x18\r \x01(\x04\x12\x19\n\x11tokens_per_second\x18\x0e \x01(\x02\x12\x15\n\rhas_tokenizer\x18\x0f \x01(\x08\x12\x1c\n\x14num_cached_kv_blocks\x18\x10 \x01(\r\x12\x1f\n\x17num_prefix_query_tokens\x18\x11 \x01(\x04\x12\x1d\n\x15num_prefix_hit_tokens\x18\x12 \x01(\x04*x\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x17\n\x13\x46INISH_REASON_ABORT\x10\x03*r\n\nStageState\x12\x1b\n\x17STAGE_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11STAGE_STATE_READY\x10\x01\x12\x1a\n\x16STAGE_STATE_CONNECTING\x10\x02\x12\x14\n\x10STAGE_STATE_LOST\x10\x03\x32\xff\x01\n\x11GenerationService\x12M\n\x08Generate\x12\x1e.stagecoach.v1.GenerateRequest\x1a\x1f.stagecoach.v1.GenerateResponse0\x01\x12K\n\x08Tokenize\x12\x1e.stagecoach.v1.TokenizeRequest\x1a\x1f.stagecoach.v1.TokenizeResponse\x12N\n\tGetStatus\x12\x1f.stagecoach.v1.GetStatusRequest\x1a .stagecoach.v1.GetStatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,10 +34,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._loaded_options = None
   _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_options = b'8\001'
-  _globals['_FINISHREASON']._serialized_start=2467
-  _globals['_FINISHREASON']._serialized_end=2587
-  _globals['_STAGESTATE']._serialized_start=2589
-  _globals['_STAGESTATE']._serialized_end=2703
+  _globals['_FINISHREASON']._serialized_start=2628
+  _globals['_FINISHREASON']._serialized_end=2748
+  _globals['_STAGESTATE']._serialized_start=2750
+  _globals['_STAGESTATE']._serialized_end=2864
   _globals['_PROMPT']._serialized_start=76
   _globals['_PROMPT']._serialized_end=194
   _globals['_CHAT']._serialized_start=196
@@ -49,29 +49,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_start=582
   _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_end=630
   _globals['_GENERATEREQUEST']._serialized_start=754
-  _globals['_GENERATEREQUEST']._serialized_end=997
-  _globals['_GENERATERESPONSE']._serialized_start=1000
-  _globals['_GENERATERESPONSE']._serialized_end=1162
-  _globals['_ACCEPTED']._serialized_start=1164
-  _globals['_ACCEPTED']._serialized_end=1221
-  _globals['_TOKENCHUNK']._serialized_start=1223
-  _globals['_TOKENCHUNK']._serialized_end=1268
-  _globals['_FINISHED']._serialized_start=1271
-  _globals['_FINISHED']._serialized_end=1453
-  _globals['_REQUESTTIMINGS']._serialized_start=1456
-  _globals['_REQUESTTIMINGS']._serialized_end=1744
-  _globals['_STAGETIMETOTALS']._serialized_start=1746
-  _globals['_STAGETIMETOTALS']._serialized_end=1840
-  _globals['_TOKENIZEREQUEST']._serialized_start=1842
-  _globals['_TOKENIZEREQUEST']._serialized_end=1898
-  _globals['_TOKENIZERESPONSE']._serialized_start=1900
-  _globals['_TOKENIZERESPONSE']._serialized_end=1937
-  _globals['_GETSTATUSREQUEST']._serialized_start=1939
-  _globals['_GETSTATUSREQUEST']._serialized_end=1957
-  _globals['_STAGESTATUS']._serialized_start=1960
-  _globals['_STAGESTATUS']._serialized_end=2093
-  _globals['_GETSTATUSRESPONSE']._serialized_start=2096
-  _globals['_GETSTATUSRESPONSE']._serialized_end=2465
-  _globals['_GENERATIONSERVICE']._serialized_start=2706
-  _globals['_GENERATIONSERVICE']._serialized_end=2961
+  _globals['_GENERATEREQUEST']._serialized_end=1037
+  _globals['_GENERATERESPONSE']._serialized_start=1040
+  _globals['_GENERATERESPONSE']._serialized_end=1202
+  _globals['_ACCEPTED']._serialized_start=1204
+  _globals['_ACCEPTED']._serialized_end=1261
+  _globals['_TOKENCHUNK']._serialized_start=1263
+  _globals['_TOKENCHUNK']._serialized_end=1308
+  _globals['_FINISHED']._serialized_start=1311
+  _globals['_FINISHED']._serialized_end=1520
+  _globals['_REQUESTTIMINGS']._serialized_start=1523
+  _globals['_REQUESTTIMINGS']._serialized_end=1811
+  _globals['_STAGETIMETOTALS']._serialized_start=1813
+  _globals['_STAGETIMETOTALS']._serialized_end=1907
+  _globals['_TOKENIZEREQUEST']._serialized_start=1909
+  _globals['_TOKENIZEREQUEST']._serialized_end=1965
+  _globals['_TOKENIZERESPONSE']._serialized_start=1967
+  _globals['_TOKENIZERESPONSE']._serialized_end=2004
+  _globals['_GETSTATUSREQUEST']._serialized_start=2006
+  _globals['_GETSTATUSREQUEST']._serialized_end=2024
+  _globals['_STAGESTATUS']._serialized_start=2027
+  _globals['_STAGESTATUS']._serialized_end=2160
+  _globals['_GETSTATUSRESPONSE']._serialized_start=2163
+  _globals['_GETSTATUSRESPONSE']._serialized_end=2626
+  _globals['_GENERATIONSERVICE']._serialized_start=2867
+  _globals['_GENERATIONSERVICE']._serialized_end=3122
 # @@protoc_insertion_point(module_scope)
