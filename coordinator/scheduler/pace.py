@@ -1,0 +1,86 @@
+"""How full the pipeline is kept: depth and budget of the next micro-batch, from what came back."""
+
+from collections.abc import Sequence
+
+from coordinator.core.step import StageTimings
+from coordinator.scheduler.depth import DepthChooser
+from coordinator.scheduler.load import Load, StepBudget
+from coordinator.scheduler.rate_window import Landing
+from coordinator.scheduler.step_times import StepTimes
+from coordinator.scheduler.throttle import step_budget
+
+NUM_WIRE_MICRO_BATCHES = 2
+"""Micro-batches in flight beyond one a stage at most, to hide the wire."""
+
+
+class Pace:
+    """Decides how many micro-batches are in flight and what goes into each. Pure: no clock.
+
+    Args:
+        num_stages: Stages of the pipeline.
+        max_num_batched_tokens: Tokens in one micro-batch.
+        depth: A fixed number of micro-batches in flight; None measures which is best.
+    """
+
+    def __init__(
+        self, *, num_stages: int, max_num_batched_tokens: int, depth: int | None = None
+    ) -> None:
+        """Starts with nothing measured."""
+        self._max_num_batched_tokens = max_num_batched_tokens
+        self._fixed_depth = depth
+        self._times = StepTimes()
+        self._depth = DepthChooser(
+            max_depth=num_stages + NUM_WIRE_MICRO_BATCHES,
+            max_num_batched_tokens=max_num_batched_tokens,
+            times=self._times,
+        )
+
+    def depth(self, load: Load) -> int:
+        """Micro-batches that should be in flight now."""
+        if self._fixed_depth is not None:
+            return self._fixed_depth
+        return self._depth.choose(load)
+
+    def budget(self, load: Load, depth: int) -> StepBudget:
+        """What the next of `depth` micro-batches may hold."""
+        return step_budget(
+            load,
+            depth=depth,
+            max_num_batched_tokens=self._max_num_batched_tokens,
+            times=self._times,
+        )
+
+    def observe(
+        self,
+        *,
+        depth: int,
+        load: Load,
+        num_decodes: int,
+        num_prefill_tokens: int,
+        stages: Sequence[StageTimings],
+        landed_ns: int,
+    ) -> None:
+        """Learns from a micro-batch with tokens that came back.
+
+        Args:
+            depth: What `depth` said when it was scheduled.
+            load: The load then.
+            num_decodes: Its slices of one token.
+            num_prefill_tokens: Its other tokens.
+            stages: Its times.
+            landed_ns: When it came back, on a monotonic clock.
+        """
+        self._times.add(num_decodes + num_prefill_tokens, stages)
+        weight = self._times.prefill_weight(load.num_decodes)
+        self._depth.observe(
+            Landing(
+                depth=depth,
+                load=load,
+                work=num_decodes + weight * num_prefill_tokens,
+                landed_ns=landed_ns,
+            )
+        )
+
+    def interrupt(self) -> None:
+        """Says that the pipeline ran empty or was lost: what is half measured is void."""
+        self._depth.interrupt()
