@@ -13,7 +13,7 @@ class Load:
     """Sequences that need more: new prompts, and what is recomputed."""
     num_prefill_tokens: int
     """Tokens that those need."""
-    free_kv_share: float
+    empty_kv_share: float
     """Share of the KV memory that holds no computed token, from 0 to 1."""
 
     @property

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from coordinator.core.step import StageTimings
+from coordinator.core.step import SchedulerOutput, StageTimings
 from coordinator.scheduler.depth import DepthChooser
 from coordinator.scheduler.load import Load, StepBudget
 from coordinator.scheduler.rate_window import Landing
@@ -52,31 +52,33 @@ class Pace:
 
     def observe(
         self,
+        output: SchedulerOutput,
         *,
         depth: int,
         load: Load,
-        num_decodes: int,
-        num_prefill_tokens: int,
         stages: Sequence[StageTimings],
         landed_ns: int,
     ) -> None:
-        """Learns from a micro-batch with tokens that came back.
+        """Learns from a micro-batch that came back.
 
         Args:
+            output: The micro-batch.
             depth: What `depth` said when it was scheduled.
             load: The load then.
-            num_decodes: Its slices of one token.
-            num_prefill_tokens: Its other tokens.
             stages: Its times.
             landed_ns: When it came back, on a monotonic clock.
         """
-        self._times.add(num_decodes + num_prefill_tokens, stages)
+        if not output.slices:
+            return
+        sizes = [len(piece.token_ids) for piece in output.slices]
+        num_tokens, num_decodes = sum(sizes), sizes.count(1)
+        self._times.add(num_tokens, stages)
         weight = self._times.prefill_weight(load.num_decodes)
         self._depth.observe(
             Landing(
                 depth=depth,
                 load=load,
-                work=num_decodes + weight * num_prefill_tokens,
+                work=num_decodes + weight * (num_tokens - num_decodes),
                 landed_ns=landed_ns,
             )
         )

@@ -35,9 +35,12 @@ class RateWindow:
         self.depth = depth
         self.has_moved = False
         """True once the load moved."""
-        self.elapsed_ns = 0
         self._num_to_skip = depth if is_filling else 1
-        self._restart()
+        self.elapsed_ns = 0
+        self._work = 0.0
+        self._num_landings = 0
+        self._started_ns = 0
+        self._low = self._high = 0
 
     @property
     def num_rounds(self) -> float:
@@ -54,21 +57,18 @@ class RateWindow:
         if landing.depth != self.depth:
             return
         num_sequences = landing.load.num_sequences
-        if self._num_landings == 0:
-            self._low = self._high = num_sequences
-        self._low, self._high = min(self._low, num_sequences), max(self._high, num_sequences)
-        if (self._high - self._low) * 8 > self._high:
+        low, high = min(self._low, num_sequences), max(self._high, num_sequences)
+        if self._num_landings and (high - low) * 8 > high:
             self.has_moved = True
-            self._restart()
-            self._low = self._high = num_sequences
+            self._num_landings = 0
+        if self._num_landings == 0:
+            low = high = num_sequences
+            self._work = 0.0
+            self.elapsed_ns = 0
+        self._low, self._high = low, high
         self._num_landings += 1
         if self._num_landings > self._num_to_skip:
             self._work += landing.work
             self.elapsed_ns = landing.landed_ns - self._started_ns
         else:
             self._started_ns = landing.landed_ns
-
-    def _restart(self) -> None:
-        self._work = 0.0
-        self.elapsed_ns = self._started_ns = 0
-        self._num_landings = self._low = self._high = 0

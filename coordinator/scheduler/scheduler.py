@@ -103,15 +103,16 @@ class Scheduler:
 
     def load(self) -> Load:
         """Counts what there is to do; waiting sequences as far as there are slots for them."""
-        num_decodes = num_prefills = num_prefill_tokens = num_kv_tokens = 0
+        num_decodes = num_prefills = num_prefill_tokens = 0
         for sequence in self._running.values():
             num_tokens = sequence.num_uncomputed_tokens
-            num_kv_tokens += sequence.num_computed_tokens
             if num_tokens == 1:
                 num_decodes += 1
             else:
                 num_prefills += 1
                 num_prefill_tokens += num_tokens
+        num_empty_kv_tokens = self.num_free_kv_blocks * self.config.kv_block_size
+        num_empty_kv_tokens += num_prefill_tokens  # reserved, and not computed yet
         for sequence in islice(self._waiting, self.config.max_num_seqs - len(self._running)):
             num_prefills += 1
             num_prefill_tokens += sequence.num_tokens
@@ -119,7 +120,7 @@ class Scheduler:
             num_decodes=num_decodes,
             num_prefills=num_prefills,
             num_prefill_tokens=num_prefill_tokens,
-            free_kv_share=1 - num_kv_tokens / self.config.num_kv_tokens,
+            empty_kv_share=min(1.0, num_empty_kv_tokens / self.config.num_kv_tokens),
         )
 
     def schedule(self, budget: StepBudget | None = None) -> SchedulerOutput | None:

@@ -71,7 +71,7 @@ class StepTimes:
     def of(self, num_tokens: int) -> StepTime:
         """Time of a micro-batch; proportional to its tokens beyond the largest that was seen."""
         points = self._points
-        index = bisect_left(points, num_tokens, key=lambda point: point.num_tokens)
+        index = bisect_left(points, float(num_tokens), key=_num_tokens)
         if index == 0:
             smallest = points[0]
             share = num_tokens / smallest.num_tokens
@@ -106,6 +106,10 @@ class StepTimes:
         more_ns_per_token = more_ns / (largest.num_tokens - smallest.num_tokens)
         ns_per_decode = max(1.0, self.of(num_decodes).slowest_ns / num_decodes)
         return min(1.0, max(0.0, more_ns_per_token / ns_per_decode))
+
+
+def _num_tokens(point: _Point) -> float:
+    return point.num_tokens
 
 
 def _between(a: _Point, b: _Point, share: float) -> _Point:

@@ -1,7 +1,7 @@
 """Token throttling: how much decode and how much prefill goes into the next micro-batch.
 
 After gLLM (arXiv:2504.14775): decodes are spread evenly over the micro-batches in flight; prefill
-follows the tokens that wait and the KV memory that is free. Where gLLM caps prefill at a constant,
+follows the tokens that wait and the KV memory that is empty. Where gLLM caps prefill at a constant,
 this caps it at what the running streams feel: the time between two of their tokens at most
 doubles, by the times that were measured.
 """
@@ -15,8 +15,8 @@ MAX_SLOWDOWN = 2.0
 MIN_PREFILL_TOKENS = 32
 """A prompt goes on by as much, whatever the decodes feel; gLLM's constant."""
 
-MIN_FREE_KV_SHARE = 0.05
-"""Free KV memory at which prefill falls to its minimum; gLLM's constant."""
+MIN_EMPTY_KV_SHARE = 0.05
+"""Empty KV memory at which prefill falls to its minimum; gLLM's constant."""
 
 
 def step_budget(
@@ -37,7 +37,7 @@ def step_budget(
         )
     num_tokens = _ceil_div(load.num_prefill_tokens, min(depth, load.num_prefills))
     if load.num_decodes > 0:
-        usable = (load.free_kv_share - MIN_FREE_KV_SHARE) / (1 - MIN_FREE_KV_SHARE)
+        usable = (load.empty_kv_share - MIN_EMPTY_KV_SHARE) / (1 - MIN_EMPTY_KV_SHARE)
         num_tokens = min(num_tokens, int(usable * max_num_batched_tokens))
         if times.is_known:
             slowest_ns = MAX_SLOWDOWN * times.of(max_num_decodes).slowest_ns

@@ -237,7 +237,7 @@ class TestSchedule:
         step(scheduler)
         add(scheduler, "c", "d", num_prompt=7)
         assert scheduler.load() == Load(
-            num_decodes=2, num_prefills=1, num_prefill_tokens=7, free_kv_share=1 - 8 / 256
+            num_decodes=2, num_prefills=1, num_prefill_tokens=7, empty_kv_share=1 - 8 / 256
         )
 
     def test_no_more_sequences_run_than_there_are_slots(self) -> None:
