@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from coordinator.scheduler.load import Load
 from coordinator.scheduler.rate_window import Landing, RateWindow
-from coordinator.scheduler.step_times import StepTimes
+from coordinator.scheduler.step_times import LIKELY_FIXED_SHARE, StepTimes
 from coordinator.scheduler.throttle import step_budget
 
 MIN_GAIN = 1.03
@@ -28,7 +28,8 @@ _HOPELESS = 0.8
 """A trial that after one round is at less than this share of the rate before it ends at once."""
 
 _PAUSE = 16
-"""From the start of a trial, none follows for so many windows, unless it succeeds."""
+"""From the start of a trial, none follows for so many windows; unless it succeeds, or was the
+first to compare with one at a time."""
 
 _VERDICT = 64
 """A depth that failed is left alone for so many windows; each further failure doubles it."""
@@ -64,13 +65,17 @@ class DepthChooser:
     """Chooses among `1..max_depth`. Deterministic: no clock but the one of its observations.
 
     Args:
+        num_stages: Stages of the pipeline.
         max_depth: Most micro-batches in flight.
         max_num_batched_tokens: Tokens in one micro-batch.
         times: What was measured; kept up to date by the owner.
     """
 
-    def __init__(self, *, max_depth: int, max_num_batched_tokens: int, times: StepTimes) -> None:
-        """Starts with one at a time."""
+    def __init__(
+        self, *, num_stages: int, max_depth: int, max_num_batched_tokens: int, times: StepTimes
+    ) -> None:
+        """Starts with nothing measured."""
+        self._num_stages = num_stages
         self._max_num_batched_tokens = max_num_batched_tokens
         self._times = times
         self._arms = {depth: _Arm() for depth in range(1, max_depth + 1)}
@@ -86,8 +91,10 @@ class DepthChooser:
     def choose(self, load: Load) -> int:
         """Micro-batches that should be in flight; at most one a sequence, at least one."""
         most = min(len(self._arms), load.num_sequences)
-        if most <= 1 or not self._times.is_known:
+        if most <= 1:
             return 1
+        if not self._times.is_known:  # the first prompts: no reason to leave a stage idle
+            return max(1, min(most, load.num_prefills, self._num_stages))
         if self._guessed is None or _is_new(self._guessed, load) or self._aim > most:
             self._guess(load, most)
         return self._aim
@@ -114,8 +121,7 @@ class DepthChooser:
         changed_by = load.num_sequences / self._judged_num_sequences
         if not 1 / (2 * _NEW_LOAD) < changed_by < 2 * _NEW_LOAD:
             self._judged_num_sequences = load.num_sequences
-            for arm in self._arms.values():
-                arm.num_failures = arm.verdict_until_ns = 0
+            self._void_verdicts(first=1)
         best, best_score = 1, self._score(1, load)
         for depth in range(2, most + 1):
             score = self._score(depth, load)
@@ -131,7 +137,9 @@ class DepthChooser:
     def _score(self, depth: int, load: Load) -> float:
         return self._guessed_rate(depth, load) * self._arms[depth].trust
 
-    def _guessed_rate(self, depth: int, load: Load) -> float:
+    def _guessed_rate(
+        self, depth: int, load: Load, *, fixed_share: float = LIKELY_FIXED_SHARE
+    ) -> float:
         """Tokens per nanosecond that the times of micro-batches promise."""
         budget = step_budget(
             load,
@@ -141,7 +149,7 @@ class DepthChooser:
         )
         num_decodes = min(budget.max_num_decodes, load.num_decodes)
         num_prefill_tokens = min(budget.max_num_prefill_tokens, load.num_prefill_tokens)
-        time = self._times.of(num_decodes + num_prefill_tokens)
+        time = self._times.of(num_decodes + num_prefill_tokens, fixed_share=fixed_share)
         round_ns = max(time.total_ns + time.wire_ns, depth * time.slowest_ns)
         num_prefilling = min(depth, load.num_prefills)
         return (load.num_decodes + num_prefilling * num_prefill_tokens) / max(1.0, round_ns)
@@ -169,7 +177,8 @@ class DepthChooser:
         own = self._score(self._depth, load)
         best, best_gain = None, 0.0
         for depth, arm in open_arms.items():
-            gain = self._guessed_rate(depth, load) * max(1.0, arm.trust) / own
+            hope = self._guessed_rate(depth, load, fixed_share=0.0) * max(1.0, arm.trust)
+            gain = hope / own
             if gain > max(best_gain, MIN_GAIN if depth > self._depth else 1.0):
                 best, best_gain = depth, gain
         return best
@@ -193,15 +202,24 @@ class DepthChooser:
         else:
             self._arms[tried].trust = self._arms[current].trust * gain / guessed
         if gain >= (MIN_GAIN if tried > current else 1.0):
-            self._arms[tried].num_failures = 0
-            self._next_trial_ns = now_ns
             loser, winner = current, tried
+            if gain * _HOPELESS > 1:  # by so much that something must have changed
+                self._void_verdicts(first=2)
         else:
             loser, winner = tried, current
-        arm = self._arms[loser]
-        arm.verdict_until_ns = now_ns + _VERDICT * trial.base.elapsed_ns * 2**arm.num_failures
-        arm.num_failures = min(arm.num_failures + 1, _MAX_DOUBLINGS)
+        lost = self._arms[loser]
+        if winner == tried or (tried == 1 and lost.num_failures == 0):
+            self._next_trial_ns = now_ns
+        lost.verdict_until_ns = now_ns + _VERDICT * trial.base.elapsed_ns * 2**lost.num_failures
+        lost.num_failures = min(lost.num_failures + 1, _MAX_DOUBLINGS)
+        self._arms[winner].num_failures = 0
         self._stop_trial(winner)
+
+    def _void_verdicts(self, *, first: int) -> None:
+        """Lets the depths from `first` on be tried again."""
+        for depth, arm in self._arms.items():
+            if depth >= first:
+                arm.num_failures = arm.verdict_until_ns = 0
 
     def _stop_trial(self, depth: int) -> None:
         """Goes on at a depth, with nothing measured."""

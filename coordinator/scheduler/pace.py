@@ -30,6 +30,7 @@ class Pace:
         self._fixed_depth = depth
         self._times = StepTimes()
         self._depth = DepthChooser(
+            num_stages=num_stages,
             max_depth=num_stages + NUM_WIRE_MICRO_BATCHES,
             max_num_batched_tokens=max_num_batched_tokens,
             times=self._times,

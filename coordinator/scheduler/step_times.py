@@ -14,9 +14,11 @@ from coordinator.core.step import StageTimings
 _MEMORY = 8
 """Micro-batches over which a point of the curve forgets."""
 
-_FIXED_SHARE = 0.5
-"""Share of the time of the smallest micro-batch seen that a still smaller one is assumed to take
-whatever its size. Hopeful, so that splitting is tried where nothing is known."""
+_EPOCH = 1024
+"""Micro-batches after which points are dropped that none of them touched."""
+
+LIKELY_FIXED_SHARE = 0.5
+"""Share of the time of the smallest micro-batch seen that a still smaller one likely takes too."""
 
 
 class StepTime(NamedTuple):
@@ -46,6 +48,8 @@ class StepTimes:
         """Knows nothing yet."""
         self._points: list[_Point] = []  # by number of tokens, one a bucket
         self._buckets: list[int] = []
+        self._fresh: set[int] = set()
+        self._num_added = 0
 
     @property
     def is_known(self) -> bool:
@@ -67,15 +71,24 @@ class StepTimes:
         else:
             self._buckets.insert(index, bucket)
             self._points.insert(index, found)
+        self._fresh.add(bucket)
+        self._num_added += 1
+        if self._num_added % _EPOCH == 0:
+            self._drop_stale()
 
-    def of(self, num_tokens: int) -> StepTime:
-        """Time of a micro-batch; proportional to its tokens beyond the largest that was seen."""
+    def of(self, num_tokens: int, *, fixed_share: float = LIKELY_FIXED_SHARE) -> StepTime:
+        """Time of a micro-batch; proportional to its tokens beyond the largest that was seen.
+
+        Args:
+            num_tokens: Its tokens.
+            fixed_share: Share of the time of the smallest that was seen which is assumed to stay
+                below it; 0 is hopeful about splitting.
+        """
         points = self._points
         index = bisect_left(points, float(num_tokens), key=_num_tokens)
         if index == 0:
-            smallest = points[0]
-            share = num_tokens / smallest.num_tokens
-            return smallest.time.scaled(_FIXED_SHARE + (1 - _FIXED_SHARE) * share)
+            share = num_tokens / points[0].num_tokens
+            return points[0].time.scaled(fixed_share + (1 - fixed_share) * share)
         below = points[index - 1]
         if index == len(points):
             return below.time.scaled(num_tokens / below.num_tokens)
@@ -106,6 +119,16 @@ class StepTimes:
         more_ns_per_token = more_ns / (largest.num_tokens - smallest.num_tokens)
         ns_per_decode = max(1.0, self.of(num_decodes).slowest_ns / num_decodes)
         return min(1.0, max(0.0, more_ns_per_token / ns_per_decode))
+
+    def _drop_stale(self) -> None:
+        kept = [
+            (bucket, point)
+            for bucket, point in zip(self._buckets, self._points, strict=True)
+            if bucket in self._fresh
+        ]
+        self._buckets = [bucket for bucket, _ in kept]
+        self._points = [point for _, point in kept]
+        self._fresh.clear()
 
 
 def _num_tokens(point: _Point) -> float:
