@@ -107,10 +107,11 @@ class TorchEngine:
         else:
             assert batch.hidden_states is not None, "the servicer checked the inputs"
             hidden = batch.hidden_states.to(self._device)
-        positions = torch.tensor(
-            [p for piece in batch.slices for p in range(piece.start_position, piece.end_position)],
-            device=self._device,
-        )
+        positions = [
+            position
+            for piece in batch.slices
+            for position in range(piece.start_position, piece.end_position)
+        ]
         attention = PagedAttention(self._pool, batch.slices, plan)
         hidden = self._stack.forward(hidden, positions, attention)
         if not self._info.is_last:

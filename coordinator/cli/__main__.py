@@ -1,16 +1,15 @@
 """Entry point of `coordinator-cli`, also as `python -m coordinator.cli`."""
 
 import io
-import os
 import sys
 
 from coordinator.cli.app import app
+from protos.grpc_environment import prepare_grpc
 
 
 def main() -> None:
     """Runs the command line and exits with its code."""
-    # Its errors reach us as exceptions; what it logs besides is not for the reader of a command.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    prepare_grpc()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show a character

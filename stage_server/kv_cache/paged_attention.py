@@ -9,6 +9,7 @@ are expanded by a stride of zero.
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -109,15 +110,20 @@ class _DecodeGroup:
         lengths: list[int],
         block_tables: list[tuple[int, ...]],
     ) -> None:
-        self.rows = torch.tensor(rows, device=pool.device)
-        num_blocks = max(len(table) for table in block_tables)
-        # A sequence pads with its own first block, so that it never reads another's.
-        padded = [table + (table[0],) * (num_blocks - len(table)) for table in block_tables]
-        self._block_tables = torch.tensor(padded, device=pool.device)
+        self._rows = rows
+        self._block_tables = block_tables
         self._lengths = lengths
         self._max_length = max(lengths)
+        self._place = None
+        if len(lengths) == 1:
+            self._place = place_side_by_side(block_tables[0], pool.block_size, lengths[0])
         self._device = pool.device
         self._masks: dict[int | None, torch.Tensor | None] = {}
+
+    @cached_property
+    def rows(self) -> torch.Tensor:
+        """`[num_seqs]`."""
+        return torch.tensor(self._rows, device=self._device)
 
     def attend(
         self,
@@ -142,10 +148,20 @@ class _DecodeGroup:
 
     def _gather(self, cache: torch.Tensor) -> torch.Tensor:
         """`[num_seqs, num_kv_heads, max_length, head_dim]`."""
-        num_seqs, num_blocks = self._block_tables.shape
-        gathered = cache.index_select(0, self._block_tables.view(-1))
+        if self._place is not None:
+            return cache.flatten(0, 1)[self._place].transpose(0, 1).unsqueeze(0)
+        num_seqs, num_blocks = self._padded_tables.shape
+        gathered = cache.index_select(0, self._padded_tables.view(-1))
         gathered = gathered.view(num_seqs, num_blocks * cache.shape[1], *cache.shape[2:])
         return gathered[:, : self._max_length].transpose(1, 2)
+
+    @cached_property
+    def _padded_tables(self) -> torch.Tensor:
+        """`[num_seqs, num_blocks]`."""
+        num_blocks = max(len(table) for table in self._block_tables)
+        # A sequence pads with its own first block, so that it never reads another's.
+        padded = [table + (table[0],) * (num_blocks - len(table)) for table in self._block_tables]
+        return torch.tensor(padded, device=self._device)
 
     def _mask(self, sliding_window: int | None) -> torch.Tensor | None:
         """`[num_seqs, 1, 1, max_length]`, True where attended; None when that is everywhere."""
@@ -173,6 +189,7 @@ class _Chunk:
     ) -> None:
         self.rows = slice(first_row, first_row + piece.num_tokens)
         self._start, self._end = piece.start_position, piece.end_position
+        self._place = place_side_by_side(block_table, pool.block_size, self._end)
         self._block_table = torch.tensor(block_table, device=pool.device)
         self._device = pool.device
         self._masks: dict[int | None, torch.Tensor] = {}
@@ -207,6 +224,8 @@ class _Chunk:
 
     def _gather(self, cache: torch.Tensor) -> torch.Tensor:
         """`[end_position, num_kv_heads, head_dim]`."""
+        if self._place is not None:
+            return cache.flatten(0, 1)[self._place]
         return cache.index_select(0, self._block_table).flatten(0, 1)[: self._end]
 
     def _mask(self, sliding_window: int | None) -> torch.Tensor:
@@ -219,6 +238,22 @@ class _Chunk:
                 mask &= positions > queries - sliding_window
             self._masks[sliding_window] = mask
         return self._masks[sliding_window]
+
+
+def place_side_by_side(
+    block_table: tuple[int, ...], block_size: int, num_tokens: int
+) -> slice | None:
+    """Returns where in the pool's tokens a sequence lies in one piece; None when it does not.
+
+    Args:
+        block_table: Its blocks, at least one.
+        block_size: Tokens a block.
+        num_tokens: Its length.
+    """
+    first = block_table[0]
+    if block_table != tuple(range(first, first + len(block_table))):
+        return None
+    return slice(first * block_size, first * block_size + num_tokens)
 
 
 def groups_of_like_length(slices: Sequence[SequenceSlice]) -> list[list[int]]:

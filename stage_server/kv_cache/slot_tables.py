@@ -163,7 +163,8 @@ class _Draft:
 
     def _shrink(self, slot: _Slot, num_tokens: int) -> None:
         num_blocks = self._num_blocks(num_tokens)
-        for block in slot.blocks[num_blocks:]:
+        # Backwards, so that the next sequence takes them in ascending order: side by side.
+        for block in reversed(slot.blocks[num_blocks:]):
             self._allocator.release(block)
         del slot.blocks[num_blocks:]
         slot.num_tokens = num_tokens

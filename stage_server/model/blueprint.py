@@ -89,8 +89,11 @@ class Blueprint:
         layer_types = None
         if family.rope_per_layer_type:
             layer_types = [self.hf_config.layer_types[i] for i in self.range]
-        self.rotary = Rotary(rotary, layer_types, len(self.range))
-        self.traits = [self._traits(index) for index in range(len(self.layers))]
+        self.rotary = Rotary(
+            rotary, layer_types, len(self.range), max_num_positions=self.config.max_model_len
+        )
+        types = layer_types or [None] * len(self.range)
+        self.traits = [self._traits(index, layer_type) for index, layer_type in enumerate(types)]
 
     @property
     def is_first(self) -> bool:
@@ -150,15 +153,15 @@ class Blueprint:
             or int(number) >= self.config.num_layers
         )
 
-    def _traits(self, index: int) -> AttentionTraits:
+    def _traits(self, index: int, layer_type: str | None) -> AttentionTraits:
         """Runs a layer without memory and looks at the call of its attention."""
         recorder = _Recorder()
-        position_ids = torch.zeros(1, 1, dtype=torch.int64)
-        cos, sin = self.rotary.at(torch.zeros(1), position_ids)[index]
+        positions = torch.zeros(1, dtype=torch.int64)
+        cos, sin = self.rotary.compute(torch.zeros(1), positions, layer_type)
         run_layer(
             self.layers[index],
             torch.empty(1, 1, self.config.hidden_size, device="meta"),
-            position_ids.to("meta"),
+            positions.unsqueeze(0).to("meta"),
             (cos.to("meta"), sin.to("meta")),
             recorder,
             self.range.start,

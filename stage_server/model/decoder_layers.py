@@ -44,13 +44,19 @@ class DecoderLayers:
         return self._layers
 
     def forward(
-        self, hidden: torch.Tensor, positions: torch.Tensor, attention: Attention
+        self,
+        hidden: torch.Tensor,
+        positions: torch.Tensor,
+        num_positions: int,
+        attention: Attention,
     ) -> torch.Tensor:
-        """Runs all layers; see `LayerStack.forward`."""
+        """Runs all layers; see `Layers.forward`."""
+        embeddings = self._rotary.at(hidden, positions, num_positions)
         hidden, position_ids = hidden.unsqueeze(0), positions.unsqueeze(0)
-        embeddings = self._rotary.at(hidden, position_ids)
-        for layer, cos_sin in zip(self._layers, embeddings, strict=True):
-            hidden = run_layer(layer, hidden, position_ids, cos_sin, attention, self._first_layer)
+        for layer, rows in zip(self._layers, embeddings, strict=True):
+            hidden = run_layer(
+                layer, hidden, position_ids, rows.cos_sin, attention, self._first_layer
+            )
         return hidden[0]
 
 

@@ -42,9 +42,20 @@ class Layers(Protocol):
         ...
 
     def forward(
-        self, hidden: torch.Tensor, positions: torch.Tensor, attention: Attention
+        self,
+        hidden: torch.Tensor,
+        positions: torch.Tensor,
+        num_positions: int,
+        attention: Attention,
     ) -> torch.Tensor:
-        """Runs all layers; see `LayerStack.forward`."""
+        """Runs all layers; see `LayerStack.forward`.
+
+        Args:
+            hidden: `[num_tokens, hidden_size]`.
+            positions: int64 `[num_tokens]`.
+            num_positions: All positions are below this.
+            attention: Called once a layer.
+        """
         ...
 
 
@@ -113,19 +124,20 @@ class LayerStack:
         return embeddings
 
     def forward(
-        self, hidden: torch.Tensor, positions: torch.Tensor, attention: Attention
+        self, hidden: torch.Tensor, positions: Sequence[int], attention: Attention
     ) -> torch.Tensor:
         """Runs the stage's layers over packed tokens.
 
         Args:
             hidden: `[num_tokens, hidden_size]`, in `hidden_states_dtype`, on the device; kept.
-            positions: int64 `[num_tokens]` on the device; each in its own sequence.
+            positions: Of every row in its own sequence; below the model's `max_model_len`.
             attention: Knows which token belongs to which sequence; called once a layer.
 
         Returns:
             `[num_tokens, hidden_size]`.
         """
-        return self._layers.forward(hidden, positions, attention)
+        on_device = torch.tensor(positions, device=self.device)
+        return self._layers.forward(hidden, on_device, max(positions) + 1, attention)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Computes logits; last stage only.

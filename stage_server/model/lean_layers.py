@@ -90,16 +90,17 @@ class LeanLayers:
         return self._layers
 
     def forward(
-        self, hidden: torch.Tensor, positions: torch.Tensor, attention: Attention
+        self,
+        hidden: torch.Tensor,
+        positions: torch.Tensor,
+        num_positions: int,
+        attention: Attention,
     ) -> torch.Tensor:
-        """Runs all layers; see `LayerStack.forward`."""
-        cos, sin = self._rotary.at(hidden, positions.unsqueeze(0))[0]
-        # rotate_half(x) * sin is x with its halves swapped, times sin with the first half negated.
-        half = sin.shape[-1] // 2
-        cos = cos[0].unsqueeze(1)
-        sin = torch.cat((-sin[0, :, :half], sin[0, :, half:]), dim=-1).unsqueeze(1)
+        """Runs all layers; see `Layers.forward`."""
+        rows = self._rotary.at(hidden, positions, num_positions)[0]
+        cos, swapped_sin = rows.cos.unsqueeze(1), rows.swapped_sin.unsqueeze(1)
         for layer in self._layers:
-            hidden = layer(hidden, cos, sin, attention)
+            hidden = layer(hidden, cos, swapped_sin, attention)
         return hidden
 
 
@@ -154,9 +155,13 @@ class _LeanLayer(nn.Module):
         self.register_buffer("_head_norm", head_norm)
 
     def forward(
-        self, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, attention: Attention
+        self,
+        hidden: torch.Tensor,
+        cos: torch.Tensor,
+        swapped_sin: torch.Tensor,
+        attention: Attention,
     ) -> torch.Tensor:
-        """`[num_tokens, hidden_size]` -> the same; cos and sin `[num_tokens, 1, head_dim]`."""
+        """`[num_tokens, hidden_size]` -> the same; `[num_tokens, 1, head_dim]` of the rotary."""
         traits = self._traits
         normed = functional.rms_norm(hidden, hidden.shape[1:], self._attention_norm, self._eps)
         heads = self._qkv(normed).view(hidden.shape[0], -1, traits.head_dim)
@@ -164,7 +169,7 @@ class _LeanLayer(nn.Module):
         if self._head_norm is not None:
             rotated = functional.rms_norm(rotated, (traits.head_dim,), None, self._eps)
             rotated = rotated * self._head_norm
-        rotated = torch.addcmul(rotated * cos, rotated.roll(traits.head_dim // 2, -1), sin)
+        rotated = torch.addcmul(rotated * cos, rotated.roll(traits.head_dim // 2, -1), swapped_sin)
         attended = attention.attend(
             self._index,
             rotated[:, : self._num_heads],

@@ -64,7 +64,7 @@ class SplitModel:
 
     @torch.inference_mode()
     def logits(self, token_ids: list[int]) -> torch.Tensor:
-        positions = torch.arange(self._num_tokens, self._num_tokens + len(token_ids))
+        positions = range(self._num_tokens, self._num_tokens + len(token_ids))
         self._num_tokens += len(token_ids)
         hidden = self._stacks[0].embed(torch.tensor(token_ids))
         for stack, attention in zip(self._stacks, self._attentions, strict=True):

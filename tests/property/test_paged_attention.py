@@ -8,12 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protos.errors import InsufficientMemoryError
-from stage_server.batch import SequenceSlice
+from stage_server.batch import FreeSlot, SequenceSlice
 from stage_server.kv_cache.kv_pool import KvPool
 from stage_server.kv_cache.paged_attention import (
     MAX_PADDING,
     PagedAttention,
     groups_of_like_length,
+    place_side_by_side,
 )
 from stage_server.kv_cache.slot_tables import SlotTables
 
@@ -139,3 +140,17 @@ def test_what_is_gathered_is_bounded_by_the_kv_in_use(pieces: list[tuple[int, in
 def test_sequences_of_like_length_are_computed_together() -> None:
     slices = [SequenceSlice(i, 100 + i, 1) for i in range(20)]
     assert groups_of_like_length(slices) == [list(range(20))]
+
+
+def test_blocks_side_by_side_are_read_in_place() -> None:
+    assert place_side_by_side((5,), 4, 3) == slice(20, 23)
+    assert place_side_by_side((5, 6, 7), 4, 10) == slice(20, 30)
+    assert place_side_by_side((5, 7), 4, 8) is None
+    assert place_side_by_side((6, 5), 4, 8) is None
+
+
+def test_a_sequence_that_follows_another_lies_side_by_side_too() -> None:
+    tables = SlotTables(NUM_BLOCKS, BLOCK_SIZE)
+    tables.apply([], [SequenceSlice(0, 0, 4 * BLOCK_SIZE)])
+    (block_table,) = tables.apply([FreeSlot(0)], [SequenceSlice(1, 0, 3 * BLOCK_SIZE)]).block_tables
+    assert place_side_by_side(block_table, BLOCK_SIZE, 3 * BLOCK_SIZE) is not None
