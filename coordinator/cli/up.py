@@ -65,6 +65,10 @@ def up(
     max_model_len: Annotated[
         int | None, typer.Option(min=1, help="Most tokens of one request.")
     ] = None,
+    num_micro_batches: Annotated[
+        int | None,
+        typer.Option(min=1, help="Micro-batches in flight. Default: measured while running."),
+    ] = None,
     max_num_waiting: Annotated[
         int | None, typer.Option(min=1, help="Most requests that wait; more are refused.")
     ] = None,
@@ -103,7 +107,12 @@ def up(
             layers=tuple(_layer_ranges(model, stages, layers)),
             grpc_port=grpc_port,
             stage_options=_given(stage_options),
-            coordinator_options=_given({"--max-num-waiting": max_num_waiting}),
+            coordinator_options=_given(
+                {
+                    "--num-micro-batches": num_micro_batches,
+                    "--max-num-waiting": max_num_waiting,
+                }
+            ),
             drain_grace_s=drain_grace_s,
         )
         asyncio.run(
