@@ -117,13 +117,17 @@ class DepthChooser:
 
     def _guess(self, load: Load, most: int) -> None:
         """Takes the depth with the best guess, corrected by what trials found."""
+        # A prompt that arrives makes no pipeline shallower: streams would wait for room in it, and
+        # then for the prompt.
+        is_prompt_new = self._guessed is not None and load.num_prefills > self._guessed.num_prefills
+        least = min(self._aim, most) if is_prompt_new else 1
         self._guessed = load
         changed_by = load.num_sequences / self._judged_num_sequences
         if not 1 / (2 * _NEW_LOAD) < changed_by < 2 * _NEW_LOAD:
             self._judged_num_sequences = load.num_sequences
             self._void_verdicts(first=1)
-        best, best_score = 1, self._score(1, load)
-        for depth in range(2, most + 1):
+        best, best_score = least, self._score(least, load)
+        for depth in range(least + 1, most + 1):
             score = self._score(depth, load)
             if score > best_score * MIN_GAIN:
                 best, best_score = depth, score
