@@ -12,7 +12,7 @@ at once when clearly worse, and each failure makes the next one rarer.
 
 from dataclasses import dataclass
 
-from coordinator.scheduler.load import Load
+from coordinator.scheduler.load import Load, StepBudget
 from coordinator.scheduler.rate_window import Landing, RateWindow
 from coordinator.scheduler.step_times import LIKELY_FIXED_SHARE, StepTimes
 from coordinator.scheduler.throttle import step_budget
@@ -145,12 +145,7 @@ class DepthChooser:
         self, depth: int, load: Load, *, fixed_share: float = LIKELY_FIXED_SHARE
     ) -> float:
         """Tokens per nanosecond that the times of micro-batches promise."""
-        budget = step_budget(
-            load,
-            depth=depth,
-            max_num_batched_tokens=self._max_num_batched_tokens,
-            times=self._times,
-        )
+        budget = self._budget(depth, load)
         num_decodes = min(budget.max_num_decodes, load.num_decodes)
         num_prefill_tokens = min(budget.max_num_prefill_tokens, load.num_prefill_tokens)
         time = self._times.of(num_decodes + num_prefill_tokens, fixed_share=fixed_share)
@@ -158,9 +153,24 @@ class DepthChooser:
         num_prefilling = min(depth, load.num_prefills)
         return (load.num_decodes + num_prefilling * num_prefill_tokens) / max(1.0, round_ns)
 
+    def _budget(self, depth: int, load: Load) -> StepBudget:
+        return step_budget(
+            load,
+            depth=depth,
+            max_num_batched_tokens=self._max_num_batched_tokens,
+            times=self._times,
+        )
+
+    def _cuts_prompts(self, load: Load) -> bool:
+        """True while streams wait for pieces of prompts; a trial would hold them up once more."""
+        if load.num_decodes == 0:
+            return False
+        max_num_tokens = self._budget(self._depth, load).max_num_prefill_tokens
+        return load.num_prefill_tokens > max_num_tokens * load.num_prefills
+
     def _begin_trial(self, base: RateWindow, landing: Landing) -> None:
         now_ns, load = landing.landed_ns, landing.load
-        if now_ns < self._next_trial_ns:
+        if now_ns < self._next_trial_ns or self._cuts_prompts(load):
             return
         candidate = self._candidate(now_ns, load)
         if candidate is not None:
