@@ -197,11 +197,13 @@ class Engine:
         while True:
             started_ns = time.perf_counter_ns()
             load = self._scheduler.load()
-            depth = self._pace.depth(load)
-            if self._micro_batches.num_computing >= depth:
-                return
-            output = self._scheduler.schedule(self._pace.budget(load, depth))
-            if output is None:
+            plan = self._pace.plan(
+                load,
+                num_in_flight=self._micro_batches.num_computing,
+                num_prefill_only=self._micro_batches.num_prefill_only,
+            )
+            output = plan and self._scheduler.schedule(plan.budget)
+            if plan is None or output is None:
                 return
             now_ns = time.monotonic_ns()
             for piece in output.slices:
@@ -211,7 +213,7 @@ class Engine:
             micro_batch = MicroBatch(
                 output=output,
                 load=load,
-                depth=depth,
+                depth=plan.depth,
                 started_ns=started_ns,
                 scheduled_ns=time.perf_counter_ns(),
             )

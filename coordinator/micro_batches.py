@@ -53,6 +53,11 @@ class MicroBatches:
         return sum(bool(one.output.slices) for one in self._in_flight)
 
     @property
+    def num_prefill_only(self) -> int:
+        """Those of them in which no sequence decodes."""
+        return sum(one.output.is_prefill_only for one in self._in_flight)
+
+    @property
     def is_empty(self) -> bool:
         """True when every micro-batch was taken in."""
         return not self._in_flight and not self._landed

@@ -86,7 +86,7 @@ class SimulatedCluster:
         """Aimed at by each micro-batch."""
         self.batch_sizes: list[int] = []
         """Tokens of each micro-batch."""
-        self._num_in_flight = 0
+        self._in_flight: dict[int, SchedulerOutput] = {}
         self._num_requests = 0
         self._events: list[tuple[float, int, int, _Running]] = []
         self._num_events = 0
@@ -140,16 +140,19 @@ class SimulatedCluster:
     def _fill(self) -> None:
         while True:
             load = self.scheduler.load()
-            depth = self.pace.depth(load)
-            if self._num_in_flight >= depth:
+            plan = self.pace.plan(
+                load,
+                num_in_flight=len(self._in_flight),
+                num_prefill_only=sum(output.is_prefill_only for output in self._in_flight.values()),
+            )
+            output = plan and self.scheduler.schedule(plan.budget)
+            if plan is None or output is None:
                 return
-            output = self.scheduler.schedule(self.pace.budget(load, depth))
-            if output is None:
-                return
-            self.depths.append(depth)
+            self.depths.append(plan.depth)
             self.batch_sizes.append(output.num_tokens)
-            self._num_in_flight += 1
-            self._push(self.now_ns + self.stages.wire_ns / 2, 0, _Running(output, load, depth))
+            self._in_flight[output.micro_batch_id] = output
+            running = _Running(output, load, plan.depth)
+            self._push(self.now_ns + self.stages.wire_ns / 2, 0, running)
 
     def _push(self, time_ns: float, stage: int, running: _Running) -> None:
         self._num_events += 1  # equal times keep their order
@@ -173,8 +176,8 @@ class SimulatedCluster:
         self._push(self.now_ns + compute_ns + wire_ns, stage + 1, running)
 
     def _land(self, running: _Running) -> None:
-        self._num_in_flight -= 1
         output = running.output
+        del self._in_flight[output.micro_batch_id]
         sampled = {piece.request_id: 1 for piece in output.slices if piece.samples}
         for sequence in self.scheduler.update(output, sampled):
             self.token_times_ns[sequence.request_id].append(self.now_ns)

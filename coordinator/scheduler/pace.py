@@ -1,6 +1,8 @@
 """How full the pipeline is kept: depth and budget of the next micro-batch, from what came back."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 from coordinator.core.step import SchedulerOutput, StageTimings
 from coordinator.scheduler.depth import DepthChooser
@@ -11,6 +13,14 @@ from coordinator.scheduler.throttle import step_budget
 
 NUM_WIRE_MICRO_BATCHES = 2
 """Micro-batches in flight beyond one a stage at most, to hide the wire."""
+
+
+class StepPlan(NamedTuple):
+    """A micro-batch that may go out."""
+
+    depth: int
+    """Micro-batches in flight that are aimed at."""
+    budget: StepBudget
 
 
 class Pace:
@@ -36,20 +46,31 @@ class Pace:
             times=self._times,
         )
 
-    def depth(self, load: Load) -> int:
-        """Micro-batches that should be in flight now."""
-        if self._fixed_depth is not None:
-            return self._fixed_depth
-        return self._depth.choose(load)
+    def plan(self, load: Load, *, num_in_flight: int, num_prefill_only: int) -> StepPlan | None:
+        """Decides whether another micro-batch goes out now, and what it may hold.
 
-    def budget(self, load: Load, depth: int) -> StepBudget:
-        """What the next of `depth` micro-batches may hold."""
-        return step_budget(
+        One that holds prompts alone leaves its place to the streams that it would hold up.
+
+        Args:
+            load: What there is to do.
+            num_in_flight: Micro-batches in flight that hold tokens.
+            num_prefill_only: Those of them without a decode.
+
+        Returns:
+            None when enough are in flight.
+        """
+        depth = self._fixed_depth or self._depth.choose(load)
+        if num_in_flight >= depth + min(1, num_prefill_only):
+            return None
+        budget = step_budget(
             load,
             depth=depth,
             max_num_batched_tokens=self._max_num_batched_tokens,
             times=self._times,
         )
+        if num_in_flight >= depth:
+            budget = replace(budget, max_num_prefill_tokens=0)
+        return StepPlan(depth, budget)
 
     def observe(
         self,
@@ -64,7 +85,7 @@ class Pace:
 
         Args:
             output: The micro-batch.
-            depth: What `depth` said when it was scheduled.
+            depth: Of its plan.
             load: The load then.
             stages: Its times.
             landed_ns: When it came back, on a monotonic clock.

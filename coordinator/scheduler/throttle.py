@@ -2,14 +2,14 @@
 
 After gLLM (arXiv:2504.14775): decodes are spread evenly over the micro-batches in flight; prefill
 follows the tokens that wait and the KV memory that is empty. Where gLLM caps prefill at a constant,
-this caps it at what the running streams feel: the time between two of their tokens at most
-doubles, by the times that were measured.
+this caps it at what the running streams feel: the time between two of their tokens grows by three
+quarters at most, by the times that were measured.
 """
 
 from coordinator.scheduler.load import Load, StepBudget
 from coordinator.scheduler.step_times import StepTimes
 
-MAX_SLOWDOWN = 2.0
+MAX_SLOWDOWN = 1.75
 """By how much prefill may lengthen a micro-batch that decodes."""
 
 MIN_PREFILL_TOKENS = 32
