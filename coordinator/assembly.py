@@ -11,6 +11,7 @@ from coordinator.pipeline.pipeline import Pipeline
 from coordinator.pipeline.stage_link import LinkConfig
 from coordinator.pipeline.topology import Topology
 from coordinator.scheduler.config import SchedulerConfig
+from coordinator.scheduler.pace import Pace
 from coordinator.scheduler.scheduler import Scheduler
 from coordinator.text.tokenizer import Tokenizer, load_tokenizer
 from model_files import ModelFiles
@@ -48,6 +49,11 @@ async def open_engine(config: CoordinatorConfig, files: ModelFiles) -> Engine:
     engine = Engine(
         pipeline=pipeline,
         scheduler=Scheduler(limits),
+        pace=Pace(
+            num_stages=len(topology.infos),
+            max_num_batched_tokens=limits.max_num_batched_tokens,
+            depth=config.num_micro_batches,
+        ),
         admission=Admission(
             tokenizer=tokenizer,
             vocab_size=topology.vocab_size,

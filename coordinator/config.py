@@ -30,6 +30,8 @@ class CoordinatorConfig:
     """Most requests that run at once."""
     max_model_len: int | None = None
     """Most tokens of one request, prompt and output together."""
+    num_micro_batches: int | None = None
+    """Micro-batches in flight; None measures while running how many are best."""
     max_num_waiting: int = 1024
     """Most requests that wait; more are refused."""
     prefix_cache: bool = True
@@ -55,7 +57,13 @@ class CoordinatorConfig:
             if self.stages.count(address) > 1:
                 raise InvalidArgumentError(f"stage {address} is given twice", field="stage")
         parse_address(self.listen, field="listen")
-        for name in ("max_num_batched_tokens", "max_num_seqs", "max_model_len", "max_num_waiting"):
+        for name in (
+            "max_num_batched_tokens",
+            "max_num_seqs",
+            "max_model_len",
+            "num_micro_batches",
+            "max_num_waiting",
+        ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InvalidArgumentError(f"{name} is {value}, must be at least 1", field=name)

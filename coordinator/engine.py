@@ -1,8 +1,8 @@
-"""The loop: admit, schedule, run, sample, update, emit.
+"""The loop: admit, fill the pipeline, take in what comes back, emit.
 
 One task owns the scheduler and every request; others only submit and cancel, from the same event
-loop. When a stage is lost, all sequences go back to the waiting queue with the tokens they have,
-and go on by recomputation once the stage is back.
+loop, and micro-batches report to it. When a stage is lost, all sequences go back to the waiting
+queue with the tokens they have, and go on by recomputation once the stage is back.
 """
 
 import asyncio
@@ -10,21 +10,20 @@ import logging
 import time
 from collections.abc import Iterable
 
-import numpy as np
-
 from coordinator.admission import Admission
-from coordinator.core.events import Accepted
+from coordinator.batch_sampling import logits_requests, sample
 from coordinator.core.request import FinishReason
 from coordinator.core.request_spec import Prompt, RequestSpec
 from coordinator.core.sequence import Sequence
 from coordinator.core.status import EngineStatus, StageState, StageStatus
-from coordinator.core.step import LogitsRequest, SchedulerOutput, StageTimings, StepOutput
-from coordinator.live_request import NUM_OWN_TIMES, LiveRequest, step_times
+from coordinator.core.step import SchedulerOutput, StepOutput
+from coordinator.landed_step import LandedStep
+from coordinator.live_request import LiveRequest
+from coordinator.micro_batches import MicroBatch, MicroBatches
 from coordinator.pipeline.pipeline import Pipeline
 from coordinator.request_stream import RequestStream
-from coordinator.sampling.token_sampler import TokenSampler
+from coordinator.scheduler.pace import Pace
 from coordinator.scheduler.scheduler import Scheduler
-from coordinator.text.output_text import OutputText
 from coordinator.text.tokenizer import Tokenizer
 from coordinator.throughput import ThroughputMeter
 from protos.errors import (
@@ -52,6 +51,7 @@ class Engine:
     Args:
         pipeline: Connected; the engine closes it.
         scheduler: Empty, with the limits of the pipeline's topology.
+        pace: Says how many micro-batches are in flight.
         admission: Validates requests.
         tokenizer: The model's; None when it serves token ids only.
         stage_wait_s: How long requests wait for a lost stage before they fail.
@@ -62,6 +62,7 @@ class Engine:
         *,
         pipeline: Pipeline,
         scheduler: Scheduler,
+        pace: Pace,
         admission: Admission,
         tokenizer: Tokenizer | None,
         stage_wait_s: float,
@@ -70,6 +71,7 @@ class Engine:
         self.tokenizer = tokenizer
         self._pipeline = pipeline
         self._scheduler = scheduler
+        self._pace = pace
         self._admission = admission
         self._stage_wait_s = stage_wait_s
         self._requests: dict[str, LiveRequest] = {}
@@ -77,6 +79,8 @@ class Engine:
         self._idle = asyncio.Event()
         self._idle.set()
         pipeline.on_lost(self._wake.set)
+        self._micro_batches = MicroBatches(pipeline, on_landed=self._wake.set)
+        self._unsent: list[LandedStep] = []
         self._throughput = ThroughputMeter()
         self._num_finished = 0
         self._num_preemptions = 0
@@ -113,20 +117,11 @@ class Engine:
         request = self._admission.admit(spec)
         sequence = self._scheduler.add(request)
         request_id = request.request_id
-        accepted = Accepted(request_id=request_id, num_prompt_tokens=sequence.num_prompt_tokens)
-        topology = self._pipeline.topology
-        num_times = NUM_OWN_TIMES + len(topology.infos) * len(StageTimings._fields)
-        live = LiveRequest(
-            request=request,
-            sequence=sequence,
-            sampler=TokenSampler(
-                request.sampling,
-                prompt_token_ids=request.prompt_token_ids,
-                vocab_size=topology.vocab_size,
-            ),
-            text=OutputText(self.tokenizer, request.stop),
-            stream=RequestStream(accepted, on_cancel=lambda: self._cancel(request_id)),
-            times=np.zeros(num_times, dtype=np.int64),
+        live = LiveRequest.of(
+            sequence,
+            topology=self._pipeline.topology,
+            tokenizer=self.tokenizer,
+            on_cancel=lambda: self._cancel(request_id),
         )
         self._requests[request_id] = live
         self._idle.clear()
@@ -168,6 +163,7 @@ class Engine:
             self._fail(request_id, UnavailableError("the coordinator is shutting down"))
         self._task.cancel()
         await asyncio.wait({self._task})
+        await self._micro_batches.close()
         await self._pipeline.close()
 
     async def _run(self) -> None:
@@ -185,16 +181,43 @@ class Engine:
         while True:
             if not self._pipeline.is_open:
                 await self._recover()
-            started_ns = time.perf_counter_ns()
-            output = self._scheduler.schedule()
-            if output is not None:
-                await self._step(output, started_ns)
-                continue
-            if not self._scheduler.has_work:
+            self._fill()
+            await self._emit()
+            if self._micro_batches.is_empty and not self._scheduler.has_work:
                 self._scheduler.check_integrity()
+                self._pace.interrupt()
                 self._idle.set()
-            self._wake.clear()
             await self._wake.wait()
+            self._wake.clear()
+            for micro_batch in self._micro_batches.take_landed():
+                self._land(micro_batch)
+
+    def _fill(self) -> None:
+        """Sends micro-batches off until as many are in flight as the load deserves."""
+        while True:
+            started_ns = time.perf_counter_ns()
+            load = self._scheduler.load()
+            plan = self._pace.plan(
+                load,
+                num_in_flight=self._micro_batches.num_computing,
+                num_prefill_only=self._micro_batches.num_prefill_only,
+            )
+            output = plan and self._scheduler.schedule(plan.budget)
+            if plan is None or output is None:
+                return
+            now_ns = time.monotonic_ns()
+            for piece in output.slices:
+                live = self._requests[piece.request_id]
+                live.first_step_ns = live.first_step_ns or now_ns
+            wanted = logits_requests(output, self._requests)
+            micro_batch = MicroBatch(
+                output=output,
+                load=load,
+                depth=plan.depth,
+                started_ns=started_ns,
+                scheduled_ns=time.perf_counter_ns(),
+            )
+            self._micro_batches.start(micro_batch, wanted)
 
     async def status(self) -> EngineStatus:
         """The state of the coordinator and of every stage."""
@@ -236,27 +259,67 @@ class Engine:
             has_tokenizer=self.tokenizer is not None,
         )
 
-    async def _step(self, output: SchedulerOutput, started_ns: int) -> None:
-        """Runs one micro-batch and takes in what became of it."""
-        wanted = self._logits_requests(output)
-        now_ns = time.monotonic_ns()
-        for piece in output.slices:
-            live = self._requests[piece.request_id]
-            live.first_step_ns = live.first_step_ns or now_ns
-        scheduled_ns = time.perf_counter_ns()
-        try:
-            step = await self._pipeline.run(output, wanted)
-        except (UnavailableError, DeadlineExceededError) as error:
+    def _land(self, micro_batch: MicroBatch) -> None:
+        """Takes in what became of a micro-batch."""
+        result = micro_batch.result
+        if isinstance(result, StepOutput):
+            self._take_in(micro_batch, result)
+        elif isinstance(result, StagecoachError):
+            self._give_up(micro_batch.output, result)
+        else:
+            assert result is not None, "a micro-batch landed without a result"
+            raise result
+
+    def _take_in(self, micro_batch: MicroBatch, result: StepOutput) -> None:
+        """Samples, and lets the scheduler go on; what clients get of it is sent later."""
+        landed_ns = time.perf_counter_ns()
+        output = micro_batch.output
+        sampled, errors = sample(output, result, self._requests)
+        for request_id, error in errors.items():
+            self._fail(request_id, error)
+        advanced = self._scheduler.update(output, sampled)
+        step = LandedStep.of(
+            micro_batch,
+            result,
+            [self._requests[sequence.request_id] for sequence in advanced],
+            landed_ns=landed_ns,
+        )
+        for token in step.tokens:
+            if token.reason is not None:
+                self._scheduler.finish(token.live.request_id, token.reason)
+        self._unsent.append(step)
+
+    async def _emit(self) -> None:
+        """Sends what was taken in, behind the next micro-batches."""
+        if not self._unsent:
+            return
+        await asyncio.sleep(0)  # lets those go out that were just started
+        steps, self._unsent = self._unsent, []
+        for step in steps:
+            for token in step.send(self._requests):
+                assert token.reason is not None
+                self._finish(token.live, token.reason)
+            self._throughput.add(len(step.tokens), time.monotonic())
+            micro_batch = step.micro_batch
+            self._pace.observe(
+                micro_batch.output,
+                depth=micro_batch.depth,
+                load=micro_batch.load,
+                stages=step.result.stage_timings,
+                landed_ns=micro_batch.returned_ns,
+            )
+
+    def _give_up(self, output: SchedulerOutput, error: StagecoachError) -> None:
+        """Replays what a stage could not run, or fails it; hits only this micro-batch."""
+        if isinstance(error, UnavailableError | DeadlineExceededError):
             _log.warning("micro-batch %d was lost: %s", output.micro_batch_id, error)
             if self._pipeline.is_open:  # else `_serve` recovers, and all are replayed
                 self._replay(self._scheduler.requeue(output), error)
-            return
-        except (KvFullError, StaleStateError) as error:
+        elif isinstance(error, KvFullError | StaleStateError):
             _log.warning("micro-batch %d is replayed: %s", output.micro_batch_id, error)
             gave_up = InternalError(f"given up after {MAX_REPLAYS} replays: {error.message}")
             self._replay(self._scheduler.requeue(output), gave_up)
-            return
-        except StagecoachError as error:
+        else:
             _log.error("micro-batch %d failed: %s", output.micro_batch_id, error)
             self._scheduler.requeue(output)
             for piece in output.slices:
@@ -267,65 +330,11 @@ class Engine:
                         f"request {piece.request_id} failed on a stage; see the coordinator's log"
                     ),
                 )
-            return
-        self._postprocess(output, step, scheduled_ns - started_ns, started_ns)
-
-    def _logits_requests(self, output: SchedulerOutput) -> list[LogitsRequest]:
-        """What the samplers need: the last row of every slice that samples."""
-        wanted = []
-        row = 0
-        for piece in output.slices:
-            row += len(piece.token_ids)
-            if piece.samples:
-                sampler = self._requests[piece.request_id].sampler
-                wanted.append(sampler.logits_request(row - 1))
-        return wanted
-
-    def _postprocess(
-        self, output: SchedulerOutput, step: StepOutput, schedule_ns: int, started_ns: int
-    ) -> None:
-        """Samples, updates the scheduler, sends tokens, ends what is done."""
-        returned_ns = time.perf_counter_ns()
-        advanced = self._scheduler.update(output, self._sample(output, step))
-        sampled_ns = time.perf_counter_ns()
-        ended: list[tuple[LiveRequest, FinishReason]] = []
-        for sequence in advanced:
-            live = self._requests[sequence.request_id]
-            if (reason := _take_token(live)) is not None:
-                ended.append((live, reason))
-        ended_ns = time.perf_counter_ns()
-        times = step_times(
-            schedule_ns=schedule_ns,
-            sample_ns=sampled_ns - returned_ns,
-            detokenize_ns=ended_ns - sampled_ns,
-            step_ns=ended_ns - started_ns,
-            stages=step.stage_timings,
-        )
-        for piece in output.slices:
-            if (participant := self._requests.get(piece.request_id)) is not None:
-                participant.add_step(times)
-        self._throughput.add(len(advanced), time.monotonic())
-        for live, reason in ended:
-            self._finish(live, reason)
-
-    def _sample(self, output: SchedulerOutput, step: StepOutput) -> dict[str, int]:
-        """Next tokens by request id; a request whose logits are unusable fails alone."""
-        rows = {row.row: row for row in step.logits}
-        sampled: dict[str, int] = {}
-        row = 0
-        for piece in output.slices:
-            row += len(piece.token_ids)
-            live = self._requests.get(piece.request_id)
-            if not piece.samples or live is None:
-                continue
-            try:
-                sampled[piece.request_id] = live.sampler.sample(rows[row - 1])
-            except InternalError as error:
-                self._fail(piece.request_id, error)
-        return sampled
 
     async def _recover(self) -> None:
         """Waits until every stage is back; what was running is computed again from its tokens."""
+        self._micro_batches.abandon()
+        self._pace.interrupt()
         self._replay(
             self._scheduler.preempt_all(), UnavailableError("a stage was lost again and again")
         )
@@ -358,7 +367,7 @@ class Engine:
     def _finish(self, live: LiveRequest, reason: FinishReason) -> None:
         """Ends a request in good order."""
         live.end(reason, live.text.flush())
-        self._forget(live.request.request_id, reason)
+        self._forget(live.request_id, reason)
 
     def _fail(self, request_id: str, error: StagecoachError) -> None:
         """Ends a request with an error."""
@@ -376,16 +385,3 @@ class Engine:
         _log.info(
             "request %s ended: %s, %d tokens", request_id, reason.value, live.num_completion_tokens
         )
-
-
-def _take_token(live: LiveRequest) -> FinishReason | None:
-    """Turns the newest token of a request into text and sends it; says whether it was the last."""
-    token_id = live.sequence.output_token_ids[-1]
-    live.sampler.append(token_id)
-    if token_id in live.request.stop_token_ids:
-        return FinishReason.STOP
-    delta = live.text.push(token_id)
-    live.emit(token_id, delta.text)
-    if delta.stopped:
-        return FinishReason.STOP
-    return FinishReason.LENGTH if live.sequence.at_max_tokens else None

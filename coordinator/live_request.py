@@ -4,17 +4,21 @@ One table of these, keyed by request id, is all there is; so a request that ends
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
-from coordinator.core.events import Finished, RequestTimings, StageTotals, TokensEvent
+from coordinator.core.events import Accepted, Finished, RequestTimings, StageTotals, TokensEvent
 from coordinator.core.request import FinishReason, Request
 from coordinator.core.sequence import Sequence
 from coordinator.core.step import StageTimings
+from coordinator.pipeline.topology import Topology
 from coordinator.request_stream import RequestStream
 from coordinator.sampling.token_sampler import TokenSampler
 from coordinator.text.output_text import OutputText
+from coordinator.text.tokenizer import Tokenizer
 
 NUM_OWN_TIMES = 4
 """Times of a step that are the coordinator's own: schedule, sample, detokenize, whole step."""
@@ -48,6 +52,46 @@ class LiveRequest:
     num_completion_tokens: int = 0
     first_step_ns: int | None = None
     first_token_ns: int | None = None
+
+    @classmethod
+    def of(
+        cls,
+        sequence: Sequence,
+        *,
+        topology: Topology,
+        tokenizer: Tokenizer | None,
+        on_cancel: Callable[[], None],
+    ) -> Self:
+        """Makes the record of a request that was just accepted.
+
+        Args:
+            sequence: From the scheduler.
+            topology: The stages that serve it.
+            tokenizer: The model's; None when it serves token ids only.
+            on_cancel: Called at most once, when the client cancels.
+        """
+        request = sequence.request
+        accepted = Accepted(
+            request_id=request.request_id, num_prompt_tokens=sequence.num_prompt_tokens
+        )
+        num_times = NUM_OWN_TIMES + len(topology.infos) * len(StageTimings._fields)
+        return cls(
+            request=request,
+            sequence=sequence,
+            sampler=TokenSampler(
+                request.sampling,
+                prompt_token_ids=request.prompt_token_ids,
+                vocab_size=topology.vocab_size,
+            ),
+            text=OutputText(tokenizer, request.stop),
+            stream=RequestStream(accepted, on_cancel),
+            times=np.zeros(num_times, dtype=np.int64),
+        )
+
+    @property
+    def request_id(self) -> str:
+        """Id of the request."""
+        return self.request.request_id
 
     def add_step(self, times: np.ndarray) -> None:
         """Counts a step that the request took part in."""

@@ -35,6 +35,10 @@ def serve(
     max_model_len: Annotated[
         int | None, typer.Option(help="Most tokens of one request. Default: the stages'.")
     ] = None,
+    num_micro_batches: Annotated[
+        int | None,
+        typer.Option(help="Micro-batches in flight. Default: measured while running."),
+    ] = None,
     max_num_waiting: Annotated[
         int, typer.Option(help="Most requests that wait; more are refused.")
     ] = _DEFAULT.max_num_waiting,
@@ -69,6 +73,7 @@ def serve(
             max_num_batched_tokens=max_num_batched_tokens,
             max_num_seqs=max_num_seqs,
             max_model_len=max_model_len,
+            num_micro_batches=num_micro_batches,
             max_num_waiting=max_num_waiting,
             prefix_cache=prefix_cache,
             connect_timeout_s=connect_timeout_s,

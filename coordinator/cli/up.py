@@ -69,6 +69,10 @@ def up(
     max_model_len: Annotated[
         int | None, typer.Option(min=1, help="Most tokens of one request.")
     ] = None,
+    num_micro_batches: Annotated[
+        int | None,
+        typer.Option(min=1, help="Micro-batches in flight. Default: measured while running."),
+    ] = None,
     max_num_waiting: Annotated[
         int | None, typer.Option(min=1, help="Most requests that wait; more are refused.")
     ] = None,
@@ -116,7 +120,12 @@ def up(
             grpc_port=grpc_port,
             stage_options=_given(stage_options),
             coordinator_options=(
-                *_given({"--max-num-waiting": max_num_waiting}),
+                *_given(
+                    {
+                        "--num-micro-batches": num_micro_batches,
+                        "--max-num-waiting": max_num_waiting,
+                    }
+                ),
                 *_switch("--prefix-cache", "--no-prefix-cache", prefix_cache),
             ),
             drain_grace_s=drain_grace_s,

@@ -46,7 +46,8 @@ class RequestTimings:
     detokenize_ns: int
     """Turning tokens into text."""
     step_ns: int
-    """Wall time of the steps, from the start of scheduling to the end of detokenization."""
+    """Wall time of the steps: from the start of scheduling until the tokens were chosen, and the
+    detokenization, which may overlap with the next step."""
     stages: tuple[StageTotals, ...]
     """One a stage, in order."""
     num_preemptions: int = 0

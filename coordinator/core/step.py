@@ -57,6 +57,11 @@ class SchedulerOutput:
         """Rows of the micro-batch."""
         return sum(len(piece.token_ids) for piece in self.slices)
 
+    @property
+    def is_prefill_only(self) -> bool:
+        """True when it holds prompts, or pieces of them, and nothing else."""
+        return bool(self.slices) and all(len(piece.token_ids) > 1 for piece in self.slices)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogitsRequest:

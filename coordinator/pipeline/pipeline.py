@@ -49,6 +49,7 @@ class Pipeline:
         ]
         self._listener: Callable[[], None] | None = None
         self._epoch = 0
+        self._num_losses = 0
         self._topology: Topology | None = None
 
     @property
@@ -125,7 +126,7 @@ class Pipeline:
         """Runs one micro-batch through all stages.
 
         Micro-batches keep the order in which `run` was called at every stage, so slot operations
-        stay in order however many are in flight.
+        stay in order however many are in flight. The loss of any stage fails all of them at once.
 
         Args:
             output: What to run.
@@ -142,7 +143,10 @@ class Pipeline:
         last = self._links[-1]
         started_ns = time.perf_counter_ns()
         request = wire.first_request(output)
+        num_losses = self._num_losses
         for link in self._links:
+            if num_losses != self._num_losses:
+                raise UnavailableError("a stage was lost meanwhile")
             if link is last:
                 wire.add_logits(request, logits)
             built_ns = time.perf_counter_ns() - started_ns
@@ -165,6 +169,9 @@ class Pipeline:
         await asyncio.gather(*(link.close() for link in self._links))
 
     def _stage_lost(self) -> None:
+        self._num_losses += 1
+        for link in self._links:
+            link.give_up(UnavailableError("a stage was lost meanwhile"))
         if self._listener is not None:
             self._listener()
 

@@ -200,7 +200,8 @@ class StageLink:
         self._pending[micro_batch_id] = pending
         try:
             async with self._write_lock:
-                await call.write(request)
+                if not pending.future.done():  # given up while it waited
+                    await call.write(request)
             arrival = await pending.future
         except asyncio.CancelledError:
             # grpc.aio raises it also when the watch cancels a call that does not take a write.
@@ -222,6 +223,12 @@ class StageLink:
             raise self._named(status.from_status(arrival.result.status))
         round_trip_ns = arrival.arrived_ns - started_ns
         return StageReply(arrival.result, _timings(arrival.result.timings, round_trip_ns))
+
+    def give_up(self, error: StagecoachError) -> None:
+        """Fails what is in flight, though the stream goes on; what was not sent never is."""
+        for pending in self._pending.values():
+            if not pending.future.done():
+                pending.future.set_result(error)
 
     async def close(self) -> None:
         """Ends the stream, which frees its slots on the stage, and closes the channel."""
@@ -263,9 +270,7 @@ class StageLink:
             return
         self._call = None
         _log.warning("lost stage %s: %s", self.address, error.message)
-        for pending in self._pending.values():
-            if not pending.future.done():
-                pending.future.set_result(error)
+        self.give_up(error)
         self._on_lost()
 
     async def _ending(self, call: ForwardCall) -> StagecoachError:

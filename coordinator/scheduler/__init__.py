@@ -5,6 +5,8 @@ is no prefill phase and no decode phase. Knows no grpc, torch, asyncio or clock.
 """
 
 from coordinator.scheduler.config import SchedulerConfig
+from coordinator.scheduler.load import Load, StepBudget
+from coordinator.scheduler.pace import Pace
 from coordinator.scheduler.scheduler import Scheduler
 
-__all__ = ["Scheduler", "SchedulerConfig"]
+__all__ = ["Load", "Pace", "Scheduler", "SchedulerConfig", "StepBudget"]

@@ -16,6 +16,7 @@ is in at most one of them. Not thread-safe: one task owns the scheduler.
 """
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 
 from coordinator.core.request import FinishReason, Request
 from coordinator.core.sequence import Sequence, SequenceState
@@ -23,6 +24,8 @@ from coordinator.core.step import ScheduledSlice, SchedulerOutput
 from coordinator.scheduler.config import SchedulerConfig
 from coordinator.scheduler.fcfs_queue import FcfsQueue
 from coordinator.scheduler.kv_memory import KvMemory
+from coordinator.scheduler.load import Load, StepBudget
+from coordinator.scheduler.step_room import StepRoom
 from protos.errors import ContextLengthExceededError, InvalidArgumentError, QueueFullError
 
 
@@ -116,7 +119,29 @@ class Scheduler:
         self._waiting.add(sequence)
         return sequence
 
-    def schedule(self, *, max_num_slices: int | None = None) -> SchedulerOutput | None:
+    def load(self) -> Load:
+        """Counts what there is to do; waiting sequences as far as there are slots for them."""
+        num_decodes = num_prefills = num_prefill_tokens = 0
+        for sequence in self._running.values():
+            num_tokens = sequence.num_uncomputed_tokens
+            if num_tokens == 1:
+                num_decodes += 1
+            else:
+                num_prefills += 1
+                num_prefill_tokens += num_tokens
+        num_empty_kv_tokens = self.num_free_kv_blocks * self.config.kv_block_size
+        num_empty_kv_tokens += num_prefill_tokens  # reserved, and not computed yet
+        for sequence in islice(self._waiting, self.config.max_num_seqs - len(self._running)):
+            num_prefills += 1
+            num_prefill_tokens += sequence.num_tokens
+        return Load(
+            num_decodes=num_decodes,
+            num_prefills=num_prefills,
+            num_prefill_tokens=num_prefill_tokens,
+            empty_kv_share=min(1.0, num_empty_kv_tokens / self.config.num_kv_tokens),
+        )
+
+    def schedule(self, budget: StepBudget | None = None) -> SchedulerOutput | None:
         """Decides the next micro-batch: running sequences first, then waiting ones.
 
         Every sequence in it is in flight until the output goes to `update` or `requeue`, or
@@ -124,20 +149,17 @@ class Scheduler:
         too goes to the stages, after all earlier ones.
 
         Args:
-            max_num_slices: Sequences in this micro-batch at most, so that others are left for the
-                next; None for no such limit.
+            budget: What this micro-batch may hold, so that the rest is left for the next ones;
+                None for the limits of the configuration alone.
 
         Returns:
             None when there is nothing to run and nothing to tell the stages now.
         """
-        assert max_num_slices is None or max_num_slices > 0
-        num_tokens_left = self.config.max_num_batched_tokens
+        room = StepRoom(self.config.max_num_batched_tokens, budget)
         slices: list[ScheduledSlice] = []
-        for sequence in self._runnable():
-            piece = self._take(sequence, num_tokens_left)
-            slices.append(piece)
-            num_tokens_left -= len(piece.token_ids)
-            if num_tokens_left == 0 or len(slices) == max_num_slices:
+        for sequence in self._runnable(room):
+            slices.append(self._take(sequence, room.take(sequence)))
+            if room.is_full:
                 break
         slot_ops = self._memory.take_slot_ops()
         if not slices and not slot_ops:
@@ -262,15 +284,17 @@ class Scheduler:
                     limit=limit,
                 )
 
-    def _runnable(self) -> Iterator[Sequence]:
+    def _runnable(self, room: StepRoom) -> Iterator[Sequence]:
         """Yields sequences that hold the blocks of all their tokens; preempts and admits lazily."""
         for sequence in tuple(self._running.values()):
             if sequence.in_flight or sequence.kv_slot is None:
                 continue  # without a slot: it was preempted in this very loop
+            if not room.fits(sequence):
+                continue
             if not self._make_room(sequence):
                 return  # all that were admitted later are in flight
             yield sequence
-        while (admitted := self._admit()) is not None:
+        while room.has_prefill and (admitted := self._admit()) is not None:
             yield admitted
 
     def _make_room(self, sequence: Sequence) -> bool:

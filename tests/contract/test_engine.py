@@ -15,6 +15,7 @@ from coordinator.core.request import FinishReason
 from coordinator.core.request_spec import RequestSpec, TextPrompt, TokenPrompt
 from coordinator.core.sampling_params import SamplingParams
 from coordinator.engine import Engine
+from coordinator.pipeline.stage_link import StageLink, StageReply
 from model_files import open_model
 from protos.errors import (
     ContextLengthExceededError,
@@ -27,6 +28,7 @@ from protos.errors import (
     UnavailableError,
 )
 from protos.layer_range import LayerRange
+from protos.stagecoach.v1.stage_pb2 import ForwardRequest
 from stage_server.batch import ForwardBatch, ForwardOutput
 from stage_server.torch_engine import TorchEngine
 from tests.clusters import (
@@ -228,6 +230,64 @@ async def test_an_exception_in_a_forward_fails_only_its_micro_batch(
     assert "req-" in error.message
     assert "secret" not in error.message
     assert await generate(engine, PROMPT, 6) == expected
+
+
+async def test_a_failed_micro_batch_hits_only_its_own_of_several_in_flight(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = [(5, 6, 7), (9, 8, 7, 6), (20, 21)]
+    async with running_engine(model, THREE_STAGES, coordinator={"num_micro_batches": 3}) as engine:
+        expected = [await generate(engine, prompt, 30) for prompt in prompts]
+        saboteur = Saboteur(monkeypatch)
+        running = [asyncio.create_task(generate(engine, prompt, 30)) for prompt in prompts]
+        await status_when(engine, lambda status: status.num_running == 3)
+        saboteur.actions = [None, RuntimeError("a forward fails")]
+        outcomes = await asyncio.gather(*running, return_exceptions=True)
+        failed = [outcome for outcome in outcomes if isinstance(outcome, InternalError)]
+        assert len(failed) == 1
+        assert [o for o in outcomes if o not in failed] == [
+            tokens for tokens, o in zip(expected, outcomes, strict=True) if o not in failed
+        ]
+        await assert_nothing_held(engine)
+
+
+async def test_micro_batches_reach_every_stage_in_the_order_of_their_ids(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, list[int]] = {}
+    in_flight: list[int] = []
+    real_forward = StageLink.forward
+
+    async def forward(link: StageLink, request: ForwardRequest, num_tokens: int) -> StageReply:
+        seen.setdefault(link.address, []).append(request.micro_batch.micro_batch_id)
+        in_flight.append(len(link._pending) + 1)
+        return await real_forward(link, request, num_tokens)
+
+    monkeypatch.setattr(StageLink, "forward", forward)
+    prompts = [(token, token + 1, token + 2) for token in range(10, 22)]
+    async with running_engine(model, THREE_STAGES, coordinator={"num_micro_batches": 4}) as engine:
+        together = await asyncio.gather(*(generate(engine, prompt, 20) for prompt in prompts))
+        alone = [await generate(engine, prompt, 20) for prompt in prompts]
+    assert together == alone
+    assert max(in_flight) > 1
+    assert len(seen) == 3
+    for ids in seen.values():
+        assert ids == sorted(ids)
+
+
+async def test_cancelling_with_several_in_flight_disturbs_no_other(model: Path) -> None:
+    async with running_engine(model, THREE_STAGES, coordinator={"num_micro_batches": 3}) as engine:
+        expected = await generate(engine, PROMPT, 60)
+        kept = [asyncio.create_task(generate(engine, PROMPT, 60)) for _ in range(3)]
+        dropped = [engine.submit(create_spec(max_tokens=200)) for _ in range(3)]
+        await status_when(engine, lambda status: status.num_running == 6)
+        for stream in dropped:
+            stream.cancel()
+            *_, finished = [event async for event in stream]
+            assert isinstance(finished, Finished)
+            assert finished.finish_reason is FinishReason.ABORT
+        late = asyncio.create_task(generate(engine, PROMPT, 60))
+        assert await asyncio.gather(*kept, late) == [expected] * 4
 
 
 async def test_nan_logits_fail_one_request_and_not_its_neighbours(

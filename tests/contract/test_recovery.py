@@ -14,9 +14,11 @@ import pytest
 from coordinator.assembly import open_engine
 from coordinator.config import CoordinatorConfig
 from coordinator.core.request_spec import RequestSpec, TokenPrompt
+from coordinator.core.sequence import Sequence
 from coordinator.core.step import ScheduledSlice, SchedulerOutput
 from coordinator.pipeline import wire
 from coordinator.pipeline.stage_link import LinkConfig, StageLink
+from coordinator.scheduler import Scheduler
 from model_files import open_model
 from protos.errors import DeadlineExceededError, UnavailableError
 from protos.layer_range import LayerRange
@@ -35,8 +37,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_model("llama", tmp_path_factory.mktemp("model"))
 
 
+@pytest.mark.parametrize("num_micro_batches", [None, 3])
 @pytest.mark.parametrize("lost", [0, 1, 2])
-async def test_running_requests_survive_the_loss_of_any_stage(model: Path, lost: int) -> None:
+async def test_running_requests_survive_the_loss_of_any_stage(
+    model: Path, lost: int, num_micro_batches: int | None
+) -> None:
     ranges = LayerRange.split_evenly(6, 3)
     async with AsyncExitStack() as rest:
         victim = AsyncExitStack()
@@ -46,7 +51,9 @@ async def test_running_requests_survive_the_loss_of_any_stage(model: Path, lost:
             )
             for index, layers in enumerate(ranges)
         ]
-        config = CoordinatorConfig(model=str(model), stages=tuple(addresses))
+        config = CoordinatorConfig(
+            model=str(model), stages=tuple(addresses), num_micro_batches=num_micro_batches
+        )
         engine = await open_engine(config, open_model(config.model))
         rest.push_async_callback(engine.close, 0.0)
         expected = [await generate(engine, prompt, NUM_TOKENS) for prompt in PROMPTS]
@@ -84,6 +91,41 @@ async def test_a_stage_that_was_lost_shares_no_prefix_of_before(model: Path) -> 
         for num_hits in (0, 32):
             assert await generate(engine, prompt, NUM_TOKENS) == expected
             assert (await engine.status()).num_prefix_hit_tokens == num_hits
+        await assert_nothing_held(engine)
+
+
+async def test_a_loss_counts_once_for_a_request_however_many_micro_batches_it_hit(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replays: list[list[int]] = []
+    real_preempt_all = Scheduler.preempt_all
+
+    def preempt_all(scheduler: Scheduler) -> list[Sequence]:
+        sequences = real_preempt_all(scheduler)
+        replays.append([sequence.num_replays for sequence in sequences])
+        return sequences
+
+    monkeypatch.setattr(Scheduler, "preempt_all", preempt_all)
+    ranges = LayerRange.split_evenly(6, 2)
+    async with AsyncExitStack() as rest:
+        kept = await rest.enter_async_context(running_stage(model, ranges[0]))
+        victim = AsyncExitStack()
+        address = await victim.enter_async_context(running_stage(model, ranges[1]))
+        config = CoordinatorConfig(model=str(model), stages=(kept, address), num_micro_batches=3)
+        engine = await open_engine(config, open_model(config.model))
+        rest.push_async_callback(engine.close, 0.0)
+        running = [asyncio.create_task(generate(engine, p, 200)) for p in PROMPTS]
+        for num_incidents in (1, 2):
+            num_wanted = (await engine.status()).num_generated_tokens + 9
+            await status_when(engine, lambda now: now.num_generated_tokens >= num_wanted)  # noqa: B023
+            await victim.aclose()
+            await status_when(engine, lambda _: len(replays) >= num_incidents)  # noqa: B023
+            listen = ListenAddress.parse(address)
+            victim = AsyncExitStack()
+            await victim.enter_async_context(running_stage(model, ranges[1], listen=listen))
+        rest.push_async_callback(victim.aclose)
+        assert [len(tokens) for tokens in await asyncio.gather(*running)] == [200] * 3
+        assert all(max(counts) <= index + 1 for index, counts in enumerate(replays))
         await assert_nothing_held(engine)
 
 

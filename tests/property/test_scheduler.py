@@ -21,13 +21,17 @@ from coordinator.core.step import (
     SlotOp,
     TruncateSlot,
 )
-from coordinator.scheduler import Scheduler, SchedulerConfig
+from coordinator.scheduler import Scheduler, SchedulerConfig, StepBudget
 from protos.errors import KvFullError, StaleStateError
 from stage_server import batch
 from stage_server.kv_cache.slot_tables import SlotTables
 
 MAX_NUM_IN_FLIGHT = 4
 SALTS = (None, "a", "b")
+
+BUDGETS = st.builds(
+    StepBudget, max_num_decodes=st.integers(1, 4), max_num_prefill_tokens=st.integers(1, 12)
+)
 
 
 def next_token(token_ids: tuple[int, ...]) -> int:
@@ -182,15 +186,15 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: len(self.in_flight) < MAX_NUM_IN_FLIGHT)
     @rule(
-        max_num_slices=st.none() | st.integers(1, 4),
+        budget=st.none() | BUDGETS,
         fate=st.sampled_from(["runs"] * 6 + ["fails before", "fails after"]),
     )
-    def schedule(self, max_num_slices: int | None, fate: str) -> None:
-        output = self.scheduler.schedule(max_num_slices=max_num_slices)
+    def schedule(self, budget: StepBudget | None, fate: str) -> None:
+        output = self.scheduler.schedule(budget)
         if output is None:
             assert self.in_flight or not self.scheduler.has_work, "stuck"
             return
-        self.check(output, max_num_slices)
+        self.check(output, budget)
         sampled = self.forward(output) if fate != "fails before" else None
         if fate == "fails after":
             sampled = None
@@ -288,10 +292,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         for token_ids in self.stage.slots.values():
             assert len(token_ids) % self.config.kv_block_size == 0
 
-    def check(self, output: SchedulerOutput, max_num_slices: int | None) -> None:
+    def check(self, output: SchedulerOutput, budget: StepBudget | None) -> None:
         """What must hold of every output."""
         assert output.num_tokens <= self.config.max_num_batched_tokens
-        assert len(output.slices) <= (max_num_slices or self.config.max_num_seqs)
+        if budget is not None:
+            self.check_budget(output, budget)
         assert all(piece.token_ids for piece in output.slices)
         slots = [piece.kv_slot for piece in output.slices]
         assert len(set(slots)) == len(slots)
@@ -308,6 +313,14 @@ class SchedulerMachine(RuleBasedStateMachine):
             whole = [*sequence.request.prompt_token_ids, *sequence.output_token_ids]
             assert list(piece.token_ids) == whole[piece.start_position : end]
             assert piece.samples == (end == len(whole))
+
+    def check_budget(self, output: SchedulerOutput, budget: StepBudget) -> None:
+        """One token of a sequence is a decode, unless it is its first or not its last."""
+        sizes = [len(piece.token_ids) for piece in output.slices]
+        num_decodes = sum(size == 1 for size in sizes)
+        assert num_decodes <= budget.max_num_decodes + budget.max_num_prefill_tokens
+        assert sum(size for size in sizes if size > 1) <= budget.max_num_prefill_tokens
+        assert sum(sizes) <= budget.max_num_decodes + budget.max_num_prefill_tokens
 
 
 def slots_of(op: SlotOp) -> tuple[int, ...]:

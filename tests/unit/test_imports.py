@@ -16,7 +16,16 @@ PACKAGES = ("protos", "model_files", "roofline", "stage_server", "coordinator")
 CORE = {"protos.errors", "protos.layer_range", "coordinator.core"}
 ENGINE_PARTS = {
     f"coordinator.{name}"
-    for name in ("admission", "engine", "live_request", "request_stream", "throughput")
+    for name in (
+        "admission",
+        "batch_sampling",
+        "engine",
+        "landed_step",
+        "live_request",
+        "micro_batches",
+        "request_stream",
+        "throughput",
+    )
 }
 ENGINE = ENGINE_PARTS | {
     f"coordinator.{name}"

@@ -46,8 +46,8 @@ def add(
     )
 
 
-def schedule(scheduler: Scheduler, *, max_num_slices: int | None = None) -> SchedulerOutput:
-    output = scheduler.schedule(max_num_slices=max_num_slices)
+def schedule(scheduler: Scheduler) -> SchedulerOutput:
+    output = scheduler.schedule()
     scheduler.check_integrity()
     assert output is not None
     return output

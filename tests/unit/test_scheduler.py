@@ -5,7 +5,7 @@ import pytest
 from coordinator.core.request import FinishReason, Request
 from coordinator.core.sequence import Sequence, SequenceState
 from coordinator.core.step import FreeSlot, SchedulerOutput
-from coordinator.scheduler import Scheduler, SchedulerConfig
+from coordinator.scheduler import Load, Scheduler, SchedulerConfig, StepBudget
 from protos.errors import ContextLengthExceededError, InvalidArgumentError, QueueFullError
 
 TOKEN = 7
@@ -49,8 +49,14 @@ def add(
     ]
 
 
-def schedule(scheduler: Scheduler, *, max_num_slices: int | None = None) -> SchedulerOutput:
-    output = scheduler.schedule(max_num_slices=max_num_slices)
+def create_budget(*, max_num_decodes: int = 64, max_num_prefill_tokens: int = 64) -> StepBudget:
+    return StepBudget(
+        max_num_decodes=max_num_decodes, max_num_prefill_tokens=max_num_prefill_tokens
+    )
+
+
+def schedule(scheduler: Scheduler, budget: StepBudget | None = None) -> SchedulerOutput:
+    output = scheduler.schedule(budget)
     scheduler.check_integrity()
     assert output is not None
     return output
@@ -207,11 +213,41 @@ class TestSchedule:
         assert update(scheduler, first) == ["a"]
         assert scheduled(schedule(scheduler)) == {"a": (4, 1), "b": (4, 1)}
 
-    def test_max_num_slices_leaves_sequences_for_the_next_micro_batch(self) -> None:
+    def test_a_budget_of_decodes_leaves_sequences_for_the_next_micro_batch(self) -> None:
         scheduler = create_scheduler()
         add(scheduler, "a", "b", "c")
-        assert scheduled(schedule(scheduler, max_num_slices=2)).keys() == {"a", "b"}
-        assert scheduled(schedule(scheduler, max_num_slices=2)).keys() == {"c"}
+        step(scheduler)
+        two = create_budget(max_num_decodes=2)
+        assert scheduled(schedule(scheduler, two)).keys() == {"a", "b"}
+        assert scheduled(schedule(scheduler, two)).keys() == {"c"}
+
+    def test_a_budget_of_prefill_cuts_prompts_and_not_decodes(self) -> None:
+        scheduler = create_scheduler()
+        add(scheduler, "a", "b")
+        step(scheduler)
+        add(scheduler, "long", num_prompt=20)
+        add(scheduler, "late")
+        output = schedule(scheduler, create_budget(max_num_prefill_tokens=6))
+        assert scheduled(output) == {"a": (4, 1), "b": (4, 1), "long": (0, 6)}
+        assert scheduler.num_waiting == 1
+
+    def test_decodes_that_came_after_a_prompt_are_not_held_up_by_it(self) -> None:
+        scheduler = create_scheduler()
+        add(scheduler, "long", num_prompt=40)
+        add(scheduler, "short")
+        budget = create_budget(max_num_prefill_tokens=20)
+        assert scheduled(schedule(scheduler, budget)) == {"long": (0, 20)}
+        update(scheduler, schedule(scheduler, budget))
+        assert scheduled(schedule(scheduler, budget)) == {"short": (4, 1)}
+
+    def test_load_counts_what_runs_and_what_has_a_slot_to_go_to(self) -> None:
+        scheduler = create_scheduler(max_num_seqs=3)
+        add(scheduler, "a", "b")
+        step(scheduler)
+        add(scheduler, "c", "d", num_prompt=7)
+        assert scheduler.load() == Load(
+            num_decodes=2, num_prefills=1, num_prefill_tokens=7, empty_kv_share=1 - 8 / 256
+        )
 
     def test_no_more_sequences_run_than_there_are_slots(self) -> None:
         scheduler = create_scheduler(max_num_seqs=2)
@@ -282,7 +318,7 @@ class TestPreemption:
         (later,) = add(scheduler, "b", num_prompt=3, max_tokens=8)
         for _ in range(4):
             step(scheduler)
-        first = schedule(scheduler, max_num_slices=1)
+        first = schedule(scheduler, create_budget(max_num_decodes=1))
         second = schedule(scheduler)
         assert (scheduled(first), scheduled(second)) == ({"a": (7, 1)}, {"b": (6, 1)})
         update(scheduler, first)  # a wants a third block
@@ -416,7 +452,7 @@ class TestRequeue:
         step(scheduler)
         output = schedule(scheduler)
         scheduler.update(output, {"a": TOKEN, "b": TOKEN})
-        schedule(scheduler, max_num_slices=1)  # takes a
+        schedule(scheduler, create_budget(max_num_decodes=1))  # takes a
         assert scheduler.preempt_all() == [idle, flying]
         assert (idle.num_replays, flying.num_replays) == (1, 0)
         assert scheduler.num_running == 0

@@ -517,7 +517,9 @@ class RequestTimings(_message.Message):
     detokenize_ns: _builtins.int
     """Turning tokens into text."""
     step_ns: _builtins.int
-    """Wall time of the steps, from the start of scheduling to the end of detokenization."""
+    """Wall time of the steps: from the start of scheduling until the tokens were chosen, and the
+    detokenization, which may overlap with the next step.
+    """
     num_preemptions: _builtins.int
     """Times that the request was preempted and its KV computed again."""
     @_builtins.property

@@ -1,0 +1,121 @@
+"""A micro-batch between the sampler and the clients: its tokens, their text, its times.
+
+What decides how the next micro-batch looks is done at once; text and events come after that one is
+on its way.
+"""
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, Self
+
+from coordinator.core.request import FinishReason
+from coordinator.core.step import StepOutput
+from coordinator.live_request import LiveRequest, step_times
+from coordinator.micro_batches import MicroBatch
+from coordinator.text.stop_strings import TextDelta
+
+
+class NewToken(NamedTuple):
+    """A token that was sampled and not sent yet."""
+
+    live: LiveRequest
+    token_id: int
+    reason: FinishReason | None
+    """Why it is the last one; None when others follow."""
+    is_hidden: bool
+    """True for an end token, which is no part of the output."""
+    delta: TextDelta | None
+    """Its text; None when that is still to be made."""
+
+    @classmethod
+    def of(cls, live: LiveRequest) -> Self:
+        """Takes the newest token of a request and decides whether it is the last.
+
+        Makes its text only if that decides it.
+        """
+        token_id = live.sequence.output_token_ids[-1]
+        live.sampler.append(token_id)
+        if token_id in live.request.stop_token_ids:
+            return cls(live, token_id, FinishReason.STOP, True, None)
+        reason = FinishReason.LENGTH if live.sequence.at_max_tokens else None
+        if not live.request.stop:
+            return cls(live, token_id, reason, False, None)
+        delta = live.text.push(token_id)
+        return cls(live, token_id, FinishReason.STOP if delta.stopped else reason, False, delta)
+
+    def send(self) -> None:
+        """Sends the token to its client."""
+        if not self.is_hidden:
+            delta = self.delta or self.live.text.push(self.token_id)
+            self.live.emit(self.token_id, delta.text)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LandedStep:
+    """What came back, with a new token for every sequence that took one."""
+
+    micro_batch: MicroBatch
+    result: StepOutput
+    tokens: list[NewToken]
+    sample_ns: int
+    sampled_ns: int
+    """When the tokens were chosen."""
+    decided_ns: int
+    """When it was known which are the last."""
+
+    @classmethod
+    def of(
+        cls,
+        micro_batch: MicroBatch,
+        result: StepOutput,
+        advanced: Iterable[LiveRequest],
+        *,
+        landed_ns: int,
+    ) -> Self:
+        """Takes the tokens of the requests that advanced.
+
+        Args:
+            micro_batch: What came back.
+            result: What the last stage made of it.
+            advanced: The requests whose sequences took a token just now.
+            landed_ns: When sampling began.
+        """
+        sampled_ns = time.perf_counter_ns()
+        return cls(
+            micro_batch=micro_batch,
+            result=result,
+            tokens=[NewToken.of(live) for live in advanced],
+            sample_ns=sampled_ns - landed_ns,
+            sampled_ns=sampled_ns,
+            decided_ns=time.perf_counter_ns(),
+        )
+
+    def send(self, requests: Mapping[str, LiveRequest]) -> list[NewToken]:
+        """Sends the tokens, and counts the step's times for every request that took part.
+
+        Args:
+            requests: Those that have not ended meanwhile; the others hear nothing more.
+
+        Returns:
+            The last tokens of requests that are to be ended now.
+        """
+        started_ns = time.perf_counter_ns()
+        tokens = [
+            token for token in self.tokens if requests.get(token.live.request_id) is token.live
+        ]
+        for token in tokens:
+            token.send()
+        detokenize_ns = time.perf_counter_ns() - started_ns + self.decided_ns - self.sampled_ns
+        micro_batch = self.micro_batch
+        times = step_times(
+            schedule_ns=micro_batch.scheduled_ns - micro_batch.started_ns,
+            sample_ns=self.sample_ns,
+            detokenize_ns=detokenize_ns,
+            step_ns=self.sampled_ns - micro_batch.started_ns + detokenize_ns,
+            stages=self.result.stage_timings,
+        )
+        for piece in micro_batch.output.slices:
+            if (participant := requests.get(piece.request_id)) is not None:
+                participant.add_step(times)
+        return [token for token in tokens if token.reason is not None]

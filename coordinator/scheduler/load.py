@@ -1,0 +1,30 @@
+"""What there is to do, and how much of it goes into one micro-batch: plain numbers."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What the running sequences, and the waiting ones that have a slot to go to, still need."""
+
+    num_decodes: int
+    """Sequences that need one token computed, those in flight included."""
+    num_prefills: int
+    """Sequences that need more: new prompts, and what is recomputed."""
+    num_prefill_tokens: int
+    """Tokens that those need."""
+    empty_kv_share: float
+    """Share of the KV memory that holds no computed token, from 0 to 1."""
+
+    @property
+    def num_sequences(self) -> int:
+        """Sequences that can be spread over micro-batches."""
+        return self.num_decodes + self.num_prefills
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepBudget:
+    """What one micro-batch may hold, besides the token budget of the configuration."""
+
+    max_num_decodes: int
+    max_num_prefill_tokens: int

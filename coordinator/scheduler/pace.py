@@ -1,0 +1,110 @@
+"""How full the pipeline is kept: depth and budget of the next micro-batch, from what came back."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from coordinator.core.step import SchedulerOutput, StageTimings
+from coordinator.scheduler.depth import DepthChooser
+from coordinator.scheduler.load import Load, StepBudget
+from coordinator.scheduler.rate_window import Landing
+from coordinator.scheduler.step_times import StepTimes
+from coordinator.scheduler.throttle import step_budget
+
+NUM_WIRE_MICRO_BATCHES = 2
+"""Micro-batches in flight beyond one a stage at most, to hide the wire."""
+
+
+class StepPlan(NamedTuple):
+    """A micro-batch that may go out."""
+
+    depth: int
+    """Micro-batches in flight that are aimed at."""
+    budget: StepBudget
+
+
+class Pace:
+    """Decides how many micro-batches are in flight and what goes into each. Pure: no clock.
+
+    Args:
+        num_stages: Stages of the pipeline.
+        max_num_batched_tokens: Tokens in one micro-batch.
+        depth: A fixed number of micro-batches in flight; None measures which is best.
+    """
+
+    def __init__(
+        self, *, num_stages: int, max_num_batched_tokens: int, depth: int | None = None
+    ) -> None:
+        """Starts with nothing measured."""
+        self._max_num_batched_tokens = max_num_batched_tokens
+        self._fixed_depth = depth
+        self._times = StepTimes()
+        self._depth = DepthChooser(
+            num_stages=num_stages,
+            max_depth=num_stages + NUM_WIRE_MICRO_BATCHES,
+            max_num_batched_tokens=max_num_batched_tokens,
+            times=self._times,
+        )
+
+    def plan(self, load: Load, *, num_in_flight: int, num_prefill_only: int) -> StepPlan | None:
+        """Decides whether another micro-batch goes out now, and what it may hold.
+
+        One that holds prompts alone leaves its place to the streams that it would hold up.
+
+        Args:
+            load: What there is to do.
+            num_in_flight: Micro-batches in flight that hold tokens.
+            num_prefill_only: Those of them without a decode.
+
+        Returns:
+            None when enough are in flight.
+        """
+        depth = self._fixed_depth or self._depth.choose(load)
+        if num_in_flight >= depth + min(1, num_prefill_only):
+            return None
+        budget = step_budget(
+            load,
+            depth=depth,
+            max_num_batched_tokens=self._max_num_batched_tokens,
+            times=self._times,
+        )
+        if num_in_flight >= depth:
+            budget = replace(budget, max_num_prefill_tokens=0)
+        return StepPlan(depth, budget)
+
+    def observe(
+        self,
+        output: SchedulerOutput,
+        *,
+        depth: int,
+        load: Load,
+        stages: Sequence[StageTimings],
+        landed_ns: int,
+    ) -> None:
+        """Learns from a micro-batch that came back.
+
+        Args:
+            output: The micro-batch.
+            depth: Of its plan.
+            load: The load then.
+            stages: Its times.
+            landed_ns: When it came back, on a monotonic clock.
+        """
+        if not output.slices:
+            return
+        sizes = [len(piece.token_ids) for piece in output.slices]
+        num_tokens, num_decodes = sum(sizes), sizes.count(1)
+        self._times.add(num_tokens, stages)
+        weight = self._times.prefill_weight(load.num_decodes)
+        self._depth.observe(
+            Landing(
+                depth=depth,
+                load=load,
+                work=num_decodes + weight * (num_tokens - num_decodes),
+                landed_ns=landed_ns,
+            )
+        )
+
+    def interrupt(self) -> None:
+        """Says that the pipeline ran empty or was lost: what is half measured is void."""
+        self._depth.interrupt()
