@@ -4,6 +4,7 @@ import asyncio
 import time
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from coordinator.assembly import open_engine
 from coordinator.config import CoordinatorConfig
 from coordinator.core.request_spec import RequestSpec, TokenPrompt
 from coordinator.core.sequence import Sequence
+from coordinator.core.status import EngineStatus
 from coordinator.core.step import ScheduledSlice, SchedulerOutput
 from coordinator.pipeline import wire
 from coordinator.pipeline.stage_link import LinkConfig, StageLink
@@ -94,6 +96,14 @@ async def test_a_stage_that_was_lost_shares_no_prefix_of_before(model: Path) -> 
         await assert_nothing_held(engine)
 
 
+def has_generated(status: EngineStatus, *, num_tokens: int) -> bool:
+    return status.num_generated_tokens >= num_tokens
+
+
+def has_recorded(replays: list[list[int]], num_incidents: int, _: EngineStatus) -> bool:
+    return len(replays) == num_incidents
+
+
 async def test_a_loss_counts_once_for_a_request_however_many_micro_batches_it_hit(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,9 +127,9 @@ async def test_a_loss_counts_once_for_a_request_however_many_micro_batches_it_hi
         running = [asyncio.create_task(generate(engine, p, 200)) for p in PROMPTS]
         for num_incidents in (1, 2):
             num_wanted = (await engine.status()).num_generated_tokens + 9
-            await status_when(engine, lambda now: now.num_generated_tokens >= num_wanted)  # noqa: B023
+            await status_when(engine, partial(has_generated, num_tokens=num_wanted))
             await victim.aclose()
-            await status_when(engine, lambda _: len(replays) >= num_incidents)  # noqa: B023
+            await status_when(engine, partial(has_recorded, replays, num_incidents))
             listen = ListenAddress.parse(address)
             victim = AsyncExitStack()
             await victim.enter_async_context(running_stage(model, ranges[1], listen=listen))
