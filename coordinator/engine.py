@@ -19,11 +19,13 @@ from coordinator.core.request_spec import Prompt, RequestSpec
 from coordinator.core.sequence import Sequence
 from coordinator.core.status import EngineStatus, StageState, StageStatus
 from coordinator.core.step import LogitsRequest, SchedulerOutput, StageTimings, StepOutput
+from coordinator.core.step_record import StepInstants, StepRecord
 from coordinator.live_request import NUM_OWN_TIMES, LiveRequest, step_times
 from coordinator.pipeline.pipeline import Pipeline
 from coordinator.request_stream import RequestStream
 from coordinator.sampling.token_sampler import TokenSampler
 from coordinator.scheduler.scheduler import Scheduler
+from coordinator.step_watch import StepHub, StepWatch
 from coordinator.text.output_text import OutputText
 from coordinator.text.tokenizer import Tokenizer
 from coordinator.throughput import ThroughputMeter
@@ -78,6 +80,7 @@ class Engine:
         self._idle.set()
         pipeline.on_lost(self._wake.set)
         self._throughput = ThroughputMeter()
+        self._steps = StepHub()
         self._num_finished = 0
         self._num_preemptions = 0
         self._is_draining = False
@@ -134,6 +137,14 @@ class Engine:
         _log.info("request %s: %d prompt tokens", request_id, sequence.num_prompt_tokens)
         return live.stream
 
+    def watch_steps(self) -> StepWatch:
+        """Tells what each micro-batch does from now on; the caller closes the watch.
+
+        Raises:
+            QueueFullError: Too many watch already.
+        """
+        return self._steps.watch(time.perf_counter_ns())
+
     def start(self) -> None:
         """Starts serving; call once, from the event loop that everything else is called from."""
         self._task = asyncio.create_task(self._run(), name="engine")
@@ -166,6 +177,7 @@ class Engine:
             idle.cancel()
         for request_id in tuple(self._requests):
             self._fail(request_id, UnavailableError("the coordinator is shutting down"))
+        self._steps.end(UnavailableError("the coordinator is shutting down"))
         self._task.cancel()
         await asyncio.wait({self._task})
         await self._pipeline.close()
@@ -223,6 +235,7 @@ class Engine:
             stages=stages,
             num_running=scheduler.num_running,
             num_waiting=scheduler.num_waiting,
+            max_num_seqs=scheduler.config.max_num_seqs,
             num_kv_blocks=scheduler.config.num_kv_blocks,
             num_free_kv_blocks=scheduler.num_free_kv_blocks,
             max_model_len=scheduler.config.max_request_tokens,
@@ -302,6 +315,11 @@ class Engine:
             if (participant := self._requests.get(piece.request_id)) is not None:
                 participant.add_step(times)
         self._throughput.add(len(advanced), time.monotonic())
+        if self._steps.is_watched:
+            instants = StepInstants(
+                started_ns, started_ns + schedule_ns, returned_ns, sampled_ns, ended_ns
+            )
+            self._steps.publish(StepRecord.of(output, step, instants))
         for live, reason in ended:
             self._finish(live, reason)
 

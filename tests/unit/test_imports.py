@@ -16,7 +16,14 @@ PACKAGES = ("protos", "model_files", "stage_server", "coordinator")
 CORE = {"protos.errors", "protos.layer_range", "coordinator.core"}
 ENGINE_PARTS = {
     f"coordinator.{name}"
-    for name in ("admission", "engine", "live_request", "request_stream", "throughput")
+    for name in (
+        "admission",
+        "engine",
+        "live_request",
+        "request_stream",
+        "step_watch",
+        "throughput",
+    )
 }
 ENGINE = ENGINE_PARTS | {
     f"coordinator.{name}"
