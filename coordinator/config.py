@@ -19,7 +19,7 @@ class CoordinatorConfig:
     """
 
     model: str
-    """Local Hugging Face folder, hub id, `.gguf` file, or `demo`."""
+    """Local Hugging Face folder, hub id, `.gguf` file, `demo` or `shape:NAME`."""
     stages: tuple[str, ...]
     """Addresses HOST:PORT, 1 to 16, in any order: the stages' own layer ranges order them."""
     listen: str = "127.0.0.1:50050"

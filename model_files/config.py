@@ -8,6 +8,11 @@ from protos.errors import ModelFilesError, UnsupportedModelError
 _TIED_BY_DEFAULT = frozenset({"cohere", "cohere2", "gemma", "gemma2", "gemma3_text", "smollm3"})
 """Families whose configuration leaves `tie_word_embeddings` out when it is true."""
 
+_UNGATED = frozenset({"arcee", "starcoder2"})
+"""Families whose MLP has no gate, and so two matrices instead of three."""
+
+_EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts")
+
 _DEFAULT_HEAD_DIM = {"gemma": 256, "gemma2": 256, "gemma3_text": 256, "qwen3": 128}
 """Families whose heads do not divide the hidden size evenly unless told otherwise."""
 
@@ -25,6 +30,12 @@ class ModelConfig:
     num_attention_heads: int
     num_kv_heads: int
     head_dim: int
+    intermediate_size: int | None
+    """Width of an MLP; None when the configuration leaves it to its family."""
+    num_mlp_matrices: int
+    """Three of a gated MLP, two of another."""
+    has_experts: bool
+    """True when a layer has several MLPs, of which a token uses some."""
     max_model_len: int
     """Positions that the model was made for."""
     tie_word_embeddings: bool
@@ -68,6 +79,11 @@ def parse_config(
         num_attention_heads=num_heads,
         num_kv_heads=_positive(raw, "num_key_value_heads", num_heads),
         head_dim=_positive(raw, "head_dim", default_head_dim),
+        intermediate_size=(
+            None if raw.get("intermediate_size") is None else _positive(raw, "intermediate_size")
+        ),
+        num_mlp_matrices=2 if model_type in _UNGATED else 3,
+        has_experts=any(raw.get(key) for key in _EXPERT_KEYS),
         max_model_len=_max_model_len(raw),
         tie_word_embeddings=_flag(raw, "tie_word_embeddings", model_type in _TIED_BY_DEFAULT),
         eos_token_ids=_token_ids({**raw, **_present(generation or {})}, "eos_token_id"),

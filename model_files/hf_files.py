@@ -37,8 +37,12 @@ class Folder(Protocol):
         """Returns the path of a file, fetching it first if need be; None if there is none."""
         ...
 
-    def tensor_types(self, name: str) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """Reads dtype and shape of all tensors of a safetensors file, without its tensors."""
+    def tensor_types(self, name: str) -> dict[str, tuple[str, tuple[int, ...]]] | None:
+        """Reads dtype and shape of all tensors of a safetensors file, without its tensors.
+
+        Returns:
+            None if there is no such file.
+        """
         ...
 
 
@@ -55,8 +59,10 @@ class LocalFolder:
         path = self._path / name
         return path if path.is_file() else None
 
-    def tensor_types(self, name: str) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """Reads the file's header."""
+    def tensor_types(self, name: str) -> dict[str, tuple[str, tuple[int, ...]]] | None:
+        """Reads the file's header; None if there is no such file."""
+        if self.find(name) is None:
+            return None
         with SafetensorsFile(self._path / name) as file:
             return {key: (entry.dtype, entry.shape) for key, entry in file.entries.items()}
 
@@ -86,15 +92,17 @@ class HfFiles(ModelFiles):
         """sha256 over config.json and the names of all tensors.
 
         A model in a single file adds their types and shapes; those of shards that are not present
-        are not known.
+        are not known. A configuration without weights, enough for emulated stages, has no tensors.
         """
         config = {k: v for k, v in self.config.raw.items() if k not in _NOT_ARCHITECTURE}
-        return fingerprint_of({"config": config, "tensors": self._index or self._single})
+        return fingerprint_of({"config": config, "tensors": self._tensors or {}})
 
     @property
     def tensor_names(self) -> Collection[str]:
         """Names of all tensors of the model."""
-        return (self._index or self._single).keys()
+        if self._tensors is None:
+            raise ModelFilesError(f"{self.model_id} has no weights: no {_SINGLE} and no {_INDEX}")
+        return self._tensors.keys()
 
     @contextmanager
     def open_tensors(self, names: Collection[str]) -> Iterator[TensorReader]:
@@ -152,9 +160,9 @@ class HfFiles(ModelFiles):
         return shards
 
     @cached_property
-    def _single(self) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """Type and shape of every tensor of a model in a single file."""
-        return self._folder.tensor_types(_SINGLE)
+    def _tensors(self) -> Mapping[str, object] | None:
+        """Every tensor's shard, or type and shape in a single file; None without weights."""
+        return self._index or self._folder.tensor_types(_SINGLE)
 
     def _json(self, name: str) -> Mapping[str, object] | None:
         path = self._folder.find(name)

@@ -61,20 +61,28 @@ class HubFolder:
             except EntryNotFoundError:
                 return None
 
-    def tensor_types(self, name: str) -> dict[str, tuple[str, tuple[int, ...]]]:
+    def tensor_types(self, name: str) -> dict[str, tuple[str, tuple[int, ...]]] | None:
         """Reads the header of a safetensors file, from the cache or with a ranged request.
 
+        Returns:
+            None if there is no such file.
+
         Raises:
-            ModelFilesError: There is no such file, it is damaged, or the hub cannot be reached.
+            ModelFilesError: The file is damaged, or the hub cannot be reached.
         """
         path = self._cached(name)
         if path is not None:
             with SafetensorsFile(path) as file:
                 return {key: (entry.dtype, entry.shape) for key, entry in file.entries.items()}
         with self._hub_errors(name):
-            header = HfApi().parse_safetensors_file_metadata(
-                self.model_id, name, revision=self._revision
-            )
+            try:
+                header = HfApi().parse_safetensors_file_metadata(
+                    self.model_id, name, revision=self._revision
+                )
+            except LocalEntryNotFoundError:
+                raise
+            except EntryNotFoundError:
+                return None
         return {key: (info.dtype, tuple(info.shape)) for key, info in header.tensors.items()}
 
     def _cached(self, name: str) -> Path | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from model_files.gguf_model import GgufModel
 from model_files.hf_files import HfFiles, LocalFolder
 from model_files.model_files import ModelFiles
+from model_files.shape_model import SHAPE_PREFIX, ShapeModel
 from protos.errors import ModelFilesError
 
 DEMO = "demo"
@@ -22,8 +23,9 @@ def open_model(spec: str) -> ModelFiles:
     """Opens a model by reading its headers; the weights stay on disk, or on the hub.
 
     Args:
-        spec: `demo`, a folder with config.json and safetensors files, a path ending in `.gguf`, or
-            a hub id such as `org/name` or `org/name@revision`. What exists on disk wins.
+        spec: `demo`, a folder with config.json and safetensors files, a path ending in `.gguf`, a
+            hub id such as `org/name` or `org/name@revision`, or the shape of a model without its
+            weights such as `shape:llama-2-13b`. What exists on disk wins.
 
     Raises:
         ModelFilesError: There is no such model, or its files are damaged.
@@ -36,6 +38,8 @@ def open_model(spec: str) -> ModelFiles:
         return HfFiles(LocalFolder(path))
     if path.suffix == ".gguf":
         return GgufModel(path)
+    if spec.startswith(SHAPE_PREFIX):
+        return ShapeModel(spec.removeprefix(SHAPE_PREFIX))
     hub_id = _HUB_ID.fullmatch(spec)
     if hub_id is None or path.exists():
         raise ModelFilesError(

@@ -45,7 +45,9 @@ def _print_version(wanted: bool) -> None:
 def stage_server(
     model: Annotated[
         str,
-        typer.Option(help="Local Hugging Face folder, hub id, path of a .gguf file, or demo."),
+        typer.Option(
+            help="Local Hugging Face folder, hub id, path of a .gguf file, demo or shape:NAME."
+        ),
     ],
     layers: Annotated[
         str, typer.Option(metavar="START:END", help="Decoder layers of this stage, half-open.")
@@ -79,6 +81,13 @@ def stage_server(
     engine: Annotated[
         str, typer.Option(help=f"One of {', '.join(ENGINE_NAMES)}.")
     ] = _DEFAULT.engine,
+    emulate: Annotated[
+        str | None,
+        typer.Option(metavar="GPU", help="For engine emulated: its GPU, such as rtx-3060-12gb."),
+    ] = None,
+    efficiency: Annotated[
+        float, typer.Option(help="For engine emulated: share of the GPU's figures it reaches.")
+    ] = _DEFAULT.efficiency,
     drain_grace_s: Annotated[
         float, typer.Option(help="Seconds that work in flight gets after SIGTERM.")
     ] = _DEFAULT.drain_grace_s,
@@ -124,6 +133,8 @@ def stage_server(
             max_model_len=max_model_len,
             threads=default_num_threads() if threads is None else threads,
             engine=engine,
+            emulate=emulate,
+            efficiency=efficiency,
             json_output=json_output,
             exit_with_parent=exit_with_parent,
             drain_grace_s=drain_grace_s,

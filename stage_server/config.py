@@ -11,9 +11,11 @@ from typing import NamedTuple, Self
 
 from protos.errors import IncompatibleError, InvalidArgumentError
 from protos.layer_range import LayerRange
+from roofline.devices import gpu_named
+from roofline.model_shape import DTYPE_BYTES
 
 DTYPE_NAMES = ("auto", "float32", "float16", "bfloat16")
-ENGINE_NAMES = ("torch",)
+ENGINE_NAMES = ("torch", "emulated")
 
 _UNITS_BYTES = {
     "": 1,
@@ -70,14 +72,16 @@ class StageConfig:
     """
 
     model: str
-    """Local Hugging Face folder, hub id, path of a `.gguf` file, or `demo`."""
+    """Local Hugging Face folder, hub id, path of a `.gguf` file, `demo` or `shape:NAME`."""
     layers: LayerRange
     """Decoder layers that this stage owns."""
     listen: ListenAddress = DEFAULT_LISTEN
     device: str = "auto"
-    """`auto`, `cpu`, `cuda` or `cuda:N`; auto takes CUDA when there is a device."""
+    """`auto`, `cpu`, `cuda` or `cuda:N`; auto takes CUDA when there is a device, or the emulated
+    one."""
     dtype: str = "auto"
-    """Of the weights, one of `DTYPE_NAMES`; auto is float16 on CUDA and float32 on a CPU."""
+    """Of the weights, one of `DTYPE_NAMES`; auto is float16 on CUDA and emulated devices
+    and float32 on a CPU."""
     kv_memory_bytes: int | None = None
     """Size of the KV pool. None: what is left of the device's free memory."""
     kv_block_size: int = 16
@@ -92,6 +96,10 @@ class StageConfig:
     """CPU threads that compute. None: one for each physical core that this process may use."""
     engine: str = "torch"
     """One of `ENGINE_NAMES`."""
+    emulate: str | None = None
+    """GPU whose times the emulated engine takes, by its name in `roofline.devices`."""
+    efficiency: float = 1.0
+    """Share (0, 1] of its published figures that the emulated GPU reaches."""
     json_output: bool = False
     """Print one JSON line on stdout when ready."""
     exit_with_parent: bool = False
@@ -116,6 +124,7 @@ class StageConfig:
         _check_range("max_model_len", self.max_model_len, 1, 2**31 - 1)
         _check_range("threads", self.threads, 1, 1024)
         _check_range("drain_grace_s", self.drain_grace_s, 0, 3600)
+        self._check_emulation()
 
     def resolve_device(self) -> str:
         """Names the device as torch does: `cpu` or `cuda:N`.
@@ -146,7 +155,38 @@ class StageConfig:
         """
         if self.dtype != "auto":
             return self.dtype
+        if self.engine == "emulated":
+            return "float16"
         return "float32" if self.resolve_device() == "cpu" else "float16"
+
+    def _check_emulation(self) -> None:
+        """Refuses what one engine needs and the other would ignore."""
+        if self.engine != "emulated":
+            if self.emulate is not None or self.efficiency != 1.0:
+                field = "efficiency" if self.emulate is None else "emulate"
+                raise InvalidArgumentError(f"{field} needs engine emulated", field=field)
+            return
+        if self.emulate is None:
+            raise InvalidArgumentError(
+                "engine emulated needs emulate, the name of a GPU such as rtx-3060-12gb",
+                field="emulate",
+            )
+        gpu_named(self.emulate, field="emulate")
+        if not 0 < self.efficiency <= 1:  # also refuses NaN
+            raise InvalidArgumentError(
+                f"efficiency is {self.efficiency}, must be above 0 and at most 1",
+                field="efficiency",
+            )
+        if self.device != "auto":
+            raise InvalidArgumentError(
+                f"device {self.device} is of engine torch; emulate names the emulated one",
+                field="device",
+            )
+        if self.dtype not in ("auto", *DTYPE_BYTES):
+            raise InvalidArgumentError(
+                f"dtype {self.dtype} is not emulated, only {' and '.join(DTYPE_BYTES)}",
+                field="dtype",
+            )
 
 
 def parse_bytes(text: str, *, field: str) -> int:

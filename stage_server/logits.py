@@ -41,7 +41,7 @@ def _reduce_row(
     top_ids: list[int],
 ) -> LogitsRow:
     candidates = top_logits[: request.num_candidates]
-    if request.num_candidates >= row.shape[0] or not _covers(request, log_sum_exp, candidates):
+    if request.num_candidates >= row.shape[0] or not covers(request, log_sum_exp, candidates):
         return LogitsRow(
             row=request.row,
             log_sum_exp=log_sum_exp,
@@ -60,8 +60,14 @@ def _reduce_row(
     )
 
 
-def _covers(request: LogitsRequest, log_sum_exp: float, candidates: list[float]) -> bool:
-    """True when the candidates are enough; either condition that holds is."""
+def covers(request: LogitsRequest, log_sum_exp: float, candidates: list[float]) -> bool:
+    """True when the candidates are enough for the request; either condition that holds is.
+
+    Args:
+        request: What is wanted.
+        log_sum_exp: Of the whole row, as `LogitsRow` has it.
+        candidates: The highest logits, falling.
+    """
     if request.min_mass is None and request.min_gap is None:
         return True
     if request.min_gap is not None and candidates[0] - candidates[-1] >= request.min_gap:

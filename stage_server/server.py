@@ -142,7 +142,7 @@ def run(config: StageConfig) -> None:
 
     def load() -> StageEngine:
         # Here, because its imports take seconds in which health should answer.
-        from stage_server.torch_engine import build_engine
+        from stage_server.build_engine import build_engine
 
         return build_engine(config, files)
 

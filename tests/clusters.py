@@ -16,10 +16,10 @@ from coordinator.core.status import EngineStatus
 from coordinator.engine import Engine
 from model_files import open_model
 from protos.layer_range import LayerRange
+from stage_server.build_engine import build_engine
 from stage_server.config import ListenAddress, StageConfig
 from stage_server.limits import MessageLimits
 from stage_server.server import StageServer
-from stage_server.torch_engine import build_engine
 
 
 @asynccontextmanager

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from coordinator.cli.generate import generate
+from coordinator.cli.plan import plan
 from coordinator.cli.serve import serve
 from coordinator.cli.status import status
 from coordinator.cli.up import up
@@ -46,3 +47,4 @@ app.command()(up)
 app.command(context_settings={"auto_envvar_prefix": "STAGECOACH"})(serve)
 app.command()(generate)
 app.command()(status)
+app.command()(plan)

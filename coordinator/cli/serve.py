@@ -12,7 +12,10 @@ _DEFAULT = CoordinatorConfig(model="demo", stages=("localhost:50051",))
 
 def serve(
     model: Annotated[
-        str, typer.Option(help="Local Hugging Face folder, hub id, path of a .gguf file, or demo.")
+        str,
+        typer.Option(
+            help="Local Hugging Face folder, hub id, path of a .gguf file, demo or shape:NAME."
+        ),
     ],
     stage: Annotated[
         list[str],

@@ -2,14 +2,8 @@
 
 import json
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
+from coordinator.cli.console import plain_table, table_console
 from coordinator.client import CoordinatorStatus, StageStatus
-
-_PIPE_WIDTH = 160
-"""Columns of a table that does not go to a terminal; nothing is cut there."""
 
 
 def print_json(status: CoordinatorStatus) -> None:
@@ -58,12 +52,12 @@ def _stage_json(stage: StageStatus) -> dict[str, object]:
 
 def print_table(status: CoordinatorStatus) -> None:
     """Prints the state for people."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = _PIPE_WIDTH
+    console = table_console()
     ready = "ready" if status.ready else "not ready"
+    if any(stage.emulated for stage in status.stages):
+        ready += ", emulated"
     console.print(f"{status.model_id}: {ready}, version {status.version}, pid {status.pid}")
-    table = Table(box=box.SIMPLE, padding=(0, 1), pad_edge=False)
+    table = plain_table()
     for name in ("stage", "address", "layers", "state", "dtype"):
         table.add_column(name, no_wrap=True)
     for name in ("weights", "KV free"):

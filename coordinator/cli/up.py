@@ -16,7 +16,10 @@ DEFAULT_GRPC_PORT = 50050
 
 def up(
     model: Annotated[
-        str, typer.Option(help="Local Hugging Face folder, hub id, path of a .gguf file, or demo.")
+        str,
+        typer.Option(
+            help="Local Hugging Face folder, hub id, path of a .gguf file, demo or shape:NAME."
+        ),
     ],
     stages: Annotated[
         int | None,
@@ -42,6 +45,17 @@ def up(
         typer.Option(min=1, help="CPU threads of each stage. Default: the physical cores."),
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="torch, or emulated: waits instead of computing.")
+    ] = None,
+    emulate: Annotated[
+        str | None,
+        typer.Option(metavar="GPU", help="For engine emulated: its GPU, such as rtx-3060-12gb."),
+    ] = None,
+    efficiency: Annotated[
+        float | None,
+        typer.Option(help="For engine emulated: share of the GPU's figures it reaches."),
+    ] = None,
     max_num_seqs: Annotated[
         int | None, typer.Option(min=1, help="Most requests that run at once.")
     ] = None,
@@ -76,6 +90,9 @@ def up(
         "--kv-memory": kv_memory,
         "--threads": threads,
         "--device": device,
+        "--engine": engine,
+        "--emulate": emulate,
+        "--efficiency": efficiency,
         "--max-num-seqs": max_num_seqs,
         "--max-num-batched-tokens": max_num_batched_tokens,
         "--max-model-len": max_model_len,

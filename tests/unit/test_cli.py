@@ -27,7 +27,9 @@ def run_cli(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("command", [(), ("up",), ("serve",), ("generate",), ("status",)])
+@pytest.mark.parametrize(
+    "command", [(), ("up",), ("serve",), ("generate",), ("status",), ("plan",)]
+)
 def test_every_command_has_help(command: tuple[str, ...]) -> None:
     result = run_cli(*command, "--help")
     assert result.returncode == 0

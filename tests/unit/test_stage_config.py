@@ -1,6 +1,7 @@
 """What an operator may write, and how it is refused."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -84,6 +85,34 @@ def test_a_value_out_of_range_is_refused_by_field(field: str, value: object) -> 
     with pytest.raises(InvalidArgumentError) as caught:
         replace(CONFIG, **{field: value})  # type: ignore[arg-type]
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        ({"engine": "emulated"}, "emulate"),
+        ({"engine": "emulated", "emulate": "rtx-9999"}, "emulate"),
+        ({"emulate": "rtx-3060-12gb"}, "emulate"),
+        ({"efficiency": 0.5}, "efficiency"),
+        ({"engine": "emulated", "emulate": "rtx-3060-12gb", "efficiency": 0.0}, "efficiency"),
+        ({"engine": "emulated", "emulate": "rtx-3060-12gb", "efficiency": 1.01}, "efficiency"),
+        ({"engine": "emulated", "emulate": "t4-16gb", "efficiency": float("nan")}, "efficiency"),
+        ({"engine": "emulated", "emulate": "rtx-3060-12gb", "device": "cpu"}, "device"),
+        ({"engine": "emulated", "emulate": "rtx-3060-12gb", "dtype": "float32"}, "dtype"),
+    ],
+)
+def test_what_an_engine_would_ignore_or_lacks_is_refused(
+    settings: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(InvalidArgumentError) as caught:
+        replace(CONFIG, **settings)
+    assert caught.value.field == field
+
+
+def test_an_emulated_gpu_computes_in_float16_unless_told_otherwise() -> None:
+    emulated = replace(CONFIG, engine="emulated", emulate="rtx-3060-12gb")
+    assert emulated.resolve_dtype() == "float16"
+    assert replace(emulated, dtype="bfloat16").resolve_dtype() == "bfloat16"
 
 
 def test_the_cpu_computes_in_float32_unless_told_otherwise() -> None:

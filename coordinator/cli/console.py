@@ -1,0 +1,21 @@
+"""Where commands print tables for people."""
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+_PIPE_WIDTH = 160
+"""Columns of a table that does not go to a terminal; nothing is cut there."""
+
+
+def table_console() -> Console:
+    """Returns a console on stdout for tables."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = _PIPE_WIDTH
+    return console
+
+
+def plain_table() -> Table:
+    """Returns an empty table in the style of all commands."""
+    return Table(box=box.SIMPLE, padding=(0, 1), pad_edge=False)

@@ -1,0 +1,111 @@
+"""`coordinator-cli plan`: does the model fit these GPUs, and how fast will it be?"""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from coordinator.cli.failures import reported_failures
+from protos.errors import InvalidArgumentError
+
+_DEFAULT_CONTEXT_TOKENS = 512
+
+
+def plan(
+    model: Annotated[
+        str,
+        typer.Option(
+            help="Local Hugging Face folder, hub id, path of a .gguf file, demo or shape:NAME."
+        ),
+    ],
+    gpu: Annotated[
+        list[str], typer.Option(metavar="NAME", help="Such as rtx-3060-12gb; once for each GPU.")
+    ],
+    network: Annotated[
+        str, typer.Option(metavar="NAME", help="Joins the boxes, such as 1gbe, 10gbe, loopback.")
+    ] = "1gbe",
+    efficiency: Annotated[
+        float, typer.Option(help="Share (0, 1] of their published figures that the GPUs reach.")
+    ] = 1.0,
+    overhead_ms: Annotated[
+        float | None,
+        typer.Option(help="What the software adds to a step. Default: 1 ms for each stage."),
+    ] = None,
+    max_model_len: Annotated[
+        int | None, typer.Option(help="Length of a sequence whose KV must fit every stage.")
+    ] = None,
+    context: Annotated[
+        int | None,
+        typer.Option(help="Tokens that each sequence holds while its speed is predicted."),
+    ] = None,
+    batch: Annotated[
+        str, typer.Option(metavar="N,N,...", help="Batch sizes to predict.")
+    ] = "1,2,4,8,16,32,64",
+    what_if: Annotated[
+        bool, typer.Option("--what-if", help="Also on GPUs of other bandwidth and arithmetic.")
+    ] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Shows layer split, memory, KV and predicted speed; exit code 1 when it does not fit."""
+    from coordinator.cli.plan_output import print_json, print_tables
+    from coordinator.planner.report import make_report
+    from model_files import open_model
+    from roofline.devices import gpu_named
+    from roofline.networks import network_named
+
+    with reported_failures():
+        gpus = [gpu_named(name) for name in gpu]
+        joined_by = network_named(network)
+        batch_sizes = _batch_sizes(batch)
+        files = open_model(model)
+        limit = files.config.max_model_len
+        report = make_report(
+            files.model_id,
+            files.config,
+            gpus,
+            network=joined_by,
+            efficiency=_share("efficiency", efficiency),
+            overhead_s=None if overhead_ms is None else _duration_s("overhead_ms", overhead_ms),
+            max_model_len=_length("max_model_len", max_model_len, limit),
+            context_tokens=_length("context", context, limit)
+            or min(_DEFAULT_CONTEXT_TOKENS, max_model_len or limit),
+            batch_sizes=batch_sizes,
+            with_what_if=what_if,
+        )
+        if json_output:
+            print_json(report)
+        else:
+            print_tables(report)
+
+
+def _batch_sizes(text: str) -> Sequence[int]:
+    sizes = text.split(",")
+    if not all(size.isascii() and size.isdigit() and 0 < int(size) <= 65536 for size in sizes):
+        raise InvalidArgumentError(
+            f"batch {text!r} is not a list of numbers from 1 to 65536, such as 1,2,4,8",
+            field="batch",
+        )
+    return [int(size) for size in sizes]
+
+
+def _share(field: str, value: float) -> float:
+    if not 0 < value <= 1:  # also refuses NaN
+        raise InvalidArgumentError(
+            f"{field} is {value}, must be above 0 and at most 1", field=field
+        )
+    return value
+
+
+def _duration_s(field: str, value_ms: float) -> float:
+    if not 0 <= value_ms <= 1e6:
+        raise InvalidArgumentError(f"{field} is {value_ms}, must be in [0, 1000000]", field=field)
+    return value_ms / 1e3
+
+
+def _length(field: str, value: int | None, limit: int) -> int | None:
+    if value is not None and not 1 <= value <= limit:
+        raise InvalidArgumentError(
+            f"{field} is {value}, must be in [1, {limit}], what the model was made for",
+            field=field,
+        )
+    return value

@@ -1,0 +1,1 @@
+"""Plans a cluster before anything is loaded: layer split, memory, speed. Pure arithmetic."""

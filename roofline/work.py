@@ -1,0 +1,38 @@
+"""A micro-batch, as far as its cost goes."""
+
+from collections.abc import Iterable
+from typing import NamedTuple, Self
+
+
+class Work(NamedTuple):
+    """What one micro-batch asks of a stage; all counts are sums over its sequences."""
+
+    num_tokens: int
+    """Rows."""
+    num_context_tokens: int
+    """Tokens whose KV is read, each once: the length of every sequence after the micro-batch."""
+    num_attended_tokens: int
+    """Pairs of a token and a token that it attends to."""
+    num_logit_rows: int
+    """Rows whose logits are wanted."""
+
+    @classmethod
+    def of(cls, slices: Iterable[tuple[int, int]], num_logit_rows: int) -> Self:
+        """Adds up slices.
+
+        Args:
+            slices: Start position and number of tokens of each sequence.
+            num_logit_rows: Rows whose logits are wanted.
+        """
+        num_tokens = num_context_tokens = num_attended_tokens = 0
+        for start, count in slices:
+            num_tokens += count
+            num_context_tokens += start + count
+            num_attended_tokens += count * start + count * (count + 1) // 2
+        return cls(num_tokens, num_context_tokens, num_attended_tokens, num_logit_rows)
+
+    @classmethod
+    def decode(cls, batch_size: int, context_tokens: int) -> Self:
+        """One token of each of `batch_size` sequences, which then hold `context_tokens` each."""
+        num_context_tokens = batch_size * context_tokens
+        return cls(batch_size, num_context_tokens, num_context_tokens, batch_size)

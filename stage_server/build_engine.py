@@ -1,0 +1,21 @@
+"""From a configuration to the engine that it names; each engine's imports are its own."""
+
+from model_files import ModelFiles
+from stage_server.config import StageConfig
+from stage_server.engine import StageEngine
+
+
+def build_engine(config: StageConfig, files: ModelFiles) -> StageEngine:
+    """Makes the engine of a stage; loading layers takes seconds to minutes.
+
+    Raises:
+        IncompatibleError: The model is not supported, its files are damaged, the layers do not
+            exist, or weights or KV memory do not fit the device.
+    """
+    if config.engine == "emulated":
+        from stage_server.emulated_engine import EmulatedEngine
+
+        return EmulatedEngine(config, files)
+    from stage_server.torch_engine import build_engine as build_torch_engine
+
+    return build_torch_engine(config, files)

@@ -1,0 +1,169 @@
+"""Emulated stages on real sockets: the wire of a real stage, and tokens of the sequence alone."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coordinator.core.sampling_params import SamplingParams
+from model_files import open_model
+from protos.errors import (
+    InsufficientMemoryError,
+    InvalidArgumentError,
+    KvFullError,
+    StaleStateError,
+    UnsupportedModelError,
+)
+from protos.layer_range import LayerRange
+from protos.stagecoach.v1 import stage_pb2, tensor_pb2
+from stage_server.build_engine import build_engine
+from stage_server.config import StageConfig
+from tests.clusters import generate, running_engine
+from tests.contract.stage_builders import OpenedStream, RunningStage, micro_batch, running_stage
+from tests.emulated_tokens import expected_token
+from tests.tiny_models import tiny_model
+
+MODEL = "shape:llama-160m"
+EMULATED: dict[str, Any] = {
+    "engine": "emulated",
+    "emulate": "h200-141gb",
+    "kv_memory_bytes": 32 << 20,
+}
+MIDDLE = LayerRange(4, 8)
+
+
+def create_config(layers: LayerRange = MIDDLE, **changes: Any) -> StageConfig:
+    settings = {**EMULATED, "max_num_seqs": 8, "max_num_batched_tokens": 64, **changes}
+    return StageConfig(**{"model": MODEL, "layers": layers, **settings})
+
+
+@asynccontextmanager
+async def emulated_stage(
+    layers: LayerRange = MIDDLE, **changes: Any
+) -> AsyncIterator[tuple[RunningStage, OpenedStream]]:
+    config = create_config(layers, **changes)
+    files = open_model(config.model)
+    async with running_stage(build_engine(config, files)) as stage:
+        stream = await stage.open(
+            fingerprint=files.fingerprint,
+            layers=stage_pb2.LayerRange(start=layers.start, end=layers.end),
+        )
+        yield stage, stream
+
+
+def with_hidden_states(batch: stage_pb2.MicroBatch) -> stage_pb2.MicroBatch:
+    """The same for a later stage."""
+    num_tokens = len(batch.token_ids.ids)
+    batch.hidden_states.CopyFrom(
+        tensor_pb2.Tensor(
+            dtype=tensor_pb2.DTYPE_FLOAT16, shape=[num_tokens, 768], data=bytes(num_tokens * 1536)
+        )
+    )
+    return batch
+
+
+async def test_it_says_that_it_is_emulated_and_what_it_would_hold() -> None:
+    async with emulated_stage() as (stage, _):
+        info = await stage.info()
+        assert info.emulated
+        assert info.device == "emulated h200-141gb"
+        assert info.dtype == "float16"
+        assert info.hidden_states_dtype == tensor_pb2.DTYPE_FLOAT16
+        assert info.weight_bytes == 4 * 2 * (4 * 768**2 + 3 * 768 * 3072 + 2 * 768)
+        assert info.num_kv_blocks == (32 << 20) // (16 * 4 * 2 * 768 * 2)
+        assert info.kv_bytes <= 32 << 20
+
+
+async def test_hidden_states_have_the_size_of_real_ones() -> None:
+    async with emulated_stage() as (_, stream):
+        result = await stream.run(with_hidden_states(micro_batch((0, 0, 5), (1, 0, 2))))
+        assert list(result.hidden_states.shape) == [7, 768]
+        assert result.hidden_states.dtype == tensor_pb2.DTYPE_FLOAT16
+        assert len(result.hidden_states.data) == 7 * 768 * 2
+
+
+async def test_it_takes_at_least_the_time_of_the_gpu() -> None:
+    async with emulated_stage(emulate="rtx-3050-8gb", efficiency=0.5) as (stage, stream):
+        info = await stage.info()
+        result = await stream.run(with_hidden_states(micro_batch((0, 0, 1))))
+        assert result.timings.compute_ns >= info.weight_bytes / 224e9 / 0.5 * 1e9
+
+
+async def test_slots_and_blocks_are_refused_as_on_a_real_stage() -> None:
+    async with emulated_stage(kv_memory_bytes=2 * 16 * 4 * 2 * 768 * 2) as (stage, stream):
+        gap = await stream.failure(with_hidden_states(micro_batch((0, 3, 1))))
+        assert isinstance(gap, StaleStateError)
+        full = await stream.failure(with_hidden_states(micro_batch((0, 0, 33))))
+        assert isinstance(full, KvFullError)
+        wrong_input = await stream.failure(micro_batch((0, 0, 1)))
+        assert isinstance(wrong_input, InvalidArgumentError)
+        assert (await stage.info()).num_free_kv_blocks == 2
+        await stream.run(with_hidden_states(micro_batch((0, 0, 32))))
+        assert (await stage.info()).num_free_kv_blocks == 0
+        await stream.close()
+        await stage.until_free()
+
+
+@pytest.mark.parametrize("num_stages", [1, 2, 3, 12])
+async def test_greedy_tokens_are_the_same_whatever_the_stages_batch_and_chunks(
+    num_stages: int,
+) -> None:
+    prompts = [[7], [1, 2, 3], [1, 2, 4], list(range(100, 150))]
+    expected = []
+    for prompt in prompts:
+        tokens = list(prompt)
+        for _ in range(12):
+            tokens.append(expected_token(tokens))
+        expected.append(tokens[len(prompt) :])
+    ranges = LayerRange.split_evenly(12, num_stages)
+    async with running_engine(
+        MODEL, ranges, coordinator={"max_num_batched_tokens": 9}, **EMULATED
+    ) as engine:
+        alone = [await generate(engine, prompt, 12) for prompt in prompts]
+        together = await asyncio.gather(*(generate(engine, prompt, 12) for prompt in prompts))
+    assert alone == expected
+    assert together == expected
+
+
+async def test_a_full_pool_preempts_and_changes_no_token() -> None:
+    ranges = LayerRange.split_evenly(12, 2)
+    tight = {**EMULATED, "kv_memory_bytes": 6 * 16 * 6 * 2 * 768 * 2}
+    async with running_engine(MODEL, ranges, **tight) as engine:
+        found = await asyncio.gather(*(generate(engine, [9, n], 40) for n in range(4)))
+        assert (await engine.status()).num_preemptions > 0
+    for n, tokens in enumerate(found):
+        assert tokens == [expected_token([9, n, *tokens[:i]]) for i in range(40)]
+
+
+async def test_samplers_that_need_whole_rows_get_them() -> None:
+    sampling = SamplingParams(temperature=1.5, top_p=0.999, seed=3)
+    async with running_engine(MODEL, [LayerRange(0, 12)], **EMULATED) as engine:
+        first = await generate(engine, [1, 2, 3], 16, sampling=sampling)
+        again = await generate(engine, [1, 2, 3], 16, sampling=sampling)
+    assert first == again
+    assert first != [expected_token([1, 2, 3, *first[:i]]) for i in range(16)]
+
+
+async def test_a_configuration_is_enough_of_a_model(tmp_path: Path) -> None:
+    path = tiny_model("llama", tmp_path)
+    for weights in path.glob("*.safetensors"):
+        weights.unlink()
+    async with running_engine(path, LayerRange.split_evenly(6, 2), **EMULATED) as engine:
+        assert len(await generate(engine, [1, 2, 3], 5)) == 5
+
+
+def test_a_stage_that_would_not_fit_the_card_is_refused_with_numbers() -> None:
+    config = create_config(
+        LayerRange(0, 40), model="shape:llama-2-13b", emulate="rtx-3060-12gb", kv_memory_bytes=None
+    )
+    with pytest.raises(InsufficientMemoryError, match="26031728640 bytes of weights"):
+        build_engine(config, open_model(config.model))
+
+
+def test_an_engine_that_computes_refuses_a_shape_by_name() -> None:
+    config = StageConfig(model=MODEL, layers=MIDDLE, device="cpu")
+    with pytest.raises(UnsupportedModelError, match="shape:llama-160m is a shape without weights"):
+        build_engine(config, open_model(config.model))

@@ -1,0 +1,257 @@
+"""The arithmetic of the roofline, against the figures worked out by hand in the design."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model_files import ModelConfig, open_model
+from model_files.config import parse_config
+from protos.errors import (
+    InsufficientMemoryError,
+    InvalidArgumentError,
+    ModelFilesError,
+    UnsupportedModelError,
+)
+from protos.layer_range import LayerRange
+from roofline.devices import GPUS, gpu_named
+from roofline.kv_memory import kv_memory_bytes, num_kv_blocks
+from roofline.model_shape import ModelShape
+from roofline.networks import NETWORKS, network_named
+from roofline.stage_cost import StageCost
+from roofline.work import Work
+from tests.tiny_models import tiny_model
+
+RTX_3060 = gpu_named("rtx-3060-12gb")
+
+
+def config_of(name: str) -> ModelConfig:
+    return open_model(f"shape:{name}").config
+
+
+def create_stages(name: str, num_stages: int) -> list[StageCost]:
+    shape = ModelShape.of(config_of(name))
+    ranges = LayerRange.split_evenly(shape.num_layers, num_stages)
+    return [StageCost(model=shape, layers=layers) for layers in ranges]
+
+
+LLAMA_13B = ModelShape.of(config_of("llama-2-13b"))
+
+
+class TestModelShape:
+    def test_llama_2_13b_has_the_published_sizes(self) -> None:
+        assert LLAMA_13B.num_parameters == 13_015_864_320
+        assert LLAMA_13B.weight_bytes == 26_031_728_640
+        assert LLAMA_13B.kv_bytes_per_token == 819_200
+        assert LLAMA_13B.hidden_bytes_per_token == 10_240
+
+    @pytest.mark.parametrize(
+        ("name", "billions"),
+        [
+            ("llama-1b", 1.10),
+            ("llama-2-7b", 6.74),
+            ("llama-2-70b", 68.98),
+            ("llama-3.1-8b", 8.03),
+            ("llama-3.1-70b", 70.55),
+            ("mistral-7b", 7.25),
+            ("qwen2.5-7b", 7.62),
+            ("qwen2.5-14b", 14.77),
+            ("qwen2.5-32b", 32.76),
+        ],
+    )
+    def test_shapes_have_as_many_parameters_as_their_models(
+        self, name: str, billions: float
+    ) -> None:
+        shape = ModelShape.of(config_of(name))
+        assert shape.num_parameters / 1e9 == pytest.approx(billions, rel=0.002)
+
+    @pytest.mark.parametrize("case", ["llama", "llama-gqa-tied", "starcoder2", "olmo2", "gemma2"])
+    def test_parameters_are_those_of_the_model_in_its_files(
+        self, case: str, tmp_path: Path
+    ) -> None:
+        files = open_model(str(tiny_model(case, tmp_path, hidden_size=256, intermediate_size=1024)))
+        with files.open_tensors(files.tensor_names) as reader:
+            total = sum(reader.read(name).size for name in files.tensor_names)
+        shape = ModelShape.of(files.config)
+        assert shape.num_parameters == pytest.approx(total, rel=0.01)
+
+    def test_stages_hold_the_whole_model_between_them(self) -> None:
+        stages = create_stages("llama-2-13b", 3)
+        assert sum(stage.weight_bytes for stage in stages) == LLAMA_13B.weight_bytes
+        assert sum(stage.kv_bytes_per_token for stage in stages) == LLAMA_13B.kv_bytes_per_token
+
+    def test_a_tied_head_counts_once_where_the_embedding_is_and_again_elsewhere(
+        self, tmp_path: Path
+    ) -> None:
+        shape = ModelShape.of(open_model(str(tiny_model("llama-gqa-tied", tmp_path))).config)
+        (whole,) = (StageCost(model=shape, layers=LayerRange(0, shape.num_layers)),)
+        halves = [StageCost(model=shape, layers=LayerRange(*ends)) for ends in ((0, 3), (3, 6))]
+        assert whole.weight_bytes == shape.weight_bytes
+        assert sum(half.weight_bytes for half in halves) == (
+            shape.weight_bytes + shape.embedding_bytes
+        )
+
+    def test_a_model_whose_cost_is_not_known_is_refused_by_name(self) -> None:
+        raw = dict(config_of("llama-1b").raw)
+        with pytest.raises(UnsupportedModelError, match="mixtral"):
+            ModelShape.of(parse_config({**raw, "model_type": "mixtral", "num_local_experts": 8}))
+        with pytest.raises(UnsupportedModelError, match="intermediate_size"):
+            ModelShape.of(parse_config({**raw, "intermediate_size": None}))
+        with pytest.raises(InvalidArgumentError, match="float32"):
+            ModelShape.of(config_of("llama-1b"), "float32")
+
+
+class TestTime:
+    def test_one_pass_over_all_weights_takes_72_ms_on_rtx_3060s(self) -> None:
+        assert LLAMA_13B.weight_bytes / RTX_3060.bandwidth_bytes_per_s == pytest.approx(
+            0.0723, abs=5e-5
+        )
+        # The embedding is 1.3 % of them, and only the rows of the tokens are read.
+        times = [
+            stage.time(Work.decode(1, 1), RTX_3060) for stage in create_stages("llama-2-13b", 3)
+        ]
+        assert all(time.is_bandwidth_bound for time in times)
+        assert sum(time.total_s for time in times) == pytest.approx(0.0723, rel=0.015)
+
+    def test_batch_8_of_length_512_gives_98_tokens_a_second_on_three(self) -> None:
+        time_s = sum(
+            stage.time(Work.decode(8, 512), RTX_3060).total_s
+            for stage in create_stages("llama-2-13b", 3)
+        )
+        assert 8 / time_s == pytest.approx(98, rel=0.015)
+
+    def test_batch_96_of_length_256_gives_749_on_four_and_1113_pipelined(self) -> None:
+        stages = create_stages("llama-2-13b", 4)
+        whole_s = sum(stage.time(Work.decode(96, 256), RTX_3060).total_s for stage in stages)
+        assert 96 / whole_s == pytest.approx(749, rel=0.015)
+        # Four micro-batches of 24, every stage always busy.
+        times_s = [stage.time(Work.decode(24, 256), RTX_3060).total_s for stage in stages]
+        assert 24 * 4 / sum(times_s) == pytest.approx(1113, rel=0.015)
+        # With ten layers each, the last one is the slowest: it has the head.
+        assert 24 / max(times_s) == pytest.approx(1089, rel=0.001)
+        assert times_s.index(max(times_s)) == 3
+
+    def test_a_long_prompt_is_limited_by_arithmetic(self) -> None:
+        (whole,) = create_stages("llama-2-13b", 1)
+        time = whole.time(Work.of([(0, 512)], 1), RTX_3060)
+        assert not time.is_bandwidth_bound
+        # 2 x 12.69e9 weights of layers x 512 tokens, the head once, and attention, by hand.
+        attention = 40 * 4 * 5120 * (512 * 513 // 2)
+        matrices = 512 * 2 * 40 * (4 * 5120**2 + 3 * 5120 * 13824)
+        head = 2 * 32000 * 5120
+        assert time.total_s == pytest.approx((matrices + attention + head) / 25.6e12)
+
+    def test_the_head_is_read_only_for_logits_and_only_once(self) -> None:
+        last = create_stages("llama-2-13b", 3)[-1]
+        none, one, two = (last.moved_bytes(Work(4, 4, 4, rows)) for rows in (0, 1, 2))
+        assert one - none == LLAMA_13B.head_bytes
+        assert two == one
+
+    def test_half_the_efficiency_takes_twice_as_long(self) -> None:
+        stage = create_stages("llama-2-13b", 3)[1]
+        full, half = (
+            stage.time(Work.decode(1, 1), RTX_3060, efficiency=share) for share in (1.0, 0.5)
+        )
+        assert half.total_s == pytest.approx(2 * full.total_s)
+
+    @given(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 8)), max_size=5))
+    def test_work_counts_what_a_loop_over_tokens_counts(
+        self, slices: list[tuple[int, int]]
+    ) -> None:
+        work = Work.of(slices, 0)
+        attended = [start + i + 1 for start, count in slices for i in range(count)]
+        assert work.num_tokens == len(attended)
+        assert work.num_attended_tokens == sum(attended)
+        assert work.num_context_tokens == sum(start + count for start, count in slices)
+
+
+class TestTables:
+    @pytest.mark.parametrize("name", GPUS)
+    def test_every_gpu_says_its_memory_in_its_name_and_has_sane_figures(self, name: str) -> None:
+        gpu = gpu_named(name)
+        assert name.endswith(f"-{gpu.memory_bytes >> 30}gb")
+        assert 1e11 < gpu.bandwidth_bytes_per_s < 1e13
+        # Between Pascal's 20 operations a byte and the 500 of today's cards.
+        assert 10 < gpu.flops_per_s / gpu.bandwidth_bytes_per_s < 500
+
+    def test_the_reference_card_has_the_figures_of_its_data_sheet(self) -> None:
+        assert RTX_3060.memory_bytes == 12 * 2**30
+        assert (RTX_3060.bandwidth_bytes_per_s, RTX_3060.flops_per_s) == (360e9, 25.6e12)
+
+    @pytest.mark.parametrize("name", ["RTX 3060 12GB", "rtx_3060_12gb", " rtx-3060-12gb "])
+    def test_spelling_of_names_is_forgiven(self, name: str) -> None:
+        assert gpu_named(name) == RTX_3060
+
+    def test_an_unknown_name_gets_near_ones(self) -> None:
+        for name in ("rtx3060", "3060", "RTX-3060"):
+            with pytest.raises(InvalidArgumentError, match="mean rtx-3060-8gb, rtx-3060-12gb"):
+                gpu_named(name)
+        with pytest.raises(InvalidArgumentError, match="did you mean rtx-4090-24gb") as caught:
+            gpu_named("rtx-4090-42gb")
+        assert caught.value.field == "gpu"
+        with pytest.raises(InvalidArgumentError, match="known are 100mbe") as caught:
+            network_named("avian carriers")
+        assert caught.value.field == "network"
+
+    def test_a_hidden_state_takes_a_twelfth_of_a_millisecond_on_1_gbit(self) -> None:
+        network = network_named("1gbe")
+        # 0.08 ms on the bare line, and the headers of each frame.
+        assert network.transfer_s(10_240) == pytest.approx(0.082e-3 / 0.9415, rel=0.01)
+        assert [n.bits_per_s for n in NETWORKS.values()][:-1] == sorted(
+            n.bits_per_s for n in NETWORKS.values() if n.name != "loopback"
+        )
+
+
+class TestMemory:
+    def test_a_stage_of_13_layers_has_room_for_about_12_000_tokens(self) -> None:
+        stage = create_stages("llama-2-13b", 3)[1]
+        assert stage.kv_bytes_per_token == 266_240
+        tokens = num_kv_blocks(stage, kv_memory_bytes(stage, RTX_3060), 16) * 16
+        assert 12_000 < tokens < 17_000
+
+    def test_weights_that_do_not_fit_are_refused_with_numbers(self) -> None:
+        (whole,) = create_stages("llama-2-13b", 1)
+        with pytest.raises(InsufficientMemoryError, match=r"26031728640.*12884901888"):
+            kv_memory_bytes(whole, RTX_3060)
+
+    def test_kv_that_does_not_fit_is_refused_with_numbers(self) -> None:
+        stage = create_stages("llama-2-13b", 3)[1]
+        with pytest.raises(InsufficientMemoryError, match=f"{12 * 2**30} bytes.*beside"):
+            kv_memory_bytes(stage, RTX_3060, 12 * 2**30)
+        with pytest.raises(InsufficientMemoryError, match="one block of 16 tokens"):
+            num_kv_blocks(stage, 266_240 * 16 - 1, 16)
+        assert num_kv_blocks(stage, 266_240 * 16, 16) == 1
+
+
+class TestShapes:
+    def test_a_shape_has_neither_weights_nor_tokenizer(self) -> None:
+        files = open_model("shape:llama-2-13b")
+        assert files.model_id == "shape:llama-2-13b"
+        assert files.tokenizer_files() is None
+        assert files.config.max_model_len == 4096
+        with pytest.raises(UnsupportedModelError, match=r"shape:llama-2-13b.*emulated"):
+            _ = files.tensor_names
+        with pytest.raises(UnsupportedModelError, match=r"shape:llama-2-13b.*emulated"):
+            files.open_tensors([])
+
+    def test_every_shape_is_a_model_of_its_own(self) -> None:
+        names = ("llama-2-7b", "llama-2-13b", "llama-3.1-8b", "llama-1b")
+        prints = {open_model(f"shape:{name}").fingerprint for name in names}
+        assert len(prints) == len(names)
+        assert config_of("llama-3.1-8b").max_model_len == 131072
+
+    def test_an_unknown_shape_gets_the_known_ones(self) -> None:
+        with pytest.raises(ModelFilesError, match=r"llama-9.*llama-2-13b"):
+            open_model("shape:llama-9")
+
+    def test_a_folder_with_a_configuration_alone_has_a_fingerprint_and_no_weights(
+        self, tmp_path: Path
+    ) -> None:
+        raw = dict(config_of("llama-1b").raw)
+        (tmp_path / "config.json").write_text(json.dumps(raw))
+        files = open_model(str(tmp_path))
+        assert len(files.fingerprint) == 64
+        with pytest.raises(ModelFilesError, match=r"no weights.*model\.safetensors"):
+            files.open_tensors(["model.norm.weight"]).__enter__()
