@@ -317,7 +317,7 @@ class Engine:
         self._throughput.add(len(advanced), time.monotonic())
         if self._steps.is_watched:
             instants = StepInstants(
-                started_ns, started_ns + schedule_ns, returned_ns, sampled_ns, ended_ns
+                started_ns, started_ns + schedule_ns, returned_ns, sampled_ns, sampled_ns, ended_ns
             )
             self._steps.publish(StepRecord.of(output, step, instants))
         for live, reason in ended:

@@ -82,6 +82,11 @@ class CoordinatorStatus:
     tokens_per_second: float
     """Over the last ten seconds, all requests together."""
 
+    @property
+    def emulated(self) -> bool:
+        """True when a stage takes the time of a device that is not there."""
+        return any(stage.emulated for stage in self.stages)
+
 
 def read_status(message: generation_pb2.GetStatusResponse) -> CoordinatorStatus:
     """Reads the answer of GetStatus."""

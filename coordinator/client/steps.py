@@ -54,6 +54,8 @@ class StepRecord:
     """When its logits were taken up."""
     sampled_ns: int
     """When its tokens were sampled."""
+    emitting_ns: int
+    """When turning them into text and sending them began."""
     emitted_ns: int
     """When its tokens were on their way to the clients."""
 
@@ -111,5 +113,6 @@ def _record(message: generation_pb2.StepRecord) -> StepRecord:
         ),
         returned_ns=message.returned_ns,
         sampled_ns=message.sampled_ns,
+        emitting_ns=message.emitting_ns,
         emitted_ns=message.emitted_ns,
     )

@@ -16,6 +16,8 @@ class StepInstants(NamedTuple):
     returned_ns: int
     """The logits were taken up."""
     sampled_ns: int
+    emitting_ns: int
+    """Turning the tokens into text and sending them began."""
     emitted_ns: int
     """The tokens were on their way to the clients."""
 

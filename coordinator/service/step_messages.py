@@ -37,6 +37,7 @@ def _step_record(record: StepRecord, origin_ns: int) -> generation_pb2.StepRecor
         stages=[_stage_visit(visit, origin_ns) for visit in record.stages],
         returned_ns=instants.returned_ns - origin_ns,
         sampled_ns=instants.sampled_ns - origin_ns,
+        emitting_ns=instants.emitting_ns - origin_ns,
         emitted_ns=instants.emitted_ns - origin_ns,
     )
 

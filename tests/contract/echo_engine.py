@@ -210,7 +210,7 @@ class EchoEngine:
                 num_sequences=1,
                 num_prefill_tokens=num_prefill_tokens,
                 num_decode_tokens=0 if num_prefill_tokens else 1,
-                instants=StepInstants(now_ns, now_ns, now_ns, now_ns, now_ns),
+                instants=StepInstants(*[now_ns] * 6),
                 stages=(visit, visit),
             )
         )

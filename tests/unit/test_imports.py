@@ -47,6 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "coordinator.assembly": ENGINE | {"protos", "model_files"},
     "coordinator.service": ENGINE | {"protos", "coordinator.assembly"},
     "coordinator.client": {"protos"},
+    "coordinator.timeline": {"coordinator.client"},
     "coordinator.cli": {"protos", "model_files", "roofline", "coordinator"},
 }
 """What a package may import besides itself and what is not ours. The longest name that a module

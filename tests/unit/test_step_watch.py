@@ -22,7 +22,7 @@ def create_record(micro_batch_id: int = 0, started_ns: int = 100) -> StepRecord:
         num_sequences=1,
         num_prefill_tokens=0,
         num_decode_tokens=1,
-        instants=StepInstants(started_ns, 110, 180, 190, 200),
+        instants=StepInstants(started_ns, 110, 180, 190, 190, 200),
         stages=(StageVisit(StageSpan(120, 170), 5, 20, 3),),
     )
 
@@ -135,6 +135,6 @@ def test_a_record_counts_rows_and_leaves_the_coordinators_serialization_out_of_t
         stage_timings=(inside.with_serialization(1000),),
         stage_spans=(StageSpan(200, 300),),
     )
-    record = StepRecord.of(output, step, StepInstants(1, 2, 3, 4, 5))
+    record = StepRecord.of(output, step, StepInstants(1, 2, 3, 4, 4, 5))
     assert (record.num_sequences, record.num_decode_tokens, record.num_prefill_tokens) == (4, 2, 6)
     assert record.stages == (StageVisit(StageSpan(200, 300), 10, 40, 6),)

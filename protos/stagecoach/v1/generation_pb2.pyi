@@ -923,6 +923,7 @@ class StepRecord(_message.Message):
     STAGES_FIELD_NUMBER: _builtins.int
     RETURNED_NS_FIELD_NUMBER: _builtins.int
     SAMPLED_NS_FIELD_NUMBER: _builtins.int
+    EMITTING_NS_FIELD_NUMBER: _builtins.int
     EMITTED_NS_FIELD_NUMBER: _builtins.int
     micro_batch_id: _builtins.int
     """Its id; rises in the order of scheduling."""
@@ -940,8 +941,10 @@ class StepRecord(_message.Message):
     """When its logits were taken up."""
     sampled_ns: _builtins.int
     """When its tokens were sampled."""
+    emitting_ns: _builtins.int
+    """When turning them into text and sending them began."""
     emitted_ns: _builtins.int
-    """When its tokens were on their way to the clients."""
+    """When all of them were on their way to the clients."""
     @_builtins.property
     def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageVisit]:
         """Its way through the stages, one entry a stage, in order."""
@@ -958,11 +961,12 @@ class StepRecord(_message.Message):
         stages: _abc.Iterable[Global___StageVisit] | None = ...,
         returned_ns: _builtins.int = ...,
         sampled_ns: _builtins.int = ...,
+        emitting_ns: _builtins.int = ...,
         emitted_ns: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["emitted_ns", b"emitted_ns", "micro_batch_id", b"micro_batch_id", "num_decode_tokens", b"num_decode_tokens", "num_prefill_tokens", b"num_prefill_tokens", "num_sequences", b"num_sequences", "returned_ns", b"returned_ns", "sampled_ns", b"sampled_ns", "scheduled_ns", b"scheduled_ns", "stages", b"stages", "started_ns", b"started_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["emitted_ns", b"emitted_ns", "emitting_ns", b"emitting_ns", "micro_batch_id", b"micro_batch_id", "num_decode_tokens", b"num_decode_tokens", "num_prefill_tokens", b"num_prefill_tokens", "num_sequences", b"num_sequences", "returned_ns", b"returned_ns", "sampled_ns", b"sampled_ns", "scheduled_ns", b"scheduled_ns", "stages", b"stages", "started_ns", b"started_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
