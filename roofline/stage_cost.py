@@ -67,7 +67,8 @@ class StageCost:
 
         Of the embedding only the rows of the tokens are read, and the head only when there are
         logits to compute. KV is read once for each sequence, whatever the number of its tokens.
-        Activations stay in caches and are left out.
+        Activations stay in caches and are left out, and so are sliding windows, which would read
+        less KV of long sequences.
         """
         num_bytes = len(self.layers) * self.model.layer_bytes if work.num_tokens else 0
         num_bytes += self.kv_bytes_per_token * (work.num_context_tokens + work.num_tokens)

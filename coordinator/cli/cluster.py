@@ -23,6 +23,8 @@ class ClusterPlan:
     """Of the coordinator; 0 takes a free one."""
     stage_options: tuple[str, ...]
     """Further arguments of every stage server."""
+    emulated_gpus: tuple[str, ...] = ()
+    """GPU that each stage emulates, in order; empty when they compute."""
     coordinator_options: tuple[str, ...]
     """Further arguments of the coordinator."""
     drain_grace_s: float
@@ -75,7 +77,7 @@ class Cluster:
         """
         for index, layers in enumerate(self._plan.layers):
             name = f"stage {index} (layers {layers})"
-            arguments = self._stage_arguments(layers)
+            arguments = self._stage_arguments(index, layers)
             self._stages.append(await Child.start(name, arguments, relay_logs=self._relay_logs))
         stages = await asyncio.gather(*(self._stage_ready(child, report) for child in self._stages))
         self._coordinator = await Child.start(
@@ -113,11 +115,13 @@ class Cluster:
             address=str(ready["address"]), layers=LayerRange(*layers), pid=_int(ready["pid"])
         )
 
-    def _stage_arguments(self, layers: LayerRange) -> list[str]:
+    def _stage_arguments(self, index: int, layers: LayerRange) -> list[str]:
+        gpus = self._plan.emulated_gpus
         return [
             *("-m", "stage_server", "--model", self._plan.model, "--layers", str(layers)),
             *("--listen", "127.0.0.1:0", "--json", "--exit-with-parent"),
             *self._plan.stage_options,
+            *(("--emulate", gpus[index]) if gpus else ()),
         ]
 
     def _coordinator_arguments(self, stages: list[RunningStage]) -> list[str]:

@@ -49,8 +49,12 @@ def up(
         str | None, typer.Option(help="torch, or emulated: waits instead of computing.")
     ] = None,
     emulate: Annotated[
-        str | None,
-        typer.Option(metavar="GPU", help="For engine emulated: its GPU, such as rtx-3060-12gb."),
+        list[str] | None,
+        typer.Option(
+            metavar="GPU",
+            help="For engine emulated: the GPU of all stages, such as rtx-3060-12gb, or once for "
+            "each stage.",
+        ),
     ] = None,
     efficiency: Annotated[
         float | None,
@@ -91,16 +95,17 @@ def up(
         "--threads": threads,
         "--device": device,
         "--engine": engine,
-        "--emulate": emulate,
         "--efficiency": efficiency,
         "--max-num-seqs": max_num_seqs,
         "--max-num-batched-tokens": max_num_batched_tokens,
         "--max-model-len": max_model_len,
     }
     with reported_failures():
+        ranges = tuple(_layer_ranges(model, stages, layers))
         plan = ClusterPlan(
             model=model,
-            layers=tuple(_layer_ranges(model, stages, layers)),
+            layers=ranges,
+            emulated_gpus=_gpu_of_each_stage(emulate or [], len(ranges)),
             grpc_port=grpc_port,
             stage_options=_given(stage_options),
             coordinator_options=_given({"--max-num-waiting": max_num_waiting}),
@@ -140,6 +145,20 @@ def _layer_ranges(model: str, stages: int | None, layers: list[str] | None) -> l
             field="layers",
         )
     return ranges
+
+
+def _gpu_of_each_stage(gpus: list[str], num_stages: int) -> tuple[str, ...]:
+    """The emulated GPU of each stage, in order; empty when none is named.
+
+    Raises:
+        InvalidArgumentError: Neither one GPU nor one for each stage is named.
+    """
+    if len(gpus) not in (0, 1, num_stages):
+        raise InvalidArgumentError(
+            f"{len(gpus)} GPUs to emulate given, must be 1 or one for each of {num_stages} stages",
+            field="emulate",
+        )
+    return tuple(gpus * num_stages if len(gpus) == 1 else gpus)
 
 
 def _given(options: Mapping[str, object]) -> tuple[str, ...]:

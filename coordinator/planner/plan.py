@@ -9,7 +9,7 @@ from coordinator.planner.split import Options, SplitScore, StageFit, best_split,
 from protos.errors import InsufficientMemoryError, InvalidArgumentError
 from protos.layer_range import LayerRange
 from roofline.devices import Gpu
-from roofline.kv_memory import kv_memory_bytes
+from roofline.kv_memory import kv_memory_bytes, num_kv_blocks
 from roofline.model_shape import ModelShape
 from roofline.stage_cost import StageCost
 from roofline.work import Work
@@ -32,8 +32,7 @@ class StagePlan:
     @property
     def kv_tokens(self) -> int:
         """Tokens that it has room for, in whole blocks."""
-        block_bytes = self.cost.kv_bytes_per_token * KV_BLOCK_SIZE
-        return self.kv_bytes // block_bytes * KV_BLOCK_SIZE
+        return num_kv_blocks(self.cost, self.kv_bytes, KV_BLOCK_SIZE) * KV_BLOCK_SIZE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +104,7 @@ class _Planner:
         self._model = model
         self._gpus = gpus
         self._work = Work.decode(1, context_tokens)
-        self._min_kv_tokens = max(min_kv_tokens, KV_BLOCK_SIZE)
+        self._min_kv_tokens = min_kv_tokens
 
     def options(self, order: Sequence[int]) -> Options:
         """Everything that each stage could be, with the GPUs in this order."""
@@ -163,10 +162,10 @@ class _Planner:
     def _fit(self, gpu: Gpu, count: int, *, is_first: bool, is_last: bool) -> StageFit | None:
         cost = self._cost(count, is_first=is_first, is_last=is_last)
         try:
-            kv_bytes = kv_memory_bytes(cost, gpu)
+            num_blocks = num_kv_blocks(cost, kv_memory_bytes(cost, gpu), KV_BLOCK_SIZE)
         except InsufficientMemoryError:
             return None
-        kv_tokens = kv_bytes // (cost.kv_bytes_per_token * KV_BLOCK_SIZE) * KV_BLOCK_SIZE
+        kv_tokens = num_blocks * KV_BLOCK_SIZE
         if kv_tokens < self._min_kv_tokens:
             return None
         return StageFit(round(cost.time(self._work, gpu).total_s * 1e9), kv_tokens)

@@ -92,11 +92,11 @@ def predict(plan: Plan, batch_size: int, conditions: Conditions) -> Prediction:
     Args:
         plan: The cluster.
         batch_size: Sequences that decode together.
-        conditions: What is assumed.
+        conditions: What is assumed; the plan was made for at least as many context tokens.
     """
     blocks_per_sequence = -(-conditions.context_tokens // KV_BLOCK_SIZE)
     room = plan.kv_tokens // KV_BLOCK_SIZE // blocks_per_sequence
-    num_running = max(1, min(batch_size, room))
+    num_running = min(batch_size, room)
     most = min(num_running, len(plan.stages) + _MORE_MICRO_BATCHES)
     speeds = [_speed(plan, num_running, count, conditions) for count in range(1, most + 1)]
     if num_running < batch_size:
@@ -124,19 +124,20 @@ def time_to_first_token_s(plan: Plan, conditions: Conditions) -> float:
 def _speed(plan: Plan, num_running: int, num_micro_batches: int, conditions: Conditions) -> Speed:
     """Speed of sequences spread evenly over micro-batches.
 
-    The next token of a micro-batch starts when its last one is back, and when everything that it
-    needs has served the other micro-batches: the longest of these times is the step.
+    The next step of a micro-batch starts when its last one is back, and when each stage, the
+    coordinator's link and its software have served the other micro-batches: the longest of these
+    times is the step.
     """
     size, num_larger = divmod(num_running, num_micro_batches)
     sizes = [size + (index < num_larger) for index in range(num_micro_batches)]
     context_tokens = conditions.context_tokens
     laps = [_lap(plan, Work.decode(size, context_tokens), conditions) for size in sizes]
-    slowest = [sum(lap.stages[i].total_s for lap in laps) for i in range(len(plan.stages))]
+    busy_s = [sum(lap.stages[i].total_s for lap in laps) for i in range(len(plan.stages))]
     link_s = sum(lap.link_s for lap in laps)
     software_s = num_micro_batches * conditions.overhead_s
     longest = laps[0]  # the larger ones come first
     lap_s = longest.gpu_s + longest.wire_s + conditions.overhead_s
-    step_s = max(lap_s, max(slowest), link_s, software_s)
+    step_s = max(lap_s, max(busy_s), link_s, software_s)
     if step_s == lap_s:
         limit = _lap_limit(longest, conditions)
     elif step_s == link_s:
@@ -144,7 +145,7 @@ def _speed(plan: Plan, num_running: int, num_micro_batches: int, conditions: Con
     elif step_s == software_s:
         limit = Limit.SOFTWARE
     else:
-        limit = _gpu_limit(longest.stages[slowest.index(step_s)])
+        limit = _gpu_limit(longest.stages[busy_s.index(step_s)])
     return Speed(
         tokens_per_s=num_running / step_s,
         step_s=step_s,

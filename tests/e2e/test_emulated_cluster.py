@@ -66,6 +66,35 @@ def test_status_says_that_it_is_emulated(address: str) -> None:
         assert 3e9 < stage["kv_bytes"] < 5e9
 
 
+def test_every_stage_may_emulate_a_card_of_its_own() -> None:
+    stages = ["--layers", "0:29", "--emulate", "rtx-3090-24gb"]
+    stages += ["--layers", "29:40", "--emulate", "rtx-3060-12gb"]
+    command = [*CLI, "up", "--model", "shape:llama-2-13b", "--grpc-port", "0", "--json"]
+    with subprocess.Popen(
+        [*command, "--engine", "emulated", *stages], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            with Client(json.loads(process.stdout.readline())["grpc"]) as client:
+                devices = [stage.device for stage in client.status().stages]
+        finally:
+            process.terminate()
+    assert devices == ["emulated rtx-3090-24gb", "emulated rtx-3060-12gb"]
+
+
+def test_a_number_of_cards_that_fits_no_stages_is_refused() -> None:
+    command = [*CLI, "up", "--model", "shape:llama-2-13b", "--stages", "3", "--grpc-port", "0"]
+    result = subprocess.run(
+        [*command, "--engine", "emulated", *(["--emulate", "t4-16gb"] * 2)],
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 2
+    assert "2 GPUs to emulate given" in result.stderr.splitlines()[-1]
+
+
 def test_a_card_that_is_not_known_is_answered_with_near_names() -> None:
     command = [*CLI, "up", "--model", "shape:llama-2-13b", "--stages", "3", "--grpc-port", "0"]
     result = subprocess.run(
