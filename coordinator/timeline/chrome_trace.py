@@ -23,17 +23,24 @@ _NS_PER_US = 1e3
 _NS_PER_MS = 1e6
 
 
-def chrome_trace(status: CoordinatorStatus, records: Sequence[StepRecord]) -> dict[str, object]:
+def chrome_trace(
+    status: CoordinatorStatus, records: Sequence[StepRecord], *, num_lost: int = 0
+) -> dict[str, object]:
     """Makes a trace, to be written as JSON.
 
     Args:
         status: Names the model and the stages, and says which of them are emulated.
         records: Of one watch.
+        num_lost: Steps that the watch lost.
     """
     spans = [span for record in records for span in phases(record)]
     return {
         "displayTimeUnit": "ms",
-        "otherData": {"model": status.model_id, "emulated": status.emulated},
+        "otherData": {
+            "model": status.model_id,
+            "emulated": status.emulated,
+            "lost_steps": num_lost,
+        },
         "traceEvents": [
             *_names(status),
             *_pipeline(spans, len(status.stages)),

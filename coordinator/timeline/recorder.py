@@ -31,11 +31,6 @@ class StepRecorder:
         self._error: StagecoachError | None = None
         self._changed = threading.Condition()
 
-    @property
-    def num_lost(self) -> int:
-        """Steps that are missing because they were not read in time."""
-        return self._watch.num_lost
-
     def wait_for(self, num_slices: int) -> None:
         """Waits until the last steps of a run have been told, or some seconds.
 
@@ -62,7 +57,7 @@ class StepRecorder:
         """
         status = self._client.status()
         with self._changed:
-            trace = chrome_trace(status, self._records)
+            trace = chrome_trace(status, self._records, num_lost=self._watch.num_lost)
         path.write_text(json.dumps(trace))
 
     def _read(self, watch: StepWatch) -> None:

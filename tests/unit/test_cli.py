@@ -28,7 +28,7 @@ def run_cli(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    "command", [(), ("up",), ("serve",), ("generate",), ("status",), ("plan",)]
+    "command", [(), ("up",), ("serve",), ("generate",), ("status",), ("plan",), ("bench",)]
 )
 def test_every_command_has_help(command: tuple[str, ...]) -> None:
     result = run_cli(*command, "--help")

@@ -48,6 +48,10 @@ ALLOWED: dict[str, set[str]] = {
     "coordinator.service": ENGINE | {"protos", "coordinator.assembly"},
     "coordinator.client": {"protos"},
     "coordinator.timeline": {"coordinator.client"},
+    "coordinator.bench": {
+        *("protos.errors", "protos.layer_range", "model_files", "roofline"),
+        *("coordinator.client", "coordinator.planner"),
+    },
     "coordinator.cli": {"protos", "model_files", "roofline", "coordinator"},
 }
 """What a package may import besides itself and what is not ours. The longest name that a module

@@ -6,52 +6,12 @@ from typing import Any
 
 import pytest
 
-from coordinator.client import CoordinatorStatus, StageState, StageStatus, StageVisit, StepRecord
+from coordinator.client import StageVisit, StepRecord
 from coordinator.timeline.chrome_trace import MICRO_BATCHES_PID, PIPELINE_PID, chrome_trace
 from coordinator.timeline.phases import Phase, PhaseSpan, phases, without_overlap
+from tests.client_statuses import create_status
 
 US = 1000
-
-
-def create_stage(index: int, *, emulated: bool = False) -> StageStatus:
-    return StageStatus(
-        index=index,
-        address=f"h:{index}",
-        state=StageState.READY,
-        layers=(index, index + 1),
-        device="emulated rtx-3060-12gb" if emulated else "cpu",
-        dtype="float16",
-        emulated=emulated,
-        version="1",
-        pid=1,
-        vocab_size=32000,
-        kv_block_size=16,
-        num_kv_blocks=8,
-        num_free_kv_blocks=8,
-        weight_bytes=0,
-        kv_bytes=0,
-    )
-
-
-def create_status(num_stages: int, *, emulated: bool = False) -> CoordinatorStatus:
-    return CoordinatorStatus(
-        model_id="m",
-        ready=True,
-        has_tokenizer=True,
-        version="1",
-        pid=1,
-        stages=tuple(create_stage(index, emulated=emulated) for index in range(num_stages)),
-        num_running=0,
-        num_waiting=0,
-        max_num_seqs=8,
-        num_kv_blocks=8,
-        num_free_kv_blocks=8,
-        max_model_len=64,
-        num_finished=0,
-        num_generated_tokens=0,
-        num_preemptions=0,
-        tokens_per_second=0.0,
-    )
 
 
 def create_visit(sent_us: int, *, queue_us: int = 0) -> StageVisit:
@@ -170,14 +130,14 @@ def test_micro_batches_in_flight_together_have_rows_of_their_own_and_share_them_
 
 @pytest.mark.parametrize("emulated", [False, True])
 def test_processes_say_when_a_stage_is_emulated(emulated: bool) -> None:
-    trace = chrome_trace(create_status(2, emulated=emulated), [])
+    trace = chrome_trace(create_status(2, device="emulated t4-16gb" if emulated else "cpu"), [])
     events: Any = json.loads(json.dumps(trace))["traceEvents"]
     names = [event["args"]["name"] for event in events if event["name"] == "process_name"]
     assert len(names) == 2
     assert all(("EMULATED" in name) is emulated for name in names)
     rows = [event["args"]["name"] for event in events if event["name"] == "thread_name"]
     assert rows[0] == "coordinator"
-    assert rows[1].startswith("stage 0 layers 0:1 at h:0, ")
+    assert rows[1].startswith("stage 0 layers 0:20 at h:0, ")
 
 
 def shown_by_the_nanosecond(spans: list[PhaseSpan]) -> dict[int, PhaseSpan]:
