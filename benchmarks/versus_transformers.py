@@ -19,6 +19,7 @@ from statistics import median
 from benchmarks.cluster import running_cluster
 from benchmarks.random_models import SHAPES, random_model
 from benchmarks.report import print_json, print_table
+from benchmarks.runs import Runs
 from coordinator.bench.decode import decode_together, decode_tokens_per_s
 from coordinator.bench.prompts import fixed_prompts
 from coordinator.client import AsyncClient
@@ -26,22 +27,6 @@ from coordinator.client import AsyncClient
 DTYPES = ("float32", "bfloat16", "float16")
 CONTENDER_SHARE = 0.8
 """A dtype whose first run reaches this share of the best one's is measured in full."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Runs:
-    """Decode tokens a second of one system, one figure a run."""
-
-    rates: tuple[float, ...]
-
-    @property
-    def median(self) -> float:
-        """The middle run."""
-        return median(self.rates)
-
-    def __str__(self) -> str:
-        """Median and spread."""
-        return f"{self.median:.1f} ({min(self.rates):.1f} to {max(self.rates):.1f})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
