@@ -123,7 +123,7 @@ def test_micro_batches_in_flight_together_have_rows_of_their_own_and_share_them_
         "micro-batch 1",
         "micro-batch 3",
     ]
-    assert names[1][0] == ("micro-batch 2", 10, 66)
+    assert names[1][0] == ("micro-batch 2", 10, 60)
     assert ("stage 0 compute", 19, 49) in names[1]
     assert slices(trace, MICRO_BATCHES_PID, 2) == []
 
