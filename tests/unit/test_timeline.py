@@ -8,7 +8,7 @@ import pytest
 
 from coordinator.client import StageVisit, StepRecord
 from coordinator.timeline.chrome_trace import MICRO_BATCHES_PID, PIPELINE_PID, chrome_trace
-from coordinator.timeline.phases import Phase, PhaseSpan, phases, without_overlap
+from coordinator.timeline.phases import phases
 from tests.client_statuses import create_status
 
 US = 1000
@@ -138,25 +138,3 @@ def test_processes_say_when_a_stage_is_emulated(emulated: bool) -> None:
     rows = [event["args"]["name"] for event in events if event["name"] == "thread_name"]
     assert rows[0] == "coordinator"
     assert rows[1].startswith("stage 0 layers 0:20 at h:0, ")
-
-
-def shown_by_the_nanosecond(spans: list[PhaseSpan]) -> dict[int, PhaseSpan]:
-    """The slow twin of `without_overlap`: who is shown at each nanosecond."""
-    order = sorted(spans, key=lambda span: (span.phase, span.start_ns), reverse=True)
-    return {at: span for span in order for at in range(span.start_ns, span.end_ns)}
-
-
-def test_rows_equal_their_slow_twin() -> None:
-    record = create_record(1, 0, create_visit(2))
-    spans = [
-        PhaseSpan(phase=phase, stage=0, start_ns=start, end_ns=end, record=record)
-        for start, end, phase in (
-            *((0, 9, Phase.WIRE), (3, 5, Phase.COMPUTE), (4, 8, Phase.COMPUTE), (5, 6, Phase.WIRE)),
-            *((12, 20, Phase.QUEUE), (11, 21, Phase.WIRE), (13, 14, Phase.COMPUTE)),
-            *((16, 17, Phase.COMPUTE), (0, 30, Phase.RELAY), (30, 31, Phase.QUEUE)),
-        )
-    ]
-    pieces = list(without_overlap(spans))
-    found = {at: span for span, start, end in pieces for at in range(start, end)}
-    assert found == shown_by_the_nanosecond(spans)
-    assert sum(end - start for _, start, end in pieces) == len(found)
