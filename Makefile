@@ -46,6 +46,7 @@ protos: $(INSTALLED)  ## generate the Python stubs of the .proto files
 bench: $(INSTALLED)  ## print the benchmark tables; takes minutes, wants a quiet machine
 	@$(BIN)/python -m benchmarks.overhead
 	@$(BIN)/python -m benchmarks.kv_capacity
+	@$(BIN)/python -m benchmarks.prefix_cache
 	@$(BIN)/python -m benchmarks.versus_transformers
 
 clean:  ## delete .venv and every cache

@@ -13,7 +13,12 @@ STOP_TIMEOUT_S = 60
 
 @contextmanager
 def running_cluster(
-    model: str, *, num_stages: int = 3, dtype: str = "float16", flags: Sequence[str] = ()
+    model: str,
+    *,
+    num_stages: int = 3,
+    dtype: str = "float16",
+    prefix_cache: bool = False,
+    flags: Sequence[str] = (),
 ) -> Iterator[str]:
     """Starts `coordinator-cli up` and stops it at the end of the block.
 
@@ -21,6 +26,7 @@ def running_cluster(
         model: As `--model` takes it.
         num_stages: Stage servers, with an even split of the layers.
         dtype: Of the weights.
+        prefix_cache: Whether repeats of a prompt may be answered faster.
         flags: Further flags of `up`.
 
     Yields:
@@ -31,6 +37,7 @@ def running_cluster(
     """
     command = [sys.executable, "-m", "coordinator.cli", "up", "--model", model]
     command += ["--stages", str(num_stages), "--dtype", dtype, "--grpc-port", "0", "--json", *flags]
+    command += ["--prefix-cache" if prefix_cache else "--no-prefix-cache"]
     with (
         tempfile.TemporaryFile("w+") as log,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as cluster,

@@ -95,6 +95,7 @@ class Admission:
             stop_token_ids=stop_token_ids
             if spec.ignore_eos
             else stop_token_ids | self._eos_token_ids,
+            cache_salt=spec.cache_salt,
             arrival_ns=time.monotonic_ns(),
         )
 

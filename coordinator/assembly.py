@@ -94,6 +94,8 @@ def _limits(config: CoordinatorConfig, topology: Topology) -> SchedulerConfig:
         kv_block_size=topology.kv_block_size,
         num_kv_blocks=topology.num_kv_blocks,
         max_num_waiting=config.max_num_waiting,
+        num_kv_slots=topology.max_num_seqs,
+        prefix_cache=config.prefix_cache,
     )
 
 

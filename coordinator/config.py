@@ -32,6 +32,8 @@ class CoordinatorConfig:
     """Most tokens of one request, prompt and output together."""
     max_num_waiting: int = 1024
     """Most requests that wait; more are refused."""
+    prefix_cache: bool = True
+    """Whether requests share the KV of a common prefix, with each other and with later ones."""
     connect_timeout_s: float = 60.0
     """How long to wait at start until every stage serves."""
     stage_wait_s: float = 60.0

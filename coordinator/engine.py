@@ -160,7 +160,7 @@ class Engine:
             self._task.result()
 
     async def wait_idle(self) -> None:
-        """Returns once all requests have ended and every stage was told to free their slots."""
+        """Returns once all requests have ended and every stage was told of their slots."""
         await self._idle.wait()
 
     async def close(self, grace_s: float) -> None:
@@ -238,10 +238,13 @@ class Engine:
             max_num_seqs=scheduler.config.max_num_seqs,
             num_kv_blocks=scheduler.config.num_kv_blocks,
             num_free_kv_blocks=scheduler.num_free_kv_blocks,
+            num_cached_kv_blocks=scheduler.num_cached_kv_blocks,
             max_model_len=scheduler.config.max_request_tokens,
             num_finished=self._num_finished,
             num_generated_tokens=self._throughput.total,
             num_preemptions=self._num_preemptions,
+            num_prefix_query_tokens=scheduler.num_prefix_query_tokens,
+            num_prefix_hit_tokens=scheduler.num_prefix_hit_tokens,
             tokens_per_second=self._throughput.tokens_per_second(time.monotonic()),
             has_tokenizer=self.tokenizer is not None,
         )

@@ -84,6 +84,7 @@ class LiveRequest:
                 text=text,
                 num_prompt_tokens=self.sequence.num_prompt_tokens,
                 num_completion_tokens=self.num_completion_tokens,
+                num_cached_tokens=self.sequence.num_cached_tokens,
                 timings=self._timings(),
             )
         )

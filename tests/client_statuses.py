@@ -45,9 +45,12 @@ def create_status(
         max_num_seqs=64,
         num_kv_blocks=600,
         num_free_kv_blocks=600,
+        num_cached_kv_blocks=0,
         max_model_len=4096,
         num_finished=0,
         num_generated_tokens=0,
         num_preemptions=0,
+        num_prefix_query_tokens=0,
+        num_prefix_hit_tokens=0,
         tokens_per_second=0.0,
     )

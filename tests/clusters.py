@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from coordinator.assembly import open_engine
 from coordinator.config import CoordinatorConfig
@@ -93,14 +93,22 @@ async def status_when(engine: Engine, condition: Callable[[EngineStatus], bool])
 
 
 async def assert_nothing_held(engine: Engine) -> None:
-    """Asserts that the coordinator and every stage hold no KV once all requests have ended."""
+    """Asserts that once all requests have ended the stages hold the prefix cache and no more."""
     await engine.wait_idle()
     status = await engine.status()
     assert status.num_running == status.num_waiting == 0
     assert status.num_free_kv_blocks == status.num_kv_blocks
     for stage in status.stages:
         assert stage.info is not None
-        assert stage.info.num_free_kv_blocks == stage.info.num_kv_blocks
+        num_held_blocks = stage.info.num_kv_blocks - stage.info.num_free_kv_blocks
+        assert num_held_blocks == status.num_cached_kv_blocks
+
+
+class Output(NamedTuple):
+    """What a request that ran to its end brought."""
+
+    token_ids: list[int]
+    num_cached_tokens: int
 
 
 async def generate(
@@ -112,19 +120,23 @@ async def generate(
     ignore_eos: bool = True,
 ) -> list[int]:
     """Runs one request to its end by length and returns its tokens."""
-    stream = engine.submit(
-        RequestSpec(
-            prompt=TokenPrompt(token_ids=tuple(prompt)),
-            sampling=sampling or SamplingParams(),
-            max_tokens=max_tokens,
-            ignore_eos=ignore_eos,
-        )
+    spec = RequestSpec(
+        prompt=TokenPrompt(token_ids=tuple(prompt)),
+        sampling=sampling or SamplingParams(),
+        max_tokens=max_tokens,
+        ignore_eos=ignore_eos,
     )
+    return (await run_to_length(engine, spec)).token_ids
+
+
+async def run_to_length(engine: Engine, spec: RequestSpec) -> Output:
+    """Runs one request to its end by length."""
     token_ids: list[int] = []
-    async for event in stream:
+    *events, finished = [event async for event in engine.submit(spec)]
+    for event in events:
         if isinstance(event, TokensEvent):
             token_ids += event.token_ids
-        elif isinstance(event, Finished):
-            assert event.finish_reason is FinishReason.LENGTH
-            assert event.num_completion_tokens == len(token_ids)
-    return token_ids
+    assert isinstance(finished, Finished)
+    assert finished.finish_reason is FinishReason.LENGTH
+    assert finished.num_completion_tokens == len(token_ids)
+    return Output(token_ids, finished.num_cached_tokens)

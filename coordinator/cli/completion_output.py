@@ -40,6 +40,7 @@ def print_json(completion: Completion) -> None:
                 "usage": {
                     "prompt_tokens": usage.num_prompt_tokens,
                     "completion_tokens": usage.num_completion_tokens,
+                    "cached_tokens": usage.num_cached_tokens,
                     "total_tokens": usage.num_prompt_tokens + usage.num_completion_tokens,
                 },
                 "timings": _timings_json(completion),
@@ -84,7 +85,8 @@ def print_stats(completion: Completion) -> None:
     ttft_ns = timings.time_to_first_token_ns
     first = "no token" if ttft_ns is None else f"first token after {ttft_ns / _NS_PER_MS:.1f} ms"
     console.print(
-        f"{completion.usage.num_prompt_tokens} prompt tokens, "
+        f"{completion.usage.num_prompt_tokens} prompt tokens "
+        f"({completion.usage.num_cached_tokens} cached), "
         f"{completion.usage.num_completion_tokens} generated; {first}, "
         f"then {completion.tokens_per_second:.1f} tokens/s"
     )

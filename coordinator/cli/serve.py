@@ -38,6 +38,9 @@ def serve(
     max_num_waiting: Annotated[
         int, typer.Option(help="Most requests that wait; more are refused.")
     ] = _DEFAULT.max_num_waiting,
+    prefix_cache: Annotated[
+        bool, typer.Option(help="Share the KV of a common prefix between requests.")
+    ] = _DEFAULT.prefix_cache,
     connect_timeout_s: Annotated[
         float, typer.Option(help="Seconds to wait at start until every stage serves.")
     ] = _DEFAULT.connect_timeout_s,
@@ -67,6 +70,7 @@ def serve(
             max_num_seqs=max_num_seqs,
             max_model_len=max_model_len,
             max_num_waiting=max_num_waiting,
+            prefix_cache=prefix_cache,
             connect_timeout_s=connect_timeout_s,
             stage_wait_s=stage_wait_s,
             drain_grace_s=drain_grace_s,

@@ -21,10 +21,13 @@ def print_json(status: CoordinatorStatus) -> None:
                 "waiting": status.num_waiting,
                 "kv_blocks_total": status.num_kv_blocks,
                 "kv_blocks_free": status.num_free_kv_blocks,
+                "kv_blocks_cached": status.num_cached_kv_blocks,
                 "max_model_len": status.max_model_len,
                 "finished": status.num_finished,
                 "generated_tokens": status.num_generated_tokens,
                 "preemptions": status.num_preemptions,
+                "prefix_query_tokens": status.num_prefix_query_tokens,
+                "prefix_hit_tokens": status.num_prefix_hit_tokens,
                 "tokens_per_s": status.tokens_per_second,
             }
         )
@@ -79,6 +82,11 @@ def print_table(status: CoordinatorStatus) -> None:
         f"{status.num_running} running, {status.num_waiting} waiting, "
         f"{status.num_finished} finished; {status.tokens_per_second:.1f} tokens/s, "
         f"{status.num_generated_tokens} tokens generated"
+    )
+    console.print(
+        f"prefix cache: held {status.num_prefix_hit_tokens} of {status.num_prefix_query_tokens} "
+        f"prompt tokens; now in {_share(status.num_cached_kv_blocks, status.num_kv_blocks)} of the "
+        "KV blocks, free for any request"
     )
 
 

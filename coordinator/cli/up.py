@@ -72,6 +72,13 @@ def up(
     max_num_waiting: Annotated[
         int | None, typer.Option(min=1, help="Most requests that wait; more are refused.")
     ] = None,
+    prefix_cache: Annotated[
+        bool | None,
+        typer.Option(
+            "--prefix-cache/--no-prefix-cache",
+            help="Share the KV of a common prefix between requests. Default: yes.",
+        ),
+    ] = None,
     drain_grace_s: Annotated[
         float, typer.Option(min=0, help="Seconds that running requests get when it stops.")
     ] = 10.0,
@@ -108,7 +115,10 @@ def up(
             emulated_gpus=_gpu_of_each_stage(emulate or [], len(ranges)),
             grpc_port=grpc_port,
             stage_options=_given(stage_options),
-            coordinator_options=_given({"--max-num-waiting": max_num_waiting}),
+            coordinator_options=(
+                *_given({"--max-num-waiting": max_num_waiting}),
+                *_switch("--prefix-cache", "--no-prefix-cache", prefix_cache),
+            ),
             drain_grace_s=drain_grace_s,
         )
         asyncio.run(
@@ -159,6 +169,11 @@ def _gpu_of_each_stage(gpus: list[str], num_stages: int) -> tuple[str, ...]:
             field="emulate",
         )
     return tuple(gpus * num_stages if len(gpus) == 1 else gpus)
+
+
+def _switch(on: str, off: str, value: bool | None) -> tuple[str, ...]:
+    """The one of two flags that was given, if any."""
+    return () if value is None else (on,) if value else (off,)
 
 
 def _given(options: Mapping[str, object]) -> tuple[str, ...]:

@@ -45,6 +45,8 @@ class Usage:
     num_prompt_tokens: int
     num_completion_tokens: int
     """A final end token is not counted."""
+    num_cached_tokens: int
+    """Tokens of the prompt that the prefix cache held, so that they were not computed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,6 +190,7 @@ class PartialCompletion:
             usage=Usage(
                 num_prompt_tokens=finished.num_prompt_tokens,
                 num_completion_tokens=finished.num_completion_tokens,
+                num_cached_tokens=finished.num_cached_tokens,
             ),
             timings=_timings(finished.timings),
         )

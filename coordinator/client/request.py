@@ -49,6 +49,9 @@ class GenerateOptions(TypedDict, total=False):
     """Do not end at the model's own end-of-sequence tokens."""
     request_id: str | None
     """Name in the coordinator's logs. Default: made by the coordinator."""
+    cache_salt: str | None
+    """Only requests of the same salt share the KV of a common prefix. Default: shared with all
+    others that have none."""
 
 
 def generate_request(

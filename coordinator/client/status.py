@@ -74,11 +74,18 @@ class CoordinatorStatus:
     num_kv_blocks: int
     """Of the ledger, which mirrors the smallest stage."""
     num_free_kv_blocks: int
+    """Blocks that no running request holds."""
+    num_cached_kv_blocks: int
+    """Those of the free blocks that hold prefixes; given up as soon as a request wants them."""
     max_model_len: int
     """Most tokens of one request, prompt and output together."""
     num_finished: int
     num_generated_tokens: int
     num_preemptions: int
+    num_prefix_query_tokens: int
+    """Tokens of all prompts that were looked up in the prefix cache."""
+    num_prefix_hit_tokens: int
+    """Those of them that it held."""
     tokens_per_second: float
     """Over the last ten seconds, all requests together."""
 
@@ -102,10 +109,13 @@ def read_status(message: generation_pb2.GetStatusResponse) -> CoordinatorStatus:
         max_num_seqs=message.max_num_seqs,
         num_kv_blocks=message.num_kv_blocks,
         num_free_kv_blocks=message.num_free_kv_blocks,
+        num_cached_kv_blocks=message.num_cached_kv_blocks,
         max_model_len=message.max_model_len,
         num_finished=message.num_finished,
         num_generated_tokens=message.num_generated_tokens,
         num_preemptions=message.num_preemptions,
+        num_prefix_query_tokens=message.num_prefix_query_tokens,
+        num_prefix_hit_tokens=message.num_prefix_hit_tokens,
         tokens_per_second=message.tokens_per_second,
     )
 

@@ -103,6 +103,8 @@ class Finished:
     num_prompt_tokens: int
     num_completion_tokens: int
     """A final end token is not counted."""
+    num_cached_tokens: int
+    """Tokens of the prompt that the prefix cache held, so that they were not computed."""
     timings: RequestTimings
 
 

@@ -31,5 +31,7 @@ class Request:
     """Stop strings."""
     stop_token_ids: frozenset[int] = frozenset()
     """Ids that end the output, the model's end-of-sequence tokens included unless ignored."""
+    cache_salt: str | None = None
+    """Only requests of the same salt share the KV of a prefix."""
     arrival_ns: int = 0
     """Monotonic clock at admission."""

@@ -13,6 +13,7 @@ CHAT_ROLES = frozenset({"system", "user", "assistant", "tool"})
 MAX_STOP_STRINGS = 16
 MAX_STOP_TOKEN_IDS = 64
 MAX_REQUEST_ID_CHARS = 128
+MAX_CACHE_SALT_CHARS = 128
 MAX_UINT32 = 2**32 - 1
 
 
@@ -111,6 +112,9 @@ class RequestSpec:
     """Do not end at the model's own end-of-sequence tokens."""
     request_id: str | None = None
     """Name in logs. None: made by the engine."""
+    cache_salt: str | None = None
+    """Only requests of the same salt share the KV of a prefix; 1 to 128 characters. None is a salt
+    like any other."""
 
     def __post_init__(self) -> None:
         """Checks counts and lengths."""
@@ -142,6 +146,12 @@ class RequestSpec:
         if self.request_id is not None and not self.request_id.isprintable():
             raise InvalidArgumentError(
                 "request_id has characters that cannot be printed", field="request_id"
+            )
+        if self.cache_salt is not None and not 1 <= len(self.cache_salt) <= MAX_CACHE_SALT_CHARS:
+            raise InvalidArgumentError(
+                f"cache_salt has {len(self.cache_salt)} characters, must have 1 to "
+                f"{MAX_CACHE_SALT_CHARS}",
+                field="cache_salt",
             )
 
 

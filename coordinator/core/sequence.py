@@ -32,6 +32,11 @@ class Sequence:
     """Slot on every stage; set exactly while running."""
     micro_batch_id: int | None = None
     """The micro-batch it is in, from `schedule()` until that one comes back or is given up."""
+    block_hashes: list[bytes] = field(default_factory=list)
+    """Names of its first full blocks, as many as were asked for so far; see `PrefixIndex`."""
+    num_cached_tokens: int = 0
+    """Tokens of the prompt that were not computed, because a slot held them when it was first
+    admitted."""
     finish_reason: FinishReason | None = None
     """Set exactly when finished, or when it is to be swept at the next step boundary."""
     num_preemptions: int = 0

@@ -48,11 +48,18 @@ class EngineStatus:
     num_kv_blocks: int
     """Of the ledger, which mirrors the smallest stage."""
     num_free_kv_blocks: int
+    """Blocks that no running request holds."""
+    num_cached_kv_blocks: int
+    """Those of the free blocks that hold prefixes; given up as soon as a request wants them."""
     max_model_len: int
     """Most tokens that one request may hold, prompt and output together."""
     num_finished: int
     """Requests ended, by any cause."""
     num_generated_tokens: int
     num_preemptions: int
+    num_prefix_query_tokens: int
+    """Tokens of all prompts that were looked up in the prefix cache."""
+    num_prefix_hit_tokens: int
+    """Those of them that it held."""
     tokens_per_second: float
     """Over the last ten seconds, all requests together."""

@@ -18,14 +18,38 @@ class ScheduledSlice(NamedTuple):
     the logits of its last row."""
 
 
+class FreeSlot(NamedTuple):
+    """Empties a kv slot; one that is empty stays so."""
+
+    kv_slot: int
+
+
+class TruncateSlot(NamedTuple):
+    """Keeps the first tokens of a kv slot, which holds at least as many."""
+
+    kv_slot: int
+    num_tokens: int
+
+
+class ForkSlot(NamedTuple):
+    """Makes an empty kv slot share the first tokens of another, whole blocks of them."""
+
+    source_kv_slot: int
+    target_kv_slot: int
+    num_tokens: int
+
+
+SlotOp = FreeSlot | TruncateSlot | ForkSlot
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerOutput:
-    """One micro-batch, decided. Empty slices with freed slots are allowed."""
+    """One micro-batch, decided. Empty slices with slot operations are allowed."""
 
     micro_batch_id: int
     slices: tuple[ScheduledSlice, ...]
-    freed_kv_slots: tuple[int, ...]
-    """Slots to free on every stage before the forward; the slots of `slices` may be among them,
+    slot_ops: tuple[SlotOp, ...]
+    """What every stage does, in order, before the forward. They may free the slots of `slices`,
     when a slot changed hands."""
 
     @property

@@ -7,7 +7,15 @@ the next stage's request.
 from collections.abc import Iterable
 
 from coordinator.core.stage_info import StageInfo
-from coordinator.core.step import LogitsRequest, LogitsRow, SchedulerOutput
+from coordinator.core.step import (
+    ForkSlot,
+    FreeSlot,
+    LogitsRequest,
+    LogitsRow,
+    SchedulerOutput,
+    SlotOp,
+    TruncateSlot,
+)
 from protos import tensor_codec
 from protos.errors import InvalidArgumentError
 from protos.layer_range import LayerRange
@@ -62,13 +70,26 @@ def first_request(output: SchedulerOutput) -> stage_pb2.ForwardRequest:
                 )
                 for piece in output.slices
             ],
-            slot_ops=[
-                stage_pb2.SlotOp(free=stage_pb2.FreeSlot(kv_slot=kv_slot))
-                for kv_slot in output.freed_kv_slots
-            ],
+            slot_ops=map(_slot_op, output.slot_ops),
             token_ids=_token_ids(output) if output.slices else None,
         )
     )
+
+
+def _slot_op(op: SlotOp) -> stage_pb2.SlotOp:
+    match op:
+        case FreeSlot():
+            return stage_pb2.SlotOp(free=stage_pb2.FreeSlot(kv_slot=op.kv_slot))
+        case TruncateSlot():
+            truncate = stage_pb2.TruncateSlot(kv_slot=op.kv_slot, num_tokens=op.num_tokens)
+            return stage_pb2.SlotOp(truncate=truncate)
+        case ForkSlot():
+            fork = stage_pb2.ForkSlot(
+                source_kv_slot=op.source_kv_slot,
+                target_kv_slot=op.target_kv_slot,
+                num_tokens=op.num_tokens,
+            )
+            return stage_pb2.SlotOp(fork=fork)
 
 
 def set_hidden_states(

@@ -16,7 +16,7 @@ class SchedulerConfig:
     max_num_batched_tokens: int
     """Token budget of a micro-batch."""
     max_num_seqs: int
-    """Sequences that run at once; also the number of kv slots, `[0, max_num_seqs)`."""
+    """Sequences that run at once."""
     max_model_len: int
     """Tokens of prompt and output together that the model can place."""
     kv_block_size: int
@@ -25,15 +25,25 @@ class SchedulerConfig:
     """Blocks of the smallest stage."""
     max_num_waiting: int
     """Waiting sequences beyond which no request is accepted."""
+    num_kv_slots: int | None = None
+    """Slots of the smallest stage; those in which nothing runs can hold prefixes. None: as many as
+    sequences run at once."""
+    prefix_cache: bool = False
+    """Whether sequences share the KV of a common prefix."""
 
     def __post_init__(self) -> None:
         """Checks every value."""
         for field in fields(self):
             value = getattr(self, field.name)
-            if value < 1:
+            if isinstance(value, int) and not isinstance(value, bool) and value < 1:
                 raise InvalidArgumentError(
                     f"{field.name} is {value}, must be at least 1", field=field.name
                 )
+
+    @property
+    def num_slots(self) -> int:
+        """Number of kv slots, `[0, num_slots)`."""
+        return max(self.max_num_seqs, self.num_kv_slots or 0)
 
     @property
     def num_kv_tokens(self) -> int:

@@ -1,27 +1,28 @@
-"""Hands out kv slots, and remembers which freed ones the stages have not been told of."""
+"""Hands out kv slots."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 
 
 class KvSlotPool:
-    """The slots `[0, num_slots)`, each held by at most one sequence.
-
-    A freed slot may be acquired again at once: stages free before they run, in order.
+    """The slots `[0, num_slots)`, each free, running or retained.
 
     Args:
-        num_slots: Sequences that run at once.
+        num_slots: Slots that every stage has.
     """
 
     def __init__(self, num_slots: int) -> None:
-        """Starts with every slot free, and empty on every stage."""
+        """Starts with every slot free."""
         self._free = list(reversed(range(num_slots)))
         self._held: set[int] = set()
-        self._untold: dict[int, None] = {}  # a set that keeps its order
 
     @property
-    def has_untold(self) -> bool:
-        """True when `take_freed` has something to tell."""
-        return bool(self._untold)
+    def has_free(self) -> bool:
+        """True while `acquire` has something to hand out."""
+        return bool(self._free)
+
+    def is_held(self, kv_slot: int) -> bool:
+        """True for a slot that was acquired and not released."""
+        return kv_slot in self._held
 
     def acquire(self) -> int:
         """Takes a free slot; the caller sees to it that there is one."""
@@ -33,29 +34,14 @@ class KvSlotPool:
         """Gives a held slot back."""
         self._held.remove(kv_slot)
         self._free.append(kv_slot)
-        self._untold[kv_slot] = None
-
-    def tell_again(self, kv_slots: Iterable[int]) -> None:
-        """Lists slots as freed once more, as far as nobody holds them.
-
-        A slot that changed hands needs no telling: its new sequence starts at position 0, which
-        makes a stage drop whatever the slot held.
-        """
-        self._untold.update((kv_slot, None) for kv_slot in kv_slots if kv_slot not in self._held)
-
-    def take_freed(self) -> tuple[int, ...]:
-        """Returns the slots freed since the last call."""
-        freed = tuple(self._untold)
-        self._untold.clear()
-        return freed
 
     def check_integrity(self, held: Collection[int]) -> None:
-        """Asserts that every slot is either free or held by exactly one sequence.
+        """Asserts that every slot is either free or held exactly once.
 
         Args:
-            held: Slots of all running sequences.
+            held: Slots that are running or retained.
         """
         assert len(held) == len(self._held) == len(set(held)), "a slot is held twice or by nobody"
-        assert set(held) == self._held, "slots are held by who does not run"
+        assert set(held) == self._held, "slots are held by who should not"
         assert len(set(self._free)) == len(self._free), "a slot is free twice"
         assert self._held.isdisjoint(self._free), "a slot is both free and held"

@@ -7,6 +7,9 @@ prefill, decode and recomputation after a preemption are this one subtraction.
                ^                        |
                +------- preempted ------+
 
+With the prefix cache, a sequence that is admitted starts after the tokens whose KV a slot holds
+already; see `kv_memory`.
+
 The caller's loop: `schedule`, run the output through the stages, sample, `update`, and `finish`
 the sequences that ended. Several outputs may be in flight, and come back in any order; a sequence
 is in at most one of them. Not thread-safe: one task owns the scheduler.
@@ -19,8 +22,7 @@ from coordinator.core.sequence import Sequence, SequenceState
 from coordinator.core.step import ScheduledSlice, SchedulerOutput
 from coordinator.scheduler.config import SchedulerConfig
 from coordinator.scheduler.fcfs_queue import FcfsQueue
-from coordinator.scheduler.kv_ledger import KvLedger
-from coordinator.scheduler.kv_slot_pool import KvSlotPool
+from coordinator.scheduler.kv_memory import KvMemory
 from protos.errors import ContextLengthExceededError, InvalidArgumentError, QueueFullError
 
 
@@ -40,9 +42,10 @@ class Scheduler:
         self._sequences: dict[str, Sequence] = {}
         self._waiting = FcfsQueue()
         self._running: dict[str, Sequence] = {}  # by admission, the first to be preempted last
-        self._ledger = KvLedger(config.num_kv_blocks, config.kv_block_size)
-        self._slots = KvSlotPool(config.max_num_seqs)
+        self._memory = KvMemory(config)
         self._next_micro_batch_id = 0
+        self._num_prefix_query_tokens = 0
+        self._num_prefix_hit_tokens = 0
 
     @property
     def num_waiting(self) -> int:
@@ -57,12 +60,27 @@ class Scheduler:
     @property
     def num_free_kv_blocks(self) -> int:
         """Blocks of the smallest stage that no running sequence holds or has reserved."""
-        return self._ledger.num_free_blocks
+        return self._memory.num_free_blocks
+
+    @property
+    def num_cached_kv_blocks(self) -> int:
+        """Those of the free blocks that hold prefixes; given up when a sequence wants them."""
+        return self._memory.num_cached_blocks
+
+    @property
+    def num_prefix_query_tokens(self) -> int:
+        """Tokens of all prompts that were admitted."""
+        return self._num_prefix_query_tokens
+
+    @property
+    def num_prefix_hit_tokens(self) -> int:
+        """Those of them that the prefix cache held."""
+        return self._num_prefix_hit_tokens
 
     @property
     def has_work(self) -> bool:
-        """True while a sequence has not ended or a stage must still be told to free a slot."""
-        return bool(self._sequences) or self._slots.has_untold
+        """True while a sequence has not ended or the stages must still be told of a slot."""
+        return bool(self._sequences) or self._memory.has_untold_ops
 
     def check_room(self) -> None:
         """Refuses a request that `add` would refuse whatever it is; costs nothing.
@@ -102,15 +120,15 @@ class Scheduler:
         """Decides the next micro-batch: running sequences first, then waiting ones.
 
         Every sequence in it is in flight until the output goes to `update` or `requeue`, or
-        `preempt_all` gives up everything. An output without slices only frees slots; it too goes
-        to the stages, after all earlier ones.
+        `preempt_all` gives up everything. An output without slices only has slot operations; it
+        too goes to the stages, after all earlier ones.
 
         Args:
             max_num_slices: Sequences in this micro-batch at most, so that others are left for the
                 next; None for no such limit.
 
         Returns:
-            None when there is nothing to run and nothing to free now.
+            None when there is nothing to run and nothing to tell the stages now.
         """
         assert max_num_slices is None or max_num_slices > 0
         num_tokens_left = self.config.max_num_batched_tokens
@@ -121,13 +139,13 @@ class Scheduler:
             num_tokens_left -= len(piece.token_ids)
             if num_tokens_left == 0 or len(slices) == max_num_slices:
                 break
-        freed_kv_slots = self._slots.take_freed()
-        if not slices and not freed_kv_slots:
+        slot_ops = self._memory.take_slot_ops()
+        if not slices and not slot_ops:
             return None
         output = SchedulerOutput(
             micro_batch_id=self._next_micro_batch_id,
             slices=tuple(slices),
-            freed_kv_slots=freed_kv_slots,
+            slot_ops=slot_ops,
         )
         self._next_micro_batch_id += 1
         return output
@@ -150,11 +168,11 @@ class Scheduler:
         """
         advanced: list[Sequence] = []
         for piece, sequence in self._land(output):
+            sequence.num_computed_tokens += len(piece.token_ids)
+            self._memory.note_computed(sequence)
             if sequence.finish_reason is not None:
                 self._sweep(sequence)
-                continue
-            sequence.num_computed_tokens += len(piece.token_ids)
-            if piece.samples:
+            elif piece.samples:
                 sequence.output_token_ids.append(sampled[piece.request_id])
                 advanced.append(sequence)
         return advanced
@@ -176,7 +194,8 @@ class Scheduler:
     def requeue(self, output: SchedulerOutput) -> list[Sequence]:
         """Gives up a micro-batch that failed: its sequences wait again, their KV is recomputed.
 
-        Stages may have run it or not; none runs it from now on.
+        Stages may have run it or not; none runs it from now on. All retained prefixes are given up
+        too, so that what failed is not built upon.
 
         Args:
             output: From `schedule`. One that was given up before changes nothing.
@@ -188,14 +207,14 @@ class Scheduler:
         lost = [sequence for _, sequence in self._land(output)]
         for sequence in lost:
             sequence.num_replays += 1
-        self._slots.tell_again(output.freed_kv_slots)
+        self._memory.distrust(output.slot_ops)
         return self._give_up(lost)
 
     def preempt_all(self) -> list[Sequence]:
         """Gives up every micro-batch in flight and all KV, as after the loss of a stage.
 
         Stages may have run any part of what was in flight; none runs it from now on. All slots
-        are listed as freed, so stages that were not lost hold nothing afterwards.
+        are freed, so stages that were not lost hold nothing afterwards.
 
         Returns:
             The sequences that wait again; those that were in flight have one more replay. Those
@@ -206,7 +225,7 @@ class Scheduler:
             sequence.num_replays += sequence.in_flight
             sequence.micro_batch_id = None
         requeued = self._give_up(lost)
-        self._slots.tell_again(range(self.config.max_num_seqs))
+        self._memory.forget()
         return requeued
 
     def check_integrity(self) -> None:
@@ -224,14 +243,8 @@ class Scheduler:
             assert sequence.state is SequenceState.RUNNING
             assert 0 <= sequence.num_computed_tokens < sequence.num_tokens
             assert sequence.in_flight or sequence.finish_reason is None
-        slots = [sequence.kv_slot for sequence in self._running.values()]
-        self._slots.check_integrity([slot for slot in slots if slot is not None])
-        self._ledger.check_integrity(
-            {
-                request_id: sequence.num_computed_tokens
-                for request_id, sequence in self._running.items()
-            }
-        )
+            assert sequence.kv_slot is not None
+        self._memory.check_integrity(self._running.values())
 
     def _check_length(self, request: Request) -> None:
         num_prompt_tokens = len(request.prompt_token_ids)
@@ -266,11 +279,11 @@ class Scheduler:
         Never preempts the sequence itself: its KV is kept until one admitted before it wants the
         blocks, or until the ones in flight are back.
         """
-        while not self._ledger.grow(sequence.request_id, sequence.num_tokens):
+        while not self._memory.grow(sequence):
             victim = next(last for last in reversed(self._running.values()) if not last.in_flight)
             if victim is sequence:
                 return False
-            self._preempt(victim)
+            self._preempt(victim, keep_kv=True)
         return True
 
     def _admit(self) -> Sequence | None:
@@ -278,14 +291,15 @@ class Scheduler:
         sequence = self._waiting.peek()
         if sequence is None or len(self._running) == self.config.max_num_seqs:
             return None
-        if not self._ledger.admit(
-            sequence.request_id, sequence.num_tokens, sequence.max_num_tokens
-        ):
+        if not self._memory.admit(sequence):
             return None
         self._waiting.remove(sequence)
         self._running[sequence.request_id] = sequence
-        sequence.kv_slot = self._slots.acquire()
         sequence.state = SequenceState.RUNNING
+        if sequence.num_preemptions == 0:
+            sequence.num_cached_tokens = sequence.num_computed_tokens
+            self._num_prefix_query_tokens += sequence.num_prompt_tokens
+            self._num_prefix_hit_tokens += sequence.num_cached_tokens
         return sequence
 
     def _take(self, sequence: Sequence, max_num_tokens: int) -> ScheduledSlice:
@@ -310,34 +324,35 @@ class Scheduler:
                 yield piece, sequence
 
     def _give_up(self, sequences: list[Sequence]) -> list[Sequence]:
-        """Preempts sequences out of flight, or sweeps those marked; returns the former."""
+        """Preempts sequences whose KV is lost, or sweeps those marked; returns the former."""
         for sequence in reversed(sequences):  # so that the first is at the front of the queue
             if sequence.finish_reason is not None:
-                self._sweep(sequence)
+                self._sweep(sequence, keep_kv=False)
             else:
-                self._preempt(sequence)
+                self._preempt(sequence, keep_kv=False)
         return [sequence for sequence in sequences if sequence.finish_reason is None]
 
-    def _preempt(self, sequence: Sequence) -> None:
-        self._release(sequence)
+    def _preempt(self, sequence: Sequence, *, keep_kv: bool) -> None:
+        self._stop(sequence, keep_kv=keep_kv)
         sequence.state = SequenceState.WAITING
         sequence.num_preemptions += 1
         self._waiting.put_back(sequence)
 
-    def _sweep(self, sequence: Sequence) -> None:
+    def _sweep(self, sequence: Sequence, *, keep_kv: bool = True) -> None:
+        """Ends a sequence. Of one that failed nothing is kept: it may have failed by its KV."""
         if sequence.state is SequenceState.RUNNING:
-            self._release(sequence)
+            failed = sequence.finish_reason is FinishReason.ERROR
+            self._stop(sequence, keep_kv=keep_kv and not failed)
         else:
             self._waiting.remove(sequence)
         sequence.state = SequenceState.FINISHED
         del self._sequences[sequence.request_id]
 
-    def _release(self, sequence: Sequence) -> None:
-        """Gives back everything that a running sequence holds."""
-        assert sequence.kv_slot is not None
+    def _stop(self, sequence: Sequence, *, keep_kv: bool) -> None:
+        """Takes everything that a running sequence holds; keeps its prefix for others, or not."""
         assert not sequence.in_flight
         del self._running[sequence.request_id]
-        self._ledger.release(sequence.request_id)
-        self._slots.release(sequence.kv_slot)
-        sequence.kv_slot = None
-        sequence.num_computed_tokens = 0
+        if keep_kv:
+            self._memory.retain(sequence)
+        else:
+            self._memory.release(sequence)

@@ -68,6 +68,7 @@ def request_spec(message: generation_pb2.GenerateRequest) -> RequestSpec:
         stop_token_ids=tuple(message.stop_token_ids),
         ignore_eos=message.ignore_eos,
         request_id=message.request_id if message.HasField("request_id") else None,
+        cache_salt=message.cache_salt if message.HasField("cache_salt") else None,
     )
 
 
@@ -144,6 +145,7 @@ def generate_response(event: GenerationEvent) -> generation_pb2.GenerateResponse
                 text=event.text,
                 num_prompt_tokens=event.num_prompt_tokens,
                 num_completion_tokens=event.num_completion_tokens,
+                num_cached_tokens=event.num_cached_tokens,
                 timings=_request_timings(event.timings),
             )
             return generation_pb2.GenerateResponse(finished=finished)
@@ -204,6 +206,9 @@ def status_response(status: EngineStatus) -> generation_pb2.GetStatusResponse:
         num_preemptions=status.num_preemptions,
         tokens_per_second=status.tokens_per_second,
         has_tokenizer=status.has_tokenizer,
+        num_cached_kv_blocks=status.num_cached_kv_blocks,
+        num_prefix_query_tokens=status.num_prefix_query_tokens,
+        num_prefix_hit_tokens=status.num_prefix_hit_tokens,
     )
 
 

@@ -143,6 +143,7 @@ class EchoStream:
             text=decoder.decode(b"", final=True),
             num_prompt_tokens=len(prompt),
             num_completion_tokens=num_tokens,
+            num_cached_tokens=len(prompt) - 1,
             timings=TIMINGS,
         )
 
@@ -230,10 +231,13 @@ class EchoEngine:
             max_num_seqs=8,
             num_kv_blocks=256,
             num_free_kv_blocks=200,
+            num_cached_kv_blocks=120,
             max_model_len=MAX_MODEL_LEN,
             num_finished=4,
             num_generated_tokens=5,
             num_preemptions=6,
+            num_prefix_query_tokens=90,
+            num_prefix_hit_tokens=30,
             tokens_per_second=7.5,
         )
 

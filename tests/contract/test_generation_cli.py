@@ -72,7 +72,12 @@ def test_generate_prints_exactly_one_json_object(server: BackgroundServer) -> No
     assert set(answer) == {"text", "token_ids", "finish_reason", "usage", "timings"}
     assert (answer["text"], answer["token_ids"]) == ("abca", [97, 98, 99, 97])
     assert answer["finish_reason"] == "length"
-    assert answer["usage"] == {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
+    assert answer["usage"] == {
+        "prompt_tokens": 3,
+        "completion_tokens": 4,
+        "cached_tokens": 2,
+        "total_tokens": 7,
+    }
     timings = answer["timings"]
     assert timings["ttft_s"] == pytest.approx(0.005)
     assert timings["tokens_per_s"] == pytest.approx(3 / 0.1)
@@ -270,6 +275,8 @@ def test_status_prints_exactly_one_json_object(server: BackgroundServer) -> None
     assert (known["pid"], known["kv_blocks_total"], known["kv_blocks_free"]) == (4321, 256, 200)
     assert (unknown["layers"], unknown["state"], unknown["pid"]) == (None, "lost", None)
     assert (answer["running"], answer["waiting"], answer["ready"]) == (0, 3, True)
+    assert answer["kv_blocks_cached"] == 120
+    assert (answer["prefix_query_tokens"], answer["prefix_hit_tokens"]) == (90, 30)
 
 
 def test_status_prints_a_table_for_people(server: BackgroundServer) -> None:

@@ -92,6 +92,7 @@ def check_completion(completion: Completion) -> None:
     assert completion.finish_reason is FinishReason.LENGTH
     assert completion.usage.num_prompt_tokens == 4
     assert completion.usage.num_completion_tokens == 5
+    assert completion.usage.num_cached_tokens == completion.usage.num_prompt_tokens - 1
     assert completion.request_id == "mine"
     timings = completion.timings
     assert timings.time_to_first_token_ns == 5_000_000
@@ -234,6 +235,8 @@ def test_status_tells_known_and_unknown_stages(client: Client) -> None:
     assert (known.layers, known.device, known.state) == ((0, 2), "cpu (1 threads)", "ready")
     assert (unknown.layers, unknown.pid, unknown.state) == (None, None, StageState.LOST)
     assert (status.num_waiting, status.tokens_per_second) == (3, 7.5)
+    assert (status.num_free_kv_blocks, status.num_cached_kv_blocks) == (200, 120)
+    assert (status.num_prefix_query_tokens, status.num_prefix_hit_tokens) == (90, 30)
 
 
 def test_threads_may_share_a_client(client: Client) -> None:

@@ -96,6 +96,7 @@ async def test_events_come_in_order_and_end_with_one_finished(stub: "Stub") -> N
     finished = events[-1].finished
     assert finished.finish_reason == generation_pb2.FINISH_REASON_LENGTH
     assert (finished.num_prompt_tokens, finished.num_completion_tokens) == (3, 4)
+    assert finished.num_cached_tokens == 2
 
 
 async def test_timings_arrive_whole(stub: "Stub") -> None:
@@ -121,7 +122,7 @@ async def test_unset_fields_take_their_defaults(stub: "Stub", engine: EchoEngine
     assert spec.sampling == SamplingParams()
     assert spec.max_tokens is None
     assert (spec.stop, spec.stop_token_ids, spec.ignore_eos) == ((), (), False)
-    assert spec.request_id is None
+    assert (spec.request_id, spec.cache_salt) == (None, None)
 
 
 async def test_every_field_reaches_the_engine(stub: "Stub", engine: EchoEngine) -> None:
@@ -143,6 +144,7 @@ async def test_every_field_reaches_the_engine(stub: "Stub", engine: EchoEngine) 
         stop_token_ids=[5, 6],
         ignore_eos=True,
         request_id="r",
+        cache_salt="s",
     )
     await collect(stub, request)
     (spec,) = engine.specs
@@ -158,7 +160,7 @@ async def test_every_field_reaches_the_engine(stub: "Stub", engine: EchoEngine) 
         seed=2**64 - 1,
     )
     assert (spec.max_tokens, spec.stop, spec.stop_token_ids) == (2, ("a", "b"), (5, 6))
-    assert (spec.ignore_eos, spec.request_id) == (True, "r")
+    assert (spec.ignore_eos, spec.request_id, spec.cache_salt) == (True, "r", "s")
 
 
 async def test_all_kinds_of_prompt_are_read(stub: "Stub", engine: EchoEngine) -> None:
@@ -204,6 +206,8 @@ def chat_request(*roles: str) -> Request:
         (text_request(stop_token_ids=range(65)), "stop_token_ids"),
         (text_request(request_id="x" * 129), "request_id"),
         (text_request(request_id=""), "request_id"),
+        (text_request(cache_salt="x" * 129), "cache_salt"),
+        (text_request(cache_salt=""), "cache_salt"),
         (sampling_request(temperature=math.nan), "temperature"),
         (sampling_request(temperature=math.inf), "temperature"),
         (sampling_request(temperature=-1.0), "temperature"),

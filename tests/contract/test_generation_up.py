@@ -57,6 +57,14 @@ def pids_of(ready: dict[str, Any]) -> list[int]:
     return [ready["pid"], *(stage["pid"] for stage in ready["stages"])]
 
 
+def cached_tokens(client: Client) -> list[int]:
+    """Cached tokens of a prompt, of the same one again, and of the same one with a salt."""
+    return [
+        client.complete([*range(3, 38)], max_tokens=2, cache_salt=salt).usage.num_cached_tokens
+        for salt in (None, None, "salt")
+    ]
+
+
 def check_gone(pids: list[int]) -> None:
     processes = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
     _, alive = psutil.wait_procs(processes, timeout=DEADLINE_S)
@@ -76,9 +84,16 @@ def test_a_cluster_of_uneven_stages_serves_and_stops_on_ctrl_c(model: Path) -> N
         assert [stage["layers"] for stage in ready["stages"]] == [[0, 1], [1, 6]]
         with Client(ready["grpc"]) as client:
             assert len(client.complete([1, 2, 3], max_tokens=4, ignore_eos=True).token_ids) == 4
+            assert cached_tokens(client) == [0, 32, 0]
         process.send_signal(signal.SIGINT)
         assert process.wait(DEADLINE_S) == 0
         check_gone(pids_of(ready))
+
+
+def test_the_prefix_cache_can_be_turned_off(model: Path) -> None:
+    arguments = ("--stages", "1", "--grpc-port", "0", "--json", "--no-prefix-cache")
+    with up(model, *arguments) as process, Client(read_ready(process)["grpc"]) as client:
+        assert cached_tokens(client) == [0, 0, 0]
 
 
 def test_a_stage_that_dies_is_named_and_everything_stops(model: Path) -> None:

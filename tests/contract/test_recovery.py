@@ -65,6 +65,28 @@ async def test_running_requests_survive_the_loss_of_any_stage(model: Path, lost:
         await assert_nothing_held(engine)
 
 
+async def test_a_stage_that_was_lost_shares_no_prefix_of_before(model: Path) -> None:
+    ranges = LayerRange.split_evenly(6, 2)
+    prompt = tuple(range(3, 43))
+    async with AsyncExitStack() as rest:
+        victim = AsyncExitStack()
+        kept = await rest.enter_async_context(running_stage(model, ranges[0]))
+        lost = await victim.enter_async_context(running_stage(model, ranges[1]))
+        config = CoordinatorConfig(model=str(model), stages=(kept, lost))
+        engine = await open_engine(config, open_model(config.model))
+        rest.push_async_callback(engine.close, 0.0)
+        expected = await generate(engine, prompt, NUM_TOKENS)
+        assert (await engine.status()).num_cached_kv_blocks > 0
+        await victim.aclose()
+        await status_when(engine, lambda now: now.num_cached_kv_blocks == 0)
+        listen = ListenAddress.parse(lost)
+        await rest.enter_async_context(running_stage(model, ranges[1], listen=listen))
+        for num_hits in (0, 32):
+            assert await generate(engine, prompt, NUM_TOKENS) == expected
+            assert (await engine.status()).num_prefix_hit_tokens == num_hits
+        await assert_nothing_held(engine)
+
+
 async def test_requests_fail_typed_when_a_stage_stays_away(model: Path) -> None:
     async with AsyncExitStack() as stack:
         victim = AsyncExitStack()
@@ -112,7 +134,7 @@ async def test_a_stage_that_does_not_answer_in_time_is_given_up(
         )
         await link.open(await link.get_info(), epoch=1)
         piece = ScheduledSlice("r", kv_slot=0, start_position=0, token_ids=(5, 6), samples=False)
-        output = SchedulerOutput(micro_batch_id=1, slices=(piece,), freed_kv_slots=())
+        output = SchedulerOutput(micro_batch_id=1, slices=(piece,), slot_ops=())
         await link.forward(wire.first_request(output), 2)
         monkeypatch.setattr(TorchEngine, "forward", lambda *_: time.sleep(1.5))
         with pytest.raises(DeadlineExceededError, match=f"stage {address}.* 2 tokens"):

@@ -1,7 +1,8 @@
 """The scheduler against a slow, obvious stage, under any order of events.
 
-The stage is a dict from slot to number of tokens. It takes outputs in the order of `schedule`;
-their results come back in any order, or the output fails, or everything is lost at once.
+The stage is a dict from slot to tokens, beside the slot tables of a real one. It takes outputs in
+the order of `schedule`; their results come back in any order, or the output fails, or everything
+is lost at once. With the prefix cache, tokens come from a tiny alphabet, so that prefixes collide.
 """
 
 from dataclasses import dataclass
@@ -12,15 +13,26 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from coordinator.core.request import FinishReason, Request
 from coordinator.core.sequence import Sequence, SequenceState
-from coordinator.core.step import SchedulerOutput
+from coordinator.core.step import (
+    ForkSlot,
+    FreeSlot,
+    ScheduledSlice,
+    SchedulerOutput,
+    SlotOp,
+    TruncateSlot,
+)
 from coordinator.scheduler import Scheduler, SchedulerConfig
+from protos.errors import KvFullError, StaleStateError
+from stage_server import batch
+from stage_server.kv_cache.slot_tables import SlotTables
 
 MAX_NUM_IN_FLIGHT = 4
+SALTS = (None, "a", "b")
 
 
 def next_token(token_ids: tuple[int, ...]) -> int:
     """A model of which every token depends on all before it."""
-    return (sum((index + 1) * token for index, token in enumerate(token_ids)) * 31 + 7) % 1000
+    return (sum((index + 1) * token for index, token in enumerate(token_ids)) * 31 + 7) % 3
 
 
 def generate(request: Request) -> list[int]:
@@ -32,43 +44,68 @@ def generate(request: Request) -> list[int]:
 
 
 class Stage:
-    """Slot to tokens, as every stage holds them."""
+    """The tokens of each slot, as every stage holds them, and the slot tables of a real stage."""
 
     def __init__(self, config: SchedulerConfig) -> None:
-        self.config = config
-        self.slots: dict[int, tuple[int, ...]] = {}
+        self.slots: dict[int, tuple[tuple[str | None, int], ...]] = {}
+        self.tables = SlotTables(config.num_kv_blocks, config.kv_block_size)
 
-    @property
-    def num_blocks(self) -> int:
-        size = self.config.kv_block_size
-        return sum(-(-len(token_ids) // size) for token_ids in self.slots.values())
-
-    def forward(self, output: SchedulerOutput, *, exactly: bool) -> dict[str, int] | None:
-        """Frees, then runs.
+    def forward(
+        self, output: SchedulerOutput, salts: dict[str, str | None], *, exactly: bool
+    ) -> dict[str, int] | None:
+        """Does the slot operations, then runs.
 
         Args:
             output: What runs next.
+            salts: By request id; no other sequence may see what is held under a salt.
             exactly: Whether every slice must start where its slot ends and all blocks must fit.
-                Not so behind an output that failed, the frees of which may be missing.
+                Not so behind an output that failed, the operations of which may be missing.
 
         Returns:
-            A token for each slice that samples; None for a gap or too few blocks.
+            A token for each slice that samples; None when the stage refused, and did nothing.
         """
-        for kv_slot in output.freed_kv_slots:
-            self.slots.pop(kv_slot, None)
-        sampled = {}
-        has_gap = False
-        for piece in output.slices:
-            held = self.slots.get(piece.kv_slot, ())
-            assert piece.start_position == len(held) or not exactly
-            has_gap = has_gap or piece.start_position > len(held)
-            token_ids = held[: piece.start_position] + piece.token_ids
-            self.slots[piece.kv_slot] = token_ids
-            if piece.samples:
-                sampled[piece.request_id] = next_token(token_ids)
-        is_over_full = self.num_blocks > self.config.num_kv_blocks
-        assert not (exactly and is_over_full)
-        return None if has_gap or is_over_full else sampled
+        ops = [batch_op(op) for op in output.slot_ops]
+        pieces = [
+            batch.SequenceSlice(piece.kv_slot, piece.start_position, len(piece.token_ids))
+            for piece in output.slices
+        ]
+        try:
+            plan = self.tables.apply(ops, pieces)
+        except (StaleStateError, KvFullError):
+            assert not exactly
+            return None
+        assert not plan.copies, "no shared block is ever written"
+        self.tables.check_integrity()
+        for op in output.slot_ops:
+            self.do(op)
+        return {
+            piece.request_id: next_token(token_ids)
+            for piece in output.slices
+            if (token_ids := self.run(piece, salts[piece.request_id], exactly)) and piece.samples
+        }
+
+    def do(self, op: SlotOp) -> None:
+        match op:
+            case FreeSlot(kv_slot):
+                self.slots.pop(kv_slot, None)
+            case TruncateSlot(kv_slot, num_tokens):
+                self.slots[kv_slot] = self.slots[kv_slot][:num_tokens]
+            case ForkSlot(source, target, num_tokens):
+                assert target not in self.slots
+                self.slots[target] = self.slots[source][:num_tokens]
+
+    def run(self, piece: ScheduledSlice, salt: str | None, exactly: bool) -> tuple[int, ...]:
+        held = self.slots.get(piece.kv_slot, ())[: piece.start_position]
+        assert len(held) == piece.start_position or not exactly
+        self.slots[piece.kv_slot] = held + tuple((salt, token) for token in piece.token_ids)
+        assert {holder for holder, _ in self.slots[piece.kv_slot]} == {salt}
+        return tuple(token for _, token in self.slots[piece.kv_slot])
+
+
+def batch_op(op: SlotOp) -> batch.SlotOp:
+    """An operation as a stage reads it; what they are called there is no accident."""
+    operation: batch.SlotOp = getattr(batch, type(op).__name__)(*op)
+    return operation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,8 +123,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_num_batched_tokens=st.integers(1, 24),
         max_num_seqs=st.integers(1, 6),
         kv_block_size=st.integers(1, 4),
-        num_kv_blocks=st.integers(4, 14),
+        num_kv_blocks=st.integers(4, 20),
         max_num_waiting=st.integers(1, 12),
+        num_more_slots=st.integers(0, 3),
+        prefix_cache=st.sampled_from([True, True, False]),
     )
     def start(
         self,
@@ -96,6 +135,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         kv_block_size: int,
         num_kv_blocks: int,
         max_num_waiting: int,
+        num_more_slots: int,
+        prefix_cache: bool,
     ) -> None:
         self.config = SchedulerConfig(
             max_num_batched_tokens=max_num_batched_tokens,
@@ -104,10 +145,13 @@ class SchedulerMachine(RuleBasedStateMachine):
             kv_block_size=kv_block_size,
             num_kv_blocks=num_kv_blocks,
             max_num_waiting=max_num_waiting,
+            num_kv_slots=max_num_seqs + num_more_slots,
+            prefix_cache=prefix_cache,
         )
         self.scheduler = Scheduler(self.config)
         self.stage = Stage(self.config)
         self.sequences: dict[str, Sequence] = {}
+        self.salts: dict[str, str | None] = {}
         self.num_finishes: dict[str, int] = {}
         self.in_flight: list[InFlight] = []
 
@@ -115,13 +159,25 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def add(self, data: st.DataObject) -> None:
         limit = min(self.config.max_model_len, self.config.num_kv_tokens)
-        num_prompt = data.draw(st.integers(1, 2) | st.integers(1, limit - 1), label="num_prompt")
+        num_prompt = data.draw(st.integers(1, 8) | st.integers(1, limit), label="num_prompt")
+        num_prompt = min(num_prompt, limit - 1)
+        prompt: list[int] = []
+        salt = data.draw(st.sampled_from(SALTS), label="salt")
+        if self.sequences and data.draw(st.integers(0, 3), label="continues another") > 0:
+            other = data.draw(st.sampled_from([*self.sequences.values()]), label="another")
+            prompt = other.token_ids(0, other.num_tokens)
+            salt = data.draw(st.sampled_from([other.request.cache_salt] * 4 + [salt]), label="salt")
+        prompt += data.draw(
+            st.lists(st.integers(0, 2), min_size=num_prompt, max_size=num_prompt), label="prompt"
+        )
         request = Request(
             request_id=f"r{len(self.sequences)}",
-            prompt_token_ids=tuple(range(num_prompt)),
+            prompt_token_ids=tuple(prompt[:num_prompt]),
+            cache_salt=salt,
             max_tokens=data.draw(st.integers(1, min(10, limit - num_prompt)), label="max_tokens"),
         )
         self.sequences[request.request_id] = self.scheduler.add(request)
+        self.salts[request.request_id] = request.cache_salt
         self.num_finishes[request.request_id] = 0
 
     @precondition(lambda self: len(self.in_flight) < MAX_NUM_IN_FLIGHT)
@@ -140,11 +196,22 @@ class SchedulerMachine(RuleBasedStateMachine):
             sampled = None
         self.in_flight.append(InFlight(output=output, sampled=sampled))
 
+    @precondition(lambda self: not self.in_flight)
+    @rule(num_steps=st.integers(1, 8))
+    def run_undisturbed(self, num_steps: int) -> None:
+        for _ in range(num_steps):
+            output = self.scheduler.schedule()
+            if output is not None:
+                self.check(output, None)
+                self.land(InFlight(output=output, sampled=self.forward(output)))
+
     @precondition(lambda self: self.in_flight)
     @rule(data=st.data(), stage_is_lost=st.sampled_from([False] * 9 + [True]))
     def complete(self, data: st.DataObject, stage_is_lost: bool) -> None:
         if stage_is_lost:
             self.give_up_everything()
+            if data.draw(st.booleans(), label="this one, and not another"):
+                self.stage = Stage(self.config)
             return
         index = data.draw(st.integers(0, len(self.in_flight) - 1), label="in flight")
         self.land(self.in_flight.pop(index))
@@ -159,6 +226,8 @@ class SchedulerMachine(RuleBasedStateMachine):
     @invariant()
     def is_whole(self) -> None:
         self.scheduler.check_integrity()
+        if not self.in_flight and not self.scheduler.has_work:
+            self.check_that_only_prefixes_are_held()
 
     def teardown(self) -> None:
         """Whatever happened: everything ends, exactly once, with the right tokens."""
@@ -172,7 +241,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert self.in_flight, "stuck"
             self.land(self.in_flight.pop(0))
             self.scheduler.check_integrity()
-        assert self.stage.slots == {}
+        self.check_that_only_prefixes_are_held()
         assert self.scheduler.num_free_kv_blocks == self.config.num_kv_blocks
         for request_id, sequence in self.sequences.items():
             assert sequence.state is SequenceState.FINISHED
@@ -193,7 +262,11 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     def forward(self, output: SchedulerOutput) -> dict[str, int] | None:
         behind_failure = any(other.sampled is None for other in self.in_flight)
-        return self.stage.forward(output, exactly=not behind_failure)
+        sampled = self.stage.forward(output, self.salts, exactly=not behind_failure)
+        if not behind_failure:
+            vacant = self.scheduler.num_free_kv_blocks - self.scheduler.num_cached_kv_blocks
+            assert self.stage.tables.num_free_blocks >= vacant
+        return sampled
 
     def land(self, item: InFlight) -> None:
         if item.sampled is None:
@@ -207,6 +280,14 @@ class SchedulerMachine(RuleBasedStateMachine):
     def finish(self, request_id: str, reason: FinishReason) -> None:
         self.num_finishes[request_id] += self.scheduler.finish(request_id, reason)
 
+    def check_that_only_prefixes_are_held(self) -> None:
+        """What the stage holds when nothing runs is what the ledger says, to the block."""
+        held = self.config.num_kv_blocks - self.stage.tables.num_free_blocks
+        assert held == self.scheduler.num_cached_kv_blocks
+        assert held == 0 or self.config.prefix_cache
+        for token_ids in self.stage.slots.values():
+            assert len(token_ids) % self.config.kv_block_size == 0
+
     def check(self, output: SchedulerOutput, max_num_slices: int | None) -> None:
         """What must hold of every output."""
         assert output.num_tokens <= self.config.max_num_batched_tokens
@@ -214,7 +295,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert all(piece.token_ids for piece in output.slices)
         slots = [piece.kv_slot for piece in output.slices]
         assert len(set(slots)) == len(slots)
-        assert set(slots) | set(output.freed_kv_slots) <= set(range(self.config.max_num_seqs))
+        named = {kv_slot for op in output.slot_ops for kv_slot in slots_of(op)}
+        assert set(slots) | named <= set(range(self.config.num_slots))
         names = [piece.request_id for piece in output.slices]
         assert len(set(names)) == len(names)
         for other in self.in_flight:
@@ -228,9 +310,14 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert piece.samples == (end == len(whole))
 
 
+def slots_of(op: SlotOp) -> tuple[int, ...]:
+    """Every slot that an operation names."""
+    return op[:2] if isinstance(op, ForkSlot) else op[:1]
+
+
 TestSchedulerMachine = SchedulerMachine.TestCase
 TestSchedulerMachine.settings = settings(
-    max_examples=200,
+    max_examples=400,
     stateful_step_count=50,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],

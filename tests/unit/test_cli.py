@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import typer
 
+from coordinator.cli.app import app
 from coordinator.cli.failures import reported_failures
+from coordinator.config import CoordinatorConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,6 +27,29 @@ def run_cli(*arguments: str) -> subprocess.CompletedProcess[str]:
         text=True,
         timeout=60,
     )
+
+
+@pytest.mark.parametrize(
+    ("flags", "variable", "expected"),
+    [
+        ((), None, True),
+        ((), "false", False),
+        (("--no-prefix-cache",), None, False),
+        (("--prefix-cache",), "0", True),
+    ],
+)
+def test_serve_takes_the_prefix_cache_from_the_flag_or_else_the_environment(
+    monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], variable: str | None, expected: bool
+) -> None:
+    configs: list[CoordinatorConfig] = []
+    monkeypatch.setattr(
+        "coordinator.cli.coordinator_process.run", lambda config, **_: configs.append(config)
+    )
+    if variable is not None:
+        monkeypatch.setenv("STAGECOACH_PREFIX_CACHE", variable)
+    arguments = ("serve", "--model", "demo", "--stage", "h:1", *flags)
+    app(list(arguments), standalone_mode=False)
+    assert [config.prefix_cache for config in configs] == [expected]
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,7 @@ def test_a_prompt_that_cannot_be_sent_is_refused(prompt: object, field: str) -> 
         ("logit_bias", {-1: 0.0}),
         ("logit_bias", {1: "much"}),
         ("request_id", 7),
+        ("cache_salt", 7),
     ],
 )
 def test_a_value_that_no_message_can_hold_is_refused_by_name(name: str, value: object) -> None:

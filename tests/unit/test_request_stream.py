@@ -26,6 +26,7 @@ FINISHED = Finished(
     text="",
     num_prompt_tokens=3,
     num_completion_tokens=2,
+    num_cached_tokens=0,
     timings=TIMINGS,
 )
 

@@ -1,8 +1,10 @@
+from typing import Any
+
 import pytest
 
 from coordinator.core.request import FinishReason, Request
 from coordinator.core.sequence import Sequence, SequenceState
-from coordinator.core.step import SchedulerOutput
+from coordinator.core.step import FreeSlot, SchedulerOutput
 from coordinator.scheduler import Scheduler, SchedulerConfig
 from protos.errors import ContextLengthExceededError, InvalidArgumentError, QueueFullError
 
@@ -74,6 +76,12 @@ def scheduled(output: SchedulerOutput) -> dict[str, tuple[int, int]]:
     }
 
 
+def freed(output: SchedulerOutput) -> tuple[int, ...]:
+    """Slots that an output frees; it does nothing else to slots."""
+    assert all(isinstance(op, FreeSlot) for op in output.slot_ops)
+    return tuple(op.kv_slot for op in output.slot_ops if isinstance(op, FreeSlot))
+
+
 def run_to_the_end(scheduler: Scheduler) -> tuple[dict[str, list[int]], int]:
     """Returns outputs by request id, and the highest number of KV blocks in use."""
     outputs: dict[str, list[int]] = {}
@@ -99,10 +107,11 @@ def run_to_the_end(scheduler: Scheduler) -> tuple[dict[str, list[int]], int]:
         "kv_block_size",
         "num_kv_blocks",
         "max_num_waiting",
+        "num_kv_slots",
     ],
 )
 def test_config_refuses_a_limit_below_one(field: str) -> None:
-    limits = dict.fromkeys(SchedulerConfig.__dataclass_fields__, 1) | {field: 0}
+    limits: dict[str, Any] = dict.fromkeys(SchedulerConfig.__dataclass_fields__, 1) | {field: 0}
     with pytest.raises(InvalidArgumentError, match=f"{field} is 0") as caught:
         SchedulerConfig(**limits)
     assert caught.value.field == field
@@ -235,7 +244,7 @@ class TestPreemption:
         # a: 9 tokens want a third block; b holds the last two with 8.
         output = step(scheduler)
         assert scheduled(output) == {"a": (8, 1)}
-        assert output.freed_kv_slots == (1,)
+        assert freed(output) == (1,)
         assert later.state is SequenceState.WAITING
         assert (later.num_computed_tokens, later.kv_slot) == (0, None)
         assert (later.num_preemptions, later.num_replays) == (1, 0)
@@ -292,7 +301,7 @@ class TestFreedSlots:
         scheduler.finish("a", FinishReason.STOP)
         assert scheduler.has_work
         output = step(scheduler)
-        assert (output.slices, output.freed_kv_slots) == ((), (0,))
+        assert (output.slices, freed(output)) == ((), (0,))
         assert not scheduler.has_work
         assert scheduler.schedule() is None
 
@@ -302,7 +311,7 @@ class TestFreedSlots:
         step(scheduler)
         scheduler.finish("a", FinishReason.STOP)
         output = schedule(scheduler)
-        assert output.freed_kv_slots == (0,)
+        assert freed(output) == (0,)
         assert [(piece.request_id, piece.kv_slot) for piece in output.slices] == [("b", 0)]
 
     def test_freed_slots_of_a_failed_output_are_told_again(self) -> None:
@@ -311,9 +320,9 @@ class TestFreedSlots:
         step(scheduler)
         scheduler.finish("a", FinishReason.ABORT)
         lost = schedule(scheduler)
-        assert lost.freed_kv_slots == (0,)
+        assert freed(lost) == (0,)
         scheduler.requeue(lost)
-        assert set(schedule(scheduler).freed_kv_slots) == {0, 1}
+        assert set(freed(schedule(scheduler))) == {0, 1}
 
     def test_a_slot_that_changed_hands_in_a_failed_output_is_not_freed_under_its_new_owner(
         self,
@@ -327,7 +336,7 @@ class TestFreedSlots:
         behind = schedule(scheduler)
         assert [piece.kv_slot for piece in behind.slices] == [0]
         scheduler.requeue(lost)
-        assert schedule(scheduler).freed_kv_slots == (1,)
+        assert freed(schedule(scheduler)) == (1,)
 
 
 class TestFinish:
@@ -359,7 +368,7 @@ class TestFinish:
         assert sequence.output_token_ids == []
         assert sequence.finish_reason is FinishReason.ABORT
         assert scheduler.num_running == 0
-        assert schedule(scheduler).freed_kv_slots == (0,)
+        assert freed(schedule(scheduler)) == (0,)
 
     def test_a_row_without_a_token_may_fail_alone(self) -> None:
         scheduler = create_scheduler()
@@ -380,7 +389,7 @@ class TestRequeue:
         assert (first.num_replays, first.num_preemptions) == (1, 1)
         replay = schedule(scheduler)
         assert scheduled(replay) == {"a": (0, 5), "b": (0, 5)}
-        assert set(replay.freed_kv_slots) == {0, 1}
+        assert set(freed(replay)) == {0, 1}
 
     def test_a_late_result_of_a_requeued_output_changes_nothing(self) -> None:
         scheduler = create_scheduler()
@@ -420,7 +429,7 @@ class TestRequeue:
         scheduler.finish("a", FinishReason.ABORT)
         schedule(scheduler)  # its freed slot never reaches a stage
         scheduler.preempt_all()
-        assert set(schedule(scheduler).freed_kv_slots) == {0, 1, 2}
+        assert set(freed(schedule(scheduler))) == {0, 1, 2}
 
 
 class TestCapacity:

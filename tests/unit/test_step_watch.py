@@ -126,7 +126,7 @@ def test_a_record_counts_rows_and_leaves_the_coordinators_serialization_out_of_t
             create_slice(5, samples=True),
             create_slice(1, samples=False),
         ),
-        freed_kv_slots=(),
+        slot_ops=(),
     )
     inside = StageTimings(queue_ns=10, compute_ns=40, serialize_ns=6, wire_ns=44)
     step = StepOutput(

@@ -290,12 +290,17 @@ class GenerateRequest(_message.Message):
     STOP_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     IGNORE_EOS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    CACHE_SALT_FIELD_NUMBER: _builtins.int
     max_tokens: _builtins.int
     """Most tokens to generate; at least 1. Unset: as many as fit."""
     ignore_eos: _builtins.bool
     """Do not end at the model's own end-of-sequence tokens."""
     request_id: _builtins.str
     """Name of the request in logs; at most 128 characters. Unset: made by the coordinator."""
+    cache_salt: _builtins.str
+    """Only requests of the same salt share the KV of a common prefix; 1 to 128 characters. Unset:
+    shared with all other requests that have none.
+    """
     @_builtins.property
     def prompt(self) -> Global___Prompt:
         """What to continue."""
@@ -322,15 +327,20 @@ class GenerateRequest(_message.Message):
         stop_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         ignore_eos: _builtins.bool = ...,
         request_id: _builtins.str | None = ...,
+        cache_salt: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_request_id", b"_request_id", "max_tokens", b"max_tokens", "prompt", b"prompt", "request_id", b"request_id", "sampling", b"sampling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cache_salt", b"_cache_salt", "_max_tokens", b"_max_tokens", "_request_id", b"_request_id", "cache_salt", b"cache_salt", "max_tokens", b"max_tokens", "prompt", b"prompt", "request_id", b"request_id", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_request_id", b"_request_id", "ignore_eos", b"ignore_eos", "max_tokens", b"max_tokens", "prompt", b"prompt", "request_id", b"request_id", "sampling", b"sampling", "stop", b"stop", "stop_token_ids", b"stop_token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cache_salt", b"_cache_salt", "_max_tokens", b"_max_tokens", "_request_id", b"_request_id", "cache_salt", b"cache_salt", "ignore_eos", b"ignore_eos", "max_tokens", b"max_tokens", "prompt", b"prompt", "request_id", b"request_id", "sampling", b"sampling", "stop", b"stop", "stop_token_ids", b"stop_token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cache_salt: _TypeAlias = _typing.Literal["cache_salt"]  # noqa: Y015
+    _WhichOneofArgType__cache_salt: _TypeAlias = _typing.Literal["_cache_salt", b"_cache_salt"]  # noqa: Y015
     _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
     _WhichOneofReturnType__request_id: _TypeAlias = _typing.Literal["request_id"]  # noqa: Y015
     _WhichOneofArgType__request_id: _TypeAlias = _typing.Literal["_request_id", b"_request_id"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cache_salt) -> _WhichOneofReturnType__cache_salt | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_tokens) -> _WhichOneofReturnType__max_tokens | None: ...
     @_typing.overload
@@ -441,6 +451,7 @@ class Finished(_message.Message):
     NUM_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     NUM_COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
+    NUM_CACHED_TOKENS_FIELD_NUMBER: _builtins.int
     finish_reason: Global___FinishReason.ValueType
     """Why it ended."""
     text: _builtins.str
@@ -449,6 +460,8 @@ class Finished(_message.Message):
     """Tokens of the prompt."""
     num_completion_tokens: _builtins.int
     """Tokens generated, a final end token not counted."""
+    num_cached_tokens: _builtins.int
+    """Tokens of the prompt that the prefix cache held, so that they were not computed."""
     @_builtins.property
     def timings(self) -> Global___RequestTimings:
         """Where the time went."""
@@ -461,10 +474,11 @@ class Finished(_message.Message):
         num_prompt_tokens: _builtins.int = ...,
         num_completion_tokens: _builtins.int = ...,
         timings: Global___RequestTimings | None = ...,
+        num_cached_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "num_completion_tokens", b"num_completion_tokens", "num_prompt_tokens", b"num_prompt_tokens", "text", b"text", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "num_cached_tokens", b"num_cached_tokens", "num_completion_tokens", b"num_completion_tokens", "num_prompt_tokens", b"num_prompt_tokens", "text", b"text", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -742,6 +756,9 @@ class GetStatusResponse(_message.Message):
     NUM_PREEMPTIONS_FIELD_NUMBER: _builtins.int
     TOKENS_PER_SECOND_FIELD_NUMBER: _builtins.int
     HAS_TOKENIZER_FIELD_NUMBER: _builtins.int
+    NUM_CACHED_KV_BLOCKS_FIELD_NUMBER: _builtins.int
+    NUM_PREFIX_QUERY_TOKENS_FIELD_NUMBER: _builtins.int
+    NUM_PREFIX_HIT_TOKENS_FIELD_NUMBER: _builtins.int
     MAX_NUM_SEQS_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """The model as the operator named it."""
@@ -754,7 +771,7 @@ class GetStatusResponse(_message.Message):
     num_kv_blocks: _builtins.int
     """Blocks of the KV ledger, which mirrors the smallest stage."""
     num_free_kv_blocks: _builtins.int
-    """Blocks of the ledger that are free."""
+    """Blocks of the ledger that no running request holds."""
     max_model_len: _builtins.int
     """Most tokens that one request may hold, prompt and output together."""
     num_finished: _builtins.int
@@ -771,6 +788,12 @@ class GetStatusResponse(_message.Message):
     """Tokens a second over the last ten seconds, all requests together."""
     has_tokenizer: _builtins.bool
     """True when the model has a tokenizer; without one only token ids are served."""
+    num_cached_kv_blocks: _builtins.int
+    """Those of the free blocks that hold prefixes; given up as soon as a request wants them."""
+    num_prefix_query_tokens: _builtins.int
+    """Tokens of all prompts that were looked up in the prefix cache since start."""
+    num_prefix_hit_tokens: _builtins.int
+    """Those of them that it held."""
     max_num_seqs: _builtins.int
     """Most requests that have a KV slot at once."""
     @_builtins.property
@@ -795,11 +818,14 @@ class GetStatusResponse(_message.Message):
         num_preemptions: _builtins.int = ...,
         tokens_per_second: _builtins.float = ...,
         has_tokenizer: _builtins.bool = ...,
+        num_cached_kv_blocks: _builtins.int = ...,
+        num_prefix_query_tokens: _builtins.int = ...,
+        num_prefix_hit_tokens: _builtins.int = ...,
         max_num_seqs: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["has_tokenizer", b"has_tokenizer", "max_model_len", b"max_model_len", "max_num_seqs", b"max_num_seqs", "model_id", b"model_id", "num_finished", b"num_finished", "num_free_kv_blocks", b"num_free_kv_blocks", "num_generated_tokens", b"num_generated_tokens", "num_kv_blocks", b"num_kv_blocks", "num_preemptions", b"num_preemptions", "num_running", b"num_running", "num_waiting", b"num_waiting", "pid", b"pid", "ready", b"ready", "stages", b"stages", "tokens_per_second", b"tokens_per_second", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["has_tokenizer", b"has_tokenizer", "max_model_len", b"max_model_len", "max_num_seqs", b"max_num_seqs", "model_id", b"model_id", "num_cached_kv_blocks", b"num_cached_kv_blocks", "num_finished", b"num_finished", "num_free_kv_blocks", b"num_free_kv_blocks", "num_generated_tokens", b"num_generated_tokens", "num_kv_blocks", b"num_kv_blocks", "num_preemptions", b"num_preemptions", "num_prefix_hit_tokens", b"num_prefix_hit_tokens", "num_prefix_query_tokens", b"num_prefix_query_tokens", "num_running", b"num_running", "num_waiting", b"num_waiting", "pid", b"pid", "ready", b"ready", "stages", b"stages", "tokens_per_second", b"tokens_per_second", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

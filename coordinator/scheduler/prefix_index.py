@@ -1,0 +1,149 @@
+"""Finds the kv slot that holds the longest prefix of a sequence, by content.
+
+A full block is named by a hash over its tokens and the name of the block before it (as in vLLM,
+github.com/vllm-project/vllm, `vllm/v1/core/kv_cache_utils.py`): equal names mean equal tokens from
+the start of the sequence on. A cryptographic hash, because whoever could make two prompts collide
+would read another's KV.
+
+    slot 2, running    [ a ][ b ][ c ]        block names; slot 5 shares a and b with slot 2
+    slot 5, retained   [ a ][ b ][ x ]
+
+A slot is running, or retained for later sequences. Pure; knows no clock: least recently used is
+an order.
+"""
+
+from array import array
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from hashlib import blake2b
+from typing import NamedTuple
+
+_HASH_BYTES = 32
+
+
+def root_hash(cache_salt: str | None) -> bytes:
+    """Names what stands before the first block: sequences of different salts share nothing."""
+    if cache_salt is None:
+        return bytes(_HASH_BYTES)
+    # JSON may bring half of a surrogate pair, which has no UTF-8 of its own.
+    return blake2b(cache_salt.encode(errors="surrogatepass"), digest_size=_HASH_BYTES).digest()
+
+
+def chain_hash(parent: bytes, token_ids: Iterable[int]) -> bytes:
+    """Names a full block.
+
+    Args:
+        parent: Name of the block before it, or `root_hash`.
+        token_ids: Its tokens, unsigned 32-bit.
+    """
+    return blake2b(parent + array("I", token_ids).tobytes(), digest_size=_HASH_BYTES).digest()
+
+
+class PrefixMatch(NamedTuple):
+    """Where a prefix is."""
+
+    kv_slot: int
+    num_blocks: int
+    """Full blocks from the start of the slot; at least 1."""
+
+
+class PrefixIndex:
+    """The names of the full blocks of every kv slot, and which slots are retained."""
+
+    def __init__(self) -> None:
+        """Starts empty."""
+        self._chains: dict[int, list[bytes]] = {}
+        self._holders: dict[bytes, set[int]] = {}
+        self._retained: OrderedDict[int, None] = OrderedDict()  # the least recently used first
+
+    @property
+    def num_retained(self) -> int:
+        """Number of retained slots."""
+        return len(self._retained)
+
+    @property
+    def retained(self) -> Iterator[int]:
+        """Retained slots, the least recently used first."""
+        return iter(self._retained)
+
+    def find(self, hashes: Sequence[bytes]) -> PrefixMatch | None:
+        """Finds the longest prefix that a slot holds.
+
+        Args:
+            hashes: Names of the blocks of a sequence, from its start.
+        """
+        # Whoever holds a block holds all before it, so the held ones can be bisected.
+        num_blocks = bisect_left(hashes, True, key=lambda name: name not in self._holders)
+        if num_blocks == 0:
+            return None
+        return PrefixMatch(next(iter(self._holders[hashes[num_blocks - 1]])), num_blocks)
+
+    def num_blocks(self, kv_slot: int) -> int:
+        """Blocks of a slot that can be found."""
+        return len(self._chains.get(kv_slot, ()))
+
+    def is_retained(self, kv_slot: int) -> bool:
+        """True for a slot that no sequence runs in."""
+        return kv_slot in self._retained
+
+    def extend(self, kv_slot: int, hashes: Iterable[bytes]) -> None:
+        """Makes further blocks of a slot known, in order."""
+        chain = self._chains.setdefault(kv_slot, [])
+        for name in hashes:
+            chain.append(name)
+            self._holders.setdefault(name, set()).add(kv_slot)
+
+    def cut(self, kv_slot: int, num_blocks: int) -> None:
+        """Forgets all but the first blocks of a slot."""
+        chain = self._chains.get(kv_slot, [])
+        for name in chain[num_blocks:]:
+            holders = self._holders[name]
+            holders.remove(kv_slot)
+            if not holders:
+                del self._holders[name]
+        del chain[num_blocks:]
+        if not chain:
+            self._chains.pop(kv_slot, None)
+
+    def remove(self, kv_slot: int) -> None:
+        """Forgets a slot."""
+        self.cut(kv_slot, 0)
+        self._retained.pop(kv_slot, None)
+
+    def retain(self, kv_slot: int) -> None:
+        """Takes a slot for retained, and most recently used."""
+        self._retained[kv_slot] = None
+
+    def resume(self, kv_slot: int) -> None:
+        """Takes a retained slot for running again."""
+        del self._retained[kv_slot]
+
+    def touch(self, kv_slot: int) -> None:
+        """Takes a slot for most recently used, if it is retained."""
+        if kv_slot in self._retained:
+            self._retained.move_to_end(kv_slot)
+
+    def twin(self, kv_slot: int) -> int | None:
+        """Another slot that holds all known blocks of this one; None when there is none."""
+        holders = self._holders[self._chains[kv_slot][-1]]
+        return next((other for other in holders if other != kv_slot), None)
+
+    def covered_by(self, kv_slot: int) -> list[int]:
+        """Other retained slots all of whose blocks this slot holds too."""
+        chain = self._chains[kv_slot]
+        return [
+            other
+            for other in self._retained
+            if other != kv_slot
+            and (num_blocks := len(self._chains[other])) <= len(chain)
+            and chain[num_blocks - 1] == self._chains[other][-1]
+        ]
+
+    def check_integrity(self) -> None:
+        """Asserts that both directions agree and that no retained slot is useless."""
+        pairs = {(name, slot) for slot, chain in self._chains.items() for name in chain}
+        held = {(name, slot) for name, slots in self._holders.items() for slot in slots}
+        assert pairs == held, "the index names holders that hold something else"
+        assert all(self._holders.values()), "a block without a holder is known"
+        assert all(self._chains.get(slot) for slot in self._retained), "nothing is retained"
