@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from coordinator.client import Client
+
 ROOT = Path(__file__).resolve().parents[2]
 CLI = (sys.executable, "-m", "coordinator.cli")
 NUM_STAGES = 3
@@ -86,6 +88,16 @@ def test_the_timeline_has_a_row_a_stage_without_overlaps_inside_the_run(
         assert start <= on_row[0]["ts"]
         work = [one for one in on_row if one["name"] != "emit"]  # which follows the sampling
         assert work[-1]["ts"] + work[-1]["dur"] <= end + 1e-3
+
+
+def test_the_prefix_cache_helps_only_when_that_is_asked_for(address: str) -> None:
+    arguments = ("--batch", "2", "--prompt-tokens", "40", "--output-tokens", "4", "--repeats", "1")
+    with Client(address) as client:
+        for _ in range(2):  # the second run must not find the prompts of the first
+            run_bench(address, *arguments)
+        assert client.status().num_prefix_hit_tokens == 0
+        run_bench(address, *arguments, "--same-prompt")
+        assert client.status().num_prefix_hit_tokens > 0
 
 
 def test_a_batch_that_cannot_run_at_once_is_refused_with_the_numbers(address: str) -> None:
