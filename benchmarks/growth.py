@@ -16,10 +16,10 @@ from statistics import median
 import psutil
 
 from benchmarks.cluster import running_cluster
-from benchmarks.decode import decode, decode_together
-from benchmarks.overhead import ms_per_token
-from benchmarks.prompts import fixed_prompts
 from benchmarks.report import print_table
+from coordinator.bench.decode import decode, decode_together
+from coordinator.bench.prompts import fixed_prompts
+from coordinator.bench.time_split import TimeSplit
 from coordinator.client import AsyncClient
 
 SHORT_PROMPT_TOKENS = 32
@@ -61,12 +61,8 @@ async def overhead_ms(
 ) -> float:
     """Median time of a decoded token that is not compute."""
     [prompt] = fixed_prompts(1, num_prompt_tokens)
-    runs = []
-    for _ in range(repeats):
-        one = await decode(cluster.client, prompt, 1)
-        many = await decode(cluster.client, prompt, num_tokens)
-        runs.append(ms_per_token(one, many)["overhead"])
-    return median(runs)
+    requests = [await decode(cluster.client, prompt, num_tokens) for _ in range(repeats)]
+    return median(TimeSplit.of([request]).overhead for request in requests)
 
 
 async def by_stages(counts: Sequence[int], repeats: int) -> None:

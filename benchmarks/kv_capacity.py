@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from benchmarks.cluster import running_cluster
-from benchmarks.decode import decode
-from benchmarks.prompts import fixed_prompts
 from benchmarks.report import print_json, print_table
+from coordinator.bench.decode import decode
+from coordinator.bench.prompts import fixed_prompts
 from coordinator.client import AsyncClient, QueueFullError, StagecoachError
 
 POLL_INTERVAL_S = 0.02

@@ -15,13 +15,13 @@ from itertools import product
 from pathlib import Path
 
 from benchmarks.cluster import running_cluster
-from benchmarks.decode import decode, decode_together, decode_tokens_per_s
 from benchmarks.gguf_export import export_gguf
 from benchmarks.llama_cpp import Speed, ThreadSetting, batched_bench, build, running_servers
-from benchmarks.prompts import fixed_prompts
 from benchmarks.random_models import SHAPES, random_model
 from benchmarks.report import print_json, print_table
 from benchmarks.runs import Runs
+from coordinator.bench.decode import decode, decode_together, decode_tokens_per_s
+from coordinator.bench.prompts import fixed_prompts
 from coordinator.client import AsyncClient
 
 NUM_STAGES = 3

@@ -10,9 +10,9 @@ import asyncio
 from statistics import median
 
 from benchmarks.cluster import running_cluster
-from benchmarks.decode import decode_together, decode_tokens_per_s
-from benchmarks.prompts import fixed_prompts
 from benchmarks.report import print_json, print_table
+from coordinator.bench.decode import decode_together, decode_tokens_per_s
+from coordinator.bench.prompts import fixed_prompts
 from coordinator.client import AsyncClient
 
 ADAPTIVE = "measured"

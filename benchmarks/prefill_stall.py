@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
 from benchmarks.cluster import running_cluster
-from benchmarks.decode import DecodedRequest, decode
-from benchmarks.prompts import fixed_prompts
 from benchmarks.report import print_json, print_table
+from coordinator.bench.decode import DecodedRequest, decode
+from coordinator.bench.prompts import fixed_prompts
 from coordinator.client import AsyncClient
 
 SETTLE_TOKENS = 16

@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from statistics import median
 
 from benchmarks.cluster import running_cluster
-from benchmarks.prompts import fixed_prompts
 from benchmarks.report import print_json, print_table
+from coordinator.bench.prompts import fixed_prompts
 from coordinator.client import AsyncClient
 
 

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, GenerationMixin
 from transformers.generation.streamers import BaseStreamer
 from transformers.utils.logging import disable_progress_bar
 
-from benchmarks.prompts import fixed_prompts
+from coordinator.bench.prompts import fixed_prompts
 
 
 class ArrivalClock(BaseStreamer):

@@ -17,11 +17,11 @@ from dataclasses import asdict, dataclass
 from statistics import median
 
 from benchmarks.cluster import running_cluster
-from benchmarks.decode import decode_together, decode_tokens_per_s
-from benchmarks.prompts import fixed_prompts
 from benchmarks.random_models import SHAPES, random_model
 from benchmarks.report import print_json, print_table
 from benchmarks.runs import Runs
+from coordinator.bench.decode import decode_together, decode_tokens_per_s
+from coordinator.bench.prompts import fixed_prompts
 from coordinator.client import AsyncClient
 
 DTYPES = ("float32", "bfloat16", "float16")

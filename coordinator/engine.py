@@ -24,6 +24,7 @@ from coordinator.pipeline.pipeline import Pipeline
 from coordinator.request_stream import RequestStream
 from coordinator.scheduler.pace import Pace
 from coordinator.scheduler.scheduler import Scheduler
+from coordinator.step_watch import StepHub, StepWatch
 from coordinator.text.tokenizer import Tokenizer
 from coordinator.throughput import ThroughputMeter
 from protos.errors import (
@@ -82,6 +83,7 @@ class Engine:
         self._micro_batches = MicroBatches(pipeline, on_landed=self._wake.set)
         self._unsent: list[LandedStep] = []
         self._throughput = ThroughputMeter()
+        self._steps = StepHub()
         self._num_finished = 0
         self._num_preemptions = 0
         self._is_draining = False
@@ -129,6 +131,14 @@ class Engine:
         _log.info("request %s: %d prompt tokens", request_id, sequence.num_prompt_tokens)
         return live.stream
 
+    def watch_steps(self) -> StepWatch:
+        """Tells what each micro-batch does from now on; the caller closes the watch.
+
+        Raises:
+            QueueFullError: Too many watch already.
+        """
+        return self._steps.watch(time.perf_counter_ns())
+
     def start(self) -> None:
         """Starts serving; call once, from the event loop that everything else is called from."""
         self._task = asyncio.create_task(self._run(), name="engine")
@@ -161,6 +171,7 @@ class Engine:
             idle.cancel()
         for request_id in tuple(self._requests):
             self._fail(request_id, UnavailableError("the coordinator is shutting down"))
+        self._steps.end(UnavailableError("the coordinator is shutting down"))
         self._task.cancel()
         await asyncio.wait({self._task})
         await self._micro_batches.close()
@@ -246,6 +257,7 @@ class Engine:
             stages=stages,
             num_running=scheduler.num_running,
             num_waiting=scheduler.num_waiting,
+            max_num_seqs=scheduler.config.max_num_seqs,
             num_kv_blocks=scheduler.config.num_kv_blocks,
             num_free_kv_blocks=scheduler.num_free_kv_blocks,
             num_cached_kv_blocks=scheduler.num_cached_kv_blocks,
@@ -296,7 +308,10 @@ class Engine:
         await asyncio.sleep(0)  # lets those go out that were just started
         steps, self._unsent = self._unsent, []
         for step in steps:
-            for token in step.send(self._requests):
+            sent = step.send(self._requests)
+            if self._steps.is_watched:
+                self._steps.publish(step.record(sent))
+            for token in sent.last_tokens:
                 assert token.reason is not None
                 self._finish(token.live, token.reason)
             self._throughput.add(len(step.tokens), time.monotonic())

@@ -11,6 +11,7 @@ from typing import NamedTuple, Self
 
 from coordinator.core.request import FinishReason
 from coordinator.core.step import StepOutput
+from coordinator.core.step_record import StepInstants, StepRecord
 from coordinator.live_request import LiveRequest, step_times
 from coordinator.micro_batches import MicroBatch
 from coordinator.text.stop_strings import TextDelta
@@ -49,6 +50,17 @@ class NewToken(NamedTuple):
         if not self.is_hidden:
             delta = self.delta or self.live.text.push(self.token_id)
             self.live.emit(self.token_id, delta.text)
+
+
+class SentTokens(NamedTuple):
+    """What `LandedStep.send` did."""
+
+    last_tokens: list[NewToken]
+    """Those that end their requests, which is still to be done."""
+    emitting_ns: int
+    """When it began."""
+    emitted_ns: int
+    """When the tokens were on their way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,22 +103,20 @@ class LandedStep:
             decided_ns=time.perf_counter_ns(),
         )
 
-    def send(self, requests: Mapping[str, LiveRequest]) -> list[NewToken]:
+    def send(self, requests: Mapping[str, LiveRequest]) -> SentTokens:
         """Sends the tokens, and counts the step's times for every request that took part.
 
         Args:
             requests: Those that have not ended meanwhile; the others hear nothing more.
-
-        Returns:
-            The last tokens of requests that are to be ended now.
         """
-        started_ns = time.perf_counter_ns()
+        emitting_ns = time.perf_counter_ns()
         tokens = [
             token for token in self.tokens if requests.get(token.live.request_id) is token.live
         ]
         for token in tokens:
             token.send()
-        detokenize_ns = time.perf_counter_ns() - started_ns + self.decided_ns - self.sampled_ns
+        emitted_ns = time.perf_counter_ns()
+        detokenize_ns = emitted_ns - emitting_ns + self.decided_ns - self.sampled_ns
         micro_batch = self.micro_batch
         times = step_times(
             schedule_ns=micro_batch.scheduled_ns - micro_batch.started_ns,
@@ -118,4 +128,18 @@ class LandedStep:
         for piece in micro_batch.output.slices:
             if (participant := requests.get(piece.request_id)) is not None:
                 participant.add_step(times)
-        return [token for token in tokens if token.reason is not None]
+        last_tokens = [token for token in tokens if token.reason is not None]
+        return SentTokens(last_tokens, emitting_ns, emitted_ns)
+
+    def record(self, sent: SentTokens) -> StepRecord:
+        """Tells what the step did and when."""
+        micro_batch = self.micro_batch
+        instants = StepInstants(
+            started_ns=micro_batch.started_ns,
+            scheduled_ns=micro_batch.scheduled_ns,
+            returned_ns=self.sampled_ns - self.sample_ns,
+            sampled_ns=self.decided_ns,
+            emitting_ns=sent.emitting_ns,
+            emitted_ns=sent.emitted_ns,
+        )
+        return StepRecord.of(micro_batch.output, self.result, instants)

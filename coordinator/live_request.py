@@ -10,7 +10,14 @@ from typing import Self
 
 import numpy as np
 
-from coordinator.core.events import Accepted, Finished, RequestTimings, StageTotals, TokensEvent
+from coordinator.core.events import (
+    Accepted,
+    Finished,
+    RequestTimings,
+    StageTotals,
+    StepTotals,
+    TokensEvent,
+)
 from coordinator.core.request import FinishReason, Request
 from coordinator.core.sequence import Sequence
 from coordinator.core.step import StageTimings
@@ -49,6 +56,8 @@ class LiveRequest:
     times: np.ndarray
     """Sum of `step_times` over the steps that the request took part in."""
     num_steps: int = 0
+    prefill: StepTotals | None = None
+    """Sums over the steps until the first token was sampled."""
     num_completion_tokens: int = 0
     first_step_ns: int | None = None
     first_token_ns: int | None = None
@@ -97,6 +106,8 @@ class LiveRequest:
         """Counts a step that the request took part in."""
         self.num_steps += 1
         self.times += times
+        if self.prefill is None and self.sequence.output_token_ids:
+            self.prefill = self._totals()
 
     def emit(self, token_id: int, text: str) -> None:
         """Sends a token that belongs to the output."""
@@ -125,20 +136,32 @@ class LiveRequest:
 
     def _timings(self) -> RequestTimings:
         now_ns, arrival_ns = time.monotonic_ns(), self.request.arrival_ns
-        schedule_ns, sample_ns, detokenize_ns, step_ns = self.times[:NUM_OWN_TIMES].tolist()
-        stages = self.times[NUM_OWN_TIMES:].reshape(-1, len(StageTimings._fields)).tolist()
+        totals = self._totals()
         return RequestTimings(
             queue_ns=(self.first_step_ns or now_ns) - arrival_ns,
             time_to_first_token_ns=self.first_token_ns and self.first_token_ns - arrival_ns,
             total_ns=now_ns - arrival_ns,
+            num_steps=totals.num_steps,
+            schedule_ns=totals.schedule_ns,
+            sample_ns=totals.sample_ns,
+            detokenize_ns=totals.detokenize_ns,
+            stages=totals.stages,
+            step_ns=totals.step_ns,
+            num_preemptions=self.sequence.num_preemptions,
+            prefill=self.prefill,
+        )
+
+    def _totals(self) -> StepTotals:
+        schedule_ns, sample_ns, detokenize_ns, step_ns = self.times[:NUM_OWN_TIMES].tolist()
+        stages = self.times[NUM_OWN_TIMES:].reshape(-1, len(StageTimings._fields)).tolist()
+        return StepTotals(
             num_steps=self.num_steps,
             schedule_ns=schedule_ns,
             sample_ns=sample_ns,
             detokenize_ns=detokenize_ns,
+            step_ns=step_ns,
             stages=tuple(
                 StageTotals(**dict(zip(StageTimings._fields, stage, strict=True)))
                 for stage in stages
             ),
-            step_ns=step_ns,
-            num_preemptions=self.sequence.num_preemptions,
         )

@@ -12,7 +12,7 @@ import torch
 
 from model_files import ModelFiles
 from protos.errors import UnsupportedModelError
-from roofline.devices import gpu_named
+from roofline.devices import Gpu, gpu_named
 from roofline.kv_memory import kv_memory_bytes, num_kv_blocks
 from roofline.model_shape import ModelShape
 from roofline.stage_cost import StageCost
@@ -87,7 +87,7 @@ class EmulatedEngine:
             max_num_seqs=config.max_num_seqs,
             max_num_batched_tokens=config.max_num_batched_tokens,
             max_model_len=max_model_len,
-            device=f"emulated {self._gpu.name}",
+            device=_device(self._gpu, self._efficiency),
             emulated=True,
             weight_bytes=self._cost.weight_bytes,
             kv_bytes=num_blocks * config.kv_block_size * self._cost.kv_bytes_per_token,
@@ -155,3 +155,8 @@ class EmulatedEngine:
         )
         time_s = self._cost.time(work, self._gpu, efficiency=self._efficiency).total_s
         return round(time_s * 1e9)
+
+
+def _device(gpu: Gpu, efficiency: float) -> str:
+    """Names the device; whoever wants to know how fast it can be reads it from there."""
+    return f"emulated {gpu.name}" + ("" if efficiency == 1 else f" at efficiency {efficiency:g}")

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from coordinator.cli.bench import bench
 from coordinator.cli.generate import generate
 from coordinator.cli.plan import plan
 from coordinator.cli.serve import serve
@@ -48,3 +49,4 @@ app.command(context_settings={"auto_envvar_prefix": "STAGECOACH"})(serve)
 app.command()(generate)
 app.command()(status)
 app.command()(plan)
+app.command()(bench)

@@ -2,13 +2,18 @@
 
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from coordinator.cli.failures import reported_failures
+from coordinator.cli.output_file import check_writable
 from protos.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from coordinator.timeline.recorder import StepRecorder
 
 DEFAULT_MAX_TOKENS = 256
 
@@ -73,6 +78,10 @@ def generate(
     stats: Annotated[
         bool, typer.Option("--stats", help="Show on stderr where the time went.")
     ] = False,
+    trace: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.json", help="Write a timeline for Perfetto or Chrome."),
+    ] = None,
     json_output: Annotated[
         bool, typer.Option("--json", help="Print one JSON object at the end instead of the text.")
     ] = False,
@@ -85,6 +94,9 @@ def generate(
         if system is not None and not chat:
             raise InvalidArgumentError("--system needs --chat", field="system")
         stop_ids = () if stop_token_ids is None else _token_ids("--stop-token-ids", stop_token_ids)
+
+        if trace is not None:
+            check_writable("trace", trace)
 
         from coordinator.cli.completion_output import print_json, print_stats, stream_text
         from coordinator.client import Client, GenerateOptions
@@ -104,17 +116,30 @@ def generate(
             ignore_eos=ignore_eos,
         )
         wanted = _conversation(str(text_or_ids), system) if chat else text_or_ids
-        with (
-            Client(coordinator) as client,
-            client.generate(wanted, timeout_s=timeout_s, **options) as stream,
-        ):
-            if not json_output:
-                stream_text(stream)
-            completion = stream.result()
+        with Client(coordinator) as client, _recording(coordinator, trace) as recorder:
+            with client.generate(wanted, timeout_s=timeout_s, **options) as stream:
+                if not json_output:
+                    stream_text(stream)
+                completion = stream.result()
+            if recorder is not None and trace is not None:
+                recorder.wait_for(completion.timings.num_steps)
+                recorder.write(trace)
         if json_output:
             print_json(completion)
         if stats:
             print_stats(completion)
+
+
+def _recording(
+    coordinator: str, trace: Path | None
+) -> "AbstractContextManager[StepRecorder | None]":
+    """Watches the steps while the block runs, if there is a trace to be written."""
+    if trace is None:
+        return nullcontext()
+
+    from coordinator.timeline.recorder import StepRecorder
+
+    return StepRecorder(coordinator)
 
 
 def _read_prompt(

@@ -1,10 +1,10 @@
 """`coordinator-cli plan`: does the model fit these GPUs, and how fast will it be?"""
 
-from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
+from coordinator.cli.batch_sizes import read_batch_sizes
 from coordinator.cli.failures import reported_failures
 from protos.errors import InvalidArgumentError
 
@@ -56,7 +56,7 @@ def plan(
     with reported_failures():
         gpus = [gpu_named(name) for name in gpu]
         joined_by = network_named(network)
-        batch_sizes = _batch_sizes(batch)
+        batch_sizes = read_batch_sizes(batch)
         files = open_model(model)
         limit = files.config.max_model_len
         report = make_report(
@@ -76,16 +76,6 @@ def plan(
             print_json(report)
         else:
             print_tables(report)
-
-
-def _batch_sizes(text: str) -> Sequence[int]:
-    sizes = text.split(",")
-    if not all(size.isascii() and size.isdigit() and 0 < int(size) <= 65536 for size in sizes):
-        raise InvalidArgumentError(
-            f"batch {text!r} is not a list of numbers from 1 to 65536, such as 1,2,4,8",
-            field="batch",
-        )
-    return [int(size) for size in sizes]
 
 
 def _share(field: str, value: float) -> float:

@@ -9,12 +9,14 @@ them subclasses of `StagecoachError`.
 """
 
 from coordinator.client.async_client import AsyncClient
+from coordinator.client.async_step_watch import AsyncStepWatch
 from coordinator.client.async_stream import AsyncTokenStream
 from coordinator.client.client import Client
 from coordinator.client.completion import (
     Completion,
     FinishReason,
     StageTotals,
+    StepTotals,
     Timings,
     TokenEvent,
     Usage,
@@ -22,6 +24,8 @@ from coordinator.client.completion import (
 from coordinator.client.prompt import ChatMessage, PromptLike
 from coordinator.client.request import GenerateOptions
 from coordinator.client.status import CoordinatorStatus, StageState, StageStatus
+from coordinator.client.step_watch import StepWatch
+from coordinator.client.steps import StageVisit, StepRecord
 from coordinator.client.stream import TokenStream
 from protos.errors import (
     ContextLengthExceededError,
@@ -40,6 +44,7 @@ from protos.errors import (
 
 __all__ = [
     "AsyncClient",
+    "AsyncStepWatch",
     "AsyncTokenStream",
     "ChatMessage",
     "Client",
@@ -59,8 +64,12 @@ __all__ = [
     "StageState",
     "StageStatus",
     "StageTotals",
+    "StageVisit",
     "StagecoachError",
     "StaleStateError",
+    "StepRecord",
+    "StepTotals",
+    "StepWatch",
     "Timings",
     "TokenEvent",
     "TokenStream",

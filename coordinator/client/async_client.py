@@ -7,6 +7,7 @@ from typing import Self, Unpack
 
 import grpc.aio
 
+from coordinator.client.async_step_watch import AsyncStepWatch
 from coordinator.client.async_stream import AsyncTokenStream
 from coordinator.client.channel import (
     DEFAULT_ADDRESS,
@@ -101,6 +102,22 @@ class AsyncClient:
             return read_status(await self._stub.GetStatus(request, timeout=timeout_s))
         except grpc.RpcError as error:
             raise read_error(error, self.address) from error
+
+    async def watch_steps(self, *, timeout_s: float | None = None) -> AsyncStepWatch:
+        """Watches what each micro-batch does from now on, whoever's requests are in it.
+
+        Args:
+            timeout_s: For the whole watch. None: no limit.
+
+        Returns:
+            An endless async iterator over `StepRecord`s, also a context manager, which has begun.
+            Reading too slowly loses records, which `num_lost` counts.
+
+        Raises:
+            StagecoachError: The coordinator does not let itself be watched.
+        """
+        call = self._stub.WatchSteps(generation_pb2.WatchStepsRequest(), timeout=timeout_s)
+        return await AsyncStepWatch(call, self.address).start()
 
     async def wait_until_ready(self, timeout_s: float) -> CoordinatorStatus:
         """Waits until the coordinator serves requests.

@@ -16,6 +16,7 @@ from coordinator.client.completion import Completion
 from coordinator.client.prompt import PromptLike, prompt_message
 from coordinator.client.request import GenerateOptions, generate_request
 from coordinator.client.status import CoordinatorStatus, read_status
+from coordinator.client.step_watch import StepWatch
 from coordinator.client.stream import TokenStream
 from protos.errors import DeadlineExceededError, UnavailableError
 from protos.stagecoach.v1 import generation_pb2, generation_pb2_grpc
@@ -99,6 +100,22 @@ class Client:
             return read_status(self._stub.GetStatus(request, timeout=timeout_s))
         except grpc.RpcError as error:
             raise read_error(error, self.address) from error
+
+    def watch_steps(self, *, timeout_s: float | None = None) -> StepWatch:
+        """Watches what each micro-batch does from now on, whoever's requests are in it.
+
+        Args:
+            timeout_s: For the whole watch. None: no limit.
+
+        Returns:
+            An endless iterator over `StepRecord`s, also a context manager, which has begun. Reading
+            too slowly loses records, which `num_lost` counts.
+
+        Raises:
+            StagecoachError: The coordinator does not let itself be watched.
+        """
+        request = generation_pb2.WatchStepsRequest()
+        return StepWatch(self._stub.WatchSteps(request, timeout=timeout_s), self.address)
 
     def wait_until_ready(self, timeout_s: float) -> CoordinatorStatus:
         """Waits until the coordinator serves requests.

@@ -69,6 +69,18 @@ class StageTotals:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StepTotals:
+    """Sums over some steps of a request, in nanoseconds; fields as in `Timings`."""
+
+    num_steps: int
+    schedule_ns: int
+    sample_ns: int
+    detokenize_ns: int
+    step_ns: int
+    stages: tuple[StageTotals, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
     """Where the time of one request went, in nanoseconds, by the coordinator's clock.
 
@@ -96,6 +108,9 @@ class Timings:
     """One a stage, in order."""
     num_preemptions: int
     """Times that the request was preempted and its KV computed again."""
+    prefill: StepTotals | None
+    """The part of these that is prefill: the steps up to the one that made the first token, and
+    that one. None when there was no token."""
 
     @property
     def other_ns(self) -> int:
@@ -192,14 +207,27 @@ def _timings(message: generation_pb2.RequestTimings) -> Timings:
         sample_ns=message.sample_ns,
         detokenize_ns=message.detokenize_ns,
         step_ns=message.step_ns,
-        stages=tuple(
-            StageTotals(
-                queue_ns=stage.queue_ns,
-                compute_ns=stage.compute_ns,
-                serialize_ns=stage.serialize_ns,
-                wire_ns=stage.wire_ns,
-            )
-            for stage in message.stages
-        ),
+        stages=tuple(map(_stage_totals, message.stages)),
         num_preemptions=message.num_preemptions,
+        prefill=_step_totals(message.prefill) if message.HasField("prefill") else None,
+    )
+
+
+def _step_totals(message: generation_pb2.StepTimeTotals) -> StepTotals:
+    return StepTotals(
+        num_steps=message.num_steps,
+        schedule_ns=message.schedule_ns,
+        sample_ns=message.sample_ns,
+        detokenize_ns=message.detokenize_ns,
+        step_ns=message.step_ns,
+        stages=tuple(map(_stage_totals, message.stages)),
+    )
+
+
+def _stage_totals(message: generation_pb2.StageTimeTotals) -> StageTotals:
+    return StageTotals(
+        queue_ns=message.queue_ns,
+        compute_ns=message.compute_ns,
+        serialize_ns=message.serialize_ns,
+        wire_ns=message.wire_ns,
     )

@@ -45,6 +45,7 @@ class StageStatus:
     version: str | None
     pid: int | None
     """On the stage's own machine."""
+    vocab_size: int
     kv_block_size: int
     """Tokens in a block."""
     num_kv_blocks: int
@@ -68,6 +69,8 @@ class CoordinatorStatus:
     """In pipeline order."""
     num_running: int
     num_waiting: int
+    max_num_seqs: int
+    """Most requests that run at once."""
     num_kv_blocks: int
     """Of the ledger, which mirrors the smallest stage."""
     num_free_kv_blocks: int
@@ -86,6 +89,11 @@ class CoordinatorStatus:
     tokens_per_second: float
     """Over the last ten seconds, all requests together."""
 
+    @property
+    def emulated(self) -> bool:
+        """True when a stage takes the time of a device that is not there."""
+        return any(stage.emulated for stage in self.stages)
+
 
 def read_status(message: generation_pb2.GetStatusResponse) -> CoordinatorStatus:
     """Reads the answer of GetStatus."""
@@ -98,6 +106,7 @@ def read_status(message: generation_pb2.GetStatusResponse) -> CoordinatorStatus:
         stages=tuple(map(_stage_status, message.stages)),
         num_running=message.num_running,
         num_waiting=message.num_waiting,
+        max_num_seqs=message.max_num_seqs,
         num_kv_blocks=message.num_kv_blocks,
         num_free_kv_blocks=message.num_free_kv_blocks,
         num_cached_kv_blocks=message.num_cached_kv_blocks,
@@ -124,6 +133,7 @@ def _stage_status(message: generation_pb2.StageStatus) -> StageStatus:
         emulated=info.emulated,
         version=info.version if is_known else None,
         pid=info.pid if is_known else None,
+        vocab_size=info.vocab_size,
         kv_block_size=info.kv_block_size,
         num_kv_blocks=info.num_kv_blocks,
         num_free_kv_blocks=info.num_free_kv_blocks,

@@ -24,6 +24,18 @@ class StageTotals:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StepTotals:
+    """Sums over some steps of a request, in nanoseconds; fields as in `RequestTimings`."""
+
+    num_steps: int
+    schedule_ns: int
+    sample_ns: int
+    detokenize_ns: int
+    step_ns: int
+    stages: tuple[StageTotals, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RequestTimings:
     """Durations of one request, in nanoseconds.
 
@@ -52,6 +64,9 @@ class RequestTimings:
     """One a stage, in order."""
     num_preemptions: int = 0
     """Times that the request was preempted and its KV computed again."""
+    prefill: StepTotals | None = None
+    """The part of these that is prefill: the steps up to the one that made the first token, and
+    that one. None when there was no token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

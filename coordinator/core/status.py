@@ -43,6 +43,8 @@ class EngineStatus:
     """Requests that have a KV slot."""
     num_waiting: int
     """Requests that wait for one."""
+    max_num_seqs: int
+    """Most requests that have a KV slot at once."""
     num_kv_blocks: int
     """Of the ledger, which mirrors the smallest stage."""
     num_free_kv_blocks: int

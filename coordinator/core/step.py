@@ -62,6 +62,11 @@ class SchedulerOutput:
         """True when it holds prompts, or pieces of them, and nothing else."""
         return bool(self.slices) and all(len(piece.token_ids) > 1 for piece in self.slices)
 
+    @property
+    def num_decode_tokens(self) -> int:
+        """Rows of the slices that run one token and sample; all other rows are prefill."""
+        return sum(piece.samples and len(piece.token_ids) == 1 for piece in self.slices)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogitsRequest:
@@ -110,6 +115,15 @@ class StageTimings(NamedTuple):
         return self._replace(serialize_ns=self.serialize_ns + duration_ns)
 
 
+class StageSpan(NamedTuple):
+    """When a micro-batch was at one stage, in nanoseconds of `time.perf_counter_ns`."""
+
+    sent_ns: int
+    """When it was handed to the link."""
+    arrived_ns: int
+    """When the answer was read."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepOutput:
     """What came back from the last stage."""
@@ -117,4 +131,6 @@ class StepOutput:
     micro_batch_id: int
     logits: tuple[LogitsRow, ...]
     stage_timings: tuple[StageTimings, ...]
+    """One a stage, in order."""
+    stage_spans: tuple[StageSpan, ...]
     """One a stage, in order."""

@@ -10,7 +10,13 @@ import time
 from collections.abc import Callable, Sequence
 
 from coordinator.core.stage_info import StageInfo
-from coordinator.core.step import LogitsRequest, SchedulerOutput, StageTimings, StepOutput
+from coordinator.core.step import (
+    LogitsRequest,
+    SchedulerOutput,
+    StageSpan,
+    StageTimings,
+    StepOutput,
+)
 from coordinator.pipeline import wire
 from coordinator.pipeline.stage_link import LinkConfig, StageLink
 from coordinator.pipeline.topology import Topology
@@ -139,6 +145,7 @@ class Pipeline:
                 it.
         """
         timings: list[StageTimings] = []
+        spans: list[StageSpan] = []
         num_tokens = output.num_tokens
         last = self._links[-1]
         started_ns = time.perf_counter_ns()
@@ -152,6 +159,7 @@ class Pipeline:
             built_ns = time.perf_counter_ns() - started_ns
             reply = await link.forward(request, num_tokens)
             timings.append(reply.timings.with_serialization(built_ns))
+            spans.append(reply.span)
             started_ns = time.perf_counter_ns()
             if num_tokens and link is not last:
                 wire.set_hidden_states(request, reply.result)
@@ -161,7 +169,10 @@ class Pipeline:
             raise InternalError(f"stage {last.address} did not answer with the wanted logits")
         timings[-1] = timings[-1].with_serialization(time.perf_counter_ns() - started_ns)
         return StepOutput(
-            micro_batch_id=output.micro_batch_id, logits=rows, stage_timings=tuple(timings)
+            micro_batch_id=output.micro_batch_id,
+            logits=rows,
+            stage_timings=tuple(timings),
+            stage_spans=tuple(spans),
         )
 
     async def close(self) -> None:

@@ -16,7 +16,7 @@ import grpc
 import grpc.aio
 
 from coordinator.core.stage_info import StageInfo
-from coordinator.core.step import StageTimings
+from coordinator.core.step import StageSpan, StageTimings
 from coordinator.pipeline import wire
 from protos import PROTOCOL_VERSION, status
 from protos.errors import (
@@ -62,6 +62,7 @@ class StageReply(NamedTuple):
 
     result: stage_pb2.MicroBatchResult
     timings: StageTimings
+    span: StageSpan
 
 
 class StageLink:
@@ -221,8 +222,9 @@ class StageLink:
             raise arrival
         if arrival.result.HasField("status"):
             raise self._named(status.from_status(arrival.result.status))
-        round_trip_ns = arrival.arrived_ns - started_ns
-        return StageReply(arrival.result, _timings(arrival.result.timings, round_trip_ns))
+        span = StageSpan(started_ns, arrival.arrived_ns)
+        round_trip_ns = span.arrived_ns - span.sent_ns
+        return StageReply(arrival.result, _timings(arrival.result.timings, round_trip_ns), span)
 
     def give_up(self, error: StagecoachError) -> None:
         """Fails what is in flight, though the stream goes on; what was not sent never is."""

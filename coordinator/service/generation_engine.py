@@ -6,6 +6,7 @@ from typing import Protocol
 from coordinator.core.events import GenerationEvent
 from coordinator.core.request_spec import Prompt, RequestSpec
 from coordinator.core.status import EngineStatus
+from coordinator.step_watch import StepChunk
 
 
 class EventStream(Protocol):
@@ -20,6 +21,26 @@ class EventStream(Protocol):
 
     def cancel(self) -> None:
         """Ends the request; does nothing when it has ended."""
+        ...
+
+
+class StepFeed(Protocol):
+    """What each micro-batch did, in chunks, from the origin on.
+
+    Iteration ends only with a `StagecoachError`, when the engine closes.
+    """
+
+    @property
+    def origin_ns(self) -> int:
+        """When it began, in nanoseconds of `time.perf_counter_ns`; no step began before."""
+        ...
+
+    def __aiter__(self) -> AsyncIterator[StepChunk]:
+        """The chunks, for one reader."""
+        ...
+
+    def close(self) -> None:
+        """Stops watching; may be called again."""
         ...
 
 
@@ -46,6 +67,16 @@ class GenerationEngine(Protocol):
 
     async def status(self) -> EngineStatus:
         """The state of the coordinator and of every stage."""
+        ...
+
+    def watch_steps(self) -> StepFeed:
+        """Tells what each micro-batch does from now on; the caller closes the feed.
+
+        Never slows the engine down; what is not read in time is dropped and counted.
+
+        Raises:
+            QueueFullError: Too many watch already.
+        """
         ...
 
     async def close(self, grace_s: float) -> None:

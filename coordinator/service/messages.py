@@ -16,6 +16,8 @@ from coordinator.core.events import (
     Finished,
     GenerationEvent,
     RequestTimings,
+    StageTotals,
+    StepTotals,
     TokensEvent,
 )
 from coordinator.core.request import FinishReason
@@ -158,17 +160,30 @@ def _request_timings(timings: RequestTimings) -> generation_pb2.RequestTimings:
         schedule_ns=timings.schedule_ns,
         sample_ns=timings.sample_ns,
         detokenize_ns=timings.detokenize_ns,
-        stages=[
-            generation_pb2.StageTimeTotals(
-                queue_ns=stage.queue_ns,
-                compute_ns=stage.compute_ns,
-                serialize_ns=stage.serialize_ns,
-                wire_ns=stage.wire_ns,
-            )
-            for stage in timings.stages
-        ],
+        stages=map(_stage_totals, timings.stages),
         step_ns=timings.step_ns,
         num_preemptions=timings.num_preemptions,
+        prefill=None if timings.prefill is None else _step_totals(timings.prefill),
+    )
+
+
+def _step_totals(totals: StepTotals) -> generation_pb2.StepTimeTotals:
+    return generation_pb2.StepTimeTotals(
+        num_steps=totals.num_steps,
+        schedule_ns=totals.schedule_ns,
+        sample_ns=totals.sample_ns,
+        detokenize_ns=totals.detokenize_ns,
+        stages=map(_stage_totals, totals.stages),
+        step_ns=totals.step_ns,
+    )
+
+
+def _stage_totals(totals: StageTotals) -> generation_pb2.StageTimeTotals:
+    return generation_pb2.StageTimeTotals(
+        queue_ns=totals.queue_ns,
+        compute_ns=totals.compute_ns,
+        serialize_ns=totals.serialize_ns,
+        wire_ns=totals.wire_ns,
     )
 
 
@@ -180,6 +195,7 @@ def status_response(status: EngineStatus) -> generation_pb2.GetStatusResponse:
         stages=map(_stage_status, status.stages),
         num_running=status.num_running,
         num_waiting=status.num_waiting,
+        max_num_seqs=status.max_num_seqs,
         num_kv_blocks=status.num_kv_blocks,
         num_free_kv_blocks=status.num_free_kv_blocks,
         max_model_len=status.max_model_len,

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 
 import grpc.aio
 
-from coordinator.service import messages
+from coordinator.service import messages, step_messages
 from coordinator.service.generation_engine import GenerationEngine
 from protos.errors import InternalError, StagecoachError, UnavailableError
 from protos.stagecoach.v1 import generation_pb2, generation_pb2_grpc
@@ -27,6 +27,9 @@ TokenizeContext = grpc.aio.ServicerContext[
 ]
 GetStatusContext = grpc.aio.ServicerContext[
     generation_pb2.GetStatusRequest, generation_pb2.GetStatusResponse
+]
+WatchStepsContext = grpc.aio.ServicerContext[
+    generation_pb2.WatchStepsRequest, generation_pb2.WatchStepsResponse
 ]
 
 _log = logging.getLogger(__name__)
@@ -73,6 +76,21 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             messages.refuse_unknown_fields(request, "GetStatusRequest")
             return messages.status_response(await self._ready_engine().status())
 
+    # Writes to its context for the same reason as `Generate`.
+    async def WatchSteps(  # type: ignore[override]  # noqa: N802
+        self, request: generation_pb2.WatchStepsRequest, context: WatchStepsContext
+    ) -> None:
+        """Streams what each micro-batch did, until the call ends."""
+        async with _typed_errors(context):
+            messages.refuse_unknown_fields(request, "WatchStepsRequest")
+            feed = self._ready_engine().watch_steps()
+            try:
+                await context.write(step_messages.watch_started(feed.origin_ns))
+                async for chunk in feed:
+                    await context.write(step_messages.step_chunk(chunk, feed.origin_ns))
+            finally:
+                feed.close()
+
     def _ready_engine(self) -> GenerationEngine:
         if self._engine is None:
             raise UnavailableError("the coordinator is starting: it waits for its stages")
@@ -81,7 +99,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
 
 @asynccontextmanager
 async def _typed_errors(
-    context: GenerateContext | TokenizeContext | GetStatusContext,
+    context: GenerateContext | TokenizeContext | GetStatusContext | WatchStepsContext,
 ) -> AsyncIterator[None]:
     """Ends the call with the status of whatever is raised inside."""
     try:

@@ -7,6 +7,7 @@ as the contract of `GenerationEngine` asks.
 import asyncio
 import codecs
 import itertools
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
@@ -16,13 +17,17 @@ from coordinator.core.events import (
     GenerationEvent,
     RequestTimings,
     StageTotals,
+    StepTotals,
     TokensEvent,
 )
 from coordinator.core.request import FinishReason
 from coordinator.core.request_spec import ChatPrompt, Prompt, RequestSpec, TextPrompt
 from coordinator.core.stage_info import StageInfo
 from coordinator.core.status import EngineStatus, StageState, StageStatus
+from coordinator.core.step import StageSpan
+from coordinator.core.step_record import StageVisit, StepInstants, StepRecord
 from coordinator.service.server import GenerationServer
+from coordinator.step_watch import StepHub, StepWatch
 from protos import PROTOCOL_VERSION, __version__
 from protos.errors import (
     ContextLengthExceededError,
@@ -51,6 +56,17 @@ TIMINGS = RequestTimings(
         StageTotals(queue_ns=4_000, compute_ns=50_000_000, serialize_ns=5_000, wire_ns=6_000),
     ),
     num_preemptions=1,
+    prefill=StepTotals(
+        num_steps=1,
+        schedule_ns=10_000,
+        sample_ns=20_000,
+        detokenize_ns=30_000,
+        step_ns=10_000_000,
+        stages=(
+            StageTotals(queue_ns=100, compute_ns=4_000_000, serialize_ns=200, wire_ns=300),
+            StageTotals(queue_ns=400, compute_ns=5_000_000, serialize_ns=500, wire_ns=600),
+        ),
+    ),
 )
 
 
@@ -118,6 +134,7 @@ class EchoStream:
             if self._engine.failure is not None and num_tokens == self._engine.fail_after_tokens:
                 raise self._engine.failure
             num_tokens += 1
+            self._engine.publish_step(len(prompt) if num_tokens == 1 else 0)
             yield TokensEvent(token_ids=(token_id,), text=decoder.decode(bytes([token_id])))
         self._engine.running.discard(self)
         is_full = num_tokens == self._spec.max_tokens
@@ -146,6 +163,8 @@ class EchoEngine:
         self.specs: list[RequestSpec] = []
         self.is_closed = False
         self.is_ready = True
+        self.steps = StepHub()
+        self.num_steps = 0
 
     def submit(self, spec: RequestSpec) -> EchoStream:
         if self.failure is not None and self.fail_after_tokens is None:
@@ -178,6 +197,25 @@ class EchoEngine:
                 )
         return list(prompt.token_ids)
 
+    def watch_steps(self) -> StepWatch:
+        return self.steps.watch(time.perf_counter_ns())
+
+    def publish_step(self, num_prefill_tokens: int) -> None:
+        """Tells of the token that a request is about to get; its two stages take no time."""
+        now_ns = time.perf_counter_ns()
+        self.num_steps += 1
+        visit = StageVisit(StageSpan(now_ns, now_ns), 0, 0, 0)
+        self.steps.publish(
+            StepRecord(
+                micro_batch_id=self.num_steps,
+                num_sequences=1,
+                num_prefill_tokens=num_prefill_tokens,
+                num_decode_tokens=0 if num_prefill_tokens else 1,
+                instants=StepInstants(*[now_ns] * 6),
+                stages=(visit, visit),
+            )
+        )
+
     async def status(self) -> EngineStatus:
         known = stage_info(LayerRange(0, 2))
         return EngineStatus(
@@ -190,6 +228,7 @@ class EchoEngine:
             ),
             num_running=len(self.running),
             num_waiting=3,
+            max_num_seqs=8,
             num_kv_blocks=256,
             num_free_kv_blocks=200,
             num_cached_kv_blocks=120,
@@ -208,6 +247,7 @@ class EchoEngine:
                 break
             await asyncio.sleep(0.005)
         self.is_closed = True
+        self.steps.end(UnavailableError("the coordinator is shutting down"))
 
 
 @asynccontextmanager

@@ -92,6 +92,12 @@ async def test_events_come_in_order_and_account_for_every_token_and_stage(engine
     own = timings.schedule_ns + timings.sample_ns + timings.detokenize_ns
     assert all(stage.compute_ns > 0 for stage in timings.stages)
     assert 0.5 * timings.step_ns < inside + own <= timings.step_ns
+    prefill = timings.prefill
+    assert prefill is not None
+    assert prefill.num_steps == 1
+    assert 0 < prefill.step_ns < timings.step_ns
+    for part, whole in zip(prefill.stages, timings.stages, strict=True):
+        assert 0 < part.compute_ns < whole.compute_ns
 
 
 async def test_cancelling_in_prefill_decode_and_queue_frees_every_stage(model: Path) -> None:

@@ -85,6 +85,26 @@ def test_generate_prints_exactly_one_json_object(server: BackgroundServer) -> No
     assert set(timings["stages"][0]) == {"queue_ms", "compute_ms", "serialize_ms", "wire_ms"}
 
 
+def test_a_trace_tells_the_steps_of_the_request(server: BackgroundServer, tmp_path: Path) -> None:
+    path = tmp_path / "trace.json"
+    result = run_cli(server, "generate", "abc", "--max-tokens", "10", "--trace", str(path))
+    assert (result.returncode, result.stderr) == (0, b"")
+    trace = json.loads(path.read_text())
+    steps = [event for event in trace["traceEvents"] if event["name"].startswith("micro-batch ")]
+    prefills = [event["args"]["prefill_tokens"] for event in steps]
+    assert prefills == [3] + [0] * 9
+
+
+def test_a_trace_that_cannot_be_written_is_bad_usage(
+    server: BackgroundServer, tmp_path: Path
+) -> None:
+    for path in (tmp_path, tmp_path / "none" / "trace.json"):
+        result = run_cli(server, "generate", "abc", "--trace", str(path))
+        assert (result.returncode, result.stdout) == (2, b"")
+        check_one_line(result.stderr, "--trace", "cannot be written")
+    assert server.engine.specs == []
+
+
 def test_the_default_is_256_tokens(server: BackgroundServer) -> None:
     run_cli(server, "generate", "abc")
     (spec,) = server.engine.specs

@@ -24,6 +24,7 @@ ENGINE_PARTS = {
         "live_request",
         "micro_batches",
         "request_stream",
+        "step_watch",
         "throughput",
     )
 }
@@ -49,6 +50,11 @@ ALLOWED: dict[str, set[str]] = {
     "coordinator.assembly": ENGINE | {"protos", "model_files"},
     "coordinator.service": ENGINE | {"protos", "coordinator.assembly"},
     "coordinator.client": {"protos"},
+    "coordinator.timeline": {"coordinator.client"},
+    "coordinator.bench": {
+        *("protos.errors", "protos.layer_range", "model_files", "roofline"),
+        *("coordinator.client", "coordinator.planner"),
+    },
     "coordinator.cli": {"protos", "model_files", "roofline", "coordinator"},
 }
 """What a package may import besides itself and what is not ours. The longest name that a module

@@ -502,6 +502,7 @@ class RequestTimings(_message.Message):
     STAGES_FIELD_NUMBER: _builtins.int
     STEP_NS_FIELD_NUMBER: _builtins.int
     NUM_PREEMPTIONS_FIELD_NUMBER: _builtins.int
+    PREFILL_FIELD_NUMBER: _builtins.int
     queue_ns: _builtins.int
     """From acceptance to the first scheduled step."""
     time_to_first_token_ns: _builtins.int
@@ -526,6 +527,12 @@ class RequestTimings(_message.Message):
     def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageTimeTotals]:
         """One entry a stage, in order."""
 
+    @_builtins.property
+    def prefill(self) -> Global___StepTimeTotals:
+        """The part of these that is prefill: the steps up to the one that made the first token, and that
+        one. Unset when there was no token.
+        """
+
     def __init__(
         self,
         *,
@@ -539,16 +546,61 @@ class RequestTimings(_message.Message):
         stages: _abc.Iterable[Global___StageTimeTotals] | None = ...,
         step_ns: _builtins.int = ...,
         num_preemptions: _builtins.int = ...,
+        prefill: Global___StepTimeTotals | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_time_to_first_token_ns", b"_time_to_first_token_ns", "time_to_first_token_ns", b"time_to_first_token_ns"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_time_to_first_token_ns", b"_time_to_first_token_ns", "prefill", b"prefill", "time_to_first_token_ns", b"time_to_first_token_ns"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_time_to_first_token_ns", b"_time_to_first_token_ns", "detokenize_ns", b"detokenize_ns", "num_preemptions", b"num_preemptions", "num_steps", b"num_steps", "queue_ns", b"queue_ns", "sample_ns", b"sample_ns", "schedule_ns", b"schedule_ns", "stages", b"stages", "step_ns", b"step_ns", "time_to_first_token_ns", b"time_to_first_token_ns", "total_ns", b"total_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_time_to_first_token_ns", b"_time_to_first_token_ns", "detokenize_ns", b"detokenize_ns", "num_preemptions", b"num_preemptions", "num_steps", b"num_steps", "prefill", b"prefill", "queue_ns", b"queue_ns", "sample_ns", b"sample_ns", "schedule_ns", b"schedule_ns", "stages", b"stages", "step_ns", b"step_ns", "time_to_first_token_ns", b"time_to_first_token_ns", "total_ns", b"total_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__time_to_first_token_ns: _TypeAlias = _typing.Literal["time_to_first_token_ns"]  # noqa: Y015
     _WhichOneofArgType__time_to_first_token_ns: _TypeAlias = _typing.Literal["_time_to_first_token_ns", b"_time_to_first_token_ns"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__time_to_first_token_ns) -> _WhichOneofReturnType__time_to_first_token_ns | None: ...
 
 Global___RequestTimings: _TypeAlias = RequestTimings  # noqa: Y015
+
+@_typing.final
+class StepTimeTotals(_message.Message):
+    """Sums over some steps of a request, in nanoseconds; fields as in RequestTimings."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUM_STEPS_FIELD_NUMBER: _builtins.int
+    SCHEDULE_NS_FIELD_NUMBER: _builtins.int
+    SAMPLE_NS_FIELD_NUMBER: _builtins.int
+    DETOKENIZE_NS_FIELD_NUMBER: _builtins.int
+    STAGES_FIELD_NUMBER: _builtins.int
+    STEP_NS_FIELD_NUMBER: _builtins.int
+    num_steps: _builtins.int
+    """Steps that are summed up."""
+    schedule_ns: _builtins.int
+    """Deciding what runs."""
+    sample_ns: _builtins.int
+    """Choosing tokens."""
+    detokenize_ns: _builtins.int
+    """Turning tokens into text."""
+    step_ns: _builtins.int
+    """Wall time of the steps."""
+    @_builtins.property
+    def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageTimeTotals]:
+        """One entry a stage, in order."""
+
+    def __init__(
+        self,
+        *,
+        num_steps: _builtins.int = ...,
+        schedule_ns: _builtins.int = ...,
+        sample_ns: _builtins.int = ...,
+        detokenize_ns: _builtins.int = ...,
+        stages: _abc.Iterable[Global___StageTimeTotals] | None = ...,
+        step_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detokenize_ns", b"detokenize_ns", "num_steps", b"num_steps", "sample_ns", b"sample_ns", "schedule_ns", b"schedule_ns", "stages", b"stages", "step_ns", b"step_ns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StepTimeTotals: _TypeAlias = StepTimeTotals  # noqa: Y015
 
 @_typing.final
 class StageTimeTotals(_message.Message):
@@ -709,6 +761,7 @@ class GetStatusResponse(_message.Message):
     NUM_CACHED_KV_BLOCKS_FIELD_NUMBER: _builtins.int
     NUM_PREFIX_QUERY_TOKENS_FIELD_NUMBER: _builtins.int
     NUM_PREFIX_HIT_TOKENS_FIELD_NUMBER: _builtins.int
+    MAX_NUM_SEQS_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """The model as the operator named it."""
     ready: _builtins.bool
@@ -743,6 +796,8 @@ class GetStatusResponse(_message.Message):
     """Tokens of all prompts that were looked up in the prefix cache since start."""
     num_prefix_hit_tokens: _builtins.int
     """Those of them that it held."""
+    max_num_seqs: _builtins.int
+    """Most requests that have a KV slot at once."""
     @_builtins.property
     def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageStatus]:
         """Stages in pipeline order."""
@@ -768,11 +823,220 @@ class GetStatusResponse(_message.Message):
         num_cached_kv_blocks: _builtins.int = ...,
         num_prefix_query_tokens: _builtins.int = ...,
         num_prefix_hit_tokens: _builtins.int = ...,
+        max_num_seqs: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["has_tokenizer", b"has_tokenizer", "max_model_len", b"max_model_len", "model_id", b"model_id", "num_cached_kv_blocks", b"num_cached_kv_blocks", "num_finished", b"num_finished", "num_free_kv_blocks", b"num_free_kv_blocks", "num_generated_tokens", b"num_generated_tokens", "num_kv_blocks", b"num_kv_blocks", "num_preemptions", b"num_preemptions", "num_prefix_hit_tokens", b"num_prefix_hit_tokens", "num_prefix_query_tokens", b"num_prefix_query_tokens", "num_running", b"num_running", "num_waiting", b"num_waiting", "pid", b"pid", "ready", b"ready", "stages", b"stages", "tokens_per_second", b"tokens_per_second", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["has_tokenizer", b"has_tokenizer", "max_model_len", b"max_model_len", "max_num_seqs", b"max_num_seqs", "model_id", b"model_id", "num_cached_kv_blocks", b"num_cached_kv_blocks", "num_finished", b"num_finished", "num_free_kv_blocks", b"num_free_kv_blocks", "num_generated_tokens", b"num_generated_tokens", "num_kv_blocks", b"num_kv_blocks", "num_preemptions", b"num_preemptions", "num_prefix_hit_tokens", b"num_prefix_hit_tokens", "num_prefix_query_tokens", b"num_prefix_query_tokens", "num_running", b"num_running", "num_waiting", b"num_waiting", "pid", b"pid", "ready", b"ready", "stages", b"stages", "tokens_per_second", b"tokens_per_second", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
+
+@_typing.final
+class WatchStepsRequest(_message.Message):
+    """No parameters."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchStepsRequest: _TypeAlias = WatchStepsRequest  # noqa: Y015
+
+@_typing.final
+class WatchStepsResponse(_message.Message):
+    """One event of a watch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STARTED_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def started(self) -> Global___WatchStarted:
+        """The watch began; always first."""
+
+    @_builtins.property
+    def steps(self) -> Global___StepChunk:
+        """Micro-batches that ended."""
+
+    def __init__(
+        self,
+        *,
+        started: Global___WatchStarted | None = ...,
+        steps: Global___StepChunk | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "started", b"started", "steps", b"steps"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "started", b"started", "steps", b"steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["started", "steps"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___WatchStepsResponse: _TypeAlias = WatchStepsResponse  # noqa: Y015
+
+@_typing.final
+class WatchStarted(_message.Message):
+    """The origin of all times of a watch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORIGIN_UNIX_NS_FIELD_NUMBER: _builtins.int
+    origin_unix_ns: _builtins.int
+    """Wall clock of the coordinator at the origin, in nanoseconds since 1970 (UTC). The times of
+    steps are nanoseconds since the origin on its monotonic clock.
+    """
+    def __init__(
+        self,
+        *,
+        origin_unix_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["origin_unix_ns", b"origin_unix_ns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchStarted: _TypeAlias = WatchStarted  # noqa: Y015
+
+@_typing.final
+class StepChunk(_message.Message):
+    """Micro-batches that ended since the last chunk and began after the origin."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORDS_FIELD_NUMBER: _builtins.int
+    NUM_LOST_FIELD_NUMBER: _builtins.int
+    num_lost: _builtins.int
+    """Micro-batches that ended between the last chunk and this one and were dropped, because the
+    watcher had not read what came before them.
+    """
+    @_builtins.property
+    def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___StepRecord]:
+        """In the order in which they ended; at least one."""
+
+    def __init__(
+        self,
+        *,
+        records: _abc.Iterable[Global___StepRecord] | None = ...,
+        num_lost: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_lost", b"num_lost", "records", b"records"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StepChunk: _TypeAlias = StepChunk  # noqa: Y015
+
+@_typing.final
+class StepRecord(_message.Message):
+    """One micro-batch on its way. Instants are nanoseconds since the origin of the watch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MICRO_BATCH_ID_FIELD_NUMBER: _builtins.int
+    NUM_SEQUENCES_FIELD_NUMBER: _builtins.int
+    NUM_PREFILL_TOKENS_FIELD_NUMBER: _builtins.int
+    NUM_DECODE_TOKENS_FIELD_NUMBER: _builtins.int
+    STARTED_NS_FIELD_NUMBER: _builtins.int
+    SCHEDULED_NS_FIELD_NUMBER: _builtins.int
+    STAGES_FIELD_NUMBER: _builtins.int
+    RETURNED_NS_FIELD_NUMBER: _builtins.int
+    SAMPLED_NS_FIELD_NUMBER: _builtins.int
+    EMITTING_NS_FIELD_NUMBER: _builtins.int
+    EMITTED_NS_FIELD_NUMBER: _builtins.int
+    micro_batch_id: _builtins.int
+    """Its id; rises in the order of scheduling."""
+    num_sequences: _builtins.int
+    """Sequences in it; 0 when it only frees KV slots."""
+    num_prefill_tokens: _builtins.int
+    """Its rows, less those of num_decode_tokens: prompts, and what is computed again."""
+    num_decode_tokens: _builtins.int
+    """Rows of sequences that ran one token and sampled the next."""
+    started_ns: _builtins.int
+    """When scheduling it began."""
+    scheduled_ns: _builtins.int
+    """When it was ready to be sent."""
+    returned_ns: _builtins.int
+    """When its logits were taken up."""
+    sampled_ns: _builtins.int
+    """When its tokens were sampled."""
+    emitting_ns: _builtins.int
+    """When turning them into text and sending them began."""
+    emitted_ns: _builtins.int
+    """When all of them were on their way to the clients."""
+    @_builtins.property
+    def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageVisit]:
+        """Its way through the stages, one entry a stage, in order."""
+
+    def __init__(
+        self,
+        *,
+        micro_batch_id: _builtins.int = ...,
+        num_sequences: _builtins.int = ...,
+        num_prefill_tokens: _builtins.int = ...,
+        num_decode_tokens: _builtins.int = ...,
+        started_ns: _builtins.int = ...,
+        scheduled_ns: _builtins.int = ...,
+        stages: _abc.Iterable[Global___StageVisit] | None = ...,
+        returned_ns: _builtins.int = ...,
+        sampled_ns: _builtins.int = ...,
+        emitting_ns: _builtins.int = ...,
+        emitted_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["emitted_ns", b"emitted_ns", "emitting_ns", b"emitting_ns", "micro_batch_id", b"micro_batch_id", "num_decode_tokens", b"num_decode_tokens", "num_prefill_tokens", b"num_prefill_tokens", "num_sequences", b"num_sequences", "returned_ns", b"returned_ns", "sampled_ns", b"sampled_ns", "scheduled_ns", b"scheduled_ns", "stages", b"stages", "started_ns", b"started_ns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StepRecord: _TypeAlias = StepRecord  # noqa: Y015
+
+@_typing.final
+class StageVisit(_message.Message):
+    """A micro-batch at one stage. Instants are nanoseconds since the origin of the watch, by the
+    coordinator's clock; durations are nanoseconds by the stage's. What the durations leave of the
+    time between the instants is the wire.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SENT_NS_FIELD_NUMBER: _builtins.int
+    ARRIVED_NS_FIELD_NUMBER: _builtins.int
+    QUEUE_NS_FIELD_NUMBER: _builtins.int
+    COMPUTE_NS_FIELD_NUMBER: _builtins.int
+    SERIALIZE_NS_FIELD_NUMBER: _builtins.int
+    sent_ns: _builtins.int
+    """When the coordinator sent it."""
+    arrived_ns: _builtins.int
+    """When the answer arrived."""
+    queue_ns: _builtins.int
+    """Waiting inside the stage."""
+    compute_ns: _builtins.int
+    """The forward."""
+    serialize_ns: _builtins.int
+    """Reading and writing messages inside the stage."""
+    def __init__(
+        self,
+        *,
+        sent_ns: _builtins.int = ...,
+        arrived_ns: _builtins.int = ...,
+        queue_ns: _builtins.int = ...,
+        compute_ns: _builtins.int = ...,
+        serialize_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrived_ns", b"arrived_ns", "compute_ns", b"compute_ns", "queue_ns", b"queue_ns", "sent_ns", b"sent_ns", "serialize_ns", b"serialize_ns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StageVisit: _TypeAlias = StageVisit  # noqa: Y015

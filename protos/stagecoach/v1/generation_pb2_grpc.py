@@ -50,6 +50,11 @@ class GenerationServiceStub:
                 request_serializer=stagecoach_dot_v1_dot_generation__pb2.GetStatusRequest.SerializeToString,
                 response_deserializer=stagecoach_dot_v1_dot_generation__pb2.GetStatusResponse.FromString,
                 _registered_method=True)
+        self.WatchSteps = channel.unary_stream(
+                '/stagecoach.v1.GenerationService/WatchSteps',
+                request_serializer=stagecoach_dot_v1_dot_generation__pb2.WatchStepsRequest.SerializeToString,
+                response_deserializer=stagecoach_dot_v1_dot_generation__pb2.WatchStepsResponse.FromString,
+                _registered_method=True)
 
 
 class GenerationServiceServicer:
@@ -78,6 +83,16 @@ class GenerationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchSteps(self, request, context):
+        """Tells what each micro-batch did and when, for a timeline. The stream is `started`, then any
+        number of `steps`, until the call is cancelled or the coordinator stops. Micro-batches that
+        were lost or refused are not told. A watcher never slows the engine down: what it does not
+        read in time is dropped and counted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GenerationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -95,6 +110,11 @@ def add_GenerationServiceServicer_to_server(servicer, server):
                     servicer.GetStatus,
                     request_deserializer=stagecoach_dot_v1_dot_generation__pb2.GetStatusRequest.FromString,
                     response_serializer=stagecoach_dot_v1_dot_generation__pb2.GetStatusResponse.SerializeToString,
+            ),
+            'WatchSteps': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchSteps,
+                    request_deserializer=stagecoach_dot_v1_dot_generation__pb2.WatchStepsRequest.FromString,
+                    response_serializer=stagecoach_dot_v1_dot_generation__pb2.WatchStepsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -179,6 +199,33 @@ class GenerationService:
             '/stagecoach.v1.GenerationService/GetStatus',
             stagecoach_dot_v1_dot_generation__pb2.GetStatusRequest.SerializeToString,
             stagecoach_dot_v1_dot_generation__pb2.GetStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchSteps(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/stagecoach.v1.GenerationService/WatchSteps',
+            stagecoach_dot_v1_dot_generation__pb2.WatchStepsRequest.SerializeToString,
+            stagecoach_dot_v1_dot_generation__pb2.WatchStepsResponse.FromString,
             options,
             channel_credentials,
             insecure,

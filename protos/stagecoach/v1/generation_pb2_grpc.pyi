@@ -41,6 +41,12 @@ class GenerationServiceStub:
     """Turns a prompt into token ids as Generate would."""
     GetStatus: _grpc.UnaryUnaryMultiCallable[_generation_pb2.GetStatusRequest, _generation_pb2.GetStatusResponse]
     """The state of the coordinator and of every stage. Answers while the pipeline is busy."""
+    WatchSteps: _grpc.UnaryStreamMultiCallable[_generation_pb2.WatchStepsRequest, _generation_pb2.WatchStepsResponse]
+    """Tells what each micro-batch did and when, for a timeline. The stream is `started`, then any
+    number of `steps`, until the call is cancelled or the coordinator stops. Micro-batches that
+    were lost or refused are not told. A watcher never slows the engine down: what it does not
+    read in time is dropped and counted.
+    """
 
 @_typing.type_check_only
 class GenerationServiceAsyncStub(GenerationServiceStub):
@@ -55,6 +61,12 @@ class GenerationServiceAsyncStub(GenerationServiceStub):
     """Turns a prompt into token ids as Generate would."""
     GetStatus: _aio.UnaryUnaryMultiCallable[_generation_pb2.GetStatusRequest, _generation_pb2.GetStatusResponse]  # type: ignore[assignment]
     """The state of the coordinator and of every stage. Answers while the pipeline is busy."""
+    WatchSteps: _aio.UnaryStreamMultiCallable[_generation_pb2.WatchStepsRequest, _generation_pb2.WatchStepsResponse]  # type: ignore[assignment]
+    """Tells what each micro-batch did and when, for a timeline. The stream is `started`, then any
+    number of `steps`, until the call is cancelled or the coordinator stops. Micro-batches that
+    were lost or refused are not told. A watcher never slows the engine down: what it does not
+    read in time is dropped and counted.
+    """
 
 class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
     """Text generation over a pipeline of stages."""
@@ -84,5 +96,17 @@ class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_generation_pb2.GetStatusResponse, _abc.Awaitable[_generation_pb2.GetStatusResponse]]:
         """The state of the coordinator and of every stage. Answers while the pipeline is busy."""
+
+    @_abc_1.abstractmethod
+    def WatchSteps(
+        self,
+        request: _generation_pb2.WatchStepsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_generation_pb2.WatchStepsResponse], _abc.AsyncIterator[_generation_pb2.WatchStepsResponse]]:
+        """Tells what each micro-batch did and when, for a timeline. The stream is `started`, then any
+        number of `steps`, until the call is cancelled or the coordinator stops. Micro-batches that
+        were lost or refused are not told. A watcher never slows the engine down: what it does not
+        read in time is dropped and counted.
+        """
 
 def add_GenerationServiceServicer_to_server(servicer: GenerationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,1 @@
+"""Measures a cluster as its clients see it: speed by batch size, and where the time goes."""

@@ -1,0 +1,76 @@
+"""How fast emulated stages could be at most: the roofline of their devices and nothing else."""
+
+import math
+import re
+
+from coordinator.client import CoordinatorStatus, StageStatus
+from coordinator.planner.plan import Plan, StagePlan
+from coordinator.planner.prediction import Conditions, predict
+from model_files import open_model
+from protos.errors import InvalidArgumentError
+from protos.layer_range import LayerRange
+from roofline.devices import Gpu, gpu_named
+from roofline.model_shape import ModelShape
+from roofline.networks import Network
+from roofline.stage_cost import StageCost
+
+_NO_NETWORK = Network(name="none", bits_per_s=math.inf, round_trip_s=0.0)
+
+_EMULATED = re.compile(r"emulated (\S+)(?: at efficiency (\d+(?:\.\d+)?))?")
+"""How an emulated stage names its device."""
+
+
+class DecodeLimit:
+    """The limit of a cluster all of whose stages are emulated.
+
+    Args:
+        status: Of the cluster.
+
+    Raises:
+        StagecoachError: A stage is real or its device is not known here, or the model cannot be
+            opened from here, or its cost is not known.
+    """
+
+    def __init__(self, status: CoordinatorStatus) -> None:
+        """Reads the model's shape and every stage's device."""
+        config = open_model(status.model_id).config
+        model = ModelShape.of(config, status.stages[0].dtype or "unknown")
+        stages = tuple(_stage_plan(model, stage) for stage in status.stages)
+        self._plan = Plan(model=model, stages=stages)
+
+    def tokens_per_s(self, batch: int, *, prompt_tokens: int, output_tokens: int) -> float:
+        """Returns the most tokens a second that the devices allow.
+
+        That of the best number of micro-batches, at the mean length of the sequences while they
+        decode, with a network and software that take no time.
+
+        Args:
+            batch: Sequences that decode together.
+            prompt_tokens: Of each.
+            output_tokens: Of each.
+        """
+        conditions = Conditions(
+            network=_NO_NETWORK, overhead_s=0.0, context_tokens=prompt_tokens + output_tokens // 2
+        )
+        return predict(self._plan, batch, conditions).pipelined.tokens_per_s
+
+
+def _stage_plan(model: ModelShape, stage: StageStatus) -> StagePlan:
+    if stage.layers is None:
+        raise InvalidArgumentError(f"stage {stage.index} has never been reached", field="stages")
+    return StagePlan(
+        gpu=_gpu(stage),
+        gpu_index=stage.index,
+        cost=StageCost(model=model, layers=LayerRange(*stage.layers)),
+        kv_bytes=stage.kv_bytes,
+    )
+
+
+def _gpu(stage: StageStatus) -> Gpu:
+    match = _EMULATED.fullmatch(stage.device or "")
+    if match is None:
+        raise InvalidArgumentError(
+            f"stage {stage.index} runs on {stage.device!r}, which is not emulated", field="device"
+        )
+    efficiency = float(match[2] or 1)
+    return gpu_named(match[1]).scaled(bandwidth=efficiency, compute=efficiency)

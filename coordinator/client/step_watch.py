@@ -1,0 +1,81 @@
+"""The steps of a coordinator as they happen, for synchronous callers."""
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import grpc
+
+from coordinator.client.channel import read_error
+from coordinator.client.steps import StepReader, StepRecord, read_origin_unix_ns
+from protos.stagecoach.v1 import generation_pb2
+
+if TYPE_CHECKING:
+    from grpc import _CallIterator  # grpc has no public name for it
+
+
+class StepWatch:
+    """Iterator over the `StepRecord`s of all requests, without end until it is closed.
+
+    Iteration by one thread; `close` may be called from any.
+
+    Args:
+        call: The running call.
+        address: Of the coordinator, for errors.
+
+    Raises:
+        StagecoachError: The coordinator does not let itself be watched.
+    """
+
+    def __init__(
+        self, call: "_CallIterator[generation_pb2.WatchStepsResponse]", address: str
+    ) -> None:
+        """Takes the call over and waits until the watch has begun."""
+        self._call = call
+        self._address = address
+        self._reader = StepReader()
+        try:
+            first = next(call, None)
+        except grpc.RpcError as error:
+            raise read_error(error, address) from error
+        self.origin_unix_ns = read_origin_unix_ns(first, address)
+        """Wall clock of the coordinator when the watch began, in nanoseconds since 1970."""
+
+    @property
+    def num_lost(self) -> int:
+        """Steps that the coordinator dropped because they were not read in time."""
+        return self._reader.num_lost
+
+    def __iter__(self) -> Self:
+        """The watch itself."""
+        return self
+
+    def __next__(self) -> StepRecord:
+        """Waits for the next record.
+
+        Raises:
+            StopIteration: The coordinator ended the watch in good order.
+            StagecoachError: The watch was closed, or the coordinator went away.
+        """
+        try:
+            while (record := self._reader.next()) is None:
+                self._reader.take(next(self._call))
+        except grpc.RpcError as error:
+            raise read_error(error, self._address) from error
+        return record
+
+    def close(self) -> None:
+        """Ends the watch; may be called again."""
+        self._call.cancel()
+
+    def __enter__(self) -> Self:
+        """The watch itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Closes the watch."""
+        self.close()

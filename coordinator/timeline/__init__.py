@@ -1,0 +1,1 @@
+"""The timeline of a run: which micro-batch was where, and when, as a picture to look at."""

@@ -1,0 +1,56 @@
+"""The state of a cluster, as the SDK gives it, for tests of what is made of it."""
+
+from coordinator.client import CoordinatorStatus, StageState, StageStatus
+from protos.layer_range import LayerRange
+
+
+def create_stage(index: int, layers: LayerRange, device: str) -> StageStatus:
+    return StageStatus(
+        index=index,
+        address=f"h:{index}",
+        state=StageState.READY,
+        layers=(layers.start, layers.end),
+        device=device,
+        dtype="float16",
+        emulated=device.startswith("emulated"),
+        version="1",
+        pid=1,
+        vocab_size=32000,
+        kv_block_size=16,
+        num_kv_blocks=600,
+        num_free_kv_blocks=600,
+        weight_bytes=0,
+        kv_bytes=10**10,
+    )
+
+
+def create_status(
+    num_stages: int,
+    *,
+    device: str = "cpu",
+    model_id: str = "m",
+    num_layers: int = 40,
+    ready: bool = True,
+) -> CoordinatorStatus:
+    ranges = LayerRange.split_evenly(num_layers, num_stages)
+    return CoordinatorStatus(
+        model_id=model_id,
+        ready=ready,
+        has_tokenizer=True,
+        version="1",
+        pid=1,
+        stages=tuple(create_stage(index, layers, device) for index, layers in enumerate(ranges)),
+        num_running=0,
+        num_waiting=0,
+        max_num_seqs=64,
+        num_kv_blocks=600,
+        num_free_kv_blocks=600,
+        num_cached_kv_blocks=0,
+        max_model_len=4096,
+        num_finished=0,
+        num_generated_tokens=0,
+        num_preemptions=0,
+        num_prefix_query_tokens=0,
+        num_prefix_hit_tokens=0,
+        tokens_per_second=0.0,
+    )

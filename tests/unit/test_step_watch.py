@@ -1,0 +1,140 @@
+"""The hub that hands records of steps to watchers, and what a record says."""
+
+import asyncio
+
+import pytest
+
+from coordinator.core.step import (
+    ScheduledSlice,
+    SchedulerOutput,
+    StageSpan,
+    StageTimings,
+    StepOutput,
+)
+from coordinator.core.step_record import StageVisit, StepInstants, StepRecord
+from coordinator.step_watch import CHUNK_RECORDS, MAX_WATCHES, StepHub, StepWatch
+from protos.errors import QueueFullError, UnavailableError
+
+
+def create_record(micro_batch_id: int = 0, started_ns: int = 100) -> StepRecord:
+    return StepRecord(
+        micro_batch_id=micro_batch_id,
+        num_sequences=1,
+        num_prefill_tokens=0,
+        num_decode_tokens=1,
+        instants=StepInstants(started_ns, 110, 180, 190, 190, 200),
+        stages=(StageVisit(StageSpan(120, 170), 5, 20, 3),),
+    )
+
+
+def publish(hub: StepHub, ids: range) -> None:
+    for micro_batch_id in ids:
+        hub.publish(create_record(micro_batch_id))
+
+
+async def read_ids(watch: StepWatch) -> list[int]:
+    return [record.micro_batch_id for record in (await anext(watch)).records]
+
+
+def test_nobody_watches_until_someone_does_and_after_they_leave() -> None:
+    hub = StepHub()
+    assert not hub.is_watched
+    watch = hub.watch(0)
+    assert hub.is_watched
+    watch.close()
+    watch.close()
+    assert not hub.is_watched
+
+
+async def test_every_watcher_gets_every_record_once() -> None:
+    hub = StepHub()
+    first, second = hub.watch(0), hub.watch(0)
+    publish(hub, range(3))
+    assert await read_ids(first) == [0, 1, 2]
+    publish(hub, range(3, 5))
+    assert await read_ids(first) == [3, 4]
+    assert await read_ids(second) == [0, 1, 2, 3, 4]
+
+
+async def test_a_reader_waits_for_the_next_record() -> None:
+    hub = StepHub()
+    reading = asyncio.create_task(read_ids(hub.watch(0)))
+    await asyncio.sleep(0)
+    assert not reading.done()
+    publish(hub, range(7, 8))
+    assert await reading == [7]
+
+
+async def test_a_slow_watcher_loses_the_oldest_records_and_is_told_how_many() -> None:
+    hub = StepHub(max_records=4)
+    slow, quick = hub.watch(0), hub.watch(0)
+    publish(hub, range(3))
+    assert await read_ids(quick) == [0, 1, 2]
+    publish(hub, range(3, 10))
+    lost = await anext(slow)
+    assert ([record.micro_batch_id for record in lost.records], lost.num_lost) == ([6, 7, 8, 9], 6)
+    assert (await anext(quick)).num_lost == 3
+    publish(hub, range(10, 11))
+    assert (await anext(slow)).num_lost == 0
+
+
+async def test_chunks_are_bounded() -> None:
+    hub = StepHub()
+    watch = hub.watch(0)
+    publish(hub, range(CHUNK_RECORDS + 1))
+    assert await read_ids(watch) == list(range(CHUNK_RECORDS))
+    assert await read_ids(watch) == [CHUNK_RECORDS]
+
+
+async def test_a_step_that_began_before_the_watch_is_not_told() -> None:
+    hub = StepHub()
+    watch = hub.watch(100)
+    hub.publish(create_record(1, started_ns=99))
+    hub.publish(create_record(2, started_ns=100))
+    assert await read_ids(watch) == [2]
+
+
+async def test_the_end_comes_after_what_is_unread() -> None:
+    hub = StepHub()
+    watch = hub.watch(0)
+    publish(hub, range(2))
+    hub.end(UnavailableError("shutting down"))
+    assert await read_ids(watch) == [0, 1]
+    with pytest.raises(UnavailableError, match="shutting down"):
+        await anext(watch)
+
+
+def test_watchers_are_bounded() -> None:
+    hub = StepHub()
+    watches = [hub.watch(0) for _ in range(MAX_WATCHES)]
+    with pytest.raises(QueueFullError, match=str(MAX_WATCHES)):
+        hub.watch(0)
+    watches[0].close()
+    hub.watch(0)
+
+
+def create_slice(num_tokens: int, *, samples: bool) -> ScheduledSlice:
+    return ScheduledSlice("r", 0, 0, tuple(range(num_tokens)), samples)
+
+
+def test_a_record_counts_rows_and_leaves_the_coordinators_serialization_out_of_the_span() -> None:
+    output = SchedulerOutput(
+        micro_batch_id=9,
+        slices=(
+            create_slice(1, samples=True),
+            create_slice(1, samples=True),
+            create_slice(5, samples=True),
+            create_slice(1, samples=False),
+        ),
+        slot_ops=(),
+    )
+    inside = StageTimings(queue_ns=10, compute_ns=40, serialize_ns=6, wire_ns=44)
+    step = StepOutput(
+        micro_batch_id=9,
+        logits=(),
+        stage_timings=(inside.with_serialization(1000),),
+        stage_spans=(StageSpan(200, 300),),
+    )
+    record = StepRecord.of(output, step, StepInstants(1, 2, 3, 4, 4, 5))
+    assert (record.num_sequences, record.num_decode_tokens, record.num_prefill_tokens) == (4, 2, 6)
+    assert record.stages == (StageVisit(StageSpan(200, 300), 10, 40, 6),)
