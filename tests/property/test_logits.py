@@ -46,17 +46,19 @@ def test_candidates_are_the_head_of_a_stable_sort_and_cover_what_was_asked(
             conditions.append(mass >= request.min_mass - 1e-9)
         if request.min_gap is not None:
             conditions.append(row[head[0]] - row[head[-1]] >= request.min_gap)
-        if request.num_candidates >= VOCAB_SIZE or (conditions and not any(conditions)):
-            assert reduced.full is not None
+        is_enough = not conditions or any(conditions)
+        # The stage sums in float32: rounding may tip the balance, either way.
+        is_close = request.min_mass is not None and abs(mass - request.min_mass) < 1e-6
+        if reduced.full is not None:
             assert reduced.full.tolist() == row
             assert not reduced.candidate_ids
-        elif reduced.full is None:
+            assert request.num_candidates >= VOCAB_SIZE or not is_enough or is_close
+        else:
             assert reduced.candidate_ids == head
             assert reduced.candidate_logits == [row[i] for i in head]
             assert reduced.token_logits == [row[i] for i in request.token_ids]
-        else:  # only rounding may tip the balance
-            assert request.min_mass is not None
-            assert abs(mass - request.min_mass) < 1e-6
+            assert request.num_candidates < VOCAB_SIZE
+            assert is_enough or is_close
 
 
 def test_a_row_with_nan_says_so_and_leaves_its_neighbours_alone() -> None:
