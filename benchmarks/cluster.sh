@@ -84,6 +84,13 @@ run_on() {
 	ip netns exec "$node" "$@"
 }
 
+# In the background: takes the place of its subshell, so that `$!` is the server itself.
+serve_on() {
+	local node="$prefix-$1"
+	shift
+	exec ip netns exec "$node" "$@" 2>>"$log"
+}
+
 ip netns add "$switch"
 ip -n "$switch" link add bridge0 type bridge
 ip -n "$switch" link set bridge0 up
@@ -102,12 +109,12 @@ stages=()
 for layers in $("$python" -c "$split" "$model" "$num_stages"); do
 	node=$((node + 1))
 	address="$network.$((10 + node)):$port"
-	run_on "$node" "$python" -m stage_server --model "$model" --layers "$layers" \
-		--listen "$address" --engine emulated --emulate "$gpu" 2>>"$log" &
+	serve_on "$node" "$python" -m stage_server --model "$model" --layers "$layers" \
+		--listen "$address" --engine emulated --emulate "$gpu" &
 	pids+=($!)
 	stages+=(--stage "$address")
 done
-run_on 0 "$python" -m coordinator.cli serve --model "$model" "${stages[@]}" 2>>"$log" &
+serve_on 0 "$python" -m coordinator.cli serve --model "$model" "${stages[@]}" &
 pids+=($!)
 
 run_on 0 "$python" -c '

@@ -17,7 +17,7 @@ from coordinator.scheduler.rate_window import Landing, RateWindow
 from coordinator.scheduler.step_times import LIKELY_FIXED_SHARE, StepTimes
 from coordinator.scheduler.throttle import step_budget
 
-MIN_GAIN = 1.03
+MIN_GAIN = 1.01
 """A deeper pipeline must be better by this much; about equal, the shallower one is taken."""
 
 _WINDOW_ROUNDS = 4
@@ -27,7 +27,7 @@ _WINDOW_NS = 50_000_000
 _HOPELESS = 0.8
 """A trial that after one round is at less than this share of the rate before it ends at once."""
 
-_PAUSE = 16
+_PAUSE = 64
 """From the start of a trial, none follows for so many windows; unless it succeeds, or was the
 first to compare with one at a time."""
 
