@@ -43,11 +43,21 @@ stub-drift: $(INSTALLED)  ## fail if `make protos` would change something
 protos: $(INSTALLED)  ## generate the Python stubs of the .proto files
 	@$(BIN)/python -m protos.generate
 
-bench: $(INSTALLED)  ## print the benchmark tables; takes minutes, wants a quiet machine
+bench: $(INSTALLED)  ## print the benchmark tables; takes half an hour, wants a quiet machine
 	@$(BIN)/python -m benchmarks.overhead
 	@$(BIN)/python -m benchmarks.kv_capacity
 	@$(BIN)/python -m benchmarks.prefix_cache
+	@$(BIN)/python -m benchmarks.prefill_stall
+	@$(BIN)/python -m benchmarks.scheduler_cost
+	@$(BIN)/python -m benchmarks.growth
+	@if [[ "$$(id -u)" == 0 ]]; then \
+		benchmarks/cluster.sh --stages 3 --batch 1,2,4,8; \
+		benchmarks/cluster.sh --stages 4 --batch 96 --output-tokens 224; \
+	else \
+		echo "left out: benchmarks/cluster.sh needs root, to make network namespaces"; \
+	fi
 	@$(BIN)/python -m benchmarks.versus_transformers
+	@$(BIN)/python -m benchmarks.peers
 
 clean:  ## delete .venv and every cache
 	@rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -1,6 +1,7 @@
 """Every command and program of the README is run, as it stands there.
 
 Only addresses differ: free ports on loopback take the place of fixed ones and of the three boxes.
+And a bench repeats once.
 """
 
 import contextlib
@@ -45,14 +46,14 @@ def environment(**variables: str) -> dict[str, str]:
     return {**os.environ, "PATH": path, **variables}
 
 
-def run(command: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+def run(command: str, *, cwd: Path = ROOT, **variables: str) -> "subprocess.CompletedProcess[str]":
     """Runs a command to its end; it must succeed."""
     done = subprocess.run(
         shlex.split(command),
         capture_output=True,
         text=True,
         timeout=READY_S,
-        cwd=ROOT,
+        cwd=cwd,
         env=environment(**variables),
         stdin=subprocess.DEVNULL,
         check=False,
@@ -61,9 +62,9 @@ def run(command: str, **variables: str) -> "subprocess.CompletedProcess[str]":
     return done
 
 
-def output_of(command: str, **variables: str) -> str:
+def output_of(command: str, *, cwd: Path = ROOT, **variables: str) -> str:
     """What a command prints on stdout."""
-    return run(command, **variables).stdout
+    return run(command, cwd=cwd, **variables).stdout
 
 
 @contextmanager
@@ -89,7 +90,7 @@ def server(command: str) -> Iterator[dict[str, str]]:
 @pytest.fixture(scope="module")
 def coordinator() -> Iterator[str]:
     """The cluster of the sixty seconds; yields its address."""
-    [command] = commands_of("coordinator-cli", "up")
+    [command] = [one for one in commands_of("coordinator-cli", "up") if "emulated" not in one]
     with server(f"{command} --grpc-port 0") as ready:
         yield ready["grpc"]
 
@@ -101,6 +102,8 @@ def test_no_command_is_without_a_test() -> None:
         ("coordinator-cli", "generate"),
         ("coordinator-cli", "status"),
         ("coordinator-cli", "serve"),
+        ("coordinator-cli", "plan"),
+        ("coordinator-cli", "bench"),
         ("stage-server", "--model"),
     }
     assert {tuple(command.split()[:2]) for command in COMMANDS} == tested
@@ -114,15 +117,42 @@ def test_the_demo_answers_and_shows_where_the_time_went() -> None:
 
 
 @pytest.mark.parametrize("command", commands_of("coordinator-cli", "generate"))
-def test_generate_commands(coordinator: str, command: str) -> None:
-    text = output_of(command, STAGECOACH_COORDINATOR=coordinator)
+def test_generate_commands(coordinator: str, command: str, tmp_path: Path) -> None:
+    text = output_of(command, cwd=tmp_path, STAGECOACH_COORDINATOR=coordinator)
     if "capital of France" in command:
         assert "Paris" in text
     if "--json" in command:
         answer = json.loads(text)
         assert answer["finish_reason"] in ("stop", "length")
         assert len(answer["token_ids"]) == answer["usage"]["completion_tokens"] > 0
+    if "--trace" in command:
+        assert json.loads((tmp_path / "steps.json").read_text())["traceEvents"]
     assert text.strip()
+
+
+def test_the_plan_says_what_fits_and_how_fast() -> None:
+    [command] = commands_of("coordinator-cli", "plan")
+    text = output_of(command)
+    assert "26.03 GB" in text
+    assert "rtx-3060-12gb" in text
+
+
+def test_the_emulated_cluster_serves_token_ids() -> None:
+    [command] = [one for one in commands_of("coordinator-cli", "up") if "emulated" in one]
+    with server(f"{command} --grpc-port 0") as ready:
+        answer = output_of(
+            "coordinator-cli generate --prompt-token-ids 1,2,3 --max-tokens 4 --json",
+            STAGECOACH_COORDINATOR=ready["grpc"],
+        )
+        assert len(json.loads(answer)["token_ids"]) == 4
+
+
+def test_the_bench(coordinator: str, tmp_path: Path) -> None:
+    [command] = commands_of("coordinator-cli", "bench")
+    text = output_of(f"{command} --repeats 1", cwd=tmp_path, STAGECOACH_COORDINATOR=coordinator)
+    assert "tokens/s" in text
+    assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((tmp_path / "bench.json").read_text())["traceEvents"]
 
 
 def test_status_shows_every_stage(coordinator: str) -> None:
