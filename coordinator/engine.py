@@ -196,6 +196,7 @@ class Engine:
     async def _serve(self) -> None:
         while True:
             if not self._pipeline.is_open:
+                await self._emit()  # the wait may be long, and end all requests
                 await self._recover()
             self._fill()
             await self._emit()

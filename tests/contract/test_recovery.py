@@ -17,8 +17,9 @@ from coordinator.config import CoordinatorConfig
 from coordinator.core.request_spec import RequestSpec, TokenPrompt
 from coordinator.core.sequence import Sequence
 from coordinator.core.status import EngineStatus
-from coordinator.core.step import ScheduledSlice, SchedulerOutput
+from coordinator.core.step import LogitsRequest, ScheduledSlice, SchedulerOutput, StepOutput
 from coordinator.pipeline import wire
+from coordinator.pipeline.pipeline import Pipeline
 from coordinator.pipeline.stage_link import LinkConfig, StageLink
 from coordinator.scheduler import Scheduler
 from model_files import open_model
@@ -156,6 +157,37 @@ async def test_requests_fail_typed_when_a_stage_stays_away(model: Path) -> None:
         with pytest.raises(UnavailableError, match="the pipeline is down"):
             engine.submit(spec)
         assert engine.num_requests == 0
+
+
+async def test_what_was_generated_is_sent_though_a_stage_is_lost_at_that_moment(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    num_tokens = 7
+    real_run = Pipeline.run
+
+    async def run(
+        pipeline: Pipeline, output: SchedulerOutput, logits: list[LogitsRequest]
+    ) -> StepOutput:
+        result = await real_run(pipeline, output, logits)
+        if any(piece.start_position == len(PROMPTS[0]) + num_tokens - 2 for piece in output.slices):
+            (link,) = pipeline._links
+            assert link._call is not None
+            link._lose(link._call, UnavailableError("lost with the last token on its way"))
+        return result
+
+    async def reconnect(_pipeline: Pipeline, _timeout_s: float) -> None:
+        raise UnavailableError("it stays away")
+
+    async with running_stage(model, LayerRange(0, 6)) as address:
+        config = CoordinatorConfig(model=str(model), stages=(address,))
+        engine = await open_engine(config, open_model(config.model))
+        expected = await generate(engine, PROMPTS[0], num_tokens)
+        monkeypatch.setattr(Pipeline, "run", run)
+        monkeypatch.setattr(Pipeline, "reconnect", reconnect)
+        assert await generate(engine, PROMPTS[0], num_tokens) == expected
+        with pytest.raises(UnavailableError, match="it stays away"):
+            await generate(engine, PROMPTS[0], 1)
+        await engine.close(0.0)
 
 
 async def test_an_idle_link_stays_up_however_often_it_is_pinged(model: Path) -> None:
