@@ -30,6 +30,7 @@ from coordinator.throughput import ThroughputMeter
 from protos.errors import (
     DeadlineExceededError,
     InternalError,
+    InvalidArgumentError,
     KvFullError,
     StagecoachError,
     StaleStateError,
@@ -107,7 +108,7 @@ class Engine:
 
         Raises:
             UnavailableError: The engine is draining, or a stage has been lost for too long.
-            InvalidArgumentError: See `Admission.admit`.
+            InvalidArgumentError: The id is in use; or see `Admission.admit`.
             ContextLengthExceededError: Prompt and output cannot fit.
             QueueFullError: Too many requests wait.
         """
@@ -116,6 +117,10 @@ class Engine:
         if self._outage is not None:
             raise UnavailableError(self._outage)
         self._scheduler.check_room()
+        if spec.request_id in self._requests:  # the scheduler forgets it before its end is sent
+            raise InvalidArgumentError(
+                f"request_id {spec.request_id!r} is in use", field="request_id"
+            )
         request = self._admission.admit(spec)
         sequence = self._scheduler.add(request)
         request_id = request.request_id
@@ -191,6 +196,7 @@ class Engine:
     async def _serve(self) -> None:
         while True:
             if not self._pipeline.is_open:
+                await self._emit()  # the wait may be long, and end all requests
                 await self._recover()
             self._fill()
             await self._emit()

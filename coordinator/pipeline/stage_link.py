@@ -1,8 +1,9 @@
 """The link to one stage: a channel, one Forward stream, and the micro-batches in flight on it.
 
-One reader task owns the stream's answers and resolves a future for each micro-batch; deadlines are
-on the futures, since cancelling a read would break the stream. Writes go out in the order of the
-calls, which keeps slot operations in order. gRPC's own retries are off: replay is ours.
+One reader task owns the stream's answers and resolves a future for each micro-batch; another looks
+at the deadlines, since cancelling a read would break the stream. A stage runs one micro-batch after
+the other, so only the first of those it has not answered can be late. Writes go out in the order of
+the calls, which keeps slot operations in order. gRPC's own retries are off: replay is ours.
 """
 
 import asyncio
@@ -49,7 +50,7 @@ class LinkConfig:
     connect_timeout_s: float = 5.0
     """For GetInfo and for opening the stream."""
     step_timeout_s: float = 30.0
-    """For one micro-batch, at any number of tokens."""
+    """For one micro-batch, at any number of tokens, once those before it are answered."""
     step_timeout_per_token_s: float = 0.25
     """Added for every token of the micro-batch."""
     keepalive_s: float = 5.0
@@ -92,7 +93,12 @@ class StageLink:
         self._call: ForwardCall | None = None
         self._tasks: tuple[asyncio.Task[None], ...] = ()
         self._write_lock = asyncio.Lock()
-        self._pending: dict[int, _Pending] = {}
+        self._pending: dict[int, asyncio.Future[_Arrival | StagecoachError]] = {}
+        self._unanswered: dict[int, int] = {}
+        """Tokens of each micro-batch that the stage was sent and has not answered, in order; those
+        that were given up keep it busy too."""
+        self._turn_began_s = 0.0
+        """When the first of them was, on the event loop's clock."""
 
     @property
     def is_open(self) -> bool:
@@ -172,6 +178,7 @@ class StageLink:
             call.cancel()
             raise IncompatibleError(f"stage {self.address} did not answer `open` with `opened`")
         self._call = call
+        self._unanswered.clear()
         self._tasks = (
             asyncio.create_task(self._take_answers(call), name=f"reader {self.address}"),
             asyncio.create_task(self._watch(call), name=f"watch {self.address}"),
@@ -193,26 +200,26 @@ class StageLink:
         if call is None:
             raise UnavailableError(f"stage {self.address} is not connected")
         started_ns = time.perf_counter_ns()
-        config = self._config
-        timeout_s = config.step_timeout_s + num_tokens * config.step_timeout_per_token_s
         loop = asyncio.get_running_loop()
-        pending = _Pending(loop.create_future(), num_tokens, loop.time() + timeout_s)
         micro_batch_id = request.micro_batch.micro_batch_id
-        self._pending[micro_batch_id] = pending
+        future = self._pending[micro_batch_id] = loop.create_future()
         try:
             async with self._write_lock:
-                if not pending.future.done():  # given up while it waited
+                if not future.done():  # given up while it waited
+                    if not self._unanswered:
+                        self._turn_began_s = loop.time()
+                    self._unanswered[micro_batch_id] = num_tokens
                     await call.write(request)
-            arrival = await pending.future
+            arrival = await future
         except asyncio.CancelledError:
             # grpc.aio raises it also when the watch cancels a call that does not take a write.
             task = asyncio.current_task()
-            if (task is not None and task.cancelling()) or not pending.future.done():
+            if (task is not None and task.cancelling()) or not future.done():
                 raise
-            arrival = pending.future.result()
+            arrival = future.result()
         except (grpc.RpcError, asyncio.InvalidStateError):
-            if pending.future.done():  # the reader or the watch knows why
-                arrival = pending.future.result()
+            if future.done():  # the reader or the watch knows why
+                arrival = future.result()
             else:
                 arrival = self._lost(await self._ending(call))
                 self._lose(call, arrival)
@@ -228,9 +235,9 @@ class StageLink:
 
     def give_up(self, error: StagecoachError) -> None:
         """Fails what is in flight, though the stream goes on; what was not sent never is."""
-        for pending in self._pending.values():
-            if not pending.future.done():
-                pending.future.set_result(error)
+        for future in self._pending.values():
+            if not future.done():
+                future.set_result(error)
 
     async def close(self) -> None:
         """Ends the stream, which frees its slots on the stage, and closes the channel."""
@@ -245,12 +252,15 @@ class StageLink:
 
     async def _take_answers(self, call: ForwardCall) -> None:
         """Resolves futures until the stream ends, then says so to everyone who waits."""
+        now = asyncio.get_running_loop().time
         try:
             while (response := await _read(call)) is not None:
                 arrived_ns = time.perf_counter_ns()
-                pending = self._pending.get(response.result.micro_batch_id)
-                if pending is not None and not pending.future.done():
-                    pending.future.set_result(_Arrival(response.result, arrived_ns))
+                self._unanswered.pop(response.result.micro_batch_id, None)
+                self._turn_began_s = now()
+                future = self._pending.get(response.result.micro_batch_id)
+                if future is not None and not future.done():
+                    future.set_result(_Arrival(response.result, arrived_ns))
         except grpc.RpcError:
             _log.debug("stream to %s broke", self.address)
         self._lose(call, self._lost(await self._ending(call)))
@@ -258,11 +268,15 @@ class StageLink:
     async def _watch(self, call: ForwardCall) -> None:
         """Gives the stage up when a micro-batch is late. One timer a link costs a step nothing."""
         now = asyncio.get_running_loop().time
+        config = self._config
         while self._call is call:
             await asyncio.sleep(WATCH_PERIOD_S)
-            late = next((one for one in self._pending.values() if one.deadline_s < now()), None)
-            if late is not None:
-                message = f"a micro-batch of {late.num_tokens} tokens was not answered in time"
+            num_tokens = next(iter(self._unanswered.values()), None)
+            if num_tokens is None:
+                continue
+            timeout_s = config.step_timeout_s + num_tokens * config.step_timeout_per_token_s
+            if now() > self._turn_began_s + timeout_s:
+                message = f"a micro-batch of {num_tokens} tokens was not answered in time"
                 self._lose(call, DeadlineExceededError(f"stage {self.address}: {message}"))
                 call.cancel()
 
@@ -315,15 +329,6 @@ class StageLink:
         channel, self._channel = self._channel, None
         if channel is not None:
             await channel.close()
-
-
-class _Pending(NamedTuple):
-    """A micro-batch that the stage has not answered."""
-
-    future: "asyncio.Future[_Arrival | StagecoachError]"
-    num_tokens: int
-    deadline_s: float
-    """On the event loop's clock."""
 
 
 class _Arrival(NamedTuple):

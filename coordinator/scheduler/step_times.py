@@ -20,6 +20,8 @@ _EPOCH = 1024
 LIKELY_FIXED_SHARE = 0.5
 """Share of the time of the smallest micro-batch seen that a still smaller one likely takes too."""
 
+_MIN_PREFILL_WEIGHT = 0.01
+
 
 class StepTime(NamedTuple):
     """Time of one micro-batch, in nanoseconds."""
@@ -110,7 +112,8 @@ class StepTimes:
     def prefill_weight(self, num_decodes: int) -> float:
         """What one more token in a micro-batch costs, in tokens of a decode of `num_decodes`.
 
-        Below one where reading weights dominates, because decodes share that cost.
+        Below one where reading weights dominates, because decodes share that cost. Above zero,
+        though a measured curve may fall: a micro-batch of prompts alone gets something done too.
         """
         smallest, largest = self._points[0], self._points[-1]
         if num_decodes == 0 or largest is smallest:
@@ -118,7 +121,7 @@ class StepTimes:
         more_ns = largest.time.slowest_ns - smallest.time.slowest_ns
         more_ns_per_token = more_ns / (largest.num_tokens - smallest.num_tokens)
         ns_per_decode = max(1.0, self.of(num_decodes).slowest_ns / num_decodes)
-        return min(1.0, max(0.0, more_ns_per_token / ns_per_decode))
+        return min(1.0, max(_MIN_PREFILL_WEIGHT, more_ns_per_token / ns_per_decode))
 
     def _drop_stale(self) -> None:
         kept = [

@@ -296,6 +296,21 @@ async def test_cancelling_with_several_in_flight_disturbs_no_other(model: Path) 
         assert await asyncio.gather(*kept, late) == [expected] * 4
 
 
+async def test_an_id_is_in_use_until_its_request_has_ended(engine: Engine) -> None:
+    spec = create_spec(request_id="mine", max_tokens=2)
+    first = engine.submit(spec)
+    num_refused = 0
+    while engine.num_requests:
+        with pytest.raises(InvalidArgumentError, match="'mine' is in use"):
+            engine.submit(spec)
+        num_refused += 1
+        await asyncio.sleep(0)
+    assert first.is_ended
+    assert num_refused > 0
+    *_, finished = [event async for event in engine.submit(spec)]
+    assert isinstance(finished, Finished)
+
+
 async def test_nan_logits_fail_one_request_and_not_its_neighbours(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

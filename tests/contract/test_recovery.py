@@ -17,14 +17,16 @@ from coordinator.config import CoordinatorConfig
 from coordinator.core.request_spec import RequestSpec, TokenPrompt
 from coordinator.core.sequence import Sequence
 from coordinator.core.status import EngineStatus
-from coordinator.core.step import ScheduledSlice, SchedulerOutput
+from coordinator.core.step import LogitsRequest, ScheduledSlice, SchedulerOutput, StepOutput
 from coordinator.pipeline import wire
+from coordinator.pipeline.pipeline import Pipeline
 from coordinator.pipeline.stage_link import LinkConfig, StageLink
 from coordinator.scheduler import Scheduler
 from model_files import open_model
 from protos.errors import DeadlineExceededError, UnavailableError
 from protos.layer_range import LayerRange
 from protos.stagecoach.v1 import stage_pb2
+from stage_server.batch import ForwardBatch, ForwardOutput
 from stage_server.config import ListenAddress
 from stage_server.torch_engine import TorchEngine
 from tests.clusters import assert_nothing_held, generate, running_stage, status_when
@@ -157,6 +159,37 @@ async def test_requests_fail_typed_when_a_stage_stays_away(model: Path) -> None:
         assert engine.num_requests == 0
 
 
+async def test_what_was_generated_is_sent_though_a_stage_is_lost_at_that_moment(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    num_tokens = 7
+    real_run = Pipeline.run
+
+    async def run(
+        pipeline: Pipeline, output: SchedulerOutput, logits: list[LogitsRequest]
+    ) -> StepOutput:
+        result = await real_run(pipeline, output, logits)
+        if any(piece.start_position == len(PROMPTS[0]) + num_tokens - 2 for piece in output.slices):
+            (link,) = pipeline._links
+            assert link._call is not None
+            link._lose(link._call, UnavailableError("lost with the last token on its way"))
+        return result
+
+    async def reconnect(_pipeline: Pipeline, _timeout_s: float) -> None:
+        raise UnavailableError("it stays away")
+
+    async with running_stage(model, LayerRange(0, 6)) as address:
+        config = CoordinatorConfig(model=str(model), stages=(address,))
+        engine = await open_engine(config, open_model(config.model))
+        expected = await generate(engine, PROMPTS[0], num_tokens)
+        monkeypatch.setattr(Pipeline, "run", run)
+        monkeypatch.setattr(Pipeline, "reconnect", reconnect)
+        assert await generate(engine, PROMPTS[0], num_tokens) == expected
+        with pytest.raises(UnavailableError, match="it stays away"):
+            await generate(engine, PROMPTS[0], 1)
+        await engine.close(0.0)
+
+
 async def test_an_idle_link_stays_up_however_often_it_is_pinged(model: Path) -> None:
     lost: list[None] = []
     async with running_stage(model, LayerRange(0, 6)) as address:
@@ -195,6 +228,48 @@ async def test_a_stage_that_does_not_answer_in_time_is_given_up(
         assert not link.is_open
         with pytest.raises(UnavailableError, match="not connected"):
             await link.forward(wire.first_request(output), 2)
+        await link.close()
+
+
+@pytest.mark.parametrize("given_up", [False, True])
+async def test_a_micro_batch_is_not_late_while_the_one_before_it_has_its_time(
+    model: Path, monkeypatch: pytest.MonkeyPatch, *, given_up: bool
+) -> None:
+    real_forward = TorchEngine.forward
+
+    def forward(engine: TorchEngine, batch: ForwardBatch) -> ForwardOutput:
+        if batch.num_tokens > 1:
+            time.sleep(1.2)
+        return real_forward(engine, batch)
+
+    prompt = ScheduledSlice("r", kv_slot=0, start_position=0, token_ids=(5,) * 20, samples=False)
+    token = ScheduledSlice("s", kv_slot=1, start_position=0, token_ids=(6,), samples=False)
+    async with running_stage(model, LayerRange(0, 6)) as address:
+        link = StageLink(
+            address,
+            coordinator_id="tester",
+            config=LinkConfig(step_timeout_s=0.5, step_timeout_per_token_s=0.2),
+            on_lost=lambda: None,
+        )
+        await link.open(await link.get_info(), epoch=1)
+        monkeypatch.setattr(TorchEngine, "forward", forward)
+        long, short = (
+            asyncio.create_task(
+                link.forward(
+                    wire.first_request(
+                        SchedulerOutput(micro_batch_id=index, slices=(piece,), slot_ops=())
+                    ),
+                    len(piece.token_ids),
+                )
+            )
+            for index, piece in enumerate((prompt, token))
+        )
+        if given_up:
+            await asyncio.sleep(0.1)  # it is being computed
+            long.cancel()
+        await short
+        assert link.is_open
+        assert long.cancelled() == given_up
         await link.close()
 
 

@@ -2,6 +2,9 @@
 
 import pytest
 
+from coordinator.core.step import ScheduledSlice, SchedulerOutput, StageTimings
+from coordinator.scheduler.load import Load
+from coordinator.scheduler.pace import Pace
 from tests.simulated_cluster import (
     MS,
     SimulatedCluster,
@@ -132,6 +135,26 @@ def test_running_streams_hardly_feel_a_long_prompt(num_running: int, compute_ns:
     gaps = sorted(cluster.gaps_ns(since_ns=start_ns, without=newcomer))
     assert gaps[int(0.99 * len(gaps))] <= 3 * p50_ns
     assert gaps[-1] <= 4 * p50_ns
+
+
+def test_copes_with_prompts_that_cost_nothing_while_the_only_stream_waits_for_memory() -> None:
+    pace = Pace(num_stages=3, max_num_batched_tokens=512)
+    load = Load(num_decodes=1, num_prefills=2, num_prefill_tokens=64, empty_kv_share=0.0)
+    depths = set()
+    for step in range(100):
+        plan = pace.plan(load, num_in_flight=0, num_prefill_only=0)
+        assert plan is not None
+        depths.add(plan.depth)
+        num_tokens = 32 if step else 64
+        piece = ScheduledSlice("prompt", 0, 0, (1,) * num_tokens, samples=False)
+        pace.observe(
+            SchedulerOutput(micro_batch_id=step, slices=(piece,), slot_ops=()),
+            depth=plan.depth,
+            load=load,
+            stages=[StageTimings(queue_ns=0, compute_ns=10 * MS, serialize_ns=0, wire_ns=0)] * 3,
+            landed_ns=step * 30 * MS,
+        )
+    assert len(depths) > 1, "depths were compared"
 
 
 def test_a_prompt_that_comes_alone_is_not_cut() -> None:
