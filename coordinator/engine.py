@@ -188,9 +188,10 @@ class Engine:
             await self._serve()
         except Exception:
             self._outage = "the engine stopped; see the coordinator's log"
-            for request_id in tuple(self._requests):
-                self._fail(request_id, InternalError(self._outage))
             _log.exception("the engine stopped")
+            for live in self._requests.values():  # past the scheduler, which may be what is broken
+                live.stream.end(InternalError(self._outage))
+            self._requests.clear()
             raise
 
     async def _serve(self) -> None:

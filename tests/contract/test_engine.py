@@ -16,6 +16,7 @@ from coordinator.core.request_spec import RequestSpec, TextPrompt, TokenPrompt
 from coordinator.core.sampling_params import SamplingParams
 from coordinator.engine import Engine
 from coordinator.pipeline.stage_link import StageLink, StageReply
+from coordinator.scheduler import Scheduler
 from model_files import open_model
 from protos.errors import (
     ContextLengthExceededError,
@@ -341,6 +342,27 @@ async def test_replays_are_bounded(engine: Engine, monkeypatch: pytest.MonkeyPat
     assert "given up after 2 replays" in error.message
     assert not saboteur.actions
     assert len(await generate(engine, PROMPT, 5)) == 5
+
+
+async def test_a_bug_ends_every_request_whatever_it_broke(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    async with running_stage(model, LayerRange(0, 6)) as address:
+        config = CoordinatorConfig(model=str(model), stages=(address,))
+        engine = await open_engine(config, open_model(config.model))
+        monkeypatch.setattr(Scheduler, "update", fail)
+        monkeypatch.setattr(Scheduler, "finish", fail)
+        errors = await asyncio.gather(*(failure(engine, create_spec()) for _ in range(3)))
+        assert [type(error) for error in errors] == [InternalError] * 3
+        assert all("the engine stopped" in error.message for error in errors)
+        with pytest.raises(RuntimeError, match="a bug"):
+            await engine.wait_stopped()
+        with pytest.raises(UnavailableError, match="the engine stopped"):
+            engine.submit(create_spec())
+        await engine.close(grace_s=5.0)
 
 
 async def test_a_coordinator_refuses_stages_of_another_model(model: Path, tmp_path: Path) -> None:
