@@ -6,6 +6,7 @@ compiler; the build is kept in a cache folder between runs.
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -32,6 +33,8 @@ _CMAKE_OPTIONS = (
     "-DLLAMA_BUILD_SERVER=OFF",
 )
 _START_TIMEOUT_S = 10
+_ATTEMPTS = 3
+"""Its log thread now and then loses the last rows when it exits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,8 +140,14 @@ def batched_bench(
     command += ["-t", str(setting.num_threads), "--output-format", "jsonl"]
     command += ["-npp", str(num_prompt_tokens), "-ntg", str(num_tokens)]
     command += ["-npl", ",".join(map(str, batches))]
-    output = _run(command, environment=setting.environment)
-    rows = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    for _ in range(_ATTEMPTS):
+        output = _run(command, environment=setting.environment)
+        # A row may stand behind other output that has no newline of its own.
+        rows = [json.loads(row) for row in re.findall(r'{"n_kv_max".*}', output)]
+        if {row["pl"] for row in rows} == set(batches):
+            break
+    else:
+        sys.exit(f"llama-batched-bench does not say all of batches {batches}: {output[-2000:]}")
     return {row["pl"]: Speed(prefill=row["speed_pp"], decode=row["speed_tg"]) for row in rows}
 
 
