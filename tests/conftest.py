@@ -1,6 +1,7 @@
-"""What every test run shares: quiet thread counts and one hypothesis profile."""
+"""What every test run shares: thread counts, signals and one hypothesis profile."""
 
 import os
+import signal
 
 from hypothesis import settings
 
@@ -8,6 +9,9 @@ from hypothesis import settings
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# In the background of a shell it is ignored, and what the tests start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No deadline: an example's time says nothing on a busy machine.
 settings.register_profile("stagecoach", deadline=None, print_blob=True)
