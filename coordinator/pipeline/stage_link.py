@@ -24,6 +24,7 @@ from protos.errors import (
     DeadlineExceededError,
     IncompatibleError,
     InvalidArgumentError,
+    RequestAbortedError,
     StagecoachError,
     UnavailableError,
 )
@@ -121,7 +122,7 @@ class StageLink:
                 stage_pb2.GetInfoRequest(), timeout=self._config.connect_timeout_s
             )
         except grpc.RpcError as error:
-            raise self._named(status.from_rpc_error(error)) from error
+            raise self._named(_unless_cancelled(status.from_rpc_error(error))) from error
         if message.protocol_version != PROTOCOL_VERSION:
             raise IncompatibleError(
                 f"stage {self.address}: protocol version is {message.protocol_version}, expected"
@@ -294,7 +295,7 @@ class StageLink:
         code, details = await call.code(), await call.details()
         if code == grpc.StatusCode.OK:
             return UnavailableError("it ended its stream")
-        return status.from_ending(code, details, await call.trailing_metadata())
+        return _unless_cancelled(status.from_ending(code, details, await call.trailing_metadata()))
 
     def _lost(self, cause: StagecoachError) -> UnavailableError:
         """What a stream that broke means, whatever the reason, to those who wait on it."""
@@ -334,6 +335,13 @@ class StageLink:
 class _Arrival(NamedTuple):
     result: stage_pb2.MicroBatchResult
     arrived_ns: int
+
+
+def _unless_cancelled(error: StagecoachError) -> StagecoachError:
+    """A call that nobody here cancelled ends so when its stage is going away."""
+    if isinstance(error, RequestAbortedError):
+        return UnavailableError("it cancelled the call")
+    return error
 
 
 async def _read(call: ForwardCall) -> stage_pb2.ForwardResponse | None:

@@ -310,3 +310,24 @@ async def test_a_stage_that_stops_reading_is_given_up_in_the_middle_of_a_write(
         await link.forward(request, 2)
     await link.close()
     await server.stop(0)
+
+
+async def test_a_stage_that_cancels_a_call_as_it_goes_away_is_waited_for() -> None:
+    async def get_info(_: bytes, context: "grpc.aio.ServicerContext[bytes, bytes]") -> bytes:
+        await context.abort(grpc.StatusCode.CANCELLED)
+        raise AssertionError("abort raises")
+
+    server = grpc.aio.server()
+    handler = grpc.method_handlers_generic_handler(
+        "stagecoach.v1.StageService", {"GetInfo": grpc.unary_unary_rpc_method_handler(get_info)}
+    )
+    server.add_generic_rpc_handlers((handler,))
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    link = StageLink(address, coordinator_id="c", config=LinkConfig(), on_lost=lambda: None)
+    try:
+        with pytest.raises(UnavailableError, match=address):
+            await link.get_info()
+    finally:
+        await link.close()
+        await server.stop(None)
