@@ -101,8 +101,8 @@ done
 split='
 import sys
 from model_files import open_model
-from protos.layer_range import LayerRange
-print(*LayerRange.split_evenly(open_model(sys.argv[1]).config.num_layers, int(sys.argv[2])))
+from roofline.layer_split import split_layers
+print(*split_layers(open_model(sys.argv[1]).config, int(sys.argv[2])))
 '
 node=0
 stages=()

@@ -19,6 +19,7 @@ from stage_server.config import (
     StageConfig,
     parse_bytes,
 )
+from stage_server.place import own_layers
 from stage_server.threads import default_num_threads, wait_passively
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -50,8 +51,23 @@ def stage_server(
         ),
     ],
     layers: Annotated[
-        str, typer.Option(metavar="START:END", help="Decoder layers of this stage, half-open.")
-    ],
+        str | None,
+        typer.Option(metavar="START:END", help="Decoder layers of this stage, half-open."),
+    ] = None,
+    stage: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N", help="Instead of layers: the Ith of N stages; all of them divide alike."
+        ),
+    ] = None,
+    stage_memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE,...",
+            help="For stage: memory of each of the N devices, such as 12GiB,8GiB,12GiB. Default: "
+            "they are alike.",
+        ),
+    ] = None,
     listen: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Address; port 0 takes a free one.")
     ] = str(_DEFAULT.listen),
@@ -120,7 +136,7 @@ def stage_server(
     try:
         config = StageConfig(
             model=model,
-            layers=LayerRange.parse(layers),
+            layers=own_layers(model, layers=layers, stage=stage, stage_memory=stage_memory),
             listen=ListenAddress.parse(listen),
             device=device,
             dtype=dtype,
@@ -141,6 +157,8 @@ def stage_server(
         )
     except InvalidArgumentError as error:
         raise typer.BadParameter(error.message) from error
+    except StagecoachError as error:
+        _fail(error.message)
     try:
         _run(config, log_level)
     except StagecoachError as error:
