@@ -94,10 +94,13 @@ async def open_choices(
             choice = Choice(engine.submit(prompt_specs[0]))
             opened.append([choice])
             num_prompt_tokens += (await choice.accepted()).num_prompt_tokens
+            _check_there(watch)
         if len(specs[0]) > 1:
             if engine.served_model.has_prefix_cache and num_prompt_tokens >= SHARED_PROMPT_TOKENS:
-                await _wait_for_prompts(opened, watch)
-            await _open_siblings(engine, specs, opened)
+                for group in opened:
+                    await group[0].wait_first()
+                _check_there(watch)
+            await _open_siblings(engine, specs, opened, watch)
         yield OpenChoices([choice for group in opened for choice in group], num_prompt_tokens)
     finally:
         watch.cancel()
@@ -133,23 +136,24 @@ async def run_all(
         await asyncio.wait(readers)
 
 
-async def _wait_for_prompts(opened: list[list[Choice]], watch: asyncio.Task[None]) -> None:
-    for group in opened:
-        await group[0].wait_first()
-    if watch.done():
-        raise RequestAbortedError("the client is gone")
-
-
 async def _open_siblings(
     engine: GenerationEngine,
     specs: Sequence[Sequence[RequestSpec]],
     opened: list[list[Choice]],
+    watch: asyncio.Task[None],
 ) -> None:
     for group, prompt_specs in zip(opened, specs, strict=True):
         for spec in prompt_specs[1:]:
             choice = Choice(engine.submit(spec))
             group.append(choice)
             await choice.accepted()
+            _check_there(watch)
+
+
+def _check_there(watch: asyncio.Task[None]) -> None:
+    """After any wait, and before more is admitted: what `watch` has not seen it cannot cancel."""
+    if watch.done():
+        raise RequestAbortedError("the client is gone")
 
 
 async def _cancel_when_gone(receive: Receive, opened: list[list[Choice]]) -> None:

@@ -84,6 +84,9 @@ _INTERNAL = _Answer(500, "server_error", "internal_error")
 _RETRIED = frozenset({429, 503})
 
 _PARAMS = {
+    "grammar.json_object": "response_format",
+    "grammar.json_schema": "response_format",
+    "grammar": "structured_outputs",
     "prompt.chat": "messages",
     "prompt": "prompt",
     "sampling": "",

@@ -77,7 +77,7 @@ class GenerationEngine(Protocol):
         ...
 
     def token_bytes(self, token_id: int) -> bytes:
-        """What a token stands for in a text; empty for a special token or without a tokenizer.
+        """What a token stands for in a text; empty without a tokenizer.
 
         Args:
             token_id: In the vocabulary.
