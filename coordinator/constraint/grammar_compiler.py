@@ -179,6 +179,8 @@ def _source(grammar: Grammar) -> str:
 
 
 def _json_source(schema: str) -> str:
+    if schema.strip() in ("true", "false"):  # options need an object
+        schema = f'{{"allOf": [{schema}]}}'
     # A keyword that is not implemented is refused, whatever the schema asks for.
     return llguidance.LLMatcher.grammar_from_json_schema(
         schema, defaults={"whitespace_pattern": _WHITESPACE}, overrides={"lenient": False}
