@@ -1,6 +1,7 @@
 """From a grammar to the tokens that may follow, on vocabularies small enough to read."""
 
 import asyncio
+import random
 import threading
 from typing import Any
 
@@ -106,21 +107,26 @@ async def test_a_model_without_an_end_token_takes_no_grammar() -> None:
         await compile_one("a", eos_token_ids=frozenset())
 
 
-async def test_a_grammar_is_compiled_once_while_it_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    compiled: list[str] = []
-
-    def matcher(vocabulary: object, source: str, **settings: Any) -> llguidance.LLMatcher:
-        compiled.append(source)
-        return real(vocabulary, source, **settings)
-
-    real: Any = llguidance.LLMatcher
-    matcher.grammar_from_regex = real.grammar_from_regex  # type: ignore[attr-defined]
-    monkeypatch.setattr(grammar_compiler.llguidance, "LLMatcher", matcher)
-    monkeypatch.setattr(grammar_compiler, "MAX_CACHED", 2)
+async def test_an_output_that_grows_too_complex_breaks_no_other_of_its_grammar(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Copies of a matcher share one automaton; the first to exceed its limit broke all."""
+    limits = llguidance.LLParserLimits(max_lexer_states=200, verbose_errors=False)
+    monkeypatch.setattr(grammar_compiler, "_LIMITS", limits)
     compiler = create_compiler()
-    for text in ("a", "b", "a", "1", "a", "b"):
-        await compiler.compile(regex(text))
-    assert len(compiled) == 4
+    grammar = regex("[ab]*a[ab]{300}1")
+    steady = await compiler.compile(grammar)
+    broken = await compiler.compile(grammar)
+    generator = random.Random(5)
+    for _ in range(300):
+        if len(broken.allowed_ids) == 0:
+            break
+        broken.append(generator.choice([A, B]))
+    assert "too many states" in broken.error.message
+    assert not broken.is_complete
+    for _ in range(40):
+        assert steady.allowed_ids.tolist() == [A, B, AB]
+        steady.append(A)
 
 
 @pytest.fixture
