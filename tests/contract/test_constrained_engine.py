@@ -97,7 +97,8 @@ def sampled(grammar: Grammar, seed: int) -> RequestSpec:
 
 
 async def run(engine: Engine, spec: RequestSpec) -> Output:
-    text, token_ids = "", ()
+    text = ""
+    token_ids: tuple[int, ...] = ()
     async for event in engine.submit(spec):
         if isinstance(event, TokensEvent):
             text += event.text
@@ -217,6 +218,7 @@ def mixed_spec(seed: int) -> RequestSpec:
         create_spec(
             regex_grammar("([a-z]{3}|[0-9]{4}| é){16}"),
             prompt=TokenPrompt(token_ids=PROMPT * (seed + 2)),
+            max_tokens=70,
             sampling=SamplingParams(temperature=1.0, seed=40 + seed, presence_penalty=0.1),
         ),
         **(free if seed == NUM_SEEDS - 1 else {}),
