@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from coordinator.core.request import Request
 from coordinator.core.request_spec import ChatPrompt, RequestSpec, TextPrompt, TokenPrompt
@@ -63,6 +63,25 @@ class Admission:
         # A tokenizer may know added tokens that the model has no embedding for.
         self._check_ids("prompt", token_ids)
         return token_ids
+
+    def detokenize(self, token_ids: Collection[int]) -> str:
+        """Turns token ids into text, special tokens left out.
+
+        Raises:
+            InvalidArgumentError: An id is outside the vocabulary, or the model has no tokenizer.
+            ContextLengthExceededError: There are more than one request may hold.
+        """
+        if self._tokenizer is None:
+            raise InvalidArgumentError("the model has no tokenizer", field="tokens")
+        if len(token_ids) > self._max_request_tokens:
+            raise ContextLengthExceededError(
+                f"{len(token_ids)} tokens given, one request may hold {self._max_request_tokens}",
+                num_tokens=len(token_ids),
+                limit=self._max_request_tokens,
+            )
+        self._check_ids("tokens", token_ids)
+        detokenizer = self._tokenizer.detokenizer()
+        return detokenizer.push(token_ids) + detokenizer.flush()
 
     def admit(self, spec: RequestSpec) -> Request:
         """Makes the request that `spec` asks for.
