@@ -13,8 +13,10 @@ from typing import NamedTuple
 
 from cryptography import x509
 
+from protos.errors import StagecoachError, UnauthenticatedError, UnavailableError
 from security.certificate import Certificate
-from security.tls import TlsFiles, is_signed_by
+from security.credentials import is_signed_by, read_authority
+from security.tls_files import TlsFiles
 
 PROBE_TIMEOUT_S = 2.0
 
@@ -23,38 +25,48 @@ _SIGNS = ("handshake failed", "verification check", "socket closed", "endpoint c
 
 
 class Trust(NamedTuple):
-    """What a client goes by."""
+    """What a client that uses TLS goes by."""
 
     authority: bytes | None = None
-    """PEM. None: it does not use TLS."""
+    """PEM of the authorities that it trusts. None: those of its system."""
     files: TlsFiles | None = None
     """The certificate that it shows, if any."""
 
 
-def is_about_tls(message: str) -> bool:
-    """True when a failed connection may be due to TLS, by what gRPC said of it."""
+def explained(error: StagecoachError, address: str, trust: Trust | None) -> StagecoachError:
+    """Gives an error of a connection that did not come about its reason, if TLS is the reason.
+
+    Blocks for some seconds when it may be, to try a handshake.
+
+    Args:
+        error: What the call ended with.
+        address: HOST:PORT of the server.
+        trust: What the client goes by. None: it speaks plain text.
+
+    Returns:
+        An UnauthenticatedError that says what to mend, or `error` itself.
+    """
+    if not isinstance(error, UnavailableError) or not _is_about_tls(error.message):
+        return error
+    reason = _reason(address, trust)
+    return error if reason is None else UnauthenticatedError(reason)
+
+
+def _is_about_tls(message: str) -> bool:
     return any(sign in message.lower() for sign in _SIGNS)
 
 
-def why_no_connection(address: str, trust: Trust) -> str | None:
-    """Tries a handshake and says in a few words what is wrong with it; blocks for some seconds.
-
-    Args:
-        address: HOST:PORT of the server.
-        trust: What the client goes by.
-
-    Returns:
-        What follows "HOST:PORT: ", or None when the reason is not TLS.
-    """
+def _reason(address: str, trust: Trust | None) -> str | None:
+    """What is wrong between the two sides; None when it is not TLS."""
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError):  # whatever it is, gRPC has said it
         chain = _served_chain(host, int(port))
-        if trust.authority is None:
-            return None if chain is None else "it speaks TLS, and this side does not"
+        if trust is None:
+            return None if chain is None else "it speaks TLS, and this side plain text"
         if chain is None:
-            return "it does not speak TLS, and this side does"
-        problem = _problem_of(chain, host, trust.authority)
+            return "it speaks plain text, and this side TLS"
+        problem = _problem_of(chain, host, trust)
         return problem or _refusal(host, int(port), trust.files)
     return None
 
@@ -79,7 +91,7 @@ def _served_chain(host: str, port: int) -> list[x509.Certificate] | None:
     return [] if der is None else [x509.load_der_x509_certificate(der)]
 
 
-def _problem_of(chain: list[x509.Certificate], host: str, authority: bytes) -> str | None:
+def _problem_of(chain: list[x509.Certificate], host: str, trust: Trust) -> str | None:
     """What a client must object to in the certificate of a server."""
     facts = Certificate.of(chain[0])
     problem = facts.problem_at(datetime.now(UTC))
@@ -92,7 +104,10 @@ def _problem_of(chain: list[x509.Certificate], host: str, authority: bytes) -> s
             f"its certificate ({facts.name}) is for {', '.join(facts.hosts) or 'no host'}, not for "
             f"{host}; issue one with `--host {host}`"
         )
-    if authority and not is_signed_by(chain, authority):
+    authority = trust.authority
+    if trust.files is not None and trust.files.authority is not None:
+        authority = read_authority(trust.files.authority, f"{trust.files.prefix}_ca")
+    if authority is not None and not is_signed_by(chain, authority):
         return f"its certificate ({facts.name}) is not signed by the CA that this side trusts"
     return None
 

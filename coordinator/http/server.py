@@ -12,6 +12,8 @@ from starlette.types import ASGIApp
 
 from coordinator.config import parse_address
 from protos.errors import UnavailableError
+from security.server_context import server_context
+from security.tls_files import TlsFiles
 
 _BACKLOG = 2048
 _CLOSING_GRACE_S = 1
@@ -26,11 +28,13 @@ class HttpServer:
     Args:
         listen: HOST:PORT; port 0 takes a free one.
         app: What answers.
+        tls: Who it is, for HTTPS. None: plain HTTP.
     """
 
-    def __init__(self, listen: str, app: ASGIApp) -> None:
+    def __init__(self, listen: str, app: ASGIApp, *, tls: TlsFiles | None = None) -> None:
         """Binds nothing yet."""
         self._listen = listen
+        self._scheme = "http" if tls is None else "https"
         self._server = uvicorn.Server(
             uvicorn.Config(
                 app,
@@ -43,6 +47,7 @@ class HttpServer:
                 proxy_headers=False,
                 server_header=False,
                 timeout_graceful_shutdown=_CLOSING_GRACE_S,
+                ssl_context_factory=None if tls is None else lambda *_: server_context(tls),
             )
         )
         self._socket: socket.socket | None = None
@@ -56,6 +61,7 @@ class HttpServer:
 
         Raises:
             UnavailableError: The address cannot be bound.
+            InvalidArgumentError: The TLS files are not good.
         """
         host, port = parse_address(self._listen, field="http_listen")
         self._socket = _bound_socket(host.strip("[]"), port, self._listen)
@@ -65,7 +71,7 @@ class HttpServer:
         await self._server.startup(sockets=[self._socket])
         self._ticking = asyncio.create_task(self._server.main_loop(), name="http-server")
         address = f"{host}:{self._socket.getsockname()[1]}"
-        _log.info("listening on http://%s", address)
+        _log.info("listening on %s://%s", self._scheme, address)
         return address
 
     async def stop(self) -> None:
