@@ -115,6 +115,7 @@ class Admission:
             if spec.ignore_eos
             else stop_token_ids | self._eos_token_ids,
             cache_salt=spec.cache_salt,
+            logprobs=spec.logprobs,
             arrival_ns=time.monotonic_ns(),
         )
 
