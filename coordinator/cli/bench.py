@@ -7,20 +7,14 @@ from typing import Annotated
 
 import typer
 
+from coordinator.cli import flags
 from coordinator.cli.batch_sizes import read_batch_sizes
 from coordinator.cli.failures import reported_failures
 from coordinator.cli.output_file import check_writable
 
 
 def bench(
-    coordinator: Annotated[
-        str,
-        typer.Option(
-            metavar="HOST:PORT",
-            envvar="STAGECOACH_COORDINATOR",
-            help="Address of the coordinator.",
-        ),
-    ] = "localhost:50050",
+    coordinator: flags.CoordinatorAddress = flags.DEFAULT_ADDRESS,
     batch: Annotated[
         str, typer.Option(metavar="N,N,...", help="Batch sizes: requests at the same time.")
     ] = "1,2,4,8",

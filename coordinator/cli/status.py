@@ -4,18 +4,12 @@ from typing import Annotated
 
 import typer
 
+from coordinator.cli import flags
 from coordinator.cli.failures import reported_failures
 
 
 def status(
-    coordinator: Annotated[
-        str,
-        typer.Option(
-            metavar="HOST:PORT",
-            envvar="STAGECOACH_COORDINATOR",
-            help="Address of the coordinator.",
-        ),
-    ] = "localhost:50050",
+    coordinator: flags.CoordinatorAddress = flags.DEFAULT_ADDRESS,
     timeout_s: Annotated[float, typer.Option(help="Seconds to wait for an answer.")] = 10.0,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
