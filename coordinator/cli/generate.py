@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coordinator.cli import flags
+from coordinator.cli.connection import ApiKeyFile, Connection, TlsCa
 from coordinator.cli.failures import reported_failures
 from coordinator.cli.output_file import check_writable
 from protos.errors import InvalidArgumentError
@@ -65,6 +66,8 @@ def generate(
         float | None, typer.Option(help="Seconds for the whole completion. Default: no limit.")
     ] = None,
     coordinator: flags.CoordinatorAddress = flags.DEFAULT_ADDRESS,
+    tls_ca: TlsCa = None,
+    api_key_file: ApiKeyFile = None,
     stats: Annotated[
         bool, typer.Option("--stats", help="Show on stderr where the time went.")
     ] = False,
@@ -100,7 +103,7 @@ def generate(
             check_writable("trace", trace)
 
         from coordinator.cli.completion_output import print_json, print_stats, stream_text
-        from coordinator.client import Client, GenerateOptions
+        from coordinator.client import GenerateOptions
 
         options = GenerateOptions(
             max_tokens=max_tokens,
@@ -120,7 +123,8 @@ def generate(
             logprobs=logprobs,
         )
         wanted = _conversation(str(text_or_ids), system) if chat else text_or_ids
-        with Client(coordinator) as client, _recording(coordinator, trace) as recorder:
+        connection = Connection.of(coordinator, tls_ca, api_key_file)
+        with connection.client() as client, _recording(connection, trace) as recorder:
             with client.generate(wanted, timeout_s=timeout_s, **options) as stream:
                 if not json_output:
                     stream_text(stream)
@@ -135,7 +139,7 @@ def generate(
 
 
 def _recording(
-    coordinator: str, trace: Path | None
+    connection: Connection, trace: Path | None
 ) -> "AbstractContextManager[StepRecorder | None]":
     """Watches the steps while the block runs, if there is a trace to be written."""
     if trace is None:
@@ -143,7 +147,7 @@ def _recording(
 
     from coordinator.timeline.recorder import StepRecorder
 
-    return StepRecorder(coordinator)
+    return StepRecorder(connection.client())
 
 
 def _read_prompt(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coordinator.cli import flags
+from coordinator.cli.connection import ApiKeyFile, Connection, TlsCa
 from coordinator.cli.failures import EXIT_FAILURE, reported_failures
 from protos.errors import InvalidArgumentError
 
@@ -45,6 +46,8 @@ def chat(
         float | None, typer.Option(help="Seconds for one answer. Default: no limit.")
     ] = None,
     coordinator: flags.CoordinatorAddress = flags.DEFAULT_ADDRESS,
+    tls_ca: TlsCa = None,
+    api_key_file: ApiKeyFile = None,
     history: Annotated[
         bool, typer.Option(help="Keep what is typed in the state folder of the user.")
     ] = True,
@@ -80,7 +83,8 @@ def chat(
         )
         source, view = _doors(history=history, stats=stats, json_output=json_output)
         settings = Settings(options, drop_oldest=drop_oldest)
-        if not asyncio.run(_chat(coordinator, system, settings, source, view, timeout_s)):
+        connection = Connection.of(coordinator, tls_ca, api_key_file)
+        if not asyncio.run(_chat(connection, system, settings, source, view, timeout_s)):
             raise typer.Exit(EXIT_FAILURE)
 
 
@@ -97,7 +101,7 @@ def _doors(*, history: bool, stats: bool, json_output: bool) -> "tuple[Input, Vi
 
 
 async def _chat(
-    coordinator: str,
+    connection: Connection,
     system: str | None,
     settings: "Settings",
     source: "Input",
@@ -112,9 +116,8 @@ async def _chat(
     from coordinator.cli.chat.conversation import Conversation
     from coordinator.cli.chat.input import quiet_keyboard
     from coordinator.cli.chat.session import ChatSession
-    from coordinator.client import AsyncClient
 
-    async with AsyncClient(coordinator) as client:
+    async with connection.async_client() as client:
         model = await client.status(timeout_s=STATUS_TIMEOUT_S)
         if not model.has_tokenizer:
             raise InvalidArgumentError(
