@@ -111,6 +111,7 @@ class Engine:
             vocab_size=topology.vocab_size,
             max_model_len=self._scheduler.config.max_request_tokens,
             has_tokenizer=self.tokenizer is not None,
+            has_prefix_cache=self._scheduler.config.prefix_cache,
         )
 
     @property
@@ -121,6 +122,10 @@ class Engine:
     def tokenize(self, prompt: Prompt) -> list[int]:
         """Turns a prompt into token ids; see `Admission.tokenize`."""
         return self._admission.tokenize(prompt)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """What a token stands for in a text; empty without a tokenizer."""
+        return b"" if self.tokenizer is None else self.tokenizer.token_bytes(token_id)
 
     def detokenize(self, token_ids: Collection[int]) -> str:
         """Turns token ids into text; see `Admission.detokenize`."""

@@ -67,6 +67,10 @@ class CallerEngine:
         """See `GenerationEngine.tokenize`."""
         return self._engine.tokenize(prompt)
 
+    def token_bytes(self, token_id: int) -> bytes:
+        """See `GenerationEngine.token_bytes`."""
+        return self._engine.token_bytes(token_id)
+
     def detokenize(self, token_ids: Collection[int]) -> str:
         """See `GenerationEngine.detokenize`."""
         return self._engine.detokenize(token_ids)

@@ -13,6 +13,7 @@ from coordinator.assembly import open_engine
 from coordinator.cli.stop_event import run_until, stop_event
 from coordinator.config import CoordinatorConfig
 from coordinator.http.app import create_app
+from coordinator.http.connection import ConnectionLimits
 from coordinator.http.door import Door
 from coordinator.http.server import HttpServer
 from coordinator.service.server import GenerationServer
@@ -55,8 +56,12 @@ async def _serve(
     )
     address = await server.start()
     door = Door()
-    app = create_app(door, callers=callers)
-    http = config.http_listen and HttpServer(config.http_listen, app, tls=config.door_tls)
+    http = config.http_listen and HttpServer(
+        config.http_listen,
+        create_app(door, callers=callers),
+        ConnectionLimits(),
+        tls=config.door_tls,
+    )
 
     async def work() -> None:
         http_address = await http.start() if http else None

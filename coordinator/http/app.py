@@ -5,6 +5,7 @@ from starlette.exceptions import HTTPException
 
 from coordinator.access.callers import Callers
 from coordinator.http.authentication import Authentication
+from coordinator.http.completion_routes import completion_routes
 from coordinator.http.door import Door
 from coordinator.http.errors import (
     MethodNotAllowedError,
@@ -12,8 +13,10 @@ from coordinator.http.errors import (
     error_response,
 )
 from coordinator.http.model_routes import model_routes
+from coordinator.http.openapi import describe
 from coordinator.http.request_ids import RequestIds
 from coordinator.http.state_routes import state_routes
+from coordinator.http.token_routes import token_routes
 from protos import __version__
 from protos.errors import InvalidArgumentError, StagecoachError
 
@@ -35,6 +38,9 @@ def create_app(door: Door, *, callers: Callers | None = None) -> FastAPI:
     )
     app.include_router(state_routes(door))
     app.include_router(model_routes(door))
+    app.include_router(completion_routes(door))
+    app.include_router(token_routes(door))
+    describe(app)
     if callers is not None:
         app.add_middleware(Authentication, callers=callers)
     app.add_middleware(RequestIds)
