@@ -18,6 +18,7 @@ from coordinator.http.door import Door
 from coordinator.http.server import HttpServer
 from coordinator.service.server import GenerationServer
 from model_files import ModelFiles, open_model
+from security.credentials import read_tls
 
 
 def run(config: CoordinatorConfig, *, json_output: bool, exit_with_parent: bool) -> None:
@@ -47,6 +48,8 @@ async def _serve(
     stop = stop_event(with_parent=exit_with_parent)
     max_model_len = config.max_model_len or files.config.max_model_len
     callers = _callers(config)
+    if config.stage_tls is not None:
+        read_tls(config.stage_tls)  # before anything waits for a stage
     server = GenerationServer(
         config.listen,
         max_model_len=max_model_len,

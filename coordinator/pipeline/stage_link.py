@@ -26,6 +26,7 @@ from protos.errors import (
     InvalidArgumentError,
     RequestAbortedError,
     StagecoachError,
+    UnauthenticatedError,
     UnavailableError,
 )
 from protos.stagecoach.v1 import stage_pb2, stage_pb2_grpc
@@ -341,9 +342,15 @@ class StageLink:
             ]
         if self._tls is None:
             return grpc.aio.insecure_channel(self.address, options=options)
-        return grpc.aio.secure_channel(
-            self.address, channel_credentials(self._tls), options=options
-        )
+        try:
+            credentials = channel_credentials(self._tls)
+        except InvalidArgumentError as error:  # names a file, which clients need not hear of
+            _log.error("no TLS to stage %s: %s", self.address, error.message)
+            raise UnauthenticatedError(
+                f"stage {self.address}: the TLS files of this coordinator are not good; its log"
+                " says why"
+            ) from error
+        return grpc.aio.secure_channel(self.address, credentials, options=options)
 
     async def _close_channel(self) -> None:
         channel, self._channel = self._channel, None

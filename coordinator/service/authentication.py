@@ -31,10 +31,10 @@ class Authentication(grpc.aio.ServerInterceptor):
         self,
         continuation: Callable[
             [grpc.HandlerCallDetails],
-            Awaitable[grpc.RpcMethodHandler[RequestT, ResponseT] | None],
+            Awaitable["grpc.RpcMethodHandler[RequestT, ResponseT] | None"],
         ],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[RequestT, ResponseT] | None:
+    ) -> "grpc.RpcMethodHandler[RequestT, ResponseT] | None":
         """Names the caller for whoever answers this call, or answers it with UNAUTHENTICATED."""
         if not handler_call_details.method.startswith(_OPEN_TO_ALL):
             values = [
@@ -50,7 +50,7 @@ class Authentication(grpc.aio.ServerInterceptor):
         return await continuation(handler_call_details)
 
 
-def _refusal(error: UnauthenticatedError) -> grpc.RpcMethodHandler[Any, Any]:
+def _refusal(error: UnauthenticatedError) -> "grpc.RpcMethodHandler[Any, Any]":
     async def refuse(_requests: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
         await context.abort(*trailing_metadata(error))
 
