@@ -20,6 +20,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from model_files import open_model
 from protos.errors import InvalidArgumentError
+from protos.limits import server_limits
 from security.credentials import server_credentials
 from security.tls_files import TlsFiles
 from stage_server.config import ListenAddress, StageConfig
@@ -205,6 +206,7 @@ def _server_options(limits: MessageLimits) -> list[tuple[str, int]]:
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.http2.min_ping_interval_without_data_ms", _MIN_PING_INTERVAL_MS),
+        *server_limits(max_calls_per_connection=MAX_CONCURRENT_CALLS),
     ]
 
 

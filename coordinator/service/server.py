@@ -14,6 +14,7 @@ from coordinator.service.authentication import Authentication
 from coordinator.service.generation_engine import GenerationEngine
 from coordinator.service.servicer import SERVICE_NAME, GenerationServicer
 from protos.errors import UnavailableError
+from protos.limits import server_limits
 from protos.stagecoach.v1 import generation_pb2_grpc
 from security.credentials import server_credentials
 from security.tls_files import TlsFiles
@@ -81,7 +82,10 @@ class GenerationServer:
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
             interceptors=() if callers is None else (Authentication(callers),),
-            options=_server_options(max_message_bytes(max_model_len)),
+            options=[
+                *_server_options(max_message_bytes(max_model_len)),
+                *server_limits(max_calls_per_connection=max_concurrent_calls(max_num_waiting)),
+            ],
             maximum_concurrent_rpcs=max_concurrent_calls(max_num_waiting),
         )
         generation_pb2_grpc.add_GenerationServiceServicer_to_server(self._servicer, self._server)
