@@ -114,13 +114,13 @@ class CoordinatorConfig:
             "--door-tls-cert and --door-tls-key": self.door_tls is not None,
             "--api-keys-file": self.needs_key,
         }
-        missing = ", ".join(flags for flags, given in wanted.items() if not given) or None
+        missing = ", ".join(flags for flags, given in wanted.items() if not given)
         for name, address in (("listen", self.listen), ("http_listen", self.http_listen)):
             if address is not None:
                 check_bind(
                     parse_address(address, field=name)[0],
                     what="the coordinator",
-                    missing=missing,
+                    remedy=f"give {missing}" if missing else None,
                     insecure=self.insecure_bind,
                     field=name,
                 )

@@ -7,25 +7,25 @@ from protos.errors import InvalidArgumentError
 
 
 def check_bind(
-    host: str, *, what: str, missing: str | None, insecure: bool, field: str = "listen"
+    host: str, *, what: str, remedy: str | None, insecure: bool, field: str = "listen"
 ) -> None:
-    """Refuses an address that other machines can reach while something protective is missing.
+    """Refuses an address that other machines can reach while it is not protected.
 
     Args:
         host: Name or address to listen on; brackets around an IPv6 address are all right.
         what: Who listens, for the message.
-        missing: The flags that would protect it. None: nothing is missing.
+        remedy: What would protect it, for the message. None: it is protected.
         insecure: The operator has allowed it by name.
         field: Name of the option that holds the address.
 
     Raises:
         InvalidArgumentError: Says which flags are missing.
     """
-    if missing is None or insecure or is_loopback(host):
+    if remedy is None or insecure or is_loopback(host):
         return
     raise InvalidArgumentError(
         f"{what} would listen on {host}, where other machines can reach it, without protection: "
-        f"give {missing}; or listen on 127.0.0.1; or --insecure-bind where the network itself is "
+        f"{remedy}; or listen on 127.0.0.1; or --insecure-bind where the network itself is "
         "safe",
         field=field,
     )

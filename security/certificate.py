@@ -14,6 +14,7 @@ from enum import Enum
 from typing import Self, TypeVar
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.x509.oid import NameOID
@@ -117,7 +118,7 @@ def parse_key(pem: bytes, *, field: str, source: object) -> PrivateKeyTypes:
     """
     try:
         return serialization.load_pem_private_key(pem, password=None)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise InvalidArgumentError(
             f"{field} {source} holds no private key in PEM form without a passphrase", field=field
         ) from error
@@ -140,8 +141,8 @@ def role_of(uris: Iterable[str]) -> Role | None:
 def _extension(certificate: x509.Certificate, kind: type[ExtensionT]) -> ExtensionT | None:
     try:
         return certificate.extensions.get_extension_for_class(kind).value
-    except x509.ExtensionNotFound:
-        return None
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+        return None  # as good as absent: nobody else could read it either
 
 
 def _uris(alternative: x509.SubjectAlternativeName) -> list[str]:

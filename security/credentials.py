@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import grpc
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
 from protos.errors import InvalidArgumentError
 from security.certificate import Certificate, parse_chain, parse_key
@@ -167,7 +167,7 @@ def is_signed_by(chain: Sequence[x509.Certificate], authority: bytes) -> bool:
 def _issued(signer: x509.Certificate, signed: x509.Certificate) -> bool:
     try:
         signed.verify_directly_issued_by(signer)
-    except (ValueError, TypeError, InvalidSignature):
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
         return False
     return True
 

@@ -134,7 +134,7 @@ class StageConfig:
         check_bind(
             self.listen.host,
             what="the stage server",
-            missing=None if self.tls else "--tls-ca, --tls-cert and --tls-key",
+            remedy=None if self.tls else "give --tls-ca, --tls-cert and --tls-key",
             insecure=self.insecure_bind,
         )
         self._check_emulation()

@@ -162,6 +162,25 @@ async def until_taken(client: AsyncClient) -> None:
             pass
 
 
+async def test_no_two_keys_share_a_prefix_and_one_key_does_through_both_doors(doors: Doors) -> None:
+    for owner in (ALICE, BOB):
+        async with doors.client(owner.key) as client:
+            for salt in (None, None, "mine"):
+                await client.complete("ab", max_tokens=1, cache_salt=salt)
+    async with httpx2.AsyncClient(trust_env=False) as http:
+        answer = await http.post(
+            f"{doors.http}/v1/completions",
+            json={"model": "echo", "prompt": "ab", "max_tokens": 1},
+            headers={"authorization": f"Bearer {ALICE.key}"},
+        )
+        assert answer.status_code == 200
+    salts = [spec.cache_salt for spec in doors.engine.specs]
+    assert salts[0] == salts[1] == salts[6]
+    assert salts[3] == salts[4]
+    assert len(set(salts)) == 4
+    assert None not in salts
+
+
 async def test_keys_can_be_added_and_withdrawn_while_serving(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     write_private(file, f"{ALICE.line}\n".encode())

@@ -10,12 +10,14 @@ import json
 import os
 import re
 import shlex
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from coordinator.client import Client, UnauthenticatedError
@@ -206,6 +208,10 @@ def test_three_boxes(tmp_path: Path) -> None:
         ]
         generate = "coordinator-cli generate 'One two three' --max-tokens 4"
         assert output_of(generate, cwd=tmp_path, **values).strip()
+        trust = ssl.create_default_context(cafile=tmp_path / "pki" / "ca.pem")
+        models = f"https://{ready['http']}/v1/models"
+        answer = httpx2.get(models, headers={"authorization": f"Bearer {key}"}, verify=trust)
+        assert answer.json()["data"][0]["owned_by"] == "stagecoach"
         with (
             Client(ready["grpc"], tls=tmp_path / "pki" / "ca.pem", api_key=f"{key}x") as stranger,
             pytest.raises(UnauthenticatedError),
