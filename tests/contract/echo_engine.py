@@ -6,6 +6,7 @@ as the contract of `GenerationEngine` asks.
 
 import asyncio
 import codecs
+import contextlib
 import itertools
 import time
 from collections.abc import AsyncIterator, Collection, Iterator
@@ -104,7 +105,7 @@ class EchoStream:
     """The events of one request; `running` holds it from its start to its end."""
 
     def __init__(self, engine: "EchoEngine", spec: RequestSpec, prompt: list[int]) -> None:
-        self.is_cancelled = False
+        self._cancelled = asyncio.Event()
         self._engine = engine
         self._spec = spec
         self._events = self._generate(prompt)
@@ -115,8 +116,12 @@ class EchoStream:
     async def __anext__(self) -> GenerationEvent:
         return await anext(self._events)
 
+    @property
+    def is_cancelled(self) -> bool:
+        return self._cancelled.is_set()
+
     def cancel(self) -> None:
-        self.is_cancelled = True
+        self._cancelled.set()
         self._engine.running.discard(self)
 
     def _output(self, prompt: list[int]) -> Iterator[int]:
@@ -132,7 +137,10 @@ class EchoStream:
         yield Accepted(request_id=self._spec.request_id or "echo-1", num_prompt_tokens=len(prompt))
         num_tokens = 0
         for token_id in self._output(prompt):
-            await asyncio.sleep(self._engine.delay_s)
+            await self._pause()
+            if self.is_cancelled:
+                yield self._finished(FinishReason.ABORT, prompt, num_tokens)
+                return
             if self._engine.is_closed:
                 raise UnavailableError("the coordinator is shutting down")
             if self._engine.failure is not None and num_tokens == self._engine.fail_after_tokens:
@@ -142,9 +150,23 @@ class EchoStream:
             yield TokensEvent(token_ids=(token_id,), text=decoder.decode(bytes([token_id])))
         self._engine.running.discard(self)
         is_full = num_tokens == self._spec.max_tokens
-        yield Finished(
-            finish_reason=FinishReason.LENGTH if is_full else FinishReason.STOP,
-            text=decoder.decode(b"", final=True),
+        reason = FinishReason.LENGTH if is_full else FinishReason.STOP
+        yield self._finished(reason, prompt, num_tokens, decoder.decode(b"", final=True))
+
+    async def _pause(self) -> None:
+        """Takes the time of a token, or less when the request is cancelled."""
+        if not self._engine.delay_s:
+            await asyncio.sleep(0)
+            return
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._cancelled.wait(), self._engine.delay_s)
+
+    def _finished(
+        self, reason: FinishReason, prompt: list[int], num_tokens: int, text: str = ""
+    ) -> Finished:
+        return Finished(
+            finish_reason=reason,
+            text=text,
             num_prompt_tokens=len(prompt),
             num_completion_tokens=num_tokens,
             num_cached_tokens=len(prompt) - 1,
