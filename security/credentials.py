@@ -16,9 +16,12 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
 from protos.errors import InvalidArgumentError
-from security.certificate import Certificate, parse_chain, parse_key
+from security.certificate import Certificate, minute, parse_chain, parse_key
 from security.private_file import read_private, read_public
 from security.tls_files import TlsFiles
+
+WARN_DAYS = 30
+"""A certificate that is valid for fewer days than this is warned of when it is loaded."""
 
 _log = logging.getLogger(__name__)
 
@@ -118,7 +121,7 @@ class RenewedFiles:
         self._lock = threading.Lock()
         self._stamp = self._look()
         self.material = read_tls(files)
-        _log.info("TLS: certificate of %s, valid until %s", *_of(self.material))
+        _announce(self.material.leaf)
 
     def renewed(self) -> TlsMaterial | None:
         """What lies in the files since the last question, if that is new and good.
@@ -135,7 +138,7 @@ class RenewedFiles:
             except InvalidArgumentError as error:
                 _log.error("new TLS files are not taken: %s", error.message)
                 return None
-            _log.info("TLS: new certificate of %s, valid until %s", *_of(self.material))
+            _announce(self.material.leaf)
             return self.material
 
     def _look(self) -> list[tuple[int, int, int] | None]:
@@ -177,8 +180,17 @@ def _configuration(material: TlsMaterial) -> grpc.ServerCertificateConfiguration
     return grpc.ssl_server_certificate_configuration(pairs, material.authority)
 
 
-def _of(material: TlsMaterial) -> tuple[str, str]:
-    return material.leaf.name, material.leaf.not_after.isoformat(timespec="minutes")
+def _announce(leaf: Certificate) -> None:
+    """Says in the log what a server shows from now on, louder when that will soon be over."""
+    num_days = (leaf.not_after - datetime.now(UTC)).days
+    level = logging.INFO if num_days >= WARN_DAYS else logging.WARNING
+    _log.log(
+        level,
+        "TLS: certificate of %s is valid until %s, %d days",
+        leaf.name,
+        minute(leaf.not_after),
+        num_days,
+    )
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:

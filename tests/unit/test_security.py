@@ -19,7 +19,7 @@ from protos.layer_range import LayerRange
 from security.bind import is_loopback
 from security.certificate import Role
 from security.certificate_folder import CertificateFolder
-from security.credentials import read_tls
+from security.credentials import RenewedFiles, read_tls
 from security.private_file import read_private, write_private
 from security.tls_files import TlsFiles
 from stage_server.__main__ import app as stage_server
@@ -137,6 +137,19 @@ def test_tls_files_are_checked_before_they_are_used(certificates: Certificates) 
         with pytest.raises(InvalidArgumentError, match=says) as caught:
             read_tls(files)
         assert caught.value.field == field
+
+
+@pytest.mark.parametrize(("days", "level"), [(29, "WARNING"), (31, "INFO")])
+def test_a_certificate_that_will_soon_expire_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, days: int, level: str
+) -> None:
+    caplog.set_level("INFO")
+    folder = CertificateFolder(tmp_path)
+    folder.init(now=NOW)
+    made = folder.issue("box1", role=Role.STAGE, hosts=("box1",), now=NOW, days=days)
+    RenewedFiles(TlsFiles(certificate=made.path, key=made.path.with_suffix(".key")))
+    [record] = caplog.records
+    assert (record.levelname, "certificate of box1" in record.message) == (level, True)
 
 
 def test_secrets_that_others_can_read_are_refused(tmp_path: Path) -> None:
