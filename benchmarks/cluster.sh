@@ -110,7 +110,7 @@ for layers in $("$python" -c "$split" "$model" "$num_stages"); do
 	node=$((node + 1))
 	address="$network.$((10 + node)):$port"
 	serve_on "$node" "$python" -m stage_server --model "$model" --layers "$layers" \
-		--listen "$address" --engine emulated --emulate "$gpu" &
+		--listen "$address" --insecure-bind --engine emulated --emulate "$gpu" &
 	pids+=($!)
 	stages+=(--stage "$address")
 done

@@ -3,6 +3,7 @@
 import logging
 import signal
 import sys
+from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from protos import __version__
 from protos.errors import InvalidArgumentError, StagecoachError
 from protos.grpc_environment import prepare_grpc
 from protos.layer_range import LayerRange
+from security.tls_files import TlsFiles
 from stage_server.config import (
     DTYPE_NAMES,
     ENGINE_NAMES,
@@ -104,6 +106,22 @@ def stage_server(
     efficiency: Annotated[
         float, typer.Option(help="For engine emulated: share of the GPU's figures it reaches.")
     ] = _DEFAULT.efficiency,
+    tls_ca: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="CA whose certificate coordinators have to show."),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Certificate of this stage.")
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Private key of the certificate.")
+    ] = None,
+    insecure_bind: Annotated[
+        bool,
+        typer.Option(
+            "--insecure-bind", help="Let other machines reach it without TLS: anyone may use it."
+        ),
+    ] = False,
     drain_grace_s: Annotated[
         float, typer.Option(help="Seconds that work in flight gets after SIGTERM.")
     ] = _DEFAULT.drain_grace_s,
@@ -153,6 +171,8 @@ def stage_server(
             efficiency=efficiency,
             json_output=json_output,
             exit_with_parent=exit_with_parent,
+            tls=TlsFiles.mutual(tls_ca, tls_cert, tls_key),
+            insecure_bind=insecure_bind,
             drain_grace_s=drain_grace_s,
         )
     except InvalidArgumentError as error:

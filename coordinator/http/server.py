@@ -15,6 +15,8 @@ from starlette.types import ASGIApp
 from coordinator.config import parse_address
 from coordinator.http.connection import ConnectionLimits, LimitedProtocol
 from protos.errors import UnavailableError
+from security.server_context import server_context
+from security.tls_files import TlsFiles
 
 _BACKLOG = 2048
 _SEND_BUFFER_BYTES = 64 * 1024
@@ -31,12 +33,21 @@ class HttpServer:
         listen: HOST:PORT; port 0 takes a free one.
         app: What answers.
         limits: What one connection may take.
+        tls: Who it is, for HTTPS. None: plain HTTP.
     """
 
-    def __init__(self, listen: str, app: ASGIApp, limits: ConnectionLimits) -> None:
+    def __init__(
+        self,
+        listen: str,
+        app: ASGIApp,
+        limits: ConnectionLimits,
+        *,
+        tls: TlsFiles | None = None,
+    ) -> None:
         """Binds nothing yet."""
         protocol = partial(LimitedProtocol, limits=limits)
         self._listen = listen
+        self._scheme = "http" if tls is None else "https"
         self._server = uvicorn.Server(
             uvicorn.Config(
                 app,
@@ -50,6 +61,7 @@ class HttpServer:
                 server_header=False,
                 backlog=_BACKLOG,
                 timeout_keep_alive=limits.keep_alive_s,
+                ssl_context_factory=None if tls is None else lambda *_: server_context(tls),
             )
         )
         self._state = self._server.server_state
@@ -63,6 +75,7 @@ class HttpServer:
 
         Raises:
             UnavailableError: The address cannot be bound.
+            InvalidArgumentError: The TLS files are not good.
         """
         host, port = parse_address(self._listen, field="http_listen")
         bound = _bound_socket(host.strip("[]"), port, self._listen)
@@ -72,7 +85,7 @@ class HttpServer:
         await self._server.startup(sockets=[bound])
         self._ticking = asyncio.create_task(self._server.main_loop(), name="http-server")
         address = f"{host}:{bound.getsockname()[1]}"
-        _log.info("listening on http://%s", address)
+        _log.info("listening on %s://%s", self._scheme, address)
         return address
 
     async def stop(self) -> None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import asynccontextmanager
 
+from coordinator.access.callers import Callers
 from coordinator.core.events import (
     Accepted,
     Finished,
@@ -29,6 +30,7 @@ from coordinator.core.stage_info import StageInfo
 from coordinator.core.status import EngineStatus, StageState, StageStatus
 from coordinator.core.step import StageSpan
 from coordinator.core.step_record import StageVisit, StepInstants, StepRecord
+from coordinator.service.generation_engine import GenerationEngine
 from coordinator.service.server import GenerationServer
 from coordinator.step_watch import StepHub, StepWatch
 from protos import PROTOCOL_VERSION, __version__
@@ -39,6 +41,7 @@ from protos.errors import (
     UnavailableError,
 )
 from protos.layer_range import LayerRange
+from security.tls_files import TlsFiles
 
 VOCAB_SIZE = 256
 MAX_MODEL_LEN = 4096
@@ -298,10 +301,16 @@ class EchoEngine:
 
 
 @asynccontextmanager
-async def bound() -> AsyncIterator[tuple[GenerationServer, str]]:
+async def bound(
+    *, tls: TlsFiles | None = None, callers: Callers | None = None
+) -> AsyncIterator[tuple[GenerationServer, str]]:
     """A real server without an engine yet, and its address."""
     server = GenerationServer(
-        "127.0.0.1:0", max_model_len=MAX_MODEL_LEN, max_num_waiting=MAX_NUM_WAITING
+        "127.0.0.1:0",
+        max_model_len=MAX_MODEL_LEN,
+        max_num_waiting=MAX_NUM_WAITING,
+        tls=tls,
+        callers=callers,
     )
     address = await server.start()
     try:
@@ -311,8 +320,10 @@ async def bound() -> AsyncIterator[tuple[GenerationServer, str]]:
 
 
 @asynccontextmanager
-async def serving(engine: EchoEngine) -> AsyncIterator[str]:
+async def serving(
+    engine: GenerationEngine, *, tls: TlsFiles | None = None, callers: Callers | None = None
+) -> AsyncIterator[str]:
     """A real server around the engine; yields its address."""
-    async with bound() as (server, address):
+    async with bound(tls=tls, callers=callers) as (server, address):
         await server.serve(engine)
         yield address

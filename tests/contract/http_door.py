@@ -7,20 +7,27 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any, NamedTuple
 
+from coordinator.access.callers import Callers
 from coordinator.http.app import create_app
 from coordinator.http.connection import ConnectionLimits
 from coordinator.http.door import Door
 from coordinator.http.server import HttpServer
 from coordinator.service.generation_engine import GenerationEngine
+from security.tls_files import TlsFiles
 
 
 @asynccontextmanager
 async def serving_http(
-    engine: GenerationEngine | None, limits: ConnectionLimits | None = None
+    engine: GenerationEngine | None,
+    limits: ConnectionLimits | None = None,
+    *,
+    tls: TlsFiles | None = None,
+    callers: Callers | None = None,
 ) -> AsyncIterator[str]:
     """A server around the engine, or one that still waits for it; yields HOST:PORT."""
     door = Door()
-    server = HttpServer("127.0.0.1:0", create_app(door), limits or ConnectionLimits())
+    app = create_app(door, callers=callers)
+    server = HttpServer("127.0.0.1:0", app, limits or ConnectionLimits(), tls=tls)
     address = await server.start()
     if engine is not None:
         door.open(engine)
