@@ -1,5 +1,6 @@
 """`coordinator-cli status`: the state of the coordinator and of every stage."""
 
+import asyncio
 from typing import Annotated
 
 import typer
@@ -10,14 +11,27 @@ from coordinator.cli.failures import reported_failures
 
 def status(
     coordinator: flags.CoordinatorAddress = flags.DEFAULT_ADDRESS,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Show it again and again, until Ctrl-C.")
+    ] = False,
+    interval: Annotated[
+        float, typer.Option(min=0.1, help="Seconds between two looks; only with --watch.")
+    ] = 1.0,
     timeout_s: Annotated[float, typer.Option(help="Seconds to wait for an answer.")] = 10.0,
-    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object; with --watch one a line.")
+    ] = False,
 ) -> None:
     """Shows stages, layers, devices, KV use, throughput and health."""
     from coordinator.cli.status_output import print_json, print_table
     from coordinator.client import Client
 
     with reported_failures():
+        if watch:
+            from coordinator.cli.watch import output
+
+            asyncio.run(output.watch(coordinator, interval_s=interval, json_output=json_output))
+            return
         with Client(coordinator) as client:
             answer = client.status(timeout_s=timeout_s)
         if json_output:

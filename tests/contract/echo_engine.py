@@ -251,11 +251,9 @@ class EchoEngine:
 
 
 @asynccontextmanager
-async def bound() -> AsyncIterator[tuple[GenerationServer, str]]:
+async def bound(listen: str = "127.0.0.1:0") -> AsyncIterator[tuple[GenerationServer, str]]:
     """A real server without an engine yet, and its address."""
-    server = GenerationServer(
-        "127.0.0.1:0", max_model_len=MAX_MODEL_LEN, max_num_waiting=MAX_NUM_WAITING
-    )
+    server = GenerationServer(listen, max_model_len=MAX_MODEL_LEN, max_num_waiting=MAX_NUM_WAITING)
     address = await server.start()
     try:
         yield server, address
@@ -264,8 +262,8 @@ async def bound() -> AsyncIterator[tuple[GenerationServer, str]]:
 
 
 @asynccontextmanager
-async def serving(engine: EchoEngine) -> AsyncIterator[str]:
+async def serving(engine: EchoEngine, listen: str = "127.0.0.1:0") -> AsyncIterator[str]:
     """A real server around the engine; yields its address."""
-    async with bound() as (server, address):
+    async with bound(listen) as (server, address):
         await server.serve(engine)
         yield address
