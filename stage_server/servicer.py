@@ -16,6 +16,7 @@ from protos.errors import (
     IncompatibleError,
     InternalError,
     InvalidArgumentError,
+    LoadingError,
     StagecoachError,
     UnavailableError,
 )
@@ -24,6 +25,7 @@ from stage_server.answer import parse_request
 from stage_server.engine import EngineInfo, StageEngine
 from stage_server.executor import ModelExecutor
 from stage_server.lease import StageLease
+from stage_server.load_board import LoadBoard
 from stage_server.stream import ForwardContext, ForwardStream
 
 SERVICE_NAME = "stagecoach.v1.StageService"
@@ -49,10 +51,14 @@ class StageServicer:
     """Implements `stagecoach.v1.StageService`; event loop only.
 
     Refuses calls with UNAVAILABLE until `serve`, and new streams after `drain`.
+
+    Args:
+        board: Says how far the loading is, until `serve`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, board: LoadBoard) -> None:
         """Has nothing to serve yet."""
+        self._board = board
         self._stage: _Stage | None = None
         self._draining = False
         self._streams: set[ForwardStream] = set()
@@ -140,7 +146,8 @@ class StageServicer:
 
     def _ready(self) -> _Stage:
         if self._stage is None:
-            raise UnavailableError("the stage is loading")
+            progress = self._board.progress
+            raise LoadingError(f"the stage is {progress}", progress=progress)
         return self._stage
 
 

@@ -52,7 +52,7 @@ async def test_health_turns_on_only_after_loading_and_warm_up(service: str) -> N
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stage.info()
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-        assert "loading" in (caught.value.details() or "")
+        assert "warming up" in (caught.value.details() or "")
         refusal = await stage.refusal()
         assert isinstance(refusal, UnavailableError)
         assert "loading" in refusal.message
