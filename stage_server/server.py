@@ -26,6 +26,7 @@ from stage_server.engine import StageEngine
 from stage_server.executor import ModelExecutor
 from stage_server.limits import MessageLimits
 from stage_server.load_board import LoadBoard
+from stage_server.load_watch import shown
 from stage_server.servicer import SERVICE_NAME, StageServicer
 from stage_server.stream import MAX_IN_FLIGHT
 
@@ -178,7 +179,7 @@ async def _serve(
     server = StageServer(config.listen, limits=limits, load=load, board=board)
     address = await server.start()
     stopping = asyncio.create_task(stop.wait())
-    loading = asyncio.create_task(server.load())
+    loading = asyncio.create_task(_load(server, board, config))
     try:
         await asyncio.wait({stopping, loading}, return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
@@ -191,6 +192,17 @@ async def _serve(
         loading.cancel()
         stopped = await server.stop(grace_s=config.drain_grace_s)
     return stopped
+
+
+async def _load(server: StageServer, board: LoadBoard, config: StageConfig) -> None:
+    """Loads, and shows how far it is."""
+    async with shown(
+        board,
+        f"layers {config.layers}",
+        write_line=_log.info,
+        json_lines=config.json_progress,
+    ):
+        await server.load()
 
 
 def _server_options(limits: MessageLimits) -> list[tuple[str, int]]:

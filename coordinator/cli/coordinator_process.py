@@ -8,10 +8,14 @@ import sys
 import uvloop
 
 from coordinator.assembly import open_engine
+from coordinator.cli.stage_waits import StageWaits
 from coordinator.cli.stop_event import run_until, stop_event
 from coordinator.config import CoordinatorConfig
 from coordinator.service.server import GenerationServer
+from load_display import load_display
 from model_files import ModelFiles, open_model
+
+_log = logging.getLogger(__name__)
 
 
 def run(config: CoordinatorConfig, *, json_output: bool, exit_with_parent: bool) -> None:
@@ -46,7 +50,13 @@ async def _serve(
     address = await server.start()
 
     async def work() -> None:
-        engine = await open_engine(config, files)
+        with load_display(list(config.stages), _log.info) as display:
+            waits = StageWaits(display)
+            engine = await open_engine(
+                config,
+                files,
+                lambda address, error: server.starting(waits.update(address, error)),
+            )
         await server.serve(engine)
         if json_output:
             ready = {"grpc": address, "http": None, "pid": os.getpid()}
