@@ -8,7 +8,7 @@ from coordinator.admission import Admission
 from coordinator.config import CoordinatorConfig
 from coordinator.constraint import GrammarCompiler
 from coordinator.engine import Engine
-from coordinator.pipeline.pipeline import Pipeline
+from coordinator.pipeline.pipeline import OnStage, Pipeline, ignore_stage
 from coordinator.pipeline.stage_link import LinkConfig
 from coordinator.pipeline.topology import Topology
 from coordinator.scheduler.config import SchedulerConfig
@@ -22,12 +22,15 @@ from protos.limits import LOGITS_CEILING_BYTES
 _log = logging.getLogger(__name__)
 
 
-async def open_engine(config: CoordinatorConfig, files: ModelFiles) -> Engine:
+async def open_engine(
+    config: CoordinatorConfig, files: ModelFiles, on_stage: OnStage = ignore_stage
+) -> Engine:
     """Connects to the stages and starts serving; `engine.close` undoes it.
 
     Args:
         config: The coordinator's configuration.
         files: The model that `config.model` names.
+        on_stage: Told how each stage answers while they are waited for.
 
     Raises:
         UnavailableError: A stage was not serving in time.
@@ -42,7 +45,7 @@ async def open_engine(config: CoordinatorConfig, files: ModelFiles) -> Engine:
         tls=config.stage_tls,
     )
     try:
-        topology = await pipeline.connect(config.connect_timeout_s)
+        topology = await pipeline.connect(config.connect_timeout_s, on_stage)
         _check_model(files, topology)
     except BaseException:
         await pipeline.close()

@@ -131,6 +131,10 @@ def stage_server(
             "--json", envvar="STAGECOACH_JSON", help="Print one JSON line on stdout when ready."
         ),
     ] = False,
+    json_progress: Annotated[
+        bool,
+        typer.Option("--json-progress", help="Print JSON lines on stdout while it loads."),
+    ] = False,
     exit_with_parent: Annotated[
         bool, typer.Option("--exit-with-parent", help="Stop when stdin reaches its end.")
     ] = False,
@@ -170,6 +174,7 @@ def stage_server(
             emulate=emulate,
             efficiency=efficiency,
             json_output=json_output,
+            json_progress=json_progress,
             exit_with_parent=exit_with_parent,
             tls=TlsFiles.mutual(tls_ca, tls_cert, tls_key),
             insecure_bind=insecure_bind,

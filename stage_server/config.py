@@ -104,6 +104,8 @@ class StageConfig:
     """Share (0, 1] of its published figures that the emulated GPU reaches."""
     json_output: bool = False
     """Print one JSON line on stdout when ready."""
+    json_progress: bool = False
+    """Print JSON lines on stdout that say how far the loading is."""
     exit_with_parent: bool = False
     """Stop when stdin reaches its end, as it does when the process that holds it dies."""
     tls: TlsFiles | None = None

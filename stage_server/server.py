@@ -21,12 +21,15 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from model_files import open_model
 from protos.errors import InvalidArgumentError
 from protos.limits import server_limits
+from protos.load_progress import LoadPhase, LoadProgress
 from security.credentials import server_credentials
 from security.tls_files import TlsFiles
 from stage_server.config import ListenAddress, StageConfig
 from stage_server.engine import StageEngine
 from stage_server.executor import ModelExecutor
 from stage_server.limits import MessageLimits
+from stage_server.load_board import LoadBoard
+from stage_server.load_watch import shown
 from stage_server.servicer import SERVICE_NAME, StageServicer
 from stage_server.stream import MAX_IN_FLIGHT
 
@@ -53,6 +56,7 @@ class StageServer:
         load: Makes the engine; called on the model thread.
         tls: Who it is, and whose certificates coordinators have to show. None: it speaks plain
             text, and takes anyone for a coordinator.
+        board: Where `load` writes how far it is; callers are told until it is done.
     """
 
     def __init__(
@@ -62,13 +66,15 @@ class StageServer:
         limits: MessageLimits,
         load: Callable[[], StageEngine],
         tls: TlsFiles | None = None,
+        board: LoadBoard | None = None,
     ) -> None:
         """Binds nothing yet."""
         self._listen = listen
         self._load = load
         self._tls = tls
+        self._board = board or LoadBoard()
         self._executor = ModelExecutor(max_queued=MAX_IN_FLIGHT + 1)  # and one that frees slots
-        self._servicer = StageServicer(only_coordinators=tls is not None)
+        self._servicer = StageServicer(self._board, only_coordinators=tls is not None)
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
             options=_server_options(limits), maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS
@@ -111,6 +117,7 @@ class StageServer:
         """
         started_s = time.perf_counter()
         engine = await self._executor.submit(self._load)
+        self._board.write(LoadProgress(phase=LoadPhase.WARMING_UP))
         await self._executor.submit(engine.warm_up)
         self._servicer.serve(engine, self._executor)
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
@@ -160,9 +167,10 @@ def run(config: StageConfig) -> None:
         # Here, because its imports take seconds in which health should answer.
         from stage_server.build_engine import build_engine
 
-        return build_engine(config, files)
+        return build_engine(config, files, board.write)
 
-    if not uvloop.run(_serve(config, limits, load)):
+    board = LoadBoard()
+    if not uvloop.run(_serve(config, limits, load, board)):
         # A model thread inside a kernel would crash the interpreter's own shutdown.
         sys.stdout.flush()
         sys.stderr.flush()
@@ -170,17 +178,20 @@ def run(config: StageConfig) -> None:
 
 
 async def _serve(
-    config: StageConfig, limits: MessageLimits, load: Callable[[], StageEngine]
+    config: StageConfig,
+    limits: MessageLimits,
+    load: Callable[[], StageEngine],
+    board: LoadBoard,
 ) -> bool:
     """Serves until told to stop; returns False when the model thread is still busy."""
     stop = asyncio.Event()
     _stop_on_signals(stop)
     if config.exit_with_parent:
         _stop_with_stdin(stop)
-    server = StageServer(config.listen, limits=limits, load=load, tls=config.tls)
+    server = StageServer(config.listen, limits=limits, load=load, board=board, tls=config.tls)
     address = await server.start()
     stopping = asyncio.create_task(stop.wait())
-    loading = asyncio.create_task(server.load())
+    loading = asyncio.create_task(_load(server, board, config))
     try:
         await asyncio.wait({stopping, loading}, return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
@@ -193,6 +204,17 @@ async def _serve(
         loading.cancel()
         stopped = await server.stop(grace_s=config.drain_grace_s)
     return stopped
+
+
+async def _load(server: StageServer, board: LoadBoard, config: StageConfig) -> None:
+    """Loads, and shows how far it is."""
+    async with shown(
+        board,
+        f"layers {config.layers}",
+        write_line=_log.info,
+        json_lines=config.json_progress,
+    ):
+        await server.load()
 
 
 def _server_options(limits: MessageLimits) -> list[tuple[str, int]]:

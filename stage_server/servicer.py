@@ -16,6 +16,7 @@ from protos.errors import (
     IncompatibleError,
     InternalError,
     InvalidArgumentError,
+    LoadingError,
     StagecoachError,
     UnavailableError,
 )
@@ -26,6 +27,7 @@ from stage_server.answer import parse_request
 from stage_server.engine import EngineInfo, StageEngine
 from stage_server.executor import ModelExecutor
 from stage_server.lease import StageLease
+from stage_server.load_board import LoadBoard
 from stage_server.stream import ForwardContext, ForwardStream
 
 SERVICE_NAME = "stagecoach.v1.StageService"
@@ -55,12 +57,14 @@ class StageServicer:
     Refuses calls with UNAVAILABLE until `serve`, and new streams after `drain`.
 
     Args:
+        board: Says how far the loading is, until `serve`.
         only_coordinators: Refuse peers whose certificate is not that of a coordinator; every call
             of this service is refused then, unlike those about health.
     """
 
-    def __init__(self, *, only_coordinators: bool) -> None:
+    def __init__(self, board: LoadBoard, *, only_coordinators: bool) -> None:
         """Has nothing to serve yet."""
+        self._board = board
         self._only_coordinators = only_coordinators
         self._stage: _Stage | None = None
         self._draining = False
@@ -155,7 +159,8 @@ class StageServicer:
 
     def _ready(self) -> _Stage:
         if self._stage is None:
-            raise UnavailableError("the stage is loading")
+            progress = self._board.progress
+            raise LoadingError(f"the stage is {progress}", progress=progress)
         return self._stage
 
 

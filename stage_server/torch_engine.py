@@ -14,6 +14,7 @@ from stage_server.engine import EngineInfo
 from stage_server.kv_cache.kv_pool import KvPool
 from stage_server.kv_cache.paged_attention import PagedAttention
 from stage_server.kv_cache.slot_tables import SlotTables
+from stage_server.load_board import Report, no_report
 from stage_server.logits import reduce_logits
 from stage_server.model.layer_stack import LayerStack, load_layer_stack
 
@@ -142,8 +143,13 @@ class TorchEngine:
         )
 
 
-def build_engine(config: StageConfig, files: ModelFiles) -> TorchEngine:
+def build_engine(config: StageConfig, files: ModelFiles, report: Report = no_report) -> TorchEngine:
     """Loads the stage's layers and makes its engine. Takes seconds to minutes.
+
+    Args:
+        config: The stage's configuration.
+        files: The model.
+        report: Told how far it is.
 
     Raises:
         IncompatibleError: The model is not supported, its files are damaged, the layers do not
@@ -154,7 +160,13 @@ def build_engine(config: StageConfig, files: ModelFiles) -> TorchEngine:
         torch.set_num_threads(config.threads)
     started = time.perf_counter()
     try:
-        stack = load_layer_stack(files, config.layers, dtype=config.resolve_dtype(), device=device)
+        stack = load_layer_stack(
+            files,
+            config.layers,
+            dtype=config.resolve_dtype(),
+            device=device,
+            report=report,
+        )
         engine = TorchEngine(config, files, stack)
     except torch.OutOfMemoryError as error:
         raise InsufficientMemoryError(

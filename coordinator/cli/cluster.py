@@ -3,11 +3,15 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from coordinator.cli.child import Child
+from load_display import Display, Entry
 from protos.errors import StagecoachError
 from protos.layer_range import LayerRange
+from protos.load_progress import LoadProgress
 
+_COORDINATOR = "coordinator"
 _KILL_MARGIN_S = 15.0
 """What a process gets to end besides the grace time of its own work."""
 
@@ -70,22 +74,30 @@ class Cluster:
         self._stages: list[Child] = []
         self._coordinator: Child | None = None
 
-    async def start(self, report: Callable[[str], None]) -> Endpoints:
+    async def start(self, report: Callable[[str], None], display: Display) -> Endpoints:
         """Starts everything and waits until the coordinator serves.
 
         Args:
             report: Told in a line what became ready.
+            display: Shows how far each process is, by its name in `names`.
 
         Raises:
             StagecoachError: A process ended before it was ready; says which and its last words.
         """
         for index, layers in enumerate(self._plan.layers):
-            name = f"stage {index} (layers {layers})"
-            arguments = self._stage_arguments(index, layers)
-            self._stages.append(await Child.start(name, arguments, relay_logs=self._relay_logs))
-        stages = await asyncio.gather(*(self._stage_ready(child, report) for child in self._stages))
+            child = await Child.start(
+                self.names[index],
+                self._stage_arguments(index, layers),
+                relay_logs=self._relay_logs,
+                on_progress=partial(_show, display, self.names[index]),
+            )
+            self._stages.append(child)
+        stages = await asyncio.gather(
+            *(self._stage_ready(child, report, display) for child in self._stages)
+        )
+        display.show(_COORDINATOR, Entry("starting"))
         self._coordinator = await Child.start(
-            "coordinator", self._coordinator_arguments(stages), relay_logs=self._relay_logs
+            _COORDINATOR, self._coordinator_arguments(stages), relay_logs=self._relay_logs
         )
         ready = await self._coordinator.ready()
         http = ready["http"]
@@ -95,6 +107,12 @@ class Cluster:
             stages=tuple(stages),
             pid=_int(ready["pid"]),
         )
+
+    @property
+    def names(self) -> list[str]:
+        """Of the stages, in order."""
+        layers = self._plan.layers
+        return [f"stage {index} (layers {piece})" for index, piece in enumerate(layers)]
 
     async def failure(self) -> StagecoachError:
         """Waits until a process ends on its own and says which and how."""
@@ -116,11 +134,14 @@ class Cluster:
     def _children(self) -> list[Child]:
         return self._stages if self._coordinator is None else [self._coordinator, *self._stages]
 
-    async def _stage_ready(self, child: Child, report: Callable[[str], None]) -> RunningStage:
+    async def _stage_ready(
+        self, child: Child, report: Callable[[str], None], display: Display
+    ) -> RunningStage:
         ready = await child.ready()
         layers = ready["layers"]
         assert isinstance(layers, list)
         report(f"{child.name} is ready at {ready['address']}")
+        display.show(child.name, Entry("ready", is_done=True))
         return RunningStage(
             address=str(ready["address"]), layers=LayerRange(*layers), pid=_int(ready["pid"])
         )
@@ -129,7 +150,8 @@ class Cluster:
         gpus = self._plan.emulated_gpus
         return [
             *("-m", "stage_server", "--model", self._plan.model, "--layers", str(layers)),
-            *("--listen", "127.0.0.1:0", "--json", "--exit-with-parent"),
+            *("--listen", "127.0.0.1:0", "--json", "--json-progress"),
+            "--exit-with-parent",
             *self._plan.stage_options,
             *(("--emulate", gpus[index]) if gpus else ()),
         ]
@@ -147,6 +169,10 @@ class Cluster:
     def _http_arguments(self) -> tuple[str, ...]:
         port = self._plan.http_port
         return ("--no-http",) if port is None else ("--http-listen", f"127.0.0.1:{port}")
+
+
+def _show(display: Display, name: str, progress: LoadProgress) -> None:
+    display.show(name, Entry.of(progress))
 
 
 def _int(value: object) -> int:

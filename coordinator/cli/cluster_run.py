@@ -6,6 +6,7 @@ import time
 
 from coordinator.cli.cluster import Cluster, ClusterPlan, Endpoints
 from coordinator.cli.stop_event import run_until, stop_event
+from load_display import load_display
 
 
 async def run_cluster(
@@ -31,7 +32,8 @@ async def run_cluster(
 
     async def work() -> None:
         report(f"starting {len(plan.layers)} stages of {plan.model}")
-        endpoints = await cluster.start(report)
+        with load_display(cluster.names, report) as display:
+            endpoints = await cluster.start(report, display)
         report("coordinator is ready")
         print(_as_json(endpoints) if json_output else _as_text(endpoints), flush=True)
         raise await cluster.failure()

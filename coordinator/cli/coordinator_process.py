@@ -10,6 +10,7 @@ import uvloop
 from coordinator.access.caller_engine import CallerEngine
 from coordinator.access.callers import Callers
 from coordinator.assembly import open_engine
+from coordinator.cli.stage_waits import StageWaits
 from coordinator.cli.stop_event import run_until, stop_event
 from coordinator.config import CoordinatorConfig
 from coordinator.http.app import create_app
@@ -17,8 +18,11 @@ from coordinator.http.connection import ConnectionLimits
 from coordinator.http.door import Door
 from coordinator.http.server import HttpServer
 from coordinator.service.server import GenerationServer
+from load_display import load_display
 from model_files import ModelFiles, open_model
 from security.credentials import read_tls
+
+_log = logging.getLogger(__name__)
 
 
 def run(config: CoordinatorConfig, *, json_output: bool, exit_with_parent: bool) -> None:
@@ -68,7 +72,13 @@ async def _serve(
 
     async def work() -> None:
         http_address = await http.start() if http else None
-        engine = await open_engine(config, files)
+        with load_display(list(config.stages), _log.info) as display:
+            waits = StageWaits(display)
+            engine = await open_engine(
+                config,
+                files,
+                lambda address, error: server.starting(waits.update(address, error)),
+            )
         shared = CallerEngine(engine, max_requests=config.max_requests_per_key)
         await server.serve(shared)
         door.open(shared)

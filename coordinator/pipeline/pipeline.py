@@ -24,6 +24,7 @@ from protos.errors import (
     DeadlineExceededError,
     IncompatibleError,
     InternalError,
+    LoadingError,
     StagecoachError,
     StaleStateError,
     UnauthenticatedError,
@@ -34,6 +35,15 @@ from security.tls_files import TlsFiles
 _log = logging.getLogger(__name__)
 
 _RETRY_FIRST_S, _RETRY_MAX_S = 0.1, 2.0
+_LOADING_POLL_S = 0.25
+"""Between two questions to a stage that loads, for its progress to be seen."""
+
+OnStage = Callable[[str, StagecoachError | None], None]
+"""Told the address of a stage and why it does not serve; None when it does."""
+
+
+def ignore_stage(_address: str, _error: StagecoachError | None) -> None:
+    """For those who only want to know when all serve."""
 
 
 class Pipeline:
@@ -90,8 +100,12 @@ class Pipeline:
         """Names the one who is called each time a stage is lost."""
         self._listener = listener
 
-    async def connect(self, timeout_s: float) -> Topology:
+    async def connect(self, timeout_s: float, on_stage: OnStage = ignore_stage) -> Topology:
         """Waits for every stage, checks that they make one model, and opens all streams.
+
+        Args:
+            timeout_s: Until every stage must serve.
+            on_stage: Told how each stage answers, again and again until it serves.
 
         Raises:
             UnavailableError: A stage was not serving within `timeout_s`.
@@ -99,7 +113,9 @@ class Pipeline:
             IncompatibleError: The stages do not fit together; says which and why.
         """
         deadline = time.monotonic() + timeout_s
-        infos = await asyncio.gather(*(self._wait_for(link, deadline) for link in self._links))
+        infos = await asyncio.gather(
+            *(self._wait_for(link, deadline, on_stage) for link in self._links)
+        )
         pairs = sorted(zip(self._links, infos, strict=True), key=lambda pair: pair[1].layers)
         self._links = [link for link, _ in pairs]
         self._topology = Topology.of([(link.address, info) for link, info in pairs])
@@ -203,17 +219,25 @@ class Pipeline:
         self._epoch = max(self._epoch + 1, time.time_ns())
         await link.open(info, self._epoch)
 
-    async def _wait_for(self, link: StageLink, deadline: float) -> StageInfo:
+    async def _wait_for(
+        self, link: StageLink, deadline: float, on_stage: OnStage = ignore_stage
+    ) -> StageInfo:
         """Asks a stage what it is until it answers, with growing pauses."""
         pause_s = _RETRY_FIRST_S
         while True:
             try:
-                return await link.get_info()
-            except UnauthenticatedError:
+                info = await link.get_info()
+                on_stage(link.address, None)
+                return info
+            except UnauthenticatedError as error:
+                on_stage(link.address, error)
                 # Certificates may be renewed while requests wait; nobody waits at the start.
                 if self._topology is None or time.monotonic() + pause_s > deadline:
                     raise
-            except (UnavailableError, DeadlineExceededError):
+            except (UnavailableError, DeadlineExceededError) as error:
+                on_stage(link.address, error)
+                if isinstance(error, LoadingError):
+                    pause_s = min(pause_s, _LOADING_POLL_S)
                 if time.monotonic() + pause_s > deadline:
                     raise
             await asyncio.sleep(pause_s)

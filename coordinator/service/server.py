@@ -116,6 +116,10 @@ class GenerationServer:
         _log.info("listening on %s %s", address, "with TLS" if self._tls else "in plain text")
         return address
 
+    def starting(self, why: str) -> None:
+        """Tells callers what they wait for until there is an engine."""
+        self._servicer.starting(why)
+
     async def serve(self, engine: GenerationEngine) -> None:
         """Takes requests from now on; the server closes the engine when it stops."""
         self._engine = engine

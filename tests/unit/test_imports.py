@@ -11,9 +11,17 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("protos", "security", "model_files", "roofline", "stage_server", "coordinator")
+PACKAGES = (
+    "protos",
+    "security",
+    "model_files",
+    "roofline",
+    "load_display",
+    "stage_server",
+    "coordinator",
+)
 
-CORE = {"protos.errors", "protos.layer_range", "coordinator.core"}
+CORE = {"protos.errors", "protos.layer_range", "protos.load_progress", "coordinator.core"}
 ENGINE_PARTS = {
     f"coordinator.{name}"
     for name in (
@@ -48,7 +56,8 @@ ALLOWED: dict[str, set[str]] = {
     "security": {"protos.errors"},
     "model_files": {"protos"},
     "roofline": {"protos.errors", "protos.layer_range", "model_files.config"},
-    "stage_server": {"protos", "security", "model_files", "roofline"},
+    "load_display": {"protos.load_progress"},
+    "stage_server": {"protos", "security", "model_files", "roofline", "load_display"},
     "coordinator": set(),
     "coordinator.core": CORE,
     "coordinator.config": CORE | {"protos", "security"},
@@ -75,7 +84,9 @@ ALLOWED: dict[str, set[str]] = {
         *("protos.errors", "protos.layer_range", "model_files", "roofline"),
         *("coordinator.client", "coordinator.planner"),
     },
-    "coordinator.cli": {"protos", "security", "model_files", "roofline", "coordinator"},
+    "coordinator.cli": {
+        *("protos", "security", "model_files", "roofline", "load_display", "coordinator"),
+    },
 }
 """What a package may import besides itself and what is not ours. The longest name that a module
 lies under decides."""

@@ -28,6 +28,7 @@ from model_files import (
     TokenizerFiles,
     open_model,
 )
+from model_files.model_files import ByteReport, no_report
 from protos.errors import InvalidArgumentError, ModelFilesError, UnsupportedModelError
 
 if TYPE_CHECKING:
@@ -82,7 +83,9 @@ class FilesWithTokenizer(ModelFiles):
     def tensor_names(self) -> Collection[str]:
         return ()
 
-    def open_tensors(self, names: Collection[str]) -> AbstractContextManager[TensorReader]:
+    def open_tensors(
+        self, names: Collection[str], *, on_download: ByteReport = no_report
+    ) -> AbstractContextManager[TensorReader]:
         raise NotImplementedError
 
     def tokenizer_files(self) -> TokenizerFiles | None:
