@@ -11,7 +11,8 @@ from typing import Any, Literal
 import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
-from openai.types.chat import ChatCompletionMessageParam
+from openai.types import Completion
+from openai.types.chat import ChatCompletion, ChatCompletionMessageParam
 from pydantic import BaseModel
 
 from protos.layer_range import LayerRange
@@ -205,7 +206,7 @@ async def test_many_streams_of_the_async_client_do_not_mix(async_client: AsyncOp
 
 def test_a_bias_decides_and_a_penalty_undoes_it(client: OpenAI) -> None:
     def text(**settings: Any) -> str:
-        done = client.completions.create(
+        done: Completion = client.completions.create(
             model=MODEL, prompt=PROMPT, max_tokens=4, logit_bias=FORCE_A, **settings
         )
         return done.choices[0].text
@@ -291,7 +292,7 @@ def test_a_schema_is_kept_to(client: OpenAI) -> None:
 
 def test_other_forms_are_kept_to(client: OpenAI) -> None:
     def text(**form: Any) -> str:
-        done = client.chat.completions.create(
+        done: ChatCompletion = client.chat.completions.create(
             model=MODEL, messages=CHAT, seed=2, max_tokens=200, temperature=0.5, **form
         )
         return done.choices[0].message.content or ""
