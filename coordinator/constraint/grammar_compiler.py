@@ -26,8 +26,9 @@ _WHITESPACE = r"[\x20\x0A\x0D\x09]{1,40}"
 """Between the tokens of JSON. Bounded, because a model may otherwise write it without end; enough
 for ten levels of indentation."""
 
-# Counted in operations, so that the same output always keeps to them or never does. With these a
-# mask takes 20 ms at the very most and an output 50 MB, and every format of JSON schema works.
+# Counted in operations, so that the same output always keeps to them or never does. The worst
+# grammars known take some ten milliseconds a mask with these and some ten megabytes an output,
+# while every format of JSON schema works.
 _LIMITS = llguidance.LLParserLimits(
     initial_lexer_fuel=500_000,
     step_lexer_fuel=50_000,
