@@ -23,10 +23,10 @@ def status(
     ] = False,
 ) -> None:
     """Shows stages, layers, devices, KV use, throughput and health."""
-    from coordinator.cli.status_output import print_json, print_table
-    from coordinator.client import Client
-
     with reported_failures():
+        from coordinator.cli.status_output import print_json, print_table
+        from coordinator.client import Client
+
         if watch:
             from coordinator.cli.watch import output
 
