@@ -5,9 +5,11 @@ import sys
 
 import pytest
 
+from coordinator.cli.stage_waits import StageWaits
 from load_display import Entry, load_display
 from load_display.bars import Bars
 from load_display.lines import MIN_PERIOD_S, Lines
+from protos.errors import DeadlineExceededError, LoadingError, UnavailableError
 from protos.load_progress import LoadPhase, LoadProgress
 
 
@@ -62,3 +64,28 @@ def test_logs_pass_above_the_bars_and_go_their_old_way_afterwards(
     shown = capsys.readouterr().err
     for part in ("in the log\n", "stage 0", "loading 0.5 of 1.0 MB (50 %)", "ready [all]"):
         assert part in shown
+
+
+class Shown:
+    """A display that remembers."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, Entry] = {}
+
+    def show(self, name: str, entry: Entry) -> None:
+        self.entries[name] = entry
+
+
+def test_a_coordinator_says_what_it_waits_for_until_every_stage_serves() -> None:
+    display = Shown()
+    waits = StageWaits(display)
+    progress = LoadProgress(phase=LoadPhase.LOADING, done_bytes=500_000, total_bytes=1_000_000)
+    assert waits.update("b:1", UnavailableError("refused")) == "stage b:1 is not reachable"
+    assert waits.update("a:1", LoadingError("it loads", progress=progress)) == (
+        "stage a:1 is loading 0.5 of 1.0 MB (50 %); stage b:1 is not reachable"
+    )
+    assert display.entries["a:1"].share == 0.5
+    assert waits.update("a:1", None) == "stage b:1 is not reachable"
+    assert waits.update("b:1", DeadlineExceededError("late")) == "stage b:1 is not answering"
+    assert waits.update("b:1", None) == "it opens its stages"
+    assert all(entry.is_done for entry in display.entries.values())
