@@ -14,6 +14,7 @@ from protos.errors import InvalidArgumentError, StagecoachError
 from protos.grpc_environment import prepare_grpc
 from protos.layer_range import LayerRange
 from security.tls_files import TlsFiles
+from stage_server import value_completion
 from stage_server.config import (
     DTYPE_NAMES,
     ENGINE_NAMES,
@@ -23,10 +24,9 @@ from stage_server.config import (
 )
 from stage_server.place import own_layers
 from stage_server.threads import default_num_threads, wait_passively
+from stage_server.value_completion import LOG_LEVELS
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-
-LOG_LEVELS = ("debug", "info", "warning", "error")
+app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
 
 _DEFAULT = StageConfig(model="demo", layers=LayerRange(0, 1))
 
@@ -49,7 +49,8 @@ def stage_server(
     model: Annotated[
         str,
         typer.Option(
-            help="Local Hugging Face folder, hub id, path of a .gguf file, demo or shape:NAME."
+            autocompletion=value_completion.models,
+            help="Local Hugging Face folder, hub id, path of a .gguf file, demo or shape:NAME.",
         ),
     ],
     layers: Annotated[
@@ -73,9 +74,16 @@ def stage_server(
     listen: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Address; port 0 takes a free one.")
     ] = str(_DEFAULT.listen),
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = _DEFAULT.device,
+    device: Annotated[
+        str,
+        typer.Option(autocompletion=value_completion.devices, help="auto, cpu, cuda or cuda:N."),
+    ] = _DEFAULT.device,
     dtype: Annotated[
-        str, typer.Option(help=f"Of the weights: {', '.join(DTYPE_NAMES)}.")
+        str,
+        typer.Option(
+            autocompletion=value_completion.dtypes,
+            help=f"Of the weights: {', '.join(DTYPE_NAMES)}.",
+        ),
     ] = _DEFAULT.dtype,
     kv_memory: Annotated[
         str | None,
@@ -97,11 +105,18 @@ def stage_server(
         int | None, typer.Option(help="CPU threads. Default: the physical cores.")
     ] = None,
     engine: Annotated[
-        str, typer.Option(help=f"One of {', '.join(ENGINE_NAMES)}.")
+        str,
+        typer.Option(
+            autocompletion=value_completion.engines, help=f"One of {', '.join(ENGINE_NAMES)}."
+        ),
     ] = _DEFAULT.engine,
     emulate: Annotated[
         str | None,
-        typer.Option(metavar="GPU", help="For engine emulated: its GPU, such as rtx-3060-12gb."),
+        typer.Option(
+            metavar="GPU",
+            autocompletion=value_completion.gpus,
+            help="For engine emulated: its GPU, such as rtx-3060-12gb.",
+        ),
     ] = None,
     efficiency: Annotated[
         float, typer.Option(help="For engine emulated: share of the GPU's figures it reaches.")
@@ -139,7 +154,11 @@ def stage_server(
         bool, typer.Option("--exit-with-parent", help="Stop when stdin reaches its end.")
     ] = False,
     log_level: Annotated[
-        str, typer.Option(help=f"One of {', '.join(LOG_LEVELS)}; debug adds tracebacks.")
+        str,
+        typer.Option(
+            autocompletion=value_completion.log_levels,
+            help=f"One of {', '.join(LOG_LEVELS)}; debug adds tracebacks.",
+        ),
     ] = "info",
     _version: Annotated[
         bool,

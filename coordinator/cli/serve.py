@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from coordinator.cli import value_completion
 from coordinator.cli.failures import reported_failures
 from coordinator.config import CoordinatorConfig, parse_address
 from protos.errors import InvalidArgumentError
@@ -18,7 +19,8 @@ def serve(
     model: Annotated[
         str,
         typer.Option(
-            help="Local Hugging Face folder, hub id, path of a .gguf file, demo or shape:NAME."
+            autocompletion=value_completion.models,
+            help="Local Hugging Face folder, hub id, path of a .gguf file, demo or shape:NAME.",
         ),
     ],
     stage: Annotated[

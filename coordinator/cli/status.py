@@ -26,9 +26,9 @@ def status(
     ] = False,
 ) -> None:
     """Shows stages, layers, devices, KV use, throughput and health."""
-    from coordinator.cli.status_output import print_json, print_table
-
     with reported_failures():
+        from coordinator.cli.status_output import print_json, print_table
+
         connection = Connection.of(coordinator, tls_ca, api_key_file)
         if watch:
             from coordinator.cli.watch import output

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from coordinator.cli import value_completion
 from coordinator.cli.failures import reported_failures
 from coordinator.core.limits import MAX_STAGES
 from protos.errors import InvalidArgumentError
@@ -19,7 +20,8 @@ def up(
     model: Annotated[
         str,
         typer.Option(
-            help="Local Hugging Face folder, hub id, path of a .gguf file, demo or shape:NAME."
+            autocompletion=value_completion.models,
+            help="Local Hugging Face folder, hub id, path of a .gguf file, demo or shape:NAME.",
         ),
     ],
     stages: Annotated[
@@ -46,7 +48,11 @@ def up(
     ] = None,
     no_http: Annotated[bool, typer.Option("--no-http", help="Serve gRPC alone.")] = False,
     dtype: Annotated[
-        str | None, typer.Option(help="Of the weights: auto, float32, float16 or bfloat16.")
+        str | None,
+        typer.Option(
+            autocompletion=value_completion.dtypes,
+            help="Of the weights: auto, float32, float16 or bfloat16.",
+        ),
     ] = None,
     kv_memory: Annotated[
         str | None, typer.Option(metavar="SIZE", help="KV memory of each stage, such as 2GiB.")
@@ -55,14 +61,22 @@ def up(
         int | None,
         typer.Option(min=1, help="CPU threads of each stage. Default: the physical cores."),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(autocompletion=value_completion.devices, help="auto, cpu, cuda or cuda:N."),
+    ] = None,
     engine: Annotated[
-        str | None, typer.Option(help="torch, or emulated: waits instead of computing.")
+        str | None,
+        typer.Option(
+            autocompletion=value_completion.engines,
+            help="torch, or emulated: waits instead of computing.",
+        ),
     ] = None,
     emulate: Annotated[
         list[str] | None,
         typer.Option(
             metavar="GPU",
+            autocompletion=value_completion.gpus,
             help="For engine emulated: the GPU of all stages, such as rtx-3060-12gb, or once for "
             "each stage.",
         ),
@@ -108,9 +122,6 @@ def up(
     ] = False,
 ) -> None:
     """Starts stage servers and a coordinator on this machine; stops them on Ctrl-C or SIGTERM."""
-    from coordinator.cli.cluster import ClusterPlan
-    from coordinator.cli.cluster_run import run_cluster
-
     stage_options = {
         "--dtype": dtype,
         "--kv-memory": kv_memory,
@@ -123,6 +134,9 @@ def up(
         "--max-model-len": max_model_len,
     }
     with reported_failures():
+        from coordinator.cli.cluster import ClusterPlan
+        from coordinator.cli.cluster_run import run_cluster
+
         ranges = tuple(_layer_ranges(model, stages, layers))
         plan = ClusterPlan(
             model=model,

@@ -106,7 +106,10 @@ def test_a_cluster_of_uneven_stages_serves_and_stops_on_ctrl_c(model: Path) -> N
             assert cached_tokens(client) == [0, 32, 0]
         check_http(ready)
         process.send_signal(signal.SIGINT)
-        assert process.wait(DEADLINE_S) == 0
+        stdout, stderr = process.communicate(timeout=DEADLINE_S)
+        assert (process.returncode, stdout) == (0, "")
+        for name in ("stage 0 (layers 0:1)", "stage 1 (layers 1:6)"):
+            assert f"{name}: " in stderr  # how far its loading was
         check_gone(pids_of(ready))
 
 
