@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from coordinator.core.request import Request
 from coordinator.core.request_spec import ChatPrompt, RequestSpec, TextPrompt, TokenPrompt
@@ -64,6 +64,25 @@ class Admission:
         self._check_ids("prompt", token_ids)
         return token_ids
 
+    def detokenize(self, token_ids: Collection[int]) -> str:
+        """Turns token ids into text, special tokens left out.
+
+        Raises:
+            InvalidArgumentError: An id is outside the vocabulary, or the model has no tokenizer.
+            ContextLengthExceededError: There are more than one request may hold.
+        """
+        if self._tokenizer is None:
+            raise InvalidArgumentError("the model has no tokenizer", field="tokens")
+        if len(token_ids) > self._max_request_tokens:
+            raise ContextLengthExceededError(
+                f"{len(token_ids)} tokens given, one request may hold {self._max_request_tokens}",
+                num_tokens=len(token_ids),
+                limit=self._max_request_tokens,
+            )
+        self._check_ids("tokens", token_ids)
+        detokenizer = self._tokenizer.detokenizer()
+        return detokenizer.push(token_ids) + detokenizer.flush()
+
     def admit(self, spec: RequestSpec) -> Request:
         """Makes the request that `spec` asks for.
 
@@ -96,6 +115,7 @@ class Admission:
             if spec.ignore_eos
             else stop_token_ids | self._eos_token_ids,
             cache_salt=spec.cache_salt,
+            logprobs=spec.logprobs,
             arrival_ns=time.monotonic_ns(),
         )
 

@@ -24,6 +24,8 @@ class CoordinatorConfig:
     """Addresses HOST:PORT, 1 to 16, in any order: the stages' own layer ranges order them."""
     listen: str = "127.0.0.1:50050"
     """HOST:PORT of GenerationService; port 0 takes a free one."""
+    http_listen: str | None = "127.0.0.1:8000"
+    """HOST:PORT of the HTTP API; port 0 takes a free one. None: there is none."""
     max_num_batched_tokens: int | None = None
     """Most tokens in one micro-batch."""
     max_num_seqs: int | None = None
@@ -57,6 +59,8 @@ class CoordinatorConfig:
             if self.stages.count(address) > 1:
                 raise InvalidArgumentError(f"stage {address} is given twice", field="stage")
         parse_address(self.listen, field="listen")
+        if self.http_listen is not None:
+            parse_address(self.http_listen, field="http_listen")
         for name in (
             "max_num_batched_tokens",
             "max_num_seqs",

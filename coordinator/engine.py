@@ -8,13 +8,14 @@ queue with the tokens they have, and go on by recomputation once the stage is ba
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from coordinator.admission import Admission
 from coordinator.batch_sampling import logits_requests, sample
 from coordinator.core.request import FinishReason
 from coordinator.core.request_spec import Prompt, RequestSpec
 from coordinator.core.sequence import Sequence
+from coordinator.core.served_model import ServedModel
 from coordinator.core.status import EngineStatus, StageState, StageStatus
 from coordinator.core.step import SchedulerOutput, StepOutput
 from coordinator.landed_step import LandedStep
@@ -96,9 +97,29 @@ class Engine:
         """Requests that have not ended."""
         return len(self._requests)
 
+    @property
+    def served_model(self) -> ServedModel:
+        """What clients may know of the model."""
+        topology = self._pipeline.topology
+        return ServedModel(
+            model_id=topology.model_id,
+            vocab_size=topology.vocab_size,
+            max_model_len=self._scheduler.config.max_request_tokens,
+            has_tokenizer=self.tokenizer is not None,
+        )
+
+    @property
+    def is_ready(self) -> bool:
+        """True while requests are served."""
+        return self._pipeline.is_open and not self._is_draining
+
     def tokenize(self, prompt: Prompt) -> list[int]:
         """Turns a prompt into token ids; see `Admission.tokenize`."""
         return self._admission.tokenize(prompt)
+
+    def detokenize(self, token_ids: Collection[int]) -> str:
+        """Turns token ids into text; see `Admission.detokenize`."""
+        return self._admission.detokenize(token_ids)
 
     def submit(self, spec: RequestSpec) -> RequestStream:
         """Validates a request and queues it.
@@ -260,7 +281,7 @@ class Engine:
         )
         return EngineStatus(
             model_id=topology.model_id,
-            ready=self._pipeline.is_open and not self._is_draining,
+            ready=self.is_ready,
             stages=stages,
             num_running=scheduler.num_running,
             num_waiting=scheduler.num_waiting,

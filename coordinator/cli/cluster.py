@@ -21,6 +21,8 @@ class ClusterPlan:
     """Of each stage, in order."""
     grpc_port: int
     """Of the coordinator; 0 takes a free one."""
+    http_port: int | None
+    """Of the coordinator's HTTP API; 0 takes a free one. None: there is none."""
     stage_options: tuple[str, ...]
     """Further arguments of every stage server."""
     emulated_gpus: tuple[str, ...] = ()
@@ -46,6 +48,8 @@ class Endpoints:
 
     grpc: str
     """Address of the coordinator."""
+    http: str | None
+    """Address of its HTTP API, if there is one."""
     stages: tuple[RunningStage, ...]
     pid: int
     """Of the coordinator."""
@@ -84,7 +88,13 @@ class Cluster:
             "coordinator", self._coordinator_arguments(stages), relay_logs=self._relay_logs
         )
         ready = await self._coordinator.ready()
-        return Endpoints(grpc=str(ready["grpc"]), stages=tuple(stages), pid=_int(ready["pid"]))
+        http = ready["http"]
+        return Endpoints(
+            grpc=str(ready["grpc"]),
+            http=None if http is None else str(http),
+            stages=tuple(stages),
+            pid=_int(ready["pid"]),
+        )
 
     async def failure(self) -> StagecoachError:
         """Waits until a process ends on its own and says which and how."""
@@ -129,9 +139,14 @@ class Cluster:
             *("-m", "coordinator.cli", "serve", "--model", self._plan.model),
             *(text for stage in stages for text in ("--stage", stage.address)),
             *("--listen", f"127.0.0.1:{self._plan.grpc_port}", "--json", "--exit-with-parent"),
+            *self._http_arguments(),
             *("--drain-grace-s", str(self._plan.drain_grace_s)),
             *self._plan.coordinator_options,
         ]
+
+    def _http_arguments(self) -> tuple[str, ...]:
+        port = self._plan.http_port
+        return ("--no-http",) if port is None else ("--http-listen", f"127.0.0.1:{port}")
 
 
 def _int(value: object) -> int:

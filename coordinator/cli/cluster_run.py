@@ -47,7 +47,7 @@ def _as_json(endpoints: Endpoints) -> str:
     return json.dumps(
         {
             "grpc": endpoints.grpc,
-            "http": None,
+            "http": endpoints.http,
             "stages": [
                 {
                     "address": stage.address,
@@ -63,6 +63,8 @@ def _as_json(endpoints: Endpoints) -> str:
 
 def _as_text(endpoints: Endpoints) -> str:
     lines = [f"coordinator  {endpoints.grpc}  (gRPC, pid {endpoints.pid})"]
+    if endpoints.http is not None:
+        lines.append(f"             http://{endpoints.http}/v1  (OpenAI-compatible API)")
     lines += [
         f"stage {index:<6} {stage.address}  (layers {stage.layers}, pid {stage.pid})"
         for index, stage in enumerate(endpoints.stages)

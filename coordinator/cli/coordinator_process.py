@@ -10,6 +10,9 @@ import uvloop
 from coordinator.assembly import open_engine
 from coordinator.cli.stop_event import run_until, stop_event
 from coordinator.config import CoordinatorConfig
+from coordinator.http.app import create_app
+from coordinator.http.door import Door
+from coordinator.http.server import HttpServer
 from coordinator.service.server import GenerationServer
 from model_files import ModelFiles, open_model
 
@@ -44,12 +47,16 @@ async def _serve(
         config.listen, max_model_len=max_model_len, max_num_waiting=config.max_num_waiting
     )
     address = await server.start()
+    door = Door()
+    http = config.http_listen and HttpServer(config.http_listen, create_app(door))
 
     async def work() -> None:
+        http_address = await http.start() if http else None
         engine = await open_engine(config, files)
         await server.serve(engine)
+        door.open(engine)
         if json_output:
-            ready = {"grpc": address, "http": None, "pid": os.getpid()}
+            ready = {"grpc": address, "http": http_address, "pid": os.getpid()}
             print(json.dumps(ready), flush=True)
         await engine.wait_stopped()
 
@@ -57,3 +64,5 @@ async def _serve(
         await run_until(stop, work())
     finally:
         await server.stop(grace_s=config.drain_grace_s)
+        if http:
+            await http.stop()

@@ -5,7 +5,8 @@ from typing import Annotated
 import typer
 
 from coordinator.cli.failures import reported_failures
-from coordinator.config import CoordinatorConfig
+from coordinator.config import CoordinatorConfig, parse_address
+from protos.errors import InvalidArgumentError
 
 _DEFAULT = CoordinatorConfig(model="demo", stages=("localhost:50051",))
 
@@ -26,6 +27,15 @@ def serve(
     listen: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Address; port 0 takes a free one.")
     ] = _DEFAULT.listen,
+    http_listen: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Address of the OpenAI-compatible HTTP API; port 0 takes a free one. Default: "
+            f"{_DEFAULT.http_listen}, or a free port when that of --listen is 0.",
+        ),
+    ] = None,
+    no_http: Annotated[bool, typer.Option("--no-http", help="Serve gRPC alone.")] = False,
     max_num_batched_tokens: Annotated[
         int | None, typer.Option(help="Most tokens in one micro-batch. Default: the stages'.")
     ] = None,
@@ -70,6 +80,7 @@ def serve(
             model=model,
             stages=tuple(stage),
             listen=listen,
+            http_listen=_http_listen(http_listen, listen, no_http=no_http),
             max_num_batched_tokens=max_num_batched_tokens,
             max_num_seqs=max_num_seqs,
             max_model_len=max_model_len,
@@ -83,3 +94,20 @@ def serve(
         from coordinator.cli.coordinator_process import run
 
         run(config, json_output=json_output, exit_with_parent=exit_with_parent)
+
+
+def _http_listen(http_listen: str | None, listen: str, *, no_http: bool) -> str | None:
+    """The address of the HTTP API; None for none.
+
+    Raises:
+        InvalidArgumentError: One is given, and none is wanted; or `listen` is not HOST:PORT.
+    """
+    if no_http:
+        if http_listen is not None:
+            raise InvalidArgumentError(
+                "give either --http-listen or --no-http", field="http_listen"
+            )
+        return None
+    if http_listen is None and parse_address(listen, field="listen")[1] == 0:
+        return "127.0.0.1:0"
+    return http_listen or _DEFAULT.http_listen

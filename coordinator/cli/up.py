@@ -12,6 +12,7 @@ from protos.errors import InvalidArgumentError
 from protos.layer_range import LayerRange
 
 DEFAULT_GRPC_PORT = 50050
+DEFAULT_HTTP_PORT = 8000
 
 
 def up(
@@ -34,6 +35,16 @@ def up(
     grpc_port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port of the coordinator; 0 takes a free one.")
     ] = DEFAULT_GRPC_PORT,
+    http_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=65535,
+            help="Port of the OpenAI-compatible HTTP API; 0 takes a free one. Default: "
+            f"{DEFAULT_HTTP_PORT}, or a free one with --grpc-port 0.",
+        ),
+    ] = None,
+    no_http: Annotated[bool, typer.Option("--no-http", help="Serve gRPC alone.")] = False,
     dtype: Annotated[
         str | None, typer.Option(help="Of the weights: auto, float32, float16 or bfloat16.")
     ] = None,
@@ -118,6 +129,7 @@ def up(
             layers=ranges,
             emulated_gpus=_gpu_of_each_stage(emulate or [], len(ranges)),
             grpc_port=grpc_port,
+            http_port=_http_port(http_port, grpc_port, no_http=no_http),
             stage_options=_given(stage_options),
             coordinator_options=(
                 *_given(
@@ -135,6 +147,21 @@ def up(
                 plan, json_output=json_output, verbose=verbose, with_parent=exit_with_parent
             )
         )
+
+
+def _http_port(http_port: int | None, grpc_port: int, *, no_http: bool) -> int | None:
+    """The port of the HTTP API; None for none.
+
+    Raises:
+        InvalidArgumentError: A port is given, and none is wanted.
+    """
+    if no_http:
+        if http_port is not None:
+            raise InvalidArgumentError("give either --http-port or --no-http", field="http_port")
+        return None
+    if http_port is not None:
+        return http_port
+    return DEFAULT_HTTP_PORT if grpc_port else 0
 
 
 def _layer_ranges(model: str, stages: int | None, layers: list[str] | None) -> list[LayerRange]:

@@ -6,6 +6,7 @@ errors are those of `stagecoach.v1.GenerateRequest`.
 
 from dataclasses import dataclass, field
 
+from coordinator.core.grammar import Grammar
 from coordinator.core.sampling_params import SamplingParams
 from protos.errors import InvalidArgumentError
 
@@ -14,6 +15,7 @@ MAX_STOP_STRINGS = 16
 MAX_STOP_TOKEN_IDS = 64
 MAX_REQUEST_ID_CHARS = 128
 MAX_CACHE_SALT_CHARS = 128
+MAX_LOGPROBS = 20
 MAX_UINT32 = 2**32 - 1
 
 
@@ -115,6 +117,11 @@ class RequestSpec:
     cache_salt: str | None = None
     """Only requests of the same salt share the KV of a prefix; 1 to 128 characters. None is a salt
     like any other."""
+    logprobs: int | None = None
+    """Log-probabilities wanted with every token: None for none, 0 for that of the chosen token
+    alone, up to 20 for those of as many of the most likely tokens too."""
+    grammar: Grammar | None = None
+    """What the whole output must match; it ends when nothing can follow. None: anything."""
 
     def __post_init__(self) -> None:
         """Checks counts and lengths."""
@@ -152,6 +159,10 @@ class RequestSpec:
                 f"cache_salt has {len(self.cache_salt)} characters, must have 1 to "
                 f"{MAX_CACHE_SALT_CHARS}",
                 field="cache_salt",
+            )
+        if self.logprobs is not None and not 0 <= self.logprobs <= MAX_LOGPROBS:
+            raise InvalidArgumentError(
+                f"logprobs is {self.logprobs}, must be in [0, {MAX_LOGPROBS}]", field="logprobs"
             )
 
 

@@ -8,7 +8,7 @@ import asyncio
 import codecs
 import itertools
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import asynccontextmanager
 
 from coordinator.core.events import (
@@ -21,7 +21,8 @@ from coordinator.core.events import (
     TokensEvent,
 )
 from coordinator.core.request import FinishReason
-from coordinator.core.request_spec import ChatPrompt, Prompt, RequestSpec, TextPrompt
+from coordinator.core.request_spec import ChatPrompt, Prompt, RequestSpec, TextPrompt, TokenPrompt
+from coordinator.core.served_model import ServedModel
 from coordinator.core.stage_info import StageInfo
 from coordinator.core.status import EngineStatus, StageState, StageStatus
 from coordinator.core.step import StageSpan
@@ -165,6 +166,16 @@ class EchoEngine:
         self.is_ready = True
         self.steps = StepHub()
         self.num_steps = 0
+
+    @property
+    def served_model(self) -> ServedModel:
+        return ServedModel(
+            model_id="echo", vocab_size=VOCAB_SIZE, max_model_len=MAX_MODEL_LEN, has_tokenizer=True
+        )
+
+    def detokenize(self, token_ids: Collection[int]) -> str:
+        self.tokenize(TokenPrompt(token_ids=tuple(token_ids)))
+        return bytes(token_ids).decode(errors="replace")
 
     def submit(self, spec: RequestSpec) -> EchoStream:
         if self.failure is not None and self.fail_after_tokens is None:

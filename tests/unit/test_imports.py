@@ -49,6 +49,11 @@ ALLOWED: dict[str, set[str]] = {
     **dict.fromkeys(ENGINE_PARTS, ENGINE | {"protos"}),
     "coordinator.assembly": ENGINE | {"protos", "model_files"},
     "coordinator.service": ENGINE | {"protos", "coordinator.assembly"},
+    "coordinator.http": ENGINE
+    | {
+        *("protos", "coordinator.assembly", "coordinator.client"),
+        *("coordinator.service.generation_engine", "coordinator.service.messages"),
+    },
     "coordinator.client": {"protos"},
     "coordinator.timeline": {"coordinator.client"},
     "coordinator.bench": {

@@ -1,0 +1,95 @@
+"""The life of the HTTP door: bind, answer, drain, stop; uvicorn inside the coordinator's own loop.
+
+The process's signals stay the coordinator's, and the address is bound before the engine exists.
+"""
+
+import asyncio
+import logging
+import socket
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from coordinator.config import parse_address
+from protos.errors import UnavailableError
+
+_BACKLOG = 2048
+_CLOSING_GRACE_S = 1
+"""For the last bytes on their way, after the engine has ended all requests."""
+
+_log = logging.getLogger(__name__)
+
+
+class HttpServer:
+    """An HTTP server around one application. Event loop only.
+
+    Args:
+        listen: HOST:PORT; port 0 takes a free one.
+        app: What answers.
+    """
+
+    def __init__(self, listen: str, app: ASGIApp) -> None:
+        """Binds nothing yet."""
+        self._listen = listen
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                log_level="warning",
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                timeout_graceful_shutdown=_CLOSING_GRACE_S,
+            )
+        )
+        self._socket: socket.socket | None = None
+        self._ticking: asyncio.Task[None] | None = None
+
+    async def start(self) -> str:
+        """Binds and answers.
+
+        Returns:
+            HOST:PORT, with the port that was taken.
+
+        Raises:
+            UnavailableError: The address cannot be bound.
+        """
+        host, port = parse_address(self._listen, field="http_listen")
+        self._socket = _bound_socket(host.strip("[]"), port, self._listen)
+        config = self._server.config
+        config.load()
+        self._server.lifespan = config.lifespan_class(config)
+        await self._server.startup(sockets=[self._socket])
+        self._ticking = asyncio.create_task(self._server.main_loop(), name="http-server")
+        address = f"{host}:{self._socket.getsockname()[1]}"
+        _log.info("listening on http://%s", address)
+        return address
+
+    async def stop(self) -> None:
+        """Ends every connection and closes the port; call it once the engine is closed."""
+        if self._ticking is None:
+            return
+        self._server.should_exit = True
+        await self._ticking
+        assert self._socket is not None
+        await self._server.shutdown(sockets=[self._socket])
+
+
+def _bound_socket(host: str, port: int, listen: str) -> socket.socket:
+    """A socket that is bound, not yet listening.
+
+    Raises:
+        UnavailableError: The host is not known, or the address cannot be bound.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, *_, address = min(found, key=lambda one: one[0] != socket.AF_INET)
+        return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise UnavailableError(
+            f"cannot listen on {listen} for HTTP ({error.strerror or error}): choose another"
+            " address with --http-listen, or none with --no-http"
+        ) from error
