@@ -10,6 +10,7 @@ from coordinator.http.errors import (
     error_response,
 )
 from coordinator.http.model_routes import model_routes
+from coordinator.http.page_routes import page_routes
 from coordinator.http.request_ids import RequestIds
 from coordinator.http.state_routes import state_routes
 from protos import __version__
@@ -32,6 +33,7 @@ def create_app(door: Door) -> FastAPI:
     )
     app.include_router(state_routes(door))
     app.include_router(model_routes(door))
+    app.include_router(page_routes(door))
     app.add_middleware(RequestIds)
     app.add_exception_handler(StagecoachError, _on_typed_error)
     app.add_exception_handler(HTTPException, _on_http_error)

@@ -17,6 +17,7 @@ CORE = {"protos.errors", "protos.layer_range", "coordinator.core"}
 ENGINE_PARTS = {
     f"coordinator.{name}"
     for name in (
+        "activity",
         "admission",
         "batch_sampling",
         "engine",

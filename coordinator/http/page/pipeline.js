@@ -1,0 +1,154 @@
+/** The pipeline as a picture: the coordinator, and the stages in order, each on its own link. */
+
+import { Bar, byId, bytes, count, element, milliseconds, percent, setText } from "./dom.js";
+
+const PARTS = ["compute", "queue", "wire", "serialize"];
+const IDLE = { busy_share: 0, compute_ms: 0, queue_ms: 0, wire_ms: 0, serialize_ms: 0 };
+
+export class Pipeline {
+  constructor() {
+    this.coordinator = new CoordinatorBox();
+    this.stages = [];
+    this.row = element("ol", "stages");
+    byId("pipeline").append(this.coordinator.node, this.row);
+  }
+
+  /** @param {object} state As `/status/stream` tells it. */
+  show(state) {
+    this.coordinator.show(state);
+    while (this.stages.length < state.stages.length) {
+      const box = new StageBox();
+      this.stages.push(box);
+      this.row.append(box.node);
+    }
+    const longestMs = Math.max(...state.activity.stages.map(roundTripMs), 1e-6);
+    state.stages.forEach((stage, index) => {
+      const activity = state.activity.stages[index] ?? IDLE;
+      this.stages[index].show(stage, activity, longestMs);
+    });
+  }
+}
+
+function roundTripMs(activity) {
+  return PARTS.reduce((sum, part) => sum + activity[`${part}_ms`], 0);
+}
+
+/** A line of a name and a value. */
+class Row {
+  constructor(name) {
+    this.value = element("span", "value");
+    this.node = element("p", "row", element("span", "label", name), this.value);
+  }
+
+  show(text) {
+    setText(this.value, text);
+  }
+}
+
+class CoordinatorBox {
+  constructor() {
+    this.kv = new Bar("KV memory of all requests", ["kv", "cached"]);
+    this.kvRow = new Row("KV memory");
+    this.steps = new Row("steps a second");
+    this.times = new Row("schedule · sample · send");
+    this.node = element(
+      "div",
+      "coordinator",
+      element("h3", "", "Coordinator"),
+      this.steps.node,
+      this.times.node,
+      element("div", "measure", this.kvRow.node, this.kv.node),
+    );
+  }
+
+  show({ activity, kv_blocks_total: total, kv_blocks_free: free, kv_blocks_cached: cached }) {
+    this.steps.show((activity.steps / activity.window_s).toFixed(1));
+    const times = [activity.schedule_ms, activity.sample_ms, activity.emit_ms];
+    this.times.show(activity.steps === 0 ? "–" : times.map(milliseconds).join(" · "));
+    const held = (total - free) / Math.max(1, total);
+    const kept = cached / Math.max(1, total);
+    const text = `${percent(held)} in use, ${percent(kept)} cached prefixes`;
+    this.kvRow.show(text);
+    this.kv.show([held, kept], text);
+  }
+}
+
+class StageBox {
+  constructor() {
+    this.title = element("h3", "");
+    this.state = element("span", "pill");
+    this.badge = element("span", "badge", "emulated");
+    this.address = element("p", "address");
+    this.loss = element("p", "loss");
+    this.layers = new Row("layers");
+    this.device = new Row("device");
+    this.weights = new Row("weights");
+    this.busyRow = new Row("busy");
+    this.busy = new Bar("Busy", ["busy"]);
+    this.kvRow = new Row("KV memory");
+    this.kv = new Bar("KV memory", ["kv"]);
+    this.splitRow = new Row("round trip");
+    this.split = new Bar("Time of a step", PARTS);
+    this.link = element("span", "link-text");
+    this.box = element(
+      "div",
+      "stage",
+      element("div", "stage-head", this.title, this.badge, this.state),
+      this.address,
+      this.loss,
+      this.layers.node,
+      this.device.node,
+      this.weights.node,
+      element("div", "measure", this.busyRow.node, this.busy.node),
+      element("div", "measure", this.kvRow.node, this.kv.node),
+      element("div", "measure", this.splitRow.node, this.split.node),
+    );
+    const link = element("div", "link", this.link);
+    link.setAttribute("aria-hidden", "true");
+    this.node = element("li", "", link, this.box);
+  }
+
+  show(stage, activity, longestMs) {
+    const isBusy = activity.busy_share > 0;
+    this.node.className = `${stage.state} ${isBusy && stage.state === "ready" ? "flowing" : ""}`;
+    setText(this.title, `Stage ${stage.index}`);
+    setText(this.state, stage.state);
+    this.state.className = `pill ${stage.state}`;
+    this.badge.hidden = !stage.emulated;
+    setText(this.address, stage.address);
+    this.loss.hidden = stage.state !== "lost";
+    setText(this.loss, "Not reachable. Requests are paused, and go on when it is back.");
+    this.layers.show(layersText(stage.layers));
+    this.device.show([stage.device, stage.dtype].filter(Boolean).join(" · ") || "unknown");
+    this.weights.show(stage.weight_bytes ? bytes(stage.weight_bytes) : "–");
+    this.#showKv(stage);
+    this.#showTimes(activity, longestMs);
+  }
+
+  #showKv({ kv_blocks_total: total, kv_blocks_free: free, kv_block_size: size, kv_bytes: all }) {
+    const share = (total - free) / Math.max(1, total);
+    const text = `${percent(share)} of ${count(total * size)} tokens`;
+    this.kvRow.show(total === 0 ? "–" : text);
+    this.kv.show([share], `${text}, ${bytes(all)}, cached prefixes included`);
+  }
+
+  #showTimes(activity, longestMs) {
+    this.busyRow.show(percent(activity.busy_share));
+    this.busy.show([activity.busy_share], percent(activity.busy_share));
+    const roundTrip = roundTripMs(activity);
+    const shares = PARTS.map((part) => activity[`${part}_ms`] / longestMs);
+    const words = PARTS.map((part) => `${part} ${milliseconds(activity[`${part}_ms`])}`);
+    this.splitRow.show(roundTrip === 0 ? "–" : milliseconds(roundTrip));
+    this.split.show(shares, roundTrip === 0 ? "no steps" : words.join(", "));
+    setText(this.link, roundTrip === 0 ? "" : milliseconds(activity.wire_ms));
+  }
+}
+
+/** A half-open range of layers, as people say it. */
+function layersText(layers) {
+  if (layers === null) {
+    return "unknown";
+  }
+  const [start, end] = layers;
+  return `${start} to ${end - 1} (${end - start})`;
+}
