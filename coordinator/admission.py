@@ -80,8 +80,7 @@ class Admission:
                 limit=self._max_request_tokens,
             )
         self._check_ids("tokens", token_ids)
-        detokenizer = self._tokenizer.detokenizer()
-        return detokenizer.push(token_ids) + detokenizer.flush()
+        return self._tokenizer.detokenize(token_ids)
 
     def admit(self, spec: RequestSpec) -> Request:
         """Makes the request that `spec` asks for.

@@ -6,6 +6,7 @@ import uuid
 
 from coordinator.admission import Admission
 from coordinator.config import CoordinatorConfig
+from coordinator.constraint import GrammarCompiler
 from coordinator.engine import Engine
 from coordinator.pipeline.pipeline import Pipeline
 from coordinator.pipeline.stage_link import LinkConfig
@@ -46,6 +47,7 @@ async def open_engine(config: CoordinatorConfig, files: ModelFiles) -> Engine:
     for address, info in zip(topology.addresses, topology.infos, strict=True):
         _log.info("stage %s: layers %s on %s", address, info.layers, info.device)
     limits = _limits(config, topology)
+    eos_token_ids = _eos_token_ids(files, tokenizer)
     engine = Engine(
         pipeline=pipeline,
         scheduler=Scheduler(limits),
@@ -57,8 +59,11 @@ async def open_engine(config: CoordinatorConfig, files: ModelFiles) -> Engine:
         admission=Admission(
             tokenizer=tokenizer,
             vocab_size=topology.vocab_size,
-            eos_token_ids=_eos_token_ids(files, tokenizer),
+            eos_token_ids=eos_token_ids,
             max_request_tokens=limits.max_request_tokens,
+        ),
+        grammars=GrammarCompiler(
+            tokenizer, vocab_size=topology.vocab_size, eos_token_ids=eos_token_ids
         ),
         tokenizer=tokenizer,
         stage_wait_s=config.stage_wait_s,

@@ -12,7 +12,9 @@ from collections.abc import Collection, Iterable
 
 from coordinator.admission import Admission
 from coordinator.batch_sampling import logits_requests, sample
-from coordinator.core.request import FinishReason
+from coordinator.compiling_stream import CompilingStream
+from coordinator.constraint import GrammarCompiler, TokenConstraint
+from coordinator.core.request import FinishReason, Request
 from coordinator.core.request_spec import Prompt, RequestSpec
 from coordinator.core.sequence import Sequence
 from coordinator.core.served_model import ServedModel
@@ -56,6 +58,7 @@ class Engine:
         scheduler: Empty, with the limits of the pipeline's topology.
         pace: Says how many micro-batches are in flight.
         admission: Validates requests.
+        grammars: Compiles the grammars of requests; the engine closes it.
         tokenizer: The model's; None when it serves token ids only.
         stage_wait_s: How long requests wait for a lost stage before they fail.
     """
@@ -67,6 +70,7 @@ class Engine:
         scheduler: Scheduler,
         pace: Pace,
         admission: Admission,
+        grammars: GrammarCompiler,
         tokenizer: Tokenizer | None,
         stage_wait_s: float,
     ) -> None:
@@ -76,6 +80,7 @@ class Engine:
         self._scheduler = scheduler
         self._pace = pace
         self._admission = admission
+        self._grammars = grammars
         self._stage_wait_s = stage_wait_s
         self._requests: dict[str, LiveRequest] = {}
         self._wake = asyncio.Event()
@@ -106,6 +111,7 @@ class Engine:
             vocab_size=topology.vocab_size,
             max_model_len=self._scheduler.config.max_request_tokens,
             has_tokenizer=self.tokenizer is not None,
+            has_prefix_cache=self._scheduler.config.prefix_cache,
         )
 
     @property
@@ -117,15 +123,20 @@ class Engine:
         """Turns a prompt into token ids; see `Admission.tokenize`."""
         return self._admission.tokenize(prompt)
 
+    def token_bytes(self, token_id: int) -> bytes:
+        """What a token stands for in a text; empty without a tokenizer."""
+        return b"" if self.tokenizer is None else self.tokenizer.token_bytes(token_id)
+
     def detokenize(self, token_ids: Collection[int]) -> str:
         """Turns token ids into text; see `Admission.detokenize`."""
         return self._admission.detokenize(token_ids)
 
-    def submit(self, spec: RequestSpec) -> RequestStream:
-        """Validates a request and queues it.
+    def submit(self, spec: RequestSpec) -> RequestStream | CompilingStream:
+        """Validates a request and queues it; one with a grammar once that is compiled.
 
         Returns:
-            Its events. The caller reads them to the end or cancels the stream.
+            Its events. The caller reads them to the end or cancels the stream. What is wrong with
+            a grammar is raised while the first event is read.
 
         Raises:
             UnavailableError: The engine is draining, or a stage has been lost for too long.
@@ -133,22 +144,29 @@ class Engine:
             ContextLengthExceededError: Prompt and output cannot fit.
             QueueFullError: Too many requests wait.
         """
-        if self._is_draining:
-            raise UnavailableError("the coordinator is shutting down")
-        if self._outage is not None:
-            raise UnavailableError(self._outage)
-        self._scheduler.check_room()
-        if spec.request_id in self._requests:  # the scheduler forgets it before its end is sent
-            raise InvalidArgumentError(
-                f"request_id {spec.request_id!r} is in use", field="request_id"
-            )
+        self._check_open()
+        self._check_new(spec.request_id)
         request = self._admission.admit(spec)
+        if spec.grammar is None:
+            return self._start_request(request, None)
+        grammar, grammars = spec.grammar, self._grammars
+        grammars.check_model(grammar)
+        return CompilingStream(
+            lambda: grammars.compile(grammar, ignore_eos=spec.ignore_eos),
+            lambda constraint: self._start_request(request, constraint),
+        )
+
+    def _start_request(self, request: Request, constraint: TokenConstraint | None) -> RequestStream:
+        """Queues a valid request."""
+        self._check_open()
+        self._check_new(request.request_id)
         sequence = self._scheduler.add(request)
         request_id = request.request_id
         live = LiveRequest.of(
             sequence,
             topology=self._pipeline.topology,
             tokenizer=self.tokenizer,
+            constraint=constraint,
             on_cancel=lambda: self._cancel(request_id),
         )
         self._requests[request_id] = live
@@ -156,6 +174,17 @@ class Engine:
         self._wake.set()
         _log.info("request %s: %d prompt tokens", request_id, sequence.num_prompt_tokens)
         return live.stream
+
+    def _check_open(self) -> None:
+        if self._is_draining:
+            raise UnavailableError("the coordinator is shutting down")
+        if self._outage is not None:
+            raise UnavailableError(self._outage)
+        self._scheduler.check_room()
+
+    def _check_new(self, request_id: str | None) -> None:
+        if request_id in self._requests:  # the scheduler forgets it before its end is sent
+            raise InvalidArgumentError(f"request_id {request_id!r} is in use", field="request_id")
 
     def watch_steps(self) -> StepWatch:
         """Tells what each micro-batch does from now on; the caller closes the watch.
@@ -202,6 +231,7 @@ class Engine:
         await asyncio.wait({self._task})
         await self._micro_batches.close()
         await self._pipeline.close()
+        self._grammars.close()
 
     async def _run(self) -> None:
         """The loop; ends only by being cancelled, or by a bug, which fails every request."""
@@ -314,14 +344,15 @@ class Engine:
         """Samples, and lets the scheduler go on; what clients get of it is sent later."""
         landed_ns = time.perf_counter_ns()
         output = micro_batch.output
-        sampled, errors = sample(output, result, self._requests)
-        for request_id, error in errors.items():
+        sampled = sample(output, result, self._requests)
+        for request_id, error in sampled.errors.items():
             self._fail(request_id, error)
-        advanced = self._scheduler.update(output, sampled)
+        advanced = self._scheduler.update(output, sampled.token_ids)
         step = LandedStep.of(
             micro_batch,
             result,
             [self._requests[sequence.request_id] for sequence in advanced],
+            logprobs=sampled.logprobs,
             landed_ns=landed_ns,
         )
         for token in step.tokens:

@@ -7,7 +7,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from coordinator.client import Completion, Timings, TokenStream
+from coordinator.client import Completion, Timings, TokenLogprobs, TokenStream
 
 _NS_PER_MS = 1e6
 _NS_PER_S = 1e9
@@ -31,11 +31,13 @@ def stream_text(stream: TokenStream) -> None:
 def print_json(completion: Completion) -> None:
     """Prints a completion as one JSON object."""
     usage = completion.usage
+    logprobs = [_logprobs_json(one) for one in completion.logprobs]
     print(
         json.dumps(
             {
                 "text": completion.text,
                 "token_ids": completion.token_ids,
+                **({"logprobs": logprobs} if logprobs else {}),
                 "finish_reason": completion.finish_reason,
                 "usage": {
                     "prompt_tokens": usage.num_prompt_tokens,
@@ -47,6 +49,11 @@ def print_json(completion: Completion) -> None:
             }
         )
     )
+
+
+def _logprobs_json(logprobs: TokenLogprobs) -> dict[str, object]:
+    top = [{"token_id": token_id, "logprob": logprob} for token_id, logprob in logprobs.top]
+    return {"logprob": logprobs.logprob, "top": top}
 
 
 def _timings_json(completion: Completion) -> dict[str, object]:

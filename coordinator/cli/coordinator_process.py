@@ -11,6 +11,7 @@ from coordinator.assembly import open_engine
 from coordinator.cli.stop_event import run_until, stop_event
 from coordinator.config import CoordinatorConfig
 from coordinator.http.app import create_app
+from coordinator.http.connection import ConnectionLimits
 from coordinator.http.door import Door
 from coordinator.http.server import HttpServer
 from coordinator.service.server import GenerationServer
@@ -48,7 +49,9 @@ async def _serve(
     )
     address = await server.start()
     door = Door()
-    http = config.http_listen and HttpServer(config.http_listen, create_app(door))
+    http = config.http_listen and HttpServer(
+        config.http_listen, create_app(door), ConnectionLimits()
+    )
 
     async def work() -> None:
         http_address = await http.start() if http else None

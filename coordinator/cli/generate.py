@@ -64,6 +64,20 @@ def generate(
     ignore_eos: Annotated[
         bool, typer.Option("--ignore-eos", help="Do not stop at the model's own end tokens.")
     ] = False,
+    json_schema: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Generate JSON that is valid against this JSON schema."),
+    ] = None,
+    regex: Annotated[
+        str | None, typer.Option(help="Generate what this regular expression matches as a whole.")
+    ] = None,
+    logprobs: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="With --json: log-probabilities of each token and of the N likeliest ones.",
+        ),
+    ] = None,
     timeout_s: Annotated[
         float | None, typer.Option(help="Seconds for the whole completion. Default: no limit.")
     ] = None,
@@ -95,6 +109,13 @@ def generate(
             raise InvalidArgumentError("--system needs --chat", field="system")
         stop_ids = () if stop_token_ids is None else _token_ids("--stop-token-ids", stop_token_ids)
 
+        if logprobs is not None and not json_output:
+            raise InvalidArgumentError("--logprobs needs --json", field="logprobs")
+        schema = (
+            None
+            if json_schema is None
+            else _decode(json_schema.read_bytes(), str(json_schema), "json_schema")
+        )
         if trace is not None:
             check_writable("trace", trace)
 
@@ -114,6 +135,9 @@ def generate(
             stop=stop or (),
             stop_token_ids=stop_ids,
             ignore_eos=ignore_eos,
+            json_schema=schema,
+            regex=regex,
+            logprobs=logprobs,
         )
         wanted = _conversation(str(text_or_ids), system) if chat else text_or_ids
         with Client(coordinator) as client, _recording(coordinator, trace) as recorder:
@@ -159,7 +183,7 @@ def _read_prompt(
     if prompt_token_ids is not None:
         return _token_ids("--prompt-token-ids", prompt_token_ids)
     if file is not None:
-        text = _decode(file.read_bytes(), str(file))
+        text = _decode(file.read_bytes(), str(file), "prompt")
     elif prompt is not None and prompt != "-":
         text = prompt
     elif prompt is None and sys.stdin.isatty():
@@ -168,18 +192,18 @@ def _read_prompt(
             field="prompt",
         )
     else:
-        text = _decode(sys.stdin.buffer.read(), "stdin")
+        text = _decode(sys.stdin.buffer.read(), "stdin", "prompt")
     if not text:
         raise InvalidArgumentError("the prompt is empty", field="prompt")
     return text
 
 
-def _decode(data: bytes, source: str) -> str:
+def _decode(data: bytes, source: str, field: str) -> str:
     try:
         return data.decode().removesuffix("\n")
     except UnicodeDecodeError as error:
         raise InvalidArgumentError(
-            f"{source} is not UTF-8 text: {error.reason} at byte {error.start}", field="prompt"
+            f"{source} is not UTF-8 text: {error.reason} at byte {error.start}", field=field
         ) from error
 
 

@@ -1,14 +1,12 @@
 """The steps of a coordinator as they happen, for asyncio."""
 
-import asyncio
 from types import TracebackType
 from typing import Self
 
 import grpc.aio
 
-from coordinator.client.channel import read_error
+from coordinator.client.async_read import read_message
 from coordinator.client.steps import StepReader, StepRecord, read_origin_unix_ns
-from protos.errors import RequestAbortedError
 from protos.stagecoach.v1 import generation_pb2
 
 AsyncWatchCall = grpc.aio.UnaryStreamCall[
@@ -68,16 +66,7 @@ class AsyncStepWatch:
         return record
 
     async def _read(self) -> object:
-        try:
-            return await self._call.read()
-        except grpc.RpcError as error:
-            raise read_error(error, self._address) from error
-        except asyncio.CancelledError:
-            # grpc.aio raises this for the call's own cancellation as well as for that of the task.
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            raise RequestAbortedError("the watch was closed") from None
+        return await read_message(self._call, address=self._address, name="watch")
 
     def close(self) -> None:
         """Ends the watch; may be called again."""

@@ -15,3 +15,5 @@ class ServedModel:
     """Most tokens that one request may hold, prompt and output together."""
     has_tokenizer: bool
     """Without one, only token ids are served."""
+    has_prefix_cache: bool
+    """Whether requests share the KV of a common prefix."""

@@ -3,6 +3,7 @@
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
+from coordinator.http.completion_routes import completion_routes
 from coordinator.http.door import Door
 from coordinator.http.errors import (
     MethodNotAllowedError,
@@ -10,9 +11,11 @@ from coordinator.http.errors import (
     error_response,
 )
 from coordinator.http.model_routes import model_routes
+from coordinator.http.openapi import describe
 from coordinator.http.page_routes import page_routes
 from coordinator.http.request_ids import RequestIds
 from coordinator.http.state_routes import state_routes
+from coordinator.http.token_routes import token_routes
 from protos import __version__
 from protos.errors import InvalidArgumentError, StagecoachError
 
@@ -34,6 +37,9 @@ def create_app(door: Door) -> FastAPI:
     app.include_router(state_routes(door))
     app.include_router(model_routes(door))
     app.include_router(page_routes(door))
+    app.include_router(completion_routes(door))
+    app.include_router(token_routes(door))
+    describe(app)
     app.add_middleware(RequestIds)
     app.add_exception_handler(StagecoachError, _on_typed_error)
     app.add_exception_handler(HTTPException, _on_http_error)

@@ -3,8 +3,9 @@
 from typing import Literal, NamedTuple
 
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from coordinator.http.schema.base import ResponseModel
 from protos import errors
 
 RETRY_AFTER_S = 1
@@ -20,10 +21,8 @@ ErrorType = Literal[
 ]
 
 
-class ErrorBody(BaseModel):
+class ErrorBody(ResponseModel):
     """What went wrong."""
-
-    model_config = ConfigDict(extra="forbid")
 
     message: str = Field(description="One line for people, with the field and the numbers.")
     type: ErrorType
@@ -31,10 +30,8 @@ class ErrorBody(BaseModel):
     code: str | None = Field(description="Stable name of the error, for programs.")
 
 
-class ErrorResponse(BaseModel):
+class ErrorResponse(ResponseModel):
     """An error, in the shape that OpenAI's clients read."""
-
-    model_config = ConfigDict(extra="forbid")
 
     error: ErrorBody
 
@@ -47,16 +44,16 @@ class BodyTooLargeError(errors.InvalidArgumentError):
     """The body of a request is longer than any request that could be served."""
 
 
+class UnsupportedMediaTypeError(errors.InvalidArgumentError):
+    """The body of a request is not, or does not call itself, plain JSON."""
+
+
 class NotFoundError(errors.InvalidArgumentError):
     """There is nothing at this path."""
 
 
 class MethodNotAllowedError(errors.InvalidArgumentError):
     """The path does not take this method."""
-
-
-class SlowRequestError(errors.DeadlineExceededError):
-    """The body of a request did not arrive in time."""
 
 
 class _Answer(NamedTuple):
@@ -73,8 +70,8 @@ _ANSWERS: dict[type[errors.StagecoachError], _Answer] = {
     ModelNotFoundError: _Answer(404, "not_found_error", "model_not_found"),
     NotFoundError: _Answer(404, "not_found_error", "not_found"),
     MethodNotAllowedError: _Answer(405, "invalid_request_error", "method_not_allowed"),
-    SlowRequestError: _Answer(408, "timeout_error", "request_timeout"),
     BodyTooLargeError: _Answer(413, "invalid_request_error", "body_too_large"),
+    UnsupportedMediaTypeError: _Answer(415, "invalid_request_error", "unsupported_media_type"),
     errors.UnauthenticatedError: _Answer(401, "authentication_error", "invalid_api_key"),
     errors.QueueFullError: _Answer(429, "rate_limit_error", "queue_full"),
     errors.UnavailableError: _Answer(503, "server_error", "unavailable"),
@@ -87,6 +84,9 @@ _INTERNAL = _Answer(500, "server_error", "internal_error")
 _RETRIED = frozenset({429, 503})
 
 _PARAMS = {
+    "grammar.json_object": "response_format",
+    "grammar.json_schema": "response_format",
+    "grammar": "structured_outputs",
     "prompt.chat": "messages",
     "prompt": "prompt",
     "sampling": "",
@@ -113,8 +113,6 @@ def error_response(error: errors.StagecoachError) -> JSONResponse:
         headers["retry-after"] = str(RETRY_AFTER_S)
     if status == 401:
         headers["www-authenticate"] = "Bearer"
-    if status in (408, 413):  # the rest of the body is not read
-        headers["connection"] = "close"
     return JSONResponse(error_body(error).model_dump(), status_code=status, headers=headers)
 
 

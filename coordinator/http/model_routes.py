@@ -1,17 +1,18 @@
 """`/v1/models`: the one model that is served."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
 
 from coordinator.core.served_model import ServedModel
 from coordinator.http.door import Door
-from coordinator.http.errors import ErrorResponse, ModelNotFoundError
+from coordinator.http.errors import ModelNotFoundError
+from coordinator.http.openapi import failures
+from coordinator.http.schema.base import ResponseModel
 
 
-class ModelCard(BaseModel):
+class ModelCard(ResponseModel):
     """A model that is served."""
 
     id: str
@@ -21,7 +22,7 @@ class ModelCard(BaseModel):
     max_model_len: int
 
 
-class ModelList(BaseModel):
+class ModelList(ResponseModel):
     """All models that are served."""
 
     object: Literal["list"]
@@ -51,7 +52,6 @@ def model_routes(door: Door) -> APIRouter:
         door: Holds the engine.
     """
     router = APIRouter(prefix="/v1/models", tags=["models"])
-    failures: dict[int | str, dict[str, Any]] = {503: {"model": ErrorResponse}}
 
     def card() -> ModelCard:
         served = door.engine().served_model
@@ -63,7 +63,7 @@ def model_routes(door: Door) -> APIRouter:
             max_model_len=served.max_model_len,
         )
 
-    @router.get("", response_model=ModelList, responses=failures)
+    @router.get("", response_model=ModelList, responses=failures(503))
     async def list_models() -> JSONResponse:
         """Lists the model that is served."""
         return JSONResponse(ModelList(object="list", data=[card()]).model_dump())
@@ -72,7 +72,7 @@ def model_routes(door: Door) -> APIRouter:
     @router.get(
         "/{model:path}",
         response_model=ModelCard,
-        responses={404: {"model": ErrorResponse}, **failures},
+        responses=failures(404, 503),
     )
     async def retrieve_model(model: str) -> JSONResponse:
         """Describes the model that is served."""

@@ -6,14 +6,18 @@ The process's signals stay the coordinator's, and the address is bound before th
 import asyncio
 import logging
 import socket
+from functools import partial
+from typing import cast
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from coordinator.config import parse_address
+from coordinator.http.connection import ConnectionLimits, LimitedProtocol
 from protos.errors import UnavailableError
 
 _BACKLOG = 2048
+_SEND_BUFFER_BYTES = 64 * 1024
 _CLOSING_GRACE_S = 1
 """For the last bytes on their way, after the engine has ended all requests."""
 
@@ -26,15 +30,17 @@ class HttpServer:
     Args:
         listen: HOST:PORT; port 0 takes a free one.
         app: What answers.
+        limits: What one connection may take.
     """
 
-    def __init__(self, listen: str, app: ASGIApp) -> None:
+    def __init__(self, listen: str, app: ASGIApp, limits: ConnectionLimits) -> None:
         """Binds nothing yet."""
+        protocol = partial(LimitedProtocol, limits=limits)
         self._listen = listen
         self._server = uvicorn.Server(
             uvicorn.Config(
                 app,
-                http="httptools",
+                http=cast("type[asyncio.Protocol]", protocol),
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -42,6 +48,8 @@ class HttpServer:
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,
+                backlog=_BACKLOG,
+                timeout_keep_alive=limits.keep_alive_s,
                 timeout_graceful_shutdown=_CLOSING_GRACE_S,
             )
         )
@@ -87,9 +95,12 @@ def _bound_socket(host: str, port: int, listen: str) -> socket.socket:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, *_, address = min(found, key=lambda one: one[0] != socket.AF_INET)
-        return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+        bound = socket.create_server(address[:2], family=family, backlog=_BACKLOG)
     except OSError as error:
         raise UnavailableError(
             f"cannot listen on {listen} for HTTP ({error.strerror or error}): choose another"
             " address with --http-listen, or none with --no-http"
         ) from error
+    # Accepted sockets inherit it; the kernel would hold megabytes for a client that does not read.
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+    return bound

@@ -4,24 +4,25 @@ from typing import Any, Literal
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
 
 from coordinator.client.status import read_status
 from coordinator.client.status_json import status_json
 from coordinator.http.door import Door
-from coordinator.http.errors import ErrorResponse, error_response
+from coordinator.http.errors import error_response
+from coordinator.http.openapi import failures
+from coordinator.http.schema.base import ResponseModel
 from coordinator.service.messages import status_response
 from protos import __version__
 from protos.errors import UnavailableError
 
 
-class State(BaseModel):
+class State(ResponseModel):
     """A state that is well."""
 
     status: Literal["ok"]
 
 
-class Version(BaseModel):
+class Version(ResponseModel):
     """What runs."""
 
     version: str
@@ -34,7 +35,7 @@ def state_routes(door: Door) -> APIRouter:
         door: Holds the engine.
     """
     router = APIRouter(tags=["state"])
-    unavailable: dict[int | str, dict[str, Any]] = {503: {"model": ErrorResponse}}
+    unavailable = failures(503)
 
     @router.get("/health", response_model=State)
     async def health() -> JSONResponse:

@@ -76,6 +76,14 @@ class GenerationEngine(Protocol):
         """
         ...
 
+    def token_bytes(self, token_id: int) -> bytes:
+        """What a token stands for in a text; empty without a tokenizer.
+
+        Args:
+            token_id: In the vocabulary.
+        """
+        ...
+
     def detokenize(self, token_ids: Collection[int]) -> str:
         """Turns token ids into text, special tokens left out.
 

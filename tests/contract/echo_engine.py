@@ -170,8 +170,15 @@ class EchoEngine:
     @property
     def served_model(self) -> ServedModel:
         return ServedModel(
-            model_id="echo", vocab_size=VOCAB_SIZE, max_model_len=MAX_MODEL_LEN, has_tokenizer=True
+            model_id="echo",
+            vocab_size=VOCAB_SIZE,
+            max_model_len=MAX_MODEL_LEN,
+            has_tokenizer=True,
+            has_prefix_cache=True,
         )
+
+    def token_bytes(self, token_id: int) -> bytes:
+        return bytes([token_id])
 
     def detokenize(self, token_ids: Collection[int]) -> str:
         self.tokenize(TokenPrompt(token_ids=tuple(token_ids)))

@@ -20,6 +20,7 @@ ENGINE_PARTS = {
         "activity",
         "admission",
         "batch_sampling",
+        "compiling_stream",
         "engine",
         "landed_step",
         "live_request",
@@ -31,7 +32,16 @@ ENGINE_PARTS = {
 }
 ENGINE = ENGINE_PARTS | {
     f"coordinator.{name}"
-    for name in ("core", "config", "scheduler", "sampling", "text", "planner", "pipeline")
+    for name in (
+        "core",
+        "config",
+        "constraint",
+        "scheduler",
+        "sampling",
+        "text",
+        "planner",
+        "pipeline",
+    )
 }
 
 ALLOWED: dict[str, set[str]] = {
@@ -42,6 +52,7 @@ ALLOWED: dict[str, set[str]] = {
     "coordinator": set(),
     "coordinator.core": CORE,
     "coordinator.config": CORE | {"protos"},
+    "coordinator.constraint": CORE | {"coordinator.text"},
     "coordinator.scheduler": CORE,
     "coordinator.sampling": CORE,
     "coordinator.text": CORE | {"model_files"},
