@@ -8,8 +8,9 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Self
 
 from coordinator.activity import ActivityWindow, StepSample, activity_json
 from coordinator.client.status import read_status
@@ -50,7 +51,7 @@ class Viewer:
         self._is_over = True
         self._changed.set()
 
-    def __aiter__(self) -> AsyncIterator[str]:
+    def __aiter__(self) -> Self:
         """The viewer itself."""
         return self
 
@@ -68,13 +69,11 @@ class LiveStatus:
 
     Args:
         door: Holds the engine.
-        period_s: Between two states.
     """
 
-    def __init__(self, door: Door, period_s: float = PERIOD_S) -> None:
+    def __init__(self, door: Door) -> None:
         """Looks at nothing yet."""
         self._door = door
-        self._period_s = period_s
         self._viewers: set[Viewer] = set()
         self._looking: asyncio.Task[None] | None = None
 
@@ -112,7 +111,7 @@ class LiveStatus:
                 state = await _state(engine, window)
                 for viewer in self._viewers:
                     viewer.show(state)
-                await asyncio.wait({reading}, timeout=self._period_s)
+                await asyncio.wait({reading}, timeout=PERIOD_S)
             reading.result()
         except Exception:
             _log.exception("the live status stopped")

@@ -130,7 +130,8 @@ export class Chat {
     byId("send").hidden = isBusy;
     byId("stop").hidden = !isBusy;
     this.log.setAttribute("aria-busy", String(isBusy));
-    if (!isBusy) {
+    // On a phone the focus would bring the keyboard up, over the answer.
+    if (!isBusy && !matchMedia("(pointer: coarse)").matches) {
       this.prompt.focus();
     }
   }
@@ -230,6 +231,11 @@ class Answer {
   }
 }
 
+/** A text without the line feed that ends it. */
+function withoutLast(text) {
+  return text.replace(/\n$/, "");
+}
+
 /** Shows text as it is, and what stands between fences as code. */
 function showText(node, text) {
   const pieces = text.split(FENCE_LINES);
@@ -241,6 +247,7 @@ function showText(node, text) {
     if (index >= node.childNodes.length) {
       node.append(isCode ? element("pre", "code") : element("span", ""));
     }
-    setText(node.childNodes[index], isCode ? piece.replace(/\n$/, "") : piece);
+    const isAfterCode = index > 0 && !isCode;
+    setText(node.childNodes[index], isAfterCode ? piece.replace(/^\n+/, "") : withoutLast(piece));
   });
 }

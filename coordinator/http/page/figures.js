@@ -24,9 +24,8 @@ export class Figures {
   /** @param {object} state As `/status/stream` tells it. */
   show(state) {
     this.#showSpeed(state);
-    const waits = state.waiting > 0;
-    this.#count("running", count(state.running), `of ${count(state.max_num_seqs ?? 0)}`);
-    this.#count("waiting", count(state.waiting), waits ? "for memory or a slot" : "");
+    this.#count("running", count(state.running), `of ${count(state.max_num_seqs)}`);
+    this.#count("waiting", count(state.waiting), waitsFor(state));
     this.#count("finished", count(state.finished), "");
     this.#count("preempted", count(state.preemptions), "");
     this.#count("prefix hits", prefixHits(state), "");
@@ -41,7 +40,8 @@ export class Figures {
     const rate = (tokens - last.tokens) / (atS - last.atS);
     this.rates = [...this.rates, rate].slice(-NUM_POINTS);
     setText(byId("speed"), rate >= 100 ? count(rate) : rate.toFixed(1));
-    setText(byId("mean"), `${mean.toFixed(1)} over ten seconds`);
+    const peak = Math.max(...this.rates);
+    setText(byId("mean"), `${mean.toFixed(1)} over ten seconds, peak ${peak.toFixed(1)}`);
     this.#draw();
   }
 
@@ -68,6 +68,13 @@ export class Figures {
     setText(shown, value);
     setText(hint, note);
   }
+}
+
+function waitsFor({ waiting, ready }) {
+  if (waiting === 0) {
+    return "";
+  }
+  return ready ? "for memory or a slot" : "for a stage";
 }
 
 function prefixHits({ prefix_query_tokens: asked, prefix_hit_tokens: held }) {

@@ -15,6 +15,7 @@ const pipeline = new Pipeline();
 function show(state) {
   setText(byId("model"), state.model);
   setText(byId("version"), state.version);
+  byId("emulated").hidden = !state.stages.some(({ emulated }) => emulated);
   setReady(state);
   figures.show(state);
   pipeline.show(state);

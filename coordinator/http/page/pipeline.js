@@ -48,7 +48,7 @@ class Row {
 class CoordinatorBox {
   constructor() {
     this.kv = new Bar("KV memory of all requests", ["kv", "cached"]);
-    this.kvRow = new Row("KV memory");
+    this.kvRow = new Row("KV");
     this.steps = new Row("steps a second");
     this.times = new Row("schedule · sample · send");
     this.node = element(
@@ -67,9 +67,9 @@ class CoordinatorBox {
     this.times.show(activity.steps === 0 ? "–" : times.map(milliseconds).join(" · "));
     const held = (total - free) / Math.max(1, total);
     const kept = cached / Math.max(1, total);
-    const text = `${percent(held)} in use, ${percent(kept)} cached prefixes`;
+    const text = `${percent(held)} in use, ${percent(kept)} cached`;
     this.kvRow.show(text);
-    this.kv.show([held, kept], text);
+    this.kv.show([held, kept], `${text} prefixes`);
   }
 }
 
@@ -85,7 +85,7 @@ class StageBox {
     this.weights = new Row("weights");
     this.busyRow = new Row("busy");
     this.busy = new Bar("Busy", ["busy"]);
-    this.kvRow = new Row("KV memory");
+    this.kvRow = new Row("KV");
     this.kv = new Bar("KV memory", ["kv"]);
     this.splitRow = new Row("round trip");
     this.split = new Bar("Time of a step", PARTS);
@@ -109,27 +109,34 @@ class StageBox {
   }
 
   show(stage, activity, longestMs) {
-    const isBusy = activity.busy_share > 0;
-    this.node.className = `${stage.state} ${isBusy && stage.state === "ready" ? "flowing" : ""}`;
+    const isLost = stage.state === "lost";
+    const flows = !isLost && activity.busy_share > 0;
+    this.node.className = `${stage.state} ${flows ? "flowing" : ""}`;
     setText(this.title, `Stage ${stage.index}`);
     setText(this.state, stage.state);
     this.state.className = `pill ${stage.state}`;
     this.badge.hidden = !stage.emulated;
     setText(this.address, stage.address);
-    this.loss.hidden = stage.state !== "lost";
-    setText(this.loss, "Not reachable. Requests are paused, and go on when it is back.");
+    this.loss.hidden = !isLost;
+    setText(this.loss, "Not reachable.");
     this.layers.show(layersText(stage.layers));
     this.device.show([stage.device, stage.dtype].filter(Boolean).join(" · ") || "unknown");
     this.weights.show(stage.weight_bytes ? bytes(stage.weight_bytes) : "–");
-    this.#showKv(stage);
-    this.#showTimes(activity, longestMs);
+    this.#showKv(stage, isLost);
+    this.#showTimes(isLost ? IDLE : activity, longestMs);
   }
 
-  #showKv({ kv_blocks_total: total, kv_blocks_free: free, kv_block_size: size, kv_bytes: all }) {
-    const share = (total - free) / Math.max(1, total);
-    const text = `${percent(share)} of ${count(total * size)} tokens`;
-    this.kvRow.show(total === 0 ? "–" : text);
-    this.kv.show([share], `${text}, ${bytes(all)}, cached prefixes included`);
+  #showKv(stage, isLost) {
+    if (isLost || stage.kv_blocks_total === 0) {
+      this.kvRow.show("–");
+      this.kv.show([0], "unknown");
+      return;
+    }
+    const share = 1 - stage.kv_blocks_free / stage.kv_blocks_total;
+    const numTokens = count(stage.kv_blocks_total * stage.kv_block_size);
+    this.kvRow.show(`${percent(share)} of ${numTokens} tokens`);
+    const whole = `${numTokens} tokens (${bytes(stage.kv_bytes)})`;
+    this.kv.show([share], `${percent(share)} of ${whole}, cached prefixes included`);
   }
 
   #showTimes(activity, longestMs) {
