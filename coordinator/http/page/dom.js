@@ -78,6 +78,9 @@ export function count(value) {
 /** A share as a percentage. */
 export function percent(share) {
   const value = share * 100;
+  if (value > 0 && value < 0.1) {
+    return "< 0.1 %";
+  }
   return `${value > 0 && value < 10 ? value.toFixed(1) : value.toFixed(0)} %`;
 }
 

@@ -2,6 +2,7 @@
 
 import { Bar, byId, bytes, count, element, milliseconds, percent, setText } from "./dom.js";
 
+const MAX_LARGE_BOXES = 4;
 const PARTS = ["compute", "queue", "wire", "serialize"];
 const IDLE = { busy_share: 0, compute_ms: 0, queue_ms: 0, wire_ms: 0, serialize_ms: 0 };
 
@@ -21,6 +22,7 @@ export class Pipeline {
       this.stages.push(box);
       this.row.append(box.node);
     }
+    this.row.classList.toggle("compact", state.stages.length > MAX_LARGE_BOXES);
     const longestMs = Math.max(...state.activity.stages.map(roundTripMs), 1e-6);
     state.stages.forEach((stage, index) => {
       const activity = state.activity.stages[index] ?? IDLE;
@@ -83,6 +85,8 @@ class StageBox {
     this.layers = new Row("layers");
     this.device = new Row("device");
     this.weights = new Row("weights");
+    this.device.node.classList.add("detail");
+    this.weights.node.classList.add("detail");
     this.busyRow = new Row("busy");
     this.busy = new Bar("Busy", ["busy"]);
     this.kvRow = new Row("KV");
@@ -120,10 +124,13 @@ class StageBox {
     this.loss.hidden = !isLost;
     setText(this.loss, "Not reachable.");
     this.layers.show(layersText(stage.layers));
-    this.device.show([stage.device, stage.dtype].filter(Boolean).join(" · ") || "unknown");
+    this.device.show(deviceText(stage));
     this.weights.show(stage.weight_bytes ? bytes(stage.weight_bytes) : "–");
     this.#showKv(stage, isLost);
     this.#showTimes(isLost ? IDLE : activity, longestMs);
+    if (isLost) {
+      this.busyRow.show("–");
+    }
   }
 
   #showKv(stage, isLost) {
@@ -149,6 +156,12 @@ class StageBox {
     this.split.show(shares, roundTrip === 0 ? "no steps" : words.join(", "));
     setText(this.link, roundTrip === 0 ? "" : milliseconds(activity.wire_ms));
   }
+}
+
+/** What computes and in what, without what the badge says. */
+function deviceText({ device, dtype }) {
+  const parts = [device?.replace(/^emulated /, ""), dtype].filter(Boolean);
+  return parts.join(" · ") || "unknown";
 }
 
 /** A half-open range of layers, as people say it. */
