@@ -211,7 +211,7 @@ def test_an_error_is_shown_with_its_numbers(page: Page, cluster: Cluster) -> Non
     expect(page.locator("#ready")).to_have_text("ready")
     limit = cluster.status()["max_model_len"]
     ask(page, "Hello", max_tokens=limit)  # and the prompt besides
-    expect(page.locator(".wrong:visible")).to_contain_text(f"the model holds {limit}")
+    expect(page.locator(".wrong:visible")).to_contain_text(f"holds {limit}")
     assert wait_for_answer(page) == ""
 
 
@@ -284,6 +284,7 @@ def test_a_coordinator_that_goes_away_is_said_to_be_unreachable(page: Page) -> N
         expect(page.locator("#ready")).to_have_text("ready")
         expect(page.locator("#emulated")).to_be_visible()
         expect(page.locator(".stage .badge:visible")).to_have_count(3)
+        expect(page.locator(".stages > li").first).to_contain_text("device")
         expect(page.locator("#chat-note")).to_contain_text("no tokenizer")
         ask(page, "1 15043 3186", max_tokens=5)
         assert len(wait_for_answer(page).split()) == 5

@@ -35,15 +35,18 @@ function roundTripMs(activity) {
   return PARTS.reduce((sum, part) => sum + activity[`${part}_ms`], 0);
 }
 
-/** A line of a name and a value. */
+/** A line of a name and a value, and what is left out of it where there is little room. */
 class Row {
   constructor(name) {
-    this.value = element("span", "value");
-    this.node = element("p", "row", element("span", "label", name), this.value);
+    this.text = element("span", "");
+    this.detail = element("span", "detail");
+    const value = element("span", "value", this.text, this.detail);
+    this.node = element("p", "row", element("span", "label", name), value);
   }
 
-  show(text) {
-    setText(this.value, text);
+  show(text, detail = "") {
+    setText(this.text, text);
+    setText(this.detail, detail);
   }
 }
 
@@ -141,7 +144,7 @@ class StageBox {
     }
     const share = 1 - stage.kv_blocks_free / stage.kv_blocks_total;
     const numTokens = count(stage.kv_blocks_total * stage.kv_block_size);
-    this.kvRow.show(`${percent(share)} of ${numTokens} tokens`);
+    this.kvRow.show(percent(share), ` of ${numTokens} tokens`);
     const whole = `${numTokens} tokens (${bytes(stage.kv_bytes)})`;
     this.kv.show([share], `${percent(share)} of ${whole}, cached prefixes included`);
   }
