@@ -44,9 +44,12 @@ class Admission:
         Raises:
             InvalidArgumentError: The prompt is empty, has ids outside the vocabulary, or is text
                 while the model has no tokenizer.
-            ContextLengthExceededError: The text is far too long to be worth tokenizing.
+            ContextLengthExceededError: There are more ids than a request may hold, or the text is
+                far too long to be worth tokenizing.
         """
         if isinstance(prompt, TokenPrompt):
+            if len(prompt.token_ids) > self._max_request_tokens:
+                raise self._too_long(len(prompt.token_ids))
             token_ids = list(prompt.token_ids)
             self._check_ids("prompt.token_ids", token_ids)
             return token_ids
@@ -97,12 +100,7 @@ class Admission:
         token_ids = self.tokenize(spec.prompt)
         room = self._max_request_tokens - len(token_ids)
         if room < 1:
-            raise ContextLengthExceededError(
-                f"the prompt has {len(token_ids)} tokens, prompt and output together may have"
-                f" {self._max_request_tokens}",
-                num_prompt_tokens=len(token_ids),
-                limit=self._max_request_tokens,
-            )
+            raise self._too_long(len(token_ids))
         stop_token_ids = frozenset(spec.stop_token_ids)
         return Request(
             request_id=spec.request_id or f"req-{secrets.token_hex(8)}",
@@ -116,6 +114,14 @@ class Admission:
             cache_salt=spec.cache_salt,
             logprobs=spec.logprobs,
             arrival_ns=time.monotonic_ns(),
+        )
+
+    def _too_long(self, num_tokens: int) -> ContextLengthExceededError:
+        return ContextLengthExceededError(
+            f"the prompt has {num_tokens} tokens, prompt and output together may have"
+            f" {self._max_request_tokens}",
+            num_prompt_tokens=num_tokens,
+            limit=self._max_request_tokens,
         )
 
     def _check_size(self, num_chars: int) -> None:

@@ -36,7 +36,10 @@ async def open_engine(config: CoordinatorConfig, files: ModelFiles) -> Engine:
     """
     tokenizer = await asyncio.to_thread(load_tokenizer, files)
     pipeline = Pipeline(
-        config.stages, coordinator_id=f"coordinator-{uuid.uuid4().hex[:12]}", config=LinkConfig()
+        config.stages,
+        coordinator_id=f"coordinator-{uuid.uuid4().hex[:12]}",
+        config=LinkConfig(),
+        tls=config.stage_tls,
     )
     try:
         topology = await pipeline.connect(config.connect_timeout_s)

@@ -1,5 +1,7 @@
 """`coordinator-cli serve`: the coordinator of a cluster whose stages run elsewhere."""
 
+import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -7,6 +9,7 @@ import typer
 from coordinator.cli.failures import reported_failures
 from coordinator.config import CoordinatorConfig, parse_address
 from protos.errors import InvalidArgumentError
+from security.tls_files import TlsFiles
 
 _DEFAULT = CoordinatorConfig(model="demo", stages=("localhost:50051",))
 
@@ -36,6 +39,42 @@ def serve(
         ),
     ] = None,
     no_http: Annotated[bool, typer.Option("--no-http", help="Serve gRPC alone.")] = False,
+    tls_ca: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="CA whose certificate the stages have to show."),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Certificate that this coordinator shows to stages."),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Private key of --tls-cert.")
+    ] = None,
+    door_tls_cert: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Certificate shown to clients, over gRPC and HTTPS."),
+    ] = None,
+    door_tls_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Private key of --door-tls-cert.")
+    ] = None,
+    api_keys_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="API keys of clients, which `coordinator-cli keys new` makes. They may also stand "
+            "in the environment as STAGECOACH_API_KEYS.",
+        ),
+    ] = None,
+    max_requests_per_key: Annotated[
+        int | None, typer.Option(help="Most requests at once with one API key. Default: no limit.")
+    ] = None,
+    insecure_bind: Annotated[
+        bool,
+        typer.Option(
+            "--insecure-bind",
+            help="Let other machines reach it without TLS or API keys: anyone may use it.",
+        ),
+    ] = False,
     max_num_batched_tokens: Annotated[
         int | None, typer.Option(help="Most tokens in one micro-batch. Default: the stages'.")
     ] = None,
@@ -81,6 +120,12 @@ def serve(
             stages=tuple(stage),
             listen=listen,
             http_listen=_http_listen(http_listen, listen, no_http=no_http),
+            stage_tls=TlsFiles.mutual(tls_ca, tls_cert, tls_key),
+            door_tls=TlsFiles.of_server(door_tls_cert, door_tls_key, prefix="door_tls"),
+            api_keys_file=api_keys_file,
+            api_keys=os.environ.get("STAGECOACH_API_KEYS"),
+            max_requests_per_key=max_requests_per_key,
+            insecure_bind=insecure_bind,
             max_num_batched_tokens=max_num_batched_tokens,
             max_num_seqs=max_num_seqs,
             max_model_len=max_model_len,

@@ -24,7 +24,7 @@ def up(
     ],
     stages: Annotated[
         int | None,
-        typer.Option(min=1, max=MAX_STAGES, help="Stages to split the model over evenly."),
+        typer.Option(min=1, max=MAX_STAGES, help="Stages to split the model over."),
     ] = None,
     layers: Annotated[
         list[str] | None,
@@ -170,14 +170,17 @@ def _layer_ranges(model: str, stages: int | None, layers: list[str] | None) -> l
     Raises:
         InvalidArgumentError: They do not cover the model from its first layer to its last.
         ModelFilesError: The model cannot be opened.
+        UnsupportedModelError: `stages` is given, and the cost of the layers is not known.
     """
     from model_files import open_model
+    from roofline.layer_split import split_layers
 
     if (stages is None) == (not layers):
         raise InvalidArgumentError("give either --stages or --layers", field="stages")
-    num_layers = open_model(model).config.num_layers
+    config = open_model(model).config
     if stages is not None:
-        return LayerRange.split_evenly(num_layers, stages)
+        return split_layers(config, stages)
+    num_layers = config.num_layers
     ranges = [LayerRange.parse(text) for text in layers or ()]
     if len(ranges) > MAX_STAGES:
         raise InvalidArgumentError(

@@ -5,18 +5,18 @@ from typing import Any
 
 import grpc.aio
 
-from coordinator.client.channel import read_error
+from coordinator.client.channel import Peer, read_error_async
 from protos.errors import RequestAbortedError
 
 
 async def read_message(
-    call: "grpc.aio.UnaryStreamCall[Any, Any]", *, address: str, name: str
+    call: "grpc.aio.UnaryStreamCall[Any, Any]", *, peer: Peer, name: str
 ) -> object:
     """Waits for the next message.
 
     Args:
         call: The running call.
-        address: Of the coordinator, for errors.
+        peer: The coordinator, for errors.
         name: What the call is to its reader, for errors.
 
     Returns:
@@ -30,7 +30,7 @@ async def read_message(
     try:
         return await call.read()
     except grpc.RpcError as error:
-        raise read_error(error, address) from error
+        raise await read_error_async(error, peer) from error
     except asyncio.CancelledError:
         # grpc.aio raises this for the call's own cancellation as well as for that of the task.
         task = asyncio.current_task()

@@ -6,6 +6,7 @@ from typing import Self
 import grpc.aio
 
 from coordinator.client.async_read import read_message
+from coordinator.client.channel import Peer
 from coordinator.client.steps import StepReader, StepRecord, read_origin_unix_ns
 from protos.stagecoach.v1 import generation_pb2
 
@@ -21,13 +22,13 @@ class AsyncStepWatch:
 
     Args:
         call: The running call.
-        address: Of the coordinator, for errors.
+        peer: The coordinator, for errors.
     """
 
-    def __init__(self, call: AsyncWatchCall, address: str) -> None:
+    def __init__(self, call: AsyncWatchCall, peer: Peer) -> None:
         """Takes the call over."""
         self._call = call
-        self._address = address
+        self._peer = peer
         self._reader = StepReader()
         self.origin_unix_ns = 0
         """Wall clock of the coordinator when the watch began, in nanoseconds since 1970."""
@@ -43,7 +44,7 @@ class AsyncStepWatch:
         Raises:
             StagecoachError: The coordinator does not let itself be watched.
         """
-        self.origin_unix_ns = read_origin_unix_ns(await self._read(), self._address)
+        self.origin_unix_ns = read_origin_unix_ns(await self._read(), self._peer.address)
         return self
 
     def __aiter__(self) -> Self:
@@ -66,7 +67,7 @@ class AsyncStepWatch:
         return record
 
     async def _read(self) -> object:
-        return await read_message(self._call, address=self._address, name="watch")
+        return await read_message(self._call, peer=self._peer, name="watch")
 
     def close(self) -> None:
         """Ends the watch; may be called again."""

@@ -6,6 +6,7 @@ from typing import Self
 import grpc.aio
 
 from coordinator.client.async_read import read_message
+from coordinator.client.channel import Peer
 from coordinator.client.completion import Completion, PartialCompletion, TokenEvent
 from protos.errors import InternalError
 from protos.stagecoach.v1 import generation_pb2
@@ -24,13 +25,13 @@ class AsyncTokenStream:
 
     Args:
         call: The running call.
-        address: Of the coordinator, for errors.
+        peer: The coordinator, for errors.
     """
 
-    def __init__(self, call: AsyncGenerateCall, address: str) -> None:
+    def __init__(self, call: AsyncGenerateCall, peer: Peer) -> None:
         """Takes the call over."""
         self._call = call
-        self._address = address
+        self._peer = peer
         self._partial = PartialCompletion()
 
     @property
@@ -60,7 +61,7 @@ class AsyncTokenStream:
             StagecoachError: The request failed, or the stream was closed before.
         """
         while True:
-            message = await read_message(self._call, address=self._address, name="stream")
+            message = await read_message(self._call, peer=self._peer, name="stream")
             # Anything else is grpc's sign that the stream ended in good order.
             if not isinstance(message, generation_pb2.GenerateResponse):
                 raise StopAsyncIteration
@@ -77,7 +78,9 @@ class AsyncTokenStream:
         async for _event in self:
             pass
         if self._partial.completion is None:
-            raise InternalError(f"coordinator at {self._address} ended a stream without its end")
+            raise InternalError(
+                f"coordinator at {self._peer.address} ended a stream without its end"
+            )
         return self._partial.completion
 
     def close(self) -> None:

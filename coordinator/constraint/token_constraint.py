@@ -4,7 +4,7 @@ import llguidance
 import numpy as np
 import numpy.typing as npt
 
-from coordinator.constraint.failure import failure
+from coordinator.constraint.failure import NO_TOKEN, failure
 from coordinator.core.grammar import Grammar
 from protos.errors import InvalidArgumentError
 
@@ -56,10 +56,7 @@ class TokenConstraint:
         """Why nothing is allowed although the output is not complete."""
         if self._matcher.is_error():
             return failure(self._grammar, self._matcher.get_error())
-        return InvalidArgumentError(
-            f"{self._grammar.field} wants text that no token of the model spells",
-            field=self._grammar.field,
-        )
+        return failure(self._grammar, NO_TOKEN)
 
     def append(self, token_id: int) -> None:
         """Takes an allowed token of output."""

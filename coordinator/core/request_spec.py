@@ -11,7 +11,10 @@ from coordinator.core.sampling_params import SamplingParams
 from protos.errors import InvalidArgumentError
 
 CHAT_ROLES = frozenset({"system", "user", "assistant", "tool"})
+MAX_CHAT_MESSAGES = 4096
 MAX_STOP_STRINGS = 16
+MAX_STOP_CHARS = 1024
+"""Of one stop string; every new piece of text is looked through for it."""
 MAX_STOP_TOKEN_IDS = 64
 MAX_REQUEST_ID_CHARS = 128
 MAX_CACHE_SALT_CHARS = 128
@@ -78,7 +81,7 @@ class ChatPrompt:
     """A conversation, oldest message first, rendered by the model's chat template.
 
     Raises:
-        InvalidArgumentError: There is no message.
+        InvalidArgumentError: There is no message, or there are too many.
     """
 
     messages: tuple[ChatMessage, ...]
@@ -88,6 +91,12 @@ class ChatPrompt:
         if not self.messages:
             raise InvalidArgumentError(
                 "prompt.chat.messages is empty", field="prompt.chat.messages"
+            )
+        if len(self.messages) > MAX_CHAT_MESSAGES:
+            raise InvalidArgumentError(
+                f"prompt.chat.messages has {len(self.messages)} messages, at most "
+                f"{MAX_CHAT_MESSAGES} are allowed",
+                field="prompt.chat.messages",
             )
 
 
@@ -137,6 +146,12 @@ class RequestSpec:
             )
         if "" in self.stop:
             raise InvalidArgumentError("stop has an empty string", field="stop")
+        longest = max(map(len, self.stop), default=0)
+        if longest > MAX_STOP_CHARS:
+            raise InvalidArgumentError(
+                f"stop has a string of {longest} characters, at most {MAX_STOP_CHARS} are allowed",
+                field="stop",
+            )
         if len(self.stop_token_ids) > MAX_STOP_TOKEN_IDS:
             raise InvalidArgumentError(
                 f"stop_token_ids has {len(self.stop_token_ids)} ids, at most "

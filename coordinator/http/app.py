@@ -3,6 +3,8 @@
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
+from coordinator.access.callers import Callers
+from coordinator.http.authentication import Authentication
 from coordinator.http.completion_routes import completion_routes
 from coordinator.http.door import Door
 from coordinator.http.errors import (
@@ -20,11 +22,12 @@ from protos import __version__
 from protos.errors import InvalidArgumentError, StagecoachError
 
 
-def create_app(door: Door) -> FastAPI:
+def create_app(door: Door, *, callers: Callers | None = None) -> FastAPI:
     """Makes the application of one coordinator.
 
     Args:
         door: Holds the engine, now or later; requests are refused as unavailable until it does.
+        callers: Whose API keys are good. None: no key is needed.
     """
     app = FastAPI(
         title="Stagecoach",
@@ -40,6 +43,8 @@ def create_app(door: Door) -> FastAPI:
     app.include_router(completion_routes(door))
     app.include_router(token_routes(door))
     describe(app)
+    if callers is not None:
+        app.add_middleware(Authentication, callers=callers)
     app.add_middleware(RequestIds)
     app.add_exception_handler(StagecoachError, _on_typed_error)
     app.add_exception_handler(HTTPException, _on_http_error)

@@ -51,6 +51,8 @@ class LimitedProtocol(HttpToolsProtocol):
     ) -> None:
         """Starts unconnected."""
         super().__init__(config, server_state, app_state, _loop)
+        self.lost: asyncio.Future[None] = self.loop.create_future()
+        """Done when the connection is closed."""
         self._limits = limits
         self._num_other_bytes = 0
         """Of the request that is being read, besides its body."""
@@ -68,6 +70,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._stop_request_timer()
         self._stop_stall_timer()
         super().connection_lost(exc)
+        self.lost.set_result(None)
 
     def data_received(self, data: bytes) -> None:
         """Reads a piece of a request, or ends one that is too long in its head."""

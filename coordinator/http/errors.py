@@ -97,11 +97,12 @@ _PARAMS = {
 def error_body(error: errors.StagecoachError) -> ErrorResponse:
     """Writes an error as OpenAI's error object."""
     answer = _answer(error)
-    param = error.field if isinstance(error, errors.InvalidArgumentError) else ""
+    field = error.field if isinstance(error, errors.InvalidArgumentError) else ""
+    param, message = _param(field), error.message
+    if field and message.startswith(field):
+        message = param + message.removeprefix(field)
     return ErrorResponse(
-        error=ErrorBody(
-            message=error.message, type=answer.type, param=_param(param) or None, code=answer.code
-        )
+        error=ErrorBody(message=message, type=answer.type, param=param or None, code=answer.code)
     )
 
 

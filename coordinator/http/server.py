@@ -15,10 +15,12 @@ from starlette.types import ASGIApp
 from coordinator.config import parse_address
 from coordinator.http.connection import ConnectionLimits, LimitedProtocol
 from protos.errors import UnavailableError
+from security.server_context import server_context
+from security.tls_files import TlsFiles
 
 _BACKLOG = 2048
 _SEND_BUFFER_BYTES = 64 * 1024
-_CLOSING_GRACE_S = 1
+_CLOSING_GRACE_S = 1.0
 """For the last bytes on their way, after the engine has ended all requests."""
 
 _log = logging.getLogger(__name__)
@@ -31,12 +33,21 @@ class HttpServer:
         listen: HOST:PORT; port 0 takes a free one.
         app: What answers.
         limits: What one connection may take.
+        tls: Who it is, for HTTPS. None: plain HTTP.
     """
 
-    def __init__(self, listen: str, app: ASGIApp, limits: ConnectionLimits) -> None:
+    def __init__(
+        self,
+        listen: str,
+        app: ASGIApp,
+        limits: ConnectionLimits,
+        *,
+        tls: TlsFiles | None = None,
+    ) -> None:
         """Binds nothing yet."""
         protocol = partial(LimitedProtocol, limits=limits)
         self._listen = listen
+        self._scheme = "http" if tls is None else "https"
         self._server = uvicorn.Server(
             uvicorn.Config(
                 app,
@@ -50,10 +61,10 @@ class HttpServer:
                 server_header=False,
                 backlog=_BACKLOG,
                 timeout_keep_alive=limits.keep_alive_s,
-                timeout_graceful_shutdown=_CLOSING_GRACE_S,
+                ssl_context_factory=None if tls is None else lambda *_: server_context(tls),
             )
         )
-        self._socket: socket.socket | None = None
+        self._state = self._server.server_state
         self._ticking: asyncio.Task[None] | None = None
 
     async def start(self) -> str:
@@ -64,26 +75,36 @@ class HttpServer:
 
         Raises:
             UnavailableError: The address cannot be bound.
+            InvalidArgumentError: The TLS files are not good.
         """
         host, port = parse_address(self._listen, field="http_listen")
-        self._socket = _bound_socket(host.strip("[]"), port, self._listen)
+        bound = _bound_socket(host.strip("[]"), port, self._listen)
         config = self._server.config
         config.load()
         self._server.lifespan = config.lifespan_class(config)
-        await self._server.startup(sockets=[self._socket])
+        await self._server.startup(sockets=[bound])
         self._ticking = asyncio.create_task(self._server.main_loop(), name="http-server")
-        address = f"{host}:{self._socket.getsockname()[1]}"
-        _log.info("listening on http://%s", address)
+        address = f"{host}:{bound.getsockname()[1]}"
+        _log.info("listening on %s://%s", self._scheme, address)
         return address
 
     async def stop(self) -> None:
         """Ends every connection and closes the port; call it once the engine is closed."""
         if self._ticking is None:
             return
-        self._server.should_exit = True
-        await self._ticking
-        assert self._socket is not None
-        await self._server.shutdown(sockets=[self._socket])
+        self._ticking.cancel()
+        for server in self._server.servers:
+            server.close()
+        connections = [one for one in self._state.connections if isinstance(one, LimitedProtocol)]
+        for connection in connections:
+            connection.shutdown()
+        if connections:
+            await asyncio.wait([one.lost for one in connections], timeout=_CLOSING_GRACE_S)
+        for connection in connections:
+            connection.transport.abort()
+        for task in self._state.tasks:
+            task.cancel()
+        await asyncio.wait({self._ticking, *self._state.tasks})
 
 
 def _bound_socket(host: str, port: int, listen: str) -> socket.socket:

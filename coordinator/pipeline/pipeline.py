@@ -26,8 +26,10 @@ from protos.errors import (
     InternalError,
     StagecoachError,
     StaleStateError,
+    UnauthenticatedError,
     UnavailableError,
 )
+from security.tls_files import TlsFiles
 
 _log = logging.getLogger(__name__)
 
@@ -41,15 +43,25 @@ class Pipeline:
         addresses: HOST:PORT of every stage, in any order.
         coordinator_id: Identity of this coordinator process.
         config: Deadlines of the links.
+        tls: Of the links; None: they speak plain text.
     """
 
     def __init__(
-        self, addresses: Sequence[str], *, coordinator_id: str, config: LinkConfig
+        self,
+        addresses: Sequence[str],
+        *,
+        coordinator_id: str,
+        config: LinkConfig,
+        tls: TlsFiles | None = None,
     ) -> None:
         """Makes the links; connects nothing yet."""
         self._links = [
             StageLink(
-                address, coordinator_id=coordinator_id, config=config, on_lost=self._stage_lost
+                address,
+                coordinator_id=coordinator_id,
+                config=config,
+                on_lost=self._stage_lost,
+                tls=tls,
             )
             for address in addresses
         ]
@@ -83,6 +95,7 @@ class Pipeline:
 
         Raises:
             UnavailableError: A stage was not serving within `timeout_s`.
+            UnauthenticatedError: A stage and this coordinator do not take each other's certificate.
             IncompatibleError: The stages do not fit together; says which and why.
         """
         deadline = time.monotonic() + timeout_s
@@ -196,6 +209,10 @@ class Pipeline:
         while True:
             try:
                 return await link.get_info()
+            except UnauthenticatedError:
+                # Certificates may be renewed while requests wait; nobody waits at the start.
+                if self._topology is None or time.monotonic() + pause_s > deadline:
+                    raise
             except (UnavailableError, DeadlineExceededError):
                 if time.monotonic() + pause_s > deadline:
                     raise
