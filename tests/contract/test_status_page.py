@@ -11,6 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from coordinator.access.callers import Callers
 from coordinator.core.request_spec import RequestSpec, TextPrompt
 from coordinator.http import live_status
 from coordinator.http.page_routes import PAGE_PATHS
@@ -22,10 +23,12 @@ PAGE = Path(live_status.__file__).parent / "page"
 
 
 @asynccontextmanager
-async def client_of(engine: EchoEngine | None) -> AsyncIterator[httpx2.AsyncClient]:
+async def client_of(
+    engine: EchoEngine | None, callers: Callers | None = None
+) -> AsyncIterator[httpx2.AsyncClient]:
     async with (
-        serving_http(engine) as address,
-        httpx2.AsyncClient(base_url=f"http://{address}", timeout=30) as client,
+        serving_http(engine, callers=callers) as address,
+        httpx2.AsyncClient(base_url=f"http://{address}", timeout=30, trust_env=False) as client,
     ):
         yield client
 
@@ -165,6 +168,17 @@ async def test_without_an_engine_a_viewer_is_told_why() -> None:
         refused = await client.get("/status/stream")
         assert refused.status_code == 503
         assert "waits for its stages" in refused.json()["error"]["message"]
+
+
+async def test_with_api_keys_the_page_is_open_and_the_states_are_not() -> None:
+    key = "k" * 32
+    async with client_of(EchoEngine(), Callers.of_text(f"alice:{key}")) as client:
+        for path in PAGE_PATHS:
+            assert (await client.get(path)).status_code == 200
+        assert (await client.get("/status/stream")).status_code == 401
+        client.headers["authorization"] = f"Bearer {key}"
+        async with states(client) as seen:
+            assert (await anext(seen))["ready"]
 
 
 async def test_too_many_viewers_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

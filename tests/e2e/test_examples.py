@@ -106,6 +106,15 @@ def test_token_ids_go_in_and_come_out(address: str) -> None:
     assert text == f"as text: {expected_text('The stagecoach left at dawn', 8, address)!r}"
 
 
+def test_logprobs_names_the_likeliest_token_first(address: str) -> None:
+    text, *places = output_of_example("logprobs", address)
+    assert "Paris" in text
+    assert len(places) == 4
+    for place in places:  # greedy: the token is the likeliest one
+        chosen, likeliest = place.split(", of ")
+        assert likeliest.startswith(chosen)
+
+
 def test_an_example_without_a_coordinator_says_so() -> None:
     done = run(sys.executable, "-m", "examples.streaming", coordinator="localhost:1")
     assert done.returncode == 1
