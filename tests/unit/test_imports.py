@@ -25,6 +25,7 @@ CORE = {"protos.errors", "protos.layer_range", "protos.load_progress", "coordina
 ENGINE_PARTS = {
     f"coordinator.{name}"
     for name in (
+        "activity",
         "admission",
         "batch_sampling",
         "compiling_stream",
