@@ -3,13 +3,16 @@
 import asyncio
 import logging
 import uuid
+from collections.abc import Sequence
 
 from coordinator.admission import Admission
 from coordinator.config import CoordinatorConfig
 from coordinator.engine import Engine
+from coordinator.observer import EngineObserver
 from coordinator.pipeline.pipeline import Pipeline
 from coordinator.pipeline.stage_link import LinkConfig
 from coordinator.pipeline.topology import Topology
+from coordinator.request_log import RequestLog
 from coordinator.scheduler.config import SchedulerConfig
 from coordinator.scheduler.pace import Pace
 from coordinator.scheduler.scheduler import Scheduler
@@ -21,12 +24,15 @@ from protos.limits import LOGITS_CEILING_BYTES
 _log = logging.getLogger(__name__)
 
 
-async def open_engine(config: CoordinatorConfig, files: ModelFiles) -> Engine:
+async def open_engine(
+    config: CoordinatorConfig, files: ModelFiles, observers: Sequence[EngineObserver] = ()
+) -> Engine:
     """Connects to the stages and starts serving; `engine.close` undoes it.
 
     Args:
         config: The coordinator's configuration.
         files: The model that `config.model` names.
+        observers: Told what the engine does, besides the log.
 
     Raises:
         UnavailableError: A stage was not serving in time.
@@ -44,7 +50,8 @@ async def open_engine(config: CoordinatorConfig, files: ModelFiles) -> Engine:
         await pipeline.close()
         raise
     for address, info in zip(topology.addresses, topology.infos, strict=True):
-        _log.info("stage %s: layers %s on %s", address, info.layers, info.device)
+        facts = {"stage": address, "layers": str(info.layers), "device": info.device}
+        _log.info("stage connected", extra=facts)
     limits = _limits(config, topology)
     engine = Engine(
         pipeline=pipeline,
@@ -62,6 +69,7 @@ async def open_engine(config: CoordinatorConfig, files: ModelFiles) -> Engine:
         ),
         tokenizer=tokenizer,
         stage_wait_s=config.stage_wait_s,
+        observers=(RequestLog(), *observers),
     )
     engine.start()
     return engine

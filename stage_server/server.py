@@ -84,7 +84,7 @@ class StageServer:
             ) from error
         await self._server.start()
         address = ListenAddress(self._listen.host, port)
-        _log.info("listening on %s", address)
+        _log.info("listening", extra={"address": str(address)})
         return address
 
     async def load(self) -> None:
@@ -94,12 +94,14 @@ class StageServer:
             Exception: Whatever loading raised.
         """
         started_s = time.perf_counter()
+        _log.info("load started")
         engine = await self._executor.submit(self._load)
         await self._executor.submit(engine.warm_up)
         self._servicer.serve(engine, self._executor)
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         elapsed_s = time.perf_counter() - started_s
-        _log.info("ready after %.1f s: layers %s", elapsed_s, engine.info.layers)
+        facts = {"layers": str(engine.info.layers), "elapsed_s": round(elapsed_s, 3)}
+        _log.info("load finished", extra=facts)
 
     async def stop(self, *, grace_s: float) -> bool:
         """Drains, closes the port and ends the model thread.
@@ -110,7 +112,7 @@ class StageServer:
         Returns:
             False when the model thread is still busy; it dies with the process.
         """
-        _log.info("draining")
+        _log.info("draining", extra={"grace_s": grace_s})
         await self._health.enter_graceful_shutdown()
         await self._servicer.drain(grace_s=grace_s)
         await self._server.stop(_CLOSING_GRACE_S)

@@ -92,7 +92,7 @@ class StageServicer:
             async with asyncio.timeout(grace_s):
                 await self._no_streams.wait()
         except TimeoutError:
-            _log.warning("a stream did not end within %g s", grace_s)
+            _log.warning("a stream did not end in time", extra={"grace_s": grace_s})
 
     async def get_info(self, _request: bytes, context: InfoContext) -> stage_pb2.GetInfoResponse:
         """Answers `GetInfo`, also while the model is busy. The request has no fields."""
@@ -127,7 +127,8 @@ class StageServicer:
             if self._draining:
                 raise UnavailableError("the stage is draining")
             stream = ForwardStream(context, tenure)
-            _log.info("stream of %s opened, epoch %d", opening.coordinator_id, opening.epoch)
+            facts = {"coordinator_id": opening.coordinator_id, "epoch": opening.epoch}
+            _log.info("stream opened", extra=facts)
             self._streams.add(stream)
             self._no_streams.clear()
             try:
@@ -136,7 +137,7 @@ class StageServicer:
                 self._streams.discard(stream)
                 if not self._streams:
                     self._no_streams.set()
-                _log.info("stream of %s closed, epoch %d", opening.coordinator_id, opening.epoch)
+                _log.info("stream closed", extra=facts)
 
     def _ready(self) -> _Stage:
         if self._stage is None:

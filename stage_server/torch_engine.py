@@ -161,11 +161,14 @@ def build_engine(config: StageConfig, files: ModelFiles) -> TorchEngine:
             f"layers {config.layers} do not fit the memory of {_device_name(device)}"
         ) from error
     _log.info(
-        "loaded layers %s: %.1f MB of weights and %.1f MB of KV in %.1f s",
-        config.layers,
-        stack.weight_bytes / 1e6,
-        engine.info.kv_bytes / 1e6,
-        time.perf_counter() - started,
+        "model loaded",
+        extra={
+            "layers": str(config.layers),
+            "device": engine.info.device,
+            "weight_bytes": stack.weight_bytes,
+            "kv_bytes": engine.info.kv_bytes,
+            "elapsed_s": round(time.perf_counter() - started, 3),
+        },
     )
     return engine
 
