@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("protos", "model_files", "roofline", "stage_server", "coordinator")
+PACKAGES = ("protos", "model_files", "roofline", "telemetry", "stage_server", "coordinator")
 
 CORE = {"protos.errors", "protos.layer_range", "coordinator.core"}
 ENGINE_PARTS = {
@@ -23,6 +23,8 @@ ENGINE_PARTS = {
         "landed_step",
         "live_request",
         "micro_batches",
+        "observer",
+        "request_log",
         "request_stream",
         "step_watch",
         "throughput",
@@ -37,7 +39,8 @@ ALLOWED: dict[str, set[str]] = {
     "protos": set(),
     "model_files": {"protos"},
     "roofline": {"protos.errors", "protos.layer_range", "model_files.config"},
-    "stage_server": {"protos", "model_files", "roofline"},
+    "telemetry": {"protos.errors"},
+    "stage_server": {"protos", "model_files", "roofline", "telemetry"},
     "coordinator": set(),
     "coordinator.core": CORE,
     "coordinator.config": CORE | {"protos"},
@@ -47,6 +50,8 @@ ALLOWED: dict[str, set[str]] = {
     "coordinator.planner": CORE | {"roofline", "model_files.config"},
     "coordinator.pipeline": CORE | {"protos"},
     **dict.fromkeys(ENGINE_PARTS, ENGINE | {"protos"}),
+    "coordinator.metrics": ENGINE | {"protos", "telemetry"},
+    "coordinator.tracing": CORE | {"protos"},
     "coordinator.assembly": ENGINE | {"protos", "model_files"},
     "coordinator.service": ENGINE | {"protos", "coordinator.assembly"},
     "coordinator.client": {"protos"},
@@ -55,7 +60,7 @@ ALLOWED: dict[str, set[str]] = {
         *("protos.errors", "protos.layer_range", "model_files", "roofline"),
         *("coordinator.client", "coordinator.planner"),
     },
-    "coordinator.cli": {"protos", "model_files", "roofline", "coordinator"},
+    "coordinator.cli": {"protos", "model_files", "roofline", "telemetry", "coordinator"},
 }
 """What a package may import besides itself and what is not ours. The longest name that a module
 lies under decides."""
@@ -153,7 +158,7 @@ def test_imports_are_absolute() -> None:
 def test_the_coordinator_and_the_contract_do_not_need_torch() -> None:
     violations = [
         str(found)
-        for found in all_imports("protos", "model_files", "roofline", "coordinator")
+        for found in all_imports("protos", "model_files", "roofline", "telemetry", "coordinator")
         if under(found.name, *NEEDS_TORCH)
         and not (found.module == "protos.tensor_codec" and found.lazy)
     ]
@@ -238,7 +243,8 @@ def imported_by(*names: str) -> set[str]:
 
 
 def test_importing_the_whole_coordinator_does_not_load_torch() -> None:
-    names = [name for name in modules() if under(name, "coordinator", "model_files", "roofline")]
+    packages = ("coordinator", "model_files", "roofline", "telemetry")
+    names = [name for name in modules() if under(name, *packages)]
     loaded = imported_by(*(name for name in names if not name.endswith("__main__")))
     assert loaded.isdisjoint(NEEDS_TORCH)
 
