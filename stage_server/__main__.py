@@ -20,12 +20,13 @@ from stage_server.config import (
     parse_bytes,
 )
 from stage_server.threads import default_num_threads, wait_passively
+from telemetry.log_config import LOG_FORMATS, LOG_LEVELS, LogConfig
+from telemetry.logs import set_up_logging
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
-LOG_LEVELS = ("debug", "info", "warning", "error")
-
 _DEFAULT = StageConfig(model="demo", layers=LayerRange(0, 1))
+_DEFAULT_LOG = LogConfig()
 
 _log = logging.getLogger(__name__)
 
@@ -100,9 +101,18 @@ def stage_server(
     exit_with_parent: Annotated[
         bool, typer.Option("--exit-with-parent", help="Stop when stdin reaches its end.")
     ] = False,
+    metrics_listen: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT", help="Serve metrics to Prometheus; port 0 takes a free one."
+        ),
+    ] = None,
+    log_format: Annotated[
+        str, typer.Option(help=f"One of {', '.join(LOG_FORMATS)}.")
+    ] = _DEFAULT_LOG.format,
     log_level: Annotated[
         str, typer.Option(help=f"One of {', '.join(LOG_LEVELS)}; debug adds tracebacks.")
-    ] = "info",
+    ] = _DEFAULT_LOG.level,
     _version: Annotated[
         bool,
         typer.Option(
@@ -115,9 +125,8 @@ def stage_server(
     ] = False,
 ) -> None:
     """Serves one layer range of a model to a coordinator."""
-    if log_level not in LOG_LEVELS:
-        raise typer.BadParameter(f"log level {log_level!r} is not one of {', '.join(LOG_LEVELS)}")
     try:
+        log = LogConfig(format=log_format, level=log_level)
         config = StageConfig(
             model=model,
             layers=LayerRange.parse(layers),
@@ -138,11 +147,16 @@ def stage_server(
             json_output=json_output,
             exit_with_parent=exit_with_parent,
             drain_grace_s=drain_grace_s,
+            metrics_listen=(
+                None
+                if metrics_listen is None
+                else ListenAddress.parse(metrics_listen, field="metrics_listen")
+            ),
         )
     except InvalidArgumentError as error:
         raise typer.BadParameter(error.message) from error
     try:
-        _run(config, log_level)
+        _run(config, log)
     except StagecoachError as error:
         _fail(error.message)
     except Exception as error:
@@ -150,20 +164,16 @@ def stage_server(
         _fail(f"{type(error).__name__}: {error}")
 
 
-def _run(config: StageConfig, log_level: str) -> None:
+def _run(config: StageConfig, log: LogConfig) -> None:
     """Prepares the process, then serves."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _exit_early)
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    handler = set_up_logging(log)
     prepare_grpc()
     wait_passively()
     from stage_server.server import run  # imports torch, after its environment is set
 
-    run(config)
+    run(config, num_lost_log_lines=lambda: handler.num_lost)
 
 
 def _exit_early(_number: int, _frame: FrameType | None) -> None:

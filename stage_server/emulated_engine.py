@@ -113,6 +113,11 @@ class EmulatedEngine:
         """Free blocks, as a snapshot."""
         return self._slots.num_free_blocks
 
+    @property
+    def num_held_kv_slots(self) -> int:
+        """Slots that hold tokens, as a snapshot."""
+        return self._slots.num_held_slots
+
     def warm_up(self) -> None:
         """Does nothing: the first forward is as fast as any."""
 

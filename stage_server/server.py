@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import grpc
 import uvloop
@@ -20,12 +21,15 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from model_files import open_model
 from protos.errors import InvalidArgumentError
+from stage_server.activity import StageActivity
 from stage_server.config import ListenAddress, StageConfig
 from stage_server.engine import StageEngine
 from stage_server.executor import ModelExecutor
 from stage_server.limits import MessageLimits
+from stage_server.metrics import stage_registry
 from stage_server.servicer import SERVICE_NAME, StageServicer
 from stage_server.stream import MAX_IN_FLIGHT
+from telemetry.metrics_port import metrics_port
 
 MAX_CONCURRENT_CALLS = 128
 """Calls that are served at once, health included; further ones get RESOURCE_EXHAUSTED."""
@@ -48,16 +52,23 @@ class StageServer:
         listen: Where to listen.
         limits: Largest messages.
         load: Makes the engine; called on the model thread.
+        activity: Counts what the server does. None: in one that nobody reads.
     """
 
     def __init__(
-        self, listen: ListenAddress, *, limits: MessageLimits, load: Callable[[], StageEngine]
+        self,
+        listen: ListenAddress,
+        *,
+        limits: MessageLimits,
+        load: Callable[[], StageEngine],
+        activity: StageActivity | None = None,
     ) -> None:
         """Binds nothing yet."""
         self._listen = listen
         self._load = load
         self._executor = ModelExecutor(max_queued=MAX_IN_FLIGHT + 1)  # and one that frees slots
-        self._servicer = StageServicer()
+        self._activity = activity or StageActivity()
+        self._servicer = StageServicer(self._activity)
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
             options=_server_options(limits), maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS
@@ -100,6 +111,9 @@ class StageServer:
         self._servicer.serve(engine, self._executor)
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         elapsed_s = time.perf_counter() - started_s
+        self._activity.engine = engine
+        self._activity.load_s = elapsed_s
+        self._activity.is_ready = True
         facts = {"layers": str(engine.info.layers), "elapsed_s": round(elapsed_s, 3)}
         _log.info("load finished", extra=facts)
 
@@ -113,6 +127,7 @@ class StageServer:
             False when the model thread is still busy; it dies with the process.
         """
         _log.info("draining", extra={"grace_s": grace_s})
+        self._activity.is_ready = False
         await self._health.enter_graceful_shutdown()
         await self._servicer.drain(grace_s=grace_s)
         await self._server.stop(_CLOSING_GRACE_S)
@@ -125,8 +140,12 @@ class StageServer:
             await self._health.set(name, state)
 
 
-def run(config: StageConfig) -> None:
+def run(config: StageConfig, *, num_lost_log_lines: Callable[[], int]) -> None:
     """Runs a stage server until a signal, or until its parent is gone; blocks.
+
+    Args:
+        config: What the operator set.
+        num_lost_log_lines: Lines of the log that could not be written.
 
     Raises:
         StagecoachError: The model cannot be opened or loaded, or the address cannot be bound.
@@ -148,7 +167,15 @@ def run(config: StageConfig) -> None:
 
         return build_engine(config, files)
 
-    if not uvloop.run(_serve(config, limits, load)):
+    activity = StageActivity()
+    with ExitStack() as stack:
+        metrics_address = None
+        if config.metrics_listen is not None:
+            registry = stage_registry(activity, num_lost_log_lines=num_lost_log_lines)
+            port = metrics_port(config.metrics_listen.host, config.metrics_listen.port, registry)
+            metrics_address = stack.enter_context(port)
+        stopped = uvloop.run(_serve(config, limits, load, activity, metrics_address))
+    if not stopped:
         # A model thread inside a kernel would crash the interpreter's own shutdown.
         sys.stdout.flush()
         sys.stderr.flush()
@@ -156,14 +183,18 @@ def run(config: StageConfig) -> None:
 
 
 async def _serve(
-    config: StageConfig, limits: MessageLimits, load: Callable[[], StageEngine]
+    config: StageConfig,
+    limits: MessageLimits,
+    load: Callable[[], StageEngine],
+    activity: StageActivity,
+    metrics_address: str | None,
 ) -> bool:
     """Serves until told to stop; returns False when the model thread is still busy."""
     stop = asyncio.Event()
     _stop_on_signals(stop)
     if config.exit_with_parent:
         _stop_with_stdin(stop)
-    server = StageServer(config.listen, limits=limits, load=load)
+    server = StageServer(config.listen, limits=limits, load=load, activity=activity)
     address = await server.start()
     stopping = asyncio.create_task(stop.wait())
     loading = asyncio.create_task(server.load())
@@ -172,7 +203,7 @@ async def _serve(
         if loading.done():
             await loading
             if config.json_output:
-                _print_ready(address, config)
+                _print_ready(address, config, metrics_address)
             await stopping
     finally:
         stopping.cancel()
@@ -222,6 +253,11 @@ def _stop_with_stdin(stop: asyncio.Event) -> None:
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()
 
 
-def _print_ready(address: ListenAddress, config: StageConfig) -> None:
-    layers = [config.layers.start, config.layers.end]
-    print(json.dumps({"address": str(address), "layers": layers, "pid": os.getpid()}), flush=True)
+def _print_ready(address: ListenAddress, config: StageConfig, metrics_address: str | None) -> None:
+    ready = {
+        "address": str(address),
+        "layers": [config.layers.start, config.layers.end],
+        "metrics": metrics_address,
+        "pid": os.getpid(),
+    }
+    print(json.dumps(ready), flush=True)

@@ -20,6 +20,7 @@ from protos.errors import (
     UnavailableError,
 )
 from protos.stagecoach.v1 import stage_pb2
+from stage_server.activity import StageActivity
 from stage_server.answer import parse_request
 from stage_server.engine import EngineInfo, StageEngine
 from stage_server.executor import ModelExecutor
@@ -49,10 +50,14 @@ class StageServicer:
     """Implements `stagecoach.v1.StageService`; event loop only.
 
     Refuses calls with UNAVAILABLE until `serve`, and new streams after `drain`.
+
+    Args:
+        activity: Counts streams and micro-batches.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, activity: StageActivity) -> None:
         """Has nothing to serve yet."""
+        self._activity = activity
         self._stage: _Stage | None = None
         self._draining = False
         self._streams: set[ForwardStream] = set()
@@ -107,11 +112,13 @@ class StageServicer:
         try:
             await self._forward(context)
         except StagecoachError as error:
+            self._activity.stream_errors[error.reason] += 1
             await _abort(context, error)
         except grpc.aio.BaseError:
             raise  # the call is broken already
         except Exception:
             _log.exception("a stream failed")
+            self._activity.stream_errors[InternalError.reason] += 1
             await _abort(context, InternalError("the stage failed; its log says why"))
 
     async def _forward(self, context: ForwardContext) -> None:
@@ -126,15 +133,18 @@ class StageServicer:
             await context.write(stage_pb2.ForwardResponse(opened=opened).SerializeToString())
             if self._draining:
                 raise UnavailableError("the stage is draining")
-            stream = ForwardStream(context, tenure)
+            stream = ForwardStream(context, tenure, self._activity)
             facts = {"coordinator_id": opening.coordinator_id, "epoch": opening.epoch}
             _log.info("stream opened", extra=facts)
             self._streams.add(stream)
             self._no_streams.clear()
+            self._activity.num_streams_opened += 1
+            self._activity.num_open_streams = len(self._streams)
             try:
                 await stream.run()
             finally:
                 self._streams.discard(stream)
+                self._activity.num_open_streams = len(self._streams)
                 if not self._streams:
                     self._no_streams.set()
                 _log.info("stream closed", extra=facts)

@@ -88,6 +88,11 @@ class TorchEngine:
         """Free blocks, as a snapshot."""
         return self._slots.num_free_blocks
 
+    @property
+    def num_held_kv_slots(self) -> int:
+        """Slots that hold tokens, as a snapshot."""
+        return self._slots.num_held_slots
+
     def warm_up(self) -> None:
         """Runs a prefill chunk and a decode within one block, so that kernels are chosen."""
         num_tokens = min(self._info.kv_block_size, self._info.max_model_len)

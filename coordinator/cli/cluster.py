@@ -27,6 +27,8 @@ class ClusterPlan:
     """GPU that each stage emulates, in order; empty when they compute."""
     coordinator_options: tuple[str, ...]
     """Further arguments of the coordinator."""
+    metrics_port: int | None = None
+    """Of the coordinator; those of the stages follow. 0 takes free ones, None serves no metrics."""
     drain_grace_s: float
     """For requests that run when the cluster stops."""
 
@@ -38,6 +40,8 @@ class RunningStage:
     address: str
     layers: LayerRange
     pid: int
+    metrics: str | None
+    """Address of its metrics; None when it serves none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +53,8 @@ class Endpoints:
     stages: tuple[RunningStage, ...]
     pid: int
     """Of the coordinator."""
+    metrics: str | None
+    """Address of the coordinator's metrics; None when it serves none."""
 
 
 class Cluster:
@@ -84,7 +90,12 @@ class Cluster:
             "coordinator", self._coordinator_arguments(stages), relay_logs=self._relay_logs
         )
         ready = await self._coordinator.ready()
-        return Endpoints(grpc=str(ready["grpc"]), stages=tuple(stages), pid=_int(ready["pid"]))
+        return Endpoints(
+            grpc=str(ready["grpc"]),
+            stages=tuple(stages),
+            pid=_int(ready["pid"]),
+            metrics=_address(ready["metrics"]),
+        )
 
     async def failure(self) -> StagecoachError:
         """Waits until a process ends on its own and says which and how."""
@@ -112,7 +123,10 @@ class Cluster:
         assert isinstance(layers, list)
         report(f"{child.name} is ready at {ready['address']}")
         return RunningStage(
-            address=str(ready["address"]), layers=LayerRange(*layers), pid=_int(ready["pid"])
+            address=str(ready["address"]),
+            layers=LayerRange(*layers),
+            pid=_int(ready["pid"]),
+            metrics=_address(ready["metrics"]),
         )
 
     def _stage_arguments(self, index: int, layers: LayerRange) -> list[str]:
@@ -122,6 +136,7 @@ class Cluster:
             *("--listen", "127.0.0.1:0", "--json", "--exit-with-parent"),
             *self._plan.stage_options,
             *(("--emulate", gpus[index]) if gpus else ()),
+            *self._metrics_arguments(1 + index),
         ]
 
     def _coordinator_arguments(self, stages: list[RunningStage]) -> list[str]:
@@ -131,7 +146,19 @@ class Cluster:
             *("--listen", f"127.0.0.1:{self._plan.grpc_port}", "--json", "--exit-with-parent"),
             *("--drain-grace-s", str(self._plan.drain_grace_s)),
             *self._plan.coordinator_options,
+            *self._metrics_arguments(0),
         ]
+
+    def _metrics_arguments(self, offset: int) -> tuple[str, ...]:
+        """What makes a process serve metrics, on the port that many above the first."""
+        port = self._plan.metrics_port
+        if port is None:
+            return ()
+        return ("--metrics-listen", f"127.0.0.1:{port and port + offset}")
+
+
+def _address(value: object) -> str | None:
+    return None if value is None else str(value)
 
 
 def _int(value: object) -> int:

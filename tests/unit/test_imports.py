@@ -51,7 +51,7 @@ ALLOWED: dict[str, set[str]] = {
     "coordinator.pipeline": CORE | {"protos"},
     **dict.fromkeys(ENGINE_PARTS, ENGINE | {"protos"}),
     "coordinator.metrics": ENGINE | {"protos", "telemetry"},
-    "coordinator.tracing": CORE | {"protos"},
+    "coordinator.tracing": CORE | {"protos", "coordinator.observer"},
     "coordinator.assembly": ENGINE | {"protos", "model_files"},
     "coordinator.service": ENGINE | {"protos", "coordinator.assembly"},
     "coordinator.client": {"protos"},
