@@ -44,7 +44,7 @@ class StageActivity:
         compute_ns: int,
         serialize_ns: int,
     ) -> None:
-        """Counts a micro-batch. Model thread only.
+        """Counts a micro-batch, unless it only freed slots. Model thread only.
 
         Args:
             slices: Those of one token count as decode.
@@ -52,6 +52,8 @@ class StageActivity:
             compute_ns: The forward.
             serialize_ns: Reading the message and writing the output.
         """
+        if not slices:
+            return
         num_decode_tokens = num_tokens = 0
         for piece in slices:
             num_tokens += piece.num_tokens

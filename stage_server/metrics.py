@@ -62,7 +62,7 @@ class StageCollector(Collector):
         activity = self._activity
         yield counter(
             f"{_PREFIX}_micro_batches_total",
-            "Micro-batches that were computed.",
+            "Micro-batches of tokens that were computed.",
             activity.num_micro_batches,
         )
         yield counters(

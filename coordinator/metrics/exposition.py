@@ -150,7 +150,7 @@ class CoordinatorCollector(Collector):
         recorder = self._recorder
         yield counter(
             "stagecoach_micro_batches_total",
-            "Micro-batches that went through all stages.",
+            "Micro-batches of tokens that went through all stages.",
             recorder.num_steps,
         )
         yield counters(

@@ -105,7 +105,12 @@ class MetricsRecorder:
         self.generated_tokens.observe(end.num_completion_tokens)
 
     def step_ended(self, step: StepSummary) -> None:
-        """Counts its tokens and times; the one call on the way of every token."""
+        """Counts its tokens and times; the one call on the way of every token.
+
+        A micro-batch that only frees KV slots would pull all times down, and is left out.
+        """
+        if step.num_prefill_tokens + step.num_decode_tokens == 0:
+            return
         self.num_steps += 1
         self.num_prefill_tokens += step.num_prefill_tokens
         self.num_decode_tokens += step.num_decode_tokens
