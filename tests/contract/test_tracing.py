@@ -75,7 +75,9 @@ def collector() -> Iterator[tuple[Collector, str]]:
     """A collector and its URL."""
     received = Collector()
     server = grpc.server(ThreadPoolExecutor(2))
-    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(received, server)
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(  # type: ignore[no-untyped-call]
+        received, server
+    )
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     yield received, f"http://127.0.0.1:{port}"
