@@ -62,6 +62,7 @@ bench: $(INSTALLED)  ## print the benchmark tables; takes half an hour, wants a 
 	@$(BIN)/python -m benchmarks.prefix_cache
 	@$(BIN)/python -m benchmarks.prefill_stall
 	@$(BIN)/python -m benchmarks.scheduler_cost
+	@$(BIN)/python -m benchmarks.metrics_cost
 	@$(BIN)/python -m benchmarks.growth
 	@if [[ "$$(id -u)" == 0 ]]; then \
 		benchmarks/cluster.sh --stages 3 --batch 1,2,4,8; \

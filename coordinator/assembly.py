@@ -3,14 +3,17 @@
 import asyncio
 import logging
 import uuid
+from collections.abc import Sequence
 
 from coordinator.admission import Admission
 from coordinator.config import CoordinatorConfig
 from coordinator.constraint import GrammarCompiler
 from coordinator.engine import Engine
+from coordinator.observer import EngineObserver
 from coordinator.pipeline.pipeline import OnStage, Pipeline, ignore_stage
 from coordinator.pipeline.stage_link import LinkConfig
 from coordinator.pipeline.topology import Topology
+from coordinator.request_log import RequestLog
 from coordinator.scheduler.config import SchedulerConfig
 from coordinator.scheduler.pace import Pace
 from coordinator.scheduler.scheduler import Scheduler
@@ -23,7 +26,10 @@ _log = logging.getLogger(__name__)
 
 
 async def open_engine(
-    config: CoordinatorConfig, files: ModelFiles, on_stage: OnStage = ignore_stage
+    config: CoordinatorConfig,
+    files: ModelFiles,
+    on_stage: OnStage = ignore_stage,
+    observers: Sequence[EngineObserver] = (),
 ) -> Engine:
     """Connects to the stages and starts serving; `engine.close` undoes it.
 
@@ -31,6 +37,7 @@ async def open_engine(
         config: The coordinator's configuration.
         files: The model that `config.model` names.
         on_stage: Told how each stage answers while they are waited for.
+        observers: Told what the engine does, besides the log.
 
     Raises:
         UnavailableError: A stage was not serving in time.
@@ -51,7 +58,8 @@ async def open_engine(
         await pipeline.close()
         raise
     for address, info in zip(topology.addresses, topology.infos, strict=True):
-        _log.info("stage %s: layers %s on %s", address, info.layers, info.device)
+        facts = {"stage": address, "layers": str(info.layers), "device": info.device}
+        _log.info("stage connected", extra=facts)
     limits = _limits(config, topology)
     eos_token_ids = _eos_token_ids(files, tokenizer)
     engine = Engine(
@@ -73,6 +81,7 @@ async def open_engine(
         ),
         tokenizer=tokenizer,
         stage_wait_s=config.stage_wait_s,
+        observers=(RequestLog(), *observers),
     )
     engine.start()
     return engine

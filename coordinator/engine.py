@@ -8,12 +8,15 @@ queue with the tokens they have, and go on by recomputation once the stage is ba
 import asyncio
 import logging
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Sequence as ListLike
+from contextlib import contextmanager
 
 from coordinator.admission import Admission
 from coordinator.batch_sampling import logits_requests, sample
 from coordinator.compiling_stream import CompilingStream
 from coordinator.constraint import GrammarCompiler, TokenConstraint
+from coordinator.core.observation import EngineFigures
 from coordinator.core.request import FinishReason, Request
 from coordinator.core.request_spec import Prompt, RequestSpec
 from coordinator.core.sequence import Sequence
@@ -23,7 +26,9 @@ from coordinator.core.step import SchedulerOutput, StepOutput
 from coordinator.landed_step import LandedStep
 from coordinator.live_request import LiveRequest
 from coordinator.micro_batches import MicroBatch, MicroBatches
+from coordinator.observer import EngineObserver, Observers
 from coordinator.pipeline.pipeline import Pipeline
+from coordinator.pipeline.topology import Topology
 from coordinator.request_stream import RequestStream
 from coordinator.scheduler.pace import Pace
 from coordinator.scheduler.scheduler import Scheduler
@@ -61,6 +66,7 @@ class Engine:
         grammars: Compiles the grammars of requests; the engine closes it.
         tokenizer: The model's; None when it serves token ids only.
         stage_wait_s: How long requests wait for a lost stage before they fail.
+        observers: Told what happens.
     """
 
     def __init__(
@@ -73,6 +79,7 @@ class Engine:
         grammars: GrammarCompiler,
         tokenizer: Tokenizer | None,
         stage_wait_s: float,
+        observers: ListLike[EngineObserver] = (),
     ) -> None:
         """Keeps its parts; `start` starts it."""
         self.tokenizer = tokenizer
@@ -82,6 +89,7 @@ class Engine:
         self._admission = admission
         self._grammars = grammars
         self._stage_wait_s = stage_wait_s
+        self._observers = Observers(observers)
         self._requests: dict[str, LiveRequest] = {}
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
@@ -119,6 +127,11 @@ class Engine:
         """True while requests are served."""
         return self._pipeline.is_open and not self._is_draining
 
+    @property
+    def topology(self) -> Topology:
+        """The stages as they were when the engine started."""
+        return self._pipeline.topology
+
     def tokenize(self, prompt: Prompt) -> list[int]:
         """Turns a prompt into token ids; see `Admission.tokenize`."""
         return self._admission.tokenize(prompt)
@@ -144,17 +157,33 @@ class Engine:
             ContextLengthExceededError: Prompt and output cannot fit.
             QueueFullError: Too many requests wait.
         """
-        self._check_open()
-        self._check_new(spec.request_id)
-        request = self._admission.admit(spec)
-        if spec.grammar is None:
-            return self._start_request(request, None)
-        grammar, grammars = spec.grammar, self._grammars
-        grammars.check_model(grammar)
-        return CompilingStream(
-            lambda: grammars.compile(grammar, ignore_eos=spec.ignore_eos),
-            lambda constraint: self._start_request(request, constraint),
-        )
+        with self._refusals_told():
+            self._check_open()
+            self._check_new(spec.request_id)
+            request = self._admission.admit(spec)
+            if spec.grammar is None:
+                return self._start_request(request, None)
+            self._grammars.check_model(spec.grammar)
+        grammar = spec.grammar
+
+        async def compiled() -> TokenConstraint:
+            with self._refusals_told():
+                return await self._grammars.compile(grammar, ignore_eos=spec.ignore_eos)
+
+        def start(constraint: TokenConstraint) -> RequestStream:
+            with self._refusals_told():
+                return self._start_request(request, constraint)
+
+        return CompilingStream(compiled, start)
+
+    @contextmanager
+    def _refusals_told(self) -> Iterator[None]:
+        """Tells the observers of a request that is not taken."""
+        try:
+            yield
+        except StagecoachError as error:
+            self._observers.request_refused(error)
+            raise
 
     def _start_request(self, request: Request, constraint: TokenConstraint | None) -> RequestStream:
         """Queues a valid request."""
@@ -172,7 +201,7 @@ class Engine:
         self._requests[request_id] = live
         self._idle.clear()
         self._wake.set()
-        _log.info("request %s: %d prompt tokens", request_id, sequence.num_prompt_tokens)
+        self._observers.request_accepted(request_id, sequence.num_prompt_tokens)
         return live.stream
 
     def _check_open(self) -> None:
@@ -240,8 +269,10 @@ class Engine:
         except Exception:
             self._outage = "the engine stopped; see the coordinator's log"
             _log.exception("the engine stopped")
+            error = InternalError(self._outage)
             for live in self._requests.values():  # past the scheduler, which may be what is broken
-                live.stream.end(InternalError(self._outage))
+                live.stream.end(error)
+                self._observers.request_ended(live.as_ended(FinishReason.ERROR, error))
             self._requests.clear()
             raise
 
@@ -329,6 +360,25 @@ class Engine:
             has_tokenizer=self.tokenizer is not None,
         )
 
+    def figures(self) -> EngineFigures:
+        """The state of the engine now, without asking a stage. Any thread."""
+        scheduler = self._scheduler
+        return EngineFigures(
+            is_ready=self._pipeline.is_open and not self._is_draining and self._outage is None,
+            num_running=scheduler.num_running,
+            num_waiting=scheduler.num_waiting,
+            num_micro_batches=self._micro_batches.num_in_flight,
+            num_kv_blocks=scheduler.config.num_kv_blocks,
+            num_free_kv_blocks=scheduler.num_free_kv_blocks,
+            num_cached_kv_blocks=scheduler.num_cached_kv_blocks,
+            num_prefix_query_tokens=scheduler.num_prefix_query_tokens,
+            num_prefix_hit_tokens=scheduler.num_prefix_hit_tokens,
+            num_preemptions=scheduler.num_preemptions,
+            num_replays=scheduler.num_replays,
+            open_stages=self._pipeline.open_stages,
+            stage_losses=self._pipeline.stage_losses,
+        )
+
     def _land(self, micro_batch: MicroBatch) -> None:
         """Takes in what became of a micro-batch."""
         result = micro_batch.result
@@ -370,6 +420,8 @@ class Engine:
             sent = step.send(self._requests)
             if self._steps.is_watched:
                 self._steps.publish(step.record(sent))
+            if self._observers.are_present:
+                self._observers.step_ended(step.summary(sent))
             for token in sent.last_tokens:
                 assert token.reason is not None
                 self._finish(token.live, token.reason)
@@ -386,15 +438,15 @@ class Engine:
     def _give_up(self, output: SchedulerOutput, error: StagecoachError) -> None:
         """Replays what a stage could not run, or fails it; hits only this micro-batch."""
         if isinstance(error, UnavailableError | DeadlineExceededError):
-            _log.warning("micro-batch %d was lost: %s", output.micro_batch_id, error)
+            self._log_failure(logging.WARNING, "micro-batch lost", output, error)
             if self._pipeline.is_open:  # else `_serve` recovers, and all are replayed
                 self._replay(self._scheduler.requeue(output), error)
         elif isinstance(error, KvFullError | StaleStateError):
-            _log.warning("micro-batch %d is replayed: %s", output.micro_batch_id, error)
+            self._log_failure(logging.WARNING, "micro-batch replayed", output, error)
             gave_up = InternalError(f"given up after {MAX_REPLAYS} replays: {error.message}")
             self._replay(self._scheduler.requeue(output), gave_up)
         else:
-            _log.error("micro-batch %d failed: %s", output.micro_batch_id, error)
+            self._log_failure(logging.ERROR, "micro-batch failed", output, error)
             self._scheduler.requeue(output)
             for piece in output.slices:
                 # Whatever a stage says, it is not the client's fault.
@@ -405,6 +457,20 @@ class Engine:
                     ),
                 )
 
+    @staticmethod
+    def _log_failure(
+        level: int, event: str, output: SchedulerOutput, error: StagecoachError
+    ) -> None:
+        _log.log(
+            level,
+            event,
+            extra={
+                "micro_batch_id": output.micro_batch_id,
+                "request_ids": [piece.request_id for piece in output.slices],
+                "error": error.message,
+            },
+        )
+
     async def _recover(self) -> None:
         """Waits until every stage is back; what was running is computed again from its tokens."""
         self._micro_batches.abandon()
@@ -412,19 +478,20 @@ class Engine:
         self._replay(
             self._scheduler.preempt_all(), UnavailableError("a stage was lost again and again")
         )
-        _log.warning("waiting for stages; %d requests are paused", len(self._requests))
+        _log.warning("waiting for stages", extra={"num_paused_requests": len(self._requests)})
         started = time.monotonic()
         while not self._pipeline.is_open:
             try:
                 await self._pipeline.reconnect(self._stage_wait_s)
             except StagecoachError as error:
                 self._outage = f"the pipeline is down: {error.message}"
-                _log.error("%s", self._outage)
+                _log.error("the pipeline is down", extra={"error": error.message})
                 for request_id in tuple(self._requests):
                     self._fail(request_id, UnavailableError(self._outage))
                 await asyncio.sleep(OUTAGE_PAUSE_S)
         self._outage = None
-        _log.warning("all stages are back after %.1f s", time.monotonic() - started)
+        waited_s = round(time.monotonic() - started, 3)
+        _log.warning("all stages are back", extra={"waited_s": waited_s})
 
     def _replay(self, sequences: Iterable[Sequence], error: StagecoachError) -> None:
         """Lets requests be computed again, or fails those that had their share of replays."""
@@ -448,14 +515,14 @@ class Engine:
         live = self._requests.get(request_id)
         if live is not None:
             live.stream.end(error)
-            self._forget(request_id, FinishReason.ERROR)
+            self._forget(request_id, FinishReason.ERROR, error)
             self._wake.set()
 
-    def _forget(self, request_id: str, reason: FinishReason) -> None:
+    def _forget(
+        self, request_id: str, reason: FinishReason, error: StagecoachError | None = None
+    ) -> None:
         live = self._requests.pop(request_id)
         self._scheduler.finish(request_id, reason)
         self._num_finished += 1
         self._num_preemptions += live.sequence.num_preemptions
-        _log.info(
-            "request %s ended: %s, %d tokens", request_id, reason.value, live.num_completion_tokens
-        )
+        self._observers.request_ended(live.as_ended(reason, error))

@@ -24,11 +24,13 @@ from stage_server.config import (
 )
 from stage_server.place import own_layers
 from stage_server.threads import default_num_threads, wait_passively
-from stage_server.value_completion import LOG_LEVELS
+from telemetry.log_config import LOG_FORMATS, LOG_LEVELS, LogConfig
+from telemetry.logs import set_up_logging
 
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
 
 _DEFAULT = StageConfig(model="demo", layers=LayerRange(0, 1))
+_DEFAULT_LOG = LogConfig()
 
 _log = logging.getLogger(__name__)
 
@@ -153,13 +155,22 @@ def stage_server(
     exit_with_parent: Annotated[
         bool, typer.Option("--exit-with-parent", help="Stop when stdin reaches its end.")
     ] = False,
+    metrics_listen: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT", help="Serve metrics to Prometheus; port 0 takes a free one."
+        ),
+    ] = None,
+    log_format: Annotated[
+        str, typer.Option(help=f"One of {', '.join(LOG_FORMATS)}.")
+    ] = _DEFAULT_LOG.format,
     log_level: Annotated[
         str,
         typer.Option(
             autocompletion=value_completion.log_levels,
             help=f"One of {', '.join(LOG_LEVELS)}; debug adds tracebacks.",
         ),
-    ] = "info",
+    ] = _DEFAULT_LOG.level,
     _version: Annotated[
         bool,
         typer.Option(
@@ -172,9 +183,8 @@ def stage_server(
     ] = False,
 ) -> None:
     """Serves one layer range of a model to a coordinator."""
-    if log_level not in LOG_LEVELS:
-        raise typer.BadParameter(f"log level {log_level!r} is not one of {', '.join(LOG_LEVELS)}")
     try:
+        log = LogConfig(format=log_format, level=log_level)
         config = StageConfig(
             model=model,
             layers=own_layers(model, layers=layers, stage=stage, stage_memory=stage_memory),
@@ -198,13 +208,18 @@ def stage_server(
             tls=TlsFiles.mutual(tls_ca, tls_cert, tls_key),
             insecure_bind=insecure_bind,
             drain_grace_s=drain_grace_s,
+            metrics_listen=(
+                None
+                if metrics_listen is None
+                else ListenAddress.parse(metrics_listen, field="metrics_listen")
+            ),
         )
     except InvalidArgumentError as error:
         raise typer.BadParameter(error.message) from error
     except StagecoachError as error:
         _fail(error.message)
     try:
-        _run(config, log_level)
+        _run(config, log)
     except StagecoachError as error:
         _fail(error.message)
     except Exception as error:
@@ -212,20 +227,16 @@ def stage_server(
         _fail(f"{type(error).__name__}: {error}")
 
 
-def _run(config: StageConfig, log_level: str) -> None:
+def _run(config: StageConfig, log: LogConfig) -> None:
     """Prepares the process, then serves."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _exit_early)
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    handler = set_up_logging(log)
     prepare_grpc()
     wait_passively()
     from stage_server.server import run  # imports torch, after its environment is set
 
-    run(config)
+    run(config, num_lost_log_lines=lambda: handler.num_lost)
 
 
 def _exit_early(_number: int, _frame: FrameType | None) -> None:

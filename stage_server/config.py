@@ -42,8 +42,12 @@ class ListenAddress(NamedTuple):
     """0 takes a free port."""
 
     @classmethod
-    def parse(cls, text: str) -> Self:
+    def parse(cls, text: str, *, field: str = "listen") -> Self:
         """Reads `HOST:PORT`, with an IPv6 address in brackets: `[::1]:50051`.
+
+        Args:
+            text: The address.
+            field: Name of the field, for the error.
 
         Raises:
             InvalidArgumentError: `text` has another form, or the port is above 65535.
@@ -52,7 +56,7 @@ class ListenAddress(NamedTuple):
         if match is None or int(match[3]) > 65535:
             raise InvalidArgumentError(
                 f"address {text!r} is not HOST:PORT, such as 127.0.0.1:50051 or [::1]:50051",
-                field="listen",
+                field=field,
             )
         return cls(match[1] or match[2], int(match[3]))
 
@@ -115,6 +119,8 @@ class StageConfig:
     """Listen where other machines can reach it even without TLS."""
     drain_grace_s: float = 10.0
     """Seconds that micro-batches in flight get to finish after a stop signal."""
+    metrics_listen: ListenAddress | None = None
+    """Where Prometheus scrapes. None serves no metrics."""
 
     def __post_init__(self) -> None:
         """Checks every range."""

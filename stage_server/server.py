@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import grpc
 import uvloop
@@ -24,14 +25,17 @@ from protos.limits import server_limits
 from protos.load_progress import LoadPhase, LoadProgress
 from security.credentials import server_credentials
 from security.tls_files import TlsFiles
+from stage_server.activity import StageActivity
 from stage_server.config import ListenAddress, StageConfig
 from stage_server.engine import StageEngine
 from stage_server.executor import ModelExecutor
 from stage_server.limits import MessageLimits
 from stage_server.load_board import LoadBoard
 from stage_server.load_watch import shown
+from stage_server.metrics import stage_registry
 from stage_server.servicer import SERVICE_NAME, StageServicer
 from stage_server.stream import MAX_IN_FLIGHT
+from telemetry.metrics_port import metrics_port
 
 MAX_CONCURRENT_CALLS = 128
 """Calls that are served at once, health included; further ones get RESOURCE_EXHAUSTED."""
@@ -57,6 +61,7 @@ class StageServer:
         tls: Who it is, and whose certificates coordinators have to show. None: it speaks plain
             text, and takes anyone for a coordinator.
         board: Where `load` writes how far it is; callers are told until it is done.
+        activity: Counts what the server does. None: in one that nobody reads.
     """
 
     def __init__(
@@ -67,6 +72,7 @@ class StageServer:
         load: Callable[[], StageEngine],
         tls: TlsFiles | None = None,
         board: LoadBoard | None = None,
+        activity: StageActivity | None = None,
     ) -> None:
         """Binds nothing yet."""
         self._listen = listen
@@ -74,7 +80,10 @@ class StageServer:
         self._tls = tls
         self._board = board or LoadBoard()
         self._executor = ModelExecutor(max_queued=MAX_IN_FLIGHT + 1)  # and one that frees slots
-        self._servicer = StageServicer(self._board, only_coordinators=tls is not None)
+        self._activity = activity or StageActivity()
+        self._servicer = StageServicer(
+            self._board, self._activity, only_coordinators=tls is not None
+        )
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
             options=_server_options(limits), maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS
@@ -106,7 +115,8 @@ class StageServer:
             ) from error
         await self._server.start()
         address = ListenAddress(self._listen.host, port)
-        _log.info("listening on %s %s", address, "with TLS" if self._tls else "in plain text")
+        transport = "TLS" if self._tls else "plain text"
+        _log.info("listening", extra={"address": str(address), "transport": transport})
         return address
 
     async def load(self) -> None:
@@ -116,13 +126,18 @@ class StageServer:
             Exception: Whatever loading raised.
         """
         started_s = time.perf_counter()
+        _log.info("load started")
         engine = await self._executor.submit(self._load)
         self._board.write(LoadProgress(phase=LoadPhase.WARMING_UP))
         await self._executor.submit(engine.warm_up)
         self._servicer.serve(engine, self._executor)
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         elapsed_s = time.perf_counter() - started_s
-        _log.info("ready after %.1f s: layers %s", elapsed_s, engine.info.layers)
+        self._activity.engine = engine
+        self._activity.load_s = elapsed_s
+        self._activity.is_ready = True
+        facts = {"layers": str(engine.info.layers), "elapsed_s": round(elapsed_s, 3)}
+        _log.info("load finished", extra=facts)
 
     async def stop(self, *, grace_s: float) -> bool:
         """Drains, closes the port and ends the model thread.
@@ -133,7 +148,8 @@ class StageServer:
         Returns:
             False when the model thread is still busy; it dies with the process.
         """
-        _log.info("draining")
+        _log.info("draining", extra={"grace_s": grace_s})
+        self._activity.is_ready = False
         await self._health.enter_graceful_shutdown()
         await self._servicer.drain(grace_s=grace_s)
         await self._server.stop(_CLOSING_GRACE_S)
@@ -146,8 +162,12 @@ class StageServer:
             await self._health.set(name, state)
 
 
-def run(config: StageConfig) -> None:
+def run(config: StageConfig, *, num_lost_log_lines: Callable[[], int]) -> None:
     """Runs a stage server until a signal, or until its parent is gone; blocks.
+
+    Args:
+        config: What the operator set.
+        num_lost_log_lines: Lines of the log that could not be written.
 
     Raises:
         StagecoachError: The model cannot be opened or loaded, or the address cannot be bound.
@@ -170,7 +190,15 @@ def run(config: StageConfig) -> None:
         return build_engine(config, files, board.write)
 
     board = LoadBoard()
-    if not uvloop.run(_serve(config, limits, load, board)):
+    activity = StageActivity()
+    with ExitStack() as stack:
+        metrics_address = None
+        if config.metrics_listen is not None:
+            registry = stage_registry(activity, num_lost_log_lines=num_lost_log_lines)
+            port = metrics_port(config.metrics_listen.host, config.metrics_listen.port, registry)
+            metrics_address = stack.enter_context(port)
+        stopped = uvloop.run(_serve(config, limits, load, board, activity, metrics_address))
+    if not stopped:
         # A model thread inside a kernel would crash the interpreter's own shutdown.
         sys.stdout.flush()
         sys.stderr.flush()
@@ -182,13 +210,22 @@ async def _serve(
     limits: MessageLimits,
     load: Callable[[], StageEngine],
     board: LoadBoard,
+    activity: StageActivity,
+    metrics_address: str | None,
 ) -> bool:
     """Serves until told to stop; returns False when the model thread is still busy."""
     stop = asyncio.Event()
     _stop_on_signals(stop)
     if config.exit_with_parent:
         _stop_with_stdin(stop)
-    server = StageServer(config.listen, limits=limits, load=load, board=board, tls=config.tls)
+    server = StageServer(
+        config.listen,
+        limits=limits,
+        load=load,
+        tls=config.tls,
+        board=board,
+        activity=activity,
+    )
     address = await server.start()
     stopping = asyncio.create_task(stop.wait())
     loading = asyncio.create_task(_load(server, board, config))
@@ -197,7 +234,7 @@ async def _serve(
         if loading.done():
             await loading
             if config.json_output:
-                _print_ready(address, config)
+                _print_ready(address, config, metrics_address)
             await stopping
     finally:
         stopping.cancel()
@@ -259,6 +296,11 @@ def _stop_with_stdin(stop: asyncio.Event) -> None:
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()
 
 
-def _print_ready(address: ListenAddress, config: StageConfig) -> None:
-    layers = [config.layers.start, config.layers.end]
-    print(json.dumps({"address": str(address), "layers": layers, "pid": os.getpid()}), flush=True)
+def _print_ready(address: ListenAddress, config: StageConfig, metrics_address: str | None) -> None:
+    ready = {
+        "address": str(address),
+        "layers": [config.layers.start, config.layers.end],
+        "metrics": metrics_address,
+        "pid": os.getpid(),
+    }
+    print(json.dumps(ready), flush=True)

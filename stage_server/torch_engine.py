@@ -89,6 +89,11 @@ class TorchEngine:
         """Free blocks, as a snapshot."""
         return self._slots.num_free_blocks
 
+    @property
+    def num_held_kv_slots(self) -> int:
+        """Slots that hold tokens, as a snapshot."""
+        return self._slots.num_held_slots
+
     def warm_up(self) -> None:
         """Runs a prefill chunk and a decode within one block, so that kernels are chosen."""
         num_tokens = min(self._info.kv_block_size, self._info.max_model_len)
@@ -173,11 +178,14 @@ def build_engine(config: StageConfig, files: ModelFiles, report: Report = no_rep
             f"layers {config.layers} do not fit the memory of {_device_name(device)}"
         ) from error
     _log.info(
-        "loaded layers %s: %.1f MB of weights and %.1f MB of KV in %.1f s",
-        config.layers,
-        stack.weight_bytes / 1e6,
-        engine.info.kv_bytes / 1e6,
-        time.perf_counter() - started,
+        "model loaded",
+        extra={
+            "layers": str(config.layers),
+            "device": engine.info.device,
+            "weight_bytes": stack.weight_bytes,
+            "kv_bytes": engine.info.kv_bytes,
+            "elapsed_s": round(time.perf_counter() - started, 3),
+        },
     )
     return engine
 

@@ -33,6 +33,8 @@ class ClusterPlan:
     """GPU that each stage emulates, in order; empty when they compute."""
     coordinator_options: tuple[str, ...]
     """Further arguments of the coordinator."""
+    metrics_port: int | None = None
+    """Of the coordinator; those of the stages follow. 0 takes free ones, None serves no metrics."""
     drain_grace_s: float
     """For requests that run when the cluster stops."""
 
@@ -44,6 +46,8 @@ class RunningStage:
     address: str
     layers: LayerRange
     pid: int
+    metrics: str | None
+    """Address of its metrics; None when it serves none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +61,8 @@ class Endpoints:
     stages: tuple[RunningStage, ...]
     pid: int
     """Of the coordinator."""
+    metrics: str | None
+    """Address of the coordinator's metrics; None when it serves none."""
 
 
 class Cluster:
@@ -100,12 +106,12 @@ class Cluster:
             _COORDINATOR, self._coordinator_arguments(stages), relay_logs=self._relay_logs
         )
         ready = await self._coordinator.ready()
-        http = ready["http"]
         return Endpoints(
             grpc=str(ready["grpc"]),
-            http=None if http is None else str(http),
+            http=_address(ready["http"]),
             stages=tuple(stages),
             pid=_int(ready["pid"]),
+            metrics=_address(ready["metrics"]),
         )
 
     @property
@@ -143,7 +149,10 @@ class Cluster:
         report(f"{child.name} is ready at {ready['address']}")
         display.show(child.name, Entry("ready", is_done=True))
         return RunningStage(
-            address=str(ready["address"]), layers=LayerRange(*layers), pid=_int(ready["pid"])
+            address=str(ready["address"]),
+            layers=LayerRange(*layers),
+            pid=_int(ready["pid"]),
+            metrics=_address(ready["metrics"]),
         )
 
     def _stage_arguments(self, index: int, layers: LayerRange) -> list[str]:
@@ -154,6 +163,7 @@ class Cluster:
             "--exit-with-parent",
             *self._plan.stage_options,
             *(("--emulate", gpus[index]) if gpus else ()),
+            *self._metrics_arguments(1 + index),
         ]
 
     def _coordinator_arguments(self, stages: list[RunningStage]) -> list[str]:
@@ -164,15 +174,27 @@ class Cluster:
             *self._http_arguments(),
             *("--drain-grace-s", str(self._plan.drain_grace_s)),
             *self._plan.coordinator_options,
+            *self._metrics_arguments(0),
         ]
 
     def _http_arguments(self) -> tuple[str, ...]:
         port = self._plan.http_port
         return ("--no-http",) if port is None else ("--http-listen", f"127.0.0.1:{port}")
 
+    def _metrics_arguments(self, offset: int) -> tuple[str, ...]:
+        """What makes a process serve metrics, on the port that many above the first."""
+        port = self._plan.metrics_port
+        if port is None:
+            return ()
+        return ("--metrics-listen", f"127.0.0.1:{port and port + offset}")
+
 
 def _show(display: Display, name: str, progress: LoadProgress) -> None:
     display.show(name, Entry.of(progress))
+
+
+def _address(value: object) -> str | None:
+    return None if value is None else str(value)
 
 
 def _int(value: object) -> int:

@@ -50,11 +50,13 @@ def _as_json(endpoints: Endpoints) -> str:
         {
             "grpc": endpoints.grpc,
             "http": endpoints.http,
+            "metrics": endpoints.metrics,
             "stages": [
                 {
                     "address": stage.address,
                     "layers": [stage.layers.start, stage.layers.end],
                     "pid": stage.pid,
+                    "metrics": stage.metrics,
                 }
                 for stage in endpoints.stages
             ],
@@ -71,6 +73,9 @@ def _as_text(endpoints: Endpoints) -> str:
         f"stage {index:<6} {stage.address}  (layers {stage.layers}, pid {stage.pid})"
         for index, stage in enumerate(endpoints.stages)
     ]
+    if endpoints.metrics is not None:
+        addresses = [endpoints.metrics, *(stage.metrics or "" for stage in endpoints.stages)]
+        lines.append(f"metrics      {' '.join(f'http://{each}/metrics' for each in addresses)}")
     lines += [
         "",
         f'coordinator-cli generate --coordinator {endpoints.grpc} "Once upon a time"',

@@ -11,6 +11,7 @@ from coordinator.cli.failures import reported_failures
 from coordinator.core.limits import MAX_STAGES
 from protos.errors import InvalidArgumentError
 from protos.layer_range import LayerRange
+from telemetry.log_config import LOG_FORMATS, LOG_LEVELS
 
 DEFAULT_GRPC_PORT = 50050
 DEFAULT_HTTP_PORT = 8000
@@ -108,6 +109,25 @@ def up(
             help="Share the KV of a common prefix between requests. Default: yes.",
         ),
     ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=65535 - MAX_STAGES,
+            help="Serve the coordinator's metrics on this port and those of the stages on the ones "
+            "after it; 0 takes free ones.",
+        ),
+    ] = None,
+    otlp_endpoint: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Send traces to this OpenTelemetry collector."),
+    ] = None,
+    log_format: Annotated[
+        str | None, typer.Option(help=f"Of all processes: {', '.join(LOG_FORMATS)}.")
+    ] = None,
+    log_level: Annotated[
+        str | None, typer.Option(help=f"Of all processes: {', '.join(LOG_LEVELS)}.")
+    ] = None,
     drain_grace_s: Annotated[
         float, typer.Option(min=0, help="Seconds that running requests get when it stops.")
     ] = 10.0,
@@ -133,6 +153,7 @@ def up(
         "--max-num-batched-tokens": max_num_batched_tokens,
         "--max-model-len": max_model_len,
     }
+    log_options = {"--log-format": log_format, "--log-level": log_level}
     with reported_failures():
         from coordinator.cli.cluster import ClusterPlan
         from coordinator.cli.cluster_run import run_cluster
@@ -144,12 +165,15 @@ def up(
             emulated_gpus=_gpu_of_each_stage(emulate or [], len(ranges)),
             grpc_port=grpc_port,
             http_port=_http_port(http_port, grpc_port, no_http=no_http),
-            stage_options=_given(stage_options),
+            stage_options=(*_given(stage_options), *_given(log_options)),
+            metrics_port=metrics_port,
             coordinator_options=(
                 *_given(
                     {
                         "--num-micro-batches": num_micro_batches,
                         "--max-num-waiting": max_num_waiting,
+                        "--otlp-endpoint": otlp_endpoint,
+                        **log_options,
                     }
                 ),
                 *_switch("--prefix-cache", "--no-prefix-cache", prefix_cache),

@@ -92,6 +92,11 @@ class Pipeline:
         return tuple(link.is_open for link in self._links)
 
     @property
+    def stage_losses(self) -> tuple[int, ...]:
+        """Times that each stage was lost, in pipeline order."""
+        return tuple(link.num_losses for link in self._links)
+
+    @property
     def is_open(self) -> bool:
         """True while every stage can be reached."""
         return all(self.open_stages)
@@ -140,8 +145,11 @@ class Pipeline:
                 except (UnavailableError, StaleStateError) as error:
                     if time.monotonic() > deadline:
                         raise
-                    _log.info("cannot open stage %s yet: %s", link.address, error)
+                    facts = {"stage": link.address, "error": error.message}
+                    _log.info("stage cannot be opened yet", extra=facts)
                     await asyncio.sleep(_RETRY_FIRST_S)
+                else:
+                    _log.warning("stage is back", extra={"stage": link.address})
 
     async def stage_infos(self) -> list[StageInfo | None]:
         """What each stage says of itself now, in pipeline order; None for one that is lost."""
@@ -152,7 +160,8 @@ class Pipeline:
             try:
                 return await link.get_info()
             except StagecoachError as error:
-                _log.info("stage %s does not say what it is: %s", link.address, error)
+                facts = {"stage": link.address, "error": error.message}
+                _log.info("stage does not say what it is", extra=facts)
                 return None
 
         return list(await asyncio.gather(*map(ask, self._links)))

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = (
     "protos",
     "security",
+    "telemetry",
     "model_files",
     "roofline",
     "load_display",
@@ -33,6 +34,8 @@ ENGINE_PARTS = {
         "landed_step",
         "live_request",
         "micro_batches",
+        "observer",
+        "request_log",
         "request_stream",
         "step_watch",
         "throughput",
@@ -57,8 +60,11 @@ ALLOWED: dict[str, set[str]] = {
     "security": {"protos.errors"},
     "model_files": {"protos"},
     "roofline": {"protos.errors", "protos.layer_range", "model_files.config"},
+    "telemetry": {"protos.errors"},
     "load_display": {"protos.load_progress"},
-    "stage_server": {"protos", "security", "model_files", "roofline", "load_display"},
+    "stage_server": {
+        *("protos", "security", "telemetry", "model_files", "roofline", "load_display"),
+    },
     "coordinator": set(),
     "coordinator.core": CORE,
     "coordinator.config": CORE | {"protos", "security"},
@@ -69,6 +75,8 @@ ALLOWED: dict[str, set[str]] = {
     "coordinator.planner": CORE | {"roofline", "model_files.config"},
     "coordinator.pipeline": CORE | {"protos", "security"},
     **dict.fromkeys(ENGINE_PARTS, ENGINE | {"protos"}),
+    "coordinator.metrics": ENGINE | {"protos", "telemetry"},
+    "coordinator.tracing": CORE | {"protos", "coordinator.observer"},
     "coordinator.assembly": ENGINE | {"protos", "security", "model_files"},
     "coordinator.access": CORE | {"protos", "security", "coordinator.service.generation_engine"},
     "coordinator.service": ENGINE
@@ -86,7 +94,8 @@ ALLOWED: dict[str, set[str]] = {
         *("coordinator.client", "coordinator.planner"),
     },
     "coordinator.cli": {
-        *("protos", "security", "model_files", "roofline", "load_display", "coordinator"),
+        *("protos", "security", "telemetry", "model_files", "roofline", "load_display"),
+        "coordinator",
     },
 }
 """What a package may import besides itself and what is not ours. The longest name that a module
@@ -185,7 +194,10 @@ def test_imports_are_absolute() -> None:
 def test_the_coordinator_and_the_contract_do_not_need_torch() -> None:
     violations = [
         str(found)
-        for found in all_imports("protos", "security", "model_files", "roofline", "coordinator")
+        for found in all_imports(
+            *("protos", "security", "telemetry", "model_files", "roofline", "load_display"),
+            "coordinator",
+        )
         if under(found.name, *NEEDS_TORCH)
         and not (found.module == "protos.tensor_codec" and found.lazy)
     ]
@@ -271,7 +283,8 @@ def imported_by(*names: str) -> set[str]:
 
 
 def test_importing_the_whole_coordinator_does_not_load_torch() -> None:
-    names = [name for name in modules() if under(name, "coordinator", "model_files", "roofline")]
+    packages = ("coordinator", "model_files", "roofline", "telemetry")
+    names = [name for name in modules() if under(name, *packages)]
     loaded = imported_by(*(name for name in names if not name.endswith("__main__")))
     assert loaded.isdisjoint(NEEDS_TORCH)
 
