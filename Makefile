@@ -64,6 +64,8 @@ bench: $(INSTALLED)  ## print the benchmark tables; takes half an hour, wants a 
 	@$(BIN)/python -m benchmarks.scheduler_cost
 	@$(BIN)/python -m benchmarks.metrics_cost
 	@$(BIN)/python -m benchmarks.growth
+	@$(BIN)/python -m benchmarks.http_door
+	@$(BIN)/python -m benchmarks.streams
 	@if [[ "$$(id -u)" == 0 ]]; then \
 		benchmarks/cluster.sh --stages 3 --batch 1,2,4,8; \
 		benchmarks/cluster.sh --stages 4 --batch 96 --output-tokens 224; \

@@ -21,6 +21,7 @@ from tests.clusters import running_engine
 from tests.contract.http_door import in_background, serving_http
 
 MODEL = "llama"
+DEADLINE_S = 20.0
 PROMPT = "The stagecoach left at dawn, with nine passengers"
 CHAT: list[ChatCompletionMessageParam] = [
     {"role": "developer", "content": "Be brief."},
@@ -202,6 +203,30 @@ async def test_many_streams_of_the_async_client_do_not_mix(async_client: AsyncOp
     together = await asyncio.gather(*map(streamed, range(8)))
     assert together == await asyncio.gather(*map(whole, range(8)))
     assert len(set(together)) == 8
+
+
+@pytest.mark.parametrize("n", [1, 3])
+async def test_a_client_that_leaves_gives_its_place_up(async_client: AsyncOpenAI, n: int) -> None:
+    before = await async_client.get("../status", cast_to=dict[str, Any])
+    chunks = await async_client.completions.create(
+        model=MODEL,
+        prompt=PROMPT,
+        n=n,
+        max_tokens=400,
+        stream=True,
+        extra_body={"ignore_eos": True},
+    )
+    await anext(aiter(chunks))
+    await chunks.close()
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            status = await async_client.get("../status", cast_to=dict[str, Any])
+            if status["running"] == status["waiting"] == 0:
+                break
+    after = await async_client.get("../status", cast_to=dict[str, Any])
+    assert after["generated_tokens"] == status["generated_tokens"]
+    assert after["generated_tokens"] - before["generated_tokens"] < 400 * n
+    assert after["kv_blocks_free"] == after["kv_blocks_total"]
 
 
 def test_a_bias_decides_and_a_penalty_undoes_it(client: OpenAI) -> None:
