@@ -103,4 +103,4 @@ def serve(
         log = LogConfig(format=log_format, level=log_level)
         from coordinator.cli.coordinator_process import run
 
-        run(config, log, json_output=json_output, exit_with_parent=exit_with_parent)
+        run(config, log=log, json_output=json_output, exit_with_parent=exit_with_parent)
