@@ -43,7 +43,7 @@ class _Observation(NamedTuple):
 
 
 def run(
-    config: CoordinatorConfig, log: LogConfig, *, json_output: bool, exit_with_parent: bool
+    config: CoordinatorConfig, *, log: LogConfig, json_output: bool, exit_with_parent: bool
 ) -> None:
     """Runs a coordinator until it is told to stop; blocks.
 

@@ -161,7 +161,7 @@ def serve(
         log = LogConfig(format=log_format, level=log_level)
         from coordinator.cli.coordinator_process import run
 
-        run(config, log, json_output=json_output, exit_with_parent=exit_with_parent)
+        run(config, log=log, json_output=json_output, exit_with_parent=exit_with_parent)
 
 
 def _http_listen(http_listen: str | None, listen: str, *, no_http: bool) -> str | None:

@@ -43,7 +43,7 @@ def test_serve_takes_the_prefix_cache_from_the_flag_or_else_the_environment(
 ) -> None:
     configs: list[CoordinatorConfig] = []
     monkeypatch.setattr(
-        "coordinator.cli.coordinator_process.run", lambda config, *_, **__: configs.append(config)
+        "coordinator.cli.coordinator_process.run", lambda config, **_: configs.append(config)
     )
     if variable is not None:
         monkeypatch.setenv("STAGECOACH_PREFIX_CACHE", variable)
@@ -66,7 +66,7 @@ def test_serve_has_http_on_loopback_unless_told_otherwise(
 ) -> None:
     configs: list[CoordinatorConfig] = []
     monkeypatch.setattr(
-        "coordinator.cli.coordinator_process.run", lambda config, *_, **__: configs.append(config)
+        "coordinator.cli.coordinator_process.run", lambda config, **_: configs.append(config)
     )
     app(["serve", "--model", "demo", "--stage", "h:1", *flags], standalone_mode=False)
     assert [config.http_listen for config in configs] == [expected]
