@@ -19,7 +19,11 @@ from coordinator.http.live_status import LiveStatus, Viewer
 
 _FILES = {
     "/": "index.html",
-    "/page/style.css": "style.css",
+    "/page/base.css": "base.css",
+    "/page/figures.css": "figures.css",
+    "/page/pipeline.css": "pipeline.css",
+    "/page/chat.css": "chat.css",
+    "/page/narrow.css": "narrow.css",
     "/page/icon.svg": "icon.svg",
     "/page/main.js": "main.js",
     "/page/api.js": "api.js",
