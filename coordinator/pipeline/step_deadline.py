@@ -57,7 +57,7 @@ class StepDeadline:
         ]
         if not known_s:
             return ceiling_s
-        floor_s = timeouts.floor_s * 2**self._num_alarms
+        floor_s = timeouts.floor_s * 2.0**self._num_alarms
         return min(ceiling_s, floor_s + timeouts.factor * min(known_s))
 
     def observe(self, num_tokens: int, elapsed_s: float) -> None:
