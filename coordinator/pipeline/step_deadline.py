@@ -4,6 +4,7 @@ A limit that fits every stage would be far too long for most: one that answers i
 waited for half a minute. Pure; the link brings the clock.
 """
 
+import math
 from collections import deque
 from dataclasses import dataclass
 
@@ -57,7 +58,7 @@ class StepDeadline:
         ]
         if not known_s:
             return ceiling_s
-        floor_s = timeouts.floor_s * 2.0**self._num_alarms
+        floor_s = math.ldexp(timeouts.floor_s, self._num_alarms)
         return min(ceiling_s, floor_s + timeouts.factor * min(known_s))
 
     def observe(self, num_tokens: int, elapsed_s: float) -> None:
