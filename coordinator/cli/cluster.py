@@ -1,10 +1,12 @@
 """Stage servers and a coordinator as child processes on this machine."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from coordinator.cli.child import Child
+from coordinator.cli.stage_keeper import RunningStage, StageKeeper
 from protos.errors import StagecoachError
 from protos.layer_range import LayerRange
 
@@ -32,15 +34,6 @@ class ClusterPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunningStage:
-    """A stage server that is ready."""
-
-    address: str
-    layers: LayerRange
-    pid: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoints:
     """A cluster that is ready."""
 
@@ -63,68 +56,63 @@ class Cluster:
         """Starts nothing yet."""
         self._plan = plan
         self._relay_logs = relay_logs
-        self._stages: list[Child] = []
+        self._stages: list[StageKeeper] = []
         self._coordinator: Child | None = None
 
     async def start(self, report: Callable[[str], None]) -> Endpoints:
         """Starts everything and waits until the coordinator serves.
 
         Args:
-            report: Told in a line what became ready.
+            report: Told in a line what became ready, now and later.
 
         Raises:
             StagecoachError: A process ended before it was ready; says which and its last words.
         """
         for index, layers in enumerate(self._plan.layers):
-            name = f"stage {index} (layers {layers})"
-            arguments = self._stage_arguments(index, layers)
-            self._stages.append(await Child.start(name, arguments, relay_logs=self._relay_logs))
-        stages = await asyncio.gather(*(self._stage_ready(child, report) for child in self._stages))
+            keeper = StageKeeper(
+                f"stage {index} (layers {layers})",
+                partial(self._stage_arguments, index, layers),
+                relay_logs=self._relay_logs,
+                report=report,
+            )
+            self._stages.append(keeper)
+            await keeper.start()
+        stages = await asyncio.gather(*(keeper.ready() for keeper in self._stages))
         self._coordinator = await Child.start(
             "coordinator", self._coordinator_arguments(stages), relay_logs=self._relay_logs
         )
         ready = await self._coordinator.ready()
         return Endpoints(grpc=str(ready["grpc"]), stages=tuple(stages), pid=_int(ready["pid"]))
 
-    async def failure(self) -> StagecoachError:
-        """Waits until a process ends on its own and says which and how."""
-        ends = [asyncio.create_task(child.ended()) for child in self._children]
+    async def keep(self) -> StagecoachError:
+        """Starts stages again that end, until the coordinator ends on its own; says how it did."""
+        assert self._coordinator is not None, "the cluster was started"
+        work = [self._coordinator.ended(), *(keeper.keep() for keeper in self._stages)]
+        tasks = [asyncio.create_task(one) for one in work]
         try:
-            done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             return done.pop().result()
         finally:
-            for task in ends:
+            for task in tasks:
                 task.cancel()
+            await asyncio.wait(tasks)
 
     async def stop(self) -> None:
         """Stops the coordinator, which drains, and then the stages; kills what does not end."""
         if self._coordinator is not None:
             await self._coordinator.stop(grace_s=self._plan.drain_grace_s + _KILL_MARGIN_S)
-        await asyncio.gather(*(child.stop(grace_s=_KILL_MARGIN_S) for child in self._stages))
+        await asyncio.gather(*(keeper.stop(grace_s=_KILL_MARGIN_S) for keeper in self._stages))
 
-    @property
-    def _children(self) -> list[Child]:
-        return self._stages if self._coordinator is None else [self._coordinator, *self._stages]
-
-    async def _stage_ready(self, child: Child, report: Callable[[str], None]) -> RunningStage:
-        ready = await child.ready()
-        layers = ready["layers"]
-        assert isinstance(layers, list)
-        report(f"{child.name} is ready at {ready['address']}")
-        return RunningStage(
-            address=str(ready["address"]), layers=LayerRange(*layers), pid=_int(ready["pid"])
-        )
-
-    def _stage_arguments(self, index: int, layers: LayerRange) -> list[str]:
+    def _stage_arguments(self, index: int, layers: LayerRange, listen: str) -> list[str]:
         gpus = self._plan.emulated_gpus
         return [
             *("-m", "stage_server", "--model", self._plan.model, "--layers", str(layers)),
-            *("--listen", "127.0.0.1:0", "--json", "--exit-with-parent"),
+            *("--listen", listen, "--json", "--exit-with-parent"),
             *self._plan.stage_options,
             *(("--emulate", gpus[index]) if gpus else ()),
         ]
 
-    def _coordinator_arguments(self, stages: list[RunningStage]) -> list[str]:
+    def _coordinator_arguments(self, stages: Sequence[RunningStage]) -> list[str]:
         return [
             *("-m", "coordinator.cli", "serve", "--model", self._plan.model),
             *(text for stage in stages for text in ("--stage", stage.address)),

@@ -11,7 +11,7 @@ from coordinator.cli.stop_event import run_until, stop_event
 async def run_cluster(
     plan: ClusterPlan, *, json_output: bool, verbose: bool, with_parent: bool
 ) -> None:
-    """Starts a cluster, prints its endpoints, and stops it when told to, or when a part of it ends.
+    """Starts a cluster, prints its endpoints, and keeps its stages up until told to stop it.
 
     Args:
         plan: What to start.
@@ -20,7 +20,8 @@ async def run_cluster(
         with_parent: Stop also when stdin reaches its end.
 
     Raises:
-        StagecoachError: A process could not start or ended on its own; everything is stopped.
+        StagecoachError: A process could not start, or the coordinator ended on its own; everything
+            is stopped.
     """
     stop = stop_event(with_parent=with_parent)
     cluster = Cluster(plan, relay_logs=verbose)
@@ -34,7 +35,7 @@ async def run_cluster(
         endpoints = await cluster.start(report)
         report("coordinator is ready")
         print(_as_json(endpoints) if json_output else _as_text(endpoints), flush=True)
-        raise await cluster.failure()
+        raise await cluster.keep()
 
     try:
         await run_until(stop, work())
