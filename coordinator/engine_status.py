@@ -1,11 +1,11 @@
 """The state of an engine for operators, put together from its parts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from coordinator.core.status import EngineStatus, StageState, StageStatus
-from coordinator.pipeline.pipeline import Pipeline
+from coordinator.core.status import EngineStatus, StageStatus
+from coordinator.lane import Lane
 from coordinator.pipeline.topology import Topology
-from coordinator.scheduler.scheduler import Scheduler
 from coordinator.throughput import ThroughputMeter
 
 
@@ -20,30 +20,13 @@ class EngineCounters:
     throughput: ThroughputMeter = field(default_factory=ThroughputMeter)
 
 
-async def stage_statuses(pipeline: Pipeline) -> tuple[StageStatus, ...]:
-    """Asks every stage what it is; of one that does not answer, what it said last."""
-    topology = pipeline.topology
-    infos = await pipeline.stage_infos()
-    return tuple(
-        StageStatus(
-            index=index,
-            address=address,
-            state=StageState.READY if is_open else StageState.LOST,
-            info=info or known,
-        )
-        for index, (address, is_open, info, known) in enumerate(
-            zip(topology.addresses, pipeline.open_stages, infos, topology.infos, strict=True)
-        )
-    )
-
-
 def engine_status(
     *,
     topology: Topology,
     stages: tuple[StageStatus, ...],
     ready: bool,
     has_tokenizer: bool,
-    scheduler: Scheduler,
+    lanes: Sequence[Lane],
     counters: EngineCounters,
     now_s: float,
 ) -> EngineStatus:
@@ -54,26 +37,28 @@ def engine_status(
         stages: As they are now.
         ready: Whether requests are served.
         has_tokenizer: Whether text is served.
-        scheduler: What runs and waits.
+        lanes: What runs and waits; those that are open count for what can be held.
         counters: Of the engine.
         now_s: On the monotonic clock.
     """
+    schedulers = [lane.scheduler for lane in lanes]
+    usable = [lane.scheduler for lane in lanes if lane.is_open] or schedulers
     return EngineStatus(
         model_id=topology.model_id,
         ready=ready,
         stages=stages,
-        num_running=scheduler.num_running,
-        num_waiting=scheduler.num_waiting,
-        max_num_seqs=scheduler.config.max_num_seqs,
-        num_kv_blocks=scheduler.config.num_kv_blocks,
-        num_free_kv_blocks=scheduler.num_free_kv_blocks,
-        num_cached_kv_blocks=scheduler.num_cached_kv_blocks,
-        max_model_len=scheduler.config.max_request_tokens,
+        num_running=sum(one.num_running for one in schedulers),
+        num_waiting=sum(one.num_waiting for one in schedulers),
+        max_num_seqs=sum(one.config.max_num_seqs for one in usable),
+        num_kv_blocks=sum(one.config.num_kv_blocks for one in usable),
+        num_free_kv_blocks=sum(one.num_free_kv_blocks for one in usable),
+        num_cached_kv_blocks=sum(one.num_cached_kv_blocks for one in usable),
+        max_model_len=schedulers[0].config.max_request_tokens,
         num_finished=counters.num_finished,
         num_generated_tokens=counters.throughput.total,
         num_preemptions=counters.num_preemptions,
-        num_prefix_query_tokens=scheduler.num_prefix_query_tokens,
-        num_prefix_hit_tokens=scheduler.num_prefix_hit_tokens,
+        num_prefix_query_tokens=sum(one.num_prefix_query_tokens for one in schedulers),
+        num_prefix_hit_tokens=sum(one.num_prefix_hit_tokens for one in schedulers),
         tokens_per_second=counters.throughput.tokens_per_second(now_s),
         has_tokenizer=has_tokenizer,
     )

@@ -28,6 +28,7 @@ from protos.errors import (
     RequestAbortedError,
     StagecoachError,
     UnavailableError,
+    is_draining,
 )
 from protos.stagecoach.v1 import stage_pb2, stage_pb2_grpc
 
@@ -58,6 +59,15 @@ class LinkConfig:
     is lost after twice as long."""
 
 
+class Loss(NamedTuple):
+    """What was lost with a stream that ended without being asked to."""
+
+    micro_batch_ids: frozenset[int]
+    """Those that the stage was sent and did not answer: what it may have been lost by."""
+    is_announced: bool
+    """True when the stage said that it stops, so that nothing is to blame."""
+
+
 class StageReply(NamedTuple):
     """What a stage made of a micro-batch."""
 
@@ -73,7 +83,7 @@ class StageLink:
         address: HOST:PORT.
         coordinator_id: Identity of this coordinator process.
         config: Deadlines.
-        on_lost: Called once each time an open stream ends without being asked to.
+        on_lost: Called once each time an open stream ends without being asked to, with the link.
     """
 
     def __init__(
@@ -82,7 +92,7 @@ class StageLink:
         *,
         coordinator_id: str,
         config: LinkConfig,
-        on_lost: Callable[[], None],
+        on_lost: Callable[["StageLink", Loss], None],
     ) -> None:
         """Makes the link; connects nothing yet."""
         self.address = address
@@ -106,8 +116,11 @@ class StageLink:
         """True while the Forward stream is up."""
         return self._call is not None
 
-    async def get_info(self) -> StageInfo:
+    async def get_info(self, timeout_s: float | None = None) -> StageInfo:
         """Asks the stage what it is.
+
+        Args:
+            timeout_s: None for that of the configuration.
 
         Raises:
             UnavailableError: It cannot be reached in time, or is loading.
@@ -119,7 +132,7 @@ class StageLink:
         stub = stage_pb2_grpc.StageServiceStub(self._channel)
         try:
             message = await stub.GetInfo(
-                stage_pb2.GetInfoRequest(), timeout=self._config.connect_timeout_s
+                stage_pb2.GetInfoRequest(), timeout=timeout_s or self._config.connect_timeout_s
             )
         except grpc.RpcError as error:
             raise self._named(_unless_cancelled(status.from_rpc_error(error))) from error
@@ -241,6 +254,18 @@ class StageLink:
             if not future.done():
                 future.set_result(error)
 
+    def drop(self) -> None:
+        """Takes the stream down, which empties every slot of the stage; `open` opens another."""
+        call, self._call = self._call, None
+        if call is not None:
+            self.give_up(UnavailableError("a stage was lost meanwhile"))
+            call.cancel()
+
+    async def reset(self) -> None:
+        """Forgets a connection that failed, and with it gRPC's own pause before the next try."""
+        if self._call is None:
+            await self._close_channel()
+
     async def close(self) -> None:
         """Ends the stream, which frees its slots on the stage, and closes the channel."""
         call, self._call = self._call, None
@@ -302,7 +327,7 @@ class StageLink:
         self._call = None
         _log.warning("lost stage %s: %s", self.address, error.message)
         self.give_up(error)
-        self._on_lost()
+        self._on_lost(self, Loss(frozenset(self._unanswered), is_draining(error)))
 
     async def _ending(self, call: ForwardCall) -> StagecoachError:
         """The error that a call ended with; a stream that ends in good order is an error too."""
@@ -313,7 +338,9 @@ class StageLink:
 
     def _lost(self, cause: StagecoachError) -> UnavailableError:
         """What a stream that broke means, whatever the reason, to those who wait on it."""
-        return UnavailableError(f"stage {self.address} was lost: {cause.message}")
+        error = UnavailableError(f"stage {self.address} was lost: {cause.message}")
+        error.details.update(cause.details)
+        return error
 
     def _named(self, error: StagecoachError) -> StagecoachError:
         """The same error with the stage's address in its message."""

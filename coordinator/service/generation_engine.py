@@ -47,6 +47,15 @@ class StepFeed(Protocol):
 class GenerationEngine(Protocol):
     """Generates text for many requests at once. Called from one event loop only."""
 
+    @property
+    def is_ready(self) -> bool:
+        """True while requests are served."""
+        ...
+
+    async def wait_ready(self, *, ready: bool) -> None:
+        """Returns when `is_ready` has become so."""
+        ...
+
     def submit(self, spec: RequestSpec) -> EventStream:
         """Validates a request and queues it.
 

@@ -26,6 +26,7 @@ from coordinator.core.stage_info import StageInfo
 from coordinator.core.status import EngineStatus, StageState, StageStatus
 from coordinator.core.step import StageSpan
 from coordinator.core.step_record import StageVisit, StepInstants, StepRecord
+from coordinator.readiness import Readiness
 from coordinator.service.server import GenerationServer
 from coordinator.step_watch import StepHub, StepWatch
 from protos import PROTOCOL_VERSION, __version__
@@ -162,7 +163,8 @@ class EchoEngine:
         self.running: set[EchoStream] = set()
         self.specs: list[RequestSpec] = []
         self.is_closed = False
-        self.is_ready = True
+        self.readiness = Readiness()
+        self.readiness.set(True)
         self.steps = StepHub()
         self.num_steps = 0
 
@@ -215,6 +217,17 @@ class EchoEngine:
                 stages=(visit, visit),
             )
         )
+
+    @property
+    def is_ready(self) -> bool:
+        return self.readiness.is_ready
+
+    @is_ready.setter
+    def is_ready(self, is_ready: bool) -> None:
+        self.readiness.set(is_ready)
+
+    async def wait_ready(self, *, ready: bool) -> None:
+        await self.readiness.wait(ready)
 
     async def status(self) -> EngineStatus:
         known = stage_info(LayerRange(0, 2))
