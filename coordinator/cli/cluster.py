@@ -21,6 +21,8 @@ class ClusterPlan:
     model: str
     layers: tuple[LayerRange, ...]
     """Of each stage, in order."""
+    num_replicas: int
+    """Servers of each stage."""
     grpc_port: int
     """Of the coordinator; 0 takes a free one."""
     stage_options: tuple[str, ...]
@@ -69,14 +71,18 @@ class Cluster:
             StagecoachError: A process ended before it was ready; says which and its last words.
         """
         for index, layers in enumerate(self._plan.layers):
-            keeper = StageKeeper(
-                f"stage {index} (layers {layers})",
-                partial(self._stage_arguments, index, layers),
-                relay_logs=self._relay_logs,
-                report=report,
-            )
-            self._stages.append(keeper)
-            await keeper.start()
+            for replica in range(self._plan.num_replicas):
+                name = (
+                    f"stage {index}" if self._plan.num_replicas == 1 else f"stage {index}.{replica}"
+                )
+                keeper = StageKeeper(
+                    f"{name} (layers {layers})",
+                    partial(self._stage_arguments, index, layers),
+                    relay_logs=self._relay_logs,
+                    report=report,
+                )
+                self._stages.append(keeper)
+                await keeper.start()
         stages = await asyncio.gather(*(keeper.ready() for keeper in self._stages))
         self._coordinator = await Child.start(
             "coordinator", self._coordinator_arguments(stages), relay_logs=self._relay_logs
@@ -112,10 +118,18 @@ class Cluster:
             *(("--emulate", gpus[index]) if gpus else ()),
         ]
 
+    def _stage_options(self, stages: Sequence[RunningStage]) -> list[str]:
+        """The addresses of each stage, as `serve` takes them."""
+        num = self._plan.num_replicas
+        return [
+            ",".join(stage.address for stage in stages[start : start + num])
+            for start in range(0, len(stages), num)
+        ]
+
     def _coordinator_arguments(self, stages: Sequence[RunningStage]) -> list[str]:
         return [
             *("-m", "coordinator.cli", "serve", "--model", self._plan.model),
-            *(text for stage in stages for text in ("--stage", stage.address)),
+            *(text for stage in self._stage_options(stages) for text in ("--stage", stage)),
             *("--listen", f"127.0.0.1:{self._plan.grpc_port}", "--json", "--exit-with-parent"),
             *("--drain-grace-s", str(self._plan.drain_grace_s)),
             *self._plan.coordinator_options,

@@ -31,7 +31,8 @@ async def run_cluster(
         print(f"{time.monotonic() - started_s:5.1f} s  {line}", file=sys.stderr, flush=True)
 
     async def work() -> None:
-        report(f"starting {len(plan.layers)} stages of {plan.model}")
+        times = "" if plan.num_replicas == 1 else f"{plan.num_replicas} x "
+        report(f"starting {times}{len(plan.layers)} stages of {plan.model}")
         endpoints = await cluster.start(report)
         report("coordinator is ready")
         print(_as_json(endpoints) if json_output else _as_text(endpoints), flush=True)
@@ -63,10 +64,13 @@ def _as_json(endpoints: Endpoints) -> str:
 
 
 def _as_text(endpoints: Endpoints) -> str:
+    stages = endpoints.stages
     lines = [f"coordinator  {endpoints.grpc}  (gRPC, pid {endpoints.pid})"]
+    ranges = list(dict.fromkeys(stage.layers for stage in stages))
     lines += [
-        f"stage {index:<6} {stage.address}  (layers {stage.layers}, pid {stage.pid})"
-        for index, stage in enumerate(endpoints.stages)
+        f"stage {ranges.index(stage.layers):<6} {stage.address}  "
+        f"(layers {stage.layers}, pid {stage.pid})"
+        for stage in stages
     ]
     lines += [
         "",
