@@ -24,7 +24,7 @@ def running_cluster(
 
     Args:
         model: As `--model` takes it.
-        num_stages: Stage servers, with an even split of the layers.
+        num_stages: Stage servers.
         dtype: Of the weights.
         prefix_cache: Whether repeats of a prompt may be answered faster.
         flags: Further flags of `up`.

@@ -101,8 +101,8 @@ done
 split='
 import sys
 from model_files import open_model
-from protos.layer_range import LayerRange
-print(*LayerRange.split_evenly(open_model(sys.argv[1]).config.num_layers, int(sys.argv[2])))
+from roofline.layer_split import split_layers
+print(*split_layers(open_model(sys.argv[1]).config, int(sys.argv[2])))
 '
 node=0
 stages=()
@@ -110,7 +110,7 @@ for layers in $("$python" -c "$split" "$model" "$num_stages"); do
 	node=$((node + 1))
 	address="$network.$((10 + node)):$port"
 	serve_on "$node" "$python" -m stage_server --model "$model" --layers "$layers" \
-		--listen "$address" --engine emulated --emulate "$gpu" &
+		--listen "$address" --insecure-bind --engine emulated --emulate "$gpu" &
 	pids+=($!)
 	stages+=(--stage "$address")
 done

@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from coordinator.core.request import Request
 from coordinator.core.request_spec import ChatPrompt, RequestSpec, TextPrompt, TokenPrompt
@@ -44,9 +44,12 @@ class Admission:
         Raises:
             InvalidArgumentError: The prompt is empty, has ids outside the vocabulary, or is text
                 while the model has no tokenizer.
-            ContextLengthExceededError: The text is far too long to be worth tokenizing.
+            ContextLengthExceededError: There are more ids than a request may hold, or the text is
+                far too long to be worth tokenizing.
         """
         if isinstance(prompt, TokenPrompt):
+            if len(prompt.token_ids) > self._max_request_tokens:
+                raise self._too_long(len(prompt.token_ids))
             token_ids = list(prompt.token_ids)
             self._check_ids("prompt.token_ids", token_ids)
             return token_ids
@@ -64,6 +67,24 @@ class Admission:
         self._check_ids("prompt", token_ids)
         return token_ids
 
+    def detokenize(self, token_ids: Collection[int]) -> str:
+        """Turns token ids into text, special tokens left out.
+
+        Raises:
+            InvalidArgumentError: An id is outside the vocabulary, or the model has no tokenizer.
+            ContextLengthExceededError: There are more than one request may hold.
+        """
+        if self._tokenizer is None:
+            raise InvalidArgumentError("the model has no tokenizer", field="tokens")
+        if len(token_ids) > self._max_request_tokens:
+            raise ContextLengthExceededError(
+                f"{len(token_ids)} tokens given, one request may hold {self._max_request_tokens}",
+                num_tokens=len(token_ids),
+                limit=self._max_request_tokens,
+            )
+        self._check_ids("tokens", token_ids)
+        return self._tokenizer.detokenize(token_ids)
+
     def admit(self, spec: RequestSpec) -> Request:
         """Makes the request that `spec` asks for.
 
@@ -79,12 +100,7 @@ class Admission:
         token_ids = self.tokenize(spec.prompt)
         room = self._max_request_tokens - len(token_ids)
         if room < 1:
-            raise ContextLengthExceededError(
-                f"the prompt has {len(token_ids)} tokens, prompt and output together may have"
-                f" {self._max_request_tokens}",
-                num_prompt_tokens=len(token_ids),
-                limit=self._max_request_tokens,
-            )
+            raise self._too_long(len(token_ids))
         stop_token_ids = frozenset(spec.stop_token_ids)
         return Request(
             request_id=spec.request_id or f"req-{secrets.token_hex(8)}",
@@ -96,7 +112,16 @@ class Admission:
             if spec.ignore_eos
             else stop_token_ids | self._eos_token_ids,
             cache_salt=spec.cache_salt,
+            logprobs=spec.logprobs,
             arrival_ns=time.monotonic_ns(),
+        )
+
+    def _too_long(self, num_tokens: int) -> ContextLengthExceededError:
+        return ContextLengthExceededError(
+            f"the prompt has {num_tokens} tokens, prompt and output together may have"
+            f" {self._max_request_tokens}",
+            num_prompt_tokens=num_tokens,
+            limit=self._max_request_tokens,
         )
 
     def _check_size(self, num_chars: int) -> None:

@@ -7,6 +7,7 @@ from itertools import count
 
 from coordinator.admission import Admission
 from coordinator.config import CoordinatorConfig
+from coordinator.constraint import GrammarCompiler
 from coordinator.engine import Engine
 from coordinator.lane import Lane
 from coordinator.pipeline.stage_link import LinkConfig
@@ -35,7 +36,10 @@ async def open_engine(config: CoordinatorConfig, files: ModelFiles) -> Engine:
     """
     tokenizer = await asyncio.to_thread(load_tokenizer, files)
     pool = StagePool(
-        config.replicas, coordinator_id=f"coordinator-{uuid.uuid4().hex[:12]}", config=LinkConfig()
+        config.replicas,
+        coordinator_id=f"coordinator-{uuid.uuid4().hex[:12]}",
+        config=LinkConfig(),
+        tls=config.stage_tls,
     )
     try:
         topology = await pool.connect(config.connect_timeout_s)
@@ -45,6 +49,7 @@ async def open_engine(config: CoordinatorConfig, files: ModelFiles) -> Engine:
         raise
     limits = _limits(config, topology)
     wake = asyncio.Event()
+    eos_token_ids = _eos_token_ids(files, tokenizer)
     engine = Engine(
         pool=pool,
         topology=topology,
@@ -52,8 +57,11 @@ async def open_engine(config: CoordinatorConfig, files: ModelFiles) -> Engine:
         admission=Admission(
             tokenizer=tokenizer,
             vocab_size=topology.vocab_size,
-            eos_token_ids=_eos_token_ids(files, tokenizer),
+            eos_token_ids=eos_token_ids,
             max_request_tokens=limits.max_request_tokens,
+        ),
+        grammars=GrammarCompiler(
+            tokenizer, vocab_size=topology.vocab_size, eos_token_ids=eos_token_ids
         ),
         tokenizer=tokenizer,
         max_num_waiting=config.max_num_waiting,

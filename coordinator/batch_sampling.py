@@ -1,10 +1,22 @@
 """Sampling for a whole micro-batch: which rows are wanted, and the tokens chosen from them."""
 
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
+from coordinator.core.events import TokenLogprobs
 from coordinator.core.step import LogitsRequest, SchedulerOutput, StepOutput
 from coordinator.live_request import LiveRequest
-from protos.errors import InternalError
+from protos.errors import StagecoachError
+
+
+class Sampled(NamedTuple):
+    """What was sampled from one micro-batch, by request id."""
+
+    token_ids: dict[str, int]
+    logprobs: dict[str, TokenLogprobs]
+    """Of the requests that want any."""
+    errors: dict[str, StagecoachError]
+    """Of the requests that cannot go on."""
 
 
 def logits_requests(
@@ -19,24 +31,24 @@ def logits_requests(
 
 def sample(
     output: SchedulerOutput, step: StepOutput, requests: Mapping[str, LiveRequest]
-) -> tuple[dict[str, int], dict[str, InternalError]]:
-    """Chooses the next token of every slice that samples and has not ended meanwhile.
-
-    Returns:
-        Tokens by request id, and errors of those whose logits are unusable.
-    """
+) -> Sampled:
+    """Chooses the next token of every slice that samples and has not ended meanwhile."""
     rows = {row.row: row for row in step.logits}
-    tokens: dict[str, int] = {}
-    errors: dict[str, InternalError] = {}
+    sampled = Sampled({}, {}, {})
     for request_id, row in _sampled_rows(output):
         live = requests.get(request_id)
         if live is None:
             continue
         try:
-            tokens[request_id] = live.sampler.sample(rows[row])
-        except InternalError as error:
-            errors[request_id] = error
-    return tokens, errors
+            token_id = live.sampler.sample(rows[row])
+            logprobs = live.sampler.logprobs(rows[row], token_id)
+        except StagecoachError as error:
+            sampled.errors[request_id] = error
+            continue
+        sampled.token_ids[request_id] = token_id
+        if logprobs is not None:
+            sampled.logprobs[request_id] = logprobs
+    return sampled
 
 
 def _sampled_rows(output: SchedulerOutput) -> Iterator[tuple[str, int]]:

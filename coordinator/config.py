@@ -1,10 +1,13 @@
 """What an operator may set on a coordinator, as one frozen, validated value."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from coordinator.core.limits import MAX_STAGES
 from protos.errors import InvalidArgumentError
+from security.bind import check_bind
+from security.tls_files import TlsFiles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +28,20 @@ class CoordinatorConfig:
     the stages' own layer ranges order them."""
     listen: str = "127.0.0.1:50050"
     """HOST:PORT of GenerationService; port 0 takes a free one."""
+    http_listen: str | None = "127.0.0.1:8000"
+    """HOST:PORT of the HTTP API; port 0 takes a free one. None: there is none."""
+    stage_tls: TlsFiles | None = None
+    """What this coordinator shows to stages, and whom it takes for one. None: plain text."""
+    door_tls: TlsFiles | None = None
+    """What it shows to clients, over gRPC and HTTP. None: plain text."""
+    api_keys_file: Path | None = None
+    """Keys of which clients have to show one."""
+    api_keys: str | None = field(default=None, repr=False)
+    """The same, as text. None of both: clients need no key."""
+    max_requests_per_key: int | None = None
+    """Most requests at once with one key; None: no limit of its own."""
+    insecure_bind: bool = False
+    """Listen where other machines can reach it even without TLS or keys."""
     max_num_batched_tokens: int | None = None
     """Most tokens in one micro-batch."""
     max_num_seqs: int | None = None
@@ -59,12 +76,16 @@ class CoordinatorConfig:
             if addresses.count(address) > 1:
                 raise InvalidArgumentError(f"stage {address} is given twice", field="stage")
         parse_address(self.listen, field="listen")
+        if self.http_listen is not None:
+            parse_address(self.http_listen, field="http_listen")
+        self._check_access()
         for name in (
             "max_num_batched_tokens",
             "max_num_seqs",
             "max_model_len",
             "num_micro_batches",
             "max_num_waiting",
+            "max_requests_per_key",
         ):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -80,6 +101,36 @@ class CoordinatorConfig:
     def replicas(self) -> tuple[tuple[str, ...], ...]:
         """Addresses of all servers of each stage."""
         return tuple(tuple(map(str.strip, stage.split(","))) for stage in self.stages)
+
+    @property
+    def needs_key(self) -> bool:
+        """True when clients have to show an API key."""
+        return self.api_keys is not None or self.api_keys_file is not None
+
+    def _check_access(self) -> None:
+        """Refuses doors that anyone in the network could come through."""
+        if self.api_keys is not None and self.api_keys_file is not None:
+            raise InvalidArgumentError(
+                "give either api_keys_file or api_keys", field="api_keys_file"
+            )
+        if self.max_requests_per_key is not None and not self.needs_key:
+            raise InvalidArgumentError(
+                "max_requests_per_key needs API keys", field="max_requests_per_key"
+            )
+        wanted = {
+            "--door-tls-cert and --door-tls-key": self.door_tls is not None,
+            "--api-keys-file": self.needs_key,
+        }
+        missing = ", ".join(flags for flags, given in wanted.items() if not given)
+        for name, address in (("listen", self.listen), ("http_listen", self.http_listen)):
+            if address is not None:
+                check_bind(
+                    parse_address(address, field=name)[0],
+                    what="the coordinator",
+                    remedy=f"give {missing}" if missing else None,
+                    insecure=self.insecure_bind,
+                    field=name,
+                )
 
 
 def parse_address(address: str, *, field: str) -> tuple[str, int]:

@@ -9,14 +9,17 @@ one, else once the stage is back.
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from coordinator.admission import Admission
 from coordinator.batch_sampling import sample
+from coordinator.compiling_stream import CompilingStream
+from coordinator.constraint import GrammarCompiler, TokenConstraint
 from coordinator.core.limits import MAX_REPLAYS
-from coordinator.core.request import FinishReason
+from coordinator.core.request import FinishReason, Request
 from coordinator.core.request_spec import Prompt, RequestSpec
 from coordinator.core.sequence import Sequence
+from coordinator.core.served_model import ServedModel
 from coordinator.core.status import EngineStatus
 from coordinator.core.step import SchedulerOutput, StepOutput
 from coordinator.dispatcher import Dispatcher
@@ -54,6 +57,7 @@ class Engine:
         topology: The stages.
         lanes: One for each pipeline that there can be, without; all with equal limits.
         admission: Validates requests.
+        grammars: Compiles the grammars of requests; the engine closes it.
         tokenizer: The model's; None when it serves token ids only.
         max_num_waiting: Requests that wait, beyond which none is taken.
         stage_wait_s: How long requests wait for a lost stage before they fail.
@@ -67,6 +71,7 @@ class Engine:
         topology: Topology,
         lanes: tuple[Lane, ...],
         admission: Admission,
+        grammars: GrammarCompiler,
         tokenizer: Tokenizer | None,
         max_num_waiting: int,
         stage_wait_s: float,
@@ -80,6 +85,7 @@ class Engine:
         self._dispatcher = Dispatcher(lanes, max_num_waiting=max_num_waiting)
         self._admission = admission
         self._outage = Outage(stage_wait_s)
+        self._grammars = grammars
         self._requests: dict[str, LiveRequest] = {}
         self._wake = wake
         self._idle = asyncio.Event()
@@ -98,6 +104,18 @@ class Engine:
         return len(self._requests)
 
     @property
+    def served_model(self) -> ServedModel:
+        """What clients may know of the model."""
+        limits = self._lanes[0].scheduler.config
+        return ServedModel(
+            model_id=self._topology.model_id,
+            vocab_size=self._topology.vocab_size,
+            max_model_len=limits.max_request_tokens,
+            has_tokenizer=self.tokenizer is not None,
+            has_prefix_cache=limits.prefix_cache,
+        )
+
+    @property
     def is_ready(self) -> bool:
         """True while requests are served."""
         return self._readiness.is_ready
@@ -110,11 +128,20 @@ class Engine:
         """Turns a prompt into token ids; see `Admission.tokenize`."""
         return self._admission.tokenize(prompt)
 
-    def submit(self, spec: RequestSpec) -> RequestStream:
-        """Validates a request and queues it.
+    def token_bytes(self, token_id: int) -> bytes:
+        """What a token stands for in a text; empty without a tokenizer."""
+        return b"" if self.tokenizer is None else self.tokenizer.token_bytes(token_id)
+
+    def detokenize(self, token_ids: Collection[int]) -> str:
+        """Turns token ids into text; see `Admission.detokenize`."""
+        return self._admission.detokenize(token_ids)
+
+    def submit(self, spec: RequestSpec) -> RequestStream | CompilingStream:
+        """Validates a request and queues it; one with a grammar once that is compiled.
 
         Returns:
-            Its events. The caller reads them to the end or cancels the stream.
+            Its events. The caller reads them to the end or cancels the stream. What is wrong with
+            a grammar is raised while the first event is read.
 
         Raises:
             UnavailableError: The engine is draining, or a stage has been lost for too long.
@@ -122,21 +149,29 @@ class Engine:
             ContextLengthExceededError: Prompt and output cannot fit.
             QueueFullError: Too many requests wait.
         """
-        if self._is_draining:
-            raise UnavailableError("the coordinator is shutting down")
-        self._outage.check()
-        self._dispatcher.check_room()
-        if spec.request_id in self._requests:  # the scheduler forgets it before its end is sent
-            raise InvalidArgumentError(
-                f"request_id {spec.request_id!r} is in use", field="request_id"
-            )
+        self._check_open()
+        self._check_new(spec.request_id)
         request = self._admission.admit(spec)
+        if spec.grammar is None:
+            return self._start_request(request, None)
+        grammar, grammars = spec.grammar, self._grammars
+        grammars.check_model(grammar)
+        return CompilingStream(
+            lambda: grammars.compile(grammar, ignore_eos=spec.ignore_eos),
+            lambda constraint: self._start_request(request, constraint),
+        )
+
+    def _start_request(self, request: Request, constraint: TokenConstraint | None) -> RequestStream:
+        """Queues a valid request."""
+        self._check_open()
+        self._check_new(request.request_id)
         sequence = self._dispatcher.place(request)
         request_id = request.request_id
         live = LiveRequest.of(
             sequence,
             topology=self._topology,
             tokenizer=self.tokenizer,
+            constraint=constraint,
             on_cancel=lambda: self._cancel(request_id),
         )
         self._requests[request_id] = live
@@ -144,6 +179,16 @@ class Engine:
         self._wake.set()
         _log.info("request %s: %d prompt tokens", request_id, sequence.num_prompt_tokens)
         return live.stream
+
+    def _check_open(self) -> None:
+        if self._is_draining:
+            raise UnavailableError("the coordinator is shutting down")
+        self._outage.check()
+        self._dispatcher.check_room()
+
+    def _check_new(self, request_id: str | None) -> None:
+        if request_id in self._requests:  # the scheduler forgets it before its end is sent
+            raise InvalidArgumentError(f"request_id {request_id!r} is in use", field="request_id")
 
     def watch_steps(self) -> StepWatch:
         """Tells what each micro-batch does from now on; the caller closes the watch.
@@ -193,6 +238,7 @@ class Engine:
         await asyncio.wait({self._task})
         await asyncio.gather(*(lane.micro_batches.close() for lane in self._lanes))
         await self._pool.close()
+        self._grammars.close()
 
     async def _run(self) -> None:
         """The loop; ends only by being cancelled, or by a bug, which fails every request."""
@@ -277,14 +323,15 @@ class Engine:
         """Samples, and lets the scheduler go on; what clients get of it is sent later."""
         landed_ns = time.perf_counter_ns()
         output = micro_batch.output
-        sampled, errors = sample(output, result, self._requests)
-        for request_id, error in errors.items():
+        sampled = sample(output, result, self._requests)
+        for request_id, error in sampled.errors.items():
             self._fail(request_id, error)
-        advanced = lane.scheduler.update(output, sampled)
+        advanced = lane.scheduler.update(output, sampled.token_ids)
         step = LandedStep.of(
             micro_batch,
             result,
             [self._requests[sequence.request_id] for sequence in advanced],
+            logprobs=sampled.logprobs,
             landed_ns=landed_ns,
         )
         for token in step.tokens:

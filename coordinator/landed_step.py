@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
+from coordinator.core.events import TokenLogprobs
 from coordinator.core.request import FinishReason
 from coordinator.core.step import StepOutput
 from coordinator.core.step_record import StepInstants, StepRecord
@@ -28,9 +29,11 @@ class NewToken(NamedTuple):
     """True for an end token, which is no part of the output."""
     delta: TextDelta | None
     """Its text; None when that is still to be made."""
+    logprobs: TokenLogprobs | None
+    """None when the request wants none."""
 
     @classmethod
-    def of(cls, live: LiveRequest) -> Self:
+    def of(cls, live: LiveRequest, logprobs: TokenLogprobs | None) -> Self:
         """Takes the newest token of a request and decides whether it is the last.
 
         Makes its text only if that decides it.
@@ -38,18 +41,18 @@ class NewToken(NamedTuple):
         token_id = live.sequence.output_token_ids[-1]
         live.sampler.append(token_id)
         if token_id in live.request.stop_token_ids:
-            return cls(live, token_id, FinishReason.STOP, True, None)
+            return cls(live, token_id, FinishReason.STOP, True, None, logprobs)
         reason = FinishReason.LENGTH if live.sequence.at_max_tokens else None
-        if not live.request.stop:
-            return cls(live, token_id, reason, False, None)
-        delta = live.text.push(token_id)
-        return cls(live, token_id, FinishReason.STOP if delta.stopped else reason, False, delta)
+        delta = live.text.push(token_id) if live.request.stop else None
+        if live.sampler.is_complete or (delta is not None and delta.stopped):
+            reason = FinishReason.STOP
+        return cls(live, token_id, reason, False, delta, logprobs)
 
     def send(self) -> None:
         """Sends the token to its client."""
         if not self.is_hidden:
             delta = self.delta or self.live.text.push(self.token_id)
-            self.live.emit(self.token_id, delta.text)
+            self.live.emit(self.token_id, delta.text, self.logprobs)
 
 
 class SentTokens(NamedTuple):
@@ -83,6 +86,7 @@ class LandedStep:
         result: StepOutput,
         advanced: Iterable[LiveRequest],
         *,
+        logprobs: Mapping[str, TokenLogprobs],
         landed_ns: int,
     ) -> Self:
         """Takes the tokens of the requests that advanced.
@@ -91,13 +95,14 @@ class LandedStep:
             micro_batch: What came back.
             result: What the last stage made of it.
             advanced: The requests whose sequences took a token just now.
+            logprobs: Of the tokens, by request id, for those that want any.
             landed_ns: When sampling began.
         """
         sampled_ns = time.perf_counter_ns()
         return cls(
             micro_batch=micro_batch,
             result=result,
-            tokens=[NewToken.of(live) for live in advanced],
+            tokens=[NewToken.of(live, logprobs.get(live.request_id)) for live in advanced],
             sample_ns=sampled_ns - landed_ns,
             sampled_ns=sampled_ns,
             decided_ns=time.perf_counter_ns(),

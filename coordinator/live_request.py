@@ -16,6 +16,7 @@ from coordinator.core.events import (
     RequestTimings,
     StageTotals,
     StepTotals,
+    TokenLogprobs,
     TokensEvent,
 )
 from coordinator.core.request import FinishReason, Request
@@ -23,6 +24,7 @@ from coordinator.core.sequence import Sequence
 from coordinator.core.step import StageTimings
 from coordinator.pipeline.topology import Topology
 from coordinator.request_stream import RequestStream
+from coordinator.sampling.constraint import Constraint
 from coordinator.sampling.token_sampler import TokenSampler
 from coordinator.text.output_text import OutputText
 from coordinator.text.tokenizer import Tokenizer
@@ -69,6 +71,7 @@ class LiveRequest:
         *,
         topology: Topology,
         tokenizer: Tokenizer | None,
+        constraint: Constraint | None,
         on_cancel: Callable[[], None],
     ) -> Self:
         """Makes the record of a request that was just accepted.
@@ -77,6 +80,7 @@ class LiveRequest:
             sequence: From the scheduler.
             topology: The stages that serve it.
             tokenizer: The model's; None when it serves token ids only.
+            constraint: What its output must match, with no output so far; None: anything.
             on_cancel: Called at most once, when the client cancels.
         """
         request = sequence.request
@@ -91,6 +95,8 @@ class LiveRequest:
                 request.sampling,
                 prompt_token_ids=request.prompt_token_ids,
                 vocab_size=topology.vocab_size,
+                logprobs=request.logprobs,
+                constraint=constraint,
             ),
             text=OutputText(tokenizer, request.stop),
             stream=RequestStream(accepted, on_cancel),
@@ -109,12 +115,18 @@ class LiveRequest:
         if self.prefill is None and self.sequence.output_token_ids:
             self.prefill = self._totals()
 
-    def emit(self, token_id: int, text: str) -> None:
+    def emit(self, token_id: int, text: str, logprobs: TokenLogprobs | None) -> None:
         """Sends a token that belongs to the output."""
         if self.first_token_ns is None:
             self.first_token_ns = time.monotonic_ns()
         self.num_completion_tokens += 1
-        self.stream.put(TokensEvent(token_ids=(token_id,), text=text))
+        self.stream.put(
+            TokensEvent(
+                token_ids=(token_id,),
+                text=text,
+                logprobs=() if logprobs is None else (logprobs,),
+            )
+        )
 
     def end(self, reason: FinishReason, text: str) -> None:
         """Sends the terminal event.

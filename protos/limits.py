@@ -1,4 +1,4 @@
-"""Limits that both ends of a Forward stream keep to. Standard library only."""
+"""Limits that both ends of a connection keep to. Standard library only."""
 
 LOGITS_CEILING_BYTES = 256 * 2**20
 """Bytes of logits that the answer to one micro-batch may hold: full rows of 262 144 logits for 256
@@ -16,3 +16,28 @@ def max_logits_bytes(*, max_num_seqs: int, vocab_size: int) -> int:
         vocab_size: Logits in a row.
     """
     return min(max_num_seqs * vocab_size * _LOGIT_BYTES, LOGITS_CEILING_BYTES)
+
+
+MAX_HEADER_BYTES = 16 * 1024
+"""Of the metadata of one call; errors with their details fit in."""
+
+_HANDSHAKE_TIMEOUT_MS = 10_000
+"""For connections that never say what they want."""
+_IDLE_CONNECTION_MS = 300_000
+"""A connection without a call; clients connect again by themselves."""
+
+
+def server_limits(*, max_calls_per_connection: int) -> list[tuple[str, int]]:
+    """Returns options of a gRPC server that bound what strangers can make it hold.
+
+    Args:
+        max_calls_per_connection: Calls at once; a client keeps back further ones itself.
+    """
+    return [
+        ("grpc.max_concurrent_streams", max_calls_per_connection),
+        ("grpc.max_metadata_size", MAX_HEADER_BYTES),
+        ("grpc.absolute_max_metadata_size", MAX_HEADER_BYTES),
+        ("grpc.server_handshake_timeout_ms", _HANDSHAKE_TIMEOUT_MS),
+        ("grpc.max_connection_idle_ms", _IDLE_CONNECTION_MS),
+        ("grpc.enable_channelz", 0),
+    ]

@@ -1,7 +1,7 @@
 """What a layer range costs: bytes of memory, and the roofline time of a micro-batch."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from protos.layer_range import LayerRange
 from roofline.devices import Gpu
@@ -34,6 +34,18 @@ class StageCost:
 
     model: ModelShape
     layers: LayerRange
+
+    @classmethod
+    def of_count(cls, model: ModelShape, count: int, *, is_first: bool, is_last: bool) -> Self:
+        """Any stage with this many layers and these ends: which layers they are costs nothing."""
+        if is_first and is_last:
+            layers = LayerRange(0, model.num_layers)
+        elif is_last:
+            layers = LayerRange(model.num_layers - count, model.num_layers)
+        else:
+            start = 0 if is_first else 1
+            layers = LayerRange(start, start + count)
+        return cls(model=model, layers=layers)
 
     @property
     def is_first(self) -> bool:

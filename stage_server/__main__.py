@@ -3,6 +3,7 @@
 import logging
 import signal
 import sys
+from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from protos import __version__
 from protos.errors import InvalidArgumentError, StagecoachError
 from protos.grpc_environment import prepare_grpc
 from protos.layer_range import LayerRange
+from security.tls_files import TlsFiles
 from stage_server.config import (
     DTYPE_NAMES,
     ENGINE_NAMES,
@@ -19,6 +21,7 @@ from stage_server.config import (
     StageConfig,
     parse_bytes,
 )
+from stage_server.place import own_layers
 from stage_server.threads import default_num_threads, wait_passively
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -50,8 +53,23 @@ def stage_server(
         ),
     ],
     layers: Annotated[
-        str, typer.Option(metavar="START:END", help="Decoder layers of this stage, half-open.")
-    ],
+        str | None,
+        typer.Option(metavar="START:END", help="Decoder layers of this stage, half-open."),
+    ] = None,
+    stage: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N", help="Instead of layers: the Ith of N stages; all of them divide alike."
+        ),
+    ] = None,
+    stage_memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE,...",
+            help="For stage: memory of each of the N devices, such as 12GiB,8GiB,12GiB. Default: "
+            "they are alike.",
+        ),
+    ] = None,
     listen: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Address; port 0 takes a free one.")
     ] = str(_DEFAULT.listen),
@@ -88,6 +106,22 @@ def stage_server(
     efficiency: Annotated[
         float, typer.Option(help="For engine emulated: share of the GPU's figures it reaches.")
     ] = _DEFAULT.efficiency,
+    tls_ca: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="CA whose certificate coordinators have to show."),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Certificate of this stage.")
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Private key of the certificate.")
+    ] = None,
+    insecure_bind: Annotated[
+        bool,
+        typer.Option(
+            "--insecure-bind", help="Let other machines reach it without TLS: anyone may use it."
+        ),
+    ] = False,
     drain_grace_s: Annotated[
         float, typer.Option(help="Seconds that work in flight gets after SIGTERM.")
     ] = _DEFAULT.drain_grace_s,
@@ -127,7 +161,7 @@ def stage_server(
     try:
         config = StageConfig(
             model=model,
-            layers=LayerRange.parse(layers),
+            layers=own_layers(model, layers=layers, stage=stage, stage_memory=stage_memory),
             listen=ListenAddress.parse(listen),
             device=device,
             dtype=dtype,
@@ -144,11 +178,15 @@ def stage_server(
             efficiency=efficiency,
             json_output=json_output,
             exit_with_parent=exit_with_parent,
+            tls=TlsFiles.mutual(tls_ca, tls_cert, tls_key),
+            insecure_bind=insecure_bind,
             drain_grace_s=drain_grace_s,
             hang_timeout_s=hang_timeout_s,
         )
     except InvalidArgumentError as error:
         raise typer.BadParameter(error.message) from error
+    except StagecoachError as error:
+        _fail(error.message)
     try:
         _run(config, log_level)
     except StagecoachError as error:

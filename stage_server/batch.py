@@ -59,6 +59,7 @@ class LogitsRequest:
     min_gap: float | None = None
     temperature: float = 1.0
     token_ids: tuple[int, ...] = ()
+    wants_unit_log_sum_exp: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +94,7 @@ class LogitsRow:
     token_logits: list[float]
     full: torch.Tensor | None = None
     """float32 `[vocab_size]` on the CPU."""
+    unit_log_sum_exp: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,8 @@ from protos.errors import IncompatibleError, InvalidArgumentError
 from protos.layer_range import LayerRange
 from roofline.devices import gpu_named
 from roofline.model_shape import DTYPE_BYTES
+from security.bind import check_bind
+from security.tls_files import TlsFiles
 
 DTYPE_NAMES = ("auto", "float32", "float16", "bfloat16")
 ENGINE_NAMES = ("torch", "emulated")
@@ -104,6 +106,11 @@ class StageConfig:
     """Print one JSON line on stdout when ready."""
     exit_with_parent: bool = False
     """Stop when stdin reaches its end, as it does when the process that holds it dies."""
+    tls: TlsFiles | None = None
+    """Only coordinators that show a certificate of its authority may use the stage. None: anyone
+    who reaches it may."""
+    insecure_bind: bool = False
+    """Listen where other machines can reach it even without TLS."""
     drain_grace_s: float = 10.0
     """Seconds that micro-batches in flight get to finish after a stop signal."""
     hang_timeout_s: float = 30.0
@@ -128,6 +135,12 @@ class StageConfig:
         _check_range("threads", self.threads, 1, 1024)
         _check_range("drain_grace_s", self.drain_grace_s, 0, 3600)
         _check_range("hang_timeout_s", self.hang_timeout_s, 0.1, 86400)
+        check_bind(
+            self.listen.host,
+            what="the stage server",
+            remedy=None if self.tls else "give --tls-ca, --tls-cert and --tls-key",
+            insecure=self.insecure_bind,
+        )
         self._check_emulation()
 
     def resolve_device(self) -> str:

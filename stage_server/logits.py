@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -23,12 +24,19 @@ def reduce_logits(logits: torch.Tensor, requests: Sequence[LogitsRequest]) -> tu
     temperatures = torch.tensor([request.temperature for request in requests], device=logits.device)
     gaps = logits - logits.amax(dim=1, keepdim=True)  # NaN where the highest is not finite
     log_sum_exps = torch.logsumexp(gaps / temperatures[:, None], dim=1).tolist()
+    unit_log_sum_exps: list[float | None] = [None] * len(requests)
+    if wanted := [i for i, r in enumerate(requests) if r.wants_unit_log_sum_exp]:
+        for i, value in zip(wanted, torch.logsumexp(gaps[wanted], dim=1).tolist(), strict=True):
+            unit_log_sum_exps[i] = value
     num_candidates = max(
         (r.num_candidates for r in requests if r.num_candidates < vocab_size), default=0
     )
     top_logits, top_ids = _top(logits, num_candidates)
     return tuple(
-        _reduce_row(request, logits[i], log_sum_exps[i], top_logits[i], top_ids[i])
+        replace(
+            _reduce_row(request, logits[i], log_sum_exps[i], top_logits[i], top_ids[i]),
+            unit_log_sum_exp=unit_log_sum_exps[i],
+        )
         for i, request in enumerate(requests)
     )
 

@@ -180,6 +180,7 @@ def _parse_logits_request(
         min_gap=min_gap,
         temperature=temperature,
         token_ids=token_ids,
+        wants_unit_log_sum_exp=message.wants_unit_log_sum_exp,
     )
 
 
@@ -198,6 +199,8 @@ def _most_bytes(request: LogitsRequest, vocab_size: int) -> int:
 def _write_logits_row(row: LogitsRow, message: stage_pb2.LogitsRow) -> None:
     message.row = row.row
     message.log_sum_exp = row.log_sum_exp
+    if row.unit_log_sum_exp is not None:
+        message.unit_log_sum_exp = row.unit_log_sum_exp
     message.candidate_ids.extend(row.candidate_ids)
     message.candidate_logits.extend(row.candidate_logits)
     message.token_logits.extend(row.token_logits)

@@ -21,6 +21,9 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from model_files import open_model
 from protos.errors import InternalError, InvalidArgumentError
+from protos.limits import server_limits
+from security.credentials import server_credentials
+from security.tls_files import TlsFiles
 from stage_server.config import ListenAddress, StageConfig
 from stage_server.engine import StageEngine
 from stage_server.executor import ModelExecutor
@@ -50,16 +53,24 @@ class StageServer:
         listen: Where to listen.
         limits: Largest messages.
         load: Makes the engine; called on the model thread.
+        tls: Who it is, and whose certificates coordinators have to show. None: it speaks plain
+            text, and takes anyone for a coordinator.
     """
 
     def __init__(
-        self, listen: ListenAddress, *, limits: MessageLimits, load: Callable[[], StageEngine]
+        self,
+        listen: ListenAddress,
+        *,
+        limits: MessageLimits,
+        load: Callable[[], StageEngine],
+        tls: TlsFiles | None = None,
     ) -> None:
         """Binds nothing yet."""
         self._listen = listen
         self._load = load
+        self._tls = tls
         self._executor = ModelExecutor(max_queued=MAX_IN_FLIGHT + 1)  # and one that frees slots
-        self._servicer = StageServicer()
+        self._servicer = StageServicer(only_coordinators=tls is not None)
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
             options=_server_options(limits), maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS
@@ -74,11 +85,16 @@ class StageServer:
             Where it listens, with the port that was taken.
 
         Raises:
-            InvalidArgumentError: The address cannot be bound.
+            InvalidArgumentError: The address cannot be bound, or the TLS files are not good.
         """
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         try:
-            port = self._server.add_insecure_port(str(self._listen))
+            if self._tls is None:
+                port = self._server.add_insecure_port(str(self._listen))
+            else:
+                port = self._server.add_secure_port(
+                    str(self._listen), server_credentials(self._tls)
+                )
         except RuntimeError as error:
             raise InvalidArgumentError(
                 f"cannot listen on {self._listen}: the address is in use or not of this machine",
@@ -86,7 +102,7 @@ class StageServer:
             ) from error
         await self._server.start()
         address = ListenAddress(self._listen.host, port)
-        _log.info("listening on %s", address)
+        _log.info("listening on %s %s", address, "with TLS" if self._tls else "in plain text")
         return address
 
     async def load(self) -> None:
@@ -192,7 +208,7 @@ async def _serve(
     _stop_on_signals(stop)
     if config.exit_with_parent:
         _stop_with_stdin(stop)
-    server = StageServer(config.listen, limits=limits, load=load)
+    server = StageServer(config.listen, limits=limits, load=load, tls=config.tls)
     address = await server.start()
     stopping = asyncio.create_task(stop.wait())
     loading = asyncio.create_task(server.load())
@@ -235,6 +251,7 @@ def _server_options(limits: MessageLimits) -> list[tuple[str, int]]:
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.http2.min_ping_interval_without_data_ms", _MIN_PING_INTERVAL_MS),
+        *server_limits(max_calls_per_connection=MAX_CONCURRENT_CALLS),
     ]
 
 

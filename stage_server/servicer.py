@@ -21,6 +21,8 @@ from protos.errors import (
     draining_error,
 )
 from protos.stagecoach.v1 import stage_pb2
+from security.certificate import Role
+from security.peer import require_role
 from stage_server.answer import parse_request
 from stage_server.engine import DeviceLostError, EngineInfo, StageEngine
 from stage_server.executor import ModelExecutor
@@ -33,6 +35,8 @@ OPEN_DEADLINE_S = 10.0
 """Until the first message of a stream is here."""
 
 _MAX_COORDINATOR_ID_CHARS = 256
+_MAX_SHOWN_CHARS = 128
+"""Of what a peer sent and is told back: an error has to fit into the headers of a response."""
 
 InfoContext = grpc.aio.ServicerContext[bytes, stage_pb2.GetInfoResponse]
 
@@ -50,10 +54,15 @@ class StageServicer:
     """Implements `stagecoach.v1.StageService`; event loop only.
 
     Refuses calls with UNAVAILABLE until `serve`, after `drain`, and while the model thread hangs.
+
+    Args:
+        only_coordinators: Refuse peers whose certificate is not that of a coordinator; every call
+            of this service is refused then, unlike those about health.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, only_coordinators: bool) -> None:
         """Has nothing to serve yet."""
+        self._only_coordinators = only_coordinators
         self._stage: _Stage | None = None
         self._draining = False
         self._hangs = False
@@ -103,6 +112,7 @@ class StageServicer:
     async def get_info(self, _request: bytes, context: InfoContext) -> stage_pb2.GetInfoResponse:
         """Answers `GetInfo`, also while the model is busy. The request has no fields."""
         try:
+            self._check_peer(context)
             engine = self._ready().engine
         except StagecoachError as error:
             await _abort(context, error)
@@ -123,6 +133,7 @@ class StageServicer:
             await _abort(context, InternalError("the stage failed; its log says why"))
 
     async def _forward(self, context: ForwardContext) -> None:
+        self._check_peer(context)
         stage = self._ready()
         info = stage.engine.info
         opening = await _read_open(context)
@@ -143,6 +154,10 @@ class StageServicer:
                 if not self._streams:
                     self._no_streams.set()
                 _log.info("stream of %s closed, epoch %d", opening.coordinator_id, opening.epoch)
+
+    def _check_peer(self, context: InfoContext | ForwardContext) -> None:
+        if self._only_coordinators:
+            require_role(Role.COORDINATOR, context.auth_context())
 
     def _ready(self) -> _Stage:
         if self._stage is None:
@@ -185,10 +200,11 @@ def _check_opening(opening: stage_pb2.OpenStream, info: EngineInfo) -> None:
         ("layers", layers, str(info.layers)),
     ):
         if found != own:
+            shown = found[:_MAX_SHOWN_CHARS]
             raise IncompatibleError(
-                f"the coordinator expects {name} {found!r}, this stage has {own!r}",
+                f"the coordinator expects {name} {shown!r}, this stage has {own!r}",
                 field=name,
-                expected=found,
+                expected=shown,
                 found=own,
             )
 

@@ -18,11 +18,13 @@ from protos.errors import (
 STATUS_TIMEOUT_S = 10.0
 
 
-async def sweep(address: str, plan: BenchPlan, report: Callable[[str], None]) -> BenchResult:
+async def sweep(
+    connect: Callable[[], AsyncClient], plan: BenchPlan, report: Callable[[str], None]
+) -> BenchResult:
     """Measures every batch size: one run that warms up, then the repeats.
 
     Args:
-        address: HOST:PORT of the coordinator.
+        connect: Makes a client of the coordinator.
         plan: What is measured.
         report: Told in a line what may disturb the figures, and each figure as it comes.
 
@@ -32,7 +34,7 @@ async def sweep(address: str, plan: BenchPlan, report: Callable[[str], None]) ->
         QueueFullError: A batch is larger than the number of requests that run at once.
         StagecoachError: The coordinator is not ready, or a request failed.
     """
-    async with AsyncClient(address) as client:
+    async with connect() as client:
         status = await client.status(timeout_s=STATUS_TIMEOUT_S)
         check_fits(status, plan)
         if status.num_running + status.num_waiting:
@@ -52,7 +54,7 @@ async def sweep(address: str, plan: BenchPlan, report: Callable[[str], None]) ->
     return BenchResult(plan=plan, status=status, no_limit_reason=no_limit_reason, rows=tuple(rows))
 
 
-async def run_once(address: str, plan: BenchPlan) -> int:
+async def run_once(connect: Callable[[], AsyncClient], plan: BenchPlan) -> int:
     """Runs every batch size once, for a trace.
 
     Returns:
@@ -61,7 +63,7 @@ async def run_once(address: str, plan: BenchPlan) -> int:
     Raises:
         StagecoachError: A request failed.
     """
-    async with AsyncClient(address) as client:
+    async with connect() as client:
         prompts = _Prompts(await client.status(timeout_s=STATUS_TIMEOUT_S), plan)
         requests = [
             request for batch in plan.batches for request in await _run(client, prompts, batch)

@@ -5,7 +5,10 @@ from typing import Annotated
 import typer
 
 from coordinator.cli.bench import bench
+from coordinator.cli.certs import certs
+from coordinator.cli.chat.command import chat
 from coordinator.cli.generate import generate
+from coordinator.cli.keys import keys
 from coordinator.cli.plan import plan
 from coordinator.cli.serve import serve
 from coordinator.cli.status import status
@@ -47,6 +50,9 @@ app.command()(up)
 # As with `stage-server`, a container can be configured by its environment alone.
 app.command(context_settings={"auto_envvar_prefix": "STAGECOACH"})(serve)
 app.command()(generate)
+app.command()(chat)
 app.command()(status)
 app.command()(plan)
 app.command()(bench)
+app.add_typer(certs, name="certs")
+app.add_typer(keys, name="keys")

@@ -7,20 +7,17 @@ from typing import Annotated
 
 import typer
 
+from coordinator.cli import flags
 from coordinator.cli.batch_sizes import read_batch_sizes
+from coordinator.cli.connection import ApiKeyFile, Connection, TlsCa
 from coordinator.cli.failures import reported_failures
 from coordinator.cli.output_file import check_writable
 
 
 def bench(
-    coordinator: Annotated[
-        str,
-        typer.Option(
-            metavar="HOST:PORT",
-            envvar="STAGECOACH_COORDINATOR",
-            help="Address of the coordinator.",
-        ),
-    ] = "localhost:50050",
+    coordinator: flags.CoordinatorAddress = flags.DEFAULT_ADDRESS,
+    tls_ca: TlsCa = None,
+    api_key_file: ApiKeyFile = None,
     batch: Annotated[
         str, typer.Option(metavar="N,N,...", help="Batch sizes: requests at the same time.")
     ] = "1,2,4,8",
@@ -73,7 +70,8 @@ def bench(
             same_prompt=same_prompt,
             timeout_s=timeout_s,
         )
-        result = asyncio.run(sweep(coordinator, plan, _report))
+        connection = Connection.of(coordinator, tls_ca, api_key_file)
+        result = asyncio.run(sweep(connection.async_client, plan, _report))
         if json_output:
             print_json(result)
         else:
@@ -83,8 +81,8 @@ def bench(
         if trace is not None:
             from coordinator.timeline.recorder import StepRecorder
 
-            with StepRecorder(coordinator) as recorder:
-                recorder.wait_for(asyncio.run(run_once(coordinator, plan)))
+            with StepRecorder(connection.client()) as recorder:
+                recorder.wait_for(asyncio.run(run_once(connection.async_client, plan)))
                 recorder.write(trace)
 
 

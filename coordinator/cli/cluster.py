@@ -25,6 +25,8 @@ class ClusterPlan:
     """Servers of each stage."""
     grpc_port: int
     """Of the coordinator; 0 takes a free one."""
+    http_port: int | None
+    """Of the coordinator's HTTP API; 0 takes a free one. None: there is none."""
     stage_options: tuple[str, ...]
     """Further arguments of every stage server."""
     emulated_gpus: tuple[str, ...] = ()
@@ -41,6 +43,8 @@ class Endpoints:
 
     grpc: str
     """Address of the coordinator."""
+    http: str | None
+    """Address of its HTTP API, if there is one."""
     stages: tuple[RunningStage, ...]
     pid: int
     """Of the coordinator."""
@@ -88,7 +92,13 @@ class Cluster:
             "coordinator", self._coordinator_arguments(stages), relay_logs=self._relay_logs
         )
         ready = await self._coordinator.ready()
-        return Endpoints(grpc=str(ready["grpc"]), stages=tuple(stages), pid=_int(ready["pid"]))
+        http = ready["http"]
+        return Endpoints(
+            grpc=str(ready["grpc"]),
+            http=None if http is None else str(http),
+            stages=tuple(stages),
+            pid=_int(ready["pid"]),
+        )
 
     async def keep(self) -> StagecoachError:
         """Starts stages again that end, until the coordinator ends on its own; says how it did."""
@@ -131,9 +141,14 @@ class Cluster:
             *("-m", "coordinator.cli", "serve", "--model", self._plan.model),
             *(text for stage in self._stage_options(stages) for text in ("--stage", stage)),
             *("--listen", f"127.0.0.1:{self._plan.grpc_port}", "--json", "--exit-with-parent"),
+            *self._http_arguments(),
             *("--drain-grace-s", str(self._plan.drain_grace_s)),
             *self._plan.coordinator_options,
         ]
+
+    def _http_arguments(self) -> tuple[str, ...]:
+        port = self._plan.http_port
+        return ("--no-http",) if port is None else ("--http-listen", f"127.0.0.1:{port}")
 
 
 def _int(value: object) -> int:

@@ -49,7 +49,7 @@ def _as_json(endpoints: Endpoints) -> str:
     return json.dumps(
         {
             "grpc": endpoints.grpc,
-            "http": None,
+            "http": endpoints.http,
             "stages": [
                 {
                     "address": stage.address,
@@ -67,6 +67,8 @@ def _as_text(endpoints: Endpoints) -> str:
     stages = endpoints.stages
     lines = [f"coordinator  {endpoints.grpc}  (gRPC, pid {endpoints.pid})"]
     ranges = list(dict.fromkeys(stage.layers for stage in stages))
+    if endpoints.http is not None:
+        lines.append(f"             http://{endpoints.http}/v1  (OpenAI-compatible API)")
     lines += [
         f"stage {ranges.index(stage.layers):<6} {stage.address}  "
         f"(layers {stage.layers}, pid {stage.pid})"

@@ -7,7 +7,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from coordinator.client import Completion, Timings, TokenStream
+from coordinator.cli.console import printable
+from coordinator.client import Completion, Timings, TokenLogprobs, TokenStream
 
 _NS_PER_MS = 1e6
 _NS_PER_S = 1e9
@@ -18,9 +19,10 @@ def stream_text(stream: TokenStream) -> None:
 
     Nothing is written for a request that was not accepted.
     """
+    in_terminal = sys.stdout.isatty()
     try:
         for event in stream:
-            sys.stdout.write(event.text)
+            sys.stdout.write(printable(event.text) if in_terminal else event.text)
             sys.stdout.flush()
     finally:
         if stream.request_id is not None and not stream.text.endswith("\n"):
@@ -28,25 +30,33 @@ def stream_text(stream: TokenStream) -> None:
             sys.stdout.flush()
 
 
+def completion_json(completion: Completion) -> dict[str, object]:
+    """A completion as the fields of one JSON object."""
+    usage = completion.usage
+    logprobs = [_logprobs_json(one) for one in completion.logprobs]
+    return {
+        "text": completion.text,
+        "token_ids": completion.token_ids,
+        **({"logprobs": logprobs} if logprobs else {}),
+        "finish_reason": completion.finish_reason,
+        "usage": {
+            "prompt_tokens": usage.num_prompt_tokens,
+            "completion_tokens": usage.num_completion_tokens,
+            "cached_tokens": usage.num_cached_tokens,
+            "total_tokens": usage.num_prompt_tokens + usage.num_completion_tokens,
+        },
+        "timings": _timings_json(completion),
+    }
+
+
 def print_json(completion: Completion) -> None:
     """Prints a completion as one JSON object."""
-    usage = completion.usage
-    print(
-        json.dumps(
-            {
-                "text": completion.text,
-                "token_ids": completion.token_ids,
-                "finish_reason": completion.finish_reason,
-                "usage": {
-                    "prompt_tokens": usage.num_prompt_tokens,
-                    "completion_tokens": usage.num_completion_tokens,
-                    "cached_tokens": usage.num_cached_tokens,
-                    "total_tokens": usage.num_prompt_tokens + usage.num_completion_tokens,
-                },
-                "timings": _timings_json(completion),
-            }
-        )
-    )
+    print(json.dumps(completion_json(completion)))
+
+
+def _logprobs_json(logprobs: TokenLogprobs) -> dict[str, object]:
+    top = [{"token_id": token_id, "logprob": logprob} for token_id, logprob in logprobs.top]
+    return {"logprob": logprobs.logprob, "top": top}
 
 
 def _timings_json(completion: Completion) -> dict[str, object]:
@@ -79,15 +89,18 @@ def _timings_json(completion: Completion) -> dict[str, object]:
 
 def print_stats(completion: Completion) -> None:
     """Prints on stderr how fast a completion was and where the time of its steps went."""
-    timings = completion.timings
     console = Console(stderr=True, highlight=False)
-    console.print(stage_time_table(timings))
-    ttft_ns = timings.time_to_first_token_ns
+    console.print(stage_time_table(completion.timings))
+    console.print(summary_line(completion), soft_wrap=not console.is_terminal)
+
+
+def summary_line(completion: Completion) -> str:
+    """Says how many tokens a completion has and how fast they came."""
+    usage, ttft_ns = completion.usage, completion.timings.time_to_first_token_ns
     first = "no token" if ttft_ns is None else f"first token after {ttft_ns / _NS_PER_MS:.1f} ms"
-    console.print(
-        f"{completion.usage.num_prompt_tokens} prompt tokens "
-        f"({completion.usage.num_cached_tokens} cached), "
-        f"{completion.usage.num_completion_tokens} generated; {first}, "
+    return (
+        f"{usage.num_prompt_tokens} prompt tokens ({usage.num_cached_tokens} cached), "
+        f"{usage.num_completion_tokens} generated; {first}, "
         f"then {completion.tokens_per_second:.1f} tokens/s"
     )
 

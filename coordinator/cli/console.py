@@ -1,4 +1,4 @@
-"""Where commands print tables for people."""
+"""How commands print for people."""
 
 from rich import box
 from rich.console import Console
@@ -6,6 +6,14 @@ from rich.table import Table
 
 _PIPE_WIDTH = 160
 """Columns of a table that does not go to a terminal; nothing is cut there."""
+
+_CONTROLS = dict.fromkeys((*range(32), 127, *range(128, 160)), "�")
+_CONTROLS |= {ord("\n"): "\n", ord("\t"): "\t", ord("\r"): ""}
+
+
+def printable(text: str) -> str:
+    """Makes text of a model harmless for a terminal, which would obey its control characters."""
+    return text.translate(_CONTROLS)
 
 
 def table_console() -> Console:

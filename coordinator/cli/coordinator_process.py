@@ -7,11 +7,18 @@ import sys
 
 import uvloop
 
+from coordinator.access.caller_engine import CallerEngine
+from coordinator.access.callers import Callers
 from coordinator.assembly import open_engine
 from coordinator.cli.stop_event import run_until, stop_event
 from coordinator.config import CoordinatorConfig
+from coordinator.http.app import create_app
+from coordinator.http.connection import ConnectionLimits
+from coordinator.http.door import Door
+from coordinator.http.server import HttpServer
 from coordinator.service.server import GenerationServer
 from model_files import ModelFiles, open_model
+from security.credentials import read_tls
 
 
 def run(config: CoordinatorConfig, *, json_output: bool, exit_with_parent: bool) -> None:
@@ -40,16 +47,33 @@ async def _serve(
 ) -> None:
     stop = stop_event(with_parent=exit_with_parent)
     max_model_len = config.max_model_len or files.config.max_model_len
+    callers = _callers(config)
+    if config.stage_tls is not None:
+        read_tls(config.stage_tls)  # before anything waits for a stage
     server = GenerationServer(
-        config.listen, max_model_len=max_model_len, max_num_waiting=config.max_num_waiting
+        config.listen,
+        max_model_len=max_model_len,
+        max_num_waiting=config.max_num_waiting,
+        tls=config.door_tls,
+        callers=callers,
     )
     address = await server.start()
+    door = Door()
+    http = config.http_listen and HttpServer(
+        config.http_listen,
+        create_app(door, callers=callers),
+        ConnectionLimits(),
+        tls=config.door_tls,
+    )
 
     async def work() -> None:
+        http_address = await http.start() if http else None
         engine = await open_engine(config, files)
-        await server.serve(engine)
+        shared = CallerEngine(engine, max_requests=config.max_requests_per_key)
+        await server.serve(shared)
+        door.open(shared)
         if json_output:
-            ready = {"grpc": address, "http": None, "pid": os.getpid()}
+            ready = {"grpc": address, "http": http_address, "pid": os.getpid()}
             print(json.dumps(ready), flush=True)
         await engine.wait_stopped()
 
@@ -57,3 +81,16 @@ async def _serve(
         await run_until(stop, work())
     finally:
         await server.stop(grace_s=config.drain_grace_s)
+        if http:
+            await http.stop()
+
+
+def _callers(config: CoordinatorConfig) -> Callers | None:
+    """Whoever has a key; None when nobody needs one.
+
+    Raises:
+        InvalidArgumentError: The keys cannot be read.
+    """
+    if config.api_keys_file is not None:
+        return Callers.of_file(config.api_keys_file)
+    return None if config.api_keys is None else Callers.of_text(config.api_keys)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from coordinator.cli import flags
+from coordinator.cli.connection import ApiKeyFile, Connection, TlsCa
 from coordinator.cli.failures import reported_failures
 from coordinator.cli.output_file import check_writable
 from protos.errors import InvalidArgumentError
@@ -35,46 +37,37 @@ def generate(
         str | None, typer.Option(help="System message of the chat; only with --chat.")
     ] = None,
     max_tokens: Annotated[int, typer.Option(help="Most tokens to generate.")] = DEFAULT_MAX_TOKENS,
-    temperature: Annotated[float | None, typer.Option(help="0, the default, is greedy.")] = None,
-    top_p: Annotated[
-        float | None, typer.Option(help="Keep the likeliest tokens of this probability.")
+    temperature: flags.Temperature = None,
+    top_p: flags.TopP = None,
+    top_k: flags.TopK = None,
+    min_p: flags.MinP = None,
+    repetition_penalty: flags.RepetitionPenalty = None,
+    presence_penalty: flags.PresencePenalty = None,
+    frequency_penalty: flags.FrequencyPenalty = None,
+    seed: flags.Seed = None,
+    stop: flags.Stop = None,
+    stop_token_ids: flags.StopTokenIds = None,
+    ignore_eos: flags.IgnoreEos = False,
+    json_schema: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Generate JSON that is valid against this JSON schema."),
     ] = None,
-    top_k: Annotated[int | None, typer.Option(help="Keep this many tokens; 0 keeps all.")] = None,
-    min_p: Annotated[
-        float | None, typer.Option(help="Keep tokens of this share of the likeliest one.")
+    regex: Annotated[
+        str | None, typer.Option(help="Generate what this regular expression matches as a whole.")
     ] = None,
-    repetition_penalty: Annotated[
-        float | None, typer.Option(help="Over prompt and output; 1 is none.")
+    logprobs: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="With --json: log-probabilities of each token and of the N likeliest ones.",
+        ),
     ] = None,
-    presence_penalty: Annotated[
-        float | None, typer.Option(help="For tokens in the output; 0 is none.")
-    ] = None,
-    frequency_penalty: Annotated[
-        float | None, typer.Option(help="For each occurrence in the output; 0 is none.")
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="The same seed gives the same text. Default: random.")
-    ] = None,
-    stop: Annotated[
-        list[str] | None, typer.Option(metavar="TEXT", help="Stop before this text; repeatable.")
-    ] = None,
-    stop_token_ids: Annotated[
-        str | None, typer.Option(metavar="ID,ID,...", help="Stop at any of these ids.")
-    ] = None,
-    ignore_eos: Annotated[
-        bool, typer.Option("--ignore-eos", help="Do not stop at the model's own end tokens.")
-    ] = False,
     timeout_s: Annotated[
         float | None, typer.Option(help="Seconds for the whole completion. Default: no limit.")
     ] = None,
-    coordinator: Annotated[
-        str,
-        typer.Option(
-            metavar="HOST:PORT",
-            envvar="STAGECOACH_COORDINATOR",
-            help="Address of the coordinator.",
-        ),
-    ] = "localhost:50050",
+    coordinator: flags.CoordinatorAddress = flags.DEFAULT_ADDRESS,
+    tls_ca: TlsCa = None,
+    api_key_file: ApiKeyFile = None,
     stats: Annotated[
         bool, typer.Option("--stats", help="Show on stderr where the time went.")
     ] = False,
@@ -93,13 +86,24 @@ def generate(
             raise InvalidArgumentError("--chat needs a prompt of text, not token ids", field="chat")
         if system is not None and not chat:
             raise InvalidArgumentError("--system needs --chat", field="system")
-        stop_ids = () if stop_token_ids is None else _token_ids("--stop-token-ids", stop_token_ids)
+        stop_ids = (
+            ()
+            if stop_token_ids is None
+            else flags.read_token_ids("--stop-token-ids", stop_token_ids)
+        )
 
+        if logprobs is not None and not json_output:
+            raise InvalidArgumentError("--logprobs needs --json", field="logprobs")
+        schema = (
+            None
+            if json_schema is None
+            else _decode(json_schema.read_bytes(), str(json_schema), "json_schema")
+        )
         if trace is not None:
             check_writable("trace", trace)
 
         from coordinator.cli.completion_output import print_json, print_stats, stream_text
-        from coordinator.client import Client, GenerateOptions
+        from coordinator.client import GenerateOptions
 
         options = GenerateOptions(
             max_tokens=max_tokens,
@@ -114,9 +118,13 @@ def generate(
             stop=stop or (),
             stop_token_ids=stop_ids,
             ignore_eos=ignore_eos,
+            json_schema=schema,
+            regex=regex,
+            logprobs=logprobs,
         )
         wanted = _conversation(str(text_or_ids), system) if chat else text_or_ids
-        with Client(coordinator) as client, _recording(coordinator, trace) as recorder:
+        connection = Connection.of(coordinator, tls_ca, api_key_file)
+        with connection.client() as client, _recording(connection, trace) as recorder:
             with client.generate(wanted, timeout_s=timeout_s, **options) as stream:
                 if not json_output:
                     stream_text(stream)
@@ -131,7 +139,7 @@ def generate(
 
 
 def _recording(
-    coordinator: str, trace: Path | None
+    connection: Connection, trace: Path | None
 ) -> "AbstractContextManager[StepRecorder | None]":
     """Watches the steps while the block runs, if there is a trace to be written."""
     if trace is None:
@@ -139,7 +147,7 @@ def _recording(
 
     from coordinator.timeline.recorder import StepRecorder
 
-    return StepRecorder(coordinator)
+    return StepRecorder(connection.client())
 
 
 def _read_prompt(
@@ -157,9 +165,9 @@ def _read_prompt(
             "give only one of PROMPT, --file and --prompt-token-ids", field="prompt"
         )
     if prompt_token_ids is not None:
-        return _token_ids("--prompt-token-ids", prompt_token_ids)
+        return flags.read_token_ids("--prompt-token-ids", prompt_token_ids)
     if file is not None:
-        text = _decode(file.read_bytes(), str(file))
+        text = _decode(file.read_bytes(), str(file), "prompt")
     elif prompt is not None and prompt != "-":
         text = prompt
     elif prompt is None and sys.stdin.isatty():
@@ -168,28 +176,18 @@ def _read_prompt(
             field="prompt",
         )
     else:
-        text = _decode(sys.stdin.buffer.read(), "stdin")
+        text = _decode(sys.stdin.buffer.read(), "stdin", "prompt")
     if not text:
         raise InvalidArgumentError("the prompt is empty", field="prompt")
     return text
 
 
-def _decode(data: bytes, source: str) -> str:
+def _decode(data: bytes, source: str, field: str) -> str:
     try:
         return data.decode().removesuffix("\n")
     except UnicodeDecodeError as error:
         raise InvalidArgumentError(
-            f"{source} is not UTF-8 text: {error.reason} at byte {error.start}", field="prompt"
-        ) from error
-
-
-def _token_ids(option: str, text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise InvalidArgumentError(
-            f"{option} {text[:80]!r} is not a list of token ids, such as 1,15043,3186",
-            field=option.lstrip("-").replace("-", "_"),
+            f"{source} is not UTF-8 text: {error.reason} at byte {error.start}", field=field
         ) from error
 
 

@@ -1,11 +1,15 @@
 """`coordinator-cli serve`: the coordinator of a cluster whose stages run elsewhere."""
 
+import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from coordinator.cli.failures import reported_failures
-from coordinator.config import CoordinatorConfig
+from coordinator.config import CoordinatorConfig, parse_address
+from protos.errors import InvalidArgumentError
+from security.tls_files import TlsFiles
 
 _DEFAULT = CoordinatorConfig(model="demo", stages=("localhost:50051",))
 
@@ -28,6 +32,51 @@ def serve(
     listen: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Address; port 0 takes a free one.")
     ] = _DEFAULT.listen,
+    http_listen: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Address of the OpenAI-compatible HTTP API; port 0 takes a free one. Default: "
+            f"{_DEFAULT.http_listen}, or a free port when that of --listen is 0.",
+        ),
+    ] = None,
+    no_http: Annotated[bool, typer.Option("--no-http", help="Serve gRPC alone.")] = False,
+    tls_ca: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="CA whose certificate the stages have to show."),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Certificate that this coordinator shows to stages."),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Private key of --tls-cert.")
+    ] = None,
+    door_tls_cert: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Certificate shown to clients, over gRPC and HTTPS."),
+    ] = None,
+    door_tls_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Private key of --door-tls-cert.")
+    ] = None,
+    api_keys_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="API keys of clients, which `coordinator-cli keys new` makes. They may also stand "
+            "in the environment as STAGECOACH_API_KEYS.",
+        ),
+    ] = None,
+    max_requests_per_key: Annotated[
+        int | None, typer.Option(help="Most requests at once with one API key. Default: no limit.")
+    ] = None,
+    insecure_bind: Annotated[
+        bool,
+        typer.Option(
+            "--insecure-bind",
+            help="Let other machines reach it without TLS or API keys: anyone may use it.",
+        ),
+    ] = False,
     max_num_batched_tokens: Annotated[
         int | None, typer.Option(help="Most tokens in one micro-batch. Default: the stages'.")
     ] = None,
@@ -72,6 +121,13 @@ def serve(
             model=model,
             stages=tuple(stage),
             listen=listen,
+            http_listen=_http_listen(http_listen, listen, no_http=no_http),
+            stage_tls=TlsFiles.mutual(tls_ca, tls_cert, tls_key),
+            door_tls=TlsFiles.of_server(door_tls_cert, door_tls_key, prefix="door_tls"),
+            api_keys_file=api_keys_file,
+            api_keys=os.environ.get("STAGECOACH_API_KEYS"),
+            max_requests_per_key=max_requests_per_key,
+            insecure_bind=insecure_bind,
             max_num_batched_tokens=max_num_batched_tokens,
             max_num_seqs=max_num_seqs,
             max_model_len=max_model_len,
@@ -85,3 +141,20 @@ def serve(
         from coordinator.cli.coordinator_process import run
 
         run(config, json_output=json_output, exit_with_parent=exit_with_parent)
+
+
+def _http_listen(http_listen: str | None, listen: str, *, no_http: bool) -> str | None:
+    """The address of the HTTP API; None for none.
+
+    Raises:
+        InvalidArgumentError: One is given, and none is wanted; or `listen` is not HOST:PORT.
+    """
+    if no_http:
+        if http_listen is not None:
+            raise InvalidArgumentError(
+                "give either --http-listen or --no-http", field="http_listen"
+            )
+        return None
+    if http_listen is None and parse_address(listen, field="listen")[1] == 0:
+        return "127.0.0.1:0"
+    return http_listen or _DEFAULT.http_listen

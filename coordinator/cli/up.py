@@ -12,6 +12,7 @@ from protos.errors import InvalidArgumentError
 from protos.layer_range import LayerRange
 
 DEFAULT_GRPC_PORT = 50050
+DEFAULT_HTTP_PORT = 8000
 
 
 def up(
@@ -23,7 +24,7 @@ def up(
     ],
     stages: Annotated[
         int | None,
-        typer.Option(min=1, max=MAX_STAGES, help="Stages to split the model over evenly."),
+        typer.Option(min=1, max=MAX_STAGES, help="Stages to split the model over."),
     ] = None,
     layers: Annotated[
         list[str] | None,
@@ -37,6 +38,16 @@ def up(
     grpc_port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port of the coordinator; 0 takes a free one.")
     ] = DEFAULT_GRPC_PORT,
+    http_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=65535,
+            help="Port of the OpenAI-compatible HTTP API; 0 takes a free one. Default: "
+            f"{DEFAULT_HTTP_PORT}, or a free one with --grpc-port 0.",
+        ),
+    ] = None,
+    no_http: Annotated[bool, typer.Option("--no-http", help="Serve gRPC alone.")] = False,
     dtype: Annotated[
         str | None, typer.Option(help="Of the weights: auto, float32, float16 or bfloat16.")
     ] = None,
@@ -122,6 +133,7 @@ def up(
             num_replicas=replicas,
             emulated_gpus=_gpu_of_each_stage(emulate or [], len(ranges)),
             grpc_port=grpc_port,
+            http_port=_http_port(http_port, grpc_port, no_http=no_http),
             stage_options=_given(stage_options),
             coordinator_options=(
                 *_given(
@@ -141,20 +153,38 @@ def up(
         )
 
 
+def _http_port(http_port: int | None, grpc_port: int, *, no_http: bool) -> int | None:
+    """The port of the HTTP API; None for none.
+
+    Raises:
+        InvalidArgumentError: A port is given, and none is wanted.
+    """
+    if no_http:
+        if http_port is not None:
+            raise InvalidArgumentError("give either --http-port or --no-http", field="http_port")
+        return None
+    if http_port is not None:
+        return http_port
+    return DEFAULT_HTTP_PORT if grpc_port else 0
+
+
 def _layer_ranges(model: str, stages: int | None, layers: list[str] | None) -> list[LayerRange]:
     """The layers of each stage, in order.
 
     Raises:
         InvalidArgumentError: They do not cover the model from its first layer to its last.
         ModelFilesError: The model cannot be opened.
+        UnsupportedModelError: `stages` is given, and the cost of the layers is not known.
     """
     from model_files import open_model
+    from roofline.layer_split import split_layers
 
     if (stages is None) == (not layers):
         raise InvalidArgumentError("give either --stages or --layers", field="stages")
-    num_layers = open_model(model).config.num_layers
+    config = open_model(model).config
     if stages is not None:
-        return LayerRange.split_evenly(num_layers, stages)
+        return split_layers(config, stages)
+    num_layers = config.num_layers
     ranges = [LayerRange.parse(text) for text in layers or ()]
     if len(ranges) > MAX_STAGES:
         raise InvalidArgumentError(

@@ -19,8 +19,10 @@ from coordinator.client.completion import (
     StepTotals,
     Timings,
     TokenEvent,
+    TokenLogprobs,
     Usage,
 )
+from coordinator.client.grammar import JsonSchema
 from coordinator.client.prompt import ChatMessage, PromptLike
 from coordinator.client.request import GenerateOptions
 from coordinator.client.status import CoordinatorStatus, StageState, StageStatus
@@ -57,6 +59,7 @@ __all__ = [
     "IncompatibleError",
     "InternalError",
     "InvalidArgumentError",
+    "JsonSchema",
     "KvFullError",
     "PromptLike",
     "QueueFullError",
@@ -72,6 +75,7 @@ __all__ = [
     "StepWatch",
     "Timings",
     "TokenEvent",
+    "TokenLogprobs",
     "TokenStream",
     "UnauthenticatedError",
     "UnavailableError",

@@ -12,8 +12,10 @@ from coordinator.client.async_stream import AsyncTokenStream
 from coordinator.client.channel import (
     DEFAULT_ADDRESS,
     READY_POLL_S,
+    Peer,
+    TlsSetting,
     channel_options,
-    read_error,
+    read_error_async,
 )
 from coordinator.client.completion import Completion
 from coordinator.client.prompt import PromptLike, prompt_message
@@ -31,12 +33,29 @@ class AsyncClient:
 
     Args:
         address: HOST:PORT.
+        tls: Whether to use TLS, and whom to trust; a path names the certificate of an authority.
+        api_key: Shown with every call.
+
+    Raises:
+        InvalidArgumentError: The authority cannot be read, or the key cannot be sent.
     """
 
-    def __init__(self, address: str = DEFAULT_ADDRESS) -> None:
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        tls: TlsSetting = False,
+        api_key: str | None = None,
+    ) -> None:
         """Makes the channel; connects nothing yet."""
         self.address = address
-        self._channel = grpc.aio.insecure_channel(address, options=channel_options(address))
+        self._peer = peer = Peer.of(address, tls=tls, api_key=api_key)
+        self._metadata = peer.metadata
+        options, credentials = channel_options(address), peer.credentials
+        if credentials is None:
+            self._channel = grpc.aio.insecure_channel(address, options=options)
+        else:
+            self._channel = grpc.aio.secure_channel(address, credentials, options=options)
         self._stub = generation_pb2_grpc.GenerationServiceStub(self._channel)
 
     def generate(
@@ -62,7 +81,10 @@ class AsyncClient:
             InvalidArgumentError: A value has the wrong type.
         """
         request = generate_request(prompt, **options)
-        return AsyncTokenStream(self._stub.Generate(request, timeout=timeout_s), self.address)
+        return AsyncTokenStream(
+            self._stub.Generate(request, timeout=timeout_s, metadata=self._metadata),
+            self._peer,
+        )
 
     async def complete(
         self,
@@ -87,9 +109,13 @@ class AsyncClient:
         """
         request = generation_pb2.TokenizeRequest(prompt=prompt_message(prompt))
         try:
-            return list((await self._stub.Tokenize(request, timeout=timeout_s)).token_ids)
+            return list(
+                (
+                    await self._stub.Tokenize(request, timeout=timeout_s, metadata=self._metadata)
+                ).token_ids
+            )
         except grpc.RpcError as error:
-            raise read_error(error, self.address) from error
+            raise await read_error_async(error, self._peer) from error
 
     async def status(self, *, timeout_s: float | None = None) -> CoordinatorStatus:
         """Asks for the state of the coordinator and of every stage.
@@ -99,9 +125,11 @@ class AsyncClient:
         """
         request = generation_pb2.GetStatusRequest()
         try:
-            return read_status(await self._stub.GetStatus(request, timeout=timeout_s))
+            return read_status(
+                await self._stub.GetStatus(request, timeout=timeout_s, metadata=self._metadata)
+            )
         except grpc.RpcError as error:
-            raise read_error(error, self.address) from error
+            raise await read_error_async(error, self._peer) from error
 
     async def watch_steps(self, *, timeout_s: float | None = None) -> AsyncStepWatch:
         """Watches what each micro-batch does from now on, whoever's requests are in it.
@@ -116,8 +144,10 @@ class AsyncClient:
         Raises:
             StagecoachError: The coordinator does not let itself be watched.
         """
-        call = self._stub.WatchSteps(generation_pb2.WatchStepsRequest(), timeout=timeout_s)
-        return await AsyncStepWatch(call, self.address).start()
+        call = self._stub.WatchSteps(
+            generation_pb2.WatchStepsRequest(), timeout=timeout_s, metadata=self._metadata
+        )
+        return await AsyncStepWatch(call, self._peer).start()
 
     async def wait_until_ready(self, timeout_s: float) -> CoordinatorStatus:
         """Waits until the coordinator serves requests.

@@ -1,14 +1,13 @@
 """The steps of a coordinator as they happen, for asyncio."""
 
-import asyncio
 from types import TracebackType
 from typing import Self
 
 import grpc.aio
 
-from coordinator.client.channel import read_error
+from coordinator.client.async_read import read_message
+from coordinator.client.channel import Peer
 from coordinator.client.steps import StepReader, StepRecord, read_origin_unix_ns
-from protos.errors import RequestAbortedError
 from protos.stagecoach.v1 import generation_pb2
 
 AsyncWatchCall = grpc.aio.UnaryStreamCall[
@@ -23,13 +22,13 @@ class AsyncStepWatch:
 
     Args:
         call: The running call.
-        address: Of the coordinator, for errors.
+        peer: The coordinator, for errors.
     """
 
-    def __init__(self, call: AsyncWatchCall, address: str) -> None:
+    def __init__(self, call: AsyncWatchCall, peer: Peer) -> None:
         """Takes the call over."""
         self._call = call
-        self._address = address
+        self._peer = peer
         self._reader = StepReader()
         self.origin_unix_ns = 0
         """Wall clock of the coordinator when the watch began, in nanoseconds since 1970."""
@@ -45,7 +44,7 @@ class AsyncStepWatch:
         Raises:
             StagecoachError: The coordinator does not let itself be watched.
         """
-        self.origin_unix_ns = read_origin_unix_ns(await self._read(), self._address)
+        self.origin_unix_ns = read_origin_unix_ns(await self._read(), self._peer.address)
         return self
 
     def __aiter__(self) -> Self:
@@ -68,16 +67,7 @@ class AsyncStepWatch:
         return record
 
     async def _read(self) -> object:
-        try:
-            return await self._call.read()
-        except grpc.RpcError as error:
-            raise read_error(error, self._address) from error
-        except asyncio.CancelledError:
-            # grpc.aio raises this for the call's own cancellation as well as for that of the task.
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            raise RequestAbortedError("the watch was closed") from None
+        return await read_message(self._call, peer=self._peer, name="watch")
 
     def close(self) -> None:
         """Ends the watch; may be called again."""

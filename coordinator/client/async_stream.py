@@ -1,14 +1,14 @@
 """A completion as it grows, for asyncio."""
 
-import asyncio
 from types import TracebackType
 from typing import Self
 
 import grpc.aio
 
-from coordinator.client.channel import read_error
+from coordinator.client.async_read import read_message
+from coordinator.client.channel import Peer
 from coordinator.client.completion import Completion, PartialCompletion, TokenEvent
-from protos.errors import InternalError, RequestAbortedError
+from protos.errors import InternalError
 from protos.stagecoach.v1 import generation_pb2
 
 AsyncGenerateCall = grpc.aio.UnaryStreamCall[
@@ -25,13 +25,13 @@ class AsyncTokenStream:
 
     Args:
         call: The running call.
-        address: Of the coordinator, for errors.
+        peer: The coordinator, for errors.
     """
 
-    def __init__(self, call: AsyncGenerateCall, address: str) -> None:
+    def __init__(self, call: AsyncGenerateCall, peer: Peer) -> None:
         """Takes the call over."""
         self._call = call
-        self._address = address
+        self._peer = peer
         self._partial = PartialCompletion()
 
     @property
@@ -60,21 +60,14 @@ class AsyncTokenStream:
             StopAsyncIteration: The completion is whole.
             StagecoachError: The request failed, or the stream was closed before.
         """
-        try:
+        while True:
+            message = await read_message(self._call, peer=self._peer, name="stream")
             # Anything else is grpc's sign that the stream ended in good order.
-            while isinstance(message := await self._call.read(), generation_pb2.GenerateResponse):
-                event = self._partial.take(message)
-                if event is not None:
-                    return event
-        except grpc.RpcError as error:
-            raise read_error(error, self._address) from error
-        except asyncio.CancelledError:
-            # grpc.aio raises this for the call's own cancellation as well as for that of the task.
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            raise RequestAbortedError("the stream was closed") from None
-        raise StopAsyncIteration
+            if not isinstance(message, generation_pb2.GenerateResponse):
+                raise StopAsyncIteration
+            event = self._partial.take(message)
+            if event is not None:
+                return event
 
     async def result(self) -> Completion:
         """Waits for the end and returns the whole completion; may be called again.
@@ -85,7 +78,9 @@ class AsyncTokenStream:
         async for _event in self:
             pass
         if self._partial.completion is None:
-            raise InternalError(f"coordinator at {self._address} ended a stream without its end")
+            raise InternalError(
+                f"coordinator at {self._peer.address} ended a stream without its end"
+            )
         return self._partial.completion
 
     def close(self) -> None:

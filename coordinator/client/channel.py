@@ -1,9 +1,18 @@
 """What both clients agree on about the connection to a coordinator."""
 
-from grpc import RpcError
+import asyncio
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
-from protos.errors import StagecoachError, UnavailableError
+from grpc import ChannelCredentials, RpcError, ssl_channel_credentials
+
+from protos.errors import InvalidArgumentError, StagecoachError, UnavailableError
 from protos.status import from_rpc_error
+
+if TYPE_CHECKING:
+    from security.diagnosis import Trust
 
 DEFAULT_ADDRESS = "localhost:50050"
 
@@ -15,6 +24,55 @@ _MAX_MESSAGE_BYTES = 64 * 2**20
 _KEEPALIVE_MS = 20_000
 
 _LOOPBACK = ("localhost:", "127.", "[::1]:")
+
+
+TlsSetting = bool | str | PathLike[str]
+"""False: plain text. True: TLS, trusting the authorities of the system. A path: TLS, trusting the
+authority whose certificate lies there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The coordinator that a client talks to, and what the two know each other by."""
+
+    address: str
+    """HOST:PORT."""
+    trust: "Trust | None" = None
+    """None: plain text."""
+    api_key: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, address: str, *, tls: TlsSetting, api_key: str | None) -> Self:
+        """Reads what the caller of a client gave.
+
+        Raises:
+            InvalidArgumentError: The authority cannot be read, or no header can carry the key.
+        """
+        if api_key is not None and (not api_key.isascii() or not api_key.isprintable()):
+            raise InvalidArgumentError(
+                "api_key has characters other than printable ASCII", field="api_key"
+            )
+        return cls(address, _trust(tls), api_key)
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What every call carries."""
+        return () if self.api_key is None else (("authorization", f"Bearer {self.api_key}"),)
+
+    @property
+    def credentials(self) -> ChannelCredentials | None:
+        """What the channel connects with; None for plain text."""
+        return None if self.trust is None else ssl_channel_credentials(self.trust.authority)
+
+
+def _trust(tls: TlsSetting) -> "Trust | None":
+    if tls is False:
+        return None
+    # Here, because a client of plain text needs no certificates read.
+    from security.credentials import read_authority
+    from security.diagnosis import Trust
+
+    return Trust() if tls is True else Trust(authority=read_authority(Path(tls), "tls"))
 
 
 def channel_options(address: str) -> list[tuple[str, int]]:
@@ -36,9 +94,21 @@ def channel_options(address: str) -> list[tuple[str, int]]:
     ]
 
 
-def read_error(error: RpcError, address: str) -> StagecoachError:
-    """Reads the error that ended a call; one about reaching the coordinator names it."""
+def read_error(error: RpcError, peer: Peer) -> StagecoachError:
+    """Reads the error that ended a call; one about reaching the coordinator names it.
+
+    May block for some seconds, to find out why a connection did not come about.
+    """
     read = from_rpc_error(error)
-    if isinstance(read, UnavailableError):
-        return UnavailableError(f"coordinator at {address}: {read.message}", **read.details)
-    return read
+    if not isinstance(read, UnavailableError):
+        return read
+    # Here, because a client that has no trouble needs no certificates read.
+    from security.diagnosis import explained
+
+    read = explained(read, peer.address, peer.trust)
+    return type(read)(f"coordinator at {peer.address}: {read.message}", **read.details)
+
+
+async def read_error_async(error: RpcError, peer: Peer) -> StagecoachError:
+    """The same as `read_error`, without blocking the event loop."""
+    return await asyncio.to_thread(read_error, error, peer)

@@ -9,6 +9,8 @@ import grpc
 from coordinator.client.channel import (
     DEFAULT_ADDRESS,
     READY_POLL_S,
+    Peer,
+    TlsSetting,
     channel_options,
     read_error,
 )
@@ -30,12 +32,29 @@ class Client:
 
     Args:
         address: HOST:PORT.
+        tls: Whether to use TLS, and whom to trust; a path names the certificate of an authority.
+        api_key: Shown with every call.
+
+    Raises:
+        InvalidArgumentError: The authority cannot be read, or the key cannot be sent.
     """
 
-    def __init__(self, address: str = DEFAULT_ADDRESS) -> None:
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        tls: TlsSetting = False,
+        api_key: str | None = None,
+    ) -> None:
         """Makes the channel; connects nothing yet."""
         self.address = address
-        self._channel = grpc.insecure_channel(address, options=channel_options(address))
+        self._peer = peer = Peer.of(address, tls=tls, api_key=api_key)
+        self._metadata = peer.metadata
+        options, credentials = channel_options(address), peer.credentials
+        if credentials is None:
+            self._channel = grpc.insecure_channel(address, options=options)
+        else:
+            self._channel = grpc.secure_channel(address, credentials, options=options)
         self._stub = generation_pb2_grpc.GenerationServiceStub(self._channel)
 
     def generate(
@@ -60,7 +79,10 @@ class Client:
             InvalidArgumentError: A value has the wrong type.
         """
         request = generate_request(prompt, **options)
-        return TokenStream(self._stub.Generate(request, timeout=timeout_s), self.address)
+        return TokenStream(
+            self._stub.Generate(request, timeout=timeout_s, metadata=self._metadata),
+            self._peer,
+        )
 
     def complete(
         self,
@@ -85,9 +107,11 @@ class Client:
         """
         request = generation_pb2.TokenizeRequest(prompt=prompt_message(prompt))
         try:
-            return list(self._stub.Tokenize(request, timeout=timeout_s).token_ids)
+            return list(
+                self._stub.Tokenize(request, timeout=timeout_s, metadata=self._metadata).token_ids
+            )
         except grpc.RpcError as error:
-            raise read_error(error, self.address) from error
+            raise read_error(error, self._peer) from error
 
     def status(self, *, timeout_s: float | None = None) -> CoordinatorStatus:
         """Asks for the state of the coordinator and of every stage.
@@ -97,9 +121,11 @@ class Client:
         """
         request = generation_pb2.GetStatusRequest()
         try:
-            return read_status(self._stub.GetStatus(request, timeout=timeout_s))
+            return read_status(
+                self._stub.GetStatus(request, timeout=timeout_s, metadata=self._metadata)
+            )
         except grpc.RpcError as error:
-            raise read_error(error, self.address) from error
+            raise read_error(error, self._peer) from error
 
     def watch_steps(self, *, timeout_s: float | None = None) -> StepWatch:
         """Watches what each micro-batch does from now on, whoever's requests are in it.
@@ -115,7 +141,10 @@ class Client:
             StagecoachError: The coordinator does not let itself be watched.
         """
         request = generation_pb2.WatchStepsRequest()
-        return StepWatch(self._stub.WatchSteps(request, timeout=timeout_s), self.address)
+        return StepWatch(
+            self._stub.WatchSteps(request, timeout=timeout_s, metadata=self._metadata),
+            self._peer,
+        )
 
     def wait_until_ready(self, timeout_s: float) -> CoordinatorStatus:
         """Waits until the coordinator serves requests.

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
+from typing import NamedTuple
 
 from protos.stagecoach.v1 import generation_pb2
 
@@ -28,6 +29,19 @@ _FINISH_REASONS: Mapping[int, FinishReason] = MappingProxyType(
 )
 
 
+class TokenLogprobs(NamedTuple):
+    """Log-probabilities at the place of one token of output.
+
+    They are those of the model itself: before temperature, penalties, bias, truncation and grammar.
+    """
+
+    logprob: float
+    """Of the token that was chosen."""
+    top: tuple[tuple[int, float], ...]
+    """Token id and log-probability of the most likely tokens, falling. The chosen token is among
+    them only if it is one of these."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenEvent:
     """New output since the last event."""
@@ -36,6 +50,8 @@ class TokenEvent:
     """Empty only in a last event, which holds text that was held back."""
     text: str
     """May be empty while a character, or what may become a stop string, is incomplete."""
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    """One for each of `token_ids`; empty when none were asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +145,8 @@ class Completion:
     finish_reason: FinishReason
     usage: Usage
     timings: Timings
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    """One for each of `token_ids`; empty when none were asked for."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -152,6 +170,7 @@ class PartialCompletion:
         self.completion: Completion | None = None
         self._texts: list[str] = []
         self._token_ids: list[int] = []
+        self._logprobs: list[TokenLogprobs] = []
 
     @property
     def text(self) -> str:
@@ -169,17 +188,25 @@ class PartialCompletion:
             case "accepted":
                 self.request_id = message.accepted.request_id
             case "tokens":
-                return self._add(tuple(message.tokens.token_ids), message.tokens.text)
+                return self._add(
+                    TokenEvent(
+                        token_ids=tuple(message.tokens.token_ids),
+                        text=message.tokens.text,
+                        logprobs=tuple(map(_token_logprobs, message.tokens.logprobs)),
+                    )
+                )
             case "finished":
-                held_back = self._add((), message.finished.text) if message.finished.text else None
+                text = message.finished.text
+                held_back = self._add(TokenEvent(token_ids=(), text=text)) if text else None
                 self.completion = self._completed(message.finished)
                 return held_back
         return None
 
-    def _add(self, token_ids: tuple[int, ...], text: str) -> TokenEvent:
-        self._token_ids += token_ids
-        self._texts.append(text)
-        return TokenEvent(token_ids=token_ids, text=text)
+    def _add(self, event: TokenEvent) -> TokenEvent:
+        self._token_ids += event.token_ids
+        self._texts.append(event.text)
+        self._logprobs += event.logprobs
+        return event
 
     def _completed(self, finished: generation_pb2.Finished) -> Completion:
         return Completion(
@@ -193,7 +220,13 @@ class PartialCompletion:
                 num_cached_tokens=finished.num_cached_tokens,
             ),
             timings=_timings(finished.timings),
+            logprobs=tuple(self._logprobs),
         )
+
+
+def _token_logprobs(message: generation_pb2.TokenLogprobs) -> TokenLogprobs:
+    top = zip(message.top_token_ids, message.top_logprobs, strict=True)
+    return TokenLogprobs(message.logprob, tuple(top))
 
 
 def _timings(message: generation_pb2.RequestTimings) -> Timings:

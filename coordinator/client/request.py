@@ -9,6 +9,7 @@ from typing import TypedDict, Unpack
 
 from google.protobuf.message import Message
 
+from coordinator.client.grammar import JsonSchema, grammar_message
 from coordinator.client.prompt import PromptLike, prompt_message
 from protos.errors import InvalidArgumentError
 from protos.stagecoach.v1 import generation_pb2
@@ -16,6 +17,7 @@ from protos.stagecoach.v1 import generation_pb2
 _SAMPLING_FIELDS = frozenset(
     field.name for field in generation_pb2.SamplingParams.DESCRIPTOR.fields
 )
+_FORMS = frozenset(field.name for field in generation_pb2.Grammar.DESCRIPTOR.fields)
 
 
 class GenerateOptions(TypedDict, total=False):
@@ -52,6 +54,18 @@ class GenerateOptions(TypedDict, total=False):
     cache_salt: str | None
     """Only requests of the same salt share the KV of a common prefix. Default: shared with all
     others that have none."""
+    logprobs: int | None
+    """Log-probabilities wanted with every token: 0 for that of the chosen token alone, up to 20 for
+    those of as many of the most likely tokens too. Default: none."""
+    json_schema: JsonSchema | None
+    """The output is JSON that is valid against this schema. Default, as for the next three: the
+    output may be anything. Only one of the four may be given."""
+    json_object: bool
+    """The output is a JSON object."""
+    regex: str | None
+    """The output is what this regular expression, in Rust's syntax, matches as a whole."""
+    lark: str | None
+    """The output is what the rule `start` of this Lark grammar, in llguidance's dialect, makes."""
 
 
 def generate_request(
@@ -68,11 +82,19 @@ def generate_request(
         raise TypeError(f"generate() has no option {', '.join(sorted(unknown))}")
     message = generation_pb2.GenerateRequest(prompt=prompt_message(prompt))
     for name, value in options.items():
-        if value is None:
+        if value is None or name in _FORMS:
             continue
         if name == "stop" and isinstance(value, str):
             value = (value,)
         _set(message.sampling if name in _SAMPLING_FIELDS else message, name, value)
+    grammar = grammar_message(
+        json_schema=options.get("json_schema"),
+        json_object=options.get("json_object", False),
+        regex=options.get("regex"),
+        lark=options.get("lark"),
+    )
+    if grammar is not None:
+        message.grammar.CopyFrom(grammar)
     return message
 
 

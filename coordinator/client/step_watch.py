@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Self
 
 import grpc
 
-from coordinator.client.channel import read_error
+from coordinator.client.channel import Peer, read_error
 from coordinator.client.steps import StepReader, StepRecord, read_origin_unix_ns
 from protos.stagecoach.v1 import generation_pb2
 
@@ -20,24 +20,24 @@ class StepWatch:
 
     Args:
         call: The running call.
-        address: Of the coordinator, for errors.
+        peer: The coordinator, for errors.
 
     Raises:
         StagecoachError: The coordinator does not let itself be watched.
     """
 
     def __init__(
-        self, call: "_CallIterator[generation_pb2.WatchStepsResponse]", address: str
+        self, call: "_CallIterator[generation_pb2.WatchStepsResponse]", peer: Peer
     ) -> None:
         """Takes the call over and waits until the watch has begun."""
         self._call = call
-        self._address = address
+        self._peer = peer
         self._reader = StepReader()
         try:
             first = next(call, None)
         except grpc.RpcError as error:
-            raise read_error(error, address) from error
-        self.origin_unix_ns = read_origin_unix_ns(first, address)
+            raise read_error(error, peer) from error
+        self.origin_unix_ns = read_origin_unix_ns(first, peer.address)
         """Wall clock of the coordinator when the watch began, in nanoseconds since 1970."""
 
     @property
@@ -60,7 +60,7 @@ class StepWatch:
             while (record := self._reader.next()) is None:
                 self._reader.take(next(self._call))
         except grpc.RpcError as error:
-            raise read_error(error, self._address) from error
+            raise read_error(error, self._peer) from error
         return record
 
     def close(self) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Self
 
 import grpc
 
-from coordinator.client.channel import read_error
+from coordinator.client.channel import Peer, read_error
 from coordinator.client.completion import Completion, PartialCompletion, TokenEvent
 from protos.errors import InternalError
 from protos.stagecoach.v1 import generation_pb2
@@ -23,15 +23,13 @@ class TokenStream:
 
     Args:
         call: The running call.
-        address: Of the coordinator, for errors.
+        peer: The coordinator, for errors.
     """
 
-    def __init__(
-        self, call: "_CallIterator[generation_pb2.GenerateResponse]", address: str
-    ) -> None:
+    def __init__(self, call: "_CallIterator[generation_pb2.GenerateResponse]", peer: Peer) -> None:
         """Takes the call over."""
         self._call = call
-        self._address = address
+        self._peer = peer
         self._partial = PartialCompletion()
 
     @property
@@ -66,7 +64,7 @@ class TokenStream:
                 if event is not None:
                     return event
         except grpc.RpcError as error:
-            raise read_error(error, self._address) from error
+            raise read_error(error, self._peer) from error
 
     def result(self) -> Completion:
         """Waits for the end and returns the whole completion; may be called again.
@@ -77,7 +75,9 @@ class TokenStream:
         for _event in self:
             pass
         if self._partial.completion is None:
-            raise InternalError(f"coordinator at {self._address} ended a stream without its end")
+            raise InternalError(
+                f"coordinator at {self._peer.address} ended a stream without its end"
+            )
         return self._partial.completion
 
     def close(self) -> None:

@@ -4,7 +4,7 @@ A request that fails ends with a raised `StagecoachError` in the place of `Finis
 """
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import NamedTuple, Self
 
 from coordinator.core.request import FinishReason
 
@@ -77,6 +77,19 @@ class Accepted:
     num_prompt_tokens: int
 
 
+class TokenLogprobs(NamedTuple):
+    """Log-probabilities at the place of one token of output.
+
+    They are those of the model itself: before temperature, penalties, bias, truncation and grammar.
+    """
+
+    logprob: float
+    """Of the token that was chosen."""
+    top: tuple[tuple[int, float], ...]
+    """Token id and log-probability of the most likely tokens, falling, equal ones by rising id; as
+    many as `RequestSpec.logprobs`. The chosen token is among them only if it is one of these."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokensEvent:
     """New output since the last event."""
@@ -85,11 +98,16 @@ class TokensEvent:
     """At least one. End tokens are not among them."""
     text: str
     """May be empty while a character, or what may become a stop string, is incomplete."""
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    """One for each of `token_ids`; empty when the request asked for none."""
 
     def joined(self, later: Self) -> Self:
         """This event and the one right after it as one."""
         return replace(
-            self, token_ids=self.token_ids + later.token_ids, text=self.text + later.text
+            self,
+            token_ids=self.token_ids + later.token_ids,
+            text=self.text + later.text,
+            logprobs=self.logprobs + later.logprobs,
         )
 
 

@@ -33,5 +33,8 @@ class Request:
     """Ids that end the output, the model's end-of-sequence tokens included unless ignored."""
     cache_salt: str | None = None
     """Only requests of the same salt share the KV of a prefix."""
+    logprobs: int | None = None
+    """Most likely tokens whose log-probabilities are wanted; None when not even the chosen one's
+    is."""
     arrival_ns: int = 0
     """Monotonic clock at admission."""

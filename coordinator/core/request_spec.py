@@ -6,14 +6,19 @@ errors are those of `stagecoach.v1.GenerateRequest`.
 
 from dataclasses import dataclass, field
 
+from coordinator.core.grammar import Grammar
 from coordinator.core.sampling_params import SamplingParams
 from protos.errors import InvalidArgumentError
 
 CHAT_ROLES = frozenset({"system", "user", "assistant", "tool"})
+MAX_CHAT_MESSAGES = 4096
 MAX_STOP_STRINGS = 16
+MAX_STOP_CHARS = 1024
+"""Of one stop string; every new piece of text is looked through for it."""
 MAX_STOP_TOKEN_IDS = 64
 MAX_REQUEST_ID_CHARS = 128
 MAX_CACHE_SALT_CHARS = 128
+MAX_LOGPROBS = 20
 MAX_UINT32 = 2**32 - 1
 
 
@@ -76,7 +81,7 @@ class ChatPrompt:
     """A conversation, oldest message first, rendered by the model's chat template.
 
     Raises:
-        InvalidArgumentError: There is no message.
+        InvalidArgumentError: There is no message, or there are too many.
     """
 
     messages: tuple[ChatMessage, ...]
@@ -86,6 +91,12 @@ class ChatPrompt:
         if not self.messages:
             raise InvalidArgumentError(
                 "prompt.chat.messages is empty", field="prompt.chat.messages"
+            )
+        if len(self.messages) > MAX_CHAT_MESSAGES:
+            raise InvalidArgumentError(
+                f"prompt.chat.messages has {len(self.messages)} messages, at most "
+                f"{MAX_CHAT_MESSAGES} are allowed",
+                field="prompt.chat.messages",
             )
 
 
@@ -115,6 +126,11 @@ class RequestSpec:
     cache_salt: str | None = None
     """Only requests of the same salt share the KV of a prefix; 1 to 128 characters. None is a salt
     like any other."""
+    logprobs: int | None = None
+    """Log-probabilities wanted with every token: None for none, 0 for that of the chosen token
+    alone, up to 20 for those of as many of the most likely tokens too."""
+    grammar: Grammar | None = None
+    """What the whole output must match; it ends when nothing can follow. None: anything."""
 
     def __post_init__(self) -> None:
         """Checks counts and lengths."""
@@ -130,6 +146,12 @@ class RequestSpec:
             )
         if "" in self.stop:
             raise InvalidArgumentError("stop has an empty string", field="stop")
+        longest = max(map(len, self.stop), default=0)
+        if longest > MAX_STOP_CHARS:
+            raise InvalidArgumentError(
+                f"stop has a string of {longest} characters, at most {MAX_STOP_CHARS} are allowed",
+                field="stop",
+            )
         if len(self.stop_token_ids) > MAX_STOP_TOKEN_IDS:
             raise InvalidArgumentError(
                 f"stop_token_ids has {len(self.stop_token_ids)} ids, at most "
@@ -152,6 +174,10 @@ class RequestSpec:
                 f"cache_salt has {len(self.cache_salt)} characters, must have 1 to "
                 f"{MAX_CACHE_SALT_CHARS}",
                 field="cache_salt",
+            )
+        if self.logprobs is not None and not 0 <= self.logprobs <= MAX_LOGPROBS:
+            raise InvalidArgumentError(
+                f"logprobs is {self.logprobs}, must be in [0, {MAX_LOGPROBS}]", field="logprobs"
             )
 
 

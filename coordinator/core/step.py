@@ -78,6 +78,7 @@ class LogitsRequest:
     min_gap: float | None = None
     temperature: float | None = None
     token_ids: tuple[int, ...] = ()
+    wants_unit_log_sum_exp: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +99,8 @@ class LogitsRow:
     """Logits of `LogitsRequest.token_ids`; empty when `full` is set."""
     full: ListLike[float] | None = None
     """The whole row `[vocab_size]`, a buffer."""
+    unit_log_sum_exp: float | None = None
+    """`log_sum_exp` at temperature 1, when it was asked for."""
 
 
 class StageTimings(NamedTuple):

@@ -35,6 +35,8 @@ def read_logits(
     for message, request in zip(messages, wanted, strict=True):
         try:
             row = wire.logits_row(message, vocab_size)
+            if request.wants_unit_log_sum_exp and row.unit_log_sum_exp is None:
+                raise _malformed("unit_log_sum_exp", "is missing")
             if math.isfinite(row.log_sum_exp):
                 _check(row, request, vocab_size)
         except InvalidArgumentError as error:

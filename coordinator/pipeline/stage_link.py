@@ -27,10 +27,14 @@ from protos.errors import (
     InvalidArgumentError,
     RequestAbortedError,
     StagecoachError,
+    UnauthenticatedError,
     UnavailableError,
     is_draining,
 )
 from protos.stagecoach.v1 import stage_pb2, stage_pb2_grpc
+from security.credentials import channel_credentials
+from security.diagnosis import Trust, explained
+from security.tls_files import TlsFiles
 
 ForwardCall = grpc.aio.StreamStreamCall[stage_pb2.ForwardRequest, stage_pb2.ForwardResponse]
 
@@ -84,6 +88,7 @@ class StageLink:
         coordinator_id: Identity of this coordinator process.
         config: Deadlines.
         on_lost: Called once each time an open stream ends without being asked to, with the link.
+        tls: What this coordinator shows to the stage, and whom it takes for one. None: plain text.
     """
 
     def __init__(
@@ -93,8 +98,10 @@ class StageLink:
         coordinator_id: str,
         config: LinkConfig,
         on_lost: Callable[["StageLink", Loss], None],
+        tls: TlsFiles | None = None,
     ) -> None:
         """Makes the link; connects nothing yet."""
+        self._tls = tls
         self.address = address
         self._coordinator_id = coordinator_id
         self._config = config
@@ -124,6 +131,7 @@ class StageLink:
 
         Raises:
             UnavailableError: It cannot be reached in time, or is loading.
+            UnauthenticatedError: One side does not take the other's certificate; says why.
             IncompatibleError: It speaks another version of the protocol.
             StagecoachError: As the stage answered.
         """
@@ -135,7 +143,10 @@ class StageLink:
                 stage_pb2.GetInfoRequest(), timeout=timeout_s or self._config.connect_timeout_s
             )
         except grpc.RpcError as error:
-            raise self._named(_unless_cancelled(status.from_rpc_error(error))) from error
+            cause = _unless_cancelled(status.from_rpc_error(error))
+            if self._call is None:
+                await self._close_channel()  # the next one reads the certificates again
+            raise self._named(await self._explained(cause)) from error
         if message.protocol_version != PROTOCOL_VERSION:
             raise IncompatibleError(
                 f"stage {self.address}: protocol version is {message.protocol_version}, expected"
@@ -261,11 +272,6 @@ class StageLink:
             self.give_up(UnavailableError("a stage was lost meanwhile"))
             call.cancel()
 
-    async def reset(self) -> None:
-        """Forgets a connection that failed, and with it gRPC's own pause before the next try."""
-        if self._call is None:
-            await self._close_channel()
-
     async def close(self) -> None:
         """Ends the stream, which frees its slots on the stage, and closes the channel."""
         call, self._call = self._call, None
@@ -348,6 +354,11 @@ class StageLink:
         named.details.update(error.details)
         return named
 
+    async def _explained(self, error: StagecoachError) -> StagecoachError:
+        """The same error, or what is wrong with the certificates of either side."""
+        trust = None if self._tls is None else Trust(files=self._tls)
+        return await asyncio.to_thread(explained, error, self.address, trust)
+
     def _new_channel(self, *, max_message_bytes: int | None) -> grpc.aio.Channel:
         keepalive_ms = int(1000 * self._config.keepalive_s)
         options = [
@@ -365,7 +376,17 @@ class StageLink:
                 ("grpc.max_send_message_length", max_message_bytes),
                 ("grpc.max_receive_message_length", max_message_bytes),
             ]
-        return grpc.aio.insecure_channel(self.address, options=options)
+        if self._tls is None:
+            return grpc.aio.insecure_channel(self.address, options=options)
+        try:
+            credentials = channel_credentials(self._tls)
+        except InvalidArgumentError as error:  # names a file, which clients need not hear of
+            _log.error("no TLS to stage %s: %s", self.address, error.message)
+            raise UnauthenticatedError(
+                f"stage {self.address}: the TLS files of this coordinator are not good; its log"
+                " says why"
+            ) from error
+        return grpc.aio.secure_channel(self.address, credentials, options=options)
 
     async def _close_channel(self) -> None:
         channel, self._channel = self._channel, None

@@ -21,6 +21,7 @@ from protos.errors import (
     StagecoachError,
     UnavailableError,
 )
+from security.tls_files import TlsFiles
 
 STATUS_TIMEOUT_S = 1.0
 """For what a stage says of itself to operators."""
@@ -40,10 +41,16 @@ class StagePool:
         stages: For each stage, HOST:PORT of all its servers; stages in any order.
         coordinator_id: Identity of this coordinator process.
         config: Deadlines of the links.
+        tls: Of the links; None: they speak plain text.
     """
 
     def __init__(
-        self, stages: Sequence[Sequence[str]], *, coordinator_id: str, config: LinkConfig
+        self,
+        stages: Sequence[Sequence[str]],
+        *,
+        coordinator_id: str,
+        config: LinkConfig,
+        tls: TlsFiles | None = None,
     ) -> None:
         """Makes the links; connects nothing yet."""
         self._stages = [
@@ -54,6 +61,7 @@ class StagePool:
                         coordinator_id=coordinator_id,
                         config=config,
                         on_lost=self._link_lost,
+                        tls=tls,
                     )
                 )
                 for address in addresses
@@ -88,6 +96,7 @@ class StagePool:
 
         Raises:
             UnavailableError: No server of a stage was serving within `timeout_s`.
+            UnauthenticatedError: One side does not take the other's certificate.
             IncompatibleError: The stages do not fit together; says which and why.
         """
         deadline_s = time.monotonic() + timeout_s
@@ -203,7 +212,6 @@ class StagePool:
                         _log.warning("cannot connect: %s", error.message)
                     replica.problem = error.message
                     replica.is_lost = True
-                    await link.reset()
                     await asyncio.sleep(pause_s)
                     pause_s = min(2 * pause_s, _RETRY_MAX_S)
             assert self._listener is not None, "it was started"
@@ -221,6 +229,7 @@ class StagePool:
         """Asks a server what it is until it answers, with growing pauses, or leaves `info` unset.
 
         Raises:
+            UnauthenticatedError: One side does not take the other's certificate.
             IncompatibleError: It speaks another version of the protocol.
         """
         pause_s = _RETRY_FIRST_S
@@ -232,7 +241,6 @@ class StagePool:
                 replica.problem = error.message
                 if time.monotonic() + pause_s > deadline_s:
                     return
-            await replica.link.reset()
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _RETRY_MAX_S)
 

@@ -109,6 +109,7 @@ def add_logits(request: stage_pb2.ForwardRequest, wanted: Iterable[LogitsRequest
             min_gap=one.min_gap,
             temperature=one.temperature,
             token_ids=one.token_ids,
+            wants_unit_log_sum_exp=one.wants_unit_log_sum_exp,
         )
         for one in wanted
     )
@@ -140,4 +141,7 @@ def logits_row(message: stage_pb2.LogitsRow, vocab_size: int) -> LogitsRow:
         candidate_logits=list(message.candidate_logits),
         token_logits=list(message.token_logits),
         full=full,
+        unit_log_sum_exp=(
+            message.unit_log_sum_exp if message.HasField("unit_log_sum_exp") else None
+        ),
     )

@@ -5,12 +5,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from coordinator.core.limits import MAX_STAGES
-from coordinator.planner.split import Options, SplitScore, StageFit, best_split, score
 from protos.errors import InsufficientMemoryError, InvalidArgumentError
 from protos.layer_range import LayerRange
 from roofline.devices import Gpu
 from roofline.kv_memory import kv_memory_bytes, num_kv_blocks
 from roofline.model_shape import ModelShape
+from roofline.split import Options, SplitScore, StageFit, best_split, score
 from roofline.stage_cost import StageCost
 from roofline.work import Work
 
@@ -160,7 +160,7 @@ class _Planner:
         return sum(fit is not None for fit in fits)
 
     def _fit(self, gpu: Gpu, count: int, *, is_first: bool, is_last: bool) -> StageFit | None:
-        cost = self._cost(count, is_first=is_first, is_last=is_last)
+        cost = StageCost.of_count(self._model, count, is_first=is_first, is_last=is_last)
         try:
             num_blocks = num_kv_blocks(cost, kv_memory_bytes(cost, gpu), KV_BLOCK_SIZE)
         except InsufficientMemoryError:
@@ -169,18 +169,6 @@ class _Planner:
         if kv_tokens < self._min_kv_tokens:
             return None
         return StageFit(round(cost.time(self._work, gpu).total_s * 1e9), kv_tokens)
-
-    def _cost(self, count: int, *, is_first: bool, is_last: bool) -> StageCost:
-        """Any stage with this many layers and these ends: which layers they are costs nothing."""
-        num_layers = self._model.num_layers
-        if is_first and is_last:
-            layers = LayerRange(0, num_layers)
-        elif is_last:
-            layers = LayerRange(num_layers - count, num_layers)
-        else:
-            start = 0 if is_first else 1
-            layers = LayerRange(start, start + count)
-        return StageCost(model=self._model, layers=layers)
 
 
 def _orders(gpus: Sequence[Gpu]) -> Iterator[tuple[int, ...]]:

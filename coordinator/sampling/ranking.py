@@ -1,6 +1,6 @@
 """Tokens ranked by falling logit, equal logits by rising id, from a reduced or a full row."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -35,21 +35,52 @@ class Ranking:
         self.full: FloatArray | None = None
         """All logits `[vocab_size]`, bias and penalties applied; None when the row is reduced."""
         if row.full is not None:
-            self.full = np.array(row.full, dtype=np.float64)
+            self.full = _changed(np.array(row.full, dtype=np.float64), changed)
             self.size = len(self.full)
             """How many ranks are known."""
-            if changed is not None:
-                self.full[changed.ids] = changed.change(self.full[changed.ids])
         else:
             self._reduced = _rank_reduced(row, changed)
             self.size = len(self._reduced.ids)
+
+    @classmethod
+    def of_allowed(
+        cls,
+        row: LogitsRow,
+        changed: ChangedTokens | None,
+        *,
+        allowed_ids: npt.NDArray[np.int64],
+        vocab_size: int,
+    ) -> Self:
+        """Ranks some tokens alone: to all others it gives a logit of minus infinity.
+
+        Args:
+            row: As the last stage sent it.
+            changed: Tokens whose logits change.
+            allowed_ids: Tokens to rank, at least one; a reduced row names exactly these.
+            vocab_size: Logits in a row.
+        """
+        ranking = cls.__new__(cls)
+        full = np.full(vocab_size, -np.inf)
+        full[allowed_ids] = (
+            row.token_logits if row.full is None else np.asarray(row.full)[allowed_ids]
+        )
+        ranking.full = _changed(full, changed)
+        ranking.size = len(allowed_ids)
+        return ranking
 
     def top(self, num_tokens: int) -> Ranked:
         """Returns the first `num_tokens` ranks, or all that are known if these are less."""
         num_tokens = min(num_tokens, self.size)
         if self.full is not None:
-            return _select(self.full, num_tokens)
+            return top_ranks(self.full, num_tokens)
         return Ranked(self._reduced.ids[:num_tokens], self._reduced.logits[:num_tokens])
+
+
+def _changed(full: FloatArray, changed: ChangedTokens | None) -> FloatArray:
+    """Changes a whole row in place, and returns it."""
+    if changed is not None:
+        full[changed.ids] = changed.change(full[changed.ids])
+    return full
 
 
 def _rank_reduced(row: LogitsRow, changed: ChangedTokens | None) -> Ranked:
@@ -67,8 +98,13 @@ def _rank_reduced(row: LogitsRow, changed: ChangedTokens | None) -> Ranked:
     return Ranked(ids[order], logits[order])
 
 
-def _select(logits: FloatArray, num_tokens: int) -> Ranked:
-    """Linear in the row, plus the sort of what is returned."""
+def top_ranks(logits: FloatArray, num_tokens: int) -> Ranked:
+    """Returns the first ranks of a whole row, by rising id where logits are equal.
+
+    Linear in the row, plus the sort of what is returned.
+    """
+    if num_tokens == 0:
+        return Ranked(np.empty(0, dtype=np.int64), np.empty(0))
     if num_tokens == 1:
         ids = np.array([logits.argmax()])
         return Ranked(ids, logits[ids])

@@ -2,13 +2,18 @@
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
+from coordinator.core.events import TokenLogprobs
 from coordinator.core.sampling_params import SamplingParams
 from coordinator.core.step import LogitsRequest, LogitsRow
 from coordinator.sampling.changed_tokens import ChangedTokens
+from coordinator.sampling.constraint import Constraint
 from coordinator.sampling.draw import HEAD_SIZE, draw, weigh
+from coordinator.sampling.logprobs import token_logprobs
 from coordinator.sampling.ranking import Ranking
 from coordinator.sampling.uniform import uniform
 from protos.errors import InternalError
@@ -31,7 +36,13 @@ class TokenSampler:
     """
 
     def __init__(
-        self, params: SamplingParams, *, prompt_token_ids: Iterable[int], vocab_size: int
+        self,
+        params: SamplingParams,
+        *,
+        prompt_token_ids: Iterable[int],
+        vocab_size: int,
+        logprobs: int | None = None,
+        constraint: Constraint | None = None,
     ) -> None:
         """Counts the prompt, if a penalty needs it.
 
@@ -39,11 +50,15 @@ class TokenSampler:
             params: Its `seed` is set, unless it is greedy; biased ids lie in `[0, vocab_size)`.
             prompt_token_ids: Each in `[0, vocab_size)`.
             vocab_size: Logits in a row.
+            logprobs: As in `Request`.
+            constraint: Says which tokens may be chosen; with no output so far. None: all.
         """
         self._params = params
         # As the wire carries it, so that both ends weigh with the same temperature.
         self._temperature = float(np.float32(params.temperature))
         self._vocab_size = vocab_size
+        self._logprobs = logprobs
+        self._constraint = constraint
         self._max_candidates = max(HEAD_SIZE, vocab_size // _MIN_REDUCTION)
         self._changed = ChangedTokens.of(params, prompt_token_ids)
         self._num_output_tokens = 0
@@ -59,31 +74,42 @@ class TokenSampler:
           of the distribution does not reach so far.
         - Bias and penalties without top-k change the mass itself, which takes the full row. So
           does a reduced row that would hardly be smaller.
+        - A constraint needs the tokens that it allows, by name, or the full row if these are many.
+        - Log-probabilities need candidates for the most likely tokens, and the mass at
+          temperature 1.
 
         Args:
             row: Row of the micro-batch that holds the last token of the sequence.
         """
-        num_kept = 1 if self._is_greedy else self._params.top_k
-        if self._changed is None and num_kept == 0:
-            return self._head_request(row)
-        num_changed = 0 if self._changed is None else len(self._changed)
-        num_candidates = num_kept + num_changed
-        if num_kept == 0 or num_candidates > self._max_candidates:
-            return LogitsRequest(row=row, num_candidates=self._vocab_size)
-        token_ids = () if self._changed is None else tuple(self._changed.ids.tolist())
-        return LogitsRequest(row=row, num_candidates=num_candidates, token_ids=token_ids)
+        request = self._request_for_choice(row)
+        if self._logprobs is None:
+            return request
+        return replace(
+            request,
+            num_candidates=max(request.num_candidates, self._logprobs),
+            wants_unit_log_sum_exp=request.temperature not in (None, 1.0),
+        )
 
     def sample(self, row: LogitsRow) -> int:
         """Returns the next token, given the row that `logits_request` asked for.
 
         Raises:
             InternalError: The model produced NaN or infinite logits; ends this request only.
+            StagecoachError: The constraint is broken; likewise.
         """
         if not math.isfinite(row.log_sum_exp):
             raise InternalError("model produced NaN or infinite logits")
-        if self._is_greedy and self._changed is None and row.full is None:
+        if self._constraint is not None:
+            allowed_ids = self._constraint.allowed_ids
+            if len(allowed_ids) == 0:
+                raise self._constraint.error
+            if len(allowed_ids) == 1:
+                return int(allowed_ids[0])
+            ranking = self._rank_allowed(row, allowed_ids)
+        elif self._is_greedy and self._changed is None and row.full is None:
             return int(row.candidate_ids[0])
-        ranking = Ranking(row, self._changed)
+        else:
+            ranking = Ranking(row, self._changed)
         if self._is_greedy:
             return int(ranking.top(1).ids[0])
         return draw(
@@ -94,15 +120,56 @@ class TokenSampler:
             random_number=self._random_number(),
         )
 
+    def logprobs(self, row: LogitsRow, token_id: int) -> TokenLogprobs | None:
+        """Returns the log-probabilities of the token that `sample` chose from the same row.
+
+        Returns:
+            None when the request asked for none.
+
+        Raises:
+            InternalError: The row lacks what `logits_request` asked for.
+        """
+        if self._logprobs is None:
+            return None
+        named_ids = self.logits_request(row.row).token_ids
+        return token_logprobs(row, token_id, num_top=self._logprobs, named_ids=named_ids)
+
+    @property
+    def is_complete(self) -> bool:
+        """True when the constraint lets nothing follow."""
+        return self._constraint is not None and self._constraint.is_complete
+
     def append(self, token_id: int) -> None:
         """Counts a token of output, sampled or replayed."""
         self._num_output_tokens += 1
+        if self._constraint is not None:
+            self._constraint.append(token_id)
         if self._changed is not None:
             self._changed.append(token_id)
 
     @property
     def _is_greedy(self) -> bool:
         return self._temperature == 0.0
+
+    def _request_for_choice(self, row: int) -> LogitsRequest:
+        """What choosing the token takes, without its log-probability."""
+        if self._constraint is not None:
+            return self._allowed_request(row, self._constraint)
+        num_kept = 1 if self._is_greedy else self._params.top_k
+        if self._changed is None and num_kept == 0:
+            return self._head_request(row)
+        num_changed = 0 if self._changed is None else len(self._changed)
+        num_candidates = num_kept + num_changed
+        if num_kept == 0 or num_candidates > self._max_candidates:
+            return LogitsRequest(row=row, num_candidates=self._vocab_size)
+        token_ids = () if self._changed is None else tuple(self._changed.ids.tolist())
+        return LogitsRequest(row=row, num_candidates=num_candidates, token_ids=token_ids)
+
+    def _allowed_request(self, row: int, constraint: Constraint) -> LogitsRequest:
+        allowed_ids = constraint.allowed_ids
+        if len(allowed_ids) > self._max_candidates:
+            return LogitsRequest(row=row, num_candidates=self._vocab_size)
+        return LogitsRequest(row=row, num_candidates=1, token_ids=tuple(allowed_ids.tolist()))
 
     def _head_request(self, row: int) -> LogitsRequest:
         params = self._params
@@ -121,9 +188,18 @@ class TokenSampler:
             temperature=self._temperature,
         )
 
+    def _rank_allowed(self, row: LogitsRow, allowed_ids: npt.NDArray[np.int64]) -> Ranking:
+        ranking = Ranking.of_allowed(
+            row, self._changed, allowed_ids=allowed_ids, vocab_size=self._vocab_size
+        )
+        if not math.isfinite(ranking.top(1).logits[0]):
+            raise InternalError("model produced no finite logit of a token that is allowed")
+        return ranking
+
     def _total(self, row: LogitsRow, ranking: Ranking) -> float:
         """Weight of the whole row, as `draw` takes it."""
-        if self._changed is None or ranking.full is None:
+        is_changed = self._changed is not None or self._constraint is not None
+        if not is_changed or ranking.full is None:
             return math.exp(row.log_sum_exp)
         return float(weigh(ranking.full, ranking.full.max(), self._temperature).sum())
 

@@ -1,10 +1,11 @@
 """What the doors need of the thing that generates. Owned here, implemented by the engine."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from typing import Protocol
 
 from coordinator.core.events import GenerationEvent
 from coordinator.core.request_spec import Prompt, RequestSpec
+from coordinator.core.served_model import ServedModel
 from coordinator.core.status import EngineStatus
 from coordinator.step_watch import StepChunk
 
@@ -48,6 +49,11 @@ class GenerationEngine(Protocol):
     """Generates text for many requests at once. Called from one event loop only."""
 
     @property
+    def served_model(self) -> ServedModel:
+        """What clients may know of the model."""
+        ...
+
+    @property
     def is_ready(self) -> bool:
         """True while requests are served."""
         ...
@@ -71,6 +77,22 @@ class GenerationEngine(Protocol):
 
         Raises:
             InvalidArgumentError: The prompt is empty, not in the vocabulary, or cannot be encoded.
+        """
+        ...
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """What a token stands for in a text; empty without a tokenizer.
+
+        Args:
+            token_id: In the vocabulary.
+        """
+        ...
+
+    def detokenize(self, token_ids: Collection[int]) -> str:
+        """Turns token ids into text, special tokens left out.
+
+        Raises:
+            InvalidArgumentError: An id is not in the vocabulary, or there is no tokenizer.
         """
         ...
 

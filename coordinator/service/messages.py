@@ -18,8 +18,10 @@ from coordinator.core.events import (
     RequestTimings,
     StageTotals,
     StepTotals,
+    TokenLogprobs,
     TokensEvent,
 )
+from coordinator.core.grammar import Grammar, GrammarKind
 from coordinator.core.request import FinishReason
 from coordinator.core.request_spec import (
     ChatMessage,
@@ -69,7 +71,25 @@ def request_spec(message: generation_pb2.GenerateRequest) -> RequestSpec:
         ignore_eos=message.ignore_eos,
         request_id=message.request_id if message.HasField("request_id") else None,
         cache_salt=message.cache_salt if message.HasField("cache_salt") else None,
+        logprobs=message.logprobs if message.HasField("logprobs") else None,
+        grammar=_grammar(message.grammar) if message.HasField("grammar") else None,
     )
+
+
+def _grammar(message: generation_pb2.Grammar) -> Grammar:
+    refuse_unknown_fields(message, "grammar")
+    refuse_unknown_fields(message.json_object, "grammar.json_object")
+    match message.WhichOneof("form"):
+        case "json_schema":
+            return Grammar(kind=GrammarKind.JSON_SCHEMA, text=message.json_schema)
+        case "json_object":
+            return Grammar(kind=GrammarKind.JSON_OBJECT)
+        case "regex":
+            return Grammar(kind=GrammarKind.REGEX, text=message.regex)
+        case "lark":
+            return Grammar(kind=GrammarKind.LARK, text=message.lark)
+        case None:
+            raise InvalidArgumentError("grammar has no form", field="grammar")
 
 
 def tokenize_prompt(message: generation_pb2.TokenizeRequest) -> Prompt:
@@ -132,7 +152,11 @@ def generate_response(event: GenerationEvent) -> generation_pb2.GenerateResponse
     """Writes an event."""
     match event:
         case TokensEvent():
-            chunk = generation_pb2.TokenChunk(token_ids=event.token_ids, text=event.text)
+            chunk = generation_pb2.TokenChunk(
+                token_ids=event.token_ids,
+                text=event.text,
+                logprobs=map(_token_logprobs, event.logprobs),
+            )
             return generation_pb2.GenerateResponse(tokens=chunk)
         case Accepted():
             accepted = generation_pb2.Accepted(
@@ -149,6 +173,14 @@ def generate_response(event: GenerationEvent) -> generation_pb2.GenerateResponse
                 timings=_request_timings(event.timings),
             )
             return generation_pb2.GenerateResponse(finished=finished)
+
+
+def _token_logprobs(logprobs: TokenLogprobs) -> generation_pb2.TokenLogprobs:
+    return generation_pb2.TokenLogprobs(
+        logprob=logprobs.logprob,
+        top_token_ids=[token_id for token_id, _ in logprobs.top],
+        top_logprobs=[logprob for _, logprob in logprobs.top],
+    )
 
 
 def _request_timings(timings: RequestTimings) -> generation_pb2.RequestTimings:

@@ -10,10 +10,15 @@ import logging
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from coordinator.access.callers import Callers
+from coordinator.service.authentication import Authentication
 from coordinator.service.generation_engine import GenerationEngine
 from coordinator.service.servicer import SERVICE_NAME, GenerationServicer
 from protos.errors import UnavailableError
+from protos.limits import server_limits
 from protos.stagecoach.v1 import generation_pb2_grpc
+from security.credentials import server_credentials
+from security.tls_files import TlsFiles
 
 _MAX_OTHER_CALLS = 4096
 """Besides the requests that wait: those that run, health, status, tokenization."""
@@ -57,17 +62,32 @@ class GenerationServer:
         listen: HOST:PORT; port 0 takes a free one.
         max_model_len: Most tokens of one request; bounds the messages.
         max_num_waiting: Most requests that wait; bounds the calls.
+        tls: Who it is. None: it speaks plain text.
+        callers: Whose API keys are good. None: no key is needed.
     """
 
-    def __init__(self, listen: str, *, max_model_len: int, max_num_waiting: int) -> None:
+    def __init__(
+        self,
+        listen: str,
+        *,
+        max_model_len: int,
+        max_num_waiting: int,
+        tls: TlsFiles | None = None,
+        callers: Callers | None = None,
+    ) -> None:
         """Binds nothing yet."""
         self._listen = listen
+        self._tls = tls
         self._engine: GenerationEngine | None = None
         self._servicer = GenerationServicer()
         self._reporter: asyncio.Task[None] | None = None
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
-            options=_server_options(max_message_bytes(max_model_len)),
+            interceptors=() if callers is None else (Authentication(callers),),
+            options=[
+                *_server_options(max_message_bytes(max_model_len)),
+                *server_limits(max_calls_per_connection=max_concurrent_calls(max_num_waiting)),
+            ],
             maximum_concurrent_rpcs=max_concurrent_calls(max_num_waiting),
         )
         generation_pb2_grpc.add_GenerationServiceServicer_to_server(self._servicer, self._server)
@@ -81,17 +101,21 @@ class GenerationServer:
 
         Raises:
             UnavailableError: The address cannot be bound.
+            InvalidArgumentError: The TLS files are not good.
         """
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         try:
-            port = self._server.add_insecure_port(self._listen)
+            if self._tls is None:
+                port = self._server.add_insecure_port(self._listen)
+            else:
+                port = self._server.add_secure_port(self._listen, server_credentials(self._tls))
         except RuntimeError as error:
             raise UnavailableError(
                 f"cannot listen on {self._listen}: the address is in use or not of this machine"
             ) from error
         await self._server.start()
         address = f"{self._listen.rpartition(':')[0]}:{port}"
-        _log.info("listening on %s", address)
+        _log.info("listening on %s %s", address, "with TLS" if self._tls else "in plain text")
         return address
 
     async def serve(self, engine: GenerationEngine) -> None:

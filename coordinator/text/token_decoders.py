@@ -32,6 +32,11 @@ class TokenDecoder(Protocol):
         """Returns the rest of the text; what is incomplete becomes U+FFFD."""
         ...
 
+    @staticmethod
+    def spell(token: str) -> bytes:
+        """Returns the UTF-8 bytes that a token stands for inside a text."""
+        ...
+
 
 class ByteLevelDecoder:
     """Byte-level BPE, as GPT-2's: every character of a token stands for one byte."""
@@ -42,15 +47,19 @@ class ByteLevelDecoder:
 
     def push(self, token: str) -> str:
         """See `TokenDecoder.push`; holds back an incomplete character."""
-        try:
-            data = bytes([_BYTES[char] for char in token])
-        except KeyError:  # an added token is spelled as it reads
-            data = token.encode()
-        return self._utf8.decode(data)
+        return self._utf8.decode(self.spell(token))
 
     def flush(self) -> str:
         """See `TokenDecoder.flush`."""
         return self._utf8.decode(b"", final=True)
+
+    @staticmethod
+    def spell(token: str) -> bytes:
+        """See `TokenDecoder.spell`."""
+        try:
+            return bytes([_BYTES[char] for char in token])
+        except KeyError:  # an added token is spelled as it reads
+            return token.encode()
 
 
 class SentencePieceDecoder:
@@ -83,6 +92,14 @@ class SentencePieceDecoder:
     def flush(self) -> str:
         """See `TokenDecoder.flush`."""
         return self._strip(self._end_run())
+
+    @staticmethod
+    def spell(token: str) -> bytes:
+        """See `TokenDecoder.spell`."""
+        match = _BYTE_TOKEN.fullmatch(token)
+        return (
+            token.replace(_SPACE_SIGN, " ").encode() if match is None else bytes.fromhex(match[1])
+        )
 
     def _push_byte(self, byte: bytes) -> str:
         if not self._run_is_valid:

@@ -74,6 +74,28 @@ class Tokenizer:
         text = self._chat_template.render(messages)
         return self._encode(text, add_special_tokens=False, field="prompt.chat.messages.content")
 
+    def detokenize(self, token_ids: Iterable[int]) -> str:
+        """Returns the text of tokens, special ones left out; what is incomplete becomes U+FFFD."""
+        detokenizer = self.detokenizer()
+        return detokenizer.push(token_ids) + detokenizer.flush()
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """Returns what one token stands for inside a text, which may be part of a character.
+
+        A special token stands for its name, such as `</s>`; an id that the tokenizer does not know
+        for nothing.
+        """
+        token = self._backend.id_to_token(token_id)
+        return b"" if token is None else self._make_decoder().spell(token)
+
+    def token_text(self, token_id: int) -> str:
+        """Returns `token_bytes` as text; what is no whole character becomes U+FFFD."""
+        return self.token_bytes(token_id).decode(errors="replace")
+
+    def serialized(self) -> str:
+        """Returns the tokenizer as the text of a `tokenizer.json`."""
+        return self._backend.to_str()
+
     def detokenizer(self) -> IncrementalDetokenizer:
         """Returns a detokenizer for one new sequence."""
         return IncrementalDetokenizer(

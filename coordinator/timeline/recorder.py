@@ -14,18 +14,18 @@ LAST_RECORDS_TIMEOUT_S = 2.0
 
 
 class StepRecorder:
-    """Watches a coordinator in a `with` block, in a thread and over a connection of its own.
+    """Watches a coordinator in a `with` block, in a thread of its own.
 
     Args:
-        address: HOST:PORT of the coordinator.
+        client: Of the coordinator; the recorder closes it.
 
     Raises:
         StagecoachError: On entering: the coordinator cannot be watched.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, client: Client) -> None:
         """Connects nothing yet."""
-        self._client = Client(address)
+        self._client = client
         self._records: list[StepRecord] = []
         self._num_slices = 0
         self._error: StagecoachError | None = None

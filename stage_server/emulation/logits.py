@@ -41,6 +41,7 @@ class HashedLogits:
     def reduce(self, prefix_hash: int, request: LogitsRequest) -> LogitsRow:
         """Reduces a row as `stage_server.logits.reduce_logits` would."""
         log_sum_exp = self._log_sum_exp(request.temperature)
+        unit_log_sum_exp = self._log_sum_exp(1.0) if request.wants_unit_log_sum_exp else None
         candidates = self._by_rank[: request.num_candidates].tolist()
         if request.num_candidates >= self._vocab_size or not covers(
             request, log_sum_exp, candidates
@@ -52,6 +53,7 @@ class HashedLogits:
                 candidate_logits=[],
                 token_logits=[],
                 full=self.row(prefix_hash),
+                unit_log_sum_exp=unit_log_sum_exp,
             )
         first = prefix_hash % self._vocab_size
         return LogitsRow(
@@ -63,6 +65,7 @@ class HashedLogits:
                 float(self._by_rank[(token_id - first) % self._vocab_size])
                 for token_id in request.token_ids
             ],
+            unit_log_sum_exp=unit_log_sum_exp,
         )
 
     def _compute_log_sum_exp(self, temperature: float) -> float:

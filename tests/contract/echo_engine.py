@@ -6,11 +6,13 @@ as the contract of `GenerationEngine` asks.
 
 import asyncio
 import codecs
+import contextlib
 import itertools
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import asynccontextmanager
 
+from coordinator.access.callers import Callers
 from coordinator.core.events import (
     Accepted,
     Finished,
@@ -18,15 +20,18 @@ from coordinator.core.events import (
     RequestTimings,
     StageTotals,
     StepTotals,
+    TokenLogprobs,
     TokensEvent,
 )
 from coordinator.core.request import FinishReason
-from coordinator.core.request_spec import ChatPrompt, Prompt, RequestSpec, TextPrompt
+from coordinator.core.request_spec import ChatPrompt, Prompt, RequestSpec, TextPrompt, TokenPrompt
+from coordinator.core.served_model import ServedModel
 from coordinator.core.stage_info import StageInfo
 from coordinator.core.status import EngineStatus, StageState, StageStatus
 from coordinator.core.step import StageSpan
 from coordinator.core.step_record import StageVisit, StepInstants, StepRecord
 from coordinator.readiness import Readiness
+from coordinator.service.generation_engine import GenerationEngine
 from coordinator.service.server import GenerationServer
 from coordinator.step_watch import StepHub, StepWatch
 from protos import PROTOCOL_VERSION, __version__
@@ -37,6 +42,7 @@ from protos.errors import (
     UnavailableError,
 )
 from protos.layer_range import LayerRange
+from security.tls_files import TlsFiles
 
 VOCAB_SIZE = 256
 MAX_MODEL_LEN = 4096
@@ -101,7 +107,7 @@ class EchoStream:
     """The events of one request; `running` holds it from its start to its end."""
 
     def __init__(self, engine: "EchoEngine", spec: RequestSpec, prompt: list[int]) -> None:
-        self.is_cancelled = False
+        self._cancelled = asyncio.Event()
         self._engine = engine
         self._spec = spec
         self._events = self._generate(prompt)
@@ -112,8 +118,12 @@ class EchoStream:
     async def __anext__(self) -> GenerationEvent:
         return await anext(self._events)
 
+    @property
+    def is_cancelled(self) -> bool:
+        return self._cancelled.is_set()
+
     def cancel(self) -> None:
-        self.is_cancelled = True
+        self._cancelled.set()
         self._engine.running.discard(self)
 
     def _output(self, prompt: list[int]) -> Iterator[int]:
@@ -129,19 +139,41 @@ class EchoStream:
         yield Accepted(request_id=self._spec.request_id or "echo-1", num_prompt_tokens=len(prompt))
         num_tokens = 0
         for token_id in self._output(prompt):
-            await asyncio.sleep(self._engine.delay_s)
+            await self._pause()
+            if self.is_cancelled:
+                yield self._finished(FinishReason.ABORT, prompt, num_tokens)
+                return
             if self._engine.is_closed:
                 raise UnavailableError("the coordinator is shutting down")
             if self._engine.failure is not None and num_tokens == self._engine.fail_after_tokens:
                 raise self._engine.failure
             num_tokens += 1
             self._engine.publish_step(len(prompt) if num_tokens == 1 else 0)
-            yield TokensEvent(token_ids=(token_id,), text=decoder.decode(bytes([token_id])))
+            logprobs = self._engine.logprobs
+            yield TokensEvent(
+                token_ids=(token_id,),
+                text=decoder.decode(bytes([token_id])),
+                logprobs=() if logprobs is None else (logprobs,),
+            )
         self._engine.running.discard(self)
         is_full = num_tokens == self._spec.max_tokens
-        yield Finished(
-            finish_reason=FinishReason.LENGTH if is_full else FinishReason.STOP,
-            text=decoder.decode(b"", final=True),
+        reason = FinishReason.LENGTH if is_full else FinishReason.STOP
+        yield self._finished(reason, prompt, num_tokens, decoder.decode(b"", final=True))
+
+    async def _pause(self) -> None:
+        """Takes the time of a token, or less when the request is cancelled."""
+        if not self._engine.delay_s:
+            await asyncio.sleep(0)
+            return
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._cancelled.wait(), self._engine.delay_s)
+
+    def _finished(
+        self, reason: FinishReason, prompt: list[int], num_tokens: int, text: str = ""
+    ) -> Finished:
+        return Finished(
+            finish_reason=reason,
+            text=text,
             num_prompt_tokens=len(prompt),
             num_completion_tokens=num_tokens,
             num_cached_tokens=len(prompt) - 1,
@@ -160,6 +192,7 @@ class EchoEngine:
         self.max_running = max_running
         self.failure: Exception | None = None
         self.fail_after_tokens: int | None = None
+        self.logprobs: TokenLogprobs | None = None
         self.running: set[EchoStream] = set()
         self.specs: list[RequestSpec] = []
         self.is_closed = False
@@ -167,6 +200,23 @@ class EchoEngine:
         self.readiness.set(True)
         self.steps = StepHub()
         self.num_steps = 0
+
+    @property
+    def served_model(self) -> ServedModel:
+        return ServedModel(
+            model_id="echo",
+            vocab_size=VOCAB_SIZE,
+            max_model_len=MAX_MODEL_LEN,
+            has_tokenizer=True,
+            has_prefix_cache=True,
+        )
+
+    def token_bytes(self, token_id: int) -> bytes:
+        return bytes([token_id])
+
+    def detokenize(self, token_ids: Collection[int]) -> str:
+        self.tokenize(TokenPrompt(token_ids=tuple(token_ids)))
+        return bytes(token_ids).decode(errors="replace")
 
     def submit(self, spec: RequestSpec) -> EchoStream:
         if self.failure is not None and self.fail_after_tokens is None:
@@ -264,10 +314,16 @@ class EchoEngine:
 
 
 @asynccontextmanager
-async def bound() -> AsyncIterator[tuple[GenerationServer, str]]:
+async def bound(
+    *, tls: TlsFiles | None = None, callers: Callers | None = None
+) -> AsyncIterator[tuple[GenerationServer, str]]:
     """A real server without an engine yet, and its address."""
     server = GenerationServer(
-        "127.0.0.1:0", max_model_len=MAX_MODEL_LEN, max_num_waiting=MAX_NUM_WAITING
+        "127.0.0.1:0",
+        max_model_len=MAX_MODEL_LEN,
+        max_num_waiting=MAX_NUM_WAITING,
+        tls=tls,
+        callers=callers,
     )
     address = await server.start()
     try:
@@ -277,8 +333,10 @@ async def bound() -> AsyncIterator[tuple[GenerationServer, str]]:
 
 
 @asynccontextmanager
-async def serving(engine: EchoEngine) -> AsyncIterator[str]:
+async def serving(
+    engine: GenerationEngine, *, tls: TlsFiles | None = None, callers: Callers | None = None
+) -> AsyncIterator[str]:
     """A real server around the engine; yields its address."""
-    async with bound() as (server, address):
+    async with bound(tls=tls, callers=callers) as (server, address):
         await server.serve(engine)
         yield address

@@ -12,6 +12,7 @@ from protos.errors import StagecoachError
 from protos.layer_range import LayerRange
 from protos.stagecoach.v1 import stage_pb2, stage_pb2_grpc
 from protos.status import from_rpc_error, from_status
+from security.tls_files import TlsFiles
 from stage_server.config import ListenAddress, StageConfig
 from stage_server.engine import EngineInfo, StageEngine
 from stage_server.limits import MessageLimits
@@ -128,11 +129,14 @@ def stage_config(**changes: object) -> StageConfig:
 
 @asynccontextmanager
 async def bound_stage(
-    load: Callable[[], StageEngine], listen: ListenAddress = FREE_PORT
+    load: Callable[[], StageEngine],
+    listen: ListenAddress = FREE_PORT,
+    *,
+    tls: TlsFiles | None = None,
 ) -> AsyncIterator[RunningStage]:
     """A server that is bound and has not loaded; drained at the end."""
     limits = MessageLimits.of_stage(stage_config(), hidden_size=4, vocab_size=32)
-    server = StageServer(listen, limits=limits, load=load)
+    server = StageServer(listen, limits=limits, load=load, tls=tls)
     try:
         address = str(await server.start())
         async with grpc.aio.insecure_channel(
@@ -145,11 +149,14 @@ async def bound_stage(
 
 @asynccontextmanager
 async def running_stage(
-    engine: StageEngine | None = None, *, info: EngineInfo | None = None
+    engine: StageEngine | None = None,
+    *,
+    info: EngineInfo | None = None,
+    tls: TlsFiles | None = None,
 ) -> AsyncIterator[RunningStage]:
     """A server that serves an engine."""
     served = engine or ArithmeticEngine(info or arithmetic_info())
-    async with bound_stage(lambda: served) as stage:
+    async with bound_stage(lambda: served, tls=tls) as stage:
         await stage.server.load()
         yield stage
 

@@ -10,13 +10,17 @@ import json
 import os
 import re
 import shlex
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import httpx2
 import pytest
+
+from coordinator.client import Client, UnauthenticatedError
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
@@ -68,13 +72,13 @@ def output_of(command: str, *, cwd: Path = ROOT, **variables: str) -> str:
 
 
 @contextmanager
-def server(command: str) -> Iterator[dict[str, str]]:
+def server(command: str, *, cwd: Path = ROOT) -> Iterator[dict[str, str]]:
     """Runs a server; yields the JSON line that it prints when it is ready."""
     with subprocess.Popen(
         [*shlex.split(command), "--json"],
         stdout=subprocess.PIPE,
         text=True,
-        cwd=ROOT,
+        cwd=cwd,
         env=environment(),
     ) as process:
         assert process.stdout is not None
@@ -104,6 +108,11 @@ def test_no_command_is_without_a_test() -> None:
         ("coordinator-cli", "serve"),
         ("coordinator-cli", "plan"),
         ("coordinator-cli", "bench"),
+        ("coordinator-cli", "certs"),
+        ("coordinator-cli", "keys"),
+        ("export", "STAGECOACH_COORDINATOR=192.168.1.10:50050"),
+        ("export", "STAGECOACH_COORDINATOR_CA=pki/ca.pem"),
+        ("export", "STAGECOACH_API_KEY=..."),
         ("stage-server", "--model"),
     }
     assert {tuple(command.split()[:2]) for command in COMMANDS} == tested
@@ -171,18 +180,40 @@ def test_the_python_program(coordinator: str) -> None:
     assert len(printed.getvalue()) > 40
 
 
-def test_three_boxes() -> None:
+def test_three_boxes(tmp_path: Path) -> None:
+    """With the README's certificates, keys and variables; only addresses differ."""
+    for command in commands_of("coordinator-cli", "certs"):
+        output_of(f"{command} --host 127.0.0.1" if "issue" in command else command, cwd=tmp_path)
+    [new_key] = commands_of("coordinator-cli", "keys")
+    key = output_of(new_key, cwd=tmp_path).strip()
     commands = commands_of("stage-server")
     assert len(commands) == 3
     [serve] = commands_of("coordinator-cli", "serve")
+    [door_flags] = re.findall(r"add to `serve` the flags `(.*?)`", README)
+    door_flags = re.sub(r"0\.0\.0\.0:\d+", "127.0.0.1:0", door_flags)
     with ExitStack() as boxes:
         for index, command in enumerate(commands, start=1):
             assert "0.0.0.0:50051" in command
-            ready = boxes.enter_context(server(command.replace("0.0.0.0:50051", "127.0.0.1:0")))
+            local = command.replace("0.0.0.0:50051", "127.0.0.1:0")
+            ready = boxes.enter_context(server(local, cwd=tmp_path))
             serve = serve.replace(f"box{index}:50051", ready["address"])
-        coordinator = boxes.enter_context(server(f"{serve} --listen 127.0.0.1:0"))
-        text = output_of(
-            "coordinator-cli generate 'One two three' --max-tokens 4",
-            STAGECOACH_COORDINATOR=coordinator["grpc"],
-        )
-        assert text.strip()
+        ready = boxes.enter_context(server(f"{serve} {door_flags}", cwd=tmp_path))
+        values = {
+            "STAGECOACH_COORDINATOR": ready["grpc"],
+            "STAGECOACH_COORDINATOR_CA": "pki/ca.pem",
+            "STAGECOACH_API_KEY": key,
+        }
+        assert [command.split()[1].partition("=")[0] for command in commands_of("export")] == [
+            *values
+        ]
+        generate = "coordinator-cli generate 'One two three' --max-tokens 4"
+        assert output_of(generate, cwd=tmp_path, **values).strip()
+        trust = ssl.create_default_context(cafile=tmp_path / "pki" / "ca.pem")
+        models = f"https://{ready['http']}/v1/models"
+        answer = httpx2.get(models, headers={"authorization": f"Bearer {key}"}, verify=trust)
+        assert answer.json()["data"][0]["owned_by"] == "stagecoach"
+        with (
+            Client(ready["grpc"], tls=tmp_path / "pki" / "ca.pem", api_key=f"{key}x") as stranger,
+            pytest.raises(UnauthenticatedError),
+        ):
+            stranger.status()

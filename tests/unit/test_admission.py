@@ -6,7 +6,15 @@ from typing import cast
 import pytest
 
 from coordinator.admission import Admission
-from coordinator.core.request_spec import ChatMessage, ChatPrompt, RequestSpec, TextPrompt
+from coordinator.core.request_spec import (
+    MAX_CHAT_MESSAGES,
+    MAX_STOP_CHARS,
+    ChatMessage,
+    ChatPrompt,
+    RequestSpec,
+    TextPrompt,
+    TokenPrompt,
+)
 from coordinator.text.tokenizer import Tokenizer
 from protos.errors import ContextLengthExceededError, InvalidArgumentError
 
@@ -67,3 +75,21 @@ def test_a_request_gets_a_name_a_seed_and_the_end_tokens_of_the_model() -> None:
 def test_a_request_id_that_would_forge_a_line_of_a_log_is_refused() -> None:
     with pytest.raises(InvalidArgumentError, match="request_id has characters"):
         RequestSpec(prompt=TextPrompt(text="x"), request_id="a\nb")
+
+
+def test_more_ids_than_a_request_may_hold_are_refused_before_they_are_looked_at() -> None:
+    with pytest.raises(ContextLengthExceededError, match=r"has 21 tokens.* may have 20"):
+        create_admission().tokenize(TokenPrompt(token_ids=(999,) * 21))
+
+
+def test_what_a_client_can_make_long_has_a_limit() -> None:
+    message = ChatMessage(role="user", content="")
+    ChatPrompt(messages=(message,) * MAX_CHAT_MESSAGES)
+    with pytest.raises(InvalidArgumentError, match="4097 messages") as caught:
+        ChatPrompt(messages=(message,) * (MAX_CHAT_MESSAGES + 1))
+    assert caught.value.field == "prompt.chat.messages"
+    prompt = TextPrompt(text="x")
+    RequestSpec(prompt=prompt, stop=("x" * MAX_STOP_CHARS,))
+    with pytest.raises(InvalidArgumentError, match="1025 characters") as caught:
+        RequestSpec(prompt=prompt, stop=("x", "x" * (MAX_STOP_CHARS + 1)))
+    assert caught.value.field == "stop"

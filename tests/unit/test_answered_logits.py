@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -57,6 +58,16 @@ def set_nan(row: stage_pb2.LogitsRow) -> None:
 
 def set_token_infinite(row: stage_pb2.LogitsRow) -> None:
     row.token_logits[0] = math.inf
+
+
+def test_the_mass_at_temperature_one_is_there_when_it_was_wanted() -> None:
+    wanted = [replace(WANTED[0], wants_unit_log_sum_exp=True)]
+    with pytest.raises(InternalError, match="row 3: unit_log_sum_exp is missing"):
+        read_logits([reduced()], wanted, VOCAB_SIZE)
+    message = reduced()
+    message.unit_log_sum_exp = 0.75
+    (row,) = read_logits([message], wanted, VOCAB_SIZE)
+    assert row.unit_log_sum_exp == 0.75
 
 
 @pytest.mark.parametrize(

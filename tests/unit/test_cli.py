@@ -53,7 +53,8 @@ def test_serve_takes_the_prefix_cache_from_the_flag_or_else_the_environment(
 
 
 @pytest.mark.parametrize(
-    "command", [(), ("up",), ("serve",), ("generate",), ("status",), ("plan",), ("bench",)]
+    "command",
+    [(), ("up",), ("serve",), ("generate",), ("chat",), ("status",), ("plan",), ("bench",)],
 )
 def test_every_command_has_help(command: tuple[str, ...]) -> None:
     result = run_cli(*command, "--help")

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import llguidance
 import pytest
 import tokenizers
 from tokenizers import pre_tokenizers
@@ -294,6 +295,34 @@ def test_truncation_and_padding_of_a_file_are_ignored(tmp_path: Path) -> None:
     assert len(tokenizer.encode("aaa")) == 3
     assert tokenizer.eos_token_ids == {258}
     assert tokenizer.encode_chat([ChatMessage(role="user", content="ab")]) == [257, 256, 258]
+
+
+def test_tokens_by_themselves_spell_the_bytes_that_llguidance_reads(
+    demo: Tokenizer, llama2_files: HfTokenizerFiles
+) -> None:
+    for tokenizer in (demo, load(llama2_files)):
+        vocabulary = llguidance.LLTokenizer(tokenizer.serialized(), eos_token=2)
+        for token_id in range(tokenizer.vocab_size):
+            assert tokenizer.token_bytes(token_id) == vocabulary.decode_bytes([token_id])
+
+
+def test_the_bytes_of_the_tokens_of_a_text_are_the_text(demo: Tokenizer) -> None:
+    text = "Grüße, 世界 👋🏽!\n\tx  = 1"
+    token_ids = demo.encode(text)
+    assert b"".join(map(demo.token_bytes, token_ids)).decode() == text
+    assert demo.detokenize(token_ids) == text
+    emoji = demo.encode("👋")
+    assert len(emoji) > 1
+    assert demo.token_text(emoji[0]) == "\N{REPLACEMENT CHARACTER}"
+    assert demo.detokenize(emoji[:1]) == "\N{REPLACEMENT CHARACTER}"
+
+
+def test_special_tokens_stand_for_their_names_and_unknown_ids_for_nothing(demo: Tokenizer) -> None:
+    (end,) = demo.eos_token_ids
+    assert demo.token_bytes(end) == b"<|im_end|>"
+    assert demo.token_text(end) == "<|im_end|>"
+    assert demo.detokenize([end]) == ""
+    assert demo.token_bytes(demo.vocab_size) == b""
 
 
 def test_model_without_tokenizer_has_none() -> None:

@@ -27,6 +27,9 @@ if _version_not_supported:
 
 class GenerationServiceStub:
     """Text generation over a pipeline of stages.
+
+    Where the operator has given out API keys, every call carries one in its metadata, as
+    `authorization: Bearer KEY`; without a good one it ends with UNAUTHENTICATED.
     """
 
     def __init__(self, channel):
@@ -59,6 +62,9 @@ class GenerationServiceStub:
 
 class GenerationServiceServicer:
     """Text generation over a pipeline of stages.
+
+    Where the operator has given out API keys, every call carries one in its metadata, as
+    `authorization: Bearer KEY`; without a good one it ends with UNAUTHENTICATED.
     """
 
     def Generate(self, request, context):
@@ -126,6 +132,9 @@ def add_GenerationServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class GenerationService:
     """Text generation over a pipeline of stages.
+
+    Where the operator has given out API keys, every call carries one in its metadata, as
+    `authorization: Bearer KEY`; without a good one it ends with UNAUTHENTICATED.
     """
 
     @staticmethod

@@ -27,7 +27,11 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class GenerationServiceStub:
-    """Text generation over a pipeline of stages."""
+    """Text generation over a pipeline of stages.
+
+    Where the operator has given out API keys, every call carries one in its metadata, as
+    `authorization: Bearer KEY`; without a good one it ends with UNAUTHENTICATED.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -50,7 +54,11 @@ class GenerationServiceStub:
 
 @_typing.type_check_only
 class GenerationServiceAsyncStub(GenerationServiceStub):
-    """Text generation over a pipeline of stages."""
+    """Text generation over a pipeline of stages.
+
+    Where the operator has given out API keys, every call carries one in its metadata, as
+    `authorization: Bearer KEY`; without a good one it ends with UNAUTHENTICATED.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.UnaryStreamMultiCallable[_generation_pb2.GenerateRequest, _generation_pb2.GenerateResponse]  # type: ignore[assignment]
@@ -69,7 +77,11 @@ class GenerationServiceAsyncStub(GenerationServiceStub):
     """
 
 class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Text generation over a pipeline of stages."""
+    """Text generation over a pipeline of stages.
+
+    Where the operator has given out API keys, every call carries one in its metadata, as
+    `authorization: Bearer KEY`; without a good one it ends with UNAUTHENTICATED.
+    """
 
     @_abc_1.abstractmethod
     def Generate(

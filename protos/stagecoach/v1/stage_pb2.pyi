@@ -484,6 +484,7 @@ class LogitsRequest(_message.Message):
     MIN_GAP_FIELD_NUMBER: _builtins.int
     TEMPERATURE_FIELD_NUMBER: _builtins.int
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    WANTS_UNIT_LOG_SUM_EXP_FIELD_NUMBER: _builtins.int
     row: _builtins.int
     """Row of the micro-batch, in [0, num_tokens)."""
     num_candidates: _builtins.int
@@ -500,6 +501,8 @@ class LogitsRequest(_message.Message):
     """
     temperature: _builtins.float
     """Temperature for `min_mass` and for `LogitsRow.log_sum_exp`; above 0. Default 1."""
+    wants_unit_log_sum_exp: _builtins.bool
+    """Asks for `LogitsRow.unit_log_sum_exp`."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Ids whose logits are wanted in addition, each in [0, vocab_size)."""
@@ -513,10 +516,11 @@ class LogitsRequest(_message.Message):
         min_gap: _builtins.float | None = ...,
         temperature: _builtins.float | None = ...,
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        wants_unit_log_sum_exp: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_min_gap", b"_min_gap", "_min_mass", b"_min_mass", "_temperature", b"_temperature", "min_gap", b"min_gap", "min_mass", b"min_mass", "temperature", b"temperature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_gap", b"_min_gap", "_min_mass", b"_min_mass", "_temperature", b"_temperature", "min_gap", b"min_gap", "min_mass", b"min_mass", "num_candidates", b"num_candidates", "row", b"row", "temperature", b"temperature", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_gap", b"_min_gap", "_min_mass", b"_min_mass", "_temperature", b"_temperature", "min_gap", b"min_gap", "min_mass", b"min_mass", "num_candidates", b"num_candidates", "row", b"row", "temperature", b"temperature", "token_ids", b"token_ids", "wants_unit_log_sum_exp", b"wants_unit_log_sum_exp"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__min_gap: _TypeAlias = _typing.Literal["min_gap"]  # noqa: Y015
     _WhichOneofArgType__min_gap: _TypeAlias = _typing.Literal["_min_gap", b"_min_gap"]  # noqa: Y015
@@ -648,12 +652,15 @@ class LogitsRow(_message.Message):
     CANDIDATE_LOGITS_FIELD_NUMBER: _builtins.int
     TOKEN_LOGITS_FIELD_NUMBER: _builtins.int
     FULL_FIELD_NUMBER: _builtins.int
+    UNIT_LOG_SUM_EXP_FIELD_NUMBER: _builtins.int
     row: _builtins.int
     """Echo of the request."""
     log_sum_exp: _builtins.float
     """log(sum(exp((logits - highest logit) / temperature))) over the whole row, with the temperature
     of the request. Not finite when the row has NaN or infinities.
     """
+    unit_log_sum_exp: _builtins.float
+    """`log_sum_exp` at temperature 1; set when it was asked for."""
     @_builtins.property
     def candidate_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Candidate ids by falling logit, equal logits by rising id. Empty when `full` is set."""
@@ -679,12 +686,15 @@ class LogitsRow(_message.Message):
         candidate_logits: _abc.Iterable[_builtins.float] | None = ...,
         token_logits: _abc.Iterable[_builtins.float] | None = ...,
         full: _tensor_pb2.Tensor | None = ...,
+        unit_log_sum_exp: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["full", b"full"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_unit_log_sum_exp", b"_unit_log_sum_exp", "full", b"full", "unit_log_sum_exp", b"unit_log_sum_exp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidate_ids", b"candidate_ids", "candidate_logits", b"candidate_logits", "full", b"full", "log_sum_exp", b"log_sum_exp", "row", b"row", "token_logits", b"token_logits"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_unit_log_sum_exp", b"_unit_log_sum_exp", "candidate_ids", b"candidate_ids", "candidate_logits", b"candidate_logits", "full", b"full", "log_sum_exp", b"log_sum_exp", "row", b"row", "token_logits", b"token_logits", "unit_log_sum_exp", b"unit_log_sum_exp"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__unit_log_sum_exp: _TypeAlias = _typing.Literal["unit_log_sum_exp"]  # noqa: Y015
+    _WhichOneofArgType__unit_log_sum_exp: _TypeAlias = _typing.Literal["_unit_log_sum_exp", b"_unit_log_sum_exp"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__unit_log_sum_exp) -> _WhichOneofReturnType__unit_log_sum_exp | None: ...
 
 Global___LogitsRow: _TypeAlias = LogitsRow  # noqa: Y015
 

@@ -27,6 +27,9 @@ if _version_not_supported:
 
 class StageServiceStub:
     """One process that owns a contiguous layer range of a model and its KV cache.
+
+    Where it speaks TLS, the caller shows a certificate with a URI name
+    `spiffe://stagecoach/coordinator/NAME`; without one every call ends with UNAUTHENTICATED.
     """
 
     def __init__(self, channel):
@@ -49,6 +52,9 @@ class StageServiceStub:
 
 class StageServiceServicer:
     """One process that owns a contiguous layer range of a model and its KV cache.
+
+    Where it speaks TLS, the caller shows a certificate with a URI name
+    `spiffe://stagecoach/coordinator/NAME`; without one every call ends with UNAUTHENTICATED.
     """
 
     def GetInfo(self, request, context):
@@ -91,6 +97,9 @@ def add_StageServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class StageService:
     """One process that owns a contiguous layer range of a model and its KV cache.
+
+    Where it speaks TLS, the caller shows a certificate with a URI name
+    `spiffe://stagecoach/coordinator/NAME`; without one every call ends with UNAUTHENTICATED.
     """
 
     @staticmethod

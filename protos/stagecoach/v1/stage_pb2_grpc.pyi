@@ -27,7 +27,11 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class StageServiceStub:
-    """One process that owns a contiguous layer range of a model and its KV cache."""
+    """One process that owns a contiguous layer range of a model and its KV cache.
+
+    Where it speaks TLS, the caller shows a certificate with a URI name
+    `spiffe://stagecoach/coordinator/NAME`; without one every call ends with UNAUTHENTICATED.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -44,7 +48,11 @@ class StageServiceStub:
 
 @_typing.type_check_only
 class StageServiceAsyncStub(StageServiceStub):
-    """One process that owns a contiguous layer range of a model and its KV cache."""
+    """One process that owns a contiguous layer range of a model and its KV cache.
+
+    Where it speaks TLS, the caller shows a certificate with a URI name
+    `spiffe://stagecoach/coordinator/NAME`; without one every call ends with UNAUTHENTICATED.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetInfo: _aio.UnaryUnaryMultiCallable[_stage_pb2.GetInfoRequest, _stage_pb2.GetInfoResponse]  # type: ignore[assignment]
@@ -57,7 +65,11 @@ class StageServiceAsyncStub(StageServiceStub):
     """
 
 class StageServiceServicer(metaclass=_abc_1.ABCMeta):
-    """One process that owns a contiguous layer range of a model and its KV cache."""
+    """One process that owns a contiguous layer range of a model and its KV cache.
+
+    Where it speaks TLS, the caller shows a certificate with a URI name
+    `spiffe://stagecoach/coordinator/NAME`; without one every call ends with UNAUTHENTICATED.
+    """
 
     @_abc_1.abstractmethod
     def GetInfo(

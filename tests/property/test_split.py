@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.planner.plan import KV_BLOCK_SIZE, Plan, make_plan
-from coordinator.planner.split import Options, SplitScore, StageFit, best_split, score
 from model_files import open_model
 from protos.errors import InsufficientMemoryError
 from protos.layer_range import LayerRange
 from roofline.devices import GPUS, Gpu
 from roofline.model_shape import ModelShape
+from roofline.split import Options, SplitScore, StageFit, best_split, score
 from roofline.stage_cost import StageCost
 from roofline.work import Work
 

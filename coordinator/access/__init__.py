@@ -1,0 +1,1 @@
+"""Who may use the doors: API keys, and what each of them may have at once."""

@@ -1,0 +1,57 @@
+"""Flags that several commands take: how a completion is made, and where the coordinator is."""
+
+from typing import Annotated
+
+import typer
+
+from protos.errors import InvalidArgumentError
+
+Temperature = Annotated[float | None, typer.Option(help="0, the default, is greedy.")]
+TopP = Annotated[float | None, typer.Option(help="Keep the likeliest tokens of this probability.")]
+TopK = Annotated[int | None, typer.Option(help="Keep this many tokens; 0 keeps all.")]
+MinP = Annotated[float | None, typer.Option(help="Keep tokens of this share of the likeliest one.")]
+RepetitionPenalty = Annotated[float | None, typer.Option(help="Over prompt and output; 1 is none.")]
+PresencePenalty = Annotated[float | None, typer.Option(help="For tokens in the output; 0 is none.")]
+FrequencyPenalty = Annotated[
+    float | None, typer.Option(help="For each occurrence in the output; 0 is none.")
+]
+Seed = Annotated[
+    int | None, typer.Option(help="The same seed gives the same text. Default: random.")
+]
+Stop = Annotated[
+    list[str] | None, typer.Option(metavar="TEXT", help="Stop before this text; repeatable.")
+]
+StopTokenIds = Annotated[
+    str | None, typer.Option(metavar="ID,ID,...", help="Stop at any of these ids.")
+]
+IgnoreEos = Annotated[
+    bool, typer.Option("--ignore-eos", help="Do not stop at the model's own end tokens.")
+]
+DEFAULT_ADDRESS = "localhost:50050"
+"""Of a coordinator on this machine that was started without further flags."""
+
+CoordinatorAddress = Annotated[
+    str,
+    typer.Option(
+        metavar="HOST:PORT", envvar="STAGECOACH_COORDINATOR", help="Address of the coordinator."
+    ),
+]
+
+
+def read_token_ids(option: str, text: str) -> list[int]:
+    """Reads a list of token ids, such as `1,15043,3186`.
+
+    Args:
+        option: That named it, with its dashes, for the error.
+        text: The list.
+
+    Raises:
+        InvalidArgumentError: It is not one.
+    """
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise InvalidArgumentError(
+            f"{option} {text[:80]!r} is not a list of token ids, such as 1,15043,3186",
+            field=option.lstrip("-").replace("-", "_"),
+        ) from error

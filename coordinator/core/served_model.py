@@ -1,0 +1,19 @@
+"""What a client may know of the model that a coordinator serves."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedModel:
+    """The model of one engine; never changes."""
+
+    model_id: str
+    """As the operator named it."""
+    vocab_size: int
+    """Number of token ids."""
+    max_model_len: int
+    """Most tokens that one request may hold, prompt and output together."""
+    has_tokenizer: bool
+    """Without one, only token ids are served."""
+    has_prefix_cache: bool
+    """Whether requests share the KV of a common prefix."""

@@ -1,0 +1,1 @@
+"""The HTTP door: the OpenAI-compatible API in front of an engine."""

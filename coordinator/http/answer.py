@@ -1,0 +1,121 @@
+"""What both kinds of completion have in common on their way out."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from coordinator.core.events import Finished, TokenLogprobs, TokensEvent
+from coordinator.core.request import FinishReason
+from coordinator.http.choices import Choice
+from coordinator.http.schema.base import ResponseModel
+from coordinator.http.schema.sampling import FinishReasonText, PromptTokensDetails, Usage
+from protos.errors import RequestAbortedError
+
+SpellToken = Callable[[int], bytes]
+"""The bytes that a token stands for in a text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerHead:
+    """What every object of one answer repeats."""
+
+    id: str
+    created_s: int
+    """Unix time."""
+    model: str
+    with_token_ids: bool
+    """Whether token ids are returned beside the text."""
+    with_usage: bool
+    """Whether a stream ends with the usage."""
+    spell: SpellToken
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChoiceOutput:
+    """All that one choice brought."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs, ...]
+    """One a token; empty when none were asked for."""
+    end: Finished
+
+
+class Answer(Protocol):
+    """Writes one kind of completion."""
+
+    def opening(self, index: int) -> ResponseModel | None:
+        """The chunk of a stream that begins a choice, if there is one."""
+        ...
+
+    def tokens(self, index: int, event: TokensEvent) -> ResponseModel | None:
+        """The chunk of a stream that brings new tokens; None while there is nothing to show."""
+        ...
+
+    def ending(self, index: int, end: Finished) -> ResponseModel:
+        """The chunk of a stream that ends a choice."""
+        ...
+
+    def usage(self, usage: Usage) -> ResponseModel:
+        """The chunk of a stream that follows all choices when the usage was asked for."""
+        ...
+
+    def whole(self, outputs: Sequence[ChoiceOutput], usage: Usage) -> ResponseModel:
+        """The answer that is not streamed."""
+        ...
+
+
+def finish_reason(end: Finished) -> FinishReasonText:
+    """The word for why a choice ended.
+
+    Raises:
+        RequestAbortedError: It was aborted, because the client is gone.
+    """
+    match end.finish_reason:
+        case FinishReason.STOP:
+            return "stop"
+        case FinishReason.LENGTH:
+            return "length"
+        case FinishReason.ABORT | FinishReason.ERROR:
+            raise RequestAbortedError("the request was aborted")
+
+
+async def collect(choice: Choice) -> ChoiceOutput:
+    """Reads a choice to its end.
+
+    Raises:
+        StagecoachError: The request failed.
+    """
+    tokens: TokensEvent | None = None
+    async for event in choice:
+        match event:
+            case TokensEvent():
+                tokens = event if tokens is None else tokens.joined(event)
+            case Finished():
+                return ChoiceOutput(
+                    text=("" if tokens is None else tokens.text) + event.text,
+                    token_ids=() if tokens is None else tokens.token_ids,
+                    logprobs=() if tokens is None else tokens.logprobs,
+                    end=event,
+                )
+    raise AssertionError("a stream ended without Finished")
+
+
+def usage_of(num_prompt_tokens: int, ends: Sequence[Finished], num_prompts: int) -> Usage:
+    """Adds up the tokens of a request.
+
+    Args:
+        num_prompt_tokens: Of every prompt, once each.
+        ends: Of every choice; those of the first prompt come first.
+        num_prompts: How many prompts there were.
+    """
+    num_completion_tokens = sum(end.num_completion_tokens for end in ends)
+    firsts = ends[:: len(ends) // num_prompts]  # the others found what these computed
+    return Usage(
+        prompt_tokens=num_prompt_tokens,
+        completion_tokens=num_completion_tokens,
+        total_tokens=num_prompt_tokens + num_completion_tokens,
+        prompt_tokens_details=PromptTokensDetails(
+            cached_tokens=sum(end.num_cached_tokens for end in firsts)
+        ),
+    )

@@ -1,0 +1,136 @@
+"""Writes what `/v1/chat/completions` answers."""
+
+from collections.abc import Mapping, Sequence
+
+from coordinator.core.events import Finished, TokenLogprobs, TokensEvent
+from coordinator.http.answer import AnswerHead, ChoiceOutput, SpellToken, finish_reason
+from coordinator.http.schema.chat import (
+    AssistantMessage,
+    ChatChoice,
+    ChatChunkChoice,
+    ChatCompletion,
+    ChatCompletionChunk,
+    ChatDelta,
+    ChoiceLogprobs,
+    TokenLogprob,
+    TopLogprob,
+)
+from coordinator.http.schema.sampling import FinishReasonText, Usage
+
+
+class ChatAnswer:
+    """An `Answer`.
+
+    Args:
+        head: What every object repeats.
+        metadata: Labels that came with the request.
+    """
+
+    def __init__(self, head: AnswerHead, metadata: Mapping[str, str] | None) -> None:
+        """Keeps what is repeated."""
+        self._head = head
+        self._metadata = metadata
+
+    def opening(self, index: int) -> ChatCompletionChunk:
+        """See `Answer.opening`: who speaks."""
+        return self._chunk(index, ChatDelta(role="assistant", content=""))
+
+    def tokens(self, index: int, event: TokensEvent) -> ChatCompletionChunk | None:
+        """See `Answer.tokens`."""
+        if not (event.text or event.logprobs or self._head.with_token_ids):
+            return None
+        return self._chunk(
+            index,
+            ChatDelta(content=event.text),
+            logprobs=_logprobs(event.token_ids, event.logprobs, self._head.spell),
+            token_ids=event.token_ids,
+        )
+
+    def ending(self, index: int, end: Finished) -> ChatCompletionChunk:
+        """See `Answer.ending`."""
+        delta = ChatDelta(content=end.text) if end.text else ChatDelta()
+        return self._chunk(index, delta, reason=finish_reason(end))
+
+    def usage(self, usage: Usage) -> ChatCompletionChunk:
+        """See `Answer.usage`."""
+        return ChatCompletionChunk(
+            id=self._head.id,
+            object="chat.completion.chunk",
+            created=self._head.created_s,
+            model=self._head.model,
+            choices=[],
+            usage=usage,
+        )
+
+    def whole(self, outputs: Sequence[ChoiceOutput], usage: Usage) -> ChatCompletion:
+        """See `Answer.whole`."""
+        answer = ChatCompletion(
+            id=self._head.id,
+            object="chat.completion",
+            created=self._head.created_s,
+            model=self._head.model,
+            choices=[self._choice(index, output) for index, output in enumerate(outputs)],
+            usage=usage,
+        )
+        if self._metadata is not None:
+            answer.metadata = dict(self._metadata)
+        return answer
+
+    def _choice(self, index: int, output: ChoiceOutput) -> ChatChoice:
+        choice = ChatChoice(
+            index=index,
+            message=AssistantMessage(role="assistant", content=output.text, refusal=None),
+            logprobs=_logprobs(output.token_ids, output.logprobs, self._head.spell),
+            finish_reason=finish_reason(output.end),
+        )
+        if self._head.with_token_ids:
+            choice.token_ids = list(output.token_ids)
+        return choice
+
+    def _chunk(
+        self,
+        index: int,
+        delta: ChatDelta,
+        *,
+        logprobs: ChoiceLogprobs | None = None,
+        reason: FinishReasonText | None = None,
+        token_ids: Sequence[int] = (),
+    ) -> ChatCompletionChunk:
+        choice = ChatChunkChoice(index=index, delta=delta, logprobs=logprobs, finish_reason=reason)
+        if self._head.with_token_ids:
+            choice.token_ids = list(token_ids)
+        chunk = ChatCompletionChunk(
+            id=self._head.id,
+            object="chat.completion.chunk",
+            created=self._head.created_s,
+            model=self._head.model,
+            choices=[choice],
+        )
+        if self._head.with_usage:
+            chunk.usage = None  # set, so that it is written: `usage` stands in every chunk
+        return chunk
+
+
+def _logprobs(
+    token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs], spell: SpellToken
+) -> ChoiceLogprobs | None:
+    if not logprobs:
+        return None
+    return ChoiceLogprobs(
+        content=[
+            TokenLogprob(
+                token=_text(spell(token_id)),
+                logprob=one.logprob,
+                bytes=list(spell(token_id)),
+                top_logprobs=[
+                    TopLogprob(token=_text(spell(top)), logprob=value, bytes=list(spell(top)))
+                    for top, value in one.top
+                ],
+            )
+            for token_id, one in zip(token_ids, logprobs, strict=True)
+        ]
+    )
+
+
+def _text(spelling: bytes) -> str:
+    return spelling.decode(errors="replace")

@@ -1,0 +1,165 @@
+"""The engine's requests behind one request of a client: one for every choice of every prompt.
+
+They are admitted together or not at all, and end together when the client goes away or one fails.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import NamedTuple, Self
+
+from starlette.types import Receive
+
+from coordinator.core.events import Accepted, GenerationEvent
+from coordinator.core.request_spec import RequestSpec
+from coordinator.service.generation_engine import EventStream, GenerationEngine
+from protos.errors import RequestAbortedError
+
+SHARED_PROMPT_TOKENS = 128
+"""A prompt from this length on is computed once for all its choices: the others are admitted when
+it is in the prefix cache. Shorter ones cost less than the wait."""
+
+
+class Choice:
+    """One choice: the events of its request. For one reader.
+
+    Args:
+        stream: What the engine returned.
+    """
+
+    def __init__(self, stream: EventStream) -> None:
+        """Takes over a stream."""
+        self._stream = stream
+        self._events = aiter(stream)
+        self._first: list[GenerationEvent] = []
+
+    async def accepted(self) -> Accepted:
+        """The first event, which comes at once; iteration does not repeat it."""
+        event = await anext(self._events)
+        assert isinstance(event, Accepted), "a stream begins with another event than Accepted"
+        return event
+
+    async def wait_first(self) -> None:
+        """Waits for the event after `accepted`, which iteration still brings.
+
+        Raises:
+            StagecoachError: The request failed.
+        """
+        self._first.append(await anext(self._events))
+
+    def __aiter__(self) -> Self:
+        """The choice itself."""
+        return self
+
+    async def __anext__(self) -> GenerationEvent:
+        """The next event after `accepted`.
+
+        Raises:
+            StagecoachError: The request failed.
+        """
+        return self._first.pop() if self._first else await anext(self._events)
+
+    def cancel(self) -> None:
+        """Ends the request; does nothing when it has ended."""
+        self._stream.cancel()
+
+
+class OpenChoices(NamedTuple):
+    """Choices that were admitted; those of the first prompt come first."""
+
+    choices: Sequence[Choice]
+    num_prompt_tokens: int
+    """Of every prompt, once each."""
+
+
+@asynccontextmanager
+async def open_choices(
+    engine: GenerationEngine, specs: Sequence[Sequence[RequestSpec]], receive: Receive
+) -> AsyncIterator[OpenChoices]:
+    """Admits the requests; whatever ends the block ends them, and so does the client's leaving.
+
+    Args:
+        engine: What generates.
+        specs: The choices of each prompt, in order.
+        receive: Of the request, whose body has been read.
+
+    Raises:
+        StagecoachError: One was not admitted, or failed while others waited for its prompt.
+    """
+    opened: list[list[Choice]] = []
+    watch = asyncio.create_task(_cancel_when_gone(receive, opened))
+    try:
+        num_prompt_tokens = 0
+        for prompt_specs in specs:
+            choice = Choice(engine.submit(prompt_specs[0]))
+            opened.append([choice])
+            num_prompt_tokens += (await choice.accepted()).num_prompt_tokens
+            _check_there(watch)
+        if len(specs[0]) > 1:
+            if engine.served_model.has_prefix_cache and num_prompt_tokens >= SHARED_PROMPT_TOKENS:
+                for group in opened:
+                    await group[0].wait_first()
+                _check_there(watch)
+            await _open_siblings(engine, specs, opened, watch)
+        yield OpenChoices([choice for group in opened for choice in group], num_prompt_tokens)
+    finally:
+        watch.cancel()
+        for group in opened:
+            for choice in group:
+                choice.cancel()
+        await asyncio.wait({watch})
+
+
+async def run_all(
+    choices: Sequence[Choice], consume: Callable[[int, Choice], Awaitable[None]]
+) -> None:
+    """Reads all choices at once.
+
+    Args:
+        choices: What is read.
+        consume: Reads one to its end; gets its index.
+
+    Raises:
+        StagecoachError: What the first that failed raised; the others are no longer read.
+    """
+    if len(choices) == 1:
+        await consume(0, choices[0])
+        return
+    readers = [
+        asyncio.ensure_future(consume(index, choice)) for index, choice in enumerate(choices)
+    ]
+    try:
+        await asyncio.gather(*readers)
+    finally:
+        for reader in readers:
+            reader.cancel()
+        await asyncio.wait(readers)
+
+
+async def _open_siblings(
+    engine: GenerationEngine,
+    specs: Sequence[Sequence[RequestSpec]],
+    opened: list[list[Choice]],
+    watch: asyncio.Task[None],
+) -> None:
+    for group, prompt_specs in zip(opened, specs, strict=True):
+        for spec in prompt_specs[1:]:
+            choice = Choice(engine.submit(spec))
+            group.append(choice)
+            await choice.accepted()
+            _check_there(watch)
+
+
+def _check_there(watch: asyncio.Task[None]) -> None:
+    """After any wait, and before more is admitted: what `watch` has not seen it cannot cancel."""
+    if watch.done():
+        raise RequestAbortedError("the client is gone")
+
+
+async def _cancel_when_gone(receive: Receive, opened: list[list[Choice]]) -> None:
+    """Waits until the client is gone; what it asked for ends with the engine's next step."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    for group in opened:
+        for choice in group:
+            choice.cancel()

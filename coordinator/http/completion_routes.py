@@ -1,0 +1,94 @@
+"""`/v1/chat/completions` and `/v1/completions`."""
+
+import time
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from coordinator.http.answer import Answer, AnswerHead
+from coordinator.http.body import max_body_bytes, read_body
+from coordinator.http.chat_answer import ChatAnswer
+from coordinator.http.completion_answer import CompletionAnswer
+from coordinator.http.door import Door
+from coordinator.http.model_routes import check_model
+from coordinator.http.openapi import body_of, failures
+from coordinator.http.request_specs import Specs, chat_specs, completion_specs
+from coordinator.http.responses import StreamedAnswer, WholeAnswer
+from coordinator.http.schema.chat import ChatCompletion, ChatCompletionRequest
+from coordinator.http.schema.completion import Completion, CompletionRequest
+from coordinator.http.schema.sampling import SamplingFields
+from coordinator.service.generation_engine import GenerationEngine
+
+
+def completion_routes(door: Door) -> APIRouter:
+    """Makes the routes.
+
+    Args:
+        door: Holds the engine.
+    """
+    router = APIRouter(prefix="/v1", tags=["completions"])
+    statuses: dict[int | str, dict[str, Any]] = {
+        200: {"content": {"text/event-stream": {}}},
+        **failures(400, 404, 413, 415, 429, 500, 503, 504),
+    }
+
+    @router.post(
+        "/chat/completions",
+        response_model=ChatCompletion,
+        responses=statuses,
+        openapi_extra=body_of(ChatCompletionRequest),
+    )
+    async def create_chat_completion(request: Request) -> Response:
+        """Answers a conversation; with `stream`, as server-sent events of chunks."""
+        engine = door.engine()
+        wanted = await read_body(request, ChatCompletionRequest, max_bytes=_max_bytes(engine))
+        check_model(wanted.model, engine.served_model)
+        head = _head(engine, wanted, f"chatcmpl-{request.state.request_id}")
+        answer = ChatAnswer(head, wanted.metadata)
+        return _response(engine, wanted, head, chat_specs(wanted, head.id), answer)
+
+    @router.post(
+        "/completions",
+        response_model=Completion,
+        responses=statuses,
+        openapi_extra=body_of(CompletionRequest),
+    )
+    async def create_completion(request: Request) -> Response:
+        """Continues prompts; with `stream`, as server-sent events of partial completions."""
+        engine = door.engine()
+        wanted = await read_body(request, CompletionRequest, max_bytes=_max_bytes(engine))
+        check_model(wanted.model, engine.served_model)
+        head = _head(engine, wanted, f"cmpl-{request.state.request_id}")
+        answer = CompletionAnswer(head)
+        return _response(engine, wanted, head, completion_specs(wanted, head.id), answer)
+
+    return router
+
+
+def _max_bytes(engine: GenerationEngine) -> int:
+    return max_body_bytes(engine.served_model.max_model_len)
+
+
+def _head(engine: GenerationEngine, wanted: SamplingFields, answer_id: str) -> AnswerHead:
+    served = engine.served_model
+    with_token_ids = wanted.return_token_ids
+    return AnswerHead(
+        id=answer_id,
+        created_s=int(time.time()),
+        model=served.model_id,
+        with_token_ids=not served.has_tokenizer if with_token_ids is None else with_token_ids,
+        with_usage=bool(wanted.stream_options and wanted.stream_options.include_usage),
+        spell=engine.token_bytes,
+    )
+
+
+def _response(
+    engine: GenerationEngine,
+    wanted: SamplingFields,
+    head: AnswerHead,
+    specs: Specs,
+    answer: Answer,
+) -> Response:
+    if wanted.stream:
+        return StreamedAnswer(engine, specs, answer, with_usage=head.with_usage, request_id=head.id)
+    return WholeAnswer(engine, specs, answer)

@@ -1,0 +1,66 @@
+"""The served `/openapi.json`: bodies that the routes read themselves are described here."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from coordinator.http.errors import ErrorResponse
+from coordinator.http.schema.chat import ChatCompletionRequest
+from coordinator.http.schema.completion import CompletionRequest
+from coordinator.http.schema.tokens import DetokenizeRequest, TokenizeRequest
+
+_REQUESTS: Sequence[type[BaseModel]] = (
+    ChatCompletionRequest,
+    CompletionRequest,
+    TokenizeRequest,
+    DetokenizeRequest,
+)
+_REFERENCE = "#/components/schemas/{model}"
+
+
+def failures(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Describes the errors of a route.
+
+    Args:
+        *statuses: HTTP statuses that it may answer with.
+    """
+    return {status: {"model": ErrorResponse} for status in statuses}
+
+
+def body_of(model: type[BaseModel]) -> dict[str, Any]:
+    """Describes the body of a route.
+
+    Args:
+        model: What the body must be.
+    """
+    schema = {"$ref": _REFERENCE.format(model=model.__name__)}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def describe(app: FastAPI) -> None:
+    """Lets an application serve the description of all its routes.
+
+    Args:
+        app: With all its routes.
+    """
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = get_openapi(
+                title=app.title,
+                version=app.version,
+                description=app.description,
+                routes=app.routes,
+            )
+            _, bodies = models_json_schema(
+                [(model, "validation") for model in _REQUESTS], ref_template=_REFERENCE
+            )
+            document["components"]["schemas"].update(bodies["$defs"])
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way to extend it

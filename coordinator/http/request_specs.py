@@ -1,0 +1,192 @@
+"""From a validated request of a client to what the engine is asked, once for every choice."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+
+from coordinator.core.grammar import Grammar, GrammarKind
+from coordinator.core.request_spec import (
+    ChatMessage,
+    ChatPrompt,
+    Prompt,
+    RequestSpec,
+    TextPrompt,
+    TokenPrompt,
+)
+from coordinator.core.sampling_params import SamplingParams
+from coordinator.http.schema.chat import ChatCompletionRequest, Message
+from coordinator.http.schema.completion import DEFAULT_MAX_TOKENS, CompletionRequest
+from coordinator.http.schema.response_format import (
+    JsonObjectFormat,
+    JsonSchemaFormat,
+    StructuredOutputs,
+    TextFormat,
+)
+from coordinator.http.schema.sampling import MAX_CHOICES, SamplingFields
+from protos.errors import InvalidArgumentError
+
+Specs = tuple[tuple[RequestSpec, ...], ...]
+"""The choices of each prompt, in order; at least one of each."""
+
+
+def chat_specs(request: ChatCompletionRequest, request_id: str) -> Specs:
+    """What a conversation asks of the engine.
+
+    Args:
+        request: Validated.
+        request_id: The engine's own ids are made of it.
+
+    Raises:
+        InvalidArgumentError: A value is out of range; the error names the field.
+    """
+    spec = replace(
+        _spec(request, chat_prompt(request.messages)),
+        max_tokens=request.max_completion_tokens or request.max_tokens,
+        logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+    )
+    return _choices([spec], request, request_id)
+
+
+def completion_specs(request: CompletionRequest, request_id: str) -> Specs:
+    """What one or more prompts ask of the engine.
+
+    Args:
+        request: Validated.
+        request_id: The engine's own ids are made of it.
+
+    Raises:
+        InvalidArgumentError: A value is out of range; the error names the field.
+    """
+    return _choices(
+        [
+            replace(
+                _spec(request, prompt),
+                max_tokens=request.max_tokens or DEFAULT_MAX_TOKENS,
+                logprobs=request.logprobs,
+            )
+            for prompt in _prompts(request)
+        ],
+        request,
+        request_id,
+    )
+
+
+def chat_prompt(messages: Sequence[Message]) -> ChatPrompt:
+    """A conversation as the engine takes it."""
+    return ChatPrompt(messages=tuple(map(_chat_message, messages)))
+
+
+def choice_seed(seed: int, index: int) -> int:
+    """The seed of one of several choices: its own, and always the same.
+
+    Args:
+        seed: Of the request.
+        index: Of the choice; the first keeps the seed of the request.
+    """
+    if index == 0:
+        return seed % 2**64
+    digest = hashlib.blake2b(f"{seed}/{index}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
+def _choices(specs: Sequence[RequestSpec], request: SamplingFields, request_id: str) -> Specs:
+    num_choices = request.n or 1
+    if len(specs) * num_choices > MAX_CHOICES:
+        raise InvalidArgumentError(
+            f"n is {num_choices} and there are {len(specs)} prompts: at most {MAX_CHOICES}"
+            " completions are made for one request",
+            field="n",
+        )
+    numbers = iter(range(len(specs) * num_choices))
+    return tuple(
+        tuple(_numbered(spec, next(numbers), request, request_id) for _ in range(num_choices))
+        for spec in specs
+    )
+
+
+def _numbered(
+    spec: RequestSpec, index: int, request: SamplingFields, request_id: str
+) -> RequestSpec:
+    sampling = spec.sampling
+    if request.seed is not None:
+        sampling = replace(sampling, seed=choice_seed(request.seed, index))
+    return replace(spec, sampling=sampling, request_id=f"{request_id}-{index}")
+
+
+def _spec(request: SamplingFields, prompt: Prompt) -> RequestSpec:
+    stop = request.stop or ()
+    return RequestSpec(
+        prompt=prompt,
+        sampling=_sampling_params(request),
+        stop=(stop,) if isinstance(stop, str) else tuple(stop),
+        stop_token_ids=tuple(request.stop_token_ids or ()),
+        ignore_eos=request.ignore_eos or False,
+        cache_salt=request.cache_salt,
+        grammar=_grammar(request),
+    )
+
+
+def _sampling_params(request: SamplingFields) -> SamplingParams:
+    """Unset fields take OpenAI's defaults, which are not the engine's."""
+    bias = {int(token_id): value for token_id, value in (request.logit_bias or {}).items()}
+    return SamplingParams(
+        temperature=1.0 if request.temperature is None else request.temperature,
+        top_p=1.0 if request.top_p is None else request.top_p,
+        top_k=max(request.top_k or 0, 0),
+        min_p=request.min_p or 0.0,
+        repetition_penalty=request.repetition_penalty or 1.0,
+        presence_penalty=request.presence_penalty or 0.0,
+        frequency_penalty=request.frequency_penalty or 0.0,
+        logit_bias=MappingProxyType(bias),
+    )
+
+
+def _prompts(request: CompletionRequest) -> Iterator[TextPrompt | TokenPrompt]:
+    prompt = request.prompt
+    if isinstance(prompt, str):
+        yield TextPrompt(text=prompt)
+        return
+    token_ids = tuple(one for one in prompt if isinstance(one, int))
+    if token_ids:
+        yield TokenPrompt(token_ids=token_ids)
+        return
+    for one in prompt:
+        if isinstance(one, str):
+            yield TextPrompt(text=one)
+        elif isinstance(one, list):
+            yield TokenPrompt(token_ids=tuple(one))
+
+
+def _chat_message(message: Message) -> ChatMessage:
+    content = message.content
+    return ChatMessage(
+        role="system" if message.role == "developer" else message.role,
+        content=content if isinstance(content, str) else "".join(part.text for part in content),
+    )
+
+
+def _grammar(request: SamplingFields) -> Grammar | None:
+    if request.structured_outputs is not None:
+        return _structured(request.structured_outputs)
+    match request.response_format:
+        case None | TextFormat():
+            return None
+        case JsonObjectFormat():
+            return Grammar(kind=GrammarKind.JSON_OBJECT)
+        case JsonSchemaFormat() as form:
+            text = json.dumps(form.json_schema.schema_, ensure_ascii=False)
+            return Grammar(kind=GrammarKind.JSON_SCHEMA, text=text)
+
+
+def _structured(wanted: StructuredOutputs) -> Grammar:
+    if wanted.regex is not None:
+        return Grammar(kind=GrammarKind.REGEX, text=wanted.regex)
+    if wanted.grammar is not None:
+        return Grammar(kind=GrammarKind.LARK, text=wanted.grammar)
+    if wanted.json_object is not None:
+        return Grammar(kind=GrammarKind.JSON_OBJECT)
+    schema = wanted.json_
+    text = schema if isinstance(schema, str) else json.dumps(schema, ensure_ascii=False)
+    return Grammar(kind=GrammarKind.JSON_SCHEMA, text=text)

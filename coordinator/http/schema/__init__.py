@@ -1,0 +1,1 @@
+"""What requests may say and what responses say, as pydantic models: the served OpenAPI schema."""

@@ -1,0 +1,169 @@
+"""`/v1/chat/completions`."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from coordinator.core.request_spec import MAX_LOGPROBS, MAX_UINT32
+from coordinator.http.schema.base import Labels, RequestModel, ResponseModel, Unsupported
+from coordinator.http.schema.sampling import FinishReasonText, SamplingFields, Usage
+
+
+class ContentPart(RequestModel):
+    """A part of a message; the texts of all parts are joined."""
+
+    type: Literal["text"]
+    text: str
+    prompt_cache_breakpoint: Unsupported = None
+
+
+class Message(RequestModel):
+    """One turn of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant"] = Field(
+        description="`developer` is what newer clients call `system`, and is the same."
+    )
+    content: str | Annotated[list[ContentPart], Field(min_length=1)]
+    name: Unsupported = None
+    refusal: Unsupported = None
+    audio: Unsupported = None
+    function_call: Unsupported = None
+    tool_calls: Unsupported = None
+
+
+class ChatCompletionRequest(SamplingFields):
+    """A conversation to continue."""
+
+    messages: list[Message] = Field(min_length=1, description="Oldest first.")
+    max_completion_tokens: int | None = Field(
+        None, ge=1, le=MAX_UINT32, description="Most tokens to generate. Default: as many as fit."
+    )
+    max_tokens: int | None = Field(
+        None, ge=1, le=MAX_UINT32, description="The older name of `max_completion_tokens`."
+    )
+    logprobs: bool | None = Field(
+        None, description="Return the log-probability of every token. Default false."
+    )
+    top_logprobs: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_LOGPROBS,
+        description="And of as many of the most likely tokens. Only with `logprobs`.",
+    )
+
+    store: Unsupported = None
+    metadata: Labels | None = Field(
+        None, description="Kept nowhere; returned with a response that is not streamed."
+    )
+    safety_identifier: str | None = Field(
+        None, max_length=64, description="Taken and used for nothing: there are no accounts."
+    )
+    prompt_cache_key: str | None = Field(
+        None, max_length=64, description="A hint where to route; there is one cache, for all."
+    )
+    prompt_cache_options: Unsupported = None
+    prompt_cache_retention: Literal["in_memory"] | None = None
+    service_tier: Literal["auto", "default"] | None = None
+    modalities: list[Literal["text"]] | None = None
+    reasoning_effort: Literal["none"] | None = None
+    verbosity: Literal["medium"] | None = None
+    audio: Unsupported = None
+    moderation: Unsupported = None
+    prediction: Unsupported = None
+    web_search_options: Unsupported = None
+    tools: Unsupported = None
+    tool_choice: Literal["none", "auto"] | None = None
+    parallel_tool_calls: bool | None = Field(None, description="There are no tools.")
+    functions: Unsupported = None
+    function_call: Literal["none", "auto"] | None = None
+
+    @model_validator(mode="after")
+    def _check_chat(self) -> "ChatCompletionRequest":
+        limits = {self.max_tokens, self.max_completion_tokens} - {None}
+        if len(limits) > 1:
+            raise ValueError(
+                f"max_tokens is {self.max_tokens} and max_completion_tokens is "
+                f"{self.max_completion_tokens}: give one of them"
+            )
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ValueError("top_logprobs is set, which needs logprobs to be true")
+        return self
+
+
+class TopLogprob(ResponseModel):
+    """One of the most likely tokens at a place."""
+
+    token: str
+    logprob: float
+    bytes: list[int] | None
+
+
+class TokenLogprob(TopLogprob):
+    """A token of the text."""
+
+    top_logprobs: list[TopLogprob]
+
+
+class ChoiceLogprobs(ResponseModel):
+    """Log-probabilities of a text, token by token."""
+
+    content: list[TokenLogprob]
+    refusal: None = None
+
+
+class AssistantMessage(ResponseModel):
+    """The answer."""
+
+    role: Literal["assistant"]
+    content: str
+    refusal: None = None
+
+
+class ChatChoice(ResponseModel):
+    """One answer."""
+
+    index: int
+    message: AssistantMessage
+    logprobs: ChoiceLogprobs | None
+    finish_reason: FinishReasonText
+    token_ids: list[int] | None = Field(default=None, description="With `return_token_ids`.")
+
+
+class ChatCompletion(ResponseModel):
+    """The answers to a conversation."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage
+    metadata: dict[str, str] | None = None
+
+
+class ChatDelta(ResponseModel):
+    """What is new in an answer."""
+
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+
+
+class ChatChunkChoice(ResponseModel):
+    """What is new in one answer."""
+
+    index: int
+    delta: ChatDelta
+    logprobs: ChoiceLogprobs | None
+    finish_reason: FinishReasonText | None
+    token_ids: list[int] | None = None
+
+
+class ChatCompletionChunk(ResponseModel):
+    """One event of a stream."""
+
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: int
+    model: str
+    choices: list[ChatChunkChoice]
+    usage: Usage | None = None

@@ -1,0 +1,86 @@
+"""`/v1/completions`."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from coordinator.core.request_spec import MAX_LOGPROBS, MAX_UINT32
+from coordinator.http.schema.base import ResponseModel, Unsupported
+from coordinator.http.schema.sampling import (
+    MAX_CHOICES,
+    FinishReasonText,
+    SamplingFields,
+    TokenId,
+    Usage,
+)
+
+DEFAULT_MAX_TOKENS = 16
+"""As OpenAI's."""
+
+PromptText = Annotated[str, Field(min_length=1)]
+PromptIds = Annotated[list[TokenId], Field(min_length=1)]
+
+
+class CompletionRequest(SamplingFields):
+    """One prompt to continue, or several."""
+
+    prompt: (
+        PromptText
+        | PromptIds
+        | Annotated[list[PromptText], Field(min_length=1, max_length=MAX_CHOICES)]
+        | Annotated[list[PromptIds], Field(min_length=1, max_length=MAX_CHOICES)]
+    ) = Field(description="A text or token ids, or a list of texts or of lists of token ids.")
+    max_tokens: int | None = Field(
+        None, ge=1, le=MAX_UINT32, description=f"Most tokens to make. Default {DEFAULT_MAX_TOKENS}."
+    )
+    logprobs: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_LOGPROBS,
+        description="Return the log-probability of every token and of as many of the most likely "
+        "ones.",
+    )
+    best_of: int | None = Field(
+        None, ge=1, le=MAX_CHOICES, description="Only equal to `n`: nothing is thrown away."
+    )
+    echo: Unsupported = None
+    suffix: Unsupported = None
+
+    @model_validator(mode="after")
+    def _check_completion(self) -> "CompletionRequest":
+        if self.best_of is not None and self.best_of != (self.n or 1):
+            raise ValueError(
+                f"best_of is {self.best_of}, which is supported only when it equals n, which is "
+                f"{self.n or 1}"
+            )
+        return self
+
+
+class CompletionLogprobs(ResponseModel):
+    """Log-probabilities of a text; all lists are as long as there are tokens."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+    text_offset: list[int]
+
+
+class CompletionChoice(ResponseModel):
+    """One completion, or what is new in it."""
+
+    index: int = Field(description="Completions of the first prompt come first.")
+    text: str
+    logprobs: CompletionLogprobs | None
+    finish_reason: FinishReasonText | None = Field(description="Null while more follows.")
+    token_ids: list[int] | None = Field(default=None, description="With `return_token_ids`.")
+
+
+class Completion(ResponseModel):
+    """All completions of a request, or one event of a stream."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: Usage | None = None

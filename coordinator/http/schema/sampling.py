@@ -1,0 +1,122 @@
+"""The fields that both kinds of completion have: how tokens are chosen and when they end."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from coordinator.core.request_spec import (
+    MAX_CACHE_SALT_CHARS,
+    MAX_STOP_STRINGS,
+    MAX_STOP_TOKEN_IDS,
+    MAX_UINT32,
+)
+from coordinator.http.schema.base import RequestModel, ResponseModel, Unsupported
+from coordinator.http.schema.response_format import ResponseFormat, StructuredOutputs
+
+MAX_CHOICES = 128
+"""Most completions that one request may ask for, over all its prompts."""
+
+MAX_LOGIT_BIASES = 1024
+
+TokenId = Annotated[int, Field(ge=0, le=MAX_UINT32)]
+StopString = Annotated[str, Field(min_length=1)]
+TokenIdText = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,9})$")]
+Bias = Annotated[float, Field(ge=-100, le=100)]
+
+
+class StreamOptions(RequestModel):
+    """How a stream is written."""
+
+    include_usage: bool | None = Field(
+        None, description="Send one more chunk, without choices, with the usage of the request."
+    )
+    include_obfuscation: Unsupported = None
+
+
+class SamplingFields(RequestModel):
+    """Fields of both kinds of completion."""
+
+    model: str | None = Field(None, description="The model's id. Null: the one that is served.")
+    n: int | None = Field(
+        None, ge=1, le=MAX_CHOICES, description="Completions of each prompt. Default 1."
+    )
+    temperature: float | None = Field(None, ge=0, le=2, description="0 is greedy. Default 1.")
+    top_p: float | None = Field(
+        None, gt=0, le=1, description="Share of the probability that is kept. Default 1."
+    )
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    logit_bias: dict[TokenIdText, Bias] | None = Field(
+        None, max_length=MAX_LOGIT_BIASES, description="Added to logits, by token id."
+    )
+    seed: int | None = Field(
+        None,
+        ge=-(2**63),
+        le=2**64 - 1,
+        description="The same seed and request give the same text. Null: drawn at random. Each of "
+        "several completions has its own, derived from it.",
+    )
+    stop: StopString | Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS)] | None = (
+        Field(None, description="The text ends before the first of these.")
+    )
+    stream: bool | None = Field(None, description="Send tokens as they come. Default false.")
+    stream_options: StreamOptions | None = Field(None, description="Only with `stream`.")
+    user: str | None = Field(
+        None, max_length=512, description="Taken and used for nothing: there are no accounts."
+    )
+    response_format: ResponseFormat | None = Field(
+        None, description="A form that the whole text has. Default text, which is any."
+    )
+
+    # What other servers have beside OpenAI's fields.
+    top_k: int | None = Field(
+        None, ge=-1, le=MAX_UINT32, description="Most likely tokens that are kept; 0 or -1: all."
+    )
+    min_p: float | None = Field(
+        None, ge=0, le=1, description="Least share of the highest probability that is kept."
+    )
+    repetition_penalty: float | None = Field(None, gt=0, le=100)
+    ignore_eos: bool | None = Field(
+        None, description="Do not end at the model's end-of-sequence tokens."
+    )
+    stop_token_ids: list[TokenId] | None = Field(None, max_length=MAX_STOP_TOKEN_IDS)
+    cache_salt: str | None = Field(
+        None,
+        min_length=1,
+        max_length=MAX_CACHE_SALT_CHARS,
+        description="Only requests of the same salt share the KV of a prefix.",
+    )
+    structured_outputs: StructuredOutputs | None = Field(
+        None, description="A form that the whole text has, in further languages."
+    )
+    return_token_ids: bool | None = Field(
+        None,
+        description="Return token ids beside the text. Default: only for a model without a "
+        "tokenizer, which has no text.",
+    )
+
+    @model_validator(mode="after")
+    def _check_combinations(self) -> "SamplingFields":
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options is set, which needs stream to be true")
+        if self.structured_outputs is not None and self.response_format is not None:
+            raise ValueError("structured_outputs is set beside response_format: give one of them")
+        return self
+
+
+class PromptTokensDetails(ResponseModel):
+    """What became of the tokens of the prompt."""
+
+    cached_tokens: int = Field(description="Those that the prefix cache held.")
+
+
+class Usage(ResponseModel):
+    """Tokens of one request."""
+
+    prompt_tokens: int = Field(description="Of every prompt, once each.")
+    completion_tokens: int = Field(description="Of all completions, without end tokens.")
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+
+
+FinishReasonText = Literal["stop", "length"]

@@ -1,0 +1,46 @@
+"""`/tokenize` and `/detokenize`, in the shape that vLLM gave them."""
+
+from pydantic import Field, model_validator
+
+from coordinator.http.schema.base import RequestModel, ResponseModel
+from coordinator.http.schema.chat import Message
+from coordinator.http.schema.sampling import TokenId
+
+
+class TokenizeRequest(RequestModel):
+    """A text or a conversation; exactly one is set."""
+
+    model: str | None = Field(None, description="The model's id. Null: the one that is served.")
+    prompt: str | None = Field(
+        None, min_length=1, description="The tokenizer adds its special tokens."
+    )
+    messages: list[Message] | None = Field(
+        None, min_length=1, description="Rendered by the model's chat template."
+    )
+
+    @model_validator(mode="after")
+    def _check_one(self) -> "TokenizeRequest":
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("prompt or messages must be set, not both")
+        return self
+
+
+class TokenizeResponse(ResponseModel):
+    """The tokens of a prompt."""
+
+    count: int
+    max_model_len: int
+    tokens: list[int]
+
+
+class DetokenizeRequest(RequestModel):
+    """Tokens."""
+
+    model: str | None = Field(None, description="The model's id. Null: the one that is served.")
+    tokens: list[TokenId]
+
+
+class DetokenizeResponse(ResponseModel):
+    """The text of tokens, special ones left out."""
+
+    prompt: str

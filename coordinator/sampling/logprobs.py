@@ -1,0 +1,54 @@
+"""Log-probabilities of the model's own distribution, exactly, from a reduced or a full row."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from coordinator.core.events import TokenLogprobs
+from coordinator.core.step import LogitsRow
+from coordinator.sampling.ranking import Ranked, top_ranks
+from protos.errors import InternalError
+
+
+def token_logprobs(
+    row: LogitsRow, token_id: int, *, num_top: int, named_ids: Sequence[int]
+) -> TokenLogprobs:
+    """Returns the log-softmax of a row, before anything that sampling does, at some tokens.
+
+    Args:
+        row: With the sum of the exponentials at temperature 1. A reduced row has at least
+            `num_top` candidates.
+        token_id: The token that was chosen; among the candidates or named, unless the row is full.
+        num_top: Most likely tokens that are wanted; all, if there are fewer.
+        named_ids: The ids whose logits a reduced row names.
+
+    Raises:
+        InternalError: A reduced row lacks what was asked for.
+    """
+    if row.full is not None:
+        logits = np.asarray(row.full, dtype=np.float64)
+        highest = float(logits.max())
+        normalizer = highest + math.log(float(np.exp(logits - highest).sum()))
+        chosen = float(logits[token_id])
+        top = top_ranks(logits, min(num_top, len(logits)))
+    else:
+        log_sum_exp = row.log_sum_exp if row.unit_log_sum_exp is None else row.unit_log_sum_exp
+        normalizer = row.candidate_logits[0] + log_sum_exp
+        chosen = _known_logit(row, token_id, named_ids)
+        top = Ranked(
+            np.asarray(row.candidate_ids[:num_top], dtype=np.int64),
+            np.asarray(row.candidate_logits[:num_top], dtype=np.float64),
+        )
+    return TokenLogprobs(
+        logprob=chosen - normalizer,
+        top=tuple(zip(top.ids.tolist(), (top.logits - normalizer).tolist(), strict=True)),
+    )
+
+
+def _known_logit(row: LogitsRow, token_id: int, named_ids: Sequence[int]) -> float:
+    if token_id in row.candidate_ids:
+        return row.candidate_logits[row.candidate_ids.index(token_id)]
+    if token_id in named_ids:
+        return row.token_logits[named_ids.index(token_id)]
+    raise InternalError(f"the last stage sent no logit of token {token_id}")

@@ -1,0 +1,30 @@
+"""Who is at the other end of a TLS connection, as gRPC tells."""
+
+from collections.abc import Iterable, Mapping
+
+from protos.errors import UnauthenticatedError
+from security.certificate import Role, role_of, spiffe_id
+
+AuthContext = Mapping[str, Iterable[bytes]]
+"""What `ServicerContext.auth_context()` returns."""
+
+
+def require_role(role: Role, auth_context: AuthContext) -> None:
+    """Lets only peers of one role pass; the handshake has proven their certificates already.
+
+    Args:
+        role: Who may pass.
+        auth_context: Of the call.
+
+    Raises:
+        UnauthenticatedError: The peer is another one; says who, and what is needed.
+    """
+    found = role_of(value.decode(errors="replace") for value in auth_context.get("peer_uri", ()))
+    if found is role:
+        return
+    names = b", ".join(auth_context.get("x509_common_name", ())).decode(errors="replace")
+    what = "no role" if found is None else f"role {found.value}"
+    raise UnauthenticatedError(
+        f"the certificate of {names[:64]!r} has {what}, role {role.value} is needed "
+        f"(a URI name {spiffe_id(role, 'NAME')})"
+    )

@@ -1,0 +1,90 @@
+"""A real HTTP server in this process, and what tests say to it."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from typing import Any, NamedTuple
+
+from coordinator.access.callers import Callers
+from coordinator.http.app import create_app
+from coordinator.http.connection import ConnectionLimits
+from coordinator.http.door import Door
+from coordinator.http.server import HttpServer
+from coordinator.service.generation_engine import GenerationEngine
+from security.tls_files import TlsFiles
+
+
+@asynccontextmanager
+async def serving_http(
+    engine: GenerationEngine | None,
+    limits: ConnectionLimits | None = None,
+    *,
+    tls: TlsFiles | None = None,
+    callers: Callers | None = None,
+) -> AsyncIterator[str]:
+    """A server around the engine, or one that still waits for it; yields HOST:PORT."""
+    door = Door()
+    app = create_app(door, callers=callers)
+    server = HttpServer("127.0.0.1:0", app, limits or ConnectionLimits(), tls=tls)
+    address = await server.start()
+    if engine is not None:
+        door.open(engine)
+    try:
+        yield address
+    finally:
+        await server.stop()
+
+
+class Event(NamedTuple):
+    """One server-sent event."""
+
+    data: str
+
+    @property
+    def chunk(self) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads(self.data)
+        return content
+
+
+def events_of(body: str) -> list[Event]:
+    """The events of a whole stream, which must be well formed."""
+    assert body.endswith("\n\n")
+    events = []
+    for block in body.removesuffix("\n\n").split("\n\n"):
+        assert block.startswith("data: "), block
+        assert "\n" not in block
+        events.append(Event(block.removeprefix("data: ")))
+    return events
+
+
+@contextmanager
+def in_background(serving: AbstractAsyncContextManager[str]) -> Iterator[str]:
+    """Runs a server in a thread and event loop of its own, for clients that block.
+
+    Args:
+        serving: Yields an address; entered and left in that thread.
+    """
+    address: Future[str] = Future()
+    stop = asyncio.Event()
+
+    async def run() -> None:
+        loop.set_result(asyncio.get_running_loop())
+        try:
+            async with serving as found:
+                address.set_result(found)
+                await stop.wait()
+        except BaseException as error:
+            if address.done():
+                raise
+            address.set_exception(error)
+
+    loop: Future[asyncio.AbstractEventLoop] = Future()
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        running = pool.submit(asyncio.run, run())
+        try:
+            yield address.result()
+        finally:
+            loop.result().call_soon_threadsafe(stop.set)
+            running.result()

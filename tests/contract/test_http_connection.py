@@ -1,0 +1,151 @@
+"""What one HTTP connection may take of the coordinator, in bytes and in time."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from coordinator.http.connection import ConnectionLimits
+from tests.contract.echo_engine import EchoEngine
+from tests.contract.http_door import serving_http
+
+DEADLINE_S = 20.0
+HEAD = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+BODY = json.dumps({"prompt": "abc", "max_tokens": 2}).encode()
+REQUEST = HEAD + b"content-length: %d\r\n\r\n%b" % (len(BODY), BODY)
+
+
+@asynccontextmanager
+async def connected(
+    limits: ConnectionLimits | None = None, engine: EchoEngine | None = None
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    async with serving_http(engine or EchoEngine(), limits) as address:
+        host, _, port = address.partition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                yield reader, writer
+        finally:
+            writer.transport.abort()
+
+
+async def read_error(reader: asyncio.StreamReader) -> tuple[int, str]:
+    """The status and code of the last response of a connection."""
+    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    assert b"connection: close" in head
+    return int(head.split()[1]), json.loads(body)["error"]["code"]
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"GARBAGE\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        HEAD + b"content-length: -5\r\n\r\n",
+        HEAD + b"content-length: 99999999999999999999999\r\n\r\n",
+        HEAD + b"content-length: 5\r\ncontent-length: 6\r\n\r\n",
+        HEAD + b"transfer-encoding: chunked\r\n\r\nnot hex\r\n",
+        HEAD + b"no colon\r\n\r\n",
+    ],
+    ids=lambda garbage: repr(garbage[-30:]),
+)
+async def test_what_is_not_http_gets_one_error_and_the_end(garbage: bytes) -> None:
+    async with connected() as (reader, writer):
+        writer.write(garbage)
+        assert await read_error(reader) == (400, "invalid_http")
+
+
+@pytest.mark.parametrize(
+    "start", [b"GET /", HEAD + b"x: ", HEAD + b"transfer-encoding: chunked\r\n\r\n0\r\nx: "]
+)
+async def test_a_head_or_trailer_without_end_is_cut_off(start: bytes) -> None:
+    async with connected(ConnectionLimits(max_head_bytes=10_000)) as (reader, writer):
+        writer.write(start)
+        for _ in range(11):
+            await asyncio.sleep(0)
+            writer.write(b"x" * 1000)
+        assert await read_error(reader) == (431, "head_too_large")
+
+
+async def test_a_long_body_in_small_chunks_is_no_long_head() -> None:
+    async with connected(ConnectionLimits(max_head_bytes=1000)) as (reader, writer):
+        writer.write(HEAD + b"transfer-encoding: chunked\r\nconnection: close\r\n\r\n")
+        body = json.dumps({"prompt": "x" * 3000, "max_tokens": 2}).encode()
+        for start in range(0, len(body), 7):
+            piece = body[start : start + 7]
+            writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+        writer.write(b"0\r\n\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(
+    "start",
+    [b"", b"POST /v1/comp", HEAD, REQUEST[:-1], HEAD + b"transfer-encoding: chunked\r\n\r\n5\r\n{"],
+    ids=["nothing", "half a line", "no end of head", "half a body", "half a chunk"],
+)
+async def test_a_request_that_never_ends_is_cut_off(start: bytes) -> None:
+    async with connected(ConnectionLimits(request_timeout_s=0.05)) as (reader, writer):
+        writer.write(start)
+        assert await read_error(reader) == (408, "request_timeout")
+
+
+async def test_an_answer_may_take_longer_than_a_request() -> None:
+    engine = EchoEngine(delay_s=0.1)
+    limits = ConnectionLimits(request_timeout_s=0.05)
+    async with connected(limits, engine) as (reader, writer):
+        writer.write(REQUEST)
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_a_connection_serves_request_after_request_until_it_is_idle() -> None:
+    async with connected(ConnectionLimits(keep_alive_s=1)) as (reader, writer):
+        for _ in range(3):
+            writer.write(REQUEST)
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+            await reader.readuntil(b'"cached_tokens":2}}}')
+        assert await reader.read() == b""
+
+
+async def test_a_connection_whose_body_was_answered_unread_goes_on_and_ends_when_idle() -> None:
+    async with connected(ConnectionLimits(keep_alive_s=1)) as (reader, writer):
+        num_bytes = 3_000_000
+        writer.write(HEAD + b"content-length: %d\r\n\r\n" % num_bytes)
+        writer.write(b"x" * num_bytes)
+        writer.write(REQUEST)
+        assert (await reader.readline()).startswith(b"HTTP/1.1 413 ")
+        await reader.readuntil(b"HTTP/1.1 200 ")
+        await reader.readuntil(b'"cached_tokens":2}}}')
+        assert await reader.read() == b""
+
+
+async def test_a_reader_that_stalls_is_ended_and_its_request_with_it() -> None:
+    engine = EchoEngine()
+    body = json.dumps({"prompt": "abc", "max_tokens": 4000, "stream": True, "n": 8}).encode()
+    async with connected(ConnectionLimits(stall_timeout_s=0.2), engine) as (reader, writer):
+        assert isinstance(writer.transport, asyncio.Transport)
+        writer.transport.pause_reading()
+        writer.write(HEAD + b"content-length: %d\r\n\r\n%b" % (len(body), body))
+        while not engine.specs:  # noqa: ASYNC110 - the engine tells nobody
+            await asyncio.sleep(0.001)
+        while engine.running:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        writer.transport.resume_reading()
+        received = await reader.read()
+    assert b"data: {" in received
+    assert b"[DONE]" not in received
+
+
+async def test_a_reader_that_is_slow_but_reads_gets_everything() -> None:
+    engine = EchoEngine()
+    body = json.dumps({"prompt": "abc", "max_tokens": 4000, "stream": True}).encode()
+    async with connected(ConnectionLimits(stall_timeout_s=2.0), engine) as (reader, writer):
+        writer.write(
+            HEAD + b"connection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+        )
+        received = b""
+        while piece := await reader.read(2**14):
+            received += piece
+            await asyncio.sleep(0.002)
+    assert b"data: [DONE]" in received

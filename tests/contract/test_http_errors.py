@@ -1,0 +1,328 @@
+"""Bad input and failures over HTTP: every one has a status, OpenAI's shape and no secret."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx2
+import pytest
+
+from protos import errors
+from tests.contract.echo_engine import MAX_MODEL_LEN, EchoEngine
+from tests.contract.http_door import serving_http
+
+CHAT = "/v1/chat/completions"
+TEXT = "/v1/completions"
+JSON = {"content-type": "application/json"}
+MESSAGES = [{"role": "user", "content": "hello"}]
+
+ERROR_TABLE = [
+    (errors.InvalidArgumentError("stop is bad", field="stop"), 400, "invalid_value"),
+    (errors.ContextLengthExceededError("9 of 5", limit=5), 400, "context_length_exceeded"),
+    (errors.UnauthenticatedError("no key"), 401, "invalid_api_key"),
+    (errors.QueueFullError("full"), 429, "queue_full"),
+    (errors.UnavailableError("draining"), 503, "unavailable"),
+    (errors.DeadlineExceededError("late"), 504, "deadline_exceeded"),
+    (errors.InternalError("see the log"), 500, "internal_error"),
+    (errors.StaleStateError("stale"), 500, "internal_error"),
+]
+
+
+@pytest.fixture
+async def engine() -> EchoEngine:
+    return EchoEngine()
+
+
+@pytest.fixture
+async def client(engine: EchoEngine) -> AsyncIterator[httpx2.AsyncClient]:
+    async with (
+        serving_http(engine) as address,
+        httpx2.AsyncClient(base_url=f"http://{address}", timeout=20) as found,
+    ):
+        yield found
+
+
+def error_of(response: httpx2.Response) -> dict[str, Any]:
+    body = response.json()
+    assert set(body) == {"error"}
+    error: dict[str, Any] = body["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert "Traceback" not in response.text
+    assert ".py" not in response.text
+    assert response.headers["x-request-id"]
+    return error
+
+
+@pytest.mark.parametrize(
+    ("failure", "status", "code"), ERROR_TABLE, ids=[type(row[0]).__name__ for row in ERROR_TABLE]
+)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_every_failure_before_the_first_token_has_its_status(
+    engine: EchoEngine,
+    client: httpx2.AsyncClient,
+    failure: errors.StagecoachError,
+    status: int,
+    code: str,
+    stream: bool,
+) -> None:
+    engine.failure = failure
+    response = await client.post(TEXT, json={"prompt": "x", "stream": stream})
+    assert response.status_code == status
+    assert error_of(response)["code"] == code
+    assert error_of(response)["message"] == failure.message
+    assert ("retry-after" in response.headers) == (status in (429, 503))
+    engine.failure, engine.fail_after_tokens = failure, 0
+    late = await client.post(TEXT, json={"prompt": "x", "stream": stream})
+    assert late.status_code == status
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_bug_is_a_500_with_the_id_that_the_log_has(
+    engine: EchoEngine,
+    client: httpx2.AsyncClient,
+    caplog: pytest.LogCaptureFixture,
+    stream: bool,
+) -> None:
+    engine.failure = RuntimeError("/secret/path")
+    response = await client.post(TEXT, json={"prompt": "x", "stream": stream})
+    assert response.status_code == 500
+    request_id = response.headers["x-request-id"]
+    assert request_id in error_of(response)["message"]
+    assert "secret" not in response.text
+    assert f"internal error in request {request_id}" in caplog.text
+
+
+async def test_without_an_engine_only_health_and_version_are_well() -> None:
+    async with (
+        serving_http(None) as address,
+        httpx2.AsyncClient(base_url=f"http://{address}") as client,
+    ):
+        for path in ("/health", "/version"):
+            assert (await client.get(path)).status_code == 200
+        for path in ("/ready", "/v1/models", "/status"):
+            response = await client.get(path)
+            assert response.status_code == 503
+            assert error_of(response)["code"] == "unavailable"
+        response = await client.post(TEXT, json={"prompt": "x"})
+        assert response.status_code == 503
+
+
+async def test_an_engine_that_lost_a_stage_is_not_ready(
+    engine: EchoEngine, client: httpx2.AsyncClient
+) -> None:
+    assert (await client.get("/ready")).status_code == 200
+    engine.is_ready = False
+    assert (await client.get("/ready")).status_code == 503
+    assert (await client.get("/health")).status_code == 200
+
+
+async def test_unknown_paths_and_methods_have_the_shape_of_all_errors(
+    client: httpx2.AsyncClient,
+) -> None:
+    missing = await client.get("/v1/nothing")
+    assert missing.status_code == 404
+    assert error_of(missing)["code"] == "not_found"
+    wrong = await client.get(TEXT)
+    assert wrong.status_code == 405
+    assert wrong.headers["allow"] == "POST"
+    assert error_of(wrong)["code"] == "method_not_allowed"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"hello",
+        b"[]",
+        b"null",
+        b"{",
+        b'{"prompt": "x"} trailing',
+        b'{"prompt": "\xff\xfe"}',
+        b'{"prompt": "\xed\xa0\x80"}',
+        rb'{"prompt": "\ud800"}',
+        rb'{"prompt": "\udc00\ud800"}',
+        b'{"prompt": "x", "temperature": NaN}',
+        b'{"prompt": "x", "temperature": Infinity}',
+        b'{"prompt": "x", "temperature": -Infinity}',
+        b'{"prompt": "x", "temperature": 1e999}',
+        b'{"prompt": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"prompt": "x", "structured_outputs": {"json": ' + b'{"a":' * 5000 + b"1" + b"}" * 5002,
+        b'{"prompt": "x", "max_tokens": ' + b"9" * 5000 + b"}",
+    ],
+    ids=lambda body: repr(body[:24]),
+)
+async def test_what_is_no_request_is_a_400(client: httpx2.AsyncClient, body: bytes) -> None:
+    response = await client.post(TEXT, content=body, headers=JSON)
+    assert response.status_code == 400
+    assert error_of(response)["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    ("settings", "param"),
+    [
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": [[]]}, "prompt[0]"),
+        ({"prompt": ["x", ""]}, "prompt"),
+        ({"prompt": None}, "prompt"),
+        ({"prompt": [1, -2]}, "prompt[1]"),
+        ({"prompt": [1, 2.5]}, "prompt[1]"),
+        ({"prompt": [2**32]}, "prompt[0]"),
+        ({"prompt": ["x"] * 129}, "prompt"),
+        ({"prompt": ["x"] * 65, "n": 2}, "n"),
+        ({"temperature": -0.1}, "temperature"),
+        ({"temperature": "1"}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"top_p": 1.1}, "top_p"),
+        ({"top_k": -5}, "top_k"),
+        ({"top_k": 1.5}, "top_k"),
+        ({"n": 0}, "n"),
+        ({"n": 10**6}, "n"),
+        ({"n": True}, "n"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": -1}, "max_tokens"),
+        ({"max_tokens": 2**63}, "max_tokens"),
+        ({"stop": ["x"] * 1000}, "stop"),
+        ({"stop": ["x", ""]}, "stop[1]"),
+        ({"stop": ""}, "stop"),
+        ({"logit_bias": {"x": 1}}, "logit_bias.x"),
+        ({"logit_bias": {"1": 101}}, "logit_bias"),
+        ({"logit_bias": {"9" * 11: 1}}, "logit_bias"),
+        ({"logit_bias": {str(token): 1 for token in range(2000)}}, "logit_bias"),
+        ({"seed": 2**64}, "seed"),
+        ({"seed": 0.5}, "seed"),
+        ({"echo": True}, "echo"),
+        ({"suffix": "x"}, "suffix"),
+        ({"best_of": 3}, "best_of"),
+        ({"logprobs": 21}, "logprobs"),
+        ({"stream": "yes"}, "stream"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"stream": True, "stream_options": {"x": True}}, "stream_options.x"),
+        ({"model": 5}, "model"),
+        ({"no_such_field": None}, "no_such_field"),
+        ({"cache_salt": ""}, "cache_salt"),
+        ({"structured_outputs": {}}, "structured_outputs"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+async def test_a_value_out_of_range_is_named(
+    client: httpx2.AsyncClient, settings: dict[str, Any], param: str
+) -> None:
+    response = await client.post(TEXT, json={"prompt": "x", **settings})
+    assert response.status_code == 400
+    error = error_of(response)
+    assert error["param"] is not None
+    assert error["param"].startswith(param)
+    assert param in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("message", "param"),
+    [
+        ({"role": "robot", "content": "x"}, "messages[0].role"),
+        ({"role": "tool", "content": "x", "tool_call_id": "1"}, "messages[0]"),
+        ({"role": "user"}, "messages[0].content"),
+        ({"role": "user", "content": None}, "messages[0].content"),
+        ({"role": "user", "content": []}, "messages[0].content"),
+        (
+            {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]},
+            "messages[0].content[0]",
+        ),
+        ({"role": "user", "content": "x", "name": "Bob"}, "messages[0].name"),
+        ({"role": "assistant", "content": "x", "tool_calls": [{}]}, "messages[0].tool_calls"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+async def test_a_message_that_cannot_be_honoured_is_named(
+    client: httpx2.AsyncClient, message: dict[str, Any], param: str
+) -> None:
+    response = await client.post(CHAT, json={"messages": [message]})
+    assert response.status_code == 400
+    error = error_of(response)
+    assert error["param"] is not None
+    assert error["param"].startswith(param)
+
+
+async def test_an_image_is_refused_by_its_type(client: httpx2.AsyncClient) -> None:
+    part = {"type": "image_url", "image_url": {"url": "data:"}}
+    response = await client.post(CHAT, json={"messages": [{"role": "user", "content": [part]}]})
+    assert "image_url" in error_of(response)["message"]
+
+
+async def test_two_names_of_one_limit_must_agree(client: httpx2.AsyncClient) -> None:
+    body = {"messages": MESSAGES, "max_tokens": 3}
+    assert (await client.post(CHAT, json={**body, "max_completion_tokens": 3})).status_code == 200
+    response = await client.post(CHAT, json={**body, "max_completion_tokens": 4})
+    assert response.status_code == 400
+    assert error_of(response)["param"] == "max_tokens"
+
+
+async def test_a_nul_is_a_character_like_any_other(client: httpx2.AsyncClient) -> None:
+    response = await client.post("/tokenize", json={"prompt": "a\0b"})
+    assert response.json()["tokens"] == [97, 0, 98]
+
+
+async def test_an_error_does_not_repeat_a_prompt(client: httpx2.AsyncClient) -> None:
+    response = await client.post(TEXT, json={"prompt": {"secret": "words"}})
+    assert response.status_code == 400
+    assert "words" not in response.text
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_body_over_the_limit_is_not_read(
+    engine: EchoEngine, client: httpx2.AsyncClient, chunked: bool
+) -> None:
+    num_bytes = MAX_MODEL_LEN * 64 + 2**20
+    for size, status in ((num_bytes // 4, 400), (num_bytes + 1, 413), (8 * num_bytes, 413)):
+        body = json.dumps({"prompt": "x" * size, "max_tokens": 1}).encode()
+
+        async def pieces(whole: bytes = body) -> AsyncIterator[bytes]:
+            for start in range(0, len(whole), 2**16):
+                yield whole[start : start + 2**16]
+
+        content = pieces() if chunked else body
+        response = await client.post(TEXT, content=content, headers=JSON)
+        assert response.status_code == status
+        error_of(response)
+    assert engine.specs == []
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"content-type": "text/plain"}, {}, {**JSON, "content-encoding": "gzip"}],
+    ids=["text", "none", "gzip"],
+)
+async def test_a_body_that_does_not_call_itself_json_is_refused(
+    client: httpx2.AsyncClient, headers: dict[str, str]
+) -> None:
+    response = await client.post(TEXT, content=b'{"prompt": "x"}', headers=headers)
+    assert response.status_code == 415
+    assert error_of(response)["code"] == "unsupported_media_type"
+
+
+async def test_status_is_what_the_command_line_prints(client: httpx2.AsyncClient) -> None:
+    status = (await client.get("/status")).json()
+    assert status["model"] == "echo"
+    assert status["stages"][0]["layers"] == [0, 2]
+    assert status["stages"][1] == {
+        **dict.fromkeys(("device", "dtype", "layers", "pid", "version")),
+        **dict.fromkeys(("kv_block_size", "kv_blocks_total", "kv_blocks_free"), 0),
+        **dict.fromkeys(("weight_bytes", "kv_bytes"), 0),
+        **{"index": 1, "address": "h:2", "state": "lost", "emulated": False},
+    }
+
+
+async def test_a_burst_above_the_queue_is_refused_and_the_accepted_finish(
+    engine: EchoEngine, client: httpx2.AsyncClient
+) -> None:
+    engine.delay_s = 0.01
+    responses = await asyncio.gather(
+        *(client.post(TEXT, json={"prompt": "abc", "max_tokens": 20}) for _ in range(80))
+    )
+    statuses = [response.status_code for response in responses]
+    assert set(statuses) == {200, 429}
+    assert statuses.count(200) >= engine.max_running
+    for response in responses:
+        if response.status_code == 200:
+            assert response.json()["usage"]["completion_tokens"] == 20

@@ -1,0 +1,239 @@
+"""TLS between coordinator and stages: real servers, real certificates, every way to go wrong.
+
+This is row B11 of what has to be survived: no credential, a wrong or expired certificate, plain
+text to a TLS port. Each has its error, and after each the right one still works.
+"""
+
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+import httpx2
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from coordinator.client import AsyncClient, Client
+from coordinator.pipeline.stage_link import LinkConfig, StageLink
+from protos.errors import StagecoachError, UnauthenticatedError, UnavailableError
+from protos.stagecoach.v1 import stage_pb2
+from protos.status import from_rpc_error
+from security.certificate import Certificate, Role
+from security.credentials import channel_credentials
+from security.tls_files import TlsFiles
+from stage_server.config import ListenAddress
+from tests.certificates import Certificates, as_server
+from tests.contract.arithmetic_engine import ArithmeticEngine, arithmetic_info
+from tests.contract.echo_engine import EchoEngine, serving
+from tests.contract.http_door import serving_http
+from tests.contract.stage_builders import DEADLINE_S, bound_stage, opening, running_stage
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("certificates"))
+
+
+def link_to(address: str, tls: TlsFiles | None) -> StageLink:
+    return StageLink(
+        address, coordinator_id="tester", config=LinkConfig(), on_lost=lambda *_: None, tls=tls
+    )
+
+
+async def refusal(address: str, tls: TlsFiles | None) -> StagecoachError:
+    """The error that a coordinator with these files gets from a stage."""
+    link = link_to(address, tls)
+    try:
+        with pytest.raises(StagecoachError) as caught:
+            await link.get_info()
+    finally:
+        await link.close()
+    assert f"stage {address}: " in caught.value.message
+    return caught.value
+
+
+async def check_works(address: str, tls: TlsFiles | None, epoch: int = 1) -> None:
+    link = link_to(address, tls)
+    await link.open(await link.get_info(), epoch)
+    assert link.is_open
+    await link.close()
+
+
+async def test_a_coordinator_uses_a_stage_over_tls(certificates: Certificates) -> None:
+    async with running_stage(tls=certificates.stage) as stage:
+        await check_works(stage.address, certificates.coordinator)
+
+
+@pytest.mark.parametrize(
+    ("choose", "says"),
+    [
+        (lambda _: None, "it speaks TLS, and this side plain text"),
+        (lambda c: c.foreign_coordinator, "is not signed by the CA that this side trusts"),
+        (lambda c: c.expired_coordinator, "the TLS files of this coordinator are not good"),
+        (
+            lambda c: TlsFiles(
+                certificate=c.foreign_coordinator.certificate,
+                key=c.foreign_coordinator.key,
+                authority=c.all_authorities,
+            ),
+            "it refused the certificate of this side, their-coordinator.pem",
+        ),
+        (lambda c: c.stage, "the certificate of 'box1' has role stage, role coordinator is needed"),
+    ],
+    ids=["plain text", "wrong CA", "expired", "not signed", "a stage"],
+)
+async def test_a_stage_takes_no_other_client(
+    certificates: Certificates, choose: Callable[[Certificates], TlsFiles | None], says: str
+) -> None:
+    async with running_stage(tls=certificates.stage) as stage:
+        error = await refusal(stage.address, choose(certificates))
+        assert isinstance(error, UnauthenticatedError)
+        assert says in error.message
+        await check_works(stage.address, certificates.coordinator)
+
+
+@pytest.mark.parametrize(
+    ("choose", "says"),
+    [
+        (lambda c: c.expired_stage, "its certificate (old-box) expired on 20"),
+        (lambda c: c.elsewhere, "its certificate (box9) is for box9, 10.9.9.9, not for 127.0.0.1"),
+        (lambda c: c.foreign_stage, "its certificate (their-box) is not signed by the CA"),
+        (lambda _: None, "it speaks plain text, and this side TLS"),
+    ],
+    ids=["expired", "wrong host", "wrong CA", "plain text"],
+)
+async def test_a_coordinator_takes_no_other_stage(
+    certificates: Certificates,
+    choose: Callable[[Certificates], TlsFiles | None],
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Certificate, "problem_at", lambda *_: None)  # or the server would not start
+    async with running_stage(tls=choose(certificates)) as stage:
+        monkeypatch.undo()
+        error = await refusal(stage.address, certificates.coordinator)
+        assert isinstance(error, UnauthenticatedError)
+        assert says in error.message
+
+
+async def test_a_stage_certificate_may_ask_for_health_and_nothing_else(
+    certificates: Certificates,
+) -> None:
+    credentials = channel_credentials(certificates.stage)
+    async with (
+        running_stage(tls=certificates.stage) as stage,
+        grpc.aio.secure_channel(stage.address, credentials) as channel,
+    ):
+        health = health_pb2_grpc.HealthStub(channel)
+        answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=DEADLINE_S)
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+        methods = stage_pb2.DESCRIPTOR.services_by_name["StageService"].methods
+        assert len(methods) >= 2
+        for method in methods:
+            call = channel.stream_stream(f"/{method.containing_service.full_name}/{method.name}")()
+            await call.write(opening().SerializeToString())
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call.read()
+            assert isinstance(from_rpc_error(caught.value), UnauthenticatedError), method.name
+
+
+async def test_renewed_certificates_are_taken_up_and_damaged_ones_are_not(
+    certificates: Certificates, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = certificates.issue("renewed", Role.STAGE)
+    async with running_stage(tls=files) as stage:
+        running = link_to(stage.address, certificates.coordinator)
+        await running.open(await running.get_info(), 1)
+
+        certificates.issue("renewed", Role.STAGE, hosts=("box9",))
+        error = await refusal(stage.address, certificates.coordinator)
+        assert "is for box9, not for 127.0.0.1" in error.message
+        assert running.is_open
+
+        certificates.issue("renewed", Role.STAGE)
+        await check_works(stage.address, certificates.coordinator, epoch=2)
+        files.key.write_text("damaged")
+        await check_works(stage.address, certificates.coordinator, epoch=3)
+        assert "new TLS files are not taken: tls_key" in caplog.text
+        assert "damaged" not in caplog.text
+        await running.close()
+
+
+async def test_proxies_of_the_environment_are_not_used_between_stages(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "https_proxy", "grpc_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    for name in ("no_proxy", "no_grpc_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for tls in (None, certificates.stage):
+        async with running_stage(tls=tls) as stage:
+            await check_works(stage.address, tls and certificates.coordinator)
+
+
+async def test_a_second_stage_on_one_port_is_refused(certificates: Certificates) -> None:
+    for tls in (None, certificates.stage):
+        async with running_stage(tls=tls) as stage:
+            with pytest.raises(StagecoachError, match=f"cannot listen on {stage.address}"):
+                async with bound_stage(
+                    lambda: ArithmeticEngine(arithmetic_info()),
+                    ListenAddress.parse(stage.address),
+                    tls=tls,
+                ):
+                    pass
+
+
+async def test_clients_reach_a_coordinator_over_tls(certificates: Certificates) -> None:
+    async with (
+        serving(EchoEngine(), tls=as_server(certificates.coordinator)) as address,
+        AsyncClient(address, tls=certificates.authority) as client,
+    ):
+        assert (await client.complete("ab", max_tokens=3)).text == "aba"
+
+
+@pytest.mark.parametrize(
+    ("choose", "says"),
+    [
+        (lambda _: False, "it speaks TLS, and this side plain text"),
+        (lambda c: c.foreign_authority, "is not signed by the CA that this side trusts"),
+    ],
+)
+async def test_a_client_is_told_what_is_wrong(
+    certificates: Certificates, choose: Callable[[Certificates], bool | Path], says: str
+) -> None:
+    async with (
+        serving(EchoEngine(), tls=as_server(certificates.coordinator)) as address,
+        AsyncClient(address, tls=choose(certificates)) as client,
+    ):
+        with pytest.raises(UnauthenticatedError) as caught:
+            await client.status(timeout_s=DEADLINE_S)
+    assert caught.value.message.startswith(f"coordinator at {address}: ")
+    assert says in caught.value.message
+
+
+def test_a_server_that_is_not_there_is_not_taken_for_a_matter_of_tls(
+    certificates: Certificates,
+) -> None:
+    with (
+        Client("127.0.0.1:1", tls=certificates.authority) as client,
+        pytest.raises(UnavailableError, match="Connection refused"),
+    ):
+        client.status(timeout_s=DEADLINE_S)
+
+
+async def test_https_serves_and_takes_up_renewed_certificates(certificates: Certificates) -> None:
+    files = certificates.issue("door", Role.COORDINATOR)
+    context = ssl.create_default_context(cafile=certificates.authority)
+    async with serving_http(EchoEngine(), tls=as_server(files)) as address:
+        assert await https_status(address, context) == 200
+        certificates.issue("door", Role.COORDINATOR, hosts=("box9",))
+        with pytest.raises(httpx2.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+            await https_status(address, context)
+        certificates.issue("door", Role.COORDINATOR)
+        assert await https_status(address, context) == 200
+
+
+async def https_status(address: str, context: ssl.SSLContext) -> int:
+    async with httpx2.AsyncClient(verify=context, trust_env=False) as client:
+        return (await client.get(f"https://{address}/health")).status_code
