@@ -11,13 +11,14 @@ from typing import NamedTuple
 
 import pytest
 
+from coordinator import assembly
 from coordinator.assembly import open_engine
 from coordinator.config import CoordinatorConfig
 from coordinator.core.events import TokensEvent
 from coordinator.core.request_spec import RequestSpec, TokenPrompt
 from coordinator.core.status import EngineStatus
 from coordinator.engine import Engine
-from coordinator.pipeline import stage_link
+from coordinator.pipeline.stage_link import LinkConfig
 from coordinator.pipeline.step_deadline import StepTimeouts
 from model_files import open_model
 from protos.errors import IncompatibleError
@@ -181,9 +182,8 @@ async def test_streams_go_on_exactly_on_what_is_left_and_servers_return_to_use(
 async def test_a_frozen_server_is_given_up_and_taken_back_when_it_thaws(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        stage_link, "StepTimeouts", lambda: StepTimeouts(ceiling_s=2.0, floor_s=1.0)
-    )
+    hasty = LinkConfig(step=StepTimeouts(ceiling_s=2.0, floor_s=1.0))
+    monkeypatch.setattr(assembly, "LinkConfig", lambda: hasty)
     async with cluster(model) as (engine, first, _, expected):
         streams = Streams(engine)
         await streams.until(5)
