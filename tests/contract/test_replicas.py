@@ -3,7 +3,7 @@
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +21,8 @@ from coordinator.pipeline.step_deadline import StepTimeouts
 from model_files import open_model
 from protos.errors import IncompatibleError
 from protos.layer_range import LayerRange
-from tests.clusters import assert_nothing_held, generate, status_when
+from stage_server.config import ListenAddress
+from tests.clusters import assert_nothing_held, generate, running_stage, status_when
 from tests.stage_processes import StageProcess, stage_processes
 from tests.tiny_models import tiny_model
 
@@ -121,8 +122,10 @@ class Streams:
 
 
 async def test_streams_go_on_exactly_on_what_is_left_and_servers_return_to_use(
-    model: Path,
+    model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    hasty = LinkConfig(step=StepTimeouts(ceiling_s=5.0, floor_s=3.0))
+    monkeypatch.setattr(assembly, "LinkConfig", lambda: hasty)
     async with cluster(model) as (engine, first, second, expected):
         assert num_pipelines(await engine.status()) == 2
 
@@ -160,22 +163,7 @@ async def test_streams_go_on_exactly_on_what_is_left_and_servers_return_to_use(
         await asyncio.gather(first[0].start(), other.start())
         await when(engine, lambda now: num_pipelines(now) == 2)
 
-        # Each in turn is stopped with SIGTERM under load, and comes back.
-        for stage in (*first, *second):
-            streams = Streams(engine)
-            await streams.until(3)
-            assert await stage.terminate() == 0
-            await stage.start()
-            assert await streams.outputs() == expected
-        await when(engine, lambda now: num_pipelines(now) == 2)
-
-
-async def test_a_frozen_server_is_given_up_and_taken_back_when_it_thaws(
-    model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hasty = LinkConfig(step=StepTimeouts(ceiling_s=2.0, floor_s=1.0))
-    monkeypatch.setattr(assembly, "LinkConfig", lambda: hasty)
-    async with cluster(model) as (engine, first, _, expected):
+        # One that is frozen is given up, and taken back when it thaws.
         streams = Streams(engine)
         await streams.until(5)
         first[0].send(signal.SIGSTOP)
@@ -188,30 +176,62 @@ async def test_a_frozen_server_is_given_up_and_taken_back_when_it_thaws(
         assert await Streams(engine).outputs() == expected
 
 
-async def test_servers_of_one_stage_must_be_alike(model: Path, tmp_path: Path) -> None:
-    ranges = [LayerRange(0, 3), LayerRange(0, 2), LayerRange(3, 6)]
-    async with stage_processes(model, ranges) as (one, other, last):
+async def test_each_server_may_be_stopped_in_turn_under_load(model: Path) -> None:
+    async with AsyncExitStack() as stack:
+        servers: list[tuple[LayerRange, str, AsyncExitStack]] = []
+        for layers in (*HALVES, *HALVES):
+            life = await stack.enter_async_context(AsyncExitStack())
+            servers.append(
+                (layers, await life.enter_async_context(running_stage(model, layers)), life)
+            )
         config = CoordinatorConfig(
-            model=str(model), stages=(f"{one.address},{other.address}", last.address)
+            model=str(model),
+            stages=tuple(f"{servers[i][1]},{servers[i + 2][1]}" for i in range(2)),
         )
-        with pytest.raises(IncompatibleError, match=f"{other.address} has layers 0:2, expected"):
+        engine = await stack.enter_async_context(opened(config))
+        expected = [await generate(engine, prompt, NUM_TOKENS) for prompt in PROMPTS]
+        for layers, address, life in servers:
+            streams = Streams(engine)
+            await streams.until(3)
+            await life.aclose()
+            listen = ListenAddress.parse(address)
+            await life.enter_async_context(running_stage(model, layers, listen=listen))
+            assert await streams.outputs() == expected
+            await when(engine, lambda now: num_pipelines(now) == 2)
+
+
+async def test_servers_of_one_stage_must_be_alike(model: Path) -> None:
+    async with AsyncExitStack() as stack:
+        one, other, last = [
+            await stack.enter_async_context(running_stage(model, layers))
+            for layers in (LayerRange(0, 3), LayerRange(0, 2), LayerRange(3, 6))
+        ]
+        config = CoordinatorConfig(model=str(model), stages=(f"{one},{other}", last))
+        with pytest.raises(IncompatibleError, match=f"{other} has layers 0:2, expected 0:3"):
             await open_engine(config, open_model(config.model))
 
 
 async def test_a_server_that_is_missing_at_the_start_is_done_without_and_taken_in_later(
     model: Path,
 ) -> None:
-    async with stage_processes(model, [LayerRange(0, 6)] * 2) as (one, late):
-        await late.kill()
+    layers = LayerRange(0, 6)
+    async with AsyncExitStack() as stack:
+        async with running_stage(model, layers) as late:
+            pass
+        life, late_life = [await stack.enter_async_context(AsyncExitStack()) for _ in range(2)]
+        one = await life.enter_async_context(running_stage(model, layers))
         config = CoordinatorConfig(
-            model=str(model), stages=(f"{late.address},{one.address}",), connect_timeout_s=0.5
+            model=str(model), stages=(f"{late},{one}",), connect_timeout_s=0.5
         )
-        async with opened(config) as engine:
-            assert num_pipelines(await engine.status()) == 1
-            expected = await generate(engine, PROMPTS[0], NUM_TOKENS)
-            await late.start()
-            await when(engine, lambda now: num_pipelines(now) == 2)
-            await one.kill()
-            assert await generate(engine, PROMPTS[0], NUM_TOKENS) == expected
-            await one.start()
-            await when(engine, lambda now: num_pipelines(now) == 2)
+        engine = await stack.enter_async_context(opened(config))
+        assert num_pipelines(await engine.status()) == 1
+        expected = await generate(engine, PROMPTS[0], NUM_TOKENS)
+        listen = ListenAddress.parse(late)
+        await late_life.enter_async_context(running_stage(model, layers, listen=listen))
+        await when(engine, lambda now: num_pipelines(now) == 2)
+        await life.aclose()
+        assert await generate(engine, PROMPTS[0], NUM_TOKENS) == expected
+        assert (await engine.status()).ready
+        listen = ListenAddress.parse(one)
+        await life.enter_async_context(running_stage(model, layers, listen=listen))
+        await when(engine, lambda now: num_pipelines(now) == 2)
