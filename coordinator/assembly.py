@@ -1,17 +1,18 @@
 """Puts a coordinator together: opens the model, connects the stages, starts the engine."""
 
 import asyncio
-import logging
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import count
 
 from coordinator.admission import Admission
 from coordinator.config import CoordinatorConfig
 from coordinator.constraint import GrammarCompiler
 from coordinator.engine import Engine
+from coordinator.lane import Lane
 from coordinator.observer import EngineObserver
-from coordinator.pipeline.pipeline import OnStage, Pipeline, ignore_stage
 from coordinator.pipeline.stage_link import LinkConfig
+from coordinator.pipeline.stage_pool import OnStage, StagePool, ignore_stage
 from coordinator.pipeline.topology import Topology
 from coordinator.request_log import RequestLog
 from coordinator.scheduler.config import SchedulerConfig
@@ -21,8 +22,6 @@ from coordinator.text.tokenizer import Tokenizer, load_tokenizer
 from model_files import ModelFiles
 from protos.errors import IncompatibleError
 from protos.limits import LOGITS_CEILING_BYTES
-
-_log = logging.getLogger(__name__)
 
 
 async def open_engine(
@@ -45,31 +44,25 @@ async def open_engine(
         ModelFilesError: The tokenizer's files are damaged.
     """
     tokenizer = await asyncio.to_thread(load_tokenizer, files)
-    pipeline = Pipeline(
-        config.stages,
+    pool = StagePool(
+        config.replicas,
         coordinator_id=f"coordinator-{uuid.uuid4().hex[:12]}",
         config=LinkConfig(),
         tls=config.stage_tls,
     )
     try:
-        topology = await pipeline.connect(config.connect_timeout_s, on_stage)
+        topology = await pool.connect(config.connect_timeout_s, on_stage)
         _check_model(files, topology)
     except BaseException:
-        await pipeline.close()
+        await pool.close()
         raise
-    for address, info in zip(topology.addresses, topology.infos, strict=True):
-        facts = {"stage": address, "layers": str(info.layers), "device": info.device}
-        _log.info("stage connected", extra=facts)
     limits = _limits(config, topology)
+    wake = asyncio.Event()
     eos_token_ids = _eos_token_ids(files, tokenizer)
     engine = Engine(
-        pipeline=pipeline,
-        scheduler=Scheduler(limits),
-        pace=Pace(
-            num_stages=len(topology.infos),
-            max_num_batched_tokens=limits.max_num_batched_tokens,
-            depth=config.num_micro_batches,
-        ),
+        pool=pool,
+        topology=topology,
+        lanes=_lanes(config, limits, topology, pool.max_num_pipelines, on_landed=wake.set),
         admission=Admission(
             tokenizer=tokenizer,
             vocab_size=topology.vocab_size,
@@ -80,11 +73,37 @@ async def open_engine(
             tokenizer, vocab_size=topology.vocab_size, eos_token_ids=eos_token_ids
         ),
         tokenizer=tokenizer,
+        max_num_waiting=config.max_num_waiting,
         stage_wait_s=config.stage_wait_s,
         observers=(RequestLog(), *observers),
+        wake=wake,
     )
     engine.start()
     return engine
+
+
+def _lanes(
+    config: CoordinatorConfig,
+    limits: SchedulerConfig,
+    topology: Topology,
+    num_lanes: int,
+    *,
+    on_landed: Callable[[], None],
+) -> tuple[Lane, ...]:
+    """Schedulers with equal limits; the ids of their micro-batches never meet."""
+    micro_batch_ids = count()
+    return tuple(
+        Lane(
+            Scheduler(limits, micro_batch_ids=micro_batch_ids),
+            Pace(
+                num_stages=len(topology.infos),
+                max_num_batched_tokens=limits.max_num_batched_tokens,
+                depth=config.num_micro_batches,
+            ),
+            on_landed,
+        )
+        for _ in range(num_lanes)
+    )
 
 
 def _check_model(files: ModelFiles, topology: Topology) -> None:

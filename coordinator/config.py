@@ -25,7 +25,8 @@ class CoordinatorConfig:
     model: str
     """Local Hugging Face folder, hub id, `.gguf` file, `demo` or `shape:NAME`."""
     stages: tuple[str, ...]
-    """Addresses HOST:PORT, 1 to 16, in any order: the stages' own layer ranges order them."""
+    """HOST:PORT of each of 1 to 16 stages, several with commas between for replicas; in any order:
+    the stages' own layer ranges order them."""
     listen: str = "127.0.0.1:50050"
     """HOST:PORT of GenerationService; port 0 takes a free one."""
     http_listen: str | None = "127.0.0.1:8000"
@@ -74,10 +75,11 @@ class CoordinatorConfig:
             raise InvalidArgumentError(
                 f"{len(self.stages)} stages given, must be 1 to {MAX_STAGES}", field="stage"
             )
-        for address in self.stages:
+        addresses = [address for stage in self.replicas for address in stage]
+        for address in addresses:
             if parse_address(address, field="stage")[1] == 0:
                 raise InvalidArgumentError(f"stage {address} has port 0", field="stage")
-            if self.stages.count(address) > 1:
+            if addresses.count(address) > 1:
                 raise InvalidArgumentError(f"stage {address} is given twice", field="stage")
         parse_address(self.listen, field="listen")
         if self.http_listen is not None:
@@ -107,6 +109,11 @@ class CoordinatorConfig:
                 raise InvalidArgumentError(
                     f"{name} is {seconds}, must be a number of seconds from 0", field=name
                 )
+
+    @property
+    def replicas(self) -> tuple[tuple[str, ...], ...]:
+        """Addresses of all servers of each stage."""
+        return tuple(tuple(map(str.strip, stage.split(","))) for stage in self.stages)
 
     @property
     def needs_key(self) -> bool:

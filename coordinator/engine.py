@@ -1,8 +1,9 @@
-"""The loop: admit, fill the pipeline, take in what comes back, emit.
+"""The loop: admit, fill the pipelines, take in what comes back, emit.
 
-One task owns the scheduler and every request; others only submit and cancel, from the same event
-loop, and micro-batches report to it. When a stage is lost, all sequences go back to the waiting
-queue with the tokens they have, and go on by recomputation once the stage is back.
+One task owns the lanes and every request; others only submit and cancel, from the same event loop,
+and micro-batches report to it. When a stage is lost, the sequences of its pipeline go back to the
+waiting queue with the tokens they have, and go on by recomputation: on another pipeline if there is
+one, else once the stage is back.
 """
 
 import asyncio
@@ -13,30 +14,34 @@ from collections.abc import Sequence as ListLike
 from contextlib import contextmanager
 
 from coordinator.admission import Admission
-from coordinator.batch_sampling import logits_requests, sample
+from coordinator.batch_sampling import sample
 from coordinator.compiling_stream import CompilingStream
 from coordinator.constraint import GrammarCompiler, TokenConstraint
+from coordinator.core.limits import MAX_REPLAYS
 from coordinator.core.observation import EngineFigures
 from coordinator.core.request import FinishReason, Request
 from coordinator.core.request_spec import Prompt, RequestSpec
 from coordinator.core.sequence import Sequence
 from coordinator.core.served_model import ServedModel
-from coordinator.core.status import EngineStatus, StageState, StageStatus
+from coordinator.core.status import EngineStatus
 from coordinator.core.step import SchedulerOutput, StepOutput
+from coordinator.dispatcher import Dispatcher
+from coordinator.engine_status import EngineCounters, engine_figures, engine_status
 from coordinator.landed_step import LandedStep
+from coordinator.lane import Lane
 from coordinator.live_request import LiveRequest
-from coordinator.micro_batches import MicroBatch, MicroBatches
+from coordinator.micro_batches import MicroBatch
 from coordinator.observer import EngineObserver, Observers
-from coordinator.pipeline.pipeline import Pipeline
+from coordinator.outage import Outage
+from coordinator.pipeline.stage_pool import StagePool
 from coordinator.pipeline.topology import Topology
+from coordinator.readiness import Readiness
 from coordinator.request_stream import RequestStream
-from coordinator.scheduler.pace import Pace
-from coordinator.scheduler.scheduler import Scheduler
 from coordinator.step_watch import StepHub, StepWatch
 from coordinator.text.tokenizer import Tokenizer
-from coordinator.throughput import ThroughputMeter
 from protos.errors import (
     DeadlineExceededError,
+    DeviceMemoryError,
     InternalError,
     InvalidArgumentError,
     KvFullError,
@@ -45,65 +50,60 @@ from protos.errors import (
     UnavailableError,
 )
 
-MAX_REPLAYS = 2
-"""Times that a request is computed again after it was in flight when something broke. Bounded, so
-that a request that breaks a stage each time cannot do so forever."""
-
-OUTAGE_PAUSE_S = 1.0
-"""Pause between attempts to bring the pipeline back, once requests no longer wait for it."""
-
 _log = logging.getLogger(__name__)
 
 
 class Engine:
-    """Generates tokens for many requests at once over one pipeline.
+    """Generates tokens for many requests at once over the pipelines that can be formed.
 
     Args:
-        pipeline: Connected; the engine closes it.
-        scheduler: Empty, with the limits of the pipeline's topology.
-        pace: Says how many micro-batches are in flight.
+        pool: Connected and not started; the engine closes it.
+        topology: The stages.
+        lanes: One for each pipeline that there can be, without; all with equal limits.
         admission: Validates requests.
         grammars: Compiles the grammars of requests; the engine closes it.
         tokenizer: The model's; None when it serves token ids only.
+        max_num_waiting: Requests that wait, beyond which none is taken.
         stage_wait_s: How long requests wait for a lost stage before they fail.
+        wake: Set by the lanes when the engine has something to do.
         observers: Told what happens.
     """
 
     def __init__(
         self,
         *,
-        pipeline: Pipeline,
-        scheduler: Scheduler,
-        pace: Pace,
+        pool: StagePool,
+        topology: Topology,
+        lanes: tuple[Lane, ...],
         admission: Admission,
         grammars: GrammarCompiler,
         tokenizer: Tokenizer | None,
+        max_num_waiting: int,
         stage_wait_s: float,
+        wake: asyncio.Event,
         observers: ListLike[EngineObserver] = (),
     ) -> None:
         """Keeps its parts; `start` starts it."""
         self.tokenizer = tokenizer
-        self._pipeline = pipeline
-        self._scheduler = scheduler
-        self._pace = pace
+        self._pool = pool
+        self._topology = topology
+        self._lanes = lanes
+        self._dispatcher = Dispatcher(lanes, max_num_waiting=max_num_waiting)
         self._admission = admission
+        self._outage = Outage(stage_wait_s)
         self._grammars = grammars
-        self._stage_wait_s = stage_wait_s
         self._observers = Observers(observers)
         self._requests: dict[str, LiveRequest] = {}
-        self._wake = asyncio.Event()
+        self._wake = wake
         self._idle = asyncio.Event()
         self._idle.set()
-        pipeline.on_lost(self._wake.set)
-        self._micro_batches = MicroBatches(pipeline, on_landed=self._wake.set)
-        self._unsent: list[LandedStep] = []
-        self._throughput = ThroughputMeter()
+        self._unsent: list[tuple[Lane, LandedStep]] = []
         self._steps = StepHub()
-        self._num_finished = 0
-        self._num_preemptions = 0
+        self._counters = EngineCounters()
         self._is_draining = False
-        self._outage: str | None = None
-        """Why no request is taken at present."""
+        self._has_news = False
+        """True when pipelines may have come or gone."""
+        self._readiness = Readiness()
 
     @property
     def num_requests(self) -> int:
@@ -113,24 +113,23 @@ class Engine:
     @property
     def served_model(self) -> ServedModel:
         """What clients may know of the model."""
-        topology = self._pipeline.topology
+        limits = self._lanes[0].scheduler.config
         return ServedModel(
-            model_id=topology.model_id,
-            vocab_size=topology.vocab_size,
-            max_model_len=self._scheduler.config.max_request_tokens,
+            model_id=self._topology.model_id,
+            vocab_size=self._topology.vocab_size,
+            max_model_len=limits.max_request_tokens,
             has_tokenizer=self.tokenizer is not None,
-            has_prefix_cache=self._scheduler.config.prefix_cache,
+            has_prefix_cache=limits.prefix_cache,
         )
 
     @property
     def is_ready(self) -> bool:
         """True while requests are served."""
-        return self._pipeline.is_open and not self._is_draining
+        return self._readiness.is_ready
 
-    @property
-    def topology(self) -> Topology:
-        """The stages as they were when the engine started."""
-        return self._pipeline.topology
+    async def wait_ready(self, *, ready: bool) -> None:
+        """Returns when `is_ready` has become so."""
+        await self._readiness.wait(ready)
 
     def tokenize(self, prompt: Prompt) -> list[int]:
         """Turns a prompt into token ids; see `Admission.tokenize`."""
@@ -189,11 +188,11 @@ class Engine:
         """Queues a valid request."""
         self._check_open()
         self._check_new(request.request_id)
-        sequence = self._scheduler.add(request)
+        sequence = self._dispatcher.place(request)
         request_id = request.request_id
         live = LiveRequest.of(
             sequence,
-            topology=self._pipeline.topology,
+            topology=self._topology,
             tokenizer=self.tokenizer,
             constraint=constraint,
             on_cancel=lambda: self._cancel(request_id),
@@ -207,9 +206,8 @@ class Engine:
     def _check_open(self) -> None:
         if self._is_draining:
             raise UnavailableError("the coordinator is shutting down")
-        if self._outage is not None:
-            raise UnavailableError(self._outage)
-        self._scheduler.check_room()
+        self._outage.check()
+        self._dispatcher.check_room()
 
     def _check_new(self, request_id: str | None) -> None:
         if request_id in self._requests:  # the scheduler forgets it before its end is sent
@@ -225,6 +223,8 @@ class Engine:
 
     def start(self) -> None:
         """Starts serving; call once, from the event loop that everything else is called from."""
+        self._pool.start(self._hear)
+        self._tend()
         self._task = asyncio.create_task(self._run(), name="engine")
 
     async def wait_stopped(self) -> None:
@@ -247,6 +247,7 @@ class Engine:
         Closes the pipeline, which frees every slot on every stage.
         """
         self._is_draining = True
+        self._readiness.set(False)
         if self._requests:
             idle = asyncio.create_task(self.wait_idle())
             await asyncio.wait(
@@ -258,8 +259,8 @@ class Engine:
         self._steps.end(UnavailableError("the coordinator is shutting down"))
         self._task.cancel()
         await asyncio.wait({self._task})
-        await self._micro_batches.close()
-        await self._pipeline.close()
+        await asyncio.gather(*(lane.micro_batches.close() for lane in self._lanes))
+        await self._pool.close()
         self._grammars.close()
 
     async def _run(self) -> None:
@@ -267,137 +268,96 @@ class Engine:
         try:
             await self._serve()
         except Exception:
-            self._outage = "the engine stopped; see the coordinator's log"
+            stopped = self._outage.end()
+            self._readiness.set(False)
             _log.exception("the engine stopped")
-            error = InternalError(self._outage)
             for live in self._requests.values():  # past the scheduler, which may be what is broken
-                live.stream.end(error)
-                self._observers.request_ended(live.as_ended(FinishReason.ERROR, error))
+                live.stream.end(stopped)
+                self._observers.request_ended(live.as_ended(FinishReason.ERROR, stopped))
             self._requests.clear()
             raise
 
     async def _serve(self) -> None:
         while True:
-            if not self._pipeline.is_open:
-                await self._emit()  # the wait may be long, and end all requests
-                await self._recover()
-            self._fill()
+            if self._has_news:
+                await self._emit()  # before requests are moved, or fail
+                self._tend()
+            for lane in self._lanes:
+                lane.fill(self._requests)
             await self._emit()
-            if self._micro_batches.is_empty and not self._scheduler.has_work:
-                self._scheduler.check_integrity()
-                self._pace.interrupt()
+            for lane in self._lanes:
+                if lane.is_idle:
+                    lane.rest()
+            if not self._requests and all(lane.is_idle for lane in self._lanes):
                 self._idle.set()
             await self._wake.wait()
             self._wake.clear()
-            for micro_batch in self._micro_batches.take_landed():
-                self._land(micro_batch)
+            for lane in self._lanes:
+                for micro_batch in lane.micro_batches.take_landed():
+                    self._land(lane, micro_batch)
+            self._dispatcher.spread()
 
-    def _fill(self) -> None:
-        """Sends micro-batches off until as many are in flight as the load deserves."""
-        while True:
-            started_ns = time.perf_counter_ns()
-            load = self._scheduler.load()
-            plan = self._pace.plan(
-                load,
-                num_in_flight=self._micro_batches.num_computing,
-                num_prefill_only=self._micro_batches.num_prefill_only,
-            )
-            output = plan and self._scheduler.schedule(plan.budget)
-            if plan is None or output is None:
-                return
-            now_ns = time.monotonic_ns()
-            for piece in output.slices:
-                live = self._requests[piece.request_id]
-                live.first_step_ns = live.first_step_ns or now_ns
-            wanted = logits_requests(output, self._requests)
-            micro_batch = MicroBatch(
-                output=output,
-                load=load,
-                depth=plan.depth,
-                started_ns=started_ns,
-                scheduled_ns=time.perf_counter_ns(),
-            )
-            self._micro_batches.start(micro_batch, wanted)
+    def _hear(self) -> None:
+        self._has_news = True
+        self._wake.set()
+
+    def _tend(self) -> None:
+        """Gives up pipelines that lost a stage, serves those that can be formed, or waits."""
+        self._has_news = False
+        for lane in self._lanes:
+            if lane.is_broken:
+                self._replay(lane.lose(), UnavailableError("a stage was lost again and again"))
+        for pipeline in self._pool.form():
+            self._lanes[pipeline.index].open(pipeline)
+            facts = {"pipeline": pipeline.index, "stages": list(pipeline.addresses)}
+            _log.info("pipeline formed", extra=facts)
+        is_open = any(lane.is_open for lane in self._lanes)
+        if is_open:
+            self._outage.clear()
+            self._dispatcher.spread()
+        elif self._outage.begin(self._hear, num_requests=len(self._requests)):
+            error = self._outage.fail(self._pool.problem)
+            for request_id in tuple(self._requests):
+                self._fail(request_id, error)
+        self._readiness.set(is_open and not self._is_draining)
 
     async def status(self) -> EngineStatus:
         """The state of the coordinator and of every stage."""
-        scheduler, topology = self._scheduler, self._pipeline.topology
-        infos = await self._pipeline.stage_infos()
-        stages = tuple(
-            StageStatus(
-                index=index,
-                address=address,
-                state=StageState.READY if is_open else StageState.LOST,
-                info=info or known,
-            )
-            for index, (address, is_open, info, known) in enumerate(
-                zip(
-                    topology.addresses,
-                    self._pipeline.open_stages,
-                    infos,
-                    topology.infos,
-                    strict=True,
-                )
-            )
-        )
-        return EngineStatus(
-            model_id=topology.model_id,
+        return engine_status(
+            topology=self._topology,
+            stages=await self._pool.statuses(),
             ready=self.is_ready,
-            stages=stages,
-            num_running=scheduler.num_running,
-            num_waiting=scheduler.num_waiting,
-            max_num_seqs=scheduler.config.max_num_seqs,
-            num_kv_blocks=scheduler.config.num_kv_blocks,
-            num_free_kv_blocks=scheduler.num_free_kv_blocks,
-            num_cached_kv_blocks=scheduler.num_cached_kv_blocks,
-            max_model_len=scheduler.config.max_request_tokens,
-            num_finished=self._num_finished,
-            num_generated_tokens=self._throughput.total,
-            num_preemptions=self._num_preemptions,
-            num_prefix_query_tokens=scheduler.num_prefix_query_tokens,
-            num_prefix_hit_tokens=scheduler.num_prefix_hit_tokens,
-            tokens_per_second=self._throughput.tokens_per_second(time.monotonic()),
             has_tokenizer=self.tokenizer is not None,
+            lanes=self._lanes,
+            counters=self._counters,
+            now_s=time.monotonic(),
         )
 
     def figures(self) -> EngineFigures:
         """The state of the engine now, without asking a stage. Any thread."""
-        scheduler = self._scheduler
-        return EngineFigures(
-            is_ready=self._pipeline.is_open and not self._is_draining and self._outage is None,
-            num_running=scheduler.num_running,
-            num_waiting=scheduler.num_waiting,
-            num_micro_batches=self._micro_batches.num_in_flight,
-            num_kv_blocks=scheduler.config.num_kv_blocks,
-            num_free_kv_blocks=scheduler.num_free_kv_blocks,
-            num_cached_kv_blocks=scheduler.num_cached_kv_blocks,
-            num_prefix_query_tokens=scheduler.num_prefix_query_tokens,
-            num_prefix_hit_tokens=scheduler.num_prefix_hit_tokens,
-            num_preemptions=scheduler.num_preemptions,
-            num_replays=scheduler.num_replays,
-            open_stages=self._pipeline.open_stages,
-            stage_losses=self._pipeline.stage_losses,
+        return engine_figures(
+            is_ready=self.is_ready, lanes=self._lanes, stages=self._pool.stage_figures()
         )
 
-    def _land(self, micro_batch: MicroBatch) -> None:
+    def _land(self, lane: Lane, micro_batch: MicroBatch) -> None:
         """Takes in what became of a micro-batch."""
         result = micro_batch.result
         if isinstance(result, StepOutput):
-            self._take_in(micro_batch, result)
+            self._take_in(lane, micro_batch, result)
         elif isinstance(result, StagecoachError):
-            self._give_up(micro_batch.output, result)
+            self._give_up(lane, micro_batch.output, result)
         else:
             assert result is not None, "a micro-batch landed without a result"
             raise result
 
-    def _take_in(self, micro_batch: MicroBatch, result: StepOutput) -> None:
+    def _take_in(self, lane: Lane, micro_batch: MicroBatch, result: StepOutput) -> None:
         """Samples, and lets the scheduler go on; what clients get of it is sent later."""
         landed_ns = time.perf_counter_ns()
         output = micro_batch.output
         sampled = sample(output, result, self._requests)
         for request_id, error in sampled.errors.items():
             self._fail(request_id, error)
-        advanced = self._scheduler.update(output, sampled.token_ids)
+        advanced = lane.scheduler.update(output, sampled.token_ids)
         step = LandedStep.of(
             micro_batch,
             result,
@@ -407,8 +367,8 @@ class Engine:
         )
         for token in step.tokens:
             if token.reason is not None:
-                self._scheduler.finish(token.live.request_id, token.reason)
-        self._unsent.append(step)
+                lane.scheduler.finish(token.live.request_id, token.reason)
+        self._unsent.append((lane, step))
 
     async def _emit(self) -> None:
         """Sends what was taken in, behind the next micro-batches."""
@@ -416,7 +376,7 @@ class Engine:
             return
         await asyncio.sleep(0)  # lets those go out that were just started
         steps, self._unsent = self._unsent, []
-        for step in steps:
+        for lane, step in steps:
             sent = step.send(self._requests)
             if self._steps.is_watched:
                 self._steps.publish(step.record(sent))
@@ -425,9 +385,9 @@ class Engine:
             for token in sent.last_tokens:
                 assert token.reason is not None
                 self._finish(token.live, token.reason)
-            self._throughput.add(len(step.tokens), time.monotonic())
+            self._counters.throughput.add(len(step.tokens), time.monotonic())
             micro_batch = step.micro_batch
-            self._pace.observe(
+            lane.pace.observe(
                 micro_batch.output,
                 depth=micro_batch.depth,
                 load=micro_batch.load,
@@ -435,19 +395,19 @@ class Engine:
                 landed_ns=micro_batch.returned_ns,
             )
 
-    def _give_up(self, output: SchedulerOutput, error: StagecoachError) -> None:
+    def _give_up(self, lane: Lane, output: SchedulerOutput, error: StagecoachError) -> None:
         """Replays what a stage could not run, or fails it; hits only this micro-batch."""
         if isinstance(error, UnavailableError | DeadlineExceededError):
             self._log_failure(logging.WARNING, "micro-batch lost", output, error)
-            if self._pipeline.is_open:  # else `_serve` recovers, and all are replayed
-                self._replay(self._scheduler.requeue(output), error)
-        elif isinstance(error, KvFullError | StaleStateError):
+            if lane.is_open:  # else all that is in flight was lost with it; see `_tend`
+                self._replay(lane.scheduler.requeue(output), error)
+        elif isinstance(error, KvFullError | StaleStateError | DeviceMemoryError):
             self._log_failure(logging.WARNING, "micro-batch replayed", output, error)
             gave_up = InternalError(f"given up after {MAX_REPLAYS} replays: {error.message}")
-            self._replay(self._scheduler.requeue(output), gave_up)
+            self._replay(lane.scheduler.requeue(output), gave_up)
         else:
             self._log_failure(logging.ERROR, "micro-batch failed", output, error)
-            self._scheduler.requeue(output)
+            lane.scheduler.requeue(output)
             for piece in output.slices:
                 # Whatever a stage says, it is not the client's fault.
                 self._fail(
@@ -470,28 +430,6 @@ class Engine:
                 "error": error.message,
             },
         )
-
-    async def _recover(self) -> None:
-        """Waits until every stage is back; what was running is computed again from its tokens."""
-        self._micro_batches.abandon()
-        self._pace.interrupt()
-        self._replay(
-            self._scheduler.preempt_all(), UnavailableError("a stage was lost again and again")
-        )
-        _log.warning("waiting for stages", extra={"num_paused_requests": len(self._requests)})
-        started = time.monotonic()
-        while not self._pipeline.is_open:
-            try:
-                await self._pipeline.reconnect(self._stage_wait_s)
-            except StagecoachError as error:
-                self._outage = f"the pipeline is down: {error.message}"
-                _log.error("the pipeline is down", extra={"error": error.message})
-                for request_id in tuple(self._requests):
-                    self._fail(request_id, UnavailableError(self._outage))
-                await asyncio.sleep(OUTAGE_PAUSE_S)
-        self._outage = None
-        waited_s = round(time.monotonic() - started, 3)
-        _log.warning("all stages are back", extra={"waited_s": waited_s})
 
     def _replay(self, sequences: Iterable[Sequence], error: StagecoachError) -> None:
         """Lets requests be computed again, or fails those that had their share of replays."""
@@ -522,7 +460,7 @@ class Engine:
         self, request_id: str, reason: FinishReason, error: StagecoachError | None = None
     ) -> None:
         live = self._requests.pop(request_id)
-        self._scheduler.finish(request_id, reason)
-        self._num_finished += 1
-        self._num_preemptions += live.sequence.num_preemptions
+        self._dispatcher.finish(request_id, reason)
+        self._counters.num_finished += 1
+        self._counters.num_preemptions += live.sequence.num_preemptions
         self._observers.request_ended(live.as_ended(reason, error))

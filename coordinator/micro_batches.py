@@ -35,13 +35,11 @@ class MicroBatches:
     """Starts micro-batches and keeps them until they are taken in. Used from one event loop.
 
     Args:
-        pipeline: What they run through.
         on_landed: Called each time that one came back.
     """
 
-    def __init__(self, pipeline: Pipeline, on_landed: Callable[[], None]) -> None:
+    def __init__(self, on_landed: Callable[[], None]) -> None:
         """Starts with none."""
-        self._pipeline = pipeline
         self._on_landed = on_landed
         self._in_flight: set[MicroBatch] = set()
         self._landed: list[MicroBatch] = []
@@ -67,10 +65,12 @@ class MicroBatches:
         """True when every micro-batch was taken in."""
         return not self._in_flight and not self._landed
 
-    def start(self, micro_batch: MicroBatch, wanted: list[LogitsRequest]) -> None:
-        """Sends a micro-batch off, behind all that were started before."""
+    def start(
+        self, micro_batch: MicroBatch, wanted: list[LogitsRequest], pipeline: Pipeline
+    ) -> None:
+        """Sends a micro-batch through a pipeline, behind all that were started before."""
         self._in_flight.add(micro_batch)
-        task = asyncio.create_task(self._run(micro_batch, wanted))
+        task = asyncio.create_task(self._run(micro_batch, wanted, pipeline))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -93,9 +93,11 @@ class MicroBatches:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _run(self, micro_batch: MicroBatch, wanted: list[LogitsRequest]) -> None:
+    async def _run(
+        self, micro_batch: MicroBatch, wanted: list[LogitsRequest], pipeline: Pipeline
+    ) -> None:
         try:
-            micro_batch.result = await self._pipeline.run(micro_batch.output, wanted)
+            micro_batch.result = await pipeline.run(micro_batch.output, wanted)
         except Exception as error:  # for the engine to sort out
             micro_batch.result = error
         micro_batch.returned_ns = time.perf_counter_ns()

@@ -142,6 +142,13 @@ def stage_server(
     drain_grace_s: Annotated[
         float, typer.Option(help="Seconds that work in flight gets after SIGTERM.")
     ] = _DEFAULT.drain_grace_s,
+    hang_timeout_s: Annotated[
+        float,
+        typer.Option(
+            help="Seconds, and 0.25 a token, after which a step counts as hung; after four times"
+            " as long the stage ends."
+        ),
+    ] = _DEFAULT.hang_timeout_s,
     json_output: Annotated[
         bool,
         typer.Option(
@@ -213,6 +220,7 @@ def stage_server(
                 if metrics_listen is None
                 else ListenAddress.parse(metrics_listen, field="metrics_listen")
             ),
+            hang_timeout_s=hang_timeout_s,
         )
     except InvalidArgumentError as error:
         raise typer.BadParameter(error.message) from error

@@ -6,6 +6,7 @@ has torch's code in its caches and would have to be woken anyway; the loop only 
 
 import logging
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
@@ -15,7 +16,7 @@ from protos.errors import InternalError, InvalidArgumentError, StagecoachError
 from protos.stagecoach.v1 import stage_pb2
 from stage_server.activity import StageActivity
 from stage_server.batch import ForwardBatch
-from stage_server.engine import StageEngine
+from stage_server.engine import DeviceLostError, StageEngine
 from stage_server.micro_batch import parse_micro_batch, write_output
 
 _log = logging.getLogger(__name__)
@@ -41,14 +42,27 @@ def parse_request(data: bytes) -> stage_pb2.ForwardRequest:
         raise InvalidArgumentError(f"{len(data)} bytes are not a ForwardRequest") from error
 
 
-def answer(arrival: Arrival, activity: StageActivity, engine: StageEngine) -> bytes:
+def answer(
+    arrival: Arrival,
+    activity: StageActivity,
+    engine: StageEngine,
+    *,
+    note_tokens: Callable[[int], None],
+) -> bytes:
     """Runs the micro-batch of one message, and counts it.
+
+    Args:
+        arrival: The message.
+        activity: Where it is counted.
+        engine: What computes it.
+        note_tokens: Told how many rows it has, before they are computed.
 
     Returns:
         A `ForwardResponse`; whatever went wrong with the micro-batch is said in it.
 
     Raises:
         InvalidArgumentError: The message is no micro-batch, which ends the stream.
+        DeviceLostError: Nothing can be computed any more.
     """
     started_ns = time.perf_counter_ns()
     request = parse_request(arrival.data)
@@ -62,13 +76,15 @@ def answer(arrival: Arrival, activity: StageActivity, engine: StageEngine) -> by
     result = response.result
     queue_ns = started_ns - arrival.arrived_ns
     try:
-        batch = _run(request.micro_batch, engine, started_ns, result)
+        batch = _run(request.micro_batch, engine, note_tokens, started_ns, result)
         activity.micro_batch_computed(
             batch.slices,
             queue_ns=queue_ns,
             compute_ns=result.timings.compute_ns,
             serialize_ns=result.timings.serialize_ns,
         )
+    except DeviceLostError:
+        raise
     except Exception as raised:
         error = _typed(raised)
         activity.micro_batch_errors[error.reason] += 1
@@ -82,11 +98,13 @@ def answer(arrival: Arrival, activity: StageActivity, engine: StageEngine) -> by
 def _run(
     micro_batch: stage_pb2.MicroBatch,
     engine: StageEngine,
+    note_tokens: Callable[[int], None],
     started_ns: int,
     result: stage_pb2.MicroBatchResult,
 ) -> ForwardBatch:
     """Computes a micro-batch, writes its output and times into a result, and returns it."""
     batch = parse_micro_batch(micro_batch, engine.info)
+    note_tokens(batch.num_tokens)
     parsed_ns = time.perf_counter_ns()
     output = engine.forward(batch)
     computed_ns = time.perf_counter_ns()

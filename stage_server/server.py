@@ -14,13 +14,14 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from typing import NamedTuple
 
 import grpc
 import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from model_files import open_model
-from protos.errors import InvalidArgumentError
+from protos.errors import InternalError, InvalidArgumentError
 from protos.limits import server_limits
 from protos.load_progress import LoadPhase, LoadProgress
 from security.credentials import server_credentials
@@ -35,6 +36,7 @@ from stage_server.load_watch import shown
 from stage_server.metrics import stage_registry
 from stage_server.servicer import SERVICE_NAME, StageServicer
 from stage_server.stream import MAX_IN_FLIGHT
+from stage_server.watchdog import watch
 from telemetry.metrics_port import metrics_port
 
 MAX_CONCURRENT_CALLS = 128
@@ -139,6 +141,23 @@ class StageServer:
         facts = {"layers": str(engine.info.layers), "elapsed_s": round(elapsed_s, 3)}
         _log.info("load finished", extra=facts)
 
+    async def watch(self, *, hang_timeout_s: float) -> InternalError:
+        """Keeps health true to the model thread, once it has loaded, until that is past help.
+
+        Args:
+            hang_timeout_s: What a step may take, besides what its tokens add.
+
+        Returns:
+            Why the process must end.
+        """
+
+        async def on_change(hangs: bool) -> None:
+            self._servicer.set_hangs(hangs)
+            status = health_pb2.HealthCheckResponse
+            await self._set_health(status.NOT_SERVING if hangs else status.SERVING)
+
+        return await watch(self._executor, timeout_s=hang_timeout_s, on_change=on_change)
+
     async def stop(self, *, grace_s: float) -> bool:
         """Drains, closes the port and ends the model thread.
 
@@ -197,12 +216,23 @@ def run(config: StageConfig, *, num_lost_log_lines: Callable[[], int]) -> None:
             registry = stage_registry(activity, num_lost_log_lines=num_lost_log_lines)
             port = metrics_port(config.metrics_listen.host, config.metrics_listen.port, registry)
             metrics_address = stack.enter_context(port)
-        stopped = uvloop.run(_serve(config, limits, load, board, activity, metrics_address))
-    if not stopped:
+        end = uvloop.run(_serve(config, limits, load, board, activity, metrics_address))
+    if end.error is not None:
+        print(f"stage-server: {end.error.message}", file=sys.stderr)
+    if end.error is not None or not end.thread_ended:
         # A model thread inside a kernel would crash the interpreter's own shutdown.
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(0)
+        os._exit(0 if end.error is None else 1)
+
+
+class _End(NamedTuple):
+    """How serving came to its end."""
+
+    error: InternalError | None
+    """Why it had to; None when it was told to."""
+    thread_ended: bool
+    """False when the model thread is still busy."""
 
 
 async def _serve(
@@ -212,8 +242,8 @@ async def _serve(
     board: LoadBoard,
     activity: StageActivity,
     metrics_address: str | None,
-) -> bool:
-    """Serves until told to stop; returns False when the model thread is still busy."""
+) -> _End:
+    """Serves until told to stop, or until the model thread is past help."""
     stop = asyncio.Event()
     _stop_on_signals(stop)
     if config.exit_with_parent:
@@ -229,18 +259,32 @@ async def _serve(
     address = await server.start()
     stopping = asyncio.create_task(stop.wait())
     loading = asyncio.create_task(_load(server, board, config))
+    error = None
     try:
         await asyncio.wait({stopping, loading}, return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
             await loading
             if config.json_output:
                 _print_ready(address, config, metrics_address)
-            await stopping
+            error = await _watch_until(stopping, server, config)
     finally:
         stopping.cancel()
         loading.cancel()
-        stopped = await server.stop(grace_s=config.drain_grace_s)
-    return stopped
+        grace_s = 0.0 if error else config.drain_grace_s
+        thread_ended = await server.stop(grace_s=grace_s)
+    return _End(error, thread_ended)
+
+
+async def _watch_until(
+    stopping: asyncio.Task[bool], server: StageServer, config: StageConfig
+) -> InternalError | None:
+    """Waits for the end; returns None when `stopping` is what came."""
+    watching = asyncio.create_task(server.watch(hang_timeout_s=config.hang_timeout_s))
+    try:
+        await asyncio.wait({stopping, watching}, return_when=asyncio.FIRST_COMPLETED)
+        return watching.result() if watching.done() else None
+    finally:
+        watching.cancel()
 
 
 async def _load(server: StageServer, board: LoadBoard, config: StageConfig) -> None:

@@ -19,13 +19,14 @@ from protos.errors import (
     LoadingError,
     StagecoachError,
     UnavailableError,
+    draining_error,
 )
 from protos.stagecoach.v1 import stage_pb2
 from security.certificate import Role
 from security.peer import require_role
 from stage_server.activity import StageActivity
 from stage_server.answer import parse_request
-from stage_server.engine import EngineInfo, StageEngine
+from stage_server.engine import DeviceLostError, EngineInfo, StageEngine
 from stage_server.executor import ModelExecutor
 from stage_server.lease import StageLease
 from stage_server.load_board import LoadBoard
@@ -55,7 +56,7 @@ class _Stage(NamedTuple):
 class StageServicer:
     """Implements `stagecoach.v1.StageService`; event loop only.
 
-    Refuses calls with UNAVAILABLE until `serve`, and new streams after `drain`.
+    Refuses calls with UNAVAILABLE until `serve`, after `drain`, and while the model thread hangs.
 
     Args:
         board: Says how far the loading is, until `serve`.
@@ -73,6 +74,7 @@ class StageServicer:
         self._only_coordinators = only_coordinators
         self._stage: _Stage | None = None
         self._draining = False
+        self._hangs = False
         self._streams: set[ForwardStream] = set()
         self._no_streams = asyncio.Event()
         self._no_streams.set()
@@ -97,6 +99,10 @@ class StageServicer:
     def serve(self, engine: StageEngine, executor: ModelExecutor) -> None:
         """Begins to serve a loaded engine that `executor` owns."""
         self._stage = _Stage(engine, StageLease(engine, executor))
+
+    def set_hangs(self, hangs: bool) -> None:
+        """Says that the model thread hangs, or that it works again."""
+        self._hangs = hangs
 
     async def drain(self, *, grace_s: float) -> None:
         """Opens no more streams and ends the open ones once their micro-batches are answered.
@@ -130,6 +136,8 @@ class StageServicer:
             await _abort(context, error)
         except grpc.aio.BaseError:
             raise  # the call is broken already
+        except DeviceLostError:
+            await _abort(context, UnavailableError("the stage's device is lost"))
         except Exception:
             _log.exception("a stream failed")
             self._activity.stream_errors[InternalError.reason] += 1
@@ -138,8 +146,6 @@ class StageServicer:
     async def _forward(self, context: ForwardContext) -> None:
         self._check_peer(context)
         stage = self._ready()
-        if self._draining:
-            raise UnavailableError("the stage is draining")
         info = stage.engine.info
         opening = await _read_open(context)
         _check_opening(opening, info)
@@ -147,7 +153,7 @@ class StageServicer:
             opened = stage_pb2.StreamOpened(epoch=opening.epoch)
             await context.write(stage_pb2.ForwardResponse(opened=opened).SerializeToString())
             if self._draining:
-                raise UnavailableError("the stage is draining")
+                raise draining_error()
             stream = ForwardStream(context, tenure, self._activity)
             facts = {"coordinator_id": opening.coordinator_id, "epoch": opening.epoch}
             _log.info("stream opened", extra=facts)
@@ -172,6 +178,10 @@ class StageServicer:
         if self._stage is None:
             progress = self._board.progress
             raise LoadingError(f"the stage is {progress}", progress=progress)
+        if self._draining:
+            raise draining_error()
+        if self._hangs:
+            raise UnavailableError("the stage's model thread hangs")
         return self._stage
 
 

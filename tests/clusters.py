@@ -1,6 +1,7 @@
 """Whole clusters in this process: real stage servers and an engine, on real sockets."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -109,10 +110,13 @@ async def assert_nothing_held(engine: Engine) -> None:
     status = await engine.status()
     assert status.num_running == status.num_waiting == 0
     assert status.num_free_kv_blocks == status.num_kv_blocks
+    num_held_blocks: Counter[int] = Counter()
     for stage in status.stages:
         assert stage.info is not None
-        num_held_blocks = stage.info.num_kv_blocks - stage.info.num_free_kv_blocks
-        assert num_held_blocks == status.num_cached_kv_blocks
+        num_held = stage.info.num_kv_blocks - stage.info.num_free_kv_blocks
+        assert stage.pipeline is not None or num_held == 0
+        num_held_blocks[stage.index] += num_held
+    assert set(num_held_blocks.values()) == {status.num_cached_kv_blocks}
 
 
 class Output(NamedTuple):

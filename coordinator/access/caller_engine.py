@@ -63,6 +63,10 @@ class CallerEngine:
         """See `GenerationEngine.is_ready`."""
         return self._engine.is_ready
 
+    async def wait_ready(self, *, ready: bool) -> None:
+        """See `GenerationEngine.wait_ready`."""
+        await self._engine.wait_ready(ready=ready)
+
     def tokenize(self, prompt: Prompt) -> list[int]:
         """See `GenerationEngine.tokenize`."""
         return self._engine.tokenize(prompt)

@@ -35,7 +35,7 @@ class DecodeLimit:
         """Reads the model's shape and every stage's device."""
         config = open_model(status.model_id).config
         model = ModelShape.of(config, status.stages[0].dtype or "unknown")
-        stages = tuple(_stage_plan(model, stage) for stage in status.stages)
+        stages = tuple(_stage_plan(model, stage) for stage in status.pipeline_stages)
         self._plan = Plan(model=model, stages=stages)
 
     def tokens_per_s(self, batch: int, *, prompt_tokens: int, output_tokens: int) -> float:

@@ -21,7 +21,7 @@ def title(result: BenchResult) -> str:
     """Names the cluster and the requests, and says when a stage is emulated."""
     status, plan = result.status, result.plan
     mark = "EMULATED: " if status.emulated else ""
-    num_stages = len(status.stages)
+    num_stages = len(status.pipeline_stages)
     stages = "1 stage" if num_stages == 1 else f"{num_stages} stages"
     prompts = "the same prompt of " if plan.same_prompt else ""
     return (

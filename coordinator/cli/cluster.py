@@ -1,11 +1,12 @@
 """Stage servers and a coordinator as child processes on this machine."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from coordinator.cli.child import Child
+from coordinator.cli.stage_keeper import RunningStage, StageKeeper
 from load_display import Display, Entry
 from protos.errors import StagecoachError
 from protos.layer_range import LayerRange
@@ -23,6 +24,8 @@ class ClusterPlan:
     model: str
     layers: tuple[LayerRange, ...]
     """Of each stage, in order."""
+    num_replicas: int
+    """Servers of each stage."""
     grpc_port: int
     """Of the coordinator; 0 takes a free one."""
     http_port: int | None
@@ -37,17 +40,6 @@ class ClusterPlan:
     """Of the coordinator; those of the stages follow. 0 takes free ones, None serves no metrics."""
     drain_grace_s: float
     """For requests that run when the cluster stops."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunningStage:
-    """A stage server that is ready."""
-
-    address: str
-    layers: LayerRange
-    pid: int
-    metrics: str | None
-    """Address of its metrics; None when it serves none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,29 +69,32 @@ class Cluster:
         """Starts nothing yet."""
         self._plan = plan
         self._relay_logs = relay_logs
-        self._stages: list[Child] = []
+        self._stages: list[StageKeeper] = []
         self._coordinator: Child | None = None
 
     async def start(self, report: Callable[[str], None], display: Display) -> Endpoints:
         """Starts everything and waits until the coordinator serves.
 
         Args:
-            report: Told in a line what became ready.
+            report: Told in a line what became ready, now and later.
             display: Shows how far each process is, by its name in `names`.
 
         Raises:
             StagecoachError: A process ended before it was ready; says which and its last words.
         """
         for index, layers in enumerate(self._plan.layers):
-            child = await Child.start(
-                self.names[index],
-                self._stage_arguments(index, layers),
-                relay_logs=self._relay_logs,
-                on_progress=partial(_show, display, self.names[index]),
-            )
-            self._stages.append(child)
+            for replica in range(self._plan.num_replicas):
+                name = self.names[len(self._stages)]
+                keeper = StageKeeper(
+                    name,
+                    partial(self._stage_arguments, index, replica, layers),
+                    relay_logs=self._relay_logs,
+                    report=report,
+                )
+                self._stages.append(keeper)
+                await keeper.start(on_progress=partial(_show, display, name))
         stages = await asyncio.gather(
-            *(self._stage_ready(child, report, display) for child in self._stages)
+            *(_shown_when_ready(keeper, display) for keeper in self._stages)
         )
         display.show(_COORDINATOR, Entry("starting"))
         self._coordinator = await Child.start(
@@ -116,60 +111,57 @@ class Cluster:
 
     @property
     def names(self) -> list[str]:
-        """Of the stages, in order."""
-        layers = self._plan.layers
-        return [f"stage {index} (layers {piece})" for index, piece in enumerate(layers)]
+        """Of the stage servers, in order."""
+        num_replicas = self._plan.num_replicas
+        return [
+            f"stage {index if num_replicas == 1 else f'{index}.{replica}'} (layers {layers})"
+            for index, layers in enumerate(self._plan.layers)
+            for replica in range(num_replicas)
+        ]
 
-    async def failure(self) -> StagecoachError:
-        """Waits until a process ends on its own and says which and how."""
-        ends = [asyncio.create_task(child.ended()) for child in self._children]
+    async def keep(self) -> StagecoachError:
+        """Starts stages again that end, until the coordinator ends on its own; says how it did."""
+        assert self._coordinator is not None, "the cluster was started"
+        work = [self._coordinator.ended(), *(keeper.keep() for keeper in self._stages)]
+        tasks = [asyncio.create_task(one) for one in work]
         try:
-            done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             return done.pop().result()
         finally:
-            for task in ends:
+            for task in tasks:
                 task.cancel()
+            await asyncio.wait(tasks)
 
     async def stop(self) -> None:
         """Stops the coordinator, which drains, and then the stages; kills what does not end."""
         if self._coordinator is not None:
             await self._coordinator.stop(grace_s=self._plan.drain_grace_s + _KILL_MARGIN_S)
-        await asyncio.gather(*(child.stop(grace_s=_KILL_MARGIN_S) for child in self._stages))
+        await asyncio.gather(*(keeper.stop(grace_s=_KILL_MARGIN_S) for keeper in self._stages))
 
-    @property
-    def _children(self) -> list[Child]:
-        return self._stages if self._coordinator is None else [self._coordinator, *self._stages]
-
-    async def _stage_ready(
-        self, child: Child, report: Callable[[str], None], display: Display
-    ) -> RunningStage:
-        ready = await child.ready()
-        layers = ready["layers"]
-        assert isinstance(layers, list)
-        report(f"{child.name} is ready at {ready['address']}")
-        display.show(child.name, Entry("ready", is_done=True))
-        return RunningStage(
-            address=str(ready["address"]),
-            layers=LayerRange(*layers),
-            pid=_int(ready["pid"]),
-            metrics=_address(ready["metrics"]),
-        )
-
-    def _stage_arguments(self, index: int, layers: LayerRange) -> list[str]:
+    def _stage_arguments(
+        self, index: int, replica: int, layers: LayerRange, listen: str
+    ) -> list[str]:
         gpus = self._plan.emulated_gpus
         return [
             *("-m", "stage_server", "--model", self._plan.model, "--layers", str(layers)),
-            *("--listen", "127.0.0.1:0", "--json", "--json-progress"),
-            "--exit-with-parent",
+            *("--listen", listen, "--json", "--json-progress", "--exit-with-parent"),
             *self._plan.stage_options,
             *(("--emulate", gpus[index]) if gpus else ()),
-            *self._metrics_arguments(1 + index),
+            *self._metrics_arguments(1 + index * self._plan.num_replicas + replica),
         ]
 
-    def _coordinator_arguments(self, stages: list[RunningStage]) -> list[str]:
+    def _stage_options(self, stages: Sequence[RunningStage]) -> list[str]:
+        """The addresses of each stage, as `serve` takes them."""
+        num = self._plan.num_replicas
+        return [
+            ",".join(stage.address for stage in stages[start : start + num])
+            for start in range(0, len(stages), num)
+        ]
+
+    def _coordinator_arguments(self, stages: Sequence[RunningStage]) -> list[str]:
         return [
             *("-m", "coordinator.cli", "serve", "--model", self._plan.model),
-            *(text for stage in stages for text in ("--stage", stage.address)),
+            *(text for stage in self._stage_options(stages) for text in ("--stage", stage)),
             *("--listen", f"127.0.0.1:{self._plan.grpc_port}", "--json", "--exit-with-parent"),
             *self._http_arguments(),
             *("--drain-grace-s", str(self._plan.drain_grace_s)),
@@ -187,6 +179,12 @@ class Cluster:
         if port is None:
             return ()
         return ("--metrics-listen", f"127.0.0.1:{port and port + offset}")
+
+
+async def _shown_when_ready(keeper: StageKeeper, display: Display) -> RunningStage:
+    stage = await keeper.ready()
+    display.show(keeper.name, Entry("ready", is_done=True))
+    return stage
 
 
 def _show(display: Display, name: str, progress: LoadProgress) -> None:

@@ -12,7 +12,7 @@ from load_display import load_display
 async def run_cluster(
     plan: ClusterPlan, *, json_output: bool, verbose: bool, with_parent: bool
 ) -> None:
-    """Starts a cluster, prints its endpoints, and stops it when told to, or when a part of it ends.
+    """Starts a cluster, prints its endpoints, and keeps its stages up until told to stop it.
 
     Args:
         plan: What to start.
@@ -21,7 +21,8 @@ async def run_cluster(
         with_parent: Stop also when stdin reaches its end.
 
     Raises:
-        StagecoachError: A process could not start or ended on its own; everything is stopped.
+        StagecoachError: A process could not start, or the coordinator ended on its own; everything
+            is stopped.
     """
     stop = stop_event(with_parent=with_parent)
     cluster = Cluster(plan, relay_logs=verbose)
@@ -31,12 +32,13 @@ async def run_cluster(
         print(f"{time.monotonic() - started_s:5.1f} s  {line}", file=sys.stderr, flush=True)
 
     async def work() -> None:
-        report(f"starting {len(plan.layers)} stages of {plan.model}")
+        times = "" if plan.num_replicas == 1 else f"{plan.num_replicas} x "
+        report(f"starting {times}{len(plan.layers)} stages of {plan.model}")
         with load_display(cluster.names, report) as display:
             endpoints = await cluster.start(report, display)
         report("coordinator is ready")
         print(_as_json(endpoints) if json_output else _as_text(endpoints), flush=True)
-        raise await cluster.failure()
+        raise await cluster.keep()
 
     try:
         await run_until(stop, work())
@@ -66,12 +68,15 @@ def _as_json(endpoints: Endpoints) -> str:
 
 
 def _as_text(endpoints: Endpoints) -> str:
+    stages = endpoints.stages
     lines = [f"coordinator  {endpoints.grpc}  (gRPC, pid {endpoints.pid})"]
+    ranges = list(dict.fromkeys(stage.layers for stage in stages))
     if endpoints.http is not None:
         lines.append(f"             http://{endpoints.http}/v1  (OpenAI-compatible API)")
     lines += [
-        f"stage {index:<6} {stage.address}  (layers {stage.layers}, pid {stage.pid})"
-        for index, stage in enumerate(endpoints.stages)
+        f"stage {ranges.index(stage.layers):<6} {stage.address}  "
+        f"(layers {stage.layers}, pid {stage.pid})"
+        for stage in stages
     ]
     if endpoints.metrics is not None:
         addresses = [endpoints.metrics, *(stage.metrics or "" for stage in endpoints.stages)]

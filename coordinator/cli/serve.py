@@ -28,7 +28,9 @@ def serve(
     stage: Annotated[
         list[str],
         typer.Option(
-            metavar="HOST:PORT", help="Address of a stage server; once for each, any order."
+            metavar="HOST:PORT[,...]",
+            help="Address of a stage's server, or of several that stand for each other, with "
+            "commas between; once for each stage, any order.",
         ),
     ],
     listen: Annotated[

@@ -35,6 +35,9 @@ def up(
             metavar="START:END", help="Layers of one stage, half-open; once for each stage."
         ),
     ] = None,
+    replicas: Annotated[
+        int, typer.Option(min=1, max=16, help="Servers of each stage; each makes a pipeline more.")
+    ] = 1,
     grpc_port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port of the coordinator; 0 takes a free one.")
     ] = DEFAULT_GRPC_PORT,
@@ -162,6 +165,7 @@ def up(
         plan = ClusterPlan(
             model=model,
             layers=ranges,
+            num_replicas=replicas,
             emulated_gpus=_gpu_of_each_stage(emulate or [], len(ranges)),
             grpc_port=grpc_port,
             http_port=_http_port(http_port, grpc_port, no_http=no_http),

@@ -27,13 +27,13 @@ _STAGE_STATES: Mapping[int, StageState] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageStatus:
-    """One stage, as the coordinator sees it.
+    """One server of a stage, as the coordinator sees it.
 
     What only the stage knows is None, and counts and sizes are 0, until it has been reached once.
     """
 
     index: int
-    """Place in the pipeline, from 0."""
+    """Place of the stage in the pipeline, from 0; equal for the servers of one stage."""
     address: str
     state: StageState
     layers: tuple[int, int] | None
@@ -52,6 +52,8 @@ class StageStatus:
     num_free_kv_blocks: int
     weight_bytes: int
     kv_bytes: int
+    pipeline: int | None = None
+    """Index of the pipeline that it is in; None when it is lost, or to spare."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +68,7 @@ class CoordinatorStatus:
     version: str
     pid: int
     stages: tuple[StageStatus, ...]
-    """In pipeline order."""
+    """In pipeline order, the servers of one stage together."""
     num_running: int
     num_waiting: int
     max_num_seqs: int
@@ -88,6 +90,11 @@ class CoordinatorStatus:
     """Those of them that it held."""
     tokens_per_second: float
     """Over the last ten seconds, all requests together."""
+
+    @property
+    def pipeline_stages(self) -> tuple[StageStatus, ...]:
+        """One server of every stage, in pipeline order."""
+        return tuple({stage.index: stage for stage in reversed(self.stages)}.values())[::-1]
 
     @property
     def emulated(self) -> bool:
@@ -139,4 +146,5 @@ def _stage_status(message: generation_pb2.StageStatus) -> StageStatus:
         num_free_kv_blocks=info.num_free_kv_blocks,
         weight_bytes=info.weight_bytes,
         kv_bytes=info.kv_bytes,
+        pipeline=message.pipeline if message.HasField("pipeline") else None,
     )

@@ -44,4 +44,5 @@ def _stage_json(stage: StageStatus) -> dict[str, object]:
         "kv_blocks_free": stage.num_free_kv_blocks,
         "weight_bytes": stage.weight_bytes,
         "kv_bytes": stage.kv_bytes,
+        "pipeline": stage.pipeline,
     }

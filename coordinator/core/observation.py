@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from coordinator.core.request import FinishReason
+from coordinator.core.stage_info import StageInfo
 from coordinator.core.step import StageTimings
 from protos.errors import StagecoachError
 
@@ -48,6 +49,22 @@ class StepSummary(NamedTuple):
     """One a stage, in order."""
 
 
+class StageServerFigures(NamedTuple):
+    """One server of a stage."""
+
+    address: str
+    info: StageInfo | None
+    """What it said of itself last. None when it was never reached."""
+    is_open: bool
+    """True while it can be reached."""
+    num_losses: int
+    """Times that it was lost."""
+
+
+StageFigures = tuple[StageServerFigures, ...]
+"""All servers of a stage."""
+
+
 class EngineFigures(NamedTuple):
     """State of the engine at one moment, at no cost; counts are since its start."""
 
@@ -69,7 +86,5 @@ class EngineFigures(NamedTuple):
     """Times that a sequence gave up its KV to others."""
     num_replays: int
     """Times that a sequence has to be computed again because a micro-batch or a stage was lost."""
-    open_stages: tuple[bool, ...]
-    """Which stages can be reached, in order."""
-    stage_losses: tuple[int, ...]
-    """Times that each was lost."""
+    stages: tuple[StageFigures, ...]
+    """In pipeline order."""

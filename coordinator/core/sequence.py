@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
+from coordinator.core.limits import MAX_REPLAYS
 from coordinator.core.request import FinishReason, Request
 
 
@@ -42,7 +43,8 @@ class Sequence:
     num_preemptions: int = 0
     """Times its KV was given up, for whatever reason."""
     num_replays: int = 0
-    """Times a micro-batch was lost with it inside; bounded by the owner of the scheduler."""
+    """Micro-batches lost with it inside since its last token; bounded by the owner of the
+    scheduler."""
 
     @property
     def request_id(self) -> str:
@@ -53,6 +55,11 @@ class Sequence:
     def in_flight(self) -> bool:
         """True while it is in a micro-batch; such a sequence is not scheduled again."""
         return self.micro_batch_id is not None
+
+    @property
+    def is_suspect(self) -> bool:
+        """True when it has to run alone, to see whether it is what breaks the stages."""
+        return self.num_replays >= MAX_REPLAYS
 
     @property
     def num_prompt_tokens(self) -> int:

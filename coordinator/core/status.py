@@ -16,7 +16,7 @@ class StageState(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageStatus:
-    """One stage as the coordinator sees it."""
+    """One server of a stage as the coordinator sees it."""
 
     index: int
     """Place in the pipeline, from 0."""
@@ -25,6 +25,8 @@ class StageStatus:
     state: StageState
     info: StageInfo | None
     """What the stage said last. None when it has never been reached."""
+    pipeline: int | None = None
+    """Index of the pipeline that it serves. None when it is lost, or to spare."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +40,7 @@ class EngineStatus:
     has_tokenizer: bool
     """Without one, only token ids are served."""
     stages: tuple[StageStatus, ...]
-    """In pipeline order."""
+    """In pipeline order; the servers of one stage, which have its index, together."""
     num_running: int
     """Requests that have a KV slot."""
     num_waiting: int

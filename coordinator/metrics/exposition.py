@@ -11,7 +11,6 @@ from prometheus_client.registry import Collector
 
 from coordinator.core.observation import EngineFigures
 from coordinator.metrics.recorder import MetricsRecorder
-from coordinator.pipeline.topology import Topology
 from protos import __version__
 from telemetry.families import counter, counters, gauge, gauges, histogram, histograms, info
 from telemetry.histogram import NS_PER_S
@@ -19,11 +18,6 @@ from telemetry.histogram import NS_PER_S
 
 class EngineView(Protocol):
     """What is read of an engine at each scrape."""
-
-    @property
-    def topology(self) -> Topology:
-        """Its stages."""
-        ...
 
     def figures(self) -> EngineFigures:
         """Its state now. Any thread."""
@@ -68,10 +62,10 @@ class CoordinatorCollector(Collector):
         figures = None if engine is None else engine.figures()
         is_ready = figures is not None and figures.is_ready
         yield gauge("stagecoach_ready", "1 while requests are served.", is_ready)
-        if engine is not None and figures is not None:
+        if figures is not None:
             yield from _state(figures)
             yield from _faults(figures)
-            yield from _stages(engine.topology, figures)
+            yield from _stages(figures)
 
     def _requests(self) -> Iterator[Metric]:
         recorder = self._recorder
@@ -241,20 +235,28 @@ def _faults(figures: EngineFigures) -> Iterator[Metric]:
         "stagecoach_stage_losses_total",
         "Times that the stage was lost.",
         "stage",
-        {str(index): losses for index, losses in enumerate(figures.stage_losses)},
+        {
+            str(index): sum(server.num_losses for server in servers)
+            for index, servers in enumerate(figures.stages)
+        },
     )
 
 
-def _stages(topology: Topology, figures: EngineFigures) -> Iterator[Metric]:
+def _stages(figures: EngineFigures) -> Iterator[Metric]:
     yield gauges(
         "stagecoach_stage_up",
-        "1 while the stage can be reached.",
+        "Servers of the stage that can be reached; 0 while it is lost.",
         "stage",
-        {str(index): is_open for index, is_open in enumerate(figures.open_stages)},
+        {
+            str(index): sum(server.is_open for server in servers)
+            for index, servers in enumerate(figures.stages)
+        },
     )
     labels = ("stage", "address", "layers", "device", "dtype")
-    family = GaugeMetricFamily("stagecoach_stage_info", "Each stage.", labels=labels)
-    for index, (address, stage) in enumerate(zip(topology.addresses, topology.infos, strict=True)):
-        facts = (str(index), address, str(stage.layers), stage.device, stage.dtype)
-        family.add_metric(facts, 1)
+    family = GaugeMetricFamily("stagecoach_stage_info", "Each stage server.", labels=labels)
+    for index, servers in enumerate(figures.stages):
+        for server in servers:
+            if (stage := server.info) is not None:
+                facts = (str(index), server.address, str(stage.layers), stage.device, stage.dtype)
+                family.add_metric(facts, 1)
     yield family

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import grpc
@@ -19,6 +19,7 @@ import grpc.aio
 from coordinator.core.stage_info import StageInfo
 from coordinator.core.step import StageSpan, StageTimings
 from coordinator.pipeline import wire
+from coordinator.pipeline.step_deadline import StepDeadline, StepTimeouts
 from protos import PROTOCOL_VERSION, status
 from protos.errors import (
     DeadlineExceededError,
@@ -28,6 +29,7 @@ from protos.errors import (
     StagecoachError,
     UnauthenticatedError,
     UnavailableError,
+    is_draining,
 )
 from protos.stagecoach.v1 import stage_pb2, stage_pb2_grpc
 from security.credentials import channel_credentials
@@ -54,13 +56,20 @@ class LinkConfig:
 
     connect_timeout_s: float = 5.0
     """For GetInfo and for opening the stream."""
-    step_timeout_s: float = 30.0
-    """For one micro-batch, at any number of tokens, once those before it are answered."""
-    step_timeout_per_token_s: float = 0.25
-    """Added for every token of the micro-batch."""
+    step: StepTimeouts = field(default_factory=StepTimeouts)
+    """For one micro-batch, once those before it are answered."""
     keepalive_s: float = 5.0
     """Pause before an idle connection is pinged, and time for the answer; a stage that is cut off
     is lost after twice as long."""
+
+
+class Loss(NamedTuple):
+    """What was lost with a stream that ended without being asked to."""
+
+    micro_batch_ids: frozenset[int]
+    """Those that the stage was sent and did not answer: what it may have been lost by."""
+    is_announced: bool
+    """True when the stage said that it stops, so that nothing is to blame."""
 
 
 class StageReply(NamedTuple):
@@ -78,7 +87,7 @@ class StageLink:
         address: HOST:PORT.
         coordinator_id: Identity of this coordinator process.
         config: Deadlines.
-        on_lost: Called once each time an open stream ends without being asked to.
+        on_lost: Called once each time an open stream ends without being asked to, with the link.
         tls: What this coordinator shows to the stage, and whom it takes for one. None: plain text.
     """
 
@@ -88,7 +97,7 @@ class StageLink:
         *,
         coordinator_id: str,
         config: LinkConfig,
-        on_lost: Callable[[], None],
+        on_lost: Callable[["StageLink", Loss], None],
         tls: TlsFiles | None = None,
     ) -> None:
         """Makes the link; connects nothing yet."""
@@ -109,14 +118,18 @@ class StageLink:
         that were given up keep it busy too."""
         self._turn_began_s = 0.0
         """When the first of them was, on the event loop's clock."""
+        self._deadline = StepDeadline(config.step)
 
     @property
     def is_open(self) -> bool:
         """True while the Forward stream is up."""
         return self._call is not None
 
-    async def get_info(self) -> StageInfo:
+    async def get_info(self, timeout_s: float | None = None) -> StageInfo:
         """Asks the stage what it is.
+
+        Args:
+            timeout_s: None for that of the configuration.
 
         Raises:
             UnavailableError: It cannot be reached in time, or is loading.
@@ -129,7 +142,7 @@ class StageLink:
         stub = stage_pb2_grpc.StageServiceStub(self._channel)
         try:
             message = await stub.GetInfo(
-                stage_pb2.GetInfoRequest(), timeout=self._config.connect_timeout_s
+                stage_pb2.GetInfoRequest(), timeout=timeout_s or self._config.connect_timeout_s
             )
         except grpc.RpcError as error:
             cause = _unless_cancelled(status.from_rpc_error(error))
@@ -193,6 +206,7 @@ class StageLink:
             raise IncompatibleError(f"stage {self.address} did not answer `open` with `opened`")
         self._call = call
         self._unanswered.clear()
+        self._deadline.restart()
         self._tasks = (
             asyncio.create_task(self._take_answers(call), name=f"reader {self.address}"),
             asyncio.create_task(self._watch(call), name=f"watch {self.address}"),
@@ -253,6 +267,13 @@ class StageLink:
             if not future.done():
                 future.set_result(error)
 
+    def drop(self) -> None:
+        """Takes the stream down, which empties every slot of the stage; `open` opens another."""
+        call, self._call = self._call, None
+        if call is not None:
+            self.give_up(UnavailableError("a stage was lost meanwhile"))
+            call.cancel()
+
     async def close(self) -> None:
         """Ends the stream, which frees its slots on the stage, and closes the channel."""
         call, self._call = self._call, None
@@ -270,8 +291,10 @@ class StageLink:
         try:
             while (response := await _read(call)) is not None:
                 arrived_ns = time.perf_counter_ns()
-                self._unanswered.pop(response.result.micro_batch_id, None)
-                self._turn_began_s = now()
+                num_tokens = self._unanswered.pop(response.result.micro_batch_id, None)
+                began_s, self._turn_began_s = self._turn_began_s, now()
+                if num_tokens is not None:
+                    self._deadline.observe(num_tokens, self._turn_began_s - began_s)
                 future = self._pending.get(response.result.micro_batch_id)
                 if future is not None and not future.done():
                     future.set_result(_Arrival(response.result, arrived_ns))
@@ -280,17 +303,28 @@ class StageLink:
         self._lose(call, self._lost(await self._ending(call)))
 
     async def _watch(self, call: ForwardCall) -> None:
-        """Gives the stage up when a micro-batch is late. One timer a link costs a step nothing."""
+        """Gives the stage up when a micro-batch is late. One timer a link costs a step nothing.
+
+        Only time in which this process ran counts: after a pause of its own, answers may be here
+        that it has not read.
+        """
         now = asyncio.get_running_loop().time
-        config = self._config
+        turn: tuple[int, float] | None = None
+        waited_s = 0.0
         while self._call is call:
+            looked_s = now()
             await asyncio.sleep(WATCH_PERIOD_S)
-            num_tokens = next(iter(self._unanswered.values()), None)
-            if num_tokens is None:
+            head = next(iter(self._unanswered), None)
+            if head is None or turn != (head, self._turn_began_s):
+                turn = None if head is None else (head, self._turn_began_s)
+                waited_s = 0.0
                 continue
-            timeout_s = config.step_timeout_s + num_tokens * config.step_timeout_per_token_s
-            if now() > self._turn_began_s + timeout_s:
-                message = f"a micro-batch of {num_tokens} tokens was not answered in time"
+            waited_s += min(now() - looked_s, 2 * WATCH_PERIOD_S)
+            num_tokens = self._unanswered[head]
+            limit_s = self._deadline.limit_s(num_tokens)
+            if waited_s > limit_s:
+                self._deadline.alarm()
+                message = f"{num_tokens} tokens were not answered in time, {limit_s:.1f} s"
                 self._lose(call, DeadlineExceededError(f"stage {self.address}: {message}"))
                 call.cancel()
 
@@ -302,7 +336,7 @@ class StageLink:
         self.num_losses += 1
         _log.warning("stage lost", extra={"stage": self.address, "error": error.message})
         self.give_up(error)
-        self._on_lost()
+        self._on_lost(self, Loss(frozenset(self._unanswered), is_draining(error)))
 
     async def _ending(self, call: ForwardCall) -> StagecoachError:
         """The error that a call ended with; a stream that ends in good order is an error too."""
@@ -313,7 +347,9 @@ class StageLink:
 
     def _lost(self, cause: StagecoachError) -> UnavailableError:
         """What a stream that broke means, whatever the reason, to those who wait on it."""
-        return UnavailableError(f"stage {self.address} was lost: {cause.message}")
+        error = UnavailableError(f"stage {self.address} was lost: {cause.message}")
+        error.details.update(cause.details)
+        return error
 
     def _named(self, error: StagecoachError) -> StagecoachError:
         """The same error with the stage's address in its message."""

@@ -62,6 +62,11 @@ class KvMemory:
         self._untold_ops.clear()
         return ops
 
+    def num_prefix_tokens(self, sequence: Sequence) -> int:
+        """Tokens of a sequence without a slot that `admit` would count as computed now."""
+        prefix = self._find(sequence)
+        return prefix.num_blocks * self._block_size if prefix else 0
+
     def admit(self, sequence: Sequence) -> bool:
         """Gives a sequence a slot and the blocks of all its known tokens.
 

@@ -15,8 +15,8 @@ the sequences that ended. Several outputs may be in flight, and come back in any
 is in at most one of them. Not thread-safe: one task owns the scheduler.
 """
 
-from collections.abc import Iterator, Mapping
-from itertools import islice
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import count, islice
 
 from coordinator.core.request import FinishReason, Request
 from coordinator.core.sequence import Sequence, SequenceState
@@ -35,18 +35,25 @@ class Scheduler:
     Every sequence ends: the first of the running ones can always go on, because it may preempt
     all others and fits alone; and preempted ones are admitted before new ones.
 
+    A suspect, which was in what a stage broke on time and again, runs alone until it has a token.
+
     Args:
         config: The limits.
+        micro_batch_ids: Rising; None for ids of its own. Schedulers that work side by side share
+            them.
     """
 
-    def __init__(self, config: SchedulerConfig) -> None:
+    def __init__(
+        self, config: SchedulerConfig, *, micro_batch_ids: Iterator[int] | None = None
+    ) -> None:
         """Starts with nothing to do."""
         self.config = config
         self._sequences: dict[str, Sequence] = {}
         self._waiting = FcfsQueue()
         self._running: dict[str, Sequence] = {}  # by admission, the first to be preempted last
+        self._suspects: dict[str, Sequence] = {}
         self._memory = KvMemory(config)
-        self._next_micro_batch_id = 0
+        self._micro_batch_ids = count() if micro_batch_ids is None else micro_batch_ids
         self._num_prefix_query_tokens = 0
         self._num_prefix_hit_tokens = 0
         self.num_preemptions = 0
@@ -103,6 +110,27 @@ class Scheduler:
                 max_num_waiting=self.config.max_num_waiting,
             )
 
+    def check_length(self, request: Request) -> None:
+        """Refuses a request that could never run.
+
+        Raises:
+            ContextLengthExceededError: As `add`.
+        """
+        num_prompt_tokens = len(request.prompt_token_ids)
+        num_tokens = num_prompt_tokens + request.max_tokens
+        for limit, holder in (
+            (self.config.max_model_len, "the model"),
+            (self.config.num_kv_tokens, "the KV memory"),
+        ):
+            if num_tokens > limit:
+                raise ContextLengthExceededError(
+                    f"{num_prompt_tokens} prompt tokens and max_tokens {request.max_tokens} are "
+                    f"{num_tokens} tokens, {holder} holds {limit}",
+                    num_prompt_tokens=num_prompt_tokens,
+                    max_tokens=request.max_tokens,
+                    limit=limit,
+                )
+
     def add(self, request: Request) -> Sequence:
         """Puts a request in the waiting queue.
 
@@ -116,12 +144,20 @@ class Scheduler:
             raise InvalidArgumentError(
                 f"request_id {request.request_id!r} is in use", field="request_id"
             )
-        self._check_length(request)
+        self.check_length(request)
         self.check_room()
         sequence = Sequence(request=request)
-        self._sequences[request.request_id] = sequence
-        self._waiting.add(sequence)
+        self.adopt(sequence)
         return sequence
+
+    @property
+    def waiting(self) -> Iterable[Sequence]:
+        """Sequences without a slot, the next first."""
+        return self._waiting
+
+    def num_prefix_tokens(self, sequence: Sequence) -> int:
+        """Tokens of a waiting sequence that the prefix cache holds at present."""
+        return self._memory.num_prefix_tokens(sequence)
 
     def load(self) -> Load:
         """Counts what there is to do; waiting sequences as far as there are slots for them."""
@@ -159,22 +195,19 @@ class Scheduler:
         Returns:
             None when there is nothing to run and nothing to tell the stages now.
         """
-        room = StepRoom(self.config.max_num_batched_tokens, budget)
+        room = StepRoom(self.config.max_num_batched_tokens, None if self._suspects else budget)
         slices: list[ScheduledSlice] = []
-        for sequence in self._runnable(room):
-            slices.append(self._take(sequence, room.take(sequence)))
+        micro_batch_id = next(self._micro_batch_ids)
+        for sequence in self._alone() if self._suspects else self._runnable(room):
+            slices.append(self._take(sequence, room.take(sequence), micro_batch_id))
             if room.is_full:
                 break
         slot_ops = self._memory.take_slot_ops()
         if not slices and not slot_ops:
             return None
-        output = SchedulerOutput(
-            micro_batch_id=self._next_micro_batch_id,
-            slices=tuple(slices),
-            slot_ops=slot_ops,
+        return SchedulerOutput(
+            micro_batch_id=micro_batch_id, slices=tuple(slices), slot_ops=slot_ops
         )
-        self._next_micro_batch_id += 1
-        return output
 
     def update(self, output: SchedulerOutput, sampled: Mapping[str, int]) -> list[Sequence]:
         """Takes in what became of a micro-batch.
@@ -200,6 +233,7 @@ class Scheduler:
                 self._sweep(sequence)
             elif piece.samples:
                 sequence.output_token_ids.append(sampled[piece.request_id])
+                self._acquit(sequence)
                 advanced.append(sequence)
         return advanced
 
@@ -232,33 +266,61 @@ class Scheduler:
         """
         lost = [sequence for _, sequence in self._land(output)]
         for sequence in lost:
-            sequence.num_replays += 1
+            self._blame(sequence)
         self._memory.distrust(output.slot_ops)
         return self._give_up(lost)
 
-    def preempt_all(self) -> list[Sequence]:
+    def preempt_all(self, blamed: Collection[int] = ()) -> list[Sequence]:
         """Gives up every micro-batch in flight and all KV, as after the loss of a stage.
 
         Stages may have run any part of what was in flight; none runs it from now on. All slots
         are freed, so stages that were not lost hold nothing afterwards.
 
+        Args:
+            blamed: Ids of the micro-batches that a stage may have been lost by.
+
         Returns:
-            The sequences that wait again; those that were in flight have one more replay. Those
-            that were marked by `finish` have ended instead.
+            The sequences that wait again; those in a blamed micro-batch have one more replay.
+            Those that were marked by `finish` have ended instead.
         """
         lost = list(self._running.values())
         for sequence in lost:
-            sequence.num_replays += sequence.in_flight
+            if sequence.micro_batch_id in blamed:
+                self._blame(sequence)
             sequence.micro_batch_id = None
         requeued = self._give_up(lost)
         self._memory.forget()
         return requeued
+
+    def adopt(self, sequence: Sequence) -> None:
+        """Takes in a sequence that waited elsewhere, behind those that wait here.
+
+        One that has run before goes in front of all.
+        """
+        assert sequence.state is SequenceState.WAITING
+        self._sequences[sequence.request_id] = sequence
+        if sequence.num_preemptions:
+            self._waiting.put_back(sequence)
+        else:
+            self._waiting.add(sequence)
+        if sequence.is_suspect:
+            self._suspects[sequence.request_id] = sequence
+
+    def hand_over(self, sequence: Sequence) -> Sequence:
+        """Gives up a sequence that waits, for another scheduler to adopt."""
+        assert sequence.state is SequenceState.WAITING
+        self._waiting.remove(sequence)
+        del self._sequences[sequence.request_id]
+        self._suspects.pop(sequence.request_id, None)
+        return sequence
 
     def check_integrity(self) -> None:
         """Asserts that all tables agree; cheap enough for whenever nothing runs."""
         waiting = {sequence.request_id: sequence for sequence in self._waiting}
         assert waiting.keys().isdisjoint(self._running), "a sequence both waits and runs"
         assert self._sequences == waiting | self._running, "a sequence neither waits nor runs"
+        suspects = {name: one for name, one in self._sequences.items() if one.is_suspect}
+        assert self._suspects == suspects, "a suspect is not known as one"
         for sequence in waiting.values():
             assert sequence.state is SequenceState.WAITING
             assert sequence.kv_slot is None
@@ -272,22 +334,6 @@ class Scheduler:
             assert sequence.kv_slot is not None
         self._memory.check_integrity(self._running.values())
 
-    def _check_length(self, request: Request) -> None:
-        num_prompt_tokens = len(request.prompt_token_ids)
-        num_tokens = num_prompt_tokens + request.max_tokens
-        for limit, holder in (
-            (self.config.max_model_len, "the model"),
-            (self.config.num_kv_tokens, "the KV memory"),
-        ):
-            if num_tokens > limit:
-                raise ContextLengthExceededError(
-                    f"{num_prompt_tokens} prompt tokens and max_tokens {request.max_tokens} are "
-                    f"{num_tokens} tokens, {holder} holds {limit}",
-                    num_prompt_tokens=num_prompt_tokens,
-                    max_tokens=request.max_tokens,
-                    limit=limit,
-                )
-
     def _runnable(self, room: StepRoom) -> Iterator[Sequence]:
         """Yields sequences that hold the blocks of all their tokens; preempts and admits lazily."""
         for sequence in tuple(self._running.values()):
@@ -300,6 +346,18 @@ class Scheduler:
             yield sequence
         while room.has_prefill and (admitted := self._admit()) is not None:
             yield admitted
+
+    def _alone(self) -> Iterator[Sequence]:
+        """Yields a suspect once nothing else is in flight."""
+        if any(sequence.in_flight for sequence in self._running.values()):
+            return
+        suspect = next(iter(self._suspects.values()))
+        if suspect.state is SequenceState.WAITING:
+            self._waiting.put_back(suspect)
+            while self._admit() is None:
+                self._preempt(next(reversed(self._running.values())), keep_kv=True)
+                self._waiting.put_back(suspect)
+        yield suspect  # once admitted, it holds the blocks of all its tokens
 
     def _make_room(self, sequence: Sequence) -> bool:
         """Grows a running sequence, at the cost of those admitted after it.
@@ -330,14 +388,14 @@ class Scheduler:
             self._num_prefix_hit_tokens += sequence.num_cached_tokens
         return sequence
 
-    def _take(self, sequence: Sequence, max_num_tokens: int) -> ScheduledSlice:
+    def _take(self, sequence: Sequence, max_num_tokens: int, micro_batch_id: int) -> ScheduledSlice:
         """Puts the next tokens of a sequence in flight."""
         assert sequence.kv_slot is not None
         start = sequence.num_computed_tokens
         num_tokens = sequence.num_tokens
         reaches_end = num_tokens - start <= max_num_tokens
         token_ids = sequence.token_ids(start, num_tokens if reaches_end else start + max_num_tokens)
-        sequence.micro_batch_id = self._next_micro_batch_id
+        sequence.micro_batch_id = micro_batch_id
         # Positional: keywords double the cost of the most frequent call of a step.
         return ScheduledSlice(
             sequence.request_id, sequence.kv_slot, start, tuple(token_ids), reaches_end
@@ -350,6 +408,16 @@ class Scheduler:
             if sequence is not None and sequence.micro_batch_id == output.micro_batch_id:
                 sequence.micro_batch_id = None
                 yield piece, sequence
+
+    def _blame(self, sequence: Sequence) -> None:
+        sequence.num_replays += 1
+        if sequence.is_suspect:
+            self._suspects[sequence.request_id] = sequence
+
+    def _acquit(self, sequence: Sequence) -> None:
+        if sequence.num_replays:
+            sequence.num_replays = 0
+            self._suspects.pop(sequence.request_id, None)
 
     def _give_up(self, sequences: list[Sequence]) -> list[Sequence]:
         """Preempts sequences whose KV is lost, or sweeps those marked; returns the former."""
@@ -379,6 +447,7 @@ class Scheduler:
             self._waiting.remove(sequence)
         sequence.state = SequenceState.FINISHED
         del self._sequences[sequence.request_id]
+        self._suspects.pop(sequence.request_id, None)
 
     def _stop(self, sequence: Sequence, *, keep_kv: bool) -> None:
         """Takes everything that a running sequence holds; keeps its prefix for others, or not."""

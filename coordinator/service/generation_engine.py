@@ -58,6 +58,10 @@ class GenerationEngine(Protocol):
         """True while requests are served."""
         ...
 
+    async def wait_ready(self, *, ready: bool) -> None:
+        """Returns when `is_ready` has become so."""
+        ...
+
     def submit(self, spec: RequestSpec) -> EventStream:
         """Validates a request and queues it.
 

@@ -250,6 +250,7 @@ def _stage_status(status: StageStatus) -> generation_pb2.StageStatus:
         address=status.address,
         state=_STAGE_STATES[status.state],
         info=None if status.info is None else _stage_info(status.info),
+        pipeline=status.pipeline,
     )
 
 

@@ -4,6 +4,7 @@ The port is bound before the engine exists, so that a port in use is found at on
 say NOT_SERVING while the stages load.
 """
 
+import asyncio
 import logging
 
 import grpc.aio
@@ -79,6 +80,7 @@ class GenerationServer:
         self._tls = tls
         self._engine: GenerationEngine | None = None
         self._servicer = GenerationServicer()
+        self._reporter: asyncio.Task[None] | None = None
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
             interceptors=() if callers is None else (Authentication(callers),),
@@ -122,10 +124,14 @@ class GenerationServer:
         self._servicer.starting(why)
 
     async def serve(self, engine: GenerationEngine) -> None:
-        """Takes requests from now on; the server closes the engine when it stops."""
+        """Takes requests from now on; the server closes the engine when it stops.
+
+        Health is SERVING while the engine is ready.
+        """
         self._engine = engine
         self._servicer.serve(engine)
-        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        await self._set_health(_health(is_ready=engine.is_ready))
+        self._reporter = asyncio.create_task(self._report(engine), name="health")
 
     async def stop(self, *, grace_s: float) -> None:
         """Drains and closes the port.
@@ -133,6 +139,9 @@ class GenerationServer:
         Args:
             grace_s: Seconds for requests that were accepted; the rest fail as UNAVAILABLE.
         """
+        if self._reporter is not None:
+            self._reporter.cancel()
+            await asyncio.wait({self._reporter})
         await self._health.enter_graceful_shutdown()
         if self._engine is not None:
             _log.info("draining", extra={"grace_s": grace_s})
@@ -140,9 +149,21 @@ class GenerationServer:
         await self._server.stop(_CLOSING_GRACE_S)
         _log.info("stopped")
 
+    async def _report(self, engine: GenerationEngine) -> None:
+        """Keeps health true to the engine."""
+        while True:
+            is_ready = engine.is_ready
+            await self._set_health(_health(is_ready=is_ready))
+            await engine.wait_ready(ready=not is_ready)
+
     async def _set_health(self, state: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for name in _HEALTH_NAMES:
             await self._health.set(name, state)
+
+
+def _health(*, is_ready: bool) -> health_pb2.HealthCheckResponse.ServingStatus:
+    states = health_pb2.HealthCheckResponse
+    return states.SERVING if is_ready else states.NOT_SERVING
 
 
 def _server_options(message_bytes: int) -> list[tuple[str, int]]:

@@ -43,7 +43,7 @@ def chrome_trace(
         },
         "traceEvents": [
             *_names(status),
-            *_pipeline(spans, len(status.stages)),
+            *_pipeline(spans, len(status.pipeline_stages)),
             *_micro_batches(records),
         ],
     }
@@ -54,7 +54,7 @@ def _names(status: CoordinatorStatus) -> Iterator[TraceEvent]:
     yield _name("process_name", PIPELINE_PID, 0, f"pipeline of {status.model_id}{mark}")
     yield _name("process_name", MICRO_BATCHES_PID, 0, f"micro-batches in flight{mark}")
     yield _name("thread_name", PIPELINE_PID, COORDINATOR_TID, "coordinator")
-    for stage in status.stages:
+    for stage in status.pipeline_stages:
         yield _name("thread_name", PIPELINE_PID, _tid(stage.index), _stage_name(stage))
 
 

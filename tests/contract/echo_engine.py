@@ -30,6 +30,7 @@ from coordinator.core.stage_info import StageInfo
 from coordinator.core.status import EngineStatus, StageState, StageStatus
 from coordinator.core.step import StageSpan
 from coordinator.core.step_record import StageVisit, StepInstants, StepRecord
+from coordinator.readiness import Readiness
 from coordinator.service.generation_engine import GenerationEngine
 from coordinator.service.server import GenerationServer
 from coordinator.step_watch import StepHub, StepWatch
@@ -195,7 +196,8 @@ class EchoEngine:
         self.running: set[EchoStream] = set()
         self.specs: list[RequestSpec] = []
         self.is_closed = False
-        self.is_ready = True
+        self.readiness = Readiness()
+        self.readiness.set(True)
         self.steps = StepHub()
         self.num_steps = 0
 
@@ -265,6 +267,17 @@ class EchoEngine:
                 stages=(visit, visit),
             )
         )
+
+    @property
+    def is_ready(self) -> bool:
+        return self.readiness.is_ready
+
+    @is_ready.setter
+    def is_ready(self, is_ready: bool) -> None:
+        self.readiness.set(is_ready)
+
+    async def wait_ready(self, *, ready: bool) -> None:
+        await self.readiness.wait(ready)
 
     async def status(self) -> EngineStatus:
         known = stage_info(LayerRange(0, 2))

@@ -6,7 +6,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import httpx2
 import psutil
 import pytest
 
-from coordinator.client import Client
+from coordinator.client import Client, CoordinatorStatus, StageStatus
 from tests.tiny_models import tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -119,13 +120,48 @@ def test_the_prefix_cache_can_be_turned_off(model: Path) -> None:
         assert cached_tokens(client) == [0, 0, 0]
 
 
-def test_a_stage_that_dies_is_named_and_everything_stops(model: Path) -> None:
+def stages_when(
+    client: Client, condition: Callable[[CoordinatorStatus], bool]
+) -> tuple[StageStatus, ...]:
+    deadline_s = time.monotonic() + DEADLINE_S
+    while not condition(status := client.status()):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
+    return status.stages
+
+
+def test_a_stage_that_dies_is_started_again_and_its_requests_go_on(model: Path) -> None:
     with up(model, "--stages", "2", "--grpc-port", "0", "--json") as process:
         ready = read_ready(process)
-        os.kill(ready["stages"][1]["pid"], signal.SIGKILL)
+        first, victim = (stage["pid"] for stage in ready["stages"])
+        with Client(ready["grpc"]) as client:
+            expected = client.complete([1, 2, 3], max_tokens=200, ignore_eos=True).token_ids
+            tokens: list[int] = []
+            for event in client.generate([1, 2, 3], max_tokens=200, ignore_eos=True):
+                tokens += event.token_ids
+                if len(tokens) == 5:
+                    os.kill(victim, signal.SIGKILL)
+            assert tokens == list(expected)
+            stages = stages_when(client, lambda status: status.ready)
+        pids = [stage.pid for stage in stages]
+        assert pids[0] == first
+        assert pids[1] != victim
+        assert [stage.address for stage in stages] == [
+            stage["address"] for stage in ready["stages"]
+        ]
+        process.send_signal(signal.SIGTERM)
+        _, stderr = process.communicate(timeout=DEADLINE_S)
+        assert "stage 1 (layers 3:6) ended with signal SIGKILL; starts again in 0.2 s" in stderr
+        check_gone([*pids_of(ready), *filter(None, pids)])
+
+
+def test_a_coordinator_that_dies_is_named_and_everything_stops(model: Path) -> None:
+    with up(model, "--stages", "1", "--grpc-port", "0", "--json") as process:
+        ready = read_ready(process)
+        os.kill(ready["pid"], signal.SIGKILL)
         line = last_line(process)
         assert process.returncode == 1
-        assert line.startswith("coordinator-cli: stage 1 (layers 3:6) ended with signal SIGKILL")
+        assert line.startswith("coordinator-cli: coordinator ended with signal SIGKILL")
         check_gone(pids_of(ready))
 
 

@@ -165,6 +165,7 @@ def test_prometheus_scrapes_the_ports_that_up_takes() -> None:
     plan = ClusterPlan(
         model="demo",
         layers=layers,
+        num_replicas=1,
         grpc_port=0,
         http_port=None,
         stage_options=(),
@@ -175,7 +176,10 @@ def test_prometheus_scrapes_the_ports_that_up_takes() -> None:
     cluster = Cluster(plan, relay_logs=False)
     commands = [
         cluster._coordinator_arguments([]),
-        *(cluster._stage_arguments(index, each) for index, each in enumerate(layers)),
+        *(
+            cluster._stage_arguments(index, 0, each, "127.0.0.1:0")
+            for index, each in enumerate(layers)
+        ),
     ]
     assert targets == [command[command.index("--metrics-listen") + 1] for command in commands]
 

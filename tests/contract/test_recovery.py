@@ -4,7 +4,6 @@ import asyncio
 import time
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,12 @@ import pytest
 from coordinator.assembly import open_engine
 from coordinator.config import CoordinatorConfig
 from coordinator.core.request_spec import RequestSpec, TokenPrompt
-from coordinator.core.sequence import Sequence
-from coordinator.core.status import EngineStatus
+from coordinator.core.stage_info import StageInfo
 from coordinator.core.step import LogitsRequest, ScheduledSlice, SchedulerOutput, StepOutput
 from coordinator.pipeline import wire
 from coordinator.pipeline.pipeline import Pipeline
 from coordinator.pipeline.stage_link import LinkConfig, StageLink
-from coordinator.scheduler import Scheduler
+from coordinator.pipeline.step_deadline import StepTimeouts
 from model_files import open_model
 from protos.errors import DeadlineExceededError, UnavailableError
 from protos.layer_range import LayerRange
@@ -98,49 +96,6 @@ async def test_a_stage_that_was_lost_shares_no_prefix_of_before(model: Path) -> 
         await assert_nothing_held(engine)
 
 
-def has_generated(status: EngineStatus, *, num_tokens: int) -> bool:
-    return status.num_generated_tokens >= num_tokens
-
-
-def has_recorded(replays: list[list[int]], num_incidents: int, _: EngineStatus) -> bool:
-    return len(replays) == num_incidents
-
-
-async def test_a_loss_counts_once_for_a_request_however_many_micro_batches_it_hit(
-    model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    replays: list[list[int]] = []
-    real_preempt_all = Scheduler.preempt_all
-
-    def preempt_all(scheduler: Scheduler) -> list[Sequence]:
-        sequences = real_preempt_all(scheduler)
-        replays.append([sequence.num_replays for sequence in sequences])
-        return sequences
-
-    monkeypatch.setattr(Scheduler, "preempt_all", preempt_all)
-    ranges = LayerRange.split_evenly(6, 2)
-    async with AsyncExitStack() as rest:
-        kept = await rest.enter_async_context(running_stage(model, ranges[0]))
-        victim = AsyncExitStack()
-        address = await victim.enter_async_context(running_stage(model, ranges[1]))
-        config = CoordinatorConfig(model=str(model), stages=(kept, address), num_micro_batches=3)
-        engine = await open_engine(config, open_model(config.model))
-        rest.push_async_callback(engine.close, 0.0)
-        running = [asyncio.create_task(generate(engine, p, 200)) for p in PROMPTS]
-        for num_incidents in (1, 2):
-            num_wanted = (await engine.status()).num_generated_tokens + 9
-            await status_when(engine, partial(has_generated, num_tokens=num_wanted))
-            await victim.aclose()
-            await status_when(engine, partial(has_recorded, replays, num_incidents))
-            listen = ListenAddress.parse(address)
-            victim = AsyncExitStack()
-            await victim.enter_async_context(running_stage(model, ranges[1], listen=listen))
-        rest.push_async_callback(victim.aclose)
-        assert [len(tokens) for tokens in await asyncio.gather(*running)] == [200] * 3
-        assert all(max(counts) <= index + 1 for index, counts in enumerate(replays))
-        await assert_nothing_held(engine)
-
-
 async def test_requests_fail_typed_when_a_stage_stays_away(model: Path) -> None:
     async with AsyncExitStack() as stack:
         victim = AsyncExitStack()
@@ -175,15 +130,15 @@ async def test_what_was_generated_is_sent_though_a_stage_is_lost_at_that_moment(
             link._lose(link._call, UnavailableError("lost with the last token on its way"))
         return result
 
-    async def reconnect(_pipeline: Pipeline, _timeout_s: float) -> None:
+    async def get_info(link: StageLink, _timeout_s: float | None = None) -> StageInfo:
         raise UnavailableError("it stays away")
 
     async with running_stage(model, LayerRange(0, 6)) as address:
-        config = CoordinatorConfig(model=str(model), stages=(address,))
+        config = CoordinatorConfig(model=str(model), stages=(address,), stage_wait_s=0.5)
         engine = await open_engine(config, open_model(config.model))
         expected = await generate(engine, PROMPTS[0], num_tokens)
         monkeypatch.setattr(Pipeline, "run", run)
-        monkeypatch.setattr(Pipeline, "reconnect", reconnect)
+        monkeypatch.setattr(StageLink, "get_info", get_info)
         assert await generate(engine, PROMPTS[0], num_tokens) == expected
         with pytest.raises(UnavailableError, match="it stays away"):
             await generate(engine, PROMPTS[0], 1)
@@ -197,7 +152,7 @@ async def test_an_idle_link_stays_up_however_often_it_is_pinged(model: Path) -> 
             address,
             coordinator_id="tester",
             config=LinkConfig(keepalive_s=0.25),
-            on_lost=lambda: lost.append(None),
+            on_lost=lambda *_: lost.append(None),
         )
         await link.open(await link.get_info(), epoch=1)
         await asyncio.sleep(6.0)  # gRPC's own default ends the connection after five
@@ -214,8 +169,8 @@ async def test_a_stage_that_does_not_answer_in_time_is_given_up(
         link = StageLink(
             address,
             coordinator_id="tester",
-            config=LinkConfig(step_timeout_s=0.1, step_timeout_per_token_s=0.05),
-            on_lost=lambda: lost.append(None),
+            config=LinkConfig(step=StepTimeouts(ceiling_s=0.1, ceiling_per_token_s=0.05)),
+            on_lost=lambda *_: lost.append(None),
         )
         await link.open(await link.get_info(), epoch=1)
         piece = ScheduledSlice("r", kv_slot=0, start_position=0, token_ids=(5, 6), samples=False)
@@ -248,8 +203,8 @@ async def test_a_micro_batch_is_not_late_while_the_one_before_it_has_its_time(
         link = StageLink(
             address,
             coordinator_id="tester",
-            config=LinkConfig(step_timeout_s=0.5, step_timeout_per_token_s=0.2),
-            on_lost=lambda: None,
+            config=LinkConfig(step=StepTimeouts(ceiling_s=0.5, ceiling_per_token_s=0.2)),
+            on_lost=lambda *_: None,
         )
         await link.open(await link.get_info(), epoch=1)
         monkeypatch.setattr(TorchEngine, "forward", forward)
@@ -290,7 +245,7 @@ async def test_a_stage_that_stops_reading_is_given_up_in_the_middle_of_a_write(
     model: Path,
 ) -> None:
     async with running_stage(model, LayerRange(0, 6)) as address:
-        real = StageLink(address, coordinator_id="t", config=LinkConfig(), on_lost=lambda: None)
+        real = StageLink(address, coordinator_id="t", config=LinkConfig(), on_lost=lambda *_: None)
         info = await real.get_info()
         await real.close()
     server = grpc.aio.server()
@@ -300,8 +255,8 @@ async def test_a_stage_that_stops_reading_is_given_up_in_the_middle_of_a_write(
     link = StageLink(
         f"127.0.0.1:{port}",
         coordinator_id="tester",
-        config=LinkConfig(step_timeout_s=0.5, step_timeout_per_token_s=0),
-        on_lost=lambda: None,
+        config=LinkConfig(step=StepTimeouts(ceiling_s=0.5, ceiling_per_token_s=0)),
+        on_lost=lambda *_: None,
     )
     await link.open(replace(info, max_num_batched_tokens=2**20), epoch=1)
     request = stage_pb2.ForwardRequest()
@@ -324,7 +279,7 @@ async def test_a_stage_that_cancels_a_call_as_it_goes_away_is_waited_for() -> No
     server.add_generic_rpc_handlers((handler,))
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
-    link = StageLink(address, coordinator_id="c", config=LinkConfig(), on_lost=lambda: None)
+    link = StageLink(address, coordinator_id="c", config=LinkConfig(), on_lost=lambda *_: None)
     try:
         with pytest.raises(UnavailableError, match=address):
             await link.get_info()

@@ -36,7 +36,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 def link_to(address: str, tls: TlsFiles | None) -> StageLink:
     return StageLink(
-        address, coordinator_id="tester", config=LinkConfig(), on_lost=lambda: None, tls=tls
+        address, coordinator_id="tester", config=LinkConfig(), on_lost=lambda *_: None, tls=tls
     )
 
 

@@ -5,7 +5,12 @@ import random
 import pytest
 from prometheus_client import CollectorRegistry
 
-from coordinator.core.observation import EngineFigures, RequestEnd, StepSummary
+from coordinator.core.observation import (
+    EngineFigures,
+    RequestEnd,
+    StageServerFigures,
+    StepSummary,
+)
 from coordinator.core.request import FinishReason
 from coordinator.core.stage_info import StageInfo
 from coordinator.core.step import StageTimings
@@ -13,7 +18,6 @@ from coordinator.metrics import CoordinatorMetrics
 from coordinator.metrics.bubbles import NS_PER_S, WINDOW_MARKS, BubbleMeter
 from coordinator.metrics.recorder import MetricsRecorder
 from coordinator.observer import Observers
-from coordinator.pipeline.topology import Topology
 from coordinator.request_log import RequestLog
 from protos import PROTOCOL_VERSION
 from protos.errors import InternalError, InvalidArgumentError, QueueFullError, StagecoachError
@@ -188,13 +192,6 @@ def test_ratios_are_those_of_the_last_ten_seconds_of_work(seed: int) -> None:
 class IdleEngine:
     """Two stages, one of them lost."""
 
-    @property
-    def topology(self) -> Topology:
-        return Topology(
-            addresses=("box1:1", "box2:1"),
-            infos=tuple(stage_info(LayerRange(start, start + 2)) for start in (0, 2)),
-        )
-
     def figures(self) -> EngineFigures:
         return EngineFigures(
             is_ready=False,
@@ -208,8 +205,10 @@ class IdleEngine:
             num_prefix_hit_tokens=16,
             num_preemptions=4,
             num_replays=5,
-            open_stages=(True, False),
-            stage_losses=(0, 1),
+            stages=(
+                (StageServerFigures("box1:1", stage_info(LayerRange(0, 2)), True, 0),),
+                (StageServerFigures("box2:1", stage_info(LayerRange(2, 4)), False, 1),),
+            ),
         )
 
 

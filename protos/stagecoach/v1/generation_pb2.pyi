@@ -820,7 +820,7 @@ Global___GetStatusRequest: _TypeAlias = GetStatusRequest  # noqa: Y015
 
 @_typing.final
 class StageStatus(_message.Message):
-    """One stage as the coordinator sees it."""
+    """One server of a stage as the coordinator sees it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -828,12 +828,15 @@ class StageStatus(_message.Message):
     ADDRESS_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     INFO_FIELD_NUMBER: _builtins.int
+    PIPELINE_FIELD_NUMBER: _builtins.int
     index: _builtins.int
-    """Place in the pipeline, from 0."""
+    """Place of the stage in the pipeline, from 0; equal for the servers of one stage."""
     address: _builtins.str
     """Where it listens, HOST:PORT."""
     state: Global___StageState.ValueType
     """State of the link."""
+    pipeline: _builtins.int
+    """Index of the pipeline that this server is in. Unset when it is lost, or to spare."""
     @_builtins.property
     def info(self) -> _stage_pb2.GetInfoResponse:
         """What the stage said of itself last. Unset when it has never been reached."""
@@ -845,12 +848,15 @@ class StageStatus(_message.Message):
         address: _builtins.str = ...,
         state: Global___StageState.ValueType = ...,
         info: _stage_pb2.GetInfoResponse | None = ...,
+        pipeline: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["info", b"info"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_pipeline", b"_pipeline", "info", b"info", "pipeline", b"pipeline"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "index", b"index", "info", b"info", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_pipeline", b"_pipeline", "address", b"address", "index", b"index", "info", b"info", "pipeline", b"pipeline", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__pipeline: _TypeAlias = _typing.Literal["pipeline"]  # noqa: Y015
+    _WhichOneofArgType__pipeline: _TypeAlias = _typing.Literal["_pipeline", b"_pipeline"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pipeline) -> _WhichOneofReturnType__pipeline | None: ...
 
 Global___StageStatus: _TypeAlias = StageStatus  # noqa: Y015
 

@@ -1,0 +1,93 @@
+"""The state of an engine for operators, put together from its parts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from coordinator.core.observation import EngineFigures, StageFigures
+from coordinator.core.status import EngineStatus, StageStatus
+from coordinator.lane import Lane
+from coordinator.pipeline.topology import Topology
+from coordinator.throughput import ThroughputMeter
+
+
+@dataclass(slots=True)
+class EngineCounters:
+    """What an engine counts from its start on."""
+
+    num_finished: int = 0
+    """Requests ended, by any cause."""
+    num_preemptions: int = 0
+    """Of the requests that have ended."""
+    throughput: ThroughputMeter = field(default_factory=ThroughputMeter)
+
+
+def engine_status(
+    *,
+    topology: Topology,
+    stages: tuple[StageStatus, ...],
+    ready: bool,
+    has_tokenizer: bool,
+    lanes: Sequence[Lane],
+    counters: EngineCounters,
+    now_s: float,
+) -> EngineStatus:
+    """The state of the coordinator and of every stage.
+
+    Args:
+        topology: The stages as they were when they were connected.
+        stages: As they are now.
+        ready: Whether requests are served.
+        has_tokenizer: Whether text is served.
+        lanes: What runs and waits; those that are open count for what can be held.
+        counters: Of the engine.
+        now_s: On the monotonic clock.
+    """
+    schedulers = [lane.scheduler for lane in lanes]
+    usable = [lane.scheduler for lane in lanes if lane.is_open] or schedulers
+    return EngineStatus(
+        model_id=topology.model_id,
+        ready=ready,
+        stages=stages,
+        num_running=sum(one.num_running for one in schedulers),
+        num_waiting=sum(one.num_waiting for one in schedulers),
+        max_num_seqs=sum(one.config.max_num_seqs for one in usable),
+        num_kv_blocks=sum(one.config.num_kv_blocks for one in usable),
+        num_free_kv_blocks=sum(one.num_free_kv_blocks for one in usable),
+        num_cached_kv_blocks=sum(one.num_cached_kv_blocks for one in usable),
+        max_model_len=schedulers[0].config.max_request_tokens,
+        num_finished=counters.num_finished,
+        num_generated_tokens=counters.throughput.total,
+        num_preemptions=counters.num_preemptions,
+        num_prefix_query_tokens=sum(one.num_prefix_query_tokens for one in schedulers),
+        num_prefix_hit_tokens=sum(one.num_prefix_hit_tokens for one in schedulers),
+        tokens_per_second=counters.throughput.tokens_per_second(now_s),
+        has_tokenizer=has_tokenizer,
+    )
+
+
+def engine_figures(
+    *, is_ready: bool, lanes: Sequence[Lane], stages: tuple[StageFigures, ...]
+) -> EngineFigures:
+    """The state of the engine for those who count; costs nothing, from any thread.
+
+    Args:
+        is_ready: Whether requests are served.
+        lanes: What runs and waits; those that are open count for what can be held.
+        stages: In pipeline order.
+    """
+    schedulers = [lane.scheduler for lane in lanes]
+    usable = [lane.scheduler for lane in lanes if lane.is_open] or schedulers
+    return EngineFigures(
+        is_ready=is_ready,
+        num_running=sum(one.num_running for one in schedulers),
+        num_waiting=sum(one.num_waiting for one in schedulers),
+        num_micro_batches=sum(lane.micro_batches.num_in_flight for lane in lanes),
+        num_kv_blocks=sum(one.config.num_kv_blocks for one in usable),
+        num_free_kv_blocks=sum(one.num_free_kv_blocks for one in usable),
+        num_cached_kv_blocks=sum(one.num_cached_kv_blocks for one in usable),
+        num_prefix_query_tokens=sum(one.num_prefix_query_tokens for one in schedulers),
+        num_prefix_hit_tokens=sum(one.num_prefix_hit_tokens for one in schedulers),
+        num_preemptions=sum(one.num_preemptions for one in schedulers),
+        num_replays=sum(one.num_replays for one in schedulers),
+        stages=stages,
+    )

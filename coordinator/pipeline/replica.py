@@ -1,0 +1,85 @@
+"""One server of a stage: its link, what it said of itself, and whether it is in use."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from coordinator.core.stage_info import StageInfo
+from coordinator.core.status import StageState
+from coordinator.pipeline.pipeline import Pipeline
+from coordinator.pipeline.stage_link import StageLink
+from protos.errors import IncompatibleError
+
+_SAME = (
+    "protocol_version",
+    "fingerprint",
+    "layers",
+    "num_model_layers",
+    "hidden_size",
+    "vocab_size",
+    "dtype",
+    "hidden_states_dtype",
+    "kv_block_size",
+)
+_AT_LEAST = ("num_kv_blocks", "max_num_seqs", "max_num_batched_tokens", "max_model_len")
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Replica:
+    """One server of a stage; other servers of the same stage can take its place."""
+
+    link: StageLink
+    stage_index: int = 0
+    """Place in the pipeline, once that is known."""
+    info: StageInfo | None = None
+    """What it said last; None when it has never been reached."""
+    is_lost: bool = True
+    """True from a loss, or from the start, until its stream is open."""
+    problem: str = ""
+    """Why it could not be connected last; empty when it is connected."""
+    pipeline: Pipeline | None = None
+    """The one that it serves; None when it is not connected, or to spare."""
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when its link went down."""
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT."""
+        return self.link.address
+
+    @property
+    def state(self) -> StageState:
+        """State of its link, for operators."""
+        if self.link.is_open:
+            return StageState.READY
+        return StageState.LOST if self.is_lost else StageState.CONNECTING
+
+
+def narrowest(infos: Sequence[StageInfo]) -> StageInfo:
+    """What every server of a stage can hold."""
+    return replace(infos[0], **{what: min(getattr(i, what) for i in infos) for what in _AT_LEAST})
+
+
+def check_fits(address: str, expected: StageInfo, found: StageInfo) -> None:
+    """Checks that a server can stand for its stage.
+
+    Args:
+        address: Of the server.
+        expected: What every server of the stage is, and can at least hold.
+        found: What this one says.
+
+    Raises:
+        IncompatibleError: It is another stage, or computes other numbers, or holds less.
+    """
+    for what in _SAME:
+        wanted, given = getattr(expected, what), getattr(found, what)
+        if given != wanted:
+            raise _misfit(address, f"has {what} {given}, expected {wanted}")
+    for what in _AT_LEAST:
+        wanted, given = getattr(expected, what), getattr(found, what)
+        if given < wanted:
+            raise _misfit(address, f"has {what} {given}, needs at least {wanted}")
+
+
+def _misfit(address: str, problem: str) -> IncompatibleError:
+    return IncompatibleError(f"stage {address} {problem}", stage=address)
