@@ -14,6 +14,7 @@ from coordinator.assembly import open_engine
 from coordinator.config import CoordinatorConfig
 from coordinator.core.events import Accepted, Finished, TokensEvent
 from coordinator.core.request_spec import RequestSpec, TokenPrompt
+from coordinator.core.status import StageState
 from coordinator.engine import Engine
 from coordinator.metrics import CoordinatorMetrics
 from model_files import open_model
@@ -213,6 +214,7 @@ async def test_a_lost_stage_is_counted_and_what_was_replayed(model: Path) -> Non
         ]
         await status_when(running.engine, lambda now: now.num_generated_tokens >= 20)
         await running.lost.aclose()
+        await status_when(running.engine, lambda now: now.stages[0].state is StageState.READY)
         seen = await running.scrape()
         assert (seen("stage_losses_total", stage="0"), seen("stage_up", stage="0")) == (0, 1)
         assert (seen("stage_losses_total", stage="1"), seen("stage_up", stage="1")) == (1, 0)
