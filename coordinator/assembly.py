@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
 
 from coordinator.admission import Admission
@@ -10,9 +10,11 @@ from coordinator.config import CoordinatorConfig
 from coordinator.constraint import GrammarCompiler
 from coordinator.engine import Engine
 from coordinator.lane import Lane
+from coordinator.observer import EngineObserver
 from coordinator.pipeline.stage_link import LinkConfig
-from coordinator.pipeline.stage_pool import StagePool
+from coordinator.pipeline.stage_pool import OnStage, StagePool, ignore_stage
 from coordinator.pipeline.topology import Topology
+from coordinator.request_log import RequestLog
 from coordinator.scheduler.config import SchedulerConfig
 from coordinator.scheduler.pace import Pace
 from coordinator.scheduler.scheduler import Scheduler
@@ -22,12 +24,19 @@ from protos.errors import IncompatibleError
 from protos.limits import LOGITS_CEILING_BYTES
 
 
-async def open_engine(config: CoordinatorConfig, files: ModelFiles) -> Engine:
+async def open_engine(
+    config: CoordinatorConfig,
+    files: ModelFiles,
+    on_stage: OnStage = ignore_stage,
+    observers: Sequence[EngineObserver] = (),
+) -> Engine:
     """Connects to the stages and starts serving; `engine.close` undoes it.
 
     Args:
         config: The coordinator's configuration.
         files: The model that `config.model` names.
+        on_stage: Told how each stage answers while they are waited for.
+        observers: Told what the engine does, besides the log.
 
     Raises:
         UnavailableError: A stage was not serving in time.
@@ -42,7 +51,7 @@ async def open_engine(config: CoordinatorConfig, files: ModelFiles) -> Engine:
         tls=config.stage_tls,
     )
     try:
-        topology = await pool.connect(config.connect_timeout_s)
+        topology = await pool.connect(config.connect_timeout_s, on_stage)
         _check_model(files, topology)
     except BaseException:
         await pool.close()
@@ -66,6 +75,7 @@ async def open_engine(config: CoordinatorConfig, files: ModelFiles) -> Engine:
         tokenizer=tokenizer,
         max_num_waiting=config.max_num_waiting,
         stage_wait_s=config.stage_wait_s,
+        observers=(RequestLog(), *observers),
         wake=wake,
     )
     engine.start()

@@ -1,6 +1,7 @@
 """What an operator may set on a coordinator, as one frozen, validated value."""
 
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,6 +61,11 @@ class CoordinatorConfig:
     """How long requests wait for a lost stage before they fail."""
     drain_grace_s: float = 30.0
     """How long running requests may go on after SIGTERM."""
+    metrics_listen: str | None = None
+    """HOST:PORT that Prometheus scrapes; port 0 takes a free one. None serves no metrics."""
+    otlp_endpoint: str | None = None
+    """URL of an OpenTelemetry collector, http:// or https://; None leaves it to the standard
+    OTEL_* environment."""
 
     def __post_init__(self) -> None:
         """Checks every range."""
@@ -79,6 +85,13 @@ class CoordinatorConfig:
         if self.http_listen is not None:
             parse_address(self.http_listen, field="http_listen")
         self._check_access()
+        if self.metrics_listen is not None:
+            parse_address(self.metrics_listen, field="metrics_listen")
+        if self.otlp_endpoint is not None and not re.fullmatch(r"https?://\S+", self.otlp_endpoint):
+            raise InvalidArgumentError(
+                f"otlp_endpoint {self.otlp_endpoint!r} is not a URL, such as http://localhost:4317",
+                field="otlp_endpoint",
+            )
         for name in (
             "max_num_batched_tokens",
             "max_num_seqs",

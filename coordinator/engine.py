@@ -9,13 +9,16 @@ one, else once the stage is back.
 import asyncio
 import logging
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Sequence as ListLike
+from contextlib import contextmanager
 
 from coordinator.admission import Admission
 from coordinator.batch_sampling import sample
 from coordinator.compiling_stream import CompilingStream
 from coordinator.constraint import GrammarCompiler, TokenConstraint
 from coordinator.core.limits import MAX_REPLAYS
+from coordinator.core.observation import EngineFigures
 from coordinator.core.request import FinishReason, Request
 from coordinator.core.request_spec import Prompt, RequestSpec
 from coordinator.core.sequence import Sequence
@@ -23,11 +26,12 @@ from coordinator.core.served_model import ServedModel
 from coordinator.core.status import EngineStatus
 from coordinator.core.step import SchedulerOutput, StepOutput
 from coordinator.dispatcher import Dispatcher
-from coordinator.engine_status import EngineCounters, engine_status
+from coordinator.engine_status import EngineCounters, engine_figures, engine_status
 from coordinator.landed_step import LandedStep
 from coordinator.lane import Lane
 from coordinator.live_request import LiveRequest
 from coordinator.micro_batches import MicroBatch
+from coordinator.observer import EngineObserver, Observers
 from coordinator.outage import Outage
 from coordinator.pipeline.stage_pool import StagePool
 from coordinator.pipeline.topology import Topology
@@ -62,6 +66,7 @@ class Engine:
         max_num_waiting: Requests that wait, beyond which none is taken.
         stage_wait_s: How long requests wait for a lost stage before they fail.
         wake: Set by the lanes when the engine has something to do.
+        observers: Told what happens.
     """
 
     def __init__(
@@ -76,6 +81,7 @@ class Engine:
         max_num_waiting: int,
         stage_wait_s: float,
         wake: asyncio.Event,
+        observers: ListLike[EngineObserver] = (),
     ) -> None:
         """Keeps its parts; `start` starts it."""
         self.tokenizer = tokenizer
@@ -86,6 +92,7 @@ class Engine:
         self._admission = admission
         self._outage = Outage(stage_wait_s)
         self._grammars = grammars
+        self._observers = Observers(observers)
         self._requests: dict[str, LiveRequest] = {}
         self._wake = wake
         self._idle = asyncio.Event()
@@ -149,17 +156,33 @@ class Engine:
             ContextLengthExceededError: Prompt and output cannot fit.
             QueueFullError: Too many requests wait.
         """
-        self._check_open()
-        self._check_new(spec.request_id)
-        request = self._admission.admit(spec)
-        if spec.grammar is None:
-            return self._start_request(request, None)
-        grammar, grammars = spec.grammar, self._grammars
-        grammars.check_model(grammar)
-        return CompilingStream(
-            lambda: grammars.compile(grammar, ignore_eos=spec.ignore_eos),
-            lambda constraint: self._start_request(request, constraint),
-        )
+        with self._refusals_told():
+            self._check_open()
+            self._check_new(spec.request_id)
+            request = self._admission.admit(spec)
+            if spec.grammar is None:
+                return self._start_request(request, None)
+            self._grammars.check_model(spec.grammar)
+        grammar = spec.grammar
+
+        async def compiled() -> TokenConstraint:
+            with self._refusals_told():
+                return await self._grammars.compile(grammar, ignore_eos=spec.ignore_eos)
+
+        def start(constraint: TokenConstraint) -> RequestStream:
+            with self._refusals_told():
+                return self._start_request(request, constraint)
+
+        return CompilingStream(compiled, start)
+
+    @contextmanager
+    def _refusals_told(self) -> Iterator[None]:
+        """Tells the observers of a request that is not taken."""
+        try:
+            yield
+        except StagecoachError as error:
+            self._observers.request_refused(error)
+            raise
 
     def _start_request(self, request: Request, constraint: TokenConstraint | None) -> RequestStream:
         """Queues a valid request."""
@@ -177,7 +200,7 @@ class Engine:
         self._requests[request_id] = live
         self._idle.clear()
         self._wake.set()
-        _log.info("request %s: %d prompt tokens", request_id, sequence.num_prompt_tokens)
+        self._observers.request_accepted(request_id, sequence.num_prompt_tokens)
         return live.stream
 
     def _check_open(self) -> None:
@@ -250,6 +273,7 @@ class Engine:
             _log.exception("the engine stopped")
             for live in self._requests.values():  # past the scheduler, which may be what is broken
                 live.stream.end(stopped)
+                self._observers.request_ended(live.as_ended(FinishReason.ERROR, stopped))
             self._requests.clear()
             raise
 
@@ -285,7 +309,8 @@ class Engine:
                 self._replay(lane.lose(), UnavailableError("a stage was lost again and again"))
         for pipeline in self._pool.form():
             self._lanes[pipeline.index].open(pipeline)
-            _log.info("pipeline %d: %s", pipeline.index, ", ".join(pipeline.addresses))
+            facts = {"pipeline": pipeline.index, "stages": list(pipeline.addresses)}
+            _log.info("pipeline formed", extra=facts)
         is_open = any(lane.is_open for lane in self._lanes)
         if is_open:
             self._outage.clear()
@@ -306,6 +331,12 @@ class Engine:
             lanes=self._lanes,
             counters=self._counters,
             now_s=time.monotonic(),
+        )
+
+    def figures(self) -> EngineFigures:
+        """The state of the engine now, without asking a stage. Any thread."""
+        return engine_figures(
+            is_ready=self.is_ready, lanes=self._lanes, stages=self._pool.stage_figures()
         )
 
     def _land(self, lane: Lane, micro_batch: MicroBatch) -> None:
@@ -349,6 +380,8 @@ class Engine:
             sent = step.send(self._requests)
             if self._steps.is_watched:
                 self._steps.publish(step.record(sent))
+            if self._observers.are_present:
+                self._observers.step_ended(step.summary(sent))
             for token in sent.last_tokens:
                 assert token.reason is not None
                 self._finish(token.live, token.reason)
@@ -365,15 +398,15 @@ class Engine:
     def _give_up(self, lane: Lane, output: SchedulerOutput, error: StagecoachError) -> None:
         """Replays what a stage could not run, or fails it; hits only this micro-batch."""
         if isinstance(error, UnavailableError | DeadlineExceededError):
-            _log.warning("micro-batch %d was lost: %s", output.micro_batch_id, error)
+            self._log_failure(logging.WARNING, "micro-batch lost", output, error)
             if lane.is_open:  # else all that is in flight was lost with it; see `_tend`
                 self._replay(lane.scheduler.requeue(output), error)
         elif isinstance(error, KvFullError | StaleStateError | DeviceMemoryError):
-            _log.warning("micro-batch %d is replayed: %s", output.micro_batch_id, error)
+            self._log_failure(logging.WARNING, "micro-batch replayed", output, error)
             gave_up = InternalError(f"given up after {MAX_REPLAYS} replays: {error.message}")
             self._replay(lane.scheduler.requeue(output), gave_up)
         else:
-            _log.error("micro-batch %d failed: %s", output.micro_batch_id, error)
+            self._log_failure(logging.ERROR, "micro-batch failed", output, error)
             lane.scheduler.requeue(output)
             for piece in output.slices:
                 # Whatever a stage says, it is not the client's fault.
@@ -383,6 +416,20 @@ class Engine:
                         f"request {piece.request_id} failed on a stage; see the coordinator's log"
                     ),
                 )
+
+    @staticmethod
+    def _log_failure(
+        level: int, event: str, output: SchedulerOutput, error: StagecoachError
+    ) -> None:
+        _log.log(
+            level,
+            event,
+            extra={
+                "micro_batch_id": output.micro_batch_id,
+                "request_ids": [piece.request_id for piece in output.slices],
+                "error": error.message,
+            },
+        )
 
     def _replay(self, sequences: Iterable[Sequence], error: StagecoachError) -> None:
         """Lets requests be computed again, or fails those that had their share of replays."""
@@ -406,14 +453,14 @@ class Engine:
         live = self._requests.get(request_id)
         if live is not None:
             live.stream.end(error)
-            self._forget(request_id, FinishReason.ERROR)
+            self._forget(request_id, FinishReason.ERROR, error)
             self._wake.set()
 
-    def _forget(self, request_id: str, reason: FinishReason) -> None:
+    def _forget(
+        self, request_id: str, reason: FinishReason, error: StagecoachError | None = None
+    ) -> None:
         live = self._requests.pop(request_id)
         self._dispatcher.finish(request_id, reason)
         self._counters.num_finished += 1
         self._counters.num_preemptions += live.sequence.num_preemptions
-        _log.info(
-            "request %s ended: %s, %d tokens", request_id, reason.value, live.num_completion_tokens
-        )
+        self._observers.request_ended(live.as_ended(reason, error))

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from coordinator.core.observation import EngineFigures, StageFigures
 from coordinator.core.status import EngineStatus, StageStatus
 from coordinator.lane import Lane
 from coordinator.pipeline.topology import Topology
@@ -61,4 +62,32 @@ def engine_status(
         num_prefix_hit_tokens=sum(one.num_prefix_hit_tokens for one in schedulers),
         tokens_per_second=counters.throughput.tokens_per_second(now_s),
         has_tokenizer=has_tokenizer,
+    )
+
+
+def engine_figures(
+    *, is_ready: bool, lanes: Sequence[Lane], stages: tuple[StageFigures, ...]
+) -> EngineFigures:
+    """The state of the engine for those who count; costs nothing, from any thread.
+
+    Args:
+        is_ready: Whether requests are served.
+        lanes: What runs and waits; those that are open count for what can be held.
+        stages: In pipeline order.
+    """
+    schedulers = [lane.scheduler for lane in lanes]
+    usable = [lane.scheduler for lane in lanes if lane.is_open] or schedulers
+    return EngineFigures(
+        is_ready=is_ready,
+        num_running=sum(one.num_running for one in schedulers),
+        num_waiting=sum(one.num_waiting for one in schedulers),
+        num_micro_batches=sum(lane.micro_batches.num_in_flight for lane in lanes),
+        num_kv_blocks=sum(one.config.num_kv_blocks for one in usable),
+        num_free_kv_blocks=sum(one.num_free_kv_blocks for one in usable),
+        num_cached_kv_blocks=sum(one.num_cached_kv_blocks for one in usable),
+        num_prefix_query_tokens=sum(one.num_prefix_query_tokens for one in schedulers),
+        num_prefix_hit_tokens=sum(one.num_prefix_hit_tokens for one in schedulers),
+        num_preemptions=sum(one.num_preemptions for one in schedulers),
+        num_replays=sum(one.num_replays for one in schedulers),
+        stages=stages,
     )

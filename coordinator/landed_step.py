@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 from coordinator.core.events import TokenLogprobs
+from coordinator.core.observation import StepSummary
 from coordinator.core.request import FinishReason
 from coordinator.core.step import StepOutput
 from coordinator.core.step_record import StepInstants, StepRecord
@@ -58,6 +59,8 @@ class NewToken(NamedTuple):
 class SentTokens(NamedTuple):
     """What `LandedStep.send` did."""
 
+    tokens: list[NewToken]
+    """Those whose requests had not ended meanwhile."""
     last_tokens: list[NewToken]
     """Those that end their requests, which is still to be done."""
     emitting_ns: int
@@ -134,7 +137,34 @@ class LandedStep:
             if (participant := requests.get(piece.request_id)) is not None:
                 participant.add_step(times)
         last_tokens = [token for token in tokens if token.reason is not None]
-        return SentTokens(last_tokens, emitting_ns, emitted_ns)
+        return SentTokens(tokens, last_tokens, emitting_ns, emitted_ns)
+
+    def summary(self, sent: SentTokens) -> StepSummary:
+        """Tells observers what the step did; notes when the tokens were sent."""
+        inter_token_ns: dict[int, int] = {}
+        num_sent_tokens = 0
+        for token in sent.tokens:
+            if token.is_hidden:
+                continue
+            num_sent_tokens += 1
+            live = token.live
+            if live.last_sent_ns is not None:
+                waited_ns = sent.emitted_ns - live.last_sent_ns
+                inter_token_ns[waited_ns] = inter_token_ns.get(waited_ns, 0) + 1
+            live.last_sent_ns = sent.emitted_ns
+        num_tokens = num_decode_tokens = 0
+        for piece in self.micro_batch.output.slices:  # once, for what two properties would do
+            num_rows = len(piece.token_ids)
+            num_tokens += num_rows
+            if num_rows == 1 and piece.samples:
+                num_decode_tokens += 1
+        return StepSummary(
+            num_prefill_tokens=num_tokens - num_decode_tokens,
+            num_decode_tokens=num_decode_tokens,
+            num_sent_tokens=num_sent_tokens,
+            inter_token_ns=inter_token_ns,
+            stages=self.result.stage_timings,
+        )
 
     def record(self, sent: SentTokens) -> StepRecord:
         """Tells what the step did and when."""

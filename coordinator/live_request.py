@@ -19,6 +19,7 @@ from coordinator.core.events import (
     TokenLogprobs,
     TokensEvent,
 )
+from coordinator.core.observation import RequestEnd
 from coordinator.core.request import FinishReason, Request
 from coordinator.core.sequence import Sequence
 from coordinator.core.step import StageTimings
@@ -28,6 +29,7 @@ from coordinator.sampling.constraint import Constraint
 from coordinator.sampling.token_sampler import TokenSampler
 from coordinator.text.output_text import OutputText
 from coordinator.text.tokenizer import Tokenizer
+from protos.errors import StagecoachError
 
 NUM_OWN_TIMES = 4
 """Times of a step that are the coordinator's own: schedule, sample, detokenize, whole step."""
@@ -63,6 +65,8 @@ class LiveRequest:
     num_completion_tokens: int = 0
     first_step_ns: int | None = None
     first_token_ns: int | None = None
+    last_sent_ns: int | None = None
+    """When its latest token was sent, on the clock of `time.perf_counter_ns`."""
 
     @classmethod
     def of(
@@ -144,6 +148,23 @@ class LiveRequest:
                 num_cached_tokens=self.sequence.num_cached_tokens,
                 timings=self._timings(),
             )
+        )
+
+    def as_ended(self, reason: FinishReason, error: StagecoachError | None) -> RequestEnd:
+        """Says for observers how the request ended just now."""
+        return RequestEnd(
+            request_id=self.request_id,
+            reason=reason,
+            error=error,
+            num_prompt_tokens=self.sequence.num_prompt_tokens,
+            num_completion_tokens=self.num_completion_tokens,
+            num_cached_tokens=self.sequence.num_cached_tokens,
+            num_steps=self.num_steps,
+            num_preemptions=self.sequence.num_preemptions,
+            arrival_ns=self.request.arrival_ns,
+            first_step_ns=self.first_step_ns,
+            first_token_ns=self.first_token_ns,
+            end_ns=time.monotonic_ns(),
         )
 
     def _timings(self) -> RequestTimings:

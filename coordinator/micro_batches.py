@@ -46,6 +46,11 @@ class MicroBatches:
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
+    def num_in_flight(self) -> int:
+        """Micro-batches on their way. Any thread."""
+        return len(self._in_flight)
+
+    @property
     def num_computing(self) -> int:
         """Micro-batches in flight that hold tokens; others only free slots."""
         return sum(bool(one.output.slices) for one in self._in_flight)

@@ -47,20 +47,21 @@ class Outage:
         if self._began_s is None:
             self._began_s = now_s
             self._timer = asyncio.get_running_loop().call_later(self._stage_wait_s, wake)
-            _log.warning("waiting for stages; %d requests are paused", num_requests)
+            _log.warning("waiting for stages", extra={"num_paused_requests": num_requests})
         return now_s - self._began_s >= self._stage_wait_s
 
     def fail(self, problem: str) -> UnavailableError:
         """Refuses requests until `clear`; returns what to end the waiting ones with."""
         if self._refusal is None:
             self._refusal = UnavailableError(f"the pipeline is down: {problem}")
-            _log.error("%s", self._refusal.message)
+            _log.error("the pipeline is down", extra={"error": problem})
         return self._refusal
 
     def clear(self) -> None:
         """Says that there is a pipeline."""
         if self._began_s is not None:
-            _log.warning("a pipeline is back after %.1f s", time.monotonic() - self._began_s)
+            waited_s = round(time.monotonic() - self._began_s, 3)
+            _log.warning("a pipeline is back", extra={"waited_s": waited_s})
         if self._timer is not None:
             self._timer.cancel()
         self._began_s = self._timer = self._refusal = None

@@ -98,6 +98,7 @@ class StepHub:
         """Starts without watches."""
         self._max_records = max_records
         self._watches: set[StepWatch] = set()
+        self._ending: StagecoachError | None = None
 
     @property
     def is_watched(self) -> bool:
@@ -112,7 +113,10 @@ class StepHub:
 
         Raises:
             QueueFullError: There are `MAX_WATCHES` already.
+            StagecoachError: The hub has ended, for this reason.
         """
+        if self._ending is not None:
+            raise self._ending
         if len(self._watches) >= MAX_WATCHES:
             raise QueueFullError(f"{MAX_WATCHES} watchers of steps are connected already")
         watch = StepWatch(
@@ -129,6 +133,7 @@ class StepHub:
             watch.put(record)
 
     def end(self, error: StagecoachError) -> None:
-        """Ends every watch with an error."""
+        """Ends every watch with an error, and takes no more."""
+        self._ending = error
         for watch in self._watches:
             watch.end(error)

@@ -12,7 +12,14 @@ import numpy.typing as npt
 from model_files.config import parse_config
 from model_files.gguf_file import GgufFile
 from model_files.listing import listed
-from model_files.model_files import ModelFiles, TensorInfo, TensorReader, fingerprint_of
+from model_files.model_files import (
+    ByteReport,
+    ModelFiles,
+    TensorInfo,
+    TensorReader,
+    fingerprint_of,
+    no_report,
+)
 from model_files.tokenizer_files import GgufTokenizer
 from protos.errors import ModelFilesError, UnsupportedModelError
 
@@ -83,7 +90,9 @@ class GgufModel(ModelFiles):
         return self._gguf_names.keys()
 
     @contextmanager
-    def open_tensors(self, names: Collection[str]) -> Iterator[TensorReader]:
+    def open_tensors(
+        self, names: Collection[str], *, on_download: ByteReport = no_report
+    ) -> Iterator[TensorReader]:
         """Opens the file."""
         missing = set(names) - self._gguf_names.keys()
         if missing:

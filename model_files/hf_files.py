@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,14 @@ import numpy.typing as npt
 
 from model_files.config import parse_config
 from model_files.listing import listed
-from model_files.model_files import ModelFiles, TensorInfo, TensorReader, fingerprint_of
+from model_files.model_files import (
+    ByteReport,
+    ModelFiles,
+    TensorInfo,
+    TensorReader,
+    fingerprint_of,
+    no_report,
+)
 from model_files.safetensors_file import SafetensorsFile
 from model_files.tokenizer_files import HfTokenizerFiles
 from protos.errors import ModelFilesError
@@ -37,6 +44,10 @@ class Folder(Protocol):
         """Returns the path of a file, fetching it first if need be; None if there is none."""
         ...
 
+    def find_all(self, names: Sequence[str], on_download: ByteReport) -> dict[str, Path | None]:
+        """Finds several files as `find` does, and tells how far their fetching is."""
+        ...
+
     def tensor_types(self, name: str) -> dict[str, tuple[str, tuple[int, ...]]] | None:
         """Reads dtype and shape of all tensors of a safetensors file, without its tensors.
 
@@ -58,6 +69,10 @@ class LocalFolder:
         """Returns the path of a file, or None."""
         path = self._path / name
         return path if path.is_file() else None
+
+    def find_all(self, names: Sequence[str], on_download: ByteReport) -> dict[str, Path | None]:
+        """Finds several files; nothing is fetched."""
+        return {name: self.find(name) for name in names}
 
     def tensor_types(self, name: str) -> dict[str, tuple[str, tuple[int, ...]]] | None:
         """Reads the file's header; None if there is no such file."""
@@ -105,14 +120,16 @@ class HfFiles(ModelFiles):
         return self._tensors.keys()
 
     @contextmanager
-    def open_tensors(self, names: Collection[str]) -> Iterator[TensorReader]:
+    def open_tensors(
+        self, names: Collection[str], *, on_download: ByteReport = no_report
+    ) -> Iterator[TensorReader]:
         """Opens the shards that hold the named tensors, and no others."""
         missing = set(names) - set(self.tensor_names)
         if missing:
             raise ModelFilesError(f"{self.model_id} has no tensor {listed(missing)}")
         index = self._index or dict.fromkeys(names, _SINGLE)
         shards = {index[name] for name in names}
-        paths = {shard: self._folder.find(shard) for shard in sorted(shards)}
+        paths = self._folder.find_all(sorted(shards), on_download)
         absent = [shard for shard, path in paths.items() if path is None]
         if absent:
             raise ModelFilesError(f"{self.model_id} has no file {listed(absent)}")

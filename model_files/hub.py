@@ -3,7 +3,7 @@
 Honours `HF_ENDPOINT`, `HF_HOME`, `HF_HUB_OFFLINE` and `HF_TOKEN`, as `huggingface_hub` does.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +18,9 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
     SafetensorsParsingError,
 )
+from huggingface_hub.utils.tqdm import tqdm
 
+from model_files.model_files import ByteReport
 from model_files.safetensors_file import SafetensorsFile
 from protos.errors import ModelFilesError
 
@@ -43,15 +45,26 @@ class HubFolder:
             raise ModelFilesError(f"{repo_id} has no config.json")
         self._revision = config.parent.name  # .../snapshots/<commit>/config.json
 
-    def find(self, name: str) -> Path | None:
+    def find(self, name: str, *, on_bytes: Callable[[int], None] = lambda _: None) -> Path | None:
         """Returns the path of a file, downloading it if need be; None if there is none.
+
+        Args:
+            name: Of the file.
+            on_bytes: Told how many more bytes have arrived; less than none when some are lost.
 
         Raises:
             ModelFilesError: The hub cannot be reached, or refuses.
         """
         with self._hub_errors(name):
             try:
-                return Path(hf_hub_download(self.model_id, name, revision=self._revision))
+                return Path(
+                    hf_hub_download(
+                        self.model_id,
+                        name,
+                        revision=self._revision,
+                        tqdm_class=_counting_bar(on_bytes),
+                    )
+                )
             except LocalEntryNotFoundError:
                 # Offline on request, what is not in the cache does not exist. Otherwise the
                 # network is at fault.
@@ -60,6 +73,23 @@ class HubFolder:
                 raise
             except EntryNotFoundError:
                 return None
+
+    def find_all(self, names: Sequence[str], on_download: ByteReport) -> dict[str, Path | None]:
+        """Finds several files, downloading those that are not in the cache.
+
+        Raises:
+            ModelFilesError: As `find`.
+        """
+        sizes = {name: self._size_bytes(name) for name in names if self._cached(name) is None}
+        total_bytes = sum(sizes.values())
+        done_bytes = 0
+
+        def count(num_bytes: int) -> None:
+            nonlocal done_bytes
+            done_bytes += num_bytes
+            on_download(min(done_bytes, total_bytes), total_bytes)
+
+        return {name: self.find(name, on_bytes=count) for name in names}
 
     def tensor_types(self, name: str) -> dict[str, tuple[str, tuple[int, ...]]] | None:
         """Reads the header of a safetensors file, from the cache or with a ranged request.
@@ -84,6 +114,19 @@ class HubFolder:
             except EntryNotFoundError:
                 return None
         return {key: (info.dtype, tuple(info.shape)) for key, info in header.tensors.items()}
+
+    def _size_bytes(self, name: str) -> int:
+        """Asks for the size of a file; 0 if there is none."""
+        with self._hub_errors(name):
+            try:
+                file = hf_hub_download(self.model_id, name, revision=self._revision, dry_run=True)
+            except LocalEntryNotFoundError:
+                if constants.is_offline_mode():
+                    return 0
+                raise
+            except EntryNotFoundError:
+                return 0
+        return file.file_size or 0
 
     def _cached(self, name: str) -> Path | None:
         try:
@@ -121,3 +164,23 @@ class HubFolder:
                 f"{self.model_id}: {name} cannot be fetched from {constants.ENDPOINT} "
                 f"({type(error).__name__})"
             ) from error
+
+
+def _counting_bar(on_bytes: Callable[[int], None]) -> type[tqdm]:
+    """A progress bar for `huggingface_hub` that shows nothing and passes its steps on."""
+
+    class CountingBar(tqdm):
+        def __init__(self, *args: object, initial: int = 0, **options: object) -> None:
+            # Resumed downloads begin with what is there.
+            settings = {**options, "initial": initial, "disable": True}
+            super().__init__(*args, **settings)  # type: ignore[no-untyped-call]
+            on_bytes(initial)
+
+        def update(self, n: float | None = 1) -> bool | None:
+            on_bytes(int(n or 0))
+            return None
+
+        def update_transfer(self, n: float | None = 1) -> None:
+            """What came over the network before it was put together; not counted twice."""
+
+    return CountingBar

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
@@ -12,6 +12,13 @@ import numpy.typing as npt
 
 from model_files.config import ModelConfig
 from model_files.tokenizer_files import TokenizerFiles
+
+ByteReport = Callable[[int, int], None]
+"""Told how many bytes are done, and of how many."""
+
+
+def no_report(_done_bytes: int, _total_bytes: int) -> None:
+    """For those who do not want to know."""
 
 
 class TensorInfo(NamedTuple):
@@ -66,8 +73,14 @@ class ModelFiles(ABC):
         """Names of all tensors of the model, as Hugging Face spells them."""
 
     @abstractmethod
-    def open_tensors(self, names: Collection[str]) -> AbstractContextManager[TensorReader]:
+    def open_tensors(
+        self, names: Collection[str], *, on_download: ByteReport = no_report
+    ) -> AbstractContextManager[TensorReader]:
         """Opens the files that hold the named tensors, fetching those not yet on this machine.
+
+        Args:
+            names: Of the tensors.
+            on_download: Told how far the fetching is; not called when there is none.
 
         Raises:
             ModelFilesError: Tensors or files are missing, or a file is damaged; says which.

@@ -7,7 +7,7 @@ from pathlib import Path
 from model_files.gguf_model import GgufModel
 from model_files.hf_files import HfFiles, LocalFolder
 from model_files.model_files import ModelFiles
-from model_files.shape_model import SHAPE_PREFIX, ShapeModel
+from model_files.shape_model import SHAPE_PREFIX, SHAPES, ShapeModel
 from protos.errors import ModelFilesError
 
 DEMO = "demo"
@@ -49,6 +49,11 @@ def open_model(spec: str) -> ModelFiles:
     from model_files.hub import HubFolder
 
     return HfFiles(HubFolder(hub_id["repo"], hub_id["revision"]))
+
+
+def known_models() -> list[str]:
+    """What `open_model` can open without files, a hub or a path: the demo model and shapes."""
+    return [DEMO, *(f"{SHAPE_PREFIX}{name}" for name in SHAPES)]
 
 
 def _demo_path() -> Path:

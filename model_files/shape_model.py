@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 from model_files.config import parse_config
-from model_files.model_files import ModelFiles, TensorReader, fingerprint_of
+from model_files.model_files import ByteReport, ModelFiles, TensorReader, fingerprint_of, no_report
 from protos.errors import ModelFilesError, UnsupportedModelError
 
 SHAPE_PREFIX = "shape:"
@@ -71,7 +71,9 @@ class ShapeModel(ModelFiles):
         """Raises UnsupportedModelError: there are none."""
         raise self._no_weights()
 
-    def open_tensors(self, names: Collection[str]) -> AbstractContextManager[TensorReader]:
+    def open_tensors(
+        self, names: Collection[str], *, on_download: ByteReport = no_report
+    ) -> AbstractContextManager[TensorReader]:
         """Raises UnsupportedModelError: there are none."""
         raise self._no_weights()
 

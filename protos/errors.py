@@ -1,11 +1,13 @@
 """The typed errors of Stagecoach: what can go wrong for a caller, a peer or an operator.
 
 Every layer raises these and no other layer's exceptions cross a module boundary. `protos.status`
-maps them to gRPC statuses and back, so that a client gets the class the server raised. Standard
-library only.
+maps them to gRPC statuses and back, so that a client gets the class the server raised. Needs only
+the standard library.
 """
 
 from typing import ClassVar
+
+from protos.load_progress import LoadProgress
 
 
 class StagecoachError(Exception):
@@ -73,6 +75,30 @@ class UnavailableError(StagecoachError):
     """A stage or the coordinator cannot be reached, is loading, or is draining."""
 
     reason = "UNAVAILABLE"
+
+
+class LoadingError(UnavailableError):
+    """A stage is on its way to serving.
+
+    Args:
+        message: One line for people.
+        progress: How far it is; travels in the details.
+        **details: Further facts for programs.
+    """
+
+    reason = "LOADING"
+
+    def __init__(
+        self, message: str, *, progress: LoadProgress | None = None, **details: object
+    ) -> None:
+        """Writes the progress into the details."""
+        facts = {} if progress is None else progress.to_details()
+        super().__init__(message, **facts, **details)
+
+    @property
+    def progress(self) -> LoadProgress | None:
+        """How far it is; None when it does not say."""
+        return LoadProgress.from_details(self.details)
 
 
 def draining_error() -> UnavailableError:

@@ -27,6 +27,7 @@ _CODES: dict[type[errors.StagecoachError], int] = {
     errors.KvFullError: code_pb2.RESOURCE_EXHAUSTED,
     errors.DeviceMemoryError: code_pb2.INTERNAL,
     errors.UnavailableError: code_pb2.UNAVAILABLE,
+    errors.LoadingError: code_pb2.UNAVAILABLE,
     errors.StaleStateError: code_pb2.ABORTED,
     errors.IncompatibleError: code_pb2.FAILED_PRECONDITION,
     errors.UnsupportedModelError: code_pb2.FAILED_PRECONDITION,

@@ -14,6 +14,7 @@ from protos.errors import InvalidArgumentError, StagecoachError
 from protos.grpc_environment import prepare_grpc
 from protos.layer_range import LayerRange
 from security.tls_files import TlsFiles
+from stage_server import value_completion
 from stage_server.config import (
     DTYPE_NAMES,
     ENGINE_NAMES,
@@ -23,12 +24,13 @@ from stage_server.config import (
 )
 from stage_server.place import own_layers
 from stage_server.threads import default_num_threads, wait_passively
+from telemetry.log_config import LOG_FORMATS, LOG_LEVELS, LogConfig
+from telemetry.logs import set_up_logging
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-
-LOG_LEVELS = ("debug", "info", "warning", "error")
+app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
 
 _DEFAULT = StageConfig(model="demo", layers=LayerRange(0, 1))
+_DEFAULT_LOG = LogConfig()
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +51,8 @@ def stage_server(
     model: Annotated[
         str,
         typer.Option(
-            help="Local Hugging Face folder, hub id, path of a .gguf file, demo or shape:NAME."
+            autocompletion=value_completion.models,
+            help="Local Hugging Face folder, hub id, path of a .gguf file, demo or shape:NAME.",
         ),
     ],
     layers: Annotated[
@@ -73,9 +76,16 @@ def stage_server(
     listen: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Address; port 0 takes a free one.")
     ] = str(_DEFAULT.listen),
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = _DEFAULT.device,
+    device: Annotated[
+        str,
+        typer.Option(autocompletion=value_completion.devices, help="auto, cpu, cuda or cuda:N."),
+    ] = _DEFAULT.device,
     dtype: Annotated[
-        str, typer.Option(help=f"Of the weights: {', '.join(DTYPE_NAMES)}.")
+        str,
+        typer.Option(
+            autocompletion=value_completion.dtypes,
+            help=f"Of the weights: {', '.join(DTYPE_NAMES)}.",
+        ),
     ] = _DEFAULT.dtype,
     kv_memory: Annotated[
         str | None,
@@ -97,11 +107,18 @@ def stage_server(
         int | None, typer.Option(help="CPU threads. Default: the physical cores.")
     ] = None,
     engine: Annotated[
-        str, typer.Option(help=f"One of {', '.join(ENGINE_NAMES)}.")
+        str,
+        typer.Option(
+            autocompletion=value_completion.engines, help=f"One of {', '.join(ENGINE_NAMES)}."
+        ),
     ] = _DEFAULT.engine,
     emulate: Annotated[
         str | None,
-        typer.Option(metavar="GPU", help="For engine emulated: its GPU, such as rtx-3060-12gb."),
+        typer.Option(
+            metavar="GPU",
+            autocompletion=value_completion.gpus,
+            help="For engine emulated: its GPU, such as rtx-3060-12gb.",
+        ),
     ] = None,
     efficiency: Annotated[
         float, typer.Option(help="For engine emulated: share of the GPU's figures it reaches.")
@@ -138,12 +155,29 @@ def stage_server(
             "--json", envvar="STAGECOACH_JSON", help="Print one JSON line on stdout when ready."
         ),
     ] = False,
+    json_progress: Annotated[
+        bool,
+        typer.Option("--json-progress", help="Print JSON lines on stdout while it loads."),
+    ] = False,
     exit_with_parent: Annotated[
         bool, typer.Option("--exit-with-parent", help="Stop when stdin reaches its end.")
     ] = False,
+    metrics_listen: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT", help="Serve metrics to Prometheus; port 0 takes a free one."
+        ),
+    ] = None,
+    log_format: Annotated[
+        str, typer.Option(help=f"One of {', '.join(LOG_FORMATS)}.")
+    ] = _DEFAULT_LOG.format,
     log_level: Annotated[
-        str, typer.Option(help=f"One of {', '.join(LOG_LEVELS)}; debug adds tracebacks.")
-    ] = "info",
+        str,
+        typer.Option(
+            autocompletion=value_completion.log_levels,
+            help=f"One of {', '.join(LOG_LEVELS)}; debug adds tracebacks.",
+        ),
+    ] = _DEFAULT_LOG.level,
     _version: Annotated[
         bool,
         typer.Option(
@@ -156,9 +190,8 @@ def stage_server(
     ] = False,
 ) -> None:
     """Serves one layer range of a model to a coordinator."""
-    if log_level not in LOG_LEVELS:
-        raise typer.BadParameter(f"log level {log_level!r} is not one of {', '.join(LOG_LEVELS)}")
     try:
+        log = LogConfig(format=log_format, level=log_level)
         config = StageConfig(
             model=model,
             layers=own_layers(model, layers=layers, stage=stage, stage_memory=stage_memory),
@@ -177,10 +210,16 @@ def stage_server(
             emulate=emulate,
             efficiency=efficiency,
             json_output=json_output,
+            json_progress=json_progress,
             exit_with_parent=exit_with_parent,
             tls=TlsFiles.mutual(tls_ca, tls_cert, tls_key),
             insecure_bind=insecure_bind,
             drain_grace_s=drain_grace_s,
+            metrics_listen=(
+                None
+                if metrics_listen is None
+                else ListenAddress.parse(metrics_listen, field="metrics_listen")
+            ),
             hang_timeout_s=hang_timeout_s,
         )
     except InvalidArgumentError as error:
@@ -188,7 +227,7 @@ def stage_server(
     except StagecoachError as error:
         _fail(error.message)
     try:
-        _run(config, log_level)
+        _run(config, log)
     except StagecoachError as error:
         _fail(error.message)
     except Exception as error:
@@ -196,20 +235,16 @@ def stage_server(
         _fail(f"{type(error).__name__}: {error}")
 
 
-def _run(config: StageConfig, log_level: str) -> None:
+def _run(config: StageConfig, log: LogConfig) -> None:
     """Prepares the process, then serves."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _exit_early)
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    handler = set_up_logging(log)
     prepare_grpc()
     wait_passively()
     from stage_server.server import run  # imports torch, after its environment is set
 
-    run(config)
+    run(config, num_lost_log_lines=lambda: handler.num_lost)
 
 
 def _exit_early(_number: int, _frame: FrameType | None) -> None:

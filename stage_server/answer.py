@@ -14,6 +14,8 @@ from google.protobuf.message import DecodeError
 from protos import status
 from protos.errors import InternalError, InvalidArgumentError, StagecoachError
 from protos.stagecoach.v1 import stage_pb2
+from stage_server.activity import StageActivity
+from stage_server.batch import ForwardBatch
 from stage_server.engine import DeviceLostError, StageEngine
 from stage_server.micro_batch import parse_micro_batch, write_output
 
@@ -40,11 +42,18 @@ def parse_request(data: bytes) -> stage_pb2.ForwardRequest:
         raise InvalidArgumentError(f"{len(data)} bytes are not a ForwardRequest") from error
 
 
-def answer(arrival: Arrival, engine: StageEngine, *, note_tokens: Callable[[int], None]) -> bytes:
-    """Runs the micro-batch of one message.
+def answer(
+    arrival: Arrival,
+    activity: StageActivity,
+    engine: StageEngine,
+    *,
+    note_tokens: Callable[[int], None],
+) -> bytes:
+    """Runs the micro-batch of one message, and counts it.
 
     Args:
         arrival: The message.
+        activity: Where it is counted.
         engine: What computes it.
         note_tokens: Told how many rows it has, before they are computed.
 
@@ -65,15 +74,24 @@ def answer(arrival: Arrival, engine: StageEngine, *, note_tokens: Callable[[int]
         )
     response = stage_pb2.ForwardResponse()
     result = response.result
+    queue_ns = started_ns - arrival.arrived_ns
     try:
-        _run(request.micro_batch, engine, note_tokens, started_ns, result)
+        batch = _run(request.micro_batch, engine, note_tokens, started_ns, result)
+        activity.micro_batch_computed(
+            batch.slices,
+            queue_ns=queue_ns,
+            compute_ns=result.timings.compute_ns,
+            serialize_ns=result.timings.serialize_ns,
+        )
     except DeviceLostError:
         raise
-    except Exception as error:
+    except Exception as raised:
+        error = _typed(raised)
+        activity.micro_batch_errors[error.reason] += 1
         result.Clear()
-        result.status.CopyFrom(status.to_status(_typed(error)))
+        result.status.CopyFrom(status.to_status(error))
     result.micro_batch_id = request.micro_batch.micro_batch_id
-    result.timings.queue_ns = started_ns - arrival.arrived_ns
+    result.timings.queue_ns = queue_ns
     return response.SerializeToString()
 
 
@@ -83,8 +101,8 @@ def _run(
     note_tokens: Callable[[int], None],
     started_ns: int,
     result: stage_pb2.MicroBatchResult,
-) -> None:
-    """Computes a micro-batch and writes its output and times into an empty result."""
+) -> ForwardBatch:
+    """Computes a micro-batch, writes its output and times into a result, and returns it."""
     batch = parse_micro_batch(micro_batch, engine.info)
     note_tokens(batch.num_tokens)
     parsed_ns = time.perf_counter_ns()
@@ -94,6 +112,7 @@ def _run(
     written_ns = time.perf_counter_ns()
     result.timings.compute_ns = computed_ns - parsed_ns
     result.timings.serialize_ns = parsed_ns - started_ns + written_ns - computed_ns
+    return batch
 
 
 def _typed(error: Exception) -> StagecoachError:

@@ -3,10 +3,16 @@
 from model_files import ModelFiles
 from stage_server.config import StageConfig
 from stage_server.engine import StageEngine
+from stage_server.load_board import Report, no_report
 
 
-def build_engine(config: StageConfig, files: ModelFiles) -> StageEngine:
+def build_engine(config: StageConfig, files: ModelFiles, report: Report = no_report) -> StageEngine:
     """Makes the engine of a stage; loading layers takes seconds to minutes.
+
+    Args:
+        config: The stage's configuration.
+        files: The model.
+        report: Told how far it is.
 
     Raises:
         IncompatibleError: The model is not supported, its files are damaged, the layers do not
@@ -18,4 +24,4 @@ def build_engine(config: StageConfig, files: ModelFiles) -> StageEngine:
         return EmulatedEngine(config, files)
     from stage_server.torch_engine import build_engine as build_torch_engine
 
-    return build_torch_engine(config, files)
+    return build_torch_engine(config, files, report)

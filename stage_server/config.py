@@ -42,8 +42,12 @@ class ListenAddress(NamedTuple):
     """0 takes a free port."""
 
     @classmethod
-    def parse(cls, text: str) -> Self:
+    def parse(cls, text: str, *, field: str = "listen") -> Self:
         """Reads `HOST:PORT`, with an IPv6 address in brackets: `[::1]:50051`.
+
+        Args:
+            text: The address.
+            field: Name of the field, for the error.
 
         Raises:
             InvalidArgumentError: `text` has another form, or the port is above 65535.
@@ -52,7 +56,7 @@ class ListenAddress(NamedTuple):
         if match is None or int(match[3]) > 65535:
             raise InvalidArgumentError(
                 f"address {text!r} is not HOST:PORT, such as 127.0.0.1:50051 or [::1]:50051",
-                field="listen",
+                field=field,
             )
         return cls(match[1] or match[2], int(match[3]))
 
@@ -104,6 +108,8 @@ class StageConfig:
     """Share (0, 1] of its published figures that the emulated GPU reaches."""
     json_output: bool = False
     """Print one JSON line on stdout when ready."""
+    json_progress: bool = False
+    """Print JSON lines on stdout that say how far the loading is."""
     exit_with_parent: bool = False
     """Stop when stdin reaches its end, as it does when the process that holds it dies."""
     tls: TlsFiles | None = None
@@ -113,6 +119,8 @@ class StageConfig:
     """Listen where other machines can reach it even without TLS."""
     drain_grace_s: float = 10.0
     """Seconds that micro-batches in flight get to finish after a stop signal."""
+    metrics_listen: ListenAddress | None = None
+    """Where Prometheus scrapes. None serves no metrics."""
     hang_timeout_s: float = 30.0
     """Seconds, and a quarter of one for each token, after which a step counts as hung; after four
     times as long the process ends."""

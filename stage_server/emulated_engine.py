@@ -93,12 +93,14 @@ class EmulatedEngine:
             kv_bytes=num_blocks * config.kv_block_size * self._cost.kv_bytes_per_token,
         )
         _log.info(
-            "emulating %s at efficiency %g with layers %s: %.1f MB of weights and %.1f MB of KV",
-            self._gpu.name,
-            self._efficiency,
-            config.layers,
-            self._info.weight_bytes / 1e6,
-            self._info.kv_bytes / 1e6,
+            "emulating",
+            extra={
+                "gpu": self._gpu.name,
+                "efficiency": self._efficiency,
+                "layers": str(config.layers),
+                "weight_bytes": self._info.weight_bytes,
+                "kv_bytes": self._info.kv_bytes,
+            },
         )
 
     @property
@@ -110,6 +112,11 @@ class EmulatedEngine:
     def num_free_kv_blocks(self) -> int:
         """Free blocks, as a snapshot."""
         return self._slots.num_free_blocks
+
+    @property
+    def num_held_kv_slots(self) -> int:
+        """Slots that hold tokens, as a snapshot."""
+        return self._slots.num_held_slots
 
     def warm_up(self) -> None:
         """Does nothing: the first forward is as fast as any."""

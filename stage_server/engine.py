@@ -65,6 +65,11 @@ class StageEngine(Protocol):
         """Free blocks, as a snapshot. Any thread."""
         ...
 
+    @property
+    def num_held_kv_slots(self) -> int:
+        """Slots that hold tokens, as a snapshot. Any thread."""
+        ...
+
     def warm_up(self) -> None:
         """Runs one forward of each kind, so that the first request is not slow; leaves no KV."""
         ...

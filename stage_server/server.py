@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import NamedTuple
 
 import grpc
@@ -22,15 +23,21 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from model_files import open_model
 from protos.errors import InternalError, InvalidArgumentError
 from protos.limits import server_limits
+from protos.load_progress import LoadPhase, LoadProgress
 from security.credentials import server_credentials
 from security.tls_files import TlsFiles
+from stage_server.activity import StageActivity
 from stage_server.config import ListenAddress, StageConfig
 from stage_server.engine import StageEngine
 from stage_server.executor import ModelExecutor
 from stage_server.limits import MessageLimits
+from stage_server.load_board import LoadBoard
+from stage_server.load_watch import shown
+from stage_server.metrics import stage_registry
 from stage_server.servicer import SERVICE_NAME, StageServicer
 from stage_server.stream import MAX_IN_FLIGHT
 from stage_server.watchdog import watch
+from telemetry.metrics_port import metrics_port
 
 MAX_CONCURRENT_CALLS = 128
 """Calls that are served at once, health included; further ones get RESOURCE_EXHAUSTED."""
@@ -55,6 +62,8 @@ class StageServer:
         load: Makes the engine; called on the model thread.
         tls: Who it is, and whose certificates coordinators have to show. None: it speaks plain
             text, and takes anyone for a coordinator.
+        board: Where `load` writes how far it is; callers are told until it is done.
+        activity: Counts what the server does. None: in one that nobody reads.
     """
 
     def __init__(
@@ -64,13 +73,19 @@ class StageServer:
         limits: MessageLimits,
         load: Callable[[], StageEngine],
         tls: TlsFiles | None = None,
+        board: LoadBoard | None = None,
+        activity: StageActivity | None = None,
     ) -> None:
         """Binds nothing yet."""
         self._listen = listen
         self._load = load
         self._tls = tls
+        self._board = board or LoadBoard()
         self._executor = ModelExecutor(max_queued=MAX_IN_FLIGHT + 1)  # and one that frees slots
-        self._servicer = StageServicer(only_coordinators=tls is not None)
+        self._activity = activity or StageActivity()
+        self._servicer = StageServicer(
+            self._board, self._activity, only_coordinators=tls is not None
+        )
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
             options=_server_options(limits), maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS
@@ -102,7 +117,8 @@ class StageServer:
             ) from error
         await self._server.start()
         address = ListenAddress(self._listen.host, port)
-        _log.info("listening on %s %s", address, "with TLS" if self._tls else "in plain text")
+        transport = "TLS" if self._tls else "plain text"
+        _log.info("listening", extra={"address": str(address), "transport": transport})
         return address
 
     async def load(self) -> None:
@@ -112,12 +128,18 @@ class StageServer:
             Exception: Whatever loading raised.
         """
         started_s = time.perf_counter()
+        _log.info("load started")
         engine = await self._executor.submit(self._load)
+        self._board.write(LoadProgress(phase=LoadPhase.WARMING_UP))
         await self._executor.submit(engine.warm_up)
         self._servicer.serve(engine, self._executor)
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         elapsed_s = time.perf_counter() - started_s
-        _log.info("ready after %.1f s: layers %s", elapsed_s, engine.info.layers)
+        self._activity.engine = engine
+        self._activity.load_s = elapsed_s
+        self._activity.is_ready = True
+        facts = {"layers": str(engine.info.layers), "elapsed_s": round(elapsed_s, 3)}
+        _log.info("load finished", extra=facts)
 
     async def watch(self, *, hang_timeout_s: float) -> InternalError:
         """Keeps health true to the model thread, once it has loaded, until that is past help.
@@ -145,7 +167,8 @@ class StageServer:
         Returns:
             False when the model thread is still busy; it dies with the process.
         """
-        _log.info("draining")
+        _log.info("draining", extra={"grace_s": grace_s})
+        self._activity.is_ready = False
         await self._health.enter_graceful_shutdown()
         await self._servicer.drain(grace_s=grace_s)
         await self._server.stop(_CLOSING_GRACE_S)
@@ -158,8 +181,12 @@ class StageServer:
             await self._health.set(name, state)
 
 
-def run(config: StageConfig) -> None:
+def run(config: StageConfig, *, num_lost_log_lines: Callable[[], int]) -> None:
     """Runs a stage server until a signal, or until its parent is gone; blocks.
+
+    Args:
+        config: What the operator set.
+        num_lost_log_lines: Lines of the log that could not be written.
 
     Raises:
         StagecoachError: The model cannot be opened or loaded, or the address cannot be bound.
@@ -179,9 +206,17 @@ def run(config: StageConfig) -> None:
         # Here, because its imports take seconds in which health should answer.
         from stage_server.build_engine import build_engine
 
-        return build_engine(config, files)
+        return build_engine(config, files, board.write)
 
-    end = uvloop.run(_serve(config, limits, load))
+    board = LoadBoard()
+    activity = StageActivity()
+    with ExitStack() as stack:
+        metrics_address = None
+        if config.metrics_listen is not None:
+            registry = stage_registry(activity, num_lost_log_lines=num_lost_log_lines)
+            port = metrics_port(config.metrics_listen.host, config.metrics_listen.port, registry)
+            metrics_address = stack.enter_context(port)
+        end = uvloop.run(_serve(config, limits, load, board, activity, metrics_address))
     if end.error is not None:
         print(f"stage-server: {end.error.message}", file=sys.stderr)
     if end.error is not None or not end.thread_ended:
@@ -201,24 +236,36 @@ class _End(NamedTuple):
 
 
 async def _serve(
-    config: StageConfig, limits: MessageLimits, load: Callable[[], StageEngine]
+    config: StageConfig,
+    limits: MessageLimits,
+    load: Callable[[], StageEngine],
+    board: LoadBoard,
+    activity: StageActivity,
+    metrics_address: str | None,
 ) -> _End:
     """Serves until told to stop, or until the model thread is past help."""
     stop = asyncio.Event()
     _stop_on_signals(stop)
     if config.exit_with_parent:
         _stop_with_stdin(stop)
-    server = StageServer(config.listen, limits=limits, load=load, tls=config.tls)
+    server = StageServer(
+        config.listen,
+        limits=limits,
+        load=load,
+        tls=config.tls,
+        board=board,
+        activity=activity,
+    )
     address = await server.start()
     stopping = asyncio.create_task(stop.wait())
-    loading = asyncio.create_task(server.load())
+    loading = asyncio.create_task(_load(server, board, config))
     error = None
     try:
         await asyncio.wait({stopping, loading}, return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
             await loading
             if config.json_output:
-                _print_ready(address, config)
+                _print_ready(address, config, metrics_address)
             error = await _watch_until(stopping, server, config)
     finally:
         stopping.cancel()
@@ -238,6 +285,17 @@ async def _watch_until(
         return watching.result() if watching.done() else None
     finally:
         watching.cancel()
+
+
+async def _load(server: StageServer, board: LoadBoard, config: StageConfig) -> None:
+    """Loads, and shows how far it is."""
+    async with shown(
+        board,
+        f"layers {config.layers}",
+        write_line=_log.info,
+        json_lines=config.json_progress,
+    ):
+        await server.load()
 
 
 def _server_options(limits: MessageLimits) -> list[tuple[str, int]]:
@@ -282,6 +340,11 @@ def _stop_with_stdin(stop: asyncio.Event) -> None:
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()
 
 
-def _print_ready(address: ListenAddress, config: StageConfig) -> None:
-    layers = [config.layers.start, config.layers.end]
-    print(json.dumps({"address": str(address), "layers": layers, "pid": os.getpid()}), flush=True)
+def _print_ready(address: ListenAddress, config: StageConfig, metrics_address: str | None) -> None:
+    ready = {
+        "address": str(address),
+        "layers": [config.layers.start, config.layers.end],
+        "metrics": metrics_address,
+        "pid": os.getpid(),
+    }
+    print(json.dumps(ready), flush=True)

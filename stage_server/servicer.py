@@ -16,6 +16,7 @@ from protos.errors import (
     IncompatibleError,
     InternalError,
     InvalidArgumentError,
+    LoadingError,
     StagecoachError,
     UnavailableError,
     draining_error,
@@ -23,10 +24,12 @@ from protos.errors import (
 from protos.stagecoach.v1 import stage_pb2
 from security.certificate import Role
 from security.peer import require_role
+from stage_server.activity import StageActivity
 from stage_server.answer import parse_request
 from stage_server.engine import DeviceLostError, EngineInfo, StageEngine
 from stage_server.executor import ModelExecutor
 from stage_server.lease import StageLease
+from stage_server.load_board import LoadBoard
 from stage_server.stream import ForwardContext, ForwardStream
 
 SERVICE_NAME = "stagecoach.v1.StageService"
@@ -56,12 +59,18 @@ class StageServicer:
     Refuses calls with UNAVAILABLE until `serve`, after `drain`, and while the model thread hangs.
 
     Args:
+        board: Says how far the loading is, until `serve`.
+        activity: Counts streams and micro-batches.
         only_coordinators: Refuse peers whose certificate is not that of a coordinator; every call
             of this service is refused then, unlike those about health.
     """
 
-    def __init__(self, *, only_coordinators: bool) -> None:
+    def __init__(
+        self, board: LoadBoard, activity: StageActivity, *, only_coordinators: bool
+    ) -> None:
         """Has nothing to serve yet."""
+        self._board = board
+        self._activity = activity
         self._only_coordinators = only_coordinators
         self._stage: _Stage | None = None
         self._draining = False
@@ -107,7 +116,7 @@ class StageServicer:
             async with asyncio.timeout(grace_s):
                 await self._no_streams.wait()
         except TimeoutError:
-            _log.warning("a stream did not end within %g s", grace_s)
+            _log.warning("a stream did not end in time", extra={"grace_s": grace_s})
 
     async def get_info(self, _request: bytes, context: InfoContext) -> stage_pb2.GetInfoResponse:
         """Answers `GetInfo`, also while the model is busy. The request has no fields."""
@@ -123,6 +132,7 @@ class StageServicer:
         try:
             await self._forward(context)
         except StagecoachError as error:
+            self._activity.stream_errors[error.reason] += 1
             await _abort(context, error)
         except grpc.aio.BaseError:
             raise  # the call is broken already
@@ -130,6 +140,7 @@ class StageServicer:
             await _abort(context, UnavailableError("the stage's device is lost"))
         except Exception:
             _log.exception("a stream failed")
+            self._activity.stream_errors[InternalError.reason] += 1
             await _abort(context, InternalError("the stage failed; its log says why"))
 
     async def _forward(self, context: ForwardContext) -> None:
@@ -143,17 +154,21 @@ class StageServicer:
             await context.write(stage_pb2.ForwardResponse(opened=opened).SerializeToString())
             if self._draining:
                 raise draining_error()
-            stream = ForwardStream(context, tenure)
-            _log.info("stream of %s opened, epoch %d", opening.coordinator_id, opening.epoch)
+            stream = ForwardStream(context, tenure, self._activity)
+            facts = {"coordinator_id": opening.coordinator_id, "epoch": opening.epoch}
+            _log.info("stream opened", extra=facts)
             self._streams.add(stream)
             self._no_streams.clear()
+            self._activity.num_streams_opened += 1
+            self._activity.num_open_streams = len(self._streams)
             try:
                 await stream.run()
             finally:
                 self._streams.discard(stream)
+                self._activity.num_open_streams = len(self._streams)
                 if not self._streams:
                     self._no_streams.set()
-                _log.info("stream of %s closed, epoch %d", opening.coordinator_id, opening.epoch)
+                _log.info("stream closed", extra=facts)
 
     def _check_peer(self, context: InfoContext | ForwardContext) -> None:
         if self._only_coordinators:
@@ -161,7 +176,8 @@ class StageServicer:
 
     def _ready(self) -> _Stage:
         if self._stage is None:
-            raise UnavailableError("the stage is loading")
+            progress = self._board.progress
+            raise LoadingError(f"the stage is {progress}", progress=progress)
         if self._draining:
             raise draining_error()
         if self._hangs:

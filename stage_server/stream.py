@@ -12,6 +12,7 @@ from functools import partial
 import grpc
 
 from protos.errors import StagecoachError, draining_error
+from stage_server.activity import StageActivity
 from stage_server.answer import Arrival, answer
 from stage_server.lease import Tenure
 
@@ -28,12 +29,14 @@ class ForwardStream:
     Args:
         context: The call.
         tenure: The stream's hold on the slots.
+        activity: Counts the micro-batches.
     """
 
-    def __init__(self, context: ForwardContext, tenure: Tenure) -> None:
+    def __init__(self, context: ForwardContext, tenure: Tenure, activity: StageActivity) -> None:
         """Serves nothing yet."""
         self._context = context
         self._tenure = tenure
+        self._activity = activity
         self._capacity = asyncio.Semaphore(MAX_IN_FLIGHT)
         self._in_flight: asyncio.Queue[asyncio.Future[bytes] | None] = (
             asyncio.Queue()
@@ -80,7 +83,7 @@ class ForwardStream:
                 if not isinstance(data, bytes):
                     return
                 arrival = Arrival(data, time.perf_counter_ns())
-                job = partial(answer, arrival, note_tokens=self._tenure.note_tokens)
+                job = partial(answer, arrival, self._activity, note_tokens=self._tenure.note_tokens)
                 self._in_flight.put_nowait(self._tenure.run(job))
         finally:
             self._in_flight.put_nowait(None)

@@ -15,6 +15,7 @@ from stage_server.engine import EngineInfo
 from stage_server.kv_cache.kv_pool import KvPool
 from stage_server.kv_cache.paged_attention import PagedAttention
 from stage_server.kv_cache.slot_tables import BlockPlan, SlotTables
+from stage_server.load_board import Report, no_report
 from stage_server.logits import reduce_logits
 from stage_server.model.layer_stack import LayerStack, load_layer_stack
 
@@ -89,6 +90,11 @@ class TorchEngine:
         """Free blocks, as a snapshot."""
         return self._slots.num_free_blocks
 
+    @property
+    def num_held_kv_slots(self) -> int:
+        """Slots that hold tokens, as a snapshot."""
+        return self._slots.num_held_slots
+
     def warm_up(self) -> None:
         """Runs a prefill chunk and a decode within one block, so that kernels are chosen."""
         num_tokens = min(self._info.kv_block_size, self._info.max_model_len)
@@ -147,8 +153,13 @@ class TorchEngine:
         )
 
 
-def build_engine(config: StageConfig, files: ModelFiles) -> TorchEngine:
+def build_engine(config: StageConfig, files: ModelFiles, report: Report = no_report) -> TorchEngine:
     """Loads the stage's layers and makes its engine. Takes seconds to minutes.
+
+    Args:
+        config: The stage's configuration.
+        files: The model.
+        report: Told how far it is.
 
     Raises:
         IncompatibleError: The model is not supported, its files are damaged, the layers do not
@@ -159,18 +170,27 @@ def build_engine(config: StageConfig, files: ModelFiles) -> TorchEngine:
         torch.set_num_threads(config.threads)
     started = time.perf_counter()
     try:
-        stack = load_layer_stack(files, config.layers, dtype=config.resolve_dtype(), device=device)
+        stack = load_layer_stack(
+            files,
+            config.layers,
+            dtype=config.resolve_dtype(),
+            device=device,
+            report=report,
+        )
         engine = TorchEngine(config, files, stack)
     except torch.OutOfMemoryError as error:
         raise InsufficientMemoryError(
             f"layers {config.layers} do not fit the memory of {_device_name(device)}"
         ) from error
     _log.info(
-        "loaded layers %s: %.1f MB of weights and %.1f MB of KV in %.1f s",
-        config.layers,
-        stack.weight_bytes / 1e6,
-        engine.info.kv_bytes / 1e6,
-        time.perf_counter() - started,
+        "model loaded",
+        extra={
+            "layers": str(config.layers),
+            "device": engine.info.device,
+            "weight_bytes": stack.weight_bytes,
+            "kv_bytes": engine.info.kv_bytes,
+            "elapsed_s": round(time.perf_counter() - started, 3),
+        },
     )
     return engine
 

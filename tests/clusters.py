@@ -17,6 +17,7 @@ from coordinator.core.status import EngineStatus
 from coordinator.engine import Engine
 from model_files import open_model
 from protos.layer_range import LayerRange
+from stage_server.activity import StageActivity
 from stage_server.build_engine import build_engine
 from stage_server.config import ListenAddress, StageConfig
 from stage_server.limits import MessageLimits
@@ -25,13 +26,18 @@ from stage_server.server import StageServer
 
 @asynccontextmanager
 async def running_stage(
-    model: str | Path, layers: LayerRange, **settings: Any
+    model: str | Path,
+    layers: LayerRange,
+    *,
+    activity: StageActivity | None = None,
+    **settings: Any,
 ) -> AsyncIterator[str]:
     """A stage server; yields its address.
 
     Args:
         model: What `--model` names.
         layers: Its layers.
+        activity: Where it counts what it does.
         **settings: Further fields of `StageConfig`.
     """
     defaults: dict[str, Any] = {
@@ -45,7 +51,12 @@ async def running_stage(
     limits = MessageLimits.of_stage(
         config, hidden_size=files.config.hidden_size, vocab_size=files.config.vocab_size
     )
-    server = StageServer(config.listen, limits=limits, load=lambda: build_engine(config, files))
+    server = StageServer(
+        config.listen,
+        limits=limits,
+        load=lambda: build_engine(config, files),
+        activity=activity,
+    )
     address = await server.start()
     try:
         await server.load()

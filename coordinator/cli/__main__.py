@@ -3,12 +3,22 @@
 import io
 import sys
 
-from coordinator.cli.app import app
 from protos.grpc_environment import prepare_grpc
+
+_EXIT_INTERRUPTED = 130  # as `failures` has it, which is not imported yet
 
 
 def main() -> None:
     """Runs the command line and exits with its code."""
+    try:
+        _run()
+    except KeyboardInterrupt:  # while modules are imported; commands end by themselves
+        sys.exit(_EXIT_INTERRUPTED)
+
+
+def _run() -> None:
+    from coordinator.cli.app import app
+
     prepare_grpc()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -16,7 +16,6 @@ from coordinator.cli.up import up
 from protos import __version__
 
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

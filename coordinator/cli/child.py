@@ -4,11 +4,12 @@ import asyncio
 import json
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Self
 
 from coordinator.cli.failures import EXIT_USAGE
 from protos.errors import InternalError, InvalidArgumentError, StagecoachError, UnavailableError
+from protos.load_progress import LoadProgress
 
 _MAX_LINE_BYTES = 2**20
 
@@ -21,8 +22,16 @@ class Child:
     that Ctrl-C reaches this process alone, which stops its children in order.
     """
 
-    def __init__(self, name: str, process: asyncio.subprocess.Process, *, relay_logs: bool) -> None:
+    def __init__(
+        self,
+        name: str,
+        process: asyncio.subprocess.Process,
+        *,
+        relay_logs: bool,
+        on_progress: Callable[[LoadProgress], None],
+    ) -> None:
         """Starts to read what the child writes."""
+        self._on_progress = on_progress
         self.name = name
         self._process = process
         self._relay_logs = relay_logs
@@ -34,13 +43,21 @@ class Child:
         )
 
     @classmethod
-    async def start(cls, name: str, arguments: Sequence[str], *, relay_logs: bool) -> Self:
+    async def start(
+        cls,
+        name: str,
+        arguments: Sequence[str],
+        *,
+        relay_logs: bool,
+        on_progress: Callable[[LoadProgress], None] = lambda _: None,
+    ) -> Self:
         """Starts this Python with `arguments`.
 
         Args:
             name: For people.
             arguments: After the interpreter.
             relay_logs: Write what the child logs to our stderr, with its name.
+            on_progress: Told how far the child is, if it says so before it is ready.
         """
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -51,7 +68,7 @@ class Child:
             limit=_MAX_LINE_BYTES,
             process_group=0,
         )
-        return cls(name, process, relay_logs=relay_logs)
+        return cls(name, process, relay_logs=relay_logs, on_progress=on_progress)
 
     async def ready(self) -> dict[str, object]:
         """Waits for the line that says that the child is ready, and returns its content.
@@ -100,7 +117,11 @@ class Child:
 
     async def _read_stdout(self) -> None:
         assert self._process.stdout is not None
-        self._ready_line.set_result(await self._process.stdout.readline())
+        line = await self._process.stdout.readline()
+        while (progress := _progress(line)) is not None:
+            self._on_progress(progress)
+            line = await self._process.stdout.readline()
+        self._ready_line.set_result(line)
         while await self._process.stdout.read(_MAX_LINE_BYTES):
             pass  # a child that nobody listens to must not block on a full pipe
 
@@ -111,3 +132,13 @@ class Child:
             self._last_log_line = text or self._last_log_line
             if self._relay_logs:
                 print(f"[{self.name}] {text}", file=sys.stderr, flush=True)
+
+
+def _progress(line: bytes) -> LoadProgress | None:
+    """Reads a line that says how far a child is; None for any other line."""
+    try:
+        content = json.loads(line)
+    except ValueError:
+        return None
+    details = content.get("progress") if isinstance(content, dict) else None
+    return LoadProgress.from_details(details) if isinstance(details, dict) else None

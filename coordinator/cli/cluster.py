@@ -7,9 +7,12 @@ from functools import partial
 
 from coordinator.cli.child import Child
 from coordinator.cli.stage_keeper import RunningStage, StageKeeper
+from load_display import Display, Entry
 from protos.errors import StagecoachError
 from protos.layer_range import LayerRange
+from protos.load_progress import LoadProgress
 
+_COORDINATOR = "coordinator"
 _KILL_MARGIN_S = 15.0
 """What a process gets to end besides the grace time of its own work."""
 
@@ -33,6 +36,8 @@ class ClusterPlan:
     """GPU that each stage emulates, in order; empty when they compute."""
     coordinator_options: tuple[str, ...]
     """Further arguments of the coordinator."""
+    metrics_port: int | None = None
+    """Of the coordinator; those of the stages follow. 0 takes free ones, None serves no metrics."""
     drain_grace_s: float
     """For requests that run when the cluster stops."""
 
@@ -48,6 +53,8 @@ class Endpoints:
     stages: tuple[RunningStage, ...]
     pid: int
     """Of the coordinator."""
+    metrics: str | None
+    """Address of the coordinator's metrics; None when it serves none."""
 
 
 class Cluster:
@@ -65,40 +72,52 @@ class Cluster:
         self._stages: list[StageKeeper] = []
         self._coordinator: Child | None = None
 
-    async def start(self, report: Callable[[str], None]) -> Endpoints:
+    async def start(self, report: Callable[[str], None], display: Display) -> Endpoints:
         """Starts everything and waits until the coordinator serves.
 
         Args:
             report: Told in a line what became ready, now and later.
+            display: Shows how far each process is, by its name in `names`.
 
         Raises:
             StagecoachError: A process ended before it was ready; says which and its last words.
         """
         for index, layers in enumerate(self._plan.layers):
             for replica in range(self._plan.num_replicas):
-                name = (
-                    f"stage {index}" if self._plan.num_replicas == 1 else f"stage {index}.{replica}"
-                )
+                name = self.names[len(self._stages)]
                 keeper = StageKeeper(
-                    f"{name} (layers {layers})",
-                    partial(self._stage_arguments, index, layers),
+                    name,
+                    partial(self._stage_arguments, index, replica, layers),
                     relay_logs=self._relay_logs,
                     report=report,
                 )
                 self._stages.append(keeper)
-                await keeper.start()
-        stages = await asyncio.gather(*(keeper.ready() for keeper in self._stages))
+                await keeper.start(on_progress=partial(_show, display, name))
+        stages = await asyncio.gather(
+            *(_shown_when_ready(keeper, display) for keeper in self._stages)
+        )
+        display.show(_COORDINATOR, Entry("starting"))
         self._coordinator = await Child.start(
-            "coordinator", self._coordinator_arguments(stages), relay_logs=self._relay_logs
+            _COORDINATOR, self._coordinator_arguments(stages), relay_logs=self._relay_logs
         )
         ready = await self._coordinator.ready()
-        http = ready["http"]
         return Endpoints(
             grpc=str(ready["grpc"]),
-            http=None if http is None else str(http),
+            http=_address(ready["http"]),
             stages=tuple(stages),
             pid=_int(ready["pid"]),
+            metrics=_address(ready["metrics"]),
         )
+
+    @property
+    def names(self) -> list[str]:
+        """Of the stage servers, in order."""
+        num_replicas = self._plan.num_replicas
+        return [
+            f"stage {index if num_replicas == 1 else f'{index}.{replica}'} (layers {layers})"
+            for index, layers in enumerate(self._plan.layers)
+            for replica in range(num_replicas)
+        ]
 
     async def keep(self) -> StagecoachError:
         """Starts stages again that end, until the coordinator ends on its own; says how it did."""
@@ -119,13 +138,16 @@ class Cluster:
             await self._coordinator.stop(grace_s=self._plan.drain_grace_s + _KILL_MARGIN_S)
         await asyncio.gather(*(keeper.stop(grace_s=_KILL_MARGIN_S) for keeper in self._stages))
 
-    def _stage_arguments(self, index: int, layers: LayerRange, listen: str) -> list[str]:
+    def _stage_arguments(
+        self, index: int, replica: int, layers: LayerRange, listen: str
+    ) -> list[str]:
         gpus = self._plan.emulated_gpus
         return [
             *("-m", "stage_server", "--model", self._plan.model, "--layers", str(layers)),
-            *("--listen", listen, "--json", "--exit-with-parent"),
+            *("--listen", listen, "--json", "--json-progress", "--exit-with-parent"),
             *self._plan.stage_options,
             *(("--emulate", gpus[index]) if gpus else ()),
+            *self._metrics_arguments(1 + index * self._plan.num_replicas + replica),
         ]
 
     def _stage_options(self, stages: Sequence[RunningStage]) -> list[str]:
@@ -144,11 +166,33 @@ class Cluster:
             *self._http_arguments(),
             *("--drain-grace-s", str(self._plan.drain_grace_s)),
             *self._plan.coordinator_options,
+            *self._metrics_arguments(0),
         ]
 
     def _http_arguments(self) -> tuple[str, ...]:
         port = self._plan.http_port
         return ("--no-http",) if port is None else ("--http-listen", f"127.0.0.1:{port}")
+
+    def _metrics_arguments(self, offset: int) -> tuple[str, ...]:
+        """What makes a process serve metrics, on the port that many above the first."""
+        port = self._plan.metrics_port
+        if port is None:
+            return ()
+        return ("--metrics-listen", f"127.0.0.1:{port and port + offset}")
+
+
+async def _shown_when_ready(keeper: StageKeeper, display: Display) -> RunningStage:
+    stage = await keeper.ready()
+    display.show(keeper.name, Entry("ready", is_done=True))
+    return stage
+
+
+def _show(display: Display, name: str, progress: LoadProgress) -> None:
+    display.show(name, Entry.of(progress))
+
+
+def _address(value: object) -> str | None:
+    return None if value is None else str(value)
 
 
 def _int(value: object) -> int:

@@ -6,6 +6,7 @@ import time
 
 from coordinator.cli.cluster import Cluster, ClusterPlan, Endpoints
 from coordinator.cli.stop_event import run_until, stop_event
+from load_display import load_display
 
 
 async def run_cluster(
@@ -33,7 +34,8 @@ async def run_cluster(
     async def work() -> None:
         times = "" if plan.num_replicas == 1 else f"{plan.num_replicas} x "
         report(f"starting {times}{len(plan.layers)} stages of {plan.model}")
-        endpoints = await cluster.start(report)
+        with load_display(cluster.names, report) as display:
+            endpoints = await cluster.start(report, display)
         report("coordinator is ready")
         print(_as_json(endpoints) if json_output else _as_text(endpoints), flush=True)
         raise await cluster.keep()
@@ -50,11 +52,13 @@ def _as_json(endpoints: Endpoints) -> str:
         {
             "grpc": endpoints.grpc,
             "http": endpoints.http,
+            "metrics": endpoints.metrics,
             "stages": [
                 {
                     "address": stage.address,
                     "layers": [stage.layers.start, stage.layers.end],
                     "pid": stage.pid,
+                    "metrics": stage.metrics,
                 }
                 for stage in endpoints.stages
             ],
@@ -74,6 +78,9 @@ def _as_text(endpoints: Endpoints) -> str:
         f"(layers {stage.layers}, pid {stage.pid})"
         for stage in stages
     ]
+    if endpoints.metrics is not None:
+        addresses = [endpoints.metrics, *(stage.metrics or "" for stage in endpoints.stages)]
+        lines.append(f"metrics      {' '.join(f'http://{each}/metrics' for each in addresses)}")
     lines += [
         "",
         f'coordinator-cli generate --coordinator {endpoints.grpc} "Once upon a time"',

@@ -3,29 +3,53 @@
 import json
 import logging
 import os
-import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
 
 import uvloop
 
 from coordinator.access.caller_engine import CallerEngine
 from coordinator.access.callers import Callers
 from coordinator.assembly import open_engine
+from coordinator.cli.stage_waits import StageWaits
 from coordinator.cli.stop_event import run_until, stop_event
-from coordinator.config import CoordinatorConfig
+from coordinator.config import CoordinatorConfig, parse_address
 from coordinator.http.app import create_app
 from coordinator.http.connection import ConnectionLimits
 from coordinator.http.door import Door
 from coordinator.http.server import HttpServer
+from coordinator.metrics import CoordinatorMetrics
+from coordinator.observer import EngineObserver
 from coordinator.service.server import GenerationServer
+from coordinator.tracing.export import exported_traces
+from load_display import load_display
 from model_files import ModelFiles, open_model
 from security.credentials import read_tls
+from telemetry.log_config import LogConfig
+from telemetry.logs import LogHandler, set_up_logging
+from telemetry.metrics_port import metrics_port
+
+_log = logging.getLogger(__name__)
 
 
-def run(config: CoordinatorConfig, *, json_output: bool, exit_with_parent: bool) -> None:
+class _Observation(NamedTuple):
+    """Who observes the engine, besides its log."""
+
+    observers: tuple[EngineObserver, ...]
+    metrics: CoordinatorMetrics | None
+    """None when they are not served."""
+    metrics_address: str | None
+
+
+def run(
+    config: CoordinatorConfig, *, log: LogConfig, json_output: bool, exit_with_parent: bool
+) -> None:
     """Runs a coordinator until it is told to stop; blocks.
 
     Args:
         config: What the operator set.
+        log: How the log is written.
         json_output: Print one JSON line when ready.
         exit_with_parent: Stop when stdin reaches its end.
 
@@ -33,17 +57,40 @@ def run(config: CoordinatorConfig, *, json_output: bool, exit_with_parent: bool)
         StagecoachError: The model cannot be opened, the address cannot be bound, or the stages
             cannot be reached or do not fit together.
     """
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
-    files = open_model(config.model)  # may download, which a signal shall be able to end
-    uvloop.run(_serve(config, files, json_output=json_output, exit_with_parent=exit_with_parent))
+    with _observation(config, set_up_logging(log)) as observation:
+        files = open_model(config.model)  # may download, which a signal shall be able to end
+        uvloop.run(
+            _serve(
+                config,
+                files,
+                observation,
+                json_output=json_output,
+                exit_with_parent=exit_with_parent,
+            )
+        )
+
+
+@contextmanager
+def _observation(config: CoordinatorConfig, log: LogHandler) -> Iterator[_Observation]:
+    """Opens the metrics port and the way to the trace collector, as far as they are wanted."""
+    with ExitStack() as stack:
+        observers = stack.enter_context(exported_traces(config.otlp_endpoint, model=config.model))
+        if config.metrics_listen is None:
+            yield _Observation(observers, None, None)
+            return
+        metrics = CoordinatorMetrics(model=config.model, num_lost_log_lines=lambda: log.num_lost)
+        host, port = parse_address(config.metrics_listen, field="metrics_listen")
+        address = stack.enter_context(metrics_port(host.strip("[]"), port, metrics.registry))
+        yield _Observation((*observers, metrics.recorder), metrics, address)
 
 
 async def _serve(
-    config: CoordinatorConfig, files: ModelFiles, *, json_output: bool, exit_with_parent: bool
+    config: CoordinatorConfig,
+    files: ModelFiles,
+    observation: _Observation,
+    *,
+    json_output: bool,
+    exit_with_parent: bool,
 ) -> None:
     stop = stop_event(with_parent=exit_with_parent)
     max_model_len = config.max_model_len or files.config.max_model_len
@@ -68,12 +115,26 @@ async def _serve(
 
     async def work() -> None:
         http_address = await http.start() if http else None
-        engine = await open_engine(config, files)
+        with load_display(list(config.stages), _log.info) as display:
+            waits = StageWaits(display)
+            engine = await open_engine(
+                config,
+                files,
+                lambda address, error: server.starting(waits.update(address, error)),
+                observation.observers,
+            )
+        if observation.metrics is not None:
+            observation.metrics.serve(engine)
         shared = CallerEngine(engine, max_requests=config.max_requests_per_key)
         await server.serve(shared)
         door.open(shared)
         if json_output:
-            ready = {"grpc": address, "http": http_address, "pid": os.getpid()}
+            ready = {
+                "grpc": address,
+                "http": http_address,
+                "metrics": observation.metrics_address,
+                "pid": os.getpid(),
+            }
             print(json.dumps(ready), flush=True)
         await engine.wait_stopped()
 

@@ -25,7 +25,8 @@ def generate(
         str | None, typer.Argument(help="Text to continue. Default, and '-': from stdin.")
     ] = None,
     file: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Read the prompt from a file.")
+        Path | None,
+        typer.Option(metavar="PATH", help="Read the prompt from a file; '-' is stdin."),
     ] = None,
     prompt_token_ids: Annotated[
         str | None, typer.Option(metavar="ID,ID,...", help="Token ids, used as they are.")
@@ -166,11 +167,11 @@ def _read_prompt(
         )
     if prompt_token_ids is not None:
         return flags.read_token_ids("--prompt-token-ids", prompt_token_ids)
-    if file is not None:
+    if file is not None and file != Path("-"):
         text = _decode(file.read_bytes(), str(file), "prompt")
     elif prompt is not None and prompt != "-":
         text = prompt
-    elif prompt is None and sys.stdin.isatty():
+    elif prompt is None and file is None and sys.stdin.isatty():
         raise InvalidArgumentError(
             "no prompt: give PROMPT, --file or --prompt-token-ids, or pipe it to stdin",
             field="prompt",

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from coordinator.cli import value_completion
 from coordinator.cli.batch_sizes import read_batch_sizes
 from coordinator.cli.failures import reported_failures
 from protos.errors import InvalidArgumentError
@@ -15,14 +16,25 @@ def plan(
     model: Annotated[
         str,
         typer.Option(
-            help="Local Hugging Face folder, hub id, path of a .gguf file, demo or shape:NAME."
+            autocompletion=value_completion.models,
+            help="Local Hugging Face folder, hub id, path of a .gguf file, demo or shape:NAME.",
         ),
     ],
     gpu: Annotated[
-        list[str], typer.Option(metavar="NAME", help="Such as rtx-3060-12gb; once for each GPU.")
+        list[str],
+        typer.Option(
+            metavar="NAME",
+            autocompletion=value_completion.gpus,
+            help="Such as rtx-3060-12gb; once for each GPU.",
+        ),
     ],
     network: Annotated[
-        str, typer.Option(metavar="NAME", help="Joins the boxes, such as 1gbe, 10gbe, loopback.")
+        str,
+        typer.Option(
+            metavar="NAME",
+            autocompletion=value_completion.networks,
+            help="Joins the boxes, such as 1gbe, 10gbe, loopback.",
+        ),
     ] = "1gbe",
     efficiency: Annotated[
         float, typer.Option(help="Share (0, 1] of their published figures that the GPUs reach.")
@@ -47,13 +59,13 @@ def plan(
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Shows layer split, memory, KV and predicted speed; exit code 1 when it does not fit."""
-    from coordinator.cli.plan_output import print_json, print_tables
-    from coordinator.planner.report import make_report
-    from model_files import open_model
-    from roofline.devices import gpu_named
-    from roofline.networks import network_named
-
     with reported_failures():
+        from coordinator.cli.plan_output import print_json, print_tables
+        from coordinator.planner.report import make_report
+        from model_files import open_model
+        from roofline.devices import gpu_named
+        from roofline.networks import network_named
+
         gpus = [gpu_named(name) for name in gpu]
         joined_by = network_named(network)
         batch_sizes = read_batch_sizes(batch)

@@ -6,19 +6,23 @@ from typing import Annotated
 
 import typer
 
+from coordinator.cli import value_completion
 from coordinator.cli.failures import reported_failures
 from coordinator.config import CoordinatorConfig, parse_address
 from protos.errors import InvalidArgumentError
 from security.tls_files import TlsFiles
+from telemetry.log_config import LOG_FORMATS, LOG_LEVELS, LogConfig
 
 _DEFAULT = CoordinatorConfig(model="demo", stages=("localhost:50051",))
+_DEFAULT_LOG = LogConfig()
 
 
 def serve(
     model: Annotated[
         str,
         typer.Option(
-            help="Local Hugging Face folder, hub id, path of a .gguf file, demo or shape:NAME."
+            autocompletion=value_completion.models,
+            help="Local Hugging Face folder, hub id, path of a .gguf file, demo or shape:NAME.",
         ),
     ],
     stage: Annotated[
@@ -105,6 +109,22 @@ def serve(
     drain_grace_s: Annotated[
         float, typer.Option(help="Seconds that running requests get after SIGTERM.")
     ] = _DEFAULT.drain_grace_s,
+    metrics_listen: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT", help="Serve metrics to Prometheus; port 0 takes a free one."
+        ),
+    ] = None,
+    otlp_endpoint: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Send traces to this OpenTelemetry collector."),
+    ] = None,
+    log_format: Annotated[
+        str, typer.Option(help=f"One of {', '.join(LOG_FORMATS)}.")
+    ] = _DEFAULT_LOG.format,
+    log_level: Annotated[
+        str, typer.Option(help=f"One of {', '.join(LOG_LEVELS)}.")
+    ] = _DEFAULT_LOG.level,
     json_output: Annotated[
         bool,
         typer.Option(
@@ -137,10 +157,13 @@ def serve(
             connect_timeout_s=connect_timeout_s,
             stage_wait_s=stage_wait_s,
             drain_grace_s=drain_grace_s,
+            metrics_listen=metrics_listen,
+            otlp_endpoint=otlp_endpoint,
         )
+        log = LogConfig(format=log_format, level=log_level)
         from coordinator.cli.coordinator_process import run
 
-        run(config, json_output=json_output, exit_with_parent=exit_with_parent)
+        run(config, log=log, json_output=json_output, exit_with_parent=exit_with_parent)
 
 
 def _http_listen(http_listen: str | None, listen: str, *, no_http: bool) -> str | None:

@@ -10,6 +10,7 @@ from typing import NoReturn
 from coordinator.cli.child import Child
 from protos.errors import InternalError, StagecoachError
 from protos.layer_range import LayerRange
+from protos.load_progress import LoadProgress
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 30.0
 """Between the end of a stage and its next start; doubled each time."""
@@ -25,6 +26,8 @@ class RunningStage:
     address: str
     layers: LayerRange
     pid: int
+    metrics: str | None
+    """Address of its metrics; None when it serves none."""
 
 
 class StageKeeper:
@@ -46,17 +49,24 @@ class StageKeeper:
         report: Callable[[str], None],
     ) -> None:
         """Starts nothing yet."""
-        self._name = name
+        self.name = name
         self._arguments = arguments
         self._relay_logs = relay_logs
         self._report = report
         self._address = "127.0.0.1:0"
         self._child: Child | None = None
 
-    async def start(self) -> None:
-        """Starts the stage server; `ready` waits for it."""
+    async def start(self, on_progress: Callable[[LoadProgress], None] = lambda _: None) -> None:
+        """Starts the stage server; `ready` waits for it.
+
+        Args:
+            on_progress: Told how far it is.
+        """
         self._child = await Child.start(
-            self._name, self._arguments(self._address), relay_logs=self._relay_logs
+            self.name,
+            self._arguments(self._address),
+            relay_logs=self._relay_logs,
+            on_progress=on_progress,
         )
 
     async def ready(self) -> RunningStage:
@@ -70,9 +80,15 @@ class StageKeeper:
         match content:
             case {"address": str(address), "layers": [int(start), int(end)], "pid": int(pid)}:
                 self._address = address  # for all its later lives: the coordinator knows no other
-                self._report(f"{self._name} is ready at {address}")
-                return RunningStage(address=address, layers=LayerRange(start, end), pid=pid)
-        raise InternalError(f"{self._name} said {content} when it was ready")
+                self._report(f"{self.name} is ready at {address}")
+                metrics = content["metrics"]
+                return RunningStage(
+                    address=address,
+                    layers=LayerRange(start, end),
+                    pid=pid,
+                    metrics=None if metrics is None else str(metrics),
+                )
+        raise InternalError(f"{self.name} said {content} when it was ready")
 
     async def keep(self) -> NoReturn:
         """Starts the stage again each time that it ends; runs until it is cancelled."""

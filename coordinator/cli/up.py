@@ -6,10 +6,12 @@ from typing import Annotated
 
 import typer
 
+from coordinator.cli import value_completion
 from coordinator.cli.failures import reported_failures
 from coordinator.core.limits import MAX_STAGES
 from protos.errors import InvalidArgumentError
 from protos.layer_range import LayerRange
+from telemetry.log_config import LOG_FORMATS, LOG_LEVELS
 
 DEFAULT_GRPC_PORT = 50050
 DEFAULT_HTTP_PORT = 8000
@@ -19,7 +21,8 @@ def up(
     model: Annotated[
         str,
         typer.Option(
-            help="Local Hugging Face folder, hub id, path of a .gguf file, demo or shape:NAME."
+            autocompletion=value_completion.models,
+            help="Local Hugging Face folder, hub id, path of a .gguf file, demo or shape:NAME.",
         ),
     ],
     stages: Annotated[
@@ -49,7 +52,11 @@ def up(
     ] = None,
     no_http: Annotated[bool, typer.Option("--no-http", help="Serve gRPC alone.")] = False,
     dtype: Annotated[
-        str | None, typer.Option(help="Of the weights: auto, float32, float16 or bfloat16.")
+        str | None,
+        typer.Option(
+            autocompletion=value_completion.dtypes,
+            help="Of the weights: auto, float32, float16 or bfloat16.",
+        ),
     ] = None,
     kv_memory: Annotated[
         str | None, typer.Option(metavar="SIZE", help="KV memory of each stage, such as 2GiB.")
@@ -58,14 +65,22 @@ def up(
         int | None,
         typer.Option(min=1, help="CPU threads of each stage. Default: the physical cores."),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(autocompletion=value_completion.devices, help="auto, cpu, cuda or cuda:N."),
+    ] = None,
     engine: Annotated[
-        str | None, typer.Option(help="torch, or emulated: waits instead of computing.")
+        str | None,
+        typer.Option(
+            autocompletion=value_completion.engines,
+            help="torch, or emulated: waits instead of computing.",
+        ),
     ] = None,
     emulate: Annotated[
         list[str] | None,
         typer.Option(
             metavar="GPU",
+            autocompletion=value_completion.gpus,
             help="For engine emulated: the GPU of all stages, such as rtx-3060-12gb, or once for "
             "each stage.",
         ),
@@ -97,6 +112,25 @@ def up(
             help="Share the KV of a common prefix between requests. Default: yes.",
         ),
     ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=65535 - MAX_STAGES,
+            help="Serve the coordinator's metrics on this port and those of the stages on the ones "
+            "after it; 0 takes free ones.",
+        ),
+    ] = None,
+    otlp_endpoint: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Send traces to this OpenTelemetry collector."),
+    ] = None,
+    log_format: Annotated[
+        str | None, typer.Option(help=f"Of all processes: {', '.join(LOG_FORMATS)}.")
+    ] = None,
+    log_level: Annotated[
+        str | None, typer.Option(help=f"Of all processes: {', '.join(LOG_LEVELS)}.")
+    ] = None,
     drain_grace_s: Annotated[
         float, typer.Option(min=0, help="Seconds that running requests get when it stops.")
     ] = 10.0,
@@ -111,9 +145,6 @@ def up(
     ] = False,
 ) -> None:
     """Starts stage servers and a coordinator on this machine; stops them on Ctrl-C or SIGTERM."""
-    from coordinator.cli.cluster import ClusterPlan
-    from coordinator.cli.cluster_run import run_cluster
-
     stage_options = {
         "--dtype": dtype,
         "--kv-memory": kv_memory,
@@ -125,7 +156,11 @@ def up(
         "--max-num-batched-tokens": max_num_batched_tokens,
         "--max-model-len": max_model_len,
     }
+    log_options = {"--log-format": log_format, "--log-level": log_level}
     with reported_failures():
+        from coordinator.cli.cluster import ClusterPlan
+        from coordinator.cli.cluster_run import run_cluster
+
         ranges = tuple(_layer_ranges(model, stages, layers))
         plan = ClusterPlan(
             model=model,
@@ -134,12 +169,15 @@ def up(
             emulated_gpus=_gpu_of_each_stage(emulate or [], len(ranges)),
             grpc_port=grpc_port,
             http_port=_http_port(http_port, grpc_port, no_http=no_http),
-            stage_options=_given(stage_options),
+            stage_options=(*_given(stage_options), *_given(log_options)),
+            metrics_port=metrics_port,
             coordinator_options=(
                 *_given(
                     {
                         "--num-micro-batches": num_micro_batches,
                         "--max-num-waiting": max_num_waiting,
+                        "--otlp-endpoint": otlp_endpoint,
+                        **log_options,
                     }
                 ),
                 *_switch("--prefix-cache", "--no-prefix-cache", prefix_cache),

@@ -14,6 +14,7 @@ def status_json(status: CoordinatorStatus) -> dict[str, object]:
         "stages": [_stage_json(stage) for stage in status.stages],
         "running": status.num_running,
         "waiting": status.num_waiting,
+        "max_num_seqs": status.max_num_seqs,
         "kv_blocks_total": status.num_kv_blocks,
         "kv_blocks_free": status.num_free_kv_blocks,
         "kv_blocks_cached": status.num_cached_kv_blocks,

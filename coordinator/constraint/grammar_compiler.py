@@ -13,6 +13,7 @@ from protos.errors import (
     DeadlineExceededError,
     InvalidArgumentError,
     QueueFullError,
+    UnavailableError,
     UnsupportedModelError,
 )
 
@@ -26,8 +27,9 @@ _WHITESPACE = r"[\x20\x0A\x0D\x09]{1,40}"
 """Between the tokens of JSON. Bounded, because a model may otherwise write it without end; enough
 for ten levels of indentation."""
 
-# Counted in operations, so that the same output always keeps to them or never does. With these a
-# mask takes 20 ms at the very most and an output 50 MB, and every format of JSON schema works.
+# Counted in operations, so that the same output always keeps to them or never does. The worst
+# grammars known take some ten milliseconds a mask with these and some ten megabytes an output,
+# while every format of JSON schema works.
 _LIMITS = llguidance.LLParserLimits(
     initial_lexer_fuel=500_000,
     step_lexer_fuel=50_000,
@@ -56,6 +58,7 @@ class GrammarCompiler:
         self._eos_token_ids = eos_token_ids
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="grammars")
         self._num_waiting = 0
+        self._is_closed = False
         self._vocabulary: llguidance.LLTokenizer | None = None  # the thread's alone
 
     def check_model(self, grammar: Grammar) -> None:
@@ -79,8 +82,11 @@ class GrammarCompiler:
             UnsupportedModelError: What the model's tokens spell cannot be told.
             QueueFullError: Too many requests wait for their grammars.
             DeadlineExceededError: It took too long.
+            UnavailableError: The compiler was closed.
         """
         self.check_model(grammar)
+        if self._is_closed:
+            raise UnavailableError("the coordinator is shutting down")
         if self._num_waiting >= MAX_WAITING:
             raise QueueFullError(
                 f"{self._num_waiting} requests wait for their grammars, at most {MAX_WAITING} may",
@@ -106,8 +112,9 @@ class GrammarCompiler:
         )
 
     def close(self) -> None:
-        """Lets go of the thread, once it has done what it is at."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        """Takes no more grammars; those that wait are still compiled. May be called again."""
+        self._is_closed = True
+        self._thread.shutdown(wait=False)
 
     # One matcher for every output: copies of one share an automaton that grows, and
     # break all at once when any of them makes it too large.

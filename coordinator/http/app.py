@@ -14,6 +14,7 @@ from coordinator.http.errors import (
 )
 from coordinator.http.model_routes import model_routes
 from coordinator.http.openapi import describe
+from coordinator.http.page_routes import page_routes
 from coordinator.http.request_ids import RequestIds
 from coordinator.http.state_routes import state_routes
 from coordinator.http.token_routes import token_routes
@@ -38,6 +39,7 @@ def create_app(door: Door, *, callers: Callers | None = None) -> FastAPI:
     )
     app.include_router(state_routes(door))
     app.include_router(model_routes(door))
+    app.include_router(page_routes(door))
     app.include_router(completion_routes(door))
     app.include_router(token_routes(door))
     describe(app)

@@ -5,10 +5,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from coordinator.access.callers import Callers, current_caller
 from coordinator.http.errors import error_response
+from coordinator.http.page_routes import PAGE_PATHS
 from protos.errors import UnauthenticatedError
 
-OPEN_PATHS = frozenset({"/health", "/ready"})
-"""What a load balancer asks; they tell nothing else."""
+OPEN_PATHS = PAGE_PATHS | {"/health", "/ready"}
+"""What a load balancer asks, which tells nothing else, and the files of the page, which are the
+same everywhere and ask their user for a key."""
 
 
 class Authentication:

@@ -8,10 +8,11 @@ from typing import TypeVar
 from fastapi import Request
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
+from starlette.requests import ClientDisconnect
 
 from coordinator.http.errors import BodyTooLargeError, UnsupportedMediaTypeError
 from coordinator.http.schema.base import RequestModel
-from protos.errors import InvalidArgumentError
+from protos.errors import InvalidArgumentError, RequestAbortedError
 
 _BYTES_PER_TOKEN = 64
 """Of text, far above the mean of any tokenizer."""
@@ -46,13 +47,17 @@ async def read_body(request: Request, model: type[Model], *, max_bytes: int) -> 
         InvalidArgumentError: It is not JSON, or not what the model asks for; names the field.
         BodyTooLargeError: It is longer than `max_bytes`; the rest was not read.
         UnsupportedMediaTypeError: It does not call itself JSON, or is compressed.
+        RequestAbortedError: The client left.
     """
     _check_headers(request, max_bytes)
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > max_bytes:
-            raise _too_large(len(body), max_bytes)
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > max_bytes:
+                raise _too_large(len(body), max_bytes)
+    except ClientDisconnect:
+        raise RequestAbortedError("the client left before its request was complete") from None
     try:
         return model.model_validate_json(bytes(body))
     except ValidationError as error:

@@ -120,7 +120,7 @@ def _bound_socket(host: str, port: int, listen: str) -> socket.socket:
     except OSError as error:
         raise UnavailableError(
             f"cannot listen on {listen} for HTTP ({error.strerror or error}): choose another"
-            " address with --http-listen, or none with --no-http"
+            " address, or none with --no-http"
         ) from error
     # Accepted sockets inherit it; the kernel would hold megabytes for a client that does not read.
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)

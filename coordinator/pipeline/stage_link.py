@@ -106,6 +106,8 @@ class StageLink:
         self._coordinator_id = coordinator_id
         self._config = config
         self._on_lost = on_lost
+        self.num_losses = 0
+        """Times that an open stream ended without being asked to."""
         self._channel: grpc.aio.Channel | None = None
         self._call: ForwardCall | None = None
         self._tasks: tuple[asyncio.Task[None], ...] = ()
@@ -297,7 +299,7 @@ class StageLink:
                 if future is not None and not future.done():
                     future.set_result(_Arrival(response.result, arrived_ns))
         except grpc.RpcError:
-            _log.debug("stream to %s broke", self.address)
+            _log.debug("stream broke", extra={"stage": self.address})
         self._lose(call, self._lost(await self._ending(call)))
 
     async def _watch(self, call: ForwardCall) -> None:
@@ -331,7 +333,8 @@ class StageLink:
         if self._call is not call:
             return
         self._call = None
-        _log.warning("lost stage %s: %s", self.address, error.message)
+        self.num_losses += 1
+        _log.warning("stage lost", extra={"stage": self.address, "error": error.message})
         self.give_up(error)
         self._on_lost(self, Loss(frozenset(self._unanswered), is_draining(error)))
 

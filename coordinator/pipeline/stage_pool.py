@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
+from coordinator.core.observation import StageFigures, StageServerFigures
 from coordinator.core.stage_info import StageInfo
 from coordinator.core.status import StageStatus
 from coordinator.pipeline.pipeline import Pipeline
@@ -18,6 +19,7 @@ from coordinator.pipeline.stage_link import LinkConfig, Loss, StageLink
 from coordinator.pipeline.topology import Topology
 from protos.errors import (
     DeadlineExceededError,
+    LoadingError,
     StagecoachError,
     UnavailableError,
 )
@@ -30,6 +32,16 @@ STEADY_S = 5.0
 """A link that was up for so long is tried again at once when it goes down."""
 
 _RETRY_FIRST_S, _RETRY_MAX_S = 0.1, 2.0
+_LOADING_POLL_S = 0.25
+"""Between two questions to a stage that loads, for its progress to be seen."""
+
+OnStage = Callable[[str, StagecoachError | None], None]
+"""Told the address of a stage server and why it does not serve; None when it does."""
+
+
+def ignore_stage(_address: str, _error: StagecoachError | None) -> None:
+    """For those who only want to know when all serve."""
+
 
 _log = logging.getLogger(__name__)
 
@@ -86,10 +98,14 @@ class StagePool:
             one.problem or f"stage {one.address} is being connected" for one in missing
         )
 
-    async def connect(self, timeout_s: float) -> Topology:
+    async def connect(self, timeout_s: float, on_stage: OnStage = ignore_stage) -> Topology:
         """Waits for every server, checks that they make one model, and opens all streams.
 
         A server that is not there in time is done without if its stage has another.
+
+        Args:
+            timeout_s: Until every server must serve.
+            on_stage: Told how each server answers, again and again until it serves.
 
         Returns:
             The stages, each with what all its servers can hold.
@@ -100,7 +116,7 @@ class StagePool:
             IncompatibleError: The stages do not fit together; says which and why.
         """
         deadline_s = time.monotonic() + timeout_s
-        await asyncio.gather(*(self._wait_for(one, deadline_s) for one in self._replicas))
+        await asyncio.gather(*(self._wait_for(one, deadline_s, on_stage) for one in self._replicas))
         for stage in self._stages:
             stage.sort(key=lambda one: one.info is None)
             if stage[0].info is None:
@@ -114,7 +130,8 @@ class StagePool:
             for replica in stage:
                 replica.stage_index = index
                 if replica.info is None:
-                    _log.warning("going on without a server: %s", replica.problem)
+                    facts = {"stage": replica.address, "error": replica.problem}
+                    _log.warning("going on without a server", extra=facts)
                 else:
                     check_fits(replica.address, topology.infos[index], replica.info)
                     await self._open(replica, replica.info)
@@ -149,6 +166,16 @@ class StagePool:
                 replica.pipeline = pipeline
             formed.append(pipeline)
         return formed
+
+    def stage_figures(self) -> tuple[StageFigures, ...]:
+        """What is known of every server, by stage, without asking it. Any thread."""
+        return tuple(
+            tuple(
+                StageServerFigures(one.address, one.info, one.link.is_open, one.link.num_losses)
+                for one in stage
+            )
+            for stage in self._stages
+        )
 
     async def statuses(self) -> tuple[StageStatus, ...]:
         """Asks every server what it is; of one that does not answer, what it said last."""
@@ -209,7 +236,8 @@ class StagePool:
                     await self._open(replica, found)
                 except StagecoachError as error:
                     if replica.problem != error.message:
-                        _log.warning("cannot connect: %s", error.message)
+                        facts = {"stage": replica.address, "error": error.message}
+                        _log.warning("stage cannot be connected", extra=facts)
                     replica.problem = error.message
                     replica.is_lost = True
                     await asyncio.sleep(pause_s)
@@ -223,9 +251,10 @@ class StagePool:
         replica.info = info
         replica.is_lost = False
         replica.problem = ""
-        _log.info("stage %s is connected", replica.address)
+        facts = {"stage": replica.address, "layers": str(info.layers), "device": info.device}
+        _log.info("stage connected", extra=facts)
 
-    async def _wait_for(self, replica: Replica, deadline_s: float) -> None:
+    async def _wait_for(self, replica: Replica, deadline_s: float, on_stage: OnStage) -> None:
         """Asks a server what it is until it answers, with growing pauses, or leaves `info` unset.
 
         Raises:
@@ -236,9 +265,13 @@ class StagePool:
         while True:
             try:
                 replica.info = await replica.link.get_info()
+                on_stage(replica.address, None)
                 return
             except (UnavailableError, DeadlineExceededError) as error:
+                on_stage(replica.address, error)
                 replica.problem = error.message
+                if isinstance(error, LoadingError):
+                    pause_s = min(pause_s, _LOADING_POLL_S)
                 if time.monotonic() + pause_s > deadline_s:
                     return
             await asyncio.sleep(pause_s)
@@ -250,7 +283,8 @@ class StagePool:
             try:
                 info = await replica.link.get_info(STATUS_TIMEOUT_S)
             except StagecoachError as error:
-                _log.info("stage %s does not say what it is: %s", replica.address, error)
+                facts = {"stage": replica.address, "error": error.message}
+                _log.info("stage does not say what it is", extra=facts)
         return StageStatus(
             index=replica.stage_index,
             address=replica.address,

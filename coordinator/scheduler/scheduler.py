@@ -56,6 +56,10 @@ class Scheduler:
         self._micro_batch_ids = count() if micro_batch_ids is None else micro_batch_ids
         self._num_prefix_query_tokens = 0
         self._num_prefix_hit_tokens = 0
+        self.num_preemptions = 0
+        """Times that a sequence gave up its KV to others."""
+        self.num_replays = 0
+        """Times that a sequence lost its KV to a fault, and is computed again."""
 
     @property
     def num_waiting(self) -> int:
@@ -428,6 +432,10 @@ class Scheduler:
         self._stop(sequence, keep_kv=keep_kv)
         sequence.state = SequenceState.WAITING
         sequence.num_preemptions += 1
+        if keep_kv:
+            self.num_preemptions += 1
+        else:
+            self.num_replays += 1
         self._waiting.put_back(sequence)
 
     def _sweep(self, sequence: Sequence, *, keep_kv: bool = True) -> None:

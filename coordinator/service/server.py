@@ -115,8 +115,13 @@ class GenerationServer:
             ) from error
         await self._server.start()
         address = f"{self._listen.rpartition(':')[0]}:{port}"
-        _log.info("listening on %s %s", address, "with TLS" if self._tls else "in plain text")
+        transport = "TLS" if self._tls else "plain text"
+        _log.info("listening", extra={"address": address, "transport": transport})
         return address
+
+    def starting(self, why: str) -> None:
+        """Tells callers what they wait for until there is an engine."""
+        self._servicer.starting(why)
 
     async def serve(self, engine: GenerationEngine) -> None:
         """Takes requests from now on; the server closes the engine when it stops.
@@ -139,7 +144,7 @@ class GenerationServer:
             await asyncio.wait({self._reporter})
         await self._health.enter_graceful_shutdown()
         if self._engine is not None:
-            _log.info("draining for at most %.1f s", grace_s)
+            _log.info("draining", extra={"grace_s": grace_s})
             await self._engine.close(grace_s)
         await self._server.stop(_CLOSING_GRACE_S)
         _log.info("stopped")

@@ -41,6 +41,11 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
     def __init__(self) -> None:
         """Starts without an engine."""
         self._engine: GenerationEngine | None = None
+        self._why_not = "it waits for its stages"
+
+    def starting(self, why: str) -> None:
+        """Tells callers from now on what they wait for."""
+        self._why_not = why
 
     def serve(self, engine: GenerationEngine) -> None:
         """Answers from this engine from now on."""
@@ -93,7 +98,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
 
     def _ready_engine(self) -> GenerationEngine:
         if self._engine is None:
-            raise UnavailableError("the coordinator is starting: it waits for its stages")
+            raise UnavailableError(f"the coordinator is starting: {self._why_not}")
         return self._engine
 
 

@@ -56,6 +56,11 @@ class SlotTables:
         """Blocks that no slot holds."""
         return self._allocator.num_free
 
+    @property
+    def num_held_slots(self) -> int:
+        """Slots that hold tokens."""
+        return len(self._slots)
+
     def num_tokens(self, kv_slot: int) -> int:
         """Tokens that a slot holds; 0 for an empty one."""
         slot = self._slots.get(kv_slot)

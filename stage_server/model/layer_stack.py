@@ -10,6 +10,8 @@ from torch import nn
 from model_files import ModelFiles
 from protos.errors import InvalidArgumentError, ModelFilesError
 from protos.layer_range import LayerRange
+from protos.load_progress import LoadPhase, LoadProgress
+from stage_server.load_board import Report, WeightProgress, no_report
 from stage_server.model.attention import Attention
 from stage_server.model.blueprint import EMBEDDING, NORM, Blueprint
 from stage_server.model.decoder_layers import DecoderLayers, load_module
@@ -160,6 +162,7 @@ def load_layer_stack(
     dtype: str,
     device: torch.device,
     lean: bool = True,
+    report: Report = no_report,
 ) -> LayerStack:
     """Loads a range of a model's layers, and nothing else of it.
 
@@ -169,6 +172,7 @@ def load_layer_stack(
         dtype: Of the weights: float32, float16 or bfloat16.
         device: Where they are to live.
         lean: False: compute with transformers' modules even where there is a faster way.
+        report: Told how far downloading and loading are.
 
     Raises:
         UnsupportedModelError: The model's family or layout is not served.
@@ -183,7 +187,18 @@ def load_layer_stack(
     blueprint = Blueprint(files.config, layers)
     blueprint.check_names(files)
     shapes = blueprint.shapes()
-    with files.open_tensors(shapes.keys()) as reader, torch.inference_mode():
+
+    def on_download(done_bytes: int, total_bytes: int) -> None:
+        report(
+            LoadProgress(
+                phase=LoadPhase.DOWNLOADING, done_bytes=done_bytes, total_bytes=total_bytes
+            )
+        )
+
+    with (
+        files.open_tensors(shapes.keys(), on_download=on_download) as reader,
+        torch.inference_mode(),
+    ):
         for name, shape in shapes.items():
             found = reader.info(name).shape
             if found != shape:
@@ -192,7 +207,9 @@ def load_layer_stack(
                 )
         num_elements = sum(math.prod(shape) for shape in shapes.values())
         source = WeightSource(
-            reader, max_peek_elements=max(_MIN_PEEK_ELEMENTS, num_elements // _PEEK_SHARE)
+            reader,
+            max_peek_elements=max(_MIN_PEEK_ELEMENTS, num_elements // _PEEK_SHARE),
+            progress=WeightProgress(num_elements, DTYPES[dtype].itemsize, report),
         )
         return LayerStack(blueprint, source, dtype=DTYPES[dtype], device=device, lean=lean)
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 
 from model_files import TensorReader
+from stage_server.load_board import WeightProgress
 
 _MAX_CHUNK_BYTES = 8 << 20
 """Read at once, in float32; at least one row."""
@@ -22,10 +23,18 @@ class WeightSource:
         reader: Open tensors.
         max_peek_elements: How many elements `peek` should be asked for at most; it keeps memory
             for the largest number asked for.
+        progress: Told what was read.
     """
 
-    def __init__(self, reader: TensorReader, *, max_peek_elements: int) -> None:
+    def __init__(
+        self,
+        reader: TensorReader,
+        *,
+        max_peek_elements: int,
+        progress: WeightProgress | None = None,
+    ) -> None:
         """Starts with the names of the whole model."""
+        self._progress = progress
         self.max_peek_elements = max_peek_elements
         self._reader = reader
         self._prefix = ""
@@ -33,7 +42,9 @@ class WeightSource:
 
     def within(self, prefix: str) -> "WeightSource":
         """Returns a source of the names below `prefix`, such as `model.layers.12.`."""
-        source = WeightSource(self._reader, max_peek_elements=self.max_peek_elements)
+        source = WeightSource(
+            self._reader, max_peek_elements=self.max_peek_elements, progress=self._progress
+        )
         source._prefix = self._prefix + prefix
         source._scratch = self._scratch
         return source
@@ -79,6 +90,8 @@ class WeightSource:
             high = min(low + step, num_rows)
             rows = torch.from_numpy(self._reader.read(name, start + low, start + high))
             target[low:high].copy_(rows.view(torch.bfloat16) if is_bfloat16 else rows)
+            if self._progress is not None:
+                self._progress.read(name, start + high, target[0].numel())
 
 
 class _Scratch:

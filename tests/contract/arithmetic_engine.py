@@ -87,6 +87,10 @@ class ArithmeticEngine:
     def num_free_kv_blocks(self) -> int:
         return self._info.num_kv_blocks - self._blocks(dict(self._slots))
 
+    @property
+    def num_held_kv_slots(self) -> int:
+        return len(self._slots)
+
     def warm_up(self) -> None:
         self.threads.add(threading.get_ident())
         self.warmed_up = True

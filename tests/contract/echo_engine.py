@@ -315,11 +315,11 @@ class EchoEngine:
 
 @asynccontextmanager
 async def bound(
-    *, tls: TlsFiles | None = None, callers: Callers | None = None
+    listen: str = "127.0.0.1:0", *, tls: TlsFiles | None = None, callers: Callers | None = None
 ) -> AsyncIterator[tuple[GenerationServer, str]]:
     """A real server without an engine yet, and its address."""
     server = GenerationServer(
-        "127.0.0.1:0",
+        listen,
         max_model_len=MAX_MODEL_LEN,
         max_num_waiting=MAX_NUM_WAITING,
         tls=tls,
@@ -334,9 +334,13 @@ async def bound(
 
 @asynccontextmanager
 async def serving(
-    engine: GenerationEngine, *, tls: TlsFiles | None = None, callers: Callers | None = None
+    engine: GenerationEngine,
+    listen: str = "127.0.0.1:0",
+    *,
+    tls: TlsFiles | None = None,
+    callers: Callers | None = None,
 ) -> AsyncIterator[str]:
     """A real server around the engine; yields its address."""
-    async with bound(tls=tls, callers=callers) as (server, address):
+    async with bound(listen, tls=tls, callers=callers) as (server, address):
         await server.serve(engine)
         yield address

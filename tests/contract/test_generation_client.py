@@ -35,9 +35,9 @@ UNUSED_ADDRESS = "127.0.0.1:1"
 class BackgroundServer:
     """A server on an event loop of its own thread, so that synchronous callers may wait."""
 
-    def __init__(self, engine: EchoEngine) -> None:
+    def __init__(self, engine: EchoEngine, listen: str = "127.0.0.1:0") -> None:
         self.engine = engine
-        self.address = ""
+        self.address = listen
         self._started = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
 
@@ -52,7 +52,7 @@ class BackgroundServer:
 
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        async with serving(self.engine) as self.address:
+        async with serving(self.engine, self.address) as self.address:
             self._started.set()
             await self._stop.wait()
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import psutil
 import pytest
 
@@ -66,6 +67,24 @@ def cached_tokens(client: Client) -> list[int]:
     ]
 
 
+def check_http(ready: dict[str, Any]) -> None:
+    """Checks that both doors lead to the same coordinator; its model has no tokenizer."""
+    command = (sys.executable, "-m", "coordinator.cli", "status", "--json")
+    shown = subprocess.run(
+        [*command, "--coordinator", ready["grpc"]], cwd=ROOT, check=True, capture_output=True
+    )
+    with httpx2.Client(base_url=f"http://{ready['http']}") as http, Client(ready["grpc"]) as grpc:
+        assert http.get("/status").json().keys() == json.loads(shown.stdout).keys()
+        assert http.get("/status").json()["pid"] == ready["pid"]
+        body = {"prompt": [1, 2, 3], "max_tokens": 4, "temperature": 0, "ignore_eos": True}
+        [choice] = http.post("/v1/completions", json=body).json()["choices"]
+        done = grpc.complete([1, 2, 3], max_tokens=4, ignore_eos=True)
+        assert choice["token_ids"] == list(done.token_ids)
+        refused = http.post("/v1/completions", json={"prompt": "text"})
+        assert refused.status_code == 400
+        assert "no tokenizer" in refused.json()["error"]["message"]
+
+
 def check_gone(pids: list[int]) -> None:
     processes = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
     _, alive = psutil.wait_procs(processes, timeout=DEADLINE_S)
@@ -86,8 +105,12 @@ def test_a_cluster_of_uneven_stages_serves_and_stops_on_ctrl_c(model: Path) -> N
         with Client(ready["grpc"]) as client:
             assert len(client.complete([1, 2, 3], max_tokens=4, ignore_eos=True).token_ids) == 4
             assert cached_tokens(client) == [0, 32, 0]
+        check_http(ready)
         process.send_signal(signal.SIGINT)
-        assert process.wait(DEADLINE_S) == 0
+        stdout, stderr = process.communicate(timeout=DEADLINE_S)
+        assert (process.returncode, stdout) == (0, "")
+        for name in ("stage 0 (layers 0:1)", "stage 1 (layers 1:6)"):
+            assert f"{name}: " in stderr  # how far its loading was
         check_gone(pids_of(ready))
 
 
@@ -179,10 +202,18 @@ def test_an_option_that_a_stage_refuses_exits_2_and_says_so(model: Path) -> None
         assert "int3" in line
 
 
-def test_a_port_in_use_exits_with_one_clear_line(model: Path) -> None:
+def test_without_http_there_is_none(model: Path) -> None:
+    arguments = ("--stages", "1", "--grpc-port", "0", "--json", "--no-http")
+    with up(model, *arguments) as process:
+        assert read_ready(process)["http"] is None
+
+
+@pytest.mark.parametrize("other", ["--http-port", "--grpc-port"])
+def test_a_port_in_use_exits_with_one_clear_line(model: Path, other: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with up(model, "--stages", "1", "--grpc-port", str(port)) as process:
+        option = "--grpc-port" if other == "--http-port" else "--http-port"
+        with up(model, "--stages", "1", option, str(port), other, "0") as process:
             line = last_line(process)
             assert process.returncode == 1
             assert f"cannot listen on 127.0.0.1:{port}" in line

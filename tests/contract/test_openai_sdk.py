@@ -11,7 +11,8 @@ from typing import Any, Literal
 import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
-from openai.types.chat import ChatCompletionMessageParam
+from openai.types import Completion
+from openai.types.chat import ChatCompletion, ChatCompletionMessageParam
 from pydantic import BaseModel
 
 from protos.layer_range import LayerRange
@@ -20,6 +21,7 @@ from tests.clusters import running_engine
 from tests.contract.http_door import in_background, serving_http
 
 MODEL = "llama"
+DEADLINE_S = 20.0
 PROMPT = "The stagecoach left at dawn, with nine passengers"
 CHAT: list[ChatCompletionMessageParam] = [
     {"role": "developer", "content": "Be brief."},
@@ -203,9 +205,33 @@ async def test_many_streams_of_the_async_client_do_not_mix(async_client: AsyncOp
     assert len(set(together)) == 8
 
 
+@pytest.mark.parametrize("n", [1, 3])
+async def test_a_client_that_leaves_gives_its_place_up(async_client: AsyncOpenAI, n: int) -> None:
+    before = await async_client.get("../status", cast_to=dict[str, Any])
+    chunks = await async_client.completions.create(
+        model=MODEL,
+        prompt=PROMPT,
+        n=n,
+        max_tokens=400,
+        stream=True,
+        extra_body={"ignore_eos": True},
+    )
+    await anext(aiter(chunks))
+    await chunks.close()
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            status = await async_client.get("../status", cast_to=dict[str, Any])
+            if status["running"] == status["waiting"] == 0:
+                break
+    after = await async_client.get("../status", cast_to=dict[str, Any])
+    assert after["generated_tokens"] == status["generated_tokens"]
+    assert after["generated_tokens"] - before["generated_tokens"] < 400 * n
+    assert after["kv_blocks_free"] == after["kv_blocks_total"]
+
+
 def test_a_bias_decides_and_a_penalty_undoes_it(client: OpenAI) -> None:
     def text(**settings: Any) -> str:
-        done = client.completions.create(
+        done: Completion = client.completions.create(
             model=MODEL, prompt=PROMPT, max_tokens=4, logit_bias=FORCE_A, **settings
         )
         return done.choices[0].text
@@ -291,7 +317,7 @@ def test_a_schema_is_kept_to(client: OpenAI) -> None:
 
 def test_other_forms_are_kept_to(client: OpenAI) -> None:
     def text(**form: Any) -> str:
-        done = client.chat.completions.create(
+        done: ChatCompletion = client.chat.completions.create(
             model=MODEL, messages=CHAT, seed=2, max_tokens=200, temperature=0.5, **form
         )
         return done.choices[0].message.content or ""

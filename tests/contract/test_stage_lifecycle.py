@@ -8,7 +8,8 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from protos.errors import InvalidArgumentError, ModelFilesError, UnavailableError
+from protos.errors import InvalidArgumentError, LoadingError, ModelFilesError, UnavailableError
+from protos.load_progress import LoadPhase, LoadProgress
 from protos.stagecoach.v1 import stage_pb2
 from stage_server.batch import ForwardBatch
 from stage_server.config import ListenAddress
@@ -54,10 +55,10 @@ async def test_health_turns_on_only_after_loading_and_warm_up(service: str) -> N
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stage.info()
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-        assert "loading" in (caught.value.details() or "")
+        assert "warming up" in (caught.value.details() or "")
         refusal = await stage.refusal()
-        assert isinstance(refusal, UnavailableError)
-        assert "loading" in refusal.message
+        assert isinstance(refusal, LoadingError)
+        assert refusal.progress == LoadProgress(phase=LoadPhase.WARMING_UP)
         released.set()
         await loading
         assert await health(stage, service) == SERVING

@@ -100,7 +100,10 @@ def test_it_says_when_it_is_ready_computes_and_ends_well_on_sigterm() -> None:
         assert child.returncode == 0
         assert out == ""
         assert "Traceback" not in err
-        for event in ("listening on", "ready after", "opened", "closed", "draining", "stopped"):
+        for event in (
+            *("listening", "load started", "load finished", "stream opened"),
+            *("stream closed", "draining", "stopped"),
+        ):
             assert event in err
 
 

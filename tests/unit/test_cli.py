@@ -53,6 +53,26 @@ def test_serve_takes_the_prefix_cache_from_the_flag_or_else_the_environment(
 
 
 @pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ((), "127.0.0.1:8000"),
+        (("--listen", "127.0.0.1:0"), "127.0.0.1:0"),
+        (("--listen", "127.0.0.1:0", "--http-listen", "[::1]:8080"), "[::1]:8080"),
+        (("--no-http",), None),
+    ],
+)
+def test_serve_has_http_on_loopback_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], expected: str | None
+) -> None:
+    configs: list[CoordinatorConfig] = []
+    monkeypatch.setattr(
+        "coordinator.cli.coordinator_process.run", lambda config, **_: configs.append(config)
+    )
+    app(["serve", "--model", "demo", "--stage", "h:1", *flags], standalone_mode=False)
+    assert [config.http_listen for config in configs] == [expected]
+
+
+@pytest.mark.parametrize(
     "command",
     [(), ("up",), ("serve",), ("generate",), ("chat",), ("status",), ("plan",), ("bench",)],
 )
@@ -127,6 +147,15 @@ def test_flags_that_do_not_parse_exit_2(arguments: tuple[str, ...]) -> None:
         (("serve", "--model", "demo", "--stage", "here"), "HOST:PORT"),
         (("serve", "--model", "demo", "--stage", "a:1", "--stage", "a:1"), "twice"),
         (("serve", "--model", "demo", "--stage", "a:1", "--listen", "x"), "HOST:PORT"),
+        (("serve", "--model", "demo", "--stage", "a:1", "--http-listen", "x"), "HOST:PORT"),
+        (
+            ("serve", "--model", "demo", "--stage", "a:1", "--no-http", "--http-listen", "a:1"),
+            "either --http-listen or --no-http",
+        ),
+        (
+            ("up", "--model", "demo", "--stages", "1", "--no-http", "--http-port", "1"),
+            "either --http-port or --no-http",
+        ),
         (("serve", "--model", "demo", "--stage", "a:1", "--max-num-seqs", "0"), "max_num_seqs"),
     ],
 )

@@ -19,6 +19,7 @@ from protos.errors import (
     DeadlineExceededError,
     InvalidArgumentError,
     QueueFullError,
+    UnavailableError,
     UnsupportedModelError,
 )
 
@@ -168,6 +169,21 @@ async def test_waiting_for_a_grammar_ends(
             await compiler.compile(regex("a"))
     finally:
         slow.set()
+
+
+async def test_closing_lets_those_that_wait_have_their_grammars_and_takes_no_more(
+    slow: threading.Event,
+) -> None:
+    compiler = create_compiler()
+    waiting = [asyncio.create_task(compiler.compile(regex(text))) for text in ("a", "b")]
+    await asyncio.sleep(0)
+    compiler.close()
+    with pytest.raises(UnavailableError, match="shutting down"):
+        await compiler.compile(regex("1"))
+    slow.set()
+    constraints = await asyncio.gather(*waiting)
+    assert [one.allowed_ids.tolist() for one in constraints] == [[A], [B]]
+    compiler.close()
 
 
 @pytest.mark.parametrize(

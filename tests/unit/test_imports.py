@@ -11,12 +11,22 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("protos", "security", "model_files", "roofline", "stage_server", "coordinator")
+PACKAGES = (
+    "protos",
+    "security",
+    "telemetry",
+    "model_files",
+    "roofline",
+    "load_display",
+    "stage_server",
+    "coordinator",
+)
 
-CORE = {"protos.errors", "protos.layer_range", "coordinator.core"}
+CORE = {"protos.errors", "protos.layer_range", "protos.load_progress", "coordinator.core"}
 ENGINE_PARTS = {
     f"coordinator.{name}"
     for name in (
+        "activity",
         "admission",
         "batch_sampling",
         "compiling_stream",
@@ -27,8 +37,10 @@ ENGINE_PARTS = {
         "lane",
         "live_request",
         "micro_batches",
+        "observer",
         "outage",
         "readiness",
+        "request_log",
         "request_stream",
         "step_watch",
         "throughput",
@@ -53,7 +65,11 @@ ALLOWED: dict[str, set[str]] = {
     "security": {"protos.errors"},
     "model_files": {"protos"},
     "roofline": {"protos.errors", "protos.layer_range", "model_files.config"},
-    "stage_server": {"protos", "security", "model_files", "roofline"},
+    "telemetry": {"protos.errors"},
+    "load_display": {"protos.load_progress"},
+    "stage_server": {
+        *("protos", "security", "telemetry", "model_files", "roofline", "load_display"),
+    },
     "coordinator": set(),
     "coordinator.core": CORE,
     "coordinator.config": CORE | {"protos", "security"},
@@ -64,6 +80,8 @@ ALLOWED: dict[str, set[str]] = {
     "coordinator.planner": CORE | {"roofline", "model_files.config"},
     "coordinator.pipeline": CORE | {"protos", "security"},
     **dict.fromkeys(ENGINE_PARTS, ENGINE | {"protos"}),
+    "coordinator.metrics": ENGINE | {"protos", "telemetry"},
+    "coordinator.tracing": CORE | {"protos", "coordinator.observer"},
     "coordinator.assembly": ENGINE | {"protos", "security", "model_files"},
     "coordinator.access": CORE | {"protos", "security", "coordinator.service.generation_engine"},
     "coordinator.service": ENGINE
@@ -80,7 +98,10 @@ ALLOWED: dict[str, set[str]] = {
         *("protos.errors", "protos.layer_range", "model_files", "roofline"),
         *("coordinator.client", "coordinator.planner"),
     },
-    "coordinator.cli": {"protos", "security", "model_files", "roofline", "coordinator"},
+    "coordinator.cli": {
+        *("protos", "security", "telemetry", "model_files", "roofline", "load_display"),
+        "coordinator",
+    },
 }
 """What a package may import besides itself and what is not ours. The longest name that a module
 lies under decides."""
@@ -179,7 +200,10 @@ def test_imports_are_absolute() -> None:
 def test_the_coordinator_and_the_contract_do_not_need_torch() -> None:
     violations = [
         str(found)
-        for found in all_imports("protos", "security", "model_files", "roofline", "coordinator")
+        for found in all_imports(
+            *("protos", "security", "telemetry", "model_files", "roofline", "load_display"),
+            "coordinator",
+        )
         if under(found.name, *NEEDS_TORCH)
         and not (found.module == "protos.tensor_codec" and found.lazy)
     ]
@@ -265,7 +289,8 @@ def imported_by(*names: str) -> set[str]:
 
 
 def test_importing_the_whole_coordinator_does_not_load_torch() -> None:
-    names = [name for name in modules() if under(name, "coordinator", "model_files", "roofline")]
+    packages = ("coordinator", "model_files", "roofline", "telemetry")
+    names = [name for name in modules() if under(name, *packages)]
     loaded = imported_by(*(name for name in names if not name.endswith("__main__")))
     assert loaded.isdisjoint(NEEDS_TORCH)
 

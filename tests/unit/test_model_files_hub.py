@@ -199,3 +199,26 @@ def test_missing_weights_are_named(hub: FakeHub, tmp_path: Path) -> None:
     (hub.folder / "model.safetensors.index.json").unlink()
     machine = Machine(tmp_path / "cache", hub.endpoint)
     assert "no model.safetensors" in machine.error("org/tiny", wants="tensor_names")
+
+
+COUNT_DOWNLOAD = """
+files = open_model("org/tiny")
+seen = []
+with files.open_tensors(files.tensor_names, on_download=lambda *counts: seen.append(counts)):
+    pass
+print(json.dumps(seen))
+"""
+
+
+def test_the_bytes_of_a_download_are_counted_up_to_their_total(
+    hub: FakeHub, tmp_path: Path
+) -> None:
+    machine = Machine(tmp_path / "cache", hub.endpoint)
+    counts = json.loads(machine.run(COUNT_DOWNLOAD))
+    size = sum(path.stat().st_size for path in hub.folder.glob("*.safetensors"))
+    assert {total for _, total in counts} == {size}
+    done = [done for done, _ in counts]
+    assert done == sorted(done)
+    assert (done[0], done[-1]) == (0, size)
+    assert json.loads(machine.run(COUNT_DOWNLOAD)) == []
+    assert json.loads(machine.run(COUNT_DOWNLOAD, HF_HUB_OFFLINE="1")) == []

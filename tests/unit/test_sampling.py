@@ -255,3 +255,21 @@ def test_logits_that_are_not_finite_end_the_request(value: float) -> None:
     )
     with pytest.raises(InternalError, match="NaN or infinite"):
         make_sampler(SamplingParams()).sample(row)
+
+
+@pytest.mark.parametrize(
+    ("token_id", "message"), [(1, "no log-sum-exp at temperature 1"), (2, "no logit of token 2")]
+)
+def test_logprobs_that_the_stage_left_out_end_the_request(token_id: int, message: str) -> None:
+    temperature = 0.5 if token_id == 1 else 1.0
+    sampler = TokenSampler(
+        SamplingParams(temperature=temperature, seed=1),
+        prompt_token_ids=PROMPT,
+        vocab_size=VOCAB_SIZE,
+        logprobs=0,
+    )
+    row = LogitsRow(
+        row=0, log_sum_exp=0.1, candidate_ids=[1], candidate_logits=[0.0], token_logits=[]
+    )
+    with pytest.raises(InternalError, match=message):
+        sampler.logprobs(row, token_id)

@@ -9,7 +9,8 @@ from protos.errors import UnavailableError
 
 READY = """
 import json, sys
-print(json.dumps({"address": "127.0.0.1:7", "layers": [0, 1], "pid": 1}), flush=True)
+ready = {"address": "127.0.0.1:7", "layers": [0, 1], "pid": 1, "metrics": None}
+print(json.dumps(ready), flush=True)
 print("the last words", file=sys.stderr)
 sys.exit(3)
 """

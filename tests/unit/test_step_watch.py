@@ -104,6 +104,14 @@ async def test_the_end_comes_after_what_is_unread() -> None:
         await anext(watch)
 
 
+def test_after_the_end_nobody_may_watch() -> None:
+    hub = StepHub()
+    hub.end(UnavailableError("shutting down"))
+    with pytest.raises(UnavailableError, match="shutting down"):
+        hub.watch(0)
+    assert not hub.is_watched
+
+
 def test_watchers_are_bounded() -> None:
     hub = StepHub()
     watches = [hub.watch(0) for _ in range(MAX_WATCHES)]

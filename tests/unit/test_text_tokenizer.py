@@ -28,6 +28,7 @@ from model_files import (
     TokenizerFiles,
     open_model,
 )
+from model_files.model_files import ByteReport, no_report
 from protos.errors import InvalidArgumentError, ModelFilesError, UnsupportedModelError
 
 if TYPE_CHECKING:
@@ -82,7 +83,9 @@ class FilesWithTokenizer(ModelFiles):
     def tensor_names(self) -> Collection[str]:
         return ()
 
-    def open_tensors(self, names: Collection[str]) -> AbstractContextManager[TensorReader]:
+    def open_tensors(
+        self, names: Collection[str], *, on_download: ByteReport = no_report
+    ) -> AbstractContextManager[TensorReader]:
         raise NotImplementedError
 
     def tokenizer_files(self) -> TokenizerFiles | None:
@@ -200,6 +203,8 @@ def test_gguf_of_llama2_equals_its_tokenizer_json(llama2_files: HfTokenizerFiles
     for text in (*CORPUS, SPACES_BEFORE_DIGITS, LEADING_SPACES):
         assert of_gguf.encode(text) == tokenizer.encode(text), text
     assert of_gguf.eos_token_ids == {2}
+    for token_id in range(tokenizer.vocab_size):
+        assert of_gguf.token_bytes(token_id) == tokenizer.token_bytes(token_id)
 
 
 @pytest.mark.parametrize("pre", ["llama-bpe", "qwen2"])
@@ -297,13 +302,23 @@ def test_truncation_and_padding_of_a_file_are_ignored(tmp_path: Path) -> None:
     assert tokenizer.encode_chat([ChatMessage(role="user", content="ab")]) == [257, 256, 258]
 
 
-def test_tokens_by_themselves_spell_the_bytes_that_llguidance_reads(
-    demo: Tokenizer, llama2_files: HfTokenizerFiles
-) -> None:
-    for tokenizer in (demo, load(llama2_files)):
-        vocabulary = llguidance.LLTokenizer(tokenizer.serialized(), eos_token=2)
-        for token_id in range(tokenizer.vocab_size):
-            assert tokenizer.token_bytes(token_id) == vocabulary.decode_bytes([token_id])
+def check_spelling(tokenizer: Tokenizer) -> None:
+    """A grammar sees the very bytes that the output's text is made of.
+
+    The byte 0xFF, which no text has, is llguidance's mark of special tokens.
+    """
+    vocabulary = llguidance.LLTokenizer(tokenizer.serialized(), eos_token=2)
+    for token_id in range(tokenizer.vocab_size):
+        spelled = tokenizer.token_bytes(token_id).replace(b"\xff", b"")
+        assert vocabulary.decode_bytes([token_id]) == spelled
+
+
+def test_byte_level_tokens_spell_what_llguidance_reads(demo: Tokenizer) -> None:
+    check_spelling(demo)
+
+
+def test_sentence_piece_tokens_spell_what_llguidance_reads(llama2_files: HfTokenizerFiles) -> None:
+    check_spelling(load(llama2_files))
 
 
 def test_the_bytes_of_the_tokens_of_a_text_are_the_text(demo: Tokenizer) -> None:

@@ -58,7 +58,10 @@ class StageServiceServicer:
     """
 
     def GetInfo(self, request, context):
-        """Says what this stage is and what it can hold. Answers while the model is busy.
+        """Says what this stage is and what it can hold. Answers while the model is busy. Until the stage
+        serves, the status is UNAVAILABLE with a google.rpc.ErrorInfo of reason LOADING, whose metadata
+        has `phase` (starting, downloading, loading or warming up) and, where bytes are counted,
+        `done_bytes` and `total_bytes`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

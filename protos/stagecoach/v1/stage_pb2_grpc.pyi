@@ -38,7 +38,11 @@ class StageServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> StageServiceAsyncStub: ...
     GetInfo: _grpc.UnaryUnaryMultiCallable[_stage_pb2.GetInfoRequest, _stage_pb2.GetInfoResponse]
-    """Says what this stage is and what it can hold. Answers while the model is busy."""
+    """Says what this stage is and what it can hold. Answers while the model is busy. Until the stage
+    serves, the status is UNAVAILABLE with a google.rpc.ErrorInfo of reason LOADING, whose metadata
+    has `phase` (starting, downloading, loading or warming up) and, where bytes are counted,
+    `done_bytes` and `total_bytes`.
+    """
     Forward: _grpc.StreamStreamMultiCallable[_stage_pb2.ForwardRequest, _stage_pb2.ForwardResponse]
     """One long-lived stream per coordinator. The first request must be `open` and is answered by
     `opened` before anything else is sent; every later request is one micro-batch and gets exactly
@@ -56,7 +60,11 @@ class StageServiceAsyncStub(StageServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetInfo: _aio.UnaryUnaryMultiCallable[_stage_pb2.GetInfoRequest, _stage_pb2.GetInfoResponse]  # type: ignore[assignment]
-    """Says what this stage is and what it can hold. Answers while the model is busy."""
+    """Says what this stage is and what it can hold. Answers while the model is busy. Until the stage
+    serves, the status is UNAVAILABLE with a google.rpc.ErrorInfo of reason LOADING, whose metadata
+    has `phase` (starting, downloading, loading or warming up) and, where bytes are counted,
+    `done_bytes` and `total_bytes`.
+    """
     Forward: _aio.StreamStreamMultiCallable[_stage_pb2.ForwardRequest, _stage_pb2.ForwardResponse]  # type: ignore[assignment]
     """One long-lived stream per coordinator. The first request must be `open` and is answered by
     `opened` before anything else is sent; every later request is one micro-batch and gets exactly
@@ -77,7 +85,11 @@ class StageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _stage_pb2.GetInfoRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_stage_pb2.GetInfoResponse, _abc.Awaitable[_stage_pb2.GetInfoResponse]]:
-        """Says what this stage is and what it can hold. Answers while the model is busy."""
+        """Says what this stage is and what it can hold. Answers while the model is busy. Until the stage
+        serves, the status is UNAVAILABLE with a google.rpc.ErrorInfo of reason LOADING, whose metadata
+        has `phase` (starting, downloading, loading or warming up) and, where bytes are counted,
+        `done_bytes` and `total_bytes`.
+        """
 
     @_abc_1.abstractmethod
     def Forward(

@@ -1,0 +1,71 @@
+"""Asks a coordinator for its state and listens to its steps; outlives its absence."""
+
+import asyncio
+from collections import deque
+
+from coordinator.cli.watch.snapshot import Snapshot
+from coordinator.cli.watch.step_window import StepWindow
+from coordinator.client import AsyncClient, CoordinatorStatus, StagecoachError
+
+ANSWER_TIMEOUT_S = 5.0
+RETRY_S = 1.0
+MIN_WINDOW_S = 3.0
+"""Of the means: over a shorter time the figures of a slow model jump."""
+MAX_HISTORY = 120
+"""Of the tokens a second; as many as a wide terminal shows."""
+
+
+class ClusterSampler:
+    """Watches one coordinator; within one event loop.
+
+    Args:
+        client: Talks to it.
+        interval_s: Between two snapshots.
+    """
+
+    def __init__(self, client: AsyncClient, *, interval_s: float) -> None:
+        """Knows nothing yet."""
+        self._client = client
+        self._now = asyncio.get_running_loop().time
+        self._window_s = max(interval_s, MIN_WINDOW_S)
+        self._window = StepWindow(self._window_s, self._now())
+        self._status: CoordinatorStatus | None = None
+        self._asked_s = 0.0
+        self._tokens_per_s: deque[float] = deque(maxlen=MAX_HISTORY)
+
+    async def listen(self) -> None:
+        """Takes in what the steps did, for ever; begins anew when the coordinator goes away."""
+        while True:
+            try:
+                async with await self._client.watch_steps() as steps:
+                    self._window = StepWindow(self._window_s, self._now())
+                    async for record in steps:
+                        self._window.add(record, self._now())
+            except StagecoachError:
+                pass  # `sample` runs into the same and tells it
+            await asyncio.sleep(RETRY_S)
+
+    async def sample(self) -> Snapshot:
+        """Asks once and sums up."""
+        error: StagecoachError | None = None
+        try:
+            status = await self._client.status(timeout_s=ANSWER_TIMEOUT_S)
+            self._count(status)
+            self._status = status
+        except StagecoachError as raised:
+            error = raised
+        return Snapshot(
+            address=self._client.address,
+            status=self._status,
+            error=error,
+            times=self._window.stages(self._now()),
+            tokens_per_s=tuple(self._tokens_per_s),
+        )
+
+    def _count(self, status: CoordinatorStatus) -> None:
+        """Adds to the history what was generated since the same coordinator answered last."""
+        now_s, before = self._now(), self._status
+        if before is not None and before.pid == status.pid and now_s > self._asked_s:
+            new_tokens = status.num_generated_tokens - before.num_generated_tokens
+            self._tokens_per_s.append(max(new_tokens, 0) / (now_s - self._asked_s))
+        self._asked_s = now_s

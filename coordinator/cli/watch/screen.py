@@ -1,0 +1,160 @@
+"""A snapshot for people: what it looks like in a terminal of any width."""
+
+from collections.abc import Sequence
+
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from coordinator.cli.watch.snapshot import Snapshot
+from coordinator.cli.watch.step_window import StageTimes
+from coordinator.client import CoordinatorStatus, StageState, StageStatus
+
+_UNBOUNDED_COLUMNS = 10_000
+_BAR_COLUMNS = 6
+_PEAK_COLUMNS = 16
+_SPARKS = "▁▂▃▄▅▆▇█"
+_STATE_STYLES = {
+    StageState.READY: "green",
+    StageState.CONNECTING: "yellow",
+    StageState.LOST: "red",
+}
+
+
+def render(snapshot: Snapshot, console: Console) -> RenderableType:
+    """Lays a snapshot out.
+
+    Args:
+        snapshot: What to show.
+        console: Where; its width decides whether there is one table or two.
+    """
+    parts: list[RenderableType] = [_headline(snapshot)]
+    status, times = snapshot.status, snapshot.times
+    if status is not None:
+        one_table = _stage_table(status, times, with_device=True)
+        unbounded = console.options.update(width=_UNBOUNDED_COLUMNS)
+        is_wide = console.measure(one_table, options=unbounded).maximum <= console.width
+        table = one_table if is_wide else _stage_table(status, times, with_device=False)
+        parts += [Text(""), table, Text("the times are ms a step", style="dim")]
+        if not is_wide:
+            parts += [Text(""), _device_table(status)]
+        parts += [
+            Text(""),
+            _speed(snapshot.tokens_per_s, console.width),
+            _requests(status),
+            _memory(status),
+        ]
+    return Group(*parts)
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """Draws values as a line of blocks, the largest as the highest."""
+    largest = max(values, default=0.0)
+    if largest <= 0:
+        return _SPARKS[0] * len(values)
+    return "".join(_SPARKS[round(value / largest * (len(_SPARKS) - 1))] for value in values)
+
+
+def bar(share: float) -> str:
+    """Draws a share [0, 1] as a bar with its percentage."""
+    filled = round(share * _BAR_COLUMNS)
+    return f"{'█' * filled}{'░' * (_BAR_COLUMNS - filled)} {100 * share:3.0f} %"
+
+
+def _headline(snapshot: Snapshot) -> Text:
+    status = snapshot.status
+    name = snapshot.address if status is None else f"{status.model_id} at {snapshot.address}"
+    line = Text(name, style="bold")
+    if snapshot.is_ready:
+        line.append("  ready", style="bold green")
+        if status is not None and status.emulated:
+            line.append(", emulated", style="bold yellow")
+    else:
+        line.append("  not ready", style="bold red")
+        line.append(f"\n{snapshot.why_not or 'nothing is known yet'}", style="red")
+        if snapshot.error is not None and status is not None:
+            line.append("\nWhat follows is what it said last.", style="dim")
+    return line
+
+
+def _stage_table(
+    status: CoordinatorStatus, times: tuple[StageTimes, ...], *, with_device: bool
+) -> Table:
+    """What each stage does; with what it is, if wanted."""
+    table = _table("stage", *(("layers",) if with_device else ()), "state", "KV in use", "busy")
+    for name in ("compute", "queue", "wire", "serialize"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in ("device", "address") if with_device else ():
+        table.add_column(name, no_wrap=True)
+    for stage in status.stages:
+        numbers = _activity(stage, times[stage.index] if stage.index < len(times) else None)
+        style = _STATE_STYLES[stage.state]
+        table.add_row(
+            str(stage.index),
+            *((_layers(stage),) if with_device else ()),
+            f"[{style}]{stage.state}[/{style}]",
+            *numbers,
+            *((_device(stage), stage.address) if with_device else ()),
+        )
+    return table
+
+
+def _device_table(status: CoordinatorStatus) -> Table:
+    """What each stage is, for a narrow terminal."""
+    table = _table("stage", "layers", "address")
+    table.add_column("device")
+    for stage in status.stages:
+        table.add_row(str(stage.index), _layers(stage), stage.address, _device(stage))
+    return table
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    for name in columns:
+        table.add_column(name, no_wrap=True)
+    return table
+
+
+def _layers(stage: StageStatus) -> str:
+    return "?" if stage.layers is None else "{}:{}".format(*stage.layers)
+
+
+def _device(stage: StageStatus) -> str:
+    return escape(f"{stage.device or '?'}, {stage.dtype or '?'}")
+
+
+def _activity(stage: StageStatus, times: StageTimes | None) -> list[str]:
+    """KV use, busy share and time split."""
+    num_used = stage.num_kv_blocks - stage.num_free_kv_blocks
+    kv = "?" if stage.num_kv_blocks == 0 else bar(num_used / stage.num_kv_blocks)
+    if times is None:
+        return [kv, bar(0.0), *"----"]
+    split = (times.compute_ms, times.queue_ms, times.wire_ms, times.serialize_ms)
+    return [kv, bar(times.busy), *(f"{value:.1f}" for value in split)]
+
+
+def _speed(tokens_per_s: tuple[float, ...], columns: int) -> Text:
+    now = tokens_per_s[-1] if tokens_per_s else 0.0
+    line = Text(f"{now:8.1f} tokens/s  ", style="bold", no_wrap=True)
+    room = max(columns - len(line.plain) - _PEAK_COLUMNS, 1)
+    line.append(sparkline(tokens_per_s[-room:]), style="cyan")
+    if tokens_per_s:
+        line.append(f"  peak {max(tokens_per_s[-room:]):.1f}", style="dim")
+    return line
+
+
+def _requests(status: CoordinatorStatus) -> Text:
+    return Text(
+        f"{status.num_running:8} running, {status.num_waiting} waiting, "
+        f"{status.num_finished} finished, {status.num_preemptions} preempted"
+    )
+
+
+def _memory(status: CoordinatorStatus) -> Text:
+    num_used = status.num_kv_blocks - status.num_free_kv_blocks
+    used, cached = (
+        f"{100 * count / max(status.num_kv_blocks, 1):.0f} %"
+        for count in (num_used, status.num_cached_kv_blocks)
+    )
+    return Text(f"{used:>8} of the KV held by requests, {cached} by the prefix cache")

@@ -1,0 +1,1 @@
+"""OpenTelemetry traces of requests; needs the extra `otel` as soon as it is used."""

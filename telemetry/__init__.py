@@ -1,0 +1,1 @@
+"""How both kinds of server tell operators what they do: logs, the metrics port, histograms."""

@@ -1,0 +1,138 @@
+"""How every command ends when there is nothing to talk to, and on Ctrl-C."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.contract.echo_engine import EchoEngine
+from tests.contract.test_generation_client import BackgroundServer, until
+from tests.terminal import CTRL_C, DEADLINE_S, ROOT, Terminal
+
+COMMAND = (sys.executable, "-m", "coordinator.cli")
+
+CLIENTS = (
+    ("generate", "hi"),
+    ("chat",),
+    ("status",),
+    ("bench", "--batch", "1", "--repeats", "1"),
+)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[BackgroundServer]:
+    with BackgroundServer(EchoEngine(delay_s=0.05)) as server:
+        yield server
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        check=False,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+    )
+
+
+@pytest.mark.parametrize(
+    ("address", "json_flag"),
+    [("127.0.0.1:1", ()), ("127.0.0.1:1", ("--json",)), ("no-such-host.invalid:50050", ())],
+)
+@pytest.mark.parametrize("command", CLIENTS, ids=lambda command: command[0])
+def test_an_address_that_leads_nowhere_is_one_line_and_exit_code_1(
+    command: tuple[str, ...], address: str, json_flag: tuple[str, ...]
+) -> None:
+    result = run(*command, "--coordinator", address, *json_flag)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"coordinator-cli: coordinator at {address}")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(("generate", "abc"), 130), (("bench", "--repeats", "9"), 130), (("status", "--watch"), 0)],
+    ids=["generate", "bench", "status"],
+)
+def test_ctrl_c_in_a_terminal_ends_a_client_without_a_traceback(
+    server: BackgroundServer, arguments: tuple[str, ...], code: int
+) -> None:
+    with Terminal([*COMMAND, *arguments, "--coordinator", server.address]) as terminal:
+        if arguments[0] == "status":
+            terminal.expect("prefix cache")
+        else:
+            until(lambda: bool(server.engine.running))
+        terminal.type(CTRL_C)
+        assert terminal.ended() == code
+        assert "Traceback" not in terminal.shown
+        assert "Error" not in terminal.shown
+    until(lambda: not server.engine.running)
+
+
+def test_ctrl_c_while_a_coordinator_waits_for_its_stages_ends_it_in_good_order() -> None:
+    """It shows what it waits for, and tells its callers."""
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        stage = f"127.0.0.1:{unused.getsockname()[1]}"
+    arguments = ("serve", "--model", "demo", "--stage", stage, "--listen", "127.0.0.1:0")
+    with Terminal([*COMMAND, *arguments]) as terminal:
+        address = terminal.expect("listening on ") and terminal.expect("\n").strip()
+        terminal.expect(stage)
+        terminal.expect("not reachable")
+        result = run("status", "--coordinator", address)
+        assert f"the coordinator is starting: stage {stage} is not reachable" in result.stderr
+        terminal.type(CTRL_C)
+        assert terminal.ended() == 0
+        assert "Traceback" not in terminal.shown
+
+
+@pytest.mark.parametrize("variable", ["NO_COLOR", None])
+def test_colours_are_for_terminals_that_want_them(
+    server: BackgroundServer, variable: str | None
+) -> None:
+    environment = {} if variable is None else {variable: "1"}
+    watch = ("status", "--watch", "--coordinator", server.address)
+    with Terminal([*COMMAND, *watch], environment) as terminal:
+        terminal.expect("prefix cache")
+        terminal.type(CTRL_C)
+        assert terminal.ended() == 0
+        assert bool(re.search(r"\x1b\[[0-9;]*3[0-7]m", terminal.raw)) == (variable is None)
+    arguments = ("generate", "abc", "--max-tokens", "1", "--stats")
+    piped = subprocess.run(
+        [*COMMAND, *arguments, "--coordinator", server.address],
+        check=True,
+        cwd=ROOT,
+        env={**os.environ, "TERM": "xterm-256color"},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+    )
+    assert "\x1b" not in piped.stdout + piped.stderr
+
+
+def test_the_prompt_may_come_from_stdin_by_the_name_of_a_file(server: BackgroundServer) -> None:
+    result = subprocess.run(
+        [*COMMAND, "generate", "--file", "-", "--max-tokens", "2", "--coordinator", server.address],
+        check=False,
+        cwd=ROOT,
+        input="hi\n",
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+    )
+    assert (result.returncode, result.stdout) == (0, "hi\n")
+
+
+def test_a_signal_ends_a_stage_server_that_loads() -> None:
+    arguments = ("--model", "demo", "--layers", "0:2", "--listen", "127.0.0.1:0")
+    with Terminal([sys.executable, "-m", "stage_server", *arguments]) as terminal:
+        terminal.expect("listening on ")
+        terminal.process.send_signal(signal.SIGINT)
+        assert terminal.ended() == 0
+        assert "Traceback" not in terminal.shown

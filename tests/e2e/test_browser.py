@@ -1,0 +1,310 @@
+"""The status page and playground in a real browser, in front of real clusters."""
+
+import json
+import shutil
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from coordinator.access.callers import Callers
+from tests.contract.echo_engine import EchoEngine
+from tests.contract.http_door import in_background, serving_http
+from tests.tiny_models import tiny_model
+
+ROOT = Path(__file__).resolve().parents[2]
+CHROMIUM = shutil.which("chromium")
+CHROMIUM_ARGUMENTS = (
+    *("--no-sandbox", "--disable-gpu", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+WAIT_MS = 60_000
+
+pytestmark = [
+    pytest.mark.timeout(240),
+    pytest.mark.skipif(
+        CHROMIUM is None, reason="there is no chromium; `make browser` installs it or says how"
+    ),
+]
+
+
+@contextmanager
+def server(*arguments: str) -> Iterator[tuple["subprocess.Popen[str]", dict[str, Any]]]:
+    """Runs a program of ours; yields it and what it prints when it is ready."""
+    with subprocess.Popen(
+        [sys.executable, "-m", *arguments, "--json"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        try:
+            yield process, json.loads(process.stdout.readline())
+        finally:
+            process.terminate()
+
+
+class Cluster:
+    """Two stages and a coordinator as processes; the second stage can be killed and restarted."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        _, first = self._start_stage("0:15", "127.0.0.1:0")
+        self._second, second = self._start_stage("15:30", "127.0.0.1:0")
+        self.lost_address = str(second["address"])
+        _, ready = stack.enter_context(
+            server(
+                *("coordinator.cli", "serve", "--model", "demo", "--drain-grace-s", "0"),
+                *("--stage", first["address"], "--stage", self.lost_address),
+                *("--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"),
+            )
+        )
+        self.url = f"http://{ready['http']}/"
+
+    def _start_stage(
+        self, layers: str, listen: str
+    ) -> tuple["subprocess.Popen[str]", dict[str, Any]]:
+        return self._stack.enter_context(
+            server(
+                *("stage_server", "--model", "demo", "--layers", layers, "--listen", listen),
+                *("--threads", "1", "--kv-memory", "64MiB", "--dtype", "float32"),
+            )
+        )
+
+    def kill_second_stage(self) -> None:
+        self._second.kill()
+        self._second.wait()
+
+    def restart_second_stage(self) -> None:
+        self._second, _ = self._start_stage("15:30", self.lost_address)
+
+    def status(self) -> dict[str, Any]:
+        with urllib.request.urlopen(f"{self.url}status") as response:
+            state: dict[str, Any] = json.load(response)
+            return state
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with ExitStack() as stack:
+        yield Cluster(stack)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=list(CHROMIUM_ARGUMENTS)
+        )
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A fresh tab. Nothing may fail in it, and it may talk to one host alone."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(WAIT_MS)
+    expect.set_options(timeout=WAIT_MS)
+    tab = context.new_page()
+    complaints: list[str] = []
+    hosts: set[str] = set()
+    # A status that is no success is news to the page and an error to the console.
+    tab.on(
+        "console",
+        lambda line: (
+            complaints.append(line.text)
+            if line.type in ("error", "warning") and "Failed to load resource" not in line.text
+            else None
+        ),
+    )
+    tab.on("pageerror", lambda error: complaints.append(str(error)))
+    tab.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
+    yield tab
+    context.close()
+    assert complaints == []
+    assert len(hosts - {""}) == 1  # about:blank has none
+
+
+def ask(page: Page, text: str, *, max_tokens: int = 64) -> None:
+    page.get_by_label("max tokens").fill(str(max_tokens))
+    page.get_by_label("Message").fill(text)
+    page.get_by_label("Message").press("Enter")
+
+
+def wait_for_answer(page: Page) -> str:
+    """The text of the last answer once it is whole."""
+    expect(page.get_by_role("button", name="Send")).to_be_visible()
+    return page.locator(".assistant .text").last.inner_text()
+
+
+def test_the_page_shows_the_pipeline(page: Page, cluster: Cluster) -> None:
+    page.goto(cluster.url)
+    expect(page.locator("#ready")).to_have_text("ready")
+    expect(page.locator("#model")).to_have_text(cluster.status()["model"])
+    stages = page.locator(".stages > li")
+    expect(stages).to_have_count(2)
+    for index, layers in enumerate(("0 to 14 (15)", "15 to 29 (15)")):
+        stage = stages.nth(index)
+        expect(stage).to_contain_text(cluster.status()["stages"][index]["address"])
+        expect(stage).to_contain_text(layers)
+        expect(stage).to_contain_text("float32")
+        expect(stage.locator(".pill")).to_have_text("ready")
+    expect(page.locator("#emulated")).to_be_hidden()
+    expect(page.locator("#trouble")).to_be_hidden()
+
+
+def test_an_answer_streams_and_the_stages_are_seen_at_work(page: Page, cluster: Cluster) -> None:
+    page.goto(cluster.url)
+    expect(page.locator("#ready")).to_have_text("ready")
+    ask(page, "What is the capital of France?")
+    # Text is there while more is to come.
+    page.wait_for_function(
+        "() => document.querySelector('.assistant .text').textContent.length > 0"
+        " && !document.getElementById('stop').hidden"
+    )
+    assert "Paris" in wait_for_answer(page)
+    expect(page.locator(".assistant .meta")).to_contain_text("tokens/s")
+    expect(page.locator(".assistant .meta")).to_contain_text("first token")
+    for index in range(2):
+        busy = page.locator(".stages > li").nth(index).get_by_label("Busy")
+        expect(busy).not_to_have_attribute("aria-label", "Busy: 0 %")
+    assert page.locator("#sparkline .line").get_attribute("d")
+    # The conversation goes on: the model sees what was said.
+    ask(page, "What did I ask you about?")
+    wait_for_answer(page)
+    expect(page.locator(".user")).to_have_count(2)
+    page.get_by_role("button", name="New chat").click()
+    expect(page.locator(".message")).to_have_count(0)
+
+
+def test_stop_ends_the_answer_and_keeps_the_chat(page: Page, cluster: Cluster) -> None:
+    page.goto(cluster.url)
+    ask(page, "Tell me a very long story.", max_tokens=2000)
+    page.wait_for_function(
+        "() => document.querySelector('.assistant .text').textContent.length > 20"
+    )
+    page.get_by_role("button", name="Stop").click()
+    assert wait_for_answer(page)
+    expect(page.locator(".assistant .meta")).to_contain_text("stopped")
+    while cluster.status()["running"]:
+        pass
+    ask(page, "And one word more.", max_tokens=4)
+    wait_for_answer(page)
+    expect(page.locator(".assistant")).to_have_count(2)
+
+
+def test_markup_is_shown_and_never_run(page: Page, cluster: Cluster) -> None:
+    page.goto(cluster.url)
+    markup = '<img src="x" onerror="document.title=1"><b>bold</b>'
+    ask(page, f"Repeat exactly: {markup}", max_tokens=8)
+    wait_for_answer(page)
+    expect(page.locator(".user .text")).to_have_text(f"Repeat exactly: {markup}")
+    assert page.locator(".log img, .log b").count() == 0
+    assert page.title() == "Stagecoach"
+
+
+def test_an_error_is_shown_with_its_numbers(page: Page, cluster: Cluster) -> None:
+    page.goto(cluster.url)
+    expect(page.locator("#ready")).to_have_text("ready")
+    limit = cluster.status()["max_model_len"]
+    ask(page, "Hello", max_tokens=limit)  # and the prompt besides
+    expect(page.locator(".wrong:visible")).to_contain_text(f"holds {limit}")
+    assert wait_for_answer(page) == ""
+
+
+def test_a_key_is_asked_for_once_and_kept_for_the_tab(page: Page) -> None:
+    key = "k" * 32
+    keyed = serving_http(EchoEngine(), callers=Callers.of_text(f"alice:{key}"))
+    with in_background(keyed) as address:
+        page.goto(f"http://{address}/")
+        page.get_by_label("Key", exact=True).fill("a guess")
+        page.get_by_role("button", name="Use this key").click()
+        expect(page.get_by_text("That key was refused.")).to_be_visible()
+        page.get_by_label("Key", exact=True).fill(key)
+        page.get_by_role("button", name="Use this key").click()
+        expect(page.locator("#model")).to_have_text("echo")
+        ask(page, "hello", max_tokens=11)
+        assert wait_for_answer(page) == "user: hello"
+        page.reload()
+        expect(page.locator("#model")).to_have_text("echo")
+        expect(page.locator("#key-dialog")).to_be_hidden()
+        page.goto("about:blank")  # ends the stream, which would keep the server
+
+
+def test_nothing_sticks_out_at_any_width(page: Page, cluster: Cluster) -> None:
+    page.goto(cluster.url)
+    expect(page.locator(".stages > li")).to_have_count(2)
+    for width in (320, 390, 768, 1024, 1920):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_a_killed_stage_shows_as_lost_and_the_answer_goes_on_when_it_is_back(
+    page: Page, cluster: Cluster
+) -> None:
+    page.goto(cluster.url)
+    ask(page, "Count from one to one hundred.", max_tokens=120)
+    page.wait_for_function("() => document.querySelector('.assistant .text').textContent !== ''")
+    cluster.kill_second_stage()
+    lost = page.locator(".stages > li").nth(1)
+    expect(lost.locator(".pill")).to_have_text("lost")
+    expect(lost).to_contain_text("Not reachable")
+    expect(page.locator("#ready")).to_have_text("stage lost")
+    expect(page.locator("#trouble")).to_contain_text(f"stage 1 at {cluster.lost_address}")
+    expect(page.locator(".stages > li").nth(0).locator(".pill")).to_have_text("ready")
+    text_so_far = page.locator(".assistant .text").inner_text()
+    cluster.restart_second_stage()
+    expect(page.locator("#ready")).to_have_text("ready")
+    answer = wait_for_answer(page)
+    assert answer.startswith(text_so_far)
+    assert len(answer) > len(text_so_far)
+    expect(page.locator("#trouble")).to_be_hidden()
+    expect(page.locator(".wrong:visible")).to_have_count(0)
+
+
+def test_a_coordinator_that_goes_away_is_said_to_be_unreachable(page: Page) -> None:
+    emulated = ("--engine", "emulated", "--emulate", "rtx-3060-12gb")
+    arguments = ("up", "--model", "shape:llama-160m", "--stages", "3", *emulated)
+    with server("coordinator.cli", *arguments, "--grpc-port", "0", "--http-port", "0") as (
+        _,
+        ready,
+    ):
+        page.goto(f"http://{ready['http']}/")
+        expect(page.locator("#ready")).to_have_text("ready")
+        expect(page.locator("#emulated")).to_be_visible()
+        expect(page.locator(".stage .badge:visible")).to_have_count(3)
+        expect(page.locator(".stages > li").first).to_contain_text("device")
+        expect(page.locator("#chat-note")).to_contain_text("no tokenizer")
+        ask(page, "1 15043 3186", max_tokens=5)
+        assert len(wait_for_answer(page).split()) == 5
+        ask(page, "three words here")
+        expect(page.locator(".wrong:visible")).to_contain_text("as numbers")
+    expect(page.locator("#ready")).to_have_text("unreachable")
+    expect(page.locator("#trouble")).to_be_visible()
+
+
+def test_a_model_without_a_chat_template_continues_text_and_says_so(
+    page: Page, tmp_path: Path
+) -> None:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({byte: i for i, byte in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    model = tiny_model("llama", tmp_path, vocab_size=len(alphabet))
+    tokenizer.save(str(model / "tokenizer.json"))
+    arguments = ("up", "--model", str(model), "--stages", "1", "--threads", "1")
+    with server("coordinator.cli", *arguments, "--grpc-port", "0", "--http-port", "0") as (
+        _,
+        ready,
+    ):
+        page.goto(f"http://{ready['http']}/")
+        ask(page, "Once upon a time", max_tokens=8)
+        assert wait_for_answer(page)
+        expect(page.locator("#chat-note")).to_contain_text("no chat template")
+        expect(page.locator(".wrong:visible")).to_have_count(0)

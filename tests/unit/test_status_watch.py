@@ -1,0 +1,189 @@
+"""What `status --watch` makes of what it hears, and what that looks like."""
+
+import dataclasses
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from coordinator.cli.watch.output import snapshot_json
+from coordinator.cli.watch.screen import bar, render, sparkline
+from coordinator.cli.watch.snapshot import Snapshot
+from coordinator.cli.watch.step_window import StageTimes, StepWindow
+from coordinator.client import (
+    CoordinatorStatus,
+    StageState,
+    StageStatus,
+    StageVisit,
+    StepRecord,
+    UnavailableError,
+)
+
+
+def a_step(*compute_ms: float) -> StepRecord:
+    """A step whose stages each wait 1 ms, compute, serialize for 2 ms and have 3 ms of wire."""
+    visits = tuple(
+        StageVisit(
+            sent_ns=0,
+            arrived_ns=round((6 + time_ms) * 1e6),
+            queue_ns=1_000_000,
+            compute_ns=round(time_ms * 1e6),
+            serialize_ns=2_000_000,
+        )
+        for time_ms in compute_ms
+    )
+    instants = dict.fromkeys(
+        ("started_ns", "scheduled_ns", "returned_ns", "sampled_ns", "emitting_ns", "emitted_ns"), 0
+    )
+    return StepRecord(
+        micro_batch_id=1,
+        num_sequences=1,
+        num_prefill_tokens=0,
+        num_decode_tokens=1,
+        stages=visits,
+        **instants,
+    )
+
+
+def a_stage(index: int, **changes: Any) -> StageStatus:
+    stage = StageStatus(
+        index=index,
+        address=f"box{index}.example:50051",
+        state=StageState.READY,
+        layers=(index, index + 1),
+        device="cuda:0 NVIDIA GeForce RTX 3060",
+        dtype="float16",
+        emulated=False,
+        version="1",
+        pid=1,
+        vocab_size=9,
+        kv_block_size=16,
+        num_kv_blocks=100,
+        num_free_kv_blocks=25,
+        weight_bytes=1,
+        kv_bytes=1,
+    )
+    return dataclasses.replace(stage, **changes)
+
+
+def a_status(*stages: StageStatus, ready: bool = True) -> CoordinatorStatus:
+    return CoordinatorStatus(
+        model_id="some-org/some-model-13b",
+        ready=ready,
+        has_tokenizer=True,
+        version="1",
+        pid=1,
+        stages=stages or tuple(map(a_stage, range(3))),
+        num_running=1234,
+        num_waiting=2,
+        max_num_seqs=9,
+        num_kv_blocks=100,
+        num_free_kv_blocks=25,
+        num_cached_kv_blocks=10,
+        max_model_len=99,
+        num_finished=3,
+        num_generated_tokens=4,
+        num_preemptions=5,
+        num_prefix_query_tokens=0,
+        num_prefix_hit_tokens=0,
+        tokens_per_second=1.0,
+    )
+
+
+def a_snapshot(status: CoordinatorStatus | None, **changes: Any) -> Snapshot:
+    times = StageTimes(busy=0.5, queue_ms=1.0, compute_ms=12345.6, serialize_ms=3.0, wire_ms=4.0)
+    snapshot = Snapshot(
+        address="coordinator.example:50050",
+        status=status,
+        error=None,
+        times=(times,) * 3,
+        tokens_per_s=tuple(map(float, range(120))),
+    )
+    return dataclasses.replace(snapshot, **changes)
+
+
+def shown(snapshot: Snapshot, columns: int) -> str:
+    console = Console(file=io.StringIO(), width=columns, force_terminal=False)
+    console.print(render(snapshot, console))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_the_window_holds_means_of_a_step_and_the_busy_share() -> None:
+    window = StepWindow(4.0, started_s=0.0)
+    window.add(a_step(100, 400), 8.0)
+    window.add(a_step(300, 400), 9.0)
+    first, second = window.stages(10.0)
+    assert first == StageTimes(
+        busy=0.1, queue_ms=1.0, compute_ms=200.0, serialize_ms=2.0, wire_ms=3.0
+    )
+    assert second.busy == pytest.approx(0.2)
+
+
+def test_what_is_older_than_the_window_is_forgotten() -> None:
+    window = StepWindow(4.0, started_s=0.0)
+    window.add(a_step(100), 1.0)
+    window.add(a_step(300), 3.0)
+    assert [stage.compute_ms for stage in window.stages(6.0)] == [300.0]
+    assert window.stages(8.0) == ()
+
+
+def test_a_window_that_has_just_begun_is_as_long_as_the_watch() -> None:
+    window = StepWindow(4.0, started_s=7.0)
+    window.add(a_step(500), 8.0)
+    assert window.stages(8.0)[0].busy == pytest.approx(0.5)
+
+
+def test_a_stage_is_never_busier_than_all_the_time() -> None:
+    window = StepWindow(4.0, started_s=0.0)
+    window.add(a_step(9000), 9.0)
+    assert window.stages(9.0)[0].busy == 1.0
+
+
+def test_a_sparkline_is_as_high_as_its_largest_value() -> None:
+    assert sparkline([0, 3.5, 7]) == "▁▅█"
+    assert sparkline([0.0, 0.0]) == "▁▁"
+    assert sparkline([]) == ""
+
+
+def test_a_bar_says_its_percentage() -> None:
+    assert [bar(0), bar(0.5), bar(1)] == ["░░░░░░   0 %", "███░░░  50 %", "██████ 100 %"]
+
+
+@pytest.mark.parametrize("columns", [80, 120, 150, 200])
+def test_nothing_is_cut_off_from_80_columns_on(columns: int) -> None:
+    text = shown(a_snapshot(a_status()), columns)
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= columns
+    for part in ("ready", "0:1", "box2.example:50051", "float16", "75 %", "12345.6", "119.0"):
+        assert part in text
+
+
+def test_it_says_why_requests_are_not_served() -> None:
+    status = a_status(a_stage(0), a_stage(1, state=StageState.LOST), ready=False)
+    text = shown(a_snapshot(status), 80)
+    assert "not ready" in text
+    assert "stage 1 at box1.example:50051 is lost" in text
+
+
+def test_a_coordinator_that_is_gone_is_said_and_its_last_words_are_marked() -> None:
+    gone = UnavailableError("coordinator at c:1: refused")
+    text = shown(a_snapshot(a_status(), error=gone), 80)
+    for part in ("not ready", "refused", "said last", "box0"):
+        assert part in text
+    assert "refused" in shown(a_snapshot(None, error=gone), 80)
+
+
+def test_json_has_busy_and_times_for_every_stage_or_the_error() -> None:
+    content: Any = snapshot_json(a_snapshot(a_status()))
+    assert content["error"] is None
+    assert [stage["busy"] for stage in content["stages"]] == [0.5] * 3
+    assert content["stages"][0]["ms_per_step"]["wire"] == 4.0
+    idle: Any = snapshot_json(a_snapshot(a_status(), times=()))
+    assert [stage["ms_per_step"] for stage in idle["stages"]] == [None] * 3
+    gone = a_snapshot(a_status(), error=UnavailableError("refused"))
+    assert snapshot_json(gone) == {
+        "ready": False,
+        "error": {"reason": "UNAVAILABLE", "message": "refused"},
+    }
