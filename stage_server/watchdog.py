@@ -97,5 +97,5 @@ async def watch(
             return InternalError(f"the model thread hangs since {meter.waited_s:.0f} s")
         if hangs != (verdict is Verdict.HANGS):
             hangs = verdict is Verdict.HANGS
-            _log.error("the model thread %s", "hangs" if hangs else "works again")
+            _log.error("model thread hangs" if hangs else "model thread works again")
             await on_change(hangs)

@@ -115,7 +115,8 @@ async def _serve(
 
     async def work() -> None:
         http_address = await http.start() if http else None
-        with load_display(list(config.stages), _log.info) as display:
+        addresses = [address for stage in config.replicas for address in stage]
+        with load_display(addresses, _log.info) as display:
             waits = StageWaits(display)
             engine = await open_engine(
                 config,
