@@ -100,6 +100,14 @@ def stage_server(
     exit_with_parent: Annotated[
         bool, typer.Option("--exit-with-parent", help="Stop when stdin reaches its end.")
     ] = False,
+    unsafe_fault_hooks: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            allow_from_autoenv=False,
+            help="For tests only: FILE tells this stage how its next forward fails.",
+        ),
+    ] = None,
     log_level: Annotated[
         str, typer.Option(help=f"One of {', '.join(LOG_LEVELS)}; debug adds tracebacks.")
     ] = "info",
@@ -138,6 +146,7 @@ def stage_server(
             json_output=json_output,
             exit_with_parent=exit_with_parent,
             drain_grace_s=drain_grace_s,
+            unsafe_fault_hooks=unsafe_fault_hooks,
         )
     except InvalidArgumentError as error:
         raise typer.BadParameter(error.message) from error

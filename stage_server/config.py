@@ -106,6 +106,8 @@ class StageConfig:
     """Stop when stdin reaches its end, as it does when the process that holds it dies."""
     drain_grace_s: float = 10.0
     """Seconds that micro-batches in flight get to finish after a stop signal."""
+    unsafe_fault_hooks: str | None = None
+    """File that tells this stage how to fail, for tests; None: it cannot be told."""
 
     def __post_init__(self) -> None:
         """Checks every range."""

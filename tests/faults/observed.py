@@ -1,0 +1,43 @@
+"""Runs a module as `python -m` does, and tells whoever asks how many asyncio tasks it has.
+
+    python -m tests.faults.observed SOCKET MODULE ARGUMENTS...
+
+The module is not changed in any way: a thread of its own answers each connection to the Unix socket
+with one JSON object and closes it.
+"""
+
+import asyncio
+import gc
+import json
+import runpy
+import socket
+import sys
+import threading
+
+
+def _num_tasks() -> int:
+    """Tasks of all event loops that have not ended."""
+    gc.collect()
+    return sum(isinstance(item, asyncio.Task) and not item.done() for item in gc.get_objects())
+
+
+def _answer(listener: socket.socket) -> None:
+    while True:
+        connection, _ = listener.accept()
+        with connection:
+            connection.sendall(json.dumps({"num_tasks": _num_tasks()}).encode())
+
+
+def main() -> None:
+    """Starts the observer, then becomes the module."""
+    path, module, *arguments = sys.argv[1:]
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen()
+    threading.Thread(target=_answer, args=(listener,), name="observer", daemon=True).start()
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()
