@@ -2,7 +2,7 @@
 
 import json
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -32,6 +32,7 @@ class Stage:
         self._folder = folder
         self._plan = folder / f"fault-{layers.start}.json"
         self.address = "127.0.0.1:0"
+        self.is_unusual = False
         self.process = self._start(())
 
     def wait_ready(self) -> None:
@@ -41,6 +42,7 @@ class Stage:
     def restart(self, *flags: str) -> None:
         """Starts it again, at the same address, once the process of before has ended."""
         self.process.close()
+        self.is_unusual = bool(flags)
         self.process = self._start(flags)
         self.wait_ready()
 
@@ -49,6 +51,11 @@ class Stage:
         written = self._plan.with_suffix(".new")
         written.write_text(json.dumps({"fault": fault, **details}))
         written.rename(self._plan)
+
+    @property
+    def has_planned_fault(self) -> bool:
+        """True until a fault that strikes once has struck."""
+        return self._plan.exists()
 
     def forget_fault(self) -> None:
         """Takes back a planned fault, if it has not struck yet."""
@@ -83,6 +90,7 @@ class Cluster:
         self._all_stages(Stage.wait_ready)
         self.proxies = [FaultProxy(stage.address) for stage in self.stages]
         self.address = "127.0.0.1:0"
+        self._is_unusual = False
         self.coordinator = self.start_coordinator()
         self.address = str(self.coordinator.ready_line()["grpc"])
 
@@ -91,7 +99,13 @@ class Cluster:
         """The coordinator's, then the stages'."""
         return [self.coordinator, *(stage.process for stage in self.stages)]
 
-    def start_coordinator(self, *flags: str, listen: str | None = None) -> ServerProcess:
+    def start_coordinator(
+        self,
+        *flags: str,
+        listen: str | None = None,
+        environment: Mapping[str, str] | None = None,
+        log: Path | None = None,
+    ) -> ServerProcess:
         """Starts another coordinator of these stages; the caller waits for it and closes it."""
         arguments = [
             *("serve", "--model", str(self.model), "--listen", listen or self.address),
@@ -100,12 +114,20 @@ class Cluster:
             *self._flags,
             *flags,
         ]
-        return ServerProcess("coordinator.cli", arguments, folder=self._folder)
+        return ServerProcess(
+            "coordinator.cli", arguments, folder=self._folder, environment=environment, log=log
+        )
 
-    def restart_coordinator(self, *flags: str) -> None:
-        """Starts the coordinator again, at the same address."""
+    def restart_coordinator(
+        self,
+        *flags: str,
+        environment: Mapping[str, str] | None = None,
+        log: Path | None = None,
+    ) -> None:
+        """Starts the coordinator again, at the same address; `restore` undoes what is unusual."""
         self.coordinator.close()
-        self.coordinator = self.start_coordinator(*flags)
+        self._is_unusual = bool(flags or environment or log)
+        self.coordinator = self.start_coordinator(*flags, environment=environment, log=log)
         self.coordinator.ready_line()
 
     def restart_stages(self, *indices: int) -> None:
@@ -125,7 +147,7 @@ class Cluster:
             index for index, stage in enumerate(self.stages) if stage.process.returncode is not None
         ]
         self.restart_stages(*gone)
-        if self.coordinator.returncode is not None:
+        if self._is_unusual or self.coordinator.returncode is not None:
             self.restart_coordinator()
 
     def close(self) -> None:

@@ -145,8 +145,7 @@ class FaultProxy:
         self._server.close()
         for connection in tuple(self._connections):
             connection.reset()
-        while self._connections:
-            await asyncio.sleep(0.001)
+        await asyncio.gather(*(connection.ended.wait() for connection in self._connections))
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._num_accepted += 1
@@ -164,6 +163,7 @@ class FaultProxy:
             await connection.run()
         finally:
             self._connections.discard(connection)
+            connection.ended.set()
 
     async def _until_passable(self, way: Way) -> None:
         while way in self._network.holds:
@@ -196,6 +196,7 @@ class _Connection:
         self._client = client
         self._server = server
         self._pumps: list[asyncio.Task[None]] = []
+        self.ended = asyncio.Event()
         self._released = asyncio.Event()
         """Set when a client whose server was lost may go."""
         self._released.set()

@@ -11,7 +11,6 @@ import asyncio
 import re
 import socket
 from collections.abc import Sequence
-from contextlib import suppress
 
 import grpc.aio
 
@@ -22,7 +21,16 @@ from tests.faults.cluster import Cluster
 from tests.faults.reference import Continuation
 from tests.faults.server_processes import Footprint, is_running
 from tests.faults.traffic import Traffic
+from tests.faults.waiting import eventually
 
+DEATH_SEEN_S = 1.0
+"""Bound for the death of a stage's process."""
+STEP_DEADLINE_S = 45.0
+"""Bound for a stage that is frozen, cut off or hung while it has work."""
+KEEPALIVE_BOUND_S = 13.0
+"""Bound for the same while it has none."""
+RECOVERY_S = 60.0
+"""For streams to end once nothing is broken any more; restarts on a busy machine included."""
 SETTLE_S = 20.0
 """Until what was recorded before a fault must hold again, once nothing is broken any more."""
 SLACK = Footprint(num_fds=6, num_threads=8, num_tasks=0, rss_bytes=48 << 20)
@@ -52,14 +60,14 @@ class Oracle:
     async def record_baseline(self) -> None:
         """Remembers what every process holds when nothing runs; to be called when all is well."""
         await self.check_canary()
-        await self._until_balanced(SETTLE_S)
+        await self.until_balanced()
         self._baseline = [process.footprint() for process in self.cluster.processes]
 
     async def check_whole(self, *, within_s: float = SETTLE_S) -> None:
         """Asserts I3, I4 and I5."""
         await self.client.wait_until_ready(within_s)
         await self.check_canary()
-        await self._until_balanced(within_s)
+        await self.until_balanced(within_s)
         await self._until_footprints_are_back(within_s)
 
     def check_streams(
@@ -72,9 +80,11 @@ class Oracle:
             may_fail_with: Errors that the fault entitles a request to; by default it must finish.
         """
         for index, stream in enumerate(traffic.streams):
-            assert stream.num_ends == 1
             got = tuple(stream.token_ids)
             assert got == stream.expected[: len(got)], f"stream {index} is not a prefix"
+            if stream.has_left:
+                continue
+            assert stream.num_ends == 1
             if stream.error is None:
                 assert got == stream.expected, f"stream {index} ended early"
             else:
@@ -91,9 +101,11 @@ class Oracle:
 
     async def not_ready_within(self, bound_s: float) -> None:
         """Asserts that the coordinator says so within the bound (I4)."""
-        async with asyncio.timeout(bound_s):
-            while await self.is_ready():
-                await asyncio.sleep(0.02)
+
+        async def is_off() -> bool:
+            return not await self.is_ready()
+
+        await eventually(is_off, within_s=bound_s, what="readiness turns off")
 
     async def is_ready(self) -> bool:
         """What the coordinator says of itself; False when nobody answers."""
@@ -102,23 +114,20 @@ class Oracle:
         except StagecoachError:
             return False
 
-    async def _until_balanced(self, within_s: float) -> None:
-        """Waits until no request is left, and stages hold the prefix cache and no more."""
-        status = None
-        with suppress(TimeoutError):
-            async with asyncio.timeout(within_s):
-                while not _is_balanced(status := await self.client.status(timeout_s=within_s)):
-                    await asyncio.sleep(0.05)
-                return
-        raise AssertionError(f"the books do not balance: {status}")
+    async def until_balanced(self, within_s: float = SETTLE_S) -> None:
+        """Waits until no request is left, and stages hold the prefix cache and no more (I3)."""
+
+        async def is_balanced() -> bool:
+            return _is_balanced(await self.client.status(timeout_s=within_s))
+
+        await eventually(is_balanced, within_s=within_s, what="slots and blocks are free")
 
     async def _until_footprints_are_back(self, within_s: float) -> None:
-        grown: list[str] = []
-        with suppress(TimeoutError):
-            async with asyncio.timeout(within_s):
-                while grown := self._grown():
-                    await asyncio.sleep(0.1)
-        assert not grown, "; ".join(grown)
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + within_s
+        while grown := self._grown():
+            assert loop.time() < deadline_s, "; ".join(grown)
+            await asyncio.sleep(0.1)
 
     def _grown(self) -> list[str]:
         """What some process holds above its baseline."""

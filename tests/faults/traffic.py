@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from coordinator.client import AsyncClient
 from protos.errors import StagecoachError
 from tests.faults.reference import Continuation
+from tests.faults.waiting import eventually
 
 
 @dataclass(slots=True, kw_only=True)
@@ -23,6 +24,8 @@ class Stream:
     """On the monotonic clock, one for each token."""
     num_ends: int = 0
     error: StagecoachError | None = None
+    has_left: bool = False
+    """True when its client cancelled it."""
 
     @property
     def expected(self) -> tuple[int, ...]:
@@ -39,13 +42,22 @@ class Stream:
         prompt = self.text.prompt(self.num_prompt_tokens)
         stream = client.generate(prompt, max_tokens=self.num_tokens, ignore_eos=True)
         try:
-            async for event in stream:
-                self.token_ids += event.token_ids
-                self.arrivals_s += [time.monotonic()] * len(event.token_ids)
-            await stream.result()
+            async with stream:
+                async for event in stream:
+                    self.token_ids += event.token_ids
+                    self.arrivals_s += [time.monotonic()] * len(event.token_ids)
+                await stream.result()
         except StagecoachError as error:
             self.error = error
+        except asyncio.CancelledError:
+            self.has_left = True
+            raise
         self.num_ends += 1
+
+    def leave(self) -> None:
+        """Cancels the request, as a client does that disconnects."""
+        if self.task is not None:
+            self.task.cancel()
 
 
 class Traffic:
@@ -86,11 +98,19 @@ class Traffic:
 
     async def until_each_has(self, num_tokens: int, within_s: float = 30.0) -> None:
         """Waits until every stream has so many tokens; none may have ended."""
-        async with asyncio.timeout(within_s):
-            while min(len(stream.token_ids) for stream in self.streams) < num_tokens:
-                assert not any(stream.num_ends for stream in self.streams), self.errors
-                await asyncio.sleep(0.001)
-        assert not all(stream.num_ends for stream in self.streams), "too late for a fault"
+
+        def each_has() -> bool:
+            assert not any(stream.num_ends for stream in self.streams), "too late for a fault"
+            return min(len(stream.token_ids) for stream in self.streams) >= num_tokens
+
+        await eventually(
+            each_has, within_s=within_s, what=f"{num_tokens} tokens of each", every_s=0.001
+        )
+
+    def leave(self) -> None:
+        """Cancels every stream."""
+        for stream in self.streams:
+            stream.leave()
 
     async def ended(self, within_s: float) -> None:
         """Waits for the end of all (I1)."""
