@@ -78,7 +78,7 @@ class Counts:
 async def load(
     cluster: Cluster,
     client: AsyncClient,
-    texts: Sequence[Continuation],
+    texts: list[Continuation],
     watched: Sequence[Watched],
     minutes: float,
 ) -> Counts:

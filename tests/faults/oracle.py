@@ -49,9 +49,7 @@ class Oracle:
         texts: What its model generates.
     """
 
-    def __init__(
-        self, cluster: Cluster, client: AsyncClient, texts: Sequence[Continuation]
-    ) -> None:
+    def __init__(self, cluster: Cluster, client: AsyncClient, texts: list[Continuation]) -> None:
         self.cluster = cluster
         self.client = client
         self.texts = texts

@@ -92,7 +92,7 @@ class StageWire:
     async def first_answer(self, data: bytes) -> Answer:
         """Sends one message as the first of a stream of its own."""
         await self.close()
-        call = self._new_call()
+        call = self.new_call()
         try:
             return await self._exchange(call, data)
         finally:
@@ -106,12 +106,13 @@ class StageWire:
             async with asyncio.timeout(ANSWER_S):
                 assert await call.read() is grpc.aio.EOF
 
-    def _new_call(self) -> "grpc.aio.StreamStreamCall[bytes, bytes]":
+    def new_call(self) -> "grpc.aio.StreamStreamCall[bytes, bytes]":
+        """A Forward call that has sent nothing."""
         call: grpc.aio.StreamStreamCall[bytes, bytes] = self.channel.stream_stream(_FORWARD)()
         return call
 
     async def _open(self, opening: bytes) -> "grpc.aio.StreamStreamCall[bytes, bytes]":
-        call = self._new_call()
+        call = self.new_call()
         await call.write(opening)
         async with asyncio.timeout(ANSWER_S):
             message = await call.read()

@@ -12,8 +12,9 @@ import grpc.aio
 import pytest
 
 from coordinator.client import AsyncClient
+from coordinator.client.request import generate_request
 from protos.errors import QueueFullError, UnavailableError
-from protos.stagecoach.v1 import generation_pb2, generation_pb2_grpc
+from protos.stagecoach.v1 import generation_pb2_grpc
 from tests.faults.cluster import MAX_NUM_SEQS
 from tests.faults.oracle import DEATH_SEEN_S, RECOVERY_S, Oracle
 from tests.faults.traffic import Traffic
@@ -56,12 +57,7 @@ async def test_f24_what_clients_held_is_free_when_they_leave_in_prefill_or_the_q
 
 async def test_f25_clients_that_stop_reading_cost_the_others_nothing(oracle: Oracle) -> None:
     requests = [
-        generation_pb2.GenerateRequest(
-            prompt=generation_pb2.Prompt(token_ids=generation_pb2.TokenIds(ids=text.prompt(8))),
-            max_tokens=300,
-            ignore_eos=True,
-        )
-        for text in oracle.texts
+        generate_request(text.prompt(8), max_tokens=300, ignore_eos=True) for text in oracle.texts
     ]
     window = [("grpc.http2.lookahead_bytes", 1024), ("grpc.http2.bdp_probe", 0)]
     async with grpc.aio.insecure_channel(oracle.cluster.address, options=window) as channel:
