@@ -144,7 +144,9 @@ class Cluster:
             if stage.process.returncode is None:
                 stage.process.signal(signal.SIGCONT)
         gone = [
-            index for index, stage in enumerate(self.stages) if stage.process.returncode is not None
+            index
+            for index, stage in enumerate(self.stages)
+            if stage.is_unusual or stage.process.returncode is not None
         ]
         self.restart_stages(*gone)
         if self._is_unusual or self.coordinator.returncode is not None:

@@ -6,11 +6,13 @@ Bytes become a `ForwardRequest`, and a micro-batch of one a `ForwardBatch`, or a
 `InvalidArgumentError`; anything else that is raised is a finding. `make fuzz` runs it for a minute.
 """
 
+import random
 import sys
 import tempfile
 from pathlib import Path
 
 import atheris
+from google.protobuf.message import DecodeError
 
 with atheris.instrument_imports(
     include=["stage_server.micro_batch", "stage_server.answer", "protos.tensor_codec"]
@@ -20,9 +22,10 @@ with atheris.instrument_imports(
     from stage_server.micro_batch import parse_micro_batch
 
 from protos.layer_range import LayerRange
+from protos.stagecoach.v1 import stage_pb2
 from stage_server.batch import ForwardBatch
 from stage_server.engine import EngineInfo
-from tests.faults.malformed import malformed_frame
+from tests.faults.malformed import malformed_frame, mutate
 from tests.faults.stage_wire import HIDDEN_SIZE, MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS
 
 NUM_SEEDS = 500
@@ -85,6 +88,19 @@ def _check_batch(batch: ForwardBatch, info: EngineInfo) -> None:
     assert all(request.row < batch.num_tokens for request in batch.logits)
 
 
+def mutated(data: bytes, max_size: int, seed: int) -> bytes:
+    """Changes a frame, half of the time by its fields and else by its bytes."""
+    chance = random.Random(seed)
+    try:
+        request = stage_pb2.ForwardRequest.FromString(data)
+    except DecodeError:
+        request = None
+    if request is None or chance.random() < 0.5:
+        return bytes(atheris.Mutate(data, max_size))
+    mutate(request.micro_batch, chance)
+    return request.SerializeToString()[:max_size]
+
+
 def main() -> None:
     """Fuzzes from a corpus of malformed frames."""
     with tempfile.TemporaryDirectory() as corpus:
@@ -96,7 +112,9 @@ def main() -> None:
             f"-rss_limit_mb={MEMORY_LIMIT_MB}",
             "-print_final_stats=1",
         ]
-        atheris.Setup([sys.argv[0], *options, *sys.argv[1:], corpus], check_frame)
+        atheris.Setup(
+            [sys.argv[0], *options, *sys.argv[1:], corpus], check_frame, custom_mutator=mutated
+        )
         atheris.Fuzz()
 
 

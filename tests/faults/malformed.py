@@ -19,8 +19,7 @@ def malformed_frame(seed: int) -> bytes:
     if kind < 0.1:
         return chance.randbytes(chance.randrange(200))
     if kind < 0.7:
-        for _ in range(chance.randrange(1, 3)):
-            chance.choice(_MUTATIONS)(request.micro_batch, chance)
+        mutate(request.micro_batch, chance)
     data = bytearray(request.SerializeToString())
     if kind >= 0.7:
         for _ in range(chance.randrange(1, 8)):
@@ -28,6 +27,12 @@ def malformed_frame(seed: int) -> bytes:
     if kind >= 0.9:
         del data[chance.randrange(len(data)) :]
     return bytes(data)
+
+
+def mutate(batch: stage_pb2.MicroBatch, chance: random.Random) -> None:
+    """Makes one or two fields of a micro-batch say something else."""
+    for _ in range(chance.randrange(1, 3)):
+        chance.choice(_MUTATIONS)(batch, chance)
 
 
 def _extreme(chance: random.Random) -> int:
