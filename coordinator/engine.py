@@ -15,8 +15,9 @@ from coordinator.batch_sampling import logits_requests, sample
 from coordinator.core.request import FinishReason
 from coordinator.core.request_spec import Prompt, RequestSpec
 from coordinator.core.sequence import Sequence
-from coordinator.core.status import EngineStatus, StageState, StageStatus
+from coordinator.core.status import EngineStatus
 from coordinator.core.step import SchedulerOutput, StepOutput
+from coordinator.engine_status import EngineCounters, engine_status, stage_statuses
 from coordinator.landed_step import LandedStep
 from coordinator.live_request import LiveRequest
 from coordinator.micro_batches import MicroBatch, MicroBatches
@@ -26,7 +27,6 @@ from coordinator.scheduler.pace import Pace
 from coordinator.scheduler.scheduler import Scheduler
 from coordinator.step_watch import StepHub, StepWatch
 from coordinator.text.tokenizer import Tokenizer
-from coordinator.throughput import ThroughputMeter
 from protos.errors import (
     DeadlineExceededError,
     InternalError,
@@ -83,10 +83,8 @@ class Engine:
         pipeline.on_lost(self._wake.set)
         self._micro_batches = MicroBatches(pipeline, on_landed=self._wake.set)
         self._unsent: list[LandedStep] = []
-        self._throughput = ThroughputMeter()
         self._steps = StepHub()
-        self._num_finished = 0
-        self._num_preemptions = 0
+        self._counters = EngineCounters()
         self._is_draining = False
         self._outage: str | None = None
         """Why no request is taken at present."""
@@ -239,43 +237,14 @@ class Engine:
 
     async def status(self) -> EngineStatus:
         """The state of the coordinator and of every stage."""
-        scheduler, topology = self._scheduler, self._pipeline.topology
-        infos = await self._pipeline.stage_infos()
-        stages = tuple(
-            StageStatus(
-                index=index,
-                address=address,
-                state=StageState.READY if is_open else StageState.LOST,
-                info=info or known,
-            )
-            for index, (address, is_open, info, known) in enumerate(
-                zip(
-                    topology.addresses,
-                    self._pipeline.open_stages,
-                    infos,
-                    topology.infos,
-                    strict=True,
-                )
-            )
-        )
-        return EngineStatus(
-            model_id=topology.model_id,
+        return engine_status(
+            topology=self._pipeline.topology,
+            stages=await stage_statuses(self._pipeline),
             ready=self._pipeline.is_open and not self._is_draining,
-            stages=stages,
-            num_running=scheduler.num_running,
-            num_waiting=scheduler.num_waiting,
-            max_num_seqs=scheduler.config.max_num_seqs,
-            num_kv_blocks=scheduler.config.num_kv_blocks,
-            num_free_kv_blocks=scheduler.num_free_kv_blocks,
-            num_cached_kv_blocks=scheduler.num_cached_kv_blocks,
-            max_model_len=scheduler.config.max_request_tokens,
-            num_finished=self._num_finished,
-            num_generated_tokens=self._throughput.total,
-            num_preemptions=self._num_preemptions,
-            num_prefix_query_tokens=scheduler.num_prefix_query_tokens,
-            num_prefix_hit_tokens=scheduler.num_prefix_hit_tokens,
-            tokens_per_second=self._throughput.tokens_per_second(time.monotonic()),
             has_tokenizer=self.tokenizer is not None,
+            scheduler=self._scheduler,
+            counters=self._counters,
+            now_s=time.monotonic(),
         )
 
     def _land(self, micro_batch: MicroBatch) -> None:
@@ -321,7 +290,7 @@ class Engine:
             for token in sent.last_tokens:
                 assert token.reason is not None
                 self._finish(token.live, token.reason)
-            self._throughput.add(len(step.tokens), time.monotonic())
+            self._counters.throughput.add(len(step.tokens), time.monotonic())
             micro_batch = step.micro_batch
             self._pace.observe(
                 micro_batch.output,
@@ -402,8 +371,8 @@ class Engine:
     def _forget(self, request_id: str, reason: FinishReason) -> None:
         live = self._requests.pop(request_id)
         self._scheduler.finish(request_id, reason)
-        self._num_finished += 1
-        self._num_preemptions += live.sequence.num_preemptions
+        self._counters.num_finished += 1
+        self._counters.num_preemptions += live.sequence.num_preemptions
         _log.info(
             "request %s ended: %s, %d tokens", request_id, reason.value, live.num_completion_tokens
         )

@@ -60,10 +60,29 @@ class KvFullError(StagecoachError):
     reason = "KV_FULL"
 
 
+class DeviceMemoryError(StagecoachError):
+    """A stage's device has no memory for the activations of a micro-batch; a smaller one may fit.
+
+    The content of the KV slots of the micro-batch is undefined.
+    """
+
+    reason = "DEVICE_MEMORY"
+
+
 class UnavailableError(StagecoachError):
     """A stage or the coordinator cannot be reached, is loading, or is draining."""
 
     reason = "UNAVAILABLE"
+
+
+def draining_error() -> UnavailableError:
+    """What a stage that is told to stop says, so that nobody takes it for a crash."""
+    return UnavailableError("the stage is draining", draining=True)
+
+
+def is_draining(error: StagecoachError) -> bool:
+    """True for what `draining_error` made, on either side of the wire."""
+    return error.details.get("draining") == str(True)
 
 
 class StaleStateError(StagecoachError):

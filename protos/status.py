@@ -25,6 +25,7 @@ _CODES: dict[type[errors.StagecoachError], int] = {
     errors.ContextLengthExceededError: code_pb2.OUT_OF_RANGE,
     errors.QueueFullError: code_pb2.RESOURCE_EXHAUSTED,
     errors.KvFullError: code_pb2.RESOURCE_EXHAUSTED,
+    errors.DeviceMemoryError: code_pb2.INTERNAL,
     errors.UnavailableError: code_pb2.UNAVAILABLE,
     errors.StaleStateError: code_pb2.ABORTED,
     errors.IncompatibleError: code_pb2.FAILED_PRECONDITION,

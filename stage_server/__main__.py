@@ -91,6 +91,13 @@ def stage_server(
     drain_grace_s: Annotated[
         float, typer.Option(help="Seconds that work in flight gets after SIGTERM.")
     ] = _DEFAULT.drain_grace_s,
+    hang_timeout_s: Annotated[
+        float,
+        typer.Option(
+            help="Seconds, and 0.25 a token, after which a step counts as hung; after four times"
+            " as long the stage ends."
+        ),
+    ] = _DEFAULT.hang_timeout_s,
     json_output: Annotated[
         bool,
         typer.Option(
@@ -147,6 +154,7 @@ def stage_server(
             exit_with_parent=exit_with_parent,
             drain_grace_s=drain_grace_s,
             unsafe_fault_hooks=unsafe_fault_hooks,
+            hang_timeout_s=hang_timeout_s,
         )
     except InvalidArgumentError as error:
         raise typer.BadParameter(error.message) from error

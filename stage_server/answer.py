@@ -6,6 +6,7 @@ has torch's code in its caches and would have to be woken anyway; the loop only 
 
 import logging
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
@@ -13,7 +14,7 @@ from google.protobuf.message import DecodeError
 from protos import status
 from protos.errors import InternalError, InvalidArgumentError, StagecoachError
 from protos.stagecoach.v1 import stage_pb2
-from stage_server.engine import StageEngine
+from stage_server.engine import DeviceLostError, StageEngine
 from stage_server.micro_batch import parse_micro_batch, write_output
 
 _log = logging.getLogger(__name__)
@@ -39,14 +40,20 @@ def parse_request(data: bytes) -> stage_pb2.ForwardRequest:
         raise InvalidArgumentError(f"{len(data)} bytes are not a ForwardRequest") from error
 
 
-def answer(arrival: Arrival, engine: StageEngine) -> bytes:
+def answer(arrival: Arrival, engine: StageEngine, *, note_tokens: Callable[[int], None]) -> bytes:
     """Runs the micro-batch of one message.
+
+    Args:
+        arrival: The message.
+        engine: What computes it.
+        note_tokens: Told how many rows it has, before they are computed.
 
     Returns:
         A `ForwardResponse`; whatever went wrong with the micro-batch is said in it.
 
     Raises:
         InvalidArgumentError: The message is no micro-batch, which ends the stream.
+        DeviceLostError: Nothing can be computed any more.
     """
     started_ns = time.perf_counter_ns()
     request = parse_request(arrival.data)
@@ -59,7 +66,9 @@ def answer(arrival: Arrival, engine: StageEngine) -> bytes:
     response = stage_pb2.ForwardResponse()
     result = response.result
     try:
-        _run(request.micro_batch, engine, started_ns, result)
+        _run(request.micro_batch, engine, note_tokens, started_ns, result)
+    except DeviceLostError:
+        raise
     except Exception as error:
         result.Clear()
         result.status.CopyFrom(status.to_status(_typed(error)))
@@ -71,11 +80,13 @@ def answer(arrival: Arrival, engine: StageEngine) -> bytes:
 def _run(
     micro_batch: stage_pb2.MicroBatch,
     engine: StageEngine,
+    note_tokens: Callable[[int], None],
     started_ns: int,
     result: stage_pb2.MicroBatchResult,
 ) -> None:
     """Computes a micro-batch and writes its output and times into an empty result."""
     batch = parse_micro_batch(micro_batch, engine.info)
+    note_tokens(batch.num_tokens)
     parsed_ns = time.perf_counter_ns()
     output = engine.forward(batch)
     computed_ns = time.perf_counter_ns()

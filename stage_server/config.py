@@ -108,6 +108,9 @@ class StageConfig:
     """Seconds that micro-batches in flight get to finish after a stop signal."""
     unsafe_fault_hooks: str | None = None
     """File that tells this stage how to fail, for tests; None: it cannot be told."""
+    hang_timeout_s: float = 30.0
+    """Seconds, and a quarter of one for each token, after which a step counts as hung; after four
+    times as long the process ends."""
 
     def __post_init__(self) -> None:
         """Checks every range."""
@@ -126,6 +129,7 @@ class StageConfig:
         _check_range("max_model_len", self.max_model_len, 1, 2**31 - 1)
         _check_range("threads", self.threads, 1, 1024)
         _check_range("drain_grace_s", self.drain_grace_s, 0, 3600)
+        _check_range("hang_timeout_s", self.hang_timeout_s, 0.1, 86400)
         self._check_emulation()
 
     def resolve_device(self) -> str:
@@ -216,6 +220,6 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         )
 
 
-def _check_range(name: str, value: float | None, low: int, high: int) -> None:
+def _check_range(name: str, value: float | None, low: float, high: float) -> None:
     if value is not None and not (math.isfinite(value) and low <= value <= high):
         raise InvalidArgumentError(f"{name} is {value}, must be in [{low}, {high}]", field=name)

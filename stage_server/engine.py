@@ -7,6 +7,13 @@ from protos.layer_range import LayerRange
 from stage_server.batch import ForwardBatch, ForwardOutput
 
 
+class DeviceLostError(Exception):
+    """The device computes no more for this process, which has to end.
+
+    Never crosses the wire.
+    """
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineInfo:
     """What an engine is and what it can hold; constant for its life."""
@@ -69,6 +76,9 @@ class StageEngine(Protocol):
             StaleStateError: A slice starts beyond what its slot holds, a fork or truncate asks for
                 more than there is, or a fork's target is not empty. Nothing took effect.
             KvFullError: There are not enough free blocks. Nothing took effect.
+            DeviceMemoryError: The device has no memory for the activations; fewer tokens may fit.
+                The content of the batch's slots is undefined.
+            DeviceLostError: The device cannot be used any more.
             Exception: Anything else leaves the content of the batch's slots undefined, their
                 block accounting intact, and the engine usable.
         """

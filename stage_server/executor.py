@@ -11,7 +11,18 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import NamedTuple, TypeVar
 
+from stage_server.engine import DeviceLostError
+
 T = TypeVar("T")
+
+
+class RunningJob(NamedTuple):
+    """What the thread is at."""
+
+    number: int
+    """Tells it from every other job."""
+    num_tokens: int
+    """Rows that it computes; 0 when it did not say so, or computes none."""
 
 
 class _Job(NamedTuple):
@@ -36,9 +47,26 @@ class ModelExecutor:
         """Starts the thread."""
         self._max_queued = max_queued
         self._num_queued = 0
+        self._num_started = 0
+        self._running: RunningJob | None = None
+        self._lost_device: DeviceLostError | None = None
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
         self._thread.start()
+
+    @property
+    def running(self) -> RunningJob | None:
+        """The job that runs now; None when the thread waits for work. Any thread."""
+        return self._running
+
+    @property
+    def lost_device(self) -> DeviceLostError | None:
+        """Why nothing can be computed any more; None while it can. Any thread."""
+        return self._lost_device
+
+    def note_tokens(self, num_tokens: int) -> None:
+        """Says how many rows the present job computes; called by the job itself."""
+        self._running = RunningJob(self._num_started, num_tokens)
 
     def submit(self, function: Callable[[], T]) -> asyncio.Future[T]:
         """Queues a call; event loop only.
@@ -68,10 +96,15 @@ class ModelExecutor:
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
             value = error = None
+            self._num_started += 1
+            self._running = RunningJob(self._num_started, 0)
             try:
                 value = job.function()
             except Exception as raised:  # the caller gets whatever the job raised
                 error = raised
+                if isinstance(raised, DeviceLostError):
+                    self._lost_device = raised
+            self._running = None
             if job.loop.is_closed():
                 return
             job.loop.call_soon_threadsafe(self._resolve, job.future, value, error)

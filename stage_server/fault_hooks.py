@@ -20,6 +20,7 @@ import torch
 
 from protos.errors import InvalidArgumentError
 from stage_server.batch import ForwardBatch, ForwardOutput
+from stage_server.device_failures import device_failures
 from stage_server.engine import EngineInfo, StageEngine
 
 _log = logging.getLogger(__name__)
@@ -149,13 +150,14 @@ def _with_nan_row(batch: ForwardBatch) -> ForwardBatch:
 
 
 def _fail(fault: Fault) -> NoReturn:
-    match fault:
-        case Fault.OUT_OF_MEMORY:
-            raise torch.OutOfMemoryError("planned: out of memory")
-        case Fault.DEVICE_ERROR:
-            raise torch.AcceleratorError("planned: the device is unusable")
-        case Fault.HANG:
-            threading.Event().wait()
-        case Fault.KILL:
-            os.kill(os.getpid(), signal.SIGKILL)
+    with device_failures(torch.device("cpu")):  # as inside an engine
+        match fault:
+            case Fault.OUT_OF_MEMORY:
+                raise torch.OutOfMemoryError("planned")
+            case Fault.DEVICE_ERROR:
+                raise torch.AcceleratorError("planned")
+            case Fault.HANG:
+                threading.Event().wait()
+            case Fault.KILL:
+                os.kill(os.getpid(), signal.SIGKILL)
     raise RuntimeError(f"planned: {fault}")

@@ -52,6 +52,10 @@ class Tenure:
         assert not self._ended, "a stream that ended submits nothing"
         return self._executor.submit(lambda: self._run(job))
 
+    def note_tokens(self, num_tokens: int) -> None:
+        """Says how many rows the present job computes; called by the job itself."""
+        self._executor.note_tokens(num_tokens)
+
     def end(self) -> None:
         """Gives the slots up; what is queued will not be computed."""
         self._ended = True

@@ -13,19 +13,21 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import grpc
 import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from model_files import open_model
-from protos.errors import InvalidArgumentError
+from protos.errors import InternalError, InvalidArgumentError
 from stage_server.config import ListenAddress, StageConfig
 from stage_server.engine import StageEngine
 from stage_server.executor import ModelExecutor
 from stage_server.limits import MessageLimits
 from stage_server.servicer import SERVICE_NAME, StageServicer
 from stage_server.stream import MAX_IN_FLIGHT
+from stage_server.watchdog import watch
 
 MAX_CONCURRENT_CALLS = 128
 """Calls that are served at once, health included; further ones get RESOURCE_EXHAUSTED."""
@@ -101,6 +103,23 @@ class StageServer:
         elapsed_s = time.perf_counter() - started_s
         _log.info("ready after %.1f s: layers %s", elapsed_s, engine.info.layers)
 
+    async def watch(self, *, hang_timeout_s: float) -> InternalError:
+        """Keeps health true to the model thread, once it has loaded, until that is past help.
+
+        Args:
+            hang_timeout_s: What a step may take, besides what its tokens add.
+
+        Returns:
+            Why the process must end.
+        """
+
+        async def on_change(hangs: bool) -> None:
+            self._servicer.set_hangs(hangs)
+            status = health_pb2.HealthCheckResponse
+            await self._set_health(status.NOT_SERVING if hangs else status.SERVING)
+
+        return await watch(self._executor, timeout_s=hang_timeout_s, on_change=on_change)
+
     async def stop(self, *, grace_s: float) -> bool:
         """Drains, closes the port and ends the model thread.
 
@@ -146,17 +165,29 @@ def run(config: StageConfig) -> None:
 
         return build_engine(config, files)
 
-    if not uvloop.run(_serve(config, limits, load)):
+    end = uvloop.run(_serve(config, limits, load))
+    if end.error is not None:
+        print(f"stage-server: {end.error.message}", file=sys.stderr)
+    if end.error is not None or not end.thread_ended:
         # A model thread inside a kernel would crash the interpreter's own shutdown.
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(0)
+        os._exit(0 if end.error is None else 1)
+
+
+class _End(NamedTuple):
+    """How serving came to its end."""
+
+    error: InternalError | None
+    """Why it had to; None when it was told to."""
+    thread_ended: bool
+    """False when the model thread is still busy."""
 
 
 async def _serve(
     config: StageConfig, limits: MessageLimits, load: Callable[[], StageEngine]
-) -> bool:
-    """Serves until told to stop; returns False when the model thread is still busy."""
+) -> _End:
+    """Serves until told to stop, or until the model thread is past help."""
     stop = asyncio.Event()
     _stop_on_signals(stop)
     if config.exit_with_parent:
@@ -165,18 +196,32 @@ async def _serve(
     address = await server.start()
     stopping = asyncio.create_task(stop.wait())
     loading = asyncio.create_task(server.load())
+    error = None
     try:
         await asyncio.wait({stopping, loading}, return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
             await loading
             if config.json_output:
                 _print_ready(address, config)
-            await stopping
+            error = await _watch_until(stopping, server, config)
     finally:
         stopping.cancel()
         loading.cancel()
-        stopped = await server.stop(grace_s=config.drain_grace_s)
-    return stopped
+        grace_s = 0.0 if error else config.drain_grace_s
+        thread_ended = await server.stop(grace_s=grace_s)
+    return _End(error, thread_ended)
+
+
+async def _watch_until(
+    stopping: asyncio.Task[bool], server: StageServer, config: StageConfig
+) -> InternalError | None:
+    """Waits for the end; returns None when `stopping` is what came."""
+    watching = asyncio.create_task(server.watch(hang_timeout_s=config.hang_timeout_s))
+    try:
+        await asyncio.wait({stopping, watching}, return_when=asyncio.FIRST_COMPLETED)
+        return watching.result() if watching.done() else None
+    finally:
+        watching.cancel()
 
 
 def _server_options(limits: MessageLimits) -> list[tuple[str, int]]:

@@ -18,10 +18,11 @@ from protos.errors import (
     InvalidArgumentError,
     StagecoachError,
     UnavailableError,
+    draining_error,
 )
 from protos.stagecoach.v1 import stage_pb2
 from stage_server.answer import parse_request
-from stage_server.engine import EngineInfo, StageEngine
+from stage_server.engine import DeviceLostError, EngineInfo, StageEngine
 from stage_server.executor import ModelExecutor
 from stage_server.lease import StageLease
 from stage_server.stream import ForwardContext, ForwardStream
@@ -48,13 +49,14 @@ class _Stage(NamedTuple):
 class StageServicer:
     """Implements `stagecoach.v1.StageService`; event loop only.
 
-    Refuses calls with UNAVAILABLE until `serve`, and new streams after `drain`.
+    Refuses calls with UNAVAILABLE until `serve`, after `drain`, and while the model thread hangs.
     """
 
     def __init__(self) -> None:
         """Has nothing to serve yet."""
         self._stage: _Stage | None = None
         self._draining = False
+        self._hangs = False
         self._streams: set[ForwardStream] = set()
         self._no_streams = asyncio.Event()
         self._no_streams.set()
@@ -79,6 +81,10 @@ class StageServicer:
     def serve(self, engine: StageEngine, executor: ModelExecutor) -> None:
         """Begins to serve a loaded engine that `executor` owns."""
         self._stage = _Stage(engine, StageLease(engine, executor))
+
+    def set_hangs(self, hangs: bool) -> None:
+        """Says that the model thread hangs, or that it works again."""
+        self._hangs = hangs
 
     async def drain(self, *, grace_s: float) -> None:
         """Opens no more streams and ends the open ones once their micro-batches are answered.
@@ -110,14 +116,14 @@ class StageServicer:
             await _abort(context, error)
         except grpc.aio.BaseError:
             raise  # the call is broken already
+        except DeviceLostError:
+            await _abort(context, UnavailableError("the stage's device is lost"))
         except Exception:
             _log.exception("a stream failed")
             await _abort(context, InternalError("the stage failed; its log says why"))
 
     async def _forward(self, context: ForwardContext) -> None:
         stage = self._ready()
-        if self._draining:
-            raise UnavailableError("the stage is draining")
         info = stage.engine.info
         opening = await _read_open(context)
         _check_opening(opening, info)
@@ -125,7 +131,7 @@ class StageServicer:
             opened = stage_pb2.StreamOpened(epoch=opening.epoch)
             await context.write(stage_pb2.ForwardResponse(opened=opened).SerializeToString())
             if self._draining:
-                raise UnavailableError("the stage is draining")
+                raise draining_error()
             stream = ForwardStream(context, tenure)
             _log.info("stream of %s opened, epoch %d", opening.coordinator_id, opening.epoch)
             self._streams.add(stream)
@@ -141,6 +147,10 @@ class StageServicer:
     def _ready(self) -> _Stage:
         if self._stage is None:
             raise UnavailableError("the stage is loading")
+        if self._draining:
+            raise draining_error()
+        if self._hangs:
+            raise UnavailableError("the stage's model thread hangs")
         return self._stage
 
 

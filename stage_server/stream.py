@@ -11,7 +11,7 @@ from functools import partial
 
 import grpc
 
-from protos.errors import StagecoachError, UnavailableError
+from protos.errors import StagecoachError, draining_error
 from stage_server.answer import Arrival, answer
 from stage_server.lease import Tenure
 
@@ -47,6 +47,7 @@ class ForwardStream:
         Raises:
             InvalidArgumentError: The peer broke the protocol. Micro-batches before are answered.
             UnavailableError: `drain` was called. Micro-batches that were read are answered.
+            DeviceLostError: The device computes no more.
             StaleStateError: A stream of a higher epoch took over.
         """
         reader = self._reader = asyncio.create_task(self._read())
@@ -67,7 +68,7 @@ class ForwardStream:
         """Stops reading; the stream ends when everything that was read is answered."""
         assert self._reader is not None, "only a stream that runs can be drained"
         if not self._reader.done():
-            self._end_error = UnavailableError("the stage is draining")
+            self._end_error = draining_error()
             self._reader.cancel()
 
     async def _read(self) -> None:
@@ -79,7 +80,8 @@ class ForwardStream:
                 if not isinstance(data, bytes):
                     return
                 arrival = Arrival(data, time.perf_counter_ns())
-                self._in_flight.put_nowait(self._tenure.run(partial(answer, arrival)))
+                job = partial(answer, arrival, note_tokens=self._tenure.note_tokens)
+                self._in_flight.put_nowait(self._tenure.run(job))
         finally:
             self._in_flight.put_nowait(None)
 

@@ -10,10 +10,11 @@ from model_files import ModelFiles
 from protos.errors import InsufficientMemoryError
 from stage_server.batch import ForwardBatch, ForwardOutput, LogitsRequest, SequenceSlice
 from stage_server.config import StageConfig
+from stage_server.device_failures import device_failures
 from stage_server.engine import EngineInfo
 from stage_server.kv_cache.kv_pool import KvPool
 from stage_server.kv_cache.paged_attention import PagedAttention
-from stage_server.kv_cache.slot_tables import SlotTables
+from stage_server.kv_cache.slot_tables import BlockPlan, SlotTables
 from stage_server.logits import reduce_logits
 from stage_server.model.layer_stack import LayerStack, load_layer_stack
 
@@ -95,12 +96,16 @@ class TorchEngine:
             self.forward(self._blank_batch(piece))
         self.free_all_slots()
 
-    @torch.inference_mode()
     def forward(self, batch: ForwardBatch) -> ForwardOutput:
         """Runs one micro-batch; see `StageEngine.forward`."""
         plan = self._slots.apply(batch.slot_ops, batch.slices)
         if not batch.slices:
             return ForwardOutput()
+        with device_failures(self._device):
+            return self._compute(batch, plan)
+
+    @torch.inference_mode()
+    def _compute(self, batch: ForwardBatch, plan: BlockPlan) -> ForwardOutput:
         self._pool.prepare(plan)
         if batch.token_ids is not None:
             hidden = self._stack.embed(batch.token_ids.to(self._device))

@@ -18,6 +18,7 @@ from coordinator.core.step import (
     StepOutput,
 )
 from coordinator.pipeline import wire
+from coordinator.pipeline.answered_logits import read_logits
 from coordinator.pipeline.stage_link import LinkConfig, StageLink
 from coordinator.pipeline.topology import Topology
 from protos.errors import (
@@ -163,10 +164,10 @@ class Pipeline:
             started_ns = time.perf_counter_ns()
             if num_tokens and link is not last:
                 wire.set_hidden_states(request, reply.result)
-        vocab_size = self.topology.vocab_size
-        rows = tuple(wire.logits_row(row, vocab_size) for row in reply.result.logits)
-        if [row.row for row in rows] != [request.row for request in logits]:
-            raise InternalError(f"stage {last.address} did not answer with the wanted logits")
+        try:
+            rows = read_logits(reply.result.logits, logits, self.topology.vocab_size)
+        except InternalError as error:
+            raise InternalError(f"stage {last.address} {error.message}") from error
         timings[-1] = timings[-1].with_serialization(time.perf_counter_ns() - started_ns)
         return StepOutput(
             micro_batch_id=output.micro_batch_id,

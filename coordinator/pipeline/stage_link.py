@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import grpc
@@ -19,6 +19,7 @@ import grpc.aio
 from coordinator.core.stage_info import StageInfo
 from coordinator.core.step import StageSpan, StageTimings
 from coordinator.pipeline import wire
+from coordinator.pipeline.step_deadline import StepDeadline, StepTimeouts
 from protos import PROTOCOL_VERSION, status
 from protos.errors import (
     DeadlineExceededError,
@@ -50,10 +51,8 @@ class LinkConfig:
 
     connect_timeout_s: float = 5.0
     """For GetInfo and for opening the stream."""
-    step_timeout_s: float = 30.0
-    """For one micro-batch, at any number of tokens, once those before it are answered."""
-    step_timeout_per_token_s: float = 0.25
-    """Added for every token of the micro-batch."""
+    step: StepTimeouts = field(default_factory=StepTimeouts)
+    """For one micro-batch, once those before it are answered."""
     keepalive_s: float = 5.0
     """Pause before an idle connection is pinged, and time for the answer; a stage that is cut off
     is lost after twice as long."""
@@ -100,6 +99,7 @@ class StageLink:
         that were given up keep it busy too."""
         self._turn_began_s = 0.0
         """When the first of them was, on the event loop's clock."""
+        self._deadline = StepDeadline(config.step)
 
     @property
     def is_open(self) -> bool:
@@ -180,6 +180,7 @@ class StageLink:
             raise IncompatibleError(f"stage {self.address} did not answer `open` with `opened`")
         self._call = call
         self._unanswered.clear()
+        self._deadline.restart()
         self._tasks = (
             asyncio.create_task(self._take_answers(call), name=f"reader {self.address}"),
             asyncio.create_task(self._watch(call), name=f"watch {self.address}"),
@@ -257,8 +258,10 @@ class StageLink:
         try:
             while (response := await _read(call)) is not None:
                 arrived_ns = time.perf_counter_ns()
-                self._unanswered.pop(response.result.micro_batch_id, None)
-                self._turn_began_s = now()
+                num_tokens = self._unanswered.pop(response.result.micro_batch_id, None)
+                began_s, self._turn_began_s = self._turn_began_s, now()
+                if num_tokens is not None:
+                    self._deadline.observe(num_tokens, self._turn_began_s - began_s)
                 future = self._pending.get(response.result.micro_batch_id)
                 if future is not None and not future.done():
                     future.set_result(_Arrival(response.result, arrived_ns))
@@ -267,17 +270,28 @@ class StageLink:
         self._lose(call, self._lost(await self._ending(call)))
 
     async def _watch(self, call: ForwardCall) -> None:
-        """Gives the stage up when a micro-batch is late. One timer a link costs a step nothing."""
+        """Gives the stage up when a micro-batch is late. One timer a link costs a step nothing.
+
+        Only time in which this process ran counts: after a pause of its own, answers may be here
+        that it has not read.
+        """
         now = asyncio.get_running_loop().time
-        config = self._config
+        turn: tuple[int, float] | None = None
+        waited_s = 0.0
         while self._call is call:
+            looked_s = now()
             await asyncio.sleep(WATCH_PERIOD_S)
-            num_tokens = next(iter(self._unanswered.values()), None)
-            if num_tokens is None:
+            head = next(iter(self._unanswered), None)
+            if head is None or turn != (head, self._turn_began_s):
+                turn = None if head is None else (head, self._turn_began_s)
+                waited_s = 0.0
                 continue
-            timeout_s = config.step_timeout_s + num_tokens * config.step_timeout_per_token_s
-            if now() > self._turn_began_s + timeout_s:
-                message = f"a micro-batch of {num_tokens} tokens was not answered in time"
+            waited_s += min(now() - looked_s, 2 * WATCH_PERIOD_S)
+            num_tokens = self._unanswered[head]
+            limit_s = self._deadline.limit_s(num_tokens)
+            if waited_s > limit_s:
+                self._deadline.alarm()
+                message = f"{num_tokens} tokens were not answered in time, {limit_s:.1f} s"
                 self._lose(call, DeadlineExceededError(f"stage {self.address}: {message}"))
                 call.cancel()
 

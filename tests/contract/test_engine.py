@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -400,3 +401,22 @@ async def test_a_stage_that_leaves_logits_out_fails_the_request_and_not_the_engi
         patch.setattr(TorchEngine, "forward", forward)
         assert isinstance(await failure(engine, create_spec()), InternalError)
     assert len(await generate(engine, PROMPT, 5)) == 5
+
+
+async def test_malformed_logits_fail_their_micro_batch_and_not_the_engine(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = await generate(engine, PROMPT, 20)
+    real_forward = TorchEngine.forward
+
+    def forward(stage: TorchEngine, batch: ForwardBatch) -> ForwardOutput:
+        output = real_forward(stage, batch)
+        rows = tuple(replace(row, candidate_ids=[1000]) for row in output.logits)
+        return replace(output, logits=rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TorchEngine, "forward", forward)
+        error = await failure(engine, create_spec())
+    assert isinstance(error, InternalError)
+    assert "failed on a stage" in error.message
+    assert await generate(engine, PROMPT, 20) == expected

@@ -21,6 +21,7 @@ from coordinator.core.step import LogitsRequest, ScheduledSlice, SchedulerOutput
 from coordinator.pipeline import wire
 from coordinator.pipeline.pipeline import Pipeline
 from coordinator.pipeline.stage_link import LinkConfig, StageLink
+from coordinator.pipeline.step_deadline import StepTimeouts
 from coordinator.scheduler import Scheduler
 from model_files import open_model
 from protos.errors import DeadlineExceededError, UnavailableError
@@ -214,7 +215,7 @@ async def test_a_stage_that_does_not_answer_in_time_is_given_up(
         link = StageLink(
             address,
             coordinator_id="tester",
-            config=LinkConfig(step_timeout_s=0.1, step_timeout_per_token_s=0.05),
+            config=LinkConfig(step=StepTimeouts(ceiling_s=0.1, ceiling_per_token_s=0.05)),
             on_lost=lambda: lost.append(None),
         )
         await link.open(await link.get_info(), epoch=1)
@@ -248,7 +249,7 @@ async def test_a_micro_batch_is_not_late_while_the_one_before_it_has_its_time(
         link = StageLink(
             address,
             coordinator_id="tester",
-            config=LinkConfig(step_timeout_s=0.5, step_timeout_per_token_s=0.2),
+            config=LinkConfig(step=StepTimeouts(ceiling_s=0.5, ceiling_per_token_s=0.2)),
             on_lost=lambda: None,
         )
         await link.open(await link.get_info(), epoch=1)
@@ -300,7 +301,7 @@ async def test_a_stage_that_stops_reading_is_given_up_in_the_middle_of_a_write(
     link = StageLink(
         f"127.0.0.1:{port}",
         coordinator_id="tester",
-        config=LinkConfig(step_timeout_s=0.5, step_timeout_per_token_s=0),
+        config=LinkConfig(step=StepTimeouts(ceiling_s=0.5, ceiling_per_token_s=0)),
         on_lost=lambda: None,
     )
     await link.open(replace(info, max_num_batched_tokens=2**20), epoch=1)

@@ -9,8 +9,10 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from protos.errors import InvalidArgumentError, ModelFilesError, UnavailableError
+from protos.stagecoach.v1 import stage_pb2
+from stage_server.batch import ForwardBatch
 from stage_server.config import ListenAddress
-from stage_server.engine import StageEngine
+from stage_server.engine import DeviceLostError, StageEngine
 from stage_server.servicer import SERVICE_NAME
 from tests.contract.arithmetic_engine import ArithmeticEngine, arithmetic_info
 from tests.contract.stage_builders import (
@@ -133,3 +135,50 @@ async def test_an_address_of_another_machine_cannot_be_bound() -> None:
 
 def _wait(event: threading.Event) -> None:
     assert event.wait(DEADLINE_S)
+
+
+async def test_health_is_off_while_the_model_thread_hangs_and_on_when_it_works_again() -> None:
+    released = threading.Event()
+    engine = ArithmeticEngine(arithmetic_info(), lambda _batch: _wait(released))
+    async with running_stage(engine) as stage:
+        watching = asyncio.create_task(stage.server.watch(hang_timeout_s=0.2))
+        stub = health_pb2_grpc.HealthStub(stage.channel)
+        health_watch = stub.Watch(health_pb2.HealthCheckRequest(service=SERVICE_NAME))
+        assert (await health_watch.read()).status == SERVING
+        stream = await stage.open()
+        forward = asyncio.create_task(stream.run(micro_batch((0, 0, 1))))
+        async with asyncio.timeout(DEADLINE_S):
+            assert (await health_watch.read()).status == NOT_SERVING
+        with pytest.raises(grpc.aio.AioRpcError, match="model thread hangs") as caught:
+            await stage.info()
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        released.set()
+        await forward
+        async with asyncio.timeout(DEADLINE_S):
+            assert (await health_watch.read()).status == SERVING
+        assert (await stage.info()).pid
+        health_watch.cancel()
+        watching.cancel()
+
+
+async def test_a_thread_that_never_comes_back_and_a_lost_device_end_the_watch() -> None:
+    released = threading.Event()
+    engine = ArithmeticEngine(arithmetic_info(), lambda _batch: _wait(released))
+    async with running_stage(engine) as stage:
+        forward = asyncio.create_task((await stage.open()).run(micro_batch((0, 0, 1))))
+        async with asyncio.timeout(DEADLINE_S):
+            error = await stage.server.watch(hang_timeout_s=0.1)
+        assert "the model thread hangs since" in error.message
+        released.set()
+        await forward
+
+    def lose(_batch: ForwardBatch) -> None:
+        raise DeviceLostError("cuda:0: AcceleratorError")
+
+    async with running_stage(ArithmeticEngine(arithmetic_info(), lose)) as stage:
+        stream = await stage.open()
+        await stream.send(stage_pb2.ForwardRequest(micro_batch=micro_batch((0, 0, 1))))
+        assert isinstance(await stream.end_error(), UnavailableError)
+        async with asyncio.timeout(DEADLINE_S):
+            error = await stage.server.watch(hang_timeout_s=100.0)
+        assert "the device is lost: cuda:0" in error.message

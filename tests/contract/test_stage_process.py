@@ -229,3 +229,52 @@ def _is_alive(pid: int) -> bool:
             return file.read().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+@pytest.mark.parametrize(
+    ("failure", "message"),
+    [
+        ("time.sleep(1000)", "the model thread hangs"),
+        ("raise DeviceLostError('the device is gone')", "the device is lost"),
+    ],
+)
+def test_a_stage_that_is_past_help_ends_with_one_line_for_its_supervisor(
+    failure: str, message: str
+) -> None:
+    script = f"""
+import time
+from stage_server import torch_engine
+from stage_server.__main__ import main
+from stage_server.engine import DeviceLostError
+real_warm_up = torch_engine.TorchEngine.warm_up
+def fail(*_):
+    {failure}
+def warm_up(engine):
+    real_warm_up(engine)
+    torch_engine.TorchEngine.forward = fail
+torch_engine.TorchEngine.warm_up = warm_up
+main()
+"""
+    flags = [*FLAGS, "--json", "--hang-timeout-s", "0.3"]
+    with subprocess.Popen(
+        [sys.executable, "-c", script, *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as child:
+        try:
+            with connect(ready(child)) as channel:
+                batch = stage_pb2.MicroBatch(
+                    micro_batch_id=1,
+                    slices=[stage_pb2.SequenceSlice(kv_slot=0, start_position=0, num_tokens=1)],
+                    token_ids=stage_pb2.TokenIds(ids=[5]),
+                )
+                answers = open_stream(channel, [stage_pb2.ForwardRequest(micro_batch=batch)])
+                with pytest.raises(grpc.RpcError):
+                    next(answers)
+                assert child.wait(DEADLINE_S) == 1
+            lines = _stream(child.stderr).read().splitlines()
+            assert message in lines[-1]
+            assert lines[-1].startswith("stage-server: ")
+        finally:
+            child.kill()

@@ -15,6 +15,7 @@ KV_MEMORY = "1MiB"
 MAX_NUM_SEQS = 16
 MAX_MODEL_LEN = 1024
 NUM_STAGES = 3
+HANG_TIMEOUT_S = 4.0
 
 
 class Stage:
@@ -66,6 +67,7 @@ class Stage:
             *("--model", str(self.model), "--layers", str(self.layers)),
             *("--listen", self.address, "--kv-memory", KV_MEMORY, "--threads", "1"),
             *("--max-num-seqs", str(MAX_NUM_SEQS), "--drain-grace-s", "5"),
+            *("--hang-timeout-s", str(HANG_TIMEOUT_S)),
             *("--unsafe-fault-hooks", str(self._plan)),
             *flags,
         ]

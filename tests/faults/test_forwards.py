@@ -8,14 +8,14 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from protos.errors import InternalError, UnavailableError
-from tests.faults.cluster import Stage
+from tests.faults.cluster import HANG_TIMEOUT_S, Stage
 from tests.faults.oracle import RECOVERY_S, STEP_DEADLINE_S, Oracle
 from tests.faults.reference import Continuation
 from tests.faults.traffic import Traffic
 from tests.faults.waiting import eventually
 from tests.tiny_models import VOCAB_SIZE
 
-STUCK_EXIT_S = 120.0
+STUCK_EXIT_S = 8 * HANG_TIMEOUT_S
 """Until a stage whose forward never returns ends itself."""
 
 

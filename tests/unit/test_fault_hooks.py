@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from protos.errors import InvalidArgumentError
+from protos.errors import DeviceMemoryError, InvalidArgumentError
 from protos.layer_range import LayerRange
 from stage_server.batch import ForwardBatch, LogitsRequest, SequenceSlice
+from stage_server.engine import DeviceLostError
 from stage_server.fault_hooks import FaultHooks, PlannedFault
 from tests.contract.arithmetic_engine import HIDDEN_SIZE, ArithmeticEngine, arithmetic_info
 from tests.contract.stage_builders import stage_config
@@ -48,14 +49,14 @@ def test_a_stage_with_hooks_says_so_to_whoever_asks(plan: Path) -> None:
     ("fault", "raised"),
     [
         ("raise", RuntimeError),
-        ("out-of-memory", torch.OutOfMemoryError),
-        ("device-error", torch.AcceleratorError),
+        ("out-of-memory", DeviceMemoryError),
+        ("device-error", DeviceLostError),
     ],
 )
 def test_a_planned_fault_strikes_once(plan: Path, fault: str, raised: type[Exception]) -> None:
     engine = first_stage(plan)
     plan.write_text(json.dumps({"fault": fault}))
-    with pytest.raises(raised, match="planned"):
+    with pytest.raises(raised):
         engine.forward(batch_of(*TOKENS))
     assert not plan.exists()
     assert engine.forward(batch_of(*TOKENS)).hidden_states is not None

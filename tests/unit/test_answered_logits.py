@@ -1,0 +1,83 @@
+"""Rows of logits as a stage might answer: what the sampler may rely on, and what is refused."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from coordinator.core.step import LogitsRequest
+from coordinator.pipeline.answered_logits import read_logits
+from protos.errors import InternalError
+from protos.stagecoach.v1 import stage_pb2, tensor_pb2
+
+VOCAB_SIZE = 8
+WANTED = [LogitsRequest(row=3, num_candidates=2, token_ids=(5,))]
+
+
+def reduced() -> stage_pb2.LogitsRow:
+    return stage_pb2.LogitsRow(
+        row=3,
+        log_sum_exp=0.5,
+        candidate_ids=[7, 1],
+        candidate_logits=[2.0, 1.0],
+        token_logits=[0.25],
+    )
+
+
+def full(values: list[float]) -> stage_pb2.LogitsRow:
+    data = np.array(values, dtype=np.float32).tobytes()
+    tensor = tensor_pb2.Tensor(dtype=tensor_pb2.DTYPE_FLOAT32, shape=[len(values)], data=data)
+    return stage_pb2.LogitsRow(row=3, log_sum_exp=0.5, full=tensor)
+
+
+def test_what_was_asked_for_is_read() -> None:
+    (row,) = read_logits([reduced()], WANTED, VOCAB_SIZE)
+    assert (row.row, list(row.candidate_ids), list(row.token_logits)) == (3, [7, 1], [0.25])
+    (row,) = read_logits([full([1.0] * VOCAB_SIZE)], WANTED, VOCAB_SIZE)
+    assert row.full is not None
+    assert len(row.full) == VOCAB_SIZE
+
+
+def test_a_row_that_says_it_is_not_finite_is_left_to_its_request() -> None:
+    message = reduced()
+    message.log_sum_exp = math.nan
+    message.candidate_logits[0] = math.inf
+    (row,) = read_logits([message], WANTED, VOCAB_SIZE)
+    assert math.isnan(row.log_sum_exp)
+
+
+def set_id(row: stage_pb2.LogitsRow) -> None:
+    row.candidate_ids[1] = VOCAB_SIZE
+
+
+def set_nan(row: stage_pb2.LogitsRow) -> None:
+    row.candidate_logits[1] = math.nan
+
+
+def set_token_infinite(row: stage_pb2.LogitsRow) -> None:
+    row.token_logits[0] = math.inf
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda row: setattr(row, "row", 2), "not of the 1 wanted"),
+        (lambda row: row.candidate_ids.append(0), "row 3: candidate_ids are 3"),
+        (lambda row: row.candidate_logits.pop(), "with 1 logits, 2 were wanted"),
+        (lambda row: row.ClearField("candidate_ids"), "candidate_ids are 0"),
+        (lambda row: row.token_logits.append(1.0), "token_logits are 2, 1 were wanted"),
+        (set_id, "has 8, the vocabulary 8"),
+        (set_nan, "not finite, though log_sum_exp is"),
+        (set_token_infinite, "not finite, though log_sum_exp is"),
+        (lambda row: row.CopyFrom(full([1.0] * 7)), "row 3: "),
+        (lambda row: row.CopyFrom(full([1.0] * 7 + [math.nan])), "full is not finite"),
+    ],
+)
+def test_a_row_that_is_not_what_was_asked_for_is_refused(
+    spoil: Callable[[stage_pb2.LogitsRow], object], message: str
+) -> None:
+    row = reduced()
+    spoil(row)
+    with pytest.raises(InternalError, match=message):
+        read_logits([row], WANTED, VOCAB_SIZE)

@@ -1,0 +1,70 @@
+"""When a model thread counts as hung, and what a failed computation says of its device."""
+
+import pytest
+import torch
+
+from protos.errors import DeviceMemoryError
+from stage_server.device_failures import device_failures
+from stage_server.engine import DeviceLostError
+from stage_server.executor import RunningJob
+from stage_server.watchdog import EXIT_FACTOR, PERIOD_S, TIMEOUT_PER_TOKEN_S, JobMeter, Verdict
+
+TIMEOUT_S = 10.0
+CPU = torch.device("cpu")
+
+
+def seconds_until(verdict: Verdict, job: RunningJob | None, *, limit_s: float) -> float | None:
+    """How long one and the same job runs until it is judged so; None when it never is."""
+    meter, now_s = JobMeter(TIMEOUT_S), 1000.0
+    meter.look(job, now_s)
+    for tick in range(1, int(limit_s / PERIOD_S)):
+        if meter.look(job, now_s + tick * PERIOD_S) is verdict:
+            return tick * PERIOD_S
+    return None
+
+
+@pytest.mark.parametrize("num_tokens", [0, 1, 400])
+def test_a_job_that_runs_too_long_for_its_tokens_hangs_and_then_is_lost(num_tokens: int) -> None:
+    job = RunningJob(7, num_tokens)
+    timeout_s = TIMEOUT_S + num_tokens * TIMEOUT_PER_TOKEN_S
+    hung_s = seconds_until(Verdict.HANGS, job, limit_s=1000)
+    lost_s = seconds_until(Verdict.IS_LOST, job, limit_s=1000)
+    assert hung_s == timeout_s + PERIOD_S
+    assert lost_s == EXIT_FACTOR * timeout_s + PERIOD_S
+
+
+def test_a_thread_without_work_never_hangs() -> None:
+    assert seconds_until(Verdict.HANGS, None, limit_s=1000) is None
+
+
+def test_one_job_after_another_is_work_however_long_it_goes_on() -> None:
+    meter = JobMeter(TIMEOUT_S)
+    for tick in range(1000):
+        job = RunningJob(tick // 30, 1)
+        assert meter.look(job, tick * PERIOD_S) is Verdict.WORKS
+
+
+def test_time_in_which_the_process_was_stopped_does_not_count() -> None:
+    meter, job = JobMeter(TIMEOUT_S), RunningJob(1, 1)
+    meter.look(job, 0.0)
+    assert meter.look(job, 3600.0) is Verdict.WORKS
+    assert meter.look(None, 3600.0 + PERIOD_S) is Verdict.WORKS
+
+
+@pytest.mark.parametrize(
+    ("raised", "named"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), DeviceMemoryError),
+        (MemoryError(), DeviceMemoryError),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), DeviceMemoryError),
+        (torch.AcceleratorError("an illegal memory access"), DeviceLostError),
+        (RuntimeError("a bug"), RuntimeError),
+        (ValueError("another"), ValueError),
+    ],
+)
+def test_failures_of_the_device_are_told_from_bugs(
+    raised: Exception, named: type[Exception]
+) -> None:
+    with pytest.raises(Exception) as caught, device_failures(CPU):  # noqa: PT011
+        raise raised
+    assert type(caught.value) is named
