@@ -8,7 +8,7 @@ from pathlib import Path
 
 from protos.layer_range import LayerRange
 from tests.faults.fault_proxy import FaultProxy
-from tests.faults.server_processes import ServerProcess
+from tests.faults.server_processes import Footprint, ServerProcess
 from tests.tiny_models import NUM_LAYERS
 
 KV_MEMORY = "1MiB"
@@ -81,6 +81,9 @@ class Cluster:
         model: A tiny model.
         folder: For logs.
         *flags: Further flags of the coordinator.
+
+    Attributes:
+        baseline: What each of `processes` held when all was well; the oracle records it.
     """
 
     def __init__(self, model: Path, folder: Path, *flags: str) -> None:
@@ -93,6 +96,7 @@ class Cluster:
         self.proxies = [FaultProxy(stage.address) for stage in self.stages]
         self.address = "127.0.0.1:0"
         self._is_unusual = False
+        self.baseline: list[Footprint] = []
         self.coordinator = self.start_coordinator()
         self.address = str(self.coordinator.ready_line()["grpc"])
 

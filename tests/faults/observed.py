@@ -3,7 +3,7 @@
     python -m tests.faults.observed SOCKET MODULE ARGUMENTS...
 
 The module is not changed in any way: a thread of its own answers each connection to the Unix socket
-with one JSON object and closes it.
+with one JSON object and closes it. A connection that sends `collect` has garbage collected first.
 """
 
 import asyncio
@@ -14,10 +14,12 @@ import socket
 import sys
 import threading
 
+COLLECT = b"collect"
+COUNT = b"count"
+
 
 def _num_tasks() -> int:
     """Tasks of all event loops that have not ended."""
-    gc.collect()
     # By the type: asking the objects would wake the lazy ones among them.
     tasks = [item for item in gc.get_objects() if issubclass(type(item), asyncio.Task)]
     return sum(not task.done() for task in tasks)
@@ -27,6 +29,8 @@ def _answer(listener: socket.socket) -> None:
     while True:
         connection, _ = listener.accept()
         with connection:
+            if connection.recv(16) == COLLECT:
+                gc.collect()
             connection.sendall(json.dumps({"num_tasks": _num_tasks()}).encode())
 
 

@@ -40,6 +40,7 @@ def continuations(model_path: Path, *, num_tokens: int, count: int) -> list[Cont
         num_tokens: Length of each, beginning and output.
         count: How many.
     """
+    torch.set_num_threads(1)  # more only wait for each other at this size
     model = reference_model(model_path)
     generator = torch.Generator().manual_seed(0)
     shape = (NUM_STARTS, START_TOKENS)

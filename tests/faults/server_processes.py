@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from tests.faults.observed import COLLECT, COUNT
+
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 30.0
 _DYING_S = 20.0
@@ -89,10 +91,15 @@ class ServerProcess:
         content: dict[str, object] = json.loads(line)
         return content
 
-    def footprint(self) -> Footprint:
-        """What it holds now; asking costs it a connection for a moment."""
+    def footprint(self, *, collected: bool = False) -> Footprint:
+        """What it holds now; asking costs it a connection for a moment.
+
+        Args:
+            collected: Have it collect garbage first, which takes it a third of a second.
+        """
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(self._observer)
+            connection.sendall(COLLECT if collected else COUNT)
             num_tasks = json.loads(connection.makefile().read())["num_tasks"]
         status = dict(
             line.split(":\t", 1)
