@@ -1,4 +1,4 @@
-"""One cluster a module, made whole before each test, and the oracle that judges it."""
+"""One cluster for all rows, made whole before each, and the oracle that judges it."""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -26,7 +26,7 @@ def texts(model: Path) -> list[Continuation]:
     return continuations(model, num_tokens=TEXT_TOKENS, count=NUM_TEXTS)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def shared_cluster(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     cluster = Cluster(model, tmp_path_factory.mktemp("cluster"))
     try:

@@ -13,9 +13,11 @@ import runpy
 import socket
 import sys
 import threading
+import time
 
 COLLECT = b"collect"
 COUNT = b"count"
+RETRY_S = 0.05
 
 
 def _num_tasks() -> int:
@@ -27,7 +29,11 @@ def _num_tasks() -> int:
 
 def _answer(listener: socket.socket) -> None:
     while True:
-        connection, _ = listener.accept()
+        try:
+            connection, _ = listener.accept()
+        except OSError:  # no descriptor is left; the row that took them gives them back
+            time.sleep(RETRY_S)
+            continue
         with connection:
             if connection.recv(16) == COLLECT:
                 gc.collect()

@@ -18,6 +18,7 @@ from tests.faults.observed import COLLECT, COUNT
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 30.0
 _DYING_S = 20.0
+_OBSERVER_S = 20.0
 
 
 class Footprint(NamedTuple):
@@ -98,6 +99,7 @@ class ServerProcess:
             collected: Have it collect garbage first, which takes it a third of a second.
         """
         with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(_OBSERVER_S)
             connection.connect(self._observer)
             connection.sendall(COLLECT if collected else COUNT)
             num_tasks = json.loads(connection.makefile().read())["num_tasks"]

@@ -61,7 +61,9 @@ async def test_f15_a_server_that_vanished_without_a_word_is_given_up(oracle: Ora
     oracle.check_streams(traffic)
 
 
-@pytest.mark.parametrize(("index", "way"), [(0, Way.DOWN), (1, Way.UP)])
+@pytest.mark.parametrize(
+    ("index", "way"), [(0, Way.DOWN), pytest.param(1, Way.UP, marks=pytest.mark.slow_fault)]
+)
 async def test_f17_a_reset_in_the_middle_of_a_frame_costs_no_token(
     oracle: Oracle, index: int, way: Way
 ) -> None:
@@ -75,6 +77,7 @@ async def test_f17_a_reset_in_the_middle_of_a_frame_costs_no_token(
     assert proxy.num_accepted > num_before
 
 
+@pytest.mark.slow_fault
 async def test_f17_a_frame_whose_header_is_corrupt_costs_no_token(oracle: Oracle) -> None:
     traffic = Traffic.start(oracle.client, oracle.texts)
     await traffic.until_each_has(10)
@@ -122,18 +125,14 @@ async def test_f19_a_flapping_link_is_neither_stormed_nor_leaks(oracle: Oracle) 
     ("flags", "told"),
     [
         (("--layers", "1:4"), "came back with layers 1:4, expected 2:4"),
-        pytest.param(
+        (
             ("--dtype", "bfloat16"),
             "came back with hidden_states_dtype bfloat16, expected float32",
-            marks=pytest.mark.slow_fault,
         ),
-        pytest.param(
-            ("--model", "demo", "--layers", "2:4"),
-            "came back with fingerprint",
-            marks=pytest.mark.slow_fault,
-        ),
+        (("--model", "demo", "--layers", "2:4"), "came back with fingerprint"),
     ],
 )
+@pytest.mark.slow_fault
 async def test_f20_a_stage_that_comes_back_as_another_is_refused_by_name(
     oracle: Oracle, flags: tuple[str, ...], told: str
 ) -> None:
@@ -160,6 +159,7 @@ async def test_f21_a_second_coordinator_is_refused_and_disturbs_nobody(oracle: O
     oracle.check_streams(traffic)
 
 
+@pytest.mark.slow_fault
 async def test_f22_a_second_stage_on_a_port_fails_to_bind(oracle: Oracle) -> None:
     stage = oracle.cluster.stages[0]
     arguments = ["--model", str(stage.model), "--layers", "0:2", "--listen", stage.address]
@@ -170,6 +170,7 @@ async def test_f22_a_second_stage_on_a_port_fails_to_bind(oracle: Oracle) -> Non
         assert "Traceback" not in second.log
 
 
+@pytest.mark.slow_fault
 async def test_f23_a_proxy_of_the_environment_is_ignored_between_stages(oracle: Oracle) -> None:
     environment = dict.fromkeys(
         ("http_proxy", "https_proxy", "grpc_proxy", "HTTP_PROXY", "HTTPS_PROXY"), DEAD_PROXY

@@ -32,6 +32,7 @@ async def test_f1_a_stage_killed_while_idle_is_seen_waited_for_and_used_again(
     oracle.check_streams(traffic)
 
 
+@pytest.mark.slow_fault
 async def test_f1_requests_wait_a_bounded_time_for_a_stage_that_stays_away(
     oracle: Oracle,
 ) -> None:
@@ -51,8 +52,8 @@ async def test_f1_requests_wait_a_bounded_time_for_a_stage_that_stays_away(
 @pytest.mark.parametrize(
     "victims",
     [
-        (1,),
         (0, 2),
+        pytest.param((1,), marks=pytest.mark.slow_fault),
         pytest.param((0,), marks=pytest.mark.slow_fault),
         pytest.param((2,), marks=pytest.mark.slow_fault),
     ],
@@ -161,6 +162,7 @@ async def test_f14_a_coordinator_that_is_told_to_stop_finishes_its_streams(
     oracle.cluster.restore()
 
 
+@pytest.mark.slow_fault
 async def test_f14_what_does_not_finish_within_the_grace_time_ends_typed(oracle: Oracle) -> None:
     await asyncio.to_thread(oracle.cluster.restart_coordinator, "--drain-grace-s", "0.1")
     await oracle.client.wait_until_ready(RECOVERY_S)
@@ -187,6 +189,7 @@ async def test_f14_a_second_sigterm_ends_a_coordinator_at_once(oracle: Oracle) -
     oracle.cluster.restore()
 
 
+@pytest.mark.slow_fault
 async def test_f14_a_stage_that_is_told_to_stop_exits_well_and_costs_no_token(
     oracle: Oracle,
 ) -> None:

@@ -35,6 +35,7 @@ async def test_f24_what_clients_held_is_free_when_they_leave_in_decode(oracle: O
     assert (await oracle.client.status()).num_generated_tokens == num_generated
 
 
+@pytest.mark.slow_fault
 async def test_f24_what_clients_held_is_free_when_they_leave_in_prefill_or_the_queue(
     oracle: Oracle,
 ) -> None:
@@ -113,6 +114,7 @@ async def test_f27_sequences_that_outgrow_the_kv_memory_are_preempted_and_go_on_
     assert status.num_preemptions > before
 
 
+@pytest.mark.slow_fault
 async def test_f28_slots_that_are_used_again_and_again_hold_nothing_of_before(
     oracle: Oracle,
 ) -> None:
@@ -130,6 +132,7 @@ async def test_f28_slots_that_are_used_again_and_again_hold_nothing_of_before(
         oracle.check_streams(kept)
 
 
+@pytest.mark.slow_fault
 async def test_f34_a_full_disk_for_logs_does_not_stop_serving(oracle: Oracle) -> None:
     full = Path("/dev/full")
     await asyncio.to_thread(oracle.cluster.restart_coordinator, log=full)

@@ -57,6 +57,7 @@ async def test_f12_children_end_when_the_process_that_started_them_is_killed(mod
         check_ended(pids, [ready["grpc"], *(stage["address"] for stage in stages)])
 
 
+@pytest.mark.slow_fault
 async def test_f13_a_stage_that_cannot_start_is_named_and_nothing_is_started_again_and_again(
     model: Path,
 ) -> None:
