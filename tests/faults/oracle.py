@@ -15,7 +15,12 @@ from collections.abc import Sequence
 import grpc.aio
 
 from coordinator.client import AsyncClient, CoordinatorStatus
-from protos.errors import InternalError, StagecoachError
+from protos.errors import (
+    DeadlineExceededError,
+    InternalError,
+    StagecoachError,
+    UnavailableError,
+)
 from protos.stagecoach.v1 import stage_pb2, stage_pb2_grpc
 from tests.faults.cluster import Cluster
 from tests.faults.reference import Continuation
@@ -31,6 +36,7 @@ KEEPALIVE_BOUND_S = 13.0
 """Bound for the same while it has none."""
 RECOVERY_S = 60.0
 """For streams to end once nothing is broken any more; restarts on a busy machine included."""
+STATUS_TIMEOUT_S = 10.0
 SETTLE_S = 20.0
 """Until what was recorded before a fault must hold again, once nothing is broken any more."""
 SLACK = Footprint(num_fds=6, num_threads=8, num_tasks=0, rss_bytes=48 << 20)
@@ -109,11 +115,11 @@ class Oracle:
         await eventually(is_off, within_s=bound_s, what="readiness turns off")
 
     async def is_ready(self) -> bool:
-        """What the coordinator says of itself; False when nobody answers."""
-        try:
-            return (await self.client.status(timeout_s=5)).ready
-        except StagecoachError:
-            return False
+        """What the coordinator says of itself; False when nobody is there to ask.
+
+        An answer that is late says nothing: status waits for every stage to say what it is.
+        """
+        return await is_ready(self.client)
 
     async def until_balanced(self, within_s: float = SETTLE_S) -> None:
         """Waits until no request is left, and stages hold the prefix cache and no more (I3)."""
@@ -144,6 +150,17 @@ class Oracle:
                 if new > old + slack
             ]
         return grown
+
+
+async def is_ready(client: AsyncClient) -> bool:
+    """What a coordinator says of itself; False when nobody is there to ask."""
+    while True:
+        try:
+            return (await client.status(timeout_s=STATUS_TIMEOUT_S)).ready
+        except DeadlineExceededError:
+            continue
+        except UnavailableError:
+            return False
 
 
 def check_error(error: StagecoachError) -> None:
