@@ -94,8 +94,8 @@ def mutated(data: bytes, max_size: int, seed: int) -> bytes:
     try:
         request = stage_pb2.ForwardRequest.FromString(data)
     except DecodeError:
-        request = None
-    if request is None or chance.random() < 0.5:
+        return bytes(atheris.Mutate(data, max_size))
+    if chance.random() < 0.5:
         return bytes(atheris.Mutate(data, max_size))
     mutate(request.micro_batch, chance)
     return request.SerializeToString()[:max_size]
