@@ -52,7 +52,7 @@ class StepDeadline:
             return ceiling_s
         size = num_tokens.bit_length()
         known_s = [
-            slowest_s * 2 ** max(0, size - known)
+            math.ldexp(slowest_s, max(0, size - known))
             for known, slowest_s in self._slowest_s.items()
             if len(self._times_s[known]) >= NUM_WARM
         ]
