@@ -9,8 +9,8 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help install demo test browser check lint format format-check typecheck stub-drift protos \
-	bench clean
+.PHONY: help install demo test browser test-faults fuzz check lint format format-check typecheck \
+	stub-drift protos bench bench-faults clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,13 @@ browser:  ## install the browser that tests the status page, where that is possi
 	else \
 		echo "$$skipped; for them: sudo apt-get install chromium" >&2; \
 	fi
+
+test-faults: $(INSTALLED)  ## run the whole fault suite, its slow half included; 15 minutes
+	@$(BIN)/python -m pytest tests/faults -m "slow_fault or not slow_fault" $(ARGS)
+
+fuzz: $(INSTALLED)  ## fuzz what a stage does with a frame, for a minute; ARGS="-max_total_time=600"
+	@$(PIP_INSTALL) -e ".[fuzz]"
+	@$(BIN)/python -m tests.faults.fuzz_frames $(ARGS)
 
 check: lint format-check typecheck stub-drift  ## everything that CI checks besides the tests
 
@@ -74,6 +81,9 @@ bench: $(INSTALLED)  ## print the benchmark tables; takes half an hour, wants a 
 	fi
 	@$(BIN)/python -m benchmarks.versus_transformers
 	@$(BIN)/python -m benchmarks.peers
+
+bench-faults: $(INSTALLED)  ## print what faults cost: requests lost, time to detect and recover
+	@$(BIN)/python -m benchmarks.faults $(ARGS)
 
 clean:  ## delete .venv and every cache
 	@rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

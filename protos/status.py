@@ -59,15 +59,22 @@ _BY_CODE: dict[int, type[errors.StagecoachError]] = {
 # What a server of gRPC says, in a bare RESOURCE_EXHAUSTED, to calls above maximum_concurrent_rpcs.
 _TOO_MANY_CALLS = "Concurrent RPC limit"
 
+# gRPC refuses trailing metadata above 8 to 16 KiB, and the peer would see neither error nor code.
+# The text travels twice, once with each byte as up to three characters.
+_MAX_MESSAGE_BYTES = 1000
+_MAX_DETAIL_BYTES = 200
+
 _GRPC_CODES = {code.value[0]: code for code in StatusCode}
 
 
 def to_status(error: errors.StagecoachError) -> status_pb2.Status:
-    """Writes an error as `google.rpc.Status`."""
-    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=_DOMAIN, metadata=error.details)
+    """Writes an error as `google.rpc.Status`; text that quotes too much of a peer is cut off."""
+    details = {name: _cut(value, _MAX_DETAIL_BYTES) for name, value in error.details.items()}
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=_DOMAIN, metadata=details)
     detail = Any()
     detail.Pack(info)
-    return status_pb2.Status(code=_CODES[type(error)], message=error.message, details=[detail])
+    message = _cut(error.message, _MAX_MESSAGE_BYTES)
+    return status_pb2.Status(code=_CODES[type(error)], message=message, details=[detail])
 
 
 def from_status(status: status_pb2.Status) -> errors.StagecoachError:
@@ -116,6 +123,14 @@ def from_ending(
     if code is StatusCode.RESOURCE_EXHAUSTED and message.startswith(_TOO_MANY_CALLS):
         return errors.QueueFullError(message)
     return from_status(status_pb2.Status(code=code.value[0], message=message))
+
+
+def _cut(text: str, num_bytes: int) -> str:
+    """The text, or as much of its beginning as fits, with a mark that says so."""
+    data = text.encode(errors="replace")
+    if len(data) <= num_bytes:
+        return text
+    return f"{data[: num_bytes - 4].decode(errors='ignore')} ..."
 
 
 def _parse(data: bytes) -> status_pb2.Status | None:

@@ -171,6 +171,14 @@ def stage_server(
     log_format: Annotated[
         str, typer.Option(help=f"One of {', '.join(LOG_FORMATS)}.")
     ] = _DEFAULT_LOG.format,
+    unsafe_fault_hooks: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            allow_from_autoenv=False,
+            help="For tests only: FILE tells this stage how its next forward fails.",
+        ),
+    ] = None,
     log_level: Annotated[
         str,
         typer.Option(
@@ -220,6 +228,7 @@ def stage_server(
                 if metrics_listen is None
                 else ListenAddress.parse(metrics_listen, field="metrics_listen")
             ),
+            unsafe_fault_hooks=unsafe_fault_hooks,
             hang_timeout_s=hang_timeout_s,
         )
     except InvalidArgumentError as error:

@@ -1,5 +1,7 @@
 """From a configuration to the engine that it names; each engine's imports are its own."""
 
+from pathlib import Path
+
 from model_files import ModelFiles
 from stage_server.config import StageConfig
 from stage_server.engine import StageEngine
@@ -18,6 +20,15 @@ def build_engine(config: StageConfig, files: ModelFiles, report: Report = no_rep
         IncompatibleError: The model is not supported, its files are damaged, the layers do not
             exist, or weights or KV memory do not fit the device.
     """
+    engine = _build_named(config, files, report)
+    if config.unsafe_fault_hooks is None:
+        return engine
+    from stage_server.fault_hooks import FaultHooks
+
+    return FaultHooks(engine, Path(config.unsafe_fault_hooks))
+
+
+def _build_named(config: StageConfig, files: ModelFiles, report: Report) -> StageEngine:
     if config.engine == "emulated":
         from stage_server.emulated_engine import EmulatedEngine
 

@@ -121,6 +121,8 @@ class StageConfig:
     """Seconds that micro-batches in flight get to finish after a stop signal."""
     metrics_listen: ListenAddress | None = None
     """Where Prometheus scrapes. None serves no metrics."""
+    unsafe_fault_hooks: str | None = None
+    """File that tells this stage how to fail, for tests; None: it cannot be told."""
     hang_timeout_s: float = 30.0
     """Seconds, and a quarter of one for each token, after which a step counts as hung; after four
     times as long the process ends."""

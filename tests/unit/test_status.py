@@ -60,6 +60,23 @@ def test_every_class_survives_as_the_end_of_a_call(
     assert received.details["num_blocks"] == "4"
 
 
+@pytest.mark.parametrize("letter", ["x", "\n", "\N{SNOWMAN}", "\N{GRINNING FACE}"])
+def test_an_error_that_quotes_too_much_is_cut_to_what_grpc_carries(letter: str) -> None:
+    sent = errors.IncompatibleError(letter * 1_000_000, expected=letter * 1_000_000)
+    code, message, ((_, details),) = status.trailing_metadata(sent)
+    assert code is grpc.StatusCode.FAILED_PRECONDITION
+    assert 3 * len(message.encode()) + 4 * len(details) / 3 < 8192  # gRPC's soft limit
+    received = carried(sent)
+    assert type(received) is errors.IncompatibleError
+    assert received.message == message
+    assert message.startswith(letter * 200)
+    assert message.endswith(" ...")
+
+
+def test_an_error_of_the_longest_length_is_whole() -> None:
+    assert carried(errors.StaleStateError("x" * 1000)).message == "x" * 1000
+
+
 def test_the_offending_field_survives() -> None:
     received = carried(errors.InvalidArgumentError("top_p is 2, must be in (0, 1]", field="top_p"))
     assert isinstance(received, errors.InvalidArgumentError)
