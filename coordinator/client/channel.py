@@ -86,6 +86,7 @@ def channel_options(address: str) -> list[tuple[str, int]]:
         # A coordinator whose machine vanished is noticed while a completion runs.
         ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", _KEEPALIVE_MS),
+        ("grpc.http2.ping_timeout_ms", _KEEPALIVE_MS),  # or a ping is waited for a minute
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 2000),

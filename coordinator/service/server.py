@@ -174,6 +174,7 @@ def _server_options(message_bytes: int) -> list[tuple[str, int]]:
         ("grpc.so_reuseport", 0),
         ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", _KEEPALIVE_MS),
+        ("grpc.http2.ping_timeout_ms", _KEEPALIVE_MS),  # or a ping is waited for a minute
         ("grpc.http2.max_pings_without_data", 0),
         # Below the period of the client's own pings, or they would be taken for abuse.
         ("grpc.http2.min_ping_interval_without_data_ms", _KEEPALIVE_MS // 2),

@@ -32,8 +32,8 @@ DEATH_SEEN_S = 1.0
 """Bound for the death of a stage's process."""
 STEP_DEADLINE_S = 45.0
 """Bound for a stage that is frozen, cut off or hung while it has work."""
-KEEPALIVE_BOUND_S = 13.0
-"""Bound for the same while it has none."""
+KEEPALIVE_BOUND_S = 16.0
+"""Bound for the same while it has none, and for a status that was asked for just before."""
 RECOVERY_S = 60.0
 """For streams to end once nothing is broken any more; restarts on a busy machine included."""
 STATUS_TIMEOUT_S = 10.0
