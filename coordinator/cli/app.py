@@ -8,6 +8,7 @@ from coordinator.cli.bench import bench
 from coordinator.cli.certs import certs
 from coordinator.cli.chat.command import chat
 from coordinator.cli.generate import generate
+from coordinator.cli.health import health
 from coordinator.cli.keys import keys
 from coordinator.cli.plan import plan
 from coordinator.cli.serve import serve
@@ -51,6 +52,7 @@ app.command(context_settings={"auto_envvar_prefix": "STAGECOACH"})(serve)
 app.command()(generate)
 app.command()(chat)
 app.command()(status)
+app.command()(health)
 app.command()(plan)
 app.command()(bench)
 app.add_typer(certs, name="certs")

@@ -1,0 +1,50 @@
+"""Asks any of our servers whether it serves, by gRPC's health protocol."""
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from coordinator.client.channel import channel_options
+from protos import status
+from protos.errors import DeadlineExceededError, UnavailableError
+from security.credentials import channel_credentials
+from security.diagnosis import Trust, explained
+from security.tls_files import TlsFiles
+
+
+def check_health(
+    address: str, *, tls: TlsFiles | None, server_name: str | None, timeout_s: float
+) -> None:
+    """Returns when a stage server or a coordinator says that it is serving.
+
+    Args:
+        address: HOST:PORT.
+        tls: What is shown to the server, and whose certificate it has to show. None: plain text.
+        server_name: Name that its certificate bears, if that is not the host of `address`.
+        timeout_s: For the answer.
+
+    Raises:
+        UnavailableError: It cannot be reached in time, or says that it is not serving.
+        InvalidArgumentError: The TLS files are not good.
+        StagecoachError: As the server answered.
+    """
+    options: list[tuple[str, int | str]] = [*channel_options(address)]
+    if server_name is not None:
+        options.append(("grpc.ssl_target_name_override", server_name))
+    if tls is None:
+        channel = grpc.insecure_channel(address, options)
+    else:
+        channel = grpc.secure_channel(address, channel_credentials(tls), options)
+    with channel:
+        try:
+            answer = health_pb2_grpc.HealthStub(channel).Check(
+                health_pb2.HealthCheckRequest(), timeout=timeout_s
+            )
+        except grpc.RpcError as error:
+            read = status.from_rpc_error(error)
+            if isinstance(read, DeadlineExceededError):
+                raise UnavailableError(f"{address} did not answer in {timeout_s:g} s") from error
+            read = explained(read, address, None if tls is None else Trust(files=tls))
+            raise type(read)(f"{address}: {read.message}") from error
+    if answer.status != health_pb2.HealthCheckResponse.SERVING:
+        name = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+        raise UnavailableError(f"{address} says {name}")
