@@ -11,7 +11,10 @@ MAX_SECRET_FILE_BYTES = 2**20
 
 
 def read_private(path: Path, *, field: str) -> bytes:
-    """Reads a file that only its owner may read.
+    """Reads a file that only its owner may read; or, if that is root, its group too.
+
+    The latter is how container engines hand secrets to a process that is not root, and the rule is
+    that of PostgreSQL for its keys.
 
     Args:
         path: The file.
@@ -20,8 +23,12 @@ def read_private(path: Path, *, field: str) -> bytes:
     Raises:
         InvalidArgumentError: It cannot be read, is too large, or others can read or write it.
     """
-    data, mode = _read(path, field=field)
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+    data, found = _read(path, field=field)
+    mode = found.st_mode
+    forbidden = stat.S_IRWXG | stat.S_IRWXO
+    if found.st_uid == 0:
+        forbidden &= ~stat.S_IRGRP
+    if mode & forbidden:
         raise InvalidArgumentError(
             f"{field} {path}: others can read or write it (mode {stat.S_IMODE(mode):04o}); "
             f"run chmod 600 {path}",
@@ -68,11 +75,11 @@ def write_private(path: Path, data: bytes, *, overwrite: bool = False) -> None:
         raise InvalidArgumentError(f"cannot write {path}: {error.strerror}") from error
 
 
-def _read(path: Path, *, field: str) -> tuple[bytes, int]:
-    """The content of a file and its mode, both of the same open file."""
+def _read(path: Path, *, field: str) -> tuple[bytes, os.stat_result]:
+    """The content of a file and its status, both of the same open file."""
     try:
         with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
+            found = os.fstat(file.fileno())
             data = file.read(MAX_SECRET_FILE_BYTES + 1)
     except OSError as error:
         raise InvalidArgumentError(
@@ -82,4 +89,4 @@ def _read(path: Path, *, field: str) -> tuple[bytes, int]:
         raise InvalidArgumentError(
             f"{field} {path} has more than {MAX_SECRET_FILE_BYTES} bytes", field=field
         )
-    return data, mode
+    return data, found
