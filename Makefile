@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help install demo test browser test-faults fuzz check lint format format-check typecheck \
+.PHONY: help install demo test browser test-faults test-docker fuzz check lint format format-check typecheck \
 	stub-drift protos bench bench-faults clean
 
 help:  ## list the targets
@@ -37,6 +37,13 @@ browser:  ## install the browser that tests the status page, where that is possi
 
 test-faults: $(INSTALLED)  ## run the whole fault suite, its slow half included; 15 minutes
 	@$(BIN)/python -m pytest tests/faults -m "slow_fault or not slow_fault" $(ARGS)
+
+test-docker: $(INSTALLED)  ## build the images and run the local compose file; needs root, 10 minutes
+	@if [[ "$$(id -u)" == 0 ]] && command -v apt-get >/dev/null && ! command -v dockerd >/dev/null; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+			docker.io docker-compose debootstrap iproute2 curl >/dev/null; \
+	fi
+	@$(BIN)/python -m pytest tests/docker -m docker -rs $(ARGS)
 
 fuzz: $(INSTALLED)  ## fuzz what a stage does with a frame, for a minute; ARGS="-max_total_time=600"
 	@$(PIP_INSTALL) -e ".[fuzz]"
