@@ -82,13 +82,16 @@ class TokenSampler:
             row: Row of the micro-batch that holds the last token of the sequence.
         """
         request = self._request_for_choice(row)
-        if self._logprobs is None:
-            return request
-        return replace(
-            request,
-            num_candidates=max(request.num_candidates, self._logprobs),
-            wants_unit_log_sum_exp=request.temperature not in (None, 1.0),
-        )
+        if self._logprobs is not None:
+            request = replace(
+                request,
+                num_candidates=max(request.num_candidates, self._logprobs),
+                wants_unit_log_sum_exp=request.temperature not in (None, 1.0),
+            )
+        # A candidate takes twice the bytes of a logit, and a stage makes room for full rows.
+        if 2 * request.num_candidates + len(request.token_ids) > self._vocab_size:
+            return replace(request, num_candidates=self._vocab_size, token_ids=())
+        return request
 
     def sample(self, row: LogitsRow) -> int:
         """Returns the next token, given the row that `logits_request` asked for.

@@ -273,3 +273,28 @@ def test_logprobs_that_the_stage_left_out_end_the_request(token_id: int, message
     )
     with pytest.raises(InternalError, match=message):
         sampler.logprobs(row, token_id)
+
+
+@pytest.mark.parametrize("vocab_size", [32, 259, 511, 512, 32_000])
+@pytest.mark.parametrize("logprobs", [None, 20])
+@pytest.mark.parametrize(
+    "params",
+    [
+        SamplingParams(),
+        SamplingParams(temperature=1.0, seed=1),
+        SamplingParams(temperature=1.0, seed=1, top_p=0.9),
+        SamplingParams(temperature=0.5, seed=1, top_k=200),
+        SamplingParams(temperature=0.5, seed=1, top_k=20, logit_bias={3: 1.0}),
+    ],
+    ids=repr,
+)
+def test_no_answer_is_larger_than_the_full_row_that_a_stage_makes_room_for(
+    vocab_size: int, logprobs: int | None, params: SamplingParams
+) -> None:
+    """With 259 tokens, 256 candidates took two rows' bytes, and a full stage refused the step."""
+    sampler = TokenSampler(
+        params, prompt_token_ids=PROMPT, vocab_size=vocab_size, logprobs=logprobs
+    )
+    request = sampler.logits_request(0)
+    if request.num_candidates < vocab_size:
+        assert 8 * request.num_candidates + 4 * len(request.token_ids) <= 4 * vocab_size
