@@ -21,6 +21,8 @@ import httpx2
 import pytest
 
 from coordinator.client import Client, UnauthenticatedError
+from model_files import open_model
+from roofline.layer_split import split_layers
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
@@ -92,11 +94,17 @@ def server(command: str, *, cwd: Path = ROOT) -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def coordinator() -> Iterator[str]:
-    """The cluster of the sixty seconds; yields its address."""
+def doors() -> Iterator[dict[str, str]]:
+    """The cluster of the sixty seconds; yields its addresses."""
     [command] = [one for one in commands_of("coordinator-cli", "up") if "emulated" not in one]
     with server(f"{command} --grpc-port 0") as ready:
-        yield ready["grpc"]
+        yield ready
+
+
+@pytest.fixture(scope="module")
+def coordinator(doors: dict[str, str]) -> str:
+    """Its gRPC address."""
+    return doors["grpc"]
 
 
 def test_no_command_is_without_a_test() -> None:
@@ -104,6 +112,7 @@ def test_no_command_is_without_a_test() -> None:
         ("make", "demo"),
         ("coordinator-cli", "up"),
         ("coordinator-cli", "generate"),
+        ("coordinator-cli", "chat"),
         ("coordinator-cli", "status"),
         ("coordinator-cli", "serve"),
         ("coordinator-cli", "plan"),
@@ -114,6 +123,7 @@ def test_no_command_is_without_a_test() -> None:
         ("export", "STAGECOACH_COORDINATOR_CA=pki/ca.pem"),
         ("export", "STAGECOACH_API_KEY=..."),
         ("stage-server", "--model"),
+        ("curl", "localhost:8000/v1/chat/completions"),
     }
     assert {tuple(command.split()[:2]) for command in COMMANDS} == tested
 
@@ -167,8 +177,33 @@ def test_the_bench(coordinator: str, tmp_path: Path) -> None:
 def test_status_shows_every_stage(coordinator: str) -> None:
     [command] = commands_of("coordinator-cli", "status")
     text = output_of(command, STAGECOACH_COORDINATOR=coordinator)
-    for layers in ("0:10", "10:20", "20:30"):
-        assert layers in text
+    for layers in split_layers(open_model("demo").config, 3):
+        assert str(layers) in text
+
+
+def test_the_chat_answers_what_is_piped_in(coordinator: str, tmp_path: Path) -> None:
+    [command] = commands_of("coordinator-cli", "chat")
+    done = subprocess.run(
+        [*shlex.split(command), "--max-tokens", "16"],
+        input="What is the capital of France?\n",
+        capture_output=True,
+        text=True,
+        timeout=READY_S,
+        env=environment(STAGECOACH_COORDINATOR=coordinator, XDG_STATE_HOME=str(tmp_path)),
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Paris" in done.stdout
+
+
+def test_http_answers_as_openai_does(doors: dict[str, str]) -> None:
+    """By the README's request; curl itself need not be here."""
+    [command] = commands_of("curl")
+    _, url, header, value, data, body = shlex.split(command)
+    assert (header, data) == ("-H", "-d")
+    url = f"http://{url.replace('localhost:8000', doors['http'])}"
+    answer = httpx2.post(url, content=body, headers=dict([value.split(": ", 1)]), timeout=READY_S)
+    assert answer.json()["choices"][0]["message"]["content"].strip()
 
 
 def test_the_python_program(coordinator: str) -> None:
