@@ -94,8 +94,9 @@ def test_all_processes_serve_metrics_at_the_ports_that_are_printed(observed: Obs
     coordinator, *stages = observed.metrics
     assert "stagecoach_requests_accepted_total 2.0" in coordinator
     assert 'stagecoach_requests_refused_total{error="INVALID_ARGUMENT"} 1.0' in coordinator
-    for stage, layers in zip(stages, ("0:15", "15:30"), strict=True):
-        assert f'layers="{layers}"' in stage
+    for stage, told in zip(stages, observed.ready["stages"], strict=True):
+        start, end = told["layers"]
+        assert f'layers="{start}:{end}"' in stage
         assert "process_resident_memory_bytes" in stage
 
 
