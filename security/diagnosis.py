@@ -49,6 +49,8 @@ def explained(error: StagecoachError, address: str, trust: Trust | None) -> Stag
     if not isinstance(error, UnavailableError) or not _is_about_tls(error.message):
         return error
     reason = _reason(address, trust)
+    if reason is None and "CERTIFICATE_VERIFY_FAILED" in error.message:
+        reason = "its certificate is not signed by a CA that this side trusts"
     return error if reason is None else UnauthenticatedError(reason)
 
 

@@ -124,7 +124,8 @@ def bearer(authorization: str | None) -> str:
     """
     if authorization is None:
         raise UnauthenticatedError(
-            "an API key is needed: send the header `authorization: Bearer KEY`"
+            "an API key is needed: send the header `authorization: Bearer KEY`; for commands, set"
+            " STAGECOACH_API_KEY"
         )
     scheme, _, key = authorization.partition(" ")
     key = key.strip()

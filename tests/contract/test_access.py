@@ -95,7 +95,7 @@ async def test_every_rpc_is_refused_without_a_good_key_and_nothing_is_logged(
         for header in (None, *headers_that_are_refused(ALICE.key)):
             metadata = None if header is None else (("authorization", header),)
             for method in (*methods, *unknown):
-                call = channel.unary_unary(method)
+                call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(method)
                 with pytest.raises(grpc.aio.AioRpcError) as caught:
                     await call(b"", metadata=metadata, timeout=DEADLINE_S)
                 error = from_rpc_error(caught.value)

@@ -32,7 +32,7 @@ Server = Callable[[], AbstractAsyncContextManager[str]]
 @pytest.mark.parametrize("server", [a_stage, a_coordinator])
 async def test_headers_above_the_limit_are_refused_and_others_are_not(server: Server) -> None:
     async with server() as address, grpc.aio.insecure_channel(address) as channel:
-        check = channel.unary_unary(HEALTH)
+        check: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(HEALTH)
         for num_bytes in (MAX_HEADER_BYTES, 10 * MAX_HEADER_BYTES):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await check(b"", metadata=(("x", "y" * num_bytes),), timeout=DEADLINE_S)
@@ -52,8 +52,9 @@ async def test_headers_above_the_limit_are_refused_and_others_are_not(server: Se
 )
 async def test_servers_do_not_describe_themselves(server: Server, method: str) -> None:
     async with server() as address, grpc.aio.insecure_channel(address) as channel:
+        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(method)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await channel.unary_unary(method)(b"", timeout=DEADLINE_S)
+            await call(b"", timeout=DEADLINE_S)
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 

@@ -131,7 +131,8 @@ async def test_a_stage_certificate_may_ask_for_health_and_nothing_else(
         methods = stage_pb2.DESCRIPTOR.services_by_name["StageService"].methods
         assert len(methods) >= 2
         for method in methods:
-            call = channel.stream_stream(f"/{method.containing_service.full_name}/{method.name}")()
+            path = f"/{method.containing_service.full_name}/{method.name}"
+            call: grpc.aio.StreamStreamCall[bytes, bytes] = channel.stream_stream(path)()
             await call.write(opening().SerializeToString())
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await call.read()
@@ -197,6 +198,7 @@ async def test_clients_reach_a_coordinator_over_tls(certificates: Certificates) 
     [
         (lambda _: False, "it speaks TLS, and this side plain text"),
         (lambda c: c.foreign_authority, "is not signed by the CA that this side trusts"),
+        (lambda _: True, "is not signed by a CA that this side trusts"),
     ],
 )
 async def test_a_client_is_told_what_is_wrong(
