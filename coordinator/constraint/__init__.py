@@ -1,6 +1,6 @@
 """Grammars to the tokens that may come next, by llguidance; imports no torch.
 
-A grammar is compiled once, off the event loop; each request then follows it token by token.
+The grammar of a request is compiled off the event loop, and then followed token by token.
 """
 
 from coordinator.constraint.grammar_compiler import GrammarCompiler

@@ -5,6 +5,8 @@ from protos.errors import InvalidArgumentError
 
 _MAX_CHARS = 300
 _NOISE = "<non-verbose/>"
+NO_TOKEN = "NoExtensionBias"
+"""What the library says where the grammar goes on with bytes that no token begins with."""
 
 
 def failure(grammar: Grammar, message: str) -> InvalidArgumentError:
@@ -15,6 +17,8 @@ def failure(grammar: Grammar, message: str) -> InvalidArgumentError:
         message: Of the library; may have several lines.
     """
     line = " ".join(message.replace(_NOISE, "").split())
+    if line == NO_TOKEN:
+        line = "wants text that the model has no tokens for"
     if len(line) > _MAX_CHARS:
         line = f"{line[:_MAX_CHARS]}..."
     return InvalidArgumentError(f"{grammar.field}: {line}", field=grammar.field)

@@ -1,7 +1,6 @@
 """Compiles grammars for one model: off the event loop, one at a time, within limits."""
 
 import asyncio
-from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 
 import llguidance
@@ -14,6 +13,7 @@ from protos.errors import (
     DeadlineExceededError,
     InvalidArgumentError,
     QueueFullError,
+    UnavailableError,
     UnsupportedModelError,
 )
 
@@ -23,19 +23,17 @@ COMPILE_TIMEOUT_S = 10.0
 MAX_WAITING = 64
 """Most requests that wait for a grammar at once."""
 
-MAX_CACHED = 64
-"""Grammars that are kept compiled, the most recently used ones."""
-
 _WHITESPACE = r"[\x20\x0A\x0D\x09]{1,40}"
 """Between the tokens of JSON. Bounded, because a model may otherwise write it without end; enough
 for ten levels of indentation."""
 
-# Fuel is counted in operations, so that the same grammar always compiles or never does. A mask
-# stays below some ten milliseconds with these, and every format of JSON schema within them.
+# Counted in operations, so that the same output always keeps to them or never does. The worst
+# grammars known take some ten milliseconds a mask with these and some ten megabytes an output,
+# while every format of JSON schema works.
 _LIMITS = llguidance.LLParserLimits(
     initial_lexer_fuel=500_000,
     step_lexer_fuel=50_000,
-    step_max_items=10_000,
+    step_max_items=5_000,
     max_lexer_states=50_000,
     max_grammar_size=200_000,
     verbose_errors=False,
@@ -60,9 +58,8 @@ class GrammarCompiler:
         self._eos_token_ids = eos_token_ids
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="grammars")
         self._num_waiting = 0
-        # Of the thread alone.
-        self._vocabulary: llguidance.LLTokenizer | None = None
-        self._compiled: OrderedDict[Grammar, llguidance.LLMatcher] = OrderedDict()
+        self._is_closed = False
+        self._vocabulary: llguidance.LLTokenizer | None = None  # the thread's alone
 
     def check_model(self, grammar: Grammar) -> None:
         """Refuses grammars for a model whose output has no text.
@@ -85,8 +82,11 @@ class GrammarCompiler:
             UnsupportedModelError: What the model's tokens spell cannot be told.
             QueueFullError: Too many requests wait for their grammars.
             DeadlineExceededError: It took too long.
+            UnavailableError: The compiler was closed.
         """
         self.check_model(grammar)
+        if self._is_closed:
+            raise UnavailableError("the coordinator is shutting down")
         if self._num_waiting >= MAX_WAITING:
             raise QueueFullError(
                 f"{self._num_waiting} requests wait for their grammars, at most {MAX_WAITING} may",
@@ -96,7 +96,7 @@ class GrammarCompiler:
         try:
             loop = asyncio.get_running_loop()
             async with asyncio.timeout(COMPILE_TIMEOUT_S):
-                matcher = await loop.run_in_executor(self._thread, self._matcher, grammar)
+                matcher = await loop.run_in_executor(self._thread, self._compile, grammar)
         except TimeoutError as error:
             raise DeadlineExceededError(
                 f"{grammar.field} was not compiled within {COMPILE_TIMEOUT_S} s",
@@ -112,20 +112,14 @@ class GrammarCompiler:
         )
 
     def close(self) -> None:
-        """Lets go of the thread, once it has done what it is at."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        """Takes no more grammars; those that wait are still compiled. May be called again."""
+        self._is_closed = True
+        self._thread.shutdown(wait=False)
 
-    def _matcher(self, grammar: Grammar) -> llguidance.LLMatcher:
-        """A matcher at the start of an output; on the thread."""
-        compiled = self._compiled.get(grammar)
-        if compiled is None:
-            compiled = self._compiled[grammar] = self._compile(grammar)
-            if len(self._compiled) > MAX_CACHED:
-                self._compiled.popitem(last=False)
-        self._compiled.move_to_end(grammar)
-        return compiled.deep_copy()
-
+    # One matcher for every output: copies of one share an automaton that grows, and
+    # break all at once when any of them makes it too large.
     def _compile(self, grammar: Grammar) -> llguidance.LLMatcher:
+        """A matcher at the start of an output; on the thread."""
         if self._vocabulary is None:
             self._vocabulary = self._read_vocabulary()
         try:
@@ -179,6 +173,8 @@ def _source(grammar: Grammar) -> str:
 
 
 def _json_source(schema: str) -> str:
+    if schema.strip() in ("true", "false"):  # options need an object
+        schema = f'{{"allOf": [{schema}]}}'
     # A keyword that is not implemented is refused, whatever the schema asks for.
     return llguidance.LLMatcher.grammar_from_json_schema(
         schema, defaults={"whitespace_pattern": _WHITESPACE}, overrides={"lenient": False}

@@ -29,7 +29,7 @@ class GrammarKind(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grammar:
-    """What the whole output of a request must match. Hashable, so that compiling it is cached.
+    """What the whole output of a request must match.
 
     Raises:
         InvalidArgumentError: The text is empty, too long, or a schema that is no JSON; the error

@@ -6,22 +6,22 @@ from collections.abc import Sequence
 import numpy as np
 
 from coordinator.core.events import TokenLogprobs
-from coordinator.core.step import LogitsRow
+from coordinator.core.step import LogitsRequest, LogitsRow
 from coordinator.sampling.ranking import Ranked, top_ranks
 from protos.errors import InternalError
 
 
 def token_logprobs(
-    row: LogitsRow, token_id: int, *, num_top: int, named_ids: Sequence[int]
+    row: LogitsRow, token_id: int, *, num_top: int, wanted: LogitsRequest
 ) -> TokenLogprobs:
     """Returns the log-softmax of a row, before anything that sampling does, at some tokens.
 
     Args:
-        row: With the sum of the exponentials at temperature 1. A reduced row has at least
-            `num_top` candidates.
-        token_id: The token that was chosen; among the candidates or named, unless the row is full.
+        row: As the last stage sent it.
+        token_id: The token that was chosen.
         num_top: Most likely tokens that are wanted; all, if there are fewer.
-        named_ids: The ids whose logits a reduced row names.
+        wanted: What `row` answers: at least `num_top` candidates, and the sum of the exponentials
+            at temperature 1.
 
     Raises:
         InternalError: A reduced row lacks what was asked for.
@@ -33,9 +33,11 @@ def token_logprobs(
         chosen = float(logits[token_id])
         top = top_ranks(logits, min(num_top, len(logits)))
     else:
-        log_sum_exp = row.log_sum_exp if row.unit_log_sum_exp is None else row.unit_log_sum_exp
+        log_sum_exp = row.unit_log_sum_exp if wanted.wants_unit_log_sum_exp else row.log_sum_exp
+        if log_sum_exp is None:
+            raise InternalError("the last stage sent no log-sum-exp at temperature 1")
         normalizer = row.candidate_logits[0] + log_sum_exp
-        chosen = _known_logit(row, token_id, named_ids)
+        chosen = _known_logit(row, token_id, wanted.token_ids)
         top = Ranked(
             np.asarray(row.candidate_ids[:num_top], dtype=np.int64),
             np.asarray(row.candidate_logits[:num_top], dtype=np.float64),

@@ -134,8 +134,8 @@ class TokenSampler:
         """
         if self._logprobs is None:
             return None
-        named_ids = self.logits_request(row.row).token_ids
-        return token_logprobs(row, token_id, num_top=self._logprobs, named_ids=named_ids)
+        wanted = self.logits_request(row.row)
+        return token_logprobs(row, token_id, num_top=self._logprobs, wanted=wanted)
 
     @property
     def is_complete(self) -> bool:

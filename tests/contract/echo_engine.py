@@ -19,6 +19,7 @@ from coordinator.core.events import (
     RequestTimings,
     StageTotals,
     StepTotals,
+    TokenLogprobs,
     TokensEvent,
 )
 from coordinator.core.request import FinishReason
@@ -144,7 +145,12 @@ class EchoStream:
                 raise self._engine.failure
             num_tokens += 1
             self._engine.publish_step(len(prompt) if num_tokens == 1 else 0)
-            yield TokensEvent(token_ids=(token_id,), text=decoder.decode(bytes([token_id])))
+            logprobs = self._engine.logprobs
+            yield TokensEvent(
+                token_ids=(token_id,),
+                text=decoder.decode(bytes([token_id])),
+                logprobs=() if logprobs is None else (logprobs,),
+            )
         self._engine.running.discard(self)
         is_full = num_tokens == self._spec.max_tokens
         reason = FinishReason.LENGTH if is_full else FinishReason.STOP
@@ -182,6 +188,7 @@ class EchoEngine:
         self.max_running = max_running
         self.failure: Exception | None = None
         self.fail_after_tokens: int | None = None
+        self.logprobs: TokenLogprobs | None = None
         self.running: set[EchoStream] = set()
         self.specs: list[RequestSpec] = []
         self.is_closed = False

@@ -16,6 +16,7 @@ from coordinator.core.request_spec import RequestSpec, TextPrompt, TokenPrompt
 from coordinator.core.sampling_params import SamplingParams
 from coordinator.engine import Engine
 from coordinator.pipeline.stage_link import StageLink, StageReply
+from coordinator.request_stream import RequestStream
 from coordinator.scheduler import Scheduler
 from model_files import open_model
 from protos.errors import (
@@ -306,6 +307,7 @@ async def test_an_id_is_in_use_until_its_request_has_ended(engine: Engine) -> No
             engine.submit(spec)
         num_refused += 1
         await asyncio.sleep(0)
+    assert isinstance(first, RequestStream)
     assert first.is_ended
     assert num_refused > 0
     *_, finished = [event async for event in engine.submit(spec)]

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from coordinator.core.events import TokenLogprobs
+from coordinator.core.grammar import Grammar, GrammarKind
 from coordinator.core.request_spec import TokenPrompt
 from coordinator.core.sampling_params import SamplingParams
 from protos.errors import QueueFullError
@@ -120,6 +122,7 @@ def test_every_flag_reaches_the_engine(server: BackgroundServer) -> None:
         *("--repetition-penalty", "1.5", "--presence-penalty", "0.5"),
         *("--frequency-penalty", "0.75", "--stop", "x", "--stop", "y"),
         *("--stop-token-ids", "4,5", "--ignore-eos"),
+        *("--regex", "a+", "--logprobs", "3", "--json"),
     )
     assert result.returncode == 0, result.stderr
     (spec,) = server.engine.specs
@@ -135,6 +138,46 @@ def test_every_flag_reaches_the_engine(server: BackgroundServer) -> None:
         frequency_penalty=0.75,
     )
     assert (spec.stop, spec.stop_token_ids, spec.ignore_eos) == (("x", "y"), (4, 5), True)
+    assert (spec.grammar, spec.logprobs) == (Grammar(kind=GrammarKind.REGEX, text="a+"), 3)
+
+
+def test_a_json_schema_comes_from_a_file(server: BackgroundServer, tmp_path: Path) -> None:
+    path = tmp_path / "schema.json"
+    path.write_text('{"type": "object"}\n')
+    arguments = ("generate", "abc", "--max-tokens", "1", "--json-schema", str(path))
+    assert run_cli(server, *arguments).returncode == 0
+    (spec,) = server.engine.specs
+    assert spec.grammar == Grammar(kind=GrammarKind.JSON_SCHEMA, text='{"type": "object"}')
+
+
+def test_logprobs_are_printed_as_json(server: BackgroundServer) -> None:
+    server.engine.logprobs = TokenLogprobs(-0.25, ((7, -0.125), (8, -2.5)))
+    result = run_cli(server, "generate", "abc", "--max-tokens", "2", "--logprobs", "2", "--json")
+    top = [{"token_id": 7, "logprob": -0.125}, {"token_id": 8, "logprob": -2.5}]
+    assert json.loads(result.stdout)["logprobs"] == [{"logprob": -0.25, "top": top}] * 2
+
+
+def test_output_options_that_make_no_sense_exit_2_with_one_line(
+    server: BackgroundServer, tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.json"
+    bad.write_bytes(b"\xff")
+    empty = tmp_path / "empty.json"
+    empty.write_text("[1]")
+    for options, part in (
+        (("--logprobs", "2"), "--logprobs needs --json"),
+        (("--logprobs", "21", "--json"), "logprobs is 21"),
+        (("--json-schema", str(bad)), "is not UTF-8 text"),
+        (("--json-schema", str(empty)), "must be an object or a boolean"),
+        (("--json-schema", str(empty), "--regex", "a"), "only one of json_schema, regex"),
+        (("--regex", ""), "grammar.regex is empty"),
+    ):
+        result = run_cli(server, "generate", "abc", *options)
+        assert (result.returncode, result.stdout) == (2, b""), options
+        check_one_line(result.stderr, part)
+    missing = run_cli(server, "generate", "abc", "--json-schema", str(tmp_path / "none.json"))
+    assert missing.returncode == 1
+    check_one_line(missing.stderr, "none.json")
 
 
 @pytest.mark.parametrize("dash", [(), ("-",)])

@@ -10,6 +10,8 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from coordinator.core.events import TokenLogprobs
+from coordinator.core.grammar import Grammar, GrammarKind
 from coordinator.core.request_spec import ChatMessage, ChatPrompt, TextPrompt, TokenPrompt
 from coordinator.core.sampling_params import SamplingParams
 from coordinator.service.server import GenerationServer, max_concurrent_calls, max_message_bytes
@@ -99,6 +101,40 @@ async def test_events_come_in_order_and_end_with_one_finished(stub: "Stub") -> N
     assert finished.num_cached_tokens == 2
 
 
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (
+            generation_pb2.Grammar(json_schema="{}"),
+            Grammar(kind=GrammarKind.JSON_SCHEMA, text="{}"),
+        ),
+        (
+            generation_pb2.Grammar(json_object=generation_pb2.JsonObject()),
+            Grammar(kind=GrammarKind.JSON_OBJECT),
+        ),
+        (
+            generation_pb2.Grammar(lark="start: /a/"),
+            Grammar(kind=GrammarKind.LARK, text="start: /a/"),
+        ),
+    ],
+)
+async def test_every_form_of_grammar_reaches_the_engine(
+    stub: "Stub", engine: EchoEngine, message: generation_pb2.Grammar, expected: Grammar
+) -> None:
+    await collect(stub, text_request(max_tokens=1, grammar=message))
+    assert engine.specs[0].grammar == expected
+
+
+async def test_logprobs_arrive_whole(stub: "Stub", engine: EchoEngine) -> None:
+    engine.logprobs = TokenLogprobs(-0.25, ((7, -0.125), (8, -2.5)))
+    events = await collect(stub, text_request(max_tokens=2, logprobs=2))
+    for event in events[1:-1]:
+        (logprobs,) = event.tokens.logprobs
+        assert logprobs.logprob == -0.25
+        assert list(logprobs.top_token_ids) == [7, 8]
+        assert list(logprobs.top_logprobs) == [-0.125, -2.5]
+
+
 async def test_timings_arrive_whole(stub: "Stub") -> None:
     timings = (await collect(stub, text_request(max_tokens=1)))[-1].finished.timings
     assert [stage.compute_ns for stage in timings.stages] == [40_000_000, 50_000_000]
@@ -123,6 +159,7 @@ async def test_unset_fields_take_their_defaults(stub: "Stub", engine: EchoEngine
     assert spec.max_tokens is None
     assert (spec.stop, spec.stop_token_ids, spec.ignore_eos) == ((), (), False)
     assert (spec.request_id, spec.cache_salt) == (None, None)
+    assert (spec.logprobs, spec.grammar) == (None, None)
 
 
 async def test_every_field_reaches_the_engine(stub: "Stub", engine: EchoEngine) -> None:
@@ -145,6 +182,8 @@ async def test_every_field_reaches_the_engine(stub: "Stub", engine: EchoEngine) 
         ignore_eos=True,
         request_id="r",
         cache_salt="s",
+        logprobs=0,
+        grammar=generation_pb2.Grammar(regex="a+"),
     )
     await collect(stub, request)
     (spec,) = engine.specs
@@ -161,6 +200,8 @@ async def test_every_field_reaches_the_engine(stub: "Stub", engine: EchoEngine) 
     )
     assert (spec.max_tokens, spec.stop, spec.stop_token_ids) == (2, ("a", "b"), (5, 6))
     assert (spec.ignore_eos, spec.request_id, spec.cache_salt) == (True, "r", "s")
+    assert spec.logprobs == 0
+    assert spec.grammar == Grammar(kind=GrammarKind.REGEX, text="a+")
 
 
 async def test_all_kinds_of_prompt_are_read(stub: "Stub", engine: EchoEngine) -> None:
@@ -208,6 +249,10 @@ def chat_request(*roles: str) -> Request:
         (text_request(request_id=""), "request_id"),
         (text_request(cache_salt="x" * 129), "cache_salt"),
         (text_request(cache_salt=""), "cache_salt"),
+        (text_request(logprobs=21), "logprobs"),
+        (text_request(grammar=generation_pb2.Grammar()), "grammar"),
+        (text_request(grammar=generation_pb2.Grammar(regex="")), "grammar.regex"),
+        (text_request(grammar=generation_pb2.Grammar(json_schema="{")), "grammar.json_schema"),
         (sampling_request(temperature=math.nan), "temperature"),
         (sampling_request(temperature=math.inf), "temperature"),
         (sampling_request(temperature=-1.0), "temperature"),

@@ -4,6 +4,7 @@ Greedy output equals that of transformers on the same weights.
 """
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import jsonschema_rs
 import psutil
 import pytest
 import torch
@@ -186,6 +188,42 @@ def test_the_chat_template_makes_it_answer(cluster: UpProcess) -> None:
     assert answer["timings"]["tokens_per_s"] > 0
     for stage in answer["timings"]["stages"]:
         assert stage["compute_ms"] > 0
+
+
+def test_output_is_valid_against_a_schema_and_tells_its_logprobs(
+    cluster: UpProcess, tmp_path: Path
+) -> None:
+    schema = {
+        "type": "object",
+        "properties": {
+            "city": {"type": "string", "maxLength": 20},
+            "population": {"type": "integer", "minimum": 0},
+            "rivers": {
+                "type": "array",
+                "items": {"type": "string", "maxLength": 12},
+                "maxItems": 2,
+            },
+        },
+        "required": ["city", "population", "rivers"],
+        "additionalProperties": False,
+    }
+    file = tmp_path / "schema.json"
+    file.write_text(json.dumps(schema))
+    arguments = ("--json-schema", str(file), "--logprobs", "2", "--max-tokens", "200", "--chat")
+    answer = run_cli(cluster, "generate", f"{QUESTION} Answer in JSON.", *arguments)
+    assert answer["finish_reason"] == "stop"
+    jsonschema_rs.validate(schema, json.loads(answer["text"]))
+    assert len(answer["logprobs"]) == len(answer["token_ids"])
+    for one in answer["logprobs"]:
+        (_, first), (_, second) = (choice.values() for choice in one["top"])
+        assert one["logprob"] <= first
+        assert 0 >= first >= second
+
+
+def test_output_matches_a_regex(cluster: UpProcess) -> None:
+    answer = run_cli(cluster, "generate", "My number is", "--regex", "[0-9]{3}-[0-9]{4}")
+    assert re.fullmatch("[0-9]{3}-[0-9]{4}", answer["text"])
+    assert answer["finish_reason"] == "stop"
 
 
 def test_sigterm_stops_every_process(cluster: UpProcess) -> None:

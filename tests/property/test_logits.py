@@ -23,6 +23,7 @@ requests = st.builds(
     min_gap=st.none() | st.floats(0.0, 6.0),
     temperature=st.floats(0.2, 3.0),
     token_ids=st.lists(st.integers(0, VOCAB_SIZE - 1), max_size=3).map(tuple),
+    wants_unit_log_sum_exp=st.booleans(),
 )
 
 
@@ -38,6 +39,12 @@ def test_candidates_are_the_head_of_a_stable_sort_and_cover_what_was_asked(
         assert reduced.row == request.row
         relative = [math.exp((value - max(row)) / request.temperature) for value in row]
         assert math.isclose(reduced.log_sum_exp, math.log(sum(relative)), abs_tol=1e-5)
+        if request.wants_unit_log_sum_exp:
+            unit_sum = sum(math.exp(value - max(row)) for value in row)
+            assert reduced.unit_log_sum_exp is not None
+            assert math.isclose(reduced.unit_log_sum_exp, math.log(unit_sum), abs_tol=1e-5)
+        else:
+            assert reduced.unit_log_sum_exp is None
         order = sorted(range(VOCAB_SIZE), key=lambda i: (-row[i], i))
         head = order[: request.num_candidates]
         mass = sum(relative[i] for i in head) / sum(relative)

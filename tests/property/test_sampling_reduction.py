@@ -1,8 +1,11 @@
 """The sampler chooses the same token from the row it asked for as from the full row."""
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,6 +13,7 @@ from hypothesis import strategies as st
 from coordinator.core.sampling_params import SamplingParams
 from coordinator.core.step import LogitsRequest, LogitsRow
 from coordinator.sampling import TokenSampler
+from protos.errors import InternalError
 from stage_server import batch
 from stage_server.logits import reduce_logits
 
@@ -54,6 +58,7 @@ def stage_answer(logits: torch.Tensor, request: LogitsRequest) -> LogitsRow:
         min_gap=request.min_gap,
         temperature=1.0 if request.temperature is None else request.temperature,
         token_ids=request.token_ids,
+        wants_unit_log_sum_exp=request.wants_unit_log_sum_exp,
     )
     (row,) = reduce_logits(logits[None], [wanted])
     full: Any = None if row.full is None else row.full.numpy()
@@ -64,6 +69,7 @@ def stage_answer(logits: torch.Tensor, request: LogitsRequest) -> LogitsRow:
         candidate_logits=row.candidate_logits,
         token_logits=row.token_logits,
         full=full,
+        unit_log_sum_exp=row.unit_log_sum_exp,
     )
 
 
@@ -106,3 +112,103 @@ def test_replayed_sampler_goes_on_like_the_uninterrupted_one(data: st.DataObject
         token_ids.append(sampler.sample(row))
         assert replayed.sample(row) == token_ids[-1]
         sampler.append(token_ids[-1])
+
+
+class AllowedTokens:
+    """A constraint that allows the tokens it is told to."""
+
+    is_complete = False
+    error = InternalError("nothing is allowed")
+
+    def __init__(self) -> None:
+        self.allowed_ids = np.empty(0, dtype=np.int64)
+
+    def append(self, token_id: int) -> None:
+        assert token_id in self.allowed_ids
+
+
+@st.composite
+def allowed_tokens(draw: st.DrawFn, vocab_size: int) -> npt.NDArray[np.int64]:
+    """One token, a few, or nearly all of them."""
+    num_allowed = draw(st.sampled_from([1, 2, 5, vocab_size // 3, vocab_size - 1, vocab_size]))
+    generator = np.random.default_rng(draw(st.integers(0, 2**32)))
+    chosen = generator.choice(vocab_size, size=max(1, min(num_allowed, vocab_size)), replace=False)
+    return np.sort(chosen)
+
+
+@settings(max_examples=400, deadline=None)
+@given(data=st.data(), vocab_size=st.sampled_from(VOCAB_SIZES))
+def test_a_constraint_gives_the_token_of_the_row_with_all_others_at_minus_infinity(
+    data: st.DataObject, vocab_size: int
+) -> None:
+    """The twin knows no constraint; an empty bias makes it sum the masked row up itself."""
+    params = data.draw(sampling_params(vocab_size))
+    twin_params = replace(params, logit_bias={0: 0.0, **params.logit_bias})
+    constraint = AllowedTokens()
+    logprobs = data.draw(st.sampled_from([None, 0, 3]))
+    sampler = TokenSampler(
+        params,
+        prompt_token_ids=[0, 1],
+        vocab_size=vocab_size,
+        logprobs=logprobs,
+        constraint=constraint,
+    )
+    twin = TokenSampler(twin_params, prompt_token_ids=[0, 1], vocab_size=vocab_size)
+    for _ in range(4):
+        logits = data.draw(logits_rows(vocab_size))
+        constraint.allowed_ids = data.draw(allowed_tokens(vocab_size))
+        masked = torch.full_like(logits, -torch.inf)
+        masked[constraint.allowed_ids] = logits[constraint.allowed_ids]
+        token_id = sampler.sample(stage_answer(logits, sampler.logits_request(0)))
+        everything = LogitsRequest(row=0, num_candidates=vocab_size)
+        assert token_id == twin.sample(full_row(masked, everything))
+        assert token_id == sampler.sample(full_row(logits, everything))
+        sampler.append(token_id)
+        twin.append(token_id)
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data(), vocab_size=st.sampled_from(VOCAB_SIZES))
+def test_logprobs_are_the_log_softmax_of_the_whole_row_however_it_is_reduced(
+    data: st.DataObject, vocab_size: int
+) -> None:
+    params = data.draw(sampling_params(vocab_size))
+    num_top = data.draw(st.sampled_from([0, 1, 5, 20]))
+    constraint = AllowedTokens() if data.draw(st.booleans()) else None
+    sampler = TokenSampler(
+        params,
+        prompt_token_ids=[1],
+        vocab_size=vocab_size,
+        logprobs=num_top,
+        constraint=constraint,
+    )
+    for _ in range(3):
+        logits = data.draw(logits_rows(vocab_size))
+        if constraint is not None:
+            constraint.allowed_ids = data.draw(allowed_tokens(vocab_size))
+        row = stage_answer(logits, sampler.logits_request(0))
+        token_id = sampler.sample(row)
+        found = sampler.logprobs(row, token_id)
+        assert found is not None
+        expected = torch.log_softmax(logits.double(), dim=0)
+        assert math.isclose(found.logprob, expected[token_id].item(), abs_tol=2e-5)
+        ranked = expected.sort(descending=True, stable=True)
+        assert [i for i, _ in found.top] == ranked.indices[:num_top].tolist()
+        top = [logprob for _, logprob in found.top]
+        np.testing.assert_allclose(top, ranked.values[:num_top].numpy(), rtol=0, atol=2e-5)
+        sampler.append(token_id)
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data(), vocab_size=st.sampled_from(VOCAB_SIZES))
+def test_asking_for_logprobs_changes_no_token(data: st.DataObject, vocab_size: int) -> None:
+    params = data.draw(sampling_params(vocab_size))
+    prompt = data.draw(st.lists(st.integers(0, vocab_size - 1), min_size=1, max_size=12))
+    plain = TokenSampler(params, prompt_token_ids=prompt, vocab_size=vocab_size)
+    asked = TokenSampler(params, prompt_token_ids=prompt, vocab_size=vocab_size, logprobs=20)
+    for _ in range(3):
+        logits = data.draw(logits_rows(vocab_size))
+        token_id = plain.sample(stage_answer(logits, plain.logits_request(0)))
+        assert asked.sample(stage_answer(logits, asked.logits_request(0))) == token_id
+        plain.append(token_id)
+        asked.append(token_id)

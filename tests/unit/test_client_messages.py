@@ -8,7 +8,7 @@ import pytest
 
 from coordinator.client import InvalidArgumentError, PromptLike
 from coordinator.client.channel import channel_options
-from coordinator.client.completion import PartialCompletion
+from coordinator.client.completion import PartialCompletion, TokenLogprobs
 from coordinator.client.request import GenerateOptions, generate_request
 from protos.stagecoach.v1 import generation_pb2
 
@@ -53,6 +53,11 @@ def test_a_prompt_that_cannot_be_sent_is_refused(prompt: object, field: str) -> 
         ("logit_bias", {1: "much"}),
         ("request_id", 7),
         ("cache_salt", 7),
+        ("logprobs", -1),
+        ("regex", 7),
+        ("lark", 7),
+        ("json_schema", {"const": {1, 2}}),
+        ("json_schema", "\ud800"),
     ],
 )
 def test_a_value_that_no_message_can_hold_is_refused_by_name(name: str, value: object) -> None:
@@ -71,7 +76,8 @@ def test_an_unknown_option_is_an_error() -> None:
 def test_every_field_of_the_message_has_an_option_and_none_is_invented() -> None:
     request = generation_pb2.GenerateRequest.DESCRIPTOR.fields_by_name
     sampling = generation_pb2.SamplingParams.DESCRIPTOR.fields_by_name
-    fields = {*request, *sampling} - {"prompt", "sampling"}
+    forms = generation_pb2.Grammar.DESCRIPTOR.fields_by_name
+    fields = {*request, *sampling, *forms} - {"prompt", "sampling", "grammar"}
     assert set(GenerateOptions.__annotations__) == fields
 
 
@@ -113,3 +119,47 @@ def test_importing_the_sdk_loads_no_heavy_library() -> None:
         [sys.executable, "-c", program], check=True, capture_output=True, text=True
     )
     assert run.stdout.split() == []
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"json_schema": {"type": "integer"}}, {"json_schema": '{"type": "integer"}'}),
+        ({"json_schema": '{"type":"null"}'}, {"json_schema": '{"type":"null"}'}),
+        ({"json_schema": False}, {"json_schema": "false"}),
+        ({"json_object": True}, {"json_object": generation_pb2.JsonObject()}),
+        ({"regex": "a+", "json_object": False, "lark": None}, {"regex": "a+"}),
+        ({"lark": 'start: "a"'}, {"lark": 'start: "a"'}),
+    ],
+)
+def test_the_form_of_the_output_is_sent(options: Any, expected: Any) -> None:
+    request = generate_request("p", **options)
+    assert request.grammar == generation_pb2.Grammar(**expected)
+
+
+def test_no_form_is_sent_unless_one_was_asked_for() -> None:
+    assert not generate_request("p", json_object=False, regex=None).HasField("grammar")
+
+
+def test_two_forms_of_output_are_refused() -> None:
+    with pytest.raises(InvalidArgumentError, match="only one of json_object, regex"):
+        generate_request("p", json_object=True, regex="a")
+
+
+def test_a_completion_gathers_the_logprobs_of_its_tokens() -> None:
+    partial = PartialCompletion()
+    for token_id in (3, 4):
+        logprobs = generation_pb2.TokenLogprobs(
+            logprob=-0.5, top_token_ids=[token_id, 9], top_logprobs=[-0.5, -2.0]
+        )
+        chunk = generation_pb2.TokenChunk(token_ids=[token_id], text="x", logprobs=[logprobs])
+        event = partial.take(generation_pb2.GenerateResponse(tokens=chunk))
+        assert event is not None
+        assert event.logprobs == (TokenLogprobs(-0.5, ((token_id, -0.5), (9, -2.0))),)
+    partial.take(
+        generation_pb2.GenerateResponse(
+            finished=generation_pb2.Finished(finish_reason=generation_pb2.FINISH_REASON_STOP)
+        )
+    )
+    assert partial.completion is not None
+    assert [one.top[0][0] for one in partial.completion.logprobs] == [3, 4]

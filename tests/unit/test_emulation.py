@@ -38,6 +38,7 @@ def test_reduced_logits_are_those_of_the_whole_row(
         min_gap=min_gap,
         temperature=temperature,
         token_ids=token_ids,
+        wants_unit_log_sum_exp=True,
     )
     row = LOGITS.row(prefix_hash)
     found = LOGITS.reduce(prefix_hash, request)
@@ -46,6 +47,7 @@ def test_reduced_logits_are_those_of_the_whole_row(
     assert found.candidate_logits == expected.candidate_logits
     assert found.token_logits == expected.token_logits
     assert found.log_sum_exp == pytest.approx(expected.log_sum_exp, abs=1e-5)
+    assert found.unit_log_sum_exp == pytest.approx(expected.unit_log_sum_exp, abs=1e-5)
     assert (found.full is None) == (expected.full is None)
     if found.full is not None:
         assert torch.equal(found.full, row)

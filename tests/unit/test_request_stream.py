@@ -4,7 +4,13 @@ import asyncio
 
 import pytest
 
-from coordinator.core.events import Accepted, Finished, RequestTimings, TokensEvent
+from coordinator.core.events import (
+    Accepted,
+    Finished,
+    RequestTimings,
+    TokenLogprobs,
+    TokensEvent,
+)
 from coordinator.core.request import FinishReason
 from coordinator.request_stream import RequestStream
 from protos.errors import InternalError
@@ -36,14 +42,15 @@ def create_stream() -> tuple[RequestStream, list[str]]:
     return RequestStream(ACCEPTED, on_cancel=lambda: cancelled.append("r")), cancelled
 
 
-async def test_tokens_that_wait_for_a_slow_reader_are_joined() -> None:
+async def test_tokens_that_wait_for_a_slow_reader_are_joined_with_their_logprobs() -> None:
     stream, _ = create_stream()
-    stream.put(TokensEvent(token_ids=(1,), text="a"))
-    stream.put(TokensEvent(token_ids=(2, 3), text="bc"))
+    first, second, third = (TokenLogprobs(-float(i), ((i, -0.5),)) for i in (1, 2, 3))
+    stream.put(TokensEvent(token_ids=(1,), text="a", logprobs=(first,)))
+    stream.put(TokensEvent(token_ids=(2, 3), text="bc", logprobs=(second, third)))
     stream.end(FINISHED)
     assert [event async for event in stream] == [
         ACCEPTED,
-        TokensEvent(token_ids=(1, 2, 3), text="abc"),
+        TokensEvent(token_ids=(1, 2, 3), text="abc", logprobs=(first, second, third)),
         FINISHED,
     ]
 

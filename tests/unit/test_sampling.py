@@ -280,3 +280,21 @@ def test_no_answer_is_larger_than_the_full_row_that_a_stage_makes_room_for(
     request = sampler.logits_request(0)
     if request.num_candidates < vocab_size:
         assert 8 * request.num_candidates + 4 * len(request.token_ids) <= 4 * vocab_size
+
+
+@pytest.mark.parametrize(
+    ("token_id", "message"), [(1, "no log-sum-exp at temperature 1"), (2, "no logit of token 2")]
+)
+def test_logprobs_that_the_stage_left_out_end_the_request(token_id: int, message: str) -> None:
+    temperature = 0.5 if token_id == 1 else 1.0
+    sampler = TokenSampler(
+        SamplingParams(temperature=temperature, seed=1),
+        prompt_token_ids=PROMPT,
+        vocab_size=VOCAB_SIZE,
+        logprobs=0,
+    )
+    row = LogitsRow(
+        row=0, log_sum_exp=0.1, candidate_ids=[1], candidate_logits=[0.0], token_logits=[]
+    )
+    with pytest.raises(InternalError, match=message):
+        sampler.logprobs(row, token_id)

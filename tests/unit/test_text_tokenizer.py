@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import llguidance
 import pytest
 import tokenizers
 from tokenizers import pre_tokenizers
@@ -199,6 +200,8 @@ def test_gguf_of_llama2_equals_its_tokenizer_json(llama2_files: HfTokenizerFiles
     for text in (*CORPUS, SPACES_BEFORE_DIGITS, LEADING_SPACES):
         assert of_gguf.encode(text) == tokenizer.encode(text), text
     assert of_gguf.eos_token_ids == {2}
+    for token_id in range(tokenizer.vocab_size):
+        assert of_gguf.token_bytes(token_id) == tokenizer.token_bytes(token_id)
 
 
 @pytest.mark.parametrize("pre", ["llama-bpe", "qwen2"])
@@ -294,6 +297,44 @@ def test_truncation_and_padding_of_a_file_are_ignored(tmp_path: Path) -> None:
     assert len(tokenizer.encode("aaa")) == 3
     assert tokenizer.eos_token_ids == {258}
     assert tokenizer.encode_chat([ChatMessage(role="user", content="ab")]) == [257, 256, 258]
+
+
+def check_spelling(tokenizer: Tokenizer) -> None:
+    """A grammar sees the very bytes that the output's text is made of.
+
+    The byte 0xFF, which no text has, is llguidance's mark of special tokens.
+    """
+    vocabulary = llguidance.LLTokenizer(tokenizer.serialized(), eos_token=2)
+    for token_id in range(tokenizer.vocab_size):
+        spelled = tokenizer.token_bytes(token_id).replace(b"\xff", b"")
+        assert vocabulary.decode_bytes([token_id]) == spelled
+
+
+def test_byte_level_tokens_spell_what_llguidance_reads(demo: Tokenizer) -> None:
+    check_spelling(demo)
+
+
+def test_sentence_piece_tokens_spell_what_llguidance_reads(llama2_files: HfTokenizerFiles) -> None:
+    check_spelling(load(llama2_files))
+
+
+def test_the_bytes_of_the_tokens_of_a_text_are_the_text(demo: Tokenizer) -> None:
+    text = "Grüße, 世界 👋🏽!\n\tx  = 1"
+    token_ids = demo.encode(text)
+    assert b"".join(map(demo.token_bytes, token_ids)).decode() == text
+    assert demo.detokenize(token_ids) == text
+    emoji = demo.encode("👋")
+    assert len(emoji) > 1
+    assert demo.token_text(emoji[0]) == "\N{REPLACEMENT CHARACTER}"
+    assert demo.detokenize(emoji[:1]) == "\N{REPLACEMENT CHARACTER}"
+
+
+def test_special_tokens_stand_for_their_names_and_unknown_ids_for_nothing(demo: Tokenizer) -> None:
+    (end,) = demo.eos_token_ids
+    assert demo.token_bytes(end) == b"<|im_end|>"
+    assert demo.token_text(end) == "<|im_end|>"
+    assert demo.detokenize([end]) == ""
+    assert demo.token_bytes(demo.vocab_size) == b""
 
 
 def test_model_without_tokenizer_has_none() -> None:
