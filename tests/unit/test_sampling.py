@@ -20,7 +20,7 @@ from coordinator.core.sampling_params import SamplingParams
 from coordinator.core.step import LogitsRequest, LogitsRow
 from coordinator.sampling import TokenSampler
 from coordinator.sampling.uniform import uniform
-from protos.errors import InternalError
+from protos.errors import InternalError, InvalidArgumentError
 
 torch.set_num_threads(1)
 
@@ -298,3 +298,19 @@ def test_logprobs_that_the_stage_left_out_end_the_request(token_id: int, message
     )
     with pytest.raises(InternalError, match=message):
         sampler.logprobs(row, token_id)
+
+
+@pytest.mark.parametrize("highest", [3e38, -3e38])
+def test_the_strongest_penalties_leave_the_largest_logits_finite(highest: float) -> None:
+    for penalty in (0.001, 100.0):
+        params = SamplingParams(temperature=1.0, seed=1, repetition_penalty=penalty)
+        sampler = TokenSampler(params, prompt_token_ids=PROMPT, vocab_size=VOCAB_SIZE)
+        token_id = sampler.sample(make_row(torch.full((VOCAB_SIZE,), highest)))
+        assert (token_id in PROMPT) == (penalty < 1)
+
+
+@pytest.mark.parametrize("penalty", [0.0, 5e-324, 1e-45, 0.0009, 100.5])
+def test_a_penalty_that_would_make_logits_infinite_is_refused(penalty: float) -> None:
+    """One of 5e-324 once divided a logit to infinity, which ended the engine."""
+    with pytest.raises(InvalidArgumentError, match="repetition_penalty"):
+        SamplingParams(repetition_penalty=penalty)
