@@ -1,12 +1,15 @@
 """Sampling for a whole micro-batch: which rows are wanted, and the tokens chosen from them."""
 
+import logging
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from coordinator.core.events import TokenLogprobs
 from coordinator.core.step import LogitsRequest, SchedulerOutput, StepOutput
 from coordinator.live_request import LiveRequest
-from protos.errors import StagecoachError
+from protos.errors import InternalError, StagecoachError
+
+_log = logging.getLogger(__name__)
 
 
 class Sampled(NamedTuple):
@@ -32,7 +35,10 @@ def logits_requests(
 def sample(
     output: SchedulerOutput, step: StepOutput, requests: Mapping[str, LiveRequest]
 ) -> Sampled:
-    """Chooses the next token of every slice that samples and has not ended meanwhile."""
+    """Chooses the next token of every slice that samples and has not ended meanwhile.
+
+    Whatever goes wrong with one request, a bug included, ends that request alone.
+    """
     rows = {row.row: row for row in step.logits}
     sampled = Sampled({}, {}, {})
     for request_id, row in _sampled_rows(output):
@@ -44,6 +50,12 @@ def sample(
             logprobs = live.sampler.logprobs(rows[row], token_id)
         except StagecoachError as error:
             sampled.errors[request_id] = error
+            continue
+        except Exception:
+            _log.exception("sampling failed", extra={"request_id": request_id})
+            sampled.errors[request_id] = InternalError(
+                f"request {request_id} failed in sampling; see the coordinator's log"
+            )
             continue
         sampled.token_ids[request_id] = token_id
         if logprobs is not None:

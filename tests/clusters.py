@@ -23,6 +23,8 @@ from stage_server.config import ListenAddress, StageConfig
 from stage_server.limits import MessageLimits
 from stage_server.server import StageServer
 
+IDLE_S = 30.0
+
 
 @asynccontextmanager
 async def running_stage(
@@ -106,7 +108,8 @@ async def status_when(engine: Engine, condition: Callable[[EngineStatus], bool])
 
 async def assert_nothing_held(engine: Engine) -> None:
     """Asserts that once all requests have ended the stages hold the prefix cache and no more."""
-    await engine.wait_idle()
+    async with asyncio.timeout(IDLE_S):  # an engine that a bug has stopped never is
+        await engine.wait_idle()
     status = await engine.status()
     assert status.num_running == status.num_waiting == 0
     assert status.num_free_kv_blocks == status.num_kv_blocks

@@ -26,7 +26,7 @@ class SamplingParams:
     min_p: float = 0.0
     """Share of the highest probability (arXiv:2407.01082); range [0, 1]."""
     repetition_penalty: float = 1.0
-    """Over prompt and output (arXiv:1909.05858); range (0, 100]."""
+    """Over prompt and output (arXiv:1909.05858); range [0.001, 100]."""
     presence_penalty: float = 0.0
     """Over the output; range [-2, 2]."""
     frequency_penalty: float = 0.0
@@ -42,7 +42,7 @@ class SamplingParams:
         _check_range("top_p", self.top_p, 0.0, 1.0, open_low=True)
         _check_range("top_k", self.top_k, 0, 2**32 - 1)
         _check_range("min_p", self.min_p, 0.0, 1.0)
-        _check_range("repetition_penalty", self.repetition_penalty, 0.0, 100.0, open_low=True)
+        _check_range("repetition_penalty", self.repetition_penalty, 0.001, 100.0)
         _check_range("presence_penalty", self.presence_penalty, -2.0, 2.0)
         _check_range("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
         for token_id, bias in self.logit_bias.items():

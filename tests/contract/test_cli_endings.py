@@ -82,7 +82,8 @@ def test_ctrl_c_while_a_coordinator_waits_for_its_stages_ends_it_in_good_order()
         stage = f"127.0.0.1:{unused.getsockname()[1]}"
     arguments = ("serve", "--model", "demo", "--stage", stage, "--listen", "127.0.0.1:0")
     with Terminal([*COMMAND, *arguments]) as terminal:
-        address = terminal.expect("listening on ") and terminal.expect("\n").strip()
+        assert terminal.expect("[coordinator.service.server] address=")
+        address = terminal.expect(" ").strip()
         terminal.expect(stage)
         terminal.expect("not reachable")
         result = run("status", "--coordinator", address)
@@ -132,7 +133,7 @@ def test_the_prompt_may_come_from_stdin_by_the_name_of_a_file(server: Background
 def test_a_signal_ends_a_stage_server_that_loads() -> None:
     arguments = ("--model", "demo", "--layers", "0:2", "--listen", "127.0.0.1:0")
     with Terminal([sys.executable, "-m", "stage_server", *arguments]) as terminal:
-        terminal.expect("listening on ")
+        terminal.expect("listening ")
         terminal.process.send_signal(signal.SIGINT)
         assert terminal.ended() == 0
         assert "Traceback" not in terminal.shown

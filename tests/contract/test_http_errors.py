@@ -306,7 +306,7 @@ async def test_status_is_what_the_command_line_prints(client: httpx2.AsyncClient
     assert status["model"] == "echo"
     assert status["stages"][0]["layers"] == [0, 2]
     assert status["stages"][1] == {
-        **dict.fromkeys(("device", "dtype", "layers", "pid", "version")),
+        **dict.fromkeys(("device", "dtype", "layers", "pid", "pipeline", "version")),
         **dict.fromkeys(("kv_block_size", "kv_blocks_total", "kv_blocks_free"), 0),
         **dict.fromkeys(("weight_bytes", "kv_bytes"), 0),
         **{"index": 1, "address": "h:2", "state": "lost", "emulated": False},

@@ -20,7 +20,7 @@ from coordinator.core.sampling_params import SamplingParams
 from coordinator.core.step import LogitsRequest, LogitsRow
 from coordinator.sampling import TokenSampler
 from coordinator.sampling.uniform import uniform
-from protos.errors import InternalError
+from protos.errors import InternalError, InvalidArgumentError
 
 torch.set_num_threads(1)
 
@@ -257,24 +257,6 @@ def test_logits_that_are_not_finite_end_the_request(value: float) -> None:
         make_sampler(SamplingParams()).sample(row)
 
 
-@pytest.mark.parametrize(
-    ("token_id", "message"), [(1, "no log-sum-exp at temperature 1"), (2, "no logit of token 2")]
-)
-def test_logprobs_that_the_stage_left_out_end_the_request(token_id: int, message: str) -> None:
-    temperature = 0.5 if token_id == 1 else 1.0
-    sampler = TokenSampler(
-        SamplingParams(temperature=temperature, seed=1),
-        prompt_token_ids=PROMPT,
-        vocab_size=VOCAB_SIZE,
-        logprobs=0,
-    )
-    row = LogitsRow(
-        row=0, log_sum_exp=0.1, candidate_ids=[1], candidate_logits=[0.0], token_logits=[]
-    )
-    with pytest.raises(InternalError, match=message):
-        sampler.logprobs(row, token_id)
-
-
 @pytest.mark.parametrize("vocab_size", [32, 259, 511, 512, 32_000])
 @pytest.mark.parametrize("logprobs", [None, 20])
 @pytest.mark.parametrize(
@@ -298,3 +280,37 @@ def test_no_answer_is_larger_than_the_full_row_that_a_stage_makes_room_for(
     request = sampler.logits_request(0)
     if request.num_candidates < vocab_size:
         assert 8 * request.num_candidates + 4 * len(request.token_ids) <= 4 * vocab_size
+
+
+@pytest.mark.parametrize(
+    ("token_id", "message"), [(1, "no log-sum-exp at temperature 1"), (2, "no logit of token 2")]
+)
+def test_logprobs_that_the_stage_left_out_end_the_request(token_id: int, message: str) -> None:
+    temperature = 0.5 if token_id == 1 else 1.0
+    sampler = TokenSampler(
+        SamplingParams(temperature=temperature, seed=1),
+        prompt_token_ids=PROMPT,
+        vocab_size=VOCAB_SIZE,
+        logprobs=0,
+    )
+    row = LogitsRow(
+        row=0, log_sum_exp=0.1, candidate_ids=[1], candidate_logits=[0.0], token_logits=[]
+    )
+    with pytest.raises(InternalError, match=message):
+        sampler.logprobs(row, token_id)
+
+
+@pytest.mark.parametrize("highest", [3e38, -3e38])
+def test_the_strongest_penalties_leave_the_largest_logits_finite(highest: float) -> None:
+    for penalty in (0.001, 100.0):
+        params = SamplingParams(temperature=1.0, seed=1, repetition_penalty=penalty)
+        sampler = TokenSampler(params, prompt_token_ids=PROMPT, vocab_size=VOCAB_SIZE)
+        token_id = sampler.sample(make_row(torch.full((VOCAB_SIZE,), highest)))
+        assert (token_id in PROMPT) == (penalty < 1)
+
+
+@pytest.mark.parametrize("penalty", [0.0, 5e-324, 1e-45, 0.0009, 100.5])
+def test_a_penalty_that_would_make_logits_infinite_is_refused(penalty: float) -> None:
+    """One of 5e-324 once divided a logit to infinity, which ended the engine."""
+    with pytest.raises(InvalidArgumentError, match="repetition_penalty"):
+        SamplingParams(repetition_penalty=penalty)

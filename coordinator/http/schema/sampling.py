@@ -75,7 +75,7 @@ class SamplingFields(RequestModel):
     min_p: float | None = Field(
         None, ge=0, le=1, description="Least share of the highest probability that is kept."
     )
-    repetition_penalty: float | None = Field(None, gt=0, le=100)
+    repetition_penalty: float | None = Field(None, ge=0.001, le=100)
     ignore_eos: bool | None = Field(
         None, description="Do not end at the model's end-of-sequence tokens."
     )

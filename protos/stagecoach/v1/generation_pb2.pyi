@@ -209,7 +209,7 @@ class SamplingParams(_message.Message):
     """Drop tokens less likely than this share of the most likely one. Range [0, 1]. Default 0."""
     repetition_penalty: _builtins.float
     """Divides the positive and multiplies the negative logits of tokens in the prompt or output
-    (CTRL, arXiv:1909.05858). Range (0, 100]. Default 1.
+    (CTRL, arXiv:1909.05858). Range [0.001, 100]. Default 1.
     """
     presence_penalty: _builtins.float
     """Subtracted from the logits of tokens that occur in the output. Range [-2, 2]. Default 0."""
