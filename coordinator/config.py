@@ -144,6 +144,14 @@ class CoordinatorConfig:
                     insecure=self.insecure_bind,
                     field=name,
                 )
+        if self.metrics_listen is not None:
+            check_bind(
+                parse_address(self.metrics_listen, field="metrics_listen")[0],
+                what="the metrics port",
+                remedy="it has neither TLS nor keys",
+                insecure=self.insecure_bind,
+                field="metrics_listen",
+            )
 
 
 def parse_address(address: str, *, field: str) -> tuple[str, int]:

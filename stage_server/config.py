@@ -151,6 +151,14 @@ class StageConfig:
             remedy=None if self.tls else "give --tls-ca, --tls-cert and --tls-key",
             insecure=self.insecure_bind,
         )
+        if self.metrics_listen is not None:
+            check_bind(
+                self.metrics_listen.host,
+                what="the metrics port",
+                remedy="it has neither TLS nor keys",
+                insecure=self.insecure_bind,
+                field="metrics_listen",
+            )
         self._check_emulation()
 
     def resolve_device(self) -> str:

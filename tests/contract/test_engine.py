@@ -15,9 +15,11 @@ from coordinator.core.events import Accepted, Finished, TokensEvent
 from coordinator.core.request import FinishReason
 from coordinator.core.request_spec import RequestSpec, TextPrompt, TokenPrompt
 from coordinator.core.sampling_params import SamplingParams
+from coordinator.core.step import LogitsRow
 from coordinator.engine import Engine
 from coordinator.pipeline.stage_link import StageLink, StageReply
 from coordinator.request_stream import RequestStream
+from coordinator.sampling.token_sampler import TokenSampler
 from coordinator.scheduler import Scheduler
 from model_files import open_model
 from protos.errors import (
@@ -325,6 +327,27 @@ async def test_nan_logits_fail_one_request_and_not_its_neighbours(
     poisoned = create_spec(prompt=TokenPrompt(token_ids=(4, poison, 3)))
     errors = [await failure(engine, poisoned) for _ in range(3)]
     assert all("NaN" in error.message for error in errors)
+    assert await sound == expected
+
+
+async def test_a_bug_in_sampling_ends_its_request_and_not_its_neighbours(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A division that overflowed once stopped the engine, and with it every request."""
+    expected = await generate(engine, PROMPT, 20)
+    choose = TokenSampler.sample
+
+    def fail_for_seed_7(self: TokenSampler, row: LogitsRow) -> int:
+        if self._params.seed == 7:
+            raise RuntimeError("a bug")
+        return choose(self, row)
+
+    monkeypatch.setattr(TokenSampler, "sample", fail_for_seed_7)
+    sound = asyncio.create_task(generate(engine, PROMPT, 20))
+    error = await failure(engine, create_spec(sampling=SamplingParams(temperature=1.0, seed=7)))
+    assert isinstance(error, InternalError)
+    assert "failed in sampling" in error.message
+    assert "a bug" not in error.message
     assert await sound == expected
 
 

@@ -197,6 +197,18 @@ def test_a_stage_listens_to_others_only_with_tls_or_when_told(certificates: Cert
     stage(listen=ListenAddress("127.0.0.1", 1))
 
 
+def test_metrics_are_for_this_machine_unless_told_otherwise(certificates: Certificates) -> None:
+    """They have neither TLS nor keys, whatever the server itself has."""
+    far = ListenAddress("0.0.0.0", 9)
+    with pytest.raises(InvalidArgumentError, match="the metrics port would listen") as caught:
+        stage(tls=certificates.stage, metrics_listen=far)
+    assert caught.value.field == "metrics_listen"
+    stage(tls=certificates.stage, metrics_listen=far, insecure_bind=True)
+    with pytest.raises(InvalidArgumentError, match="the metrics port would listen") as caught:
+        CoordinatorConfig(model="demo", stages=("h:1",), metrics_listen="0.0.0.0:9")
+    assert caught.value.field == "metrics_listen"
+
+
 def test_a_coordinator_listens_to_others_only_with_tls_and_keys_or_when_told(
     certificates: Certificates,
 ) -> None:
