@@ -20,6 +20,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils.tqdm import tqdm
 
+from model_files.checksum import check_download
 from model_files.model_files import ByteReport
 from model_files.safetensors_file import SafetensorsFile
 from protos.errors import ModelFilesError
@@ -48,13 +49,22 @@ class HubFolder:
     def find(self, name: str, *, on_bytes: Callable[[int], None] = lambda _: None) -> Path | None:
         """Returns the path of a file, downloading it if need be; None if there is none.
 
+        What is downloaded is compared with the hub's checksum.
+
         Args:
             name: Of the file.
             on_bytes: Told how many more bytes have arrived; less than none when some are lost.
 
         Raises:
-            ModelFilesError: The hub cannot be reached, or refuses.
+            ModelFilesError: The hub cannot be reached, or refuses, or the file arrived damaged.
         """
+        known = self._cached(name)
+        path = self._fetch(name, on_bytes)
+        if path is not None and path != known:
+            check_download(path)
+        return path
+
+    def _fetch(self, name: str, on_bytes: Callable[[int], None]) -> Path | None:
         with self._hub_errors(name):
             try:
                 return Path(
@@ -129,12 +139,13 @@ class HubFolder:
         return file.file_size or 0
 
     def _cached(self, name: str) -> Path | None:
-        try:
-            path = hf_hub_download(
-                self.model_id, name, revision=self._revision, local_files_only=True
-            )
-        except LocalEntryNotFoundError:
-            return None
+        with self._hub_errors(name):
+            try:
+                path = hf_hub_download(
+                    self.model_id, name, revision=self._revision, local_files_only=True
+                )
+            except LocalEntryNotFoundError:
+                return None
         return Path(path)
 
     @contextmanager

@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 
 from model_files import open_model
+from model_files.checksum import check_download
+from protos.errors import ModelFilesError
 from tests.tiny_models import NUM_LAYERS, tiny_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -30,6 +32,8 @@ class FakeHub:
         self.folder = folder
         self.fetched: list[str] = []
         """Names of files whose content was sent whole."""
+        self.damaged = ""
+        """Name of a file of which one bit changes on its way, once."""
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -62,6 +66,9 @@ class FakeHub:
                 if send_content:
                     if span is None:
                         hub.fetched.append(match[3])
+                    if match[3] == hub.damaged:
+                        hub.damaged = ""
+                        part = part[:-1] + bytes([part[-1] ^ 1])
                     self.wfile.write(part)
                 return None
 
@@ -169,6 +176,31 @@ def test_the_second_time_nothing_is_fetched(hub: FakeHub, tmp_path: Path) -> Non
     assert machine.run(READ_LAYER % 3) == first
     assert hub.fetched == []
     assert machine.run(READ_LAYER % 3, HF_HUB_OFFLINE="1") == first
+
+
+def test_a_file_that_is_damaged_on_its_way_is_refused_and_fetched_again(
+    hub: FakeHub, tmp_path: Path
+) -> None:
+    machine = Machine(tmp_path / "cache", hub.endpoint)
+    hub.damaged = "model.safetensors.index.json"
+    message = machine.error("org/tiny")
+    assert "model.safetensors.index.json was damaged on its way: its checksum is" in message
+    assert hub.damaged == ""
+    machine.run(READ_LAYER % 3)
+    assert hub.fetched.count("model.safetensors.index.json") == 2
+
+
+def test_small_files_are_checked_by_the_object_id_that_git_gives_them(tmp_path: Path) -> None:
+    content = b"{}\n"
+    blob = tmp_path / hashlib.sha1(b"blob 3\0" + content).hexdigest()
+    blob.write_bytes(content)
+    link = tmp_path / "config.json"
+    link.symlink_to(blob)
+    check_download(link)
+    blob.write_bytes(b"[]\n")
+    with pytest.raises(ModelFilesError, match=f"the hub's is {blob.name}"):
+        check_download(link)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_single_file_is_fingerprinted_by_its_header_alone(tmp_path: Path) -> None:
