@@ -190,7 +190,8 @@ class Scheduler:
 
         Args:
             budget: What this micro-batch may hold, so that the rest is left for the next ones;
-                None for the limits of the configuration alone.
+                None for the limits of the configuration alone. A sequence that has used up its
+                replays runs alone, whatever the budget.
 
         Returns:
             None when there is nothing to run and nothing to tell the stages now.

@@ -295,7 +295,11 @@ class SchedulerMachine(RuleBasedStateMachine):
     def check(self, output: SchedulerOutput, budget: StepBudget | None) -> None:
         """What must hold of every output."""
         assert output.num_tokens <= self.config.max_num_batched_tokens
-        if budget is not None:
+        suspects = [one for one in self.sequences.values() if one.is_suspect]
+        if any(one.request_id == piece.request_id for one in suspects for piece in output.slices):
+            assert len(output.slices) == 1, "a suspect shares its micro-batch"
+            assert not self.in_flight, "a suspect runs beside others"
+        elif budget is not None:
             self.check_budget(output, budget)
         assert all(piece.token_ids for piece in output.slices)
         slots = [piece.kv_slot for piece in output.slices]

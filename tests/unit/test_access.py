@@ -114,7 +114,7 @@ def test_a_damaged_list_leaves_the_keys_before_it_good(
 def test_a_list_that_others_can_read_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text(f"alice:{PLAIN}\n")
-    file.chmod(0o640)
+    file.chmod(0o644)
     with pytest.raises(InvalidArgumentError, match="chmod 600"):
         Callers.of_file(file)
 
