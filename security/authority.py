@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from protos.errors import InvalidArgumentError
-from security.certificate import Certificate, Role, parse_chain, parse_key, spiffe_id
+from security.certificate import Certificate, parse_chain, parse_key
+from security.role import Role, spiffe_id
 
 AUTHORITY_DAYS = 3650
 NODE_DAYS = 365

@@ -7,10 +7,8 @@ TLS connection; the role says what it may do there.
 """
 
 import ipaddress
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import Enum
 from typing import Self, TypeVar
 
 from cryptography import x509
@@ -20,19 +18,9 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.x509.oid import NameOID
 
 from protos.errors import InvalidArgumentError
-
-SPIFFE_PREFIX = "spiffe://stagecoach/"
+from security.role import Role, role_of
 
 ExtensionT = TypeVar("ExtensionT", bound=x509.ExtensionType)
-
-
-class Role(Enum):
-    """What a node is."""
-
-    COORDINATOR = "coordinator"
-    """May use stages."""
-    STAGE = "stage"
-    """Serves layers; may only ask other stages for their health."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,20 +110,6 @@ def parse_key(pem: bytes, *, field: str, source: object) -> PrivateKeyTypes:
         raise InvalidArgumentError(
             f"{field} {source} holds no private key in PEM form without a passphrase", field=field
         ) from error
-
-
-def spiffe_id(role: Role, name: str) -> str:
-    """The identity of a node."""
-    return f"{SPIFFE_PREFIX}{role.value}/{name}"
-
-
-def role_of(uris: Iterable[str]) -> Role | None:
-    """The role that one of a certificate's URIs gives."""
-    for uri in uris:
-        if uri.startswith(SPIFFE_PREFIX):
-            word = uri.removeprefix(SPIFFE_PREFIX).partition("/")[0]
-            return next((role for role in Role if role.value == word), None)
-    return None
 
 
 def _extension(certificate: x509.Certificate, kind: type[ExtensionT]) -> ExtensionT | None:

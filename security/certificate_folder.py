@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 from protos.errors import InvalidArgumentError
 from security.authority import AUTHORITY_DAYS, NODE_DAYS, Authority, PemPair
-from security.certificate import Certificate, Role, parse_chain
+from security.certificate import Certificate, parse_chain
 from security.private_file import read_private, read_public, write_private
+from security.role import Role
 
 AUTHORITY_NAME = "ca"
 

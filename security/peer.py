@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from protos.errors import UnauthenticatedError
-from security.certificate import Role, role_of, spiffe_id
+from security.role import Role, role_of, spiffe_id
 
 AuthContext = Mapping[str, Iterable[bytes]]
 """What `ServicerContext.auth_context()` returns."""

@@ -24,7 +24,6 @@ from model_files import open_model
 from protos.errors import InternalError, InvalidArgumentError
 from protos.limits import server_limits
 from protos.load_progress import LoadPhase, LoadProgress
-from security.credentials import server_credentials
 from security.tls_files import TlsFiles
 from stage_server.activity import StageActivity
 from stage_server.config import ListenAddress, StageConfig
@@ -33,11 +32,9 @@ from stage_server.executor import ModelExecutor
 from stage_server.limits import MessageLimits
 from stage_server.load_board import LoadBoard
 from stage_server.load_watch import shown
-from stage_server.metrics import stage_registry
 from stage_server.servicer import SERVICE_NAME, StageServicer
 from stage_server.stream import MAX_IN_FLIGHT
 from stage_server.watchdog import watch
-from telemetry.metrics_port import metrics_port
 
 MAX_CONCURRENT_CALLS = 128
 """Calls that are served at once, health included; further ones get RESOURCE_EXHAUSTED."""
@@ -107,6 +104,9 @@ class StageServer:
             if self._tls is None:
                 port = self._server.add_insecure_port(str(self._listen))
             else:
+                # Here, as it takes 10 MB that a stage of plain text can do without.
+                from security.credentials import server_credentials
+
                 port = self._server.add_secure_port(
                     str(self._listen), server_credentials(self._tls)
                 )
@@ -213,6 +213,10 @@ def run(config: StageConfig, *, num_lost_log_lines: Callable[[], int]) -> None:
     with ExitStack() as stack:
         metrics_address = None
         if config.metrics_listen is not None:
+            # Here, because only those who want metrics need what exports them.
+            from stage_server.metrics import stage_registry
+            from telemetry.metrics_port import metrics_port
+
             registry = stage_registry(activity, num_lost_log_lines=num_lost_log_lines)
             port = metrics_port(config.metrics_listen.host, config.metrics_listen.port, registry)
             metrics_address = stack.enter_context(port)

@@ -22,8 +22,8 @@ from protos.errors import (
     draining_error,
 )
 from protos.stagecoach.v1 import stage_pb2
-from security.certificate import Role
 from security.peer import require_role
+from security.role import Role
 from stage_server.activity import StageActivity
 from stage_server.answer import parse_request
 from stage_server.engine import DeviceLostError, EngineInfo, StageEngine

@@ -3,8 +3,8 @@
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from security.certificate import Role
 from security.certificate_folder import CertificateFolder
+from security.role import Role
 from security.tls_files import TlsFiles
 
 HOSTS = ("127.0.0.1", "localhost")

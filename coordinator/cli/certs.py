@@ -59,8 +59,8 @@ def issue(
 ) -> None:
     """Makes the certificate and the key of one box: NAME.pem and NAME.key."""
     with reported_failures():
-        from security.certificate import Role
         from security.certificate_folder import CertificateFolder
+        from security.role import Role
 
         made = CertificateFolder(folder).issue(
             name,

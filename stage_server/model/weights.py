@@ -12,7 +12,7 @@ import torch
 from model_files import TensorReader
 from stage_server.load_board import WeightProgress
 
-_MAX_CHUNK_BYTES = 8 << 20
+_MAX_CHUNK_BYTES = 1 << 20
 """Read at once, in float32; at least one row."""
 
 

@@ -18,8 +18,9 @@ from coordinator.pipeline.stage_link import LinkConfig, StageLink
 from protos.errors import StagecoachError, UnauthenticatedError, UnavailableError
 from protos.stagecoach.v1 import stage_pb2
 from protos.status import from_rpc_error
-from security.certificate import Certificate, Role
+from security.certificate import Certificate
 from security.credentials import channel_credentials
+from security.role import Role
 from security.tls_files import TlsFiles
 from stage_server.config import ListenAddress
 from tests.certificates import Certificates, as_server

@@ -18,10 +18,10 @@ from coordinator.config import CoordinatorConfig
 from protos.errors import InvalidArgumentError
 from protos.layer_range import LayerRange
 from security.bind import is_loopback
-from security.certificate import Role
 from security.certificate_folder import CertificateFolder
 from security.credentials import RenewedFiles, read_tls
 from security.private_file import read_private, write_private
+from security.role import Role
 from security.tls_files import TlsFiles
 from stage_server.__main__ import app as stage_server
 from stage_server.config import ListenAddress, StageConfig
