@@ -87,15 +87,17 @@ async def kill_coordinator(cluster: Cluster) -> None:
 async def freeze(cluster: Cluster) -> None:
     """A stage stands still until it is given up."""
     process = cluster.stages[1].process
+    num_before = _num_losses(cluster)
     process.signal(signal.SIGSTOP)
-    await _until_given_up(cluster)
+    await _until_given_up(cluster, num_before)
     process.signal(signal.SIGCONT)
 
 
 async def blackhole(cluster: Cluster) -> None:
     """The network to a stage swallows everything until the stage is given up."""
+    num_before = _num_losses(cluster)
     cluster.proxies[1].become(BLACKHOLE)
-    await _until_given_up(cluster)
+    await _until_given_up(cluster, num_before)
     cluster.proxies[1].heal()
 
 
@@ -104,9 +106,13 @@ async def reset(cluster: Cluster) -> None:
     cluster.proxies[1].reset_after(1000, Way.DOWN)
 
 
-async def _until_given_up(cluster: Cluster) -> None:
+def _num_losses(cluster: Cluster) -> int:
+    return cluster.coordinator.log.count("stage lost")
+
+
+async def _until_given_up(cluster: Cluster, num_before: int) -> None:
     def is_given_up() -> bool:
-        return "lost stage" in cluster.coordinator.log.rpartition("all stages are back")[2]
+        return _num_losses(cluster) > num_before
 
     await eventually(is_given_up, within_s=END_S, what="the stage is given up", every_s=0.1)
 
