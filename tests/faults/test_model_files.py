@@ -27,24 +27,31 @@ class Outcome(NamedTuple):
     elapsed_s: float
 
 
+MEASURE = """
+import resource, subprocess, sys
+code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
+print(code, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+"""Runs a command and prints its exit code and peak in KiB. In a small process of its own, because
+what a process held before it became another program counts for that one too."""
+
+
 def start(model: Path, layers: str = "0:6") -> Outcome:
     """Starts a stage server that is expected to give up."""
     started_s = time.monotonic()
     command = [sys.executable, "-m", "stage_server", "--model", str(model), "--layers", layers]
     flags = ["--listen", "127.0.0.1:0", "--kv-memory", "1MiB", "--threads", "1"]
-    with subprocess.Popen(
-        [*command, *flags, "--log-level", "error"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, *command, *flags, "--log-level", "error"],
+        capture_output=True,
         text=True,
-    ) as child:
-        assert child.stderr is not None
-        lines = child.stderr.read().splitlines()
-        _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
+        check=True,
+        timeout=START_S + 30,
+    )
+    lines = done.stderr.splitlines()
     assert len(lines) == 1, lines
-    peak_bytes = usage.ru_maxrss * 1024
-    return Outcome(child.returncode, lines[0], peak_bytes, time.monotonic() - started_s)
+    code, peak_kib = map(int, done.stdout.split())
+    return Outcome(code, lines[0], peak_kib * 1024, time.monotonic() - started_s)
 
 
 def refused(model: Path, *told: str, layers: str = "0:6") -> None:
