@@ -7,6 +7,7 @@ from coordinator.core.observation import EngineFigures, StageFigures
 from coordinator.core.status import EngineStatus, StageStatus
 from coordinator.lane import Lane
 from coordinator.pipeline.topology import Topology
+from coordinator.scheduler.scheduler import Scheduler
 from coordinator.throughput import ThroughputMeter
 
 
@@ -42,24 +43,24 @@ def engine_status(
         counters: Of the engine.
         now_s: On the monotonic clock.
     """
-    schedulers = [lane.scheduler for lane in lanes]
-    usable = [lane.scheduler for lane in lanes if lane.is_open] or schedulers
+    figures = engine_figures(is_ready=ready, lanes=lanes, stages=())
+    schedulers = _usable(lanes)
     return EngineStatus(
         model_id=topology.model_id,
         ready=ready,
         stages=stages,
-        num_running=sum(one.num_running for one in schedulers),
-        num_waiting=sum(one.num_waiting for one in schedulers),
-        max_num_seqs=sum(one.config.max_num_seqs for one in usable),
-        num_kv_blocks=sum(one.config.num_kv_blocks for one in usable),
-        num_free_kv_blocks=sum(one.num_free_kv_blocks for one in usable),
-        num_cached_kv_blocks=sum(one.num_cached_kv_blocks for one in usable),
-        max_model_len=schedulers[0].config.max_request_tokens,
+        num_running=figures.num_running,
+        num_waiting=figures.num_waiting,
+        max_num_seqs=sum(one.config.max_num_seqs for one in schedulers),
+        num_kv_blocks=figures.num_kv_blocks,
+        num_free_kv_blocks=figures.num_free_kv_blocks,
+        num_cached_kv_blocks=figures.num_cached_kv_blocks,
+        max_model_len=lanes[0].scheduler.config.max_request_tokens,
         num_finished=counters.num_finished,
         num_generated_tokens=counters.throughput.total,
         num_preemptions=counters.num_preemptions,
-        num_prefix_query_tokens=sum(one.num_prefix_query_tokens for one in schedulers),
-        num_prefix_hit_tokens=sum(one.num_prefix_hit_tokens for one in schedulers),
+        num_prefix_query_tokens=figures.num_prefix_query_tokens,
+        num_prefix_hit_tokens=figures.num_prefix_hit_tokens,
         tokens_per_second=counters.throughput.tokens_per_second(now_s),
         has_tokenizer=has_tokenizer,
     )
@@ -76,7 +77,7 @@ def engine_figures(
         stages: In pipeline order.
     """
     schedulers = [lane.scheduler for lane in lanes]
-    usable = [lane.scheduler for lane in lanes if lane.is_open] or schedulers
+    usable = _usable(lanes)
     return EngineFigures(
         is_ready=is_ready,
         num_running=sum(one.num_running for one in schedulers),
@@ -91,3 +92,8 @@ def engine_figures(
         num_replays=sum(one.num_replays for one in schedulers),
         stages=stages,
     )
+
+
+def _usable(lanes: Sequence[Lane]) -> list[Scheduler]:
+    """Those whose room counts: of the lanes that are open, or of all while none is."""
+    return [lane.scheduler for lane in lanes if lane.is_open] or [lane.scheduler for lane in lanes]
