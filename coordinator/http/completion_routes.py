@@ -6,11 +6,10 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from coordinator.http.answer import Answer, AnswerHead
-from coordinator.http.body import max_body_bytes, read_body
 from coordinator.http.chat_answer import ChatAnswer
 from coordinator.http.completion_answer import CompletionAnswer
 from coordinator.http.door import Door
-from coordinator.http.model_routes import check_model
+from coordinator.http.model_requests import read_model_request
 from coordinator.http.openapi import body_of, failures
 from coordinator.http.request_specs import Specs, chat_specs, completion_specs
 from coordinator.http.responses import StreamedAnswer, WholeAnswer
@@ -41,8 +40,7 @@ def completion_routes(door: Door) -> APIRouter:
     async def create_chat_completion(request: Request) -> Response:
         """Answers a conversation; with `stream`, as server-sent events of chunks."""
         engine = door.engine()
-        wanted = await read_body(request, ChatCompletionRequest, max_bytes=_max_bytes(engine))
-        check_model(wanted.model, engine.served_model)
+        wanted = await read_model_request(request, ChatCompletionRequest, engine.served_model)
         head = _head(engine, wanted, f"chatcmpl-{request.state.request_id}")
         answer = ChatAnswer(head, wanted.metadata)
         return _response(engine, wanted, head, chat_specs(wanted, head.id), answer)
@@ -56,17 +54,12 @@ def completion_routes(door: Door) -> APIRouter:
     async def create_completion(request: Request) -> Response:
         """Continues prompts; with `stream`, as server-sent events of partial completions."""
         engine = door.engine()
-        wanted = await read_body(request, CompletionRequest, max_bytes=_max_bytes(engine))
-        check_model(wanted.model, engine.served_model)
+        wanted = await read_model_request(request, CompletionRequest, engine.served_model)
         head = _head(engine, wanted, f"cmpl-{request.state.request_id}")
         answer = CompletionAnswer(head)
         return _response(engine, wanted, head, completion_specs(wanted, head.id), answer)
 
     return router
-
-
-def _max_bytes(engine: GenerationEngine) -> int:
-    return max_body_bytes(engine.served_model.max_model_len)
 
 
 def _head(engine: GenerationEngine, wanted: SamplingFields, answer_id: str) -> AnswerHead:

@@ -113,16 +113,11 @@ class LiveStatus:
                     viewer.show(state)
                 await asyncio.wait({reading}, timeout=PERIOD_S)
             reading.result()
-        except Exception:
+        except Exception:  # nobody awaits this task; those who look see the end of their stream
             _log.exception("the live status stopped")
-            self._end()
-        else:
-            self._end()
         finally:
             feed.close()
             reading.cancel()
-
-    def _end(self) -> None:
         self._looking = None
         for viewer in self._viewers:
             viewer.end()

@@ -45,7 +45,7 @@ class RequestIds:
 
         try:
             await self._app(scope, receive, send_named)
-        except Exception:
+        except Exception:  # a bug; whoever asked shall be told no more of it than an id
             _log.exception("internal error in request %s", request_id)
             if is_started:
                 raise  # the server ends the connection in the middle of the response

@@ -110,7 +110,7 @@ class StreamedAnswer(Response):
             if not events.is_started:
                 raise
             await events.end(error_body(error))
-        except Exception:
+        except Exception:  # a bug; a stream that has begun ends with an event that says so
             if not events.is_started:
                 raise
             _log.exception("internal error in request %s", self._request_id)

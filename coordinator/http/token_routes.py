@@ -4,9 +4,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from coordinator.core.request_spec import TextPrompt
-from coordinator.http.body import max_body_bytes, read_body
 from coordinator.http.door import Door
-from coordinator.http.model_routes import check_model
+from coordinator.http.model_requests import read_model_request
 from coordinator.http.openapi import body_of, failures
 from coordinator.http.request_specs import chat_prompt
 from coordinator.http.schema.tokens import (
@@ -36,10 +35,7 @@ def token_routes(door: Door) -> APIRouter:
         """Turns a prompt into token ids, as a completion would."""
         engine = door.engine()
         served = engine.served_model
-        wanted = await read_body(
-            request, TokenizeRequest, max_bytes=max_body_bytes(served.max_model_len)
-        )
-        check_model(wanted.model, served)
+        wanted = await read_model_request(request, TokenizeRequest, served)
         if wanted.messages is not None:
             token_ids = engine.tokenize(chat_prompt(wanted.messages))
         else:
@@ -58,11 +54,7 @@ def token_routes(door: Door) -> APIRouter:
     async def detokenize(request: Request) -> JSONResponse:
         """Turns token ids into text."""
         engine = door.engine()
-        served = engine.served_model
-        wanted = await read_body(
-            request, DetokenizeRequest, max_bytes=max_body_bytes(served.max_model_len)
-        )
-        check_model(wanted.model, served)
+        wanted = await read_model_request(request, DetokenizeRequest, engine.served_model)
         return JSONResponse({"prompt": engine.detokenize(wanted.tokens)})
 
     return router

@@ -16,6 +16,12 @@ class RequestModel(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
+class ModelRequest(RequestModel):
+    """Base of what is asked of a model."""
+
+    model: str | None = Field(None, description="The model's id. Null: the one that is served.")
+
+
 class ResponseModel(BaseModel):
     """Base of everything that is answered."""
 

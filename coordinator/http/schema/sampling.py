@@ -10,7 +10,7 @@ from coordinator.core.request_spec import (
     MAX_STOP_TOKEN_IDS,
     MAX_UINT32,
 )
-from coordinator.http.schema.base import RequestModel, ResponseModel, Unsupported
+from coordinator.http.schema.base import ModelRequest, RequestModel, ResponseModel, Unsupported
 from coordinator.http.schema.response_format import ResponseFormat, StructuredOutputs
 
 MAX_CHOICES = 128
@@ -33,10 +33,9 @@ class StreamOptions(RequestModel):
     include_obfuscation: Unsupported = None
 
 
-class SamplingFields(RequestModel):
+class SamplingFields(ModelRequest):
     """Fields of both kinds of completion."""
 
-    model: str | None = Field(None, description="The model's id. Null: the one that is served.")
     n: int | None = Field(
         None, ge=1, le=MAX_CHOICES, description="Completions of each prompt. Default 1."
     )

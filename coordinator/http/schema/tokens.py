@@ -2,15 +2,14 @@
 
 from pydantic import Field, model_validator
 
-from coordinator.http.schema.base import RequestModel, ResponseModel
+from coordinator.http.schema.base import ModelRequest, ResponseModel
 from coordinator.http.schema.chat import Message
 from coordinator.http.schema.sampling import TokenId
 
 
-class TokenizeRequest(RequestModel):
+class TokenizeRequest(ModelRequest):
     """A text or a conversation; exactly one is set."""
 
-    model: str | None = Field(None, description="The model's id. Null: the one that is served.")
     prompt: str | None = Field(
         None, min_length=1, description="The tokenizer adds its special tokens."
     )
@@ -33,10 +32,9 @@ class TokenizeResponse(ResponseModel):
     tokens: list[int]
 
 
-class DetokenizeRequest(RequestModel):
+class DetokenizeRequest(ModelRequest):
     """Tokens."""
 
-    model: str | None = Field(None, description="The model's id. Null: the one that is served.")
     tokens: list[TokenId]
 
 

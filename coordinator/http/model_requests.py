@@ -1,0 +1,29 @@
+"""What is asked of the model: read within the bound that the model's length sets, and checked."""
+
+from typing import TypeVar
+
+from fastapi import Request
+
+from coordinator.core.served_model import ServedModel
+from coordinator.http.body import max_body_bytes, read_body
+from coordinator.http.model_routes import check_model
+from coordinator.http.schema.base import ModelRequest
+
+Wanted = TypeVar("Wanted", bound=ModelRequest)
+
+
+async def read_model_request(request: Request, kind: type[Wanted], served: ServedModel) -> Wanted:
+    """Reads a request of the served model.
+
+    Args:
+        request: Whose body was not touched yet.
+        kind: What it must be.
+        served: The model of the engine.
+
+    Raises:
+        ModelNotFoundError: It is for another model.
+        StagecoachError: As `read_body`.
+    """
+    wanted = await read_body(request, kind, max_bytes=max_body_bytes(served.max_model_len))
+    check_model(wanted.model, served)
+    return wanted
