@@ -51,7 +51,7 @@ def sample(
         except StagecoachError as error:
             sampled.errors[request_id] = error
             continue
-        except Exception:
+        except Exception:  # in the engine's loop it would end every request
             _log.exception("sampling failed", extra={"request_id": request_id})
             sampled.errors[request_id] = InternalError(
                 f"request {request_id} failed in sampling; see the coordinator's log"

@@ -267,7 +267,7 @@ class Engine:
         """The loop; ends only by being cancelled, or by a bug, which fails every request."""
         try:
             await self._serve()
-        except Exception:
+        except Exception:  # a bug; nobody may wait for an engine that does not run
             stopped = self._outage.end()
             self._readiness.set(False)
             _log.exception("the engine stopped")

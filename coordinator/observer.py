@@ -69,7 +69,7 @@ class Observers:
         for observer in tuple(self._observers):
             try:
                 tell(observer)
-            except Exception:
+            except Exception:  # whoever watches must not stop what is watched
                 self._observers.remove(observer)
                 name = type(observer).__name__
                 _log.exception("an observer failed and is dropped", extra={"observer": name})

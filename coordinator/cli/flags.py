@@ -1,5 +1,6 @@
 """Flags that several commands take: how a completion is made, and where the coordinator is."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -36,6 +37,15 @@ CoordinatorAddress = Annotated[
         metavar="HOST:PORT", envvar="STAGECOACH_COORDINATOR", help="Address of the coordinator."
     ),
 ]
+
+
+def read_stop_token_ids(text: str | None) -> Sequence[int]:
+    """Reads `--stop-token-ids`; none when it is not given.
+
+    Raises:
+        InvalidArgumentError: It is no list of token ids.
+    """
+    return () if text is None else read_token_ids("--stop-token-ids", text)
 
 
 def read_token_ids(option: str, text: str) -> list[int]:

@@ -87,12 +87,7 @@ def generate(
             raise InvalidArgumentError("--chat needs a prompt of text, not token ids", field="chat")
         if system is not None and not chat:
             raise InvalidArgumentError("--system needs --chat", field="system")
-        stop_ids = (
-            ()
-            if stop_token_ids is None
-            else flags.read_token_ids("--stop-token-ids", stop_token_ids)
-        )
-
+        stop_ids = flags.read_stop_token_ids(stop_token_ids)
         if logprobs is not None and not json_output:
             raise InvalidArgumentError("--logprobs needs --json", field="logprobs")
         schema = (

@@ -111,7 +111,7 @@ async def _typed_errors(
         yield
     except StagecoachError as error:
         await context.abort(*trailing_metadata(error))
-    except Exception:
+    except Exception:  # a bug; whoever called shall be told no more of it than a reference
         reference = secrets.token_hex(4)
         _log.exception("internal error %s", reference)
         internal = InternalError(f"internal error; the coordinator's log has it as {reference}")

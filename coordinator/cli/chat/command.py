@@ -63,11 +63,7 @@ def chat(
         from coordinator.cli.chat.settings import Settings
         from coordinator.client import GenerateOptions
 
-        stop_ids = (
-            ()
-            if stop_token_ids is None
-            else flags.read_token_ids("--stop-token-ids", stop_token_ids)
-        )
+        stop_ids = flags.read_stop_token_ids(stop_token_ids)
         options = GenerateOptions(
             max_tokens=max_tokens,
             temperature=temperature,
