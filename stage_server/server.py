@@ -22,6 +22,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from model_files import open_model
 from protos.errors import InternalError, InvalidArgumentError
+from protos.keepalive import keepalive_options
 from protos.limits import server_limits
 from protos.load_progress import LoadPhase, LoadProgress
 from security.tls_files import TlsFiles
@@ -308,11 +309,8 @@ def _server_options(limits: MessageLimits) -> list[tuple[str, int]]:
         ("grpc.max_send_message_length", limits.response_bytes),
         # By default two servers share a port, and calls go to either.
         ("grpc.so_reuseport", 0),
-        ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
-        ("grpc.keepalive_timeout_ms", _KEEPALIVE_MS),
-        ("grpc.http2.ping_timeout_ms", _KEEPALIVE_MS),  # or a ping is waited for a minute
+        *keepalive_options(_KEEPALIVE_MS),
         ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.max_pings_without_data", 0),
         ("grpc.http2.min_ping_interval_without_data_ms", _MIN_PING_INTERVAL_MS),
         *server_limits(max_calls_per_connection=MAX_CONCURRENT_CALLS),
     ]

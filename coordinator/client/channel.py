@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 from grpc import ChannelCredentials, RpcError, ssl_channel_credentials
 
 from protos.errors import InvalidArgumentError, StagecoachError, UnavailableError
+from protos.keepalive import keepalive_options
 from protos.status import from_rpc_error
 
 if TYPE_CHECKING:
@@ -84,10 +85,7 @@ def channel_options(address: str) -> list[tuple[str, int]]:
         ("grpc.enable_http_proxy", 0 if address.startswith(_LOOPBACK) else 1),
         ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
         # A coordinator whose machine vanished is noticed while a completion runs.
-        ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
-        ("grpc.keepalive_timeout_ms", _KEEPALIVE_MS),
-        ("grpc.http2.ping_timeout_ms", _KEEPALIVE_MS),  # or a ping is waited for a minute
-        ("grpc.http2.max_pings_without_data", 0),
+        *keepalive_options(_KEEPALIVE_MS),
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 2000),
         # Its own connection, which closes with the client.

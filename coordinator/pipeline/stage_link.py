@@ -31,6 +31,7 @@ from protos.errors import (
     UnavailableError,
     is_draining,
 )
+from protos.keepalive import keepalive_options
 from protos.stagecoach.v1 import stage_pb2, stage_pb2_grpc
 from security.credentials import channel_credentials
 from security.diagnosis import Trust, explained
@@ -363,18 +364,13 @@ class StageLink:
         return await asyncio.to_thread(explained, error, self.address, trust)
 
     def _new_channel(self, *, max_message_bytes: int | None) -> grpc.aio.Channel:
-        keepalive_ms = int(1000 * self._config.keepalive_s)
         options = [
             ("grpc.enable_http_proxy", 0),
             ("grpc.enable_retries", 0),
             ("grpc.use_local_subchannel_pool", 1),
             ("grpc.max_reconnect_backoff_ms", 2000),
-            ("grpc.keepalive_time_ms", keepalive_ms),
-            ("grpc.keepalive_timeout_ms", keepalive_ms),
-            # The one that counts: without it a ping is waited for a minute.
-            ("grpc.http2.ping_timeout_ms", keepalive_ms),
             ("grpc.keepalive_permit_without_calls", 1),
-            ("grpc.http2.max_pings_without_data", 0),
+            *keepalive_options(int(1000 * self._config.keepalive_s)),
         ]
         if max_message_bytes is not None:
             options += [

@@ -15,6 +15,7 @@ from coordinator.service.authentication import Authentication
 from coordinator.service.generation_engine import GenerationEngine
 from coordinator.service.servicer import SERVICE_NAME, GenerationServicer
 from protos.errors import UnavailableError
+from protos.keepalive import keepalive_options
 from protos.limits import server_limits
 from protos.stagecoach.v1 import generation_pb2_grpc
 from security.credentials import server_credentials
@@ -172,10 +173,7 @@ def _server_options(message_bytes: int) -> list[tuple[str, int]]:
         ("grpc.max_send_message_length", message_bytes),
         # By default two servers share a port, and calls go to either.
         ("grpc.so_reuseport", 0),
-        ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
-        ("grpc.keepalive_timeout_ms", _KEEPALIVE_MS),
-        ("grpc.http2.ping_timeout_ms", _KEEPALIVE_MS),  # or a ping is waited for a minute
-        ("grpc.http2.max_pings_without_data", 0),
+        *keepalive_options(_KEEPALIVE_MS),
         # Below the period of the client's own pings, or they would be taken for abuse.
         ("grpc.http2.min_ping_interval_without_data_ms", _KEEPALIVE_MS // 2),
     ]
