@@ -380,7 +380,7 @@ class Engine:
             sent = step.send(self._requests)
             if self._steps.is_watched:
                 self._steps.publish(step.record(sent))
-            if self._observers.are_present:
+            if self._observers.hear_steps:
                 self._observers.step_ended(step.summary(sent))
             for token in sent.last_tokens:
                 assert token.reason is not None

@@ -2,10 +2,12 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar, runtime_checkable
 
 from coordinator.core.observation import RequestEnd, StepSummary
 from protos.errors import StagecoachError
+
+Observer = TypeVar("Observer")
 
 _log = logging.getLogger(__name__)
 
@@ -28,6 +30,11 @@ class EngineObserver(Protocol):
         """A request has ended, in whatever way."""
         ...
 
+
+@runtime_checkable
+class StepObserver(Protocol):
+    """An observer that hears of every step too; what it is told is made only for such."""
+
     def step_ended(self, step: StepSummary) -> None:
         """A micro-batch went through all stages."""
         ...
@@ -43,33 +50,35 @@ class Observers:
     def __init__(self, observers: Sequence[EngineObserver]) -> None:
         """Keeps a list of its own."""
         self._observers = list(observers)
+        self._of_steps = [one for one in observers if isinstance(one, StepObserver)]
 
     @property
-    def are_present(self) -> bool:
-        """True when anybody would hear."""
-        return bool(self._observers)
+    def hear_steps(self) -> bool:
+        """True when anybody hears of steps."""
+        return bool(self._of_steps)
 
     def request_accepted(self, request_id: str, num_prompt_tokens: int) -> None:
         """See `EngineObserver`."""
-        self._tell(lambda one: one.request_accepted(request_id, num_prompt_tokens))
+        self._tell(lambda one: one.request_accepted(request_id, num_prompt_tokens), self._observers)
 
     def request_refused(self, error: StagecoachError) -> None:
         """See `EngineObserver`."""
-        self._tell(lambda one: one.request_refused(error))
+        self._tell(lambda one: one.request_refused(error), self._observers)
 
     def request_ended(self, end: RequestEnd) -> None:
         """See `EngineObserver`."""
-        self._tell(lambda one: one.request_ended(end))
+        self._tell(lambda one: one.request_ended(end), self._observers)
 
     def step_ended(self, step: StepSummary) -> None:
-        """See `EngineObserver`."""
-        self._tell(lambda one: one.step_ended(step))
+        """See `StepObserver`."""
+        self._tell(lambda one: one.step_ended(step), self._of_steps)
 
-    def _tell(self, tell: Callable[[EngineObserver], None]) -> None:
-        for observer in tuple(self._observers):
+    def _tell(self, tell: Callable[[Observer], None], observers: list[Observer]) -> None:
+        for observer in tuple(observers):
             try:
                 tell(observer)
             except Exception:  # whoever watches must not stop what is watched
-                self._observers.remove(observer)
+                self._observers = [one for one in self._observers if one is not observer]
+                self._of_steps = [one for one in self._of_steps if one is not observer]
                 name = type(observer).__name__
                 _log.exception("an observer failed and is dropped", extra={"observer": name})

@@ -2,7 +2,7 @@
 
 import logging
 
-from coordinator.core.observation import RequestEnd, StepSummary
+from coordinator.core.observation import RequestEnd
 from protos.errors import StagecoachError
 
 _log = logging.getLogger(__name__)
@@ -39,9 +39,6 @@ class RequestLog:
             _log.info("request ended", extra=facts)
         else:
             _log.warning("request ended", extra=facts | {"error": end.error.reason})
-
-    def step_ended(self, step: StepSummary) -> None:
-        """Logs nothing: steps are for metrics."""
 
 
 def _seconds(start_ns: int, end_ns: int | None) -> float | None:

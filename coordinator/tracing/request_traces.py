@@ -16,7 +16,7 @@ from typing import NamedTuple
 from opentelemetry import trace
 from opentelemetry.context import Context
 
-from coordinator.core.observation import RequestEnd, StepSummary
+from coordinator.core.observation import RequestEnd
 from protos.errors import StagecoachError
 
 
@@ -44,9 +44,6 @@ class RequestTraces:
 
     def request_refused(self, error: StagecoachError) -> None:
         """Does nothing: there is no request to trace."""
-
-    def step_ended(self, step: StepSummary) -> None:
-        """Does nothing: a span a token would cost more than it shows."""
 
     def request_ended(self, end: RequestEnd) -> None:
         """Makes the spans of a request."""
