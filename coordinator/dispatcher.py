@@ -8,7 +8,7 @@ from collections.abc import Sequence as ListLike
 from coordinator.core.request import FinishReason, Request
 from coordinator.core.sequence import Sequence
 from coordinator.lane import Lane
-from protos.errors import QueueFullError
+from coordinator.scheduler.room import check_room
 
 PREFIX_WEIGHT = 4
 """Sequences less that a lane may have as if it had more, when it holds a request's whole prompt."""
@@ -35,12 +35,7 @@ class Dispatcher:
             QueueFullError: `max_num_waiting` sequences wait already.
         """
         num_waiting = sum(lane.scheduler.num_waiting for lane in self._lanes)
-        if num_waiting >= self._max_num_waiting:
-            raise QueueFullError(
-                f"{num_waiting} requests are waiting, the limit is {self._max_num_waiting}",
-                num_waiting=num_waiting,
-                max_num_waiting=self._max_num_waiting,
-            )
+        check_room(num_waiting, self._max_num_waiting)
 
     def place(self, request: Request) -> Sequence:
         """Puts a request in the queue of the lane that suits it best.

@@ -9,17 +9,16 @@ one, else once the stage is back.
 import asyncio
 import logging
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from collections.abc import Sequence as ListLike
-from contextlib import contextmanager
 
 from coordinator.admission import Admission
 from coordinator.batch_sampling import sample
 from coordinator.compiling_stream import CompilingStream
-from coordinator.constraint import GrammarCompiler, TokenConstraint
+from coordinator.constraint import GrammarCompiler
 from coordinator.core.limits import MAX_REPLAYS
 from coordinator.core.observation import EngineFigures
-from coordinator.core.request import FinishReason, Request
+from coordinator.core.request import FinishReason
 from coordinator.core.request_spec import Prompt, RequestSpec
 from coordinator.core.sequence import Sequence
 from coordinator.core.served_model import ServedModel
@@ -27,9 +26,10 @@ from coordinator.core.status import EngineStatus
 from coordinator.core.step import SchedulerOutput, StepOutput
 from coordinator.dispatcher import Dispatcher
 from coordinator.engine_status import EngineCounters, engine_figures, engine_status
+from coordinator.intake import Intake
 from coordinator.landed_step import LandedStep
 from coordinator.lane import Lane
-from coordinator.live_request import LiveRequest
+from coordinator.live_requests import LiveRequests
 from coordinator.micro_batches import MicroBatch
 from coordinator.observer import EngineObserver, Observers
 from coordinator.outage import Outage
@@ -43,7 +43,6 @@ from protos.errors import (
     DeadlineExceededError,
     DeviceMemoryError,
     InternalError,
-    InvalidArgumentError,
     KvFullError,
     StagecoachError,
     StaleStateError,
@@ -93,13 +92,25 @@ class Engine:
         self._outage = Outage(stage_wait_s)
         self._grammars = grammars
         self._observers = Observers(observers)
-        self._requests: dict[str, LiveRequest] = {}
+        self._counters = EngineCounters()
+        self._requests = LiveRequests(self._dispatcher, self._counters, self._observers)
+        self._intake = Intake(
+            admission=admission,
+            grammars=grammars,
+            outage=self._outage,
+            dispatcher=self._dispatcher,
+            requests=self._requests,
+            observers=self._observers,
+            topology=topology,
+            tokenizer=tokenizer,
+            on_accepted=self._hear_request,
+            on_cancel=self._cancel,
+        )
         self._wake = wake
         self._idle = asyncio.Event()
         self._idle.set()
         self._unsent: list[tuple[Lane, LandedStep]] = []
         self._steps = StepHub()
-        self._counters = EngineCounters()
         self._is_draining = False
         self._has_news = False
         """True when pipelines may have come or gone."""
@@ -108,7 +119,7 @@ class Engine:
     @property
     def num_requests(self) -> int:
         """Requests that have not ended."""
-        return len(self._requests)
+        return len(self._requests.by_id)
 
     @property
     def served_model(self) -> ServedModel:
@@ -156,62 +167,7 @@ class Engine:
             ContextLengthExceededError: Prompt and output cannot fit.
             QueueFullError: Too many requests wait.
         """
-        with self._refusals_told():
-            self._check_open()
-            self._check_new(spec.request_id)
-            request = self._admission.admit(spec)
-            if spec.grammar is None:
-                return self._start_request(request, None)
-            self._grammars.check_model(spec.grammar)
-        grammar = spec.grammar
-
-        async def compiled() -> TokenConstraint:
-            with self._refusals_told():
-                return await self._grammars.compile(grammar, ignore_eos=spec.ignore_eos)
-
-        def start(constraint: TokenConstraint) -> RequestStream:
-            with self._refusals_told():
-                return self._start_request(request, constraint)
-
-        return CompilingStream(compiled, start)
-
-    @contextmanager
-    def _refusals_told(self) -> Iterator[None]:
-        """Tells the observers of a request that is not taken."""
-        try:
-            yield
-        except StagecoachError as error:
-            self._observers.request_refused(error)
-            raise
-
-    def _start_request(self, request: Request, constraint: TokenConstraint | None) -> RequestStream:
-        """Queues a valid request."""
-        self._check_open()
-        self._check_new(request.request_id)
-        sequence = self._dispatcher.place(request)
-        request_id = request.request_id
-        live = LiveRequest.of(
-            sequence,
-            topology=self._topology,
-            tokenizer=self.tokenizer,
-            constraint=constraint,
-            on_cancel=lambda: self._cancel(request_id),
-        )
-        self._requests[request_id] = live
-        self._idle.clear()
-        self._wake.set()
-        self._observers.request_accepted(request_id, sequence.num_prompt_tokens)
-        return live.stream
-
-    def _check_open(self) -> None:
-        if self._is_draining:
-            raise UnavailableError("the coordinator is shutting down")
-        self._outage.check()
-        self._dispatcher.check_room()
-
-    def _check_new(self, request_id: str | None) -> None:
-        if request_id in self._requests:  # the scheduler forgets it before its end is sent
-            raise InvalidArgumentError(f"request_id {request_id!r} is in use", field="request_id")
+        return self._intake.submit(spec)
 
     def watch_steps(self) -> StepWatch:
         """Tells what each micro-batch does from now on; the caller closes the watch.
@@ -247,15 +203,15 @@ class Engine:
         Closes the pipeline, which frees every slot on every stage.
         """
         self._is_draining = True
+        self._intake.close()
         self._readiness.set(False)
-        if self._requests:
+        if self._requests.by_id:
             idle = asyncio.create_task(self.wait_idle())
             await asyncio.wait(
                 {idle, self._task}, timeout=grace_s, return_when=asyncio.FIRST_COMPLETED
             )
             idle.cancel()
-        for request_id in tuple(self._requests):
-            self._fail(request_id, UnavailableError("the coordinator is shutting down"))
+        self._requests.fail_all(UnavailableError("the coordinator is shutting down"))
         self._steps.end(UnavailableError("the coordinator is shutting down"))
         self._task.cancel()
         await asyncio.wait({self._task})
@@ -271,10 +227,7 @@ class Engine:
             stopped = self._outage.end()
             self._readiness.set(False)
             _log.exception("the engine stopped")
-            for live in self._requests.values():  # past the scheduler, which may be what is broken
-                live.stream.end(stopped)
-                self._observers.request_ended(live.as_ended(FinishReason.ERROR, stopped))
-            self._requests.clear()
+            self._requests.abandon(stopped)
             raise
 
     async def _serve(self) -> None:
@@ -283,12 +236,12 @@ class Engine:
                 await self._emit()  # before requests are moved, or fail
                 self._tend()
             for lane in self._lanes:
-                lane.fill(self._requests)
+                lane.fill(self._requests.by_id)
             await self._emit()
             for lane in self._lanes:
                 if lane.is_idle:
                     lane.rest()
-            if not self._requests and all(lane.is_idle for lane in self._lanes):
+            if not self._requests.by_id and all(lane.is_idle for lane in self._lanes):
                 self._idle.set()
             await self._wake.wait()
             self._wake.clear()
@@ -296,6 +249,10 @@ class Engine:
                 for micro_batch in lane.micro_batches.take_landed():
                     self._land(lane, micro_batch)
             self._dispatcher.spread()
+
+    def _hear_request(self) -> None:
+        self._idle.clear()
+        self._wake.set()
 
     def _hear(self) -> None:
         self._has_news = True
@@ -315,10 +272,9 @@ class Engine:
         if is_open:
             self._outage.clear()
             self._dispatcher.spread()
-        elif self._outage.begin(self._hear, num_requests=len(self._requests)):
-            error = self._outage.fail(self._pool.problem)
-            for request_id in tuple(self._requests):
-                self._fail(request_id, error)
+        elif self._outage.begin(self._hear, num_requests=self.num_requests):
+            self._requests.fail_all(self._outage.fail(self._pool.problem))
+            self._wake.set()
         self._readiness.set(is_open and not self._is_draining)
 
     async def status(self) -> EngineStatus:
@@ -354,14 +310,14 @@ class Engine:
         """Samples, and lets the scheduler go on; what clients get of it is sent later."""
         landed_ns = time.perf_counter_ns()
         output = micro_batch.output
-        sampled = sample(output, result, self._requests)
+        sampled = sample(output, result, self._requests.by_id)
         for request_id, error in sampled.errors.items():
             self._fail(request_id, error)
         advanced = lane.scheduler.update(output, sampled.token_ids)
         step = LandedStep.of(
             micro_batch,
             result,
-            [self._requests[sequence.request_id] for sequence in advanced],
+            [self._requests.by_id[sequence.request_id] for sequence in advanced],
             logprobs=sampled.logprobs,
             landed_ns=landed_ns,
         )
@@ -377,14 +333,14 @@ class Engine:
         await asyncio.sleep(0)  # lets those go out that were just started
         steps, self._unsent = self._unsent, []
         for lane, step in steps:
-            sent = step.send(self._requests)
+            sent = step.send(self._requests.by_id)
             if self._steps.is_watched:
                 self._steps.publish(step.record(sent))
             if self._observers.hear_steps:
                 self._observers.step_ended(step.summary(sent))
             for token in sent.last_tokens:
                 assert token.reason is not None
-                self._finish(token.live, token.reason)
+                self._requests.finish(token.live, token.reason)
             self._counters.throughput.add(len(step.tokens), time.monotonic())
             micro_batch = step.micro_batch
             lane.pace.observe(
@@ -438,29 +394,11 @@ class Engine:
                 self._fail(sequence.request_id, error)
 
     def _cancel(self, request_id: str) -> None:
-        live = self._requests.get(request_id)
+        live = self._requests.by_id.get(request_id)
         if live is not None:
-            self._finish(live, FinishReason.ABORT)
+            self._requests.finish(live, FinishReason.ABORT)
             self._wake.set()
-
-    def _finish(self, live: LiveRequest, reason: FinishReason) -> None:
-        """Ends a request in good order."""
-        live.end(reason, live.text.flush())
-        self._forget(live.request_id, reason)
 
     def _fail(self, request_id: str, error: StagecoachError) -> None:
-        """Ends a request with an error."""
-        live = self._requests.get(request_id)
-        if live is not None:
-            live.stream.end(error)
-            self._forget(request_id, FinishReason.ERROR, error)
+        if self._requests.fail(request_id, error):
             self._wake.set()
-
-    def _forget(
-        self, request_id: str, reason: FinishReason, error: StagecoachError | None = None
-    ) -> None:
-        live = self._requests.pop(request_id)
-        self._dispatcher.finish(request_id, reason)
-        self._counters.num_finished += 1
-        self._counters.num_preemptions += live.sequence.num_preemptions
-        self._observers.request_ended(live.as_ended(reason, error))

@@ -25,8 +25,9 @@ from coordinator.scheduler.config import SchedulerConfig
 from coordinator.scheduler.fcfs_queue import FcfsQueue
 from coordinator.scheduler.kv_memory import KvMemory
 from coordinator.scheduler.load import Load, StepBudget
+from coordinator.scheduler.room import check_room
 from coordinator.scheduler.step_room import StepRoom
-from protos.errors import ContextLengthExceededError, InvalidArgumentError, QueueFullError
+from protos.errors import ContextLengthExceededError, InvalidArgumentError
 
 
 class Scheduler:
@@ -102,13 +103,7 @@ class Scheduler:
         Raises:
             QueueFullError: `max_num_waiting` sequences wait already.
         """
-        if len(self._waiting) >= self.config.max_num_waiting:
-            raise QueueFullError(
-                f"{len(self._waiting)} requests are waiting, the limit is "
-                f"{self.config.max_num_waiting}",
-                num_waiting=len(self._waiting),
-                max_num_waiting=self.config.max_num_waiting,
-            )
+        check_room(len(self._waiting), self.config.max_num_waiting)
 
     def check_length(self, request: Request) -> None:
         """Refuses a request that could never run.

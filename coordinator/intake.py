@@ -1,0 +1,125 @@
+"""The way of a request into the engine: checked, tokenized, its grammar compiled, placed."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from coordinator.admission import Admission
+from coordinator.compiling_stream import CompilingStream
+from coordinator.constraint import GrammarCompiler, TokenConstraint
+from coordinator.core.request import Request
+from coordinator.core.request_spec import RequestSpec
+from coordinator.dispatcher import Dispatcher
+from coordinator.live_request import LiveRequest
+from coordinator.live_requests import LiveRequests
+from coordinator.observer import Observers
+from coordinator.outage import Outage
+from coordinator.pipeline.topology import Topology
+from coordinator.request_stream import RequestStream
+from coordinator.text.tokenizer import Tokenizer
+from protos.errors import InvalidArgumentError, StagecoachError, UnavailableError
+
+
+class Intake:
+    """Takes requests in, until it is closed. On the engine's event loop.
+
+    Args:
+        admission: Validates requests.
+        grammars: Compiles the grammars of requests.
+        outage: Says when none is taken.
+        dispatcher: Places them.
+        requests: Where they live from then on.
+        observers: Told of each that is taken, and of each that is not.
+        topology: The stages.
+        tokenizer: The model's; None when it serves token ids only.
+        on_accepted: Called for each that was placed.
+        on_cancel: Called with the id of each that its client cancels.
+    """
+
+    def __init__(
+        self,
+        *,
+        admission: Admission,
+        grammars: GrammarCompiler,
+        outage: Outage,
+        dispatcher: Dispatcher,
+        requests: LiveRequests,
+        observers: Observers,
+        topology: Topology,
+        tokenizer: Tokenizer | None,
+        on_accepted: Callable[[], None],
+        on_cancel: Callable[[str], None],
+    ) -> None:
+        """Is open."""
+        self._admission = admission
+        self._grammars = grammars
+        self._outage = outage
+        self._dispatcher = dispatcher
+        self._requests = requests
+        self._observers = observers
+        self._topology = topology
+        self._tokenizer = tokenizer
+        self._on_accepted = on_accepted
+        self._on_cancel = on_cancel
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Takes no more requests."""
+        self._is_closed = True
+
+    def submit(self, spec: RequestSpec) -> RequestStream | CompilingStream:
+        """See `Engine.submit`."""
+        with self._refusals_told():
+            self._check_open()
+            self._check_new(spec.request_id)
+            request = self._admission.admit(spec)
+            if spec.grammar is None:
+                return self._start(request, None)
+            self._grammars.check_model(spec.grammar)
+        grammar = spec.grammar
+
+        async def compiled() -> TokenConstraint:
+            with self._refusals_told():
+                return await self._grammars.compile(grammar, ignore_eos=spec.ignore_eos)
+
+        def start(constraint: TokenConstraint) -> RequestStream:
+            with self._refusals_told():
+                return self._start(request, constraint)
+
+        return CompilingStream(compiled, start)
+
+    @contextmanager
+    def _refusals_told(self) -> Iterator[None]:
+        """Tells the observers of a request that is not taken."""
+        try:
+            yield
+        except StagecoachError as error:
+            self._observers.request_refused(error)
+            raise
+
+    def _start(self, request: Request, constraint: TokenConstraint | None) -> RequestStream:
+        """Queues a valid request."""
+        self._check_open()
+        self._check_new(request.request_id)
+        sequence = self._dispatcher.place(request)
+        request_id = request.request_id
+        live = LiveRequest.of(
+            sequence,
+            topology=self._topology,
+            tokenizer=self._tokenizer,
+            constraint=constraint,
+            on_cancel=lambda: self._on_cancel(request_id),
+        )
+        self._requests.add(live)
+        self._on_accepted()
+        self._observers.request_accepted(request_id, sequence.num_prompt_tokens)
+        return live.stream
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise UnavailableError("the coordinator is shutting down")
+        self._outage.check()
+        self._dispatcher.check_room()
+
+    def _check_new(self, request_id: str | None) -> None:
+        if request_id in self._requests.by_id:  # the scheduler forgets it before its end is sent
+            raise InvalidArgumentError(f"request_id {request_id!r} is in use", field="request_id")
