@@ -40,28 +40,6 @@ class LayerRange:
             )
         return cls(int(match[1]), int(match[2]))
 
-    @classmethod
-    def split_evenly(cls, num_layers: int, num_stages: int) -> list[Self]:
-        """Splits `num_layers` into contiguous ranges whose sizes differ by at most one.
-
-        The larger ranges come first, because the last stage also computes the logits.
-
-        Raises:
-            InvalidArgumentError: There are fewer layers than stages, or no stage.
-        """
-        if not 1 <= num_stages <= num_layers:
-            raise InvalidArgumentError(
-                f"{num_layers} layers cannot be split over {num_stages} stages", field="stages"
-            )
-        size, num_larger = divmod(num_layers, num_stages)
-        ranges = []
-        start = 0
-        for index in range(num_stages):
-            end = start + size + (index < num_larger)
-            ranges.append(cls(start, end))
-            start = end
-        return ranges
-
     def __len__(self) -> int:
         """Number of layers."""
         return self.end - self.start

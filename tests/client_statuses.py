@@ -2,6 +2,7 @@
 
 from coordinator.client import CoordinatorStatus, StageState, StageStatus
 from protos.layer_range import LayerRange
+from tests.layer_ranges import split_evenly
 
 
 def create_stage(index: int, layers: LayerRange, device: str) -> StageStatus:
@@ -32,7 +33,7 @@ def create_status(
     num_layers: int = 40,
     ready: bool = True,
 ) -> CoordinatorStatus:
-    ranges = LayerRange.split_evenly(num_layers, num_stages)
+    ranges = split_evenly(num_layers, num_stages)
     return CoordinatorStatus(
         model_id=model_id,
         ready=ready,

@@ -22,13 +22,13 @@ from coordinator.core.sampling_params import SamplingParams
 from coordinator.engine import Engine
 from model_files import open_model
 from protos.errors import InvalidArgumentError, RequestAbortedError, UnavailableError
-from protos.layer_range import LayerRange
 from stage_server.config import ListenAddress
 from tests.clusters import assert_nothing_held, running_engine, running_stage, status_when
+from tests.layer_ranges import split_evenly
 from tests.text_models import BYTE_TOKENS, EOS_TOKEN_ID, tiny_text_model
 from tests.tiny_models import tiny_model
 
-THREE_STAGES = LayerRange.split_evenly(6, 3)
+THREE_STAGES = split_evenly(6, 3)
 PROMPT = (5, 6, 7, 8, 9)
 MAX_TOKENS = 900
 
@@ -323,7 +323,7 @@ async def test_a_grammar_that_grows_too_complex_fails_its_request_alone(engine: 
 
 async def test_a_model_without_a_tokenizer_takes_no_grammar(tmp_path: Path) -> None:
     path = tiny_model("llama", tmp_path)
-    async with running_engine(path, LayerRange.split_evenly(6, 1)) as engine:
+    async with running_engine(path, split_evenly(6, 1)) as engine:
         with pytest.raises(InvalidArgumentError, match="no tokenizer"):
             engine.submit(create_spec(regex_grammar("a")))
 

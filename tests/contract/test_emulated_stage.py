@@ -24,6 +24,7 @@ from stage_server.config import StageConfig
 from tests.clusters import generate, running_engine
 from tests.contract.stage_builders import OpenedStream, RunningStage, micro_batch, running_stage
 from tests.emulated_tokens import expected_token
+from tests.layer_ranges import split_evenly
 from tests.tiny_models import tiny_model
 
 MODEL = "shape:llama-160m"
@@ -118,7 +119,7 @@ async def test_greedy_tokens_are_the_same_whatever_the_stages_batch_and_chunks(
         for _ in range(12):
             tokens.append(expected_token(tokens))
         expected.append(tokens[len(prompt) :])
-    ranges = LayerRange.split_evenly(12, num_stages)
+    ranges = split_evenly(12, num_stages)
     async with running_engine(
         MODEL, ranges, coordinator={"max_num_batched_tokens": 9}, **EMULATED
     ) as engine:
@@ -129,7 +130,7 @@ async def test_greedy_tokens_are_the_same_whatever_the_stages_batch_and_chunks(
 
 
 async def test_a_full_pool_preempts_and_changes_no_token() -> None:
-    ranges = LayerRange.split_evenly(12, 2)
+    ranges = split_evenly(12, 2)
     tight = {**EMULATED, "kv_memory_bytes": 6 * 16 * 6 * 2 * 768 * 2}
     async with running_engine(MODEL, ranges, **tight) as engine:
         found = await asyncio.gather(*(generate(engine, [9, n], 40) for n in range(4)))
@@ -151,7 +152,7 @@ async def test_a_configuration_is_enough_of_a_model(tmp_path: Path) -> None:
     path = tiny_model("llama", tmp_path)
     for weights in path.glob("*.safetensors"):
         weights.unlink()
-    async with running_engine(path, LayerRange.split_evenly(6, 2), **EMULATED) as engine:
+    async with running_engine(path, split_evenly(6, 2), **EMULATED) as engine:
         assert len(await generate(engine, [1, 2, 3], 5)) == 5
 
 

@@ -43,9 +43,10 @@ from tests.clusters import (
     running_stage,
     status_when,
 )
+from tests.layer_ranges import split_evenly
 from tests.tiny_models import tiny_model
 
-THREE_STAGES = LayerRange.split_evenly(6, 3)
+THREE_STAGES = split_evenly(6, 3)
 PROMPT = (5, 6, 7)
 
 

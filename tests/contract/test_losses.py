@@ -21,10 +21,11 @@ from protos.errors import UnavailableError
 from protos.layer_range import LayerRange
 from stage_server.config import ListenAddress
 from tests.clusters import assert_nothing_held, generate, running_stage, status_when
+from tests.layer_ranges import split_evenly
 from tests.stage_processes import StageProcess, stage_processes
 from tests.tiny_models import tiny_model
 
-HALVES = LayerRange.split_evenly(6, 2)
+HALVES = split_evenly(6, 2)
 PROMPTS = [(5, 6, 7), (9, 8, 7, 6, 5), (20, 21), tuple(range(30, 70))]
 NUM_TOKENS = 150
 POISON = "101, 102, 103"

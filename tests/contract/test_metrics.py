@@ -19,15 +19,15 @@ from coordinator.engine import Engine
 from coordinator.metrics import CoordinatorMetrics
 from model_files import open_model
 from protos.errors import ContextLengthExceededError, InvalidArgumentError, UnavailableError
-from protos.layer_range import LayerRange
 from stage_server.activity import StageActivity
 from stage_server.config import ListenAddress
 from stage_server.metrics import stage_registry
 from telemetry.metrics_port import metrics_port
 from tests.clusters import generate, running_stage, status_when
+from tests.layer_ranges import split_evenly
 from tests.tiny_models import tiny_model
 
-RANGES = LayerRange.split_evenly(6, 2)
+RANGES = split_evenly(6, 2)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from coordinator.cli.cluster import Cluster, ClusterPlan
 from coordinator.client import Client, InvalidArgumentError
-from protos.layer_range import LayerRange
+from tests.layer_ranges import split_evenly
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 60
@@ -162,7 +162,7 @@ def test_prometheus_scrapes_the_ports_that_up_takes() -> None:
         for group in job["static_configs"]
         for target in group["targets"]
     ]
-    layers = tuple(LayerRange.split_evenly(30, 3))
+    layers = tuple(split_evenly(30, 3))
     plan = ClusterPlan(
         model="demo",
         layers=layers,

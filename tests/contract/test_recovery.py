@@ -28,6 +28,7 @@ from stage_server.batch import ForwardBatch, ForwardOutput
 from stage_server.config import ListenAddress
 from stage_server.torch_engine import TorchEngine
 from tests.clusters import assert_nothing_held, generate, running_stage, status_when
+from tests.layer_ranges import split_evenly
 from tests.tiny_models import tiny_model
 
 PROMPTS = [(5, 6, 7), (9, 8, 7, 6, 5), (20, 21)]
@@ -44,7 +45,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def test_running_requests_survive_the_loss_of_any_stage(
     model: Path, lost: int, num_micro_batches: int | None
 ) -> None:
-    ranges = LayerRange.split_evenly(6, 3)
+    ranges = split_evenly(6, 3)
     async with AsyncExitStack() as rest:
         victim = AsyncExitStack()
         addresses = [
@@ -75,7 +76,7 @@ async def test_running_requests_survive_the_loss_of_any_stage(
 
 
 async def test_a_stage_that_was_lost_shares_no_prefix_of_before(model: Path) -> None:
-    ranges = LayerRange.split_evenly(6, 2)
+    ranges = split_evenly(6, 2)
     prompt = tuple(range(3, 43))
     async with AsyncExitStack() as rest:
         victim = AsyncExitStack()

@@ -23,12 +23,13 @@ from protos.errors import IncompatibleError
 from protos.layer_range import LayerRange
 from stage_server.config import ListenAddress
 from tests.clusters import assert_nothing_held, generate, running_stage, status_when
+from tests.layer_ranges import split_evenly
 from tests.stage_processes import StageProcess, stage_processes
 from tests.tiny_models import tiny_model
 
 PROMPTS = [(5, 6, 7), (9, 8, 7, 6, 5), (20, 21), (3,), (30, 31, 32), (40,), (50, 51), (60, 61, 62)]
 NUM_TOKENS = 120
-HALVES = LayerRange.split_evenly(6, 2)
+HALVES = split_evenly(6, 2)
 DEADLINE_S = 60.0
 
 pytestmark = pytest.mark.timeout(300)

@@ -18,13 +18,13 @@ from coordinator.client import (
 )
 from coordinator.service.server import GenerationServer
 from coordinator.step_watch import MAX_WATCHES, StepHub
-from protos.layer_range import LayerRange
 from protos.stagecoach.v1 import generation_pb2, generation_pb2_grpc
 from protos.status import from_rpc_error
 from tests.clusters import generate, running_engine
 from tests.contract.echo_engine import EchoEngine, bound, serving
 from tests.contract.test_generation_client import BackgroundServer
 from tests.contract.test_generation_service import until
+from tests.layer_ranges import split_evenly
 from tests.tiny_models import tiny_model
 
 DEADLINE_S = 20.0
@@ -137,7 +137,7 @@ def check_order(record: StepRecord) -> None:
 
 
 async def test_a_real_pipeline_tells_when_each_stage_had_each_micro_batch(model: Path) -> None:
-    ranges = LayerRange.split_evenly(6, 3)
+    ranges = split_evenly(6, 3)
     async with running_engine(model, ranges, coordinator={"max_num_batched_tokens": 8}) as engine:
         server = GenerationServer("127.0.0.1:0", max_model_len=64, max_num_waiting=4)
         address = await server.start()

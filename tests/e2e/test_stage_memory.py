@@ -11,8 +11,8 @@ from typing import Any
 import grpc
 import pytest
 
-from protos.layer_range import LayerRange
 from protos.stagecoach.v1 import stage_pb2, stage_pb2_grpc
+from tests.layer_ranges import split_evenly
 from tests.tiny_models import tiny_model
 
 ALLOWANCE_BYTES = 400_000_000
@@ -25,7 +25,7 @@ SHAPE: dict[str, Any] = {
     "num_key_value_heads": 16,
     "vocab_size": 8192,
 }
-RANGES = LayerRange.split_evenly(6, 3)
+RANGES = split_evenly(6, 3)
 
 
 @pytest.fixture(scope="module")

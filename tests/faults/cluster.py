@@ -9,6 +9,7 @@ from pathlib import Path
 from protos.layer_range import LayerRange
 from tests.faults.fault_proxy import FaultProxy
 from tests.faults.server_processes import Footprint, ServerProcess
+from tests.layer_ranges import split_evenly
 from tests.tiny_models import NUM_LAYERS
 
 KV_MEMORY = "1MiB"
@@ -90,7 +91,7 @@ class Cluster:
         self.model = model
         self._folder = folder
         self._flags = flags
-        ranges = LayerRange.split_evenly(NUM_LAYERS, NUM_STAGES)
+        ranges = split_evenly(NUM_LAYERS, NUM_STAGES)
         self.stages = [Stage(model, layers, folder) for layers in ranges]
         self._all_stages(Stage.wait_ready)
         self.proxies = [FaultProxy(stage.address) for stage in self.stages]

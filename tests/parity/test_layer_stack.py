@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from model_files import open_model
-from protos.layer_range import LayerRange
 from stage_server.model.families import FAMILIES as SERVED
 from stage_server.model.layer_stack import LayerStack, load_layer_stack
+from tests.layer_ranges import split_evenly
 from tests.tiny_models import FAMILIES, VOCAB_SIZE, reference_model, tiny_model
 
 CPU = torch.device("cpu")
@@ -81,7 +81,7 @@ def load_split(
     files = open_model(str(path))
     return [
         load_layer_stack(files, layers, dtype=dtype, device=CPU, lean=lean)
-        for layers in LayerRange.split_evenly(files.config.num_layers, num_stages)
+        for layers in split_evenly(files.config.num_layers, num_stages)
     ]
 
 

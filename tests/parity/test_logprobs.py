@@ -14,8 +14,8 @@ from coordinator.core.grammar import Grammar, GrammarKind
 from coordinator.core.request_spec import RequestSpec, TokenPrompt
 from coordinator.core.sampling_params import SamplingParams
 from coordinator.engine import Engine
-from protos.layer_range import LayerRange
 from tests.clusters import running_engine
+from tests.layer_ranges import split_evenly
 from tests.text_models import EOS_TOKEN_ID, tiny_text_model
 from tests.tiny_models import reference_model
 
@@ -24,7 +24,7 @@ torch.set_num_threads(1)
 PROMPT = (5, 60, 7, 88, 9)
 NUM_TOKENS = 12
 NUM_TOP = 5
-THREE_STAGES = LayerRange.split_evenly(6, 3)
+THREE_STAGES = split_evenly(6, 3)
 
 GREEDY = SamplingParams()
 SAMPLED = SamplingParams(temperature=0.7, seed=11)
@@ -80,7 +80,7 @@ async def test_logprobs_equal_the_log_softmax_of_transformers(model: Path) -> No
 
 async def test_logprobs_of_the_chosen_token_alone_and_none_at_all(model: Path) -> None:
     prompt = TokenPrompt(token_ids=PROMPT)
-    async with running_engine(model, LayerRange.split_evenly(6, 1)) as engine:
+    async with running_engine(model, split_evenly(6, 1)) as engine:
         token_ids, logprobs = await run(
             engine, RequestSpec(prompt=prompt, max_tokens=4, ignore_eos=True, logprobs=0)
         )

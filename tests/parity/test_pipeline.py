@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from protos.layer_range import LayerRange
 from tests.clusters import generate, running_engine, status_when
+from tests.layer_ranges import split_evenly
 from tests.tiny_models import FAMILIES, tiny_model
 
 NUM_TOKENS = 12
@@ -56,7 +57,7 @@ async def test_every_family_generates_the_same_through_any_number_of_stages(
     prompt = create_prompts(5)[-1]
     expected = expected_tokens(path, prompt)
     for num_stages in SPLITS:
-        ranges = LayerRange.split_evenly(NUM_LAYERS, num_stages)
+        ranges = split_evenly(NUM_LAYERS, num_stages)
         async with running_engine(path, ranges) as engine:
             assert await generate(engine, prompt, NUM_TOKENS) == expected
 
@@ -66,7 +67,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_model("llama-gqa-tied", tmp_path_factory.mktemp("llama"))
 
 
-THREE_STAGES = LayerRange.split_evenly(NUM_LAYERS, 3)
+THREE_STAGES = split_evenly(NUM_LAYERS, 3)
 
 
 @pytest.mark.parametrize("ranges", [["0:1", "1:5", "5:6"], ["0:4", "4:6"]])
@@ -79,7 +80,7 @@ async def test_uneven_ranges_generate_the_same(llama: Path, ranges: list[str]) -
 async def test_sixteen_stages_of_one_layer_each(tmp_path: Path) -> None:
     path = tiny_model("llama", tmp_path, num_hidden_layers=16)
     prompt = create_prompts(3)[-1]
-    async with running_engine(path, LayerRange.split_evenly(16, 16)) as engine:
+    async with running_engine(path, split_evenly(16, 16)) as engine:
         assert await generate(engine, prompt, NUM_TOKENS) == expected_tokens(path, prompt)
 
 

@@ -15,12 +15,12 @@ import pytest
 from coordinator.core.request_spec import RequestSpec, TokenPrompt
 from coordinator.core.sampling_params import SamplingParams
 from coordinator.engine import Engine
-from protos.layer_range import LayerRange
 from tests.clusters import Output, run_to_length, running_engine, status_when
+from tests.layer_ranges import split_evenly
 from tests.parity.test_pipeline import expected_tokens
 from tests.tiny_models import FAMILIES, tiny_model
 
-THREE_STAGES = LayerRange.split_evenly(6, 3)
+THREE_STAGES = split_evenly(6, 3)
 BLOCK = 16
 """Tokens a block, the stages' default."""
 

@@ -20,6 +20,7 @@ from stage_server.build_engine import build_engine
 from stage_server.config import StageConfig
 from stage_server.emulated_engine import EmulatedEngine
 from tests.emulated_tokens import expected_token
+from tests.layer_ranges import split_evenly
 
 MODEL = "shape:llama-160m"
 NUM_SLOTS = 4
@@ -73,7 +74,7 @@ def run(
 @given(data=st.data(), num_stages=st.integers(1, 3))
 def test_tokens_depend_on_the_sequence_alone(data: st.DataObject, num_stages: int) -> None:
     """Random chunks, repeated steps, forks, truncates and frees, against lists of tokens."""
-    engines = [create_engine(layers) for layers in LayerRange.split_evenly(12, num_stages)]
+    engines = [create_engine(layers) for layers in split_evenly(12, num_stages)]
     held: dict[int, list[int]] = {slot: [] for slot in range(NUM_SLOTS)}
     tokens = st.integers(0, 3) | st.just(31999)
     for _ in range(data.draw(st.integers(1, 6))):
@@ -108,7 +109,7 @@ def test_tokens_depend_on_the_sequence_alone(data: st.DataObject, num_stages: in
 
 
 def test_memory_that_was_mixed_up_on_one_stage_spoils_the_tokens() -> None:
-    first, second = (create_engine(layers) for layers in LayerRange.split_evenly(12, 2))
+    first, second = (create_engine(layers) for layers in split_evenly(12, 2))
     prompt = [5, 6, 7]
     run([first, second], [], [SequenceSlice(0, 0, 3), SequenceSlice(1, 0, 3)], [5, 6, 7, 5, 6, 8])
     step = [SequenceSlice(0, 3, 1)]

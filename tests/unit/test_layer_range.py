@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from protos.errors import InvalidArgumentError
 from protos.layer_range import LayerRange
+from tests.layer_ranges import split_evenly
 
 
 @pytest.mark.parametrize(("start", "end"), [(0, 0), (3, 3), (4, 2), (-1, 2)])
@@ -45,7 +46,7 @@ def test_ranges_sort_by_their_first_layer() -> None:
 
 
 def test_the_larger_shares_of_an_even_split_come_first() -> None:
-    assert LayerRange.split_evenly(30, 4) == [
+    assert split_evenly(30, 4) == [
         LayerRange(0, 8),
         LayerRange(8, 16),
         LayerRange(16, 23),
@@ -56,7 +57,7 @@ def test_the_larger_shares_of_an_even_split_come_first() -> None:
 @given(data=st.data(), num_layers=st.integers(1, 200))
 def test_an_even_split_covers_every_layer_once(data: st.DataObject, num_layers: int) -> None:
     num_stages = data.draw(st.integers(1, num_layers))
-    ranges = LayerRange.split_evenly(num_layers, num_stages)
+    ranges = split_evenly(num_layers, num_stages)
     assert len(ranges) == num_stages
     assert [layer for layers in ranges for layer in layers] == list(range(num_layers))
     sizes = [len(layers) for layers in ranges]
@@ -67,5 +68,5 @@ def test_an_even_split_covers_every_layer_once(data: st.DataObject, num_layers: 
 @pytest.mark.parametrize("num_stages", [0, -1, 4])
 def test_a_split_into_more_stages_than_layers_is_refused(num_stages: int) -> None:
     with pytest.raises(InvalidArgumentError, match=f"3 layers .* {num_stages} stages") as caught:
-        LayerRange.split_evenly(3, num_stages)
+        split_evenly(3, num_stages)
     assert caught.value.field == "stages"

@@ -22,6 +22,7 @@ from roofline.model_shape import ModelShape
 from roofline.networks import NETWORKS, network_named
 from roofline.stage_cost import StageCost
 from roofline.work import Work
+from tests.layer_ranges import split_evenly
 from tests.tiny_models import tiny_model
 
 RTX_3060 = gpu_named("rtx-3060-12gb")
@@ -33,7 +34,7 @@ def config_of(name: str) -> ModelConfig:
 
 def create_stages(name: str, num_stages: int) -> list[StageCost]:
     shape = ModelShape.of(config_of(name))
-    ranges = LayerRange.split_evenly(shape.num_layers, num_stages)
+    ranges = split_evenly(shape.num_layers, num_stages)
     return [StageCost(model=shape, layers=layers) for layers in ranges]
 
 
