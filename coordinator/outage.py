@@ -22,6 +22,7 @@ class Outage:
         self._stage_wait_s = stage_wait_s
         self._began_s: float | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._is_too_long = False
         self._refusal: UnavailableError | None = None
 
     def check(self) -> None:
@@ -43,12 +44,13 @@ class Outage:
         Returns:
             True when it has lasted too long, so that requests are to fail.
         """
-        now_s = time.monotonic()
         if self._began_s is None:
-            self._began_s = now_s
-            self._timer = asyncio.get_running_loop().call_later(self._stage_wait_s, wake)
+            self._began_s = time.monotonic()
+            self._timer = asyncio.get_running_loop().call_later(
+                self._stage_wait_s, self._expire, wake
+            )
             _log.warning("waiting for stages", extra={"num_paused_requests": num_requests})
-        return now_s - self._began_s >= self._stage_wait_s
+        return self._is_too_long
 
     def fail(self, problem: str) -> UnavailableError:
         """Refuses requests until `clear`; returns what to end the waiting ones with."""
@@ -65,8 +67,15 @@ class Outage:
         if self._timer is not None:
             self._timer.cancel()
         self._began_s = self._timer = self._refusal = None
+        self._is_too_long = False
 
     def end(self) -> InternalError:
         """Refuses all requests for good, because the engine is broken; returns what it says."""
         self._refusal = UnavailableError("the engine stopped; see the coordinator's log")
         return InternalError(self._refusal.message)
+
+    def _expire(self, wake: Callable[[], None]) -> None:
+        # Noted here, not worked out from a clock: a timer may fire before another clock says so,
+        # and nobody would ask again.
+        self._is_too_long = True
+        wake()
