@@ -272,7 +272,9 @@ class Engine:
         if is_open:
             self._outage.clear()
             self._dispatcher.spread()
-        elif self._outage.begin(self._hear, num_requests=self.num_requests):
+        elif (
+            self._outage.begin(self._hear, num_requests=self.num_requests) or self._pool.is_hopeless
+        ):
             self._requests.fail_all(self._outage.fail(self._pool.problem))
             self._wake.set()
         self._readiness.set(is_open and not self._is_draining)

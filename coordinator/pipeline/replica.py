@@ -17,8 +17,8 @@ _SAME = (
     "num_model_layers",
     "hidden_size",
     "vocab_size",
-    "dtype",
     "hidden_states_dtype",
+    "dtype",
     "kv_block_size",
 )
 _AT_LEAST = ("num_kv_blocks", "max_num_seqs", "max_num_batched_tokens", "max_model_len")
@@ -35,6 +35,8 @@ class Replica:
     """What it said last; None when it has never been reached."""
     is_lost: bool = True
     """True from a loss, or from the start, until its stream is open."""
+    is_misfit: bool = False
+    """True when what answers there now is another stage than it should be."""
     problem: str = ""
     """Why it could not be connected last; empty when it is connected."""
     pipeline: Pipeline | None = None
@@ -46,6 +48,22 @@ class Replica:
     def address(self) -> str:
         """HOST:PORT."""
         return self.link.address
+
+    async def identify(self, expected: StageInfo) -> StageInfo:
+        """Asks what answers there now, which must still fit.
+
+        Raises:
+            IncompatibleError: It is another stage; see `check_fits`.
+            StagecoachError: See `StageLink.get_info`.
+        """
+        self.is_misfit = False
+        try:
+            found = await self.link.get_info()
+            check_fits(self.address, expected, found, is_back=self.info is not None)
+        except IncompatibleError:
+            self.is_misfit = True
+            raise
+        return found
 
     @property
     def state(self) -> StageState:
@@ -60,25 +78,29 @@ def narrowest(infos: Sequence[StageInfo]) -> StageInfo:
     return replace(infos[0], **{what: min(getattr(i, what) for i in infos) for what in _AT_LEAST})
 
 
-def check_fits(address: str, expected: StageInfo, found: StageInfo) -> None:
+def check_fits(
+    address: str, expected: StageInfo, found: StageInfo, *, is_back: bool = False
+) -> None:
     """Checks that a server can stand for its stage.
 
     Args:
         address: Of the server.
         expected: What every server of the stage is, and can at least hold.
         found: What this one says.
+        is_back: It was there before.
 
     Raises:
         IncompatibleError: It is another stage, or computes other numbers, or holds less.
     """
+    has = "came back with" if is_back else "has"
     for what in _SAME:
         wanted, given = getattr(expected, what), getattr(found, what)
         if given != wanted:
-            raise _misfit(address, f"has {what} {given}, expected {wanted}")
+            raise _misfit(address, f"{has} {what} {given}, expected {wanted}")
     for what in _AT_LEAST:
         wanted, given = getattr(expected, what), getattr(found, what)
         if given < wanted:
-            raise _misfit(address, f"has {what} {given}, needs at least {wanted}")
+            raise _misfit(address, f"{has} {what} {given}, needs at least {wanted}")
 
 
 def _misfit(address: str, problem: str) -> IncompatibleError:

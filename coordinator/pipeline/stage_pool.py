@@ -91,6 +91,11 @@ class StagePool:
         return min(map(len, self._stages))
 
     @property
+    def is_hopeless(self) -> bool:
+        """True when a stage's servers are all there, as other stages: an operator must act."""
+        return any(all(one.is_misfit for one in stage) for stage in self._stages)
+
+    @property
     def problem(self) -> str:
         """Why there is no pipeline: a server of each stage that has none up."""
         missing = (stage[0] for stage in self._stages if not any(one.link.is_open for one in stage))
@@ -141,7 +146,8 @@ class StagePool:
         """Keeps every server connected from now on.
 
         Args:
-            listener: Called each time that a pipeline ended or `form` may have more to do.
+            listener: Called each time that a pipeline ended, that `form` may have more to do, or
+                that a server turned out to be another one.
         """
         self._listener = listener
         for replica in self._replicas:
@@ -231,19 +237,24 @@ class StagePool:
                 pause_s = min(2 * pause_s, _RETRY_MAX_S)
             while not link.is_open:
                 try:
-                    found = await link.get_info()
-                    check_fits(link.address, self._expected[replica.stage_index], found)
+                    found = await replica.identify(self._expected[replica.stage_index])
                     await self._open(replica, found)
                 except StagecoachError as error:
-                    if replica.problem != error.message:
-                        facts = {"stage": replica.address, "error": error.message}
-                        _log.warning("stage cannot be connected", extra=facts)
-                    replica.problem = error.message
-                    replica.is_lost = True
+                    self._note_problem(replica, error)
                     await asyncio.sleep(pause_s)
                     pause_s = min(2 * pause_s, _RETRY_MAX_S)
             assert self._listener is not None, "it was started"
             self._listener()
+
+    def _note_problem(self, replica: Replica, error: StagecoachError) -> None:
+        is_new = replica.problem != error.message
+        replica.problem = error.message
+        replica.is_lost = True
+        if is_new:
+            facts = {"stage": replica.address, "error": error.message}
+            _log.warning("stage cannot be connected", extra=facts)
+            if replica.is_misfit and self._listener is not None:
+                self._listener()
 
     async def _open(self, replica: Replica, info: StageInfo) -> None:
         self._epoch = max(self._epoch + 1, time.time_ns())

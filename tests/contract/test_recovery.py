@@ -115,6 +115,28 @@ async def test_requests_fail_typed_when_a_stage_stays_away(model: Path) -> None:
         assert engine.num_requests == 0
 
 
+async def test_requests_fail_at_once_when_another_stage_comes_back(model: Path) -> None:
+    """An operator must act; nobody waits the minute that a lost stage is given."""
+    async with AsyncExitStack() as stack:
+        victim = AsyncExitStack()
+        address = await victim.enter_async_context(running_stage(model, LayerRange(0, 6)))
+        config = CoordinatorConfig(model=str(model), stages=(address,), stage_wait_s=3600)
+        engine = await open_engine(config, open_model(config.model))
+        stack.push_async_callback(engine.close, 0.0)
+        expected = await generate(engine, PROMPTS[0], NUM_TOKENS)
+        running = asyncio.create_task(generate(engine, PROMPTS[0], 250))
+        await status_when(engine, lambda now: now.num_generated_tokens >= NUM_TOKENS + 3)
+        await victim.aclose()
+        listen = ListenAddress.parse(address)
+        async with running_stage(model, LayerRange(0, 5), listen=listen):
+            with pytest.raises(UnavailableError, match="came back with layers 0:5, expected 0:6"):
+                await running
+            assert not (await engine.status()).ready
+        async with running_stage(model, LayerRange(0, 6), listen=listen):
+            await status_when(engine, lambda now: now.ready)
+            assert await generate(engine, PROMPTS[0], NUM_TOKENS) == expected
+
+
 async def test_what_was_generated_is_sent_though_a_stage_is_lost_at_that_moment(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
