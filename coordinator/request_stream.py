@@ -33,11 +33,6 @@ class RequestStream:
         self._changed.set()
         self._on_cancel = on_cancel
 
-    @property
-    def is_ended(self) -> bool:
-        """True once the terminal event was put."""
-        return self._terminal is not None
-
     def put(self, event: TokensEvent) -> None:
         """Adds new tokens."""
         assert self._terminal is None, "tokens after the end"

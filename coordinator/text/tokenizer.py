@@ -88,10 +88,6 @@ class Tokenizer:
         token = self._backend.id_to_token(token_id)
         return b"" if token is None else self._make_decoder().spell(token)
 
-    def token_text(self, token_id: int) -> str:
-        """Returns `token_bytes` as text; what is no whole character becomes U+FFFD."""
-        return self.token_bytes(token_id).decode(errors="replace")
-
     def serialized(self) -> str:
         """Returns the tokenizer as the text of a `tokenizer.json`."""
         return self._backend.to_str()

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -26,13 +26,6 @@ _MIN_PEEK_ELEMENTS = 4 << 20
 _PEEK_SHARE = 20
 """What is read in float32 at once is a twentieth of the stage's elements: a tenth of the bytes of
 their float16. 16 MiB of a small stage hurt nobody."""
-
-
-class KvShape(NamedTuple):
-    """Of the keys of one token in one layer, and of its values."""
-
-    num_kv_heads: int
-    head_dim: int
 
 
 class Layers(Protocol):
@@ -94,10 +87,6 @@ class LayerStack:
         """Of what the layers compute with, and of hidden states in and out."""
         self.kv_dtype = self.hidden_states_dtype
         """Of keys and values."""
-        self.kv_shapes = [
-            KvShape(traits.num_kv_heads, traits.head_dim) for traits in blueprint.traits
-        ]
-        """Of each local layer."""
         # The largest tensors come first, while there is most room for what loading needs besides.
         self._embedding = _load_embedding(
             blueprint, source, dtype=dtype, compute_dtype=self.hidden_states_dtype, device=device

@@ -159,11 +159,6 @@ def test_a_tied_head_on_the_only_stage_shares_the_embedding(tmp_path: Path) -> N
     assert tied.weight_bytes == total
 
 
-def test_kv_shapes_are_those_of_the_attention(tmp_path: Path) -> None:
-    stack = load(tiny_model("qwen3", tmp_path))
-    assert stack.kv_shapes == [(2, 16), (2, 16)]
-
-
 class TestDtypes:
     def test_float16_on_a_cpu_computes_in_float32(self, tmp_path: Path) -> None:
         stack = load(tiny_model("llama", tmp_path), WHOLE, "float16")
