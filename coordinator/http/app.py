@@ -42,7 +42,7 @@ def create_app(door: Door, *, callers: Callers | None = None) -> FastAPI:
     app.include_router(page_routes(door))
     app.include_router(completion_routes(door))
     app.include_router(token_routes(door))
-    describe(app)
+    describe(app, asks_for_keys=callers is not None)
     if callers is not None:
         app.add_middleware(Authentication, callers=callers)
     app.add_middleware(RequestIds)

@@ -8,6 +8,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from coordinator.http.authentication import OPEN_PATHS
 from coordinator.http.errors import ErrorResponse
 from coordinator.http.schema.chat import ChatCompletionRequest
 from coordinator.http.schema.completion import CompletionRequest
@@ -20,6 +21,7 @@ _REQUESTS: Sequence[type[BaseModel]] = (
     DetokenizeRequest,
 )
 _REFERENCE = "#/components/schemas/{model}"
+_API_KEY = "api_key"
 
 
 def failures(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -41,11 +43,12 @@ def body_of(model: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
-def describe(app: FastAPI) -> None:
+def describe(app: FastAPI, *, asks_for_keys: bool) -> None:
     """Lets an application serve the description of all its routes.
 
     Args:
         app: With all its routes.
+        asks_for_keys: Whether `Authentication` wraps it.
     """
 
     def openapi() -> dict[str, Any]:
@@ -60,7 +63,27 @@ def describe(app: FastAPI) -> None:
                 [(model, "validation") for model in _REQUESTS], ref_template=_REFERENCE
             )
             document["components"]["schemas"].update(bodies["$defs"])
+            if asks_for_keys:
+                _require_key(document)
             app.openapi_schema = document
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way to extend it
+
+
+def _require_key(document: dict[str, Any]) -> None:
+    """Says that every route but the open ones takes an API key, and what it answers without."""
+    document["components"]["securitySchemes"] = {_API_KEY: {"type": "http", "scheme": "bearer"}}
+    refused = {
+        "description": "Unauthorized",
+        "content": {
+            "application/json": {
+                "schema": {"$ref": _REFERENCE.format(model=ErrorResponse.__name__)}
+            }
+        },
+    }
+    for path, operations in document["paths"].items():
+        if path not in OPEN_PATHS:
+            for operation in operations.values():
+                operation["security"] = [{_API_KEY: []}]
+                operation["responses"]["401"] = refused

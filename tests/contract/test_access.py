@@ -132,6 +132,22 @@ async def test_every_route_is_refused_without_a_good_key(doors: Doors) -> None:
             assert ALICE.key not in answer.text
 
 
+async def test_the_description_names_the_key_and_the_routes_that_are_open(doors: Doors) -> None:
+    async with httpx2.AsyncClient(trust_env=False) as http:
+        answer = await http.get(
+            f"{doors.http}/openapi.json", headers={"authorization": f"Bearer {ALICE.key}"}
+        )
+    described = answer.json()
+    assert described["components"]["securitySchemes"]["api_key"]["scheme"] == "bearer"
+    for path, operations in described["paths"].items():
+        for operation in operations.values():
+            asks = (
+                operation.get("security") == [{"api_key": []}] and "401" in operation["responses"]
+            )
+            assert asks == (path not in OPEN_PATHS), path
+    assert "securitySchemes" not in create_app(Door()).openapi()["components"]
+
+
 async def test_a_key_has_its_share_of_requests_and_others_have_theirs(doors: Doors) -> None:
     async with doors.client(ALICE.key) as alice, doors.client(BOB.key) as bob:
         running = [alice.generate("ab", max_tokens=4000) for _ in range(2)]
