@@ -91,6 +91,7 @@ bench: $(INSTALLED)  ## print the benchmark tables; takes half an hour, wants a 
 
 bench-faults: $(INSTALLED)  ## print what faults cost: requests lost, time to detect and recover
 	@$(BIN)/python -m benchmarks.faults $(ARGS)
+	@$(BIN)/python -m benchmarks.failover
 
 clean:  ## delete .venv and every cache
 	@rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -78,6 +78,15 @@ async def stop_stage(cluster: Cluster) -> None:
     await asyncio.to_thread(cluster.restart_stages, 1)
 
 
+async def rolling_restart(cluster: Cluster) -> None:
+    """Every stage in turn is told to stop, drains, and is started again."""
+    async with AsyncClient(cluster.address) as client:
+        for index, stage in enumerate(cluster.stages):
+            stage.process.signal(signal.SIGTERM)
+            await asyncio.to_thread(cluster.restart_stages, index)
+            await client.wait_until_ready(END_S)
+
+
 async def kill_coordinator(cluster: Cluster) -> None:
     """The coordinator is killed and started again."""
     cluster.coordinator.kill()
@@ -120,6 +129,7 @@ async def _until_given_up(cluster: Cluster, num_before: int) -> None:
 FAULTS: tuple[tuple[str, Break], ...] = (
     ("kill two stages", kill(0, 2)),
     ("stop a stage", stop_stage),
+    ("rolling restart", rolling_restart),
     ("reset mid-frame", reset),
     ("freeze a stage", freeze),
     ("blackhole", blackhole),
@@ -176,8 +186,8 @@ def incident(streams: Sequence[Stream], struck_s: float, detection_s: float | No
         and tuple(stream.token_ids) == stream.expected[: len(stream.token_ids)]
     ]
     num_complete = sum(stream.is_complete and stream.num_ends == 1 for stream in streams)
-    pauses = [_pauses(stream, struck_s) for stream in streams]
-    back_s = [max(of_stream)[1] for of_stream in pauses if of_stream]  # the longest is the outage
+    of_streams = [pauses(stream, struck_s) for stream in streams]
+    back_s = [max(one)[1] for one in of_streams if one]  # the longest is the outage
     recovered_s = max(back_s, default=None)
     return Incident(
         num_complete=num_complete,
@@ -190,7 +200,7 @@ def incident(streams: Sequence[Stream], struck_s: float, detection_s: float | No
     )
 
 
-def _pauses(stream: Stream, struck_s: float) -> list[tuple[float, float]]:
+def pauses(stream: Stream, struck_s: float) -> list[tuple[float, float]]:
     """Length and end of every pause of a stream that ended after the fault."""
     arrivals_s = stream.arrivals_s
     return [(later - earlier, later) for earlier, later in pairwise(arrivals_s) if later > struck_s]

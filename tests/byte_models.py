@@ -18,16 +18,17 @@ _CHAT_TEMPLATE = (
 )
 
 
-def byte_model(folder: Path) -> Path:
+def byte_model(folder: Path, *, max_model_len: int = MAX_MODEL_LEN) -> Path:
     """Saves the model and its tokenizer as a Hugging Face folder.
 
     Args:
         folder: Where the model's own folder is made.
+        max_model_len: Most tokens of one request.
 
     Returns:
         The model's folder.
     """
-    path = tiny_model("llama", folder, vocab_size=VOCAB_SIZE, max_position_embeddings=MAX_MODEL_LEN)
+    path = tiny_model("llama", folder, vocab_size=VOCAB_SIZE, max_position_embeddings=max_model_len)
     vocabulary = {"<pad>": 0, "<s>": 1, "</s>": 2}
     for spelling in sorted(pre_tokenizers.ByteLevel.alphabet()):
         vocabulary[spelling] = len(vocabulary)

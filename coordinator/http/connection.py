@@ -5,11 +5,16 @@ is bounded in bytes and in time.
 """
 
 import asyncio
+from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 from uvicorn.server import ServerState
 
 from coordinator.http.errors import ErrorBody, ErrorResponse
@@ -57,6 +62,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._num_other_bytes = 0
         """Of the request that is being read, besides its body."""
         self._num_body_bytes = 0
+        self._unanswered: deque[RequestResponseCycle] = deque()
+        """Requests whose response is not complete, oldest first; those after it wait for it."""
         self._request_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
 
@@ -69,6 +76,7 @@ class LimitedProtocol(HttpToolsProtocol):
         """Lets go of everything."""
         self._stop_request_timer()
         self._stop_stall_timer()
+        self._disconnect()
         super().connection_lost(exc)
         self.lost.set_result(None)
 
@@ -81,6 +89,15 @@ class LimitedProtocol(HttpToolsProtocol):
         # Framing of small chunks is as long as the body: twice a limit that no client comes near.
         if self._num_other_bytes > self._limits.max_head_bytes + self._num_body_bytes:
             self._refuse(431, "the head of the request is too long", "head_too_large")
+
+    def eof_received(self) -> None:
+        """The client sends no more, which is how it leaves: the connection is closed."""
+        self._disconnect()
+
+    def on_headers_complete(self) -> None:
+        """Begins to answer a request, or puts it behind those that came before."""
+        super().on_headers_complete()
+        self._unanswered.append(self.cycle)
 
     def on_body(self, body: bytes) -> None:
         """Takes a piece of a body."""
@@ -111,6 +128,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Ends a response; a connection that closes must get rid of its last bytes in time."""
+        self._unanswered.popleft()
         super().on_response_complete()
         if self.transport.is_closing():
             self._start_stall_timer()
@@ -140,9 +158,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _start_stall_timer(self) -> None:
         if self._stall_timer is None:
-            self._stall_timer = self.loop.call_later(
-                self._limits.stall_timeout_s, self.transport.abort
-            )
+            self._stall_timer = self.loop.call_later(self._limits.stall_timeout_s, self._abort)
 
     def _stop_stall_timer(self) -> None:
         if self._stall_timer is not None:
@@ -153,8 +169,8 @@ class LimitedProtocol(HttpToolsProtocol):
         """Ends the connection, with an answer unless one is on its way."""
         if self.transport.is_closing():
             return
-        if self.cycle is not None and self.cycle.response_started:
-            self.transport.abort()
+        if self._unanswered and self._unanswered[0].response_started:
+            self._abort()
             return
         error = ErrorBody(message=message, type="invalid_request_error", param=None, code=code)
         body = ErrorResponse(error=error).model_dump_json().encode()
@@ -162,5 +178,16 @@ class LimitedProtocol(HttpToolsProtocol):
             b"%bcontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
             % (STATUS_LINE[status], len(body), body)
         )
+        self._disconnect()
         self.transport.close()
+
+    def _abort(self) -> None:
+        self._disconnect()
+        self.transport.abort()
+
+    def _disconnect(self) -> None:
+        """Tells whatever answers that nobody listens; a write before `connection_lost` may fail."""
+        for cycle in self._unanswered:
+            cycle.disconnected = True
+            cycle.message_event.set()
         self._start_stall_timer()

@@ -1,11 +1,13 @@
 """What one HTTP connection may take of the coordinator, in bytes and in time."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+import uvloop
 
 from coordinator.http.connection import ConnectionLimits
 from tests.contract.echo_engine import EchoEngine
@@ -138,6 +140,60 @@ async def test_a_reader_that_stalls_is_ended_and_its_request_with_it() -> None:
         received = await reader.read()
     assert b"data: {" in received
     assert b"[DONE]" not in received
+
+
+@pytest.mark.parametrize("num_requests", [1, 2, 3])
+async def test_a_client_that_leaves_ends_what_is_answered_whatever_it_sent_after_it(
+    num_requests: int,
+) -> None:
+    """Only the request that was read last used to hear of it: of several, the one not answered."""
+    engine = EchoEngine(delay_s=DEADLINE_S / 10)
+    async with connected(engine=engine) as (reader, writer):
+        writer.write(stream_request(100) * num_requests)
+        await reader.readuntil(b"data: {")
+        assert len(engine.running) == 1
+        writer.close()
+        while engine.running:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+
+async def test_garbage_behind_a_second_request_does_not_get_into_the_first_answer() -> None:
+    async with connected() as (reader, writer):
+        writer.write(stream_request(4000))
+        received = await reader.readuntil(b"data: {")
+        writer.write(stream_request(1) + b"GARBAGE\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            while piece := await reader.read(2**16):
+                received += piece
+    assert received.count(b"HTTP/1.1 ") == 1
+    assert b"invalid_http" not in received
+    assert b"[DONE]" not in received
+
+
+def test_a_client_that_leaves_is_no_bug_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """The product's event loop refuses to write to a connection that is about to be closed."""
+
+    async def leave(num_requests: int, rest: bytes) -> None:
+        engine = EchoEngine()
+        async with connected(engine=engine) as (reader, writer):
+            writer.write(stream_request(4000) * num_requests)
+            await reader.readuntil(b"data: {")
+            writer.write(rest)
+            writer.write_eof()
+            while engine.running:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+
+    for num_requests in (1, 2) * 3:
+        for rest in (b"", b"GARBAGE\r\n\r\n"):
+            uvloop.run(leave(num_requests, rest))
+    assert "internal error" not in caplog.text
+    assert "RuntimeError" not in caplog.text
+
+
+def stream_request(num_tokens: int) -> bytes:
+    """A request for a stream of that many tokens."""
+    body = json.dumps({"prompt": "abc", "max_tokens": num_tokens, "stream": True}).encode()
+    return HEAD + b"content-length: %d\r\n\r\n%b" % (len(body), body)
 
 
 async def test_a_reader_that_is_slow_but_reads_gets_everything() -> None:

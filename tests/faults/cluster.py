@@ -84,6 +84,8 @@ class Cluster:
         *flags: Further flags of the coordinator.
 
     Attributes:
+        address: Of the coordinator's gRPC door, the same for all its lives.
+        http: Of its HTTP door, another in each life.
         baseline: What each of `processes` held when all was well; the oracle records it.
     """
 
@@ -99,7 +101,7 @@ class Cluster:
         self._is_unusual = False
         self.baseline: list[Footprint] = []
         self.coordinator = self.start_coordinator()
-        self.address = str(self.coordinator.ready_line()["grpc"])
+        self.address, self.http = self._doors()
 
     @property
     def processes(self) -> list[ServerProcess]:
@@ -117,7 +119,7 @@ class Cluster:
         arguments = [
             *("serve", "--model", str(self.model), "--listen", listen or self.address),
             *(text for proxy in self.proxies for text in ("--stage", proxy.address)),
-            *("--drain-grace-s", "20"),
+            *("--http-listen", "127.0.0.1:0", "--drain-grace-s", "20"),
             *self._flags,
             *flags,
         ]
@@ -135,7 +137,7 @@ class Cluster:
         self.coordinator.close()
         self._is_unusual = bool(flags or environment or log)
         self.coordinator = self.start_coordinator(*flags, environment=environment, log=log)
-        self.coordinator.ready_line()
+        self.address, self.http = self._doors()
 
     def restart_stages(self, *indices: int) -> None:
         """Starts these stages again, side by side."""
@@ -165,6 +167,11 @@ class Cluster:
         for proxy in self.proxies:
             proxy.close()
         self._all_stages(lambda stage: stage.process.close())
+
+    def _doors(self) -> tuple[str, str]:
+        """Waits until the coordinator is ready; its addresses for gRPC and HTTP."""
+        ready = self.coordinator.ready_line()
+        return str(ready["grpc"]), str(ready["http"])
 
     def _all_stages(self, function: Callable[[Stage], None]) -> None:
         with ThreadPoolExecutor() as pool:

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from coordinator.client import AsyncClient
+from tests.byte_models import byte_model
 from tests.faults.cluster import MAX_MODEL_LEN, Cluster
 from tests.faults.oracle import Oracle, check_ended
 from tests.faults.reference import Continuation, continuations
-from tests.tiny_models import tiny_model
 
 NUM_TEXTS = 8
 TEXT_TOKENS = 400
@@ -18,7 +18,7 @@ TEXT_TOKENS = 400
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
-    return tiny_model("llama", folder, max_position_embeddings=MAX_MODEL_LEN)
+    return byte_model(folder, max_model_len=MAX_MODEL_LEN)
 
 
 @pytest.fixture(scope="session")

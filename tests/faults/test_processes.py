@@ -201,3 +201,21 @@ async def test_f14_a_stage_that_is_told_to_stop_exits_well_and_costs_no_token(
     await asyncio.to_thread(stage.restart)
     await traffic.ended(RECOVERY_S)
     oracle.check_streams(traffic)
+
+
+@pytest.mark.slow_fault
+@pytest.mark.timeout(240)
+async def test_f14_a_rolling_restart_of_all_stages_under_load_loses_no_request(
+    oracle: Oracle,
+) -> None:
+    all_traffic = [Traffic.start(oracle.client, oracle.texts, num_tokens=300)]
+    for turn, stage in enumerate(oracle.cluster.stages):
+        await all_traffic[0].until_each_has(10 + 40 * turn)
+        stage.process.signal(signal.SIGTERM)
+        all_traffic.append(Traffic.start(oracle.client, oracle.texts[:2]))  # while it is away
+        assert await asyncio.to_thread(stage.process.wait, 10) == 0
+        await asyncio.to_thread(stage.restart)
+        await oracle.client.wait_until_ready(RECOVERY_S)
+    for traffic in all_traffic:
+        await traffic.ended(RECOVERY_S)
+        oracle.check_streams(traffic)
