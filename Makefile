@@ -38,7 +38,7 @@ browser:  ## install the browser that tests the status page, where that is possi
 test-faults: $(INSTALLED)  ## run the whole fault suite, its slow half included; 15 minutes
 	@$(BIN)/python -m pytest tests/faults -m "slow_fault or not slow_fault" $(ARGS)
 
-test-docker: $(INSTALLED)  ## build the images and run the local compose file; needs root, 10 minutes
+test-docker: $(INSTALLED)  ## build the images and run every compose file; needs root, 10 minutes
 	@if [[ "$$(id -u)" == 0 ]] && command -v apt-get >/dev/null && ! command -v dockerd >/dev/null; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
 			docker.io docker-compose debootstrap iproute2 curl >/dev/null; \

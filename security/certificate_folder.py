@@ -11,7 +11,7 @@ from typing import NamedTuple
 from protos.errors import InvalidArgumentError
 from security.authority import AUTHORITY_DAYS, NODE_DAYS, Authority, PemPair
 from security.certificate import Certificate, parse_chain
-from security.private_file import read_private, read_public, write_private
+from security.private_file import read_private, read_public, write_private, write_public
 from security.role import Role
 
 AUTHORITY_NAME = "ca"
@@ -107,7 +107,7 @@ class CertificateFolder:
         path = self._file(name)
         # A key that lacks its certificate is of no use to anyone; the other way round it misleads.
         write_private(path.with_suffix(".key"), pair.key, overwrite=overwrite)
-        write_private(path, pair.certificate, overwrite=overwrite)
+        write_public(path, pair.certificate, overwrite=overwrite)
         return StoredCertificate(path, self._read(path))
 
     def _read(self, path: Path) -> Certificate:

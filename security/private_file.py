@@ -1,4 +1,4 @@
-"""Files that hold secrets: private keys and API keys."""
+"""Files that hold secrets, private keys and API keys, and what lies beside them."""
 
 import os
 import stat
@@ -52,10 +52,23 @@ def write_private(path: Path, data: bytes, *, overwrite: bool = False) -> None:
     Raises:
         InvalidArgumentError: It is there already and `overwrite` is False, or cannot be written.
     """
+    _write(path, data, mode=0o600, overwrite=overwrite)
+
+
+def write_public(path: Path, data: bytes, *, overwrite: bool = False) -> None:
+    """Writes a file that everyone may read, such as a server that runs as another user.
+
+    Raises:
+        InvalidArgumentError: As for `write_private`.
+    """
+    _write(path, data, mode=0o644, overwrite=overwrite)
+
+
+def _write(path: Path, data: bytes, *, mode: int, overwrite: bool) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)

@@ -12,6 +12,7 @@ import typer
 from protos import __version__
 from protos.errors import InvalidArgumentError, StagecoachError
 from protos.grpc_environment import prepare_grpc
+from protos.lasting_objects import lasting_objects
 from protos.layer_range import LayerRange
 from security.tls_files import TlsFiles
 from stage_server import value_completion
@@ -157,7 +158,10 @@ def stage_server(
     ] = False,
     json_progress: Annotated[
         bool,
-        typer.Option("--json-progress", help="Print JSON lines on stdout while it loads."),
+        typer.Option(
+            "--json-progress",
+            help="Print JSON lines on stdout: its address when it listens, then how far it is.",
+        ),
     ] = False,
     exit_with_parent: Annotated[
         bool, typer.Option("--exit-with-parent", help="Stop when stdin reaches its end.")
@@ -251,7 +255,8 @@ def _run(config: StageConfig, log: LogConfig) -> None:
     handler = set_up_logging(log)
     prepare_grpc()
     wait_passively()
-    from stage_server.server import run  # imports torch, after its environment is set
+    with lasting_objects():
+        from stage_server.server import run  # imports torch, after its environment is set
 
     run(config, num_lost_log_lines=lambda: handler.num_lost)
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from model_files import ModelFiles
+from protos.lasting_objects import lasting_objects
 from stage_server.config import StageConfig
 from stage_server.engine import StageEngine
 from stage_server.load_board import Report, no_report
@@ -33,6 +34,7 @@ def _build_named(config: StageConfig, files: ModelFiles, report: Report) -> Stag
         from stage_server.emulated_engine import EmulatedEngine
 
         return EmulatedEngine(config, files)
-    from stage_server.torch_engine import build_engine as build_torch_engine
+    with lasting_objects():
+        from stage_server.torch_engine import build_engine as build_torch_engine
 
     return build_torch_engine(config, files, report)

@@ -262,6 +262,8 @@ async def _serve(
         activity=activity,
     )
     address = await server.start()
+    if config.json_progress:
+        print(json.dumps({"listening": str(address)}), flush=True)
     stopping = asyncio.create_task(stop.wait())
     loading = asyncio.create_task(_load(server, board, config))
     error = None

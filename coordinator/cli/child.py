@@ -36,7 +36,9 @@ class Child:
         self._process = process
         self._relay_logs = relay_logs
         self._last_log_line = ""
-        self._ready_line: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self._address: asyncio.Future[str | None] = loop.create_future()
+        self._ready_line: asyncio.Future[bytes] = loop.create_future()
         self._readers = (
             asyncio.create_task(self._read_stdout()),
             asyncio.create_task(self._read_stderr()),
@@ -69,6 +71,17 @@ class Child:
             process_group=0,
         )
         return cls(name, process, relay_logs=relay_logs, on_progress=on_progress)
+
+    async def listening(self) -> str:
+        """Waits for the line that says where the child listens; it may be long from ready.
+
+        Raises:
+            StagecoachError: The child ended first; see `ended`.
+        """
+        address = await asyncio.shield(self._address)
+        if address is None:
+            raise await self.ended()
+        return address
 
     async def ready(self) -> dict[str, object]:
         """Waits for the line that says that the child is ready, and returns its content.
@@ -118,9 +131,10 @@ class Child:
     async def _read_stdout(self) -> None:
         assert self._process.stdout is not None
         line = await self._process.stdout.readline()
-        while (progress := _progress(line)) is not None:
-            self._on_progress(progress)
+        while self._is_about_start(line):
             line = await self._process.stdout.readline()
+        if not self._address.done():
+            self._address.set_result(None)
         self._ready_line.set_result(line)
         while await self._process.stdout.read(_MAX_LINE_BYTES):
             pass  # a child that nobody listens to must not block on a full pipe
@@ -133,12 +147,19 @@ class Child:
             if self._relay_logs:
                 print(f"[{self.name}] {text}", file=sys.stderr, flush=True)
 
-
-def _progress(line: bytes) -> LoadProgress | None:
-    """Reads a line that says how far a child is; None for any other line."""
-    try:
-        content = json.loads(line)
-    except ValueError:
-        return None
-    details = content.get("progress") if isinstance(content, dict) else None
-    return LoadProgress.from_details(details) if isinstance(details, dict) else None
+    def _is_about_start(self, line: bytes) -> bool:
+        """Takes a line that says where a child listens or how far it is; False for any other."""
+        try:
+            content = json.loads(line)
+        except ValueError:
+            return False
+        match content:
+            case {"listening": str(address)} if not self._address.done():
+                self._address.set_result(address)
+                return True
+            case {"progress": dict(details)}:
+                progress = LoadProgress.from_details(details)
+                if progress is not None:
+                    self._on_progress(progress)
+                return progress is not None
+        return False

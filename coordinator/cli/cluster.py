@@ -16,6 +16,9 @@ _COORDINATOR = "coordinator"
 _KILL_MARGIN_S = 15.0
 """What a process gets to end besides the grace time of its own work."""
 
+_LOAD_S = 7 * 86_400
+"""For which the coordinator waits for stages: no limit, since those that end are seen here."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterPlan:
@@ -93,14 +96,16 @@ class Cluster:
                 )
                 self._stages.append(keeper)
                 await keeper.start(on_progress=partial(_show, display, name))
-        stages = await asyncio.gather(
-            *(_shown_when_ready(keeper, display) for keeper in self._stages)
-        )
+        addresses = await asyncio.gather(*(keeper.listening() for keeper in self._stages))
         display.show(_COORDINATOR, Entry("starting"))
+        # While the stages load, which it waits for.
         self._coordinator = await Child.start(
-            _COORDINATOR, self._coordinator_arguments(stages), relay_logs=self._relay_logs
+            _COORDINATOR, self._coordinator_arguments(addresses), relay_logs=self._relay_logs
         )
-        ready = await self._coordinator.ready()
+        stages, ready = await asyncio.gather(
+            asyncio.gather(*(_shown_when_ready(keeper, display) for keeper in self._stages)),
+            self._coordinator.ready(),
+        )
         return Endpoints(
             grpc=str(ready["grpc"]),
             http=_address(ready["http"]),
@@ -150,21 +155,19 @@ class Cluster:
             *self._metrics_arguments(1 + index * self._plan.num_replicas + replica),
         ]
 
-    def _stage_options(self, stages: Sequence[RunningStage]) -> list[str]:
+    def _stage_options(self, addresses: Sequence[str]) -> list[str]:
         """The addresses of each stage, as `serve` takes them."""
         num = self._plan.num_replicas
-        return [
-            ",".join(stage.address for stage in stages[start : start + num])
-            for start in range(0, len(stages), num)
-        ]
+        return [",".join(addresses[start : start + num]) for start in range(0, len(addresses), num)]
 
-    def _coordinator_arguments(self, stages: Sequence[RunningStage]) -> list[str]:
+    def _coordinator_arguments(self, addresses: Sequence[str]) -> list[str]:
         return [
             *("-m", "coordinator.cli", "serve", "--model", self._plan.model),
-            *(text for stage in self._stage_options(stages) for text in ("--stage", stage)),
+            *(text for stage in self._stage_options(addresses) for text in ("--stage", stage)),
             *("--listen", f"127.0.0.1:{self._plan.grpc_port}", "--json", "--exit-with-parent"),
             *self._http_arguments(),
             *("--drain-grace-s", str(self._plan.drain_grace_s)),
+            *("--connect-timeout-s", str(_LOAD_S)),
             *self._plan.coordinator_options,
             *self._metrics_arguments(0),
         ]

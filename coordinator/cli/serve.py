@@ -10,6 +10,7 @@ from coordinator.cli import value_completion
 from coordinator.cli.failures import reported_failures
 from coordinator.config import CoordinatorConfig, parse_address
 from protos.errors import InvalidArgumentError
+from protos.lasting_objects import lasting_objects
 from security.tls_files import TlsFiles
 from telemetry.log_config import LOG_FORMATS, LOG_LEVELS, LogConfig
 
@@ -161,7 +162,8 @@ def serve(
             otlp_endpoint=otlp_endpoint,
         )
         log = LogConfig(format=log_format, level=log_level)
-        from coordinator.cli.coordinator_process import run
+        with lasting_objects():
+            from coordinator.cli.coordinator_process import run
 
         run(config, log=log, json_output=json_output, exit_with_parent=exit_with_parent)
 

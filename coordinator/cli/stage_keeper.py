@@ -57,7 +57,7 @@ class StageKeeper:
         self._child: Child | None = None
 
     async def start(self, on_progress: Callable[[LoadProgress], None] = lambda _: None) -> None:
-        """Starts the stage server; `ready` waits for it.
+        """Starts the stage server; `listening` and `ready` wait for it.
 
         Args:
             on_progress: Told how far it is.
@@ -69,6 +69,16 @@ class StageKeeper:
             on_progress=on_progress,
         )
 
+    async def listening(self) -> str:
+        """Waits until the stage listens, and returns where; it may be long from ready.
+
+        Raises:
+            StagecoachError: It ended before; says how.
+        """
+        assert self._child is not None, "the stage was started"
+        self._address = await self._child.listening()  # for all its later lives, too
+        return self._address
+
     async def ready(self) -> RunningStage:
         """Waits until the stage serves.
 
@@ -79,7 +89,6 @@ class StageKeeper:
         content = await self._child.ready()
         match content:
             case {"address": str(address), "layers": [int(start), int(end)], "pid": int(pid)}:
-                self._address = address  # for all its later lives: the coordinator knows no other
                 self._report(f"{self.name} is ready at {address}")
                 metrics = content["metrics"]
                 return RunningStage(

@@ -13,9 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 ROOT = Path(__file__).resolve().parents[2]
 NEEDED = ("dockerd", "docker", "docker-compose", "debootstrap", "nsenter", "ip")
 START_S = 60.0
+BASE_IMAGE = "stagecoach-base:test"
 
 
 class EngineAbsentError(Exception):
@@ -44,6 +47,10 @@ class DockerEngine:
         return self.run(
             "nsenter", f"--net=/run/netns/{self.namespace}", *command, timeout_s=timeout_s
         )
+
+    def add_address(self, address: str) -> None:
+        """Gives the engine's network an address that is not loopback, as a box has one."""
+        self.run("ip", "-n", self.namespace, "address", "add", f"{address}/32", "dev", "lo")
 
 
 @contextmanager
@@ -84,6 +91,7 @@ def docker_engine(folder: Path) -> Iterator[DockerEngine]:
         finally:
             daemon.terminate()
             daemon.wait(60)
+            _unmount_all_under(folder)
     finally:
         _run(("ip", "netns", "delete", namespace), environment, 10)
 
@@ -108,6 +116,13 @@ def _wait_until_up(
             lines = log.read_text(errors="replace").splitlines() or ["it says nothing"]
             raise EngineAbsentError(f"dockerd does not run here: {lines[-1]}")
         time.sleep(0.2)
+
+
+def _unmount_all_under(folder: Path) -> None:
+    """A daemon leaves its network namespace mounted, which keeps the folder from being removed."""
+    for mount in psutil.disk_partitions(all=True):
+        if Path(mount.mountpoint).is_relative_to(folder):
+            subprocess.run(["umount", mount.mountpoint], check=True)
 
 
 def _run(command: Sequence[str], environment: Mapping[str, str], timeout_s: float) -> str:

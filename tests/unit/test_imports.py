@@ -299,3 +299,9 @@ def test_importing_the_whole_coordinator_does_not_load_torch() -> None:
 
 def test_importing_the_client_loads_neither_torch_nor_numpy() -> None:
     assert imported_by("coordinator.client").isdisjoint({*NEEDS_TORCH, "numpy", "tokenizers"})
+
+
+def test_a_stage_listens_before_it_imports_what_only_loading_needs() -> None:
+    # sympy stands for torch's compiler, which transformers imports.
+    assert imported_by("stage_server.server").isdisjoint({"transformers", "sympy"})
+    assert imported_by("stage_server.__main__").isdisjoint(NEEDS_TORCH)

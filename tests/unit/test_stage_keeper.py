@@ -9,6 +9,7 @@ from protos.errors import UnavailableError
 
 READY = """
 import json, sys
+print(json.dumps({"listening": "127.0.0.1:7"}), flush=True)
 ready = {"address": "127.0.0.1:7", "layers": [0, 1], "pid": 1, "metrics": None}
 print(json.dumps(ready), flush=True)
 print("the last words", file=sys.stderr)
@@ -37,6 +38,7 @@ async def test_pauses_grow_and_the_address_stays(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(asyncio, "sleep", sleep)
     keeper = StageKeeper("stage 0", arguments, relay_logs=False, report=lines.append)
     await keeper.start()
+    assert await keeper.listening() == "127.0.0.1:7"
     assert (await keeper.ready()).address == "127.0.0.1:7"
     keeping = asyncio.create_task(keeper.keep())
     await enough.wait()
@@ -57,6 +59,7 @@ async def test_a_stage_that_cannot_start_at_all_is_not_started_again() -> None:
         report=lambda _: None,
     )
     await keeper.start()
-    with pytest.raises(UnavailableError, match="stage 0 ended with exit code 1: no such model"):
-        await keeper.ready()
+    for wait in (keeper.listening, keeper.ready):
+        with pytest.raises(UnavailableError, match="stage 0 ended with exit code 1: no such model"):
+            await wait()
     await keeper.stop(grace_s=5.0)
