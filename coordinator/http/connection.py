@@ -180,6 +180,7 @@ class LimitedProtocol(HttpToolsProtocol):
         )
         self._disconnect()
         self.transport.close()
+        self._start_stall_timer()
 
     def _abort(self) -> None:
         self._disconnect()
@@ -190,4 +191,3 @@ class LimitedProtocol(HttpToolsProtocol):
         for cycle in self._unanswered:
             cycle.disconnected = True
             cycle.message_event.set()
-        self._start_stall_timer()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,9 +10,10 @@ from contextlib import asynccontextmanager
 import pytest
 import uvloop
 
-from coordinator.http.connection import ConnectionLimits
+from coordinator.http.connection import ConnectionLimits, LimitedProtocol
 from tests.contract.echo_engine import EchoEngine
 from tests.contract.http_door import serving_http
+from tests.faults.waiting import eventually
 
 DEADLINE_S = 20.0
 HEAD = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
@@ -111,6 +113,21 @@ async def test_a_connection_serves_request_after_request_until_it_is_idle() -> N
             assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
             await reader.readuntil(b'"cached_tokens":2}}}')
         assert await reader.read() == b""
+
+
+@pytest.mark.parametrize("sent", [b"", REQUEST[:-1], REQUEST])
+async def test_nothing_of_a_connection_is_kept_when_it_has_ended(sent: bytes) -> None:
+    """A timer that was started as it ended once kept it, body and all, for half a minute."""
+    async with connected() as (_, writer):
+        writer.write(sent)
+        await eventually(lambda: num_connections() == 1, within_s=5, what="there")
+        writer.transport.abort()
+        await eventually(lambda: num_connections() == 0, within_s=5, what="let go of")
+
+
+def num_connections() -> int:
+    gc.collect()
+    return sum(isinstance(found, LimitedProtocol) for found in gc.get_objects())
 
 
 async def test_a_connection_whose_body_was_answered_unread_goes_on_and_ends_when_idle() -> None:
