@@ -31,7 +31,7 @@ for ten levels of indentation."""
 # grammars known take some ten milliseconds a mask with these and some ten megabytes an output,
 # while every format of JSON schema works.
 _LIMITS = llguidance.LLParserLimits(
-    initial_lexer_fuel=500_000,
+    initial_lexer_fuel=100_000,
     step_lexer_fuel=50_000,
     step_max_items=5_000,
     max_lexer_states=50_000,

@@ -6,6 +6,7 @@ import threading
 from typing import Any
 
 import llguidance
+import psutil
 import pytest
 
 from coordinator.compiling_stream import CompilingStream
@@ -210,6 +211,17 @@ async def test_no_regex_takes_without_end(text: str) -> None:
             assert constraint.is_complete or constraint.error.field == "grammar.regex"
             return
         constraint.append(int(allowed_ids[0]))
+
+
+async def test_no_grammar_holds_more_than_some_ten_megabytes() -> None:
+    """The limits are llguidance's own operations; that they bound memory too is only measured."""
+    compiler = create_compiler()
+    process = psutil.Process()
+    before_bytes = process.memory_info().rss
+    constraints = [await compiler.compile(regex("(a{1000}){1000}")) for _ in range(4)]
+    held_bytes = process.memory_info().rss - before_bytes
+    compiler.close()
+    assert held_bytes < len(constraints) * 40e6
 
 
 async def test_a_stream_whose_grammar_fails_ends_with_its_error_alone() -> None:
