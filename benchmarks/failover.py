@@ -35,7 +35,6 @@ COLUMNS = (
     "complete",
     "failed",
     "lost",
-    "every stream, s",
     "longest pause, s",
     "ms/token",
 )
