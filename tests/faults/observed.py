@@ -22,6 +22,7 @@ RETRY_S = 0.05
 
 def _num_tasks() -> int:
     """Tasks of all event loops that have not ended."""
+    gc.unfreeze()  # what was frozen when a start ended is not among the objects
     # By the type: asking the objects would wake the lazy ones among them.
     tasks = [item for item in gc.get_objects() if issubclass(type(item), asyncio.Task)]
     return sum(not task.done() for task in tasks)

@@ -115,15 +115,19 @@ def test_other_certificates_are_refused_by_field(
     assert {path.name for path in tmp_path.iterdir()} == {"ca.pem", "ca.key"}
 
 
-def test_tls_files_are_checked_before_they_are_used(certificates: Certificates) -> None:
+def test_tls_files_are_checked_before_they_are_used(
+    certificates: Certificates, tmp_path: Path
+) -> None:
     good = certificates.stage
+    keyless = tmp_path / "certificate.key"
+    write_private(keyless, good.certificate.read_bytes())
     assert read_tls(good).leaf.name == "box1"
     other = certificates.coordinator
     for files, field, says in (
         (certificates.expired_stage, "tls_cert", "expired on"),
         (TlsFiles(certificate=good.certificate, key=other.key), "tls_key", "is not the key of"),
         (TlsFiles(certificate=good.key, key=good.key), "tls_cert", "no certificate in PEM"),
-        (TlsFiles(certificate=good.certificate, key=good.certificate), "tls_key", "no private key"),
+        (TlsFiles(certificate=good.certificate, key=keyless), "tls_key", "no private key"),
         (TlsFiles(certificate=Path("nowhere"), key=good.key), "tls_cert", "No such file"),
         (
             TlsFiles(
