@@ -344,7 +344,7 @@ class Scheduler:
             yield admitted
 
     def _alone(self) -> Iterator[Sequence]:
-        """Yields a suspect once nothing else is in flight."""
+        """Yields a suspect once no other sequence is in flight."""
         if any(sequence.in_flight for sequence in self._running.values()):
             return
         suspect = next(iter(self._suspects.values()))
