@@ -140,16 +140,21 @@ class StageLink:
         """
         if self._channel is None:
             self._channel = self._new_channel(max_message_bytes=None)
-        stub = stage_pb2_grpc.StageServiceStub(self._channel)
+        channel = self._channel
+        stub = stage_pb2_grpc.StageServiceStub(channel)
         try:
             message = await stub.GetInfo(
                 stage_pb2.GetInfoRequest(), timeout=timeout_s or self._config.connect_timeout_s
             )
         except grpc.RpcError as error:
             cause = _unless_cancelled(status.from_rpc_error(error))
-            if self._call is None:
+            if self._call is None and self._channel is channel:
                 await self._close_channel()  # the next one reads the certificates again
             raise self._named(await self._explained(cause)) from error
+        except asyncio.CancelledError:
+            if _is_cancelled():
+                raise
+            raise UnavailableError(f"stage {self.address}: the connection was closed") from None
         if message.protocol_version != PROTOCOL_VERSION:
             raise IncompatibleError(
                 f"stage {self.address}: protocol version is {message.protocol_version}, expected"
@@ -200,6 +205,10 @@ class StageLink:
             ) from error
         except (grpc.RpcError, asyncio.InvalidStateError) as error:
             raise self._named(await self._ending(call)) from error
+        except asyncio.CancelledError:
+            if _is_cancelled():
+                raise
+            raise UnavailableError(f"stage {self.address}: the connection was closed") from None
         if response is None:
             raise self._named(await self._ending(call))
         if response.WhichOneof("payload") != "opened" or response.opened.epoch != epoch:
@@ -241,9 +250,8 @@ class StageLink:
                     await call.write(request)
             arrival = await future
         except asyncio.CancelledError:
-            # grpc.aio raises it also when the watch cancels a call that does not take a write.
-            task = asyncio.current_task()
-            if (task is not None and task.cancelling()) or not future.done():
+            # As when the watch cancels a call that does not take a write.
+            if _is_cancelled() or not future.done():
                 raise
             arrival = future.result()
         except (grpc.RpcError, asyncio.InvalidStateError):
@@ -398,6 +406,15 @@ class StageLink:
 class _Arrival(NamedTuple):
     result: stage_pb2.MicroBatchResult
     arrived_ns: int
+
+
+def _is_cancelled() -> bool:
+    """True when this task is to end.
+
+    grpc.aio raises `CancelledError` too when another task cancelled the call or closed its channel.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _unless_cancelled(error: StagecoachError) -> StagecoachError:

@@ -158,8 +158,9 @@ class StagePool:
     def form(self) -> list[Pipeline]:
         """Forms all the pipelines that can be formed of servers that are up and not in one."""
         for task in self._keepers:
-            if task.done():
-                task.result()  # only a bug ends it
+            if task.done():  # only a bug ends it
+                assert not task.cancelled(), f"{task.get_name()} was cancelled"
+                task.result()
         formed: list[Pipeline] = []
         while chosen := self._spare():
             used = {one.pipeline.index for one in self._replicas if one.pipeline is not None}

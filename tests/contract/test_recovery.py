@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -290,11 +291,13 @@ async def test_a_stage_that_stops_reading_is_given_up_in_the_middle_of_a_write(
     await server.stop(0)
 
 
-async def test_a_stage_that_cancels_a_call_as_it_goes_away_is_waited_for() -> None:
-    async def get_info(_: bytes, context: "grpc.aio.ServicerContext[bytes, bytes]") -> bytes:
-        await context.abort(grpc.StatusCode.CANCELLED)
-        raise AssertionError("abort raises")
+InfoContext = grpc.aio.ServicerContext[bytes, bytes]
 
+
+@asynccontextmanager
+async def link_to_stage_that_answers(
+    get_info: Callable[[bytes, InfoContext], Awaitable[bytes]],
+) -> AsyncIterator[StageLink]:
     server = grpc.aio.server()
     handler = grpc.method_handlers_generic_handler(
         "stagecoach.v1.StageService", {"GetInfo": grpc.unary_unary_rpc_method_handler(get_info)}
@@ -304,8 +307,38 @@ async def test_a_stage_that_cancels_a_call_as_it_goes_away_is_waited_for() -> No
     await server.start()
     link = StageLink(address, coordinator_id="c", config=LinkConfig(), on_lost=lambda *_: None)
     try:
-        with pytest.raises(UnavailableError, match=address):
-            await link.get_info()
+        yield link
     finally:
         await link.close()
         await server.stop(None)
+
+
+async def test_a_stage_that_cancels_a_call_as_it_goes_away_is_waited_for() -> None:
+    async def get_info(_: bytes, context: InfoContext) -> bytes:
+        await context.abort(grpc.StatusCode.CANCELLED)
+        raise AssertionError("abort raises")
+
+    async with link_to_stage_that_answers(get_info) as link:
+        with pytest.raises(UnavailableError, match=link.address):
+            await link.get_info()
+
+
+async def test_two_who_ask_a_stage_that_goes_away_both_get_an_error() -> None:
+    """The first to fail closed the connection, which cancelled the task of the second: the one
+    that keeps the stage connected, with which the coordinator ended."""
+    second_is_here = asyncio.Event()
+    num_calls = 0
+
+    async def get_info(_: bytes, context: InfoContext) -> bytes:
+        nonlocal num_calls
+        num_calls += 1
+        if num_calls == 2:
+            second_is_here.set()
+            await asyncio.sleep(60)
+        await second_is_here.wait()
+        await context.abort(grpc.StatusCode.UNAVAILABLE)
+        raise AssertionError("abort raises")
+
+    async with link_to_stage_that_answers(get_info) as link:
+        outcomes = await asyncio.gather(link.get_info(), link.get_info(), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [UnavailableError] * 2
