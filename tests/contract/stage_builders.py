@@ -47,7 +47,10 @@ class RunningStage:
     async def refusal(self, **changes: object) -> StagecoachError:
         """The error that a stream opened in this way ends with."""
         stream = OpenedStream(self.stub.Forward())
-        await stream.send(opening(**changes))
+        try:
+            await stream.send(opening(**changes))
+        except grpc.aio.AioRpcError as error:  # refused before it was written
+            return from_rpc_error(error)
         return await stream.end_error()
 
     async def until_free(self) -> None:

@@ -134,8 +134,8 @@ async def test_a_stage_certificate_may_ask_for_health_and_nothing_else(
         for method in methods:
             path = f"/{method.containing_service.full_name}/{method.name}"
             call: grpc.aio.StreamStreamCall[bytes, bytes] = channel.stream_stream(path)()
-            await call.write(opening().SerializeToString())
             with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call.write(opening().SerializeToString())
                 await call.read()
             assert isinstance(from_rpc_error(caught.value), UnauthenticatedError), method.name
 
