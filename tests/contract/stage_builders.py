@@ -47,11 +47,7 @@ class RunningStage:
     async def refusal(self, **changes: object) -> StagecoachError:
         """The error that a stream opened in this way ends with."""
         stream = OpenedStream(self.stub.Forward())
-        try:
-            await stream.send(opening(**changes))
-        except grpc.aio.AioRpcError as error:  # refused before it was written
-            return from_rpc_error(error)
-        return await stream.end_error()
+        return await stream.refusal_of(opening(**changes))
 
     async def until_free(self) -> None:
         """Waits until every KV block is free."""
@@ -100,6 +96,14 @@ class OpenedStream:
         assert result.HasField("status")
         assert result.micro_batch_id == batch.micro_batch_id
         return from_status(result.status)
+
+    async def refusal_of(self, request: stage_pb2.ForwardRequest) -> StagecoachError:
+        """Sends it, and returns the error that the stream ends with."""
+        try:
+            await self.send(request)
+        except grpc.aio.AioRpcError as error:  # the stream ended before it was written
+            return from_rpc_error(error)
+        return await self.end_error()
 
     async def end_error(self) -> StagecoachError:
         """Reads on until the stream ends with an error, and returns it."""
