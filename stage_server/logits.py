@@ -23,10 +23,10 @@ def reduce_logits(logits: torch.Tensor, requests: Sequence[LogitsRequest]) -> tu
     vocab_size = logits.shape[1]
     temperatures = torch.tensor([request.temperature for request in requests], device=logits.device)
     gaps = logits - logits.amax(dim=1, keepdim=True)  # NaN where the highest is not finite
-    log_sum_exps = torch.logsumexp(gaps / temperatures[:, None], dim=1).tolist()
+    log_sum_exps = _log_sum_exp(gaps / temperatures[:, None])
     unit_log_sum_exps: list[float | None] = [None] * len(requests)
     if wanted := [i for i, r in enumerate(requests) if r.wants_unit_log_sum_exp]:
-        for i, value in zip(wanted, torch.logsumexp(gaps[wanted], dim=1).tolist(), strict=True):
+        for i, value in zip(wanted, _log_sum_exp(gaps[wanted]), strict=True):
             unit_log_sum_exps[i] = value
     num_candidates = max(
         (r.num_candidates for r in requests if r.num_candidates < vocab_size), default=0
@@ -39,6 +39,11 @@ def reduce_logits(logits: torch.Tensor, requests: Sequence[LogitsRequest]) -> tu
         )
         for i, request in enumerate(requests)
     )
+
+
+def _log_sum_exp(gaps: torch.Tensor) -> list[float]:
+    """Of each row, whose highest is 0, so that nothing overflows; overwrites `gaps`."""
+    return gaps.exp_().sum(dim=1).log_().tolist()
 
 
 def _reduce_row(

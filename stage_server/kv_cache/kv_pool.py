@@ -1,11 +1,35 @@
 """The KV tensors of a stage: one preallocated pool, cut into blocks."""
 
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 
 from protos.errors import InsufficientMemoryError
 from stage_server.kv_cache.slot_tables import BlockPlan
+
+
+class KvViews(NamedTuple):
+    """Keys or values of one layer, the same memory in three shapes."""
+
+    blocks: torch.Tensor
+    """`[num_blocks, block_size, num_kv_heads, head_dim]`."""
+    rows: torch.Tensor
+    """`[num_blocks * block_size, num_kv_heads, head_dim]`."""
+    heads: torch.Tensor
+    """`[1, num_kv_heads, num_blocks * block_size, head_dim]`."""
+
+    @classmethod
+    def of(cls, blocks: torch.Tensor) -> Self:
+        """Makes the others of `blocks`, which is contiguous."""
+        rows = blocks.view(-1, *blocks.shape[2:])
+        return cls(blocks, rows, rows.transpose(0, 1).unsqueeze(0))
+
+
+class LayerKv(NamedTuple):
+    """Keys and values of one layer."""
+
+    keys: KvViews
+    values: KvViews
 
 
 class KvPool:
@@ -39,6 +63,8 @@ class KvPool:
         self.block_size = block_size
         shape = (num_layers, 2, num_blocks, block_size, num_kv_heads, head_dim)
         self._pool = torch.zeros(shape, dtype=dtype, device=device)
+        # Views cost a step more than they look, so they are made once.
+        self._layers = [LayerKv(*map(KvViews.of, layer)) for layer in self._pool]
 
     @classmethod
     def within(
@@ -101,10 +127,6 @@ class KvPool:
             blocks = torch.tensor(plan.new_blocks, device=self.device)
             self._pool.index_fill_(2, blocks, 0)
 
-    def keys(self, layer_index: int) -> torch.Tensor:
-        """Keys of a local layer, `[num_blocks, block_size, num_kv_heads, head_dim]`, a view."""
-        return self._pool[layer_index, 0]
-
-    def values(self, layer_index: int) -> torch.Tensor:
-        """Values of a local layer, shaped as `keys`."""
-        return self._pool[layer_index, 1]
+    def layer(self, layer_index: int) -> LayerKv:
+        """Keys and values of a local layer."""
+        return self._layers[layer_index]

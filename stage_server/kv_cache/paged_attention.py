@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from stage_server.batch import SequenceSlice
-from stage_server.kv_cache.kv_pool import KvPool
+from stage_server.kv_cache.kv_pool import KvPool, KvViews
 from stage_server.kv_cache.slot_tables import BlockPlan
 
 MAX_PADDING = 2
@@ -76,9 +76,9 @@ class PagedAttention:
         Returns:
             `[num_tokens, num_heads, head_dim]`.
         """
-        keys, values = self._pool.keys(layer_index), self._pool.values(layer_index)
-        keys.view(-1, *keys.shape[2:]).index_copy_(0, self._write_index, key)
-        values.view(-1, *values.shape[2:]).index_copy_(0, self._write_index, value)
+        keys, values = self._pool.layer(layer_index)
+        keys.rows.index_copy_(0, self._write_index, key)
+        values.rows.index_copy_(0, self._write_index, value)
         if len(self._decodes) == 1 and not self._chunks:  # all rows, in order
             return self._decodes[0].attend(query, keys, values, scaling, sliding_window, softcap)
         output = torch.empty_like(query)
@@ -128,14 +128,14 @@ class _DecodeGroup:
     def attend(
         self,
         query: torch.Tensor,
-        keys: torch.Tensor,
-        values: torch.Tensor,
+        keys: KvViews,
+        values: KvViews,
         scaling: float,
         sliding_window: int | None,
         softcap: float | None,
     ) -> torch.Tensor:
         num_seqs, num_heads, head_dim = query.shape
-        num_kv_heads = keys.shape[2]
+        num_kv_heads = keys.rows.shape[1]
         output = _attention(
             query.view(num_seqs, num_kv_heads, num_heads // num_kv_heads, head_dim),
             self._gather(keys),
@@ -146,13 +146,13 @@ class _DecodeGroup:
         )
         return output.reshape(num_seqs, num_heads, head_dim)
 
-    def _gather(self, cache: torch.Tensor) -> torch.Tensor:
+    def _gather(self, cache: KvViews) -> torch.Tensor:
         """`[num_seqs, num_kv_heads, max_length, head_dim]`."""
         if self._place is not None:
-            return cache.flatten(0, 1)[self._place].transpose(0, 1).unsqueeze(0)
-        num_seqs, num_blocks = self._padded_tables.shape
-        gathered = cache.index_select(0, self._padded_tables.view(-1))
-        gathered = gathered.view(num_seqs, num_blocks * cache.shape[1], *cache.shape[2:])
+            return cache.heads.narrow(2, self._place.start, self._max_length)
+        num_seqs = len(self._padded_tables)
+        gathered = cache.blocks.index_select(0, self._padded_tables.view(-1))
+        gathered = gathered.view(num_seqs, -1, *cache.rows.shape[1:])
         return gathered[:, : self._max_length].transpose(1, 2)
 
     @cached_property
@@ -199,8 +199,8 @@ class _Chunk:
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        keys: torch.Tensor,
-        values: torch.Tensor,
+        keys: KvViews,
+        values: KvViews,
         scaling: float,
         sliding_window: int | None,
         softcap: float | None,
@@ -222,11 +222,11 @@ class _Chunk:
         )
         return output.reshape(num_heads, num_tokens, head_dim).transpose(0, 1)
 
-    def _gather(self, cache: torch.Tensor) -> torch.Tensor:
+    def _gather(self, cache: KvViews) -> torch.Tensor:
         """`[end_position, num_kv_heads, head_dim]`."""
         if self._place is not None:
-            return cache.flatten(0, 1)[self._place]
-        return cache.index_select(0, self._block_table).flatten(0, 1)[: self._end]
+            return cache.rows[self._place]
+        return cache.blocks.index_select(0, self._block_table).flatten(0, 1)[: self._end]
 
     def _mask(self, sliding_window: int | None) -> torch.Tensor:
         """`[num_tokens, end_position]`, True where attended."""

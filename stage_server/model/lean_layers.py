@@ -14,6 +14,7 @@ from torch.nn import functional
 from stage_server.model.attention import Attention
 from stage_server.model.blueprint import AttentionTraits, Blueprint, layer_prefix
 from stage_server.model.linear import load_linear, packs_float16
+from stage_server.model.rms_norm import RmsNorm
 from stage_server.model.weights import WeightSource
 
 _MATRICES = frozenset(
@@ -131,8 +132,8 @@ class _LeanLayer(nn.Module):
         self._num_rotated = self._num_heads + traits.num_kv_heads
         vector_dtype = torch.float32 if packs_float16(dtype, device) else dtype
 
-        def vector(name: str) -> nn.Buffer:
-            return nn.Buffer(source.load(f"{name}.weight", dtype=vector_dtype, device=device))
+        def vector(name: str) -> torch.Tensor:
+            return source.load(f"{name}.weight", dtype=vector_dtype, device=device)
 
         def linear(*names: str) -> nn.Module:
             biases = [f"{name}.bias" for name in names if f"{name}.bias" in tensors]
@@ -144,8 +145,8 @@ class _LeanLayer(nn.Module):
         self._output = linear("self_attn.o_proj")
         self._gate_up = linear("mlp.gate_proj", "mlp.up_proj")
         self._down = linear("mlp.down_proj")
-        self._attention_norm = vector("input_layernorm")
-        self._mlp_norm = vector("post_attention_layernorm")
+        self._attention_norm = RmsNorm(vector("input_layernorm"), eps)
+        self._mlp_norm = RmsNorm(vector("post_attention_layernorm"), eps)
         head_norm = None
         if "self_attn.q_norm.weight" in tensors:
             # One row a head: first the queries', then the keys'.
@@ -163,8 +164,7 @@ class _LeanLayer(nn.Module):
     ) -> torch.Tensor:
         """`[num_tokens, hidden_size]` -> the same; `[num_tokens, 1, head_dim]` of the rotary."""
         traits = self._traits
-        normed = functional.rms_norm(hidden, hidden.shape[1:], self._attention_norm, self._eps)
-        heads = self._qkv(normed).view(hidden.shape[0], -1, traits.head_dim)
+        heads = self._qkv(self._attention_norm(hidden)).view(hidden.shape[0], -1, traits.head_dim)
         rotated = heads[:, : self._num_rotated]
         if self._head_norm is not None:
             rotated = functional.rms_norm(rotated, (traits.head_dim,), None, self._eps)
@@ -181,8 +181,7 @@ class _LeanLayer(nn.Module):
         )
         attended = self._output(attended.reshape(hidden.shape[0], -1))
         hidden = torch.add(hidden, attended, alpha=self._residual_scale)
-        normed = functional.rms_norm(hidden, hidden.shape[1:], self._mlp_norm, self._eps)
-        gate, up = self._gate_up(normed).chunk(2, dim=-1)
+        gate, up = self._gate_up(self._mlp_norm(hidden)).chunk(2, dim=-1)
         return torch.add(
             hidden, self._down(functional.silu(gate).mul_(up)), alpha=self._residual_scale
         )

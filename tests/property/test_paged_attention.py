@@ -81,8 +81,8 @@ def test_every_row_equals_the_attention_of_its_own_sequence(
         device=torch.device("cpu"),
     )
     # What a former owner may have left; no mask stops a NaN.
-    pool.keys(1).fill_(math.nan)
-    pool.values(1).fill_(math.nan)
+    for views in pool.layer(1):
+        views.rows.fill_(math.nan)
     tables = SlotTables(NUM_BLOCKS, BLOCK_SIZE)
     history: dict[int, tuple[list[torch.Tensor], list[torch.Tensor]]] = {
         slot: ([], []) for slot in range(NUM_SLOTS)
