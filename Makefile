@@ -71,7 +71,7 @@ stub-drift: $(INSTALLED)  ## fail if `make protos` would change something
 protos: $(INSTALLED)  ## generate the Python stubs of the .proto files
 	@$(BIN)/python -m protos.generate
 
-bench: $(INSTALLED)  ## print the benchmark tables; takes half an hour, wants a quiet machine
+bench: $(INSTALLED)  ## print the benchmark tables; takes forty minutes, wants a quiet machine
 	@$(BIN)/python -m benchmarks.overhead
 	@$(BIN)/python -m benchmarks.kv_capacity
 	@$(BIN)/python -m benchmarks.prefix_cache
@@ -82,7 +82,7 @@ bench: $(INSTALLED)  ## print the benchmark tables; takes half an hour, wants a 
 	@$(BIN)/python -m benchmarks.http_door
 	@$(BIN)/python -m benchmarks.streams
 	@if [[ "$$(id -u)" == 0 ]]; then \
-		benchmarks/cluster.sh --stages 3 --batch 1,2,4,8; \
+		benchmarks/cluster.sh --stages 3 --batch 1,2,4,8 --output-tokens 224; \
 		benchmarks/cluster.sh --stages 4 --batch 96 --output-tokens 224; \
 	else \
 		echo "left out: benchmarks/cluster.sh needs root, to make network namespaces"; \

@@ -7,7 +7,8 @@ A guess comes from the times of micro-batches (`StepTimes`): with several in fli
 as long as one takes through all stages, or as the slowest stage takes for all, whichever is longer.
 Trials then compare the rates that are really reached, and correct the guess by what it was wrong
 by. One at a time is always compared with, so nothing worse stays for long. Trials are short, end
-at once when clearly worse, and each failure makes the next one rarer.
+at once when clearly worse, and each failure makes the next one rarer. What they found is kept for
+each size of load, since load comes in bursts, and each would begin with the trials of the last.
 """
 
 from dataclasses import dataclass
@@ -28,8 +29,8 @@ _HOPELESS = 0.8
 """A trial that after one round is at less than this share of the rate before it ends at once."""
 
 _PAUSE = 64
-"""From the start of a trial, none follows for so many windows; unless it succeeds, or was the
-first to compare with one at a time."""
+"""From the start of a trial, none follows for so many windows; unless it succeeds, was the first
+to compare with one at a time, or told what makes another depth promising."""
 
 _VERDICT = 64
 """A depth that failed is left alone for so many windows; each further failure doubles it."""
@@ -37,7 +38,7 @@ _VERDICT = 64
 _MAX_DOUBLINGS = 8
 
 _NEW_LOAD = 1.5
-"""A load that changed by this factor is guessed anew; twice this, verdicts no longer count."""
+"""A load that changed by this factor is guessed anew."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -79,14 +80,14 @@ class DepthChooser:
         self._max_num_batched_tokens = max_num_batched_tokens
         self._times = times
         self._arms = {depth: _Arm() for depth in range(1, max_depth + 1)}
+        """Of the load that the depth was guessed for."""
+        self._arms_by_size = {0: self._arms}
         self._depth = 1
         self._window = RateWindow(1)
         self._trial: _Trial | None = None
         self._next_trial_ns = 0
         self._guessed: Load | None = None
         """The load that the depth was guessed for."""
-        self._judged_num_sequences = 1
-        """The load that verdicts are about."""
 
     def choose(self, load: Load) -> int:
         """Micro-batches that should be in flight; at most one a sequence, at least one."""
@@ -122,10 +123,7 @@ class DepthChooser:
         is_prompt_new = self._guessed is not None and load.num_prefills > self._guessed.num_prefills
         least = min(self._aim, most) if is_prompt_new else 1
         self._guessed = load
-        changed_by = load.num_sequences / self._judged_num_sequences
-        if not 1 / (2 * _NEW_LOAD) < changed_by < 2 * _NEW_LOAD:
-            self._judged_num_sequences = load.num_sequences
-            self._void_verdicts(first=1)
+        self._arms = self._arms_at(load)
         best, best_score = least, self._score(least, load)
         for depth in range(least + 1, most + 1):
             score = self._score(depth, load)
@@ -133,6 +131,18 @@ class DepthChooser:
                 best, best_score = depth, score
         if best != self._depth or self._trial is not None:
             self._stop_trial(best)
+
+    def _arms_at(self, load: Load) -> dict[int, _Arm]:
+        """What is known at loads of this size, which is a doubling wide.
+
+        At a new one, that is what guesses were worth at the last.
+        """
+        size = load.num_sequences.bit_length()
+        if size not in self._arms_by_size:
+            self._arms_by_size[size] = {
+                depth: _Arm(trust=arm.trust) for depth, arm in self._arms.items()
+            }
+        return self._arms_by_size[size]
 
     @property
     def _aim(self) -> int:
@@ -179,13 +189,7 @@ class DepthChooser:
 
     def _candidate(self, now_ns: int, load: Load) -> int | None:
         """The depth that is most worth a trial; None when none is."""
-        open_arms = {
-            depth: arm
-            for depth, arm in self._arms.items()
-            if depth != self._depth
-            and depth <= load.num_sequences
-            and arm.verdict_until_ns <= now_ns
-        }
+        open_arms = self._open_arms(now_ns, load)
         if 1 in open_arms:
             return 1
         own = self._score(self._depth, load)
@@ -196,6 +200,21 @@ class DepthChooser:
             if gain > max(best_gain, MIN_GAIN if depth > self._depth else 1.0):
                 best, best_gain = depth, gain
         return best
+
+    def _open_arms(self, now_ns: int, load: Load) -> dict[int, _Arm]:
+        """The other depths that may be tried now."""
+        return {
+            depth: arm
+            for depth, arm in self._arms.items()
+            if depth != self._depth
+            and depth <= load.num_sequences
+            and arm.verdict_until_ns <= now_ns
+        }
+
+    def _promises(self, now_ns: int, load: Load) -> bool:
+        """True when what was measured promises that a depth which may be tried is better."""
+        least = self._score(self._depth, load) * MIN_GAIN
+        return any(self._score(depth, load) > least for depth in self._open_arms(now_ns, load))
 
     def _judge(self, trial: _Trial, now_ns: int) -> None:
         """Ends a trial that has shown what it can."""
@@ -222,12 +241,13 @@ class DepthChooser:
         else:
             loser, winner = tried, current
         lost = self._arms[loser]
-        if winner == tried or (tried == 1 and lost.num_failures == 0):
-            self._next_trial_ns = now_ns
+        was_first_with_one = tried == 1 and lost.num_failures == 0
         lost.verdict_until_ns = now_ns + _VERDICT * trial.base.elapsed_ns * 2**lost.num_failures
         lost.num_failures = min(lost.num_failures + 1, _MAX_DOUBLINGS)
         self._arms[winner].num_failures = 0
         self._stop_trial(winner)
+        if winner == tried or was_first_with_one or self._promises(now_ns, trial.load):
+            self._next_trial_ns = now_ns
 
     def _void_verdicts(self, *, first: int) -> None:
         """Lets the depths from `first` on be tried again."""

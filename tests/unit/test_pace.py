@@ -109,6 +109,22 @@ def test_finds_the_better_depth_when_stages_stop_sharing_cores() -> None:
     assert cluster.tokens_per_second(5) > 1.8 * before
 
 
+@pytest.mark.parametrize("name", ["a slow wire", "reading KV dominates", "eight stages"])
+def test_a_burst_does_not_begin_with_the_trials_of_the_last(name: str) -> None:
+    stages, num_requests = CLUSTERS[name]
+    cluster = SimulatedCluster(stages)
+    num_singles = []
+    for _ in range(12):
+        first = len(cluster.depths)
+        cluster.add(num_requests, max_tokens=64)
+        while cluster.scheduler.has_work:
+            cluster.run(0.05)
+        steps = zip(cluster.depths[first:], cluster.batch_sizes[first:], strict=True)
+        num_singles.append(sum(step == (1, num_requests) for step in steps))
+    assert num_singles[0] > 0, "one at a time was compared with"
+    assert sum(num > 0 for num in num_singles[4:]) <= 1
+
+
 def test_decodes_are_spread_evenly_over_micro_batches() -> None:
     stages = SimulatedStages(num_stages=4, compute_ns=weight_bound)
     cluster = SimulatedCluster(stages, depth=4)
