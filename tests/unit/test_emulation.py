@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from stage_server.batch import LogitsRequest
@@ -41,6 +41,10 @@ def test_reduced_logits_are_those_of_the_whole_row(
         wants_unit_log_sum_exp=True,
     )
     row = LOGITS.row(prefix_hash)
+    if min_mass is not None:  # at the edge, rounding decides whether the candidates are enough
+        shares = (row.double() / temperature).softmax(0)
+        mass = float(shares.topk(min(num_candidates, VOCAB_SIZE)).values.sum())
+        assume(abs(mass - min_mass) > 1e-5)
     found = LOGITS.reduce(prefix_hash, request)
     (expected,) = reduce_logits(row[None], [request])
     assert (found.row, found.candidate_ids) == (expected.row, expected.candidate_ids)
