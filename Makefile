@@ -82,7 +82,7 @@ bench: $(INSTALLED)  ## print the benchmark tables; takes forty minutes, wants a
 	@$(BIN)/python -m benchmarks.http_door
 	@$(BIN)/python -m benchmarks.streams
 	@if [[ "$$(id -u)" == 0 ]]; then \
-		benchmarks/cluster.sh --stages 3 --batch 1,2,4,8 --output-tokens 224; \
+		benchmarks/cluster.sh --stages 3 --batch 1,2,4,8; \
 		benchmarks/cluster.sh --stages 4 --batch 96 --output-tokens 224; \
 	else \
 		echo "left out: benchmarks/cluster.sh needs root, to make network namespaces"; \

@@ -162,7 +162,7 @@ def _dequantize_rows(file: GgufFile, name: str, start: int, end: int) -> npt.NDA
     kind = file.tensors[name].type
     try:
         values: npt.NDArray[np.float32] = dequantize(file.read_rows(name, start, end), kind)
-    except NotImplementedError as error:
+    except NotImplementedError as error:  # how the library says that it knows no such kind
         raise UnsupportedModelError(
             f"{file.name}: {name!r} is quantized as {kind.name}, which cannot be read"
         ) from error

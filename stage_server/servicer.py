@@ -138,7 +138,7 @@ class StageServicer:
             raise  # the call is broken already
         except DeviceLostError:
             await _abort(context, UnavailableError("the stage's device is lost"))
-        except Exception:
+        except Exception:  # a bug; the peer shall be told no more of it than where to look
             _log.exception("a stream failed")
             self._activity.stream_errors[InternalError.reason] += 1
             await _abort(context, InternalError("the stage failed; its log says why"))

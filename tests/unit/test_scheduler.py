@@ -1,3 +1,5 @@
+"""The scheduler step by step: what runs, waits, is preempted, replayed and freed."""
+
 from typing import Any
 
 import pytest
