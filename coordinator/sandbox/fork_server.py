@@ -1,0 +1,138 @@
+"""The process that all sandboxed ones are forked from, as the coordinator sees it."""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from contextlib import suppress
+
+from coordinator.sandbox.errors import ProcessDiedError, SandboxError
+from coordinator.sandbox.sandbox_process import SandboxProcess
+
+_log = logging.getLogger(__name__)
+
+_ONE_THREAD = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "RAYON_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+"""A fork copies the thread that forks and no other."""
+
+
+class ForkServer:
+    """Starts sandboxed processes, and the process that they are forked from when it is not there.
+
+    That one is started for the first `fork` or `start`, prepares the job, and is started again for
+    the next `fork` after it died; what it forked lives on. Event loop only; the owner closes it.
+
+    Args:
+        module: Path of the job's module; see the package.
+        payload: What its `prepare` gets.
+    """
+
+    def __init__(self, module: str, payload: bytes) -> None:
+        """Starts nothing yet."""
+        self._module = module
+        self._payload = payload
+        self._starting: asyncio.Task[SandboxProcess] | None = None
+        self._running: dict[asyncio.Task[int], int] = {}
+        """Waits for the end of each, and process ids."""
+        self._is_closed = False
+
+    async def start(self) -> None:
+        """Prepares the job, if that is not done.
+
+        Raises:
+            JobError: It cannot be prepared.
+            ProcessDiedError: The process died meanwhile, or the server was closed.
+        """
+        await self._root()
+
+    async def fork(self, *, memory_bytes: int | None = None) -> SandboxProcess:
+        """Starts a process with the job as it was prepared; the caller closes it.
+
+        Args:
+            memory_bytes: What it may take beyond what it shares; None for no limit.
+
+        Raises:
+            JobError: The job cannot be prepared.
+            ProcessDiedError: No process could be started, or the server was closed.
+        """
+        root = await self._root()
+        try:
+            return await root.fork(memory_bytes=memory_bytes)
+        except ProcessDiedError:
+            if root.is_alive:
+                raise
+            return await (await self._root()).fork(memory_bytes=memory_bytes)
+
+    async def close(self) -> None:
+        """Ends the server and all that it forked. May be called again."""
+        self._is_closed = True
+        if self._starting is not None:
+            starting, self._starting = self._starting, None
+            starting.cancel()
+            await asyncio.wait({starting})
+            if not starting.cancelled() and starting.exception() is None:
+                starting.result().close()
+        for process_id in self._running.values():
+            with suppress(ProcessLookupError):  # it has just ended
+                os.killpg(process_id, signal.SIGKILL)
+        if self._running:
+            await asyncio.wait(self._running)
+
+    async def _root(self) -> SandboxProcess:
+        """The server's own process, prepared."""
+        if self._is_closed:
+            raise ProcessDiedError("the server was closed")
+        starting = self._starting
+        if starting is None or (starting.done() and not _is_good(starting)):
+            starting = self._starting = asyncio.create_task(self._start(), name="fork server")
+        # Those who wait share the start; one that gives up ends nothing.
+        await asyncio.wait({starting})
+        if starting.cancelled():
+            raise ProcessDiedError("the server was closed")
+        return starting.result()
+
+    async def _start(self) -> SandboxProcess:
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            raise ProcessDiedError(f"no process could be started: {error}") from error
+        root = SandboxProcess(ours)
+        try:
+            with theirs:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    *("-m", "coordinator.sandbox.worker", self._module, str(theirs.fileno())),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=asyncio.subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(),),
+                    start_new_session=True,
+                    env={**os.environ, **_ONE_THREAD},
+                )
+            reaper = asyncio.create_task(process.wait(), name="fork server's end")
+            self._running[reaper] = process.pid
+            reaper.add_done_callback(self._running.pop)
+            await root.call(self._payload, timeout_s=None)
+        except OSError as error:
+            root.close()
+            raise ProcessDiedError(f"no process could be started: {error}") from error
+        except SandboxError as error:
+            _log.error("fork server failed", extra={"job": self._module, "error": str(error)})
+            root.close()
+            raise
+        except BaseException:
+            root.close()
+            raise
+        return root
+
+
+def _is_good(starting: asyncio.Task[SandboxProcess]) -> bool:
+    if starting.cancelled() or starting.exception() is not None:
+        return False
+    return starting.result().is_alive
