@@ -86,7 +86,7 @@ class Admission:
         return self._tokenizer.detokenize(token_ids)
 
     def admit(self, spec: RequestSpec) -> Request:
-        """Makes the request that `spec` asks for.
+        """Makes the request that `spec` asks for; more tokens than fit become as many as fit.
 
         Raises:
             InvalidArgumentError: As `tokenize`; or ids of other fields are outside the vocabulary,
@@ -105,7 +105,7 @@ class Admission:
         return Request(
             request_id=spec.request_id or f"req-{secrets.token_hex(8)}",
             prompt_token_ids=tuple(token_ids),
-            max_tokens=spec.max_tokens or room,
+            max_tokens=min(spec.max_tokens or room, room),
             sampling=spec.sampling.with_seed(secrets.randbits(64)),
             stop=tuple(spec.stop),
             stop_token_ids=stop_token_ids

@@ -114,7 +114,7 @@ class RequestSpec:
     prompt: Prompt
     sampling: SamplingParams = field(default_factory=SamplingParams)
     max_tokens: int | None = None
-    """Most tokens to generate. None: as many as fit."""
+    """Most tokens to generate. None, or more than fit: as many as fit."""
     stop: tuple[str, ...] = ()
     """The text ends before the first of these that it would contain."""
     stop_token_ids: tuple[int, ...] = ()

@@ -27,6 +27,9 @@ from coordinator.http.schema.response_format import (
 from coordinator.http.schema.sampling import MAX_CHOICES, SamplingFields
 from protos.errors import InvalidArgumentError
 
+NO_SEED = -1
+"""What other servers take for no seed."""
+
 Specs = tuple[tuple[RequestSpec, ...], ...]
 """The choices of each prompt, in order; at least one of each."""
 
@@ -110,7 +113,7 @@ def _numbered(
     spec: RequestSpec, index: int, request: SamplingFields, request_id: str
 ) -> RequestSpec:
     sampling = spec.sampling
-    if request.seed is not None:
+    if request.seed not in (None, NO_SEED):
         sampling = replace(sampling, seed=choice_seed(request.seed, index))
     return replace(spec, sampling=sampling, request_id=f"{request_id}-{index}")
 

@@ -126,12 +126,15 @@ class EchoStream:
         self._cancelled.set()
         self._engine.running.discard(self)
 
+    def _max_tokens(self, prompt: list[int]) -> int:
+        room = MAX_MODEL_LEN - len(prompt)
+        return min(self._spec.max_tokens or room, room)
+
     def _output(self, prompt: list[int]) -> Iterator[int]:
         stops = set(self._spec.stop_token_ids)
         if not self._spec.ignore_eos:
             stops.add(END_TOKEN_ID)
-        room = MAX_MODEL_LEN - len(prompt)
-        endless = itertools.islice(itertools.cycle(prompt), self._spec.max_tokens or room)
+        endless = itertools.islice(itertools.cycle(prompt), self._max_tokens(prompt))
         return itertools.takewhile(lambda token_id: token_id not in stops, endless)
 
     async def _generate(self, prompt: list[int]) -> AsyncIterator[GenerationEvent]:
@@ -156,7 +159,7 @@ class EchoStream:
                 logprobs=() if logprobs is None else (logprobs,),
             )
         self._engine.running.discard(self)
-        is_full = num_tokens == self._spec.max_tokens
+        is_full = num_tokens == self._max_tokens(prompt)
         reason = FinishReason.LENGTH if is_full else FinishReason.STOP
         yield self._finished(reason, prompt, num_tokens, decoder.decode(b"", final=True))
 
@@ -222,9 +225,9 @@ class EchoEngine:
         if self.failure is not None and self.fail_after_tokens is None:
             raise self.failure
         prompt = self.tokenize(spec.prompt)
-        if len(prompt) + (spec.max_tokens or 1) > MAX_MODEL_LEN:
+        if len(prompt) >= MAX_MODEL_LEN:
             raise ContextLengthExceededError(
-                f"{len(prompt)} prompt tokens and {spec.max_tokens} more exceed {MAX_MODEL_LEN}",
+                f"{len(prompt)} prompt tokens leave no room in {MAX_MODEL_LEN}",
                 num_prompt_tokens=len(prompt),
                 limit=MAX_MODEL_LEN,
             )

@@ -162,7 +162,6 @@ async def test_a_stop_token_ends_the_output_and_is_not_part_of_it(engine: Engine
             InvalidArgumentError,
             "logit_bias: token id 4000",
         ),
-        ({"max_tokens": 254}, ContextLengthExceededError, "3 prompt tokens .* 257 tokens"),
         (
             {"prompt": TokenPrompt(token_ids=(1,) * 256), "max_tokens": None},
             ContextLengthExceededError,
@@ -180,6 +179,24 @@ async def test_requests_that_cannot_be_served_are_refused(
 
 async def test_the_longest_request_that_fits_is_served_to_its_end(engine: Engine) -> None:
     assert len(await generate(engine, PROMPT, 253)) == 253
+
+
+@pytest.mark.parametrize("max_tokens", [254, 2**32 - 1])
+async def test_more_tokens_than_fit_become_as_many_as_fit(engine: Engine, max_tokens: int) -> None:
+    events = [event async for event in engine.submit(create_spec(max_tokens=max_tokens))]
+    end = events[-1]
+    assert isinstance(end, Finished)
+    assert end.finish_reason is FinishReason.LENGTH
+    assert end.num_completion_tokens == 253
+
+
+async def test_more_tokens_than_the_kv_memory_holds_become_as_many_as_it_holds(model: Path) -> None:
+    async with running_engine(model, THREE_STAGES, kv_memory_bytes=50_000) as engine:
+        limit = (await engine.status()).max_model_len
+        assert limit < 256
+        assert len(await generate(engine, PROMPT, 10_000)) == limit - len(PROMPT)
+        with pytest.raises(ContextLengthExceededError, match=f"{limit} tokens"):
+            engine.submit(create_spec(prompt=TokenPrompt(token_ids=(1,) * limit)))
 
 
 async def test_a_full_queue_refuses_and_the_accepted_finish(model: Path) -> None:

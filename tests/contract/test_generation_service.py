@@ -334,9 +334,9 @@ async def test_a_bug_is_internal_logged_and_shows_nothing(
 
 
 async def test_a_request_over_the_context_has_the_numbers(stub: "Stub") -> None:
-    error = await refusal(stub, text_request("abc", max_tokens=MAX_MODEL_LEN))
+    error = await refusal(stub, text_request("a" * MAX_MODEL_LEN, max_tokens=1))
     assert isinstance(error, errors.ContextLengthExceededError)
-    assert error.details == {"num_prompt_tokens": "3", "limit": str(MAX_MODEL_LEN)}
+    assert error.details == {"num_prompt_tokens": str(MAX_MODEL_LEN), "limit": str(MAX_MODEL_LEN)}
 
 
 async def test_a_message_over_the_limit_is_refused_and_the_server_lives(stub: "Stub") -> None:

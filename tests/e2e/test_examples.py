@@ -184,7 +184,7 @@ def test_a_node_client_chats(node_client: list[str | Path], address: str) -> Non
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["x", "--max-tokens", "1000000"], 1, "CONTEXT_LENGTH_EXCEEDED"),
+        (["x " * 9000], 1, "CONTEXT_LENGTH_EXCEEDED"),
         (["x", "--temperature", "400"], 1, "temperature is 400.0"),
         (["x", "--timeout-s", "0.2", "--max-tokens", "2000"], 1, "DEADLINE_EXCEEDED"),
         (["x", "--coordinator", "localhost:1"], 1, "UNAVAILABLE"),

@@ -60,6 +60,12 @@ def test_a_prompt_must_leave_room_for_a_token() -> None:
     assert request.max_tokens == 1
 
 
+@pytest.mark.parametrize("max_tokens", [None, 16, 2**32 - 1])
+def test_what_is_asked_for_beyond_the_room_is_the_room(max_tokens: int | None) -> None:
+    spec = RequestSpec(prompt=TokenPrompt(token_ids=(5,) * 5), max_tokens=max_tokens)
+    assert create_admission().admit(spec).max_tokens == 15
+
+
 def test_a_request_gets_a_name_a_seed_and_the_end_tokens_of_the_model() -> None:
     admission = create_admission()
     spec = RequestSpec(prompt=TextPrompt(text="hello"), stop_token_ids=(7,))

@@ -238,6 +238,13 @@ def test_seeds_of_choices_differ_and_repeat() -> None:
     assert all(0 <= seed < 2**64 for seed in seeds)
 
 
+@pytest.mark.parametrize(("seed", "expected"), [(None, None), (-1, None), (-2, 2**64 - 2), (0, 0)])
+def test_a_seed_of_minus_one_is_none(seed: int | None, expected: int | None) -> None:
+    wanted = CompletionRequest.model_validate({"prompt": "x", "seed": seed})
+    [[spec]] = completion_specs(wanted, "r")
+    assert spec.sampling.seed == expected
+
+
 @pytest.mark.parametrize(
     ("value", "expected"), [(None, None), (False, None), (True, 0)], ids=["unset", "no", "yes"]
 )

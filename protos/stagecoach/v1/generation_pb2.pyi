@@ -294,7 +294,7 @@ class GenerateRequest(_message.Message):
     LOGPROBS_FIELD_NUMBER: _builtins.int
     GRAMMAR_FIELD_NUMBER: _builtins.int
     max_tokens: _builtins.int
-    """Most tokens to generate; at least 1. Unset: as many as fit."""
+    """Most tokens to generate; at least 1. Unset, or more than fit: as many as fit."""
     ignore_eos: _builtins.bool
     """Do not end at the model's own end-of-sequence tokens."""
     request_id: _builtins.str
