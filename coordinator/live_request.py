@@ -129,6 +129,7 @@ class LiveRequest:
                 token_ids=(token_id,),
                 text=text,
                 logprobs=() if logprobs is None else (logprobs,),
+                text_ends=() if logprobs is None else (self.text.num_chars,),
             )
         )
 

@@ -100,6 +100,9 @@ class TokensEvent:
     """May be empty while a character, or what may become a stop string, is incomplete."""
     logprobs: tuple[TokenLogprobs, ...] = ()
     """One for each of `token_ids`; empty when the request asked for none."""
+    text_ends: tuple[int, ...] = ()
+    """Where the text of each of `token_ids` ends in all text of the request, in characters, as
+    `OutputText.num_chars` counts them; empty when the request asked for no log-probabilities."""
 
     def joined(self, later: Self) -> Self:
         """This event and the one right after it as one."""
@@ -108,6 +111,7 @@ class TokensEvent:
             token_ids=self.token_ids + later.token_ids,
             text=self.text + later.text,
             logprobs=self.logprobs + later.logprobs,
+            text_ends=self.text_ends + later.text_ends,
         )
 
 

@@ -25,6 +25,8 @@ class AnswerHead:
     model: str
     with_token_ids: bool
     """Whether token ids are returned beside the text."""
+    with_logprobs: bool
+    """Whether log-probabilities were asked for: they are lists then, with or without tokens."""
     with_usage: bool
     """Whether a stream ends with the usage."""
     spell: SpellToken
@@ -35,10 +37,19 @@ class ChoiceOutput:
     """All that one choice brought."""
 
     text: str
-    token_ids: tuple[int, ...]
-    logprobs: tuple[TokenLogprobs, ...]
-    """One a token; empty when none were asked for."""
+    tokens: TokensEvent | None
+    """All tokens as one event; None when there was none."""
     end: Finished
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """Of all tokens."""
+        return () if self.tokens is None else self.tokens.token_ids
+
+    @property
+    def logprobs(self) -> tuple[TokenLogprobs, ...]:
+        """One a token; empty when none were asked for."""
+        return () if self.tokens is None else self.tokens.logprobs
 
 
 class Answer(Protocol):
@@ -94,8 +105,7 @@ async def collect(choice: Choice) -> ChoiceOutput:
             case Finished():
                 return ChoiceOutput(
                     text=("" if tokens is None else tokens.text) + event.text,
-                    token_ids=() if tokens is None else tokens.token_ids,
-                    logprobs=() if tokens is None else tokens.logprobs,
+                    tokens=tokens,
                     end=event,
                 )
     raise AssertionError("a stream ended without Finished")

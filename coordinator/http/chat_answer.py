@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from coordinator.core.events import Finished, TokenLogprobs, TokensEvent
-from coordinator.http.answer import AnswerHead, ChoiceOutput, SpellToken, finish_reason
+from coordinator.http.answer import AnswerHead, ChoiceOutput, finish_reason
 from coordinator.http.schema.chat import (
     AssistantMessage,
     ChatChoice,
@@ -42,7 +42,7 @@ class ChatAnswer:
         return self._chunk(
             index,
             ChatDelta(content=event.text),
-            logprobs=_logprobs(event.token_ids, event.logprobs, self._head.spell),
+            logprobs=self._logprobs(event.token_ids, event.logprobs),
             token_ids=event.token_ids,
         )
 
@@ -80,7 +80,7 @@ class ChatAnswer:
         choice = ChatChoice(
             index=index,
             message=AssistantMessage(role="assistant", content=output.text, refusal=None),
-            logprobs=_logprobs(output.token_ids, output.logprobs, self._head.spell),
+            logprobs=self._logprobs(output.token_ids, output.logprobs),
             finish_reason=finish_reason(output.end),
         )
         if self._head.with_token_ids:
@@ -96,7 +96,12 @@ class ChatAnswer:
         reason: FinishReasonText | None = None,
         token_ids: Sequence[int] = (),
     ) -> ChatCompletionChunk:
-        choice = ChatChunkChoice(index=index, delta=delta, logprobs=logprobs, finish_reason=reason)
+        choice = ChatChunkChoice(
+            index=index,
+            delta=delta,
+            logprobs=self._logprobs((), ()) if logprobs is None else logprobs,
+            finish_reason=reason,
+        )
         if self._head.with_token_ids:
             choice.token_ids = list(token_ids)
         chunk = ChatCompletionChunk(
@@ -110,26 +115,28 @@ class ChatAnswer:
             chunk.usage = None  # set, so that it is written: `usage` stands in every chunk
         return chunk
 
-
-def _logprobs(
-    token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs], spell: SpellToken
-) -> ChoiceLogprobs | None:
-    if not logprobs:
-        return None
-    return ChoiceLogprobs(
-        content=[
-            TokenLogprob(
-                token=_text(spell(token_id)),
-                logprob=one.logprob,
-                bytes=list(spell(token_id)),
-                top_logprobs=[
-                    TopLogprob(token=_text(spell(top)), logprob=value, bytes=list(spell(top)))
-                    for top, value in one.top
-                ],
-            )
-            for token_id, one in zip(token_ids, logprobs, strict=True)
-        ]
-    )
+    def _logprobs(
+        self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs]
+    ) -> ChoiceLogprobs | None:
+        """None when none were asked for."""
+        if not self._head.with_logprobs:
+            return None
+        spell = self._head.spell
+        return ChoiceLogprobs(
+            content=[
+                TokenLogprob(
+                    token=_text(spell(token_id)),
+                    logprob=one.logprob,
+                    bytes=list(spell(token_id)),
+                    top_logprobs=[
+                        TopLogprob(token=_text(spell(top)), logprob=value, bytes=list(spell(top)))
+                        for top, value in one.top
+                    ],
+                )
+                for token_id, one in zip(token_ids, logprobs, strict=True)
+            ],
+            refusal=None,
+        )
 
 
 def _text(spelling: bytes) -> str:

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
-from coordinator.core.events import Finished, TokenLogprobs, TokensEvent
+from coordinator.core.events import Finished, TokensEvent
 from coordinator.http.answer import AnswerHead, ChoiceOutput, finish_reason
 from coordinator.http.schema.completion import Completion, CompletionChoice, CompletionLogprobs
 from coordinator.http.schema.sampling import FinishReasonText, Usage
+from coordinator.http.text_places import PlacedToken, TextPlaces
 
 
 class CompletionAnswer:
@@ -18,24 +19,31 @@ class CompletionAnswer:
     def __init__(self, head: AnswerHead) -> None:
         """Keeps what is repeated."""
         self._head = head
-        self._offsets: dict[int, int] = {}
-        """Characters that the tokens of a choice have spelled so far, by its index."""
+        self._places: dict[int, TextPlaces] = {}
+        """By the index of a choice; of those whose log-probabilities were asked for."""
 
     def opening(self, _index: int) -> None:
         """See `Answer.opening`: there is none."""
         return
 
     def tokens(self, index: int, event: TokensEvent) -> Completion | None:
-        """See `Answer.tokens`."""
-        if not (event.text or event.logprobs or self._head.with_token_ids):
+        """See `Answer.tokens`; a token comes when its place in the text is certain."""
+        token_ids: Sequence[int] = event.token_ids
+        placed: list[PlacedToken] = []
+        if self._head.with_logprobs:
+            placed = self._places_of(index).push(event)
+            token_ids = [token.token_id for token in placed]
+        if not (event.text or placed or (self._head.with_token_ids and token_ids)):
             return None
-        return self._chunk(
-            self._choice(index, event.text, event.token_ids, event.logprobs, reason=None)
-        )
+        return self._chunk(self._choice(index, event.text, token_ids, placed, reason=None))
 
     def ending(self, index: int, end: Finished) -> Completion:
         """See `Answer.ending`."""
-        return self._chunk(self._choice(index, end.text, (), (), reason=finish_reason(end)))
+        placed = self._places_of(index).finish(end.text) if self._head.with_logprobs else []
+        token_ids = [token.token_id for token in placed]
+        return self._chunk(
+            self._choice(index, end.text, token_ids, placed, reason=finish_reason(end))
+        )
 
     def usage(self, usage: Usage) -> Completion:
         """See `Answer.usage`."""
@@ -48,26 +56,35 @@ class CompletionAnswer:
                 index,
                 output.text,
                 output.token_ids,
-                output.logprobs,
+                self._all_placed(output),
                 reason=finish_reason(output.end),
             )
             for index, output in enumerate(outputs)
         ]
         return self._completion(choices, usage)
 
+    def _places_of(self, index: int) -> TextPlaces:
+        return self._places.setdefault(index, TextPlaces(self._head.spell))
+
+    def _all_placed(self, output: ChoiceOutput) -> list[PlacedToken]:
+        if not self._head.with_logprobs or output.tokens is None:
+            return []
+        places = TextPlaces(self._head.spell)
+        return [*places.push(output.tokens), *places.finish(output.end.text)]
+
     def _choice(
         self,
         index: int,
         text: str,
         token_ids: Sequence[int],
-        logprobs: Sequence[TokenLogprobs],
+        placed: Sequence[PlacedToken],
         *,
         reason: FinishReasonText | None,
     ) -> CompletionChoice:
         choice = CompletionChoice(
             index=index,
             text=text,
-            logprobs=self._logprobs(index, token_ids, logprobs),
+            logprobs=self._logprobs(placed) if self._head.with_logprobs else None,
             finish_reason=reason,
         )
         if self._head.with_token_ids:
@@ -94,26 +111,17 @@ class CompletionAnswer:
             completion.usage = usage
         return completion
 
-    def _logprobs(
-        self, index: int, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs]
-    ) -> CompletionLogprobs | None:
-        if not logprobs:
-            return None
-        tokens = list(map(self._spelling, token_ids))
-        offsets = []
-        offset = self._offsets.get(index, 0)
-        for token in tokens:
-            offsets.append(offset)
-            offset += len(token)
-        self._offsets[index] = offset
+    def _logprobs(self, placed: Sequence[PlacedToken]) -> CompletionLogprobs:
+        tokens = [self._spelling(token.token_id) for token in placed]
         return CompletionLogprobs(
             tokens=tokens,
-            token_logprobs=[one.logprob for one in logprobs],
+            token_logprobs=[token.logprobs.logprob for token in placed],
             top_logprobs=[
-                {self._spelling(top): value for top, value in one.top} | {token: one.logprob}
-                for token, one in zip(tokens, logprobs, strict=True)
+                {self._spelling(top): value for top, value in token.logprobs.top}
+                | {spelling: token.logprobs.logprob}
+                for spelling, token in zip(tokens, placed, strict=True)
             ],
-            text_offset=offsets,
+            text_offset=[token.start for token in placed],
         )
 
     def _spelling(self, token_id: int) -> str:

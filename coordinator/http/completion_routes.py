@@ -41,7 +41,12 @@ def completion_routes(door: Door) -> APIRouter:
         """Answers a conversation; with `stream`, as server-sent events of chunks."""
         engine = door.engine()
         wanted = await read_model_request(request, ChatCompletionRequest, engine.served_model)
-        head = _head(engine, wanted, f"chatcmpl-{request.state.request_id}")
+        head = _head(
+            engine,
+            wanted,
+            f"chatcmpl-{request.state.request_id}",
+            with_logprobs=wanted.logprobs or False,
+        )
         answer = ChatAnswer(head, wanted.metadata)
         return _response(engine, wanted, head, chat_specs(wanted, head.id), answer)
 
@@ -55,14 +60,21 @@ def completion_routes(door: Door) -> APIRouter:
         """Continues prompts; with `stream`, as server-sent events of partial completions."""
         engine = door.engine()
         wanted = await read_model_request(request, CompletionRequest, engine.served_model)
-        head = _head(engine, wanted, f"cmpl-{request.state.request_id}")
+        head = _head(
+            engine,
+            wanted,
+            f"cmpl-{request.state.request_id}",
+            with_logprobs=wanted.logprobs is not None,
+        )
         answer = CompletionAnswer(head)
         return _response(engine, wanted, head, completion_specs(wanted, head.id), answer)
 
     return router
 
 
-def _head(engine: GenerationEngine, wanted: SamplingFields, answer_id: str) -> AnswerHead:
+def _head(
+    engine: GenerationEngine, wanted: SamplingFields, answer_id: str, *, with_logprobs: bool
+) -> AnswerHead:
     served = engine.served_model
     with_token_ids = wanted.return_token_ids
     return AnswerHead(
@@ -70,6 +82,7 @@ def _head(engine: GenerationEngine, wanted: SamplingFields, answer_id: str) -> A
         created_s=int(time.time()),
         model=served.model_id,
         with_token_ids=not served.has_tokenizer if with_token_ids is None else with_token_ids,
+        with_logprobs=with_logprobs,
         with_usage=bool(wanted.stream_options and wanted.stream_options.include_usage),
         spell=engine.token_bytes,
     )

@@ -38,6 +38,11 @@ class IncrementalDetokenizer:
                 text += self._decoder.push(token)
         return text
 
+    def hidden_text(self, token_id: int) -> str:
+        """Returns what a special token spells, such as `</s>`; empty for any other token."""
+        token = self._id_to_token(token_id)
+        return token if token is not None and token in self._special_tokens else ""
+
     def flush(self) -> str:
         """Returns the text that was held back, when no more tokens follow."""
         return self._decoder.flush()

@@ -19,13 +19,22 @@ class OutputText:
         self._detokenizer = None if tokenizer is None else tokenizer.detokenizer()
         self._stop_strings = StopStrings(stop)
         self._stopped = False
+        self.num_chars = 0
+        """Characters that the tokens have spelled so far, shown or held back; those that an
+        unfinished character waits for are not counted."""
 
     def push(self, token_id: int) -> TextDelta:
         """Adds a token; not to be called again once it returned `stopped`."""
         assert not self._stopped, "a stopped text takes no more tokens"
         if self._detokenizer is None:
             return TextDelta("", False)
-        delta = self._stop_strings.push(self._detokenizer.push([token_id]))
+        hidden = self._detokenizer.hidden_text(token_id)
+        if hidden:
+            delta = self._stop_strings.push_hidden(hidden)
+        else:
+            text = self._detokenizer.push([token_id])
+            self.num_chars += len(text)
+            delta = self._stop_strings.push(text)
         self._stopped = delta.stopped
         return delta
 

@@ -16,8 +16,11 @@ class TextDelta(NamedTuple):
 class StopStrings:
     """Watches the text of one request; the result does not depend on how the text is cut.
 
+    Besides what is shown there is what special tokens spell, which is not. A stop string may
+    lie in the shown text alone, or in all that was spelled: `</s>` stops, and so does `a</s>`.
+
     The text ends at the first position at which a stop string is complete, and before that stop
-    string; of several that are complete there, before the longest.
+    string; of several that are complete there, before the one that hides the most.
     """
 
     def __init__(self, stops: Iterable[str]) -> None:
@@ -26,30 +29,63 @@ class StopStrings:
         Args:
             stops: None of them empty.
         """
-        self._matches = [_Match(stop) for stop in stops]
+        stops = tuple(stops)
+        self._in_shown = [_Match(stop) for stop in stops]
+        self._in_all = [_Match(stop) for stop in stops]
+        self._is_shown: list[bool] = []
+        """Of the last characters of all, as many as the longest stop string has; they differ
+        between the two ways of matching only while one of these is False."""
+        self._max_chars = max(map(len, stops), default=0)
         self._held = ""
 
     def push(self, text: str) -> TextDelta:
-        """Adds text; holds back its end as long as that may become a stop string.
+        """Adds text to show; holds back its end as long as that may become a stop string.
 
         Not to be called again once it returned `stopped`.
         """
-        if not self._matches:
-            return TextDelta(text, False)
-        for position, char in enumerate(text):
-            found = [match.stop for match in self._matches if match.advance(char)]
-            if found:
-                seen, self._held = self._held + text[: position + 1], ""
-                return TextDelta(seen[: -max(map(len, found))], True)
-        seen = self._held + text
-        num_shown = len(seen) - max(match.num_matched for match in self._matches)
-        self._held = seen[num_shown:]
-        return TextDelta(seen[:num_shown], False)
+        return self._push(text, shown=True)
+
+    def push_hidden(self, text: str) -> TextDelta:
+        """Adds what a special token spells, which is never shown.
+
+        Not to be called again once it returned `stopped`.
+        """
+        return self._push(text, shown=False)
 
     def flush(self) -> str:
         """Returns what is held back, at the end of the text."""
         held, self._held = self._held, ""
         return held
+
+    def _push(self, text: str, *, shown: bool) -> TextDelta:
+        if not self._in_shown:
+            return TextDelta(text if shown else "", False)
+        for position, char in enumerate(text):
+            self._is_shown.append(shown)
+            found = [match for match in self._in_all if match.advance(char)]
+            num_hidden = max((self._num_shown(len(match.stop)) for match in found), default=0)
+            if shown:
+                complete = [match for match in self._in_shown if match.advance(char)]
+                found += complete
+                num_hidden = max(num_hidden, *(len(match.stop) for match in complete), 0)
+            if found:
+                seen = self._held + text[: position + 1] if shown else self._held
+                self._held = ""
+                return TextDelta(seen[: len(seen) - num_hidden], True)
+        del self._is_shown[: -self._max_chars]
+        seen = self._held + text if shown else self._held
+        num_shown = len(seen) - self._num_held()
+        self._held = seen[num_shown:]
+        return TextDelta(seen[:num_shown], False)
+
+    def _num_held(self) -> int:
+        """Shown characters at the end that a stop string may still take away."""
+        in_all = max(match.num_matched for match in self._in_all)
+        return max(self._num_shown(in_all), *(match.num_matched for match in self._in_shown))
+
+    def _num_shown(self, num_chars: int) -> int:
+        """How many of the last characters of all are shown."""
+        return sum(self._is_shown[len(self._is_shown) - num_chars :])
 
 
 class _Match:

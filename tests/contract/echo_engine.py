@@ -140,7 +140,7 @@ class EchoStream:
     async def _generate(self, prompt: list[int]) -> AsyncIterator[GenerationEvent]:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         yield Accepted(request_id=self._spec.request_id or "echo-1", num_prompt_tokens=len(prompt))
-        num_tokens = 0
+        num_tokens = num_chars = 0
         for token_id in self._output(prompt):
             await self._pause()
             if self.is_cancelled:
@@ -153,10 +153,13 @@ class EchoStream:
             num_tokens += 1
             self._engine.publish_step(len(prompt) if num_tokens == 1 else 0)
             logprobs = self._engine.logprobs
+            text = decoder.decode(bytes([token_id]))
+            num_chars += len(text)
             yield TokensEvent(
                 token_ids=(token_id,),
-                text=decoder.decode(bytes([token_id])),
+                text=text,
                 logprobs=() if logprobs is None else (logprobs,),
+                text_ends=() if logprobs is None else (num_chars,),
             )
         self._engine.running.discard(self)
         is_full = num_tokens == self._max_tokens(prompt)

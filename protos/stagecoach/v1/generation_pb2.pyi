@@ -317,7 +317,9 @@ class GenerateRequest(_message.Message):
 
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The text ends before the first of these that it would contain. At most 16, none empty."""
+        """The text ends before the first of these that it would contain. At most 16, none empty. What
+        special tokens spell counts too, although it is not part of the text: `</s>` stops.
+        """
 
     @_builtins.property
     def stop_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
