@@ -40,6 +40,10 @@ class Sequence:
     admitted."""
     finish_reason: FinishReason | None = None
     """Set exactly when finished, or when it is to be swept at the next step boundary."""
+    arrival: int = 0
+    """Its age among the sequences of one scheduler: the lowest is the oldest."""
+    num_passes: int = 0
+    """Younger sequences that were admitted while it was the oldest that waited."""
     num_preemptions: int = 0
     """Times its KV was given up, for whatever reason."""
     num_replays: int = 0

@@ -12,9 +12,13 @@ from being admitted or from growing.
 
 A prefix is shared by forking the slot that holds it, running or retained; a retained slot that
 holds nothing else, or is the only one to be had, is taken over instead.
+
+What a running sequence is about to compute is known too, so that others with the same prefix can
+wait for it instead of computing it once more.
 """
 
 from collections.abc import Collection, Iterable
+from typing import NamedTuple
 
 from coordinator.core.sequence import Sequence
 from coordinator.core.step import ForkSlot, FreeSlot, SlotOp, TruncateSlot
@@ -22,6 +26,14 @@ from coordinator.scheduler.config import SchedulerConfig
 from coordinator.scheduler.kv_ledger import KvLedger
 from coordinator.scheduler.kv_slot_pool import KvSlotPool
 from coordinator.scheduler.prefix_index import PrefixIndex, PrefixMatch, chain_hash, root_hash
+
+
+class AwaitedPrefix(NamedTuple):
+    """A prefix that a running sequence is about to compute."""
+
+    kv_slot: int
+    num_tokens: int
+    """Those that both sequences begin with, whole blocks of them."""
 
 
 class KvMemory:
@@ -36,6 +48,7 @@ class KvMemory:
         self._block_size = config.kv_block_size
         self._num_slots = config.num_slots
         self._shares_prefixes = config.prefix_cache
+        self._min_awaited_tokens = config.min_awaited_tokens
         self._ledger = KvLedger(config.num_kv_blocks, config.kv_block_size)
         self._slots = KvSlotPool(config.num_slots)
         self._index = PrefixIndex()
@@ -67,7 +80,25 @@ class KvMemory:
         prefix = self._find(sequence)
         return prefix.num_blocks * self._block_size if prefix else 0
 
-    def admit(self, sequence: Sequence) -> bool:
+    def awaited_prefix(self, sequence: Sequence) -> AwaitedPrefix | None:
+        """Finds who is about to compute a prefix of a sequence without a slot.
+
+        Returns:
+            None when waiting for it would not save much.
+        """
+        if not self._shares_prefixes or not self._index.expects_any:
+            return None
+        hashes = self._shareable(sequence)
+        coming = self._index.find_expected(hashes)
+        if coming is None:
+            return None
+        found = self._index.find(hashes)
+        num_more = coming.num_blocks - (found.num_blocks if found else 0)
+        if num_more * self._block_size < self._min_awaited_tokens:
+            return None
+        return AwaitedPrefix(coming.kv_slot, coming.num_blocks * self._block_size)
+
+    def admit(self, sequence: Sequence, *, wholly: bool = False) -> bool:
         """Gives a sequence a slot and the blocks of all its known tokens.
 
         Its longest prefix that a slot holds counts as computed: whole blocks, and never all of its
@@ -76,11 +107,16 @@ class KvMemory:
         The caller sees to it that fewer sequences run than there are slots, and runs the sequence
         in the micro-batch that takes the slot operations.
 
+        Args:
+            sequence: Without a slot.
+            wholly: Only if all the tokens that it may ever have would fit.
+
         Returns:
             False when they do not fit; then nothing changed.
         """
         prefix = self._find(sequence)
-        if not self._ledger.fits(sequence.num_tokens, prefix):
+        num_tokens = sequence.max_num_tokens if wholly else sequence.num_tokens
+        if not self._ledger.fits(num_tokens, prefix):
             return False
         kv_slot = self._open_slot(prefix)
         self._ledger.start(kv_slot, sequence.max_num_tokens, prefix)
@@ -88,6 +124,9 @@ class KvMemory:
         sequence.num_computed_tokens = prefix.num_blocks * self._block_size if prefix else 0
         has_grown = self.grow(sequence)
         assert has_grown, "what fits is there"
+        if self._shares_prefixes:
+            num_blocks = sequence.num_tokens // self._block_size
+            self._index.expect(kv_slot, self._block_hashes(sequence, num_blocks))
         return True
 
     def grow(self, sequence: Sequence) -> bool:
@@ -195,16 +234,20 @@ class KvMemory:
     def _find(self, sequence: Sequence) -> PrefixMatch | None:
         if not self._shares_prefixes:
             return None
+        return self._index.find(self._shareable(sequence))
+
+    def _shareable(self, sequence: Sequence) -> list[bytes]:
+        """Names of the blocks that a sequence need not compute: all but that of its last token."""
         num_blocks = (sequence.num_tokens - 1) // self._block_size
-        return self._index.find(self._block_hashes(sequence, num_blocks))
+        return self._block_hashes(sequence, num_blocks)
 
     def _block_hashes(self, sequence: Sequence, num_blocks: int) -> list[bytes]:
-        """Names of the first full blocks, `num_blocks` of them or more; each is computed once."""
+        """Names of the first full blocks; each is computed once."""
         hashes, size = sequence.block_hashes, self._block_size
         for start in range(len(hashes) * size, num_blocks * size, size):
             parent = hashes[-1] if hashes else root_hash(sequence.request.cache_salt)
             hashes.append(chain_hash(parent, sequence.token_ids(start, start + size)))
-        return hashes
+        return hashes[:num_blocks]
 
     def _open_slot(self, prefix: PrefixMatch | None) -> int:
         """Finds a slot to run in, and has it share the prefix."""

@@ -8,8 +8,8 @@ would read another's KV.
     slot 2, running    [ a ][ b ][ c ]        block names; slot 5 shares a and b with slot 2
     slot 5, retained   [ a ][ b ][ x ]
 
-A slot is running, or retained for later sequences. Pure; knows no clock: least recently used is
-an order.
+A slot is running, or retained for later sequences. A running one is expected to hold the blocks
+that its sequence is about to compute. Pure; knows no clock: least recently used is an order.
 """
 
 from array import array
@@ -56,6 +56,8 @@ class PrefixIndex:
         self._chains: dict[int, list[bytes]] = {}
         self._holders: dict[bytes, set[int]] = {}
         self._retained: OrderedDict[int, None] = OrderedDict()  # the least recently used first
+        self._expected: dict[int, list[bytes]] = {}
+        self._expectants: dict[bytes, dict[int, None]] = {}
 
     @property
     def num_retained(self) -> int:
@@ -79,6 +81,36 @@ class PrefixIndex:
             return None
         return PrefixMatch(next(iter(self._holders[hashes[num_blocks - 1]])), num_blocks)
 
+    @property
+    def expects_any(self) -> bool:
+        """True while a running slot lacks blocks that its sequence is about to compute."""
+        return bool(self._expected)
+
+    def expect(self, kv_slot: int, hashes: list[bytes]) -> None:
+        """Says which blocks a slot holds once its sequence has been computed so far.
+
+        Holds until the slot has them all, or no sequence runs in it any more.
+
+        Args:
+            kv_slot: Of a sequence that was just admitted.
+            hashes: Names of its blocks, from its start.
+        """
+        if len(hashes) > self.num_blocks(kv_slot):
+            self._expected[kv_slot] = hashes
+            for name in hashes:
+                self._expectants.setdefault(name, {})[kv_slot] = None
+
+    def find_expected(self, hashes: Sequence[bytes]) -> PrefixMatch | None:
+        """Finds the longest prefix that a slot holds before long, the first that was admitted.
+
+        Args:
+            hashes: Names of the blocks of a sequence, from its start.
+        """
+        num_blocks = bisect_left(hashes, True, key=lambda name: name not in self._expectants)
+        if num_blocks == 0:
+            return None
+        return PrefixMatch(next(iter(self._expectants[hashes[num_blocks - 1]])), num_blocks)
+
     def num_blocks(self, kv_slot: int) -> int:
         """Blocks of a slot that can be found."""
         return len(self._chains.get(kv_slot, ()))
@@ -93,6 +125,8 @@ class PrefixIndex:
         for name in hashes:
             chain.append(name)
             self._holders.setdefault(name, set()).add(kv_slot)
+        if len(chain) >= len(self._expected.get(kv_slot, ())):
+            self._expect_no_more(kv_slot)
 
     def cut(self, kv_slot: int, num_blocks: int) -> None:
         """Forgets all but the first blocks of a slot."""
@@ -108,11 +142,13 @@ class PrefixIndex:
 
     def remove(self, kv_slot: int) -> None:
         """Forgets a slot."""
+        self._expect_no_more(kv_slot)
         self.cut(kv_slot, 0)
         self._retained.pop(kv_slot, None)
 
     def retain(self, kv_slot: int) -> None:
         """Takes a slot for retained, and most recently used."""
+        self._expect_no_more(kv_slot)
         self._retained[kv_slot] = None
 
     def resume(self, kv_slot: int) -> None:
@@ -147,3 +183,19 @@ class PrefixIndex:
         assert pairs == held, "the index names holders that hold something else"
         assert all(self._holders.values()), "a block without a holder is known"
         assert all(self._chains.get(slot) for slot in self._retained), "nothing is retained"
+        awaited = {(name, slot) for slot, names in self._expected.items() for name in names}
+        expected = {(name, slot) for name, slots in self._expectants.items() for slot in slots}
+        assert awaited == expected, "a block is expected of a slot that computes another"
+        assert all(self._expectants.values()), "a block is expected of no slot"
+        assert self._expected.keys().isdisjoint(self._retained), "nothing comes to retained slots"
+        for slot, names in self._expected.items():
+            chain = self._chains.get(slot, [])
+            assert len(chain) < len(names), "what is expected is there"
+            assert chain == names[: len(chain)], "a slot computes another prefix"
+
+    def _expect_no_more(self, kv_slot: int) -> None:
+        for name in self._expected.pop(kv_slot, ()):
+            expectants = self._expectants[name]
+            del expectants[kv_slot]
+            if not expectants:
+                del self._expectants[name]

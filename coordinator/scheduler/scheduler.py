@@ -22,9 +22,10 @@ from coordinator.core.request import FinishReason, Request
 from coordinator.core.sequence import Sequence, SequenceState
 from coordinator.core.step import ScheduledSlice, SchedulerOutput
 from coordinator.scheduler.config import SchedulerConfig
-from coordinator.scheduler.fcfs_queue import FcfsQueue
+from coordinator.scheduler.entrance import Entrance
 from coordinator.scheduler.kv_memory import KvMemory
 from coordinator.scheduler.load import Load, StepBudget
+from coordinator.scheduler.prefill_split import PrefillSplit, Share
 from coordinator.scheduler.room import check_room
 from coordinator.scheduler.step_room import StepRoom
 from protos.errors import ContextLengthExceededError, InvalidArgumentError
@@ -50,13 +51,11 @@ class Scheduler:
         """Starts with nothing to do."""
         self.config = config
         self._sequences: dict[str, Sequence] = {}
-        self._waiting = FcfsQueue()
         self._running: dict[str, Sequence] = {}  # by admission, the first to be preempted last
         self._suspects: dict[str, Sequence] = {}
         self._memory = KvMemory(config)
+        self._entrance = Entrance(config, self._memory, self._running)
         self._micro_batch_ids = count() if micro_batch_ids is None else micro_batch_ids
-        self._num_prefix_query_tokens = 0
-        self._num_prefix_hit_tokens = 0
         self.num_preemptions = 0
         """Times that a sequence gave up its KV to others."""
         self.num_replays = 0
@@ -65,7 +64,7 @@ class Scheduler:
     @property
     def num_waiting(self) -> int:
         """Sequences without a slot, preempted ones included."""
-        return len(self._waiting)
+        return self._entrance.num_waiting
 
     @property
     def num_running(self) -> int:
@@ -85,12 +84,12 @@ class Scheduler:
     @property
     def num_prefix_query_tokens(self) -> int:
         """Tokens of all prompts that were admitted."""
-        return self._num_prefix_query_tokens
+        return self._entrance.num_prefix_query_tokens
 
     @property
     def num_prefix_hit_tokens(self) -> int:
         """Those of them that the prefix cache held."""
-        return self._num_prefix_hit_tokens
+        return self._entrance.num_prefix_hit_tokens
 
     @property
     def has_work(self) -> bool:
@@ -103,7 +102,7 @@ class Scheduler:
         Raises:
             QueueFullError: `max_num_waiting` sequences wait already.
         """
-        check_room(len(self._waiting), self.config.max_num_waiting)
+        check_room(self.num_waiting, self.config.max_num_waiting)
 
     def check_length(self, request: Request) -> None:
         """Refuses a request that could never run.
@@ -147,8 +146,8 @@ class Scheduler:
 
     @property
     def waiting(self) -> Iterable[Sequence]:
-        """Sequences without a slot, the next first."""
-        return self._waiting
+        """Sequences without a slot, the oldest first."""
+        return self._entrance.waiting
 
     def num_prefix_tokens(self, sequence: Sequence) -> int:
         """Tokens of a waiting sequence that the prefix cache holds at present."""
@@ -166,7 +165,7 @@ class Scheduler:
                 num_prefill_tokens += num_tokens
         num_empty_kv_tokens = self.num_free_kv_blocks * self.config.kv_block_size
         num_empty_kv_tokens += num_prefill_tokens  # reserved, and not computed yet
-        for sequence in islice(self._waiting, self.config.max_num_seqs - len(self._running)):
+        for sequence in islice(self.waiting, self.config.max_num_seqs - len(self._running)):
             num_prefills += 1
             num_prefill_tokens += sequence.num_tokens
         return Load(
@@ -177,7 +176,7 @@ class Scheduler:
         )
 
     def schedule(self, budget: StepBudget | None = None) -> SchedulerOutput | None:
-        """Decides the next micro-batch: running sequences first, then waiting ones.
+        """Decides the next micro-batch: those that decode first, then prompts.
 
         Every sequence in it is in flight until the output goes to `update` or `requeue`, or
         `preempt_all` gives up everything. An output without slices only has slot operations; it
@@ -192,12 +191,9 @@ class Scheduler:
             None when there is nothing to run and nothing to tell the stages now.
         """
         room = StepRoom(self.config.max_num_batched_tokens, None if self._suspects else budget)
-        slices: list[ScheduledSlice] = []
         micro_batch_id = next(self._micro_batch_ids)
-        for sequence in self._alone() if self._suspects else self._runnable(room):
-            slices.append(self._take(sequence, room.take(sequence), micro_batch_id))
-            if room.is_full:
-                break
+        shares = self._alone(room) if self._suspects else self._shares(room)
+        slices = [self._take(share, micro_batch_id) for share in shares]  # one by one: see there
         slot_ops = self._memory.take_slot_ops()
         if not slices and not slot_ops:
             return None
@@ -295,24 +291,21 @@ class Scheduler:
         """
         assert sequence.state is SequenceState.WAITING
         self._sequences[sequence.request_id] = sequence
-        if sequence.num_preemptions:
-            self._waiting.put_back(sequence)
-        else:
-            self._waiting.add(sequence)
+        self._entrance.add(sequence)
         if sequence.is_suspect:
             self._suspects[sequence.request_id] = sequence
 
     def hand_over(self, sequence: Sequence) -> Sequence:
         """Gives up a sequence that waits, for another scheduler to adopt."""
         assert sequence.state is SequenceState.WAITING
-        self._waiting.remove(sequence)
+        self._entrance.remove(sequence)
         del self._sequences[sequence.request_id]
         self._suspects.pop(sequence.request_id, None)
         return sequence
 
     def check_integrity(self) -> None:
         """Asserts that all tables agree; cheap enough for whenever nothing runs."""
-        waiting = {sequence.request_id: sequence for sequence in self._waiting}
+        waiting = {sequence.request_id: sequence for sequence in self.waiting}
         assert waiting.keys().isdisjoint(self._running), "a sequence both waits and runs"
         assert self._sequences == waiting | self._running, "a sequence neither waits nor runs"
         suspects = {name: one for name, one in self._sequences.items() if one.is_suspect}
@@ -330,30 +323,33 @@ class Scheduler:
             assert sequence.kv_slot is not None
         self._memory.check_integrity(self._running.values())
 
-    def _runnable(self, room: StepRoom) -> Iterator[Sequence]:
+    def _shares(self, room: StepRoom) -> Iterator[Share]:
         """Yields sequences that hold the blocks of all their tokens; preempts and admits lazily."""
+        prompts: list[Sequence] = []
+        admits = True
         for sequence in tuple(self._running.values()):
             if sequence.in_flight or sequence.kv_slot is None:
                 continue  # without a slot: it was preempted in this very loop
-            if not room.fits(sequence):
-                continue
-            if not self._make_room(sequence):
-                return  # all that were admitted later are in flight
-            yield sequence
-        while room.has_prefill and (admitted := self._admit()) is not None:
-            yield admitted
+            if sequence.num_uncomputed_tokens > 1:
+                prompts.append(sequence)
+            elif admits and room.num_decodes > 0:
+                admits = self._make_room(sequence)
+                if admits:  # else all that were admitted later are in flight
+                    room.take_decode()
+                    yield sequence, 1
+        if room.num_prefill_tokens > 0:
+            prompts = [sequence for sequence in prompts if sequence.kv_slot is not None]
+            yield from PrefillSplit(room, prompts, self._entrance, admits=admits).shares()
 
-    def _alone(self) -> Iterator[Sequence]:
+    def _alone(self, room: StepRoom) -> Iterator[Share]:
         """Yields a suspect once no other sequence is in flight."""
         if any(sequence.in_flight for sequence in self._running.values()):
             return
         suspect = next(iter(self._suspects.values()))
         if suspect.state is SequenceState.WAITING:
-            self._waiting.put_back(suspect)
-            while self._admit() is None:
+            while not self._entrance.admit_alone(suspect):
                 self._preempt(next(reversed(self._running.values())), keep_kv=True)
-                self._waiting.put_back(suspect)
-        yield suspect  # once admitted, it holds the blocks of all its tokens
+        yield suspect, room.take(suspect)  # it holds the blocks of all its tokens
 
     def _make_room(self, sequence: Sequence) -> bool:
         """Grows a running sequence, at the cost of those admitted after it.
@@ -368,33 +364,21 @@ class Scheduler:
             self._preempt(victim, keep_kv=True)
         return True
 
-    def _admit(self) -> Sequence | None:
-        """Admits the next waiting sequence if the blocks of all its known tokens fit."""
-        sequence = self._waiting.peek()
-        if sequence is None or len(self._running) == self.config.max_num_seqs:
-            return None
-        if not self._memory.admit(sequence):
-            return None
-        self._waiting.remove(sequence)
-        self._running[sequence.request_id] = sequence
-        sequence.state = SequenceState.RUNNING
-        if sequence.num_preemptions == 0:
-            sequence.num_cached_tokens = sequence.num_computed_tokens
-            self._num_prefix_query_tokens += sequence.num_prompt_tokens
-            self._num_prefix_hit_tokens += sequence.num_cached_tokens
-        return sequence
-
-    def _take(self, sequence: Sequence, max_num_tokens: int, micro_batch_id: int) -> ScheduledSlice:
+    def _take(self, share: Share, micro_batch_id: int) -> ScheduledSlice:
         """Puts the next tokens of a sequence in flight."""
+        sequence, num_tokens = share
         assert sequence.kv_slot is not None
         start = sequence.num_computed_tokens
-        num_tokens = sequence.num_tokens
-        reaches_end = num_tokens - start <= max_num_tokens
-        token_ids = sequence.token_ids(start, num_tokens if reaches_end else start + max_num_tokens)
+        end = start + num_tokens
+        token_ids = sequence.token_ids(start, end)
         sequence.micro_batch_id = micro_batch_id
         # Positional: keywords double the cost of the most frequent call of a step.
         return ScheduledSlice(
-            sequence.request_id, sequence.kv_slot, start, tuple(token_ids), reaches_end
+            sequence.request_id,
+            sequence.kv_slot,
+            start,
+            tuple(token_ids),
+            end == sequence.num_tokens,
         )
 
     def _land(self, output: SchedulerOutput) -> Iterator[tuple[ScheduledSlice, Sequence]]:
@@ -432,7 +416,7 @@ class Scheduler:
             self.num_preemptions += 1
         else:
             self.num_replays += 1
-        self._waiting.put_back(sequence)
+        self._entrance.add(sequence)
 
     def _sweep(self, sequence: Sequence, *, keep_kv: bool = True) -> None:
         """Ends a sequence. Of one that failed nothing is kept: it may have failed by its KV."""
@@ -440,7 +424,7 @@ class Scheduler:
             failed = sequence.finish_reason is FinishReason.ERROR
             self._stop(sequence, keep_kv=keep_kv and not failed)
         else:
-            self._waiting.remove(sequence)
+            self._entrance.remove(sequence)
         sequence.state = SequenceState.FINISHED
         del self._sequences[sequence.request_id]
         self._suspects.pop(sequence.request_id, None)

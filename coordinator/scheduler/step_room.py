@@ -5,7 +5,7 @@ from coordinator.scheduler.load import StepBudget
 
 
 class StepRoom:
-    """Counts tokens, decodes and prefill tokens down.
+    """Counts tokens, decodes and prefill tokens down. Decodes are taken first.
 
     Args:
         num_tokens: Tokens that the micro-batch may hold.
@@ -15,32 +15,38 @@ class StepRoom:
     def __init__(self, num_tokens: int, budget: StepBudget | None) -> None:
         """Starts empty."""
         self._num_tokens = num_tokens
-        self._num_decodes = num_tokens if budget is None else budget.max_num_decodes
-        self._num_prefill_tokens = num_tokens if budget is None else budget.max_num_prefill_tokens
+        self.num_decodes = num_tokens
+        """Sequences that may still run their last token."""
+        self._num_prefill_tokens = num_tokens
+        if budget is not None:
+            self.num_decodes = min(num_tokens, budget.max_num_decodes)
+            self._num_prefill_tokens = budget.max_num_prefill_tokens
 
     @property
-    def is_full(self) -> bool:
-        """True when no sequence fits any more."""
-        return self._num_tokens == 0 or (self._num_decodes == 0 and self._num_prefill_tokens == 0)
+    def num_prefill_tokens(self) -> int:
+        """Tokens of prompts that fit; a sequence may be admitted while there are any."""
+        return min(self._num_tokens, self._num_prefill_tokens)
 
-    @property
-    def has_prefill(self) -> bool:
-        """True while a sequence may be admitted."""
-        return self._num_tokens > 0 and self._num_prefill_tokens > 0
+    def take_decode(self) -> None:
+        """Takes one of `num_decodes`."""
+        self.num_decodes -= 1
+        self._num_tokens -= 1
 
-    def fits(self, sequence: Sequence) -> bool:
-        """True when a running sequence may have at least one token in."""
-        if sequence.num_uncomputed_tokens == 1:
-            return self._num_decodes > 0
-        return self._num_prefill_tokens > 0
+    def take(self, sequence: Sequence, most: int | None = None) -> int:
+        """Tokens that a prompt gets; a single one counts as prefill only when decodes are full.
 
-    def take(self, sequence: Sequence) -> int:
-        """Tokens that a sequence gets; one that is new counts as prefill when decodes are full."""
+        Args:
+            sequence: With tokens to compute.
+            most: It gets no more than these. None: as many as fit.
+        """
         num_tokens = sequence.num_uncomputed_tokens
-        if num_tokens == 1 and self._num_decodes > 0:
-            self._num_decodes -= 1
-        else:
-            num_tokens = min(num_tokens, self._num_tokens, self._num_prefill_tokens)
-            self._num_prefill_tokens -= num_tokens
+        if num_tokens == 1 and self.num_decodes > 0:
+            self.take_decode()
+            return 1
+        num_tokens = min(num_tokens, self.num_prefill_tokens)
+        if most is not None:
+            num_tokens = min(num_tokens, most)
+        self._num_prefill_tokens -= num_tokens
         self._num_tokens -= num_tokens
+        self.num_decodes = min(self.num_decodes, self._num_tokens)
         return num_tokens

@@ -131,6 +131,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_num_waiting=st.integers(1, 12),
         num_more_slots=st.integers(0, 3),
         prefix_cache=st.sampled_from([True, True, False]),
+        min_awaited_tokens=st.sampled_from([1, 1, 5, 100]),
     )
     def start(
         self,
@@ -141,6 +142,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_num_waiting: int,
         num_more_slots: int,
         prefix_cache: bool,
+        min_awaited_tokens: int,
     ) -> None:
         self.config = SchedulerConfig(
             max_num_batched_tokens=max_num_batched_tokens,
@@ -151,6 +153,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             max_num_waiting=max_num_waiting,
             num_kv_slots=max_num_seqs + num_more_slots,
             prefix_cache=prefix_cache,
+            min_awaited_tokens=min_awaited_tokens,
         )
         self.scheduler = Scheduler(self.config)
         self.stage = Stage(self.config)

@@ -183,6 +183,100 @@ class TestSharing:
         assert scheduler.num_cached_kv_blocks == 3
 
 
+class TestPrefixesInTheMaking:
+    LONG = tuple(range(200, 240))
+    """Ten blocks."""
+
+    def create(self, **changes: Any) -> Scheduler:
+        limits = {"max_num_batched_tokens": 16, "max_num_seqs": 16, "min_awaited_tokens": 8}
+        return create_scheduler(**(limits | changes))
+
+    def test_requests_that_come_together_compute_their_prefix_once(self) -> None:
+        scheduler = self.create()
+        sequences = [add(scheduler, name, i, prompt=self.LONG) for i, name in enumerate("abcdefgh")]
+        num_tokens = 0
+        while any(not sequence.output_token_ids for sequence in sequences):
+            output = step(scheduler)
+            num_tokens += sum(
+                len(piece.token_ids) for piece in output.slices if piece.start_position <= 40
+            )
+        assert num_tokens == 40 + 8
+        assert [sequence.num_cached_tokens for sequence in sequences] == [0] + [40] * 7
+
+    def test_without_the_cache_each_computes_its_own(self) -> None:
+        scheduler = self.create(prefix_cache=False, max_num_batched_tokens=64)
+        add(scheduler, "a", prompt=self.LONG)
+        add(scheduler, "b", prompt=self.LONG)
+        assert starts(step(scheduler)) == {"a": 0, "b": 0}
+
+    def test_another_salt_waits_for_nobody(self) -> None:
+        scheduler = self.create(max_num_batched_tokens=64)
+        for salt in (None, "x", "y"):
+            add(scheduler, f"{salt}", prompt=self.LONG[:20], cache_salt=salt)
+        assert starts(step(scheduler)) == {"None": 0, "x": 0, "y": 0}
+
+    def test_a_short_prefix_is_not_waited_for(self) -> None:
+        scheduler = self.create(min_awaited_tokens=16)
+        add(scheduler, "a", 1, prompt=self.LONG[:6], max_tokens=20)
+        add(scheduler, "b", 2, prompt=self.LONG[:6], max_tokens=20)
+        assert starts(step(scheduler)) == {"a": 0, "b": 0}
+
+    def test_what_is_alike_beyond_the_cached_part_is_waited_for(self) -> None:
+        scheduler = self.create()
+        add(scheduler, "old", prompt=self.LONG[:12])
+        finish_all(scheduler)
+        add(scheduler, "a", 1, prompt=self.LONG)
+        late = add(scheduler, "b", 2, prompt=self.LONG)
+        assert starts(step(scheduler)) == {"a": 12}
+        finish_all(scheduler)
+        assert late.num_cached_tokens == 40
+
+    @pytest.mark.parametrize("reason", [FinishReason.ABORT, FinishReason.ERROR])
+    def test_when_the_one_that_computes_ends_the_next_goes_on(self, reason: FinishReason) -> None:
+        scheduler = self.create()
+        add(scheduler, "a", 1, prompt=self.LONG)
+        add(scheduler, "b", 2, prompt=self.LONG)
+        third = add(scheduler, "c", 3, prompt=self.LONG)
+        assert starts(step(scheduler)) == {"a": 0}
+        scheduler.finish("a", reason)
+        assert starts(step(scheduler)) == {"b": 16 if reason is FinishReason.ABORT else 0}
+        finish_all(scheduler)
+        assert third.num_cached_tokens == 40
+
+    def test_when_the_one_that_computes_is_lost_all_go_on(self) -> None:
+        scheduler = self.create()
+        add(scheduler, "a", 1, prompt=self.LONG)
+        step(scheduler)
+        add(scheduler, "b", 2, prompt=self.LONG)
+        in_flight = schedule(scheduler)
+        assert starts(in_flight) == {"a": 16}
+        assert scheduler.schedule() is None, "b waits for what is in flight"
+        scheduler.requeue(in_flight)
+        assert starts(step(scheduler)) == {"a": 0}
+        scheduler.preempt_all()
+        assert starts(step(scheduler)) == {"a": 0}
+        finish_all(scheduler)
+
+    def test_a_long_prompt_lends_its_place_only_for_what_is_shared(self) -> None:
+        """The long one is not the oldest; a short one waits for its beginning."""
+        scheduler = self.create(max_model_len=1024, num_kv_blocks=256)
+        add(scheduler, "oldest", prompt=tuple(range(300)))
+        step(scheduler)
+        add(scheduler, "other", prompt=tuple(range(1000, 1100)))
+        step(scheduler)
+        long = add(scheduler, "long", prompt=(*self.LONG, *range(500, 600)))
+        while long.kv_slot is None:
+            step(scheduler)
+        short = add(scheduler, "short", 2, prompt=self.LONG)
+        for _ in range(8):
+            if short.output_token_ids:
+                break
+            step(scheduler)
+        assert short.num_cached_tokens == 40
+        assert long.num_computed_tokens < 60
+        finish_all(scheduler)
+
+
 class TestEviction:
     def test_the_least_recently_used_prefix_is_given_up_first_and_from_its_end(self) -> None:
         scheduler = create_scheduler(num_kv_blocks=12)

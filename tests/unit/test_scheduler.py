@@ -9,6 +9,7 @@ from coordinator.core.request import FinishReason, Request
 from coordinator.core.sequence import Sequence, SequenceState
 from coordinator.core.step import FreeSlot, SchedulerOutput
 from coordinator.scheduler import Load, Scheduler, SchedulerConfig, StepBudget
+from coordinator.scheduler.entrance import MAX_PASSES
 from protos.errors import ContextLengthExceededError, InvalidArgumentError, QueueFullError
 
 TOKEN = 7
@@ -117,6 +118,7 @@ def run_to_the_end(scheduler: Scheduler) -> tuple[dict[str, list[int]], int]:
         "num_kv_blocks",
         "max_num_waiting",
         "num_kv_slots",
+        "min_awaited_tokens",
     ],
 )
 def test_config_refuses_a_limit_below_one(field: str) -> None:
@@ -231,17 +233,18 @@ class TestSchedule:
         add(scheduler, "long", num_prompt=20)
         add(scheduler, "late")
         output = schedule(scheduler, create_budget(max_num_prefill_tokens=6))
-        assert scheduled(output) == {"a": (4, 1), "b": (4, 1), "long": (0, 6)}
-        assert scheduler.num_waiting == 1
+        assert scheduled(output) == {"a": (4, 1), "b": (4, 1), "long": (0, 3), "late": (0, 3)}
 
     def test_decodes_that_came_after_a_prompt_are_not_held_up_by_it(self) -> None:
         scheduler = create_scheduler()
         add(scheduler, "long", num_prompt=40)
         add(scheduler, "short")
         budget = create_budget(max_num_prefill_tokens=20)
-        assert scheduled(schedule(scheduler, budget)) == {"long": (0, 20)}
-        update(scheduler, schedule(scheduler, budget))
-        assert scheduled(schedule(scheduler, budget)) == {"short": (4, 1)}
+        first = schedule(scheduler, budget)
+        assert scheduled(first) == {"short": (0, 4), "long": (0, 16)}
+        update(scheduler, first)
+        second = schedule(scheduler, create_budget(max_num_prefill_tokens=8))
+        assert scheduled(second) == {"short": (4, 1), "long": (16, 8)}
 
     def test_load_counts_what_runs_and_what_has_a_slot_to_go_to(self) -> None:
         scheduler = create_scheduler(max_num_seqs=3)
@@ -265,12 +268,106 @@ class TestSchedule:
         for _ in range(4):
             assert scheduled(step(scheduler)).keys() == {"a"}
 
-    def test_no_request_overtakes_the_first_that_does_not_fit(self) -> None:
-        scheduler = create_scheduler(num_kv_blocks=6)
-        add(scheduler, "a", "large", num_prompt=16)
-        add(scheduler, "small", num_prompt=1)
-        assert scheduled(step(scheduler)).keys() == {"a"}
-        assert scheduler.num_waiting == 2
+
+class TestPromptsSideBySide:
+    def test_a_short_prompt_starts_in_the_next_micro_batch_behind_any_number_of_long_ones(
+        self,
+    ) -> None:
+        scheduler = create_scheduler(max_num_batched_tokens=8)
+        add(scheduler, *"abcdef", num_prompt=60)
+        assert scheduled(step(scheduler)) == {"a": (0, 8)}
+        add(scheduler, "short", num_prompt=3)
+        assert scheduled(step(scheduler)) == {"short": (0, 3), "a": (8, 5)}
+
+    def test_while_a_long_prompt_is_in_flight_a_short_one_gets_the_next_micro_batch(self) -> None:
+        scheduler = create_scheduler(max_num_batched_tokens=8)
+        add(scheduler, "a", "b", num_prompt=60)
+        schedule(scheduler)
+        add(scheduler, "short", num_prompt=3)
+        assert scheduled(schedule(scheduler)) == {"short": (0, 3), "b": (0, 5)}
+
+    def test_the_oldest_prompt_keeps_half_of_the_room_whatever_comes_after_it(self) -> None:
+        scheduler = create_scheduler(max_num_batched_tokens=8, max_num_seqs=64)
+        add(scheduler, "long", num_prompt=60)
+        step(scheduler)
+        progress = []
+        for i in range(5):
+            add(scheduler, f"{i}", f"{i}+", num_prompt=4, max_tokens=1)
+            output = step(scheduler)
+            progress.append(scheduled(output)["long"][1])
+            for piece in output.slices:
+                if piece.samples:
+                    scheduler.finish(piece.request_id, FinishReason.LENGTH)
+        assert progress == [4] * 5
+
+    def test_prompts_of_one_length_run_one_after_another_in_order(self) -> None:
+        scheduler = create_scheduler(max_num_batched_tokens=8)
+        add(scheduler, "a", "b", "c", num_prompt=16)
+        seen = [scheduled(step(scheduler)) for _ in range(3)]
+        assert seen == [{"a": (0, 8)}, {"a": (8, 8)}, {"a": (16, 1), "b": (0, 7)}]
+
+    def test_what_the_short_and_the_oldest_leave_goes_to_the_others(self) -> None:
+        scheduler = create_scheduler(max_num_batched_tokens=32)
+        add(scheduler, "a", "b", num_prompt=14)
+        add(scheduler, "short", num_prompt=2)
+        assert scheduled(step(scheduler)) == {"short": (0, 2), "a": (0, 14), "b": (0, 14)}
+
+    def test_new_prompts_are_not_shut_out_by_what_a_lost_stage_left_to_compute(self) -> None:
+        scheduler = create_scheduler(max_num_batched_tokens=8, max_model_len=256)
+        add(scheduler, "a", "b", "c", num_prompt=40)
+        while scheduler.num_waiting:
+            step(scheduler)
+        scheduler.preempt_all()
+        add(scheduler, "new", num_prompt=4)
+        assert scheduled(step(scheduler)) == {"new": (0, 4), "a": (0, 4)}
+
+    def test_the_last_slot_is_kept_for_the_oldest(self) -> None:
+        scheduler = create_scheduler(max_num_batched_tokens=8, max_num_seqs=2)
+        add(scheduler, "a", "b", num_prompt=60)
+        add(scheduler, "short", num_prompt=2)
+        assert scheduled(step(scheduler)) == {"a": (0, 8)}
+        scheduler.finish("a", FinishReason.ABORT)
+        assert scheduled(step(scheduler)) == {"b": (0, 6), "short": (0, 2)}
+
+
+class TestOvertaking:
+    def test_what_fits_passes_the_first_that_does_not(self) -> None:
+        scheduler = create_scheduler(num_kv_blocks=30, max_num_seqs=32)
+        add(scheduler, "running", num_prompt=20, max_tokens=100)
+        step(scheduler)
+        add(scheduler, "large", num_prompt=100)
+        names = [f"small {i}" for i in range(20)]
+        add(scheduler, *names, num_prompt=1, max_tokens=1)
+        assert set(scheduled(step(scheduler))) == {"running", *names}
+
+    def test_no_more_than_so_many_pass_and_then_nothing_does(self) -> None:
+        scheduler = create_scheduler(num_kv_blocks=30, max_num_waiting=1000)
+        add(scheduler, "running", num_prompt=20, max_tokens=100)
+        step(scheduler)
+        (large,) = add(scheduler, "large", num_prompt=100)
+        num_passed = 0
+        for i in range(MAX_PASSES // 2):
+            add(scheduler, *(f"{i}.{j}" for j in range(4)), num_prompt=1, max_tokens=1)
+            for piece in step(scheduler).slices:
+                if piece.request_id != "running":
+                    num_passed += 1
+                    scheduler.finish(piece.request_id, FinishReason.LENGTH)
+        assert num_passed == large.num_passes == MAX_PASSES
+        assert large.state is SequenceState.WAITING
+        scheduler.finish("running", FinishReason.STOP)
+        assert "large" in scheduled(step(scheduler))
+
+    def test_one_that_ran_before_is_passed_only_by_what_fits_to_its_end(self) -> None:
+        scheduler = create_scheduler(num_kv_blocks=8)
+        add(scheduler, "a", num_prompt=14, max_tokens=12)
+        (later,) = add(scheduler, "b", num_prompt=12, max_tokens=6)
+        while later.num_preemptions == 0:
+            step(scheduler)
+        add(scheduler, "grows", num_prompt=1, max_tokens=12)
+        assert "grows" not in scheduled(step(scheduler))
+        add(scheduler, "ends", num_prompt=1, max_tokens=2)
+        assert "ends" in scheduled(step(scheduler))
+        assert later.state is SequenceState.WAITING
 
 
 class TestPreemption:

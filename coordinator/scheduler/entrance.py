@@ -1,0 +1,123 @@
+"""Who of those that wait may run: slots, KV memory, and whom one may pass.
+
+The oldest goes first. What fits may pass it while it does not fit itself, or while prompts that
+run need longer; but no more than `MAX_PASSES` pass it, and then nothing does before it runs. The
+last free slot is kept for it. One that ran before is passed only by what fits to its last token,
+so that nobody who passes takes the room that it lacks for longer than need be.
+"""
+
+from collections.abc import Iterable
+
+from coordinator.core.sequence import Sequence, SequenceState
+from coordinator.scheduler.config import SchedulerConfig
+from coordinator.scheduler.kv_memory import AwaitedPrefix, KvMemory
+from coordinator.scheduler.waiting_queue import Prompt, WaitingQueue
+
+MAX_PASSES = 64
+"""Younger sequences that are admitted before one that is the oldest of those that wait."""
+
+
+class Entrance:
+    """The waiting queue, and the way out of it. Also counts what the prefix cache saved.
+
+    Args:
+        config: The limits.
+        memory: Gives slots and blocks.
+        running: Sequences with a slot, by id; an admitted one is added at the end.
+    """
+
+    def __init__(
+        self, config: SchedulerConfig, memory: KvMemory, running: dict[str, Sequence]
+    ) -> None:
+        """Starts with nobody waiting."""
+        self._max_num_seqs = config.max_num_seqs
+        self._memory = memory
+        self._running = running
+        self._queue = WaitingQueue()
+        self.num_prefix_query_tokens = 0
+        """Tokens of all prompts that were admitted."""
+        self.num_prefix_hit_tokens = 0
+        """Those of them that the prefix cache held."""
+
+    @property
+    def waiting(self) -> Iterable[Sequence]:
+        """Sequences that wait, the oldest first."""
+        return self._queue
+
+    @property
+    def num_waiting(self) -> int:
+        """How many they are."""
+        return len(self._queue)
+
+    @property
+    def oldest(self) -> Sequence | None:
+        """The one that is next; None when nobody waits."""
+        return self._queue.peek()
+
+    def add(self, sequence: Sequence) -> None:
+        """Takes in a sequence that waits; one that ran before goes in front of all."""
+        num_new_tokens = sequence.num_tokens - self._memory.num_prefix_tokens(sequence)
+        if sequence.num_preemptions:
+            self._queue.put_back(sequence, num_new_tokens)
+        else:
+            self._queue.add(sequence, num_new_tokens)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Lets a waiting sequence go."""
+        self._queue.remove(sequence)
+
+    def candidates(self) -> list[Prompt]:
+        """Those that may be admitted now if they fit, the shortest first."""
+        oldest = self._queue.peek()
+        num_slots = self._max_num_seqs - len(self._running)
+        if oldest is None or num_slots == 0:
+            return []
+        if oldest.num_passes >= MAX_PASSES:
+            return [Prompt(0, oldest.arrival, oldest)]  # before those that run, too
+        if num_slots == 1:
+            return [Prompt(oldest.num_tokens, oldest.arrival, oldest)]
+        return self._queue.shortest_first()
+
+    def awaited_prefix(self, sequence: Sequence) -> AwaitedPrefix | None:
+        """Who computes what this one needs too; see `KvMemory.awaited_prefix`."""
+        return self._memory.awaited_prefix(sequence)
+
+    def admit(self, sequence: Sequence) -> bool:
+        """Lets a waiting sequence run, if there is a slot and the blocks of its known tokens.
+
+        It must be in the micro-batch that takes the slot operations.
+
+        Returns:
+            False when it has to wait on; then nothing changed.
+        """
+        if len(self._running) == self._max_num_seqs:
+            return False
+        oldest = self._queue.peek()
+        assert oldest is not None, "the sequence waits"
+        passes = oldest is not sequence
+        if passes and (
+            oldest.num_passes >= MAX_PASSES or len(self._running) + 1 == self._max_num_seqs
+        ):
+            return False
+        if not self._memory.admit(sequence, wholly=passes and oldest.num_preemptions > 0):
+            return False
+        if passes:
+            oldest.num_passes += 1
+        self._enter(sequence)
+        return True
+
+    def admit_alone(self, sequence: Sequence) -> bool:
+        """Lets a waiting sequence run before all others; see `admit`."""
+        if len(self._running) == self._max_num_seqs or not self._memory.admit(sequence):
+            return False
+        self._enter(sequence)
+        return True
+
+    def _enter(self, sequence: Sequence) -> None:
+        self._queue.remove(sequence)
+        self._running[sequence.request_id] = sequence
+        sequence.state = SequenceState.RUNNING
+        if sequence.num_preemptions == 0:
+            sequence.num_cached_tokens = sequence.num_computed_tokens
+            self.num_prefix_query_tokens += sequence.num_prompt_tokens
+            self.num_prefix_hit_tokens += sequence.num_cached_tokens

@@ -1,0 +1,134 @@
+"""Splits the room for prompts in one micro-batch, so that short ones start soon and none starves.
+
+The oldest prompt that can run is the senior. Prompts that have no more than half of its tokens
+left to compute go before it, the shortest first, and leave it half of the room; then it goes; what
+is left goes to the others, the shortest first. So a short prompt waits for a chunk or two whatever
+is ahead of it, prompts of about one length run one after another in the order in which they came,
+and the senior is at most twice as slow as alone. Each becomes the senior in turn: those that are
+older are finite in number, and all of them end.
+
+A prompt whose prefix another one is about to compute waits for that, and lends it its own place
+meanwhile: as the senior, or among the short ones up to the end of what they share.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+
+from coordinator.core.sequence import Sequence
+from coordinator.scheduler.entrance import Entrance
+from coordinator.scheduler.kv_memory import AwaitedPrefix
+from coordinator.scheduler.step_room import StepRoom
+from coordinator.scheduler.waiting_queue import Prompt
+
+Share = tuple[Sequence, int]
+"""A sequence, and the tokens that it gets in a micro-batch."""
+
+_MAX_SKIPPED = 16
+"""Waiting sequences that do not fit, or wait for a prefix, before a micro-batch looks no further.
+A step costs the same however many wait."""
+
+
+class PrefillSplit:
+    """One micro-batch's prompts. Admits those that wait and get a share, and no others.
+
+    Args:
+        room: What is left of the micro-batch.
+        running: Sequences that are not in flight and have more than a decode to compute.
+        entrance: Those that wait.
+        admits: Whether any of these may be admitted.
+    """
+
+    def __init__(
+        self, room: StepRoom, running: list[Sequence], entrance: Entrance, *, admits: bool
+    ) -> None:
+        """Looks who there is."""
+        self._room = room
+        self._entrance = entrance
+        self._by_slot = {sequence.kv_slot: sequence for sequence in running}
+        self._running = deque(sorted(map(_prompt, running)))
+        self._waiting = deque(entrance.candidates() if admits else ())
+        self._num_skipped = 0
+
+    def shares(self) -> Iterator[Share]:
+        """Yields each sequence that gets tokens; the caller takes it into the micro-batch at once.
+
+        Every admitted one is yielded.
+        """
+        senior = self._senior()
+        num_left = num_kept = 0
+        if senior is not None:
+            num_left = senior.num_uncomputed_tokens
+            num_kept = min(num_left, -(-self._room.num_prefill_tokens // 2))
+        late: Prompt | None = None
+        for prompt in self._shortest_first():
+            if 2 * prompt.num_new_tokens > num_left:
+                late = prompt
+                break
+            if prompt.sequence is not senior:
+                yield from self._share(prompt.sequence, num_kept)
+            if self._room.num_prefill_tokens <= num_kept:
+                break
+        if senior is not None:
+            yield from self._share(senior, 0)
+        if late is not None:
+            yield from self._share(late.sequence, 0)
+        for prompt in self._shortest_first():
+            if self._room.num_prefill_tokens == 0:
+                return
+            yield from self._share(prompt.sequence, 0)
+
+    def _shortest_first(self) -> Iterator[Prompt]:
+        """Those not looked at yet."""
+        running, waiting = self._running, self._waiting
+        while running or waiting:
+            is_next_waiting = not running or (waiting and waiting[0] < running[0])
+            yield (waiting if is_next_waiting else running).popleft()
+
+    def _senior(self) -> Sequence | None:
+        """The oldest, or whoever computes its prefix; admitted if it waits and fits.
+
+        Returns:
+            None when the oldest does not fit and nothing else is there.
+        """
+        running = min(self._by_slot.values(), key=_arrival, default=None)
+        oldest = self._entrance.oldest if self._waiting else None
+        if oldest is None or (running is not None and running.arrival < oldest.arrival):
+            return running
+        if (awaited := self._entrance.awaited_prefix(oldest)) is not None:
+            return self._by_slot.get(awaited.kv_slot, running)
+        return oldest if self._entrance.admit(oldest) else running
+
+    def _share(self, sequence: Sequence, num_kept: int) -> Iterator[Share]:
+        """Gives a sequence what it needs, but for some tokens that are kept for another."""
+        most = self._room.num_prefill_tokens - num_kept
+        if most <= 0 or sequence.in_flight:
+            return
+        if sequence.kv_slot is None:
+            if (awaited := self._entrance.awaited_prefix(sequence)) is not None:
+                self._skip()
+                yield from self._lend(awaited, most)
+                return
+            if not self._entrance.admit(sequence):
+                self._skip()
+                return
+        yield sequence, self._room.take(sequence, most)
+
+    def _lend(self, awaited: AwaitedPrefix, most: int) -> Iterator[Share]:
+        """Lets another compute what a sequence waits for, in its place."""
+        computing = self._by_slot.get(awaited.kv_slot)
+        if computing is not None and not computing.in_flight:
+            num_tokens = awaited.num_tokens - computing.num_computed_tokens
+            yield computing, self._room.take(computing, min(most, num_tokens))
+
+    def _skip(self) -> None:
+        self._num_skipped += 1
+        if self._num_skipped == _MAX_SKIPPED:
+            self._waiting.clear()
+
+
+def _prompt(sequence: Sequence) -> Prompt:
+    return Prompt(sequence.num_uncomputed_tokens, sequence.arrival, sequence)
+
+
+def _arrival(sequence: Sequence) -> int:
+    return sequence.arrival
