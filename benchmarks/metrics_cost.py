@@ -52,7 +52,8 @@ def live_request(index: int) -> LiveRequest:
         sampler=TokenSampler(request.sampling, prompt_token_ids=(1, 2, 3), vocab_size=32000),
         text=OutputText(None, ()),
         stream=RequestStream(
-            Accepted(request_id=request.request_id, num_prompt_tokens=3), on_cancel=lambda: None
+            Accepted(request_id=request.request_id, prompt_token_ids=(1, 2, 3)),
+            on_cancel=lambda: None,
         ),
         times=np.zeros(4 + 4 * NUM_STAGES, dtype=np.int64),
     )

@@ -18,6 +18,7 @@ from coordinator.request_log import RequestLog
 from coordinator.scheduler.config import SchedulerConfig
 from coordinator.scheduler.pace import Pace
 from coordinator.scheduler.scheduler import Scheduler
+from coordinator.text.text_workers import TextWorkers
 from coordinator.text.tokenizer import Tokenizer, load_tokenizer
 from model_files import ModelFiles
 from protos.errors import IncompatibleError
@@ -56,6 +57,9 @@ async def open_engine(
     except BaseException:
         await pool.close()
         raise
+    text = None
+    if tokenizer is not None:
+        text = TextWorkers(tokenizer, await asyncio.to_thread(tokenizer.to_state))
     limits = _limits(config, topology)
     wake = asyncio.Event()
     eos_token_ids = _eos_token_ids(files, tokenizer)
@@ -64,7 +68,7 @@ async def open_engine(
         topology=topology,
         lanes=_lanes(config, limits, topology, pool.max_num_pipelines, on_landed=wake.set),
         admission=Admission(
-            tokenizer=tokenizer,
+            text=text,
             vocab_size=topology.vocab_size,
             eos_token_ids=eos_token_ids,
             max_request_tokens=limits.max_request_tokens,
@@ -73,6 +77,7 @@ async def open_engine(
             tokenizer, vocab_size=topology.vocab_size, eos_token_ids=eos_token_ids
         ),
         tokenizer=tokenizer,
+        text=text,
         max_num_waiting=config.max_num_waiting,
         stage_wait_s=config.stage_wait_s,
         observers=(RequestLog(), *observers),

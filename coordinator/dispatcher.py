@@ -37,6 +37,14 @@ class Dispatcher:
         num_waiting = sum(lane.scheduler.num_waiting for lane in self._lanes)
         check_room(num_waiting, self._max_num_waiting)
 
+    def check_length(self, request: Request) -> None:
+        """Refuses a request that `place` would refuse at any time.
+
+        Raises:
+            ContextLengthExceededError: See `Scheduler.add`.
+        """
+        self._lanes[0].scheduler.check_length(request)
+
     def place(self, request: Request) -> Sequence:
         """Puts a request in the queue of the lane that suits it best.
 
@@ -45,7 +53,7 @@ class Dispatcher:
             QueueFullError: `max_num_waiting` sequences wait already.
         """
         self.check_room()
-        self._lanes[0].scheduler.check_length(request)
+        self.check_length(request)
         sequence = Sequence(request=request)
         self._put(sequence, self._best_lane(sequence))
         return sequence

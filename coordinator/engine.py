@@ -9,12 +9,11 @@ one, else once the stage is back.
 import asyncio
 import logging
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from collections.abc import Sequence as ListLike
 
 from coordinator.admission import Admission
 from coordinator.batch_sampling import sample
-from coordinator.compiling_stream import CompilingStream
 from coordinator.constraint import GrammarCompiler
 from coordinator.core.limits import MAX_REPLAYS
 from coordinator.core.observation import EngineFigures
@@ -26,7 +25,7 @@ from coordinator.core.status import EngineStatus
 from coordinator.core.step import SchedulerOutput, StepOutput
 from coordinator.dispatcher import Dispatcher
 from coordinator.engine_status import EngineCounters, engine_figures, engine_status
-from coordinator.intake import Intake
+from coordinator.intake import Intake, Prepared
 from coordinator.landed_step import LandedStep
 from coordinator.lane import Lane
 from coordinator.live_requests import LiveRequests
@@ -35,9 +34,11 @@ from coordinator.observer import EngineObserver, Observers
 from coordinator.outage import Outage
 from coordinator.pipeline.stage_pool import StagePool
 from coordinator.pipeline.topology import Topology
+from coordinator.preparing_stream import PreparingStream
 from coordinator.readiness import Readiness
 from coordinator.request_stream import RequestStream
 from coordinator.step_watch import StepHub, StepWatch
+from coordinator.text.text_workers import TextWorkers
 from coordinator.text.tokenizer import Tokenizer
 from protos.errors import (
     DeadlineExceededError,
@@ -62,6 +63,7 @@ class Engine:
         admission: Validates requests.
         grammars: Compiles the grammars of requests; the engine closes it.
         tokenizer: The model's; None when it serves token ids only.
+        text: Of the tokenizer; the engine starts and closes it.
         max_num_waiting: Requests that wait, beyond which none is taken.
         stage_wait_s: How long requests wait for a lost stage before they fail.
         wake: Set by the lanes when the engine has something to do.
@@ -77,6 +79,7 @@ class Engine:
         admission: Admission,
         grammars: GrammarCompiler,
         tokenizer: Tokenizer | None,
+        text: TextWorkers | None,
         max_num_waiting: int,
         stage_wait_s: float,
         wake: asyncio.Event,
@@ -91,6 +94,7 @@ class Engine:
         self._admission = admission
         self._outage = Outage(stage_wait_s)
         self._grammars = grammars
+        self._text = text
         self._observers = Observers(observers)
         self._counters = EngineCounters()
         self._requests = LiveRequests(self._dispatcher, self._counters, self._observers)
@@ -142,28 +146,31 @@ class Engine:
         """Returns when `is_ready` has become so."""
         await self._readiness.wait(ready)
 
-    def tokenize(self, prompt: Prompt) -> list[int]:
+    async def tokenize(self, prompt: Prompt) -> ListLike[int]:
         """Turns a prompt into token ids; see `Admission.tokenize`."""
-        return self._admission.tokenize(prompt)
+        return await self._admission.tokenize(prompt)
 
     def token_bytes(self, token_id: int) -> bytes:
         """What a token stands for in a text; empty without a tokenizer."""
         return b"" if self.tokenizer is None else self.tokenizer.token_bytes(token_id)
 
-    def detokenize(self, token_ids: Collection[int]) -> str:
+    async def detokenize(self, token_ids: ListLike[int]) -> str:
         """Turns token ids into text; see `Admission.detokenize`."""
-        return self._admission.detokenize(token_ids)
+        return await self._admission.detokenize(token_ids)
 
-    def submit(self, spec: RequestSpec) -> RequestStream | CompilingStream:
-        """Validates a request and queues it; one with a grammar once that is compiled.
+    def submit(self, spec: RequestSpec) -> RequestStream | PreparingStream[Prepared]:
+        """Validates a request and queues it: at once if that takes no time.
+
+        A long text and a conversation are tokenized, and a grammar is compiled, while the first
+        event is read; the request is queued then.
 
         Returns:
-            Its events. The caller reads them to the end or cancels the stream. What is wrong with
-            a grammar is raised while the first event is read.
+            Its events. The caller reads them to the end or cancels the stream. What is found wrong
+            while the request is prepared is raised in the place of the first event.
 
         Raises:
             UnavailableError: The engine is draining, or a stage has been lost for too long.
-            InvalidArgumentError: The id is in use; or see `Admission.admit`.
+            InvalidArgumentError: The id is in use; or see `Admission`.
             ContextLengthExceededError: Prompt and output cannot fit.
             QueueFullError: Too many requests wait.
         """
@@ -182,6 +189,8 @@ class Engine:
         self._pool.start(self._hear)
         self._tend()
         self._task = asyncio.create_task(self._run(), name="engine")
+        if self._text is not None:
+            self._text.start()
 
     async def wait_stopped(self) -> None:
         """Returns when the engine was closed.
@@ -218,6 +227,8 @@ class Engine:
         await asyncio.gather(*(lane.micro_batches.close() for lane in self._lanes))
         await self._pool.close()
         self._grammars.close()
+        if self._text is not None:
+            await self._text.close()
 
     async def _run(self) -> None:
         """The loop; ends only by being cancelled, or by a bug, which fails every request."""

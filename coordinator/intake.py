@@ -1,10 +1,11 @@
 """The way of a request into the engine: checked, tokenized, its grammar compiled, placed."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from coordinator.admission import Admission
-from coordinator.compiling_stream import CompilingStream
 from coordinator.constraint import GrammarCompiler, TokenConstraint
 from coordinator.core.request import Request
 from coordinator.core.request_spec import RequestSpec
@@ -14,9 +15,17 @@ from coordinator.live_requests import LiveRequests
 from coordinator.observer import Observers
 from coordinator.outage import Outage
 from coordinator.pipeline.topology import Topology
+from coordinator.preparing_stream import PreparingStream
 from coordinator.request_stream import RequestStream
 from coordinator.text.tokenizer import Tokenizer
 from protos.errors import InvalidArgumentError, StagecoachError, UnavailableError
+
+
+class Prepared(NamedTuple):
+    """A request that can be queued."""
+
+    request: Request
+    constraint: TokenConstraint | None
 
 
 class Intake:
@@ -66,26 +75,39 @@ class Intake:
         """Takes no more requests."""
         self._is_closed = True
 
-    def submit(self, spec: RequestSpec) -> RequestStream | CompilingStream:
+    def submit(self, spec: RequestSpec) -> RequestStream | PreparingStream[Prepared]:
         """See `Engine.submit`."""
+        arrival_ns = time.monotonic_ns()
         with self._refusals_told():
             self._check_open()
             self._check_new(spec.request_id)
-            request = self._admission.admit(spec)
-            if spec.grammar is None:
-                return self._start(request, None)
-            self._grammars.check_model(spec.grammar)
-        grammar = spec.grammar
+            self._admission.check(spec)
+            prompt_token_ids = self._admission.encode_now(spec.prompt)
+            if spec.grammar is not None:
+                self._grammars.check_model(spec.grammar)
+            if prompt_token_ids is not None and spec.grammar is None:
+                request = self._admission.admit(spec, prompt_token_ids, arrival_ns=arrival_ns)
+                return self._start(Prepared(request, None))
 
-        async def compiled() -> TokenConstraint:
+        async def prepare() -> Prepared:
             with self._refusals_told():
-                return await self._grammars.compile(grammar, ignore_eos=spec.ignore_eos)
+                token_ids = prompt_token_ids
+                if token_ids is None:
+                    token_ids = await self._admission.encode(spec.prompt)
+                request = self._admission.admit(spec, token_ids, arrival_ns=arrival_ns)
+                self._dispatcher.check_length(request)
+                constraint = None
+                if spec.grammar is not None:
+                    constraint = await self._grammars.compile(
+                        spec.grammar, ignore_eos=spec.ignore_eos
+                    )
+            return Prepared(request, constraint)
 
-        def start(constraint: TokenConstraint) -> RequestStream:
+        def start(prepared: Prepared) -> RequestStream:
             with self._refusals_told():
-                return self._start(request, constraint)
+                return self._start(prepared)
 
-        return CompilingStream(compiled, start)
+        return PreparingStream(prepare, start)
 
     @contextmanager
     def _refusals_told(self) -> Iterator[None]:
@@ -96,8 +118,9 @@ class Intake:
             self._observers.request_refused(error)
             raise
 
-    def _start(self, request: Request, constraint: TokenConstraint | None) -> RequestStream:
+    def _start(self, prepared: Prepared) -> RequestStream:
         """Queues a valid request."""
+        request, constraint = prepared
         self._check_open()
         self._check_new(request.request_id)
         sequence = self._dispatcher.place(request)

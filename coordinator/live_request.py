@@ -89,7 +89,7 @@ class LiveRequest:
         """
         request = sequence.request
         accepted = Accepted(
-            request_id=request.request_id, num_prompt_tokens=sequence.num_prompt_tokens
+            request_id=request.request_id, prompt_token_ids=request.prompt_token_ids
         )
         num_times = NUM_OWN_TIMES + len(topology.infos) * len(StageTimings._fields)
         return cls(

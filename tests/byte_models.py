@@ -29,6 +29,14 @@ def byte_model(folder: Path, *, max_model_len: int = MAX_MODEL_LEN) -> Path:
         The model's folder.
     """
     path = tiny_model("llama", folder, vocab_size=VOCAB_SIZE, max_position_embeddings=max_model_len)
+    byte_backend().save(str(path / "tokenizer.json"))
+    config = {"bos_token": "<s>", "eos_token": "</s>", "chat_template": _CHAT_TEMPLATE}
+    (path / "tokenizer_config.json").write_text(json.dumps(config))
+    return path
+
+
+def byte_backend() -> tokenizers.Tokenizer:
+    """The tokenizer of the model."""
     vocabulary = {"<pad>": 0, "<s>": 1, "</s>": 2}
     for spelling in sorted(pre_tokenizers.ByteLevel.alphabet()):
         vocabulary[spelling] = len(vocabulary)
@@ -36,7 +44,4 @@ def byte_model(folder: Path, *, max_model_len: int = MAX_MODEL_LEN) -> Path:
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens(["<pad>", "<s>", "</s>"])
-    backend.save(str(path / "tokenizer.json"))
-    config = {"bos_token": "<s>", "eos_token": "</s>", "chat_template": _CHAT_TEMPLATE}
-    (path / "tokenizer_config.json").write_text(json.dumps(config))
-    return path
+    return backend

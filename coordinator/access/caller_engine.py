@@ -5,7 +5,7 @@ passed on as it is.
 """
 
 from collections import Counter
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 
@@ -67,17 +67,17 @@ class CallerEngine:
         """See `GenerationEngine.wait_ready`."""
         await self._engine.wait_ready(ready=ready)
 
-    def tokenize(self, prompt: Prompt) -> list[int]:
+    async def tokenize(self, prompt: Prompt) -> Sequence[int]:
         """See `GenerationEngine.tokenize`."""
-        return self._engine.tokenize(prompt)
+        return await self._engine.tokenize(prompt)
 
     def token_bytes(self, token_id: int) -> bytes:
         """See `GenerationEngine.token_bytes`."""
         return self._engine.token_bytes(token_id)
 
-    def detokenize(self, token_ids: Collection[int]) -> str:
+    async def detokenize(self, token_ids: Sequence[int]) -> str:
         """See `GenerationEngine.detokenize`."""
-        return self._engine.detokenize(token_ids)
+        return await self._engine.detokenize(token_ids)
 
     async def status(self) -> EngineStatus:
         """See `GenerationEngine.status`."""

@@ -74,7 +74,12 @@ class Accepted:
     """The request is valid and queued; always first."""
 
     request_id: str
-    num_prompt_tokens: int
+    prompt_token_ids: tuple[int, ...]
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Tokens of the prompt."""
+        return len(self.prompt_token_ids)
 
 
 class TokenLogprobs(NamedTuple):

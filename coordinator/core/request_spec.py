@@ -100,7 +100,15 @@ class ChatPrompt:
             )
 
 
-Prompt = TextPrompt | TokenPrompt | ChatPrompt
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedPrompt:
+    """What the engine made of a prompt, to be used again as it is; never from a client."""
+
+    token_ids: tuple[int, ...]
+    """Of `Accepted`."""
+
+
+Prompt = TextPrompt | TokenPrompt | ChatPrompt | EncodedPrompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

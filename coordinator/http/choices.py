@@ -6,12 +6,13 @@ They are admitted together or not at all, and end together when the client goes 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import NamedTuple, Self
 
 from starlette.types import Receive
 
 from coordinator.core.events import Accepted, GenerationEvent
-from coordinator.core.request_spec import RequestSpec
+from coordinator.core.request_spec import EncodedPrompt, RequestSpec
 from coordinator.service.generation_engine import EventStream, GenerationEngine
 from protos.errors import RequestAbortedError
 
@@ -34,7 +35,7 @@ class Choice:
         self._first: list[GenerationEvent] = []
 
     async def accepted(self) -> Accepted:
-        """The first event, which comes at once; iteration does not repeat it."""
+        """The first event; iteration does not repeat it."""
         event = await anext(self._events)
         assert isinstance(event, Accepted), "a stream begins with another event than Accepted"
         return event
@@ -89,18 +90,21 @@ async def open_choices(
     opened: list[list[Choice]] = []
     watch = asyncio.create_task(_cancel_when_gone(receive, opened))
     try:
-        num_prompt_tokens = 0
+        prompts: list[EncodedPrompt] = []
         for prompt_specs in specs:
             choice = Choice(engine.submit(prompt_specs[0]))
             opened.append([choice])
-            num_prompt_tokens += (await choice.accepted()).num_prompt_tokens
+            accepted = await choice.accepted()
+            prompts.append(EncodedPrompt(token_ids=accepted.prompt_token_ids))
+            await asyncio.sleep(0)  # many prompts, each of which took some time
             _check_there(watch)
+        num_prompt_tokens = sum(len(prompt.token_ids) for prompt in prompts)
         if len(specs[0]) > 1:
             if engine.served_model.has_prefix_cache and num_prompt_tokens >= SHARED_PROMPT_TOKENS:
                 for group in opened:
                     await group[0].wait_first()
                 _check_there(watch)
-            await _open_siblings(engine, specs, opened, watch)
+            await _open_siblings(engine, specs, prompts, opened, watch)
         yield OpenChoices([choice for group in opened for choice in group], num_prompt_tokens)
     finally:
         watch.cancel()
@@ -139,14 +143,17 @@ async def run_all(
 async def _open_siblings(
     engine: GenerationEngine,
     specs: Sequence[Sequence[RequestSpec]],
+    prompts: Sequence[EncodedPrompt],
     opened: list[list[Choice]],
     watch: asyncio.Task[None],
 ) -> None:
-    for group, prompt_specs in zip(opened, specs, strict=True):
+    """Admits the other choices of each prompt, which is not encoded again."""
+    for group, prompt_specs, prompt in zip(opened, specs, prompts, strict=True):
         for spec in prompt_specs[1:]:
-            choice = Choice(engine.submit(spec))
+            choice = Choice(engine.submit(replace(spec, prompt=prompt)))
             group.append(choice)
             await choice.accepted()
+            await asyncio.sleep(0)
             _check_there(watch)
 
 

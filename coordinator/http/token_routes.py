@@ -37,11 +37,11 @@ def token_routes(door: Door) -> APIRouter:
         served = engine.served_model
         wanted = await read_model_request(request, TokenizeRequest, served)
         if wanted.messages is not None:
-            token_ids = engine.tokenize(chat_prompt(wanted.messages))
+            token_ids = await engine.tokenize(chat_prompt(wanted.messages))
         else:
-            token_ids = engine.tokenize(TextPrompt(text=wanted.prompt or ""))
+            token_ids = await engine.tokenize(TextPrompt(text=wanted.prompt or ""))
         answer = TokenizeResponse(
-            count=len(token_ids), max_model_len=served.max_model_len, tokens=token_ids
+            count=len(token_ids), max_model_len=served.max_model_len, tokens=list(token_ids)
         )
         return JSONResponse(answer.model_dump())
 
@@ -55,6 +55,6 @@ def token_routes(door: Door) -> APIRouter:
         """Turns token ids into text."""
         engine = door.engine()
         wanted = await read_model_request(request, DetokenizeRequest, engine.served_model)
-        return JSONResponse({"prompt": engine.detokenize(wanted.tokens)})
+        return JSONResponse({"prompt": await engine.detokenize(wanted.tokens)})
 
     return router

@@ -1,6 +1,6 @@
 """What the doors need of the thing that generates. Owned here, implemented by the engine."""
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 from coordinator.core.events import GenerationEvent
@@ -63,20 +63,21 @@ class GenerationEngine(Protocol):
         ...
 
     def submit(self, spec: RequestSpec) -> EventStream:
-        """Validates a request and queues it.
+        """Validates a request and queues it, at once or while its first event is read.
 
         The caller reads the events to the end or cancels the stream.
 
         Raises:
-            StagecoachError: The request was not taken.
+            StagecoachError: The request was not taken. Reading the first event may raise it too.
         """
         ...
 
-    def tokenize(self, prompt: Prompt) -> list[int]:
+    async def tokenize(self, prompt: Prompt) -> Sequence[int]:
         """Turns a prompt into token ids, as `submit` would.
 
         Raises:
             InvalidArgumentError: The prompt is empty, not in the vocabulary, or cannot be encoded.
+            StagecoachError: It takes too long, or too many wait.
         """
         ...
 
@@ -88,11 +89,12 @@ class GenerationEngine(Protocol):
         """
         ...
 
-    def detokenize(self, token_ids: Collection[int]) -> str:
+    async def detokenize(self, token_ids: Sequence[int]) -> str:
         """Turns token ids into text, special tokens left out.
 
         Raises:
             InvalidArgumentError: An id is not in the vocabulary, or there is no tokenizer.
+            StagecoachError: It takes too long, or too many wait.
         """
         ...
 

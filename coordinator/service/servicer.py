@@ -71,7 +71,8 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         """Turns a prompt into token ids."""
         async with _typed_errors(context):
             prompt = messages.tokenize_prompt(request)
-            return generation_pb2.TokenizeResponse(token_ids=self._ready_engine().tokenize(prompt))
+            token_ids = await self._ready_engine().tokenize(prompt)
+            return generation_pb2.TokenizeResponse(token_ids=token_ids)
 
     async def GetStatus(  # noqa: N802
         self, request: generation_pb2.GetStatusRequest, context: GetStatusContext

@@ -32,7 +32,8 @@ class ChatTemplate:
         Raises:
             ModelFilesError: The source is not valid.
         """
-        self._special_tokens = dict(special_tokens)
+        self.source = source
+        self.special_tokens = dict(special_tokens)
         try:
             self._template = _environment().from_string(source)
         except jinja2.TemplateSyntaxError as error:
@@ -54,8 +55,10 @@ class ChatTemplate:
                 tools=None,
                 documents=None,
                 add_generation_prompt=True,
-                **self._special_tokens,
+                **self.special_tokens,
             )
+        except MemoryError:
+            raise
         except Exception as error:  # a template is a program and may raise anything
             raise InvalidArgumentError(
                 f"the model's chat template refuses the messages: {error}",

@@ -1,10 +1,12 @@
 """The tokenizer of a model: text and conversations to token ids, token ids to text."""
 
+import json
 from collections.abc import Collection, Iterable, Mapping
+from typing import Self
 
 import tokenizers
 
-from coordinator.core.request_spec import ChatMessage
+from coordinator.core.request_spec import ChatMessage, ChatPrompt, TextPrompt
 from coordinator.text.chat_template import ChatTemplate
 from coordinator.text.detokenizer import IncrementalDetokenizer
 from coordinator.text.gguf_tokenizer import build_gguf_tokenizer
@@ -45,10 +47,40 @@ class Tokenizer:
         )
         self.eos_token_ids = frozenset(eos_token_ids)
 
+    def to_state(self) -> bytes:
+        """Returns all that makes this tokenizer, for `from_state` in another process."""
+        template = self._chat_template
+        state = {
+            "tokenizer": self.serialized(),
+            "eos_token_ids": sorted(self.eos_token_ids),
+            "template": template and [template.source, template.special_tokens],
+        }
+        return json.dumps(state).encode()
+
+    @classmethod
+    def from_state(cls, state: bytes) -> Self:
+        """Makes the tokenizer that `to_state` wrote."""
+        facts = json.loads(state)
+        return cls(
+            tokenizers.Tokenizer.from_str(facts["tokenizer"]),
+            eos_token_ids=facts["eos_token_ids"],
+            chat_template=facts["template"] and ChatTemplate(*facts["template"]),
+        )
+
     @property
     def vocab_size(self) -> int:
         """Number of tokens, added ones included; the model may have more logits."""
         return self._backend.get_vocab_size()
+
+    def encode_prompt(self, prompt: TextPrompt | ChatPrompt) -> list[int]:
+        """Returns the tokens of a prompt.
+
+        Raises:
+            InvalidArgumentError: As `encode` and `encode_chat`.
+        """
+        if isinstance(prompt, TextPrompt):
+            return self.encode(prompt.text)
+        return self.encode_chat(prompt.messages)
 
     def encode(self, text: str) -> list[int]:
         """Returns the tokens of a text, with those that the model wants around it.

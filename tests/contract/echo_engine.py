@@ -9,7 +9,7 @@ import codecs
 import contextlib
 import itertools
 import time
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 
 from coordinator.access.callers import Callers
@@ -139,7 +139,7 @@ class EchoStream:
 
     async def _generate(self, prompt: list[int]) -> AsyncIterator[GenerationEvent]:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        yield Accepted(request_id=self._spec.request_id or "echo-1", num_prompt_tokens=len(prompt))
+        yield Accepted(request_id=self._spec.request_id or "echo-1", prompt_token_ids=tuple(prompt))
         num_tokens = num_chars = 0
         for token_id in self._output(prompt):
             await self._pause()
@@ -220,14 +220,14 @@ class EchoEngine:
     def token_bytes(self, token_id: int) -> bytes:
         return bytes([token_id])
 
-    def detokenize(self, token_ids: Collection[int]) -> str:
-        self.tokenize(TokenPrompt(token_ids=tuple(token_ids)))
+    async def detokenize(self, token_ids: Sequence[int]) -> str:
+        await self.tokenize(TokenPrompt(token_ids=tuple(token_ids)))
         return bytes(token_ids).decode(errors="replace")
 
     def submit(self, spec: RequestSpec) -> EchoStream:
         if self.failure is not None and self.fail_after_tokens is None:
             raise self.failure
-        prompt = self.tokenize(spec.prompt)
+        prompt = self._encode(spec.prompt)
         if len(prompt) >= MAX_MODEL_LEN:
             raise ContextLengthExceededError(
                 f"{len(prompt)} prompt tokens leave no room in {MAX_MODEL_LEN}",
@@ -241,7 +241,10 @@ class EchoEngine:
         self.running.add(stream)
         return stream
 
-    def tokenize(self, prompt: Prompt) -> list[int]:
+    async def tokenize(self, prompt: Prompt) -> list[int]:
+        return self._encode(prompt)
+
+    def _encode(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, TextPrompt):
             return list(prompt.text.encode())
         if isinstance(prompt, ChatPrompt):

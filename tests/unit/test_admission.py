@@ -1,81 +1,130 @@
 """What becomes of a prompt before anything is scheduled."""
 
-from collections.abc import Iterable
-from typing import cast
+from array import array
+from collections.abc import Sequence
 
 import pytest
 
 from coordinator.admission import Admission
+from coordinator.core.request import Request
 from coordinator.core.request_spec import (
     MAX_CHAT_MESSAGES,
     MAX_STOP_CHARS,
     ChatMessage,
     ChatPrompt,
+    EncodedPrompt,
     RequestSpec,
     TextPrompt,
     TokenPrompt,
 )
-from coordinator.text.tokenizer import Tokenizer
 from protos.errors import ContextLengthExceededError, InvalidArgumentError
 
 
-class CharTokenizer:
-    """One token a character; `#` is an added token beyond the vocabulary."""
+class CharText:
+    """One token a character, up to nine at once; `#` is beyond the vocabulary."""
 
-    def encode(self, text: str) -> list[int]:
-        return [500 if char == "#" else ord(char) % 100 for char in text]
+    def __init__(self) -> None:
+        self.num_encoded = 0
 
-    def encode_chat(self, messages: Iterable[ChatMessage]) -> list[int]:
-        return [i for message in messages for i in self.encode(message.content)]
+    def encode_now(self, prompt: TextPrompt) -> "array[int] | None":
+        return self._encode(prompt.text) if len(prompt.text) < 10 else None
+
+    async def encode(self, prompt: TextPrompt | ChatPrompt) -> "array[int]":
+        if isinstance(prompt, TextPrompt):
+            return self._encode(prompt.text)
+        return self._encode("".join(message.content for message in prompt.messages))
+
+    async def detokenize(self, token_ids: Sequence[int]) -> str:
+        return "".join(map(chr, token_ids))
+
+    def _encode(self, text: str) -> "array[int]":
+        self.num_encoded += 1
+        return array("I", [500 if char == "#" else ord(char) % 100 for char in text])
 
 
-def create_admission(max_request_tokens: int = 20) -> Admission:
+def create_admission(max_request_tokens: int = 20, text: CharText | None = None) -> Admission:
     return Admission(
-        tokenizer=cast("Tokenizer", CharTokenizer()),
+        text=text or CharText(),
         vocab_size=100,
         eos_token_ids=frozenset({2}),
         max_request_tokens=max_request_tokens,
     )
 
 
-def test_a_token_that_the_model_has_no_embedding_for_is_refused_alone() -> None:
+async def admit(admission: Admission, spec: RequestSpec) -> Request:
+    admission.check(spec)
+    return admission.admit(spec, await admission.encode(spec.prompt), arrival_ns=7)
+
+
+@pytest.mark.parametrize("text", ["a#b", "a much longer text#"])
+async def test_a_token_that_the_model_has_no_embedding_for_is_refused_alone(text: str) -> None:
     with pytest.raises(InvalidArgumentError, match=r"token id 500 is outside \[0, 100\)"):
-        create_admission().admit(RequestSpec(prompt=TextPrompt(text="a#b")))
+        await admit(create_admission(), RequestSpec(prompt=TextPrompt(text=text)))
 
 
-def test_text_that_cannot_fit_is_refused_before_it_is_tokenized() -> None:
+async def test_text_that_cannot_fit_is_refused_before_it_is_tokenized() -> None:
     huge = "x" * 641
+    text = CharText()
     for prompt in (
         TextPrompt(text=huge),
         ChatPrompt(messages=(ChatMessage(role="user", content=huge),)),
     ):
         with pytest.raises(ContextLengthExceededError, match="641 characters"):
-            create_admission().admit(RequestSpec(prompt=prompt))
+            create_admission(text=text).encode_now(prompt)
+    assert text.num_encoded == 0
 
 
-def test_a_prompt_must_leave_room_for_a_token() -> None:
+async def test_a_prompt_must_leave_room_for_a_token() -> None:
     with pytest.raises(ContextLengthExceededError, match="20 tokens"):
-        create_admission().admit(RequestSpec(prompt=TextPrompt(text="x" * 20)))
-    request = create_admission().admit(RequestSpec(prompt=TextPrompt(text="x" * 19)))
+        await admit(create_admission(), RequestSpec(prompt=TextPrompt(text="x" * 20)))
+    request = await admit(create_admission(), RequestSpec(prompt=TextPrompt(text="x" * 19)))
     assert request.max_tokens == 1
 
 
 @pytest.mark.parametrize("max_tokens", [None, 16, 2**32 - 1])
-def test_what_is_asked_for_beyond_the_room_is_the_room(max_tokens: int | None) -> None:
+async def test_what_is_asked_for_beyond_the_room_is_the_room(max_tokens: int | None) -> None:
     spec = RequestSpec(prompt=TokenPrompt(token_ids=(5,) * 5), max_tokens=max_tokens)
-    assert create_admission().admit(spec).max_tokens == 15
+    assert (await admit(create_admission(), spec)).max_tokens == 15
 
 
-def test_a_request_gets_a_name_a_seed_and_the_end_tokens_of_the_model() -> None:
+async def test_more_tokens_than_a_request_may_hold_are_counted_and_not_admitted() -> None:
+    admission = create_admission()
+    prompt = TextPrompt(text="x" * 21)
+    assert len(await admission.tokenize(prompt)) == 21
+    with pytest.raises(ContextLengthExceededError, match="has 21 tokens"):
+        await admission.encode(prompt)
+
+
+async def test_what_takes_time_is_left_to_others_and_gives_the_same_ids() -> None:
+    admission = create_admission(100)
+    short, long = TextPrompt(text="x" * 9), TextPrompt(text="x" * 10)
+    chat = ChatPrompt(messages=(ChatMessage(role="user", content="x"),))
+    assert admission.encode_now(short) == await admission.encode(short)
+    assert admission.encode_now(long) is None
+    assert await admission.encode(long) == (20,) * 10
+    assert admission.encode_now(chat) is None
+    assert await admission.encode(chat) == (20,)
+
+
+async def test_what_was_encoded_once_is_used_as_it_is() -> None:
+    text = CharText()
+    admission = create_admission(text=text)
+    token_ids = (1, 2, 3)
+    assert admission.encode_now(EncodedPrompt(token_ids=token_ids)) is token_ids
+    assert text.num_encoded == 0
+
+
+async def test_a_request_gets_a_name_a_seed_and_the_end_tokens_of_the_model() -> None:
     admission = create_admission()
     spec = RequestSpec(prompt=TextPrompt(text="hello"), stop_token_ids=(7,))
-    first, second = admission.admit(spec), admission.admit(spec)
+    first, second = await admit(admission, spec), await admit(admission, spec)
     assert first.request_id != second.request_id
     assert first.sampling.seed is not None
     assert first.sampling.seed != second.sampling.seed
     assert first.stop_token_ids == {2, 7}
+    assert first.arrival_ns == 7
     ignoring = RequestSpec(prompt=TextPrompt(text="hello"), stop_token_ids=(7,), ignore_eos=True)
-    assert admission.admit(ignoring).stop_token_ids == {7}
+    assert (await admit(admission, ignoring)).stop_token_ids == {7}
 
 
 def test_a_request_id_that_would_forge_a_line_of_a_log_is_refused() -> None:
@@ -85,7 +134,7 @@ def test_a_request_id_that_would_forge_a_line_of_a_log_is_refused() -> None:
 
 def test_more_ids_than_a_request_may_hold_are_refused_before_they_are_looked_at() -> None:
     with pytest.raises(ContextLengthExceededError, match=r"has 21 tokens.* may have 20"):
-        create_admission().tokenize(TokenPrompt(token_ids=(999,) * 21))
+        create_admission().encode_now(TokenPrompt(token_ids=(999,) * 21))
 
 
 def test_what_a_client_can_make_long_has_a_limit() -> None:

@@ -9,10 +9,8 @@ import llguidance
 import psutil
 import pytest
 
-from coordinator.compiling_stream import CompilingStream
 from coordinator.constraint import GrammarCompiler, TokenConstraint, grammar_compiler
 from coordinator.core.grammar import Grammar, GrammarKind
-from coordinator.request_stream import RequestStream
 from coordinator.text.gguf_tokenizer import build_gguf_tokenizer
 from coordinator.text.gguf_vocabulary import GgufVocabulary
 from coordinator.text.tokenizer import Tokenizer
@@ -222,16 +220,3 @@ async def test_no_grammar_holds_more_than_some_ten_megabytes() -> None:
     held_bytes = process.memory_info().rss - before_bytes
     compiler.close()
     assert held_bytes < len(constraints) * 40e6
-
-
-async def test_a_stream_whose_grammar_fails_ends_with_its_error_alone() -> None:
-    async def compiling() -> TokenConstraint:
-        raise InvalidArgumentError("wrong", field="grammar")
-
-    def start(constraint: TokenConstraint) -> RequestStream:
-        raise AssertionError("nothing to start")
-
-    stream = CompilingStream(compiling, start)
-    with pytest.raises(InvalidArgumentError, match="wrong"):
-        await anext(stream)
-    assert [event async for event in stream] == []

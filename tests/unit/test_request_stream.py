@@ -15,7 +15,7 @@ from coordinator.core.request import FinishReason
 from coordinator.request_stream import RequestStream
 from protos.errors import InternalError
 
-ACCEPTED = Accepted(request_id="r", num_prompt_tokens=3)
+ACCEPTED = Accepted(request_id="r", prompt_token_ids=(1, 2, 3))
 TIMINGS = RequestTimings(
     queue_ns=0,
     time_to_first_token_ns=None,
