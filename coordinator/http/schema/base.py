@@ -7,13 +7,32 @@ work, and every other one is refused. A description says which.
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    WithJsonSchema,
+)
+from pydantic_core import CoreSchema
+
+from coordinator.http.schema.bounds import bound_errors
 
 
 class RequestModel(BaseModel):
     """Base of everything that a client sends."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, source: type[BaseModel], handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        """The schema, of which few errors come."""
+        schema = handler(source)
+        bound_errors(schema)
+        return schema
 
 
 class ModelRequest(RequestModel):
