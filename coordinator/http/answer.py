@@ -2,17 +2,32 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 from coordinator.core.events import Finished, TokenLogprobs, TokensEvent
 from coordinator.core.request import FinishReason
 from coordinator.http.choices import Choice
 from coordinator.http.schema.base import ResponseModel
+from coordinator.http.schema.chat import ChatCompletionChunk
+from coordinator.http.schema.completion import Completion
 from coordinator.http.schema.sampling import FinishReasonText, PromptTokensDetails, Usage
 from protos.errors import RequestAbortedError
 
 SpellToken = Callable[[int], bytes]
 """The bytes that a token stands for in a text."""
+
+
+Chunk = ChatCompletionChunk | Completion
+"""One event of a stream."""
+
+
+class UsageInStream(Enum):
+    """What a stream tells of the tokens that its request uses."""
+
+    NONE = "none"
+    AT_END = "at end"
+    IN_EVERY_CHUNK = "in every chunk"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,19 +70,19 @@ class ChoiceOutput:
 class Answer(Protocol):
     """Writes one kind of completion."""
 
-    def opening(self, index: int) -> ResponseModel | None:
+    def opening(self, index: int) -> Chunk | None:
         """The chunk of a stream that begins a choice, if there is one."""
         ...
 
-    def tokens(self, index: int, event: TokensEvent) -> ResponseModel | None:
+    def tokens(self, index: int, event: TokensEvent) -> Chunk | None:
         """The chunk of a stream that brings new tokens; None while there is nothing to show."""
         ...
 
-    def ending(self, index: int, end: Finished) -> ResponseModel:
+    def ending(self, index: int, end: Finished) -> Chunk:
         """The chunk of a stream that ends a choice."""
         ...
 
-    def usage(self, usage: Usage) -> ResponseModel:
+    def usage(self, usage: Usage) -> Chunk:
         """The chunk of a stream that follows all choices when the usage was asked for."""
         ...
 

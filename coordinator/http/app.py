@@ -12,6 +12,9 @@ from coordinator.http.errors import (
     NotFoundError,
     error_response,
 )
+from coordinator.http.event_stream import Patience
+from coordinator.http.field_names import field_names_of
+from coordinator.http.ignored_fields import IgnoredFieldsHeader
 from coordinator.http.model_routes import model_routes
 from coordinator.http.openapi import describe
 from coordinator.http.page_routes import page_routes
@@ -22,12 +25,15 @@ from protos import __version__
 from protos.errors import InvalidArgumentError, StagecoachError
 
 
-def create_app(door: Door, *, callers: Callers | None = None) -> FastAPI:
+def create_app(
+    door: Door, *, callers: Callers | None = None, patience: Patience | None = None
+) -> FastAPI:
     """Makes the application of one coordinator.
 
     Args:
         door: Holds the engine, now or later; requests are refused as unavailable until it does.
         callers: Whose API keys are good. None: no key is needed.
+        patience: How long the client of a stream is left without a byte; None for the usual.
     """
     app = FastAPI(
         title="Stagecoach",
@@ -40,20 +46,21 @@ def create_app(door: Door, *, callers: Callers | None = None) -> FastAPI:
     app.include_router(state_routes(door))
     app.include_router(model_routes(door))
     app.include_router(page_routes(door))
-    app.include_router(completion_routes(door))
+    app.include_router(completion_routes(door, patience or Patience()))
     app.include_router(token_routes(door))
     describe(app, asks_for_keys=callers is not None)
     if callers is not None:
         app.add_middleware(Authentication, callers=callers)
+    app.add_middleware(IgnoredFieldsHeader)
     app.add_middleware(RequestIds)
     app.add_exception_handler(StagecoachError, _on_typed_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     return app
 
 
-async def _on_typed_error(_request: Request, error: Exception) -> Response:
+async def _on_typed_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, StagecoachError)
-    return error_response(error)
+    return error_response(error, field_names_of(request.scope))
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:

@@ -5,25 +5,27 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from coordinator.http.answer import Answer, AnswerHead
+from coordinator.http.answer import Answer, AnswerHead, UsageInStream
 from coordinator.http.chat_answer import ChatAnswer
 from coordinator.http.completion_answer import CompletionAnswer
 from coordinator.http.door import Door
+from coordinator.http.event_stream import Patience
 from coordinator.http.model_requests import read_model_request
 from coordinator.http.openapi import body_of, failures
 from coordinator.http.request_specs import Specs, chat_specs, completion_specs
 from coordinator.http.responses import StreamedAnswer, WholeAnswer
 from coordinator.http.schema.chat import ChatCompletion, ChatCompletionRequest
 from coordinator.http.schema.completion import Completion, CompletionRequest
-from coordinator.http.schema.sampling import SamplingFields
+from coordinator.http.schema.sampling import SamplingFields, StreamOptions
 from coordinator.service.generation_engine import GenerationEngine
 
 
-def completion_routes(door: Door) -> APIRouter:
+def completion_routes(door: Door, patience: Patience) -> APIRouter:
     """Makes the routes.
 
     Args:
         door: Holds the engine.
+        patience: How long the client of a stream is left without a byte.
     """
     router = APIRouter(prefix="/v1", tags=["completions"])
     statuses: dict[int | str, dict[str, Any]] = {
@@ -48,7 +50,7 @@ def completion_routes(door: Door) -> APIRouter:
             with_logprobs=wanted.logprobs or False,
         )
         answer = ChatAnswer(head, wanted.metadata)
-        return _response(engine, wanted, head, chat_specs(wanted, head.id), answer)
+        return _response(engine, wanted, head, chat_specs(wanted, head.id), answer, patience)
 
     @router.post(
         "/completions",
@@ -67,7 +69,7 @@ def completion_routes(door: Door) -> APIRouter:
             with_logprobs=wanted.logprobs is not None,
         )
         answer = CompletionAnswer(head)
-        return _response(engine, wanted, head, completion_specs(wanted, head.id), answer)
+        return _response(engine, wanted, head, completion_specs(wanted, head.id), answer, patience)
 
     return router
 
@@ -94,7 +96,22 @@ def _response(
     head: AnswerHead,
     specs: Specs,
     answer: Answer,
+    patience: Patience,
 ) -> Response:
-    if wanted.stream:
-        return StreamedAnswer(engine, specs, answer, with_usage=head.with_usage, request_id=head.id)
-    return WholeAnswer(engine, specs, answer)
+    if not wanted.stream:
+        return WholeAnswer(engine, specs, answer)
+    return StreamedAnswer(
+        engine,
+        specs,
+        answer,
+        usage=_usage_in_stream(wanted.stream_options),
+        request_id=head.id,
+        patience=patience,
+    )
+
+
+def _usage_in_stream(options: StreamOptions | None) -> UsageInStream:
+    if options is None or not options.include_usage:
+        return UsageInStream.NONE
+    every_chunk = options.continuous_usage_stats
+    return UsageInStream.IN_EVERY_CHUNK if every_chunk else UsageInStream.AT_END

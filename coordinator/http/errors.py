@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 from fastapi.responses import JSONResponse
 from pydantic import Field
 
+from coordinator.http.field_names import NO_NAMES, PROMPT, FieldNames, renamed
 from coordinator.http.schema.base import ResponseModel
 from protos import errors
 
@@ -83,22 +84,17 @@ _INTERNAL = _Answer(500, "server_error", "internal_error")
 
 _RETRIED = frozenset({429, 503})
 
-_PARAMS = {
-    "grammar.json_object": "response_format",
-    "grammar.json_schema": "response_format",
-    "grammar": "structured_outputs",
-    "prompt.chat": "messages",
-    "prompt": "prompt",
-    "sampling": "",
-}
-"""Where the names of the contract's fields differ from this API's, by their beginning."""
 
+def error_body(error: errors.StagecoachError, names: FieldNames = NO_NAMES) -> ErrorResponse:
+    """Writes an error as OpenAI's error object.
 
-def error_body(error: errors.StagecoachError) -> ErrorResponse:
-    """Writes an error as OpenAI's error object."""
+    Args:
+        error: What went wrong.
+        names: What the request calls the fields that the error may name.
+    """
     answer = _answer(error)
-    field = error.field if isinstance(error, errors.InvalidArgumentError) else ""
-    param, message = _param(field), error.message
+    field = _field(error)
+    param, message = renamed(field, names), error.message
     if field and message.startswith(field):
         message = param + message.removeprefix(field)
     return ErrorResponse(
@@ -106,26 +102,28 @@ def error_body(error: errors.StagecoachError) -> ErrorResponse:
     )
 
 
-def error_response(error: errors.StagecoachError) -> JSONResponse:
-    """Writes an error as a whole response."""
+def error_response(error: errors.StagecoachError, names: FieldNames = NO_NAMES) -> JSONResponse:
+    """Writes an error as a whole response.
+
+    Args:
+        error: What went wrong.
+        names: As `error_body`.
+    """
     status = _answer(error).status
     headers = {}
     if status in _RETRIED:
         headers["retry-after"] = str(RETRY_AFTER_S)
     if status == 401:
         headers["www-authenticate"] = "Bearer"
-    return JSONResponse(error_body(error).model_dump(), status_code=status, headers=headers)
+    return JSONResponse(error_body(error, names).model_dump(), status_code=status, headers=headers)
 
 
 def _answer(error: errors.StagecoachError) -> _Answer:
     return next((_ANSWERS[kind] for kind in type(error).__mro__ if kind in _ANSWERS), _INTERNAL)
 
 
-def _param(field: str) -> str:
-    """This API's name of a field that the contract names."""
-    for prefix, name in _PARAMS.items():
-        if field == prefix:
-            return name
-        if field.startswith(f"{prefix}."):
-            return name or field.removeprefix(f"{prefix}.")
-    return field
+def _field(error: errors.StagecoachError) -> str:
+    """The contract's name of the field that is to blame; empty when there is none."""
+    if isinstance(error, errors.InvalidArgumentError):
+        return error.field
+    return PROMPT if isinstance(error, errors.ContextLengthExceededError) else ""

@@ -6,6 +6,8 @@ from fastapi import Request
 
 from coordinator.core.served_model import ServedModel
 from coordinator.http.body import max_body_bytes, read_body
+from coordinator.http.field_names import field_names
+from coordinator.http.ignored_fields import ignored_fields
 from coordinator.http.model_routes import check_model
 from coordinator.http.schema.base import ModelRequest
 
@@ -25,5 +27,7 @@ async def read_model_request(request: Request, kind: type[Wanted], served: Serve
         StagecoachError: As `read_body`.
     """
     wanted = await read_body(request, kind, max_bytes=max_body_bytes(served.max_model_len))
+    request.state.field_names = field_names(wanted)
+    request.state.ignored = ignored_fields(wanted)
     check_model(wanted.model, served)
     return wanted

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from coordinator.core.grammar import Grammar, GrammarKind
 from coordinator.core.request_spec import (
+    MAX_UINT32,
     ChatMessage,
     ChatPrompt,
     Prompt,
@@ -24,7 +25,7 @@ from coordinator.http.schema.response_format import (
     StructuredOutputs,
     TextFormat,
 )
-from coordinator.http.schema.sampling import MAX_CHOICES, SamplingFields
+from coordinator.http.schema.sampling import MAX_CHOICES, NO_LIMIT, SamplingFields
 from protos.errors import InvalidArgumentError
 
 NO_SEED = -1
@@ -46,7 +47,7 @@ def chat_specs(request: ChatCompletionRequest, request_id: str) -> Specs:
     """
     spec = replace(
         _spec(request, chat_prompt(request.messages)),
-        max_tokens=request.max_completion_tokens or request.max_tokens,
+        max_tokens=_max_tokens(request.max_completion_tokens or request.max_tokens),
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
     )
     return _choices([spec], request, request_id)
@@ -66,7 +67,7 @@ def completion_specs(request: CompletionRequest, request_id: str) -> Specs:
         [
             replace(
                 _spec(request, prompt),
-                max_tokens=request.max_tokens or DEFAULT_MAX_TOKENS,
+                max_tokens=_max_tokens(request.max_tokens or DEFAULT_MAX_TOKENS),
                 logprobs=request.logprobs,
             )
             for prompt in _prompts(request)
@@ -92,6 +93,11 @@ def choice_seed(seed: int, index: int) -> int:
         return seed % 2**64
     digest = hashlib.blake2b(f"{seed}/{index}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little")
+
+
+def _max_tokens(wanted: int | None) -> int | None:
+    """What the engine takes; it gives no more than fit anyway."""
+    return None if wanted in (None, NO_LIMIT) else min(wanted, MAX_UINT32)
 
 
 def _choices(specs: Sequence[RequestSpec], request: SamplingFields, request_id: str) -> Specs:
@@ -136,8 +142,8 @@ def _sampling_params(request: SamplingFields) -> SamplingParams:
     bias = {int(token_id): value for token_id, value in (request.logit_bias or {}).items()}
     return SamplingParams(
         temperature=1.0 if request.temperature is None else request.temperature,
-        top_p=1.0 if request.top_p is None else request.top_p,
-        top_k=max(request.top_k or 0, 0),
+        top_p=request.top_p or 1.0,
+        top_k=1 if request.top_p == 0 else max(request.top_k or 0, 0),
         min_p=request.min_p or 0.0,
         repetition_penalty=request.repetition_penalty or 1.0,
         presence_penalty=request.presence_penalty or 0.0,
@@ -166,7 +172,9 @@ def _chat_message(message: Message) -> ChatMessage:
     content = message.content
     return ChatMessage(
         role="system" if message.role == "developer" else message.role,
-        content=content if isinstance(content, str) else "".join(part.text for part in content),
+        content=content
+        if isinstance(content, str)
+        else "".join(part.text for part in content or ()),
     )
 
 

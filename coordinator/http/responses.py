@@ -2,25 +2,28 @@
 
 import logging
 from collections.abc import Sequence
-from http import HTTPStatus
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from coordinator.core.events import Finished, TokensEvent
-from coordinator.http.answer import Answer, ChoiceOutput, collect, usage_of
+from coordinator.http.answer import (
+    Answer,
+    ChoiceOutput,
+    Chunk,
+    UsageInStream,
+    collect,
+    usage_of,
+)
 from coordinator.http.choices import Choice, open_choices, run_all
 from coordinator.http.errors import error_body
+from coordinator.http.event_stream import EventSender, Patience
+from coordinator.http.field_names import field_names_of
 from coordinator.http.request_specs import Specs
 from coordinator.http.schema.base import ResponseModel
+from coordinator.http.schema.sampling import Usage
 from coordinator.service.generation_engine import GenerationEngine
 from protos.errors import InternalError, StagecoachError
-
-_EVENT_STREAM_HEADERS = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),  # or nginx would hold events back
-]
 
 _log = logging.getLogger(__name__)
 
@@ -67,15 +70,16 @@ class WholeAnswer(Response):
 class StreamedAnswer(Response):
     """Generates, and sends every token as it comes, as server-sent events.
 
-    Nothing is sent before the first token, so that what fails until then has its own status; what
-    fails later is one event with the error, and there is no `[DONE]`.
+    What fails before anything was sent has its own status; what fails later is one event with the
+    error, and there is no `[DONE]`.
 
     Args:
         engine: What generates.
         specs: The choices of each prompt.
         answer: What writes it.
-        with_usage: End with the usage.
+        usage: What is told of the usage.
         request_id: For the log.
+        patience: How long the client is left without a byte.
     """
 
     media_type = "text/event-stream"
@@ -86,30 +90,34 @@ class StreamedAnswer(Response):
         specs: Specs,
         answer: Answer,
         *,
-        with_usage: bool,
+        usage: UsageInStream,
         request_id: str,
+        patience: Patience,
     ) -> None:
         """Admits nothing yet."""
         super().__init__()
         self._engine = engine
         self._specs = specs
         self._answer = answer
-        self._with_usage = with_usage
+        self._usage = usage
         self._request_id = request_id
+        self._patience = patience
 
-    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Generates and sends.
 
         Raises:
             StagecoachError: A request was not admitted, or failed before anything was sent.
         """
-        events = _EventSender(send)
+        events = EventSender(send, self._patience)
         try:
-            await self._send_all(events, receive)
+            async with events.kept_alive():
+                last = await self._send_choices(events, receive)
+            await events.end(*last, is_done=True)
         except StagecoachError as error:
             if not events.is_started:
                 raise
-            await events.end(error_body(error))
+            await events.end(error_body(error, field_names_of(scope)))
         except Exception:  # a bug; a stream that has begun ends with an event that says so
             if not events.is_started:
                 raise
@@ -119,71 +127,55 @@ class StreamedAnswer(Response):
             )
             await events.end(error_body(internal))
 
-    async def _send_all(self, events: "_EventSender", receive: Receive) -> None:
+    async def _send_choices(self, events: EventSender, receive: Receive) -> Sequence[ResponseModel]:
+        """Sends all choices; returns what is left to send."""
         ends: dict[int, Finished] = {}
-
-        async def write(index: int, choice: Choice) -> None:
-            ends[index] = await self._send_choice(events, index, choice)
-
         async with open_choices(self._engine, self._specs, receive) as opened:
-            await run_all(opened.choices, write)
-        last: Sequence[ResponseModel] = ()
-        if self._with_usage:
-            ordered = [ends[index] for index in range(len(ends))]
-            last = [
-                self._answer.usage(usage_of(opened.num_prompt_tokens, ordered, len(self._specs)))
-            ]
-        await events.end(*last, is_done=True)
+            so_far = _UsageSoFar(self._usage, opened.num_prompt_tokens)
 
-    async def _send_choice(self, events: "_EventSender", index: int, choice: Choice) -> Finished:
+            async def write(index: int, choice: Choice) -> None:
+                ends[index] = await self._send_choice(events, index, choice, so_far)
+
+            await run_all(opened.choices, write)
+        if self._usage is UsageInStream.NONE:
+            return ()
+        ordered = [ends[index] for index in range(len(ends))]
+        return (self._answer.usage(usage_of(opened.num_prompt_tokens, ordered, len(self._specs))),)
+
+    async def _send_choice(
+        self, events: EventSender, index: int, choice: Choice, so_far: "_UsageSoFar"
+    ) -> Finished:
         opening = self._answer.opening(index)
         unsent = [] if opening is None else [opening]
         async for event in choice:
             match event:
                 case TokensEvent():
                     chunk = self._answer.tokens(index, event)
+                    so_far.num_completion_tokens += len(event.token_ids)
                     if chunk is not None:
-                        await events.send(*unsent, chunk)
+                        await events.send(*map(so_far.on, (*unsent, chunk)))
                         unsent.clear()
                 case Finished():
-                    await events.send(*unsent, self._answer.ending(index, event))
+                    ending = self._answer.ending(index, event)
+                    await events.send(*map(so_far.on, (*unsent, ending)))
                     return event
         raise AssertionError("a stream ended without Finished")
 
 
-class _EventSender:
-    """Sends server-sent events; the first one starts the response."""
+class _UsageSoFar:
+    """Writes into each chunk what its request has used, if that is wanted."""
 
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self.is_started = False
+    def __init__(self, wanted: UsageInStream, num_prompt_tokens: int) -> None:
+        self._is_wanted = wanted is UsageInStream.IN_EVERY_CHUNK
+        self._num_prompt_tokens = num_prompt_tokens
+        self.num_completion_tokens = 0
 
-    async def send(self, *chunks: ResponseModel) -> None:
-        """Sends an event for each chunk, all at once."""
-        await self._write(b"".join(map(_event, chunks)), more=True)
-
-    async def end(self, *chunks: ResponseModel, is_done: bool = False) -> None:
-        """Sends the last events and ends the response.
-
-        Args:
-            *chunks: One event each.
-            is_done: Tell the client that this is all there was to come.
-        """
-        done = b"data: [DONE]\n\n" if is_done else b""
-        await self._write(b"".join(map(_event, chunks)) + done, more=False)
-
-    async def _write(self, body: bytes, *, more: bool) -> None:
-        if not self.is_started:
-            self.is_started = True
-            await self._send(
-                {
-                    "type": "http.response.start",
-                    "status": HTTPStatus.OK,
-                    "headers": _EVENT_STREAM_HEADERS,
-                }
+    def on(self, chunk: Chunk) -> Chunk:
+        """The chunk itself."""
+        if self._is_wanted:
+            chunk.usage = Usage(
+                prompt_tokens=self._num_prompt_tokens,
+                completion_tokens=self.num_completion_tokens,
+                total_tokens=self._num_prompt_tokens + self.num_completion_tokens,
             )
-        await self._send({"type": "http.response.body", "body": body, "more_body": more})
-
-
-def _event(chunk: ResponseModel) -> bytes:
-    return b"data: %b\n\n" % chunk.model_dump_json(exclude_unset=True).encode()
+        return chunk

@@ -1,21 +1,18 @@
 """From the bytes of a body to a validated model, or to one line that says what is wrong."""
 
 import re
-from collections.abc import Sequence
-from itertools import groupby
 from typing import TypeVar
 
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
 from coordinator.http.schema.base import RequestModel
+from coordinator.http.schema.bounds import UnknownFields
 from protos.errors import InvalidArgumentError
 
 MAX_SHOWN_CHARS = 64
 """Of what a client sent, in an error."""
-_FIELD_NAME = re.compile(r"[a-z_]+")
-_NO_FIELDS = frozenset({"str", "int", "float", "bool", "dict"})
-"""Names that pydantic gives to the members of a union of types."""
+_NO_FIELD = re.compile(r"<.*>|\[key\]")
+"""The tag of a member of a union, and what pydantic calls the name of an entry."""
 
 Model = TypeVar("Model", bound=RequestModel)
 
@@ -27,22 +24,20 @@ def validate(body: bytes, model: type[Model]) -> Model:
         InvalidArgumentError: It is not JSON, or not what the model asks for; names the field.
     """
     try:
-        return model.model_validate_json(body)
+        return model.model_validate_json(body, context=UnknownFields())
     except ValidationError as error:
         raise _invalid(error, model) from None  # its text would hold the whole prompt
 
 
 def _invalid(error: ValidationError, model: type[RequestModel]) -> InvalidArgumentError:
     """Says in one line what is wrong, and with which field, without repeating a prompt."""
-    details = _most_telling(error.errors(include_url=False, include_context=False))
+    details = error.errors(include_url=False, include_context=False)[0]
     message = details["msg"].removeprefix("Value error, ")
     field = _path(details["loc"])
     if not field:  # of the request as a whole: our own messages begin with the field's name
         first = message.partition(" ")[0]
         return InvalidArgumentError(message, field=first if first in model.model_fields else "")
-    if details["type"] == "extra_forbidden":
-        return InvalidArgumentError(f"{field} is not a field of this request", field=field)
-    if details["type"] == "value_error":
+    if details["type"] in ("extra_forbidden", "value_error"):
         return InvalidArgumentError(f"{field} {message}", field=field)
     value = details["input"]
     if isinstance(value, bool | int | float) or (
@@ -50,22 +45,6 @@ def _invalid(error: ValidationError, model: type[RequestModel]) -> InvalidArgume
     ):
         message = f"{message}; it is {str(value)[:MAX_SHOWN_CHARS]!r}"
     return InvalidArgumentError(f"{field}: {message}", field=field)
-
-
-def _most_telling(errors: Sequence[ErrorDetails]) -> ErrorDetails:
-    """The error to show: of a union, the one of the member that the value was meant to be."""
-
-    def head(error: ErrorDetails) -> str:
-        return str(error["loc"][:1])
-
-    def member(error: ErrorDetails) -> str:
-        tags = [part for part in error["loc"] if isinstance(part, str) and not _is_field(part)]
-        return "/".join(tags)
-
-    first_field = next(list(group) for _, group in groupby(errors, key=head))
-    members = [list(group) for _, group in groupby(first_field, key=member)]
-    best = max(members, key=lambda group: (max(len(one["loc"]) for one in group), -len(group)))
-    return best[0]
 
 
 def _path(location: tuple[int | str, ...]) -> str:
@@ -76,10 +55,6 @@ def _path(location: tuple[int | str, ...]) -> str:
             path += f"[{part}]"
         elif not path:
             path = part[:MAX_SHOWN_CHARS]
-        elif _is_field(part):
+        elif not _NO_FIELD.fullmatch(part):
             path += f".{part[:MAX_SHOWN_CHARS]}"
     return path
-
-
-def _is_field(part: str) -> bool:
-    return _FIELD_NAME.fullmatch(part) is not None and part not in _NO_FIELDS

@@ -11,6 +11,7 @@ from coordinator.access.callers import Callers
 from coordinator.http.app import create_app
 from coordinator.http.connection import ConnectionLimits
 from coordinator.http.door import Door
+from coordinator.http.event_stream import Patience
 from coordinator.http.server import HttpServer
 from coordinator.service.generation_engine import GenerationEngine
 from security.tls_files import TlsFiles
@@ -23,10 +24,11 @@ async def serving_http(
     *,
     tls: TlsFiles | None = None,
     callers: Callers | None = None,
+    patience: Patience | None = None,
 ) -> AsyncIterator[str]:
     """A server around the engine, or one that still waits for it; yields HOST:PORT."""
     door = Door()
-    app = create_app(door, callers=callers)
+    app = create_app(door, callers=callers, patience=patience)
     server = HttpServer("127.0.0.1:0", app, limits or ConnectionLimits(), tls=tls)
     address = await server.start()
     if engine is not None:

@@ -347,7 +347,13 @@ def test_other_forms_are_kept_to(client: OpenAI) -> None:
                     "json_schema": {"name": "x", "schema": {"type": "banana"}},
                 }
             },
-            "response_format",
+            "response_format.json_schema.schema",
+        ),
+        ({"extra_body": {"structured_outputs": {"json": {"type": 5}}}}, "structured_outputs.json"),
+        ({"extra_body": {"structured_outputs": {"regex": "("}}}, "structured_outputs.regex"),
+        (
+            {"extra_body": {"structured_outputs": {"grammar": "start: nothing"}}},
+            "structured_outputs.grammar",
         ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -1,5 +1,6 @@
 """Requests over HTTP against OpenAI's own types, and what they become for the engine."""
 
+import json
 from typing import Any, get_type_hints
 
 import pytest
@@ -10,11 +11,14 @@ from pydantic import BaseModel, ValidationError
 from coordinator.core.grammar import Grammar, GrammarKind
 from coordinator.core.request_spec import ChatMessage, ChatPrompt, TextPrompt, TokenPrompt
 from coordinator.core.sampling_params import SamplingParams
+from coordinator.http.ignored_fields import MAX_NAMED, ignored_fields
 from coordinator.http.request_specs import chat_specs, choice_seed, completion_specs
-from coordinator.http.schema.chat import ChatCompletionRequest, ContentPart, Message
+from coordinator.http.schema.chat import ChatCompletionRequest
 from coordinator.http.schema.completion import CompletionRequest
 from coordinator.http.schema.response_format import JsonSchema
 from coordinator.http.schema.sampling import StreamOptions
+from coordinator.http.validation import validate
+from protos.errors import InvalidArgumentError
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 
@@ -40,24 +44,28 @@ TAKEN: dict[str, list[Any]] = {
     "frequency_penalty": [-2, 0.5, 2],
     "presence_penalty": [-2, 0.5, 2],
     "logit_bias": [{"5": -100, "7": 3.5}],
-    "max_completion_tokens": [1],
-    "max_tokens": [1],
-    "metadata": [{"a": "b"}],
+    "max_completion_tokens": [1, -1, 16.0, 2**40],
+    "max_tokens": [1, -1, 16.0, 2**40],
+    "metadata": [{"a": "b"}, {"a": {"b": 1}}],
     "n": [1, 128],
-    "seed": [0, -5, 2**63],
-    "stop": ["x", ["x", "y"], []],
+    "seed": [0, -5, 2**63, 1.0],
+    "stop": ["x", ["x", "y"], [], ""],
     "stream": [True, False],
     "temperature": [0, 1.5, 2],
-    "top_p": [0.1, 1],
-    "user": ["me"],
+    "top_p": [0, 0.1, 1],
+    "top_logprobs": [0],
+    "user": ["me", "x" * 600],
     "safety_identifier": ["me"],
-    "prompt_cache_key": ["k"],
-    "store": [False],
-    "prompt_cache_retention": ["in_memory"],
-    "service_tier": ["auto", "default"],
+    "prompt_cache_key": ["k", "x" * 65],
+    "prompt_cache_options": [{"mode": "explicit"}],
+    "prediction": [{"type": "content", "content": "x"}],
+    "store": [False, True],
+    "prompt_cache_retention": ["in_memory", "24h"],
+    "service_tier": ["auto", "default", "flex", "priority"],
     "modalities": [["text"]],
-    "reasoning_effort": ["none"],
-    "verbosity": ["medium"],
+    "reasoning_effort": ["none", "minimal", "high"],
+    "verbosity": ["low", "medium", "high"],
+    "stream_options": [{"include_usage": True}, {"include_obfuscation": True}, {}],
     "tools": [[]],
     "functions": [[]],
     "tool_choice": ["none", "auto"],
@@ -77,22 +85,14 @@ TAKEN: dict[str, list[Any]] = {
 REFUSED: dict[str, list[Any]] = {
     "audio": [{"voice": "alloy", "format": "mp3"}],
     "moderation": [{"model": "omni-moderation-latest"}],
-    "prediction": [{"type": "content", "content": "x"}],
-    "prompt_cache_options": [{"mode": "explicit"}],
-    "prompt_cache_retention": ["24h"],
     "web_search_options": [{"search_context_size": "low"}],
-    "store": [True],
-    "service_tier": ["flex", "priority"],
     "modalities": [["audio"], ["text", "audio"]],
-    "reasoning_effort": ["low", "high"],
-    "verbosity": ["low", "high"],
     "tools": [[{"type": "function", "function": {"name": "f"}}]],
     "functions": [[{"name": "f"}]],
     "tool_choice": ["required", {"type": "function", "function": {"name": "f"}}],
     "function_call": [{"name": "f"}],
     "logprobs": ["5"],
     "top_logprobs": [5, 21],
-    "stream_options": [{"include_usage": True}],
     "response_format": [{"type": "grammar"}],
     "best_of": [2],
     "echo": [True],
@@ -127,17 +127,8 @@ def test_every_field_of_openai_is_taken_or_refused_by_name(
         read(model, {field: None})
 
 
-def test_every_field_inside_the_fields_of_openai_is_known() -> None:
-    text_part = fields_of(chat.ChatCompletionContentPartTextParam)
-    assert text_part <= set(ContentPart.model_fields)
-    messages = fields_of(
-        chat.ChatCompletionSystemMessageParam,
-        chat.ChatCompletionDeveloperMessageParam,
-        chat.ChatCompletionUserMessageParam,
-        chat.ChatCompletionAssistantMessageParam,
-    )
-    assert messages == set(Message.model_fields)
-    assert fields_of(chat.ChatCompletionStreamOptionsParam) == set(StreamOptions.model_fields)
+def test_every_field_inside_the_options_of_openai_is_known() -> None:
+    assert fields_of(chat.ChatCompletionStreamOptionsParam) <= set(StreamOptions.model_fields)
     schema = fields_of(shared_params.response_format_json_schema.JSONSchema)
     assert schema == {field.alias or name for name, field in JsonSchema.model_fields.items()}
 
@@ -253,3 +244,140 @@ def test_log_probabilities_are_of_the_chosen_token_alone_unless_more_are_asked_f
 ) -> None:
     wanted = ChatCompletionRequest.model_validate({"messages": MESSAGES, "logprobs": value})
     assert chat_specs(wanted, "r")[0][0].logprobs == expected
+
+
+MESSAGE_FIELDS = fields_of(
+    chat.ChatCompletionSystemMessageParam,
+    chat.ChatCompletionDeveloperMessageParam,
+    chat.ChatCompletionUserMessageParam,
+    chat.ChatCompletionAssistantMessageParam,
+) - {"role", "content"}
+
+
+@pytest.mark.parametrize("field", [*sorted(MESSAGE_FIELDS), "annotations", "reasoning_content"])
+def test_a_null_field_of_a_message_is_taken_and_named(field: str) -> None:
+    message = {"role": "assistant", "content": "Red", field: None}
+    wanted = read(ChatCompletionRequest, {"messages": [*MESSAGES, message]})
+    assert isinstance(wanted, ChatCompletionRequest)
+    assert ignored_fields(wanted) == {f"messages[].{field}": f"messages[1].{field}"}
+
+
+@pytest.mark.parametrize("content", [None, "", [], [{"type": "text", "text": ""}], ...])
+@pytest.mark.parametrize("role", ["user", "assistant", "system"])
+def test_a_message_may_say_nothing(role: str, content: Any) -> None:
+    message = {"role": role} if content is ... else {"role": role, "content": content}
+    wanted = read(ChatCompletionRequest, {"messages": [message]})
+    assert isinstance(wanted, ChatCompletionRequest)
+    assert ignored_fields(wanted) == {}
+    [[spec]] = chat_specs(wanted, "r")
+    assert spec.prompt == ChatPrompt(messages=(ChatMessage(role=role, content=""),))
+
+
+def test_fields_that_change_nothing_are_named_once_and_where_they_are() -> None:
+    part = {"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}}
+    settings = {
+        "messages": [
+            {"role": "user", "content": [part, part], "name": "a"},
+            {"role": "assistant", "content": "b", "name": "b", "odd, name\r\n": 1},
+        ],
+        "user": "me",
+        "store": None,
+        "unheard_of": None,
+        "keep_alive": 5,
+        "min_p": 0.5,
+        "stream_options": {"include_usage": True},
+    }
+    wanted = read(ChatCompletionRequest, settings)
+    assert isinstance(wanted, ChatCompletionRequest)
+    assert set(ignored_fields(wanted).values()) == {
+        "messages[0].content[0].cache_control",
+        "messages[0].name",
+        "messages[1].odd%2C%20name%0D%0A",
+        "user",
+        "unheard_of",
+        "keep_alive",
+        "stream_options",
+    }
+    streamed = read(ChatCompletionRequest, {**settings, "stream": True})
+    assert isinstance(streamed, ChatCompletionRequest)
+    assert "stream_options" not in ignored_fields(streamed)
+
+
+def test_no_request_has_more_named_than_a_header_holds() -> None:
+    message = {"role": "user", **{f"x{index}": index for index in range(5000)}}
+    wanted = read(ChatCompletionRequest, {"messages": [message]})
+    assert isinstance(wanted, ChatCompletionRequest)
+    assert len(ignored_fields(wanted)) == MAX_NAMED
+
+
+@pytest.mark.parametrize(
+    ("settings", "refused"),
+    [
+        ({"typical_p": 1.0}, {"typical_p": 0.9}),
+        ({"repeat_penalty": 1}, {"repeat_penalty": 1.1}),
+        ({"top_a": 0}, {"top_a": 0.1}),
+        ({"mirostat": 0, "mirostat_tau": 5.0}, {"mirostat": 2, "mirostat_tau": 5.0}),
+        ({"dry_multiplier": 0.0, "dry_base": 1.75}, {"dry_multiplier": 0.8}),
+        ({"skip_special_tokens": True}, {"skip_special_tokens": False}),
+        ({"guided_json": None}, {"guided_json": {}, "guided_regex": "a"}),
+        ({"bad_words": []}, {"bad_words": ["x"]}),
+        ({"options": {}}, {"options": {"temperature": 0}}),
+        ({"chat_template_kwargs": {}}, {"chat_template_kwargs": {"enable_thinking": False}}),
+        ({"unheard_of": None}, {"unheard_of": 1}),
+        ({"unheard_of": []}, {"unheard_of": False}),
+        ({"tools": None, "tool_choice": "none"}, {"tools": [{}], "tool_choice": "none"}),
+        ({"use_beam_search": False}, {"use_beam_search": True}),
+    ],
+    ids=lambda value: next(iter(value)),
+)
+def test_a_field_that_could_change_the_text_is_taken_only_if_it_asks_for_nothing(
+    settings: dict[str, Any], refused: dict[str, Any]
+) -> None:
+    read(ChatCompletionRequest, settings)
+    with pytest.raises(ValidationError) as caught:
+        read(ChatCompletionRequest, refused)
+    assert {error["loc"][0] for error in caught.value.errors()} <= refused.keys()
+
+
+def test_what_is_on_at_its_neutral_value_is_not_taken_for_it_by_another_type() -> None:
+    for settings in ({"skip_special_tokens": 1}, {"typical_p": True}, {"max_tokens": True}):
+        with pytest.raises(ValidationError):
+            read(ChatCompletionRequest, settings)
+
+
+@pytest.mark.parametrize(
+    ("model", "max_tokens", "expected"),
+    [
+        (ChatCompletionRequest, None, None),
+        (ChatCompletionRequest, -1, None),
+        (CompletionRequest, None, 16),
+        (CompletionRequest, -1, None),
+        (CompletionRequest, 16.0, 16),
+        (CompletionRequest, 2**63, 2**32 - 1),
+    ],
+)
+def test_most_tokens_may_be_as_many_as_fit(
+    model: type[BaseModel], max_tokens: float | None, expected: int | None
+) -> None:
+    wanted = read(model, {"max_tokens": max_tokens})
+    specs = (
+        chat_specs(wanted, "r")
+        if isinstance(wanted, ChatCompletionRequest)
+        else completion_specs(CompletionRequest.model_validate(wanted.model_dump()), "r")
+    )
+    assert specs[0][0].max_tokens == expected
+
+
+def test_a_top_p_of_nothing_keeps_the_likeliest_token() -> None:
+    [[spec]] = completion_specs(CompletionRequest.model_validate({"prompt": "x", "top_p": 0}), "r")
+    assert spec.sampling == SamplingParams(temperature=1.0, top_k=1)
+
+
+def test_a_body_of_unknown_fields_is_not_looked_through_to_its_end() -> None:
+    """Each was an error record of its own before one was shown."""
+    body = json.dumps({"prompt": "x", **{f"x{index}": index for index in range(100_000)}}).encode()
+    with pytest.raises(InvalidArgumentError, match="more than 16 fields"):
+        validate(body, CompletionRequest)
+    with pytest.raises(InvalidArgumentError, match="x15 is not a field") as caught:
+        validate(b'{"prompt": "x", "x15": 1, "x16": 2}', CompletionRequest)
+    assert caught.value.field == "x15"

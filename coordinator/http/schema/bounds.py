@@ -8,6 +8,11 @@ from collections.abc import Callable
 
 from pydantic_core import PydanticCustomError
 
+from protos.errors import InvalidArgumentError
+
+MAX_UNKNOWN_FIELDS = 16
+"""Of one request, of which one is shown."""
+
 
 def bound_errors(schema: object) -> None:
     """Changes a core schema, so that few errors come of it however long its lists are.
@@ -38,6 +43,26 @@ def bound_errors(schema: object) -> None:
             "function": {"type": "no-info", "function": _length_check(inner["max_length"])},
             "schema": inner,
         }
+
+
+class UnknownFields:
+    """Counts the fields of one request that are not known; the context of its validation."""
+
+    def __init__(self) -> None:
+        """Has seen none."""
+        self._num_seen = 0
+
+    def add(self) -> None:
+        """Counts one.
+
+        Raises:
+            InvalidArgumentError: There are so many that the rest is not looked at.
+        """
+        self._num_seen += 1
+        if self._num_seen > MAX_UNKNOWN_FIELDS:
+            raise InvalidArgumentError(
+                f"more than {MAX_UNKNOWN_FIELDS} fields are not fields of this request"
+            )
 
 
 _NO_SCHEMAS = frozenset({"metadata", "default", "expected", "function", "config", "cls"})

@@ -1,30 +1,44 @@
 """`/v1/chat/completions`."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from coordinator.core.request_spec import MAX_LOGPROBS, MAX_UINT32
-from coordinator.http.schema.base import Labels, RequestModel, ResponseModel, Unsupported
-from coordinator.http.schema.sampling import FinishReasonText, SamplingFields, Usage
+from coordinator.core.request_spec import MAX_CHAT_MESSAGES, MAX_LOGPROBS
+from coordinator.http.schema.base import (
+    ITEMS,
+    TEXT,
+    Advisory,
+    Integer,
+    MessagePart,
+    OnlyOne,
+    ResponseModel,
+    Unsupported,
+    by_json_type,
+)
+from coordinator.http.schema.sampling import FinishReasonText, MaxTokens, SamplingFields, Usage
 
 
-class ContentPart(RequestModel):
+class ContentPart(MessagePart):
     """A part of a message; the texts of all parts are joined."""
 
     type: Literal["text"]
     text: str
-    prompt_cache_breakpoint: Unsupported = None
 
 
-class Message(RequestModel):
+Content = Annotated[
+    Annotated[str, TEXT] | Annotated[list[ContentPart], Field(max_length=MAX_CHAT_MESSAGES), ITEMS],
+    by_json_type({str: TEXT, list: ITEMS}, "must be a string or a list of parts"),
+]
+
+
+class Message(MessagePart):
     """One turn of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"] = Field(
         description="`developer` is what newer clients call `system`, and is the same."
     )
-    content: str | Annotated[list[ContentPart], Field(min_length=1)]
-    name: Unsupported = None
+    content: Content | None = Field(None, description="Null, absent or empty: nothing was said.")
     refusal: Unsupported = None
     audio: Unsupported = None
     function_call: Unsupported = None
@@ -34,48 +48,47 @@ class Message(RequestModel):
 class ChatCompletionRequest(SamplingFields):
     """A conversation to continue."""
 
-    messages: list[Message] = Field(min_length=1, description="Oldest first.")
-    max_completion_tokens: int | None = Field(
-        None, ge=1, le=MAX_UINT32, description="Most tokens to generate. Default: as many as fit."
+    messages: list[Message] = Field(
+        min_length=1, max_length=MAX_CHAT_MESSAGES, description="Oldest first."
     )
-    max_tokens: int | None = Field(
-        None, ge=1, le=MAX_UINT32, description="The older name of `max_completion_tokens`."
+    max_completion_tokens: MaxTokens | None = Field(
+        None, description="Most tokens to generate. Null or -1: as many as fit, as is any more."
+    )
+    max_tokens: MaxTokens | None = Field(
+        None, description="The older name of `max_completion_tokens`."
     )
     logprobs: bool | None = Field(
         None, description="Return the log-probability of every token. Default false."
     )
-    top_logprobs: int | None = Field(
+    top_logprobs: Integer | None = Field(
         None,
         ge=0,
         le=MAX_LOGPROBS,
         description="And of as many of the most likely tokens. Only with `logprobs`.",
     )
 
-    store: Unsupported = None
-    metadata: Labels | None = Field(
+    store: Advisory = None
+    metadata: dict[str, Any] | None = Field(
         None, description="Kept nowhere; returned with a response that is not streamed."
     )
-    safety_identifier: str | None = Field(
-        None, max_length=64, description="Taken and used for nothing: there are no accounts."
-    )
-    prompt_cache_key: str | None = Field(
-        None, max_length=64, description="A hint where to route; there is one cache, for all."
-    )
-    prompt_cache_options: Unsupported = None
-    prompt_cache_retention: Literal["in_memory"] | None = None
-    service_tier: Literal["auto", "default"] | None = None
+    safety_identifier: Advisory = None
+    prompt_cache_key: Advisory = None
+    prompt_cache_options: Advisory = None
+    prompt_cache_retention: Advisory = None
+    service_tier: Advisory = None
     modalities: list[Literal["text"]] | None = None
-    reasoning_effort: Literal["none"] | None = None
-    verbosity: Literal["medium"] | None = None
+    reasoning_effort: Advisory = None
+    verbosity: Advisory = None
     audio: Unsupported = None
     moderation: Unsupported = None
-    prediction: Unsupported = None
+    prediction: Advisory = None
     web_search_options: Unsupported = None
     tools: Unsupported = None
-    tool_choice: Literal["none", "auto"] | None = None
-    parallel_tool_calls: bool | None = Field(None, description="There are no tools.")
+    tool_choice: Literal["none", "auto", ""] | None = None
+    parallel_tool_calls: Advisory = None
     functions: Unsupported = None
-    function_call: Literal["none", "auto"] | None = None
+    function_call: Literal["none", "auto", ""] | None = None
+    best_of: OnlyOne = None
 
     @model_validator(mode="after")
     def _check_chat(self) -> "ChatCompletionRequest":
@@ -85,7 +98,7 @@ class ChatCompletionRequest(SamplingFields):
                 f"max_tokens is {self.max_tokens} and max_completion_tokens is "
                 f"{self.max_completion_tokens}: give one of them"
             )
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs is set, which needs logprobs to be true")
         return self
 
@@ -138,7 +151,7 @@ class ChatCompletion(ResponseModel):
     model: str
     choices: list[ChatChoice]
     usage: Usage
-    metadata: dict[str, str] | None = None
+    metadata: dict[str, Any] | None = None
 
 
 class ChatDelta(ResponseModel):

@@ -2,13 +2,14 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
-from coordinator.core.request_spec import MAX_LOGPROBS, MAX_UINT32
-from coordinator.http.schema.base import ResponseModel, Unsupported
+from coordinator.core.request_spec import MAX_LOGPROBS
+from coordinator.http.schema.base import TEXT, Integer, ResponseModel, Unsupported
 from coordinator.http.schema.sampling import (
     MAX_CHOICES,
     FinishReasonText,
+    MaxTokens,
     SamplingFields,
     TokenId,
     Usage,
@@ -21,26 +22,52 @@ PromptText = Annotated[str, Field(min_length=1)]
 PromptIds = Annotated[list[TokenId], Field(min_length=1)]
 
 
+_IDS, _TEXTS, _LISTS = Tag("<ids>"), Tag("<texts>"), Tag("<lists>")
+
+
+def _kind_of_prompt(value: object) -> str | None:
+    """The tag of the form that a prompt was meant to have."""
+    if isinstance(value, str):
+        return TEXT.tag
+    if not isinstance(value, list):
+        return None
+    first = value[0] if value else ""
+    tags = {str: _TEXTS, list: _LISTS}
+    return next((tag.tag for kind, tag in tags.items() if isinstance(first, kind)), _IDS.tag)
+
+
+Prompt = Annotated[
+    Annotated[PromptText, TEXT]
+    | Annotated[PromptIds, _IDS]
+    | Annotated[list[PromptText], Field(min_length=1, max_length=MAX_CHOICES), _TEXTS]
+    | Annotated[list[PromptIds], Field(min_length=1, max_length=MAX_CHOICES), _LISTS],
+    Discriminator(
+        _kind_of_prompt,
+        custom_error_type="wrong_type",
+        custom_error_message="must be a text or token ids, or a list of texts or of token ids",
+    ),
+]
+
+
 class CompletionRequest(SamplingFields):
     """One prompt to continue, or several."""
 
-    prompt: (
-        PromptText
-        | PromptIds
-        | Annotated[list[PromptText], Field(min_length=1, max_length=MAX_CHOICES)]
-        | Annotated[list[PromptIds], Field(min_length=1, max_length=MAX_CHOICES)]
-    ) = Field(description="A text or token ids, or a list of texts or of lists of token ids.")
-    max_tokens: int | None = Field(
-        None, ge=1, le=MAX_UINT32, description=f"Most tokens to make. Default {DEFAULT_MAX_TOKENS}."
+    prompt: Prompt = Field(
+        description="A text or token ids, or a list of texts or of lists of token ids."
     )
-    logprobs: int | None = Field(
+    max_tokens: MaxTokens | None = Field(
+        None,
+        description=f"Most tokens to make. Default {DEFAULT_MAX_TOKENS}. -1: as many as fit, as is "
+        "any more.",
+    )
+    logprobs: Integer | None = Field(
         None,
         ge=0,
         le=MAX_LOGPROBS,
         description="Return the log-probability of every token and of as many of the most likely "
         "ones.",
     )
-    best_of: int | None = Field(
+    best_of: Integer | None = Field(
         None, ge=1, le=MAX_CHOICES, description="Only equal to `n`: nothing is thrown away."
     )
     echo: Unsupported = None

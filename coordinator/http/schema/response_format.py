@@ -2,11 +2,12 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Discriminator, Field, JsonValue, Tag, model_validator
 
 from coordinator.core.grammar import MAX_GRAMMAR_CHARS
-from coordinator.http.schema.base import RequestModel, Unsupported
+from coordinator.http.schema.base import TEXT, Advisory, RequestModel, by_json_type
 
+_OBJECT = Tag("<object>")
 GrammarText = Annotated[str, Field(min_length=1, max_length=MAX_GRAMMAR_CHARS)]
 
 
@@ -32,7 +33,7 @@ class JsonSchema(RequestModel):
     strict: bool | None = Field(
         None, description="The schema is always kept to, so that both values are honoured."
     )
-    description: Unsupported = None
+    description: Advisory = None
 
 
 class JsonSchemaFormat(RequestModel):
@@ -42,15 +43,37 @@ class JsonSchemaFormat(RequestModel):
     json_schema: JsonSchema
 
 
+_TYPES = ("text", "json_object", "json_schema")
+
+
+def _form_of(value: object) -> str | None:
+    """The tag of the form that a value was meant to be."""
+    kind = value.get("type") if isinstance(value, dict) else None
+    return f"<{kind}>" if kind in _TYPES else None
+
+
 ResponseFormat = Annotated[
-    TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")
+    Annotated[TextFormat, Tag("<text>")]
+    | Annotated[JsonObjectFormat, Tag("<json_object>")]
+    | Annotated[JsonSchemaFormat, Tag("<json_schema>")],
+    Discriminator(
+        _form_of,
+        custom_error_type="wrong_type",
+        custom_error_message=f"must be an object whose type is one of {', '.join(_TYPES)}",
+    ),
+]
+
+
+JsonForm = Annotated[
+    Annotated[dict[str, Any], _OBJECT] | Annotated[GrammarText, TEXT],
+    by_json_type({dict: _OBJECT, str: TEXT}, "must be a schema, or a string that holds one"),
 ]
 
 
 class StructuredOutputs(RequestModel):
     """A form of the text; exactly one field is set."""
 
-    json_: dict[str, Any] | GrammarText | None = Field(
+    json_: JsonForm | None = Field(
         None, alias="json", description="A JSON schema, as an object or as text."
     )
     json_object: Literal[True] | None = Field(None, description="Any JSON object.")
@@ -59,7 +82,8 @@ class StructuredOutputs(RequestModel):
 
     @model_validator(mode="after")
     def _check_one(self) -> "StructuredOutputs":
-        num_set = len(self.model_dump(exclude_none=True))
+        forms = (self.json_, self.json_object, self.regex, self.grammar)
+        num_set = sum(form is not None for form in forms)
         if num_set != 1:
             raise ValueError(f"has {num_set} forms, must have exactly one")
         return self

@@ -1,8 +1,9 @@
 """The fields that both kinds of completion have: how tokens are chosen and when they end."""
 
+from collections.abc import Collection
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
 from coordinator.core.request_spec import (
     MAX_CACHE_SALT_CHARS,
@@ -10,7 +11,19 @@ from coordinator.core.request_spec import (
     MAX_STOP_TOKEN_IDS,
     MAX_UINT32,
 )
-from coordinator.http.schema.base import ModelRequest, RequestModel, ResponseModel, Unsupported
+from coordinator.http.schema.base import (
+    ITEMS,
+    NONE_IF_EMPTY,
+    TEXT,
+    Advisory,
+    Integer,
+    ModelRequest,
+    RequestModel,
+    ResponseModel,
+    Unsupported,
+    by_json_type,
+)
+from coordinator.http.schema.other_servers import OtherServersFields
 from coordinator.http.schema.response_format import ResponseFormat, StructuredOutputs
 
 MAX_CHOICES = 128
@@ -20,6 +33,26 @@ MAX_LOGIT_BIASES = 1024
 
 TokenId = Annotated[int, Field(ge=0, le=MAX_UINT32)]
 StopString = Annotated[str, Field(min_length=1)]
+Stop = Annotated[
+    Annotated[StopString, TEXT]
+    | Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS), ITEMS],
+    by_json_type({str: TEXT, list: ITEMS}, "must be a string or a list of strings"),
+]
+NO_LIMIT = -1
+"""As `max_tokens`, what other servers take for no limit."""
+
+
+def _check_max_tokens(value: int) -> int:
+    if value < 1 and value != NO_LIMIT:
+        raise ValueError(f"is {value}, must be at least 1, or {NO_LIMIT} for as many as fit")
+    return value
+
+
+MaxTokens = Annotated[
+    Integer,
+    AfterValidator(_check_max_tokens),
+    WithJsonSchema({"anyOf": [{"const": NO_LIMIT}, {"type": "integer", "minimum": 1}]}),
+]
 TokenIdText = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,9})$")]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 
@@ -30,51 +63,59 @@ class StreamOptions(RequestModel):
     include_usage: bool | None = Field(
         None, description="Send one more chunk, without choices, with the usage of the request."
     )
-    include_obfuscation: Unsupported = None
+    continuous_usage_stats: bool | None = Field(
+        None, description="With `include_usage`: every chunk has the usage so far."
+    )
+    include_obfuscation: Advisory = None
 
 
-class SamplingFields(ModelRequest):
+class SamplingFields(OtherServersFields, ModelRequest):
     """Fields of both kinds of completion."""
 
-    n: int | None = Field(
+    n: Integer | None = Field(
         None, ge=1, le=MAX_CHOICES, description="Completions of each prompt. Default 1."
     )
     temperature: float | None = Field(None, ge=0, le=2, description="0 is greedy. Default 1.")
     top_p: float | None = Field(
-        None, gt=0, le=1, description="Share of the probability that is kept. Default 1."
+        None,
+        ge=0,
+        le=1,
+        description="Share of the probability that is kept; 0: the likeliest token. Default 1.",
     )
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     logit_bias: dict[TokenIdText, Bias] | None = Field(
         None, max_length=MAX_LOGIT_BIASES, description="Added to logits, by token id."
     )
-    seed: int | None = Field(
+    seed: Integer | None = Field(
         None,
         ge=-(2**63),
         le=2**64 - 1,
-        description="The same seed and request give the same text. Null: drawn at random. Each of "
+        description="The same seed and request give the same text. Null or -1: drawn at random. "
+        "Each of "
         "several completions has its own, derived from it.",
     )
-    stop: StopString | Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS)] | None = (
-        Field(None, description="The text ends before the first of these.")
+    stop: Annotated[Stop | None, NONE_IF_EMPTY] = Field(
+        None, description="The text ends before the first of these."
     )
     stream: bool | None = Field(None, description="Send tokens as they come. Default false.")
-    stream_options: StreamOptions | None = Field(None, description="Only with `stream`.")
-    user: str | None = Field(
-        None, max_length=512, description="Taken and used for nothing: there are no accounts."
+    stream_options: StreamOptions | None = Field(
+        None, description="Changes nothing without `stream`."
     )
+    user: Advisory = None
     response_format: ResponseFormat | None = Field(
         None, description="A form that the whole text has. Default text, which is any."
     )
 
     # What other servers have beside OpenAI's fields.
-    top_k: int | None = Field(
+    top_k: Integer | None = Field(
         None, ge=-1, le=MAX_UINT32, description="Most likely tokens that are kept; 0 or -1: all."
     )
     min_p: float | None = Field(
         None, ge=0, le=1, description="Least share of the highest probability that is kept."
     )
     repetition_penalty: float | None = Field(None, ge=0.001, le=100)
+    min_tokens: Unsupported = None
     ignore_eos: bool | None = Field(
         None, description="Do not end at the model's end-of-sequence tokens."
     )
@@ -94,10 +135,12 @@ class SamplingFields(ModelRequest):
         "tokenizer, which has no text.",
     )
 
+    def idle_fields(self) -> Collection[str]:
+        """See `RequestModel.idle_fields`."""
+        return () if self.stream else ("stream_options",)
+
     @model_validator(mode="after")
     def _check_combinations(self) -> "SamplingFields":
-        if self.stream_options is not None and not self.stream:
-            raise ValueError("stream_options is set, which needs stream to be true")
         if self.structured_outputs is not None and self.response_format is not None:
             raise ValueError("structured_outputs is set beside response_format: give one of them")
         return self
@@ -115,7 +158,9 @@ class Usage(ResponseModel):
     prompt_tokens: int = Field(description="Of every prompt, once each.")
     completion_tokens: int = Field(description="Of all completions, without end tokens.")
     total_tokens: int
-    prompt_tokens_details: PromptTokensDetails
+    prompt_tokens_details: PromptTokensDetails | None = Field(
+        default=None, description="Not while more follows."
+    )
 
 
 FinishReasonText = Literal["stop", "length"]

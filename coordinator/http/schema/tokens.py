@@ -2,6 +2,7 @@
 
 from pydantic import Field, model_validator
 
+from coordinator.core.request_spec import MAX_CHAT_MESSAGES
 from coordinator.http.schema.base import ModelRequest, ResponseModel
 from coordinator.http.schema.chat import Message
 from coordinator.http.schema.sampling import TokenId
@@ -14,7 +15,10 @@ class TokenizeRequest(ModelRequest):
         None, min_length=1, description="The tokenizer adds its special tokens."
     )
     messages: list[Message] | None = Field(
-        None, min_length=1, description="Rendered by the model's chat template."
+        None,
+        min_length=1,
+        max_length=MAX_CHAT_MESSAGES,
+        description="Rendered by the model's chat template.",
     )
 
     @model_validator(mode="after")
