@@ -45,8 +45,18 @@ class Dispatcher:
         """
         self._lanes[0].scheduler.check_length(request)
 
-    def place(self, request: Request) -> Sequence:
+    @property
+    def names_blocks(self) -> int | None:
+        """Tokens of a block of KV, if the names of a prompt's blocks are of use; else None."""
+        config = self._lanes[0].scheduler.config
+        return config.kv_block_size if config.prefix_cache else None
+
+    def place(self, request: Request, block_hashes: ListLike[bytes] = ()) -> Sequence:
         """Puts a request in the queue of the lane that suits it best.
+
+        Args:
+            request: Valid.
+            block_hashes: Names of the full blocks of its prompt, as far as they are known.
 
         Raises:
             ContextLengthExceededError: See `Scheduler.add`.
@@ -54,7 +64,7 @@ class Dispatcher:
         """
         self.check_room()
         self.check_length(request)
-        sequence = Sequence(request=request)
+        sequence = Sequence(request=request, block_hashes=list(block_hashes))
         self._put(sequence, self._best_lane(sequence))
         return sequence
 

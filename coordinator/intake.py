@@ -1,7 +1,7 @@
 """The way of a request into the engine: checked, tokenized, its grammar compiled, placed."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -9,6 +9,7 @@ from coordinator.admission import Admission
 from coordinator.constraint import GrammarCompiler, TokenConstraint
 from coordinator.core.request import Request
 from coordinator.core.request_spec import RequestSpec
+from coordinator.core.turn import Turn
 from coordinator.dispatcher import Dispatcher
 from coordinator.live_request import LiveRequest
 from coordinator.live_requests import LiveRequests
@@ -17,15 +18,21 @@ from coordinator.outage import Outage
 from coordinator.pipeline.topology import Topology
 from coordinator.preparing_stream import PreparingStream
 from coordinator.request_stream import RequestStream
+from coordinator.scheduler.prefix_index import block_hashes
 from coordinator.text.tokenizer import Tokenizer
 from protos.errors import InvalidArgumentError, StagecoachError, UnavailableError
+
+MAX_INLINE_TOKENS = 4096
+"""A prompt up to this length is queued at once; naming the KV blocks of a longer one takes time."""
 
 
 class Prepared(NamedTuple):
     """A request that can be queued."""
 
     request: Request
-    constraint: TokenConstraint | None
+    constraint: TokenConstraint | None = None
+    block_hashes: Sequence[bytes] = ()
+    """Names of the KV blocks of its prompt, as far as they are known."""
 
 
 class Intake:
@@ -85,9 +92,13 @@ class Intake:
             prompt_token_ids = self._admission.encode_now(spec.prompt)
             if spec.grammar is not None:
                 self._grammars.check_model(spec.grammar)
-            if prompt_token_ids is not None and spec.grammar is None:
+            if (
+                prompt_token_ids is not None
+                and len(prompt_token_ids) <= MAX_INLINE_TOKENS
+                and spec.grammar is None
+            ):
                 request = self._admission.admit(spec, prompt_token_ids, arrival_ns=arrival_ns)
-                return self._start(Prepared(request, None))
+                return self._start(Prepared(request))
 
         async def prepare() -> Prepared:
             with self._refusals_told():
@@ -101,13 +112,25 @@ class Intake:
                     constraint = await self._grammars.compile(
                         spec.grammar, ignore_eos=spec.ignore_eos
                     )
-            return Prepared(request, constraint)
+            return Prepared(request, constraint, await self._named_blocks(request))
 
         def start(prepared: Prepared) -> RequestStream:
             with self._refusals_told():
                 return self._start(prepared)
 
         return PreparingStream(prepare, start)
+
+    async def _named_blocks(self, request: Request) -> list[bytes]:
+        """Names the KV blocks of a prompt, so that the scheduler need not do it at one go."""
+        block_size = self._dispatcher.names_blocks
+        hashes: list[bytes] = []
+        if block_size is None:
+            return hashes
+        turn = Turn()
+        for name in block_hashes(request.cache_salt, request.prompt_token_ids, block_size):
+            hashes.append(name)
+            await turn.give_way()
+        return hashes
 
     @contextmanager
     def _refusals_told(self) -> Iterator[None]:
@@ -120,10 +143,10 @@ class Intake:
 
     def _start(self, prepared: Prepared) -> RequestStream:
         """Queues a valid request."""
-        request, constraint = prepared
+        request, constraint, block_hashes = prepared
         self._check_open()
         self._check_new(request.request_id)
-        sequence = self._dispatcher.place(request)
+        sequence = self._dispatcher.place(request, block_hashes)
         request_id = request.request_id
         live = LiveRequest.of(
             sequence,

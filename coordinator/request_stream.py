@@ -1,15 +1,19 @@
 """The events of one request on their way to its client.
 
-Bounded by construction: tokens that the client has not taken yet are joined into one event, so a
-slow client holds at most its own output.
+Bounded by construction: tokens that the client has not taken yet are joined into few events, so a
+slow client holds at most its own output, and takes it in pieces.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from typing import Self
 
 from coordinator.core.events import Accepted, Finished, GenerationEvent, TokensEvent
 from protos.errors import StagecoachError
+
+MAX_JOINED_EVENTS = 256
+"""Events that are joined into one. Writing a larger one at once would hold up everybody."""
 
 
 class RequestStream:
@@ -26,7 +30,9 @@ class RequestStream:
     def __init__(self, accepted: Accepted, on_cancel: Callable[[], None]) -> None:
         """Starts with the first event."""
         self._accepted: Accepted | None = accepted
-        self._tokens: TokensEvent | None = None
+        self._joined: deque[TokensEvent] = deque()
+        self._tokens: list[TokensEvent] = []
+        """What came after those that were joined."""
         self._terminal: Finished | StagecoachError | None = None
         self._is_read = False
         self._changed = asyncio.Event()
@@ -36,7 +42,10 @@ class RequestStream:
     def put(self, event: TokensEvent) -> None:
         """Adds new tokens."""
         assert self._terminal is None, "tokens after the end"
-        self._tokens = event if self._tokens is None else self._tokens.joined(event)
+        self._tokens.append(event)
+        if len(self._tokens) == MAX_JOINED_EVENTS:
+            self._joined.append(TokensEvent.joined(self._tokens))
+            self._tokens = []
         self._changed.set()
 
     def end(self, terminal: Finished | StagecoachError) -> None:
@@ -60,9 +69,11 @@ class RequestStream:
             if self._accepted is not None:
                 accepted, self._accepted = self._accepted, None
                 return accepted
-            if self._tokens is not None:
-                tokens, self._tokens = self._tokens, None
-                return tokens
+            if self._joined:
+                return self._joined.popleft()
+            if self._tokens:
+                tokens, self._tokens = self._tokens, []
+                return TokensEvent.joined(tokens)
             if self._is_read:
                 raise StopAsyncIteration
             if self._terminal is not None:

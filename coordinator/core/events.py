@@ -3,8 +3,11 @@
 A request that fails ends with a raised `StagecoachError` in the place of `Finished`.
 """
 
-from dataclasses import dataclass, replace
-from typing import NamedTuple, Self
+import struct
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Self
 
 from coordinator.core.request import FinishReason
 
@@ -82,17 +85,44 @@ class Accepted:
         return len(self.prompt_token_ids)
 
 
-class TokenLogprobs(NamedTuple):
-    """Log-probabilities at the place of one token of output.
+class TokenLogprobs:
+    """Log-probabilities at the place of one token of output; immutable.
 
     They are those of the model itself: before temperature, penalties, bias, truncation and grammar.
+    Packed, because an answer may hold twenty for each of a million tokens.
+
+    Args:
+        logprob: Of the token that was chosen.
+        top: Token id and log-probability of the most likely tokens, falling, equal ones by rising
+            id; as many as `RequestSpec.logprobs`. The chosen token is among them only if it is one
+            of these.
     """
 
-    logprob: float
-    """Of the token that was chosen."""
-    top: tuple[tuple[int, float], ...]
-    """Token id and log-probability of the most likely tokens, falling, equal ones by rising id; as
-    many as `RequestSpec.logprobs`. The chosen token is among them only if it is one of these."""
+    __slots__ = ("_packed_top", "logprob")
+
+    def __init__(self, logprob: float, top: Collection[tuple[int, float]]) -> None:
+        """Packs them."""
+        self.logprob = logprob
+        self._packed_top = struct.pack("<" + len(top) * "Id", *chain.from_iterable(top))
+
+    @property
+    def top(self) -> tuple[tuple[int, float], ...]:
+        """The most likely tokens."""
+        return tuple(struct.iter_unpack("<Id", self._packed_top))
+
+    def __eq__(self, other: object) -> bool:
+        """True for the same values."""
+        if not isinstance(other, TokenLogprobs):
+            return NotImplemented
+        return (self.logprob, self._packed_top) == (other.logprob, other._packed_top)
+
+    def __hash__(self) -> int:
+        """Equal ones have equal hashes."""
+        return hash((self.logprob, self._packed_top))
+
+    def __repr__(self) -> str:
+        """As it is made."""
+        return f"TokenLogprobs({self.logprob!r}, {self.top!r})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,14 +139,16 @@ class TokensEvent:
     """Where the text of each of `token_ids` ends in all text of the request, in characters, as
     `OutputText.num_chars` counts them; empty when the request asked for no log-probabilities."""
 
-    def joined(self, later: Self) -> Self:
-        """This event and the one right after it as one."""
-        return replace(
-            self,
-            token_ids=self.token_ids + later.token_ids,
-            text=self.text + later.text,
-            logprobs=self.logprobs + later.logprobs,
-            text_ends=self.text_ends + later.text_ends,
+    @classmethod
+    def joined(cls, events: Sequence[Self]) -> Self:
+        """Some events, each right after the one before, as one; at least one."""
+        if len(events) == 1:
+            return events[0]
+        return cls(
+            token_ids=tuple(chain.from_iterable(event.token_ids for event in events)),
+            text="".join(event.text for event in events),
+            logprobs=tuple(chain.from_iterable(event.logprobs for event in events)),
+            text_ends=tuple(chain.from_iterable(event.text_ends for event in events)),
         )
 
 

@@ -190,7 +190,9 @@ class RequestSpec:
 
 
 def _check_token_ids(token_ids: tuple[int, ...], name: str) -> None:
-    for index, token_id in enumerate(token_ids):
+    if not token_ids or (min(token_ids) >= 0 and max(token_ids) <= MAX_UINT32):
+        return
+    for index, token_id in enumerate(token_ids):  # to say which
         if not 0 <= token_id <= MAX_UINT32:
             raise InvalidArgumentError(
                 f"{name}[{index}] is {token_id}, must be in [0, {MAX_UINT32}]", field=name

@@ -12,6 +12,7 @@ from coordinator.http.schema.base import ResponseModel
 from coordinator.http.schema.chat import ChatCompletionChunk
 from coordinator.http.schema.completion import Completion
 from coordinator.http.schema.sampling import FinishReasonText, PromptTokensDetails, Usage
+from coordinator.request_stream import MAX_JOINED_EVENTS
 from protos.errors import RequestAbortedError
 
 SpellToken = Callable[[int], bytes]
@@ -112,12 +113,18 @@ async def collect(choice: Choice) -> ChoiceOutput:
     Raises:
         StagecoachError: The request failed.
     """
-    tokens: TokensEvent | None = None
+    joined: list[TokensEvent] = []
+    events: list[TokensEvent] = []  # after those; each of its own takes as much as ten joined ones
     async for event in choice:
         match event:
             case TokensEvent():
-                tokens = event if tokens is None else tokens.joined(event)
+                events.append(event)
+                if len(events) == MAX_JOINED_EVENTS:
+                    joined.append(TokensEvent.joined(events))
+                    events.clear()
             case Finished():
+                events = [*joined, *events]
+                tokens = TokensEvent.joined(events) if events else None
                 return ChoiceOutput(
                     text=("" if tokens is None else tokens.text) + event.text,
                     tokens=tokens,

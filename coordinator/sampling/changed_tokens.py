@@ -41,9 +41,7 @@ class ChangedTokens:
         if not (params.logit_bias or tokens._counts_output):
             return None
         if params.repetition_penalty != 1.0:
-            for token_id in prompt_token_ids:
-                index = tokens._index(token_id)
-                tokens._seen[index] = True
+            tokens._see(prompt_token_ids)
         return tokens
 
     def __len__(self) -> int:
@@ -78,6 +76,19 @@ class ChangedTokens:
             or params.frequency_penalty != 0.0
             or params.presence_penalty != 0.0
         )
+
+    def _see(self, token_ids: Iterable[int]) -> None:
+        """Counts a prompt; as if its tokens came one by one, in a fraction of the time."""
+        distinct = dict.fromkeys(token_ids)
+        for token_id, index in self._indices.items():  # those with a bias
+            self._seen[index] = token_id in distinct
+        start = len(self)
+        fresh = [token_id for token_id in distinct if token_id not in self._indices]
+        while len(self._ids) < start + len(fresh):
+            self._double_capacity()
+        self._indices.update(zip(fresh, range(start, start + len(fresh)), strict=True))
+        self._ids[start : start + len(fresh)] = fresh
+        self._seen[start : start + len(fresh)] = True
 
     def _index(self, token_id: int) -> int:
         """Finds or adds a token; adding may replace the arrays."""

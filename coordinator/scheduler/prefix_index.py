@@ -40,6 +40,22 @@ def chain_hash(parent: bytes, token_ids: Iterable[int]) -> bytes:
     return blake2b(parent + array("I", token_ids).tobytes(), digest_size=_HASH_BYTES).digest()
 
 
+def block_hashes(
+    cache_salt: str | None, token_ids: Sequence[int], block_size: int
+) -> Iterator[bytes]:
+    """Names the full blocks of a prompt in turn, as a sequence does of its own accord.
+
+    Args:
+        cache_salt: Of its request.
+        token_ids: The prompt.
+        block_size: Tokens of a block.
+    """
+    parent = root_hash(cache_salt)
+    for start in range(0, len(token_ids) - block_size + 1, block_size):
+        parent = chain_hash(parent, token_ids[start : start + block_size])
+        yield parent
+
+
 class PrefixMatch(NamedTuple):
     """Where a prefix is."""
 

@@ -39,7 +39,7 @@ def places_of(
             logprobs=(TokenLogprobs(-1.0, ()),),
             text_ends=(output.num_chars,),
         )
-        waiting = event if waiting is None else waiting.joined(event)
+        waiting = event if waiting is None else TokensEvent.joined([waiting, event])
         if not is_joined:
             text += waiting.text
             placed += places.push(waiting)

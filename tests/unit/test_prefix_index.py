@@ -1,6 +1,12 @@
 """The index against a scan of all chains, and its order of use."""
 
-from coordinator.scheduler.prefix_index import PrefixIndex, PrefixMatch, chain_hash, root_hash
+from coordinator.scheduler.prefix_index import (
+    PrefixIndex,
+    PrefixMatch,
+    block_hashes,
+    chain_hash,
+    root_hash,
+)
 
 
 def names(text: str, *, salt: str | None = None) -> list[bytes]:
@@ -92,3 +98,12 @@ def test_a_twin_holds_all_and_a_covered_slot_nothing_more() -> None:
     assert index.twin(1) is None
     assert index.covered_by(1) == [0]
     assert index.covered_by(0) == []
+
+
+def test_the_names_of_a_prompt_are_those_of_its_blocks_one_by_one() -> None:
+    assert list(block_hashes("s", tuple(map(ord, "abcde")), 1)) == names("abcde", salt="s")
+    assert list(block_hashes(None, [1, 2, 3, 4, 5], 2)) == [
+        one := chain_hash(root_hash(None), [1, 2]),
+        chain_hash(one, [3, 4]),
+    ]
+    assert list(block_hashes(None, [1], 2)) == []

@@ -1,6 +1,7 @@
 """Events reach a reader in order, joined when it is slow, and end exactly once."""
 
 import asyncio
+import sys
 
 import pytest
 
@@ -53,6 +54,32 @@ async def test_tokens_that_wait_for_a_slow_reader_are_joined_with_their_logprobs
         TokensEvent(token_ids=(1, 2, 3), text="abc", logprobs=(first, second, third)),
         FINISHED,
     ]
+
+
+async def test_what_waits_for_a_slow_reader_comes_in_pieces_of_bounded_size() -> None:
+    stream, _ = create_stream()
+    for token_id in range(1000):
+        one = TokenLogprobs(-float(token_id), ((token_id, -0.5),))
+        stream.put(
+            TokensEvent(token_ids=(token_id,), text="x", logprobs=(one,), text_ends=(token_id,))
+        )
+    stream.end(FINISHED)
+    accepted, *pieces, finished = [event async for event in stream]
+    assert (accepted, finished) == (ACCEPTED, FINISHED)
+    tokens = [piece for piece in pieces if isinstance(piece, TokensEvent)]
+    assert [len(piece.token_ids) for piece in tokens] == [256, 256, 256, 232]
+    assert [i for piece in tokens for i in piece.token_ids] == list(range(1000))
+    assert [i for piece in tokens for i in piece.text_ends] == list(range(1000))
+    assert [one.top[0][0] for piece in tokens for one in piece.logprobs] == list(range(1000))
+
+
+def test_log_probabilities_are_kept_to_the_bit_in_a_fraction_of_the_memory() -> None:
+    top = tuple((2**32 - 1 - i, -i / 7) for i in range(20))
+    packed = TokenLogprobs(-0.1, top)
+    assert packed.top == top
+    assert packed == TokenLogprobs(-0.1, list(top))
+    assert packed != TokenLogprobs(-0.1, top[:19])
+    assert sys.getsizeof(packed) + sys.getsizeof(packed._packed_top) < 400
 
 
 async def test_a_waiting_reader_gets_each_event_as_it_comes() -> None:
