@@ -2,19 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
+from model_files.family_defaults import FAMILY_DEFAULTS
+from model_files.frozen_json import frozen, shown
+from model_files.not_served import not_served
 from protos.errors import ModelFilesError, UnsupportedModelError
-
-_TIED_BY_DEFAULT = frozenset({"cohere", "cohere2", "gemma", "gemma2", "gemma3_text", "smollm3"})
-"""Families whose configuration leaves `tie_word_embeddings` out when it is true."""
 
 _UNGATED = frozenset({"arcee", "starcoder2"})
 """Families whose MLP has no gate, and so two matrices instead of three."""
 
-_EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts")
+_PHI3_ORIGINAL = 4096
+"""Positions of a Phi-3 that does not say how many it was first trained for."""
 
-_DEFAULT_HEAD_DIM = {"gemma": 256, "gemma2": 256, "gemma3_text": 256, "qwen3": 128}
-"""Families whose heads do not divide the hidden size evenly unless told otherwise."""
+_EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +44,7 @@ class ModelConfig:
     eos_token_ids: tuple[int, ...]
     """Tokens that end a generation; may be empty."""
     raw: Mapping[str, object]
-    """The whole Hugging Face configuration."""
+    """The whole Hugging Face configuration as its file says it; see `frozen_json`."""
 
 
 def parse_config(
@@ -61,33 +62,47 @@ def parse_config(
     """
     model_type = raw.get("model_type")
     if not isinstance(model_type, str):
-        raise ModelFilesError(f"config.json: model_type is {model_type!r}, must be a string")
-    if "num_hidden_layers" not in raw:
-        raise UnsupportedModelError(
-            f"model type {model_type!r} is not served: its configuration is not that of a plain "
-            "decoder-only model (no num_hidden_layers)",
-            model_type=model_type,
+        raise ModelFilesError(
+            f"config.json: model_type is {shown(model_type)}, must be the name of a model family"
         )
-    num_heads = _positive(raw, "num_attention_heads")
-    hidden_size = _positive(raw, "hidden_size")
-    default_head_dim = _DEFAULT_HEAD_DIM.get(model_type, hidden_size // num_heads)
+    defaults = FAMILY_DEFAULTS.get(model_type)
+    if defaults is not None:
+        return _parse({**defaults._asdict(), **raw}, model_type, raw, generation or {})
+    try:
+        return _parse(raw, model_type, raw, generation or {})
+    except (ModelFilesError, UnsupportedModelError) as error:
+        # What is odd about a configuration of another family is that family.
+        raise not_served(model_type, raw) from error
+
+
+def _parse(
+    values: Mapping[str, object],
+    model_type: str,
+    raw: Mapping[str, object],
+    generation: Mapping[str, object],
+) -> ModelConfig:
+    """Parses `values`, which are those of `raw` and what its absent keys mean."""
+    num_heads = _positive(values, "num_attention_heads")
+    hidden_size = _positive(values, "hidden_size")
     return ModelConfig(
         model_type=model_type,
-        num_layers=_positive(raw, "num_hidden_layers"),
+        num_layers=_positive(values, "num_hidden_layers"),
         hidden_size=hidden_size,
-        vocab_size=_positive(raw, "vocab_size"),
+        vocab_size=_positive(values, "vocab_size"),
         num_attention_heads=num_heads,
-        num_kv_heads=_positive(raw, "num_key_value_heads", num_heads),
-        head_dim=_positive(raw, "head_dim", default_head_dim),
+        num_kv_heads=_positive(values, "num_key_value_heads", num_heads),
+        head_dim=_positive(values, "head_dim", hidden_size // num_heads),
         intermediate_size=(
-            None if raw.get("intermediate_size") is None else _positive(raw, "intermediate_size")
+            None
+            if values.get("intermediate_size") is None
+            else _positive(values, "intermediate_size")
         ),
         num_mlp_matrices=2 if model_type in _UNGATED else 3,
-        has_experts=any(raw.get(key) for key in _EXPERT_KEYS),
-        max_model_len=_max_model_len(raw),
-        tie_word_embeddings=_flag(raw, "tie_word_embeddings", model_type in _TIED_BY_DEFAULT),
-        eos_token_ids=_token_ids({**raw, **_present(generation or {})}, "eos_token_id"),
-        raw=raw,
+        has_experts=any(values.get(key) for key in _EXPERT_KEYS),
+        max_model_len=_max_model_len(values),
+        tie_word_embeddings=_flag(values, "tie_word_embeddings"),
+        eos_token_ids=_token_ids({**values, **_present(generation)}, "eos_token_id"),
+        raw=MappingProxyType({name: frozen(value) for name, value in raw.items()}),
     )
 
 
@@ -95,18 +110,24 @@ def _max_model_len(raw: Mapping[str, object]) -> int:
     """Positions that the model was made for, as far as its rotary embedding stays the same.
 
     LongRoPE (arXiv:2402.13753) changes the frequencies of all positions once a sequence grows
-    beyond the original length, which would make the KV computed before wrong.
+    beyond the original length, which would make the KV computed before wrong. YaRN
+    (arXiv:2309.00071) is switched on by a few keys that say how far it reaches.
     """
     max_position = _positive(raw, "max_position_embeddings")
-    scaling = raw.get("rope_parameters") or raw.get("rope_scaling")
+    scaling = raw.get("rope_scaling") or raw.get("rope_parameters")
     if not isinstance(scaling, Mapping):
         return max_position
-    if scaling.get("rope_type", scaling.get("type")) not in ("longrope", "su"):
-        return max_position
-    # Phi-3 keeps it beside the scaling, and transformers gives that place priority.
-    scaling = {**_present(scaling), **_present(raw)}
-    original = _positive(scaling, "original_max_position_embeddings", max_position)
-    return min(max_position, original)
+    kind = scaling.get("rope_type", scaling.get("type"))
+    if kind in ("longrope", "su") or (kind == "yarn" and raw["model_type"] == "phi3"):
+        # Phi-3 keeps it beside the scaling, and transformers gives that place priority.
+        scaling = {**_present(scaling), **_present(raw)}
+        default = _PHI3_ORIGINAL if raw["model_type"] == "phi3" else max_position
+        first = _positive(scaling, "original_max_position_embeddings", default)
+        return min(max_position, first)
+    original, factor = scaling.get("original_max_position_embeddings"), scaling.get("factor")
+    if kind == "yarn" and isinstance(original, int) and isinstance(factor, int | float):
+        return _positive({kind: max(max_position, int(original * factor))}, kind)
+    return max_position
 
 
 def _present(values: Mapping[str, object]) -> dict[str, object]:
@@ -117,17 +138,19 @@ def _positive(raw: Mapping[str, object], name: str, default: int | None = None) 
     value = raw.get(name)
     if value is None:
         value = default
+    if value is None:
+        raise ModelFilesError(f"config.json does not say {name}")
     if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**31:
-        raise ModelFilesError(f"config.json: {name} is {value!r}, must be a positive integer")
+        raise ModelFilesError(f"config.json: {name} is {shown(value)}, must be a positive integer")
     return value
 
 
-def _flag(raw: Mapping[str, object], name: str, default: bool) -> bool:
+def _flag(raw: Mapping[str, object], name: str) -> bool:
     value = raw.get(name)
     if value is None:
-        return default
+        return False
     if not isinstance(value, bool):
-        raise ModelFilesError(f"config.json: {name} is {value!r}, must be true or false")
+        raise ModelFilesError(f"config.json: {name} is {shown(value)}, must be true or false")
     return value
 
 
@@ -136,7 +159,7 @@ def _token_ids(raw: Mapping[str, object], name: str) -> tuple[int, ...]:
     ids = []
     for token_id in value if isinstance(value, list) else [value]:
         if isinstance(token_id, bool) or not isinstance(token_id, int | None):
-            raise ModelFilesError(f"config.json: {name} has {token_id!r}, must be token ids")
+            raise ModelFilesError(f"config.json: {name} has {shown(token_id)}, must be token ids")
         if token_id is not None and token_id >= 0:
             ids.append(token_id)
     return tuple(ids)

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model_files.config import ModelConfig
+from model_files.frozen_json import thawed
 from model_files.tokenizer_files import TokenizerFiles
 
 ByteReport = Callable[[int, int], None]
@@ -92,6 +93,6 @@ class ModelFiles(ABC):
 
 
 def fingerprint_of(facts: Mapping[str, object]) -> str:
-    """Hashes facts as canonical JSON; sha256 in hex."""
-    text = json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    """Hashes facts as canonical JSON, frozen or not; sha256 in hex."""
+    text = json.dumps(thawed(facts), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()

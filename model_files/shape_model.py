@@ -59,12 +59,13 @@ class ShapeModel(ModelFiles):
                 f"there is no {SHAPE_PREFIX}{name}; known are {', '.join(SHAPES)}"
             )
         self.model_id = SHAPE_PREFIX + name
-        self.config = parse_config(shape._asdict())
+        self._shape = shape._asdict()
+        self.config = parse_config({**self._shape, "eos_token_id": None})
 
     @property
     def fingerprint(self) -> str:
         """sha256 over the numbers."""
-        return fingerprint_of({"shape": dict(self.config.raw)})
+        return fingerprint_of({"shape": self._shape})
 
     @property
     def tensor_names(self) -> Collection[str]:

@@ -6,6 +6,7 @@ configuration need no slicing.
 """
 
 import importlib
+import re
 from typing import NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from model_files import ModelConfig, ModelFiles
+from model_files.frozen_json import shown, thawed
 from model_files.listing import listed
 from protos.errors import ModelFilesError, StagecoachError, UnsupportedModelError
 from protos.layer_range import LayerRange
@@ -32,6 +34,9 @@ _CHECKED = {
     "tie_word_embeddings": "tie_word_embeddings",
 }
 """Attributes of transformers' configuration, and ours."""
+
+_NOT_HANDED_ON = frozenset({"dtype", "torch_dtype"})
+"""Keys that say how to load, which is the operator's to say; transformers refuses `auto` there."""
 
 
 class AttentionTraits(NamedTuple):
@@ -71,10 +76,7 @@ class Blueprint:
             raise
         except Exception as error:
             # transformers checks a configuration as it goes, with errors of every class.
-            reason = " ".join(str(error).split())
-            raise ModelFilesError(
-                f"the configuration is not one of a {config.model_type} model: {reason}"
-            ) from error
+            raise ModelFilesError(_in_words(config, error)) from error
 
     def _build(self) -> None:
         family, name = self.family, self.family.module
@@ -206,7 +208,12 @@ class _Recorder:
 
 def _hf_config(config: ModelConfig) -> PreTrainedConfig:
     """Makes transformers' configuration and checks that it says what ours says."""
-    hf_config: PreTrainedConfig = CONFIG_MAPPING[config.model_type].from_dict(dict(config.raw))
+    raw = {name: thawed(value) for name, value in config.raw.items() if name not in _NOT_HANDED_ON}
+    scaling = raw.get("rope_scaling")
+    if isinstance(scaling, dict) and scaling.get("type") == "su":
+        # The name that LongRoPE had when the first Phi-3 was published.
+        raw["rope_scaling"] = {**scaling, "type": "longrope"}
+    hf_config: PreTrainedConfig = CONFIG_MAPPING[config.model_type].from_dict(raw)
     for theirs, ours in _CHECKED.items():
         expected, found = getattr(config, ours), getattr(hf_config, theirs)
         if expected != found:
@@ -216,6 +223,22 @@ def _hf_config(config: ModelConfig) -> PreTrainedConfig:
             )
     hf_config._attn_implementation = IMPLEMENTATION
     return hf_config
+
+
+def _in_words(config: ModelConfig, error: Exception) -> str:
+    """Says what transformers does not take, as far as its error tells."""
+    family = f"{config.model_type} model"
+    field = re.search(r"for field '(\w+)'", str(error))
+    if field is not None:
+        value = shown(config.raw.get(field[1]))
+        return f"config.json: {field[1]} is {value}, which no {family} has"
+    cause = error.__cause__ or error
+    reason = " ".join(str(cause.args[0] if cause.args else "").split())
+    if isinstance(cause, KeyError) and reason.isidentifier():
+        return f"config.json does not say {reason}, which a {family} needs"
+    if isinstance(cause, AttributeError | TypeError):
+        return f"config.json has values of types that no {family} has"
+    return f"config.json is not one of a {family}: {reason}"
 
 
 def _final_norm(module: object, family: Family, hf_config: PreTrainedConfig) -> nn.Module:

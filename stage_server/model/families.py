@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from model_files import ModelConfig
+from model_files.frozen_json import shown
+from model_files.not_served import not_served
 from protos.errors import UnsupportedModelError
 
 _ROPE_TYPES = frozenset({"default", "linear", "dynamic", "yarn", "llama3", "longrope"})
@@ -156,15 +158,12 @@ def family_of(config: ModelConfig) -> Family:
     """
     family = FAMILIES.get(config.model_type)
     if family is None:
-        raise UnsupportedModelError(
-            f"model type {config.model_type!r} is not served; served are {', '.join(FAMILIES)}",
-            model_type=config.model_type,
-        )
+        raise not_served(config.model_type, config.raw)
     for key in _FOREIGN_FEATURES:
         if config.raw.get(key):
             raise _refused(config, key, config.raw[key])
     layer_types = config.raw.get("layer_types")
-    for layer_type in layer_types if isinstance(layer_types, list) else []:
+    for layer_type in layer_types if isinstance(layer_types, tuple) else ():
         if layer_type not in _LAYER_TYPES:
             raise _refused(config, "layer_types", layer_type)
     return family
@@ -191,10 +190,8 @@ def check_rope(config: ModelConfig, parameters: Mapping[str, object]) -> None:
 
 
 def _refused(config: ModelConfig, key: str, value: object) -> UnsupportedModelError:
-    shown = repr(value)
-    shown = shown if len(shown) < 80 else f"{shown[:80]}..."
     return UnsupportedModelError(
-        f"model type {config.model_type!r} with {key} {shown} is not served",
+        f"model type {config.model_type!r} with {key} {shown(value)} is not served",
         model_type=config.model_type,
         key=key,
     )

@@ -1,0 +1,48 @@
+"""What a configuration says by the keys that it has, and by those that it leaves out."""
+
+import pytest
+from transformers import CONFIG_MAPPING
+
+from model_files.config import parse_config
+from model_files.family_defaults import FAMILY_DEFAULTS, FamilyDefaults
+from model_files.model_files import fingerprint_of
+from stage_server.model.families import FAMILIES
+
+
+def test_every_served_family_has_its_defaults_and_no_other_has() -> None:
+    assert FAMILY_DEFAULTS.keys() == FAMILIES.keys()
+
+
+@pytest.mark.parametrize("model_type", FAMILY_DEFAULTS)
+def test_absent_keys_mean_what_they_mean_to_transformers(model_type: str) -> None:
+    fields = CONFIG_MAPPING[model_type].__dataclass_fields__
+    theirs = [getattr(fields.get(key), "default", None) for key in FamilyDefaults._fields]
+    assert list(FAMILY_DEFAULTS[model_type]) == theirs
+
+
+@pytest.mark.parametrize("model_type", FAMILY_DEFAULTS)
+def test_a_configuration_that_names_its_family_alone_is_whole(model_type: str) -> None:
+    ours, theirs = parse_config({"model_type": model_type}), CONFIG_MAPPING[model_type]()
+    assert ours.num_layers == theirs.num_hidden_layers
+    assert ours.num_kv_heads == theirs.num_key_value_heads
+    assert ours.tie_word_embeddings == theirs.tie_word_embeddings
+
+
+def test_what_is_handed_out_cannot_be_changed() -> None:
+    raw = {"model_type": "llama", "rope_scaling": {"type": "linear", "factors": [1.0]}}
+    config = parse_config(raw)
+    before = fingerprint_of(config.raw)
+    raw["rope_scaling"]["type"] = "dynamic"  # type: ignore[index]
+    assert fingerprint_of(config.raw) == before
+    with pytest.raises(TypeError):
+        config.raw["rope_scaling"]["rope_type"] = "linear"  # type: ignore[index]
+    with pytest.raises(TypeError):
+        config.raw["model_type"] = "mistral"  # type: ignore[index]
+    assert isinstance(config.raw["rope_scaling"]["factors"], tuple)  # type: ignore[index]
+
+
+def test_yarn_reaches_as_far_as_it_says() -> None:
+    yarn = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+    raw = {"model_type": "qwen2", "max_position_embeddings": 32768, "rope_scaling": yarn}
+    assert parse_config(raw).max_model_len == 131072
+    assert parse_config({**raw, "max_position_embeddings": 131072}).max_model_len == 131072
