@@ -84,13 +84,19 @@ def _parse(
     """Parses `values`, which are those of `raw` and what its absent keys mean."""
     num_heads = _positive(values, "num_attention_heads")
     hidden_size = _positive(values, "hidden_size")
+    num_kv_heads = _positive(values, "num_key_value_heads", num_heads)
+    if num_heads % num_kv_heads:
+        raise UnsupportedModelError(
+            f"config.json: num_key_value_heads is {num_kv_heads}, must divide the {num_heads} of "
+            "num_attention_heads"
+        )
     return ModelConfig(
         model_type=model_type,
         num_layers=_positive(values, "num_hidden_layers"),
         hidden_size=hidden_size,
         vocab_size=_positive(values, "vocab_size"),
         num_attention_heads=num_heads,
-        num_kv_heads=_positive(values, "num_key_value_heads", num_heads),
+        num_kv_heads=num_kv_heads,
         head_dim=_positive(values, "head_dim", hidden_size // num_heads),
         intermediate_size=(
             None

@@ -39,6 +39,24 @@ _NOT_HANDED_ON = frozenset({"dtype", "torch_dtype"})
 """Keys that say how to load, which is the operator's to say; transformers refuses `auto` there."""
 
 
+_COMPUTED_SUFFIXES = tuple(
+    f"rotary_emb.{name}" for name in ("inv_freq", "cos_cached", "sin_cached")
+)
+"""Of tensors in old checkpoints that follow from the configuration."""
+
+_QUANTIZED_SUFFIXES = (
+    ".qweight",
+    ".weight.absmax",
+    ".weight.quant_map",
+    ".weight_packed",
+    ".weight_scale",
+    ".weight_scale_inv",
+    ".SCB",
+    "_blocks",
+)
+"""Of tensors that quantizing tools write."""
+
+
 class AttentionTraits(NamedTuple):
     """How one layer calls its attention."""
 
@@ -53,22 +71,25 @@ class Blueprint:
     """The modules of a stage on the meta device.
 
     Args:
-        config: The model.
+        files: The model; only its configuration and the names of its tensors are read.
         layers: The stage's range.
 
     Raises:
         UnsupportedModelError: The model is not served.
-        ModelFilesError: Its configuration does not make sense, or has no such layers.
+        ModelFilesError: Its configuration does not make sense, or has no such layers, or there are
+            no weights.
     """
 
-    def __init__(self, config: ModelConfig, layers: LayerRange) -> None:
+    def __init__(self, files: ModelFiles, layers: LayerRange) -> None:
         """Builds the modules."""
+        config = files.config
         if layers.end > config.num_layers:
             raise ModelFilesError(
                 f"layers {layers} do not exist: the model has {config.num_layers} layers"
             )
         self.config = config
         self.range = layers
+        self._model_id = files.model_id
         self.family: Family = family_of(config)
         try:
             self._build()
@@ -77,6 +98,7 @@ class Blueprint:
         except Exception as error:
             # transformers checks a configuration as it goes, with errors of every class.
             raise ModelFilesError(_in_words(config, error)) from error
+        self._names = files.tensor_names
 
     def _build(self) -> None:
         family, name = self.family, self.family.module
@@ -109,15 +131,27 @@ class Blueprint:
 
     @property
     def head_name(self) -> str:
-        """Name of the matrix that makes logits."""
-        return EMBEDDING if self.config.tie_word_embeddings else HEAD
+        """Name of the matrix that makes logits.
+
+        A head in the files is used even where the configuration calls it tied to the embedding, as
+        transformers does: fine-tuned models have been saved so.
+        """
+        if self.config.tie_word_embeddings and HEAD not in self._names:
+            return EMBEDDING
+        return HEAD
+
+    @property
+    def embedding_name(self) -> str:
+        """Name of the matrix that embeds tokens: the head, where that is all there is of a pair."""
+        is_there = EMBEDDING in self._names or HEAD not in self._names
+        return EMBEDDING if is_there or not self.config.tie_word_embeddings else HEAD
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the tensors that this stage needs."""
         matrix = (self.config.vocab_size, self.config.hidden_size)
         shapes: dict[str, tuple[int, ...]] = {}
         if self.is_first:
-            shapes[EMBEDDING] = matrix
+            shapes[self.embedding_name] = matrix
         for layer_idx, layer in zip(self.range, self.layers, strict=True):
             shapes |= _shapes(layer, layer_prefix(layer_idx))
         if self.is_last:
@@ -125,29 +159,40 @@ class Blueprint:
             shapes[self.head_name] = matrix
         return shapes
 
-    def check_names(self, files: ModelFiles) -> None:
+    def check_names(self) -> None:
         """Checks that the model has the tensors of this stage, and no others in its layers.
 
         Raises:
             ModelFilesError: Tensors are missing, or there are some that would not be used.
+            UnsupportedModelError: The tensors are those of a quantized model.
         """
         wanted = self.shapes()
-        missing = wanted.keys() - set(files.tensor_names)
+        missing = wanted.keys() - set(self._names)
+        unused = {name for name in self._names if self._is_own(name)} - wanted.keys()
+        if any(name.endswith(_QUANTIZED_SUFFIXES) for name in unused):
+            raise UnsupportedModelError(
+                f"{self._model_id} has quantized weights ({listed(unused)}), which are not served: "
+                "take the model that they were made from, or a GGUF file"
+            )
+        if missing == {HEAD}:
+            raise ModelFilesError(
+                f"{self._model_id} has no tensor {HEAD}, and its config.json does not say that "
+                "the head is the embedding (tie_word_embeddings)"
+            )
         if missing:
-            raise ModelFilesError(f"{files.model_id} has no tensor {listed(missing)}")
-        unused = {name for name in files.tensor_names if self._is_own(name)} - wanted.keys()
+            raise ModelFilesError(f"{self._model_id} has no tensor {listed(missing)}")
         if unused:
             raise ModelFilesError(
-                f"{files.model_id} has tensors of no {self.config.model_type} model: "
-                f"{listed(unused)}"
+                f"{self._model_id} has tensors that a {self.config.model_type} model with this "
+                f"config.json ({self.config.num_layers} layers) does not use: {listed(unused)}"
             )
 
     def _is_own(self, name: str) -> bool:
         """Whether a stage with this range has to make use of a tensor."""
-        if name.endswith("rotary_emb.inv_freq"):  # old checkpoints; it is computed
+        if name.endswith(_COMPUTED_SUFFIXES):
             return False
         if not name.startswith("model.layers."):
-            return name not in (EMBEDDING, HEAD) and not name.startswith(NORM)
+            return name not in (EMBEDDING, HEAD) and (self.is_last or not name.startswith(NORM))
         number = name.split(".")[2]
         return (
             not number.isdecimal()

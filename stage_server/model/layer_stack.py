@@ -13,7 +13,7 @@ from protos.layer_range import LayerRange
 from protos.load_progress import LoadPhase, LoadProgress
 from stage_server.load_board import Report, WeightProgress, no_report
 from stage_server.model.attention import Attention
-from stage_server.model.blueprint import EMBEDDING, NORM, Blueprint
+from stage_server.model.blueprint import NORM, Blueprint
 from stage_server.model.decoder_layers import DecoderLayers, load_module
 from stage_server.model.ends import LogitsHead, TokenEmbedding
 from stage_server.model.lean_layers import LeanLayers, is_lean
@@ -173,8 +173,8 @@ def load_layer_stack(
             f"dtype {dtype!r} is not one of {', '.join(DTYPES)}", field="dtype"
         )
     packs_float16(DTYPES[dtype], device)
-    blueprint = Blueprint(files.config, layers)
-    blueprint.check_names(files)
+    blueprint = Blueprint(files, layers)
+    blueprint.check_names()
     shapes = blueprint.shapes()
 
     def on_download(done_bytes: int, total_bytes: int) -> None:
@@ -214,7 +214,7 @@ def _load_embedding(
     if not blueprint.is_first:
         return None
     return TokenEmbedding(
-        source.load(EMBEDDING, dtype=dtype, device=device),
+        source.load(blueprint.embedding_name, dtype=dtype, device=device),
         scale=blueprint.family.embedding_scale(blueprint.config.raw),
         dtype=compute_dtype,
     )
@@ -231,7 +231,13 @@ def _load_head(
     if not blueprint.is_last:
         return None
     load_module(blueprint.norm, source.within(NORM), dtype=dtype, device=device)
-    shares = blueprint.config.tie_word_embeddings and not packs_float16(dtype, device)
+    names = blueprint.embedding_name, blueprint.head_name
+    shares = (
+        embedding is not None
+        and blueprint.config.tie_word_embeddings
+        and not packs_float16(dtype, device)
+        and source.are_equal(*names)
+    )
     if embedding is not None and shares:
         projection: DenseLinear | PackedLinear = DenseLinear(embedding.weight, None)
     else:

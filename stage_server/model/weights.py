@@ -54,6 +54,23 @@ class WeightSource:
         shapes = [self._reader.info(self._prefix + name).shape for name in names]
         return (sum(shape[0] for shape in shapes), *shapes[0][1:])
 
+    def are_equal(self, first: str, second: str) -> bool:
+        """Returns whether two tensors of one shape hold the same values, bit for bit."""
+        names = [self._prefix + name for name in (first, second)]
+        if names[0] == names[1]:
+            return True
+        infos = [self._reader.info(name) for name in names]
+        if infos[0] != infos[1]:
+            return False
+        num_rows, *rest = infos[0].shape
+        step = max(_MAX_CHUNK_BYTES // (4 * math.prod(rest)), 1)
+        for low in range(0, num_rows, step):
+            high = min(low + step, num_rows)
+            rows = [self._reader.read(name, low, high) for name in names]
+            if rows[0].tobytes() != rows[1].tobytes():
+                return False
+        return True
+
     def load(self, *names: str, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         """Loads tensors, stacked along their first dimension, into memory of their own."""
         target = torch.empty(self.shape(names), dtype=dtype, device=device)

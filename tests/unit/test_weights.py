@@ -321,10 +321,10 @@ class TestRefusals:
             load(path)
         assert "\n" not in str(caught.value)
 
-    def test_defaults_that_differ_from_transformers_are_refused(self, tmp_path: Path) -> None:
+    def test_an_absent_key_means_what_it_means_to_transformers(self, tmp_path: Path) -> None:
         path = tiny_model("mistral", tmp_path)
         config = json.loads((path / "config.json").read_text())
-        del config["num_key_value_heads"]  # here the number of heads, there 8
+        del config["num_key_value_heads"]  # 8 of every Mistral, here of 4 heads
         (path / "config.json").write_text(json.dumps(config))
         with pytest.raises(UnsupportedModelError, match=r"num_key_value_heads.* 8.* 4"):
             load(path)
