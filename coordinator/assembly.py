@@ -14,6 +14,7 @@ from coordinator.observer import EngineObserver
 from coordinator.pipeline.stage_link import LinkConfig
 from coordinator.pipeline.stage_pool import OnStage, StagePool, ignore_stage
 from coordinator.pipeline.topology import Topology
+from coordinator.pipeline.weights import differing_parts, shown
 from coordinator.request_log import RequestLog
 from coordinator.scheduler.config import SchedulerConfig
 from coordinator.scheduler.pace import Pace
@@ -54,6 +55,7 @@ async def open_engine(
     try:
         topology = await pool.connect(config.connect_timeout_s, on_stage)
         _check_model(files, topology)
+        await asyncio.to_thread(_check_weights, files, topology)
     except BaseException:
         await pool.close()
         raise
@@ -119,6 +121,20 @@ def _check_model(files: ModelFiles, topology: Topology) -> None:
             f" coordinator was given {files.model_id} (fingerprint {files.fingerprint[:12]})",
             found=topology.fingerprint,
             expected=files.fingerprint,
+        )
+
+
+def _check_weights(files: ModelFiles, topology: Topology) -> None:
+    """Refuses stages that hold other weights than those beside the tokenizer that is used, if any.
+
+    Reads a few bytes of each tensor.
+    """
+    held = topology.infos[0].weight_digests
+    parts = differing_parts(files.weight_digests(), held) if held else []
+    if parts:
+        raise IncompatibleError(
+            f"the stages serve {topology.model_id}, whose weights differ in {shown(parts)} from "
+            f"those of {files.model_id}, which the coordinator was given"
         )
 
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from model_files.safetensors_file import read_exactly
+from model_files.weight_digest import SampledTensor
 from protos.errors import ModelFilesError, UnsupportedModelError
 
 _VERSIONS = (2, 3)
@@ -104,6 +105,17 @@ class GgufFile:
     ) -> None:
         """Closes the file."""
         self._file.close()
+
+    def sampled(self, name: str) -> SampledTensor:
+        """A tensor of any type, to read a few bytes of."""
+        tensor = self.tensors[name]
+
+        def read(offset: int, length: int) -> bytes:
+            window = np.empty(length, np.uint8)
+            read_exactly(self._file.fileno(), window, tensor.offset + offset, self.name)
+            return window.tobytes()
+
+        return SampledTensor(tensor.type.name, tensor.shape, tensor.num_bytes, read)
 
     def read_rows(self, name: str, start: int, end: int) -> npt.NDArray[np.uint8]:
         """Reads rows `[start, end)` of a tensor as the file stores them.

@@ -21,6 +21,7 @@ from model_files.model_files import (
     no_report,
 )
 from model_files.tokenizer_files import GgufTokenizer
+from model_files.weight_digest import part_digest, parts_of
 from protos.errors import ModelFilesError, UnsupportedModelError
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
@@ -76,13 +77,20 @@ class GgufModel(ModelFiles):
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over the metadata, without the tokenizer, and all tensors' types and places."""
-        fields = {k: v for k, v in self._metadata.items() if not k.startswith("tokenizer.")}
-        tensors = {
-            name: (tensor.type.name, tensor.shape, tensor.offset)
-            for name, tensor in self._tensors.items()
-        }
-        return fingerprint_of({"metadata": fields, "tensors": tensors})
+        """sha256 over the metadata of the architecture, and all tensors' types and shapes."""
+        architecture = self._metadata["general.architecture"]
+        fields = {k: v for k, v in self._metadata.items() if k.startswith(f"{architecture}.")}
+        tensors = {name: (tensor.type.name, tensor.shape) for name, tensor in self._tensors.items()}
+        facts = {"architecture": architecture, "metadata": fields, "tensors": tensors}
+        return fingerprint_of(facts)
+
+    def weight_digests(self) -> Mapping[str, bytes]:
+        """Samples all parts."""
+        with GgufFile(self._path) as file:
+            return {
+                part: part_digest({name: file.sampled(self._gguf_names[name]) for name in names})
+                for part, names in parts_of(self.tensor_names).items()
+            }
 
     @property
     def tensor_names(self) -> Collection[str]:

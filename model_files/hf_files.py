@@ -1,6 +1,7 @@
 """A model in the Hugging Face layout: config.json beside safetensors shards, here or on a hub."""
 
 import json
+import logging
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -23,7 +24,10 @@ from model_files.model_files import (
 )
 from model_files.safetensors_file import SafetensorsFile
 from model_files.tokenizer_files import HfTokenizerFiles
+from model_files.weight_digest import part_digest, parts_of
 from protos.errors import ModelFilesError
+
+_log = logging.getLogger(__name__)
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
@@ -46,6 +50,14 @@ class Folder(Protocol):
 
     def find_all(self, names: Sequence[str], on_download: ByteReport) -> dict[str, Path | None]:
         """Finds several files as `find` does, and tells how far their fetching is."""
+        ...
+
+    def find_here(self, name: str) -> Path | None:
+        """Returns the path of a file if it is on this machine."""
+        ...
+
+    def checksums(self, names: Sequence[str]) -> Mapping[str, str] | None:
+        """Checksums that a hub knows files by; None where there is none or it does not say."""
         ...
 
     def tensor_types(self, name: str) -> dict[str, tuple[str, tuple[int, ...]]] | None:
@@ -73,6 +85,14 @@ class LocalFolder:
     def find_all(self, names: Sequence[str], on_download: ByteReport) -> dict[str, Path | None]:
         """Finds several files; nothing is fetched."""
         return {name: self.find(name) for name in names}
+
+    def find_here(self, name: str) -> Path | None:
+        """Returns the path of a file, or None."""
+        return self.find(name)
+
+    def checksums(self, names: Sequence[str]) -> None:
+        """Returns None: there is no hub."""
+        return
 
     def tensor_types(self, name: str) -> dict[str, tuple[str, tuple[int, ...]]] | None:
         """Reads the file's header; None if there is no such file."""
@@ -106,18 +126,17 @@ class HfFiles(ModelFiles):
     def fingerprint(self) -> str:
         """sha256 over config.json and the names of all tensors.
 
-        A model in a single file adds their types and shapes; those of shards that are not present
-        are not known. A configuration without weights, enough for emulated stages, has no tensors.
+        A configuration without weights, enough for emulated stages, has no tensors.
         """
         config = {k: v for k, v in self.config.raw.items() if k not in _NOT_ARCHITECTURE}
-        return fingerprint_of({"config": config, "tensors": self._tensors or {}})
+        return fingerprint_of({"config": config, "tensors": sorted(self._names or ())})
 
     @property
     def tensor_names(self) -> Collection[str]:
         """Names of all tensors of the model."""
-        if self._tensors is None:
+        if self._names is None:
             raise ModelFilesError(f"{self.model_id} has no weights: no {_SINGLE} and no {_INDEX}")
-        return self._tensors.keys()
+        return self._names
 
     @contextmanager
     def open_tensors(
@@ -148,6 +167,33 @@ class HfFiles(ModelFiles):
                 )
             yield _ShardReader(owners)
 
+    def weight_digests(self) -> Mapping[str, bytes]:
+        """Samples the parts whose files are all here and sound."""
+        shards = self._index or dict.fromkeys(self._names or (), _SINGLE)
+        with ExitStack() as stack:
+            files: dict[str, SafetensorsFile] = {}
+            for shard in sorted(set(shards.values())):
+                path = self._folder.find_here(shard)
+                if path is None:
+                    continue
+                try:
+                    files[shard] = stack.enter_context(SafetensorsFile(path))
+                except ModelFilesError as error:
+                    # Nobody may need it here: what a stage loads of it, it refuses itself.
+                    facts = {"model": self.model_id, "error": error.message}
+                    _log.warning("a file of other layers is damaged", extra=facts)
+            holders = {name: files.get(shard) for name, shard in shards.items()}
+            return {
+                part: part_digest({name: file.sampled(name) for name, file in tensors.items()})
+                for part, names in parts_of(shards).items()
+                if len(tensors := _holding(names, holders)) == len(names)
+            }
+
+    def weights_revision(self) -> str:
+        """Names the files of the weights by their checksums on the hub."""
+        checksums = self._folder.checksums(sorted(set(self._index.values()) or {_SINGLE}))
+        return "" if checksums is None else fingerprint_of(checksums)
+
     def tokenizer_files(self) -> HfTokenizerFiles | None:
         """Finds tokenizer.json, its configuration and the chat template."""
         path = self._folder.find("tokenizer.json")
@@ -177,9 +223,10 @@ class HfFiles(ModelFiles):
         return shards
 
     @cached_property
-    def _tensors(self) -> Mapping[str, object] | None:
-        """Every tensor's shard, or type and shape in a single file; None without weights."""
-        return self._index or self._folder.tensor_types(_SINGLE)
+    def _names(self) -> frozenset[str] | None:
+        """Names of all tensors; None without weights."""
+        tensors = self._index or self._folder.tensor_types(_SINGLE)
+        return None if tensors is None else frozenset(tensors)
 
     def _json(self, name: str) -> Mapping[str, object] | None:
         path = self._folder.find(name)
@@ -192,6 +239,14 @@ class HfFiles(ModelFiles):
         if not isinstance(content, dict):
             raise ModelFilesError(f"{name} is not a JSON object")
         return content
+
+
+def _holding(
+    names: Collection[str], holders: Mapping[str, SafetensorsFile | None]
+) -> dict[str, SafetensorsFile]:
+    """The files of those tensors that are in the file where they should be."""
+    files = {name: holders[name] for name in names}
+    return {name: file for name, file in files.items() if file is not None and name in file.entries}
 
 
 class _ShardReader:

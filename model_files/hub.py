@@ -3,12 +3,19 @@
 Honours `HF_ENDPOINT`, `HF_HOME`, `HF_HUB_OFFLINE` and `HF_TOKEN`, as `huggingface_hub` does.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
-from huggingface_hub import HfApi, constants, hf_hub_download
+from huggingface_hub import (
+    HfApi,
+    constants,
+    get_hf_file_metadata,
+    hf_hub_download,
+    hf_hub_url,
+)
 from huggingface_hub.errors import (
     EntryNotFoundError,
     HfHubHTTPError,
@@ -24,6 +31,8 @@ from model_files.checksum import check_download
 from model_files.model_files import ByteReport
 from model_files.safetensors_file import SafetensorsFile
 from protos.errors import ModelFilesError
+
+_log = logging.getLogger(__name__)
 
 
 class HubFolder:
@@ -101,6 +110,20 @@ class HubFolder:
 
         return {name: self.find(name, on_bytes=count) for name in names}
 
+    def find_here(self, name: str) -> Path | None:
+        """Returns the path of a file in the cache, or None."""
+        return self._cached(name)
+
+    def checksums(self, names: Sequence[str]) -> Mapping[str, str] | None:
+        """Checksums of files, in the cache or not; None where the hub is needed and silent."""
+        try:
+            return {name: self._checksum(name) for name in names}
+        except ModelFilesError as error:
+            _log.info(
+                "the hub does not say which weights these are", extra={"error": error.message}
+            )
+            return None
+
     def tensor_types(self, name: str) -> dict[str, tuple[str, tuple[int, ...]]] | None:
         """Reads the header of a safetensors file, from the cache or with a ranged request.
 
@@ -137,6 +160,14 @@ class HubFolder:
             except EntryNotFoundError:
                 return 0
         return file.file_size or 0
+
+    def _checksum(self, name: str) -> str:
+        path = self._cached(name)
+        if path is not None:
+            return path.resolve().name
+        url = hf_hub_url(self.model_id, name, revision=self._revision)
+        with self._hub_errors(name):
+            return get_hf_file_metadata(url).etag or ""
 
     def _cached(self, name: str) -> Path | None:
         with self._hub_errors(name):

@@ -63,9 +63,10 @@ class ModelFiles(ABC):
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """sha256, in hex, of the architecture and the index of tensors.
+        """sha256, in hex, of the architecture and the names of tensors.
 
-        Equal for everyone who opened the same model, also where only some shards are present.
+        Equal for everyone who opened the same model, however its tensors lie in files, also where
+        only some of them are present. Weights of one shape share it; see `weight_digests`.
         """
 
     @property
@@ -86,6 +87,22 @@ class ModelFiles(ABC):
         Raises:
             ModelFilesError: Tensors or files are missing, or a file is damaged; says which.
         """
+
+    def weight_digests(self) -> Mapping[str, bytes]:
+        """Samples the weights that are on this machine; see `weight_digest`.
+
+        Returns:
+            Digests by the name of a part. A part of which a file is missing or damaged is left out.
+        """
+        return {}
+
+    def weights_revision(self) -> str:
+        """Names the content of all weights where a hub says it, also of those not on this machine.
+
+        Returns:
+            A digest that only another one from a hub compares with; empty where it is not known.
+        """
+        return ""
 
     @abstractmethod
     def tokenizer_files(self) -> TokenizerFiles | None:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model_files.model_files import TensorInfo
+from model_files.weight_digest import SampledTensor
 from protos.errors import ModelFilesError, UnsupportedModelError
 
 _MAX_HEADER_BYTES = 100_000_000
@@ -90,6 +91,17 @@ class SafetensorsFile:
                 f"{self.name}: {name} has type {entry.dtype}, must be one of {', '.join(_DTYPES)}"
             )
         return TensorInfo(_DTYPES[entry.dtype][0], entry.shape)
+
+    def sampled(self, name: str) -> SampledTensor:
+        """A tensor of any type, to read a few bytes of."""
+        entry = self.entries[name]
+
+        def read(offset: int, length: int) -> bytes:
+            window = np.empty(length, np.uint8)
+            read_exactly(self._file.fileno(), window, entry.start + offset, self.name)
+            return window.tobytes()
+
+        return SampledTensor(entry.dtype, entry.shape, entry.end - entry.start, read)
 
     def read(self, name: str, start: int = 0, end: int | None = None) -> npt.NDArray[np.generic]:
         """Reads rows of a tensor; see `TensorReader.read`."""

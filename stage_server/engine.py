@@ -1,6 +1,7 @@
 """What the server needs of the thing that computes. Owned by the server, implemented elsewhere."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from protos.layer_range import LayerRange
@@ -37,6 +38,11 @@ class EngineInfo:
     emulated: bool
     weight_bytes: int
     kv_bytes: int
+    weight_digests: Mapping[str, bytes] = field(default_factory=dict, hash=False)
+    """Of the parts of the model whose weights are on the stage's machine, by part; see
+    `model_files.weight_digest`."""
+    weights_revision: str = ""
+    """Of all weights as a hub names them; empty where that is not known."""
 
     @property
     def is_first(self) -> bool:

@@ -249,6 +249,8 @@ def _build_info(engine: StageEngine) -> stage_pb2.GetInfoResponse:
         pid=os.getpid(),
         weight_bytes=info.weight_bytes,
         kv_bytes=info.kv_bytes,
+        weight_digests=info.weight_digests,
+        weights_revision=info.weights_revision,
     )
 
 

@@ -78,6 +78,8 @@ class TorchEngine:
             emulated=False,
             weight_bytes=stack.weight_bytes,
             kv_bytes=self._pool.num_bytes,
+            weight_digests=files.weight_digests(),
+            weights_revision=files.weights_revision(),
         )
 
     @property

@@ -1,6 +1,7 @@
 """What a stage said of itself when asked."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from protos.layer_range import LayerRange
 
@@ -41,6 +42,11 @@ class StageInfo:
     """On the stage's own machine."""
     weight_bytes: int
     kv_bytes: int
+    weight_digests: Mapping[str, bytes] = field(default_factory=dict, hash=False)
+    """Of the parts of the model whose weights are on the stage's machine, by part; see
+    `model_files.weight_digest`."""
+    weights_revision: str = ""
+    """Of all weights as a hub names them; empty where that is not known."""
 
     @property
     def is_first(self) -> bool:

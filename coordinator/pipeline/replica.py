@@ -8,6 +8,7 @@ from coordinator.core.stage_info import StageInfo
 from coordinator.core.status import StageState
 from coordinator.pipeline.pipeline import Pipeline
 from coordinator.pipeline.stage_link import StageLink
+from coordinator.pipeline.weights import differing
 from protos.errors import IncompatibleError
 
 _SAME = (
@@ -101,6 +102,12 @@ def check_fits(
         wanted, given = getattr(expected, what), getattr(found, what)
         if given < wanted:
             raise _misfit(address, f"{has} {what} {given}, needs at least {wanted}")
+    if parts := differing(found, expected):
+        raise _misfit(
+            address,
+            f"{has} other weights of the same shape than those that the stages agreed in: they "
+            f"differ in {parts}",
+        )
 
 
 def _misfit(address: str, problem: str) -> IncompatibleError:

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from coordinator.core.observation import StageFigures, StageServerFigures
 from coordinator.core.stage_info import StageInfo
@@ -17,6 +18,7 @@ from coordinator.pipeline.pipeline import Pipeline
 from coordinator.pipeline.replica import Replica, check_fits, narrowest
 from coordinator.pipeline.stage_link import LinkConfig, Loss, StageLink
 from coordinator.pipeline.topology import Topology
+from coordinator.pipeline.weights import agreed, with_weights
 from protos.errors import (
     DeadlineExceededError,
     LoadingError,
@@ -130,6 +132,7 @@ class StagePool:
         topology = Topology.of(
             [(stage[0].address, narrowest(_infos(stage))) for stage in self._stages]
         )
+        topology = self._with_weights(topology)
         self._expected = list(topology.infos)
         for index, stage in enumerate(self._stages):
             for replica in stage:
@@ -141,6 +144,25 @@ class StagePool:
                     check_fits(replica.address, topology.infos[index], replica.info)
                     await self._open(replica, replica.info)
         return topology
+
+    def _with_weights(self, topology: Topology) -> Topology:
+        """Checks that all servers, and not only the first of each stage, hold one model's weights.
+
+        Raises:
+            IncompatibleError: They do not.
+        """
+        servers = [(one.address, one.info) for one in self._replicas if one.info is not None]
+        weights = agreed(servers)
+        unknown = [
+            address
+            for address, info in servers
+            if not (info.weight_digests or info.weights_revision or info.emulated)
+        ]
+        if unknown:
+            facts = {"stages": ", ".join(unknown)}
+            _log.warning("stages do not say which weights they hold", extra=facts)
+        infos = tuple(with_weights(info, weights) for info in topology.infos)
+        return replace(topology, infos=infos)
 
     def start(self, listener: Callable[[], None]) -> None:
         """Keeps every server connected from now on.

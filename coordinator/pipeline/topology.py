@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from coordinator.core.stage_info import StageInfo
+from coordinator.pipeline.weights import agreed, with_weights
 from protos import PROTOCOL_VERSION
 from protos.errors import IncompatibleError, InvalidArgumentError
 
@@ -13,7 +14,10 @@ MAX_NUM_STAGES = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Topology:
-    """Stages in pipeline order and what they can hold together."""
+    """Stages in pipeline order and what they can hold together.
+
+    The weights that each names are those of all of them.
+    """
 
     addresses: tuple[str, ...]
     infos: tuple[StageInfo, ...]
@@ -27,8 +31,8 @@ class Topology:
                 activations visit them.
 
         Raises:
-            IncompatibleError: Version, model, layers, dtype or KV block size do not fit together;
-                the message names the stage and both values.
+            IncompatibleError: Version, model, layers, dtype, KV block size or weights do not fit
+                together; the message names the stage and both values.
             InvalidArgumentError: There are no stages, or more than 16.
         """
         if not 1 <= len(stages) <= MAX_NUM_STAGES:
@@ -62,14 +66,17 @@ class Topology:
                     expected=next_layer,
                 )
             next_layer = info.layers.end
+        weights = agreed(stages)
         if next_layer != first.num_model_layers:
             raise IncompatibleError(
                 f"{name} is the last, but the model has {first.num_model_layers} layers",
                 stage=address,
                 expected=first.num_model_layers,
             )
-        addresses, infos = zip(*stages, strict=True)
-        return cls(addresses=addresses, infos=infos)
+        return cls(
+            addresses=tuple(address for address, _ in stages),
+            infos=tuple(with_weights(info, weights) for _, info in stages),
+        )
 
     @property
     def fingerprint(self) -> str:

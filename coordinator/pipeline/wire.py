@@ -54,6 +54,8 @@ def stage_info(message: stage_pb2.GetInfoResponse) -> StageInfo:
         pid=message.pid,
         weight_bytes=message.weight_bytes,
         kv_bytes=message.kv_bytes,
+        weight_digests=dict(message.weight_digests),
+        weights_revision=message.weights_revision,
     )
 
 

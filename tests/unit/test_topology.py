@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from coordinator.core.stage_info import StageInfo
+from coordinator.pipeline.replica import check_fits
 from coordinator.pipeline.topology import Topology
 from protos import PROTOCOL_VERSION
 from protos.errors import IncompatibleError, InvalidArgumentError
@@ -74,6 +75,53 @@ def test_stages_of_different_kinds_are_refused(change: dict[str, Any], message: 
     stages = [create_stage("0:3"), create_stage("3:6", **change)]
     with pytest.raises(IncompatibleError, match=f"stage 1 at host:3 .*{message}"):
         Topology.of(stages)
+
+
+def digests(*parts: str, of: bytes = b"ours") -> dict[str, bytes]:
+    return dict.fromkeys(parts, of)
+
+
+def test_stages_that_hold_other_weights_of_one_shape_are_refused() -> None:
+    every = ["embedding", "head", "norm", *(f"layer {i}" for i in range(6))]
+    stages = [
+        create_stage("0:3", weight_digests=digests(*every)),
+        create_stage("3:6", weight_digests=digests(*every[:-2], of=b"theirs")),
+    ]
+    with pytest.raises(IncompatibleError) as caught:
+        Topology.of(stages)
+    assert caught.value.message == (
+        "stage host:3 (layers 3:6) and stage host:0 (layers 0:3) hold other weights of one shape: "
+        "they differ in embedding, head, norm, layers 0:4; give both the same model"
+    )
+
+
+def test_stages_agree_in_the_parts_that_both_have_and_together_know_all() -> None:
+    stages = [
+        create_stage("0:3", weight_digests=digests("embedding", "layer 2", "layer 3")),
+        create_stage("3:6", weight_digests=digests("layer 3", "layer 5")),
+        create_stage("6:7", num_model_layers=7),
+    ]
+    stages = [(address, replace(info, num_model_layers=7)) for address, info in stages]
+    topology = Topology.of(stages)
+    known = digests("embedding", "layer 2", "layer 3", "layer 5")
+    assert [info.weight_digests for info in topology.infos] == [known] * 3
+    check_fits("a", topology.infos[2], replace(stages[2][1], weight_digests=known))
+    for part in known:
+        wrong = replace(stages[2][1], weight_digests=digests(part, of=b"theirs"))
+        with pytest.raises(IncompatibleError, match=f"differ in .*{part.split()[-1]}"):
+            check_fits("a", topology.infos[2], wrong, is_back=True)
+
+
+def test_revisions_of_a_hub_decide_only_between_stages_without_a_part_in_common() -> None:
+    stages = [
+        create_stage("0:3", weight_digests=digests("layer 2"), weights_revision="one"),
+        create_stage("3:6", weight_digests=digests("layer 3"), weights_revision="other"),
+    ]
+    with pytest.raises(IncompatibleError, match=r"host:3 .* host:0 .*another revision .*@REVISION"):
+        Topology.of(stages)
+    address, info = stages[1]
+    Topology.of([stages[0], (address, replace(info, weights_revision=""))])
+    Topology.of([stages[0], (address, replace(info, weight_digests=digests("layer 2")))])
 
 
 @pytest.mark.parametrize("num_stages", [0, 17])
