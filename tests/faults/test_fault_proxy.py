@@ -1,6 +1,9 @@
 """The proxy itself: a test of a bad network is worth what its network is."""
 
+import array
+import fcntl
 import socket
+import termios
 import threading
 import time
 from collections.abc import Iterator
@@ -66,7 +69,25 @@ def test_delay_and_rate_cost_time(proxy: FaultProxy) -> None:
         started_s = time.monotonic()
         peer.sendall(bytes(1000))
         assert len(receive(peer, 1000)) == 1000
-        assert time.monotonic() - started_s >= 2 * (0.05 + 0.1)
+        assert time.monotonic() - started_s >= 2 * 0.05 + 0.08  # a rate each way, side by side
+
+
+def test_a_slow_network_takes_little_more_than_it_passes_on(proxy: FaultProxy) -> None:
+    num_bytes, bytes_per_s = 1_000_000, 100_000
+    proxy.become(Network(bytes_per_s=bytes_per_s))
+    with connect(proxy) as peer:
+        started_s = time.monotonic()
+        sending = threading.Thread(target=peer.sendall, args=(bytes(num_bytes),))
+        sending.start()
+        received = len(receive(peer, bytes_per_s))
+        num_passed = bytes_per_s * (time.monotonic() - started_s)
+        value = array.array("i", [0])
+        fcntl.ioctl(peer.fileno(), termios.TIOCOUTQ, value)
+        assert received == bytes_per_s
+        assert value[0] > num_bytes - num_passed - 200_000
+        proxy.heal()
+        assert received + len(receive(peer, num_bytes - received)) == num_bytes
+        sending.join()
 
 
 @pytest.mark.parametrize("holds", [BLACKHOLE.holds, {Way.UP}, {Way.DOWN}])
