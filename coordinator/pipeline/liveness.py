@@ -43,11 +43,13 @@ def own_time_s(looked_s: float, now_s: float) -> float:
 
 
 class Liveness:
-    """Watches the connection of one stream after the other.
+    """Watches the connection of one stream.
 
     Args:
-        keepalive_s: Pause before a link on which nothing comes is pinged; what is on its way may
-            stay unacknowledged for as long, and nothing may come for twice as long.
+        keepalive_s: Pause before a link on which nothing comes is pinged. What is on its way may
+            stay unacknowledged for one and a half times as long, so that TCP, which tries again
+            after ever longer pauses, has tried after an outage of half that time; and nothing may
+            come for twice as long.
     """
 
     def __init__(self, keepalive_s: float) -> None:
@@ -56,11 +58,6 @@ class Liveness:
         self._last: ConnectionState | None = None
         self._unreachable_s = 0.0
         self._silent_s = 0.0
-
-    def restart(self) -> None:
-        """Says that a new connection begins."""
-        self._last = None
-        self._unreachable_s = self._silent_s = 0.0
 
     def look(self, state: ConnectionState, elapsed_s: float) -> Movement:
         """Takes in a look at the connection.
@@ -93,7 +90,7 @@ class Liveness:
         """Why the stage counts as dead; None while it lives."""
         if self._last is None:
             return None
-        limit_s = max(self._keepalive_s, NUM_ROUND_TRIPS * self._last.round_trip_s)
+        limit_s = max(1.5 * self._keepalive_s, NUM_ROUND_TRIPS * self._last.round_trip_s)
         if self._unreachable_s > limit_s:
             return f"its machine acknowledged nothing for {self._unreachable_s:.1f} s"
         if self._silent_s > 2 * self._keepalive_s:

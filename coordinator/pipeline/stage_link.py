@@ -131,7 +131,6 @@ class StageLink:
         self._turn = TurnMeter()
         """Of the first of them."""
         self._deadline = StepDeadline(config.step)
-        self._liveness = Liveness(config.keepalive_s)
         self._can_look = True
         """False when the connection of a stream could not be looked at."""
         self._patience = 1
@@ -214,7 +213,6 @@ class StageLink:
         self._unanswered.clear()
         self._num_token_bytes = 4 * info.hidden_size
         self._deadline.restart()
-        self._liveness.restart()
         self._tasks = (
             asyncio.create_task(self._take_answers(call), name=f"reader {self.address}"),
             asyncio.create_task(self._watch(call, socket), name=f"watch {self.address}"),
@@ -374,14 +372,17 @@ class StageLink:
     async def _watch(self, call: ForwardCall, socket: ChannelSocket | None) -> None:
         """Gives the stage up when it is dead. One timer a link costs a step nothing."""
         now = asyncio.get_running_loop().time
-        while self._call is call:
+        liveness = Liveness(self._config.keepalive_s)
+        while True:
             looked_s = now()
             await asyncio.sleep(WATCH_PERIOD_S)
+            if self._call is not call:  # the turn is another stream's
+                return
             moved = STILL
             state = None if socket is None else socket.look()
             if state is not None:  # a connection that is closed is the reader's to report
-                moved = self._liveness.look(state, own_time_s(looked_s, now()))
-                if (problem := self._liveness.problem) is not None:
+                moved = liveness.look(state, own_time_s(looked_s, now()))
+                if (problem := liveness.problem) is not None:
                     self._lose(call, self._lost(UnavailableError(problem)))
                     call.cancel()
                     return
