@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
+from model_files.lfs_pointer import LFS_BEGINNING, refuse_lfs_pointer
 from model_files.safetensors_file import read_exactly
 from model_files.weight_digest import SampledTensor
 from protos.errors import ModelFilesError, UnsupportedModelError
@@ -145,6 +146,7 @@ class _HeaderReader:
 
     def read_all(self) -> tuple[dict[str, object], dict[str, GgufTensor]]:
         """Metadata and tensors by name."""
+        refuse_lfs_pointer(self._name, os.pread(self._file.fileno(), len(LFS_BEGINNING), 0))
         if self._bytes(4) != b"GGUF":
             raise ModelFilesError(f"{self._name} is no GGUF file")
         version = self._scalar(_UINT32)

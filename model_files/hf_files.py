@@ -13,6 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from model_files.config import parse_config
+from model_files.folder_content import (
+    ADAPTER_CONFIG,
+    adapter_beside,
+    without_config,
+    without_weights,
+)
+from model_files.lfs_pointer import LFS_BEGINNING, refuse_lfs_pointer
 from model_files.listing import listed
 from model_files.model_files import (
     ByteReport,
@@ -25,7 +32,7 @@ from model_files.model_files import (
 from model_files.safetensors_file import SafetensorsFile
 from model_files.tokenizer_files import HfTokenizerFiles
 from model_files.weight_digest import part_digest, parts_of
-from protos.errors import ModelFilesError
+from protos.errors import ModelFilesError, UnsupportedModelError
 
 _log = logging.getLogger(__name__)
 
@@ -56,6 +63,10 @@ class Folder(Protocol):
         """Returns the path of a file if it is on this machine."""
         ...
 
+    def names(self) -> Sequence[str]:
+        """Names of what there is, or of what is well known of it; for people."""
+        ...
+
     def checksums(self, names: Sequence[str]) -> Mapping[str, str] | None:
         """Checksums that a hub knows files by; None where there is none or it does not say."""
         ...
@@ -78,9 +89,23 @@ class LocalFolder:
         self._path = path
 
     def find(self, name: str) -> Path | None:
-        """Returns the path of a file, or None."""
+        """Returns the path of a file, or None.
+
+        Raises:
+            ModelFilesError: The folder may not be read.
+        """
         path = self._path / name
-        return path if path.is_file() else None
+        try:
+            return path if path.is_file() else None
+        except OSError as error:
+            raise ModelFilesError(f"{path} cannot be read: {error.strerror}") from error
+
+    def names(self) -> Sequence[str]:
+        """Names of all that is in it."""
+        try:
+            return sorted(path.name for path in self._path.iterdir())
+        except OSError as error:
+            raise ModelFilesError(f"{self._path} cannot be read: {error.strerror}") from error
 
     def find_all(self, names: Sequence[str], on_download: ByteReport) -> dict[str, Path | None]:
         """Finds several files; nothing is fetched."""
@@ -119,7 +144,9 @@ class HfFiles(ModelFiles):
         self._folder = folder
         raw = self._json("config.json")
         if raw is None:
-            raise ModelFilesError(f"{folder.model_id} has no config.json")
+            raise ModelFilesError(f"{folder.model_id} {without_config(folder.names())}")
+        if folder.find(ADAPTER_CONFIG) or folder.find_here("adapter_model.safetensors"):
+            raise UnsupportedModelError(adapter_beside(folder.model_id))
         self.config = parse_config(raw, self._json("generation_config.json"))
 
     @cached_property
@@ -135,7 +162,7 @@ class HfFiles(ModelFiles):
     def tensor_names(self) -> Collection[str]:
         """Names of all tensors of the model."""
         if self._names is None:
-            raise ModelFilesError(f"{self.model_id} has no weights: no {_SINGLE} and no {_INDEX}")
+            raise ModelFilesError(f"{self.model_id} {without_weights(self._folder.names())}")
         return self._names
 
     @contextmanager
@@ -151,7 +178,9 @@ class HfFiles(ModelFiles):
         paths = self._folder.find_all(sorted(shards), on_download)
         absent = [shard for shard, path in paths.items() if path is None]
         if absent:
-            raise ModelFilesError(f"{self.model_id} has no file {listed(absent)}")
+            raise ModelFilesError(
+                f"{self.model_id} has no file {listed(absent)}, which {_INDEX} names"
+            )
         with ExitStack() as stack:
             files = {
                 shard: stack.enter_context(SafetensorsFile(path))
@@ -232,12 +261,16 @@ class HfFiles(ModelFiles):
         path = self._folder.find(name)
         if path is None:
             return None
+        text = _read_text(path)
+        refuse_lfs_pointer(name, text[: len(LFS_BEGINNING)].encode())
         try:
-            content = json.loads(_read_text(path))
+            content = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise ModelFilesError(f"{name} is not JSON") from error
+            raise ModelFilesError(f"{name} is not JSON: {_fault(text, error)}") from error
         if not isinstance(content, dict):
-            raise ModelFilesError(f"{name} is not a JSON object")
+            raise ModelFilesError(
+                f"{name} is not a JSON object: it begins with {text.strip()[:20]!r}"
+            )
         return content
 
 
@@ -271,8 +304,24 @@ def _default_template(config: Mapping[str, object]) -> str | None:
     return template if isinstance(template, str) else None
 
 
+def _fault(text: str, error: ValueError | RecursionError) -> str:
+    """What is wrong with a text that is not JSON."""
+    if not text.strip():
+        return "it is empty"
+    if isinstance(error, json.JSONDecodeError):
+        is_cut = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated")
+        cut = "; it seems to be cut off" if is_cut else ""
+        return f"{error.msg.lower()} in line {error.lineno}, column {error.colno}{cut}"
+    return "it nests too deep" if isinstance(error, RecursionError) else "a number is too long"
+
+
 def _read_text(path: Path) -> str:
+    """Reads a text file in UTF-8, of which some editors mark the beginning."""
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelFilesError(f"{path.name} cannot be read: {error}") from error
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ModelFilesError(f"{path.name} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ModelFilesError(
+            f"{path.name} is not text in UTF-8: byte {error.start} is {error.object[error.start]}"
+        ) from error

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx2
 from huggingface_hub import (
     HfApi,
     constants,
@@ -16,18 +15,12 @@ from huggingface_hub import (
     hf_hub_download,
     hf_hub_url,
 )
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-    SafetensorsParsingError,
-)
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from huggingface_hub.utils.tqdm import tqdm
 
 from model_files.checksum import check_download
+from model_files.folder_content import KNOWN_NAMES, without_config
+from model_files.hub_errors import HUB_ERRORS, in_words, offline
 from model_files.model_files import ByteReport
 from model_files.safetensors_file import SafetensorsFile
 from protos.errors import ModelFilesError
@@ -52,7 +45,9 @@ class HubFolder:
         self._revision = revision
         config = self.find("config.json")
         if config is None:
-            raise ModelFilesError(f"{repo_id} has no config.json")
+            if constants.is_offline_mode():
+                raise ModelFilesError(offline(repo_id, revision, "config.json"))
+            raise ModelFilesError(f"{repo_id} {without_config(self.names())}")
         self._revision = config.parent.name  # .../snapshots/<commit>/config.json
 
     def find(self, name: str, *, on_bytes: Callable[[int], None] = lambda _: None) -> Path | None:
@@ -108,7 +103,16 @@ class HubFolder:
             done_bytes += num_bytes
             on_download(min(done_bytes, total_bytes), total_bytes)
 
-        return {name: self.find(name, on_bytes=count) for name in names}
+        paths = {name: self.find(name, on_bytes=count) for name in names}
+        if constants.is_offline_mode():
+            for name, path in paths.items():
+                if path is None:
+                    raise ModelFilesError(offline(self.model_id, self._revision, name))
+        return paths
+
+    def names(self) -> Sequence[str]:
+        """Well-known names that the repository has."""
+        return [name for name in KNOWN_NAMES if self._size_bytes(name)]
 
     def find_here(self, name: str) -> Path | None:
         """Returns the path of a file in the cache, or None."""
@@ -184,27 +188,9 @@ class HubFolder:
         """Turns what `huggingface_hub` raises into one clear line."""
         try:
             yield
-        except HFValidationError as error:
-            raise ModelFilesError(f"{self.model_id!r} is no hub id: {error}") from error
-        except RevisionNotFoundError as error:
-            raise ModelFilesError(f"{self.model_id} has no revision {self._revision!r}") from error
-        except RepositoryNotFoundError as error:
+        except HUB_ERRORS as error:
             raise ModelFilesError(
-                f"{self.model_id} does not exist on {constants.ENDPOINT}, or needs a token"
-            ) from error
-        except LocalEntryNotFoundError as error:
-            raise ModelFilesError(
-                f"{self.model_id}: {name} is not in the cache and {constants.ENDPOINT} cannot be "
-                "reached"
-            ) from error
-        except EntryNotFoundError as error:
-            raise ModelFilesError(f"{self.model_id} has no file {name}") from error
-        except SafetensorsParsingError as error:
-            raise ModelFilesError(f"{self.model_id}: the header of {name} is damaged") from error
-        except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:
-            raise ModelFilesError(
-                f"{self.model_id}: {name} cannot be fetched from {constants.ENDPOINT} "
-                f"({type(error).__name__})"
+                in_words(error, repo_id=self.model_id, revision=self._revision, name=name)
             ) from error
 
 

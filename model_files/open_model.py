@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+from enum import Enum, auto
 from pathlib import Path
 
 from model_files.gguf_model import GgufModel
@@ -33,15 +34,20 @@ def open_model(spec: str) -> ModelFiles:
     """
     if spec == DEMO:
         return GgufModel(_demo_path())
-    path = Path(spec).expanduser()
-    if spec and path.is_dir():
+    path, kind = _on_disk(spec)
+    if kind is _Kind.FOLDER:
         return HfFiles(LocalFolder(path))
-    if path.suffix == ".gguf":
+    if path.suffix.lower() == ".gguf":
         return GgufModel(path)
     if spec.startswith(SHAPE_PREFIX):
         return ShapeModel(spec.removeprefix(SHAPE_PREFIX))
+    if kind is _Kind.FILE:
+        raise ModelFilesError(
+            f"model {spec!r} is a file: name the folder that it lies in, beside config.json, or a"
+            " .gguf file"
+        )
     hub_id = _HUB_ID.fullmatch(spec)
-    if hub_id is None or path.exists():
+    if hub_id is None:
         raise ModelFilesError(
             f"model {spec!r} is neither a folder, a .gguf file, a hub id, nor {DEMO!r}"
         )
@@ -49,6 +55,31 @@ def open_model(spec: str) -> ModelFiles:
     from model_files.hub import HubFolder
 
     return HfFiles(HubFolder(hub_id["repo"], hub_id["revision"]))
+
+
+class _Kind(Enum):
+    """What a path leads to."""
+
+    FOLDER = auto()
+    FILE = auto()
+    NOTHING = auto()
+
+
+def _on_disk(spec: str) -> tuple[Path, _Kind]:
+    """Finds out what a path leads to; `~` is home, as in a shell.
+
+    Raises:
+        ModelFilesError: It may not be looked at, or cannot be a path.
+    """
+    try:
+        path = Path(spec).expanduser()
+        if spec and path.is_dir():
+            return path, _Kind.FOLDER
+        return path, _Kind.FILE if spec and path.exists() else _Kind.NOTHING
+    except OSError as error:
+        raise ModelFilesError(f"model {spec!r} cannot be opened: {error.strerror}") from error
+    except RuntimeError as error:  # how pathlib says that nobody has such a home
+        raise ModelFilesError(f"model {spec!r}: there is no such home folder") from error
 
 
 def known_models() -> list[str]:

@@ -14,6 +14,7 @@ from typing import NamedTuple, Self, TypeGuard
 import numpy as np
 import numpy.typing as npt
 
+from model_files.lfs_pointer import LFS_BEGINNING, refuse_lfs_pointer
 from model_files.model_files import TensorInfo
 from model_files.weight_digest import SampledTensor
 from protos.errors import ModelFilesError, UnsupportedModelError
@@ -139,6 +140,7 @@ def read_exactly(
 
 def _read_header(descriptor: int, name: str) -> dict[str, Entry]:
     file_size = os.fstat(descriptor).st_size
+    refuse_lfs_pointer(name, os.pread(descriptor, len(LFS_BEGINNING), 0))
     length = int.from_bytes(os.pread(descriptor, 8, 0), "little")
     if file_size < 8 or length > min(_MAX_HEADER_BYTES, file_size - 8):
         raise ModelFilesError(

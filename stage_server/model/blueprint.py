@@ -259,6 +259,8 @@ def _hf_config(config: ModelConfig) -> PreTrainedConfig:
         # The name that LongRoPE had when the first Phi-3 was published.
         raw["rope_scaling"] = {**scaling, "type": "longrope"}
     hf_config: PreTrainedConfig = CONFIG_MAPPING[config.model_type].from_dict(raw)
+    if getattr(hf_config, "head_dim", config.head_dim) is None:  # some families take it as it is
+        hf_config.head_dim = config.head_dim
     for theirs, ours in _CHECKED.items():
         expected, found = getattr(config, ours), getattr(hf_config, theirs)
         if expected != found:

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from model_files import ModelConfig
 from model_files.frozen_json import shown
 from model_files.not_served import not_served
-from protos.errors import UnsupportedModelError
+from protos.errors import ModelFilesError, UnsupportedModelError
 
 _ROPE_TYPES = frozenset({"default", "linear", "dynamic", "yarn", "llama3", "longrope"})
 _LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})
@@ -25,10 +25,12 @@ _FOREIGN_FEATURES = (
     "num_experts",
     "num_kv_shared_layers",
     "num_local_experts",
-    "quantization_config",
     "use_bidirectional_attention",
 )
 """Configuration keys that change what a layer is; served only when absent, null, false or 0."""
+
+
+_QUANTIZATIONS = ("quantization_config", "compression_config")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,9 +161,15 @@ def family_of(config: ModelConfig) -> Family:
     family = FAMILIES.get(config.model_type)
     if family is None:
         raise not_served(config.model_type, config.raw)
+    for key in _QUANTIZATIONS:
+        if config.raw.get(key):
+            raise _quantized(config.raw[key])
     for key in _FOREIGN_FEATURES:
         if config.raw.get(key):
             raise _refused(config, key, config.raw[key])
+    for key, value in config.raw.items():
+        if not _is_finite(value):
+            raise ModelFilesError(f"config.json: {key} is {shown(value)}, must be finite")
     layer_types = config.raw.get("layer_types")
     for layer_type in layer_types if isinstance(layer_types, tuple) else ():
         if layer_type not in _LAYER_TYPES:
@@ -187,6 +195,25 @@ def check_rope(config: ModelConfig, parameters: Mapping[str, object]) -> None:
         changes_at = _number(each, "original_max_position_embeddings", config.max_model_len)
         if each.get("rope_type") == "longrope" and changes_at < config.max_model_len:
             raise _refused(config, "original_max_position_embeddings", changes_at)
+
+
+def _is_finite(value: object) -> bool:
+    """Whether a value of a configuration has no number that is infinite, or none."""
+    if isinstance(value, Mapping):
+        return all(map(_is_finite, value.values()))
+    if isinstance(value, tuple):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _quantized(settings: object) -> UnsupportedModelError:
+    method = settings.get("quant_method") if isinstance(settings, Mapping) else None
+    known = f" by {method}" if isinstance(method, str) else ""
+    return UnsupportedModelError(
+        f"weights that are quantized{known} (quantization_config) are not served: take the model "
+        "that they were made from, or a GGUF file of it",
+        key="quantization_config",
+    )
 
 
 def _refused(config: ModelConfig, key: str, value: object) -> UnsupportedModelError:

@@ -34,6 +34,8 @@ class FakeHub:
         """Names of files whose content was sent whole."""
         self.damaged = ""
         """Name of a file of which one bit changes on its way, once."""
+        self.status, self.code = 0, ""
+        """Answered to everything, with the hub's own error code; 0: files are."""
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -47,6 +49,8 @@ class FakeHub:
                 pass
 
             def _answer(self, *, send_content: bool) -> None:
+                if hub.status:
+                    return self._refuse(hub.code, hub.status)
                 match = re.fullmatch(r"/(\w+/\w+)/resolve/(\w+)/([\w.-]+)", self.path)
                 if match is None or match[1] != "org/tiny":
                     return self._refuse("RepoNotFound")
@@ -72,8 +76,8 @@ class FakeHub:
                     self.wfile.write(part)
                 return None
 
-            def _refuse(self, code: str) -> None:
-                self.send_response(404)
+            def _refuse(self, code: str, status: int = 404) -> None:
+                self.send_response(status)
                 self.send_header("X-Error-Code", code)
                 if code == "EntryNotFound":
                     self.send_header("X-Repo-Commit", COMMIT)
@@ -225,6 +229,146 @@ def test_failures_are_one_line_that_says_what_is_wrong(hub: FakeHub, tmp_path: P
     assert "cannot be reached" in machine.error("org/tiny", HF_ENDPOINT="http://127.0.0.1:9")
     (hub.folder / "config.json").unlink()
     assert "has no config.json" in machine.error("org/tiny")
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "told"),
+    [
+        (401, "GatedRepo", "org/tiny is gated: accept its terms on http"),
+        (403, "GatedRepo", "org/tiny is gated: accept its terms on http"),
+        (401, "RepoNotFound", "org/tiny does not exist on http"),
+        (401, "", "org/tiny"),
+        (403, "", "may not read config.json"),
+        (429, "", "too many requests"),
+        (500, "", "answered with 500"),
+        (503, "", "answered with 503"),
+    ],
+)
+def test_what_the_hub_refuses_is_told_with_its_remedy(
+    hub: FakeHub, tmp_path: Path, status: int, code: str, told: str
+) -> None:
+    hub.status, hub.code = status, code
+    message = Machine(tmp_path / "cache", hub.endpoint).error("org/tiny")
+    assert told in message
+    if status < 404:
+        assert "HF_TOKEN" in message
+
+
+def test_a_gated_model_tells_whether_there_is_a_token(hub: FakeHub, tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "cache", hub.endpoint)
+    hub.status, hub.code = 403, "GatedRepo"
+    message = machine.error("org/tiny")
+    assert f"accept its terms on {hub.endpoint}/org/tiny, and give this machine" in message
+    assert "as HF_TOKEN or with `hf auth login`" in message
+    message = machine.error("org/tiny", HF_TOKEN="hf_" + "a" * 34)
+    assert "the token of this machine may not read it: accept its terms on" in message
+    assert "hf_aaa" not in message
+
+
+def test_what_is_not_in_the_cache_is_not_fetched_offline(hub: FakeHub, tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "cache", hub.endpoint)
+    for spec in ("org/tiny", "org/tiny@v9"):
+        message = machine.error(spec, HF_HUB_OFFLINE="1")
+        assert f"{spec}: config.json is not in the cache {tmp_path / 'cache'}" in message
+        assert "offline for this machine (HF_HUB_OFFLINE)" in message
+    machine.run(READ_LAYER % 3)
+    code = """
+files = open_model("org/tiny")
+try:
+    with files.open_tensors(files.tensor_names):
+        pass
+except StagecoachError as error:
+    print(error)
+"""
+    message = machine.run(code, HF_HUB_OFFLINE="1")
+    assert ".safetensors is not in the cache" in message
+    assert "HF_HUB_OFFLINE" in message
+    assert hub.fetched.count("config.json") == 1
+
+
+def test_a_cache_that_cannot_be_written_is_named(hub: FakeHub, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    cache.write_text("a file, where a folder should be")
+    message = Machine(cache, hub.endpoint).error("org/tiny")
+    assert f"cannot be kept in {cache}" in message
+    assert "HF_HOME names another place" in message
+
+
+def test_a_disk_that_is_full_is_told(hub: FakeHub, tmp_path: Path) -> None:
+    code = """
+import errno, pathlib, huggingface_hub.file_download as download
+def full(*args, **kwargs):
+    raise OSError(errno.ENOSPC, "No space left on device")
+download._download_to_tmp_and_move = full
+try:
+    open_model("org/tiny")
+except StagecoachError as error:
+    print(error)
+"""
+    message = Machine(tmp_path / "cache", hub.endpoint).run(code)
+    assert "there is no space left for config.json in" in message
+
+
+def test_a_server_that_is_no_hub_is_told_apart(hub: FakeHub, tmp_path: Path) -> None:
+    hub.status, hub.code = 200, ""
+    message = Machine(tmp_path / "cache", hub.endpoint).error("org/tiny")
+    assert "does not answer as a hub does" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("pytorch_model.bin", "it has weights in files that may hold code (pytorch_model.bin)"),
+        ("adapter_model.safetensors", "only an adapter is here"),
+    ],
+)
+def test_a_repository_without_safetensors_is_told_what_it_has(
+    hub: FakeHub, tmp_path: Path, name: str, told: str
+) -> None:
+    (hub.folder / "model.safetensors.index.json").rename(hub.folder / name)
+    machine = Machine(tmp_path / "cache", hub.endpoint)
+    assert told in machine.error("org/tiny", wants="tensor_names")
+    assert name not in hub.fetched
+
+
+def test_an_adapter_in_a_repository_is_refused(hub: FakeHub, tmp_path: Path) -> None:
+    (hub.folder / "adapter_config.json").write_text("{}")
+    machine = Machine(tmp_path / "cache", hub.endpoint)
+    code = """
+try:
+    open_model("org/tiny")
+except StagecoachError as error:
+    print(type(error).__name__, error)
+"""
+    assert "UnsupportedModelError org/tiny has an adapter beside" in machine.run(code)
+
+
+DIGESTS = """
+files = open_model("org/tiny")
+digests = {part: digest.hex() for part, digest in files.weight_digests().items()}
+print(json.dumps([digests, files.weights_revision()]))
+"""
+
+
+def test_weights_in_the_cache_have_digests_and_all_have_a_revision(
+    hub: FakeHub, tmp_path: Path
+) -> None:
+    machine = Machine(tmp_path / "cache", hub.endpoint)
+    digests, revision = json.loads(machine.run(DIGESTS))
+    assert digests == {}
+    assert len(revision) == 64
+    machine.run(READ_LAYER % 3)
+    local = open_model(str(hub.folder)).weight_digests()
+    digests, same = json.loads(machine.run(DIGESTS))
+    assert digests["layer 3"] == local["layer 3"].hex()
+    assert len(digests) < len(local)
+    assert same == revision
+    other, revision_of_nothing = json.loads(machine.run(DIGESTS, HF_HUB_OFFLINE="1"))
+    assert (other, revision_of_nothing) == (digests, "")
+    shard = next(hub.folder.glob("*.safetensors"))
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    fresh = Machine(tmp_path / "other cache", hub.endpoint)
+    assert json.loads(fresh.run(DIGESTS))[1] != revision
 
 
 def test_missing_weights_are_named(hub: FakeHub, tmp_path: Path) -> None:
