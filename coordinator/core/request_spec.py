@@ -26,13 +26,16 @@ MAX_UINT32 = 2**32 - 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextPrompt:
-    """Plain text; the tokenizer adds its special tokens.
+    """Plain text, whose special tokens are read as such.
 
     Raises:
         InvalidArgumentError: The text is empty.
     """
 
     text: str
+    add_special_tokens: bool = True
+    """Let the tokenizer put around it what the model wants there, such as a begin token; one that
+    the text begins with itself is not repeated."""
 
     def __post_init__(self) -> None:
         """Refuses empty text."""
@@ -84,13 +87,28 @@ class ChatPrompt:
     """A conversation, oldest message first, rendered by the model's chat template.
 
     Raises:
-        InvalidArgumentError: There is no message, or there are too many.
+        InvalidArgumentError: There is no message, or there are too many; or it is asked to go on
+            with the last message and to begin a new one.
     """
 
     messages: tuple[ChatMessage, ...]
+    add_generation_prompt: bool = True
+    """End with what the assistant's next message begins with."""
+    continue_final_message: bool = False
+    """End inside the last message, so that the output goes on with it; not together with
+    `add_generation_prompt`."""
+    add_special_tokens: bool = False
+    """Let the tokenizer put its special tokens around what the template wrote, which has its own;
+    a begin token is not repeated."""
 
     def __post_init__(self) -> None:
         """Refuses an empty conversation."""
+        if self.continue_final_message and self.add_generation_prompt:
+            raise InvalidArgumentError(
+                "continue_final_message and add_generation_prompt are both true: the output either"
+                " goes on with the last message or begins a new one",
+                field="prompt.chat.continue_final_message",
+            )
         if not self.messages:
             raise InvalidArgumentError(
                 "prompt.chat.messages is empty", field="prompt.chat.messages"

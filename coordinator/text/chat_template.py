@@ -5,7 +5,9 @@ is that of transformers (`utils/chat_template_utils.py`), so that a template giv
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from typing import NoReturn
 
@@ -16,6 +18,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from coordinator.core.request_spec import ChatMessage
+from coordinator.text.control_tokens import unguessable_tag
 from protos.errors import InvalidArgumentError, ModelFilesError
 
 
@@ -41,8 +44,12 @@ class ChatTemplate:
                 f"the model's chat template is not valid: line {error.lineno}: {error.message}"
             ) from error
 
-    def render(self, messages: Iterable[ChatMessage]) -> str:
-        """Returns the prompt that asks for the assistant's next message.
+    def render(self, messages: Sequence[ChatMessage], *, add_generation_prompt: bool = True) -> str:
+        """Returns the text of a conversation.
+
+        Args:
+            messages: Oldest first.
+            add_generation_prompt: End with what the assistant's next message begins with.
 
         Raises:
             InvalidArgumentError: The template refuses these messages, such as roles in this order.
@@ -54,7 +61,7 @@ class ChatTemplate:
                 ],
                 tools=None,
                 documents=None,
-                add_generation_prompt=True,
+                add_generation_prompt=add_generation_prompt,
                 **self.special_tokens,
             )
         except MemoryError:
@@ -64,6 +71,40 @@ class ChatTemplate:
                 f"the model's chat template refuses the messages: {error}",
                 field="prompt.chat.messages",
             ) from error
+
+    def turn_marks(self) -> str:
+        """Returns what the template writes around and between turns that say next to nothing."""
+        turns = [ChatMessage(role=role, content="0") for role in ("user", "assistant", "user")]
+        marks = []
+        for messages in (turns, [ChatMessage(role="system", content="0"), *turns]):
+            with suppress(InvalidArgumentError):  # not every template knows every role
+                marks.append(self.render(messages, add_generation_prompt=False))
+        return "\n".join(marks)
+
+    def render_unfinished(self, messages: Sequence[ChatMessage]) -> str:
+        """Returns the text of a conversation up to where its last message ends.
+
+        The place is found by a tag at the end of that message, as transformers finds it: spaces
+        there are kept where the template keeps them.
+
+        Args:
+            messages: Oldest first; at least one.
+
+        Raises:
+            InvalidArgumentError: The template refuses these messages, or leaves out the last one.
+        """
+        *earlier, last = messages
+        tag = unguessable_tag()
+        tagged = replace(last, content=f"{last.content}{tag} ")
+        text = self.render([*earlier, tagged], add_generation_prompt=False)
+        before, found, after = text.rpartition(tag)
+        if not found or last.content.strip() not in text:
+            raise InvalidArgumentError(
+                "the model's chat template leaves out the last message or a part of it, so that the"
+                " output cannot go on with it",
+                field="prompt.chat.continue_final_message",
+            )
+        return before if after.startswith(" ") else before.rstrip()
 
 
 class _GenerationTag(Extension):

@@ -2,15 +2,19 @@
 
 import json
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+from functools import cached_property
 from typing import Self
 
 import tokenizers
 
-from coordinator.core.request_spec import ChatMessage, ChatPrompt, TextPrompt
+from coordinator.core.request_spec import ChatPrompt, TextPrompt
 from coordinator.text.chat_template import ChatTemplate
+from coordinator.text.control_tokens import ShieldedText
 from coordinator.text.detokenizer import IncrementalDetokenizer
 from coordinator.text.gguf_tokenizer import build_gguf_tokenizer
 from coordinator.text.gguf_vocabulary import GgufVocabulary
+from coordinator.text.guarded_encoder import GuardedEncoder
 from coordinator.text.token_decoders import choose_decoder
 from model_files import GgufTokenizer, HfTokenizerFiles, ModelFiles
 from protos.errors import InvalidArgumentError, ModelFilesError
@@ -45,6 +49,7 @@ class Tokenizer:
         self._special_tokens = frozenset(
             token.content for token in backend.get_added_tokens_decoder().values() if token.special
         )
+        self._before, self._after = _surroundings(backend)
         self.eos_token_ids = frozenset(eos_token_ids)
 
     def to_state(self) -> bytes:
@@ -79,32 +84,53 @@ class Tokenizer:
             InvalidArgumentError: As `encode` and `encode_chat`.
         """
         if isinstance(prompt, TextPrompt):
-            return self.encode(prompt.text)
-        return self.encode_chat(prompt.messages)
+            return self.encode(prompt.text, add_special_tokens=prompt.add_special_tokens)
+        return self.encode_chat(prompt)
 
-    def encode(self, text: str) -> list[int]:
-        """Returns the tokens of a text, with those that the model wants around it.
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Returns the tokens of a text.
+
+        Args:
+            text: Special tokens in it are read as such.
+            add_special_tokens: Put those around it that the model wants there. A begin token that
+                the text begins with itself is not repeated.
 
         Raises:
             InvalidArgumentError: The text is not valid Unicode.
         """
-        return self._encode(text, add_special_tokens=True, field="prompt.text")
+        _check_unicode(text, "prompt.text")
+        token_ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        return self._surrounded(token_ids) if add_special_tokens else token_ids
 
-    def encode_chat(self, messages: Iterable[ChatMessage]) -> list[int]:
-        """Returns the prompt that asks for the next message of a conversation.
+    def encode_chat(self, prompt: ChatPrompt) -> list[int]:
+        """Returns the tokens of a conversation.
 
-        The template writes all special tokens itself.
+        The template writes all special tokens itself. What it wrote is control; the same strings
+        inside a message are text.
 
         Raises:
             InvalidArgumentError: The model has no chat template, the template refuses the
-                messages, or a message is not valid Unicode.
+                messages or leaves out one that is to be continued, or a message is not valid
+                Unicode.
         """
         if self._chat_template is None:
             raise InvalidArgumentError(
                 "the model has no chat template: send text", field="prompt.chat"
             )
-        text = self._chat_template.render(messages)
-        return self._encode(text, add_special_tokens=False, field="prompt.chat.messages.content")
+        encoder = self._chat_encoder
+        shielded = ShieldedText(encoder.control_tokens)
+        messages = []
+        for message in prompt.messages:
+            _check_unicode(message.content, "prompt.chat.messages.content")
+            messages.append(replace(message, content=shielded.shield(message.content)))
+        if prompt.continue_final_message:
+            text = self._chat_template.render_unfinished(messages)
+        else:
+            text = self._chat_template.render(
+                messages, add_generation_prompt=prompt.add_generation_prompt
+            )
+        token_ids = encoder.encode(text, shielded)
+        return self._surrounded(token_ids) if prompt.add_special_tokens else token_ids
 
     def detokenize(self, token_ids: Iterable[int]) -> str:
         """Returns the text of tokens, special ones left out; what is incomplete becomes U+FFFD."""
@@ -130,14 +156,19 @@ class Tokenizer:
             self._backend.id_to_token, self._special_tokens, self._make_decoder()
         )
 
-    def _encode(self, text: str, *, add_special_tokens: bool, field: str) -> list[int]:
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise InvalidArgumentError(
-                f"{field} has a lone surrogate at character {error.start}", field=field
-            ) from error
-        return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+    @cached_property
+    def _chat_encoder(self) -> GuardedEncoder:
+        """Made for the first conversation: it takes a run of the template, which may never end."""
+        assert self._chat_template is not None, "checked before"
+        added_tokens = self._backend.get_added_tokens_decoder().values()
+        return GuardedEncoder(self._backend, _control_tokens(added_tokens, self._chat_template))
+
+    def _surrounded(self, token_ids: list[int]) -> list[int]:
+        """The ids with what the model wants around a text, but no begin token twice."""
+        before = self._before
+        if before and token_ids[: len(before)] == before:
+            before = []
+        return [*before, *token_ids, *self._after]
 
 
 def load_tokenizer(files: ModelFiles) -> Tokenizer | None:
@@ -187,6 +218,41 @@ def _load_gguf(files: GgufTokenizer) -> Tokenizer:
 
 def _chat_template(source: str | None, special_tokens: Mapping[str, str]) -> ChatTemplate | None:
     return None if source is None else ChatTemplate(source, special_tokens)
+
+
+def _check_unicode(text: str, field: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidArgumentError(
+            f"{field} has a lone surrogate at character {error.start}", field=field
+        ) from error
+
+
+def _surroundings(backend: tokenizers.Tokenizer) -> tuple[list[int], list[int]]:
+    """What the tokenizer puts before and after every text."""
+    whole = backend.encode("a")
+    is_text = [not is_special for is_special in whole.special_tokens_mask]
+    if True not in is_text:
+        return whole.ids, []
+    start = is_text.index(True)
+    end = len(is_text) - is_text[::-1].index(True)
+    return whole.ids[:start], whole.ids[end:]
+
+
+def _control_tokens(
+    added_tokens: Iterable[tokenizers.AddedToken], template: ChatTemplate
+) -> list[tokenizers.AddedToken]:
+    """Special tokens, and whatever else the template marks turns with.
+
+    Other added tokens, such as `<think>`, are read as such also where a client wrote them.
+    """
+    marks = template.turn_marks()
+    return [
+        token
+        for token in added_tokens
+        if token.special or (token.content in marks and not token.content.isspace())
+    ]
 
 
 def _special_tokens(config: Mapping[str, object]) -> dict[str, str]:

@@ -15,7 +15,7 @@ import pytest
 import tokenizers
 from tokenizers import pre_tokenizers
 
-from coordinator.core.request_spec import ChatMessage
+from coordinator.core.request_spec import ChatMessage, ChatPrompt
 from coordinator.text.gguf_tokenizer import build_gguf_tokenizer
 from coordinator.text.gguf_vocabulary import GgufVocabulary
 from coordinator.text.output_text import OutputText
@@ -112,6 +112,10 @@ def byte_level_metadata(**fields: object) -> dict[str, object]:
         **fields,
     }
     return {f"tokenizer.ggml.{name}": v for name, v in metadata.items() if v is not None}
+
+
+def chat(content: str) -> ChatPrompt:
+    return ChatPrompt(messages=(ChatMessage(role="user", content=content),))
 
 
 @pytest.fixture(scope="module")
@@ -299,7 +303,7 @@ def test_truncation_and_padding_of_a_file_are_ignored(tmp_path: Path) -> None:
     tokenizer = load(files)
     assert len(tokenizer.encode("aaa")) == 3
     assert tokenizer.eos_token_ids == {258}
-    assert tokenizer.encode_chat([ChatMessage(role="user", content="ab")]) == [257, 256, 258]
+    assert tokenizer.encode_chat(chat("ab")) == [257, 256, 258]
 
 
 def check_spelling(tokenizer: Tokenizer) -> None:
@@ -345,21 +349,22 @@ def test_model_without_tokenizer_has_none() -> None:
 def test_chat_prompt_equals_that_of_transformers(
     demo: Tokenizer, demo_of_transformers: "PreTrainedTokenizerBase"
 ) -> None:
-    messages = [
+    turns = [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "What is the capital of France?"},
     ]
-    for conversation in (messages, messages[1:]):
+    for conversation in (turns, turns[1:]):
         reference = demo_of_transformers.apply_chat_template(
             conversation, add_generation_prompt=True, return_dict=False
         )
-        assert demo.encode_chat([ChatMessage(**message) for message in conversation]) == reference
+        messages = tuple(ChatMessage(**message) for message in conversation)
+        assert demo.encode_chat(ChatPrompt(messages=messages)) == reference
 
 
 def test_chat_without_a_template_is_refused() -> None:
     tokenizer = load(GgufTokenizer(metadata=byte_level_metadata(add_bos_token=True)))
     with pytest.raises(InvalidArgumentError, match="no chat template") as caught:
-        tokenizer.encode_chat([ChatMessage(role="user", content="ab")])
+        tokenizer.encode_chat(chat("ab"))
     assert caught.value.field == "prompt.chat"
 
 
@@ -367,7 +372,7 @@ def test_chat_prompt_has_one_begin_token_only() -> None:
     metadata = byte_level_metadata(add_bos_token=True)
     metadata["tokenizer.chat_template"] = "{{ bos_token }}{{ messages[0]['content'] }}"
     tokenizer = load(GgufTokenizer(metadata=metadata))
-    assert tokenizer.encode_chat([ChatMessage(role="user", content="ab")]) == [257, 256]
+    assert tokenizer.encode_chat(chat("ab")) == [257, 256]
 
 
 def test_text_with_a_lone_surrogate_is_refused(demo: Tokenizer) -> None:
@@ -375,7 +380,7 @@ def test_text_with_a_lone_surrogate_is_refused(demo: Tokenizer) -> None:
         demo.encode("ab\ud800c")
     assert caught.value.field == "prompt.text"
     with pytest.raises(InvalidArgumentError, match="lone surrogate") as caught:
-        demo.encode_chat([ChatMessage(role="user", content="\udfff")])
+        demo.encode_chat(chat("\udfff"))
     assert caught.value.field == "prompt.chat.messages.content"
 
 

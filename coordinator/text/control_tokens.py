@@ -1,0 +1,90 @@
+"""The strings that a model reads as commands, such as `<|im_start|>`, and where they occur.
+
+In a conversation only the template may write them. A client's string that holds one is shielded
+while the template renders: the part is a row of digits that nobody can guess, which a template can
+trim around, split beside, escape and change to capitals, and is put back afterwards. So the parts
+that the client wrote are known in whatever the template makes of them.
+"""
+
+import re
+import secrets
+from collections.abc import Collection, Iterator
+
+
+class ControlTokens:
+    """Finds control tokens in text.
+
+    Args:
+        contents: What they are spelled as.
+    """
+
+    def __init__(self, contents: Collection[str]) -> None:
+        """Indexes them: some models have thousands."""
+        self._contents = frozenset(contents) - {""}
+        self._lengths = sorted({len(content) for content in self._contents}, reverse=True)
+        first_chars = "".join(sorted({re.escape(content[0]) for content in self._contents}))
+        self._first_char = re.compile(f"[{first_chars}]" if first_chars else "(?!)")
+        self._beginnings = frozenset(
+            content[:length] for content in self._contents for length in range(1, len(content))
+        )
+
+    def find(self, text: str) -> Iterator[tuple[int, int]]:
+        """Yields start and end of each, from the left, of several at one place the longest."""
+        end = 0
+        while (match := self._first_char.search(text, end)) is not None:
+            start, end = match.start(), match.end()
+            for length in self._lengths:
+                if text[start : start + length] in self._contents:
+                    end = start + length
+                    yield start, end
+                    break
+
+    def find_open_end(self, text: str) -> tuple[int, int] | None:
+        """Start and end of what could become one with the text that follows, spaces aside."""
+        end = len(text.rstrip())
+        for length in range(min(end, max(self._lengths, default=0)), 0, -1):
+            if text[end - length : end] in self._beginnings:
+                return end - length, end
+        return None
+
+
+class ShieldedText:
+    """Takes control tokens out of a client's strings, and puts them back into what became of them.
+
+    One object serves one conversation.
+
+    Args:
+        control_tokens: What is taken out.
+    """
+
+    def __init__(self, control_tokens: ControlTokens) -> None:
+        """Draws digits for this conversation."""
+        self._control_tokens = control_tokens
+        self._prefix = str(10**23 + secrets.randbelow(9 * 10**23))
+        self._parts: list[str] = []
+        self._shield = re.compile(self._prefix + r"(\d{8})")
+
+    def shield(self, text: str) -> str:
+        """Returns a client's string without control tokens, or parts that could become one."""
+        spans = list(self._control_tokens.find(text))
+        open_end = self._control_tokens.find_open_end(text)
+        if open_end is not None and (not spans or open_end[0] >= spans[-1][1]):
+            spans.append(open_end)
+        pieces = []
+        position = 0
+        for start, end in spans:
+            pieces += [text[position:start], f"{self._prefix}{len(self._parts):08}"]
+            self._parts.append(text[start:end])
+            position = end
+        return "".join([*pieces, text[position:]])
+
+    def restore(self, text: str) -> str:
+        """Puts back what `shield` took out."""
+        if not self._parts:
+            return text
+        return self._shield.sub(lambda match: self._parts[int(match[1])], text)
+
+
+def unguessable_tag() -> str:
+    """A row of digits that is in no client's text."""
+    return str(10**31 + secrets.randbelow(9 * 10**31))
