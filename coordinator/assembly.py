@@ -7,7 +7,7 @@ from itertools import count
 
 from coordinator.admission import Admission
 from coordinator.config import CoordinatorConfig
-from coordinator.constraint import GrammarCompiler
+from coordinator.constraint.grammar_compiler import GrammarCompiler
 from coordinator.engine import Engine
 from coordinator.lane import Lane
 from coordinator.observer import EngineObserver

@@ -68,6 +68,10 @@ class Dispatcher:
         self._put(sequence, self._best_lane(sequence))
         return sequence
 
+    def stop(self, request_id: str, reason: FinishReason) -> None:
+        """Ends the sequence of a request whose end is still to be told."""
+        self._lane_of[request_id].scheduler.finish(request_id, reason)
+
     def finish(self, request_id: str, reason: FinishReason) -> None:
         """Ends a sequence, wherever it is, and forgets it."""
         self._lane_of.pop(request_id).scheduler.finish(request_id, reason)

@@ -14,7 +14,7 @@ from collections.abc import Sequence as ListLike
 
 from coordinator.admission import Admission
 from coordinator.batch_sampling import sample
-from coordinator.constraint import GrammarCompiler
+from coordinator.constraint.grammar_compiler import GrammarCompiler
 from coordinator.core.limits import MAX_REPLAYS
 from coordinator.core.observation import EngineFigures
 from coordinator.core.request import FinishReason
@@ -28,7 +28,9 @@ from coordinator.engine_status import EngineCounters, engine_figures, engine_sta
 from coordinator.intake import Intake, Prepared
 from coordinator.landed_step import LandedStep
 from coordinator.lane import Lane
+from coordinator.live_request import LiveRequest
 from coordinator.live_requests import LiveRequests
+from coordinator.mask_waits import MaskWaits
 from coordinator.micro_batches import MicroBatch
 from coordinator.observer import EngineObserver, Observers
 from coordinator.outage import Outage
@@ -114,6 +116,9 @@ class Engine:
         self._idle = asyncio.Event()
         self._idle.set()
         self._unsent: list[tuple[Lane, LandedStep]] = []
+        self._masks = MaskWaits(self._requests.by_id, wake)
+        self._endings: list[tuple[LiveRequest, FinishReason]] = []
+        """Requests that turned out to be complete; told after their last token."""
         self._steps = StepHub()
         self._is_draining = False
         self._has_news = False
@@ -192,6 +197,11 @@ class Engine:
         if self._text is not None:
             self._text.start()
 
+    def read_vocabulary(self) -> None:
+        """Makes the engine ready for grammars in the background, before the first is sent."""
+        if self.tokenizer is not None:
+            self._grammars.start_soon()
+
     async def wait_stopped(self) -> None:
         """Returns when the engine was closed.
 
@@ -226,7 +236,7 @@ class Engine:
         await asyncio.wait({self._task})
         await asyncio.gather(*(lane.micro_batches.close() for lane in self._lanes))
         await self._pool.close()
-        self._grammars.close()
+        await self._grammars.close()
         if self._text is not None:
             await self._text.close()
 
@@ -246,6 +256,8 @@ class Engine:
             if self._has_news:
                 await self._emit()  # before requests are moved, or fail
                 self._tend()
+            await self._masks.settle()
+            self._let_go()
             for lane in self._lanes:
                 lane.fill(self._requests.by_id)
             await self._emit()
@@ -337,11 +349,23 @@ class Engine:
         for token in step.tokens:
             if token.reason is not None:
                 lane.scheduler.finish(token.live.request_id, token.reason)
+            elif not token.live.sampler.is_ready:
+                self._masks.hold(token.live)
         self._unsent.append((lane, step))
+
+    def _let_go(self) -> None:
+        """Lets held sequences go on, or ends them, once it is known what may follow."""
+        for live in self._masks.take_ready():
+            reason = live.finish_reason
+            if reason is None:
+                live.sequence.is_held = False
+            else:
+                self._dispatcher.stop(live.request_id, reason)
+                self._endings.append((live, reason))
 
     async def _emit(self) -> None:
         """Sends what was taken in, behind the next micro-batches."""
-        if not self._unsent:
+        if not self._unsent and not self._endings:
             return
         await asyncio.sleep(0)  # lets those go out that were just started
         steps, self._unsent = self._unsent, []
@@ -363,6 +387,10 @@ class Engine:
                 stages=step.result.stage_timings,
                 landed_ns=micro_batch.returned_ns,
             )
+        endings, self._endings = self._endings, []
+        for live, reason in endings:
+            if self._requests.by_id.get(live.request_id) is live:
+                self._requests.finish(live, reason)
 
     def _give_up(self, lane: Lane, output: SchedulerOutput, error: StagecoachError) -> None:
         """Replays what a stage could not run, or fails it; hits only this micro-batch."""

@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from coordinator.admission import Admission
-from coordinator.constraint import GrammarCompiler, TokenConstraint
+from coordinator.constraint.grammar_compiler import GrammarCompiler
+from coordinator.constraint.token_constraint import TokenConstraint
 from coordinator.core.request import Request
 from coordinator.core.request_spec import RequestSpec
 from coordinator.core.turn import Turn
@@ -33,6 +34,11 @@ class Prepared(NamedTuple):
     constraint: TokenConstraint | None = None
     block_hashes: Sequence[bytes] = ()
     """Names of the KV blocks of its prompt, as far as they are known."""
+
+    def discard(self) -> None:
+        """Gives it up."""
+        if self.constraint is not None:
+            self.constraint.close()
 
 
 class Intake:
@@ -115,10 +121,14 @@ class Intake:
             return Prepared(request, constraint, await self._named_blocks(request))
 
         def start(prepared: Prepared) -> RequestStream:
-            with self._refusals_told():
-                return self._start(prepared)
+            try:
+                with self._refusals_told():
+                    return self._start(prepared)
+            except StagecoachError:
+                prepared.discard()
+                raise
 
-        return PreparingStream(prepare, start)
+        return PreparingStream(prepare, start, Prepared.discard)
 
     async def _named_blocks(self, request: Request) -> list[bytes]:
         """Names the KV blocks of a prompt, so that the scheduler need not do it at one go."""

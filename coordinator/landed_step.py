@@ -25,7 +25,7 @@ class NewToken(NamedTuple):
     live: LiveRequest
     token_id: int
     reason: FinishReason | None
-    """Why it is the last one; None when others follow."""
+    """Why it is the last one; None when others follow, or when that is not known yet."""
     is_hidden: bool
     """True for an end token, which is no part of the output."""
     delta: TextDelta | None
@@ -37,16 +37,18 @@ class NewToken(NamedTuple):
     def of(cls, live: LiveRequest, logprobs: TokenLogprobs | None) -> Self:
         """Takes the newest token of a request and decides whether it is the last.
 
-        Makes its text only if that decides it.
+        Makes its text only if that decides it. While the sampler is not ready, it is not known
+        whether anything may follow; see `LiveRequest.finish_reason`.
         """
         token_id = live.sequence.output_token_ids[-1]
-        live.sampler.append(token_id)
         if token_id in live.request.stop_token_ids:
             return cls(live, token_id, FinishReason.STOP, True, None, logprobs)
-        reason = FinishReason.LENGTH if live.sequence.at_max_tokens else None
+        live.sampler.append(token_id)
         delta = live.text.push(token_id) if live.request.stop else None
-        if live.sampler.is_complete or (delta is not None and delta.stopped):
-            reason = FinishReason.STOP
+        if delta is not None and delta.stopped:
+            reason: FinishReason | None = FinishReason.STOP
+        else:
+            reason = live.finish_reason if live.sampler.is_ready else None
         return cls(live, token_id, reason, False, delta, logprobs)
 
     def send(self) -> None:

@@ -112,6 +112,13 @@ class LiveRequest:
         """Id of the request."""
         return self.request.request_id
 
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """Why nothing may follow the output so far; None when something may. Once ready."""
+        if self.sampler.is_complete:
+            return FinishReason.STOP
+        return FinishReason.LENGTH if self.sequence.at_max_tokens else None
+
     def add_step(self, times: np.ndarray) -> None:
         """Counts a step that the request took part in."""
         self.num_steps += 1

@@ -54,6 +54,7 @@ class LiveRequests:
         """Ends every request past the schedulers, which may be what is broken."""
         for live in self.by_id.values():
             live.stream.end(error)
+            live.sampler.close()
             self._observers.request_ended(live.as_ended(FinishReason.ERROR, error))
         self.by_id.clear()
 
@@ -61,6 +62,7 @@ class LiveRequests:
         self, request_id: str, reason: FinishReason, error: StagecoachError | None = None
     ) -> None:
         live = self.by_id.pop(request_id)
+        live.sampler.close()
         self._dispatcher.finish(request_id, reason)
         self._counters.num_finished += 1
         self._counters.num_preemptions += live.sequence.num_preemptions

@@ -21,16 +21,19 @@ class PreparingStream(Generic[Prepared]):
         prepare: Does the work: tokenizes, compiles the grammar. Called at most once; cancelled
             when the request is.
         start: Queues the request with what `prepare` returned; called at most once.
+        discard: Gives up what `prepare` returned when the request is cancelled meanwhile.
     """
 
     def __init__(
         self,
         prepare: Callable[[], Coroutine[None, None, Prepared]],
         start: Callable[[Prepared], RequestStream],
+        discard: Callable[[Prepared], None] = lambda _: None,
     ) -> None:
         """Does nothing yet."""
         self._prepare = prepare
         self._start = start
+        self._discard = discard
         self._work: asyncio.Task[Prepared] | None = None
         self._stream: RequestStream | None = None
         self._is_cancelled = False
@@ -63,9 +66,15 @@ class PreparingStream(Generic[Prepared]):
             prepared = await self._work
         except asyncio.CancelledError:
             reader = asyncio.current_task()
+            self._work.add_done_callback(self._drop)
             if not self._is_cancelled or (reader is not None and reader.cancelling()):
                 raise  # the reader itself is cancelled
             raise RequestAbortedError("the request was cancelled") from None
         if self._is_cancelled:
+            self._discard(prepared)
             raise RequestAbortedError("the request was cancelled")
         return prepared
+
+    def _drop(self, work: asyncio.Task[Prepared]) -> None:
+        if not work.cancelled() and work.exception() is None:
+            self._discard(work.result())

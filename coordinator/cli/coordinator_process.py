@@ -129,6 +129,7 @@ async def _serve(
         shared = CallerEngine(engine, max_requests=config.max_requests_per_key)
         await server.serve(shared)
         door.open(shared)
+        engine.read_vocabulary()
         if json_output:
             ready = {
                 "grpc": address,
@@ -145,7 +146,6 @@ async def _serve(
         await server.stop(grace_s=config.drain_grace_s)
         if http:
             await http.stop()
-        await door.close()
 
 
 def _callers(config: CoordinatorConfig) -> Callers | None:

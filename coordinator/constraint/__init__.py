@@ -1,9 +1,10 @@
 """Grammars to the tokens that may come next, by llguidance; imports no torch.
 
-The grammar of a request is compiled off the event loop, and then followed token by token.
+A grammar is native code's work on what a client sent, so it is compiled and followed in processes
+of its own (`coordinator.sandbox`): `grammar_job` runs there, and the coordinator itself never
+imports llguidance.
+
+    fork server: the model's vocabulary
+        +-- template: one compiled grammar, kept for the next request that sends the same text
+                +-- output: follows the tokens of one output, and says after each what may follow
 """
-
-from coordinator.constraint.grammar_compiler import GrammarCompiler
-from coordinator.constraint.token_constraint import TokenConstraint
-
-__all__ = ["GrammarCompiler", "TokenConstraint"]

@@ -1,11 +1,23 @@
-"""What llguidance says of a grammar, as a typed error."""
+"""What goes wrong with a grammar, as a typed error that names its field."""
+
+import logging
 
 from coordinator.core.grammar import Grammar
-from protos.errors import InvalidArgumentError
+from coordinator.sandbox import CallTimeoutError, JobError, MemoryLimitError, SandboxError
+from protos.errors import (
+    DeadlineExceededError,
+    InternalError,
+    InvalidArgumentError,
+    StagecoachError,
+)
+
+_log = logging.getLogger(__name__)
 
 _MAX_CHARS = 300
 _NOISE = "<non-verbose/>"
-NO_TOKEN = "NoExtensionBias"
+_BACKTRACE = "<backtrace>"
+_PANIC = "panic:"
+_NO_TOKEN = ("", "NoExtensionBias")
 """What the library says where the grammar goes on with bytes that no token begins with."""
 
 
@@ -16,9 +28,34 @@ def failure(grammar: Grammar, message: str) -> InvalidArgumentError:
         grammar: The grammar.
         message: Of the library; may have several lines.
     """
-    line = " ".join(message.replace(_NOISE, "").split())
-    if line == NO_TOKEN:
+    line = " ".join(message.partition(_BACKTRACE)[0].replace(_NOISE, "").split())
+    if line in _NO_TOKEN:
         line = "wants text that the model has no tokens for"
+    elif line.startswith(_PANIC):
+        line = f"is more than the grammar engine can take ({line.removeprefix(_PANIC).strip()})"
     if len(line) > _MAX_CHARS:
         line = f"{line[:_MAX_CHARS]}..."
     return InvalidArgumentError(f"{grammar.field}: {line}", field=grammar.field)
+
+
+def sandbox_failure(grammar: Grammar, error: SandboxError, *, limit_s: float) -> StagecoachError:
+    """Returns the error of a grammar whose process did not answer.
+
+    Args:
+        grammar: The grammar.
+        error: What became of the process.
+        limit_s: The time it had.
+    """
+    match error:
+        case CallTimeoutError():
+            return DeadlineExceededError(
+                f"{grammar.field} was not compiled or followed within {limit_s:g} s",
+                limit_s=limit_s,
+            )
+        case MemoryLimitError():
+            return failure(grammar, "takes more memory than a grammar may")
+        case JobError():
+            _log.error("grammar job failed", extra={"error": str(error)})
+            return InternalError("a grammar could not be followed; see the coordinator's log")
+        case _:
+            return failure(grammar, "is more than the grammar engine can take: it crashed")

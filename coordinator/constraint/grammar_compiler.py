@@ -1,47 +1,62 @@
-"""Compiles grammars for one model: off the event loop, one at a time, within limits."""
+"""Compiles grammars for one model, each in a process of its own, within limits."""
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
+import logging
+from dataclasses import dataclass
+from typing import Any
 
-import llguidance
-
-from coordinator.constraint.failure import failure
+from coordinator.constraint.compile_turns import CompileTurns
+from coordinator.constraint.failure import failure, sandbox_failure
+from coordinator.constraint.messages import Standing, decode_state, encode_grammar
+from coordinator.constraint.template_cache import Template, TemplateCache
 from coordinator.constraint.token_constraint import TokenConstraint
-from coordinator.core.grammar import Grammar, GrammarKind
+from coordinator.constraint.vocabulary import Vocabulary
+from coordinator.core.grammar import Grammar
+from coordinator.sandbox import (
+    ForkServer,
+    JobError,
+    SandboxError,
+    SandboxProcess,
+)
 from coordinator.text.tokenizer import Tokenizer
 from protos.errors import (
-    DeadlineExceededError,
     InvalidArgumentError,
     QueueFullError,
+    StagecoachError,
     UnavailableError,
     UnsupportedModelError,
 )
 
+_log = logging.getLogger(__name__)
+
 COMPILE_TIMEOUT_S = 10.0
-"""Most seconds that a request waits for its grammar, the compilation of others included."""
+"""Most seconds that a request waits for its grammar, once the vocabulary is read."""
 
 MAX_WAITING = 64
 """Most requests that wait for a grammar at once."""
 
-_WHITESPACE = r"[\x20\x0A\x0D\x09]{1,40}"
-"""Between the tokens of JSON. Bounded, because a model may otherwise write it without end; enough
-for ten levels of indentation."""
+MAX_OUTPUTS = 1024
+"""Most outputs that follow grammars at once, those that wait for their first token included."""
 
-# Counted in operations, so that the same output always keeps to them or never does. The worst
-# grammars known take some ten milliseconds a mask with these and some ten megabytes an output,
-# while every format of JSON schema works.
-_LIMITS = llguidance.LLParserLimits(
-    initial_lexer_fuel=100_000,
-    step_lexer_fuel=50_000,
-    step_max_items=5_000,
-    max_lexer_states=50_000,
-    max_grammar_size=200_000,
-    verbose_errors=False,
-)
+COMPILE_MEMORY_BYTES = 512 << 20
+"""What compiling one grammar may take."""
+
+OUTPUT_MEMORY_BYTES = 256 << 20
+"""What following one output may take, beyond its grammar."""
+
+_JOB = "coordinator.constraint.grammar_job"
+
+
+@dataclass(slots=True)
+class _Compilation:
+    """A grammar that is being compiled, for all who wait for it."""
+
+    task: asyncio.Task[Template]
+    num_waiting: int = 0
 
 
 class GrammarCompiler:
-    """Makes constraints of grammars. Used from one event loop; the work is done on one thread.
+    """Makes constraints of grammars; the work is done in sandboxed processes. Event loop only.
 
     Args:
         tokenizer: The model's; None when it serves token ids only.
@@ -52,14 +67,19 @@ class GrammarCompiler:
     def __init__(
         self, tokenizer: Tokenizer | None, *, vocab_size: int, eos_token_ids: frozenset[int]
     ) -> None:
-        """Builds nothing yet: the model's vocabulary is read for the first grammar."""
+        """Starts nothing yet: the model's vocabulary is read by `start` or for a first grammar."""
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
         self._eos_token_ids = eos_token_ids
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="grammars")
+        self._server: ForkServer | None = None
+        self._templates = TemplateCache()
+        self._compiling: dict[Grammar, _Compilation] = {}
+        self._tasks: set[asyncio.Task[Template]] = set()
+        self._turns = CompileTurns()
         self._num_waiting = 0
+        self._num_outputs = 0
+        self._starting: asyncio.Task[None] | None = None
         self._is_closed = False
-        self._vocabulary: llguidance.LLTokenizer | None = None  # the thread's alone
 
     def check_model(self, grammar: Grammar) -> None:
         """Refuses grammars for a model whose output has no text.
@@ -70,112 +90,190 @@ class GrammarCompiler:
         if self._tokenizer is None:
             raise InvalidArgumentError("the model has no tokenizer: no grammar", field="grammar")
 
+    async def start(self) -> None:
+        """Reads the model's vocabulary, so that the first grammar does not wait for that.
+
+        Raises:
+            UnsupportedModelError: What the model's tokens spell cannot be told.
+            UnavailableError: No process could be started, or the compiler was closed.
+        """
+        try:
+            await self._fork_server().start()
+        except SandboxError as error:
+            raise self._start_failure(error) from error
+
+    def start_soon(self) -> None:
+        """Reads the model's vocabulary in the background; what is wrong with it is logged."""
+        if self._starting is None:
+            self._starting = asyncio.create_task(self.start(), name="vocabulary")
+            self._starting.add_done_callback(_log_failure)
+
     async def compile(self, grammar: Grammar, *, ignore_eos: bool = False) -> TokenConstraint:
-        """Makes the constraint of one new output.
+        """Makes the constraint of one new output; to give up the wait is to end the work.
 
         Args:
             grammar: What it must match.
             ignore_eos: Choose the model's end tokens only where nothing else may follow.
 
+        Returns:
+            The constraint, which the caller closes.
+
         Raises:
             InvalidArgumentError: The grammar is wrong or too large, or the model has no tokenizer.
             UnsupportedModelError: What the model's tokens spell cannot be told.
-            QueueFullError: Too many requests wait for their grammars.
+            QueueFullError: Too many requests wait for their grammars, or follow grammars.
             DeadlineExceededError: It took too long.
-            UnavailableError: The compiler was closed.
+            UnavailableError: The compiler was closed, or the machine has no room for a process.
         """
         self.check_model(grammar)
-        if self._is_closed:
-            raise UnavailableError("the coordinator is shutting down")
         if self._num_waiting >= MAX_WAITING:
             raise QueueFullError(
                 f"{self._num_waiting} requests wait for their grammars, at most {MAX_WAITING} may",
                 limit=MAX_WAITING,
             )
+        if self._num_outputs >= MAX_OUTPUTS:
+            raise QueueFullError(
+                f"{self._num_outputs} outputs follow grammars, at most {MAX_OUTPUTS} may",
+                limit=MAX_OUTPUTS,
+            )
         self._num_waiting += 1
+        self._num_outputs += 1
         try:
-            loop = asyncio.get_running_loop()
-            async with asyncio.timeout(COMPILE_TIMEOUT_S):
-                matcher = await loop.run_in_executor(self._thread, self._compile, grammar)
-        except TimeoutError as error:
-            raise DeadlineExceededError(
-                f"{grammar.field} was not compiled within {COMPILE_TIMEOUT_S} s",
-                limit_s=COMPILE_TIMEOUT_S,
-            ) from error
+            template = await self._template(grammar)
+            if not template.process.is_alive:  # others have pushed it out of the cache meanwhile
+                template = await self._template(grammar)
+            process = await self._fork_output(template)
+        except BaseException:
+            self._num_outputs -= 1
+            raise
         finally:
             self._num_waiting -= 1
         return TokenConstraint(
-            matcher,
+            process,
             grammar,
+            template.state,
             vocab_size=self._vocab_size,
             avoided_ids=self._eos_token_ids if ignore_eos else frozenset(),
+            on_closed=self._forget_output,
         )
 
-    def close(self) -> None:
-        """Takes no more grammars; those that wait are still compiled. May be called again."""
+    async def close(self) -> None:
+        """Takes no more grammars, and ends all processes at once. May be called again."""
         self._is_closed = True
-        self._thread.shutdown(wait=False)
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        self._templates.clear()
+        if self._server is not None:
+            await self._server.close()
+        if self._starting is not None:
+            await asyncio.wait({self._starting})
 
-    # One matcher for every output: copies of one share an automaton that grows, and
-    # break all at once when any of them makes it too large.
-    def _compile(self, grammar: Grammar) -> llguidance.LLMatcher:
-        """A matcher at the start of an output; on the thread."""
-        if self._vocabulary is None:
-            self._vocabulary = self._read_vocabulary()
-        try:
-            source = _source(grammar)
-        except ValueError as error:
-            raise failure(grammar, str(error)) from error
-        matcher = llguidance.LLMatcher(self._vocabulary, source, log_level=0, limits=_LIMITS)
-        if not matcher.is_error():
-            # The first mask builds most of the automaton, and may find it too large.
-            matcher.compute_bitmask()
-        if matcher.is_error():
-            raise failure(grammar, matcher.get_error())
-        return matcher
+    def _forget_output(self) -> None:
+        self._num_outputs -= 1
 
-    def _read_vocabulary(self) -> llguidance.LLTokenizer:
-        assert self._tokenizer is not None, "checked before"
-        # A model may have more logits than its tokenizer has tokens, and the other way round.
-        num_tokens = self._tokenizer.vocab_size
-        eos_token_ids = sorted(
-            token_id for token_id in self._eos_token_ids if token_id < num_tokens
-        )
-        if not eos_token_ids:
-            raise UnsupportedModelError("the model has no end token, which a grammar ends with")
+    async def _template(self, grammar: Grammar) -> Template:
+        """The compiled grammar: from the cache, or with all who wait for it."""
+        template = self._templates.get(grammar)
+        if template is not None:
+            return template
+        compilation = self._compiling.get(grammar)
+        if compilation is None:
+            task = asyncio.create_task(self._compile(grammar), name="grammar")
+            compilation = self._compiling[grammar] = _Compilation(task)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(_retrieve)
+        compilation.num_waiting += 1
         try:
-            return llguidance.LLTokenizer(
-                self._tokenizer.serialized(),
-                n_vocab=max(self._vocab_size, num_tokens),
-                eos_token=eos_token_ids,
+            await asyncio.wait({compilation.task})
+        finally:
+            compilation.num_waiting -= 1
+            if compilation.num_waiting == 0:
+                compilation.task.cancel()
+                del self._compiling[grammar]
+        if compilation.task.cancelled():
+            raise self._shut_down()
+        return compilation.task.result()
+
+    async def _compile(self, grammar: Grammar) -> Template:
+        await self.start()
+        process: SandboxProcess | None = None
+        try:
+            async with self._turns.starting():
+                process = await self._fork_server().fork(memory_bytes=COMPILE_MEMORY_BYTES)
+                payload = encode_grammar(grammar.kind, grammar.text)
+                answer = process.submit(payload, timeout_s=COMPILE_TIMEOUT_S)
+                answer.add_done_callback(_retrieve)
+                takes_long = await self._turns.has_taken_long(process, answer)
+            if takes_long:
+                await self._turns.go_on(process, answer)
+            state, own_bytes = decode_state(answer.result())
+            if state.standing is Standing.BROKEN:
+                raise failure(grammar, state.error)
+        except SandboxError as error:
+            raise self._compile_failure(grammar, error, process) from error
+        except BaseException:
+            if process is not None:
+                process.close()
+            raise
+        template = Template(process, state, own_bytes)
+        self._templates.put(grammar, template)
+        return template
+
+    async def _fork_output(self, template: Template) -> SandboxProcess:
+        try:
+            return await template.process.fork(memory_bytes=OUTPUT_MEMORY_BYTES)
+        except SandboxError as error:
+            if self._is_closed:
+                raise self._shut_down() from error
+            raise UnavailableError(f"no process for an output: {error}") from error
+
+    def _fork_server(self) -> ForkServer:
+        if self._is_closed:
+            raise self._shut_down()
+        if self._server is None:
+            assert self._tokenizer is not None, "checked before"
+            if not self._eos_token_ids:
+                raise UnsupportedModelError("the model has no end token, which a grammar ends with")
+            vocabulary = Vocabulary(
+                tokenizer=self._tokenizer.serialized(),
+                num_logits=self._vocab_size,
+                eos_token_ids=tuple(sorted(self._eos_token_ids)),
             )
-        except ValueError as error:
-            raise UnsupportedModelError(
-                f"what the model's tokens spell cannot be told: {error}"
-            ) from error
+            self._server = ForkServer(_JOB, vocabulary.encode())
+        return self._server
+
+    def _start_failure(self, error: SandboxError) -> StagecoachError:
+        if self._is_closed:
+            return self._shut_down()
+        if isinstance(error, JobError):
+            return UnsupportedModelError(f"what the model's tokens spell cannot be told: {error}")
+        return UnavailableError(f"grammars cannot be compiled: {error}")
+
+    def _compile_failure(
+        self, grammar: Grammar, error: SandboxError, process: SandboxProcess | None
+    ) -> StagecoachError:
+        if process is None:
+            return self._start_failure(error)
+        process.close()
+        if self._is_closed:
+            return self._shut_down()
+        return sandbox_failure(grammar, error, limit_s=COMPILE_TIMEOUT_S)
+
+    @staticmethod
+    def _shut_down() -> UnavailableError:
+        return UnavailableError("the coordinator is shutting down")
 
 
-def _source(grammar: Grammar) -> str:
-    """The grammar as llguidance takes it.
-
-    Raises:
-        ValueError: A schema is not well formed.
-    """
-    match grammar.kind:
-        case GrammarKind.JSON_SCHEMA:
-            return _json_source(grammar.text)
-        case GrammarKind.JSON_OBJECT:
-            return _json_source('{"type": "object"}')
-        case GrammarKind.REGEX:
-            return llguidance.LLMatcher.grammar_from_regex(grammar.text)
-        case GrammarKind.LARK:
-            return llguidance.LLMatcher.grammar_from_lark(grammar.text)
+def _log_failure(starting: asyncio.Task[None]) -> None:
+    error = None if starting.cancelled() else starting.exception()
+    if error is not None and not isinstance(error, UnavailableError):
+        _log.warning("no grammars for this model", extra={"error": str(error)})
 
 
-def _json_source(schema: str) -> str:
-    if schema.strip() in ("true", "false"):  # options need an object
-        schema = f'{{"allOf": [{schema}]}}'
-    # A keyword that is not implemented is refused, whatever the schema asks for.
-    return llguidance.LLMatcher.grammar_from_json_schema(
-        schema, defaults={"whitespace_pattern": _WHITESPACE}, overrides={"lenient": False}
-    )
+def _retrieve(ended: "asyncio.Future[Any]") -> None:
+    """Hears of an error that nobody waits for any more."""
+    if not ended.cancelled():
+        ended.exception()

@@ -31,6 +31,8 @@ class Sequence:
     """Tokens, from the start, whose KV every stage holds. 0 without a slot."""
     kv_slot: int | None = None
     """Slot on every stage; set exactly while running."""
+    is_held: bool = False
+    """True while it is not known which token may follow its last: it is not scheduled meanwhile."""
     micro_batch_id: int | None = None
     """The micro-batch it is in, from `schedule()` until that one comes back or is given up."""
     block_hashes: list[bytes] = field(default_factory=list)

@@ -42,9 +42,7 @@ def completion_routes(door: Door, patience: Patience) -> APIRouter:
     async def create_chat_completion(request: Request) -> Response:
         """Answers a conversation; with `stream`, as server-sent events of chunks."""
         engine = door.engine()
-        wanted = await read_model_request(
-            request, ChatCompletionRequest, engine.served_model, door.bodies
-        )
+        wanted = await read_model_request(request, ChatCompletionRequest, engine.served_model)
         head = _head(
             engine,
             wanted,
@@ -63,9 +61,7 @@ def completion_routes(door: Door, patience: Patience) -> APIRouter:
     async def create_completion(request: Request) -> Response:
         """Continues prompts; with `stream`, as server-sent events of partial completions."""
         engine = door.engine()
-        wanted = await read_model_request(
-            request, CompletionRequest, engine.served_model, door.bodies
-        )
+        wanted = await read_model_request(request, CompletionRequest, engine.served_model)
         head = _head(
             engine,
             wanted,

@@ -76,21 +76,17 @@ class IgnoredFieldsHeader:
                 _log.info("requests have the field %s, which changes nothing here", kind)
 
 
-class KnownField(NamedTuple):
-    """A field of a schema."""
-
+class _Field(NamedTuple):
     attribute: str
     name: str
     """As a client writes it."""
     is_unused: bool
-    """Nothing is made of it."""
 
 
 @cache
-def known_fields(model: type[RequestModel]) -> tuple[KnownField, ...]:
-    """The fields that a schema names."""
+def _fields(model: type[RequestModel]) -> tuple[_Field, ...]:
     return tuple(
-        KnownField(
+        _Field(
             attribute,
             info.alias or attribute,
             any(isinstance(mark, Unused) for mark in info.metadata),
@@ -101,7 +97,7 @@ def known_fields(model: type[RequestModel]) -> tuple[KnownField, ...]:
 
 def _unused(model: RequestModel, kind: str, place: str) -> Iterator[tuple[str, str]]:
     """Kind and place of every field that changes nothing; `kind` and `place` lead to the model."""
-    for attribute, name, is_unused in known_fields(type(model)):
+    for attribute, name, is_unused in _fields(type(model)):
         if attribute not in model.model_fields_set:
             continue
         value = getattr(model, attribute)

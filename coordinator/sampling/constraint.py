@@ -1,5 +1,6 @@
 """What the sampler needs of a form that the output must have."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -10,6 +11,15 @@ from protos.errors import StagecoachError
 
 class Constraint(Protocol):
     """Which tokens may follow those appended so far. Implemented by `coordinator.constraint`."""
+
+    @property
+    def is_ready(self) -> bool:
+        """True when it is known what may follow; else nothing but `append` may be called."""
+        ...
+
+    def when_ready(self, on_ready: Callable[[], None]) -> None:
+        """Calls back each time that it has become ready, until it is closed."""
+        ...
 
     @property
     def allowed_ids(self) -> npt.NDArray[np.int64]:
@@ -28,4 +38,8 @@ class Constraint(Protocol):
 
     def append(self, token_id: int) -> None:
         """Takes an allowed token of output."""
+        ...
+
+    def close(self) -> None:
+        """Gives up what it holds. May be called again."""
         ...

@@ -1,7 +1,7 @@
 """Chooses the tokens of one request: says which logits it needs, and draws from them."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -51,7 +51,8 @@ class TokenSampler:
             prompt_token_ids: Each in `[0, vocab_size)`.
             vocab_size: Logits in a row.
             logprobs: As in `Request`.
-            constraint: Says which tokens may be chosen; with no output so far. None: all.
+            constraint: Says which tokens may be chosen; with no output so far, and closed with this
+                object. None: all.
         """
         self._params = params
         # As the wire carries it, so that both ends weigh with the same temperature.
@@ -136,6 +137,21 @@ class TokenSampler:
             return None
         wanted = self.logits_request(row.row)
         return token_logprobs(row, token_id, num_top=self._logprobs, wanted=wanted)
+
+    @property
+    def is_ready(self) -> bool:
+        """True when it is known which tokens may follow; until then there is nothing to ask for."""
+        return self._constraint is None or self._constraint.is_ready
+
+    def when_ready(self, on_ready: Callable[[], None]) -> None:
+        """Calls back each time that it has become ready again, until it is closed."""
+        if self._constraint is not None:
+            self._constraint.when_ready(on_ready)
+
+    def close(self) -> None:
+        """Gives up the constraint. May be called again."""
+        if self._constraint is not None:
+            self._constraint.close()
 
     @property
     def is_complete(self) -> bool:

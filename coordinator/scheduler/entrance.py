@@ -90,7 +90,7 @@ class Entrance:
         Returns:
             False when it has to wait on; then nothing changed.
         """
-        if len(self._running) == self._max_num_seqs:
+        if sequence.is_held or len(self._running) == self._max_num_seqs:
             return False
         oldest = self._queue.peek()
         assert oldest is not None, "the sequence waits"

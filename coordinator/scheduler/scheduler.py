@@ -328,7 +328,7 @@ class Scheduler:
         prompts: list[Sequence] = []
         admits = True
         for sequence in tuple(self._running.values()):
-            if sequence.in_flight or sequence.kv_slot is None:
+            if sequence.in_flight or sequence.is_held or sequence.kv_slot is None:
                 continue  # without a slot: it was preempted in this very loop
             if sequence.num_uncomputed_tokens > 1:
                 prompts.append(sequence)
@@ -346,6 +346,8 @@ class Scheduler:
         if any(sequence.in_flight for sequence in self._running.values()):
             return
         suspect = next(iter(self._suspects.values()))
+        if suspect.is_held:
+            return
         if suspect.state is SequenceState.WAITING:
             while not self._entrance.admit_alone(suspect):
                 self._preempt(next(reversed(self._running.values())), keep_kv=True)

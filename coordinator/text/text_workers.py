@@ -117,7 +117,8 @@ class TextWorkers:
         self._chats.close()
         await self._server.close()
         if self._starting is not None:
-            await asyncio.wait({self._starting})
+            # That it was closed meanwhile is no news; other failures are the server's to log.
+            await asyncio.gather(self._starting, return_exceptions=True)
 
 
 class _Calls:

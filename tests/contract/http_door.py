@@ -37,7 +37,6 @@ async def serving_http(
         yield address
     finally:
         await server.stop()
-        await door.close()
 
 
 class Event(NamedTuple):

@@ -268,8 +268,10 @@ async def test_a_constrained_output_survives_the_loss_of_a_stage(
         config = CoordinatorConfig(model=str(model), stages=(kept, lost, last))
         engine = await open_engine(config, open_model(config.model))
         rest.push_async_callback(engine.close, 0.0)
+        # So that all of the next find their grammars, and run side by side.
+        await run(engine, mixed_spec(0))
         running = [asyncio.create_task(run(engine, mixed_spec(i))) for i in range(NUM_SEEDS)]
-        await status_when(engine, lambda now: now.num_generated_tokens >= 60)
+        await status_when(engine, lambda now: now.num_generated_tokens >= 130)
         await victim.aclose()
         assert not any(task.done() for task in running)
         listen = ListenAddress.parse(lost)

@@ -1,6 +1,7 @@
 """The sampler chooses the same token from the row it asked for as from the full row."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -117,6 +118,7 @@ def test_replayed_sampler_goes_on_like_the_uninterrupted_one(data: st.DataObject
 class AllowedTokens:
     """A constraint that allows the tokens it is told to."""
 
+    is_ready = True
     is_complete = False
     error = InternalError("nothing is allowed")
 
@@ -125,6 +127,12 @@ class AllowedTokens:
 
     def append(self, token_id: int) -> None:
         assert token_id in self.allowed_ids
+
+    def when_ready(self, on_ready: Callable[[], None]) -> None:
+        raise AssertionError("it is always ready")
+
+    def close(self) -> None:
+        pass
 
 
 @st.composite

@@ -37,6 +37,7 @@ ENGINE_PARTS = {
         "lane",
         "live_request",
         "live_requests",
+        "mask_waits",
         "micro_batches",
         "observer",
         "outage",
