@@ -4,6 +4,7 @@ Plain data, made by the servicer from a validated message. The rows of all slice
 after another, never padded.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -60,6 +61,8 @@ class LogitsRequest:
     temperature: float = 1.0
     token_ids: tuple[int, ...] = ()
     wants_unit_log_sum_exp: bool = False
+    num_contenders: int = 0
+    noise_key: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +98,8 @@ class LogitsRow:
     full: torch.Tensor | None = None
     """float32 `[vocab_size]` on the CPU."""
     unit_log_sum_exp: float | None = None
+    contender_ids: Sequence[int] = ()
+    contender_logits: Sequence[float] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,9 @@ from dataclasses import replace
 import torch
 
 from stage_server.batch import LogitsRequest, LogitsRow
+from stage_server.noise import Contenders, find_contenders
+
+_NO_CONTENDERS = Contenders([], [])
 
 
 def reduce_logits(logits: torch.Tensor, requests: Sequence[LogitsRequest]) -> tuple[LogitsRow, ...]:
@@ -23,27 +26,54 @@ def reduce_logits(logits: torch.Tensor, requests: Sequence[LogitsRequest]) -> tu
     vocab_size = logits.shape[1]
     temperatures = torch.tensor([request.temperature for request in requests], device=logits.device)
     gaps = logits - logits.amax(dim=1, keepdim=True)  # NaN where the highest is not finite
-    log_sum_exps = _log_sum_exp(gaps / temperatures[:, None])
+    weights = (gaps / temperatures[:, None]).exp_()
+    log_sum_exps = weights.sum(dim=1).log_().tolist()
     unit_log_sum_exps: list[float | None] = [None] * len(requests)
     if wanted := [i for i, r in enumerate(requests) if r.wants_unit_log_sum_exp]:
-        for i, value in zip(wanted, _log_sum_exp(gaps[wanted]), strict=True):
+        values = gaps[wanted].exp_().sum(dim=1).log_().tolist()
+        for i, value in zip(wanted, values, strict=True):
             unit_log_sum_exps[i] = value
+    contenders = _contenders(logits, weights, requests)
     num_candidates = max(
         (r.num_candidates for r in requests if r.num_candidates < vocab_size), default=0
     )
     top_logits, top_ids = _top(logits, num_candidates)
     return tuple(
         replace(
-            _reduce_row(request, logits[i], log_sum_exps[i], top_logits[i], top_ids[i]),
+            _reduce_row(
+                request,
+                logits[i],
+                log_sum_exps[i],
+                top_logits[i],
+                top_ids[i],
+                contenders.get(i, _NO_CONTENDERS),
+            ),
             unit_log_sum_exp=unit_log_sum_exps[i],
         )
         for i, request in enumerate(requests)
     )
 
 
-def _log_sum_exp(gaps: torch.Tensor) -> list[float]:
-    """Of each row, whose highest is 0, so that nothing overflows; overwrites `gaps`."""
-    return gaps.exp_().sum(dim=1).log_().tolist()
+def _contenders(
+    logits: torch.Tensor, weights: torch.Tensor, requests: Sequence[LogitsRequest]
+) -> dict[int, Contenders]:
+    """By row, of those that want any."""
+    wanted = [i for i, request in enumerate(requests) if request.num_contenders]
+    if not wanted:
+        return {}
+    found = find_contenders(
+        logits,
+        weights,
+        wanted,
+        [requests[i].noise_key for i in wanted],
+        max(requests[i].num_contenders for i in wanted),
+    )
+    return {
+        i: Contenders(
+            one.ids[: requests[i].num_contenders], one.logits[: requests[i].num_contenders]
+        )
+        for i, one in zip(wanted, found, strict=True)
+    }
 
 
 def _reduce_row(
@@ -52,6 +82,7 @@ def _reduce_row(
     log_sum_exp: float,
     top_logits: list[float],
     top_ids: list[int],
+    contenders: Contenders,
 ) -> LogitsRow:
     candidates = top_logits[: request.num_candidates]
     if request.num_candidates >= row.shape[0] or not covers(request, log_sum_exp, candidates):
@@ -70,6 +101,8 @@ def _reduce_row(
         candidate_ids=top_ids[: request.num_candidates],
         candidate_logits=candidates,
         token_logits=row[token_ids].tolist() if request.token_ids else [],
+        contender_ids=contenders.ids,
+        contender_logits=contenders.logits,
     )
 
 

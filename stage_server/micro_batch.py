@@ -173,6 +173,11 @@ def _parse_logits_request(
         raise _invalid(f"{field}.temperature", f"is {temperature}, must be finite and above 0")
     token_ids = tuple(message.token_ids)
     _check_token_ids(f"{field}.token_ids", token_ids, info)
+    if message.num_contenders > info.vocab_size:
+        raise _invalid(
+            f"{field}.num_contenders",
+            f"is {message.num_contenders}, must be at most {info.vocab_size}",
+        )
     return LogitsRequest(
         row=message.row,
         num_candidates=message.num_candidates,
@@ -181,6 +186,8 @@ def _parse_logits_request(
         temperature=temperature,
         token_ids=token_ids,
         wants_unit_log_sum_exp=message.wants_unit_log_sum_exp,
+        num_contenders=message.num_contenders,
+        noise_key=message.noise_key,
     )
 
 
@@ -189,9 +196,8 @@ def _most_bytes(request: LogitsRequest, vocab_size: int) -> int:
     full_bytes = vocab_size * _LOGIT_BYTES
     if request.num_candidates >= vocab_size:
         return full_bytes
-    reduced_bytes = (
-        request.num_candidates * _CANDIDATE_BYTES + len(request.token_ids) * _LOGIT_BYTES
-    )
+    num_pairs = request.num_candidates + request.num_contenders
+    reduced_bytes = num_pairs * _CANDIDATE_BYTES + len(request.token_ids) * _LOGIT_BYTES
     may_be_full = request.min_mass is not None or request.min_gap is not None
     return max(reduced_bytes, full_bytes) if may_be_full else reduced_bytes
 
@@ -204,6 +210,8 @@ def _write_logits_row(row: LogitsRow, message: stage_pb2.LogitsRow) -> None:
     message.candidate_ids.extend(row.candidate_ids)
     message.candidate_logits.extend(row.candidate_logits)
     message.token_logits.extend(row.token_logits)
+    message.contender_ids.extend(row.contender_ids)
+    message.contender_logits.extend(row.contender_logits)
     if row.full is not None:
         tensor_codec.write_torch(row.full, message.full)
 

@@ -251,6 +251,7 @@ def _build_info(engine: StageEngine) -> stage_pb2.GetInfoResponse:
         kv_bytes=info.kv_bytes,
         weight_digests=info.weight_digests,
         weights_revision=info.weights_revision,
+        adds_noise=True,
     )
 
 

@@ -47,6 +47,8 @@ class StageInfo:
     `model_files.weight_digest`."""
     weights_revision: str = ""
     """Of all weights as a hub names them; empty where that is not known."""
+    adds_noise: bool = False
+    """True when it answers `LogitsRequest.num_contenders`."""
 
     @property
     def is_first(self) -> bool:

@@ -1,7 +1,7 @@
 """One step as plain data: what the scheduler decided, what the pipeline did, how long it took."""
 
 from collections.abc import Sequence as ListLike
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
 
 
@@ -79,6 +79,14 @@ class LogitsRequest:
     temperature: float | None = None
     token_ids: tuple[int, ...] = ()
     wants_unit_log_sum_exp: bool = False
+    num_contenders: int = 0
+    noise_key: int = 0
+
+    def without_contenders(self, vocab_size: int) -> Self:
+        """The same of a stage that does not know them: then with the full row."""
+        if self.num_contenders == 0:
+            return self
+        return replace(self, num_candidates=vocab_size, num_contenders=0, noise_key=0, token_ids=())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +109,9 @@ class LogitsRow:
     """The whole row `[vocab_size]`, a buffer."""
     unit_log_sum_exp: float | None = None
     """`log_sum_exp` at temperature 1, when it was asked for."""
+    contender_ids: ListLike[int] = ()
+    """As many as were asked for; empty when `full` is set."""
+    contender_logits: ListLike[float] = ()
 
 
 class StageTimings(NamedTuple):

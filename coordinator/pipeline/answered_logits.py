@@ -61,11 +61,18 @@ def _check(row: LogitsRow, request: LogitsRequest, vocab_size: int) -> None:
         raise _malformed(
             "token_logits", f"are {len(row.token_logits)}, {len(request.token_ids)} were wanted"
         )
-    if max(row.candidate_ids) >= vocab_size:
+    num_contenders = len(row.contender_ids)
+    if num_contenders != request.num_contenders or len(row.contender_logits) != num_contenders:
         raise _malformed(
-            "candidate_ids", f"has {max(row.candidate_ids)}, the vocabulary {vocab_size}"
+            "contender_ids",
+            f"are {num_contenders}, with {len(row.contender_logits)} logits, "
+            f"{request.num_contenders} were wanted",
         )
-    if not all(map(math.isfinite, (*row.candidate_logits, *row.token_logits))):
+    for field, ids in (("candidate_ids", row.candidate_ids), ("contender_ids", row.contender_ids)):
+        if ids and max(ids) >= vocab_size:
+            raise _malformed(field, f"has {max(ids)}, the vocabulary {vocab_size}")
+    logits = (*row.candidate_logits, *row.token_logits, *row.contender_logits)
+    if not all(map(math.isfinite, logits)):
         raise _malformed("candidate_logits", "are not finite, though log_sum_exp is")
 
 

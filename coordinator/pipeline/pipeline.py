@@ -28,13 +28,17 @@ class Pipeline:
         index: Tells it from the other pipelines that there are now.
         links: Open, in pipeline order, and in no other pipeline.
         vocab_size: Logits in a full row.
+        adds_noise: Whether the last stage knows contenders.
     """
 
-    def __init__(self, index: int, links: Sequence[StageLink], *, vocab_size: int) -> None:
+    def __init__(
+        self, index: int, links: Sequence[StageLink], *, vocab_size: int, adds_noise: bool
+    ) -> None:
         """Is open."""
         self.index = index
         self._links = tuple(links)
         self._vocab_size = vocab_size
+        self._adds_noise = adds_noise
         self._is_open = True
         self._blamed: set[int] = set()
 
@@ -84,6 +88,8 @@ class Pipeline:
         spans: list[StageSpan] = []
         num_tokens = output.num_tokens
         last = self._links[-1]
+        if not self._adds_noise:
+            logits = [wanted.without_contenders(self._vocab_size) for wanted in logits]
         started_ns = time.perf_counter_ns()
         request = wire.first_request(output)
         for link in self._links:

@@ -186,10 +186,13 @@ class StagePool:
         formed: list[Pipeline] = []
         while chosen := self._spare():
             used = {one.pipeline.index for one in self._replicas if one.pipeline is not None}
+            last = chosen[-1].info
+            assert last is not None, "a server that is up has said what it is"
             pipeline = Pipeline(
                 next(i for i in range(len(used) + 1) if i not in used),
                 [replica.link for replica in chosen],
                 vocab_size=self._expected[-1].vocab_size,
+                adds_noise=last.adds_noise,
             )
             for replica in chosen:
                 replica.pipeline = pipeline

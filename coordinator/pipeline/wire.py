@@ -56,6 +56,7 @@ def stage_info(message: stage_pb2.GetInfoResponse) -> StageInfo:
         kv_bytes=message.kv_bytes,
         weight_digests=dict(message.weight_digests),
         weights_revision=message.weights_revision,
+        adds_noise=message.adds_noise,
     )
 
 
@@ -112,6 +113,8 @@ def add_logits(request: stage_pb2.ForwardRequest, wanted: Iterable[LogitsRequest
             temperature=one.temperature,
             token_ids=one.token_ids,
             wants_unit_log_sum_exp=one.wants_unit_log_sum_exp,
+            num_contenders=one.num_contenders,
+            noise_key=one.noise_key,
         )
         for one in wanted
     )
@@ -142,6 +145,8 @@ def logits_row(message: stage_pb2.LogitsRow, vocab_size: int) -> LogitsRow:
         candidate_ids=list(message.candidate_ids),
         candidate_logits=list(message.candidate_logits),
         token_logits=list(message.token_logits),
+        contender_ids=list(message.contender_ids),
+        contender_logits=list(message.contender_logits),
         full=full,
         unit_log_sum_exp=(
             message.unit_log_sum_exp if message.HasField("unit_log_sum_exp") else None

@@ -51,6 +51,8 @@ def token_logprobs(
 def _known_logit(row: LogitsRow, token_id: int, named_ids: Sequence[int]) -> float:
     if token_id in row.candidate_ids:
         return row.candidate_logits[row.candidate_ids.index(token_id)]
+    if token_id in row.contender_ids:
+        return row.contender_logits[row.contender_ids.index(token_id)]
     if token_id in named_ids:
         return row.token_logits[named_ids.index(token_id)]
     raise InternalError(f"the last stage sent no logit of token {token_id}")

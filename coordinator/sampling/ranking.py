@@ -68,6 +68,36 @@ class Ranking:
         ranking.size = len(allowed_ids)
         return ranking
 
+    @classmethod
+    def of_contenders(cls, row: LogitsRow, changed: ChangedTokens | None) -> Self:
+        """Ranks those that a draw may fall on: contenders of a reduced row and changed tokens.
+
+        Args:
+            row: As the last stage sent it, with as many more contenders as tokens are named.
+            changed: Tokens whose logits change; the row names exactly these.
+        """
+        ranking = cls.__new__(cls)
+        ranking.full = None
+        ids = np.asarray(row.contender_ids, dtype=np.int64)
+        logits = np.asarray(row.contender_logits, dtype=np.float64)
+        if changed is not None:
+            unchanged = np.isin(ids, changed.ids, invert=True)
+            changed_logits = changed.change(np.asarray(row.token_logits, dtype=np.float64))
+            ids = np.concatenate([ids[unchanged], changed.ids])
+            logits = np.concatenate([logits[unchanged], changed_logits])
+        ranking._reduced = Ranked(ids, logits)
+        ranking.size = len(ids)
+        return ranking
+
+    def known(self) -> Ranked:
+        """Returns all tokens that may be chosen, in no order."""
+        if self.full is None:
+            return self._reduced
+        if self.size == len(self.full):
+            return Ranked(np.arange(self.size), self.full)
+        ids = np.flatnonzero(self.full > -np.inf)
+        return Ranked(ids, self.full[ids])
+
     def top(self, num_tokens: int) -> Ranked:
         """Returns the first `num_tokens` ranks, or all that are known if these are less."""
         num_tokens = min(num_tokens, self.size)

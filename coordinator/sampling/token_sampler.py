@@ -12,15 +12,19 @@ from coordinator.core.sampling_params import SamplingParams
 from coordinator.core.step import LogitsRequest, LogitsRow
 from coordinator.sampling.changed_tokens import ChangedTokens
 from coordinator.sampling.constraint import Constraint
-from coordinator.sampling.draw import HEAD_SIZE, draw, weigh
+from coordinator.sampling.draw import HEAD_SIZE, draw, truncates, weigh
 from coordinator.sampling.logprobs import token_logprobs
+from coordinator.sampling.noise import noise_key
 from coordinator.sampling.ranking import Ranking
-from coordinator.sampling.uniform import uniform
 from protos.errors import InternalError
 
 _MIN_REDUCTION = 16
 """Candidates are at most this fraction of the vocabulary. A candidate takes twice the bytes of a
 logit, and as many again where it is named: so, at most a quarter of the bytes of the full row."""
+
+_NUM_CONTENDERS = 4
+"""Of which the best is drawn. One would do if the stage computed logarithms as numpy does; that
+four others are all within its rounding of the best happens once in 10**20 draws."""
 
 _MASS_MARGIN = 1e-4
 _GAP_MARGIN = 1e-3
@@ -32,7 +36,9 @@ class TokenSampler:
 
     For every token: `logits_request`, then `sample` on the row that came back, then `append`. The
     same seed, prompt and parameters give the same tokens from the same logits, whatever else is in
-    the batch and however the rows were reduced. Not thread-safe.
+    the batch and however the rows were reduced. Logits that differ by rounding nearly always give
+    the same token too: another one only if two sums of logit and noise are closer than that, or if
+    the rounding moves a token over the edge of a truncation. Not thread-safe.
     """
 
     def __init__(
@@ -69,12 +75,13 @@ class TokenSampler:
 
         - Greedy and top-k need that many candidates. Where bias or penalties change some tokens,
           they need as many more, and the changed tokens by name.
+        - Temperature alone needs the few tokens for which logit and noise together are highest.
+          The stage computes the noise of all. Changed tokens are treated as above.
         - Top-p needs candidates that hold its share of the mass; min-p needs those down to its
-          distance from the highest; temperature alone needs those up to the share of the mass on
-          which the random number of this token falls. The stage sends the full row when the head
-          of the distribution does not reach so far.
-        - Bias and penalties without top-k change the mass itself, which takes the full row. So
-          does a reduced row that would hardly be smaller.
+          distance from the highest. The stage sends the full row when the head of the distribution
+          does not reach so far.
+        - Bias and penalties with top-p or min-p change the mass itself, which takes the full row.
+          So does a reduced row that would hardly be smaller.
         - A constraint needs the tokens that it allows, by name, or the full row if these are many.
         - Log-probabilities need candidates for the most likely tokens, and the mass at
           temperature 1.
@@ -90,8 +97,9 @@ class TokenSampler:
                 wants_unit_log_sum_exp=request.temperature not in (None, 1.0),
             )
         # A candidate takes twice the bytes of a logit, and a stage makes room for full rows.
-        if 2 * request.num_candidates + len(request.token_ids) > self._vocab_size:
-            return replace(request, num_candidates=self._vocab_size, token_ids=())
+        num_pairs = request.num_candidates + request.num_contenders
+        if 2 * num_pairs + len(request.token_ids) > self._vocab_size:
+            return replace(request, num_candidates=self._vocab_size, num_contenders=0, token_ids=())
         return request
 
     def sample(self, row: LogitsRow) -> int:
@@ -112,6 +120,8 @@ class TokenSampler:
             ranking = self._rank_allowed(row, allowed_ids)
         elif self._is_greedy and self._changed is None and row.full is None:
             return int(row.candidate_ids[0])
+        elif self._takes_contenders and row.full is None:
+            ranking = Ranking.of_contenders(row, self._changed)
         else:
             ranking = Ranking(row, self._changed)
         if self._is_greedy:
@@ -120,8 +130,8 @@ class TokenSampler:
             ranking,
             self._params,
             temperature=self._temperature,
-            total=self._total(row, ranking),
-            random_number=self._random_number(),
+            total=self._total(row, ranking) if truncates(self._params) else math.nan,
+            key=self._noise_key(),
         )
 
     def logprobs(self, row: LogitsRow, token_id: int) -> TokenLogprobs | None:
@@ -170,14 +180,28 @@ class TokenSampler:
     def _is_greedy(self) -> bool:
         return self._temperature == 0.0
 
+    @property
+    def _takes_contenders(self) -> bool:
+        """True when every token may be drawn."""
+        return not self._is_greedy and self._constraint is None and not truncates(self._params)
+
     def _request_for_choice(self, row: int) -> LogitsRequest:
         """What choosing the token takes, without its log-probability."""
         if self._constraint is not None:
             return self._allowed_request(row, self._constraint)
+        num_changed = 0 if self._changed is None else len(self._changed)
+        if self._takes_contenders and num_changed <= self._max_candidates:
+            return LogitsRequest(
+                row=row,
+                num_candidates=1,
+                temperature=self._temperature,
+                token_ids=() if self._changed is None else tuple(self._changed.ids.tolist()),
+                num_contenders=_NUM_CONTENDERS + num_changed,
+                noise_key=self._noise_key(),
+            )
         num_kept = 1 if self._is_greedy else self._params.top_k
         if self._changed is None and num_kept == 0:
             return self._head_request(row)
-        num_changed = 0 if self._changed is None else len(self._changed)
         num_candidates = num_kept + num_changed
         if num_kept == 0 or num_candidates > self._max_candidates:
             return LogitsRequest(row=row, num_candidates=self._vocab_size)
@@ -195,8 +219,6 @@ class TokenSampler:
         min_mass = min_gap = None
         if params.top_p < 1.0:
             min_mass = params.top_p
-        elif params.min_p == 0.0:
-            min_mass = self._random_number()
         if params.min_p > 0.0:
             min_gap = _GAP_MARGIN - self._temperature * math.log(params.min_p)
         return LogitsRequest(
@@ -222,6 +244,6 @@ class TokenSampler:
             return math.exp(row.log_sum_exp)
         return float(weigh(ranking.full, ranking.full.max(), self._temperature).sum())
 
-    def _random_number(self) -> float:
+    def _noise_key(self) -> int:
         assert self._params.seed is not None, "a request that is not greedy has a seed"
-        return uniform(self._params.seed, self._num_output_tokens)
+        return noise_key(self._params.seed, self._num_output_tokens)

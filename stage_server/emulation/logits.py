@@ -14,6 +14,7 @@ import torch
 
 from stage_server.batch import LogitsRequest, LogitsRow
 from stage_server.logits import covers
+from stage_server.noise import Contenders, find_contenders
 
 _HIGHEST = 20.0
 _EXPONENT = 2.0
@@ -33,6 +34,7 @@ class HashedLogits:
         by_rank = _HIGHEST - _EXPONENT * np.log1p(ranks)
         self._by_rank: npt.NDArray[np.float32] = by_rank.astype(np.float32)
         self._log_sum_exp = lru_cache(maxsize=64)(self._compute_log_sum_exp)
+        self._weights = lru_cache(maxsize=64)(self._compute_weights)
 
     def row(self, prefix_hash: int) -> torch.Tensor:
         """Returns a whole row, float32 `[vocab_size]`."""
@@ -56,6 +58,7 @@ class HashedLogits:
                 unit_log_sum_exp=unit_log_sum_exp,
             )
         first = prefix_hash % self._vocab_size
+        contenders = self._contenders(first, request)
         return LogitsRow(
             row=request.row,
             log_sum_exp=log_sum_exp,
@@ -66,7 +69,23 @@ class HashedLogits:
                 for token_id in request.token_ids
             ],
             unit_log_sum_exp=unit_log_sum_exp,
+            contender_ids=contenders.ids,
+            contender_logits=contenders.logits,
         )
+
+    def _contenders(self, first: int, request: LogitsRequest) -> Contenders:
+        if not request.num_contenders:
+            return Contenders([], [])
+        logits = torch.from_numpy(self._by_rank).roll(first)
+        weights = self._weights(request.temperature).roll(first)
+        (found,) = find_contenders(
+            logits[None], weights[None], [0], [request.noise_key], request.num_contenders
+        )
+        return found
+
+    def _compute_weights(self, temperature: float) -> torch.Tensor:
+        gaps = torch.from_numpy(self._by_rank - self._by_rank[0])
+        return (gaps / temperature).exp_()
 
     def _compute_log_sum_exp(self, temperature: float) -> float:
         gaps = self._by_rank.astype(np.float64) - float(self._by_rank[0])

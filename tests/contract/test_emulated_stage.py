@@ -19,8 +19,11 @@ from protos.errors import (
 )
 from protos.layer_range import LayerRange
 from protos.stagecoach.v1 import stage_pb2, tensor_pb2
+from stage_server import servicer
 from stage_server.build_engine import build_engine
 from stage_server.config import StageConfig
+from stage_server.engine import StageEngine
+from stage_server.noise import Contenders
 from tests.clusters import generate, running_engine
 from tests.contract.stage_builders import OpenedStream, RunningStage, micro_batch, running_stage
 from tests.emulated_tokens import expected_token
@@ -146,6 +149,28 @@ async def test_samplers_that_need_whole_rows_get_them() -> None:
         again = await generate(engine, [1, 2, 3], 16, sampling=sampling)
     assert first == again
     assert first != [expected_token([1, 2, 3, *first[:i]]) for i in range(16)]
+
+
+async def test_a_last_stage_that_knows_no_noise_gives_the_same_text_from_whole_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sampling = SamplingParams(temperature=1.5, presence_penalty=0.5, seed=3)
+    async with running_engine(MODEL, [LayerRange(0, 12)], **EMULATED) as engine:
+        expected = await generate(engine, [1, 2, 3], 16, sampling=sampling)
+    build_info = servicer._build_info
+
+    def old_info(engine: StageEngine) -> stage_pb2.GetInfoResponse:
+        info = build_info(engine)
+        info.ClearField("adds_noise")
+        return info
+
+    def find_nothing(*_: object) -> Contenders:
+        raise AssertionError("an old stage was asked for contenders")
+
+    monkeypatch.setattr(servicer, "_build_info", old_info)
+    monkeypatch.setattr("stage_server.emulation.logits.find_contenders", find_nothing)
+    async with running_engine(MODEL, [LayerRange(0, 12)], **EMULATED) as engine:
+        assert await generate(engine, [1, 2, 3], 16, sampling=sampling) == expected
 
 
 async def test_a_configuration_is_enough_of_a_model(tmp_path: Path) -> None:

@@ -216,6 +216,7 @@ async def test_hidden_states_must_have_the_exact_shape_dtype_and_length(
 BAD_LOGITS: dict[str, tuple[dict[str, object], str]] = {
     "row beyond the rows": ({"row": 2}, "row"),
     "no candidates": ({"num_candidates": 0}, "num_candidates"),
+    "more contenders than tokens": ({"num_contenders": VOCAB_SIZE + 1}, "num_contenders"),
     "no mass": ({"min_mass": 0.0}, "min_mass"),
     "mass above one": ({"min_mass": 1.5}, "min_mass"),
     "mass not a number": ({"min_mass": math.nan}, "min_mass"),

@@ -2,11 +2,14 @@
 
 import math
 
+import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stage_server.batch import LogitsRequest
+from coordinator.sampling.noise import gumbels, uniforms
+from stage_server.batch import LogitsRequest, LogitsRow
 from stage_server.logits import reduce_logits
 
 VOCAB_SIZE = 23
@@ -24,6 +27,8 @@ requests = st.builds(
     temperature=st.floats(0.2, 3.0),
     token_ids=st.lists(st.integers(0, VOCAB_SIZE - 1), max_size=3).map(tuple),
     wants_unit_log_sum_exp=st.booleans(),
+    num_contenders=st.integers(0, VOCAB_SIZE),
+    noise_key=st.integers(0, 2**64 - 1),
 )
 
 
@@ -66,6 +71,50 @@ def test_candidates_are_the_head_of_a_stable_sort_and_cover_what_was_asked(
             assert reduced.token_logits == [row[i] for i in request.token_ids]
             assert request.num_candidates < VOCAB_SIZE
             assert is_enough or is_close
+            check_contenders(row, request, reduced)
+
+
+def check_contenders(row: list[float], request: LogitsRequest, reduced: LogitsRow) -> None:
+    """They are the best of a sort by logit and noise in float64, but for what is about equal."""
+    ids = list(reduced.contender_ids)
+    assert len(ids) == len(set(ids)) == request.num_contenders
+    assert list(reduced.contender_logits) == [row[i] for i in ids]
+    scores = np.array(row) / request.temperature + gumbels(
+        uniforms(request.noise_key, np.arange(VOCAB_SIZE))
+    )
+    if ids and len(ids) < VOCAB_SIZE:
+        assert scores[ids].min() > np.delete(scores, ids).max() - 1e-4
+
+
+@pytest.mark.parametrize("vocab_size", [1, 63, 64, 300, 5000, 32000])
+@pytest.mark.parametrize("num_contenders", [1, 4, 60])
+@pytest.mark.parametrize("temperature", [1e-3, 0.7, 100.0])
+def test_the_best_by_logit_and_noise_is_among_the_contenders(
+    vocab_size: int, num_contenders: int, temperature: float
+) -> None:
+    num_contenders = min(num_contenders, vocab_size)
+    generator = torch.Generator().manual_seed(vocab_size)
+    num_rows = 40
+    logits = torch.randn(num_rows, vocab_size, generator=generator) * 4
+    logits[::2] = logits[::2].round()
+    logits[:, 0] += torch.linspace(0, 40, num_rows)  # up to rows that hold nearly one token
+    requests = [
+        LogitsRequest(
+            row=i,
+            num_candidates=1,
+            temperature=temperature,
+            num_contenders=num_contenders,
+            noise_key=2**64 - 1 - i,
+        )
+        for i in range(num_rows)
+    ]
+    for i, row in enumerate(reduce_logits(logits, requests)):
+        if row.full is not None:
+            assert vocab_size == 1
+            continue
+        scores = logits[i].double().numpy() / temperature
+        scores += gumbels(uniforms(requests[i].noise_key, np.arange(vocab_size)))
+        assert int(scores.argmax()) in row.contender_ids
 
 
 def test_a_row_with_nan_says_so_and_leaves_its_neighbours_alone() -> None:

@@ -60,6 +60,8 @@ def stage_answer(logits: torch.Tensor, request: LogitsRequest) -> LogitsRow:
         temperature=1.0 if request.temperature is None else request.temperature,
         token_ids=request.token_ids,
         wants_unit_log_sum_exp=request.wants_unit_log_sum_exp,
+        num_contenders=request.num_contenders,
+        noise_key=request.noise_key,
     )
     (row,) = reduce_logits(logits[None], [wanted])
     full: Any = None if row.full is None else row.full.numpy()
@@ -71,6 +73,8 @@ def stage_answer(logits: torch.Tensor, request: LogitsRequest) -> LogitsRow:
         token_logits=row.token_logits,
         full=full,
         unit_log_sum_exp=row.unit_log_sum_exp,
+        contender_ids=row.contender_ids,
+        contender_logits=row.contender_logits,
     )
 
 

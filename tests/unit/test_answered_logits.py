@@ -70,6 +70,21 @@ def test_the_mass_at_temperature_one_is_there_when_it_was_wanted() -> None:
     assert row.unit_log_sum_exp == 0.75
 
 
+def test_a_stage_that_knows_no_noise_is_not_believed() -> None:
+    """The likeliest tokens in place of contenders would be another text, in silence."""
+    wanted = [replace(WANTED[0], num_contenders=2, noise_key=5)]
+    with pytest.raises(InternalError, match="contender_ids are 0, with 0 logits, 2 were wanted"):
+        read_logits([reduced()], wanted, VOCAB_SIZE)
+    message = reduced()
+    message.contender_ids.extend([0, 3])
+    message.contender_logits.extend([0.5, -1.0])
+    (row,) = read_logits([message], wanted, VOCAB_SIZE)
+    assert list(row.contender_ids) == [0, 3]
+    message.contender_ids[1] = VOCAB_SIZE
+    with pytest.raises(InternalError, match="contender_ids has 8, the vocabulary 8"):
+        read_logits([message], wanted, VOCAB_SIZE)
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -81,6 +96,7 @@ def test_the_mass_at_temperature_one_is_there_when_it_was_wanted() -> None:
         (set_id, "has 8, the vocabulary 8"),
         (set_nan, "not finite, though log_sum_exp is"),
         (set_token_infinite, "not finite, though log_sum_exp is"),
+        (lambda row: row.contender_ids.append(1), "contender_ids are 1, with 0 logits, 0 were"),
         (lambda row: row.CopyFrom(full([1.0] * 7)), "row 3: "),
         (lambda row: row.CopyFrom(full([1.0] * 7 + [math.nan])), "full is not finite"),
     ],

@@ -22,6 +22,7 @@ LOGITS = HashedLogits(VOCAB_SIZE)
     min_gap=st.none() | st.floats(0, 12, width=32),
     temperature=st.floats(0.25, 4, width=32),
     token_ids=st.lists(st.integers(0, VOCAB_SIZE - 1), max_size=4).map(tuple),
+    num_contenders=st.integers(0, 5),
 )
 def test_reduced_logits_are_those_of_the_whole_row(
     prefix_hash: int,
@@ -30,6 +31,7 @@ def test_reduced_logits_are_those_of_the_whole_row(
     min_gap: float | None,
     temperature: float,
     token_ids: tuple[int, ...],
+    num_contenders: int,
 ) -> None:
     request = LogitsRequest(
         row=3,
@@ -39,6 +41,8 @@ def test_reduced_logits_are_those_of_the_whole_row(
         temperature=temperature,
         token_ids=token_ids,
         wants_unit_log_sum_exp=True,
+        num_contenders=num_contenders,
+        noise_key=2**64 - 1 - prefix_hash,
     )
     row = LOGITS.row(prefix_hash)
     if min_mass is not None:  # at the edge, rounding decides whether the candidates are enough
@@ -50,6 +54,8 @@ def test_reduced_logits_are_those_of_the_whole_row(
     assert (found.row, found.candidate_ids) == (expected.row, expected.candidate_ids)
     assert found.candidate_logits == expected.candidate_logits
     assert found.token_logits == expected.token_logits
+    assert list(found.contender_ids) == list(expected.contender_ids)
+    assert list(found.contender_logits) == list(expected.contender_logits)
     assert found.log_sum_exp == pytest.approx(expected.log_sum_exp, abs=1e-5)
     assert found.unit_log_sum_exp == pytest.approx(expected.unit_log_sum_exp, abs=1e-5)
     assert (found.full is None) == (expected.full is None)

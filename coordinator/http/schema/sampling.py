@@ -91,9 +91,9 @@ class SamplingFields(OtherServersFields, ModelRequest):
         None,
         ge=-(2**63),
         le=2**64 - 1,
-        description="The same seed and request give the same text. Null or -1: drawn at random. "
-        "Each of "
-        "several completions has its own, derived from it.",
+        description="The same seed and request give the same text, whatever else runs, but for "
+        "the rounding of the model's arithmetic. Null or -1: drawn at random. Each of several "
+        "completions has its own, derived from it.",
     )
     stop: Annotated[Stop | None, NONE_IF_EMPTY] = Field(
         None, description="The text ends before the first of these."

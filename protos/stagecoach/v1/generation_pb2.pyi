@@ -218,8 +218,10 @@ class SamplingParams(_message.Message):
     Default 0.
     """
     seed: _builtins.int
-    """Seeds the choice: the same seed, prompt and parameters give the same text whatever else runs.
-    Unset: drawn at random.
+    """Seeds the choice: the same seed, prompt and parameters give the same text whatever else runs,
+    but for the rounding of the model's arithmetic: in another batch it may move two tokens that
+    are as good as equally likely to be drawn past each other, seldom in float32 and float16, more
+    often in bfloat16. Unset: drawn at random.
     """
     @_builtins.property
     def logit_bias(self) -> _containers.ScalarMap[_builtins.int, _builtins.float]:

@@ -112,6 +112,7 @@ class GetInfoResponse(_message.Message):
     KV_BYTES_FIELD_NUMBER: _builtins.int
     WEIGHT_DIGESTS_FIELD_NUMBER: _builtins.int
     WEIGHTS_REVISION_FIELD_NUMBER: _builtins.int
+    ADDS_NOISE_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     """Version of this protocol; both sides must agree exactly."""
     model_id: _builtins.str
@@ -156,6 +157,10 @@ class GetInfoResponse(_message.Message):
     """Digest of the checksums by which a hub names the files of all weights; empty for local files.
     Stages without a part in common must agree in it where both have one.
     """
+    adds_noise: _builtins.bool
+    """True when the stage answers `LogitsRequest.num_contenders`; an older one does not know it, and
+    is asked for full rows instead.
+    """
     @_builtins.property
     def layers(self) -> Global___LayerRange:
         """Layers that this stage owns."""
@@ -194,10 +199,11 @@ class GetInfoResponse(_message.Message):
         kv_bytes: _builtins.int = ...,
         weight_digests: _abc.Mapping[_builtins.str, _builtins.bytes] | None = ...,
         weights_revision: _builtins.str = ...,
+        adds_noise: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["layers", b"layers"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "dtype", b"dtype", "emulated", b"emulated", "fingerprint", b"fingerprint", "hidden_size", b"hidden_size", "hidden_states_dtype", b"hidden_states_dtype", "kv_block_size", b"kv_block_size", "kv_bytes", b"kv_bytes", "layers", b"layers", "max_model_len", b"max_model_len", "max_num_batched_tokens", b"max_num_batched_tokens", "max_num_seqs", b"max_num_seqs", "model_id", b"model_id", "num_free_kv_blocks", b"num_free_kv_blocks", "num_kv_blocks", b"num_kv_blocks", "num_model_layers", b"num_model_layers", "pid", b"pid", "protocol_version", b"protocol_version", "version", b"version", "vocab_size", b"vocab_size", "weight_bytes", b"weight_bytes", "weight_digests", b"weight_digests", "weights_revision", b"weights_revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adds_noise", b"adds_noise", "device", b"device", "dtype", b"dtype", "emulated", b"emulated", "fingerprint", b"fingerprint", "hidden_size", b"hidden_size", "hidden_states_dtype", b"hidden_states_dtype", "kv_block_size", b"kv_block_size", "kv_bytes", b"kv_bytes", "layers", b"layers", "max_model_len", b"max_model_len", "max_num_batched_tokens", b"max_num_batched_tokens", "max_num_seqs", b"max_num_seqs", "model_id", b"model_id", "num_free_kv_blocks", b"num_free_kv_blocks", "num_kv_blocks", b"num_kv_blocks", "num_model_layers", b"num_model_layers", "pid", b"pid", "protocol_version", b"protocol_version", "version", b"version", "vocab_size", b"vocab_size", "weight_bytes", b"weight_bytes", "weight_digests", b"weight_digests", "weights_revision", b"weights_revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -521,6 +527,8 @@ class LogitsRequest(_message.Message):
     TEMPERATURE_FIELD_NUMBER: _builtins.int
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     WANTS_UNIT_LOG_SUM_EXP_FIELD_NUMBER: _builtins.int
+    NUM_CONTENDERS_FIELD_NUMBER: _builtins.int
+    NOISE_KEY_FIELD_NUMBER: _builtins.int
     row: _builtins.int
     """Row of the micro-batch, in [0, num_tokens)."""
     num_candidates: _builtins.int
@@ -539,6 +547,23 @@ class LogitsRequest(_message.Message):
     """Temperature for `min_mass` and for `LogitsRow.log_sum_exp`; above 0. Default 1."""
     wants_unit_log_sum_exp: _builtins.bool
     """Asks for `LogitsRow.unit_log_sum_exp`."""
+    num_contenders: _builtins.int
+    """Number of contenders to return, at most vocab_size: the ids with the highest
+    logit / temperature + G(noise_key, id), as near as float32 tells them apart. Among the best
+    ones of them the coordinator chooses in float64, so a stage may compute with errors of up to
+    1e-4. None are returned with the full row.
+    """
+    noise_key: _builtins.int
+    """Names the noise of one position of one request: the first 8 bytes, little-endian, of BLAKE2b
+    (digest size 8) over the seed and the position, each as 8 bytes, little-endian; the position
+    is the number of tokens generated before. Then, in unsigned 64-bit arithmetic that wraps:
+      x = noise_key + (id + 1) * 0x9E3779B97F4A7C15      (an output of SplitMix64)
+      x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9
+      x = (x ^ (x >> 27)) * 0x94D049BB133111EB
+      x = x ^ (x >> 31)
+      u = ((x >> 12) + 0.5) / 2^52
+      G = -log(-log(1 - u))
+    """
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Ids whose logits are wanted in addition, each in [0, vocab_size)."""
@@ -553,10 +578,12 @@ class LogitsRequest(_message.Message):
         temperature: _builtins.float | None = ...,
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
         wants_unit_log_sum_exp: _builtins.bool = ...,
+        num_contenders: _builtins.int = ...,
+        noise_key: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_min_gap", b"_min_gap", "_min_mass", b"_min_mass", "_temperature", b"_temperature", "min_gap", b"min_gap", "min_mass", b"min_mass", "temperature", b"temperature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_gap", b"_min_gap", "_min_mass", b"_min_mass", "_temperature", b"_temperature", "min_gap", b"min_gap", "min_mass", b"min_mass", "num_candidates", b"num_candidates", "row", b"row", "temperature", b"temperature", "token_ids", b"token_ids", "wants_unit_log_sum_exp", b"wants_unit_log_sum_exp"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_gap", b"_min_gap", "_min_mass", b"_min_mass", "_temperature", b"_temperature", "min_gap", b"min_gap", "min_mass", b"min_mass", "noise_key", b"noise_key", "num_candidates", b"num_candidates", "num_contenders", b"num_contenders", "row", b"row", "temperature", b"temperature", "token_ids", b"token_ids", "wants_unit_log_sum_exp", b"wants_unit_log_sum_exp"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__min_gap: _TypeAlias = _typing.Literal["min_gap"]  # noqa: Y015
     _WhichOneofArgType__min_gap: _TypeAlias = _typing.Literal["_min_gap", b"_min_gap"]  # noqa: Y015
@@ -689,6 +716,8 @@ class LogitsRow(_message.Message):
     TOKEN_LOGITS_FIELD_NUMBER: _builtins.int
     FULL_FIELD_NUMBER: _builtins.int
     UNIT_LOG_SUM_EXP_FIELD_NUMBER: _builtins.int
+    CONTENDER_IDS_FIELD_NUMBER: _builtins.int
+    CONTENDER_LOGITS_FIELD_NUMBER: _builtins.int
     row: _builtins.int
     """Echo of the request."""
     log_sum_exp: _builtins.float
@@ -713,6 +742,14 @@ class LogitsRow(_message.Message):
     def full(self) -> _tensor_pb2.Tensor:
         """The full row [vocab_size], float32."""
 
+    @_builtins.property
+    def contender_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The contenders, in any order. Empty when `full` is set, or none were asked for."""
+
+    @_builtins.property
+    def contender_logits(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Logits of the contenders."""
+
     def __init__(
         self,
         *,
@@ -723,10 +760,12 @@ class LogitsRow(_message.Message):
         token_logits: _abc.Iterable[_builtins.float] | None = ...,
         full: _tensor_pb2.Tensor | None = ...,
         unit_log_sum_exp: _builtins.float | None = ...,
+        contender_ids: _abc.Iterable[_builtins.int] | None = ...,
+        contender_logits: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_unit_log_sum_exp", b"_unit_log_sum_exp", "full", b"full", "unit_log_sum_exp", b"unit_log_sum_exp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_unit_log_sum_exp", b"_unit_log_sum_exp", "candidate_ids", b"candidate_ids", "candidate_logits", b"candidate_logits", "full", b"full", "log_sum_exp", b"log_sum_exp", "row", b"row", "token_logits", b"token_logits", "unit_log_sum_exp", b"unit_log_sum_exp"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_unit_log_sum_exp", b"_unit_log_sum_exp", "candidate_ids", b"candidate_ids", "candidate_logits", b"candidate_logits", "contender_ids", b"contender_ids", "contender_logits", b"contender_logits", "full", b"full", "log_sum_exp", b"log_sum_exp", "row", b"row", "token_logits", b"token_logits", "unit_log_sum_exp", b"unit_log_sum_exp"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__unit_log_sum_exp: _TypeAlias = _typing.Literal["unit_log_sum_exp"]  # noqa: Y015
     _WhichOneofArgType__unit_log_sum_exp: _TypeAlias = _typing.Literal["_unit_log_sum_exp", b"_unit_log_sum_exp"]  # noqa: Y015
