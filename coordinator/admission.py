@@ -71,7 +71,7 @@ class Admission:
         self._eos_token_ids = eos_token_ids
         self._max_request_tokens = max_request_tokens
 
-    def encode_now(self, prompt: Prompt) -> tuple[int, ...] | None:
+    def encode_now(self, prompt: Prompt) -> Sequence[int] | None:
         """Turns a prompt into token ids, if that takes no time.
 
         Returns:
@@ -96,7 +96,7 @@ class Admission:
                 self._checked_text(sum(len(message.content) for message in prompt.messages))
                 return None
 
-    async def encode(self, prompt: Prompt) -> tuple[int, ...]:
+    async def encode(self, prompt: Prompt) -> Sequence[int]:
         """Turns any prompt into token ids.
 
         Raises:
@@ -156,7 +156,7 @@ class Admission:
         self._check_ids("sampling.logit_bias", tuple(spec.sampling.logit_bias))
 
     def admit(
-        self, spec: RequestSpec, prompt_token_ids: tuple[int, ...], *, arrival_ns: int
+        self, spec: RequestSpec, prompt_token_ids: Sequence[int], *, arrival_ns: int
     ) -> Request:
         """Makes the request that a checked `spec` asks for; more tokens than fit become what fits.
 
@@ -216,10 +216,10 @@ class Admission:
         self._check_ids("prompt", token_ids)
         return token_ids
 
-    def _short(self, token_ids: "array[int]") -> tuple[int, ...]:
+    def _short(self, token_ids: "array[int]") -> Sequence[int]:
         if len(token_ids) > self._max_request_tokens:
             raise self._too_long(len(token_ids))
-        return tuple(token_ids)
+        return token_ids
 
     def _too_long(self, num_tokens: int) -> ContextLengthExceededError:
         return ContextLengthExceededError(

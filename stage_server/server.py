@@ -41,6 +41,9 @@ MAX_CONCURRENT_CALLS = 128
 """Calls that are served at once, health included; further ones get RESOURCE_EXHAUSTED."""
 
 _KEEPALIVE_MS = 5_000
+_UNACKNOWLEDGED_MS = 30_000
+"""What a coordinator's machine may leave so long without an acknowledgement or without room for it;
+a coordinator that is stopped for less goes on where it was."""
 _MIN_PING_INTERVAL_MS = 200
 """Pings that come faster are taken for abuse and end the connection; well below the period of the
 coordinator's own."""
@@ -311,7 +314,7 @@ def _server_options(limits: MessageLimits) -> list[tuple[str, int]]:
         ("grpc.max_send_message_length", limits.response_bytes),
         # By default two servers share a port, and calls go to either.
         ("grpc.so_reuseport", 0),
-        *keepalive_options(_KEEPALIVE_MS),
+        *keepalive_options(_KEEPALIVE_MS, unacknowledged_ms=_UNACKNOWLEDGED_MS),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", _MIN_PING_INTERVAL_MS),
         *server_limits(max_calls_per_connection=MAX_CONCURRENT_CALLS),

@@ -146,6 +146,7 @@ async def _serve(
         await server.stop(grace_s=config.drain_grace_s)
         if http:
             await http.stop()
+        await door.close()
 
 
 def _callers(config: CoordinatorConfig) -> Callers | None:

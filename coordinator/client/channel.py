@@ -23,6 +23,8 @@ READY_POLL_S = 0.1
 _MAX_MESSAGE_BYTES = 64 * 2**20
 """Of one answer. Tokens that a slow reader has not taken come in one message."""
 _KEEPALIVE_MS = 20_000
+_PING_ANSWER_MS = 120_000
+"""It waits behind a prompt of megabytes that goes over a slow link."""
 
 _LOOPBACK = ("localhost:", "127.", "[::1]:")
 
@@ -85,7 +87,9 @@ def channel_options(address: str) -> list[tuple[str, int]]:
         ("grpc.enable_http_proxy", 0 if address.startswith(_LOOPBACK) else 1),
         ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
         # A coordinator whose machine vanished is noticed while a completion runs.
-        *keepalive_options(_KEEPALIVE_MS),
+        *keepalive_options(
+            _KEEPALIVE_MS, unacknowledged_ms=_KEEPALIVE_MS, answer_ms=_PING_ANSWER_MS
+        ),
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 2000),
         # Its own connection, which closes with the client.

@@ -77,7 +77,7 @@ class Accepted:
     """The request is valid and queued; always first."""
 
     request_id: str
-    prompt_token_ids: tuple[int, ...]
+    prompt_token_ids: Sequence[int]
 
     @property
     def num_prompt_tokens(self) -> int:

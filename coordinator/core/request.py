@@ -1,5 +1,6 @@
 """A validated request, immutable from admission to its end."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -21,8 +22,8 @@ class Request:
 
     request_id: str
     """Unique among the requests that have not ended."""
-    prompt_token_ids: tuple[int, ...]
-    """At least one."""
+    prompt_token_ids: Sequence[int]
+    """At least one; never changed."""
     max_tokens: int
     """At least 1; prompt and output together fit the model and the KV memory."""
     sampling: SamplingParams = field(default_factory=SamplingParams)

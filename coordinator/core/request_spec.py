@@ -4,6 +4,8 @@ Doors (gRPC, HTTP) build a `RequestSpec`; the engine turns it into a `Request`. 
 errors are those of `stagecoach.v1.GenerateRequest`.
 """
 
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from coordinator.core.grammar import Grammar
@@ -49,7 +51,8 @@ class TokenPrompt:
         InvalidArgumentError: There is none, or one is not an unsigned 32-bit number.
     """
 
-    token_ids: tuple[int, ...]
+    token_ids: Sequence[int]
+    """A tuple, or an array of unsigned 32-bit numbers where there are many."""
 
     def __post_init__(self) -> None:
         """Refuses an empty prompt and impossible ids."""
@@ -122,7 +125,7 @@ class ChatPrompt:
 class EncodedPrompt:
     """What the engine made of a prompt, to be used again as it is; never from a client."""
 
-    token_ids: tuple[int, ...]
+    token_ids: Sequence[int]
     """Of `Accepted`."""
 
 
@@ -207,7 +210,9 @@ class RequestSpec:
             )
 
 
-def _check_token_ids(token_ids: tuple[int, ...], name: str) -> None:
+def _check_token_ids(token_ids: Sequence[int], name: str) -> None:
+    if isinstance(token_ids, array) and token_ids.typecode == "I":
+        return
     if not token_ids or (min(token_ids) >= 0 and max(token_ids) <= MAX_UINT32):
         return
     for index, token_id in enumerate(token_ids):  # to say which

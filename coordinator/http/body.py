@@ -1,13 +1,16 @@
 """Reads the body of a request: bounded, and once, into a validated model."""
 
+from contextlib import AsyncExitStack
 from typing import TypeVar
 
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
+from coordinator.http.body_workers import MAX_INLINE_BYTES, BodyWorkers
 from coordinator.http.errors import BodyTooLargeError, UnsupportedMediaTypeError
-from coordinator.http.schema.base import RequestModel
-from coordinator.http.validation import MAX_SHOWN_CHARS, validate
+from coordinator.http.ignored_fields import IgnoredFields
+from coordinator.http.schema.base import ModelRequest
+from coordinator.http.validation import MAX_SHOWN_CHARS
 from protos.errors import RequestAbortedError
 
 _BYTES_PER_TOKEN = 64
@@ -15,7 +18,7 @@ _BYTES_PER_TOKEN = 64
 _HEADROOM_BYTES = 2**20
 """For chats with long histories in few tokens, schemas, biases."""
 
-Model = TypeVar("Model", bound=RequestModel)
+Model = TypeVar("Model", bound=ModelRequest)
 
 
 def max_body_bytes(max_model_len: int) -> int:
@@ -27,12 +30,15 @@ def max_body_bytes(max_model_len: int) -> int:
     return max_model_len * _BYTES_PER_TOKEN + _HEADROOM_BYTES
 
 
-async def read_body(request: Request, model: type[Model], *, max_bytes: int) -> Model:
-    """Reads a request.
+async def read_body(
+    request: Request, model: type[Model], bodies: BodyWorkers, *, max_bytes: int
+) -> tuple[Model, IgnoredFields]:
+    """Reads a request; also tells which of its fields change nothing.
 
     Args:
         request: Whose body was not touched yet.
         model: What it must be.
+        bodies: Validates it.
         max_bytes: Longest body that is read.
 
     Raises:
@@ -40,17 +46,24 @@ async def read_body(request: Request, model: type[Model], *, max_bytes: int) -> 
         BodyTooLargeError: It is longer than `max_bytes`; the rest was not read.
         UnsupportedMediaTypeError: It does not call itself JSON, or is compressed.
         RequestAbortedError: The client left.
+        StagecoachError: As `BodyWorkers.validate`.
     """
     _check_headers(request, max_bytes)
     body = bytearray()
-    try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > max_bytes:
-                raise _too_large(len(body), max_bytes)
-    except ClientDisconnect:
-        raise RequestAbortedError("the client left before its request was complete") from None
-    return validate(bytes(body), model)
+    async with AsyncExitStack() as held:
+        is_large = False
+        try:
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > max_bytes:
+                    raise _too_large(len(body), max_bytes)
+                if len(body) > MAX_INLINE_BYTES and not is_large:
+                    is_large = True
+                    length = int(request.headers.get("content-length", max_bytes))
+                    await held.enter_async_context(bodies.held.hold(length))
+        except ClientDisconnect:
+            raise RequestAbortedError("the client left before its request was complete") from None
+        return await bodies.validate(bytes(body), model)
 
 
 def _check_headers(request: Request, max_bytes: int) -> None:

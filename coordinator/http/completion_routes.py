@@ -42,7 +42,9 @@ def completion_routes(door: Door, patience: Patience) -> APIRouter:
     async def create_chat_completion(request: Request) -> Response:
         """Answers a conversation; with `stream`, as server-sent events of chunks."""
         engine = door.engine()
-        wanted = await read_model_request(request, ChatCompletionRequest, engine.served_model)
+        wanted = await read_model_request(
+            request, ChatCompletionRequest, engine.served_model, door.bodies
+        )
         head = _head(
             engine,
             wanted,
@@ -61,7 +63,9 @@ def completion_routes(door: Door, patience: Patience) -> APIRouter:
     async def create_completion(request: Request) -> Response:
         """Continues prompts; with `stream`, as server-sent events of partial completions."""
         engine = door.engine()
-        wanted = await read_model_request(request, CompletionRequest, engine.served_model)
+        wanted = await read_model_request(
+            request, CompletionRequest, engine.served_model, door.bodies
+        )
         head = _head(
             engine,
             wanted,

@@ -2,22 +2,30 @@
 
 import time
 
+from coordinator.http.body_workers import BodyWorkers
 from coordinator.service.generation_engine import GenerationEngine
 from protos.errors import UnavailableError
 
 
 class Door:
-    """Holds the engine of one coordinator. Event loop only."""
+    """Holds the engine of one coordinator. Event loop only; the owner closes it."""
 
     def __init__(self) -> None:
         """Starts without an engine."""
         self.created_s = int(time.time())
         """When it was made, in seconds of the Unix clock."""
+        self.bodies = BodyWorkers()
+        """Validates what clients send."""
         self._engine: GenerationEngine | None = None
 
     def open(self, engine: GenerationEngine) -> None:
         """Serves from this engine from now on."""
         self._engine = engine
+        self.bodies.start()
+
+    async def close(self) -> None:
+        """Ends what reads bodies."""
+        await self.bodies.close()
 
     @property
     def is_ready(self) -> bool:

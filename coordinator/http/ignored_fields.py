@@ -76,17 +76,21 @@ class IgnoredFieldsHeader:
                 _log.info("requests have the field %s, which changes nothing here", kind)
 
 
-class _Field(NamedTuple):
+class KnownField(NamedTuple):
+    """A field of a schema."""
+
     attribute: str
     name: str
     """As a client writes it."""
     is_unused: bool
+    """Nothing is made of it."""
 
 
 @cache
-def _fields(model: type[RequestModel]) -> tuple[_Field, ...]:
+def known_fields(model: type[RequestModel]) -> tuple[KnownField, ...]:
+    """The fields that a schema names."""
     return tuple(
-        _Field(
+        KnownField(
             attribute,
             info.alias or attribute,
             any(isinstance(mark, Unused) for mark in info.metadata),
@@ -97,7 +101,7 @@ def _fields(model: type[RequestModel]) -> tuple[_Field, ...]:
 
 def _unused(model: RequestModel, kind: str, place: str) -> Iterator[tuple[str, str]]:
     """Kind and place of every field that changes nothing; `kind` and `place` lead to the model."""
-    for attribute, name, is_unused in _fields(type(model)):
+    for attribute, name, is_unused in known_fields(type(model)):
         if attribute not in model.model_fields_set:
             continue
         value = getattr(model, attribute)

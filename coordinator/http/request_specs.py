@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from types import MappingProxyType
@@ -153,9 +154,12 @@ def _sampling_params(request: SamplingFields) -> SamplingParams:
 
 
 def _prompts(request: CompletionRequest) -> Iterator[TextPrompt | TokenPrompt]:
-    prompt = request.prompt
+    prompt: str | Sequence[int | str | Sequence[int]] = request.prompt
     if isinstance(prompt, str):
         yield TextPrompt(text=prompt)
+        return
+    if isinstance(prompt, array):  # of a large body
+        yield TokenPrompt(token_ids=prompt)
         return
     token_ids = tuple(one for one in prompt if isinstance(one, int))
     if token_ids:
@@ -164,18 +168,21 @@ def _prompts(request: CompletionRequest) -> Iterator[TextPrompt | TokenPrompt]:
     for one in prompt:
         if isinstance(one, str):
             yield TextPrompt(text=one)
+        elif isinstance(one, array):
+            yield TokenPrompt(token_ids=one)
         elif isinstance(one, list):
             yield TokenPrompt(token_ids=tuple(one))
 
 
-def _chat_message(message: Message) -> ChatMessage:
+def content_text(message: Message) -> str:
+    """What a message says: the texts of its parts, joined."""
     content = message.content
-    return ChatMessage(
-        role="system" if message.role == "developer" else message.role,
-        content=content
-        if isinstance(content, str)
-        else "".join(part.text for part in content or ()),
-    )
+    return content if isinstance(content, str) else "".join(part.text for part in content or ())
+
+
+def _chat_message(message: Message) -> ChatMessage:
+    role = "system" if message.role == "developer" else message.role
+    return ChatMessage(role=role, content=content_text(message))
 
 
 def _grammar(request: SamplingFields) -> Grammar | None:

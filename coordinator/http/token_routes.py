@@ -1,5 +1,7 @@
 """`/tokenize` and `/detokenize`."""
 
+from collections.abc import AsyncIterator, Sequence
+
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
@@ -7,6 +9,7 @@ from coordinator.core.request_spec import TextPrompt
 from coordinator.http.door import Door
 from coordinator.http.model_requests import read_model_request
 from coordinator.http.openapi import body_of, failures
+from coordinator.http.pieces import MAX_WHOLE_IDS, PiecewiseResponse, id_pieces
 from coordinator.http.request_specs import chat_prompt
 from coordinator.http.schema.tokens import (
     DetokenizeRequest,
@@ -31,19 +34,16 @@ def token_routes(door: Door) -> APIRouter:
         responses=statuses,
         openapi_extra=body_of(TokenizeRequest),
     )
-    async def tokenize(request: Request) -> JSONResponse:
+    async def tokenize(request: Request) -> PiecewiseResponse:
         """Turns a prompt into token ids, as a completion would."""
         engine = door.engine()
         served = engine.served_model
-        wanted = await read_model_request(request, TokenizeRequest, served)
+        wanted = await read_model_request(request, TokenizeRequest, served, door.bodies)
         if wanted.messages is not None:
             token_ids = await engine.tokenize(chat_prompt(wanted.messages))
         else:
             token_ids = await engine.tokenize(TextPrompt(text=wanted.prompt or ""))
-        answer = TokenizeResponse(
-            count=len(token_ids), max_model_len=served.max_model_len, tokens=list(token_ids)
-        )
-        return JSONResponse(answer.model_dump())
+        return PiecewiseResponse(_token_pieces(token_ids, served.max_model_len))
 
     @router.post(
         "/detokenize",
@@ -54,7 +54,21 @@ def token_routes(door: Door) -> APIRouter:
     async def detokenize(request: Request) -> JSONResponse:
         """Turns token ids into text."""
         engine = door.engine()
-        wanted = await read_model_request(request, DetokenizeRequest, engine.served_model)
+        wanted = await read_model_request(
+            request, DetokenizeRequest, engine.served_model, door.bodies
+        )
         return JSONResponse({"prompt": await engine.detokenize(wanted.tokens)})
 
     return router
+
+
+async def _token_pieces(token_ids: Sequence[int], max_model_len: int) -> AsyncIterator[bytes]:
+    """A `TokenizeResponse`, in pieces."""
+    head = f'{{"count":{len(token_ids)},"max_model_len":{max_model_len},"tokens":'
+    if len(token_ids) <= MAX_WHOLE_IDS:
+        yield f"{head}{''.join(id_pieces(token_ids))}}}".encode()
+        return
+    yield head.encode()
+    for piece in id_pieces(token_ids):
+        yield piece.encode()
+    yield b"}"

@@ -1,9 +1,11 @@
 """The link to one stage: a channel, one Forward stream, and the micro-batches in flight on it.
 
 One reader task owns the stream's answers and resolves a future for each micro-batch; another looks
-at the deadlines, since cancelling a read would break the stream. A stage runs one micro-batch after
-the other, so only the first of those it has not answered can be late. Writes go out in the order of
-the calls, which keeps slot operations in order. gRPC's own retries are off: replay is ours.
+at the deadlines and at the connection, since cancelling a read would break the stream. A stage runs
+one micro-batch after the other, so only the first of those it has not answered can be late. Writes
+go out in the order of the calls, which keeps slot operations in order. What the stage says of
+itself comes over a connection of its own, where it waits behind no tensor. gRPC's own retries are
+off: replay is ours.
 """
 
 import asyncio
@@ -19,6 +21,8 @@ import grpc.aio
 from coordinator.core.stage_info import StageInfo
 from coordinator.core.step import StageSpan, StageTimings
 from coordinator.pipeline import wire
+from coordinator.pipeline.channel_socket import ChannelSocket, new_user_timeout_ms
+from coordinator.pipeline.liveness import STILL, WATCH_PERIOD_S, Liveness, TurnMeter, own_time_s
 from coordinator.pipeline.step_deadline import StepDeadline, StepTimeouts
 from protos import PROTOCOL_VERSION, status
 from protos.errors import (
@@ -31,7 +35,7 @@ from protos.errors import (
     UnavailableError,
     is_draining,
 )
-from protos.keepalive import keepalive_options
+from protos.keepalive import keepalive_options, strict_keepalive_options
 from protos.stagecoach.v1 import stage_pb2, stage_pb2_grpc
 from security.credentials import channel_credentials
 from security.diagnosis import Trust, explained
@@ -39,11 +43,14 @@ from security.tls_files import TlsFiles
 
 ForwardCall = grpc.aio.StreamStreamCall[stage_pb2.ForwardRequest, stage_pb2.ForwardResponse]
 
-WATCH_PERIOD_S = 0.25
-"""How often deadlines are looked at."""
-
 MESSAGE_HEADROOM_BYTES = 1 << 20
 """Room in a message for everything that is not a tensor."""
+
+REST_BYTES = 1 << 16
+"""Of a micro-batch, besides its hidden states: about what it has on the wire."""
+
+MAX_PATIENCE = 4
+"""A stage that was not reached in time has twice as long the next time, up to so many times."""
 
 MAX_MESSAGE_BYTES = 2**31 - 1
 """gRPC keeps message sizes in a 32-bit integer."""
@@ -56,12 +63,12 @@ class LinkConfig:
     """Deadlines of a link, in seconds."""
 
     connect_timeout_s: float = 5.0
-    """For GetInfo and for opening the stream."""
+    """For GetInfo and for opening the stream, at first."""
     step: StepTimeouts = field(default_factory=StepTimeouts)
     """For one micro-batch, once those before it are answered."""
     keepalive_s: float = 5.0
-    """Pause before an idle connection is pinged, and time for the answer; a stage that is cut off
-    is lost after twice as long."""
+    """Pause before a connection is pinged on which nothing comes; a stage that is cut off is lost
+    after twice as long."""
 
 
 class Loss(NamedTuple):
@@ -110,6 +117,8 @@ class StageLink:
         self.num_losses = 0
         """Times that an open stream ended without being asked to."""
         self._channel: grpc.aio.Channel | None = None
+        """For what the stage says of itself."""
+        self._stream_channel: grpc.aio.Channel | None = None
         self._call: ForwardCall | None = None
         self._tasks: tuple[asyncio.Task[None], ...] = ()
         self._write_lock = asyncio.Lock()
@@ -117,9 +126,15 @@ class StageLink:
         self._unanswered: dict[int, int] = {}
         """Tokens of each micro-batch that the stage was sent and has not answered, in order; those
         that were given up keep it busy too."""
-        self._turn_began_s = 0.0
-        """When the first of them was, on the event loop's clock."""
+        self._num_token_bytes = 0
+        """Of hidden states, at most."""
+        self._turn = TurnMeter()
+        """Of the first of them."""
         self._deadline = StepDeadline(config.step)
+        self._can_look = True
+        """False when the connection of a stream could not be looked at."""
+        self._patience = 1
+        """Times that reaching the stage may take what it may at first."""
 
     @property
     def is_open(self) -> bool:
@@ -130,7 +145,7 @@ class StageLink:
         """Asks the stage what it is.
 
         Args:
-            timeout_s: None for that of the configuration.
+            timeout_s: None for that of the configuration, or longer when that was too short.
 
         Raises:
             UnavailableError: It cannot be reached in time, or is loading.
@@ -139,17 +154,21 @@ class StageLink:
             StagecoachError: As the stage answered.
         """
         if self._channel is None:
-            self._channel = self._new_channel(max_message_bytes=None)
+            self._channel = self._new_channel(strict_keepalive_options(self._keepalive_ms))
         channel = self._channel
         stub = stage_pb2_grpc.StageServiceStub(channel)
         try:
             message = await stub.GetInfo(
-                stage_pb2.GetInfoRequest(), timeout=timeout_s or self._config.connect_timeout_s
+                stage_pb2.GetInfoRequest(), timeout=timeout_s or self._connect_timeout_s
             )
         except grpc.RpcError as error:
             cause = _unless_cancelled(status.from_rpc_error(error))
-            if self._call is None and self._channel is channel:
-                await self._close_channel()  # the next one reads the certificates again
+            is_late = isinstance(cause, DeadlineExceededError)
+            if is_late and timeout_s is None:
+                self._be_patient()
+            if self._channel is channel and not (is_late and self.is_open):
+                self._channel = None
+                await channel.close()  # the next one reads the certificates again
             raise self._named(await self._explained(cause)) from error
         except asyncio.CancelledError:
             if _is_cancelled():
@@ -181,9 +200,42 @@ class StageLink:
             StaleStateError: The stage has seen a higher epoch.
         """
         assert self._call is None, "the link is open already"
-        await self._close_channel()
-        self._channel = self._new_channel(max_message_bytes=_max_message_bytes(info))
-        call: ForwardCall = stage_pb2_grpc.StageServiceStub(self._channel).Forward()
+        call, socket = await self._open_stream(info, epoch)
+        if socket is None and self._can_look:
+            self._can_look = False
+            _log.warning(
+                "cannot look at the connection, a slow link may count as dead",
+                extra={"stage": self.address},
+            )
+            call.cancel()
+            call, socket = await self._open_stream(info, epoch + 1)
+        self._call = call
+        self._unanswered.clear()
+        self._num_token_bytes = 4 * info.hidden_size
+        self._deadline.restart()
+        self._tasks = (
+            asyncio.create_task(self._take_answers(call), name=f"reader {self.address}"),
+            asyncio.create_task(self._watch(call, socket), name=f"watch {self.address}"),
+        )
+
+    async def _open_stream(
+        self, info: StageInfo, epoch: int
+    ) -> tuple[ForwardCall, ChannelSocket | None]:
+        """Opens a stream on a connection of its own, and finds its socket if that can be done."""
+        await self._close_stream_channel()
+        user_timeout_ms = new_user_timeout_ms()
+        options = (
+            keepalive_options(self._keepalive_ms, unacknowledged_ms=user_timeout_ms)
+            if self._can_look
+            else strict_keepalive_options(self._keepalive_ms)
+        )
+        max_message_bytes = _max_message_bytes(info)
+        options += [
+            ("grpc.max_send_message_length", max_message_bytes),
+            ("grpc.max_receive_message_length", max_message_bytes),
+        ]
+        self._stream_channel = self._new_channel(options)
+        call: ForwardCall = stage_pb2_grpc.StageServiceStub(self._stream_channel).Forward()
         request = stage_pb2.ForwardRequest(
             open=stage_pb2.OpenStream(
                 protocol_version=PROTOCOL_VERSION,
@@ -194,15 +246,14 @@ class StageLink:
             )
         )
         try:
-            async with asyncio.timeout(self._config.connect_timeout_s):
+            async with asyncio.timeout(self._connect_timeout_s):
                 await call.write(request)
                 response = await _read(call)
         except TimeoutError as error:
             call.cancel()
-            raise UnavailableError(
-                f"stage {self.address} did not open a stream within"
-                f" {self._config.connect_timeout_s} s"
-            ) from error
+            problem = f"did not open a stream within {self._connect_timeout_s:g} s"
+            self._be_patient()
+            raise UnavailableError(f"stage {self.address} {problem}") from error
         except (grpc.RpcError, asyncio.InvalidStateError) as error:
             raise self._named(await self._ending(call)) from error
         except asyncio.CancelledError:
@@ -214,13 +265,10 @@ class StageLink:
         if response.WhichOneof("payload") != "opened" or response.opened.epoch != epoch:
             call.cancel()
             raise IncompatibleError(f"stage {self.address} did not answer `open` with `opened`")
-        self._call = call
-        self._unanswered.clear()
-        self._deadline.restart()
-        self._tasks = (
-            asyncio.create_task(self._take_answers(call), name=f"reader {self.address}"),
-            asyncio.create_task(self._watch(call), name=f"watch {self.address}"),
-        )
+        self._patience = 1
+        if not self._can_look:
+            return call, None
+        return call, await asyncio.to_thread(ChannelSocket.find, user_timeout_ms)
 
     async def forward(self, request: stage_pb2.ForwardRequest, num_tokens: int) -> StageReply:
         """Sends a micro-batch and waits for its result.
@@ -244,9 +292,9 @@ class StageLink:
         try:
             async with self._write_lock:
                 if not future.done():  # given up while it waited
-                    if not self._unanswered:
-                        self._turn_began_s = loop.time()
                     self._unanswered[micro_batch_id] = num_tokens
+                    if len(self._unanswered) == 1:
+                        self._begin_turn(loop.time())
                     await call.write(request)
             arrival = await future
         except asyncio.CancelledError:
@@ -292,7 +340,10 @@ class StageLink:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._close_channel()
+        await self._close_stream_channel()
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            await channel.close()
 
     async def _take_answers(self, call: ForwardCall) -> None:
         """Resolves futures until the stream ends, then says so to everyone who waits."""
@@ -301,9 +352,10 @@ class StageLink:
             while (response := await _read(call)) is not None:
                 arrived_ns = time.perf_counter_ns()
                 num_tokens = self._unanswered.pop(response.result.micro_batch_id, None)
-                began_s, self._turn_began_s = self._turn_began_s, now()
+                ended_s = now()
                 if num_tokens is not None:
-                    self._deadline.observe(num_tokens, self._turn_began_s - began_s)
+                    self._deadline.observe(num_tokens, self._turn.end(ended_s))
+                self._begin_turn(ended_s)
                 future = self._pending.get(response.result.micro_batch_id)
                 if future is not None and not future.done():
                     future.set_result(_Arrival(response.result, arrived_ns))
@@ -311,27 +363,35 @@ class StageLink:
             _log.debug("stream broke", extra={"stage": self.address})
         self._lose(call, self._lost(await self._ending(call)))
 
-    async def _watch(self, call: ForwardCall) -> None:
-        """Gives the stage up when a micro-batch is late. One timer a link costs a step nothing.
+    def _begin_turn(self, now_s: float) -> None:
+        """Begins the turn of the first micro-batch that is not answered, if there is one."""
+        for num_tokens in self._unanswered.values():
+            self._turn.begin(now_s, num_tokens * self._num_token_bytes + REST_BYTES)
+            return
 
-        Only time in which this process ran counts: after a pause of its own, answers may be here
-        that it has not read.
-        """
+    async def _watch(self, call: ForwardCall, socket: ChannelSocket | None) -> None:
+        """Gives the stage up when it is dead. One timer a link costs a step nothing."""
         now = asyncio.get_running_loop().time
-        turn: tuple[int, float] | None = None
-        waited_s = 0.0
-        while self._call is call:
+        liveness = Liveness(self._config.keepalive_s)
+        while True:
             looked_s = now()
             await asyncio.sleep(WATCH_PERIOD_S)
+            if self._call is not call:  # the turn is another stream's
+                return
+            moved = STILL
+            state = None if socket is None else socket.look()
+            if state is not None:  # a connection that is closed is the reader's to report
+                moved = liveness.look(state, own_time_s(looked_s, now()))
+                if (problem := liveness.problem) is not None:
+                    self._lose(call, self._lost(UnavailableError(problem)))
+                    call.cancel()
+                    return
             head = next(iter(self._unanswered), None)
-            if head is None or turn != (head, self._turn_began_s):
-                turn = None if head is None else (head, self._turn_began_s)
-                waited_s = 0.0
+            if head is None:
                 continue
-            waited_s += min(now() - looked_s, 2 * WATCH_PERIOD_S)
             num_tokens = self._unanswered[head]
             limit_s = self._deadline.limit_s(num_tokens)
-            if waited_s > limit_s:
+            if self._turn.look(now(), moved) > limit_s:
                 self._deadline.alarm()
                 message = f"{num_tokens} tokens were not answered in time, {limit_s:.1f} s"
                 self._lose(call, DeadlineExceededError(f"stage {self.address}: {message}"))
@@ -371,20 +431,26 @@ class StageLink:
         trust = None if self._tls is None else Trust(files=self._tls)
         return await asyncio.to_thread(explained, error, self.address, trust)
 
-    def _new_channel(self, *, max_message_bytes: int | None) -> grpc.aio.Channel:
+    @property
+    def _keepalive_ms(self) -> int:
+        return int(1000 * self._config.keepalive_s)
+
+    @property
+    def _connect_timeout_s(self) -> float:
+        return self._patience * self._config.connect_timeout_s
+
+    def _be_patient(self) -> None:
+        self._patience = min(2 * self._patience, MAX_PATIENCE)
+
+    def _new_channel(self, further_options: list[tuple[str, int]]) -> grpc.aio.Channel:
         options = [
             ("grpc.enable_http_proxy", 0),
             ("grpc.enable_retries", 0),
             ("grpc.use_local_subchannel_pool", 1),
             ("grpc.max_reconnect_backoff_ms", 2000),
             ("grpc.keepalive_permit_without_calls", 1),
-            *keepalive_options(int(1000 * self._config.keepalive_s)),
+            *further_options,
         ]
-        if max_message_bytes is not None:
-            options += [
-                ("grpc.max_send_message_length", max_message_bytes),
-                ("grpc.max_receive_message_length", max_message_bytes),
-            ]
         if self._tls is None:
             return grpc.aio.insecure_channel(self.address, options=options)
         try:
@@ -397,8 +463,8 @@ class StageLink:
             ) from error
         return grpc.aio.secure_channel(self.address, credentials, options=options)
 
-    async def _close_channel(self) -> None:
-        channel, self._channel = self._channel, None
+    async def _close_stream_channel(self) -> None:
+        channel, self._stream_channel = self._stream_channel, None
         if channel is not None:
             await channel.close()
 

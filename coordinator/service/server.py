@@ -24,6 +24,8 @@ from security.tls_files import TlsFiles
 _MAX_OTHER_CALLS = 4096
 """Besides the requests that wait: those that run, health, status, tokenization."""
 _KEEPALIVE_MS = 10_000
+_PING_ANSWER_MS = 120_000
+"""It waits behind a prompt of megabytes that comes over a slow link."""
 _BYTES_PER_TOKEN = 64
 """Of text, far above the mean of any tokenizer; a token id takes at most 5."""
 _HEADROOM_BYTES = 2**20
@@ -173,7 +175,9 @@ def _server_options(message_bytes: int) -> list[tuple[str, int]]:
         ("grpc.max_send_message_length", message_bytes),
         # By default two servers share a port, and calls go to either.
         ("grpc.so_reuseport", 0),
-        *keepalive_options(_KEEPALIVE_MS),
+        *keepalive_options(
+            _KEEPALIVE_MS, unacknowledged_ms=_KEEPALIVE_MS, answer_ms=_PING_ANSWER_MS
+        ),
         # Below the period of the client's own pings, or they would be taken for abuse.
         ("grpc.http2.min_ping_interval_without_data_ms", _KEEPALIVE_MS // 2),
     ]

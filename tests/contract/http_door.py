@@ -37,6 +37,7 @@ async def serving_http(
         yield address
     finally:
         await server.stop()
+        await door.close()
 
 
 class Event(NamedTuple):

@@ -18,6 +18,7 @@ from coordinator.core.request_spec import RequestSpec, TokenPrompt
 from coordinator.core.stage_info import StageInfo
 from coordinator.core.step import LogitsRequest, ScheduledSlice, SchedulerOutput, StepOutput
 from coordinator.pipeline import wire
+from coordinator.pipeline.channel_socket import ChannelSocket
 from coordinator.pipeline.pipeline import Pipeline
 from coordinator.pipeline.stage_link import LinkConfig, StageLink
 from coordinator.pipeline.step_deadline import StepTimeouts
@@ -29,11 +30,13 @@ from stage_server.batch import ForwardBatch, ForwardOutput
 from stage_server.config import ListenAddress
 from stage_server.torch_engine import TorchEngine
 from tests.clusters import assert_nothing_held, generate, running_stage, status_when
+from tests.faults.fault_proxy import BLACKHOLE, FaultProxy
 from tests.layer_ranges import split_evenly
 from tests.tiny_models import tiny_model
 
 PROMPTS = [(5, 6, 7), (9, 8, 7, 6, 5), (20, 21)]
 NUM_TOKENS = 60
+CANNOT_LOOK = "cannot look at the connection, a slow link may count as dead"
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +178,7 @@ async def test_an_idle_link_stays_up_however_often_it_is_pinged(model: Path) -> 
         link = StageLink(
             address,
             coordinator_id="tester",
-            config=LinkConfig(keepalive_s=0.25),
+            config=LinkConfig(keepalive_s=0.5),
             on_lost=lambda *_: lost.append(None),
         )
         await link.open(await link.get_info(), epoch=1)
@@ -183,6 +186,38 @@ async def test_an_idle_link_stays_up_however_often_it_is_pinged(model: Path) -> 
         assert link.is_open
         await link.close()
     assert not lost
+
+
+@pytest.mark.parametrize("can_look", [True, False])
+async def test_an_idle_stage_that_is_cut_off_is_lost_whether_or_not_its_connection_can_be_seen(
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    can_look: bool,
+) -> None:
+    """Without the kernel's counts gRPC's own short wait for a ping decides, and the log says so."""
+    lost = asyncio.Event()
+    if not can_look:
+        monkeypatch.setattr(ChannelSocket, "find", lambda _: None)
+    async with running_stage(model, LayerRange(0, 6)) as address:
+        with FaultProxy(address) as proxy:
+            link = StageLink(
+                proxy.address,
+                coordinator_id="tester",
+                config=LinkConfig(keepalive_s=0.5),
+                on_lost=lambda *_: lost.set(),
+            )
+            await link.open(await link.get_info(), epoch=1)
+            link.drop()
+            await link.open(await link.get_info(), epoch=3)
+            told = [record.message for record in caplog.records]
+            assert told == ([] if can_look else [CANNOT_LOOK])
+            proxy.become(BLACKHOLE)
+            async with asyncio.timeout(10):
+                await lost.wait()
+            assert not link.is_open
+            await link.close()
 
 
 async def test_a_stage_that_does_not_answer_in_time_is_given_up(

@@ -1,7 +1,7 @@
 """A TCP proxy that can be told to be a bad network. Runs in a thread of its own.
 
 What it holds back is not lost: it is delivered when the network is healed, as TCP would by sending
-again.
+again. It takes little more than it passes on, so that who sends sees how slow the network is.
 """
 
 import asyncio
@@ -20,6 +20,12 @@ T = TypeVar("T")
 _CHUNK_BYTES = 1 << 16
 _MAX_CHUNKS = 64
 """On their way in one direction of a connection; more are not read, which slows the sender."""
+_SLOW_CHUNK_S = 0.02
+"""What a slow network passes on at once."""
+_BUFFER_BYTES = 1 << 14
+"""What the kernel and a reader hold for each connection; the kernel doubles it."""
+_SEGMENT_BYTES = 1460
+"""As on an Ethernet; the loopback's own are larger than the buffers."""
 _CONTROL_TIMEOUT_S = 10.0
 
 
@@ -70,8 +76,12 @@ class FaultProxy:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._thread.start()
-        self._server = self._call(asyncio.start_server(self._accept, "127.0.0.1", 0))
-        self.address = "{}:{}".format(*self._server.sockets[0].getsockname())
+        listener = _small(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        self._server = self._call(
+            asyncio.start_server(self._accept, sock=listener, limit=_BUFFER_BYTES)
+        )
+        self.address = "{}:{}".format(*listener.getsockname())
 
     @property
     def num_accepted(self) -> int:
@@ -153,7 +163,7 @@ class FaultProxy:
             _abort(writer)
             return
         try:
-            upstream = await asyncio.open_connection(*self._target)
+            upstream = await _connect(self._target)
         except OSError:
             _abort(writer)
             return
@@ -164,6 +174,14 @@ class FaultProxy:
         finally:
             self._connections.discard(connection)
             connection.ended.set()
+
+    @property
+    def _chunk_bytes(self) -> int:
+        """What is read at once."""
+        bytes_per_s = self._network.bytes_per_s
+        if bytes_per_s is None:
+            return _CHUNK_BYTES
+        return max(1, min(_CHUNK_BYTES, int(bytes_per_s * _SLOW_CHUNK_S)))
 
     async def _until_passable(self, way: Way) -> None:
         while way in self._network.holds:
@@ -233,7 +251,7 @@ class _Connection:
         self, way: Way, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         chunks: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_MAX_CHUNKS)
-        reading = asyncio.create_task(self._read(reader, chunks))
+        reading = asyncio.create_task(self._read(way, reader, chunks))
         try:
             await self._write(way, writer, chunks)
         except OSError:
@@ -242,13 +260,24 @@ class _Connection:
             reading.cancel()
 
     async def _read(
-        self, reader: asyncio.StreamReader, chunks: "asyncio.Queue[tuple[float, bytes]]"
+        self,
+        way: Way,
+        reader: asyncio.StreamReader,
+        chunks: "asyncio.Queue[tuple[float, bytes]]",
     ) -> None:
         now = asyncio.get_running_loop().time
+        free_s = now()
+        """When the line has passed on what came before."""
         try:
-            while chunk := await reader.read(_CHUNK_BYTES):
+            while True:
+                await self._proxy._until_passable(way)
+                chunk = await reader.read(self._proxy._chunk_bytes)
+                if (bytes_per_s := self._proxy._network.bytes_per_s) is not None:
+                    free_s = max(free_s, now() - _SLOW_CHUNK_S) + len(chunk) / bytes_per_s
+                    await asyncio.sleep(free_s - now())
                 await chunks.put((now() + self._proxy._network.delay_s, chunk))
-            await chunks.put((now() + self._proxy._network.delay_s, b""))
+                if not chunk:
+                    return
         except OSError:
             self.reset()
 
@@ -267,13 +296,29 @@ class _Connection:
             if not chunk:
                 writer.write_eof()
                 return
-            if (bytes_per_s := self._proxy._network.bytes_per_s) is not None:
-                await asyncio.sleep(len(chunk) / bytes_per_s)
             chunk, resets = self._proxy._spoil(chunk, way)
             writer.write(chunk)
             await writer.drain()
             if resets:
                 self.reset()
+
+
+def _small(unused: socket.socket) -> socket.socket:
+    """Makes a socket that is not connected take little, in segments of the usual size."""
+    unused.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
+    unused.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, _SEGMENT_BYTES)
+    return unused
+
+
+async def _connect(target: tuple[str, int]) -> Ends:
+    upstream = _small(socket.socket())
+    upstream.setblocking(False)
+    try:
+        await asyncio.get_running_loop().sock_connect(upstream, target)
+    except OSError:
+        upstream.close()
+        raise
+    return await asyncio.open_connection(sock=upstream, limit=_BUFFER_BYTES)
 
 
 def _abort(writer: asyncio.StreamWriter) -> None:

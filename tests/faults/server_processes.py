@@ -39,6 +39,7 @@ class ServerProcess:
         arguments: Its own.
         folder: For its log and the observer's socket.
         environment: Added to ours.
+        prefix: What the command begins with, to run somewhere else.
         log: Where stderr goes; None is a file of its own.
     """
 
@@ -49,6 +50,7 @@ class ServerProcess:
         *,
         folder: Path,
         environment: Mapping[str, str] | None = None,
+        prefix: Sequence[str] = (),
         log: Path | None = None,
     ) -> None:
         self._sockets = tempfile.TemporaryDirectory(prefix="stagecoach-")  # a short path
@@ -57,6 +59,7 @@ class ServerProcess:
         with self.log_path.open("wb") as stderr:
             self._process = subprocess.Popen(
                 [
+                    *prefix,
                     *(sys.executable, "-m", "tests.faults.observed", self._observer, module),
                     *arguments,
                     *("--json", "--exit-with-parent"),

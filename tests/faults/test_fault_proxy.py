@@ -1,6 +1,7 @@
 """The proxy itself: a test of a bad network is worth what its network is."""
 
 import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -66,7 +67,31 @@ def test_delay_and_rate_cost_time(proxy: FaultProxy) -> None:
         started_s = time.monotonic()
         peer.sendall(bytes(1000))
         assert len(receive(peer, 1000)) == 1000
-        assert time.monotonic() - started_s >= 2 * (0.05 + 0.1)
+        assert time.monotonic() - started_s >= 2 * 0.05 + 0.08  # a rate each way, side by side
+
+
+def test_a_slow_network_takes_little_more_than_it_passes_on(proxy: FaultProxy) -> None:
+    num_bytes, bytes_per_s = 1_000_000, 100_000
+    proxy.become(Network(bytes_per_s=bytes_per_s))
+    with connect(proxy) as peer:
+        started_s = time.monotonic()
+        sending = threading.Thread(target=peer.sendall, args=(bytes(num_bytes),))
+        sending.start()
+        num_received = len(receive(peer, bytes_per_s // 2))
+        num_acked = acknowledged(peer)
+        num_passed = bytes_per_s * (time.monotonic() - started_s)
+        proxy.heal()
+        num_received += len(receive(peer, num_bytes - num_received))
+        sending.join()
+    assert num_received == num_bytes
+    assert num_acked < num_passed + 200_000
+
+
+def acknowledged(peer: socket.socket) -> int:
+    """Bytes of ours that the proxy's kernel has taken."""
+    info = peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+    (num_acked,) = struct.unpack_from("=Q", info, 120)
+    return int(num_acked)
 
 
 @pytest.mark.parametrize("holds", [BLACKHOLE.holds, {Way.UP}, {Way.DOWN}])

@@ -41,7 +41,7 @@ def next_token(token_ids: tuple[int, ...]) -> int:
 
 def generate(request: Request) -> list[int]:
     """What the request's output must be, uninterrupted."""
-    token_ids = request.prompt_token_ids
+    token_ids = tuple(request.prompt_token_ids)
     for _ in range(request.max_tokens):
         token_ids += (next_token(token_ids),)
     return list(token_ids[len(request.prompt_token_ids) :])

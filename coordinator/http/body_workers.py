@@ -1,0 +1,153 @@
+"""Validates bodies: small ones at once, large ones in sandboxed processes."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+from coordinator.http import body_job
+from coordinator.http.ignored_fields import IgnoredFields, ignored_fields
+from coordinator.http.schema.base import ModelRequest
+from coordinator.http.validation import validate
+from coordinator.sandbox import (
+    CallTimeoutError,
+    ForkServer,
+    JobPool,
+    MemoryLimitError,
+    SandboxError,
+)
+from protos.errors import (
+    DeadlineExceededError,
+    InternalError,
+    InvalidArgumentError,
+    QueueFullError,
+    UnavailableError,
+)
+
+MAX_INLINE_BYTES = 32 * 1024
+"""Of a body that is validated at once; the worst that was found takes ten milliseconds."""
+
+MAX_HELD_BYTES = 64 << 20
+"""Of large bodies that are being read or validated at once; others are read when these are done."""
+
+_TIMEOUT_S = 10.0
+_BYTES_PER_S = 1_000_000
+"""A body may take a second more for each so many bytes."""
+_MAX_PROCESSES = 2
+_MAX_WAITING = 256
+_MEMORY_BYTES = 1 << 30
+
+Wanted = TypeVar("Wanted", bound=ModelRequest)
+
+_log = logging.getLogger(__name__)
+
+
+class BodyWorkers:
+    """Turns bodies into validated requests. Event loop only; the owner closes it."""
+
+    def __init__(self) -> None:
+        """Starts no process yet."""
+        self.held = ByteBudget(MAX_HELD_BYTES)
+        """What large bodies take; whoever reads one holds its bytes."""
+        self._server = ForkServer("coordinator.http.body_job", b"")
+        self._pool = JobPool(
+            self._server,
+            max_processes=_MAX_PROCESSES,
+            max_waiting=_MAX_WAITING,
+            memory_bytes=_MEMORY_BYTES,
+            is_background=True,
+        )
+        self._starting: asyncio.Task[None] | None = None
+        self._is_closed = False
+
+    def start(self) -> None:
+        """Prepares what processes are forked from, so that the first request need not wait."""
+        self._starting = asyncio.create_task(self._server.start(), name="body workers")
+
+    async def validate(self, body: bytes, kind: type[Wanted]) -> tuple[Wanted, IgnoredFields]:
+        """Reads a body; also tells which of its fields change nothing.
+
+        Raises:
+            InvalidArgumentError: It is not what is asked for, or takes too much memory.
+            DeadlineExceededError: It takes too long.
+            QueueFullError: Too many wait.
+        """
+        if len(body) <= MAX_INLINE_BYTES:
+            wanted = validate(body, kind)
+            return wanted, ignored_fields(wanted)
+        return body_job.read_answer(await self._run(body_job.encode_call(body, kind)), kind)
+
+    async def close(self) -> None:
+        """Ends all processes; bodies that are being validated fail."""
+        self._is_closed = True
+        self._pool.close()
+        await self._server.close()
+        if self._starting is not None:
+            await asyncio.wait({self._starting})
+
+    async def _run(self, call: bytes) -> bytes:
+        timeout_s = _TIMEOUT_S + len(call) / _BYTES_PER_S
+        try:
+            return await self._pool.run(call, timeout_s=timeout_s)
+        except asyncio.QueueFull as error:
+            raise QueueFullError(
+                f"too many large bodies wait to be read, the limit is {_MAX_WAITING}",
+                limit=_MAX_WAITING,
+            ) from error
+        except CallTimeoutError as error:
+            raise DeadlineExceededError(
+                f"the body of {len(call)} bytes was not read within {timeout_s:.1f} s",
+                limit_s=timeout_s,
+            ) from error
+        except MemoryLimitError as error:
+            raise InvalidArgumentError(
+                f"the body of {len(call)} bytes takes more than {_MEMORY_BYTES} bytes of memory"
+                " to be read"
+            ) from error
+        except SandboxError as error:
+            if self._is_closed:
+                raise UnavailableError("the coordinator is shutting down") from error
+            _log.error("reading a body failed", extra={"error": str(error)})
+            raise InternalError("the body could not be read; see the coordinator's log") from None
+
+
+class ByteBudget:
+    """Bytes that may be held at once, given out in the order in which they are asked for.
+
+    Args:
+        num_bytes: All of them.
+    """
+
+    def __init__(self, num_bytes: int) -> None:
+        """Has given out none."""
+        self._num_bytes = num_bytes
+        self._num_free = num_bytes
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    @asynccontextmanager
+    async def hold(self, num_bytes: int) -> AsyncIterator[None]:
+        """Waits for so many bytes, or all if these are less, and holds them inside the block."""
+        num_bytes = min(num_bytes, self._num_bytes)
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((num_bytes, turn))
+        self._give_out()
+        try:
+            await turn
+            yield
+        finally:
+            if turn.done() and not turn.cancelled():
+                self._num_free += num_bytes
+            else:
+                self._waiting.remove((num_bytes, turn))
+            self._give_out()
+
+    def _give_out(self) -> None:
+        while self._waiting and self._waiting[0][0] <= self._num_free:
+            num_bytes, turn = self._waiting.popleft()
+            if turn.cancelled():  # its reader, who has not run yet, looks for it here
+                self._waiting.appendleft((num_bytes, turn))
+                return
+            self._num_free -= num_bytes
+            turn.set_result(None)

@@ -1,0 +1,118 @@
+"""F36: links and processes that are slow, and stand still for a while, but are not dead."""
+
+import asyncio
+import signal
+
+import pytest
+
+from tests.faults.fault_proxy import BLACKHOLE, Network
+from tests.faults.oracle import RECOVERY_S, STEP_DEADLINE_S, Oracle
+from tests.faults.traffic import Traffic
+from tests.faults.waiting import eventually
+
+SLOW = Network(delay_s=0.05, bytes_per_s=32_000)
+"""As much slower than this model's hidden states are smaller than those of 13B, about 2 Mbit/s."""
+LONG_PROMPT_TOKENS = 380
+NUM_LONG = 4
+UPLOAD_S = 9.0
+"""What their hidden states take through a slow link, one way."""
+OUTAGE_S = 3.0
+COORDINATOR_STOPS_S = 20.0
+SLOW_RECOVERY_S = 120.0
+
+
+def num_losses(oracle: Oracle) -> int:
+    return oracle.cluster.coordinator.log.count("stage lost")
+
+
+def start_long(oracle: Oracle, num_tokens: int = 8) -> Traffic:
+    """Long prompts, whose hidden states go through the links in few large messages."""
+    return Traffic.start(
+        oracle.client,
+        oracle.texts[-NUM_LONG:],
+        num_tokens=num_tokens,
+        num_prompt_tokens=lambda _: LONG_PROMPT_TOKENS,
+    )
+
+
+async def test_f36_a_prompt_that_takes_long_through_a_slow_link_is_served(oracle: Oracle) -> None:
+    """Pings waited behind the upload: the stage was lost three times, and the request failed."""
+    num_before = num_losses(oracle)
+    oracle.cluster.proxies[1].become(SLOW)
+    traffic = start_long(oracle)
+    await traffic.ended(SLOW_RECOVERY_S)
+    oracle.cluster.restore()
+    oracle.check_streams(traffic)
+    assert num_losses(oracle) == num_before
+
+
+@pytest.mark.slow_fault
+@pytest.mark.timeout(240)
+async def test_f36_a_slow_link_with_outages_of_seconds_is_not_lost(oracle: Oracle) -> None:
+    num_before = num_losses(oracle)
+    proxy = oracle.cluster.proxies[1]
+    proxy.become(SLOW)
+    traffic = start_long(oracle)
+    for _ in range(3):
+        await asyncio.sleep(OUTAGE_S)
+        proxy.become(BLACKHOLE)
+        await asyncio.sleep(OUTAGE_S)
+        proxy.become(SLOW)
+    await traffic.ended(SLOW_RECOVERY_S)
+    oracle.cluster.restore()
+    oracle.check_streams(traffic)
+    assert num_losses(oracle) == num_before
+
+
+@pytest.mark.slow_fault
+@pytest.mark.timeout(240)
+async def test_f36_clients_that_leave_during_a_slow_upload_cost_the_others_nothing(
+    oracle: Oracle,
+) -> None:
+    num_before = num_losses(oracle)
+    oracle.cluster.proxies[1].become(SLOW)
+    leaving = start_long(oracle)
+    await asyncio.sleep(UPLOAD_S / 3)
+    staying = Traffic.start(oracle.client, oracle.texts[:2], num_tokens=8)
+    leaving.leave()
+    await leaving.ended(1.0)
+    await staying.ended(SLOW_RECOVERY_S)
+    oracle.cluster.restore()
+    oracle.check_streams(staying)
+    assert num_losses(oracle) == num_before
+
+
+@pytest.mark.slow_fault
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("dies", ["machine", "process"])
+async def test_f36_a_stage_that_dies_during_a_slow_upload_is_given_up(
+    oracle: Oracle, dies: str
+) -> None:
+    cluster = oracle.cluster
+    cluster.proxies[1].become(SLOW)
+    traffic = start_long(oracle)
+    await asyncio.sleep(UPLOAD_S / 3)
+    if dies == "machine":
+        cluster.proxies[1].become(BLACKHOLE)
+    else:
+        cluster.stages[1].process.signal(signal.SIGSTOP)
+    await oracle.not_ready_within(STEP_DEADLINE_S)
+    cluster.restore()
+    await traffic.ended(RECOVERY_S)
+    oracle.check_streams(traffic)
+
+
+@pytest.mark.slow_fault
+@pytest.mark.timeout(240)
+async def test_f36_a_coordinator_that_was_stopped_goes_on_where_it_was(oracle: Oracle) -> None:
+    num_before = num_losses(oracle)
+    traffic = Traffic.start(oracle.client, oracle.texts)
+    await traffic.until_each_has(10)
+    coordinator = oracle.cluster.coordinator
+    coordinator.signal(signal.SIGSTOP)
+    await asyncio.sleep(COORDINATOR_STOPS_S)
+    coordinator.signal(signal.SIGCONT)
+    await traffic.ended(RECOVERY_S)
+    oracle.check_streams(traffic)
+    assert num_losses(oracle) == num_before
+    await eventually(oracle.is_ready, within_s=5, what="ready")
