@@ -20,6 +20,13 @@ WATCH_PERIOD_S = 0.25
 SLOWEST_BYTES_PER_S = 8192.0
 """A link that moves less counts as still: so many bytes turn a clock back by one second."""
 
+PINGS_PER_KEEPALIVE = 2.5
+"""So often is a link pinged on which nothing comes, for an answer to be here before it is dead."""
+
+LATE_FACTOR = 3.0
+"""A process that answers pings is not frozen but starved, or its model thread hangs: its step may
+take so many times as long."""
+
 NUM_ROUND_TRIPS = 8
 """A kernel has as many times what it usually takes for an acknowledgement, if that is longer."""
 
@@ -46,10 +53,9 @@ class Liveness:
     """Watches the connection of one stream.
 
     Args:
-        keepalive_s: Pause before a link on which nothing comes is pinged. What is on its way may
-            stay unacknowledged for one and a half times as long, so that TCP, which tries again
-            after ever longer pauses, has tried after an outage of half that time; and nothing may
-            come for twice as long.
+        keepalive_s: Nothing may come for twice as long. What is on its way may stay unacknowledged
+            for one and a half times as long, so that TCP, which tries again after ever longer
+            pauses, has tried after an outage of half that time.
     """
 
     def __init__(self, keepalive_s: float) -> None:
@@ -86,6 +92,13 @@ class Liveness:
         return moved
 
     @property
+    def is_answering(self) -> bool:
+        """True when something came after the last ping but one, or what goes up still moves."""
+        return (
+            self._last is not None and self._silent_s < 2 * self._keepalive_s / PINGS_PER_KEEPALIVE
+        )
+
+    @property
     def problem(self) -> str | None:
         """Why the stage counts as dead; None while it lives."""
         if self._last is None:
@@ -107,6 +120,8 @@ class TurnMeter:
         self._waited_s = 0.0
         self._longest_s = 0.0
         self._num_unacked_bytes = 0
+        self.has_heard = False
+        """True when something came since the turn began."""
 
     def begin(self, now_s: float, num_bytes: int) -> None:
         """Begins a turn.
@@ -119,6 +134,7 @@ class TurnMeter:
         self._looked_s = now_s
         self._waited_s = self._longest_s = 0.0
         self._num_unacked_bytes = num_bytes
+        self.has_heard = False
 
     def look(self, now_s: float, moved: Movement = STILL) -> float:
         """Takes in what moved since the look before.
@@ -133,6 +149,7 @@ class TurnMeter:
             return self._waited_s
         num_acked = min(moved.num_acked_bytes, self._num_unacked_bytes)
         self._num_unacked_bytes -= num_acked
+        self.has_heard |= moved.num_received_bytes > 0
         back_s = (num_acked + moved.num_received_bytes) / SLOWEST_BYTES_PER_S
         self._waited_s = max(0.0, self._waited_s + elapsed_s - back_s)
         self._longest_s = max(self._longest_s, self._waited_s)

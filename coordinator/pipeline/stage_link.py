@@ -22,7 +22,15 @@ from coordinator.core.stage_info import StageInfo
 from coordinator.core.step import StageSpan, StageTimings
 from coordinator.pipeline import wire
 from coordinator.pipeline.channel_socket import ChannelSocket, new_user_timeout_ms
-from coordinator.pipeline.liveness import STILL, WATCH_PERIOD_S, Liveness, TurnMeter, own_time_s
+from coordinator.pipeline.liveness import (
+    LATE_FACTOR,
+    PINGS_PER_KEEPALIVE,
+    STILL,
+    WATCH_PERIOD_S,
+    Liveness,
+    TurnMeter,
+    own_time_s,
+)
 from coordinator.pipeline.step_deadline import StepDeadline, StepTimeouts
 from protos import PROTOCOL_VERSION, status
 from protos.errors import (
@@ -67,8 +75,8 @@ class LinkConfig:
     step: StepTimeouts = field(default_factory=StepTimeouts)
     """For one micro-batch, once those before it are answered."""
     keepalive_s: float = 5.0
-    """Pause before a connection is pinged on which nothing comes; a stage that is cut off is lost
-    after twice as long."""
+    """A stage that is cut off is lost after twice as long. Connections on which nothing comes are
+    pinged more often."""
 
 
 class Loss(NamedTuple):
@@ -225,7 +233,9 @@ class StageLink:
         await self._close_stream_channel()
         user_timeout_ms = new_user_timeout_ms()
         options = (
-            keepalive_options(self._keepalive_ms, unacknowledged_ms=user_timeout_ms)
+            keepalive_options(
+                int(self._keepalive_ms / PINGS_PER_KEEPALIVE), unacknowledged_ms=user_timeout_ms
+            )
             if self._can_look
             else strict_keepalive_options(self._keepalive_ms)
         )
@@ -391,7 +401,10 @@ class StageLink:
                 continue
             num_tokens = self._unanswered[head]
             limit_s = self._deadline.limit_s(num_tokens)
-            if self._turn.look(now(), moved) > limit_s:
+            waited_s = self._turn.look(now(), moved)
+            if self._turn.has_heard and liveness.is_answering:
+                limit_s *= LATE_FACTOR
+            if waited_s > limit_s:
                 self._deadline.alarm()
                 message = f"{num_tokens} tokens were not answered in time, {limit_s:.1f} s"
                 self._lose(call, DeadlineExceededError(f"stage {self.address}: {message}"))

@@ -178,7 +178,7 @@ async def test_an_idle_link_stays_up_however_often_it_is_pinged(model: Path) -> 
         link = StageLink(
             address,
             coordinator_id="tester",
-            config=LinkConfig(keepalive_s=0.5),
+            config=LinkConfig(keepalive_s=1.0),
             on_lost=lambda *_: lost.append(None),
         )
         await link.open(await link.get_info(), epoch=1)
@@ -205,7 +205,7 @@ async def test_an_idle_stage_that_is_cut_off_is_lost_whether_or_not_its_connecti
             link = StageLink(
                 proxy.address,
                 coordinator_id="tester",
-                config=LinkConfig(keepalive_s=0.5),
+                config=LinkConfig(keepalive_s=1.0),
                 on_lost=lambda *_: lost.set(),
             )
             await link.open(await link.get_info(), epoch=1)

@@ -1,10 +1,17 @@
 """F36: links and processes that are slow, and stand still for a while, but are not dead."""
 
 import asyncio
+import os
 import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
+from tests.faults.cluster import Stage
 from tests.faults.fault_proxy import BLACKHOLE, Network
 from tests.faults.oracle import RECOVERY_S, STEP_DEADLINE_S, Oracle
 from tests.faults.traffic import Traffic
@@ -19,10 +26,34 @@ UPLOAD_S = 9.0
 OUTAGE_S = 3.0
 COORDINATOR_STOPS_S = 20.0
 SLOW_RECOVERY_S = 120.0
+BUSY = "while True: pass"
+NUM_BUSY = 2
+STARVED_S = 25.0
+"""Longer than an idle link may be silent."""
 
 
 def num_losses(oracle: Oracle) -> int:
     return oracle.cluster.coordinator.log.count("stage lost")
+
+
+@contextmanager
+def starved(stages: list[Stage]) -> Iterator[None]:
+    """Leaves stages what busy loops of higher priority leave of one core."""
+    core = {min(os.sched_getaffinity(0))}
+    for stage in stages:
+        stage.is_unusual = True  # its priority cannot be raised again by everyone
+        for task in Path(f"/proc/{stage.process.pid}/task").iterdir():
+            os.sched_setaffinity(int(task.name), core)
+            os.setpriority(os.PRIO_PROCESS, int(task.name), 19)
+    loops = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(NUM_BUSY)]
+    try:
+        for loop in loops:
+            os.sched_setaffinity(loop.pid, core)
+        yield
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
 
 
 def start_long(oracle: Oracle, num_tokens: int = 8) -> Traffic:
@@ -116,3 +147,34 @@ async def test_f36_a_coordinator_that_was_stopped_goes_on_where_it_was(oracle: O
     oracle.check_streams(traffic)
     assert num_losses(oracle) == num_before
     await eventually(oracle.is_ready, within_s=5, what="ready")
+
+
+@pytest.mark.slow_fault
+@pytest.mark.timeout(300)
+async def test_f36_stages_on_a_starved_box_are_not_lost(oracle: Oracle) -> None:
+    num_before = num_losses(oracle)
+    with starved(oracle.cluster.stages):
+        await asyncio.sleep(STARVED_S)
+        traffic = Traffic.start(oracle.client, oracle.texts[:4], num_tokens=8)
+        await traffic.ended(SLOW_RECOVERY_S)
+        assert num_losses(oracle) == num_before
+    oracle.check_streams(traffic)
+    oracle.cluster.restore()
+
+
+@pytest.mark.slow_fault
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("index", [0, 1, 2])
+async def test_f36_a_stage_that_stands_still_for_two_seconds_is_not_lost(
+    oracle: Oracle, index: int
+) -> None:
+    num_before = num_losses(oracle)
+    traffic = Traffic.start(oracle.client, oracle.texts)
+    await traffic.until_each_has(10)
+    process = oracle.cluster.stages[index].process
+    process.signal(signal.SIGSTOP)
+    await asyncio.sleep(2.0)
+    process.signal(signal.SIGCONT)
+    await traffic.ended(RECOVERY_S)
+    oracle.check_streams(traffic)
+    assert num_losses(oracle) == num_before

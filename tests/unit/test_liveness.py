@@ -105,6 +105,16 @@ def test_whatever_comes_is_a_sign_of_life_and_so_is_what_was_not_read_yet() -> N
     assert connection.passes(60, heard=False) == 60
 
 
+def test_a_process_answers_as_long_as_something_came_after_the_last_ping_but_one() -> None:
+    connection = Connection()
+    connection.passes(2.0, received_per_s=8, heard=True)
+    assert connection.liveness.is_answering
+    connection.passes(3.75, heard=True)
+    assert connection.liveness.is_answering
+    connection.passes(0.25, heard=True)
+    assert not connection.liveness.is_answering
+
+
 def test_time_in_which_this_process_stood_still_hardly_counts() -> None:
     assert own_time_s(10.0, 10.25) == 0.25
     assert own_time_s(10.0, 30.0) == 2 * WATCH_PERIOD_S
@@ -135,6 +145,18 @@ def test_a_turn_waits_for_its_answer_from_when_its_upload_is_through() -> None:
     assert waited_s(meter, 2.0) == 2.0
     assert waited_s(meter, 10.0, Movement(num_received_bytes=25_000)) == 0.0
     assert meter.end(22.0) == 2.0
+
+
+def test_a_turn_hears_of_what_comes_in_it_and_not_before() -> None:
+    meter = TurnMeter()
+    meter.begin(0.0, 100)
+    meter.look(0.25, Movement(num_acked_bytes=100))
+    assert not meter.has_heard
+    meter.look(0.5, Movement(num_received_bytes=17))
+    meter.look(0.75)
+    assert meter.has_heard
+    meter.begin(1.0, 100)
+    assert not meter.has_heard
 
 
 def test_acknowledgements_of_what_comes_behind_it_count_for_no_turn() -> None:
