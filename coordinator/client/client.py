@@ -15,7 +15,7 @@ from coordinator.client.channel import (
     read_error,
 )
 from coordinator.client.completion import Completion
-from coordinator.client.prompt import PromptLike, prompt_message
+from coordinator.client.prompt import PromptLike, PromptOptions, prompt_message
 from coordinator.client.request import GenerateOptions, generate_request
 from coordinator.client.status import CoordinatorStatus, read_status
 from coordinator.client.step_watch import StepWatch
@@ -99,13 +99,19 @@ class Client:
         with self.generate(prompt, timeout_s=timeout_s, **options) as stream:
             return stream.result()
 
-    def tokenize(self, prompt: PromptLike, *, timeout_s: float | None = None) -> list[int]:
+    def tokenize(
+        self,
+        prompt: PromptLike,
+        *,
+        timeout_s: float | None = None,
+        **options: Unpack[PromptOptions],
+    ) -> list[int]:
         """Turns a prompt into token ids, special tokens included, as `generate` does.
 
         Raises:
             StagecoachError: The prompt cannot be tokenized.
         """
-        request = generation_pb2.TokenizeRequest(prompt=prompt_message(prompt))
+        request = generation_pb2.TokenizeRequest(prompt=prompt_message(prompt, **options))
         try:
             return list(
                 self._stub.Tokenize(request, timeout=timeout_s, metadata=self._metadata).token_ids

@@ -3,7 +3,7 @@
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import SupportsIndex
+from typing import SupportsIndex, TypedDict, Unpack
 
 from protos.errors import InvalidArgumentError
 from protos.stagecoach.v1 import generation_pb2, stage_pb2
@@ -23,15 +23,51 @@ PromptLike = str | Sequence[int] | Sequence[ChatMessage | Mapping[str, str]]
 with the keys `role` and `content`."""
 
 
+class PromptOptions(TypedDict, total=False):
+    """How a prompt is read. Left out or None: the default."""
+
+    add_special_tokens: bool | None
+    """Put around the prompt the special tokens that the model wants there; a begin token that it
+    begins with itself is not repeated. Default: true for text, false for chat messages, whose
+    template writes its own."""
+    add_generation_prompt: bool | None
+    """End chat messages with what the assistant's next message begins with. Default: true, or
+    false with `continue_final_message`."""
+    continue_final_message: bool | None
+    """End inside the last of the chat messages, so that the output goes on with it."""
+
+
 _NO_FORM = "prompt is neither text, nor token ids, nor chat messages"
 
 
-def prompt_message(prompt: PromptLike) -> generation_pb2.Prompt:
+def prompt_message(prompt: PromptLike, **options: Unpack[PromptOptions]) -> generation_pb2.Prompt:
     """Writes a prompt.
 
     Raises:
-        InvalidArgumentError: It has none of the three forms.
+        InvalidArgumentError: It has none of the three forms, or an option is not one of its form.
+        TypeError: There is no such option.
     """
+    unknown = set(options) - set(PromptOptions.__annotations__)
+    if unknown:
+        raise TypeError(f"a prompt has no option {', '.join(sorted(unknown))}")
+    message = _form_of(prompt)
+    for name, value in options.items():
+        if value is None:
+            continue
+        if not isinstance(value, bool):
+            raise InvalidArgumentError(f"{name} is {value!r:.100}, which it cannot be", field=name)
+        if name == "add_special_tokens":
+            message.add_special_tokens = value
+        elif not message.HasField("chat"):
+            raise InvalidArgumentError(f"{name} is for chat messages only", field=name)
+        elif name == "add_generation_prompt":
+            message.chat.add_generation_prompt = value
+        else:
+            message.chat.continue_final_message = value
+    return message
+
+
+def _form_of(prompt: PromptLike) -> generation_pb2.Prompt:
     if isinstance(prompt, str):
         try:
             return generation_pb2.Prompt(text=prompt)

@@ -5,12 +5,12 @@ written are refused.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TypedDict, Unpack
+from typing import Unpack
 
 from google.protobuf.message import Message
 
 from coordinator.client.grammar import JsonSchema, grammar_message
-from coordinator.client.prompt import PromptLike, prompt_message
+from coordinator.client.prompt import PromptLike, PromptOptions, prompt_message
 from protos.errors import InvalidArgumentError
 from protos.stagecoach.v1 import generation_pb2
 
@@ -20,7 +20,7 @@ _SAMPLING_FIELDS = frozenset(
 _FORMS = frozenset(field.name for field in generation_pb2.Grammar.DESCRIPTOR.fields)
 
 
-class GenerateOptions(TypedDict, total=False):
+class GenerateOptions(PromptOptions, total=False):
     """Keyword arguments of `generate` and `complete`. Left out or None: the default."""
 
     max_tokens: int | None
@@ -80,9 +80,14 @@ def generate_request(
     unknown = set(options) - set(GenerateOptions.__annotations__)
     if unknown:
         raise TypeError(f"generate() has no option {', '.join(sorted(unknown))}")
-    message = generation_pb2.GenerateRequest(prompt=prompt_message(prompt))
+    of_prompt = PromptOptions(
+        add_special_tokens=options.get("add_special_tokens"),
+        add_generation_prompt=options.get("add_generation_prompt"),
+        continue_final_message=options.get("continue_final_message"),
+    )
+    message = generation_pb2.GenerateRequest(prompt=prompt_message(prompt, **of_prompt))
     for name, value in options.items():
-        if value is None or name in _FORMS:
+        if value is None or name in _FORMS or name in of_prompt:
             continue
         if name == "stop" and isinstance(value, str):
             value = (value,)

@@ -21,7 +21,11 @@ FieldNames = Mapping[str, str]
 PROMPT = "prompt"
 """The contract's name of what is continued."""
 
-_CHAT = {"prompt.chat.messages": "messages", "prompt": "messages"}
+_CHAT = {
+    "prompt.chat.messages": "messages",
+    "prompt.chat.continue_final_message": "continue_final_message",
+    "prompt": "messages",
+}
 _TEXT = {"prompt": "prompt"}
 _FORMAT_FIELDS = {
     "grammar.json_schema": "response_format.json_schema.schema",

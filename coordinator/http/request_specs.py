@@ -27,6 +27,7 @@ from coordinator.http.schema.response_format import (
     TextFormat,
 )
 from coordinator.http.schema.sampling import MAX_CHOICES, NO_LIMIT, SamplingFields
+from coordinator.http.schema.tokens import TokenizeRequest
 from protos.errors import InvalidArgumentError
 
 NO_SEED = -1
@@ -47,7 +48,7 @@ def chat_specs(request: ChatCompletionRequest, request_id: str) -> Specs:
         InvalidArgumentError: A value is out of range; the error names the field.
     """
     spec = replace(
-        _spec(request, chat_prompt(request.messages)),
+        _spec(request, chat_prompt(request, request.messages)),
         max_tokens=_max_tokens(request.max_completion_tokens or request.max_tokens),
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
     )
@@ -78,9 +79,29 @@ def completion_specs(request: CompletionRequest, request_id: str) -> Specs:
     )
 
 
-def chat_prompt(messages: Sequence[Message]) -> ChatPrompt:
-    """A conversation as the engine takes it."""
-    return ChatPrompt(messages=tuple(map(_chat_message, messages)))
+def chat_prompt(
+    request: ChatCompletionRequest | TokenizeRequest, messages: Sequence[Message]
+) -> ChatPrompt:
+    """A conversation as the engine takes it.
+
+    Raises:
+        InvalidArgumentError: There is no message, or there are too many.
+    """
+    return ChatPrompt(
+        messages=tuple(map(_chat_message, messages)),
+        add_generation_prompt=request.begins_message,
+        continue_final_message=request.continue_final_message or False,
+        add_special_tokens=request.add_special_tokens or False,
+    )
+
+
+def text_prompt(request: CompletionRequest | TokenizeRequest, text: str) -> TextPrompt:
+    """A text as the engine takes it.
+
+    Raises:
+        InvalidArgumentError: It is empty.
+    """
+    return TextPrompt(text=text, add_special_tokens=request.add_special_tokens is not False)
 
 
 def choice_seed(seed: int, index: int) -> int:
@@ -156,7 +177,7 @@ def _sampling_params(request: SamplingFields) -> SamplingParams:
 def _prompts(request: CompletionRequest) -> Iterator[TextPrompt | TokenPrompt]:
     prompt: str | Sequence[int | str | Sequence[int]] = request.prompt
     if isinstance(prompt, str):
-        yield TextPrompt(text=prompt)
+        yield text_prompt(request, prompt)
         return
     if isinstance(prompt, array):  # of a large body
         yield TokenPrompt(token_ids=prompt)
@@ -167,7 +188,7 @@ def _prompts(request: CompletionRequest) -> Iterator[TextPrompt | TokenPrompt]:
         return
     for one in prompt:
         if isinstance(one, str):
-            yield TextPrompt(text=one)
+            yield text_prompt(request, one)
         elif isinstance(one, array):
             yield TokenPrompt(token_ids=one)
         elif isinstance(one, list):

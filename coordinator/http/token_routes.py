@@ -1,22 +1,26 @@
 """`/tokenize` and `/detokenize`."""
 
-from collections.abc import AsyncIterator, Sequence
+import json
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from coordinator.core.request_spec import TextPrompt
+from coordinator.http.answer import SpellToken
 from coordinator.http.door import Door
 from coordinator.http.model_requests import read_model_request
 from coordinator.http.openapi import body_of, failures
 from coordinator.http.pieces import MAX_WHOLE_IDS, PiecewiseResponse, id_pieces
-from coordinator.http.request_specs import chat_prompt
+from coordinator.http.request_specs import chat_prompt, text_prompt
 from coordinator.http.schema.tokens import (
     DetokenizeRequest,
     DetokenizeResponse,
     TokenizeRequest,
     TokenizeResponse,
 )
+
+_SPELLED_AT_ONCE = 1024
+"""Tokens, which takes some milliseconds."""
 
 
 def token_routes(door: Door) -> APIRouter:
@@ -40,10 +44,11 @@ def token_routes(door: Door) -> APIRouter:
         served = engine.served_model
         wanted = await read_model_request(request, TokenizeRequest, served, door.bodies)
         if wanted.messages is not None:
-            token_ids = await engine.tokenize(chat_prompt(wanted.messages))
+            token_ids = await engine.tokenize(chat_prompt(wanted, wanted.messages))
         else:
-            token_ids = await engine.tokenize(TextPrompt(text=wanted.prompt or ""))
-        return PiecewiseResponse(_token_pieces(token_ids, served.max_model_len))
+            token_ids = await engine.tokenize(text_prompt(wanted, wanted.prompt or ""))
+        spell = engine.token_bytes if wanted.return_token_strs else None
+        return PiecewiseResponse(_token_pieces(token_ids, served.max_model_len, spell))
 
     @router.post(
         "/detokenize",
@@ -62,13 +67,29 @@ def token_routes(door: Door) -> APIRouter:
     return router
 
 
-async def _token_pieces(token_ids: Sequence[int], max_model_len: int) -> AsyncIterator[bytes]:
+async def _token_pieces(
+    token_ids: Sequence[int], max_model_len: int, spell: SpellToken | None
+) -> AsyncIterator[bytes]:
     """A `TokenizeResponse`, in pieces."""
     head = f'{{"count":{len(token_ids)},"max_model_len":{max_model_len},"tokens":'
-    if len(token_ids) <= MAX_WHOLE_IDS:
+    if len(token_ids) <= MAX_WHOLE_IDS and spell is None:
         yield f"{head}{''.join(id_pieces(token_ids))}}}".encode()
         return
     yield head.encode()
     for piece in id_pieces(token_ids):
         yield piece.encode()
+    if spell is not None:
+        yield b',"token_strs":['
+        for piece in _text_pieces(token_ids, spell):
+            yield piece.encode()
+        yield b"]"
     yield b"}"
+
+
+def _text_pieces(token_ids: Sequence[int], spell: SpellToken) -> Iterator[str]:
+    """What each token spells, as the items of a JSON list, some at a time."""
+    for start in range(0, len(token_ids), _SPELLED_AT_ONCE):
+        some = token_ids[start : start + _SPELLED_AT_ONCE]
+        texts = [spell(token_id).decode(errors="replace") for token_id in some]
+        items = json.dumps(texts, ensure_ascii=False, separators=(",", ":"))[1:-1]
+        yield f",{items}" if start else items

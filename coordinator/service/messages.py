@@ -106,13 +106,30 @@ def _prompt(message: generation_pb2.Prompt) -> Prompt:
     refuse_unknown_fields(message, "prompt")
     match message.WhichOneof("content"):
         case "text":
-            return TextPrompt(text=message.text)
+            return TextPrompt(
+                text=message.text,
+                add_special_tokens=not message.HasField("add_special_tokens")
+                or message.add_special_tokens,
+            )
         case "token_ids":
+            if message.HasField("add_special_tokens"):
+                raise InvalidArgumentError(
+                    "prompt.add_special_tokens is set, but token ids are used as they are",
+                    field="prompt.add_special_tokens",
+                )
             refuse_unknown_fields(message.token_ids, "prompt.token_ids")
             return TokenPrompt(token_ids=tuple(message.token_ids.ids))
         case "chat":
-            refuse_unknown_fields(message.chat, "prompt.chat")
-            return ChatPrompt(messages=tuple(map(_chat_message, message.chat.messages)))
+            chat = message.chat
+            refuse_unknown_fields(chat, "prompt.chat")
+            return ChatPrompt(
+                messages=tuple(map(_chat_message, chat.messages)),
+                add_generation_prompt=chat.add_generation_prompt
+                if chat.HasField("add_generation_prompt")
+                else not chat.continue_final_message,
+                continue_final_message=chat.continue_final_message,
+                add_special_tokens=message.add_special_tokens,
+            )
         case None:
             raise InvalidArgumentError("prompt is not set", field="prompt")
 

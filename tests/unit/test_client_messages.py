@@ -9,6 +9,7 @@ import pytest
 from coordinator.client import InvalidArgumentError, PromptLike
 from coordinator.client.channel import channel_options
 from coordinator.client.completion import PartialCompletion, TokenLogprobs
+from coordinator.client.prompt import PromptOptions
 from coordinator.client.request import GenerateOptions, generate_request
 from protos.stagecoach.v1 import generation_pb2
 
@@ -78,6 +79,7 @@ def test_every_field_of_the_message_has_an_option_and_none_is_invented() -> None
     sampling = generation_pb2.SamplingParams.DESCRIPTOR.fields_by_name
     forms = generation_pb2.Grammar.DESCRIPTOR.fields_by_name
     fields = {*request, *sampling, *forms} - {"prompt", "sampling", "grammar"}
+    fields |= set(PromptOptions.__annotations__)
     assert set(GenerateOptions.__annotations__) == fields
 
 

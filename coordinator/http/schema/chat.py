@@ -16,6 +16,7 @@ from coordinator.http.schema.base import (
     Unsupported,
     by_json_type,
 )
+from coordinator.http.schema.conversation import ConversationFields
 from coordinator.http.schema.sampling import FinishReasonText, MaxTokens, SamplingFields, Usage
 
 
@@ -45,11 +46,16 @@ class Message(MessagePart):
     tool_calls: Unsupported = None
 
 
-class ChatCompletionRequest(SamplingFields):
+class ChatCompletionRequest(ConversationFields, SamplingFields):
     """A conversation to continue."""
 
     messages: list[Message] = Field(
         min_length=1, max_length=MAX_CHAT_MESSAGES, description="Oldest first."
+    )
+    add_special_tokens: bool | None = Field(
+        None,
+        description="Let the tokenizer put its special tokens around the prompt; the template "
+        "writes its own, and a begin token is not repeated. Default false.",
     )
     max_completion_tokens: MaxTokens | None = Field(
         None, description="Most tokens to generate. Null or -1: as many as fit, as is any more."

@@ -55,6 +55,11 @@ class CompletionRequest(SamplingFields):
     prompt: Prompt = Field(
         description="A text or token ids, or a list of texts or of lists of token ids."
     )
+    add_special_tokens: bool | None = Field(
+        None,
+        description="Let the tokenizer put its special tokens around a text; a begin token that "
+        "the text begins with is not repeated. Default true. Token ids stay as they are.",
+    )
     max_tokens: MaxTokens | None = Field(
         None,
         description=f"Most tokens to make. Default {DEFAULT_MAX_TOKENS}. -1: as many as fit, as is "

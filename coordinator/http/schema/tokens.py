@@ -5,20 +5,28 @@ from pydantic import Field, model_validator
 from coordinator.core.request_spec import MAX_CHAT_MESSAGES
 from coordinator.http.schema.base import ModelRequest, ResponseModel
 from coordinator.http.schema.chat import Message
+from coordinator.http.schema.conversation import ConversationFields
 from coordinator.http.schema.sampling import TokenId
 
 
-class TokenizeRequest(ModelRequest):
+class TokenizeRequest(ConversationFields, ModelRequest):
     """A text or a conversation; exactly one is set."""
 
-    prompt: str | None = Field(
-        None, min_length=1, description="The tokenizer adds its special tokens."
-    )
+    prompt: str | None = Field(None, min_length=1, description="A text.")
     messages: list[Message] | None = Field(
         None,
         min_length=1,
         max_length=MAX_CHAT_MESSAGES,
         description="Rendered by the model's chat template.",
+    )
+
+    add_special_tokens: bool | None = Field(
+        None,
+        description="Let the tokenizer put its special tokens around the prompt. Default true for "
+        "a text, false for a conversation.",
+    )
+    return_token_strs: bool | None = Field(
+        None, description="Return what each token spells too. Default false."
     )
 
     @model_validator(mode="after")
@@ -34,6 +42,10 @@ class TokenizeResponse(ResponseModel):
     count: int
     max_model_len: int
     tokens: list[int]
+    token_strs: list[str] | None = Field(
+        default=None,
+        description="With `return_token_strs`; bytes that are no whole character are U+FFFD.",
+    )
 
 
 class DetokenizeRequest(ModelRequest):
