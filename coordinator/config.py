@@ -7,7 +7,7 @@ from pathlib import Path
 
 from coordinator.core.limits import MAX_STAGES
 from protos.errors import InvalidArgumentError
-from security.bind import check_bind
+from security.bind import check_bind, is_loopback
 from security.tls_files import TlsFiles
 
 
@@ -31,6 +31,13 @@ class CoordinatorConfig:
     """HOST:PORT of GenerationService; port 0 takes a free one."""
     http_listen: str | None = "127.0.0.1:8000"
     """HOST:PORT of the HTTP API; port 0 takes a free one. None: there is none."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names, beside localhost, by which clients call the HTTP API; `*` for any. The names are
+    looked at where nobody needs a key on a loopback address, or where some are given."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins of pages that may use the HTTP API, such as `https://chat.example`; `*` for all."""
+    served_model_names: tuple[str, ...] = ()
+    """Names of the model over HTTP, the one that answers show first. None given: its own."""
     stage_tls: TlsFiles | None = None
     """What this coordinator shows to stages, and whom it takes for one. None: plain text."""
     door_tls: TlsFiles | None = None
@@ -84,6 +91,7 @@ class CoordinatorConfig:
         parse_address(self.listen, field="listen")
         if self.http_listen is not None:
             parse_address(self.http_listen, field="http_listen")
+        self._check_http()
         self._check_access()
         if self.metrics_listen is not None:
             parse_address(self.metrics_listen, field="metrics_listen")
@@ -116,9 +124,46 @@ class CoordinatorConfig:
         return tuple(tuple(map(str.strip, stage.split(","))) for stage in self.stages)
 
     @property
+    def checks_hosts(self) -> bool:
+        """True when the HTTP API answers only to names that are its own.
+
+        A page of a foreign site can rebind its own name to a loopback address; nothing else keeps
+        it away from a door that asks for no key.
+        """
+        if self.http_listen is None:
+            return False
+        host, _ = parse_address(self.http_listen, field="http_listen")
+        return bool(self.allowed_hosts) or (is_loopback(host) and not self.needs_key)
+
+    @property
     def needs_key(self) -> bool:
         """True when clients have to show an API key."""
         return self.api_keys is not None or self.api_keys_file is not None
+
+    def _check_http(self) -> None:
+        """Checks what the HTTP API answers to."""
+        for host in self.allowed_hosts:
+            if not re.fullmatch(r"\*|[\w.-]+|\[[0-9A-Fa-f:.]+\]", host):
+                raise InvalidArgumentError(
+                    f"allowed_host {host!r} is not the name of a host, without a port",
+                    field="allowed_host",
+                )
+        for origin in self.cors_origins:
+            if not re.fullmatch(r"\*|null|[a-z][a-z0-9+.-]*://[^/\s]+", origin):
+                raise InvalidArgumentError(
+                    f"cors_origin {origin!r} is not an origin, such as https://chat.example, or *",
+                    field="cors_origin",
+                )
+        for name in self.served_model_names:
+            if not (name and name.isprintable()):
+                raise InvalidArgumentError(
+                    f"served_model_name {name!r} is empty or cannot be printed",
+                    field="served_model_name",
+                )
+            if self.served_model_names.count(name) > 1:
+                raise InvalidArgumentError(
+                    f"served_model_name {name!r} is given twice", field="served_model_name"
+                )
 
     def _check_access(self) -> None:
         """Refuses doors that anyone in the network could come through."""

@@ -15,9 +15,10 @@ from coordinator.assembly import open_engine
 from coordinator.cli.stage_waits import StageWaits
 from coordinator.cli.stop_event import run_until, stop_event
 from coordinator.config import CoordinatorConfig, parse_address
-from coordinator.http.app import create_app
+from coordinator.http.app import AppOptions, create_app
 from coordinator.http.connection import ConnectionLimits
 from coordinator.http.door import Door
+from coordinator.http.host_guard import AllowedHosts
 from coordinator.http.server import HttpServer
 from coordinator.metrics import CoordinatorMetrics
 from coordinator.observer import EngineObserver
@@ -105,10 +106,10 @@ async def _serve(
         callers=callers,
     )
     address = await server.start()
-    door = Door()
+    door = Door(config.served_model_names)
     http = config.http_listen and HttpServer(
         config.http_listen,
-        create_app(door, callers=callers),
+        create_app(door, _app_options(config, callers)),
         ConnectionLimits(),
         tls=config.door_tls,
     )
@@ -147,6 +148,21 @@ async def _serve(
         if http:
             await http.stop()
         await door.close()
+
+
+def _app_options(config: CoordinatorConfig, callers: Callers | None) -> AppOptions:
+    """What the HTTP API is told; its own address is one of its names."""
+    names: frozenset[str] | None = None
+    if config.checks_hosts and config.http_listen is not None:
+        host, _ = parse_address(config.http_listen, field="http_listen")
+        names = frozenset(name.lower() for name in (host, *config.allowed_hosts))
+    return AppOptions(
+        callers=callers,
+        allowed_hosts=None
+        if names is None
+        else AllowedHosts(names=names, origins=frozenset(config.cors_origins)),
+        cors_origins=config.cors_origins,
+    )
 
 
 def _callers(config: CoordinatorConfig) -> Callers | None:

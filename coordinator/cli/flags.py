@@ -28,6 +28,30 @@ StopTokenIds = Annotated[
 IgnoreEos = Annotated[
     bool, typer.Option("--ignore-eos", help="Do not stop at the model's own end tokens.")
 ]
+AllowedHost = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="Name, beside localhost, by which clients call the HTTP API; repeatable, * for any. "
+        "On a loopback address without API keys, others are refused.",
+    ),
+]
+CorsOrigin = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="ORIGIN",
+        help="Let pages of this origin use the HTTP API, such as https://chat.example; "
+        "repeatable, * for all.",
+    ),
+]
+ServedModelName = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME[,...]",
+        help="Name of the model over HTTP instead of its own, or several with commas between; "
+        "repeatable. Answers show the first.",
+    ),
+]
 DEFAULT_ADDRESS = "localhost:50050"
 """Of a coordinator on this machine that was started without further flags."""
 

@@ -8,6 +8,7 @@ import typer
 
 from coordinator.cli import value_completion
 from coordinator.cli.failures import reported_failures
+from coordinator.cli.flags import AllowedHost, CorsOrigin, ServedModelName
 from coordinator.config import CoordinatorConfig, parse_address
 from protos.errors import InvalidArgumentError
 from protos.lasting_objects import lasting_objects
@@ -46,6 +47,9 @@ def serve(
         ),
     ] = None,
     no_http: Annotated[bool, typer.Option("--no-http", help="Serve gRPC alone.")] = False,
+    served_model_name: ServedModelName = None,
+    allowed_host: AllowedHost = None,
+    cors_origin: CorsOrigin = None,
     tls_ca: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="CA whose certificate the stages have to show."),
@@ -143,6 +147,9 @@ def serve(
             stages=tuple(stage),
             listen=listen,
             http_listen=_http_listen(http_listen, listen, no_http=no_http),
+            served_model_names=_split(served_model_name),
+            allowed_hosts=tuple(allowed_host or ()),
+            cors_origins=tuple(cors_origin or ()),
             stage_tls=TlsFiles.mutual(tls_ca, tls_cert, tls_key),
             door_tls=TlsFiles.of_server(door_tls_cert, door_tls_key, prefix="door_tls"),
             api_keys_file=api_keys_file,
@@ -166,6 +173,11 @@ def serve(
             from coordinator.cli.coordinator_process import run
 
         run(config, log=log, json_output=json_output, exit_with_parent=exit_with_parent)
+
+
+def _split(names: list[str] | None) -> tuple[str, ...]:
+    """Names that were given one by one, or with commas between."""
+    return tuple(name.strip() for given in names or () for name in given.split(","))
 
 
 def _http_listen(http_listen: str | None, listen: str, *, no_http: bool) -> str | None:

@@ -8,6 +8,7 @@ import typer
 
 from coordinator.cli import value_completion
 from coordinator.cli.failures import reported_failures
+from coordinator.cli.flags import AllowedHost, CorsOrigin, ServedModelName
 from coordinator.core.limits import MAX_STAGES
 from protos.errors import InvalidArgumentError
 from protos.layer_range import LayerRange
@@ -51,6 +52,9 @@ def up(
         ),
     ] = None,
     no_http: Annotated[bool, typer.Option("--no-http", help="Serve gRPC alone.")] = False,
+    served_model_name: ServedModelName = None,
+    allowed_host: AllowedHost = None,
+    cors_origin: CorsOrigin = None,
     dtype: Annotated[
         str | None,
         typer.Option(
@@ -180,6 +184,9 @@ def up(
                         **log_options,
                     }
                 ),
+                *_each("--served-model-name", served_model_name),
+                *_each("--allowed-host", allowed_host),
+                *_each("--cors-origin", cors_origin),
                 *_switch("--prefix-cache", "--no-prefix-cache", prefix_cache),
             ),
             drain_grace_s=drain_grace_s,
@@ -255,6 +262,11 @@ def _gpu_of_each_stage(gpus: list[str], num_stages: int) -> tuple[str, ...]:
 def _switch(on: str, off: str, value: bool | None) -> tuple[str, ...]:
     """The one of two flags that was given, if any."""
     return () if value is None else (on,) if value else (off,)
+
+
+def _each(option: str, values: list[str] | None) -> tuple[str, ...]:
+    """An option that was given any number of times, as arguments of a command."""
+    return tuple(text for value in values or () for text in (option, value))
 
 
 def _given(options: Mapping[str, object]) -> tuple[str, ...]:

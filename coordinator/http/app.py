@@ -1,7 +1,10 @@
 """The application behind the HTTP door: every route, and the shape of every error."""
 
+from dataclasses import dataclass, field
+
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from coordinator.access.callers import Callers
 from coordinator.http.authentication import Authentication
@@ -14,27 +17,46 @@ from coordinator.http.errors import (
 )
 from coordinator.http.event_stream import Patience
 from coordinator.http.field_names import field_names_of
-from coordinator.http.ignored_fields import IgnoredFieldsHeader
+from coordinator.http.head_requests import HeadRequests
+from coordinator.http.host_guard import AllowedHosts, HostGuard
+from coordinator.http.ignored_fields import IGNORED_HEADER, IgnoredFieldsHeader
+from coordinator.http.lenient_paths import LenientPaths
 from coordinator.http.model_routes import model_routes
 from coordinator.http.openapi import describe
 from coordinator.http.page_routes import page_routes
-from coordinator.http.request_ids import RequestIds
+from coordinator.http.request_ids import REQUEST_ID_HEADER, RequestIds
 from coordinator.http.state_routes import state_routes
 from coordinator.http.token_routes import token_routes
+from coordinator.http.unread_bodies import UnreadBodies
 from protos import __version__
 from protos.errors import InvalidArgumentError, StagecoachError
 
+EXPOSED_HEADERS = (REQUEST_ID_HEADER, IGNORED_HEADER, "retry-after")
+"""What a page of another origin may read of an answer, beside its body."""
 
-def create_app(
-    door: Door, *, callers: Callers | None = None, patience: Patience | None = None
-) -> FastAPI:
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppOptions:
+    """What an application may be told beside its engine."""
+
+    callers: Callers | None = None
+    """Whose API keys are good. None: no key is needed."""
+    allowed_hosts: AllowedHosts | None = None
+    """Names by which it may be called. None: any."""
+    cors_origins: tuple[str, ...] = ()
+    """Of pages that may ask and read the answer; `*` for all."""
+    patience: Patience = field(default_factory=Patience)
+    """How long the client of a stream is left without a byte."""
+
+
+def create_app(door: Door, options: AppOptions | None = None) -> FastAPI:
     """Makes the application of one coordinator.
 
     Args:
         door: Holds the engine, now or later; requests are refused as unavailable until it does.
-        callers: Whose API keys are good. None: no key is needed.
-        patience: How long the client of a stream is left without a byte; None for the usual.
+        options: None for the usual.
     """
+    options = options or AppOptions()
     app = FastAPI(
         title="Stagecoach",
         version=__version__,
@@ -46,16 +68,35 @@ def create_app(
     app.include_router(state_routes(door))
     app.include_router(model_routes(door))
     app.include_router(page_routes(door))
-    app.include_router(completion_routes(door, patience or Patience()))
+    app.include_router(completion_routes(door, options.patience))
     app.include_router(token_routes(door))
-    describe(app, asks_for_keys=callers is not None)
-    if callers is not None:
-        app.add_middleware(Authentication, callers=callers)
-    app.add_middleware(IgnoredFieldsHeader)
-    app.add_middleware(RequestIds)
+    describe(app, asks_for_keys=options.callers is not None)
+    _wrap(app, options)
     app.add_exception_handler(StagecoachError, _on_typed_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     return app
+
+
+def _wrap(app: FastAPI, options: AppOptions) -> None:
+    """Puts around the routes what looks at every request; what is added last sees it first."""
+    if options.callers is not None:
+        app.add_middleware(Authentication, callers=options.callers)
+    app.add_middleware(HeadRequests)
+    app.add_middleware(LenientPaths)
+    app.add_middleware(IgnoredFieldsHeader)
+    if options.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=options.cors_origins,
+            allow_methods=("GET", "HEAD", "POST"),
+            allow_headers=("*",),
+            expose_headers=EXPOSED_HEADERS,
+            allow_private_network=True,
+        )
+    if options.allowed_hosts is not None:
+        app.add_middleware(HostGuard, allowed=options.allowed_hosts)
+    app.add_middleware(UnreadBodies)
+    app.add_middleware(RequestIds)
 
 
 async def _on_typed_error(request: Request, error: Exception) -> Response:
@@ -75,4 +116,6 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
         typed = InvalidArgumentError(str(error.detail))
     response = error_response(typed)
     response.headers.update(error.headers or {})
+    if response.headers.get("allow") == "GET":
+        response.headers["allow"] = "GET, HEAD"
     return response

@@ -9,6 +9,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
+import httptools
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
@@ -18,6 +19,8 @@ from uvicorn.protocols.http.httptools_impl import (
 from uvicorn.server import ServerState
 
 from coordinator.http.errors import ErrorBody, ErrorResponse
+
+_FRAMING_HEADERS = frozenset({b"content-length", b"transfer-encoding"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +33,12 @@ class ConnectionLimits:
     """From the first byte of a request, or from connecting, to its last byte."""
     stall_timeout_s: float = 30.0
     """How long a client may leave the buffer of its response full."""
-    keep_alive_s: int = 30
-    """How long a connection may wait for its next request."""
+    keep_alive_s: int = 75
+    """How long a connection may wait for its next request; longer than the pools of the proxies in
+    front of it keep one, and said in `Keep-Alive` to those that ask."""
+    linger_s: float = 2.0
+    """How long a connection that is to be closed waits for more of a request that was answered
+    before its end: closed at once, it would take the answer back."""
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -66,6 +73,12 @@ class LimitedProtocol(HttpToolsProtocol):
         """Requests whose response is not complete, oldest first; those after it wait for it."""
         self._request_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
+        self._linger_timer: asyncio.TimerHandle | None = None
+        """Set while the connection only waits for the end of a request."""
+        self._is_whole = True
+        """Whether the request that was begun last has arrived to its end."""
+        self._is_repeated = False
+        """While the parser reads the head of a request again."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begins to wait for a request."""
@@ -76,6 +89,7 @@ class LimitedProtocol(HttpToolsProtocol):
         """Lets go of everything."""
         self._stop_request_timer()
         self._stop_stall_timer()
+        self._stop_linger_timer()
         self._disconnect()
         super().connection_lost(exc)
         self.lost.set_result(None)
@@ -84,8 +98,11 @@ class LimitedProtocol(HttpToolsProtocol):
         """Reads a piece of a request, or ends one that is too long in its head."""
         if self._request_timer is None:
             self._start_request_timer()
+        if self._linger_timer is not None:
+            self._start_linger_timer()
         self._num_other_bytes += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._parse(memoryview(data))
         # Framing of small chunks is as long as the body: twice a limit that no client comes near.
         if self._num_other_bytes > self._limits.max_head_bytes + self._num_body_bytes:
             self._refuse(431, "the head of the request is too long", "head_too_large")
@@ -94,10 +111,35 @@ class LimitedProtocol(HttpToolsProtocol):
         """The client sends no more, which is how it leaves: the connection is closed."""
         self._disconnect()
 
+    def on_message_begin(self) -> None:
+        """Begins to read a request."""
+        if not self._is_repeated:
+            self._is_whole = False
+            super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        """Reads a piece of the target of a request."""
+        if not self._is_repeated:
+            super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Reads a header of a request, or a trailer."""
+        if not self._is_repeated:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         """Begins to answer a request, or puts it behind those that came before."""
+        if self._is_repeated:
+            self._is_repeated = False
+            return
+        self._take_host_of_target()
         super().on_headers_complete()
-        self._unanswered.append(self.cycle)
+        cycle = self.cycle
+        cycle.transport = _LingeringTransport(self)  # type: ignore[assignment]  # all that it uses
+        if cycle.keep_alive:
+            timeout = b"timeout=%d" % self._limits.keep_alive_s
+            cycle.default_headers = [*cycle.default_headers, (b"keep-alive", timeout)]
+        self._unanswered.append(cycle)
 
     def on_body(self, body: bytes) -> None:
         """Takes a piece of a body."""
@@ -107,6 +149,11 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Ends the reading of a request."""
+        if self.parser.should_upgrade():
+            return  # what follows is read as its body, by another parser
+        self._is_whole = True
+        if self._linger_timer is not None:
+            self.transport.close()
         self._num_other_bytes = self._num_body_bytes = 0
         self._stop_request_timer()
         super().on_message_complete()
@@ -142,6 +189,48 @@ class LimitedProtocol(HttpToolsProtocol):
         """Answers what is not HTTP, in the shape of all errors."""
         self._refuse(400, msg.rstrip("."), "invalid_http")
 
+    def close(self) -> None:
+        """Closes the connection once what is on its way is here, so that the answer stays."""
+        if self._is_whole:
+            self.transport.close()
+        elif self._linger_timer is None:
+            self._start_linger_timer()
+
+    @property
+    def is_closing(self) -> bool:
+        """True when nothing is answered any more."""
+        return self._linger_timer is not None or self.transport.is_closing()
+
+    def _parse(self, data: memoryview) -> None:
+        """Reads on; goes on in HTTP/1.1 when a request offers another protocol (RFC 9110, 7.8)."""
+        try:
+            while True:
+                try:
+                    self.parser.feed_data(data)
+                    return
+                except httptools.HttpParserUpgrade as offer:
+                    data = data[offer.args[0] :]
+                    self._read_head_again()
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+
+    def _read_head_again(self) -> None:
+        """Lets a new parser take the body, which the old one took for the other protocol."""
+        framing = b"".join(
+            b"%b: %b\r\n" % header for header in self.headers if header[0] in _FRAMING_HEADERS
+        )
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as the one before
+        self._is_repeated = True
+        self.parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % framing)
+
+    def _take_host_of_target(self) -> None:
+        """Puts the host of a target that has one in the place of the header (RFC 9112, 3.2.2)."""
+        host = b"" if self.url.startswith(b"/") else _host_of(self.url)
+        if host:
+            others = [header for header in self.headers if header[0] != b"host"]
+            self.headers[:] = [(b"host", host), *others]
+
     def _start_request_timer(self) -> None:
         self._request_timer = self.loop.call_later(
             self._limits.request_timeout_s, self._on_request_timeout
@@ -165,9 +254,21 @@ class LimitedProtocol(HttpToolsProtocol):
             self._stall_timer.cancel()
             self._stall_timer = None
 
+    def _start_linger_timer(self) -> None:
+        self._stop_linger_timer()
+        self._linger_timer = self.loop.call_later(self._limits.linger_s, self.transport.close)
+
+    def _stop_linger_timer(self) -> None:
+        if self._linger_timer is not None:
+            self._linger_timer.cancel()
+            self._linger_timer = None
+
     def _refuse(self, status: int, message: str, code: str) -> None:
         """Ends the connection, with an answer unless one is on its way."""
         if self.transport.is_closing():
+            return
+        if not self._is_whole and not self._unanswered and self._has_answer:
+            self.transport.close()  # a second answer would be taken for that of the next request
             return
         if self._unanswered and self._unanswered[0].response_started:
             self._abort()
@@ -186,8 +287,46 @@ class LimitedProtocol(HttpToolsProtocol):
         self._disconnect()
         self.transport.abort()
 
+    @property
+    def _has_answer(self) -> bool:
+        """True when the request that was begun last has got its whole answer."""
+        cycle = self.cycle
+        return cycle is not None and cycle.scope is self.scope and cycle.response_complete
+
     def _disconnect(self) -> None:
         """Tells whatever answers that nobody listens; a write before `connection_lost` may fail."""
         for cycle in self._unanswered:
             cycle.disconnected = True
             cycle.message_event.set()
+
+
+class _LingeringTransport:
+    """What an answer needs of its transport; closing leaves the client time to read it.
+
+    Args:
+        connection: That of the transport.
+    """
+
+    def __init__(self, connection: LimitedProtocol) -> None:
+        self._connection = connection
+
+    def write(self, data: bytes) -> None:
+        self._connection.transport.write(data)
+
+    def is_closing(self) -> bool:
+        return self._connection.is_closing
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def _host_of(target: bytes) -> bytes:
+    """The host and port of a target in absolute form, such as `http://localhost:8000/health`."""
+    try:
+        url = httptools.parse_url(target)
+    except httptools.HttpParserInvalidURLError:
+        return b""
+    if not url.host:
+        return b""
+    host = b"[%b]" % url.host if b":" in url.host else url.host
+    return host if url.port is None else b"%b:%d" % (host, url.port)

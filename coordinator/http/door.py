@@ -1,17 +1,24 @@
 """The engine behind the HTTP door, which is bound before there is one."""
 
 import time
+from collections.abc import Sequence
 
 from coordinator.http.body_workers import BodyWorkers
+from coordinator.http.errors import ModelNotFoundError
 from coordinator.service.generation_engine import GenerationEngine
 from protos.errors import UnavailableError
 
 
 class Door:
-    """Holds the engine of one coordinator. Event loop only; the owner closes it."""
+    """Holds the engine of one coordinator. Event loop only; the owner closes it.
 
-    def __init__(self) -> None:
+    Args:
+        served_names: Names of the model, the one that answers show first. None given: its id.
+    """
+
+    def __init__(self, served_names: Sequence[str] = ()) -> None:
         """Starts without an engine."""
+        self._served_names = tuple(served_names)
         self.created_s = int(time.time())
         """When it was made, in seconds of the Unix clock."""
         self.bodies = BodyWorkers()
@@ -41,3 +48,28 @@ class Door:
         if self._engine is None:
             raise UnavailableError("the coordinator is starting: it waits for its stages")
         return self._engine
+
+    def served_names(self) -> tuple[str, ...]:
+        """The names of the model, the one that answers show first.
+
+        Raises:
+            UnavailableError: There is no engine yet.
+        """
+        return self._served_names or (self.engine().served_model.model_id,)
+
+    def check_model(self, wanted: str | None) -> None:
+        """Refuses a request for another model.
+
+        Args:
+            wanted: What the request names; None takes what is served.
+
+        Raises:
+            ModelNotFoundError: It is another one.
+            UnavailableError: There is no engine yet.
+        """
+        names = self.served_names()
+        if wanted is not None and wanted not in names:
+            raise ModelNotFoundError(
+                f"the model {wanted[:128]!r} is not served here; {', '.join(map(repr, names))} is",
+                field="model",
+            )

@@ -57,6 +57,10 @@ class MethodNotAllowedError(errors.InvalidArgumentError):
     """The path does not take this method."""
 
 
+class ForeignHostError(errors.InvalidArgumentError):
+    """The request was meant for another host, or comes from the page of one."""
+
+
 class _Answer(NamedTuple):
     status: int
     type: ErrorType
@@ -68,6 +72,7 @@ _ANSWERS: dict[type[errors.StagecoachError], _Answer] = {
     errors.ContextLengthExceededError: _Answer(
         400, "invalid_request_error", "context_length_exceeded"
     ),
+    ForeignHostError: _Answer(403, "invalid_request_error", "foreign_host"),
     ModelNotFoundError: _Answer(404, "not_found_error", "model_not_found"),
     NotFoundError: _Answer(404, "not_found_error", "not_found"),
     MethodNotAllowedError: _Answer(405, "invalid_request_error", "method_not_allowed"),

@@ -1,13 +1,11 @@
-"""`/v1/models`: the one model that is served."""
+"""`/v1/models`: the one model that is served, under its names."""
 
 from typing import Literal
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
-from coordinator.core.served_model import ServedModel
 from coordinator.http.door import Door
-from coordinator.http.errors import ModelNotFoundError
 from coordinator.http.openapi import failures
 from coordinator.http.schema.base import ResponseModel
 
@@ -29,22 +27,6 @@ class ModelList(ResponseModel):
     data: list[ModelCard]
 
 
-def check_model(wanted: str | None, served: ServedModel) -> None:
-    """Refuses a request for another model.
-
-    Args:
-        wanted: What the request names; None takes what is served.
-        served: The model of the engine.
-
-    Raises:
-        ModelNotFoundError: It is another one.
-    """
-    if wanted is not None and wanted != served.model_id:
-        raise ModelNotFoundError(
-            f"the model {wanted[:128]!r} is not served here; {served.model_id!r} is", field="model"
-        )
-
-
 def model_routes(door: Door) -> APIRouter:
     """Makes the routes.
 
@@ -53,10 +35,10 @@ def model_routes(door: Door) -> APIRouter:
     """
     router = APIRouter(prefix="/v1/models", tags=["models"])
 
-    def card() -> ModelCard:
+    def card(name: str) -> ModelCard:
         served = door.engine().served_model
         return ModelCard(
-            id=served.model_id,
+            id=name,
             object="model",
             created=door.created_s,
             owned_by="stagecoach",
@@ -65,8 +47,9 @@ def model_routes(door: Door) -> APIRouter:
 
     @router.get("", response_model=ModelList, responses=failures(503))
     async def list_models() -> JSONResponse:
-        """Lists the model that is served."""
-        return JSONResponse(ModelList(object="list", data=[card()]).model_dump())
+        """Lists the model that is served, under each of its names."""
+        cards = list(map(card, door.served_names()))
+        return JSONResponse(ModelList(object="list", data=cards).model_dump())
 
     # An id such as `org/name` has a slash in it.
     @router.get(
@@ -76,7 +59,7 @@ def model_routes(door: Door) -> APIRouter:
     )
     async def retrieve_model(model: str) -> JSONResponse:
         """Describes the model that is served."""
-        check_model(model, door.engine().served_model)
-        return JSONResponse(card().model_dump())
+        door.check_model(model)
+        return JSONResponse(card(model).model_dump())
 
     return router

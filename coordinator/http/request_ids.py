@@ -12,6 +12,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from coordinator.http.errors import error_response
 from protos.errors import InternalError
 
+REQUEST_ID_HEADER = "x-request-id"
+
 _log = logging.getLogger(__name__)
 
 
@@ -33,7 +35,7 @@ class RequestIds:
             return
         request_id = secrets.token_hex(12)
         scope.setdefault("state", {})["request_id"] = request_id
-        header = (b"x-request-id", request_id.encode())
+        header = (REQUEST_ID_HEADER.encode(), request_id.encode())
         is_started = False
 
         async def send_named(message: Message) -> None:

@@ -20,6 +20,8 @@ from security.tls_files import TlsFiles
 
 _BACKLOG = 2048
 _SEND_BUFFER_BYTES = 64 * 1024
+_KEEP_ALIVE_MARGIN_S = 1
+"""So that of two that count the same time the client is the first to end, not in a request."""
 _CLOSING_GRACE_S = 1.0
 """For the last bytes on their way, after the engine has ended all requests."""
 
@@ -60,7 +62,7 @@ class HttpServer:
                 proxy_headers=False,
                 server_header=False,
                 backlog=_BACKLOG,
-                timeout_keep_alive=limits.keep_alive_s,
+                timeout_keep_alive=limits.keep_alive_s + _KEEP_ALIVE_MARGIN_S,
                 ssl_context_factory=None if tls is None else lambda *_: server_context(tls),
             )
         )

@@ -42,7 +42,7 @@ def token_routes(door: Door) -> APIRouter:
         """Turns a prompt into token ids, as a completion would."""
         engine = door.engine()
         served = engine.served_model
-        wanted = await read_model_request(request, TokenizeRequest, served, door.bodies)
+        wanted = await read_model_request(request, TokenizeRequest, door)
         if wanted.messages is not None:
             token_ids = await engine.tokenize(chat_prompt(wanted, wanted.messages))
         else:
@@ -59,9 +59,7 @@ def token_routes(door: Door) -> APIRouter:
     async def detokenize(request: Request) -> JSONResponse:
         """Turns token ids into text."""
         engine = door.engine()
-        wanted = await read_model_request(
-            request, DetokenizeRequest, engine.served_model, door.bodies
-        )
+        wanted = await read_model_request(request, DetokenizeRequest, door)
         return JSONResponse({"prompt": await engine.detokenize(wanted.tokens)})
 
     return router

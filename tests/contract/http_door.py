@@ -2,16 +2,15 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any, NamedTuple
 
 from coordinator.access.callers import Callers
-from coordinator.http.app import create_app
+from coordinator.http.app import AppOptions, create_app
 from coordinator.http.connection import ConnectionLimits
 from coordinator.http.door import Door
-from coordinator.http.event_stream import Patience
 from coordinator.http.server import HttpServer
 from coordinator.service.generation_engine import GenerationEngine
 from security.tls_files import TlsFiles
@@ -24,11 +23,21 @@ async def serving_http(
     *,
     tls: TlsFiles | None = None,
     callers: Callers | None = None,
-    patience: Patience | None = None,
+    served_names: Sequence[str] = (),
+    **options: Any,
 ) -> AsyncIterator[str]:
-    """A server around the engine, or one that still waits for it; yields HOST:PORT."""
-    door = Door()
-    app = create_app(door, callers=callers, patience=patience)
+    """A server around the engine, or one that still waits for it; yields HOST:PORT.
+
+    Args:
+        engine: What generates. None: nothing yet.
+        limits: Of each connection.
+        tls: For HTTPS.
+        callers: Who has a key.
+        served_names: Of the model.
+        **options: Further fields of `AppOptions`.
+    """
+    door = Door(served_names)
+    app = create_app(door, AppOptions(callers=callers, **options))
     server = HttpServer("127.0.0.1:0", app, limits or ConnectionLimits(), tls=tls)
     address = await server.start()
     if engine is not None:

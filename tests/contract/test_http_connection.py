@@ -130,18 +130,6 @@ def num_connections() -> int:
     return sum(isinstance(found, LimitedProtocol) for found in gc.get_objects())
 
 
-async def test_a_connection_whose_body_was_answered_unread_goes_on_and_ends_when_idle() -> None:
-    async with connected(ConnectionLimits(keep_alive_s=1)) as (reader, writer):
-        num_bytes = 3_000_000
-        writer.write(HEAD + b"content-length: %d\r\n\r\n" % num_bytes)
-        writer.write(b"x" * num_bytes)
-        writer.write(REQUEST)
-        assert (await reader.readline()).startswith(b"HTTP/1.1 413 ")
-        await reader.readuntil(b"HTTP/1.1 200 ")
-        await reader.readuntil(b'"cached_tokens":2}}}')
-        assert await reader.read() == b""
-
-
 async def test_a_reader_that_stalls_is_ended_and_its_request_with_it() -> None:
     engine = EchoEngine()
     body = json.dumps({"prompt": "abc", "max_tokens": 4000, "stream": True, "n": 8}).encode()
