@@ -21,6 +21,7 @@ from coordinator.scheduler.pace import Pace
 from coordinator.scheduler.scheduler import Scheduler
 from coordinator.text.text_workers import TextWorkers
 from coordinator.text.tokenizer import Tokenizer, load_tokenizer
+from coordinator.text.tokenizer_info import tokenizer_info
 from model_files import ModelFiles
 from protos.errors import IncompatibleError
 from protos.limits import LOGITS_CEILING_BYTES
@@ -79,6 +80,7 @@ async def open_engine(
             tokenizer, vocab_size=topology.vocab_size, eos_token_ids=eos_token_ids
         ),
         tokenizer=tokenizer,
+        tokenizer_info=tokenizer_info(await asyncio.to_thread(files.tokenizer_files)),
         text=text,
         max_num_waiting=config.max_num_waiting,
         stage_wait_s=config.stage_wait_s,

@@ -42,6 +42,7 @@ from coordinator.request_stream import RequestStream
 from coordinator.step_watch import StepHub, StepWatch
 from coordinator.text.text_workers import TextWorkers
 from coordinator.text.tokenizer import Tokenizer
+from coordinator.text.tokenizer_info import TokenizerInfo
 from protos.errors import (
     DeadlineExceededError,
     DeviceMemoryError,
@@ -65,6 +66,7 @@ class Engine:
         admission: Validates requests.
         grammars: Compiles the grammars of requests; the engine closes it.
         tokenizer: The model's; None when it serves token ids only.
+        tokenizer_info: What clients may know of it.
         text: Of the tokenizer; the engine starts and closes it.
         max_num_waiting: Requests that wait, beyond which none is taken.
         stage_wait_s: How long requests wait for a lost stage before they fail.
@@ -81,6 +83,7 @@ class Engine:
         admission: Admission,
         grammars: GrammarCompiler,
         tokenizer: Tokenizer | None,
+        tokenizer_info: TokenizerInfo | None,
         text: TextWorkers | None,
         max_num_waiting: int,
         stage_wait_s: float,
@@ -89,6 +92,7 @@ class Engine:
     ) -> None:
         """Keeps its parts; `start` starts it."""
         self.tokenizer = tokenizer
+        self._tokenizer_info = tokenizer_info
         self._pool = pool
         self._topology = topology
         self._lanes = lanes
@@ -140,6 +144,7 @@ class Engine:
             max_model_len=limits.max_request_tokens,
             has_tokenizer=self.tokenizer is not None,
             has_prefix_cache=limits.prefix_cache,
+            tokenizer_info=self._tokenizer_info,
         )
 
     @property

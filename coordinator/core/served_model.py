@@ -1,5 +1,6 @@
 """What a client may know of the model that a coordinator serves."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -17,3 +18,5 @@ class ServedModel:
     """Without one, only token ids are served."""
     has_prefix_cache: bool
     """Whether requests share the KV of a common prefix."""
+    tokenizer_info: Mapping[str, object] | None = None
+    """The tokenizer's configuration and chat template; None without a tokenizer."""

@@ -1,4 +1,4 @@
-"""`/tokenize` and `/detokenize`."""
+"""`/tokenize`, `/detokenize` and `/tokenizer_info`."""
 
 import json
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -8,6 +8,7 @@ from fastapi.responses import JSONResponse
 
 from coordinator.http.answer import SpellToken
 from coordinator.http.door import Door
+from coordinator.http.errors import NotFoundError
 from coordinator.http.model_requests import read_model_request
 from coordinator.http.openapi import body_of, failures
 from coordinator.http.pieces import MAX_WHOLE_IDS, PiecewiseResponse, id_pieces
@@ -17,6 +18,7 @@ from coordinator.http.schema.tokens import (
     DetokenizeResponse,
     TokenizeRequest,
     TokenizeResponse,
+    TokenizerInfo,
 )
 
 _SPELLED_AT_ONCE = 1024
@@ -49,6 +51,14 @@ def token_routes(door: Door) -> APIRouter:
             token_ids = await engine.tokenize(text_prompt(wanted, wanted.prompt or ""))
         spell = engine.token_bytes if wanted.return_token_strs else None
         return PiecewiseResponse(_token_pieces(token_ids, served.max_model_len, spell))
+
+    @router.get("/tokenizer_info", response_model=TokenizerInfo, responses=failures(404, 503))
+    async def tokenizer_info() -> JSONResponse:
+        """Tells the tokenizer's configuration and chat template, for clients that write prompts."""
+        info = door.engine().served_model.tokenizer_info
+        if info is None:
+            raise NotFoundError("the model has no tokenizer: send token ids")
+        return JSONResponse(dict(info))
 
     @router.post(
         "/detokenize",

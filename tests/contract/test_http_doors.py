@@ -262,7 +262,7 @@ async def test_a_page_of_an_allowed_origin_may_ask_and_read() -> None:
             assert response.status_code == status
             allowed = response.headers.get("access-control-allow-origin")
             assert allowed == (origin if status == 200 else None)
-        assert response.headers["vary"] == "Origin"
+        assert response.headers["vary"].startswith("Origin")
         refused = await client.post(CHAT, json=BODY, headers={"origin": origins[0]})
         assert refused.status_code == 401
         assert refused.headers["access-control-allow-origin"] == origins[0]

@@ -99,4 +99,5 @@ def test_every_route_is_described() -> None:
         "POST /v1/completions",
         "POST /tokenize",
         "POST /detokenize",
+        "GET /tokenizer_info",
     }

@@ -133,6 +133,18 @@ def test_several_prompts_are_completed_as_if_alone(client: OpenAI) -> None:
     assert together.usage.prompt_tokens == sum(len(prompt.encode()) for prompt in prompts)
 
 
+def test_the_tokenizer_tells_what_a_client_needs_to_write_a_prompt(
+    client: OpenAI, tmp_path: Path
+) -> None:
+    info = client.get("../tokenizer_info", cast_to=dict[str, Any])
+    config = json.loads((byte_model(tmp_path) / "tokenizer_config.json").read_text())
+    assert info == {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **config,
+        "chat_template": config.get("chat_template"),
+    }
+
+
 @pytest.mark.parametrize("prompt", ["short", PROMPT * 4], ids=["short", "shared"])
 def test_choices_differ_and_a_seed_repeats_them(client: OpenAI, prompt: str) -> None:
     def texts(seed: int, n: int) -> list[str]:

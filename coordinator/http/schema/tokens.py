@@ -1,6 +1,6 @@
-"""`/tokenize` and `/detokenize`, in the shape that vLLM gave them."""
+"""`/tokenize`, `/detokenize` and `/tokenizer_info`, in the shape that vLLM gave them."""
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from coordinator.core.request_spec import MAX_CHAT_MESSAGES
 from coordinator.http.schema.base import ModelRequest, ResponseModel
@@ -58,3 +58,12 @@ class DetokenizeResponse(ResponseModel):
     """The text of tokens, special ones left out."""
 
     prompt: str
+
+
+class TokenizerInfo(ResponseModel):
+    """What `tokenizer_config.json` holds, so that further fields stand beside these."""
+
+    model_config = ConfigDict(extra="allow")
+
+    tokenizer_class: str
+    chat_template: str | None = Field(description="In Jinja.")
