@@ -120,9 +120,9 @@ async def test_nothing_of_a_connection_is_kept_when_it_has_ended(sent: bytes) ->
     """A timer that was started as it ended once kept it, body and all, for half a minute."""
     async with connected() as (_, writer):
         writer.write(sent)
-        await eventually(lambda: num_connections() == 1, within_s=5, what="there")
+        await eventually(lambda: num_connections() == 1, within_s=DEADLINE_S, what="there")
         writer.transport.abort()
-        await eventually(lambda: num_connections() == 0, within_s=5, what="let go of")
+        await eventually(lambda: num_connections() == 0, within_s=DEADLINE_S, what="let go of")
 
 
 def num_connections() -> int:
