@@ -16,10 +16,6 @@ from coordinator.core.request_spec import EncodedPrompt, RequestSpec
 from coordinator.service.generation_engine import EventStream, GenerationEngine
 from protos.errors import RequestAbortedError
 
-SHARED_PROMPT_TOKENS = 128
-"""A prompt from this length on is computed once for all its choices: the others are admitted when
-it is in the prefix cache. Shorter ones cost less than the wait."""
-
 
 class Choice:
     """One choice: the events of its request. For one reader.
@@ -32,21 +28,12 @@ class Choice:
         """Takes over a stream."""
         self._stream = stream
         self._events = aiter(stream)
-        self._first: list[GenerationEvent] = []
 
     async def accepted(self) -> Accepted:
         """The first event; iteration does not repeat it."""
         event = await anext(self._events)
         assert isinstance(event, Accepted), "a stream begins with another event than Accepted"
         return event
-
-    async def wait_first(self) -> None:
-        """Waits for the event after `accepted`, which iteration still brings.
-
-        Raises:
-            StagecoachError: The request failed.
-        """
-        self._first.append(await anext(self._events))
 
     def __aiter__(self) -> Self:
         """The choice itself."""
@@ -58,7 +45,7 @@ class Choice:
         Raises:
             StagecoachError: The request failed.
         """
-        return self._first.pop() if self._first else await anext(self._events)
+        return await anext(self._events)
 
     def cancel(self) -> None:
         """Ends the request; does nothing when it has ended."""
@@ -85,7 +72,7 @@ async def open_choices(
         receive: Of the request, whose body has been read.
 
     Raises:
-        StagecoachError: One was not admitted, or failed while others waited for its prompt.
+        StagecoachError: One was not admitted.
     """
     opened: list[list[Choice]] = []
     watch = asyncio.create_task(_cancel_when_gone(receive, opened))
@@ -100,10 +87,6 @@ async def open_choices(
             _check_there(watch)
         num_prompt_tokens = sum(len(prompt.token_ids) for prompt in prompts)
         if len(specs[0]) > 1:
-            if engine.served_model.has_prefix_cache and num_prompt_tokens >= SHARED_PROMPT_TOKENS:
-                for group in opened:
-                    await group[0].wait_first()
-                _check_there(watch)
             await _open_siblings(engine, specs, prompts, opened, watch)
         yield OpenChoices([choice for group in opened for choice in group], num_prompt_tokens)
     finally:

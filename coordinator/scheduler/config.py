@@ -31,8 +31,8 @@ class SchedulerConfig:
     prefix_cache: bool = False
     """Whether sequences share the KV of a common prefix."""
     min_awaited_tokens: int = 128
-    """A prefix that another sequence is about to compute is waited for if that saves so many
-    tokens; fewer cost less than the wait."""
+    """A prefix that another sequence computes is waited for if it has so many tokens to compute
+    for it; fewer cost less than the wait."""
 
     def __post_init__(self) -> None:
         """Checks every value."""

@@ -76,7 +76,13 @@ class KvMemory:
         return ops
 
     def num_prefix_tokens(self, sequence: Sequence) -> int:
-        """Tokens of a sequence without a slot that `admit` would count as computed now."""
+        """Tokens of a sequence without a slot that `admit` would count as computed now.
+
+        Those of a prefix that is worth waiting for count too.
+        """
+        awaited = self.awaited_prefix(sequence)
+        if awaited is not None:
+            return awaited.num_tokens
         prefix = self._find(sequence)
         return prefix.num_blocks * self._block_size if prefix else 0
 
@@ -84,17 +90,17 @@ class KvMemory:
         """Finds who is about to compute a prefix of a sequence without a slot.
 
         Returns:
-            None when waiting for it would not save much.
+            None when there is nothing to wait for, or it is so little that computing it again is
+            less.
         """
         if not self._shares_prefixes or not self._index.expects_any:
             return None
         hashes = self._shareable(sequence)
         coming = self._index.find_expected(hashes)
-        if coming is None:
+        if coming is None or coming.num_new_blocks * self._block_size < self._min_awaited_tokens:
             return None
         found = self._index.find(hashes)
-        num_more = coming.num_blocks - (found.num_blocks if found else 0)
-        if num_more * self._block_size < self._min_awaited_tokens:
+        if found is not None and found.num_blocks >= coming.num_blocks:
             return None
         return AwaitedPrefix(coming.kv_slot, coming.num_blocks * self._block_size)
 
@@ -126,7 +132,8 @@ class KvMemory:
         assert has_grown, "what fits is there"
         if self._shares_prefixes:
             num_blocks = sequence.num_tokens // self._block_size
-            self._index.expect(kv_slot, self._block_hashes(sequence, num_blocks))
+            hashes = self._block_hashes(sequence, num_blocks)
+            self._index.expect(kv_slot, hashes, prefix.num_blocks if prefix else 0)
         return True
 
     def grow(self, sequence: Sequence) -> bool:

@@ -64,6 +64,16 @@ class PrefixMatch(NamedTuple):
     """Full blocks from the start of the slot; at least 1."""
 
 
+class ExpectedPrefix(NamedTuple):
+    """Where a prefix will be before long."""
+
+    kv_slot: int
+    num_blocks: int
+    """Full blocks from the start of the slot; at least 1."""
+    num_new_blocks: int
+    """Those of them that the slot lacked when its sequence was admitted."""
+
+
 class PrefixIndex:
     """The names of the full blocks of every kv slot, and which slots are retained."""
 
@@ -73,6 +83,7 @@ class PrefixIndex:
         self._holders: dict[bytes, set[int]] = {}
         self._retained: OrderedDict[int, None] = OrderedDict()  # the least recently used first
         self._expected: dict[int, list[bytes]] = {}
+        self._num_blocks_at_first: dict[int, int] = {}
         self._expectants: dict[bytes, dict[int, None]] = {}
 
     @property
@@ -102,7 +113,7 @@ class PrefixIndex:
         """True while a running slot lacks blocks that its sequence is about to compute."""
         return bool(self._expected)
 
-    def expect(self, kv_slot: int, hashes: list[bytes]) -> None:
+    def expect(self, kv_slot: int, hashes: list[bytes], num_blocks: int) -> None:
         """Says which blocks a slot holds once its sequence has been computed so far.
 
         Holds until the slot has them all, or no sequence runs in it any more.
@@ -110,13 +121,15 @@ class PrefixIndex:
         Args:
             kv_slot: Of a sequence that was just admitted.
             hashes: Names of its blocks, from its start.
+            num_blocks: Those of them that it has already.
         """
-        if len(hashes) > self.num_blocks(kv_slot):
+        if len(hashes) > num_blocks:
             self._expected[kv_slot] = hashes
+            self._num_blocks_at_first[kv_slot] = num_blocks
             for name in hashes:
                 self._expectants.setdefault(name, {})[kv_slot] = None
 
-    def find_expected(self, hashes: Sequence[bytes]) -> PrefixMatch | None:
+    def find_expected(self, hashes: Sequence[bytes]) -> ExpectedPrefix | None:
         """Finds the longest prefix that a slot holds before long, the first that was admitted.
 
         Args:
@@ -125,7 +138,9 @@ class PrefixIndex:
         num_blocks = bisect_left(hashes, True, key=lambda name: name not in self._expectants)
         if num_blocks == 0:
             return None
-        return PrefixMatch(next(iter(self._expectants[hashes[num_blocks - 1]])), num_blocks)
+        kv_slot = next(iter(self._expectants[hashes[num_blocks - 1]]))
+        num_new_blocks = num_blocks - self._num_blocks_at_first[kv_slot]
+        return ExpectedPrefix(kv_slot, num_blocks, num_new_blocks)
 
     def num_blocks(self, kv_slot: int) -> int:
         """Blocks of a slot that can be found."""
@@ -210,6 +225,7 @@ class PrefixIndex:
             assert chain == names[: len(chain)], "a slot computes another prefix"
 
     def _expect_no_more(self, kv_slot: int) -> None:
+        self._num_blocks_at_first.pop(kv_slot, None)
         for name in self._expected.pop(kv_slot, ()):
             expectants = self._expectants[name]
             del expectants[kv_slot]

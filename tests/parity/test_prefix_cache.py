@@ -121,6 +121,32 @@ async def test_a_seed_gives_the_same_tokens_with_and_without_the_cache(llama: Pa
     assert (without.num_cached_tokens, cached.num_cached_tokens) == (0, 3 * BLOCK)
 
 
+async def test_requests_that_come_together_compute_their_prefix_once(llama: Path) -> None:
+    num_shared = 9 * BLOCK
+    prompts = create_prompts(1, 2, 3, 30, 60, 1, num_shared=num_shared)
+    limits = {"max_num_batched_tokens": 48}
+    async with running_engine(llama, THREE_STAGES, coordinator=limits) as engine:
+        outputs = await asyncio.gather(*(run(engine, prompt) for prompt in prompts))
+        status = await engine.status()
+    expected = [expected_tokens(llama, prompt) for prompt in prompts]
+    assert [output.token_ids for output in outputs] == expected
+    assert status.num_prefix_hit_tokens == (len(prompts) - 1) * num_shared
+    assert sorted(output.num_cached_tokens for output in outputs) == [0] + [num_shared] * 5
+
+
+async def test_short_prompts_among_long_ones_generate_what_they_would_alone(llama: Path) -> None:
+    """Prompts pass each other in every micro-batch; the slow twin runs one at a time."""
+    draw = random.Random(2)
+    lengths = (150, 5, 140, 30, 1, 130, 60, 2)
+    prompts = [[draw.randrange(3, 128) for _ in range(length)] for length in lengths]
+    limits = {"max_num_batched_tokens": 20, "prefix_cache": False}
+    async with running_engine(llama, THREE_STAGES, coordinator=limits) as engine:
+        outputs = await asyncio.gather(*(run(engine, prompt) for prompt in prompts))
+    assert [output.token_ids for output in outputs] == [
+        expected_tokens(llama, prompt) for prompt in prompts
+    ]
+
+
 async def test_under_pressure_of_memory_and_slots_all_generate_what_they_would_alone(
     llama: Path,
 ) -> None:
