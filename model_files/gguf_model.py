@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from model_files.config import parse_config
 from model_files.gguf_file import GgufFile
+from model_files.gguf_metadata import GgufFields
 from model_files.listing import listed
 from model_files.model_files import (
     ByteReport,
@@ -69,7 +70,7 @@ class GgufModel(ModelFiles):
             self._metadata = file.metadata
             self._tensors = file.tensors
             factors = _rope_factors(file)
-        raw = _hf_config(_Fields(path.name, file.metadata), file, factors)
+        raw = _hf_config(GgufFields(path.name, file.metadata), file, factors)
         self.config = parse_config(raw)
         self._gguf_names = {
             _hf_name(name, path.name): name for name in self._tensors if name != _ROPE_FACTORS
@@ -124,7 +125,7 @@ class GgufModel(ModelFiles):
             "attn_q": self.config.num_attention_heads,
             "attn_k": self.config.num_kv_heads,
         }.get(name.split(".")[-2])
-        if self.config.model_type != "llama" or num_heads is None:
+        if self._metadata["general.architecture"] != "llama" or num_heads is None:
             return None
         num_rows = self._tensors[name].shape[0]
         return np.arange(num_rows).reshape(num_heads, -1, 2).swapaxes(1, 2).reshape(-1)
@@ -177,45 +178,17 @@ def _dequantize_rows(file: GgufFile, name: str, start: int, end: int) -> npt.NDA
     return values
 
 
-class _Fields:
-    """Checked access to the metadata of one architecture."""
-
-    def __init__(self, file_name: str, metadata: Mapping[str, object]) -> None:
-        self.file_name = file_name
-        self._metadata = metadata
-        self.architecture = str(metadata.get("general.architecture"))
-
-    def get(self, name: str) -> object:
-        return self._metadata.get(f"{self.architecture}.{name}")
-
-    def number(self, name: str, default: float | None = None) -> float:
-        value = self.get(name)
-        if value is None:
-            value = default
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ModelFilesError(
-                f"{self.file_name}: {self.architecture}.{name} is {value!r}, must be one number"
-            )
-        return value
-
-    def token_id(self, name: str) -> int | None:
-        value = self._metadata.get(f"tokenizer.ggml.{name}")
-        return value if isinstance(value, int) else None
-
-    def refuse(self, feature: str) -> UnsupportedModelError:
-        return UnsupportedModelError(
-            f"{self.file_name}: {feature} is not served", architecture=self.architecture
-        )
-
-
 def _hf_config(
-    fields: _Fields, file: GgufFile, rope_factors: list[float] | None
+    fields: GgufFields, file: GgufFile, rope_factors: list[float] | None
 ) -> dict[str, object]:
     """Writes the metadata as the config.json that the model was converted from."""
     if fields.architecture not in ARCHITECTURES:
         raise fields.refuse(
             f"GGUF architecture {fields.architecture!r} (known: {', '.join(ARCHITECTURES)})"
         )
+    kind = file.metadata.get("general.type", "model")
+    if kind != "model":
+        raise fields.refuse(f"a GGUF file that is no model but of type {kind!r}")
     split_count = file.metadata.get("split.count")
     if isinstance(split_count, int) and split_count > 1:
         raise fields.refuse("a GGUF model split over several files (merge it first)")
@@ -229,14 +202,21 @@ def _hf_config(
     for name in ("attention.value_length", "rope.dimension_count"):
         if fields.number(name, head_dim) != head_dim:
             raise fields.refuse(f"{name} {fields.get(name)} beside head size {head_dim}")
+    fields.check_keys(head_dim=head_dim)
+    vocab_size = file.tensors["token_embd.weight"].shape[0]
+    if fields.number("vocab_size", vocab_size) != vocab_size:
+        raise ModelFilesError(
+            f"{fields.file_name}: vocab_size is {fields.get('vocab_size')}, token_embd.weight has "
+            f"{vocab_size} rows"
+        )
     context_length = fields.number("context_length")
     eos = [fields.token_id("eos_token_id"), fields.token_id("eot_token_id")]
     return {
-        "model_type": fields.architecture,
+        **_family(fields),
         "num_hidden_layers": fields.number("block_count"),
         "hidden_size": hidden_size,
         "intermediate_size": fields.number("feed_forward_length"),
-        "vocab_size": file.tensors["token_embd.weight"].shape[0],
+        "vocab_size": vocab_size,
         "num_attention_heads": num_heads,
         "num_key_value_heads": fields.number("attention.head_count_kv", num_heads),
         "head_dim": head_dim,
@@ -253,11 +233,33 @@ def _hf_config(
     }
 
 
+def _family(fields: GgufFields) -> dict[str, object]:
+    """The family in transformers, which for Llama's layers with a window is Mistral."""
+    window = fields.number("attention.sliding_window", 0)
+    if not window:
+        return {"model_type": fields.architecture}
+    if fields.architecture == "llama":
+        return {"model_type": "mistral", "sliding_window": window}
+    return {
+        "model_type": fields.architecture,
+        "use_sliding_window": True,
+        "sliding_window": window,
+        "max_window_layers": 0,
+    }
+
+
 def _rope_scaling(
-    fields: _Fields, context_length: float, factors: list[float] | None
+    fields: GgufFields, context_length: float, factors: list[float] | None
 ) -> dict[str, object] | None:
     kind = fields.get("rope.scaling.type")
+    # As llama.cpp reads it: a factor without a kind is linear, and older files have another key.
+    factor = fields.number("rope.scaling.factor", fields.number("rope.scale_linear", 0.0))
+    if kind not in (None, "none", "linear", "yarn"):
+        raise fields.refuse(f"rope scaling {kind!r}")
+    is_scaled = kind == "yarn" or (kind != "none" and factor not in (0.0, 1.0))
     if factors is not None:
+        if is_scaled or fields.architecture != "llama":
+            raise fields.refuse(f"{_ROPE_FACTORS} beside rope scaling {kind!r} by {factor:g}")
         # Frequencies divided by given factors are LongRoPE (arXiv:2402.13753) of one length.
         return {
             "rope_type": "longrope",
@@ -266,20 +268,23 @@ def _rope_scaling(
             "attention_factor": 1.0,
             "original_max_position_embeddings": context_length,
         }
-    # As llama.cpp reads it: a factor without a kind is linear, and older files have another key.
-    factor = fields.number("rope.scaling.factor", fields.number("rope.scale_linear", 0.0))
-    if kind == "none" or (kind is None and factor in (0.0, 1.0)):
+    if not is_scaled:
         return None
-    if kind in (None, "linear"):
+    if kind != "yarn":
         return {"rope_type": "linear", "factor": factor}
-    if kind == "yarn":
-        original = fields.number("rope.scaling.original_context_length")
-        return {
-            "rope_type": "yarn",
-            "factor": factor,
-            "original_max_position_embeddings": original,
-        }
-    raise fields.refuse(f"rope scaling {kind!r}")
+    given = {
+        "attention_factor": fields.get("rope.scaling.yarn_attn_factor"),
+        "beta_fast": fields.get("rope.scaling.yarn_beta_fast"),
+        "beta_slow": fields.get("rope.scaling.yarn_beta_slow"),
+    }
+    return {
+        "rope_type": "yarn",
+        "factor": factor,
+        "original_max_position_embeddings": fields.number(
+            "rope.scaling.original_context_length", context_length
+        ),
+        **{name: value for name, value in given.items() if value is not None},
+    }
 
 
 def _rope_factors(file: GgufFile) -> list[float] | None:

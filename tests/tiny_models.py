@@ -183,7 +183,7 @@ def tiny_gguf(
     *,
     quantization: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
     rope_factors: bool = False,
-    metadata: Mapping[str, float] | None = None,
+    metadata: Mapping[str, object] | None = None,
     **overrides: Any,
 ) -> Path:
     """Writes a tiny random model of family llama, qwen2 or qwen3 as llama.cpp's converter does.
@@ -193,7 +193,8 @@ def tiny_gguf(
         folder: Where the file is made, beside the model's Hugging Face folder.
         quantization: Of the matrices.
         rope_factors: True: store the scaling of the rotary frequencies as a tensor.
-        metadata: Further fields, by their full names.
+        metadata: Further fields, or others than usual, by their full names; floats, ints, booleans,
+            strings and lists.
         **overrides: Values of the configuration.
 
     Returns:
@@ -213,8 +214,6 @@ def tiny_gguf(
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_vocab_size(config.vocab_size)
-    for name, value in (metadata or {}).items():
-        writer.add_float32(name, value)
     if config.model_type == "qwen3":
         writer.add_key_length(config.head_dim)
         writer.add_value_length(config.head_dim)
@@ -243,6 +242,14 @@ def tiny_gguf(
         plain = 1.0 / theta ** (np.arange(0, head_dim, 2, dtype=np.float32) / head_dim)
         scaled = model.model.rotary_emb.inv_freq.numpy()
         writer.add_tensor("rope_freqs.weight", (plain / scaled).astype(np.float32))
+    for name, given in (metadata or {}).items():
+        fields = writer.kv_data[0]
+        fields.pop(name, None)
+        if isinstance(given, list):
+            writer.add_array(name, given)
+        else:
+            kind = gguf.GGUFValueType.get_type(given)
+            writer.add_key_value(name, given, kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

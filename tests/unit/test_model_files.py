@@ -293,6 +293,82 @@ class TestGguf:
         scaling = open_model(str(path)).config.raw["rope_scaling"]
         assert scaling == {"rope_type": "linear", "factor": 4.0}
 
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [
+            ("attention.causal", False),
+            ("attention.clamp_kqv", 8.0),
+            ("attention.max_alibi_bias", 8.0),
+            ("attention.scale", 0.5),
+            ("attention.sliding_window_pattern", [True, False] * 3),
+            ("attn_logit_softcapping", 50.0),
+            ("embedding_scale", 12.0),
+            ("expert_shared_count", 1),
+            ("final_logit_softcapping", 30.0),
+            ("logit_scale", 0.25),
+            ("nextn_predict_layers", 1),
+            ("residual_scale", 0.22),
+            ("rope.dimension_sections", [16, 24, 24, 0]),
+            ("rope.freq_base_swa", 10000.0),
+            ("rope.scaling.alpha", 1000.0),
+            ("rope.scaling.attn_factor", 1.2),
+            ("rope.scaling.type", "longrope"),
+            ("rope.scaling.yarn_log_multiplier", 0.1),
+            ("something.of_tomorrow", "x"),
+        ],
+    )
+    def test_metadata_that_would_change_the_arithmetic_is_refused_by_name(
+        self, tmp_path: Path, field: str, value: object
+    ) -> None:
+        path = tiny_gguf("llama", tmp_path, metadata={f"llama.{field}": value})
+        with pytest.raises(UnsupportedModelError) as caught:
+            open_model(str(path))
+        assert field.replace("rope.scaling.type", "rope scaling 'longrope'") in str(caught.value)
+
+    def test_metadata_that_changes_nothing_is_accepted(self, tmp_path: Path) -> None:
+        metadata = {
+            "attention.causal": True,
+            "attention.clamp_kqv": 0.0,
+            "attention.head_count_kv": [4] * NUM_LAYERS,
+            "attention.scale": 12**-0.5,
+            "expert_used_count": 0,
+            "logit_scale": 1.0,
+            "rope.scaling.attn_factor": 1.0,
+            "rope.scaling.finetuned": False,
+            "rope.scaling.type": "none",
+            "tensor_data_layout": "Meta AI original pth",
+        }
+        path = tiny_gguf("llama", tmp_path, metadata={f"llama.{k}": v for k, v in metadata.items()})
+        found, expected = open_model(str(path)).config, open_model(str(tmp_path / "llama")).config
+        assert found.num_kv_heads == expected.num_kv_heads == 4
+        assert found.raw["rope_scaling"] is None
+
+    def test_layers_that_differ_are_refused(self, tmp_path: Path) -> None:
+        heads = {"llama.attention.head_count_kv": [4, 4, 4, 2, 2, 2]}
+        path = tiny_gguf("llama", tmp_path, metadata=heads)
+        with pytest.raises(UnsupportedModelError, match="head_count_kv that differs between"):
+            open_model(str(path))
+
+    def test_factors_beside_another_scaling_are_refused(self, tmp_path: Path) -> None:
+        path = tiny_gguf(
+            "llama3-rope", tmp_path, rope_factors=True, metadata={"llama.rope.scaling.factor": 2.0}
+        )
+        with pytest.raises(UnsupportedModelError, match=r"rope_freqs\.weight beside rope scaling"):
+            open_model(str(path))
+
+    def test_a_vocabulary_of_another_size_than_the_embedding_is_refused(
+        self, tmp_path: Path
+    ) -> None:
+        path = tiny_gguf("llama", tmp_path, metadata={"llama.vocab_size": 99})
+        with pytest.raises(ModelFilesError, match=r"vocab_size is 99, token_embd\.weight has 128"):
+            open_model(str(path))
+
+    @pytest.mark.parametrize("kind", ["adapter", "mmproj", "imatrix"])
+    def test_what_is_no_model_is_told_by_its_type(self, tmp_path: Path, kind: str) -> None:
+        path = tiny_gguf("llama", tmp_path, metadata={"general.type": kind})
+        with pytest.raises(UnsupportedModelError, match=f"no model but of type '{kind}'"):
+            open_model(str(path))
+
     def test_reads_a_range_of_rows_of_a_quantized_matrix(self, tmp_path: Path) -> None:
         path = tiny_gguf(
             "llama", tmp_path, quantization=gguf.GGMLQuantizationType.Q8_0, hidden_size=64
