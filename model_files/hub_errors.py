@@ -27,7 +27,7 @@ HUB_ERRORS = (
 )
 """Whatever fetching a file may raise."""
 
-_TOKEN = "the token of an account that may, as HF_TOKEN or with `hf auth login`"
+_TOKEN = "the token of an account that may, as HF_TOKEN or with hf auth login"
 _CACHE_FAULTS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST})
 
 

@@ -259,7 +259,7 @@ def test_a_gated_model_tells_whether_there_is_a_token(hub: FakeHub, tmp_path: Pa
     hub.status, hub.code = 403, "GatedRepo"
     message = machine.error("org/tiny")
     assert f"accept its terms on {hub.endpoint}/org/tiny, and give this machine" in message
-    assert "as HF_TOKEN or with `hf auth login`" in message
+    assert "as HF_TOKEN or with hf auth login" in message
     message = machine.error("org/tiny", HF_TOKEN="hf_" + "a" * 34)
     assert "the token of this machine may not read it: accept its terms on" in message
     assert "hf_aaa" not in message
