@@ -1,0 +1,44 @@
+"""What a process holds of memory before it does anything: the libraries that it imports.
+
+It depends on the machine: torch's CUDA build alone holds twice what its CPU build does. So a bound
+on a stage's memory is a bound on what it adds to its imports, which are measured where it runs.
+"""
+
+import functools
+import re
+import subprocess
+import sys
+
+STAGE_MODULES = (
+    "stage_server.__main__",
+    "stage_server.server",
+    "stage_server.torch_engine",
+    "transformers.models.llama.modeling_llama",
+)
+"""What a stage of a Llama has imported once it is ready."""
+
+_MEASURE = """
+import importlib, sys
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+print(open("/proc/self/status").read())
+"""
+
+
+@functools.cache
+def import_bytes(*modules: str) -> int:
+    """The most resident memory of a process that imports these modules and ends."""
+    command = [sys.executable, "-c", _MEASURE, *modules]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return peak_bytes(done.stdout)
+
+
+def peak_bytes(status: str) -> int:
+    """The most resident memory that a process ever had.
+
+    Args:
+        status: What its /proc/PID/status says.
+    """
+    match = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+    assert match is not None
+    return int(match[1]) * 1024
