@@ -59,6 +59,10 @@ _BY_CODE: dict[int, type[errors.StagecoachError]] = {
 # What a server of gRPC says, in a bare RESOURCE_EXHAUSTED, to calls above maximum_concurrent_rpcs.
 _TOO_MANY_CALLS = "Concurrent RPC limit"
 
+LOST_STATUS = "Internal error from Core"
+"""What grpc.aio says of a call that its peer ended while a message was written to it, instead of
+what the peer said."""
+
 # gRPC refuses trailing metadata above 8 to 16 KiB, and the peer would see neither error nor code.
 # The text travels twice, once with each byte as up to three characters.
 _MAX_MESSAGE_BYTES = 1000
@@ -112,7 +116,7 @@ def from_ending(
     """Reads the error that a call ended with, on the caller's side.
 
     The call's own code decides: a `google.rpc.Status` that is not readable or says something else
-    is ignored.
+    is ignored. An ending that was lost is UNAVAILABLE: the next call hears the reason.
     """
     for key, value in trailing_metadata or ():
         if key == _METADATA_KEY and isinstance(value, bytes):
@@ -122,6 +126,8 @@ def from_ending(
     message = message or f"the call ended with {code.name} and no message"
     if code is StatusCode.RESOURCE_EXHAUSTED and message.startswith(_TOO_MANY_CALLS):
         return errors.QueueFullError(message)
+    if code is StatusCode.INTERNAL and message == LOST_STATUS:
+        return errors.UnavailableError("the call was ended while it was written to")
     return from_status(status_pb2.Status(code=code.value[0], message=message))
 
 

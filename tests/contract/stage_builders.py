@@ -11,13 +11,14 @@ from protos import PROTOCOL_VERSION, tensor_codec
 from protos.errors import StagecoachError
 from protos.layer_range import LayerRange
 from protos.stagecoach.v1 import stage_pb2, stage_pb2_grpc
-from protos.status import from_rpc_error, from_status
+from protos.status import LOST_STATUS, from_rpc_error, from_status
 from security.tls_files import TlsFiles
 from stage_server.config import ListenAddress, StageConfig
 from stage_server.engine import EngineInfo, StageEngine
 from stage_server.limits import MessageLimits
 from stage_server.server import StageServer
 from tests.contract.arithmetic_engine import FINGERPRINT, ArithmeticEngine, arithmetic_info
+from tests.ended_peers import may_have_ended
 
 ForwardCall = grpc.aio.StreamStreamCall[stage_pb2.ForwardRequest, stage_pb2.ForwardResponse]
 
@@ -46,8 +47,7 @@ class RunningStage:
 
     async def refusal(self, **changes: object) -> StagecoachError:
         """The error that a stream opened in this way ends with."""
-        stream = OpenedStream(self.stub.Forward())
-        return await stream.refusal_of(opening(**changes))
+        return await refusal_of(self.stub.Forward, opening(**changes))
 
     async def until_free(self) -> None:
         """Waits until every KV block is free."""
@@ -66,7 +66,9 @@ class OpenedStream:
         self.call = call
 
     async def send(self, request: stage_pb2.ForwardRequest) -> None:
-        await self.call.write(request)
+        """Writes it; reading finds a stream that has ended before."""
+        with may_have_ended():
+            await self.call.write(request)
 
     async def read(self) -> stage_pb2.ForwardResponse:
         async with asyncio.timeout(DEADLINE_S):
@@ -97,14 +99,6 @@ class OpenedStream:
         assert result.micro_batch_id == batch.micro_batch_id
         return from_status(result.status)
 
-    async def refusal_of(self, request: stage_pb2.ForwardRequest) -> StagecoachError:
-        """Sends it, and returns the error that the stream ends with."""
-        try:
-            await self.send(request)
-        except grpc.aio.AioRpcError as error:  # the stream ended before it was written
-            return from_rpc_error(error)
-        return await self.end_error()
-
     async def end_error(self) -> StagecoachError:
         """Reads on until the stream ends with an error, and returns it."""
         try:
@@ -121,6 +115,22 @@ class OpenedStream:
             while await self.call.read() is not grpc.aio.EOF:
                 pass
             return await self.call.code()
+
+
+async def refusal_of(
+    new_call: Callable[[], ForwardCall], request: stage_pb2.ForwardRequest
+) -> StagecoachError:
+    """The error that a call ends with whose first message is this.
+
+    Calls again when the refusal was lost because it came while the message was written.
+    """
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            stream = OpenedStream(new_call())
+            await stream.send(request)
+            error = await stream.end_error()
+            if await stream.call.details() != LOST_STATUS:
+                return error
 
 
 def stage_config(**changes: object) -> StageConfig:

@@ -29,6 +29,7 @@ from tests.contract.stage_builders import (
     opening,
     running_stage,
 )
+from tests.ended_peers import may_have_ended
 
 
 class Gate:
@@ -221,6 +222,17 @@ async def test_closing_before_the_first_message_is_a_violation() -> None:
         assert isinstance(await OpenedStream(call).end_error(), InvalidArgumentError)
 
 
+async def test_a_write_to_a_stream_that_has_ended_is_never_taken_for_a_bug() -> None:
+    async with running_stage() as stage:
+        for _ in range(20):
+            call = stage.stub.Forward()
+            with may_have_ended():
+                while True:
+                    await call.write(stage_pb2.ForwardRequest())
+            error = await OpenedStream(call).end_error()
+            assert isinstance(error, InvalidArgumentError | UnavailableError)
+
+
 async def test_what_came_before_a_violation_is_answered() -> None:
     async with running_stage() as stage:
         stream = await stage.open()
@@ -397,7 +409,10 @@ async def test_garbage_on_the_port_and_dropped_connections_do_no_harm() -> None:
             b"PRI * HTTP/2.0\r\n",
             b"",
         ):
-            with socket.create_connection((host, int(port)), timeout=5) as connection:
+            with (
+                socket.create_connection((host, int(port)), timeout=5) as connection,
+                may_have_ended(),
+            ):
                 connection.sendall(garbage)
         idle = [socket.create_connection((host, int(port)), timeout=5) for _ in range(50)]
         for connection in idle:
@@ -409,7 +424,8 @@ async def test_hundreds_of_stream_resets_leave_nothing_behind() -> None:
     async with running_stage() as stage:
         for epoch in range(1, 201):
             call = stage.stub.Forward()
-            await call.write(opening(epoch=epoch))
+            with may_have_ended():
+                await call.write(opening(epoch=epoch))
             call.cancel()
         await stage.until_free()
         stream = await stage.open(epoch=1000)

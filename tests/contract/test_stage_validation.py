@@ -24,6 +24,7 @@ from tests.contract.stage_builders import (
     opening,
     running_stage,
 )
+from tests.ended_peers import may_have_ended
 
 MIDDLE = LayerRange(2, 4)
 LAST = LayerRange(4, 6)
@@ -319,7 +320,8 @@ async def test_random_bytes_end_the_stream_typed_and_the_server_lives(
         if opened:
             await call.write(opening().SerializeToString())  # type: ignore[arg-type]
             await call.read()
-        await call.write(data)  # type: ignore[arg-type]
+        with may_have_ended():
+            await call.write(data)  # type: ignore[arg-type]
 
         error = await OpenedStream(call).end_error()
 

@@ -29,9 +29,9 @@ from tests.contract.http_door import serving_http
 from tests.contract.stage_builders import (
     DEADLINE_S,
     ForwardCall,
-    OpenedStream,
     bound_stage,
     opening,
+    refusal_of,
     running_stage,
 )
 
@@ -140,9 +140,9 @@ async def test_a_stage_certificate_may_ask_for_health_and_nothing_else(
         for method in methods:
             path = f"/{method.containing_service.full_name}/{method.name}"
             # Without serializers: one message, as bytes, for every method.
-            call: ForwardCall = channel.stream_stream(path)()
+            call: Callable[[], ForwardCall] = channel.stream_stream(path)
             message = opening().SerializeToString()
-            error = await OpenedStream(call).refusal_of(message)  # type: ignore[arg-type]
+            error = await refusal_of(call, message)  # type: ignore[arg-type]
             assert isinstance(error, UnauthenticatedError), method.name
 
 

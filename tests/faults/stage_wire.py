@@ -14,6 +14,7 @@ from protos import PROTOCOL_VERSION, tensor_codec
 from protos.errors import StagecoachError
 from protos.stagecoach.v1 import stage_pb2, stage_pb2_grpc
 from protos.status import from_ending, from_status
+from tests.ended_peers import may_have_ended
 from tests.faults.server_processes import ServerProcess
 
 LAYERS = (2, 6)
@@ -125,9 +126,10 @@ class StageWire:
     ) -> Answer:
         try:
             async with asyncio.timeout(ANSWER_S):
-                await call.write(data)
+                with may_have_ended():
+                    await call.write(data)
                 message = await call.read()
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):  # also: ended while we wrote
+        except grpc.aio.AioRpcError:
             return await self._ending(call)
         if not isinstance(message, bytes):
             return await self._ending(call)

@@ -77,6 +77,13 @@ def test_an_error_of_the_longest_length_is_whole() -> None:
     assert carried(errors.StaleStateError("x" * 1000)).message == "x" * 1000
 
 
+def test_an_ending_that_grpc_lost_is_worth_another_call() -> None:
+    lost = CallEnded(grpc.StatusCode.INTERNAL, status.LOST_STATUS)
+    assert type(status.from_rpc_error(lost)) is errors.UnavailableError
+    bug = CallEnded(grpc.StatusCode.INTERNAL, "another")
+    assert type(status.from_rpc_error(bug)) is errors.InternalError
+
+
 def test_the_offending_field_survives() -> None:
     received = carried(errors.InvalidArgumentError("top_p is 2, must be in (0, 1]", field="top_p"))
     assert isinstance(received, errors.InvalidArgumentError)
