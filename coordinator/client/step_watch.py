@@ -1,16 +1,15 @@
 """The steps of a coordinator as they happen, for synchronous callers."""
 
+from collections.abc import Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import grpc
 
+from coordinator.client.call_messages import CallMessages
 from coordinator.client.channel import Peer, read_error
 from coordinator.client.steps import StepReader, StepRecord, read_origin_unix_ns
 from protos.stagecoach.v1 import generation_pb2
-
-if TYPE_CHECKING:
-    from grpc import _CallIterator  # grpc has no public name for it
 
 
 class StepWatch:
@@ -26,15 +25,13 @@ class StepWatch:
         StagecoachError: The coordinator does not let itself be watched.
     """
 
-    def __init__(
-        self, call: "_CallIterator[generation_pb2.WatchStepsResponse]", peer: Peer
-    ) -> None:
+    def __init__(self, call: Iterator[generation_pb2.WatchStepsResponse], peer: Peer) -> None:
         """Takes the call over and waits until the watch has begun."""
-        self._call = call
+        self._messages = CallMessages(call, "watch")
         self._peer = peer
         self._reader = StepReader()
         try:
-            first = next(call, None)
+            first = next(self._messages, None)
         except grpc.RpcError as error:
             raise read_error(error, peer) from error
         self.origin_unix_ns = read_origin_unix_ns(first, peer.address)
@@ -58,14 +55,14 @@ class StepWatch:
         """
         try:
             while (record := self._reader.next()) is None:
-                self._reader.take(next(self._call))
+                self._reader.take(next(self._messages))
         except grpc.RpcError as error:
             raise read_error(error, self._peer) from error
         return record
 
     def close(self) -> None:
         """Ends the watch; may be called again."""
-        self._call.cancel()
+        self._messages.close()
 
     def __enter__(self) -> Self:
         """The watch itself."""

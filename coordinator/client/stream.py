@@ -1,17 +1,16 @@
 """A completion as it grows, for synchronous callers."""
 
+from collections.abc import Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import grpc
 
+from coordinator.client.call_messages import CallMessages
 from coordinator.client.channel import Peer, read_error
 from coordinator.client.completion import Completion, PartialCompletion, TokenEvent
 from protos.errors import InternalError
 from protos.stagecoach.v1 import generation_pb2
-
-if TYPE_CHECKING:
-    from grpc import _CallIterator  # grpc has no public name for it
 
 
 class TokenStream:
@@ -26,9 +25,9 @@ class TokenStream:
         peer: The coordinator, for errors.
     """
 
-    def __init__(self, call: "_CallIterator[generation_pb2.GenerateResponse]", peer: Peer) -> None:
+    def __init__(self, call: Iterator[generation_pb2.GenerateResponse], peer: Peer) -> None:
         """Takes the call over."""
-        self._call = call
+        self._messages = CallMessages(call, "stream")
         self._peer = peer
         self._partial = PartialCompletion()
 
@@ -60,7 +59,7 @@ class TokenStream:
         """
         try:
             while True:
-                event = self._partial.take(next(self._call))
+                event = self._partial.take(next(self._messages))
                 if event is not None:
                     return event
         except grpc.RpcError as error:
@@ -82,7 +81,7 @@ class TokenStream:
 
     def close(self) -> None:
         """Cancels the request; does nothing after the end."""
-        self._call.cancel()
+        self._messages.close()
 
     def __enter__(self) -> Self:
         """The stream itself."""
