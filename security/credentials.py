@@ -17,7 +17,9 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
 from protos.errors import InvalidArgumentError
 from security.certificate import Certificate, minute, parse_chain, parse_key
+from security.peer import wrong_role
 from security.private_file import read_private, read_public
+from security.role import Role
 from security.tls_files import TlsFiles
 
 WARN_DAYS = 30
@@ -73,14 +75,31 @@ def read_tls(files: TlsFiles) -> TlsMaterial:
     return TlsMaterial(pem, key_pem, authority, leaf)
 
 
-def channel_credentials(files: TlsFiles) -> grpc.ChannelCredentials:
+def require_own_role(files: TlsFiles, role: Role) -> None:
+    """Refuses to start with a certificate that its peers will not take.
+
+    Raises:
+        InvalidArgumentError: As `read_tls`.
+        UnauthenticatedError: The certificate has another role; names both.
+    """
+    leaf = read_tls(files).leaf
+    if leaf.role is not role:
+        raise wrong_role(leaf.name, found=leaf.role, needed=role)
+
+
+def channel_credentials(files: TlsFiles, *, served: bytes | None = None) -> grpc.ChannelCredentials:
     """What a client that shows this certificate connects with.
+
+    Args:
+        files: The client's.
+        served: The only certificate that the server may show, as PEM. None: any of the authority.
 
     Raises:
         InvalidArgumentError: As `read_tls`.
     """
     material = read_tls(files)
-    return grpc.ssl_channel_credentials(material.authority, material.key, material.certificate)
+    trusted = material.authority if served is None else served
+    return grpc.ssl_channel_credentials(trusted, material.key, material.certificate)
 
 
 def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:

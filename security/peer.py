@@ -23,8 +23,19 @@ def require_role(role: Role, auth_context: AuthContext) -> None:
     if found is role:
         return
     names = b", ".join(auth_context.get("x509_common_name", ())).decode(errors="replace")
+    raise wrong_role(names, found=found, needed=role)
+
+
+def wrong_role(name: str, *, found: Role | None, needed: Role) -> UnauthenticatedError:
+    """The error about a peer that is not what it has to be.
+
+    Args:
+        name: Whose certificate it is.
+        found: The role in it.
+        needed: The role that has to be in it.
+    """
     what = "no role" if found is None else f"role {found.value}"
-    raise UnauthenticatedError(
-        f"the certificate of {names[:64]!r} has {what}, role {role.value} is needed "
-        f"(a URI name {spiffe_id(role, 'NAME')})"
+    return UnauthenticatedError(
+        f"the certificate of {name[:64]!r} has {what}, role {needed.value} is needed "
+        f"(a URI name {spiffe_id(needed, 'NAME')})"
     )

@@ -15,7 +15,8 @@ class Role(Enum):
     COORDINATOR = "coordinator"
     """May use stages."""
     STAGE = "stage"
-    """Serves layers; may only ask other stages for their health."""
+    """Serves layers; a coordinator takes nobody else for a stage. May only ask other stages for
+    their health."""
 
 
 def spiffe_id(role: Role, name: str) -> str:

@@ -45,8 +45,10 @@ from protos.errors import (
 )
 from protos.keepalive import keepalive_options, strict_keepalive_options
 from protos.stagecoach.v1 import stage_pb2, stage_pb2_grpc
-from security.credentials import channel_credentials
+from security.credentials import channel_credentials, read_tls
 from security.diagnosis import Trust, explained
+from security.role import Role
+from security.served import certificate_of_role
 from security.tls_files import TlsFiles
 
 ForwardCall = grpc.aio.StreamStreamCall[stage_pb2.ForwardRequest, stage_pb2.ForwardResponse]
@@ -161,9 +163,14 @@ class StageLink:
             IncompatibleError: It speaks another version of the protocol.
             StagecoachError: As the stage answered.
         """
-        if self._channel is None:
-            self._channel = self._new_channel(strict_keepalive_options(self._keepalive_ms))
         channel = self._channel
+        if channel is None:
+            channel = await self._new_channel(strict_keepalive_options(self._keepalive_ms))
+            if self._channel is None:
+                self._channel = channel
+            else:  # another one has asked meanwhile
+                await channel.close()
+                channel = self._channel
         stub = stage_pb2_grpc.StageServiceStub(channel)
         try:
             message = await stub.GetInfo(
@@ -244,7 +251,7 @@ class StageLink:
             ("grpc.max_send_message_length", max_message_bytes),
             ("grpc.max_receive_message_length", max_message_bytes),
         ]
-        self._stream_channel = self._new_channel(options)
+        self._stream_channel = await self._new_channel(options)
         call: ForwardCall = stage_pb2_grpc.StageServiceStub(self._stream_channel).Forward()
         request = stage_pb2.ForwardRequest(
             open=stage_pb2.OpenStream(
@@ -455,7 +462,7 @@ class StageLink:
     def _be_patient(self) -> None:
         self._patience = min(2 * self._patience, MAX_PATIENCE)
 
-    def _new_channel(self, further_options: list[tuple[str, int]]) -> grpc.aio.Channel:
+    async def _new_channel(self, further_options: list[tuple[str, int]]) -> grpc.aio.Channel:
         options = [
             ("grpc.enable_http_proxy", 0),
             ("grpc.enable_retries", 0),
@@ -467,7 +474,7 @@ class StageLink:
         if self._tls is None:
             return grpc.aio.insecure_channel(self.address, options=options)
         try:
-            credentials = channel_credentials(self._tls)
+            credentials = channel_credentials(self._tls, served=await self._served(self._tls))
         except InvalidArgumentError as error:  # names a file, which clients need not hear of
             _log.error("no TLS to stage %s: %s", self.address, error.message)
             raise UnauthenticatedError(
@@ -475,6 +482,20 @@ class StageLink:
                 " says why"
             ) from error
         return grpc.aio.secure_channel(self.address, credentials, options=options)
+
+    async def _served(self, tls: TlsFiles) -> bytes:
+        """The stage's certificate, which has to be that of a stage."""
+        read_tls(tls)
+        try:
+            return await asyncio.to_thread(
+                certificate_of_role,
+                self.address,
+                tls,
+                Role.STAGE,
+                timeout_s=self._connect_timeout_s,
+            )
+        except StagecoachError as error:
+            raise self._named(await self._explained(error)) from error
 
     async def _close_stream_channel(self) -> None:
         channel, self._stream_channel = self._stream_channel, None

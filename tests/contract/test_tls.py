@@ -4,7 +4,10 @@ This is row B11 of what has to be survived: no credential, a wrong or expired ce
 text to a TLS port. Each has its error, and after each the right one still works.
 """
 
+import asyncio
 import ssl
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,10 +19,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from coordinator.client import AsyncClient, Client
 from coordinator.pipeline.stage_link import LinkConfig, StageLink
 from protos.errors import StagecoachError, UnauthenticatedError, UnavailableError
-from protos.stagecoach.v1 import stage_pb2
+from protos.stagecoach.v1 import stage_pb2, stage_pb2_grpc
 from security.certificate import Certificate
 from security.credentials import channel_credentials
 from security.role import Role
+from security.served import certificate_of_role
 from security.tls_files import TlsFiles
 from stage_server.config import ListenAddress
 from tests.certificates import Certificates, as_server
@@ -106,8 +110,14 @@ async def test_a_stage_takes_no_other_client(
         (lambda c: c.elsewhere, "its certificate (box9) is for box9, 10.9.9.9, not for 127.0.0.1"),
         (lambda c: c.foreign_stage, "its certificate (their-box) is not signed by the CA"),
         (lambda _: None, "it speaks plain text, and this side TLS"),
+        (
+            lambda c: c.coordinator,
+            "the certificate of 'coordinator' has role coordinator, role stage is needed",
+        ),
+        (lambda c: c.without_role, "the certificate of 'bare' has no role, role stage is needed"),
+        (lambda c: c.misspelt, "the certificate of 'misspelt' has no role, role stage is needed"),
     ],
-    ids=["expired", "wrong host", "wrong CA", "plain text"],
+    ids=["expired", "wrong host", "wrong CA", "plain text", "a coordinator", "no role", "STAGE"],
 )
 async def test_a_coordinator_takes_no_other_stage(
     certificates: Certificates,
@@ -166,6 +176,54 @@ async def test_renewed_certificates_are_taken_up_and_damaged_ones_are_not(
         assert "new TLS files are not taken: tls_key" in caplog.text
         assert "damaged" not in caplog.text
         await running.close()
+
+
+async def test_a_stage_whose_new_certificate_is_not_a_stages_is_left(
+    certificates: Certificates,
+) -> None:
+    files = certificates.issue("turned", Role.STAGE)
+    async with running_stage(tls=files) as stage:
+        running = link_to(stage.address, certificates.coordinator)
+        await running.open(await running.get_info(), 1)
+        certificates.issue("turned", Role.COORDINATOR)
+        assert running.is_open
+        with pytest.raises(UnauthenticatedError, match="has role coordinator, role stage"):
+            await link_to(stage.address, certificates.coordinator).open(await running.get_info(), 2)
+        await running.close()
+
+
+async def test_a_channel_takes_no_certificate_but_the_one_whose_role_was_read(
+    certificates: Certificates,
+) -> None:
+    async with running_stage(tls=certificates.stage) as stage:
+        served = await asyncio.to_thread(
+            certificate_of_role, stage.address, certificates.coordinator, Role.STAGE, timeout_s=5
+        )
+        for files, works in ((certificates.stage, True), (certificates.coordinator, False)):
+            async with (
+                running_stage(tls=files) as other,
+                grpc.aio.secure_channel(
+                    other.address, channel_credentials(certificates.coordinator, served=served)
+                ) as channel,
+            ):
+                stub = stage_pb2_grpc.StageServiceStub(channel)
+                call = stub.GetInfo(stage_pb2.GetInfoRequest(), timeout=DEADLINE_S)
+                code = await call.code()
+                assert code is (grpc.StatusCode.OK if works else grpc.StatusCode.UNAVAILABLE)
+
+
+def test_a_stage_server_does_not_start_with_a_coordinators_certificate(
+    certificates: Certificates, tmp_path: Path
+) -> None:
+    tls = certificates.coordinator
+    assert tls.authority is not None
+    command = [sys.executable, "-m", "stage_server", "--model", "demo", "--layers", "0:1"]
+    command += ["--listen", "127.0.0.1:0", "--tls-ca", str(tls.authority)]
+    command += ["--tls-cert", str(tls.certificate), "--tls-key", str(tls.key)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path.parent)
+    assert done.returncode == 1
+    assert "has role coordinator, role stage is needed" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
 
 
 async def test_proxies_of_the_environment_are_not_used_between_stages(
