@@ -34,7 +34,7 @@ def check_plot(path: Path) -> None:
             f"--plot {path} must end in .{', .'.join(FORMATS)}", field="plot"
         )
     if find_spec("matplotlib") is None:
-        raise IncompatibleError("--plot needs matplotlib: pip install 'stagecoach[plot]'")
+        raise IncompatibleError("--plot needs matplotlib: pip install -e '.[plot]' in the clone")
 
 
 def write_plot(result: BenchResult, path: Path) -> None:

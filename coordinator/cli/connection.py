@@ -19,11 +19,15 @@ if TYPE_CHECKING:
 
 SYSTEM_CA = "system"
 
+COORDINATOR = "STAGECOACH_COORDINATOR"
+COORDINATOR_CA = "STAGECOACH_COORDINATOR_CA"
+"""The variables that say where the coordinator is, and which CA it is checked by."""
+
 TlsCa = Annotated[
     str | None,
     typer.Option(
         metavar="FILE",
-        envvar="STAGECOACH_COORDINATOR_CA",
+        envvar=COORDINATOR_CA,
         help=f"Use TLS, and trust the CA in this file; '{SYSTEM_CA}': those of this machine.",
     ),
 ]
@@ -36,6 +40,30 @@ ApiKeyFile = Annotated[
         help="File that holds the API key; or set STAGECOACH_API_KEY.",
     ),
 ]
+
+
+def tls_setting(tls_ca: str | None) -> bool | Path:
+    """What `--tls-ca` says of a coordinator, as the clients of the SDK take it."""
+    if tls_ca is None:
+        return False
+    return True if tls_ca == SYSTEM_CA else Path(tls_ca)
+
+
+def check_address(address: str) -> str:
+    """Returns the address of a server if it is one.
+
+    Raises:
+        InvalidArgumentError: It is not HOST:PORT; says where it may have come from.
+    """
+    host, _, port = address.rpartition(":")
+    is_bare_ipv6 = ":" in host and not (host.startswith("[") and host.endswith("]"))
+    if host and not is_bare_ipv6 and "/" not in host and port.isdecimal() and int(port) < 2**16:
+        return address
+    source = " (from STAGECOACH_COORDINATOR)" if os.environ.get(COORDINATOR) == address else ""
+    hint = ", without http: and of gRPC, not HTTP" if "://" in address else ""
+    raise InvalidArgumentError(
+        f"the address {address!r}{source} must be HOST:PORT{hint}", field="coordinator"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +83,8 @@ class Connection:
         """Reads the flags, and the key from its file or from the environment.
 
         Raises:
-            InvalidArgumentError: The file of the key cannot be read, or others can read it.
+            InvalidArgumentError: The address is none, or the file of the key cannot be read, or
+                others can read it.
         """
         api_key = os.environ.get("STAGECOACH_API_KEY") or None
         if api_key_file is not None:
@@ -63,9 +92,7 @@ class Connection:
             api_key = data.decode(errors="replace").strip()
             if not api_key:
                 raise InvalidArgumentError(f"{api_key_file} is empty", field="api_key_file")
-        if tls_ca is None:
-            return cls(address, False, api_key)
-        return cls(address, True if tls_ca == SYSTEM_CA else Path(tls_ca), api_key)
+        return cls(check_address(address), tls_setting(tls_ca), api_key)
 
     def client(self) -> "Client":
         """Makes a synchronous client."""

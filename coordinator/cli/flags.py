@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from coordinator.cli.connection import COORDINATOR
 from protos.errors import InvalidArgumentError
 
 Temperature = Annotated[float | None, typer.Option(help="0, the default, is greedy.")]
@@ -57,9 +58,7 @@ DEFAULT_ADDRESS = "localhost:50050"
 
 CoordinatorAddress = Annotated[
     str,
-    typer.Option(
-        metavar="HOST:PORT", envvar="STAGECOACH_COORDINATOR", help="Address of the coordinator."
-    ),
+    typer.Option(metavar="HOST:PORT", envvar=COORDINATOR, help="Address of the coordinator."),
 ]
 
 

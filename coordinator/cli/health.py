@@ -1,21 +1,34 @@
 """`coordinator-cli health`: does a server serve? For health checks of containers."""
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from coordinator.cli import flags
+from coordinator.cli.connection import COORDINATOR, COORDINATOR_CA, check_address, tls_setting
 from coordinator.cli.failures import reported_failures
 
 
 def health(
     address: Annotated[
-        str, typer.Argument(metavar="HOST:PORT", help="Of a stage server or a coordinator.")
-    ],
+        str,
+        typer.Argument(
+            metavar="HOST:PORT",
+            envvar=COORDINATOR,
+            help="Of a stage server or a coordinator. Default: the coordinator that the other"
+            f" commands find, whose CA is in {COORDINATOR_CA}.",
+        ),
+    ] = flags.DEFAULT_ADDRESS,
     tls_ca: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", envvar="STAGECOACH_TLS_CA", help="CA of the server."),
+        typer.Option(
+            metavar="FILE",
+            envvar="STAGECOACH_TLS_CA",
+            help="CA of the server; alone for one that asks for no certificate.",
+        ),
     ] = None,
     tls_cert: Annotated[
         Path | None,
@@ -41,10 +54,21 @@ def health(
         from coordinator.client.health import check_health
         from security.tls_files import TlsFiles
 
+        ca = _coordinator_ca(address) if tls_ca is None else tls_ca
+        shown = None
+        if tls_cert is not None or tls_key is not None:
+            shown = TlsFiles.mutual(tls_ca, tls_cert, tls_key)
         check_health(
-            address,
-            tls=TlsFiles.mutual(tls_ca, tls_cert, tls_key),
+            check_address(address),
+            tls=ca if shown is None else shown,
             server_name=tls_server_name,
             timeout_s=timeout_s,
         )
         print(json.dumps({"address": address, "serving": True}) if json_output else "serving")
+
+
+def _coordinator_ca(address: str) -> bool | Path:
+    """What the environment says of the coordinator's CA, if it is the coordinator that is asked."""
+    if address != (os.environ.get(COORDINATOR) or flags.DEFAULT_ADDRESS):
+        return False
+    return tls_setting(os.environ.get(COORDINATOR_CA) or None)

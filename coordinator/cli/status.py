@@ -15,7 +15,7 @@ def status(
     tls_ca: TlsCa = None,
     api_key_file: ApiKeyFile = None,
     watch: Annotated[
-        bool, typer.Option("--watch", "-w", help="Show it again and again, until Ctrl-C.")
+        bool, typer.Option("--watch", "-w", help="Show it again and again, until q or Ctrl-C.")
     ] = False,
     interval: Annotated[
         float, typer.Option(min=0.1, help="Seconds between two looks; only with --watch.")

@@ -3,7 +3,7 @@
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from coordinator.client.channel import channel_options
+from coordinator.client.channel import Peer, TlsSetting, channel_options
 from protos import status
 from protos.errors import DeadlineExceededError, UnavailableError
 from security.credentials import channel_credentials
@@ -12,13 +12,14 @@ from security.tls_files import TlsFiles
 
 
 def check_health(
-    address: str, *, tls: TlsFiles | None, server_name: str | None, timeout_s: float
+    address: str, *, tls: TlsFiles | TlsSetting, server_name: str | None, timeout_s: float
 ) -> None:
     """Returns when a stage server or a coordinator says that it is serving.
 
     Args:
         address: HOST:PORT.
-        tls: What is shown to the server, and whose certificate it has to show. None: plain text.
+        tls: The certificate that is shown to the server, and whose it has to show; or only the
+            latter, as the clients take it.
         server_name: Name that its certificate bears, if that is not the host of `address`.
         timeout_s: For the answer.
 
@@ -30,10 +31,11 @@ def check_health(
     options: list[tuple[str, int | str]] = [*channel_options(address)]
     if server_name is not None:
         options.append(("grpc.ssl_target_name_override", server_name))
-    if tls is None:
+    trust, credentials = _trust(address, tls)
+    if credentials is None:
         channel = grpc.insecure_channel(address, options)
     else:
-        channel = grpc.secure_channel(address, channel_credentials(tls), options)
+        channel = grpc.secure_channel(address, credentials, options)
     with channel:
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(
@@ -43,8 +45,17 @@ def check_health(
             read = status.from_rpc_error(error)
             if isinstance(read, DeadlineExceededError):
                 raise UnavailableError(f"{address} did not answer in {timeout_s:g} s") from error
-            read = explained(read, address, None if tls is None else Trust(files=tls))
+            read = explained(read, address, trust)
             raise type(read)(f"{address}: {read.message}") from error
     if answer.status != health_pb2.HealthCheckResponse.SERVING:
         name = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
         raise UnavailableError(f"{address} says {name}")
+
+
+def _trust(
+    address: str, tls: TlsFiles | TlsSetting
+) -> tuple[Trust | None, grpc.ChannelCredentials | None]:
+    if isinstance(tls, TlsFiles):
+        return Trust(files=tls), channel_credentials(tls)
+    peer = Peer.of(address, tls=tls, api_key=None)
+    return peer.trust, peer.credentials

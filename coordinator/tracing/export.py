@@ -67,8 +67,8 @@ def exported_traces(endpoint: str | None, *, model: str) -> Iterator[tuple[Engin
         from coordinator.tracing.request_traces import RequestTraces
     except ImportError as error:
         raise InvalidArgumentError(
-            "traces need OpenTelemetry: pip install 'stagecoach[otel]', or unset otlp_endpoint and"
-            " OTEL_EXPORTER_OTLP_ENDPOINT",
+            "traces need OpenTelemetry: pip install -e '.[otel]' in the clone, or unset"
+            " otlp_endpoint and OTEL_EXPORTER_OTLP_ENDPOINT",
             field="otlp_endpoint",
         ) from error
     resource = Resource.create({"service.name": "stagecoach", "service.version": __version__})

@@ -14,7 +14,7 @@ import pytest
 from coordinator.client import Client
 from tests.contract.echo_engine import EchoEngine
 from tests.contract.test_generation_client import BackgroundServer
-from tests.terminal import CTRL_C, DEADLINE_S, ROOT, Terminal
+from tests.terminal import CTRL_C, CTRL_D, DEADLINE_S, ROOT, Terminal
 
 COMMAND = (sys.executable, "-m", "coordinator.cli", "status", "--watch", "--interval", "0.1")
 
@@ -53,6 +53,15 @@ def test_a_terminal_shows_it_live_until_ctrl_c(server: BackgroundServer) -> None
         assert terminal.ended() == 0
         assert "Traceback" not in terminal.shown
         assert terminal.raw.rindex("\x1b[?1049l") < terminal.raw.rindex("prefix cache")
+
+
+@pytest.mark.parametrize("key", ["q", "Q", "xyzq", CTRL_D])
+def test_q_ends_it_and_the_terminal_is_as_before(server: BackgroundServer, key: str) -> None:
+    with Terminal([*COMMAND, "--coordinator", server.address]) as terminal:
+        terminal.expect("echo at 127.0.0.1")
+        terminal.type(key)
+        assert terminal.ended() == 0
+        assert "Traceback" not in terminal.shown
 
 
 def test_json_is_one_object_a_line_also_while_the_coordinator_is_gone() -> None:

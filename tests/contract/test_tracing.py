@@ -189,7 +189,7 @@ def test_another_protocol_than_grpc_is_refused() -> None:
 def test_without_the_package_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.grpc.trace_exporter", None)
     with (
-        pytest.raises(InvalidArgumentError, match=r"pip install 'stagecoach\[otel\]'"),
+        pytest.raises(InvalidArgumentError, match=r"pip install -e '\.\[otel\]'"),
         exported_traces("http://localhost:4317", model="tiny"),
     ):
         pass

@@ -285,5 +285,5 @@ def test_a_picture_of_an_unknown_format_is_bad_usage() -> None:
 
 def test_without_matplotlib_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plot, "find_spec", lambda name: None)
-    with pytest.raises(IncompatibleError, match=r"pip install 'stagecoach\[plot\]'"):
+    with pytest.raises(IncompatibleError, match=r"pip install -e '\.\[plot\]'"):
         check_plot(Path("bench.png"))

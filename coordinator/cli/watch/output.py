@@ -13,6 +13,7 @@ from rich.live import Live
 from coordinator.cli.connection import Connection
 from coordinator.cli.console import table_console
 from coordinator.cli.stop_event import run_until, stop_event
+from coordinator.cli.watch.keys import quit_key
 from coordinator.cli.watch.sampler import ClusterSampler
 from coordinator.cli.watch.screen import render
 from coordinator.cli.watch.snapshot import Snapshot
@@ -20,7 +21,7 @@ from coordinator.client.status_json import status_json
 
 
 async def watch(connection: Connection, *, interval_s: float, json_output: bool) -> None:
-    """Shows the state of a cluster until Ctrl-C, whether the coordinator is there or not.
+    """Shows the state of a cluster until Ctrl-C or q, whether the coordinator is there or not.
 
     Args:
         connection: The coordinator's.
@@ -40,7 +41,8 @@ async def watch(connection: Connection, *, interval_s: float, json_output: bool)
 
         listening = asyncio.create_task(sampler.listen())
         try:
-            await run_until(stop, show())
+            with quit_key(stop):
+                await run_until(stop, show())
         finally:
             listening.cancel()
             await asyncio.wait({listening})
