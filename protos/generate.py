@@ -11,7 +11,6 @@ import os
 import re
 import sys
 import tempfile
-from importlib.resources import files
 from pathlib import Path
 
 from grpc_tools import protoc
@@ -29,13 +28,12 @@ def generate(target: Path) -> None:
         SystemExit: protoc refused the sources; it has said why on stderr.
     """
     sources = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("stagecoach/v1/*.proto"))
-    includes = [ROOT, files("grpc_tools") / "_proto", files("google") / ".."]
     # protoc finds protoc-gen-mypy on PATH; it is installed beside this interpreter.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     code = protoc.main(
         [
             "protoc",
-            *(f"-I{path}" for path in includes),
+            f"-I{ROOT}",
             *(f"{output}{target}" for output in OUTPUTS),
             *sources,
         ]

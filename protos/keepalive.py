@@ -5,6 +5,10 @@ link. So an answer that is late says little; bytes that nobody acknowledges say 
 machine, or the way to it, is gone.
 """
 
+_MIN_PING_INTERVAL_MS = 200
+"""Pings that come faster are taken for abuse and end the connection. Far below what a client asks
+for: gRPC's own bound is five minutes, and two hours without a call."""
+
 
 def keepalive_options(
     period_ms: int, *, unacknowledged_ms: int, answer_ms: int = 600_000
@@ -44,4 +48,12 @@ def strict_keepalive_options(period_ms: int) -> list[tuple[str, int]]:
         # The one that counts: without it a ping is waited for a minute.
         ("grpc.http2.ping_timeout_ms", period_ms),
         ("grpc.http2.max_pings_without_data", 0),
+    ]
+
+
+def permitted_pings() -> list[tuple[str, int]]:
+    """Returns options of a server that let its clients ping, also without a call."""
+    return [
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", _MIN_PING_INTERVAL_MS),
     ]

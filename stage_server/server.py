@@ -22,9 +22,11 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from model_files import open_model
 from protos.errors import InternalError, InvalidArgumentError
-from protos.keepalive import keepalive_options
+from protos.keepalive import keepalive_options, permitted_pings
 from protos.limits import server_limits
 from protos.load_progress import LoadPhase, LoadProgress
+from protos.reflection import reflection_handlers
+from security.role import Role
 from security.tls_files import TlsFiles
 from stage_server.activity import StageActivity
 from stage_server.config import ListenAddress, StageConfig
@@ -44,9 +46,6 @@ _KEEPALIVE_MS = 5_000
 _UNACKNOWLEDGED_MS = 30_000
 """What a coordinator's machine may leave so long without an acknowledgement or without room for it;
 a coordinator that is stopped for less goes on where it was."""
-_MIN_PING_INTERVAL_MS = 200
-"""Pings that come faster are taken for abuse and end the connection; well below the period of the
-coordinator's own."""
 _CLOSING_GRACE_S = 0.5
 """For statuses on their way and for health watchers, after the streams have ended."""
 _HEALTH_NAMES = ("", SERVICE_NAME)
@@ -91,7 +90,12 @@ class StageServer:
         self._server = grpc.aio.server(
             options=_server_options(limits), maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS
         )
-        self._server.add_generic_rpc_handlers((self._servicer.handlers(),))
+        self._server.add_generic_rpc_handlers(
+            (
+                self._servicer.handlers(),
+                *reflection_handlers(SERVICE_NAME, check_caller=self._servicer.check_caller),
+            )
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
 
     async def start(self) -> ListenAddress:
@@ -193,8 +197,14 @@ def run(config: StageConfig, *, num_lost_log_lines: Callable[[], int]) -> None:
         num_lost_log_lines: Lines of the log that could not be written.
 
     Raises:
-        StagecoachError: The model cannot be opened or loaded, or the address cannot be bound.
+        StagecoachError: The model cannot be opened or loaded, the address cannot be bound, or the
+            certificate is not that of a stage.
     """
+    if config.tls is not None:
+        # Here, as it takes 10 MB that a stage of plain text can do without.
+        from security.credentials import require_own_role
+
+        require_own_role(config.tls, Role.STAGE)
     files = open_model(config.model)
     model = files.config
     if config.layers.end > model.num_layers:
@@ -315,8 +325,7 @@ def _server_options(limits: MessageLimits) -> list[tuple[str, int]]:
         # By default two servers share a port, and calls go to either.
         ("grpc.so_reuseport", 0),
         *keepalive_options(_KEEPALIVE_MS, unacknowledged_ms=_UNACKNOWLEDGED_MS),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_ping_interval_without_data_ms", _MIN_PING_INTERVAL_MS),
+        *permitted_pings(),
         *server_limits(max_calls_per_connection=MAX_CONCURRENT_CALLS),
     ]
 

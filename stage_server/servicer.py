@@ -127,6 +127,13 @@ class StageServicer:
             await _abort(context, error)
         return _build_info(engine)
 
+    async def check_caller(self, context: InfoContext) -> None:
+        """Aborts a call of another service whose caller may not call this one."""
+        try:
+            self._check_peer(context)
+        except StagecoachError as error:
+            await _abort(context, error)
+
     async def forward(self, _requests: object, context: ForwardContext) -> None:
         """Answers `Forward` from its opening to its end, and says why it ended."""
         try:

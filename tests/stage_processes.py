@@ -11,7 +11,7 @@ from pathlib import Path
 
 from protos.layer_range import LayerRange
 
-START_DEADLINE_S = 60.0
+START_DEADLINE_S = 300.0
 
 MODULE = ("-m", "stage_server")
 

@@ -14,7 +14,7 @@ class ChatMessage:
     """One turn of a conversation."""
 
     role: str
-    """system, user, assistant or tool."""
+    """system, developer (the same), user, assistant or tool."""
     content: str
 
 

@@ -13,6 +13,8 @@ from coordinator.core.sampling_params import SamplingParams
 from protos.errors import InvalidArgumentError
 
 CHAT_ROLES = frozenset({"system", "user", "assistant", "tool"})
+DEVELOPER_ROLE = "developer"
+"""What newer clients call `system`; a door turns it into that."""
 MAX_CHAT_MESSAGES = 4096
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARS = 1024
@@ -77,7 +79,8 @@ class ChatMessage:
         """Refuses unknown roles."""
         if self.role not in CHAT_ROLES:
             raise InvalidArgumentError(
-                f"role {self.role[:32]!r} is not one of {', '.join(sorted(CHAT_ROLES))}",
+                f"role {self.role[:32]!r} is not one of"
+                f" {', '.join(sorted(CHAT_ROLES | {DEVELOPER_ROLE}))}",
                 field="prompt.chat.messages.role",
             )
 

@@ -24,6 +24,7 @@ from coordinator.core.events import (
 from coordinator.core.grammar import Grammar, GrammarKind
 from coordinator.core.request import FinishReason
 from coordinator.core.request_spec import (
+    DEVELOPER_ROLE,
     ChatMessage,
     ChatPrompt,
     Prompt,
@@ -136,7 +137,8 @@ def _prompt(message: generation_pb2.Prompt) -> Prompt:
 
 def _chat_message(message: generation_pb2.ChatMessage) -> ChatMessage:
     refuse_unknown_fields(message, "prompt.chat.messages")
-    return ChatMessage(role=message.role, content=message.content)
+    role = "system" if message.role == DEVELOPER_ROLE else message.role
+    return ChatMessage(role=role, content=message.content)
 
 
 def _sampling_params(message: generation_pb2.SamplingParams) -> SamplingParams:

@@ -15,8 +15,9 @@ from coordinator.service.authentication import Authentication
 from coordinator.service.generation_engine import GenerationEngine
 from coordinator.service.servicer import SERVICE_NAME, GenerationServicer
 from protos.errors import UnavailableError
-from protos.keepalive import keepalive_options
+from protos.keepalive import keepalive_options, permitted_pings
 from protos.limits import server_limits
+from protos.reflection import reflection_handlers
 from protos.stagecoach.v1 import generation_pb2_grpc
 from security.credentials import server_credentials
 from security.tls_files import TlsFiles
@@ -95,6 +96,7 @@ class GenerationServer:
         )
         generation_pb2_grpc.add_GenerationServiceServicer_to_server(self._servicer, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._server.add_generic_rpc_handlers(reflection_handlers(SERVICE_NAME))
 
     async def start(self) -> str:
         """Binds and answers calls; health is NOT_SERVING and requests are UNAVAILABLE.
@@ -178,6 +180,5 @@ def _server_options(message_bytes: int) -> list[tuple[str, int]]:
         *keepalive_options(
             _KEEPALIVE_MS, unacknowledged_ms=_KEEPALIVE_MS, answer_ms=_PING_ANSWER_MS
         ),
-        # Below the period of the client's own pings, or they would be taken for abuse.
-        ("grpc.http2.min_ping_interval_without_data_ms", _KEEPALIVE_MS // 2),
+        *permitted_pings(),
     ]

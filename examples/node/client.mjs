@@ -1,8 +1,6 @@
 /**
- * Talks to a coordinator over gRPC. All it knows of Stagecoach are the `.proto` files.
- *
- * `google/rpc` holds the two published files of googleapis that the contract builds on; clients in
- * other languages find them in their own copy of googleapis.
+ * Talks to a coordinator over gRPC. All it knows of Stagecoach are the `.proto` files, with the
+ * published ones of Google that lie beside them.
  */
 
 import { fileURLToPath } from "node:url";
@@ -10,13 +8,11 @@ import { fileURLToPath } from "node:url";
 import grpc from "@grpc/grpc-js";
 import protoLoader from "@grpc/proto-loader";
 
-const PROTO_FOLDERS = ["../../protos", "."].map((folder) =>
-  fileURLToPath(new URL(folder, import.meta.url)),
-);
+const PROTOS = fileURLToPath(new URL("../../protos", import.meta.url));
 
 const definition = protoLoader.loadSync(
   ["stagecoach/v1/generation.proto", "google/rpc/error_details.proto"],
-  { includeDirs: PROTO_FOLDERS, keepCase: true, longs: Number, enums: String, oneofs: true },
+  { includeDirs: [PROTOS], keepCase: true, longs: Number, enums: String, oneofs: true },
 );
 const { GenerationService } = grpc.loadPackageDefinition(definition).stagecoach.v1;
 const Status = definition["google.rpc.Status"];

@@ -22,7 +22,7 @@ from tests.ended_peers import may_have_ended
 
 ForwardCall = grpc.aio.StreamStreamCall[stage_pb2.ForwardRequest, stage_pb2.ForwardResponse]
 
-DEADLINE_S = 20.0
+DEADLINE_S = 90.0
 FREE_PORT = ListenAddress("127.0.0.1", 0)
 
 

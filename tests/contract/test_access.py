@@ -25,7 +25,7 @@ from security.private_file import write_private
 from tests.contract.echo_engine import EchoEngine, serving
 from tests.contract.http_door import serving_http
 
-DEADLINE_S = 20.0
+DEADLINE_S = 90.0
 
 ALICE, BOB = new_key("alice"), new_key("bob")
 

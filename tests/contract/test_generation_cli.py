@@ -18,7 +18,7 @@ from protos.errors import QueueFullError
 from tests.contract.echo_engine import EchoEngine
 from tests.contract.test_generation_client import BackgroundServer, until
 
-DEADLINE_S = 30.0
+DEADLINE_S = 120.0
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = (sys.executable, "-m", "coordinator.cli")

@@ -27,7 +27,7 @@ from coordinator.core.request_spec import TextPrompt
 from coordinator.core.sampling_params import SamplingParams
 from tests.contract.echo_engine import EchoEngine, serving
 
-DEADLINE_S = 20.0
+DEADLINE_S = 90.0
 
 UNUSED_ADDRESS = "127.0.0.1:1"
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 Request = generation_pb2.GenerateRequest
 open_stub = generation_pb2_grpc.GenerationServiceStub
 
-DEADLINE_S = 20.0
+DEADLINE_S = 90.0
 
 FIELD_100 = b"\xa0\x06\x01"
 """A varint that no message of ours has."""
@@ -214,6 +214,13 @@ async def test_all_kinds_of_prompt_are_read(stub: "Stub", engine: EchoEngine) ->
         TokenPrompt(token_ids=(1, 2)),
         ChatPrompt(messages=(ChatMessage(role="user", content="hi"),)),
     ]
+
+
+async def test_the_role_developer_is_system(stub: "Stub", engine: EchoEngine) -> None:
+    await collect(stub, chat_request("developer", "user"))
+    (spec,) = engine.specs
+    assert isinstance(spec.prompt, ChatPrompt)
+    assert [message.role for message in spec.prompt.messages] == ["system", "user"]
 
 
 def sampling_request(**fields: object) -> Request:

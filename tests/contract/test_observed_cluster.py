@@ -18,7 +18,7 @@ from coordinator.client import Client, InvalidArgumentError
 from tests.layer_ranges import split_evenly
 
 ROOT = Path(__file__).resolve().parents[2]
-DEADLINE_S = 60
+DEADLINE_S = 300
 SECRET = "The marmalade submarine"
 STOP = "zeppelin"
 

@@ -21,7 +21,7 @@ from tests.clusters import running_engine
 from tests.contract.http_door import in_background, serving_http
 
 MODEL = "llama"
-DEADLINE_S = 20.0
+DEADLINE_S = 90.0
 PROMPT = "The stagecoach left at dawn, with nine passengers"
 CHAT: list[ChatCompletionMessageParam] = [
     {"role": "developer", "content": "Be brief."},

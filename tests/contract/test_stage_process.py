@@ -23,7 +23,7 @@ from stage_server.__main__ import app
 
 COMMAND = [sys.executable, "-m", "stage_server"]
 FLAGS = ["--model", "demo", "--layers", "0:2", "--kv-memory", "16MiB", "--listen", "127.0.0.1:0"]
-DEADLINE_S = 60.0
+DEADLINE_S = 300.0
 
 
 @contextmanager

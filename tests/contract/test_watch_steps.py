@@ -27,7 +27,7 @@ from tests.contract.test_generation_service import until
 from tests.layer_ranges import split_evenly
 from tests.tiny_models import tiny_model
 
-DEADLINE_S = 20.0
+DEADLINE_S = 90.0
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from typing import NamedTuple, Self
 
 from tests.faults.observed import COLLECT, COUNT
 
-START_TIMEOUT_S = 90.0
+START_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 30.0
 _DYING_S = 20.0
 _OBSERVER_S = 20.0

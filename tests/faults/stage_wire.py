@@ -22,7 +22,7 @@ LAYERS = (2, 6)
 HIDDEN_SIZE = 48
 MAX_NUM_SEQS = 8
 MAX_NUM_BATCHED_TOKENS = 64
-ANSWER_S = 20.0
+ANSWER_S = 90.0
 
 Answer = stage_pb2.MicroBatchResult | StagecoachError
 """A result, whose status says what was wrong with the micro-batch, or the error that ended the

@@ -14,7 +14,7 @@ import pytest
 from tests.import_memory import STAGE_MODULES, import_bytes
 from tests.tiny_models import tiny_gguf, tiny_model
 
-START_S = 60.0
+START_S = 300.0
 BOUND_BYTES = 100 << 20
 """Of what a stage that gives up may have added to its imports."""
 

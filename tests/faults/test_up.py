@@ -15,7 +15,7 @@ from tests.faults.oracle import check_ended
 from tests.faults.server_processes import is_running
 from tests.faults.waiting import eventually
 
-START_S = 60.0
+START_S = 300.0
 CHILDREN_END_S = 10.0
 
 

@@ -173,7 +173,7 @@ class ChatMessage(_message.Message):
     ROLE_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
     role: _builtins.str
-    """Who speaks; one of "system", "user", "assistant", "tool"."""
+    """Who speaks; one of "system", "developer", which is the same, "user", "assistant", "tool"."""
     content: _builtins.str
     """What is said."""
     def __init__(
