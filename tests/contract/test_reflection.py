@@ -1,10 +1,11 @@
 """Server reflection: what a client that has no `.proto` file finds at both kinds of server."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import grpc
 import pytest
 from google.protobuf import descriptor_pool, json_format, message_factory
+from google.protobuf.message import Message
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
@@ -33,7 +34,7 @@ def call(channel: grpc.Channel, method: str, request: dict[str, object]) -> dict
     service, _, name = method.rpartition(".")
     found = pool.FindServiceByName(service).FindMethodByName(name)
     asked = message_factory.GetMessageClass(found.input_type)()
-    stub = channel.unary_unary(
+    stub: grpc.UnaryUnaryMultiCallable[Message, Message] = channel.unary_unary(
         f"/{service}/{name}",
         request_serializer=lambda message: message.SerializeToString(),
         response_deserializer=message_factory.GetMessageClass(found.output_type).FromString,
@@ -43,7 +44,7 @@ def call(channel: grpc.Channel, method: str, request: dict[str, object]) -> dict
 
 
 def ask(
-    channel: grpc.Channel, service: str, metadata: Sequence[tuple[str, str]] = ()
+    channel: grpc.Channel, service: str, metadata: tuple[tuple[str, str], ...] = ()
 ) -> "list[reflection_pb2.ServerReflectionResponse]":
     """Asks one of the two reflection services for its list."""
     stub = channel.stream_stream(
@@ -103,11 +104,11 @@ def test_reflection_asks_for_the_same_key_as_every_call() -> None:
     ):
         for service in SERVICE_NAMES:
             for key in (None, "wrong"):
-                metadata = [] if key is None else [("authorization", f"Bearer {key}")]
+                metadata = () if key is None else (("authorization", f"Bearer {key}"),)
                 with pytest.raises(grpc.RpcError) as caught:
                     ask(channel, service, metadata)
                 assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
-            assert ask(channel, service, [("authorization", f"Bearer {ALICE.key}")])
+            assert ask(channel, service, (("authorization", f"Bearer {ALICE.key}"),))
 
 
 def test_a_stage_tells_its_coordinators_only(tmp_path_factory: pytest.TempPathFactory) -> None:
