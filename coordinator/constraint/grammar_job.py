@@ -11,12 +11,14 @@ from pathlib import Path
 import llguidance
 
 from coordinator.constraint.engine_vocabulary import build_vocabulary
+from coordinator.constraint.json_schema import prepare_schema
 from coordinator.constraint.messages import (
     OutputState,
     decode_grammar,
     decode_token,
     encode_state,
 )
+from coordinator.constraint.number_guard import NumberGuard, NumericTokens
 from coordinator.constraint.vocabulary import Vocabulary
 from coordinator.core.grammar import GrammarKind
 
@@ -39,53 +41,65 @@ _LIMITS = llguidance.LLParserLimits(
 
 def prepare(payload: bytes) -> Callable[[bytes], bytes]:
     """Reads a vocabulary; see `coordinator.sandbox`."""
-    return _Output(build_vocabulary(Vocabulary.decode(payload)))
+    vocabulary = build_vocabulary(Vocabulary.decode(payload))
+    ids = range(vocabulary.vocab_size)
+    tokens = NumericTokens((token_id, vocabulary.decode_bytes([token_id])) for token_id in ids)
+    return _Output(vocabulary, tokens)
 
 
 class _Output:
     """The grammar of this process, and the output that follows it."""
 
-    def __init__(self, vocabulary: llguidance.LLTokenizer) -> None:
+    def __init__(self, vocabulary: llguidance.LLTokenizer, tokens: NumericTokens) -> None:
         self._vocabulary = vocabulary
+        self._tokens = tokens
         self._matcher: llguidance.LLMatcher | None = None
+        self._numbers: NumberGuard | None = None
 
     def __call__(self, payload: bytes) -> bytes:
         """The first call brings the grammar, every later one a token; answers with what follows."""
         if self._matcher is not None:
-            self._matcher.consume_token(decode_token(payload))
-            return encode_state(_state(self._matcher))
+            token_id = decode_token(payload)
+            self._matcher.consume_token(token_id)
+            if self._numbers is not None:
+                self._numbers.push(self._vocabulary.decode_bytes([token_id]))
+            return encode_state(self._state(self._matcher))
         try:
-            source = _source(*decode_grammar(payload))
+            source = self._source(*decode_grammar(payload))
         except ValueError as error:
             return encode_state(OutputState.broken(str(error)))
         # The first mask builds most of the automaton, and may find it too large.
         self._matcher = llguidance.LLMatcher(self._vocabulary, source, log_level=0, limits=_LIMITS)
-        return encode_state(_state(self._matcher), own_bytes=_own_bytes())
+        return encode_state(self._state(self._matcher), own_bytes=_own_bytes())
+
+    def _state(self, matcher: llguidance.LLMatcher) -> OutputState:
+        if matcher.is_error():
+            return OutputState.broken(matcher.get_error())
+        if matcher.is_stopped():
+            return OutputState.complete() if matcher.is_accepting() else OutputState.broken("")
+        mask = matcher.compute_bitmask()
+        if matcher.is_error():
+            return OutputState.broken(matcher.get_error())
+        return OutputState.open(mask if self._numbers is None else self._numbers.restrict(mask))
+
+    def _source(self, kind: GrammarKind, text: str) -> str:
+        """The grammar as llguidance takes it.
+
+        Raises:
+            ValueError: A schema is not well formed, or asks for what the engine gets wrong.
+        """
+        if kind in (GrammarKind.REGEX, GrammarKind.LARK):
+            return _other_source(kind, text)
+        schema = prepare_schema(text or '{"type": "object"}')
+        self._numbers = NumberGuard(self._tokens, limits_integers=schema.has_decimals)
+        return _json_source(schema.text)
 
 
-def _state(matcher: llguidance.LLMatcher) -> OutputState:
-    if matcher.is_error():
-        return OutputState.broken(matcher.get_error())
-    if matcher.is_stopped():
-        return OutputState.complete() if matcher.is_accepting() else OutputState.broken("")
-    mask = matcher.compute_bitmask()
-    return OutputState.broken(matcher.get_error()) if matcher.is_error() else OutputState.open(mask)
-
-
-def _source(kind: GrammarKind, text: str) -> str:
-    """The grammar as llguidance takes it.
-
-    Raises:
-        ValueError: A schema is not well formed.
-    """
+def _other_source(kind: GrammarKind, text: str) -> str:
     match kind:
-        case GrammarKind.JSON_SCHEMA:
-            return _json_source(text)
-        case GrammarKind.JSON_OBJECT:
-            return _json_source('{"type": "object"}')
         case GrammarKind.REGEX:
             return llguidance.LLMatcher.grammar_from_regex(text)
-        case GrammarKind.LARK:
+        case _:
             return llguidance.LLMatcher.grammar_from_lark(text)
 
 

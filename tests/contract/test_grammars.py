@@ -6,15 +6,19 @@ import random
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-import llguidance
 import numpy as np
 import psutil
 import pytest
 import tokenizers
 
 from coordinator.constraint import compile_turns, grammar_compiler, grammar_job, template_cache
-from coordinator.constraint.engine_vocabulary import build_vocabulary
 from coordinator.constraint.grammar_compiler import GrammarCompiler
+from coordinator.constraint.messages import (
+    Standing,
+    decode_state,
+    encode_grammar,
+    encode_token,
+)
 from coordinator.constraint.token_constraint import TokenConstraint
 from coordinator.constraint.vocabulary import Vocabulary
 from coordinator.core.grammar import Grammar, GrammarKind
@@ -225,28 +229,26 @@ GRAMMARS = [
 
 async def test_masks_through_a_process_are_those_of_an_engine_of_ones_own(make: Make) -> None:
     grammars = make_of_bytes(make)
-    tokenizer = create_tokenizer([*BYTE_TOKENS, "</s>"])
-    vocab_size, eos = len(BYTE_TOKENS) + 1, len(BYTE_TOKENS)
-    vocabulary = build_vocabulary(
-        Vocabulary(tokenizer=tokenizer.serialized(), num_logits=vocab_size, eos_token_ids=(eos,))
+    vocabulary = Vocabulary(
+        tokenizer=create_tokenizer([*BYTE_TOKENS, "</s>"]).serialized(),
+        num_logits=len(BYTE_TOKENS) + 1,
+        eos_token_ids=(len(BYTE_TOKENS),),
     )
     generator = random.Random(11)
-    for grammar in GRAMMARS:
-        source = grammar_job._source(grammar.kind, grammar.text)
-        for _ in range(2):
-            twin = llguidance.LLMatcher(vocabulary, source, log_level=0, limits=grammar_job._LIMITS)
-            constraint = await grammars.compile(grammar)
-            for _ in range(60):
-                if twin.is_stopped():
-                    break
-                mask = np.frombuffer(twin.compute_bitmask(), dtype=np.uint8)
-                bits = np.unpackbits(mask, count=vocab_size, bitorder="little")
-                allowed_ids = np.flatnonzero(bits).tolist()
-                assert constraint.allowed_ids.tolist() == allowed_ids, grammar.text
-                token_id = generator.choice(allowed_ids)
-                twin.consume_token(token_id)
-                await append(constraint, token_id)
-            assert constraint.is_complete == (twin.is_stopped() and twin.is_accepting())
+    for grammar in GRAMMARS * 2:
+        twin = grammar_job.prepare(vocabulary.encode())
+        state, _ = decode_state(twin(encode_grammar(grammar.kind, grammar.text)))
+        constraint = await grammars.compile(grammar)
+        for _ in range(60):
+            bits = np.unpackbits(np.frombuffer(state.mask, dtype=np.uint8), bitorder="little")
+            allowed_ids = np.flatnonzero(bits).tolist()
+            assert constraint.allowed_ids.tolist() == allowed_ids, grammar.text
+            assert constraint.is_complete == (state.standing is Standing.COMPLETE)
+            if not allowed_ids:
+                break
+            token_id = generator.choice(allowed_ids)
+            state, _ = decode_state(twin(encode_token(token_id)))
+            await append(constraint, token_id)
 
 
 async def test_outputs_of_one_grammar_do_not_know_each_other(make: Make) -> None:

@@ -1,0 +1,287 @@
+"""Schemas as the grammar engine follows them exactly: what it gets wrong is rewritten or refused.
+
+The engine holds numbers as doubles and reads some of them a bit off, and some of its formats allow
+more than their specifications. What is rewritten allows no document that the schema does not; what
+cannot be is refused, with the keyword, its value and the path to it. In sandboxed processes.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
+from types import MappingProxyType
+from typing import Any, NamedTuple, NoReturn, TypeGuard
+
+MAX_DIGITS = 15
+"""Significant digits of a number that survive a double, whatever the digits are."""
+
+_MAX_EXPONENT = 22
+"""The largest power of ten that a double holds exactly."""
+
+_MAX_INTEGER = 2**53
+
+_BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
+_LITERALS = ("const", "enum")
+_ANNOTATIONS = frozenset({"default", "example", "examples", "title", "description", "$comment"})
+_MAPS = frozenset(
+    {"properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies"}
+)
+"""Keywords that hold schemas by names, which may be those of keywords."""
+
+_LABEL = "[A-Za-z0-9]([A-Za-z0-9-]{0,20}[A-Za-z0-9])?"
+_ATOM = "[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]"
+_DATE = (
+    "([0-9]{4}-((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|(0[469]|11)-(0[1-9]|[12][0-9]|30)"
+    "|02-(0[1-9]|1[0-9]|2[0-8])))"
+)
+_TIME = (
+    r"(([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?"
+    "(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9]))"
+)
+_FORMATS: Mapping[str, str] = MappingProxyType(
+    {
+        # The engine takes a leap second at any time of day; RFC 3339 at the end of a day alone.
+        "time": f"^{_TIME}$",
+        "date-time": f"^{_DATE}T{_TIME}$",
+        # The engine bounds no part; RFC 5321 allows 64 characters before the sign.
+        "email": rf"^{_ATOM}{{1,16}}(\.{_ATOM}{{1,11}}){{0,3}}@{_LABEL}(\.{_LABEL}){{1,4}}$",
+    }
+)
+_SPACE = r"\t\n\f\r "
+"""The engine's own class has U+0085, which that of ECMA-262 has not."""
+
+
+class Schema(NamedTuple):
+    """A schema that may be compiled."""
+
+    text: str
+    has_decimals: bool
+    """True when a keyword holds a number with a fraction."""
+
+
+class _Float(float):
+    """A number that was written with a fraction or an exponent, and how."""
+
+    text: str
+
+    def __new__(cls, text: str) -> "_Float":
+        number = super().__new__(cls, text)
+        number.text = text
+        return number
+
+
+def prepare_schema(text: str) -> Schema:
+    """Rewrites a schema so that the engine follows it exactly.
+
+    Args:
+        text: JSON that was checked to be an object or a boolean.
+
+    Returns:
+        The same text when there is nothing to rewrite.
+
+    Raises:
+        ValueError: A keyword has a value that the engine would not keep to; says which and where.
+    """
+    schema = json.loads(text, parse_float=_Float, parse_constant=_refuse_constant)
+    walk = _Walk()
+    try:
+        walk.check(schema, "#")
+        if walk.has_decimals:
+            walk.open_exclusive_bounds()
+    except ArithmeticError as error:
+        raise ValueError("a number is too large for any computer") from error
+    written = json.dumps(schema, ensure_ascii=False) if walk.is_changed else text
+    return Schema(written, walk.has_decimals)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+class _Walk:
+    """One walk over a schema, which it changes."""
+
+    def __init__(self) -> None:
+        self.has_decimals = False
+        self.is_changed = False
+        self._exclusive: list[tuple[dict[str, Any], str, str]] = []
+
+    def check(self, schema: object, path: str) -> None:
+        """Checks a schema and those in it; rewrites what has a simple equivalent."""
+        if isinstance(schema, list):
+            for index, item in enumerate(schema):
+                self.check(item, f"{path}/{index}")
+        if not isinstance(schema, dict):
+            return
+        for name, value in tuple(schema.items()):
+            where = f"{path}/{_escaped(name)}"
+            if name in _BOUNDS:
+                self._check_bound(schema, name, where)
+            elif name in _LITERALS:
+                for number in _numbers(value):
+                    _check_number(number, where)
+            elif name == "$ref":
+                _check_reference(value, where)
+            elif name in _MAPS and isinstance(value, dict):
+                for key, inner in value.items():
+                    self.check(inner, f"{where}/{_escaped(key)}")
+            elif name not in _ANNOTATIONS:
+                self.check(value, where)
+        self._rewrite_strings(schema)
+        if schema.get("uniqueItems") is False:  # asks for nothing, and is not known to the engine
+            del schema["uniqueItems"]
+            self.is_changed = True
+
+    def open_exclusive_bounds(self) -> None:
+        """Replaces exclusive bounds that are whole numbers by inclusive ones a little inside.
+
+        The engine takes the bound itself when the other one lies less than 1 away.
+        """
+        for schema, name, where in self._exclusive:
+            is_lower = name == "exclusiveMinimum"
+            plain = "minimum" if is_lower else "maximum"
+            bound = int(schema[name])
+            num_digits = len(str(abs(bound)))
+            step = Decimal(1).scaleb(num_digits - MAX_DIGITS if bound else -_MAX_EXPONENT)
+            if step >= 1:
+                _refuse(name, bound, where, "with bounds that are no whole numbers")
+            inner = Decimal(bound) + (step if is_lower else -step)
+            present = schema.get(plain)
+            if _is_number(present):
+                both = (inner, Decimal(_text(present)))
+                inner = max(both) if is_lower else min(both)
+            schema[plain] = _number(inner)
+            del schema[name]
+            self.is_changed = True
+
+    def _check_bound(self, schema: dict[str, Any], name: str, where: str) -> None:
+        value = schema[name]
+        if not _is_number(value):
+            return  # the engine says what it must be
+        exact = Decimal(_text(value))
+        if not _survives(exact):
+            if name == "multipleOf":
+                _check_number(value, where)
+            exact = _tightened(exact, name, where)
+            schema[name] = _number(exact)
+            self.is_changed = True
+        if exact != exact.to_integral_value():
+            self.has_decimals = True
+        elif name.startswith("exclusive"):
+            self._exclusive.append((schema, name, where))
+
+    def _rewrite_strings(self, schema: dict[str, Any]) -> None:
+        pattern = schema.get("pattern")
+        if isinstance(pattern, str) and (rewritten := _with_plain_spaces(pattern)) != pattern:
+            schema["pattern"] = rewritten
+            self.is_changed = True
+        form = schema.get("format")
+        if isinstance(form, str) and form in _FORMATS:
+            del schema["format"]
+            # The name of a format asks nothing of what is no string, and neither does a pattern.
+            if "pattern" in schema:
+                both = schema.get("allOf")
+                others = both if isinstance(both, list) else []
+                schema["allOf"] = [*others, {"pattern": _FORMATS[form]}]
+            else:
+                schema["pattern"] = _FORMATS[form]
+            self.is_changed = True
+
+
+def _check_number(number: int | float, where: str) -> None:
+    """Refuses numbers that a double does not keep as they are written."""
+    if not _survives(Decimal(_text(number))):
+        name = where.rpartition("/")[2]
+        _refuse(
+            name, _text(number), where, f"it has more than {MAX_DIGITS} digits, or is too large"
+        )
+
+
+def _survives(exact: Decimal) -> bool:
+    """True when a double keeps a number as it is written."""
+    if exact == exact.to_integral_value() and abs(exact) <= _MAX_INTEGER:
+        return True
+    _, digits, exponent = exact.as_tuple()
+    assert isinstance(exponent, int), "JSON has finite numbers alone"
+    written = "".join(map(str, digits)).strip("0")
+    num_zeros = len(digits) - len("".join(map(str, digits)).rstrip("0"))
+    return len(written) <= MAX_DIGITS and abs(exponent + num_zeros) <= _MAX_EXPONENT
+
+
+def _tightened(bound: Decimal, name: str, where: str) -> Decimal:
+    """The next bound inside that a double keeps as it is written."""
+    is_lower = name in ("minimum", "exclusiveMinimum")
+    outermost = -_MAX_INTEGER if is_lower else _MAX_INTEGER
+    if bound < outermost if is_lower else bound > outermost:
+        return Decimal(outermost)
+    if abs(bound) > _MAX_INTEGER:
+        _refuse(name, bound, where, f"it is beyond {_MAX_INTEGER}")
+    rounding = ROUND_CEILING if is_lower else ROUND_FLOOR
+    rounded = Context(prec=MAX_DIGITS, rounding=rounding).create_decimal(bound)
+    if rounded.adjusted() >= MAX_DIGITS - _MAX_EXPONENT:
+        return rounded
+    smallest = Decimal(1).scaleb(-_MAX_EXPONENT)
+    return rounded.quantize(smallest, rounding=rounding)
+
+
+def _number(exact: Decimal) -> "int | _Float":
+    if exact == exact.to_integral_value():
+        return int(exact)
+    return _Float(format(exact, "f"))
+
+
+def _refuse(name: str, value: object, where: str, why: str) -> NoReturn:
+    shown = str(value)
+    shown = shown if len(shown) <= 40 else f"{shown[:40]}..."
+    raise ValueError(f"{name} {shown} at {where} is not supported: {why}")
+
+
+def _check_reference(value: object, where: str) -> None:
+    """Refuses references to what the walk leaves out."""
+    if isinstance(value, str):
+        names = value.partition("#")[2].split("/")
+        for name in _ANNOTATIONS.intersection(names):
+            if names[names.index(name) - 1] not in _MAPS:
+                _refuse("$ref", value, where, f"leads into {name}, which holds no schema")
+
+
+def _numbers(value: object) -> Iterator[int | float]:
+    if _is_number(value):
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(inner)
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _text(number: int | float) -> str:
+    return number.text if isinstance(number, _Float) else str(number)
+
+
+def _escaped(name: str) -> str:
+    return name.replace("~", "~0").replace("/", "~1")
+
+
+def _with_plain_spaces(pattern: str) -> str:
+    r"""Replaces `\s` by ASCII's white space, but for classes that are negated."""
+    written: list[str] = []
+    in_class = is_negated = False
+    index = 0
+    while index < len(pattern):
+        char = pattern[index]
+        if char == "\\" and index + 1 < len(pattern):
+            if pattern[index + 1] == "s" and not is_negated:
+                written.append(_SPACE if in_class else f"[{_SPACE}]")
+            else:
+                written.append(pattern[index : index + 2])
+            index += 2
+            continue
+        if char == "[" and not in_class:
+            in_class, is_negated = True, pattern[index + 1 : index + 2] == "^"
+        elif char == "]" and in_class:
+            in_class = is_negated = False
+        written.append(char)
+        index += 1
+    return "".join(written)
