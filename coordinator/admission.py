@@ -176,6 +176,7 @@ class Admission:
             request_id=spec.request_id or f"req-{secrets.token_hex(8)}",
             prompt_token_ids=prompt_token_ids,
             max_tokens=min(spec.max_tokens or room, room),
+            min_tokens=spec.min_tokens,
             sampling=spec.sampling.with_seed(secrets.randbits(64)),
             stop=tuple(spec.stop),
             stop_token_ids=stop_token_ids

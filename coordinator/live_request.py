@@ -101,8 +101,10 @@ class LiveRequest:
                 vocab_size=topology.vocab_size,
                 logprobs=request.logprobs,
                 constraint=constraint,
+                min_tokens=request.min_tokens,
+                end_token_ids=request.stop_token_ids,
             ),
-            text=OutputText(tokenizer, request.stop),
+            text=OutputText(tokenizer, request.stop, min_tokens=request.min_tokens),
             stream=RequestStream(accepted, on_cancel),
             times=np.zeros(num_times, dtype=np.int64),
         )

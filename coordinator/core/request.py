@@ -26,6 +26,8 @@ class Request:
     """At least one; never changed."""
     max_tokens: int
     """At least 1; prompt and output together fit the model and the KV memory."""
+    min_tokens: int = 0
+    """As in `RequestSpec`."""
     sampling: SamplingParams = field(default_factory=SamplingParams)
     """Its `seed` is set."""
     stop: tuple[str, ...] = ()

@@ -147,6 +147,9 @@ class RequestSpec:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     max_tokens: int | None = None
     """Most tokens to generate. None, or more than fit: as many as fit."""
+    min_tokens: int = 0
+    """Tokens before which neither an end token nor a stop string ends the output; a stop string
+    that begins in them does not count. A grammar that allows nothing else ends it all the same."""
     stop: tuple[str, ...] = ()
     """The text ends before the first of these that it would contain."""
     stop_token_ids: tuple[int, ...] = ()
@@ -170,6 +173,12 @@ class RequestSpec:
             raise InvalidArgumentError(
                 f"max_tokens is {self.max_tokens}, must be in [1, {MAX_UINT32}]",
                 field="max_tokens",
+            )
+        most = MAX_UINT32 if self.max_tokens is None else self.max_tokens
+        if not 0 <= self.min_tokens <= most:
+            raise InvalidArgumentError(
+                f"min_tokens is {self.min_tokens}, must be in [0, {most}], which is max_tokens",
+                field="min_tokens",
             )
         if len(self.stop) > MAX_STOP_STRINGS:
             raise InvalidArgumentError(

@@ -50,6 +50,7 @@ def chat_specs(request: ChatCompletionRequest, request_id: str) -> Specs:
     spec = replace(
         _spec(request, chat_prompt(request, request.messages)),
         max_tokens=_max_tokens(request.max_completion_tokens or request.max_tokens),
+        min_tokens=request.min_tokens or 0,
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
     )
     return _choices([spec], request, request_id)
@@ -70,6 +71,7 @@ def completion_specs(request: CompletionRequest, request_id: str) -> Specs:
             replace(
                 _spec(request, prompt),
                 max_tokens=_max_tokens(request.max_tokens or DEFAULT_MAX_TOKENS),
+                min_tokens=request.min_tokens or 0,
                 logprobs=request.logprobs,
             )
             for prompt in _prompts(request)

@@ -1,4 +1,4 @@
-"""The tokens of one request whose logits its parameters change: bias and penalties."""
+"""The tokens of one request whose logits change: bias, penalties, and ends that come too early."""
 
 from collections.abc import Iterable
 from typing import Self
@@ -26,19 +26,32 @@ class ChangedTokens:
         self._bias = np.zeros(_INITIAL_CAPACITY)
         self._seen = np.zeros(_INITIAL_CAPACITY, dtype=np.bool_)
         self._output_counts = np.zeros(_INITIAL_CAPACITY, dtype=np.int64)
+        self._barred = np.empty(0, dtype=np.int64)
+        """Indices of tokens that are impossible."""
         for token_id, bias in params.logit_bias.items():
             index = self._index(token_id)
             self._bias[index] = bias
 
     @classmethod
-    def of(cls, params: SamplingParams, prompt_token_ids: Iterable[int]) -> Self | None:
+    def of(
+        cls,
+        params: SamplingParams,
+        prompt_token_ids: Iterable[int],
+        barred_ids: Iterable[int] = (),
+    ) -> Self | None:
         """Returns the tokens to change of a request that has no output yet.
+
+        Args:
+            params: Of the request.
+            prompt_token_ids: Of the request.
+            barred_ids: Tokens that are impossible until `unbar`.
 
         Returns:
             None when the parameters never change a logit, so that nothing is counted in vain.
         """
         tokens = cls(params)
-        if not (params.logit_bias or tokens._counts_output):
+        tokens._barred = np.array([tokens._index(one) for one in barred_ids], dtype=np.int64)
+        if not (tokens._is_needed or len(tokens._barred)):
             return None
         if params.repetition_penalty != 1.0:
             tokens._see(prompt_token_ids)
@@ -66,7 +79,27 @@ class ChangedTokens:
         tokens = Occurrences(self._bias[:size], self._seen[:size], self._output_counts[:size])
         for transform in CHANGES:
             logits = transform(logits, tokens, self._params)
+        if len(self._barred):
+            logits = logits.copy()
+            logits[self._barred] = -np.inf
         return logits
+
+    def unbar(self) -> Self | None:
+        """Makes all tokens possible again.
+
+        Returns:
+            Itself; None when no logit changes any more.
+        """
+        self._barred = self._barred[:0]
+        return self if self._is_needed else None
+
+    def bars_all(self, token_ids: npt.NDArray[np.int64]) -> bool:
+        """True when each of these tokens is impossible."""
+        return bool(len(self._barred) and np.isin(token_ids, self.ids[self._barred]).all())
+
+    @property
+    def _is_needed(self) -> bool:
+        return bool(self._params.logit_bias) or self._counts_output
 
     @property
     def _counts_output(self) -> bool:

@@ -1,7 +1,7 @@
 """Chooses the tokens of one request: says which logits it needs, and draws from them."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -49,6 +49,8 @@ class TokenSampler:
         vocab_size: int,
         logprobs: int | None = None,
         constraint: Constraint | None = None,
+        min_tokens: int = 0,
+        end_token_ids: Collection[int] = (),
     ) -> None:
         """Counts the prompt, if a penalty needs it.
 
@@ -59,6 +61,9 @@ class TokenSampler:
             logprobs: As in `Request`.
             constraint: Says which tokens may be chosen; with no output so far, and closed with this
                 object. None: all.
+            min_tokens: Tokens of output before which `end_token_ids` are impossible; a constraint
+                that allows nothing else comes first.
+            end_token_ids: Each in `[0, vocab_size)`.
         """
         self._params = params
         # As the wire carries it, so that both ends weigh with the same temperature.
@@ -67,7 +72,10 @@ class TokenSampler:
         self._logprobs = logprobs
         self._constraint = constraint
         self._max_candidates = max(HEAD_SIZE, vocab_size // _MIN_REDUCTION)
-        self._changed = ChangedTokens.of(params, prompt_token_ids)
+        self._min_tokens = min_tokens
+        self._changed = ChangedTokens.of(
+            params, prompt_token_ids, end_token_ids if min_tokens else ()
+        )
         self._num_output_tokens = 0
 
     def logits_request(self, row: int) -> LogitsRequest:
@@ -175,6 +183,8 @@ class TokenSampler:
             self._constraint.append(token_id)
         if self._changed is not None:
             self._changed.append(token_id)
+            if self._num_output_tokens == self._min_tokens:
+                self._changed = self._changed.unbar()
 
     @property
     def _is_greedy(self) -> bool:
@@ -230,6 +240,8 @@ class TokenSampler:
         )
 
     def _rank_allowed(self, row: LogitsRow, allowed_ids: npt.NDArray[np.int64]) -> Ranking:
+        if self._changed is not None and self._changed.bars_all(allowed_ids):
+            self._changed = self._changed.unbar()
         ranking = Ranking.of_allowed(
             row, self._changed, allowed_ids=allowed_ids, vocab_size=self._vocab_size
         )

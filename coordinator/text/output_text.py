@@ -9,15 +9,20 @@ from coordinator.text.tokenizer import Tokenizer
 class OutputText:
     """Detokenizes one request and ends its text at stop strings. Not thread-safe."""
 
-    def __init__(self, tokenizer: Tokenizer | None, stop: Iterable[str]) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer | None, stop: Iterable[str], *, min_tokens: int = 0
+    ) -> None:
         """Starts with no text.
 
         Args:
             tokenizer: None for a model without one, whose text is always empty.
             stop: Stop strings, none of them empty.
+            min_tokens: Tokens at the beginning whose text is not looked through for them.
         """
         self._detokenizer = None if tokenizer is None else tokenizer.detokenizer()
         self._stop_strings = StopStrings(stop)
+        self._num_unwatched = min_tokens
+        """Tokens that are still to come before stop strings count."""
         self._stopped = False
         self.num_chars = 0
         """Characters that the tokens have spelled so far, shown or held back; those that an
@@ -29,6 +34,11 @@ class OutputText:
         if self._detokenizer is None:
             return TextDelta("", False)
         hidden = self._detokenizer.hidden_text(token_id)
+        if self._num_unwatched:
+            self._num_unwatched -= 1
+            text = "" if hidden else self._detokenizer.push([token_id])
+            self.num_chars += len(text)
+            return TextDelta(text, False)
         if hidden:
             delta = self._stop_strings.push_hidden(hidden)
         else:

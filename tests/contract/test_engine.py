@@ -199,6 +199,25 @@ async def test_more_tokens_than_the_kv_memory_holds_become_as_many_as_it_holds(m
             engine.submit(create_spec(prompt=TokenPrompt(token_ids=(1,) * limit)))
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("min_tokens", [0, 1, 5, 8])
+async def test_a_request_does_not_end_before_it_has_so_many_tokens(
+    engine: Engine, min_tokens: int, temperature: float
+) -> None:
+    ends = (3, 4, 9)
+    sampling = SamplingParams(
+        temperature=temperature, seed=1, logit_bias=dict.fromkeys(ends, 100.0)
+    )
+    spec = create_spec(stop_token_ids=ends, min_tokens=min_tokens, sampling=sampling)
+    *events, finished = [event async for event in engine.submit(spec)]
+    seen = [i for event in events if isinstance(event, TokensEvent) for i in event.token_ids]
+    assert len(seen) == min_tokens
+    assert not set(seen) & set(ends)
+    assert isinstance(finished, Finished)
+    is_full = min_tokens == 8
+    assert finished.finish_reason is (FinishReason.LENGTH if is_full else FinishReason.STOP)
+
+
 async def test_a_full_queue_refuses_and_the_accepted_finish(model: Path) -> None:
     limits = {"max_num_seqs": 1, "max_num_waiting": 3}
     async with running_engine(model, THREE_STAGES, coordinator=limits) as engine:

@@ -265,6 +265,21 @@ def test_a_bias_decides_and_a_penalty_undoes_it(client: OpenAI) -> None:
     assert set(penalised.choices[0].text) != {"A"}
 
 
+def test_a_text_has_as_many_tokens_as_it_must(client: OpenAI) -> None:
+    settings: Any = {"stop_token_ids": [int(next(iter(FORCE_A)))], "min_tokens": 5}
+    done = client.completions.create(
+        model=MODEL, prompt=PROMPT, max_tokens=9, logit_bias=FORCE_A, extra_body=settings
+    )
+    assert done.usage is not None
+    assert done.usage.completion_tokens == 5
+    assert done.choices[0].finish_reason == "stop"
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.completions.create(
+            model=MODEL, prompt=PROMPT, max_tokens=4, extra_body={"min_tokens": 5}
+        )
+    assert caught.value.param == "min_tokens"
+
+
 def test_log_probabilities_of_a_chat_spell_its_text(client: OpenAI) -> None:
     def bytes_of(stream: bool) -> tuple[bytes, str]:
         spelled, text = b"", ""

@@ -224,3 +224,39 @@ def test_asking_for_logprobs_changes_no_token(data: st.DataObject, vocab_size: i
         assert asked.sample(stage_answer(logits, asked.logits_request(0))) == token_id
         plain.append(token_id)
         asked.append(token_id)
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data(), vocab_size=st.sampled_from(VOCAB_SIZES[1:]))
+def test_an_end_that_comes_too_early_is_a_logit_of_minus_infinity(
+    data: st.DataObject, vocab_size: int
+) -> None:
+    """The twin may end whenever it likes, but the row that it gets has no end."""
+    params = data.draw(sampling_params(vocab_size))
+    end_ids = data.draw(st.sets(st.integers(0, vocab_size - 1), max_size=3))
+    min_tokens = data.draw(st.integers(0, 3))
+    logprobs = data.draw(st.sampled_from([None, 0, 3]))
+    sampler = TokenSampler(
+        params,
+        prompt_token_ids=[0, 1],
+        vocab_size=vocab_size,
+        logprobs=logprobs,
+        min_tokens=min_tokens,
+        end_token_ids=end_ids,
+    )
+    twin_params = replace(params, logit_bias={0: 0.0, **params.logit_bias})
+    twin = TokenSampler(twin_params, prompt_token_ids=[0, 1], vocab_size=vocab_size)
+    for num_tokens in range(5):
+        logits = data.draw(logits_rows(vocab_size))
+        masked = logits.clone()
+        if num_tokens < min_tokens:
+            masked[list(end_ids)] = -torch.inf
+        row = stage_answer(logits, sampler.logits_request(0))
+        token_id = sampler.sample(row)
+        assert token_id not in end_ids or num_tokens >= min_tokens
+        everything = LogitsRequest(row=0, num_candidates=vocab_size)
+        assert token_id == twin.sample(stage_answer(masked, everything))
+        found = sampler.logprobs(row, token_id)
+        assert (found is None) == (logprobs is None)
+        sampler.append(token_id)
+        twin.append(token_id)

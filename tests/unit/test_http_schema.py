@@ -148,6 +148,7 @@ def test_every_field_reaches_the_engine() -> None:
         {
             "prompt": "x",
             "max_tokens": 9,
+            "min_tokens": 3,
             "temperature": 0.25,
             "top_p": 0.5,
             "top_k": 7,
@@ -168,6 +169,7 @@ def test_every_field_reaches_the_engine() -> None:
     [[spec]] = completion_specs(wanted, "r")
     assert spec.prompt == TextPrompt(text="x")
     assert spec.max_tokens == 9
+    assert spec.min_tokens == 3
     assert spec.sampling == SamplingParams(
         temperature=0.25,
         top_p=0.5,
@@ -326,6 +328,7 @@ def test_no_request_has_more_named_than_a_header_holds() -> None:
         ({"unheard_of": None}, {"unheard_of": 1}),
         ({"unheard_of": []}, {"unheard_of": False}),
         ({"tools": None, "tool_choice": "none"}, {"tools": [{}], "tool_choice": "none"}),
+        ({"echo": False}, {"echo": True}),
         ({"use_beam_search": False}, {"use_beam_search": True}),
     ],
     ids=lambda value: next(iter(value)),

@@ -426,3 +426,22 @@ def test_tokenizers_need_neither_torch_nor_transformers() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "[]"
+
+
+def test_stop_strings_count_only_after_the_tokens_that_must_come(demo: Tokenizer) -> None:
+    token_ids = demo.encode(" STOP one STOP two STOP")
+
+    def text(min_tokens: int) -> str:
+        output = OutputText(demo, ["STOP"], min_tokens=min_tokens)
+        shown = ""
+        for token_id in token_ids:
+            delta = output.push(token_id)
+            shown += delta.text
+            if delta.stopped:
+                return shown
+        return shown + output.flush()
+
+    first = next(num for num in range(len(token_ids)) if "STOP" in demo.detokenize(token_ids[:num]))
+    assert text(0) == " "
+    assert text(first) == " STOP one "
+    assert text(len(token_ids)) == demo.detokenize(token_ids)

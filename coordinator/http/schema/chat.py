@@ -95,6 +95,7 @@ class ChatCompletionRequest(ConversationFields, SamplingFields):
     functions: Unsupported = None
     function_call: Literal["none", "auto", ""] | None = None
     best_of: OnlyOne = None
+    echo: Unsupported = None
 
     @model_validator(mode="after")
     def _check_chat(self) -> "ChatCompletionRequest":

@@ -20,7 +20,6 @@ from coordinator.http.schema.base import (
     ModelRequest,
     RequestModel,
     ResponseModel,
-    Unsupported,
     by_json_type,
 )
 from coordinator.http.schema.other_servers import OtherServersFields
@@ -115,7 +114,12 @@ class SamplingFields(OtherServersFields, ModelRequest):
         None, ge=0, le=1, description="Least share of the highest probability that is kept."
     )
     repetition_penalty: float | None = Field(None, ge=0.001, le=100)
-    min_tokens: Unsupported = None
+    min_tokens: Integer | None = Field(
+        None,
+        ge=0,
+        le=MAX_UINT32,
+        description="Tokens before which neither an end token nor a stop string ends the text.",
+    )
     ignore_eos: bool | None = Field(
         None, description="Do not end at the model's end-of-sequence tokens."
     )
