@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from stage_server.batch import ForwardBatch, ForwardOutput
 from stage_server.config import ListenAddress
 from stage_server.torch_engine import TorchEngine
 from tests.clusters import assert_nothing_held, generate, running_stage, status_when
-from tests.faults.fault_proxy import BLACKHOLE, FaultProxy
+from tests.faults.fault_proxy import BLACKHOLE, FaultProxy, Network
 from tests.layer_ranges import split_evenly
 from tests.tiny_models import tiny_model
 
@@ -217,6 +217,28 @@ async def test_an_idle_stage_that_is_cut_off_is_lost_whether_or_not_its_connecti
             async with asyncio.timeout(10):
                 await lost.wait()
             assert not link.is_open
+            await link.close()
+
+
+async def test_a_stage_at_the_end_of_a_long_way_is_given_longer_each_time(model: Path) -> None:
+    """Each try began anew with the same time, too short for a connection to come about."""
+    async with running_stage(model, LayerRange(0, 6)) as address:
+        with FaultProxy(address) as proxy:
+            proxy.become(Network(delay_s=0.2))  # four times that until GetInfo is answered
+            link = StageLink(
+                proxy.address,
+                coordinator_id="tester",
+                config=LinkConfig(connect_timeout_s=0.5),
+                on_lost=lambda *_: None,
+            )
+            with pytest.raises(DeadlineExceededError):
+                await link.get_info()
+            info = None
+            async with asyncio.timeout(60):
+                while info is None:
+                    with suppress(DeadlineExceededError):
+                        info = await link.get_info()
+                await link.open(info, epoch=1)
             await link.close()
 
 
