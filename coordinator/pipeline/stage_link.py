@@ -216,6 +216,8 @@ class StageLink:
         """
         assert self._call is None, "the link is open already"
         call, socket = await self._open_stream(info, epoch)
+        if socket is None and call.done():  # so is its connection
+            raise self._named(await self._ending(call))
         if socket is None and self._can_look:
             self._can_look = False
             _log.warning(

@@ -67,6 +67,7 @@ async def check_works(address: str, tls: TlsFiles | None, epoch: int = 1) -> Non
     link = link_to(address, tls)
     await link.open(await link.get_info(), epoch)
     assert link.is_open
+    assert link._can_look  # at its connection, over TLS as without
     await link.close()
 
 

@@ -26,6 +26,7 @@ UPLOAD_S = 9.0
 OUTAGE_S = 3.0
 COORDINATOR_STOPS_S = 20.0
 SLOW_RECOVERY_S = 120.0
+STARVED_RECOVERY_S = 200.0
 BUSY = "while True: pass"
 NUM_BUSY = 2
 STARVED_S = 25.0
@@ -156,7 +157,7 @@ async def test_f36_stages_on_a_starved_box_are_not_lost(oracle: Oracle) -> None:
     with starved(oracle.cluster.stages):
         await asyncio.sleep(STARVED_S)
         traffic = Traffic.start(oracle.client, oracle.texts[:4], num_tokens=8)
-        await traffic.ended(SLOW_RECOVERY_S)
+        await traffic.ended(STARVED_RECOVERY_S)
         assert num_losses(oracle) == num_before
     oracle.check_streams(traffic)
     oracle.cluster.restore()
