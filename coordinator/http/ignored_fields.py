@@ -84,29 +84,29 @@ class KnownField(NamedTuple):
     """As a client writes it."""
     is_unused: bool
     """Nothing is made of it."""
+    is_named: bool
+    """The answer says so: its client may have asked for something, or it stands in a message."""
 
 
 @cache
 def known_fields(model: type[RequestModel]) -> tuple[KnownField, ...]:
     """The fields that a schema names."""
-    return tuple(
-        KnownField(
-            attribute,
-            info.alias or attribute,
-            any(isinstance(mark, Unused) for mark in info.metadata),
-        )
-        for attribute, info in model.model_fields.items()
-    )
+    fields = []
+    for attribute, info in model.model_fields.items():
+        mark = next((one for one in info.metadata if isinstance(one, Unused)), None)
+        is_named = mark is None or not mark.asks_for_nothing or issubclass(model, MessagePart)
+        fields.append(KnownField(attribute, info.alias or attribute, mark is not None, is_named))
+    return tuple(fields)
 
 
 def _unused(model: RequestModel, kind: str, place: str) -> Iterator[tuple[str, str]]:
     """Kind and place of every field that changes nothing; `kind` and `place` lead to the model."""
-    for attribute, name, is_unused in known_fields(type(model)):
+    for attribute, name, is_unused, is_named in known_fields(type(model)):
         if attribute not in model.model_fields_set:
             continue
         value = getattr(model, attribute)
         if is_unused or attribute in model.idle_fields():
-            if value is not None or isinstance(model, MessagePart):
+            if is_named and (value is not None or isinstance(model, MessagePart)):
                 yield kind + name, place + name
         elif isinstance(value, RequestModel):
             yield from _unused(value, f"{kind}{name}.", f"{place}{name}.")

@@ -286,6 +286,8 @@ def test_fields_that_change_nothing_are_named_once_and_where_they_are() -> None:
         "store": None,
         "unheard_of": None,
         "keep_alive": 5,
+        "typical_p": 1,
+        "tools": [],
         "min_p": 0.5,
         "stream_options": {"include_usage": True},
     }

@@ -8,7 +8,7 @@ always send the field work, and every other one is refused. A description says w
 
 import json
 from collections.abc import Callable, Collection, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import (
     AfterValidator,
@@ -27,11 +27,14 @@ from pydantic_core import CoreSchema, PydanticCustomError
 from coordinator.http.schema.bounds import UnknownFields, bound_errors
 
 
-class Unused:
+class Unused(NamedTuple):
     """Marks a field of which this server makes nothing."""
 
+    asks_for_nothing: bool
+    """True when only a value is taken that every server would make nothing of."""
 
-UNUSED = Unused()
+
+ADVISORY, NEUTRAL = Unused(asks_for_nothing=False), Unused(asks_for_nothing=True)
 
 
 def _refuse_unknown(value: object, info: ValidationInfo) -> object:
@@ -105,14 +108,14 @@ def _refuse(value: object) -> object:
 
 Unsupported = Annotated[
     Any,
-    UNUSED,
+    NEUTRAL,
     AfterValidator(_refuse),
     WithJsonSchema({"enum": [None, False, "", [], {}, 0]}),
     Field(description="Not supported: only null and what asks for nothing is taken."),
 ]
 """A field that this server does not have: null, false, empty, or refused by name."""
 
-Advisory = Annotated[Any, UNUSED, Field(description="Taken, and changes nothing.")]
+Advisory = Annotated[Any, ADVISORY, Field(description="Taken, and changes nothing.")]
 """A field that no text depends on."""
 
 
@@ -127,7 +130,7 @@ def _refuse_but(neutral: float) -> Callable[[object], object]:
 
 OnlyOne = Annotated[
     Any,
-    UNUSED,
+    NEUTRAL,
     AfterValidator(_refuse_but(1)),
     WithJsonSchema({"enum": [None, 1]}),
     Field(description="Not supported: only null and 1, which asks for nothing, is taken."),
@@ -136,7 +139,7 @@ OnlyOne = Annotated[
 
 OnlyTrue = Annotated[
     Any,
-    UNUSED,
+    NEUTRAL,
     AfterValidator(_refuse_but(True)),
     WithJsonSchema({"enum": [None, True]}),
     Field(description="Only null and true is taken, which is what always holds."),
