@@ -1,9 +1,11 @@
 """Writes what `/v1/chat/completions` answers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from coordinator.core.events import Finished, TokenLogprobs, TokensEvent
-from coordinator.http.answer import AnswerHead, ChoiceOutput, finish_reason
+from coordinator.http.answer import TOKENS_PER_PIECE, AnswerHead, ChoiceOutput, finish_reason
+from coordinator.http.pieces import chain_listed, listed, number, spliced
 from coordinator.http.schema.chat import (
     AssistantMessage,
     ChatChoice,
@@ -75,6 +77,39 @@ class ChatAnswer:
         if self._metadata is not None:
             answer.metadata = dict(self._metadata)
         return answer
+
+    def pieces(self, outputs: Sequence[ChoiceOutput], usage: Usage) -> Iterator[str]:
+        """See `Answer.pieces`."""
+        answer = self.whole([], usage).model_dump_json(exclude_unset=True)
+        choices = (self._choice_pieces(index, output) for index, output in enumerate(outputs))
+        return spliced(answer, [("choices", chain_listed(choices))])
+
+    def _choice_pieces(self, index: int, output: ChoiceOutput) -> Iterator[str]:
+        choice = self._choice(index, replace(output, tokens=None))
+        lists: list[tuple[str, Iterator[str]]] = []
+        if self._head.with_logprobs:
+            pairs = list(zip(output.token_ids, output.logprobs, strict=True))
+            lists.append(("content", listed(pairs, self._written, num_items=TOKENS_PER_PIECE)))
+        if self._head.with_token_ids:
+            lists.append(("token_ids", listed(output.token_ids, list, num_items=4096)))
+        return spliced(choice.model_dump_json(exclude_unset=True), lists)
+
+    def _written(self, tokens: Sequence[tuple[int, TokenLogprobs]]) -> list[object]:
+        """Each as `TokenLogprob`."""
+        return [
+            self._written_one(token_id, one.logprob)
+            | {"top_logprobs": [self._written_one(top, value) for top, value in one.top]}
+            for token_id, one in tokens
+        ]
+
+    def _written_one(self, token_id: int, logprob: float) -> dict[str, object]:
+        """As `TopLogprob`."""
+        spelling = self._head.spell(token_id)
+        return {
+            "token": _text(spelling),
+            "logprob": number(logprob),
+            "bytes": list(spelling),
+        }
 
     def _choice(self, index: int, output: ChoiceOutput) -> ChatChoice:
         choice = ChatChoice(

@@ -1,9 +1,10 @@
 """Writes what `/v1/completions` answers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from coordinator.core.events import Finished, TokensEvent
-from coordinator.http.answer import AnswerHead, ChoiceOutput, finish_reason
+from coordinator.core.events import Finished, TokenLogprobs, TokensEvent
+from coordinator.http.answer import TOKENS_PER_PIECE, AnswerHead, ChoiceOutput, finish_reason
+from coordinator.http.pieces import chain_listed, listed, number, spliced
 from coordinator.http.schema.completion import Completion, CompletionChoice, CompletionLogprobs
 from coordinator.http.schema.sampling import FinishReasonText, Usage
 from coordinator.http.text_places import PlacedToken, TextPlaces
@@ -62,6 +63,71 @@ class CompletionAnswer:
             for index, output in enumerate(outputs)
         ]
         return self._completion(choices, usage)
+
+    def pieces(self, outputs: Sequence[ChoiceOutput], usage: Usage) -> Iterator[str]:
+        """See `Answer.pieces`."""
+        answer = self._completion([], usage).model_dump_json(exclude_unset=True)
+        choices = (self._choice_pieces(index, output) for index, output in enumerate(outputs))
+        return spliced(answer, [("choices", chain_listed(choices))])
+
+    def _choice_pieces(self, index: int, output: ChoiceOutput) -> Iterator[str]:
+        choice = self._choice(index, output.text, (), (), reason=finish_reason(output.end))
+        lists: list[tuple[str, Iterator[str]]] = []
+        if self._head.with_logprobs:
+            lists += self._logprob_lists(output)
+        if self._head.with_token_ids:
+            lists.append(("token_ids", listed(output.token_ids, list, num_items=4096)))
+        return spliced(choice.model_dump_json(exclude_unset=True), lists)
+
+    def _logprob_lists(self, output: ChoiceOutput) -> list[tuple[str, Iterator[str]]]:
+        """The lists of `CompletionLogprobs`."""
+        pairs = list(zip(output.token_ids, output.logprobs, strict=True))
+
+        def own(part: Sequence[TokenLogprobs]) -> list[object]:
+            return [number(one.logprob) for one in part]
+
+        def tops(part: Sequence[tuple[int, TokenLogprobs]]) -> list[object]:
+            return [
+                {self._spelling(top): number(value) for top, value in one.top}
+                | {self._spelling(token_id): number(one.logprob)}
+                for token_id, one in part
+            ]
+
+        return [
+            (
+                "tokens",
+                listed(output.token_ids, lambda ids: list(map(self._spelling, ids)), num_items=256),
+            ),
+            (
+                "token_logprobs",
+                listed(
+                    output.logprobs,
+                    lambda part: [number(one.logprob) for one in part],
+                    num_items=256,
+                ),
+            ),
+            ("top_logprobs", listed(pairs, tops, num_items=TOKENS_PER_PIECE)),
+            ("text_offset", self._offsets(output)),
+        ]
+
+    def _offsets(self, output: ChoiceOutput) -> Iterator[str]:
+        """Where each token begins; all text is there, and no token waits for more than it."""
+        tokens, places, separator = output.tokens, TextPlaces(self._head.spell), ""
+        for start in range(0, 0 if tokens is None else len(tokens.token_ids), 256):
+            assert tokens is not None, "there are tokens"
+            part = slice(start, start + 256)
+            event = TokensEvent(
+                token_ids=tokens.token_ids[part],
+                text="" if start else tokens.text,
+                logprobs=tokens.logprobs[part],
+                text_ends=tokens.text_ends[part],
+            )
+            for token in places.push(event):
+                yield f"{separator}{token.start}"
+                separator = ","
+        for token in places.finish(output.end.text):
+            yield f"{separator}{token.start}"
+            separator = ","
 
     def _places_of(self, index: int) -> TextPlaces:
         return self._places.setdefault(index, TextPlaces(self._head.spell))

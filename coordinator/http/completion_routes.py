@@ -1,6 +1,7 @@
 """`/v1/chat/completions` and `/v1/completions`."""
 
 import time
+from functools import lru_cache
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -18,6 +19,9 @@ from coordinator.http.schema.chat import ChatCompletion, ChatCompletionRequest
 from coordinator.http.schema.completion import Completion, CompletionRequest
 from coordinator.http.schema.sampling import SamplingFields, StreamOptions
 from coordinator.service.generation_engine import GenerationEngine
+
+_MAX_SPELLINGS = 4096
+"""Tokens whose bytes one request keeps; the likely ones come again and again."""
 
 
 def completion_routes(door: Door, patience: Patience) -> APIRouter:
@@ -85,7 +89,7 @@ def _head(door: Door, wanted: SamplingFields, answer_id: str, *, with_logprobs: 
         with_token_ids=not served.has_tokenizer if with_token_ids is None else with_token_ids,
         with_logprobs=with_logprobs,
         with_usage=bool(wanted.stream_options and wanted.stream_options.include_usage),
-        spell=engine.token_bytes,
+        spell=lru_cache(maxsize=_MAX_SPELLINGS)(engine.token_bytes),
     )
 
 

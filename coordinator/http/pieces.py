@@ -2,27 +2,32 @@
 
 import asyncio
 import json
-from array import array
-from collections.abc import AsyncIterator, Iterator, Sequence
+import math
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from http import HTTPStatus
+from typing import TypeVar
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-MAX_WHOLE_IDS = 8192
-"""Ids that are written at one go; about a millisecond."""
+from coordinator.core.turn import Turn
+
+_PIECE_CHARS = 32 * 1024
+"""What is sent at one go."""
+
+Item = TypeVar("Item")
 
 
 class PiecewiseResponse(Response):
     """JSON in pieces; with its length when there is only one.
 
     Args:
-        pieces: Not one of them takes long to make; at least one.
+        pieces: Of the text; not one of them takes long to make.
     """
 
     media_type = "application/json"
 
-    def __init__(self, pieces: AsyncIterator[bytes]) -> None:
+    def __init__(self, pieces: Iterable[str]) -> None:
         """Makes nothing yet."""
         super().__init__()
         self._pieces = pieces
@@ -31,10 +36,11 @@ class PiecewiseResponse(Response):
         """Sends the pieces.
 
         Raises:
-            Exception: What making the first two of them raised; nothing was sent.
+            Exception: What making the first of them raised; nothing was sent.
         """
-        first = await anext(self._pieces)
-        second = await anext(self._pieces, None)
+        pieces = _joined(self._pieces)
+        first = await anext(pieces)
+        second = await anext(pieces, None)
         if second is None:
             await Response(first, media_type=self.media_type)(scope, receive, send)
             return
@@ -42,21 +48,74 @@ class PiecewiseResponse(Response):
         await send({"type": "http.response.start", "status": HTTPStatus.OK, "headers": headers})
         await _send(send, first)
         await _send(send, second)
-        async for piece in self._pieces:
+        async for piece in pieces:
             await _send(send, piece)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def listed(
+    items: Sequence[Item], write: Callable[[Sequence[Item]], Sequence[object]], *, num_items: int
+) -> Iterator[str]:
+    """The inside of a JSON list, in pieces.
+
+    Args:
+        items: What it is made of.
+        write: Makes what JSON can write of some items.
+        num_items: How many of them take little time.
+    """
+    for start in range(0, len(items), num_items):
+        part = write(items[start : start + num_items])
+        yield ("," if start else "") + json.dumps(part, ensure_ascii=False, separators=(",", ":"))[
+            1:-1
+        ]
+
+
+def spliced(text: str, lists: Iterable[tuple[str, Iterable[str]]]) -> Iterator[str]:
+    """A JSON text with lists put in where it has empty ones.
+
+    Args:
+        text: Written without spaces.
+        lists: The names of empty lists, in the order in which they stand, and the inside of each.
+    """
+    for name, inside in lists:
+        # In a string the quotes would have backslashes before them.
+        head, found, text = text.partition(f'"{name}":[]')
+        assert found, f"no empty list is named {name}"
+        yield f'{head}"{name}":['
+        yield from inside
+        yield "]"
+    yield text
+
+
+def chain_listed(items: Iterable[Iterable[str]]) -> Iterator[str]:
+    """The inside of a JSON list, of items that come in pieces themselves."""
+    for index, item in enumerate(items):
+        if index:
+            yield ","
+        yield from item
+
+
+def number(value: float) -> float | None:
+    """A number as JSON can write it; infinity becomes null."""
+    return value if math.isfinite(value) else None
+
+
+async def _joined(pieces: Iterable[str]) -> AsyncIterator[bytes]:
+    """Pieces of a size that is worth sending; gives way to others while it makes them."""
+    turn = Turn()
+    parts: list[str] = []
+    num_chars = 0
+    for piece in pieces:
+        parts.append(piece)
+        num_chars += len(piece)
+        if num_chars >= _PIECE_CHARS:
+            yield "".join(parts).encode()
+            parts, num_chars = [], 0
+        await turn.give_way()
+    if parts:
+        yield "".join(parts).encode()
 
 
 async def _send(send: Send, piece: bytes) -> None:
     await send({"type": "http.response.body", "body": piece, "more_body": True})
     await asyncio.sleep(0)  # sending waits only for a client that is slow to read
-
-
-def id_pieces(token_ids: Sequence[int]) -> Iterator[str]:
-    """A JSON list of numbers, in pieces."""
-    yield "["
-    for start in range(0, len(token_ids), MAX_WHOLE_IDS):
-        part = token_ids[start : start + MAX_WHOLE_IDS]
-        ids = part.tolist() if isinstance(part, array) else list(part)
-        yield ("," if start else "") + json.dumps(ids, separators=(",", ":"))[1:-1]
-    yield "]"

@@ -13,12 +13,14 @@ from coordinator.http.answer import (
     Chunk,
     UsageInStream,
     collect,
+    finish_reason,
     usage_of,
 )
 from coordinator.http.choices import Choice, open_choices, run_all
 from coordinator.http.errors import error_body
 from coordinator.http.event_stream import EventSender, Patience
 from coordinator.http.field_names import field_names_of
+from coordinator.http.pieces import PiecewiseResponse
 from coordinator.http.request_specs import Specs
 from coordinator.http.schema.base import ResponseModel
 from coordinator.http.schema.sampling import Usage
@@ -63,8 +65,9 @@ class WholeAnswer(Response):
         usage = usage_of(
             opened.num_prompt_tokens, [output.end for output in ordered], len(self._specs)
         )
-        body = self._answer.whole(ordered, usage).model_dump_json(exclude_unset=True)
-        await Response(body, media_type=self.media_type)(scope, receive, send)
+        for output in ordered:
+            finish_reason(output.end)  # before anything is sent
+        await PiecewiseResponse(self._answer.pieces(ordered, usage))(scope, receive, send)
 
 
 class StreamedAnswer(Response):

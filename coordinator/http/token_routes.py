@@ -1,7 +1,6 @@
 """`/tokenize`, `/detokenize` and `/tokenizer_info`."""
 
-import json
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
@@ -11,7 +10,7 @@ from coordinator.http.door import Door
 from coordinator.http.errors import NotFoundError
 from coordinator.http.model_requests import read_model_request
 from coordinator.http.openapi import body_of, failures
-from coordinator.http.pieces import MAX_WHOLE_IDS, PiecewiseResponse, id_pieces
+from coordinator.http.pieces import PiecewiseResponse, listed, spliced
 from coordinator.http.request_specs import chat_prompt, text_prompt
 from coordinator.http.schema.tokens import (
     DetokenizeRequest,
@@ -75,29 +74,17 @@ def token_routes(door: Door) -> APIRouter:
     return router
 
 
-async def _token_pieces(
+def _token_pieces(
     token_ids: Sequence[int], max_model_len: int, spell: SpellToken | None
-) -> AsyncIterator[bytes]:
+) -> Iterator[str]:
     """A `TokenizeResponse`, in pieces."""
-    head = f'{{"count":{len(token_ids)},"max_model_len":{max_model_len},"tokens":'
-    if len(token_ids) <= MAX_WHOLE_IDS and spell is None:
-        yield f"{head}{''.join(id_pieces(token_ids))}}}".encode()
-        return
-    yield head.encode()
-    for piece in id_pieces(token_ids):
-        yield piece.encode()
+    answer = TokenizeResponse(count=len(token_ids), max_model_len=max_model_len, tokens=[])
+    lists = [("tokens", listed(token_ids, list, num_items=4096))]
     if spell is not None:
-        yield b',"token_strs":['
-        for piece in _text_pieces(token_ids, spell):
-            yield piece.encode()
-        yield b"]"
-    yield b"}"
+        answer.token_strs = []
 
+        def texts(part: Sequence[int]) -> list[str]:
+            return [spell(token_id).decode(errors="replace") for token_id in part]
 
-def _text_pieces(token_ids: Sequence[int], spell: SpellToken) -> Iterator[str]:
-    """What each token spells, as the items of a JSON list, some at a time."""
-    for start in range(0, len(token_ids), _SPELLED_AT_ONCE):
-        some = token_ids[start : start + _SPELLED_AT_ONCE]
-        texts = [spell(token_id).decode(errors="replace") for token_id in some]
-        items = json.dumps(texts, ensure_ascii=False, separators=(",", ":"))[1:-1]
-        yield f",{items}" if start else items
+        lists.append(("token_strs", listed(token_ids, texts, num_items=_SPELLED_AT_ONCE)))
+    return spliced(answer.model_dump_json(exclude_unset=True), lists)

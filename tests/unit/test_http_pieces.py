@@ -1,0 +1,133 @@
+"""An answer in pieces is the answer at one go."""
+
+import json
+from collections.abc import Sequence
+
+import pytest
+
+from coordinator.core.events import Finished, RequestTimings, TokenLogprobs, TokensEvent
+from coordinator.core.request import FinishReason
+from coordinator.http.answer import AnswerHead, ChoiceOutput, usage_of
+from coordinator.http.chat_answer import ChatAnswer
+from coordinator.http.completion_answer import CompletionAnswer
+from coordinator.http.pieces import spliced
+
+TIMINGS = RequestTimings(
+    queue_ns=0,
+    time_to_first_token_ns=None,
+    total_ns=0,
+    num_steps=0,
+    schedule_ns=0,
+    sample_ns=0,
+    detokenize_ns=0,
+    step_ns=0,
+    stages=(),
+)
+TRAP = '"choices":[] "content":[] "tokens":[] "text_offset":[] \\ "'
+
+
+def spell(token_id: int) -> bytes:
+    return bytes([token_id])
+
+
+def create_output(text: bytes, *, with_logprobs: bool, held: int = 0) -> ChoiceOutput:
+    """One token a byte; the last characters come with the end."""
+    whole = text.decode(errors="replace")
+    tokens = TokensEvent(
+        token_ids=tuple(text),
+        text=whole[: len(whole) - held],
+        logprobs=tuple(
+            TokenLogprobs(-i / 7, [((i + j) % 256, -j / 3) for j in range(i % 4)])
+            for i in range(len(text))
+        )
+        if with_logprobs
+        else (),
+        text_ends=tuple(len(text[: i + 1].decode(errors="ignore")) for i in range(len(text)))
+        if with_logprobs
+        else (),
+    )
+    end = Finished(
+        finish_reason=FinishReason.LENGTH,
+        text=whole[len(whole) - held :],
+        num_prompt_tokens=3,
+        num_completion_tokens=len(text),
+        num_cached_tokens=0,
+        timings=TIMINGS,
+    )
+    return ChoiceOutput(text=whole, tokens=tokens if text else None, end=end)
+
+
+@pytest.mark.parametrize("with_token_ids", [True, False])
+@pytest.mark.parametrize("with_logprobs", [True, False])
+@pytest.mark.parametrize("kind", ["chat", "completion"])
+def test_an_answer_in_pieces_is_the_whole_one(
+    kind: str, with_logprobs: bool, with_token_ids: bool
+) -> None:
+    head = AnswerHead(
+        id=TRAP,
+        created_s=7,
+        model=TRAP,
+        with_token_ids=with_token_ids,
+        with_logprobs=with_logprobs,
+        with_usage=False,
+        spell=spell,
+    )
+    answer = ChatAnswer(head, {"a": TRAP}) if kind == "chat" else CompletionAnswer(head)
+    texts = [TRAP.encode(), "Dé\N{GRINNING FACE}jà".encode() * 200, b"", b"abc"]
+    outputs = [create_output(one, with_logprobs=with_logprobs, held=len(one) % 3) for one in texts]
+    usage = usage_of(3, [output.end for output in outputs], 1)
+    expected = json.loads(answer.whole(outputs, usage).model_dump_json(exclude_unset=True))
+    assert json.loads("".join(answer.pieces(outputs, usage))) == expected
+
+
+def test_no_piece_of_an_answer_is_long() -> None:
+    head = AnswerHead(
+        id="a",
+        created_s=7,
+        model="m",
+        with_token_ids=False,
+        with_logprobs=True,
+        with_usage=False,
+        spell=spell,
+    )
+    outputs = [create_output(b"x" * 2000, with_logprobs=True)] * 4
+    usage = usage_of(3, [output.end for output in outputs], 1)
+    answers: Sequence[ChatAnswer | CompletionAnswer] = (
+        ChatAnswer(head, None),
+        CompletionAnswer(head),
+    )
+    for answer in answers:
+        assert max(map(len, answer.pieces(outputs, usage))) < 20_000
+
+
+def test_what_is_not_a_number_of_json_is_null() -> None:
+    head = AnswerHead(
+        id="a",
+        created_s=7,
+        model="m",
+        with_token_ids=False,
+        with_logprobs=True,
+        with_usage=False,
+        spell=spell,
+    )
+    output = create_output(b"a", with_logprobs=True)
+    assert output.tokens is not None
+    event = TokensEvent(
+        token_ids=(97,),
+        text="a",
+        logprobs=(TokenLogprobs(-1.0, [(97, -1.0), (98, float("-inf"))]),),
+        text_ends=(1,),
+    )
+    infinite = ChoiceOutput(text="a", tokens=event, end=output.end)
+    written = json.loads(
+        "".join(ChatAnswer(head, None).pieces([infinite], usage_of(3, [output.end], 1)))
+    )
+    top = written["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+    assert [one["logprob"] for one in top] == [-1.0, None]
+
+
+def test_only_empty_lists_are_filled() -> None:
+    text = json.dumps({"a": '"b":[]', "b": []}, separators=(",", ":"))
+    assert json.loads("".join(spliced(text, [("b", ["1", ",2"])]))) == {"a": '"b":[]', "b": [1, 2]}
+    with pytest.raises(AssertionError, match="no empty list"):
+        list(spliced(text, [("c", [])]))
