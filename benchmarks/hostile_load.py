@@ -86,7 +86,9 @@ def schema(text: str) -> Attack:
 
 def chained(num_links: int) -> str:
     """A schema whose definitions refer to each other in a chain."""
-    links = {f"d{i}": {"items": {"$ref": f"#/$defs/d{i + 1}"}} for i in range(num_links)}
+    links: dict[str, object] = {
+        f"d{i}": {"items": {"$ref": f"#/$defs/d{i + 1}"}} for i in range(num_links)
+    }
     links[f"d{num_links}"] = {"type": "null"}
     return json.dumps({"$defs": links, "$ref": "#/$defs/d0"})
 

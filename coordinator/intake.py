@@ -113,12 +113,13 @@ class Intake:
                     token_ids = await self._admission.encode(spec.prompt)
                 request = self._admission.admit(spec, token_ids, arrival_ns=arrival_ns)
                 self._dispatcher.check_length(request)
+                block_hashes = await self._named_blocks(request)
                 constraint = None
                 if spec.grammar is not None:
                     constraint = await self._grammars.compile(
                         spec.grammar, ignore_eos=spec.ignore_eos
                     )
-            return Prepared(request, constraint, await self._named_blocks(request))
+            return Prepared(request, constraint, block_hashes)
 
         def start(prepared: Prepared) -> RequestStream:
             try:

@@ -85,7 +85,8 @@ class BodyWorkers:
         self._pool.close()
         await self._server.close()
         if self._starting is not None:
-            await asyncio.wait({self._starting})
+            # That it was closed meanwhile is no news; other failures are the server's to log.
+            await asyncio.gather(self._starting, return_exceptions=True)
 
     async def _run(self, call: bytes) -> bytes:
         timeout_s = _TIMEOUT_S + len(call) / _BYTES_PER_S
