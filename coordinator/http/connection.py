@@ -153,7 +153,7 @@ class LimitedProtocol(HttpToolsProtocol):
             return  # what follows is read as its body, by another parser
         self._is_whole = True
         if self._linger_timer is not None:
-            self.transport.close()
+            self._end_lingering()
         self._num_other_bytes = self._num_body_bytes = 0
         self._stop_request_timer()
         super().on_message_complete()
@@ -256,7 +256,12 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _start_linger_timer(self) -> None:
         self._stop_linger_timer()
-        self._linger_timer = self.loop.call_later(self._limits.linger_s, self.transport.close)
+        self._linger_timer = self.loop.call_later(self._limits.linger_s, self._end_lingering)
+
+    def _end_lingering(self) -> None:
+        """Closes the connection; the last bytes must be taken in time."""
+        self.transport.close()
+        self._start_stall_timer()
 
     def _stop_linger_timer(self) -> None:
         if self._linger_timer is not None:

@@ -302,9 +302,10 @@ def test_fields_that_change_nothing_are_named_once_and_where_they_are() -> None:
         "keep_alive",
         "stream_options",
     }
-    streamed = read(ChatCompletionRequest, {**settings, "stream": True})
+    streamed = read(ChatCompletionRequest, {**settings, "stream": True, "metadata": {"a": "b"}})
     assert isinstance(streamed, ChatCompletionRequest)
     assert "stream_options" not in ignored_fields(streamed)
+    assert "metadata" in ignored_fields(streamed)  # only a whole answer returns it
 
 
 def test_no_request_has_more_named_than_a_header_holds() -> None:

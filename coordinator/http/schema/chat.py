@@ -1,5 +1,6 @@
 """`/v1/chat/completions`."""
 
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -96,6 +97,10 @@ class ChatCompletionRequest(ConversationFields, SamplingFields):
     function_call: Literal["none", "auto", ""] | None = None
     best_of: OnlyOne = None
     echo: Unsupported = None
+
+    def idle_fields(self) -> Collection[str]:
+        """See `RequestModel.idle_fields`."""
+        return ("metadata",) if self.stream else super().idle_fields()
 
     @model_validator(mode="after")
     def _check_chat(self) -> "ChatCompletionRequest":
