@@ -1,5 +1,7 @@
 """The SDK in a program whose gRPC calls OpenTelemetry's own instrumentation wraps."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -165,3 +167,37 @@ def test_a_coordinator_that_is_not_there_is_unavailable(spans: InMemorySpanExpor
     assert spans is not None
     with Client(UNUSED_ADDRESS) as client, pytest.raises(UnavailableError):
         client.complete("a", timeout_s=5)
+
+
+INSTRUMENTED_CLI = """
+from opentelemetry.instrumentation.grpc import GrpcAioInstrumentorClient, GrpcInstrumentorClient
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import set_tracer_provider
+
+set_tracer_provider(TracerProvider())
+GrpcInstrumentorClient().instrument()
+GrpcAioInstrumentorClient().instrument()
+from coordinator.cli.__main__ import main
+
+main()
+"""
+
+
+@pytest.mark.parametrize("program", [("-m", "coordinator.cli"), ("-c", INSTRUMENTED_CLI)])
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [(("generate", "abé", "--max-tokens", "5"), "abéa\n"), (("status",), "echo")],
+)
+def test_a_command_prints_nothing_on_its_way_out(
+    engine: EchoEngine, program: tuple[str, ...], arguments: tuple[str, ...], told: str
+) -> None:
+    with BackgroundServer(engine) as server:
+        done = subprocess.run(
+            [sys.executable, *program, *arguments, "--coordinator", server.address],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=DEADLINE_S,
+        )
+    assert done.stderr == ""
+    assert done.stdout.startswith(told)
