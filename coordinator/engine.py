@@ -351,11 +351,12 @@ class Engine:
             logprobs=sampled.logprobs,
             landed_ns=landed_ns,
         )
+        step_s = (micro_batch.returned_ns - micro_batch.started_ns) / 1e9
         for token in step.tokens:
             if token.reason is not None:
                 lane.scheduler.finish(token.live.request_id, token.reason)
             elif not token.live.sampler.is_ready:
-                self._masks.hold(token.live)
+                self._masks.hold(token.live, step_s=step_s)
         self._unsent.append((lane, step))
 
     def _let_go(self) -> None:

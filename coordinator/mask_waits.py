@@ -11,8 +11,12 @@ from functools import partial
 
 from coordinator.live_request import LiveRequest
 
-WAIT_S = 0.002
+MIN_WAIT_S = 0.002
+MAX_WAIT_S = 0.02
 """Most seconds that the sequences of others wait for those that were just held."""
+
+WAIT_SHARE = 0.25
+"""Of the time that their micro-batch took: to miss the next one costs a sequence all of that."""
 
 
 class MaskWaits:
@@ -28,11 +32,18 @@ class MaskWaits:
         self._requests = requests
         self._wake = wake
         self._fresh: set[str] = set()
+        self._wait_s = 0.0
         self._ready: list[LiveRequest] = []
         self._are_all_ready = asyncio.Event()
 
-    def hold(self, live: LiveRequest) -> None:
-        """Holds a sequence whose sampler is not ready."""
+    def hold(self, live: LiveRequest, *, step_s: float) -> None:
+        """Holds a sequence whose sampler is not ready.
+
+        Args:
+            live: Its request.
+            step_s: What the micro-batch took that it was in.
+        """
+        self._wait_s = max(self._wait_s, WAIT_SHARE * step_s)
         live.sequence.is_held = True
         self._fresh.add(live.request_id)
         live.sampler.when_ready(partial(self._hear, live))
@@ -42,12 +53,14 @@ class MaskWaits:
         self._fresh &= self._requests.keys()
         if self._fresh:
             self._are_all_ready.clear()
-            timer = asyncio.get_running_loop().call_later(WAIT_S, self._are_all_ready.set)
+            wait_s = min(max(self._wait_s, MIN_WAIT_S), MAX_WAIT_S)
+            timer = asyncio.get_running_loop().call_later(wait_s, self._are_all_ready.set)
             try:
                 await self._are_all_ready.wait()
             finally:
                 timer.cancel()
             self._fresh.clear()
+        self._wait_s = 0.0
 
     def take_ready(self) -> list[LiveRequest]:
         """Those that are ready since the last time and have not ended; still held."""

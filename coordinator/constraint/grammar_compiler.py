@@ -35,8 +35,9 @@ COMPILE_TIMEOUT_S = 10.0
 MAX_WAITING = 64
 """Most requests that wait for a grammar at once."""
 
-MAX_OUTPUTS = 1024
-"""Most outputs that follow grammars at once, those that wait for their first token included."""
+MAX_OUTPUTS = 512
+"""Most outputs that follow grammars at once, those that wait for their first token included. Each
+is a process, which holds about 4 MB of its own."""
 
 COMPILE_MEMORY_BYTES = 512 << 20
 """What compiling one grammar may take."""

@@ -273,7 +273,7 @@ async def test_a_constrained_output_survives_the_loss_of_a_stage(
         running = [asyncio.create_task(run(engine, mixed_spec(i))) for i in range(NUM_SEEDS)]
         await status_when(engine, lambda now: now.num_generated_tokens >= 130)
         await victim.aclose()
-        assert not any(task.done() for task in running)
+        assert sum(not task.done() for task in running) >= 2
         listen = ListenAddress.parse(lost)
         await rest.enter_async_context(running_stage(model, THREE_STAGES[1], listen=listen))
         outputs = await asyncio.gather(*running)

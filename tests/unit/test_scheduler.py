@@ -664,3 +664,51 @@ class TestCapacity:
         add(scheduler, "a", "b", num_prompt=8, max_tokens=8)
         outputs, _ = run_to_the_end(scheduler)
         assert [len(output) for output in outputs.values()] == [8, 8]
+
+
+class TestHeldSequences:
+    """It is not known yet which token may follow their last."""
+
+    def test_one_that_runs_misses_micro_batches_and_no_other_does(self) -> None:
+        scheduler = create_scheduler()
+        held, _ = add(scheduler, "a", "b")
+        step(scheduler)
+        held.is_held = True
+        assert scheduled(step(scheduler)) == {"b": (4, 1)}
+        assert scheduled(step(scheduler)) == {"b": (5, 1)}
+        held.is_held = False
+        assert scheduled(step(scheduler)) == {"a": (4, 1), "b": (6, 1)}
+
+    def test_one_that_lost_its_kv_waits_and_is_passed(self) -> None:
+        scheduler = create_scheduler()
+        (held,) = add(scheduler, "a")
+        step(scheduler)
+        held.is_held = True
+        lose(scheduler)
+        assert scheduler.schedule() is not None  # tells the stages of the slot
+        assert scheduler.schedule() is None
+        add(scheduler, "b")
+        assert scheduled(step(scheduler)) == {"b": (0, 4)}
+        held.is_held = False
+        assert scheduled(step(scheduler)) == {"b": (4, 1), "a": (0, 5)}
+
+    def test_a_suspect_does_not_run_before_it_is_known(self) -> None:
+        scheduler = create_scheduler()
+        (held,) = add(scheduler, "a")
+        step(scheduler)
+        for _ in range(MAX_REPLAYS):
+            lose(scheduler, schedule(scheduler))
+        held.is_held = True
+        scheduler.schedule()
+        assert scheduler.schedule() is None
+        held.is_held = False
+        assert scheduled(schedule(scheduler)) == {"a": (0, 5)}
+
+    def test_one_can_end(self) -> None:
+        scheduler = create_scheduler()
+        (held,) = add(scheduler, "a")
+        step(scheduler)
+        held.is_held = True
+        assert scheduler.finish("a", FinishReason.STOP)
+        schedule(scheduler)
+        assert not scheduler.has_work
