@@ -17,7 +17,7 @@ import numpy.typing as npt
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from model_files.lfs_pointer import LFS_BEGINNING, refuse_lfs_pointer
-from model_files.safetensors_file import read_exactly
+from model_files.safetensors_file import read_exactly, window_reader
 from model_files.weight_digest import SampledTensor
 from protos.errors import ModelFilesError, UnsupportedModelError
 
@@ -110,13 +110,12 @@ class GgufFile:
     def sampled(self, name: str) -> SampledTensor:
         """A tensor of any type, to read a few bytes of."""
         tensor = self.tensors[name]
-
-        def read(offset: int, length: int) -> bytes:
-            window = np.empty(length, np.uint8)
-            read_exactly(self._file.fileno(), window, tensor.offset + offset, self.name)
-            return window.tobytes()
-
-        return SampledTensor(tensor.type.name, tensor.shape, tensor.num_bytes, read)
+        return SampledTensor(
+            tensor.type.name,
+            tensor.shape,
+            tensor.num_bytes,
+            window_reader(self._file.fileno(), tensor.offset, self.name),
+        )
 
     def read_rows(self, name: str, start: int, end: int) -> npt.NDArray[np.uint8]:
         """Reads rows `[start, end)` of a tensor as the file stores them.

@@ -210,7 +210,7 @@ class HfFiles(ModelFiles):
                 except ModelFilesError as error:
                     # Nobody may need it here: what a stage loads of it, it refuses itself.
                     facts = {"model": self.model_id, "error": error.message}
-                    _log.warning("a file of other layers is damaged", extra=facts)
+                    _log.warning("a file of weights is damaged", extra=facts)
             holders = {name: files.get(shard) for name, shard in shards.items()}
             return {
                 part: part_digest({name: file.sampled(name) for name, file in tensors.items()})

@@ -7,6 +7,7 @@ memory, which counts their pages as the process's own and dies of SIGBUS when a 
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self, TypeGuard
@@ -96,13 +97,12 @@ class SafetensorsFile:
     def sampled(self, name: str) -> SampledTensor:
         """A tensor of any type, to read a few bytes of."""
         entry = self.entries[name]
-
-        def read(offset: int, length: int) -> bytes:
-            window = np.empty(length, np.uint8)
-            read_exactly(self._file.fileno(), window, entry.start + offset, self.name)
-            return window.tobytes()
-
-        return SampledTensor(entry.dtype, entry.shape, entry.end - entry.start, read)
+        return SampledTensor(
+            entry.dtype,
+            entry.shape,
+            entry.end - entry.start,
+            window_reader(self._file.fileno(), entry.start, self.name),
+        )
 
     def read(self, name: str, start: int = 0, end: int | None = None) -> npt.NDArray[np.generic]:
         """Reads rows of a tensor; see `TensorReader.read`."""
@@ -136,6 +136,17 @@ def read_exactly(
                 f"a tensor needs bytes up to {offset + len(buffer)}"
             )
         filled += count
+
+
+def window_reader(descriptor: int, start: int, file_name: str) -> Callable[[int, int], bytes]:
+    """Reads, of what begins at `start` of an open file, `length` bytes from `offset` on."""
+
+    def read(offset: int, length: int) -> bytes:
+        window = np.empty(length, np.uint8)
+        read_exactly(descriptor, window, start + offset, file_name)
+        return window.tobytes()
+
+    return read
 
 
 def _read_header(descriptor: int, name: str) -> dict[str, Entry]:
