@@ -117,11 +117,16 @@ class ChatPrompt:
                 "prompt.chat.messages is empty", field="prompt.chat.messages"
             )
         if len(self.messages) > MAX_CHAT_MESSAGES:
-            raise InvalidArgumentError(
-                f"prompt.chat.messages has {len(self.messages)} messages, at most "
-                f"{MAX_CHAT_MESSAGES} are allowed",
-                field="prompt.chat.messages",
-            )
+            raise too_many_messages(len(self.messages))
+
+
+def too_many_messages(num_messages: int) -> InvalidArgumentError:
+    """What is said of a conversation with more messages than are allowed."""
+    return InvalidArgumentError(
+        f"prompt.chat.messages has {num_messages} messages, at most {MAX_CHAT_MESSAGES} are"
+        " allowed",
+        field="prompt.chat.messages",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
