@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from model_files.chat_templates import configured_template
 from model_files.config import parse_config
 from model_files.folder_content import (
     ADAPTER_CONFIG,
@@ -38,6 +39,8 @@ _log = logging.getLogger(__name__)
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
+_PROCESSOR_TEMPLATE = "chat_template.json"
+"""Where models of several modalities had their template before `chat_template.jinja`."""
 
 _NOT_ARCHITECTURE = frozenset(
     {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache"}
@@ -229,12 +232,21 @@ class HfFiles(ModelFiles):
         if path is None:
             return None
         config = self._json("tokenizer_config.json") or {}
-        template = self._folder.find("chat_template.jinja")
         return HfTokenizerFiles(
             tokenizer_json=path,
             tokenizer_config=config,
-            chat_template=_read_text(template) if template else _default_template(config),
+            chat_template=self._chat_template(config),
         )
+
+    def _chat_template(self, tokenizer_config: Mapping[str, object]) -> str | None:
+        """The template in a file of its own, or else the tokenizer's or a processor's."""
+        path = self._folder.find("chat_template.jinja")
+        if path is not None:
+            return _read_text(path)
+        template = configured_template("tokenizer_config.json", tokenizer_config)
+        if template is not None:
+            return template
+        return configured_template(_PROCESSOR_TEMPLATE, self._json(_PROCESSOR_TEMPLATE) or {})
 
     @cached_property
     def _index(self) -> dict[str, str]:
@@ -293,15 +305,6 @@ class _ShardReader:
 
     def read(self, name: str, start: int = 0, end: int | None = None) -> npt.NDArray[np.generic]:
         return self._owners[name].read(name, start, end)
-
-
-def _default_template(config: Mapping[str, object]) -> str | None:
-    """The chat template of a tokenizer_config.json: a string, or a list of named ones."""
-    template = config.get("chat_template")
-    if isinstance(template, list):
-        named = {entry.get("name"): entry.get("template") for entry in template}
-        template = named.get("default")
-    return template if isinstance(template, str) else None
 
 
 def _fault(text: str, error: ValueError | RecursionError) -> str:

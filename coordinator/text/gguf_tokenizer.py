@@ -4,26 +4,22 @@ What the fields mean is settled by llama.cpp's `src/llama-vocab.cpp`. transforme
 fields but takes GPT-2's split of text where it does not know the one that the file names.
 """
 
+from collections.abc import Iterable
+
 from tokenizers import (
     AddedToken,
-    Regex,
     Tokenizer,
     decoders,
     models,
     normalizers,
-    pre_tokenizers,
     processors,
 )
 
-from coordinator.text.gguf_vocabulary import CONTROL, UNKNOWN, USER_DEFINED, GgufVocabulary
+from coordinator.text.gguf_splits import split_named
+from coordinator.text.gguf_vocabulary import USER_DEFINED, GgufVocabulary
 from protos.errors import ModelFilesError, UnsupportedModelError
 
 _SPACE_SIGN = "\N{LOWER ONE EIGHTH BLOCK}"
-
-_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|DIGITS"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 
 
 def build_gguf_tokenizer(vocabulary: GgufVocabulary) -> Tokenizer:
@@ -38,27 +34,29 @@ def build_gguf_tokenizer(vocabulary: GgufVocabulary) -> Tokenizer:
             f"GGUF tokenizer {vocabulary.model!r} is not one of {', '.join(_KINDS)}"
         )
     tokenizer = _KINDS[vocabulary.model](vocabulary)
-    tokenizer.add_special_tokens(_added_tokens(vocabulary, (UNKNOWN, CONTROL)))
-    tokenizer.add_tokens(_added_tokens(vocabulary, (USER_DEFINED,)))
+    tokenizer.add_special_tokens(_added_tokens(vocabulary.special_contents))
+    tokenizer.add_tokens(_added_tokens(vocabulary.contents_of(USER_DEFINED)))
     tokenizer.post_processor = _post_processor(vocabulary)
     return tokenizer
 
 
 def _byte_level(vocabulary: GgufVocabulary) -> Tokenizer:
     """BPE over bytes, as GPT-2's."""
-    split = _pre_tokenizer(vocabulary.pre)
+    split = split_named(vocabulary.pre)
+    if not vocabulary.merges:
+        raise ModelFilesError("tokenizer.ggml.merges is missing: BPE joins nothing without them")
     try:
         model = models.BPE(
             vocab=_ids(vocabulary),
             merges=[_pair(merge) for merge in vocabulary.merges],
-            ignore_merges=vocabulary.pre == "llama-bpe",
+            ignore_merges=split.takes_whole_words,
         )
     except Exception as error:  # what the library raises for merges that are no tokens
         raise ModelFilesError(f"tokenizer.ggml.merges: {error}") from error
     tokenizer = Tokenizer(model)
     if vocabulary.pre == "qwen2":
         tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = split
+    tokenizer.pre_tokenizer = split.pre_tokenizer()
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
 
@@ -93,34 +91,9 @@ def _sentence_piece(vocabulary: GgufVocabulary) -> Tokenizer:
 _KINDS = {"gpt2": _byte_level, "llama": _sentence_piece}
 
 
-def _pre_tokenizer(pre: str) -> pre_tokenizers.PreTokenizer:
-    """How text is split before BPE, by the name that llama.cpp gives it."""
-    if pre in ("default", "gpt-2"):
-        return pre_tokenizers.ByteLevel(add_prefix_space=False)
-    if pre == "smollm":
-        return pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Digits(individual_digits=True),
-                pre_tokenizers.ByteLevel(add_prefix_space=False),
-            ]
-        )
-    if pre not in _DIGITS:
-        known = ", ".join(["default", "gpt-2", "smollm", *_DIGITS])
-        raise UnsupportedModelError(f"GGUF text split {pre!r} is not one of {known}")
-    return pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_SPLIT.replace("DIGITS", _DIGITS[pre])), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-
-
-_DIGITS = {"llama-bpe": r"\p{N}{1,3}", "qwen2": r"\p{N}"}
-"""How splits that are otherwise alike take digits."""
-
-
 def _ids(vocabulary: GgufVocabulary) -> dict[str, int]:
-    return {token: token_id for token_id, token in enumerate(vocabulary.tokens)}
+    """Of equal tokens the last one counts; those that spell nothing are never made of text."""
+    return {token: token_id for token_id, token in enumerate(vocabulary.tokens) if token}
 
 
 def _pair(merge: str) -> tuple[str, str]:
@@ -135,29 +108,32 @@ def _merges_by_score(vocabulary: GgufVocabulary) -> list[tuple[str, str]]:
     score. Equal scores stand in the order of Hugging Face's converter, by the ids involved.
     """
     ids = _ids(vocabulary)
+    special = frozenset(vocabulary.special_contents)  # no text is joined to one
     merges = [
         (-vocabulary.scores[token_id], token_id, ids[token[:cut]], ids[token[cut:]])
         for token, token_id in ids.items()
+        if token not in special
         for cut in range(1, len(token))
         if token[:cut] in ids and token[cut:] in ids
     ]
+    if len(merges) > 1 and len({score for score, *_ in merges}) == 1:
+        raise ModelFilesError(
+            f"tokenizer.ggml.scores has one score for all of {len(merges)} ways to join tokens, so"
+            " that it does not say which comes first"
+        )
     tokens = vocabulary.tokens
     return [(tokens[left], tokens[right]) for _, _, left, right in sorted(merges)]
 
 
-def _added_tokens(vocabulary: GgufVocabulary, token_types: tuple[int, ...]) -> list[AddedToken]:
-    return [
-        AddedToken(token, normalized=False)
-        for token, token_type in zip(vocabulary.tokens, vocabulary.token_types, strict=True)
-        if token_type in token_types
-    ]
+def _added_tokens(contents: Iterable[str]) -> list[AddedToken]:
+    return [AddedToken(content, normalized=False) for content in contents]
 
 
 def _post_processor(vocabulary: GgufVocabulary) -> processors.PostProcessor:
     """Adds the tokens that begin and end a text."""
     adds_bos = vocabulary.adds_bos
     if adds_bos is None:
-        adds_bos = vocabulary.model == "llama" or vocabulary.pre == "llama-bpe"
+        adds_bos = vocabulary.model == "llama" or split_named(vocabulary.pre).adds_bos
     ids = _ids(vocabulary)
     bos = _wanted(vocabulary, "bos_token", adds_bos)
     eos = _wanted(vocabulary, "eos_token", vocabulary.adds_eos)

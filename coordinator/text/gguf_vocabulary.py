@@ -2,8 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Self, TypeVar
 
+from coordinator.text.end_tokens import end_tokens
+from coordinator.text.gguf_splits import MISSING
 from protos.errors import ModelFilesError
 
 _PREFIX = "tokenizer.ggml."
@@ -17,6 +20,11 @@ _SPECIAL_NAMES = {
     "unk_token": "unknown_token_id",
     "pad_token": "padding_token_id",
 }
+
+_DEFAULT_IDS = MappingProxyType(
+    {"llama": MappingProxyType({"unknown_token_id": 0, "bos_token_id": 1, "eos_token_id": 2})}
+)
+"""What SentencePiece numbers so unless told otherwise, by the kind of tokenizer."""
 
 _END_FIELDS = ("eos_token_id", "eot_token_id", "eom_token_id")
 
@@ -46,7 +54,10 @@ class GgufVocabulary:
     special_tokens: Mapping[str, str]
     """Tokens by the name that chat templates use, such as `bos_token`."""
     end_token_ids: frozenset[int]
-    """Tokens that end a text or a turn."""
+    """Tokens that end a text or a turn, because the file says so or by what they are called."""
+    special_contents: tuple[str, ...]
+    """Tokens that are no ordinary text: those of the types for it, and those that end something,
+    whose type is wrong in some files."""
 
     @classmethod
     def parse(cls, metadata: Mapping[str, object]) -> Self:
@@ -56,11 +67,20 @@ class GgufVocabulary:
             ModelFilesError: One is missing, has a wrong type, or contradicts the tokens.
         """
         tokens = _list(metadata, "tokens", str)
+        types = _by_token(metadata, "token_type", int, tokens) or [NORMAL] * len(tokens)
+        model = _required(metadata, "model", str)
+        special = [
+            token
+            for token, token_type in zip(tokens, types, strict=True)
+            if token_type in (UNKNOWN, CONTROL) and token
+        ]
+        extraordinary = [token for token, kind in zip(tokens, types, strict=True) if kind != NORMAL]
+        ends = end_tokens(tokens, extraordinary)
         return cls(
-            model=_required(metadata, "model", str),
-            pre=_optional(metadata, "pre", str) or "default",
+            model=model,
+            pre=_optional(metadata, "pre", str) or MISSING,
             tokens=tokens,
-            token_types=_by_token(metadata, "token_type", int, tokens) or [NORMAL] * len(tokens),
+            token_types=types,
             scores=_by_token(metadata, "scores", float, tokens),
             merges=_list(metadata, "merges", str),
             adds_bos=_optional(metadata, "add_bos_token", bool),
@@ -69,14 +89,29 @@ class GgufVocabulary:
             special_tokens={
                 name: tokens[token_id]
                 for name, field in _SPECIAL_NAMES.items()
-                if (token_id := _token_id(metadata, field, tokens)) is not None
+                if (token_id := _token_id(metadata, field, tokens, _DEFAULT_IDS.get(model, {})))
+                is not None
             },
             end_token_ids=frozenset(
                 token_id
                 for field in _END_FIELDS
-                if (token_id := _token_id(metadata, field, tokens)) is not None
+                if (token_id := _token_id(metadata, field, tokens, _DEFAULT_IDS.get(model, {})))
+                is not None
+            )
+            | {token_id for token_id, token in enumerate(tokens) if token in ends},
+            special_contents=tuple(
+                dict.fromkeys([*special, *(token for token in tokens if token in ends)])
             ),
         )
+
+    def contents_of(self, token_type: int) -> list[str]:
+        """Returns the tokens of a type, but for special ones."""
+        special = frozenset(self.special_contents)
+        return [
+            token
+            for token, kind in zip(self.tokens, self.token_types, strict=True)
+            if kind == token_type and token and token not in special
+        ]
 
 
 def _optional(metadata: Mapping[str, object], name: str, kind: type[T]) -> T | None:
@@ -111,8 +146,12 @@ def _by_token(
     return values
 
 
-def _token_id(metadata: Mapping[str, object], name: str, tokens: list[str]) -> int | None:
+def _token_id(
+    metadata: Mapping[str, object], name: str, tokens: list[str], defaults: Mapping[str, int]
+) -> int | None:
     token_id = _optional(metadata, name, int)
+    if token_id is None and defaults.get(name, len(tokens)) < len(tokens):
+        return defaults[name]
     if token_id is not None and not 0 <= token_id < len(tokens):
         raise ModelFilesError(f"{_PREFIX}{name} is {token_id}, there are {len(tokens)} tokens")
     return token_id

@@ -4,6 +4,7 @@ import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import Self
 
 import tokenizers
@@ -12,6 +13,7 @@ from coordinator.core.request_spec import ChatPrompt, TextPrompt
 from coordinator.text.chat_template import ChatTemplate
 from coordinator.text.control_tokens import ShieldedText
 from coordinator.text.detokenizer import IncrementalDetokenizer
+from coordinator.text.end_tokens import end_tokens
 from coordinator.text.gguf_tokenizer import build_gguf_tokenizer
 from coordinator.text.gguf_vocabulary import GgufVocabulary
 from coordinator.text.guarded_encoder import GuardedEncoder
@@ -29,6 +31,7 @@ class Tokenizer:
         *,
         eos_token_ids: Collection[int] = (),
         chat_template: ChatTemplate | None = None,
+        aliases: Mapping[int, str] = MappingProxyType({}),
     ) -> None:
         """Takes over a tokenizer.
 
@@ -36,6 +39,8 @@ class Tokenizer:
             backend: Owned by this object from now on.
             eos_token_ids: Tokens that end a text or a turn, as far as the tokenizer's files say.
             chat_template: None for a model that does not converse.
+            aliases: Tokens that no text becomes, by id: those that spell the same as another one,
+                of which the backend knows only one.
 
         Raises:
             UnsupportedModelError: Its tokens spell text in a way that is not known.
@@ -44,6 +49,7 @@ class Tokenizer:
         backend.no_truncation()
         backend.no_padding()
         self._backend = backend
+        self._aliases = dict(aliases)
         self._chat_template = chat_template
         self._make_decoder = choose_decoder(backend)
         self._special_tokens = frozenset(
@@ -59,6 +65,7 @@ class Tokenizer:
             "tokenizer": self.serialized(),
             "eos_token_ids": sorted(self.eos_token_ids),
             "template": template and [template.source, template.special_tokens],
+            "aliases": sorted(self._aliases.items()),
         }
         return json.dumps(state).encode()
 
@@ -70,12 +77,13 @@ class Tokenizer:
             tokenizers.Tokenizer.from_str(facts["tokenizer"]),
             eos_token_ids=facts["eos_token_ids"],
             chat_template=facts["template"] and ChatTemplate(*facts["template"]),
+            aliases=dict(facts["aliases"]),
         )
 
-    @property
+    @cached_property
     def vocab_size(self) -> int:
-        """Number of tokens, added ones included; the model may have more logits."""
-        return self._backend.get_vocab_size()
+        """One more than the highest id; the model may have more logits, and some ids no token."""
+        return 1 + max((*self._backend.get_vocab().values(), *self._aliases), default=-1)
 
     def encode_prompt(self, prompt: TextPrompt | ChatPrompt) -> list[int]:
         """Returns the tokens of a prompt.
@@ -143,7 +151,7 @@ class Tokenizer:
         A special token stands for its name, such as `</s>`; an id that the tokenizer does not know
         for nothing.
         """
-        token = self._backend.id_to_token(token_id)
+        token = self._token(token_id)
         return b"" if token is None else self._make_decoder().spell(token)
 
     def serialized(self) -> str:
@@ -152,9 +160,14 @@ class Tokenizer:
 
     def detokenizer(self) -> IncrementalDetokenizer:
         """Returns a detokenizer for one new sequence."""
-        return IncrementalDetokenizer(
-            self._backend.id_to_token, self._special_tokens, self._make_decoder()
-        )
+        return IncrementalDetokenizer(self._token, self._special_tokens, self._make_decoder())
+
+    def _token(self, token_id: int) -> str | None:
+        alias = self._aliases.get(token_id)
+        if alias is not None:
+            return alias
+        token: str | None = self._backend.id_to_token(token_id)
+        return token
 
     @cached_property
     def _chat_encoder(self) -> GuardedEncoder:
@@ -196,24 +209,52 @@ def _load_hf(files: HfTokenizerFiles) -> Tokenizer:
     except Exception as error:  # the library raises no narrower class
         raise ModelFilesError(f"{files.tokenizer_json.name}: {error}") from error
     special_tokens = _special_tokens(files.tokenizer_config)
-    eos_token_id = backend.token_to_id(special_tokens.get("eos_token", ""))
     return Tokenizer(
         backend,
-        eos_token_ids=() if eos_token_id is None else (eos_token_id,),
+        eos_token_ids=_end_token_ids(backend, special_tokens, files.chat_template),
         chat_template=_chat_template(files.chat_template, special_tokens),
     )
 
 
-def _load_gguf(files: GgufTokenizer) -> Tokenizer:
+def _end_token_ids(
+    backend: tokenizers.Tokenizer, special_tokens: Mapping[str, str], template: str | None
+) -> set[int]:
+    """The end that the files name, and those that the template writes after a turn.
+
+    A base model may name only the end of a text, although its template ends turns otherwise.
+    """
+    special = {
+        token.content
+        for token in backend.get_added_tokens_decoder().values()
+        if token.special and token.content in (template or "")
+    }
+    names = {special_tokens.get("eos_token", ""), *end_tokens(special, special)}
+    ids = {backend.token_to_id(name) for name in names}
+    return {token_id for token_id in ids if token_id is not None}
+
+
+def _load_gguf(files: GgufTokenizer) -> Tokenizer | None:
+    if files.metadata.get("tokenizer.ggml.model") in _NO_TOKENIZER:
+        return None
     vocabulary = GgufVocabulary.parse(files.metadata)
     source = files.metadata.get("tokenizer.chat_template")
+    backend = build_gguf_tokenizer(vocabulary)
     return Tokenizer(
-        build_gguf_tokenizer(vocabulary),
+        backend,
+        aliases={
+            token_id: token
+            for token_id, token in enumerate(vocabulary.tokens)
+            if backend.token_to_id(token) != token_id
+        },
         eos_token_ids=vocabulary.end_token_ids,
         chat_template=_chat_template(
             source if isinstance(source, str) else None, vocabulary.special_tokens
         ),
     )
+
+
+_NO_TOKENIZER = ("none", "no_vocab")
+"""What llama.cpp calls a file without one."""
 
 
 def _chat_template(source: str | None, special_tokens: Mapping[str, str]) -> ChatTemplate | None:

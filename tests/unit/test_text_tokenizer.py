@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from pathlib import Path
@@ -153,7 +153,7 @@ def test_demo_tokenizer_equals_that_of_transformers(
     for text in CORPUS:
         assert demo.encode(text) == demo_of_transformers.encode(text), text
     assert demo.vocab_size == len(demo_of_transformers)
-    assert demo.eos_token_ids == {demo_of_transformers.eos_token_id}
+    assert demo_of_transformers.eos_token_id in demo.eos_token_ids
 
 
 def test_demo_tokenizer_splits_digits_as_its_file_says(
@@ -249,11 +249,83 @@ def test_gguf_end_tokens_include_the_end_of_a_turn() -> None:
     assert load(GgufTokenizer(metadata=metadata)).eos_token_ids == {257, 258}
 
 
+def with_last_tokens(*tokens: str, types: Sequence[int]) -> dict[str, object]:
+    """A byte-level vocabulary whose file names its last token as the end of a text."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    return byte_level_metadata(
+        tokens=[*alphabet, "ab", *tokens],
+        token_type=[1] * 257 + list(types),
+        bos_token_id=None,
+        eos_token_id=256 + len(tokens),
+    )
+
+
+@pytest.mark.parametrize(
+    ("tokens", "types", "expected"),
+    [
+        (("<|im_start|>", "<|im_end|>", "<|endoftext|>"), (3, 3, 3), {258, 259}),
+        (("<|im_start|>", "<|im_end|>", "<|endoftext|>"), (3, 1, 3), {258, 259}),
+        (("<|eot_id|>", "<|eom_id|>", "<|end_of_text|>"), (3, 3, 3), {257, 258, 259}),
+        (("<start_of_turn>", "<end_of_turn>", "<eos>"), (3, 3, 3), {258, 259}),
+        (("<|end|>", "<|call|>", "<|return|>"), (3, 3, 3), {258, 259}),
+        (("<|end|>", "</s>", "<|endoftext|>"), (3, 1, 3), {257, 259}),
+        (("<|end|>", "</s>", "<|endoftext|>"), (3, 3, 3), {257, 258, 259}),
+    ],
+)
+def test_gguf_end_tokens_are_found_by_what_they_are_called(
+    tokens: tuple[str, ...], types: tuple[int, ...], expected: set[int]
+) -> None:
+    """As llama.cpp finds them, but that `</s>` may be ordinary text."""
+    tokenizer = load(GgufTokenizer(metadata=with_last_tokens(*tokens, types=types)))
+    assert tokenizer.eos_token_ids == expected
+    for token_id in expected:
+        name = tokens[token_id - 257]
+        assert tokenizer.encode(name) == [token_id]
+        assert tokenizer.detokenize([token_id]) == ""
+
+
+def test_equal_tokens_of_a_gguf_file_all_keep_their_spelling() -> None:
+    """The last of them is what text becomes; the ids of the others are still known."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    metadata = byte_level_metadata(
+        tokens=[*alphabet, "ab", "ab", "", "", "</s>"],
+        token_type=[1] * 260 + [3],
+        bos_token_id=None,
+        eos_token_id=260,
+    )
+    loaded = load(GgufTokenizer(metadata=metadata))
+    for tokenizer in (loaded, Tokenizer.from_state(loaded.to_state())):
+        assert tokenizer.encode("ab") == [257]
+        assert tokenizer.detokenize([256, 257, 258, 259]) == "abab"
+        assert [tokenizer.token_bytes(i) for i in (256, 258)] == [b"ab", b""]
+        assert tokenizer.vocab_size == 261
+
+
+def test_ids_with_holes_are_counted_to_the_highest(tmp_path: Path) -> None:
+    vocab = {"a": 0, "b": 7, "ab": 70000}
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocab, merges=[("a", "b")]))
+    backend.decoder = tokenizers.decoders.ByteLevel()
+    path = tmp_path / "tokenizer.json"
+    backend.save(str(path))
+    files = HfTokenizerFiles(tokenizer_json=path, tokenizer_config={}, chat_template=None)
+    tokenizer = load(files)
+    assert tokenizer.vocab_size == 70001
+    assert tokenizer.encode("abb") == [70000, 7]
+    assert tokenizer.detokenize([70000, 3, 69999, 70001, 7]) == "abb"
+    assert tokenizer.token_bytes(3) == b""
+
+
+def test_a_file_that_says_that_it_has_no_tokenizer_has_none() -> None:
+    files = GgufTokenizer(metadata={"tokenizer.ggml.model": "none"})
+    assert load_tokenizer(FilesWithTokenizer(files)) is None
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"model": "t5"}, "GGUF tokenizer 't5' is not one of gpt2, llama"),
-        ({"pre": "tekken"}, "GGUF text split 'tekken' is not one of default, gpt-2, smollm"),
+        ({"pre": "of-tomorrow"}, "GGUF text split 'of-tomorrow' is not one of .*default, .*gpt-2"),
+        ({"pre": "kimi-k2"}, "GGUF text split 'kimi-k2'"),
     ],
 )
 def test_unknown_gguf_tokenizers_are_refused_by_name(
@@ -272,6 +344,7 @@ def test_unknown_gguf_tokenizers_are_refused_by_name(
         ({"eos_token_id": 260}, r"eos_token_id is 260, there are 260 tokens"),
         ({"add_bos_token": "yes"}, r"add_bos_token is not of type bool"),
         ({"merges": ["a nothing"]}, r"tokenizer\.ggml\.merges: .*nothing"),
+        ({"merges": None}, r"tokenizer\.ggml\.merges is missing"),
         ({"model": "llama"}, r"tokenizer\.ggml\.scores is missing"),
     ],
 )
@@ -286,6 +359,21 @@ def test_damaged_tokenizer_json_is_refused(tmp_path: Path) -> None:
     files = HfTokenizerFiles(tokenizer_json=path, tokenizer_config={}, chat_template=None)
     with pytest.raises(ModelFilesError, match=r"^tokenizer\.json: "):
         load(files)
+
+
+def test_a_turn_ends_where_the_template_ends_it(tmp_path: Path) -> None:
+    """Although the files of a base model name only the end of a text."""
+    metadata = with_last_tokens("<|im_start|>", "<|im_end|>", "</s>", types=(3, 3, 3))
+    backend = build_gguf_tokenizer(GgufVocabulary.parse(metadata))
+    path = tmp_path / "tokenizer.json"
+    backend.save(str(path))
+    chatml = "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"
+    for template, expected in ((chatml, {258, 259}), (None, {259})):
+        config = {"eos_token": "</s>"}
+        files = HfTokenizerFiles(
+            tokenizer_json=path, tokenizer_config=config, chat_template=template
+        )
+        assert load(files).eos_token_ids == expected
 
 
 def test_truncation_and_padding_of_a_file_are_ignored(tmp_path: Path) -> None:
@@ -336,7 +424,7 @@ def test_the_bytes_of_the_tokens_of_a_text_are_the_text(demo: Tokenizer) -> None
 
 
 def test_special_tokens_stand_for_their_names_and_unknown_ids_for_nothing(demo: Tokenizer) -> None:
-    (end,) = demo.eos_token_ids
+    end = demo.encode("<|im_end|>")[0]
     assert demo.token_bytes(end) == b"<|im_end|>"
     assert demo.detokenize([end]) == ""
     assert demo.token_bytes(demo.vocab_size) == b""

@@ -1,0 +1,100 @@
+"""The chat template of a Hugging Face folder is the one that transformers takes, or is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+import tokenizers
+
+from coordinator.text.tokenizer import load_tokenizer
+from model_files.hf_files import HfFiles, LocalFolder
+from protos.errors import ModelFilesError
+
+CONFIG = {
+    "model_type": "llama",
+    "hidden_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "intermediate_size": 8,
+    "vocab_size": 4,
+    "max_position_embeddings": 16,
+    "rms_norm_eps": 1e-5,
+}
+
+
+def folder_with(path: Path, template: object, **files: str) -> HfFiles:
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocab={"a": 0, "b": 1}, merges=[]))
+    backend.decoder = tokenizers.decoders.ByteLevel()
+    backend.save(str(path / "tokenizer.json"))
+    (path / "config.json").write_text(json.dumps(CONFIG))
+    (path / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": template})
+    )
+    for name, content in files.items():
+        (path / name.replace("__", ".")).write_text(content)
+    return HfFiles(LocalFolder(path))
+
+
+FORMS = [
+    "plain",
+    "",
+    [{"name": "default", "template": "of a list"}],
+    [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "second"}],
+    [{"name": "default", "template": "first"}, {"name": "default", "template": "last"}],
+    [{"name": "default", "template": "more", "note": 1}],
+    {"default": "of an object", "rag": "other"},
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_template_is_that_of_transformers(tmp_path: Path, form: object) -> None:
+    from transformers import AutoTokenizer
+
+    files = folder_with(tmp_path, form).tokenizer_files()
+    assert files is not None
+    assert files.chat_template == AutoTokenizer.from_pretrained(tmp_path).get_chat_template()
+
+
+def test_a_file_of_its_own_comes_before_the_configuration(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    files = folder_with(tmp_path, [7], chat_template__jinja="new").tokenizer_files()
+    assert files is not None
+    assert files.chat_template == "new"
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": "old"}))
+    assert AutoTokenizer.from_pretrained(tmp_path).get_chat_template() == "new"
+
+
+@pytest.mark.parametrize("form", [None, [], {}, [{"name": "rag", "template": "x"}], {"rag": "x"}])
+def test_without_a_default_there_is_no_template(tmp_path: Path, form: object) -> None:
+    tokenizer_files = folder_with(tmp_path, form).tokenizer_files()
+    assert tokenizer_files is not None
+    assert tokenizer_files.chat_template is None
+
+
+def test_a_processor_may_have_the_template(tmp_path: Path) -> None:
+    content = json.dumps({"chat_template": "of a processor"})
+    files = folder_with(tmp_path, None, chat_template__json=content).tokenizer_files()
+    assert files is not None
+    assert files.chat_template == "of a processor"
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        ([7], r"chat_template\[0\] is a number"),
+        (["x"], r"chat_template\[0\] is a string"),
+        ([None], r"chat_template\[0\] is null"),
+        ([[]], r"chat_template\[0\] is a list"),
+        ([{}], r"chat_template\[0\] has name None and a template that is null"),
+        ([{"name": "default", "template": "x"}, {"name": ["a"]}], r"chat_template\[1\]"),
+        ([{"name": "default", "template": ["x"]}], r".*a template that is a list"),
+        ([{"name": {"a": 1}, "template": "x"}], r"chat_template\[0\] has name"),
+        ({"default": 5}, r"chat_template\.default is a number"),
+        (5, r"chat_template is a number"),
+        (True, r"chat_template is a switch"),
+    ],
+)
+def test_odd_forms_are_refused_by_place(tmp_path: Path, form: object, message: str) -> None:
+    with pytest.raises(ModelFilesError, match=rf"^tokenizer_config\.json: {message}"):
+        load_tokenizer(folder_with(tmp_path, form))
