@@ -39,13 +39,13 @@ def num_losses(oracle: Oracle) -> int:
 
 @contextmanager
 def starved(stages: list[Stage]) -> Iterator[None]:
-    """Leaves stages what busy loops of higher priority leave of one core."""
+    """Leaves stages the twentieth of a core that busy loops of higher priority leave."""
     core = {min(os.sched_getaffinity(0))}
     for stage in stages:
         stage.is_unusual = True  # its priority cannot be raised again by everyone
         for task in Path(f"/proc/{stage.process.pid}/task").iterdir():
             os.sched_setaffinity(int(task.name), core)
-            os.setpriority(os.PRIO_PROCESS, int(task.name), 19)
+            os.setpriority(os.PRIO_PROCESS, int(task.name), 10)
     loops = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(NUM_BUSY)]
     try:
         for loop in loops:
