@@ -10,7 +10,7 @@ from typing import Any
 from coordinator.sandbox import ProcessDiedError, SandboxProcess
 from protos.errors import QueueFullError
 
-MAX_STARTING = 8
+MAX_STARTING = 16
 """Grammars that are compiled at once and have not taken long yet."""
 
 MAX_LONG = 2
@@ -19,7 +19,7 @@ MAX_LONG = 2
 MAX_PAUSED = 6
 """Grammars that took long, and wait for others that do."""
 
-LONG_CPU_S = 0.15
+LONG_CPU_S = 0.1
 """What a usual grammar takes is some ten milliseconds; counted by the kernel, because a busy
 machine makes every clock time long."""
 
