@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 UP = "up --model demo --stages 2 --threads 1 --kv-memory 64MiB --grpc-port 0 --json"
 DEADLINE_S = 300
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
