@@ -30,7 +30,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 _BODY = json.dumps({"prompt": [5, 6, 7], "max_tokens": 24, "temperature": 0, "ignore_eos": True})
 CANARY = HostileRequest(
-    data=b"POST /v1/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\n"
+    data=b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n"
     b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
     % (len(_BODY), _BODY.encode()),
     is_whole=True,
