@@ -22,7 +22,7 @@ from tests.tiny_models import tiny_model
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 300
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ DEADLINE_S = 300
 SECRET = "The marmalade submarine"
 STOP = "zeppelin"
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(900)
 
 
 class Observed(NamedTuple):

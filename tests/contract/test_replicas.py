@@ -32,7 +32,7 @@ NUM_TOKENS = 120
 HALVES = split_evenly(6, 2)
 DEADLINE_S = 300.0
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 
 class Cluster(NamedTuple):

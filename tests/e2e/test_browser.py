@@ -29,7 +29,7 @@ CHROMIUM_ARGUMENTS = (
 WAIT_MS = 60_000
 
 pytestmark = [
-    pytest.mark.timeout(240),
+    pytest.mark.timeout(900),
     pytest.mark.skipif(
         CHROMIUM is None, reason="there is no chromium; `make browser` installs it or says how"
     ),

@@ -17,7 +17,7 @@ CLI = (sys.executable, "-m", "coordinator.cli")
 PROMPT = [1, 15043, 3186]
 NUM_TOKENS = 8
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module")

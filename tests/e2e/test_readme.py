@@ -29,7 +29,7 @@ README = (ROOT / "README.md").read_text()
 READY_S = 300
 BIN = Path(sys.executable).parent
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 
 def fenced(language: str) -> list[str]:

@@ -28,7 +28,7 @@ async def is_serving(stage: Stage) -> bool:
 
 
 @pytest.mark.slow_fault
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 async def test_f6_a_stage_whose_forward_hangs_says_so_is_given_up_and_ends_itself(
     oracle: Oracle,
 ) -> None:
@@ -99,7 +99,7 @@ async def test_f10_a_row_that_is_not_a_number_costs_its_own_request_alone(
 
 
 @pytest.mark.slow_fault
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 async def test_f11_a_request_that_kills_its_stage_each_time_fails_and_the_others_recover(
     oracle: Oracle,
 ) -> None:

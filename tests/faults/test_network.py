@@ -26,7 +26,7 @@ async def test_f15_an_idle_stage_behind_a_blackhole_is_lost_by_keepalive(oracle:
 
 
 @pytest.mark.slow_fault
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     "network",
     [
@@ -49,7 +49,7 @@ async def test_f15_f16_a_busy_stage_that_is_cut_off_is_given_up_and_its_late_rep
 
 
 @pytest.mark.slow_fault
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 async def test_f15_a_server_that_vanished_without_a_word_is_given_up(oracle: Oracle) -> None:
     traffic = Traffic.start(oracle.client, oracle.texts)
     await traffic.until_each_has(10)
@@ -105,7 +105,7 @@ async def test_f18_a_slow_link_makes_streams_slower_and_nothing_fail(oracle: Ora
 
 
 @pytest.mark.slow_fault
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 async def test_f19_a_flapping_link_is_neither_stormed_nor_leaks(oracle: Oracle) -> None:
     proxy = oracle.cluster.proxies[1]
     num_before = proxy.num_accepted

@@ -125,7 +125,7 @@ async def test_f4_stages_free_everything_when_the_coordinator_is_killed_and_take
 
 
 @pytest.mark.slow_fault
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 async def test_f5_a_frozen_stage_is_given_up_by_deadline_and_its_late_frames_are_refused(
     oracle: Oracle,
 ) -> None:
@@ -204,7 +204,7 @@ async def test_f14_a_stage_that_is_told_to_stop_exits_well_and_costs_no_token(
 
 
 @pytest.mark.slow_fault
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 async def test_f14_a_rolling_restart_of_all_stages_under_load_loses_no_request(
     oracle: Oracle,
 ) -> None:
