@@ -43,7 +43,7 @@ def build_gguf_tokenizer(vocabulary: GgufVocabulary) -> Tokenizer:
 def _byte_level(vocabulary: GgufVocabulary) -> Tokenizer:
     """BPE over bytes, as GPT-2's."""
     split = split_named(vocabulary.pre)
-    if not vocabulary.merges:
+    if vocabulary.merges is None:
         raise ModelFilesError("tokenizer.ggml.merges is missing: BPE joins nothing without them")
     try:
         model = models.BPE(

@@ -45,8 +45,8 @@ class GgufVocabulary:
     """By id."""
     scores: list[float]
     """By id; empty when the file has none."""
-    merges: list[str]
-    """In order of application; empty when the file has none."""
+    merges: list[str] | None
+    """In order of application. None when the file does not have the field."""
     adds_bos: bool | None
     """None where the file leaves it to the kind of tokenizer."""
     adds_eos: bool
@@ -82,7 +82,7 @@ class GgufVocabulary:
             tokens=tokens,
             token_types=types,
             scores=_by_token(metadata, "scores", float, tokens),
-            merges=_list(metadata, "merges", str),
+            merges=_list(metadata, "merges", str) if _PREFIX + "merges" in metadata else None,
             adds_bos=_optional(metadata, "add_bos_token", bool),
             adds_eos=_optional(metadata, "add_eos_token", bool) or False,
             adds_space_prefix=_optional(metadata, "add_space_prefix", bool) is not False,
