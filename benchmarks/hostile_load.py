@@ -18,14 +18,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from http.client import HTTPConnection, HTTPException
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
 
 from benchmarks.cluster import Doors, running_doors
-from benchmarks.http_stream import token_times
+from benchmarks.http_stream import request
 from benchmarks.report import print_json, print_table
 
 MODEL = "demo"
@@ -201,10 +200,20 @@ async def health_times(address: str, times: list[float]) -> None:
 
 
 async def stream_gaps(address: str, gaps: list[float]) -> None:
-    """Streams completions one after another, until it is cancelled."""
+    """Streams completions one after another, until it is cancelled; keeps each gap at once."""
+    host, _, port = address.rpartition(":")
     while True:
-        times = await token_times(address, range(100, 116), 400)
-        gaps += [later - earlier for earlier, later in pairwise(times[1:])]
+        reader, writer = await asyncio.open_connection(host, int(port))
+        with closing(writer):
+            writer.write(request(range(100, 116), 400))
+            last_s = None
+            while piece := await reader.read(2**16):
+                now_s = time.perf_counter()
+                if b"data: " in piece:
+                    gaps += [] if last_s is None else [now_s - last_s]
+                    last_s = now_s
+                if b"[DONE]" in piece:
+                    break
 
 
 async def watch_memory(pid: int, sizes: list[int]) -> None:

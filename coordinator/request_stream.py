@@ -15,6 +15,9 @@ from protos.errors import StagecoachError
 MAX_JOINED_EVENTS = 256
 """Events that are joined into one. Writing a larger one at once would hold up everybody."""
 
+MAX_JOINED_LOGPROBS = 8
+"""Events with log-probabilities, which take a hundred times longer to write."""
+
 
 class RequestStream:
     """Async iterator over `Accepted`, any number of `TokensEvent`, and one `Finished`.
@@ -43,7 +46,7 @@ class RequestStream:
         """Adds new tokens."""
         assert self._terminal is None, "tokens after the end"
         self._tokens.append(event)
-        if len(self._tokens) == MAX_JOINED_EVENTS:
+        if len(self._tokens) >= (MAX_JOINED_LOGPROBS if event.logprobs else MAX_JOINED_EVENTS):
             self._joined.append(TokensEvent.joined(self._tokens))
             self._tokens = []
         self._changed.set()

@@ -48,6 +48,8 @@ class EventSender:
         self._writing = asyncio.Lock()
         self._last_s = asyncio.get_running_loop().time()
         """When something was sent, on the clock of the event loop; at first, when it was made."""
+        self.turn = asyncio.Lock()
+        """For those who take long to make an event, one after another."""
         self.is_started = False
 
     @asynccontextmanager

@@ -1,7 +1,9 @@
 """The two ways in which an answer goes out: whole, or as server-sent events while it is made."""
 
+import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -153,11 +155,16 @@ class StreamedAnswer(Response):
         async for event in choice:
             match event:
                 case TokensEvent():
-                    chunk = self._answer.tokens(index, event)
-                    so_far.num_completion_tokens += len(event.token_ids)
-                    if chunk is not None:
-                        await events.send(*map(so_far.on, (*unsent, chunk)))
-                        unsent.clear()
+                    # Log-probabilities take a millisecond to write, and a step brings them to all
+                    # choices at once: whoever waits here lets the loop go round in between.
+                    async with events.turn if event.logprobs else nullcontext():
+                        if event.logprobs:
+                            await asyncio.sleep(0)
+                        chunk = self._answer.tokens(index, event)
+                        so_far.num_completion_tokens += len(event.token_ids)
+                        if chunk is not None:
+                            await events.send(*map(so_far.on, (*unsent, chunk)))
+                            unsent.clear()
                 case Finished():
                     ending = self._answer.ending(index, event)
                     await events.send(*map(so_far.on, (*unsent, ending)))

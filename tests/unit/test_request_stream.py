@@ -56,6 +56,15 @@ async def test_tokens_that_wait_for_a_slow_reader_are_joined_with_their_logprobs
     ]
 
 
+async def test_text_that_waits_for_a_slow_reader_comes_in_large_pieces() -> None:
+    stream, _ = create_stream()
+    for token_id in range(600):
+        stream.put(TokensEvent(token_ids=(token_id,), text="x"))
+    stream.end(FINISHED)
+    pieces = [event async for event in stream if isinstance(event, TokensEvent)]
+    assert [len(piece.token_ids) for piece in pieces] == [256, 256, 88]
+
+
 async def test_what_waits_for_a_slow_reader_comes_in_pieces_of_bounded_size() -> None:
     stream, _ = create_stream()
     for token_id in range(1000):
@@ -67,7 +76,7 @@ async def test_what_waits_for_a_slow_reader_comes_in_pieces_of_bounded_size() ->
     accepted, *pieces, finished = [event async for event in stream]
     assert (accepted, finished) == (ACCEPTED, FINISHED)
     tokens = [piece for piece in pieces if isinstance(piece, TokensEvent)]
-    assert [len(piece.token_ids) for piece in tokens] == [256, 256, 256, 232]
+    assert [len(piece.token_ids) for piece in tokens] == [8] * 125
     assert [i for piece in tokens for i in piece.token_ids] == list(range(1000))
     assert [i for piece in tokens for i in piece.text_ends] == list(range(1000))
     assert [one.top[0][0] for piece in tokens for one in piece.logprobs] == list(range(1000))
