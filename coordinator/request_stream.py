@@ -15,7 +15,7 @@ from protos.errors import StagecoachError
 MAX_JOINED_EVENTS = 256
 """Events that are joined into one. Writing a larger one at once would hold up everybody."""
 
-MAX_JOINED_LOGPROBS = 8
+MAX_JOINED_LOGPROBS = 2
 """Events with log-probabilities, which take a hundred times longer to write."""
 
 
