@@ -307,4 +307,7 @@ def _stage_info(info: StageInfo) -> stage_pb2.GetInfoResponse:
         pid=info.pid,
         weight_bytes=info.weight_bytes,
         kv_bytes=info.kv_bytes,
+        weight_digests=info.weight_digests,
+        weights_revision=info.weights_revision,
+        adds_noise=info.adds_noise,
     )

@@ -100,6 +100,9 @@ def stage_info(layers: LayerRange) -> StageInfo:
         pid=4321,
         weight_bytes=1 << 20,
         kv_bytes=1 << 21,
+        weight_digests={"layer 0": b"digest"},
+        weights_revision="r" * 40,
+        adds_noise=True,
     )
 
 
