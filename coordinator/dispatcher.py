@@ -85,6 +85,7 @@ class Dispatcher:
             if not lane.is_open:
                 self._empty(lane)
         self._balance()
+        self._relieve()
 
     def _empty(self, lane: Lane) -> None:
         stranded = [lane.scheduler.hand_over(one) for one in tuple(lane.scheduler.waiting)]
@@ -108,6 +109,17 @@ class Dispatcher:
             if sequence is None or taker.scheduler.num_waiting > 0:
                 return
             self._put(giver.scheduler.hand_over(sequence), taker)
+
+    def _relieve(self) -> None:
+        """Moves the oldest of a queue, if it lacks memory there, to where it can run at once."""
+        lanes = [lane for lane in self._lanes if lane.is_open]
+        for giver in lanes:
+            oldest = next(iter(giver.scheduler.waiting), None)
+            if oldest is None or oldest.num_preemptions or not oldest.lacks_memory:
+                continue
+            taker = next((lane for lane in lanes if lane.scheduler.fits(oldest)), None)
+            if taker is not None:
+                self._put(giver.scheduler.hand_over(oldest), taker)
 
     def _put(self, sequence: Sequence, lane: Lane) -> None:
         lane.scheduler.adopt(sequence)

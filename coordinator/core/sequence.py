@@ -46,6 +46,8 @@ class Sequence:
     """Its age among the sequences of one scheduler: the lowest is the oldest."""
     num_passes: int = 0
     """Younger sequences that were admitted while it was the oldest that waited."""
+    lacks_memory: bool = False
+    """True when it waits because its tokens did not fit the KV memory."""
     num_preemptions: int = 0
     """Times its KV was given up, for whatever reason."""
     num_replays: int = 0

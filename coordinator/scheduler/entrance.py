@@ -100,11 +100,17 @@ class Entrance:
         ):
             return False
         if not self._memory.admit(sequence, wholly=passes and oldest.num_preemptions > 0):
+            sequence.lacks_memory = True
             return False
         if passes:
             oldest.num_passes += 1
         self._enter(sequence)
         return True
+
+    def fits(self, sequence: Sequence) -> bool:
+        """True when one that waits elsewhere would be admitted at once."""
+        has_slot = len(self._running) < self._max_num_seqs
+        return has_slot and not self._queue and self._memory.fits(sequence)
 
     def admit_alone(self, sequence: Sequence) -> bool:
         """Lets a waiting sequence run before all others; see `admit`."""
@@ -115,6 +121,7 @@ class Entrance:
 
     def _enter(self, sequence: Sequence) -> None:
         self._queue.remove(sequence)
+        sequence.lacks_memory = False
         self._running[sequence.request_id] = sequence
         sequence.state = SequenceState.RUNNING
         if sequence.num_preemptions == 0:

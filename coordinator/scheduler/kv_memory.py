@@ -104,6 +104,10 @@ class KvMemory:
             return None
         return AwaitedPrefix(coming.kv_slot, coming.num_blocks * self._block_size)
 
+    def fits(self, sequence: Sequence) -> bool:
+        """Tells whether `admit` would succeed now; knows nothing of slots."""
+        return self._ledger.fits(sequence.num_tokens, self._find(sequence))
+
     def admit(self, sequence: Sequence, *, wholly: bool = False) -> bool:
         """Gives a sequence a slot and the blocks of all its known tokens.
 

@@ -153,6 +153,10 @@ class Scheduler:
         """Tokens of a waiting sequence that the prefix cache holds at present."""
         return self._memory.num_prefix_tokens(sequence)
 
+    def fits(self, sequence: Sequence) -> bool:
+        """True when nothing waits here and one that waits elsewhere could run at once."""
+        return self._entrance.fits(sequence)
+
     def load(self) -> Load:
         """Counts what there is to do; waiting sequences as far as there are slots for them."""
         num_decodes = num_prefills = num_prefill_tokens = 0

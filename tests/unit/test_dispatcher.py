@@ -19,13 +19,13 @@ class StandInPipeline:
     blamed: frozenset[int] = frozenset()
 
 
-def create_lanes(*, num: int = 2, max_num_seqs: int = 4) -> list[Lane]:
+def create_lanes(*, num: int = 2, max_num_seqs: int = 4, num_kv_blocks: int = 256) -> list[Lane]:
     config = SchedulerConfig(
         max_num_batched_tokens=64,
         max_num_seqs=max_num_seqs,
         max_model_len=128,
         kv_block_size=4,
-        num_kv_blocks=256,
+        num_kv_blocks=num_kv_blocks,
         max_num_waiting=1000,
         prefix_cache=True,
     )
@@ -133,6 +133,31 @@ def test_a_lane_that_comes_back_takes_from_the_queue_of_the_other() -> None:
     assert lanes[1].scheduler.num_running == 2
     assert sum(lane.num_sequences for lane in lanes) == 20
     assert "r0" not in names(lanes[1])  # what runs stays
+
+
+def test_one_that_does_not_fit_goes_to_a_lane_where_it_does() -> None:
+    lanes = create_lanes(num_kv_blocks=30)
+    dispatcher = Dispatcher(lanes, max_num_waiting=100)
+    place(dispatcher, "here", "there")
+    for lane in lanes:
+        step(lane)
+    for name in ("large", "too large for both"):  # one each
+        dispatcher.place(create_request(name, prompt=(900, *range(len(name), 100 + len(name)))))
+    for lane in lanes:
+        step(lane)
+    dispatcher.place(create_request("waits", prompt=tuple(range(500, 600))))
+    [full] = [lane for lane in lanes if names(lane) == ["waits"]]
+    [other] = [lane for lane in lanes if lane is not full]
+    assert full.scheduler.schedule() is not None
+    dispatcher.spread()
+    assert names(full) == ["waits"], "there is no room elsewhere"
+    for name in ("large", "too large for both", "here", "there"):
+        if dispatcher._lane_of[name] is other:
+            dispatcher.finish(name, FinishReason.STOP)
+    dispatcher.spread()
+    assert (names(full), names(other)) == ([], ["waits"])
+    step(other)
+    assert other.scheduler.num_running == 1
 
 
 def test_a_suspect_is_one_wherever_it_goes() -> None:
