@@ -39,8 +39,9 @@ RECOVERY_S = 60.0
 STATUS_TIMEOUT_S = 10.0
 SETTLE_S = 20.0
 """Until what was recorded before a fault must hold again, once nothing is broken any more."""
-SLACK = Footprint(num_fds=6, num_threads=8, num_tasks=0, rss_bytes=48 << 20)
-"""gRPC keeps a few descriptors and threads that come and go; an asyncio task has an owner."""
+SLACK = Footprint(num_fds=6, num_threads=8, num_tasks=0, rss_bytes=48 << 20, num_sandboxed=96)
+"""gRPC keeps a few descriptors and threads that come and go; an asyncio task has an owner. Up to
+64 compiled grammars are kept, each a process, and the processes of the pools."""
 CANARY_TOKENS = 24
 
 _LEAKED = re.compile(r"Traceback|\.py\b|(?:/[\w.-]+){2,}")

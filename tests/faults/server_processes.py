@@ -1,5 +1,6 @@
 """Stage servers and coordinators as processes of their own, and what the system says of them."""
 
+import contextlib
 import json
 import os
 import select
@@ -25,10 +26,18 @@ class Footprint(NamedTuple):
     """What a process holds."""
 
     num_fds: int
+    """Descriptors, but for those of sandboxed processes."""
     num_threads: int
     num_tasks: int
     """Of asyncio."""
     rss_bytes: int
+    num_sandboxed: int
+    """Processes that work for clients; some are kept for the next client, up to a bound."""
+
+    @property
+    def num_open_fds(self) -> int:
+        """All descriptors: a sandboxed process has its own and a socket."""
+        return self.num_fds + 2 * self.num_sandboxed
 
 
 class ServerProcess:
@@ -111,11 +120,14 @@ class ServerProcess:
             for line in Path(f"/proc/{self.pid}/status").read_text().splitlines()
             if ":\t" in line
         )
+        targets = _open_files(self.pid)
+        num_sandboxed = targets.count("anon_inode:[pidfd]")
         return Footprint(
-            num_fds=len(os.listdir(f"/proc/{self.pid}/fd")),
+            num_fds=len(targets) - 2 * num_sandboxed,
             num_threads=int(status["Threads"]),
             num_tasks=num_tasks,
             rss_bytes=1024 * int(status["VmRSS"].split()[0]),
+            num_sandboxed=num_sandboxed,
         )
 
     def signal(self, number: signal.Signals) -> None:
@@ -163,3 +175,12 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def _open_files(pid: int) -> list[str]:
+    """What the descriptors of a process are open on."""
+    targets = []
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed since it was listed
+            targets.append(os.readlink(entry))
+    return targets

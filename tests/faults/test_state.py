@@ -148,7 +148,7 @@ async def test_f35_exhausted_descriptors_refuse_newcomers_keep_the_old_and_recov
     coordinator = oracle.cluster.coordinator
     host, _, port = oracle.cluster.address.rpartition(":")
     before = resource.prlimit(coordinator.pid, resource.RLIMIT_NOFILE)
-    num_fds = coordinator.footprint().num_fds
+    num_fds = coordinator.footprint().num_open_fds
     resource.prlimit(coordinator.pid, resource.RLIMIT_NOFILE, (num_fds + 4, before[1]))
     try:
         with ExitStack() as stack:
