@@ -50,6 +50,7 @@ def sandbox_failure(grammar: Grammar, error: SandboxError, *, limit_s: float) ->
         case CallTimeoutError():
             return DeadlineExceededError(
                 f"{grammar.field} was not compiled or followed within {limit_s:g} s",
+                field=grammar.field,
                 limit_s=limit_s,
             )
         case MemoryLimitError():

@@ -131,4 +131,6 @@ def _field(error: errors.StagecoachError) -> str:
     """The contract's name of the field that is to blame; empty when there is none."""
     if isinstance(error, errors.InvalidArgumentError):
         return error.field
-    return PROMPT if isinstance(error, errors.ContextLengthExceededError) else ""
+    if isinstance(error, errors.ContextLengthExceededError):
+        return PROMPT
+    return error.details.get("field", "")

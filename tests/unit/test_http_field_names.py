@@ -1,0 +1,36 @@
+"""What a client reads of the core's errors: the names of its own fields, whatever the error is."""
+
+import pytest
+
+from coordinator.http.errors import error_body
+from coordinator.http.field_names import field_names
+from coordinator.http.schema.chat import ChatCompletionRequest
+from coordinator.http.schema.completion import CompletionRequest
+from protos.errors import DeadlineExceededError, InvalidArgumentError, StagecoachError
+
+SCHEMA = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "integer"}}}
+CHAT = {"messages": [{"role": "user", "content": "Hi."}]}
+
+
+@pytest.mark.parametrize("kind", [InvalidArgumentError, DeadlineExceededError])
+@pytest.mark.parametrize(
+    ("field", "request_fields", "expected"),
+    [
+        ("grammar.json_schema", {"response_format": SCHEMA}, "response_format.json_schema.schema"),
+        ("grammar.regex", {"structured_outputs": {"regex": "a"}}, "structured_outputs.regex"),
+        ("prompt.chat.messages", {}, "messages"),
+    ],
+)
+def test_every_error_of_a_chat_names_the_field_as_it_was_written(
+    kind: type[StagecoachError], field: str, request_fields: dict[str, object], expected: str
+) -> None:
+    request = ChatCompletionRequest.model_validate(CHAT | request_fields)
+    body = error_body(kind(f"{field} is not good", field=field), field_names(request))
+    assert body.error.param == expected
+    assert body.error.message == f"{expected} is not good"
+
+
+def test_the_text_of_a_completion_that_took_too_long_is_its_prompt() -> None:
+    request = CompletionRequest.model_validate({"prompt": "a"})
+    error = DeadlineExceededError("prompt.text: 9 bytes", field="prompt.text", limit_s=1.0)
+    assert error_body(error, field_names(request)).error.message == "prompt: 9 bytes"
