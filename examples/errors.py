@@ -23,7 +23,7 @@ def main() -> None:
         except InvalidArgumentError as error:
             print(f"a parameter is wrong, {error.field}: {error}")
         try:
-            client.complete("Hello", max_tokens=1_000_000)
+            client.complete("Hello " * 100_000)
         except ContextLengthExceededError as error:
             print(f"it cannot fit: {error}")
         try:

@@ -217,7 +217,7 @@ def tiny_gguf(
     if config.model_type == "qwen3":
         writer.add_key_length(config.head_dim)
         writer.add_value_length(config.head_dim)
-    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_model("none")
     writer.add_token_list([f"token {i}" for i in range(config.vocab_size)])
     writer.add_eos_token_id(config.eos_token_id)
     names = gguf.get_tensor_name_map(

@@ -177,13 +177,15 @@ def test_a_full_context_says_so_with_numbers_and_the_chat_goes_on(
             terminal.type(f"{number}" + ENTER)
             terminal.expect("cut off after 2000 tokens")
         terminal.type("more" + ENTER)
-        terminal.expect(str(MAX_MODEL_LEN))
+        terminal.expect(f"fills all {MAX_MODEL_LEN}")
+        terminal.type("again" + ENTER)
+        terminal.expect(f"holds {MAX_MODEL_LEN}")
         terminal.expect("/reset starts anew")
         terminal.type("/set drop-oldest on" + ENTER)
         terminal.expect("drop-oldest on")
         terminal.type("/retry" + ENTER)
         terminal.expect("the oldest turn was dropped")
-        terminal.expect("cut off after 2000 tokens")
+        terminal.expect("cut off")
         terminal.type("/reset" + ENTER)
         terminal.expect("starts anew")
         terminal.type("new" + ENTER)
@@ -191,7 +193,9 @@ def test_a_full_context_says_so_with_numbers_and_the_chat_goes_on(
         terminal.type(CTRL_D)
         assert terminal.ended() == 0
     *_, shortened, fresh = asked(server)
-    assert [turn for turn in shortened if turn[0] == "user"] == [("user", "1"), ("user", "more")]
+    assert [turn for turn in shortened if turn[0] == "user"] == [
+        *(("user", "1"), ("user", "more"), ("user", "again"))
+    ]
     assert fresh == [("user", "new")]
 
 

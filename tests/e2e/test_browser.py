@@ -213,8 +213,8 @@ def test_an_error_is_shown_with_its_numbers(page: Page, cluster: Cluster) -> Non
     page.goto(cluster.url)
     expect(page.locator("#ready")).to_have_text("ready")
     limit = cluster.status()["max_model_len"]
-    ask(page, "Hello", max_tokens=limit)  # and the prompt besides
-    expect(page.locator(".wrong:visible")).to_contain_text(f"holds {limit}")
+    ask(page, "Hello " * limit, max_tokens=1)
+    expect(page.locator(".wrong:visible")).to_contain_text(f"together may have {limit}")
     assert wait_for_answer(page) == ""
 
 
