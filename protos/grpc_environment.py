@@ -8,6 +8,9 @@ _SETTINGS = {
     # A message then wakes one thread of the core less on its way to Python: the thread that takes
     # events polls the sockets itself.
     "GRPC_EXPERIMENTS": "-event_engine_client,-event_engine_listener",
+    # Nothing of ours goes on in a fork of its process; for one that some library makes, such as to
+    # start a command, the core would stop its threads and lose connections on the way.
+    "GRPC_ENABLE_FORK_SUPPORT": "0",
 }
 
 

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import socket
+import subprocess
 import sys
 from contextlib import suppress
 
@@ -106,16 +107,8 @@ class ForkServer:
         root = SandboxProcess(ours)
         try:
             with theirs:
-                process = await asyncio.create_subprocess_exec(
-                    sys.executable,
-                    *("-m", "coordinator.sandbox.worker", self._module, str(theirs.fileno())),
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=asyncio.subprocess.DEVNULL,
-                    pass_fds=(theirs.fileno(),),
-                    start_new_session=True,
-                    env={**os.environ, **_ONE_THREAD},
-                )
-            reaper = asyncio.create_task(process.wait(), name="fork server's end")
+                process = _spawn(self._module, theirs.fileno())
+            reaper = asyncio.create_task(_ended(process), name="fork server's end")
             self._running[reaper] = process.pid
             reaper.add_done_callback(self._running.pop)
             await root.call(self._payload, timeout_s=None)
@@ -130,6 +123,39 @@ class ForkServer:
             root.close()
             raise
         return root
+
+
+def _spawn(module: str, fd: int) -> subprocess.Popen[bytes]:
+    """Starts the process of a job, with the descriptor of its socket.
+
+    By `vfork`, which the event loop's own way to start a process (uvloop's) is not: a copy of this
+    process would run gRPC's handlers of forks on both sides, and they break connections.
+
+    Raises:
+        OSError: The machine has no room for it.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-m", "coordinator.sandbox.worker", module, str(fd)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        pass_fds=(fd,),
+        start_new_session=True,
+        env={**os.environ, **_ONE_THREAD},
+    )
+
+
+async def _ended(process: subprocess.Popen[bytes]) -> int:
+    """Waits for the end of a process; returns its exit status."""
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    process_fd = os.pidfd_open(process.pid)
+    loop.add_reader(process_fd, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(process_fd)
+        os.close(process_fd)
+    return process.wait()
 
 
 def _is_good(starting: asyncio.Task[SandboxProcess]) -> bool:

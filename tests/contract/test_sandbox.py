@@ -3,9 +3,11 @@
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from pathlib import Path
 
 import psutil
 import pytest
@@ -20,6 +22,7 @@ from coordinator.sandbox import (
     SandboxProcess,
 )
 
+ROOT = Path(__file__).resolve().parents[2]
 JOBS = "tests.sandbox_jobs"
 MIB = 1 << 20
 
@@ -296,3 +299,37 @@ async def test_a_pool_refuses_what_would_wait_too_long_and_ends_with_its_jobs(
     pool.close()
     results = await asyncio.gather(running, waiting, return_exceptions=True)
     assert [type(result) for result in results] == [ProcessDiedError, ProcessDiedError]
+
+
+_COUNTS_FORKS = """
+import asyncio, ctypes
+import uvloop
+from coordinator.sandbox import ForkServer
+
+num_forks = 0
+
+@ctypes.CFUNCTYPE(None)
+def count():
+    global num_forks
+    num_forks += 1
+
+# What gRPC's core registers its own handlers with.
+assert ctypes.CDLL(None)["__register_atfork"](count, None, None, None) == 0
+
+async def main():
+    server = ForkServer("tests.sandbox_jobs", b"7")
+    process = await server.fork()
+    assert await process.call(b"add 3", timeout_s=20) == b"10"
+    process.close()
+    await server.close()
+
+uvloop.run(main())
+print(num_forks)
+"""
+
+
+def test_no_handler_of_forks_ever_runs_in_the_process_that_serves() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _COUNTS_FORKS], cwd=ROOT, capture_output=True, check=True
+    )
+    assert done.stdout == b"0\n"
