@@ -1,11 +1,10 @@
 """The link to one stage: a channel, one Forward stream, and the micro-batches in flight on it.
 
 One reader task owns the stream's answers and resolves a future for each micro-batch; another looks
-at the deadlines and at the connection, since cancelling a read would break the stream. A stage runs
-one micro-batch after the other, so only the first of those it has not answered can be late. Writes
-go out in the order of the calls, which keeps slot operations in order. What the stage says of
-itself comes over a connection of its own, where it waits behind no tensor. gRPC's own retries are
-off: replay is ours.
+at the connection and at the clock, since cancelling a read would break the stream. Writes go out in
+the order of the calls, which keeps slot operations in order. What the stage says of itself comes
+over a connection of its own, where it waits behind no tensor. gRPC's own retries are off: replay is
+ours.
 """
 
 import asyncio
@@ -22,16 +21,9 @@ from coordinator.core.stage_info import StageInfo
 from coordinator.core.step import StageSpan, StageTimings
 from coordinator.pipeline import wire
 from coordinator.pipeline.channel_socket import ChannelSocket, new_user_timeout_ms
-from coordinator.pipeline.liveness import (
-    LATE_FACTOR,
-    PINGS_PER_KEEPALIVE,
-    STILL,
-    WATCH_PERIOD_S,
-    Liveness,
-    TurnMeter,
-    own_time_s,
-)
+from coordinator.pipeline.liveness import PINGS_PER_KEEPALIVE, WATCH_PERIOD_S
 from coordinator.pipeline.step_deadline import StepDeadline, StepTimeouts
+from coordinator.pipeline.stream_watch import StreamWatch
 from protos import PROTOCOL_VERSION, status
 from protos.errors import (
     DeadlineExceededError,
@@ -55,9 +47,6 @@ ForwardCall = grpc.aio.StreamStreamCall[stage_pb2.ForwardRequest, stage_pb2.Forw
 
 MESSAGE_HEADROOM_BYTES = 1 << 20
 """Room in a message for everything that is not a tensor."""
-
-REST_BYTES = 1 << 16
-"""Of a micro-batch, besides its hidden states: about what it has on the wire."""
 
 MAX_PATIENCE = 4
 """A stage that was not reached in time has twice as long the next time, up to so many times."""
@@ -88,6 +77,13 @@ class Loss(NamedTuple):
     """Those that the stage was sent and did not answer: what it may have been lost by."""
     is_announced: bool
     """True when the stage said that it stops, so that nothing is to blame."""
+
+
+class _Stream(NamedTuple):
+    """A Forward stream that is open."""
+
+    call: ForwardCall
+    watch: StreamWatch
 
 
 class StageReply(NamedTuple):
@@ -129,17 +125,10 @@ class StageLink:
         self._channel: grpc.aio.Channel | None = None
         """For what the stage says of itself."""
         self._stream_channel: grpc.aio.Channel | None = None
-        self._call: ForwardCall | None = None
+        self._stream: _Stream | None = None
         self._tasks: tuple[asyncio.Task[None], ...] = ()
         self._write_lock = asyncio.Lock()
         self._pending: dict[int, asyncio.Future[_Arrival | StagecoachError]] = {}
-        self._unanswered: dict[int, int] = {}
-        """Tokens of each micro-batch that the stage was sent and has not answered, in order; those
-        that were given up keep it busy too."""
-        self._num_token_bytes = 0
-        """Of hidden states, at most."""
-        self._turn = TurnMeter()
-        """Of the first of them."""
         self._deadline = StepDeadline(config.step)
         self._can_look = True
         """False when the connection of a stream could not be looked at."""
@@ -149,7 +138,7 @@ class StageLink:
     @property
     def is_open(self) -> bool:
         """True while the Forward stream is up."""
-        return self._call is not None
+        return self._stream is not None
 
     async def get_info(self, timeout_s: float | None = None) -> StageInfo:
         """Asks the stage what it is.
@@ -214,7 +203,7 @@ class StageLink:
                 coordinator.
             StaleStateError: The stage has seen a higher epoch.
         """
-        assert self._call is None, "the link is open already"
+        assert self._stream is None, "the link is open already"
         call, socket = await self._open_stream(info, epoch)
         if socket is None and call.done():  # so is its connection
             raise self._named(await self._ending(call))
@@ -226,13 +215,16 @@ class StageLink:
             )
             call.cancel()
             call, socket = await self._open_stream(info, epoch + 1)
-        self._call = call
-        self._unanswered.clear()
-        self._num_token_bytes = 4 * info.hidden_size
-        self._deadline.restart()
+        watch = StreamWatch(
+            self._deadline,
+            keepalive_s=self._config.keepalive_s,
+            num_token_bytes=4 * info.hidden_size,
+            now_s=asyncio.get_running_loop().time(),
+        )
+        stream = self._stream = _Stream(call, watch)
         self._tasks = (
-            asyncio.create_task(self._take_answers(call), name=f"reader {self.address}"),
-            asyncio.create_task(self._watch(call, socket), name=f"watch {self.address}"),
+            asyncio.create_task(self._take_answers(stream), name=f"reader {self.address}"),
+            asyncio.create_task(self._watch(stream, socket), name=f"watch {self.address}"),
         )
 
     async def _open_stream(
@@ -301,8 +293,8 @@ class StageLink:
             DeadlineExceededError: No answer in time; the stream is taken down.
             StagecoachError: The stage refused or failed this micro-batch; the stream goes on.
         """
-        call = self._call
-        if call is None:
+        stream = self._stream
+        if stream is None:
             raise UnavailableError(f"stage {self.address} is not connected")
         started_ns = time.perf_counter_ns()
         loop = asyncio.get_running_loop()
@@ -311,10 +303,8 @@ class StageLink:
         try:
             async with self._write_lock:
                 if not future.done():  # given up while it waited
-                    self._unanswered[micro_batch_id] = num_tokens
-                    if len(self._unanswered) == 1:
-                        self._begin_turn(loop.time())
-                    await call.write(request)
+                    stream.watch.send(micro_batch_id, num_tokens, loop.time())
+                    await stream.call.write(request)
             arrival = await future
         except asyncio.CancelledError:
             # As when the watch cancels a call that does not take a write.
@@ -325,8 +315,8 @@ class StageLink:
             if future.done():  # the reader or the watch knows why
                 arrival = future.result()
             else:
-                arrival = self._lost(await self._ending(call))
-                self._lose(call, arrival)
+                arrival = self._lost(await self._ending(stream.call))
+                self._lose(stream, arrival)
         finally:
             del self._pending[micro_batch_id]
         if isinstance(arrival, StagecoachError):
@@ -345,17 +335,17 @@ class StageLink:
 
     def drop(self) -> None:
         """Takes the stream down, which empties every slot of the stage; `open` opens another."""
-        call, self._call = self._call, None
-        if call is not None:
+        stream, self._stream = self._stream, None
+        if stream is not None:
             self.give_up(UnavailableError("a stage was lost meanwhile"))
-            call.cancel()
+            stream.call.cancel()
 
     async def close(self) -> None:
         """Ends the stream, which frees its slots on the stage, and closes the channel."""
-        call, self._call = self._call, None
-        if call is not None:
-            await call.done_writing()
-            call.cancel()
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            await stream.call.done_writing()
+            stream.call.cancel()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -364,70 +354,42 @@ class StageLink:
         if channel is not None:
             await channel.close()
 
-    async def _take_answers(self, call: ForwardCall) -> None:
+    async def _take_answers(self, stream: _Stream) -> None:
         """Resolves futures until the stream ends, then says so to everyone who waits."""
         now = asyncio.get_running_loop().time
         try:
-            while (response := await _read(call)) is not None:
+            while (response := await _read(stream.call)) is not None:
                 arrived_ns = time.perf_counter_ns()
-                num_tokens = self._unanswered.pop(response.result.micro_batch_id, None)
-                ended_s = now()
-                if num_tokens is not None:
-                    self._deadline.observe(num_tokens, self._turn.end(ended_s))
-                self._begin_turn(ended_s)
+                stream.watch.answer(response.result.micro_batch_id, now())
                 future = self._pending.get(response.result.micro_batch_id)
                 if future is not None and not future.done():
                     future.set_result(_Arrival(response.result, arrived_ns))
         except grpc.RpcError:
             _log.debug("stream broke", extra={"stage": self.address})
-        self._lose(call, self._lost(await self._ending(call)))
+        self._lose(stream, self._lost(await self._ending(stream.call)))
 
-    def _begin_turn(self, now_s: float) -> None:
-        """Begins the turn of the first micro-batch that is not answered, if there is one."""
-        for num_tokens in self._unanswered.values():
-            self._turn.begin(now_s, num_tokens * self._num_token_bytes + REST_BYTES)
-            return
-
-    async def _watch(self, call: ForwardCall, socket: ChannelSocket | None) -> None:
+    async def _watch(self, stream: _Stream, socket: ChannelSocket | None) -> None:
         """Gives the stage up when it is dead. One timer a link costs a step nothing."""
         now = asyncio.get_running_loop().time
-        liveness = Liveness(self._config.keepalive_s)
-        while True:
-            looked_s = now()
-            await asyncio.sleep(WATCH_PERIOD_S)
-            if self._call is not call:  # the turn is another stream's
-                return
-            moved = STILL
+        while self._stream is stream:
+            # A connection that is closed is the reader's to report.
             state = None if socket is None else socket.look()
-            if state is not None:  # a connection that is closed is the reader's to report
-                moved = liveness.look(state, own_time_s(looked_s, now()))
-                if (problem := liveness.problem) is not None:
-                    self._lose(call, self._lost(UnavailableError(problem)))
-                    call.cancel()
-                    return
-            head = next(iter(self._unanswered), None)
-            if head is None:
-                continue
-            num_tokens = self._unanswered[head]
-            limit_s = self._deadline.limit_s(num_tokens)
-            waited_s = self._turn.look(now(), moved)
-            if self._turn.has_heard and liveness.is_answering:
-                limit_s *= LATE_FACTOR
-            if waited_s > limit_s:
-                self._deadline.alarm()
-                message = f"{num_tokens} tokens were not answered in time, {limit_s:.1f} s"
-                self._lose(call, DeadlineExceededError(f"stage {self.address}: {message}"))
-                call.cancel()
+            error = stream.watch.look(state, now())
+            if error is not None:
+                is_late = isinstance(error, DeadlineExceededError)
+                self._lose(stream, self._named(error) if is_late else self._lost(error))
+                stream.call.cancel()
+            await asyncio.sleep(WATCH_PERIOD_S)
 
-    def _lose(self, call: ForwardCall, error: StagecoachError) -> None:
+    def _lose(self, stream: _Stream, error: StagecoachError) -> None:
         """Takes the stream down, once, and fails what is in flight on it."""
-        if self._call is not call:
+        if self._stream is not stream:
             return
-        self._call = None
+        self._stream = None
         self.num_losses += 1
         _log.warning("stage lost", extra={"stage": self.address, "error": error.message})
         self.give_up(error)
-        self._on_lost(self, Loss(frozenset(self._unanswered), is_draining(error)))
+        self._on_lost(self, Loss(stream.watch.unanswered, is_draining(error)))
 
     async def _ending(self, call: ForwardCall) -> StagecoachError:
         """The error that a call ended with; a stream that ends in good order is an error too."""

@@ -153,8 +153,8 @@ async def test_what_was_generated_is_sent_though_a_stage_is_lost_at_that_moment(
         result = await real_run(pipeline, output, logits)
         if any(piece.start_position == len(PROMPTS[0]) + num_tokens - 2 for piece in output.slices):
             (link,) = pipeline._links
-            assert link._call is not None
-            link._lose(link._call, UnavailableError("lost with the last token on its way"))
+            assert link._stream is not None
+            link._lose(link._stream, UnavailableError("lost with the last token on its way"))
         return result
 
     async def get_info(link: StageLink, _timeout_s: float | None = None) -> StageInfo:
