@@ -64,6 +64,7 @@ class ServerProcess:
     ) -> None:
         self._sockets = tempfile.TemporaryDirectory(prefix="stagecoach-")  # a short path
         self._observer = f"{self._sockets.name}/observer"
+        self._is_told_to_end = False
         self.log_path = log or folder / f"{module}-{time.monotonic_ns()}.log"
         with self.log_path.open("wb") as stderr:
             self._process = subprocess.Popen(
@@ -132,6 +133,7 @@ class ServerProcess:
 
     def signal(self, number: signal.Signals) -> None:
         """Sends a signal."""
+        self._is_told_to_end |= number in (signal.SIGTERM, signal.SIGINT)
         self._process.send_signal(number)
 
     def kill(self) -> None:
@@ -151,7 +153,8 @@ class ServerProcess:
         """Ends it, kindly if it lets us, and gives back what it took of this process."""
         if self._process.poll() is None:
             self.signal(signal.SIGCONT)
-            self.signal(signal.SIGTERM)
+            if not self._is_told_to_end:  # a second time would end it at once, without a drain
+                self.signal(signal.SIGTERM)
             try:
                 self._process.wait(_DYING_S)
             except subprocess.TimeoutExpired:

@@ -203,6 +203,26 @@ async def test_f14_a_stage_that_is_told_to_stop_exits_well_and_costs_no_token(
     oracle.check_streams(traffic)
 
 
+async def test_f14_a_stage_that_is_restarted_while_it_drains_says_so_first(
+    oracle: Oracle,
+) -> None:
+    """A restart told the stage to stop again, and so cut off the notice that nobody is to blame."""
+    traffic = Traffic.start(oracle.client, oracle.texts)
+    await traffic.until_each_has(10)
+    stage, process = oracle.cluster.stages[1], oracle.cluster.stages[1].process
+    num_seen = len(oracle.cluster.coordinator.log)
+    process.signal(signal.SIGTERM)
+    await eventually(lambda: "draining" in process.log, within_s=RECOVERY_S, what="it drains")
+    await asyncio.to_thread(stage.restart)
+    assert process.returncode == 0
+    await traffic.ended(RECOVERY_S)
+    oracle.check_streams(traffic)
+    log = oracle.cluster.coordinator.log[num_seen:].splitlines()
+    lost = [line for line in log if "stage lost" in line]
+    assert lost
+    assert all("the stage is draining" in line for line in lost), lost
+
+
 @pytest.mark.slow_fault
 @pytest.mark.timeout(900)
 async def test_f14_a_rolling_restart_of_all_stages_under_load_loses_no_request(
