@@ -243,7 +243,7 @@ def stage_server(
         _run(config, log)
     except StagecoachError as error:
         _fail(error.message)
-    except Exception as error:
+    except Exception as error:  # a bug; a command shows one line and no traceback
         _log.debug("failed", exc_info=True)
         _fail(f"{type(error).__name__}: {error}")
 

@@ -85,7 +85,7 @@ def answer(
         )
     except DeviceLostError:
         raise
-    except Exception as raised:
+    except Exception as raised:  # of one micro-batch, a bug included; the stream goes on
         error = _typed(raised)
         activity.micro_batch_errors[error.reason] += 1
         result.Clear()

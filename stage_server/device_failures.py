@@ -26,7 +26,7 @@ def device_failures(device: torch.device) -> Iterator[None]:
         if device.type == "cuda":
             torch.cuda.empty_cache()
         raise _too_little_memory(device) from error
-    except Exception as error:
+    except Exception as error:  # torch tells some by their text alone
         if _CPU_OUT_OF_MEMORY in str(error):
             raise _too_little_memory(device) from error
         if isinstance(error, torch.AcceleratorError) or _is_lost(device):

@@ -44,7 +44,7 @@ class LogHandler(logging.Handler):
         try:
             line = f"{self.format(record)}\n".encode(errors="backslashreplace")
             self.num_lost += self._sink.write(line) != len(line)
-        except Exception:
+        except Exception:  # whoever logs must not fail by it
             self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802

@@ -42,7 +42,7 @@ def reported_failures() -> Iterator[None]:
         raise
     except OSError as error:
         _exit(str(error), EXIT_FAILURE)
-    except Exception as error:
+    except Exception as error:  # a bug; a command shows one line and no traceback
         _log.debug("failed", exc_info=True)
         _exit(f"{type(error).__name__}: {error}", EXIT_FAILURE)
 

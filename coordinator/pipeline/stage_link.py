@@ -449,7 +449,7 @@ class StageLink:
 
     async def _served(self, tls: TlsFiles) -> bytes:
         """The stage's certificate, which has to be that of a stage."""
-        read_tls(tls)
+        read_tls(tls)  # says which file is not good; a handshake would only fail
         try:
             return await asyncio.to_thread(
                 certificate_of_role,

@@ -45,13 +45,11 @@ def _byte_level(vocabulary: GgufVocabulary) -> Tokenizer:
     split = split_named(vocabulary.pre)
     if vocabulary.merges is None:
         raise ModelFilesError("tokenizer.ggml.merges is missing: BPE joins nothing without them")
+    ids = _ids(vocabulary)
+    merges = [_pair(merge) for merge in vocabulary.merges]
     try:
-        model = models.BPE(
-            vocab=_ids(vocabulary),
-            merges=[_pair(merge) for merge in vocabulary.merges],
-            ignore_merges=split.takes_whole_words,
-        )
-    except Exception as error:  # what the library raises for merges that are no tokens
+        model = models.BPE(vocab=ids, merges=merges, ignore_merges=split.takes_whole_words)
+    except Exception as error:  # of merges that are no tokens; the library has no narrower class
         raise ModelFilesError(f"tokenizer.ggml.merges: {error}") from error
     tokenizer = Tokenizer(model)
     if vocabulary.pre == "qwen2":
