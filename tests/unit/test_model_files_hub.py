@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -128,7 +129,7 @@ class Machine:
             env=self._environment | environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
             check=False,
         )
         assert result.returncode == 0, result.stderr
@@ -226,7 +227,6 @@ def test_failures_are_one_line_that_says_what_is_wrong(hub: FakeHub, tmp_path: P
     assert "org/other does not exist" in machine.error("org/other")
     assert "no revision 'v9'" in machine.error("org/tiny@v9")
     assert "no hub id" in machine.error("org/has--dashes")
-    assert "cannot be reached" in machine.error("org/tiny", HF_ENDPOINT="http://127.0.0.1:9")
     (hub.folder / "config.json").unlink()
     assert "has no config.json" in machine.error("org/tiny")
 
@@ -239,9 +239,6 @@ def test_failures_are_one_line_that_says_what_is_wrong(hub: FakeHub, tmp_path: P
         (401, "RepoNotFound", "org/tiny does not exist on http"),
         (401, "", "org/tiny"),
         (403, "", "may not read config.json"),
-        (429, "", "too many requests"),
-        (500, "", "answered with 500"),
-        (503, "", "answered with 503"),
     ],
 )
 def test_what_the_hub_refuses_is_told_with_its_remedy(
@@ -250,8 +247,25 @@ def test_what_the_hub_refuses_is_told_with_its_remedy(
     hub.status, hub.code = status, code
     message = Machine(tmp_path / "cache", hub.endpoint).error("org/tiny")
     assert told in message
-    if status < 404:
-        assert "HF_TOKEN" in message
+    assert "HF_TOKEN" in message
+
+
+def test_a_hub_in_trouble_is_named_when_asking_again_did_not_help(tmp_path: Path) -> None:
+    """All side by side, as the hub's library asks again for half a minute."""
+    told = {429: "too many requests", 500: "answered with 500", 503: "answered with 503"}
+    hubs = {status: FakeHub(tmp_path) for status in told}
+    machines = {"cannot be reached": Machine(tmp_path / "cache", "http://127.0.0.1:9")}
+    for status, hub in hubs.items():
+        hub.status = status
+        machines[told[status]] = Machine(tmp_path / f"cache{status}", hub.endpoint)
+    try:
+        with ThreadPoolExecutor(len(machines)) as at_once:
+            messages = at_once.map(lambda machine: machine.error("org/tiny"), machines.values())
+            for text, message in zip(machines, messages, strict=True):
+                assert text in message
+    finally:
+        for hub in hubs.values():
+            hub.close()
 
 
 def test_a_gated_model_tells_whether_there_is_a_token(hub: FakeHub, tmp_path: Path) -> None:
