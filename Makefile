@@ -94,6 +94,7 @@ bench: $(INSTALLED)  ## print the benchmark tables; takes forty minutes, wants a
 	@$(BIN)/python -m benchmarks.prefill_stall
 	@$(BIN)/python -m benchmarks.scheduler_cost
 	@$(BIN)/python -m benchmarks.metrics_cost
+	@$(BIN)/python -m benchmarks.grammar_cost
 	@$(BIN)/python -m benchmarks.growth
 	@$(BIN)/python -m benchmarks.http_door
 	@$(BIN)/python -m benchmarks.streams

@@ -2,12 +2,15 @@
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 from coordinator.constraint.compile_turns import CompileTurns
 from coordinator.constraint.failure import failure, sandbox_failure
+from coordinator.constraint.mask_reader import MaskReader
 from coordinator.constraint.messages import Standing, decode_state, encode_grammar
+from coordinator.constraint.output_group import OutputGroup
 from coordinator.constraint.template_cache import Template, TemplateCache
 from coordinator.constraint.token_constraint import TokenConstraint
 from coordinator.constraint.vocabulary import Vocabulary
@@ -37,13 +40,13 @@ MAX_WAITING = 64
 
 MAX_OUTPUTS = 512
 """Most outputs that follow grammars at once, those that wait for their first token included. Each
-is a process, which holds about 4 MB of its own."""
+that has its grammar for itself is a process, which holds about 4 MB of its own."""
 
 COMPILE_MEMORY_BYTES = 512 << 20
 """What compiling one grammar may take."""
 
 OUTPUT_MEMORY_BYTES = 256 << 20
-"""What following one output may take, beyond its grammar."""
+"""What following outputs may take in one process, beyond their grammar."""
 
 _JOB = "coordinator.constraint.grammar_job"
 
@@ -73,6 +76,8 @@ class GrammarCompiler:
         self._vocab_size = vocab_size
         self._eos_token_ids = eos_token_ids
         self._server: ForkServer | None = None
+        self._masks = MaskReader(vocab_size, frozenset())
+        self._masks_without_eos = MaskReader(vocab_size, eos_token_ids)
         self._templates = TemplateCache()
         self._compiling: dict[Grammar, _Compilation] = {}
         self._tasks: set[asyncio.Task[Template]] = set()
@@ -140,21 +145,19 @@ class GrammarCompiler:
         self._num_waiting += 1
         self._num_outputs += 1
         try:
-            template = await self._template(grammar)
-            if not template.process.is_alive:  # others have pushed it out of the cache meanwhile
-                template = await self._template(grammar)
-            process = await self._fork_output(template)
+            template = await self._living_template(grammar)
+            group = await self._group(template.group)
         except BaseException:
             self._num_outputs -= 1
             raise
         finally:
             self._num_waiting -= 1
         return TokenConstraint(
-            process,
+            group,
             grammar,
             template.state,
-            vocab_size=self._vocab_size,
-            avoided_ids=self._eos_token_ids if ignore_eos else frozenset(),
+            masks=self._masks_without_eos if ignore_eos else self._masks,
+            begin_alone=lambda: self._begin_alone(grammar),
             on_closed=self._forget_output,
         )
 
@@ -173,6 +176,13 @@ class GrammarCompiler:
 
     def _forget_output(self) -> None:
         self._num_outputs -= 1
+
+    async def _living_template(self, grammar: Grammar) -> Template:
+        """The compiled grammar, to fork from at once."""
+        template = await self._template(grammar)
+        if not template.process.is_alive:  # others have pushed it out of the cache meanwhile
+            template = await self._template(grammar)
+        return template
 
     async def _template(self, grammar: Grammar) -> Template:
         """The compiled grammar: from the cache, or with all who wait for it."""
@@ -223,9 +233,17 @@ class GrammarCompiler:
         self._templates.put(grammar, template)
         return template
 
-    async def _fork_output(self, template: Template) -> SandboxProcess:
+    async def _begin_alone(self, grammar: Grammar) -> OutputGroup:
+        """A process for an output of a grammar that went wrong where others followed it too."""
+        template = await self._living_template(grammar)
+        if template.is_shared:
+            template.is_shared = False
+            _log.warning("outputs of a grammar go on alone", extra={"field": grammar.field})
+        return await self._group(template.fork_group)
+
+    async def _group(self, start: Callable[[int], Awaitable[OutputGroup]]) -> OutputGroup:
         try:
-            return await template.process.fork(memory_bytes=OUTPUT_MEMORY_BYTES)
+            return await start(OUTPUT_MEMORY_BYTES)
         except SandboxError as error:
             if self._is_closed:
                 raise self._shut_down() from error

@@ -1,8 +1,9 @@
 """Compiles and follows grammars; runs in sandboxed processes alone.
 
-One process follows one output. Copies of a matcher within a process would share an automaton with
-a bounded number of states, and all break when one of them makes it too large; a forked process has
-one of its own.
+One process follows some outputs of one grammar. Their matchers are copies that share an automaton
+with a bounded number of states: what one output has built, no other builds again, and all break
+when one makes it too large. So whoever breaks in company is tried again alone, in a process that is
+forked from the compiled grammar; see `OutputGroup`.
 """
 
 from collections.abc import Callable
@@ -15,8 +16,9 @@ from coordinator.constraint.json_schema import prepare_schema
 from coordinator.constraint.messages import (
     OutputState,
     decode_grammar,
-    decode_token,
+    decode_tokens,
     encode_state,
+    encode_states,
 )
 from coordinator.constraint.number_guard import NumberGuard, NumericTokens
 from coordinator.constraint.vocabulary import Vocabulary
@@ -44,35 +46,85 @@ def prepare(payload: bytes) -> Callable[[bytes], bytes]:
     vocabulary = build_vocabulary(Vocabulary.decode(payload))
     ids = range(vocabulary.vocab_size)
     tokens = NumericTokens((token_id, vocabulary.decode_bytes([token_id])) for token_id in ids)
-    return _Output(vocabulary, tokens)
+    return _Outputs(vocabulary, tokens)
 
 
-class _Output:
-    """The grammar of this process, and the output that follows it."""
+class _Outputs:
+    """The grammar of this process, and the outputs that follow it."""
 
     def __init__(self, vocabulary: llguidance.LLTokenizer, tokens: NumericTokens) -> None:
         self._vocabulary = vocabulary
         self._tokens = tokens
-        self._matcher: llguidance.LLMatcher | None = None
-        self._numbers: NumberGuard | None = None
+        self._start: _Output | None = None
+        """Before any token; outputs are copies of it."""
+        self._outputs: dict[int, _Output] = {}
 
     def __call__(self, payload: bytes) -> bytes:
-        """The first call brings the grammar, every later one a token; answers with what follows."""
-        if self._matcher is not None:
-            token_id = decode_token(payload)
-            self._matcher.consume_token(token_id)
-            if self._numbers is not None:
-                self._numbers.push(self._vocabulary.decode_bytes([token_id]))
-            return encode_state(self._state(self._matcher))
+        """The first call brings the grammar, every later one tokens; answers with what follows."""
+        if self._start is None:
+            return self._compile(payload)
+        states: list[OutputState] = []
+        for number, token_ids in decode_tokens(payload):
+            if not token_ids:
+                self._outputs.pop(number, None)
+                continue
+            output = self._outputs.get(number)
+            if output is None:
+                output = self._outputs[number] = self._start.copy()
+            states.append(output.push(token_ids))
+        return encode_states(states)
+
+    def _compile(self, payload: bytes) -> bytes:
         try:
-            source = self._source(*decode_grammar(payload))
+            source, numbers = self._source(*decode_grammar(payload))
         except ValueError as error:
             return encode_state(OutputState.broken(str(error)))
         # The first mask builds most of the automaton, and may find it too large.
-        self._matcher = llguidance.LLMatcher(self._vocabulary, source, log_level=0, limits=_LIMITS)
-        return encode_state(self._state(self._matcher), own_bytes=_own_bytes())
+        matcher = llguidance.LLMatcher(self._vocabulary, source, log_level=0, limits=_LIMITS)
+        self._start = _Output(self._vocabulary, matcher, numbers)
+        return encode_state(self._start.state(), own_bytes=_own_bytes())
 
-    def _state(self, matcher: llguidance.LLMatcher) -> OutputState:
+    def _source(self, kind: GrammarKind, text: str) -> tuple[str, NumberGuard | None]:
+        """The grammar as llguidance takes it, and what else watches over its numbers.
+
+        Raises:
+            ValueError: A schema is not well formed, or asks for what the engine gets wrong.
+        """
+        if kind in (GrammarKind.REGEX, GrammarKind.LARK):
+            return _other_source(kind, text), None
+        schema = prepare_schema(text or '{"type": "object"}')
+        numbers = NumberGuard(self._tokens, limits_integers=schema.has_decimals)
+        return _json_source(schema.text), numbers
+
+
+class _Output:
+    """One output, as far as it is."""
+
+    def __init__(
+        self,
+        vocabulary: llguidance.LLTokenizer,
+        matcher: llguidance.LLMatcher,
+        numbers: NumberGuard | None,
+    ) -> None:
+        self._vocabulary = vocabulary
+        self._matcher = matcher
+        self._numbers = numbers
+
+    def copy(self) -> "_Output":
+        """Another one that has come to the same point."""
+        numbers = None if self._numbers is None else self._numbers.copy()
+        return _Output(self._vocabulary, self._matcher.deep_copy(), numbers)
+
+    def push(self, token_ids: list[int]) -> OutputState:
+        """Goes on, and says what may follow."""
+        self._matcher.consume_tokens(token_ids)
+        if self._numbers is not None:
+            self._numbers.push(self._vocabulary.decode_bytes(token_ids))
+        return self.state()
+
+    def state(self) -> OutputState:
+        """What may follow."""
+        matcher = self._matcher
         if matcher.is_error():
             return OutputState.broken(matcher.get_error())
         if matcher.is_stopped():
@@ -81,18 +133,6 @@ class _Output:
         if matcher.is_error():
             return OutputState.broken(matcher.get_error())
         return OutputState.open(mask if self._numbers is None else self._numbers.restrict(mask))
-
-    def _source(self, kind: GrammarKind, text: str) -> str:
-        """The grammar as llguidance takes it.
-
-        Raises:
-            ValueError: A schema is not well formed, or asks for what the engine gets wrong.
-        """
-        if kind in (GrammarKind.REGEX, GrammarKind.LARK):
-            return _other_source(kind, text)
-        schema = prepare_schema(text or '{"type": "object"}')
-        self._numbers = NumberGuard(self._tokens, limits_integers=schema.has_decimals)
-        return _json_source(schema.text)
 
 
 def _other_source(kind: GrammarKind, text: str) -> str:

@@ -2,14 +2,16 @@
 
 import json
 import struct
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Self
+from typing import NamedTuple, Self
 
 from coordinator.core.grammar import GrammarKind
 
 _HEADER = struct.Struct("<BQ")
-_TOKEN = struct.Struct("<I")
+_LENGTH = struct.Struct("<I")
 
 
 class Standing(IntEnum):
@@ -67,15 +69,49 @@ def decode_state(data: bytes) -> tuple[OutputState, int]:
             return OutputState.broken(body.decode()), own_bytes
 
 
-def encode_token(token_id: int) -> bytes:
-    """Writes a token of output."""
-    return _TOKEN.pack(token_id)
+def encode_states(states: Iterable[OutputState]) -> bytes:
+    """Writes what may follow in several outputs."""
+    parts: list[bytes] = []
+    for state in states:
+        part = encode_state(state)
+        parts += (_LENGTH.pack(len(part)), part)
+    return b"".join(parts)
 
 
-def decode_token(data: bytes) -> int:
-    """Reads a token of output."""
-    token_id: int = _TOKEN.unpack(data)[0]
-    return token_id
+def decode_states(data: bytes) -> Iterator[OutputState]:
+    """Reads what may follow in several outputs."""
+    start = 0
+    while start < len(data):
+        (num_bytes,) = _LENGTH.unpack_from(data, start)
+        start += _LENGTH.size + num_bytes
+        yield decode_state(data[start - num_bytes : start])[0]
+
+
+class NewTokens(NamedTuple):
+    """Tokens that one output of a process goes on with, and begins with if it is new."""
+
+    output: int
+    """Its number in the process."""
+    token_ids: Sequence[int]
+    """None at all: nobody follows the output any more."""
+
+
+def encode_tokens(news: Iterable[NewTokens]) -> bytes:
+    """Writes the new tokens of several outputs."""
+    words = array("I")
+    for output, token_ids in news:
+        words.extend((output, len(token_ids), *token_ids))
+    return words.tobytes()
+
+
+def decode_tokens(data: bytes) -> Iterator[tuple[int, list[int]]]:
+    """Reads the new tokens of several outputs, each with its number."""
+    words = memoryview(data).cast("I")
+    start = 0
+    while start < len(words):
+        output, num_tokens = words[start : start + 2]
+        start += 2 + num_tokens
+        yield output, words[start - num_tokens : start].tolist()
 
 
 def encode_grammar(kind: GrammarKind, text: str) -> bytes:

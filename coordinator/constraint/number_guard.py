@@ -49,6 +49,14 @@ class NumberGuard:
         self._is_escaped = False
         self._number: _Number | None = None
 
+    def copy(self) -> Self:
+        """Another one that has read the same text."""
+        other = type(self)(self._tokens, limits_integers=self._limits_integers)
+        other._in_string = self._in_string
+        other._is_escaped = self._is_escaped
+        other._number = None if self._number is None else self._number.copy()
+        return other
+
     def push(self, data: bytes) -> None:
         """Takes what follows in the text."""
         for byte in data:
@@ -103,6 +111,7 @@ class _Number:
         other.num_places = self.num_places
         other.num_exponent_digits = self.num_exponent_digits
         other.has_fraction = self.has_fraction
+        other.ends_with_point = self.ends_with_point
         return other
 
     def push(self, byte: int) -> None:

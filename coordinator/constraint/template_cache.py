@@ -1,9 +1,11 @@
 """Compiled grammars, kept for the next request that sends the same text."""
 
+import asyncio
 from collections import OrderedDict
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 from coordinator.constraint.messages import OutputState
+from coordinator.constraint.output_group import OutputGroup
 from coordinator.core.grammar import Grammar
 from coordinator.sandbox import SandboxProcess
 
@@ -12,15 +14,45 @@ MAX_TEMPLATE_BYTES = 256 << 20
 """Memory that all templates together hold, beyond what they share."""
 
 
-class Template(NamedTuple):
-    """One compiled grammar."""
+@dataclass(slots=True, eq=False)
+class Template:
+    """One compiled grammar, and the processes that follow its outputs."""
 
     process: SandboxProcess
-    """At the start of an output; outputs are forked from it."""
+    """At the start of an output; those that follow outputs are forked from it."""
     state: OutputState
     """What may follow at the start."""
     own_bytes: int
     """Memory that its process holds, beyond what it shares."""
+    is_shared: bool = True
+    """False once a process failed that followed several outputs: each has its own from then on."""
+    _groups: list[OutputGroup] = field(default_factory=list)
+    _joining: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def group(self, memory_bytes: int) -> OutputGroup:
+        """A process with room for one more output, which joins it at once.
+
+        Raises:
+            SandboxError: There is none, and none could be started.
+        """
+        if not self.is_shared:
+            return await self.fork_group(memory_bytes)
+        async with self._joining:  # so that those who come together find one process
+            self._groups = [group for group in self._groups if group.is_alive]
+            for group in self._groups:
+                if group.has_room:
+                    return group
+            group = await self.fork_group(memory_bytes)
+            self._groups.append(group)
+            return group
+
+    async def fork_group(self, memory_bytes: int) -> OutputGroup:
+        """A process that no other output joins.
+
+        Raises:
+            SandboxError: None could be started.
+        """
+        return OutputGroup(await self.process.fork(memory_bytes=memory_bytes))
 
 
 class TemplateCache:

@@ -1,25 +1,19 @@
 """Which tokens may come next in one output that follows a grammar."""
 
 import asyncio
-from collections.abc import Callable
+from array import array
+from collections.abc import Awaitable, Callable
 
 import numpy as np
 import numpy.typing as npt
 
 from coordinator.constraint.failure import failure, sandbox_failure
-from coordinator.constraint.messages import (
-    OutputState,
-    Standing,
-    decode_state,
-    encode_token,
-)
+from coordinator.constraint.mask_reader import MaskReader
+from coordinator.constraint.messages import OutputState, Standing
+from coordinator.constraint.output_group import MASK_TIMEOUT_S, OutputGroup
 from coordinator.core.grammar import Grammar
-from coordinator.sandbox import SandboxError, SandboxProcess
+from coordinator.sandbox import SandboxError
 from protos.errors import StagecoachError
-
-MASK_TIMEOUT_S = 5.0
-"""Most seconds for what follows one token. The compiler's limits bound the work to some ten
-milliseconds; this is for a machine that is busy with other things."""
 
 _NONE = np.empty(0, dtype=np.int64)
 
@@ -27,46 +21,55 @@ _NONE = np.empty(0, dtype=np.int64)
 class TokenConstraint:
     """Follows one output. Its state is that of the tokens appended, and of nothing else.
 
-    What may follow a token is found by a process of this output's own, and is asked for as soon as
-    the token is appended; `allowed_ids` and `is_complete` are known once it `is_ready`. Event loop
-    only; the owner closes it.
+    What may follow a token is found by another process, and is asked for as soon as the token is
+    appended; `allowed_ids` and `is_complete` are known once it `is_ready`. The process follows
+    other outputs of the grammar too. When it crashes, takes too long or finds the grammar broken,
+    each of them is tried again in a process of its own, so that a fault hits the output that has it
+    and no other. Event loop only; the owner closes it.
 
     Args:
-        process: At the start of an output; owned by this object.
+        group: Has room for one more.
         grammar: What it matches, for errors.
         state: What may follow at the start.
-        vocab_size: Logits in a row.
-        avoided_ids: Tokens that are taken only where nothing else is allowed: the end tokens of a
-            request that ignores them.
+        masks: Reads what may follow.
+        begin_alone: Starts a process that no other output joins, at the start of an output; raises
+            `StagecoachError`.
         on_closed: Called once, when it is closed.
     """
 
     def __init__(
         self,
-        process: SandboxProcess,
+        group: OutputGroup,
         grammar: Grammar,
         state: OutputState,
         *,
-        vocab_size: int,
-        avoided_ids: frozenset[int],
+        masks: MaskReader,
+        begin_alone: Callable[[], Awaitable[OutputGroup]],
         on_closed: Callable[[], None],
     ) -> None:
         """Starts with no output."""
-        self._process = process
+        self._group = group
+        self._number = group.join(self._take)
         self._grammar = grammar
         self._state = state
-        self._vocab_size = vocab_size
-        self._avoided_ids = np.array(sorted(avoided_ids), dtype=np.int64)
-        self._allowed_ids: npt.NDArray[np.int64] | None = None
+        self._masks = masks
+        self._begin_alone = begin_alone
+        self._moving: asyncio.Task[None] | None = None
+        self._token_ids = array("I")
+        self._num_pending = 0
         self._error: StagecoachError | None = None
         self._on_ready: Callable[[], None] | None = None
         self._on_closed: Callable[[], None] | None = on_closed
-        self._num_pending = 0
 
     @property
     def is_ready(self) -> bool:
         """True when it is known what may follow the tokens appended."""
         return self._num_pending == 0
+
+    @property
+    def process_id(self) -> int | None:
+        """Of the process that follows the output."""
+        return self._group.process_id
 
     def when_ready(self, on_ready: Callable[[], None]) -> None:
         """Calls back each time that it has become ready, until it is closed."""
@@ -74,11 +77,11 @@ class TokenConstraint:
 
     @property
     def allowed_ids(self) -> npt.NDArray[np.int64]:
-        """Ids that may follow, rising; none once it is complete or broken."""
+        """Ids that may follow, rising; none once it is complete or broken. Not to be written to."""
         assert self.is_ready, "what may follow is not known yet"
-        if self._allowed_ids is None:
-            self._allowed_ids = self._find_allowed_ids()
-        return self._allowed_ids
+        if self._state.standing is not Standing.OPEN:
+            return _NONE
+        return self._masks.read(self._state.mask)
 
     @property
     def is_complete(self) -> bool:
@@ -93,39 +96,56 @@ class TokenConstraint:
 
     def append(self, token_id: int) -> None:
         """Takes an allowed token of output, and asks what may follow it."""
-        self._num_pending += 1
-        answer = self._process.submit(encode_token(token_id), timeout_s=MASK_TIMEOUT_S)
-        answer.add_done_callback(self._land)
+        self._token_ids.append(token_id)
+        if self._moving is None:
+            self._num_pending += 1
+            self._group.append(self._number, (token_id,))
 
     def close(self) -> None:
-        """Ends the process. May be called again."""
+        """Gives up the output. May be called again."""
         self._on_ready = None
-        self._process.close()
+        if self._moving is not None:
+            self._moving.cancel()
+        self._group.leave(self._number)
         if self._on_closed is not None:
             on_closed, self._on_closed = self._on_closed, None
             on_closed()
 
-    def _land(self, answer: asyncio.Future[bytes]) -> None:
-        self._num_pending -= 1
-        self._allowed_ids = None
-        error = answer.exception()
-        if error is None:
-            self._state, _ = decode_state(answer.result())
-        elif isinstance(error, SandboxError):
-            self._state = OutputState.broken(str(error))
-            self._error = sandbox_failure(self._grammar, error, limit_s=MASK_TIMEOUT_S)
+    def _take(self, state: OutputState | SandboxError) -> None:
+        """Hears what may follow, or that the process has failed."""
+        if isinstance(state, OutputState):
+            if state.standing is Standing.BROKEN and self._group.had_company:
+                self._move()
+                return
+            self._settle(state)
+        elif self._group.had_company:
+            self._move()
         else:
-            raise error
+            self._fail(sandbox_failure(self._grammar, state, limit_s=MASK_TIMEOUT_S))
+
+    def _settle(self, state: OutputState) -> None:
+        self._state = state
+        self._num_pending -= 1
         if self._num_pending == 0 and self._on_ready is not None:
             self._on_ready()
 
-    def _find_allowed_ids(self) -> npt.NDArray[np.int64]:
-        if self._state.standing is not Standing.OPEN:
-            return _NONE
-        mask = np.frombuffer(self._state.mask, dtype=np.uint8)
-        bits = np.unpackbits(mask, count=min(8 * len(mask), self._vocab_size), bitorder="little")
-        allowed_ids = np.flatnonzero(bits.view(np.bool_))  # five times faster than of numbers
-        if len(self._avoided_ids):
-            others = np.setdiff1d(allowed_ids, self._avoided_ids, assume_unique=True)
-            allowed_ids = others if len(others) else allowed_ids
-        return allowed_ids
+    def _fail(self, error: StagecoachError) -> None:
+        self._error = error
+        self._settle(OutputState.broken(error.message))
+
+    def _move(self) -> None:
+        """Begins again alone, with all tokens at once; nothing else is pending then."""
+        self._group.leave(self._number)
+        self._num_pending = 1
+        self._moving = asyncio.create_task(self._go_on_alone(), name="output alone")
+
+    async def _go_on_alone(self) -> None:
+        try:
+            self._group = await self._begin_alone()
+        except StagecoachError as error:
+            self._fail(error)
+        else:
+            self._number = self._group.join(self._take)
+            self._group.append(self._number, self._token_ids[:])
+        finally:
+            self._moving = None

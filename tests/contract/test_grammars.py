@@ -11,13 +11,21 @@ import psutil
 import pytest
 import tokenizers
 
-from coordinator.constraint import compile_turns, grammar_compiler, grammar_job, template_cache
+from coordinator.constraint import (
+    compile_turns,
+    grammar_compiler,
+    grammar_job,
+    output_group,
+    template_cache,
+)
 from coordinator.constraint.grammar_compiler import GrammarCompiler
 from coordinator.constraint.messages import (
+    NewTokens,
     Standing,
     decode_state,
+    decode_states,
     encode_grammar,
-    encode_token,
+    encode_tokens,
 )
 from coordinator.constraint.token_constraint import TokenConstraint
 from coordinator.constraint.vocabulary import Vocabulary
@@ -247,7 +255,7 @@ async def test_masks_through_a_process_are_those_of_an_engine_of_ones_own(make: 
             if not allowed_ids:
                 break
             token_id = generator.choice(allowed_ids)
-            state, _ = decode_state(twin(encode_token(token_id)))
+            (state,) = decode_states(twin(encode_tokens([NewTokens(0, (token_id,))])))
             await append(constraint, token_id)
 
 
@@ -268,6 +276,7 @@ async def test_an_output_that_grows_too_complex_breaks_no_other_of_its_grammar(
     grammar = regex("(a|b1{1000000})*")
     steady = await grammars.compile(grammar)
     broken = await grammars.compile(grammar)
+    assert steady.process_id == broken.process_id
     for token_id in (B, ONE, ONE):
         if len(broken.allowed_ids) == 0:
             break
@@ -290,8 +299,8 @@ async def test_a_grammar_is_compiled_once_for_all_who_send_it(
     await asyncio.gather(*(grammars.compile(regex("a|b")) for _ in range(8)))
     for text in ("a", "b", "1", "a|b"):
         await grammars.compile(regex(text))
-    # One for each output, and the two templates used last.
-    await until(lambda: len(root.children(recursive=True)) == 12 + 2)
+    # One for the outputs of each, and the two templates used last.
+    await until(lambda: len(root.children(recursive=True)) == 5 + 2)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -413,17 +422,106 @@ async def test_waiting_and_following_are_bounded(
     assert (await grammars.compile(regex("1"))).allowed_ids.tolist() == [ONE]
 
 
-async def test_the_process_of_an_output_that_dies_breaks_that_output_alone(make: Make) -> None:
+def kill_process_of(constraint: TokenConstraint) -> None:
+    assert constraint.process_id is not None
+    psutil.Process(constraint.process_id).kill()
+
+
+async def test_outputs_of_one_grammar_share_processes_as_far_as_these_hold(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output_group, "MAX_MEMBERS", 3)
     grammars = make()
-    broken, steady = await grammars.compile(regex("a+")), await grammars.compile(regex("a+"))
-    assert broken._process.process_id is not None
-    psutil.Process(broken._process.process_id).kill()
+    outputs = await asyncio.gather(*(grammars.compile(regex("a+")) for _ in range(7)))
+    assert len({output.process_id for output in outputs}) == 3
+    outputs[0].close()
+    assert (await grammars.compile(regex("a+"))).process_id == outputs[0].process_id
+    assert (await grammars.compile(regex("b+"))).process_id not in {
+        output.process_id for output in outputs
+    }
+
+
+async def test_outputs_whose_process_dies_go_on_in_processes_of_their_own(make: Make) -> None:
+    grammars = make()
+    outputs = [await grammars.compile(regex("(a1)+b")) for _ in range(3)]
+    for output in outputs:
+        await append(output, A)
+    await append(outputs[1], ONE)
+    shared_id = outputs[0].process_id
+    kill_process_of(outputs[0])
+    for output, token_id, allowed_ids in (
+        (outputs[0], ONE, [A, B]),
+        (outputs[1], A, [ONE]),
+        (outputs[2], ONE, [A, B]),
+    ):
+        await append(output, token_id)
+        assert output.allowed_ids.tolist() == allowed_ids
+    later = await grammars.compile(regex("(a1)+b"))
+    own_ids = {output.process_id for output in (*outputs, later)}
+    assert len(own_ids) == 4
+    assert shared_id not in own_ids
+
+
+async def test_the_process_of_an_output_alone_that_dies_breaks_that_output_alone(
+    make: Make,
+) -> None:
+    grammars = make()
+    outputs = [await grammars.compile(regex("a+")) for _ in range(2)]
+    kill_process_of(outputs[0])
+    for output in outputs:
+        await append(output, A)
+    broken, steady = outputs
+    kill_process_of(broken)
     await append(broken, A)
     assert broken.allowed_ids.tolist() == []
     assert not broken.is_complete
     assert isinstance(broken.error, InvalidArgumentError)
     await append(steady, A)
     assert steady.allowed_ids.tolist() == [A, EOS]
+
+
+async def test_tokens_that_come_while_an_output_moves_are_followed_too(make: Make) -> None:
+    """As when a request is computed again from the tokens it has."""
+    grammars = make()
+    outputs = [await grammars.compile(regex("(a1)+b")) for _ in range(2)]
+    kill_process_of(outputs[0])
+    for token_id in (A, ONE, A):
+        outputs[0].append(token_id)
+        await asyncio.sleep(0)
+    await until(lambda: outputs[0].is_ready)
+    assert outputs[0].allowed_ids.tolist() == [ONE]
+    await append(outputs[1], A)
+    outputs[1].append(ONE)
+    outputs[1].close()
+
+
+async def test_an_output_may_be_closed_while_it_moves(make: Make) -> None:
+    grammars = make()
+    outputs = [await grammars.compile(regex("a+")) for _ in range(2)]
+    await grammars.compiler.start()
+    (root,) = psutil.Process().children()
+    kill_process_of(outputs[0])
+    await append(outputs[1], A)
+    outputs[0].append(A)
+    await asyncio.sleep(0.005)
+    for output in outputs:
+        output.close()
+    await until(lambda: len(root.children(recursive=True)) == 1)
+
+
+async def test_numbers_are_guarded_in_each_output_by_itself(make: Make) -> None:
+    grammars = make_of_bytes(make)
+    number = schema({"type": "number"})
+    one, other = await grammars.compile(number), await grammars.compile(number)
+    digit, point = BYTE_TOKENS.index("7"), BYTE_TOKENS.index(".")
+    for token_id in (digit, point, *([digit] * 14)):
+        await append(one, token_id)
+    assert digit not in one.allowed_ids
+    await append(other, digit)
+    assert digit in other.allowed_ids
+    kill_process_of(one)
+    await append(other, point)
+    assert digit in other.allowed_ids
 
 
 @pytest.mark.parametrize(
@@ -457,5 +555,5 @@ async def test_no_output_holds_more_than_some_ten_megabytes(make: Make) -> None:
     for _ in range(2):
         constraint = await grammars.compile(regex("(a{1000}){1000}"))
         await append(constraint, A)
-        process_id = constraint._process.process_id
+        process_id = constraint.process_id
         assert psutil.Process(process_id).memory_full_info().uss < 40e6

@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 
 from coordinator.constraint import grammar_job
 from coordinator.constraint.messages import (
+    NewTokens,
     OutputState,
     Standing,
     decode_state,
+    decode_states,
     encode_grammar,
-    encode_token,
+    encode_tokens,
 )
 from coordinator.constraint.vocabulary import Vocabulary
 from coordinator.core.grammar import GrammarKind
@@ -78,7 +80,7 @@ def walk(output: Output, schema: str, generator: random.Random) -> str | None:
         if token_id == EOS:
             return document.decode()
         document += SPELLED[token_id]
-        state = decode_state(output(encode_token(token_id)))[0]
+        (state,) = decode_states(output(encode_tokens([NewTokens(0, (token_id,))])))
     return document.decode() if state.standing is Standing.COMPLETE else None
 
 
