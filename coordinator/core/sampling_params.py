@@ -8,6 +8,8 @@ from typing import Self
 
 from protos.errors import InvalidArgumentError
 
+MAX_LOGIT_BIASES = 1024
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
@@ -32,7 +34,7 @@ class SamplingParams:
     frequency_penalty: float = 0.0
     """Over the output, per occurrence; range [-2, 2]."""
     logit_bias: Mapping[int, float] = field(default_factory=lambda: MappingProxyType({}))
-    """Added to logits by token id; values in [-100, 100]."""
+    """Added to logits by token id; at most `MAX_LOGIT_BIASES` values in [-100, 100]."""
     seed: int | None = None
     """In [0, 2**64). None: the coordinator draws one."""
 
@@ -45,6 +47,7 @@ class SamplingParams:
         _check_range("repetition_penalty", self.repetition_penalty, 0.001, 100.0)
         _check_range("presence_penalty", self.presence_penalty, -2.0, 2.0)
         _check_range("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
+        check_num_biases(len(self.logit_bias))
         for token_id, bias in self.logit_bias.items():
             _check_range(f"logit_bias[{token_id}]", bias, -100.0, 100.0)
         if self.seed is not None:
@@ -53,6 +56,19 @@ class SamplingParams:
     def with_seed(self, seed: int) -> Self:
         """The same with a seed, if there is none."""
         return self if self.seed is not None else replace(self, seed=seed)
+
+
+def check_num_biases(num_biases: int) -> None:
+    """Checks a count before the biases themselves are looked at.
+
+    Raises:
+        InvalidArgumentError: It is more than `MAX_LOGIT_BIASES`.
+    """
+    if num_biases > MAX_LOGIT_BIASES:
+        raise InvalidArgumentError(
+            f"logit_bias has {num_biases} entries, at most {MAX_LOGIT_BIASES} are taken",
+            field="logit_bias",
+        )
 
 
 def _check_range(

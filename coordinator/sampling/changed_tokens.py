@@ -1,6 +1,6 @@
 """The tokens of one request whose logits change: bias, penalties, and ends that come too early."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Self
 
 import numpy as np
@@ -15,13 +15,19 @@ _INITIAL_CAPACITY = 64
 class ChangedTokens:
     """Counts of a growing sequence; a token costs the same however long the sequence is.
 
-    Tokens stand in the order of their first occurrence, so that an index never changes.
+    First stand the biased tokens, then those of the prompt by rising id, then others in the order
+    of their first occurrence; so an index never changes.
     """
 
     def __init__(self, params: SamplingParams) -> None:
         """Starts with the biased tokens and no occurrence."""
         self._params = params
+        self._size = 0
         self._indices: dict[int, int] = {}
+        """Of the tokens but those of the prompt, which are found by bisection."""
+        self._prompt_start = 0
+        self._prompt_ids = np.empty(0, dtype=np.int64)
+        """Rising; without those that are biased or barred."""
         self._ids = np.empty(_INITIAL_CAPACITY, dtype=np.int64)
         self._bias = np.zeros(_INITIAL_CAPACITY)
         self._seen = np.zeros(_INITIAL_CAPACITY, dtype=np.bool_)
@@ -36,7 +42,7 @@ class ChangedTokens:
     def of(
         cls,
         params: SamplingParams,
-        prompt_token_ids: Iterable[int],
+        prompt_token_ids: Sequence[int],
         barred_ids: Iterable[int] = (),
     ) -> Self | None:
         """Returns the tokens to change of a request that has no output yet.
@@ -59,7 +65,7 @@ class ChangedTokens:
 
     def __len__(self) -> int:
         """Number of tokens whose logits may change."""
-        return len(self._indices)
+        return self._size
 
     @property
     def ids(self) -> npt.NDArray[np.int64]:
@@ -110,28 +116,35 @@ class ChangedTokens:
             or params.presence_penalty != 0.0
         )
 
-    def _see(self, token_ids: Iterable[int]) -> None:
+    def _see(self, token_ids: Sequence[int]) -> None:
         """Counts a prompt; as if its tokens came one by one, in a fraction of the time."""
-        distinct = dict.fromkeys(token_ids)
-        for token_id, index in self._indices.items():  # those with a bias
-            self._seen[index] = token_id in distinct
-        start = len(self)
-        fresh = [token_id for token_id in distinct if token_id not in self._indices]
-        while len(self._ids) < start + len(fresh):
+        start = self._size  # all that are known have a bias, or are barred
+        ids = np.asarray(token_ids, dtype=np.int64)
+        occurs = np.zeros(1 + max(ids.max(initial=0), self.ids.max(initial=0)), dtype=np.bool_)
+        occurs[ids] = True  # a hundred times faster than `np.unique`
+        self._seen[:start] = occurs[self.ids]
+        occurs[self.ids] = False
+        self._prompt_start = start
+        self._prompt_ids = np.flatnonzero(occurs)
+        self._size = start + len(self._prompt_ids)
+        while len(self._ids) < self._size:
             self._double_capacity()
-        self._indices.update(zip(fresh, range(start, start + len(fresh)), strict=True))
-        self._ids[start : start + len(fresh)] = fresh
-        self._seen[start : start + len(fresh)] = True
+        self._ids[start : self._size] = self._prompt_ids
+        self._seen[start : self._size] = True
 
     def _index(self, token_id: int) -> int:
         """Finds or adds a token; adding may replace the arrays."""
         index = self._indices.get(token_id)
-        if index is None:
-            index = len(self._indices)
-            if index == len(self._ids):
-                self._double_capacity()
-            self._indices[token_id] = index
-            self._ids[index] = token_id
+        if index is not None:
+            return index
+        place = int(self._prompt_ids.searchsorted(token_id))
+        if place < len(self._prompt_ids) and self._prompt_ids[place] == token_id:
+            return self._prompt_start + place
+        index = self._indices[token_id] = self._size
+        if index == len(self._ids):
+            self._double_capacity()
+        self._ids[index] = token_id
+        self._size += 1
         return index
 
     def _double_capacity(self) -> None:

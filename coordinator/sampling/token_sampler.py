@@ -1,7 +1,7 @@
 """Chooses the tokens of one request: says which logits it needs, and draws from them."""
 
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -45,7 +45,7 @@ class TokenSampler:
         self,
         params: SamplingParams,
         *,
-        prompt_token_ids: Iterable[int],
+        prompt_token_ids: Sequence[int],
         vocab_size: int,
         logprobs: int | None = None,
         constraint: Constraint | None = None,

@@ -35,7 +35,7 @@ from coordinator.core.request_spec import (
     TokenPrompt,
     too_many_messages,
 )
-from coordinator.core.sampling_params import SamplingParams
+from coordinator.core.sampling_params import SamplingParams, check_num_biases
 from coordinator.core.stage_info import StageInfo
 from coordinator.core.status import EngineStatus, StageState, StageStatus
 from protos import __version__, tensor_codec
@@ -156,6 +156,7 @@ def _sampling_params(message: generation_pb2.SamplingParams) -> SamplingParams:
     refuse_unknown_fields(message, "sampling")
     values = {field.name: value for field, value in message.ListFields()}
     bias = values.pop("logit_bias", {})
+    check_num_biases(len(bias))  # before they are copied one by one
     return SamplingParams(logit_bias=MappingProxyType(dict(bias)), **values)
 
 

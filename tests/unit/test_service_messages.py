@@ -28,3 +28,12 @@ def test_too_many_messages_are_counted_and_not_read() -> None:
     with pytest.raises(InvalidArgumentError, match="4097 messages, at most 4096") as caught:
         messages.request_spec(request)
     assert caught.value.field == "prompt.chat.messages"
+
+
+def test_too_many_biases_are_counted_and_not_read() -> None:
+    request = generation_pb2.GenerateRequest()
+    request.prompt.token_ids.ids.append(1)
+    request.sampling.logit_bias.update(dict.fromkeys(range(1025), 1000.0))
+    with pytest.raises(InvalidArgumentError, match="1025 entries, at most 1024") as caught:
+        messages.request_spec(request)
+    assert caught.value.field == "logit_bias"

@@ -11,6 +11,7 @@ from coordinator.core.request_spec import (
     MAX_STOP_TOKEN_IDS,
     MAX_UINT32,
 )
+from coordinator.core.sampling_params import MAX_LOGIT_BIASES
 from coordinator.http.schema.base import (
     ITEMS,
     NONE_IF_EMPTY,
@@ -27,8 +28,6 @@ from coordinator.http.schema.response_format import ResponseFormat, StructuredOu
 
 MAX_CHOICES = 128
 """Most completions that one request may ask for, over all its prompts."""
-
-MAX_LOGIT_BIASES = 1024
 
 TokenId = Annotated[int, Field(ge=0, le=MAX_UINT32)]
 StopString = Annotated[str, Field(min_length=1)]

@@ -253,7 +253,7 @@ class SamplingParams(_message.Message):
     """
     @_builtins.property
     def logit_bias(self) -> _containers.ScalarMap[_builtins.int, _builtins.float]:
-        """Added to the logits of tokens, by token id. Values in [-100, 100]."""
+        """Added to the logits of tokens, by token id. Values in [-100, 100], at most 1024."""
 
     def __init__(
         self,
