@@ -1,7 +1,6 @@
 """Validates bodies: small ones at once, large ones in sandboxed processes."""
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,20 +10,7 @@ from coordinator.http import body_job
 from coordinator.http.ignored_fields import IgnoredFields, ignored_fields
 from coordinator.http.schema.base import ModelRequest
 from coordinator.http.validation import validate
-from coordinator.sandbox import (
-    CallTimeoutError,
-    ForkServer,
-    JobPool,
-    MemoryLimitError,
-    SandboxError,
-)
-from protos.errors import (
-    DeadlineExceededError,
-    InternalError,
-    InvalidArgumentError,
-    QueueFullError,
-    UnavailableError,
-)
+from coordinator.sandbox import ClientJobs, Content, ForkServer
 
 MAX_INLINE_BYTES = 32 * 1024
 """Of a body that is validated at once; the worst that was found takes ten milliseconds."""
@@ -38,10 +24,9 @@ _BYTES_PER_S = 1_000_000
 _MAX_PROCESSES = 2
 _MAX_WAITING = 256
 _MEMORY_BYTES = 1 << 30
+_BODY = Content("the body", "read")
 
 Wanted = TypeVar("Wanted", bound=ModelRequest)
-
-_log = logging.getLogger(__name__)
 
 
 class BodyWorkers:
@@ -52,7 +37,7 @@ class BodyWorkers:
         self.held = ByteBudget(MAX_HELD_BYTES)
         """What large bodies take; whoever reads one holds its bytes."""
         self._server = ForkServer("coordinator.http.body_job", b"")
-        self._pool = JobPool(
+        self._jobs = ClientJobs(
             self._server,
             max_processes=_MAX_PROCESSES,
             max_waiting=_MAX_WAITING,
@@ -60,7 +45,6 @@ class BodyWorkers:
             is_background=True,
         )
         self._starting: asyncio.Task[None] | None = None
-        self._is_closed = False
 
     def start(self) -> None:
         """Prepares what processes are forked from, so that the first request need not wait."""
@@ -73,45 +57,22 @@ class BodyWorkers:
             InvalidArgumentError: It is not what is asked for, or takes too much memory.
             DeadlineExceededError: It takes too long.
             QueueFullError: Too many wait.
+            UnavailableError: This was closed.
         """
         if len(body) <= MAX_INLINE_BYTES:
             wanted = validate(body, kind)
             return wanted, ignored_fields(wanted)
-        return body_job.read_answer(await self._run(body_job.encode_call(body, kind)), kind)
+        call = body_job.encode_call(body, kind)
+        timeout_s = _TIMEOUT_S + len(call) / _BYTES_PER_S
+        return body_job.read_answer(await self._jobs.run(call, _BODY, timeout_s=timeout_s), kind)
 
     async def close(self) -> None:
         """Ends all processes; bodies that are being validated fail."""
-        self._is_closed = True
-        self._pool.close()
+        self._jobs.close()
         await self._server.close()
         if self._starting is not None:
             # That it was closed meanwhile is no news; other failures are the server's to log.
             await asyncio.gather(self._starting, return_exceptions=True)
-
-    async def _run(self, call: bytes) -> bytes:
-        timeout_s = _TIMEOUT_S + len(call) / _BYTES_PER_S
-        try:
-            return await self._pool.run(call, timeout_s=timeout_s)
-        except asyncio.QueueFull as error:
-            raise QueueFullError(
-                f"too many large bodies wait to be read, the limit is {_MAX_WAITING}",
-                limit=_MAX_WAITING,
-            ) from error
-        except CallTimeoutError as error:
-            raise DeadlineExceededError(
-                f"the body of {len(call)} bytes was not read within {timeout_s:.1f} s",
-                limit_s=timeout_s,
-            ) from error
-        except MemoryLimitError as error:
-            raise InvalidArgumentError(
-                f"the body of {len(call)} bytes takes more than {_MEMORY_BYTES} bytes of memory"
-                " to be read"
-            ) from error
-        except SandboxError as error:
-            if self._is_closed:
-                raise UnavailableError("the coordinator is shutting down") from error
-            _log.error("reading a body failed", extra={"error": str(error)})
-            raise InternalError("the body could not be read; see the coordinator's log") from None
 
 
 class ByteBudget:

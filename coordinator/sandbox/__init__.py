@@ -11,6 +11,7 @@ with a function `prepare(payload: bytes) -> Callable[[bytes], bytes]`; calls car
 A job is expected to catch what it knows can go wrong, and to say so in its answer.
 """
 
+from coordinator.sandbox.client_jobs import ClientJobs, Content
 from coordinator.sandbox.errors import (
     CallTimeoutError,
     JobError,
@@ -24,6 +25,8 @@ from coordinator.sandbox.sandbox_process import SandboxProcess
 
 __all__ = [
     "CallTimeoutError",
+    "ClientJobs",
+    "Content",
     "ForkServer",
     "JobError",
     "JobPool",

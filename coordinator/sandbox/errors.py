@@ -1,6 +1,7 @@
 """What may become of a call in a sandbox.
 
-No errors of `protos`: only the caller knows whose fault it is, and which field to name.
+No errors of `protos`: only the caller knows whose fault it is, and which field to name. For work on
+what a client sent, `ClientJobs` makes them.
 """
 
 

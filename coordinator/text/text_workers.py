@@ -1,30 +1,15 @@
 """Tokenizes and detokenizes for the engine: a little at once, the rest in sandboxed processes."""
 
 import asyncio
-import logging
 from array import array
 from collections.abc import Sequence
 from contextlib import suppress
 
 from coordinator.core.request_spec import ChatPrompt, TextPrompt
-from coordinator.sandbox import (
-    CallTimeoutError,
-    ForkServer,
-    JobPool,
-    MemoryLimitError,
-    SandboxError,
-)
+from coordinator.sandbox import ClientJobs, Content, ForkServer
 from coordinator.text import text_job
 from coordinator.text.tokenizer import Tokenizer
-from protos.errors import (
-    DeadlineExceededError,
-    InternalError,
-    InvalidArgumentError,
-    QueueFullError,
-    UnavailableError,
-)
-
-_log = logging.getLogger(__name__)
+from protos.errors import DeadlineExceededError, InvalidArgumentError
 
 MAX_INLINE_BYTES = 2048
 """Of UTF-8: what is tokenized at once. The worst text of that length that was found, of digits or
@@ -125,14 +110,13 @@ class _Calls:
     """Quick calls, and beside them slow ones that they do not wait for."""
 
     def __init__(self, server: ForkServer) -> None:
-        self._is_closed = False
-        self._quick = JobPool(
+        self._quick = ClientJobs(
             server,
             max_processes=_MAX_QUICK,
             max_waiting=_MAX_WAITING,
             memory_bytes=_QUICK_MEMORY_BYTES,
         )
-        self._slow = JobPool(
+        self._slow = ClientJobs(
             server,
             max_processes=_MAX_SLOW,
             max_waiting=_MAX_WAITING,
@@ -142,41 +126,15 @@ class _Calls:
 
     async def run(self, call: bytes, field: str) -> bytes:
         """Runs a call; `field` is what its errors name."""
+        content = Content(field, "tokenized", field)
+        if len(call) <= QUICK_BYTES:
+            with suppress(DeadlineExceededError, InvalidArgumentError):
+                return await self._quick.run(call, content, timeout_s=QUICK_TIMEOUT_S)
         timeout_s = SLOW_TIMEOUT_S + len(call) / SLOW_BYTES_PER_S
-        try:
-            if len(call) <= QUICK_BYTES:
-                with suppress(CallTimeoutError, MemoryLimitError):
-                    return await self._quick.run(call, timeout_s=QUICK_TIMEOUT_S)
-            return await self._slow.run(call, timeout_s=timeout_s)
-        except asyncio.QueueFull as error:
-            raise QueueFullError(
-                f"too many requests wait for their {field} to be tokenized, the limit is"
-                f" {_MAX_WAITING}",
-                limit=_MAX_WAITING,
-            ) from error
-        except CallTimeoutError as error:
-            raise DeadlineExceededError(
-                f"{field}: {len(call)} bytes were not tokenized within {timeout_s:.1f} s",
-                field=field,
-                limit_s=timeout_s,
-            ) from error
-        except MemoryLimitError as error:
-            raise InvalidArgumentError(
-                f"{field}: {len(call)} bytes take more than {_SLOW_MEMORY_BYTES} bytes of memory"
-                " to be tokenized",
-                field=field,
-            ) from error
-        except SandboxError as error:
-            if self._is_closed:
-                raise UnavailableError("the coordinator is shutting down") from error
-            _log.error("tokenizing failed", extra={"error": str(error)})
-            raise InternalError(
-                f"{field} could not be tokenized; see the coordinator's log"
-            ) from None
+        return await self._slow.run(call, content, timeout_s=timeout_s)
 
     def close(self) -> None:
         """Ends all calls."""
-        self._is_closed = True
         self._quick.close()
         self._slow.close()
 

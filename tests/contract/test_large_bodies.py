@@ -168,7 +168,7 @@ async def test_a_body_that_takes_too_long_is_given_up(
     monkeypatch.setattr(body_workers, "_TIMEOUT_S", 0.001)
     monkeypatch.setattr(body_workers, "_BYTES_PER_S", 1e12)
     body = b'{"prompt":["a"' + b',"7"' * 300_000 + b"]}"
-    with pytest.raises(DeadlineExceededError, match=r"bytes was not read within 0\.0 s"):
+    with pytest.raises(DeadlineExceededError, match=r"bytes were not read within 0\.0 s"):
         await bodies.validate(body, CompletionRequest)
 
 

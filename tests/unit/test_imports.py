@@ -78,7 +78,7 @@ ALLOWED: dict[str, set[str]] = {
     "coordinator.core": CORE,
     "coordinator.config": CORE | {"protos", "security"},
     "coordinator.constraint": CORE | {"coordinator.sandbox", "coordinator.text"},
-    "coordinator.sandbox": set(),
+    "coordinator.sandbox": {"protos.errors"},
     "coordinator.scheduler": CORE,
     "coordinator.sampling": CORE,
     "coordinator.text": CORE | {"coordinator.sandbox", "model_files", "protos.error_facts"},

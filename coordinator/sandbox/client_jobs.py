@@ -1,0 +1,108 @@
+"""Runs jobs on what clients sent, and tells what becomes of them in errors for clients."""
+
+import asyncio
+import logging
+from typing import NamedTuple
+
+from coordinator.sandbox.errors import CallTimeoutError, MemoryLimitError, SandboxError
+from coordinator.sandbox.fork_server import ForkServer
+from coordinator.sandbox.job_pool import JobPool
+from protos.errors import (
+    DeadlineExceededError,
+    InternalError,
+    InvalidArgumentError,
+    QueueFullError,
+    UnavailableError,
+)
+
+_log = logging.getLogger(__name__)
+
+
+class Content(NamedTuple):
+    """What a call is about, in the words of its errors."""
+
+    name: str
+    """Such as `prompt.text`."""
+    done: str
+    """What is done to it, as a participle."""
+    field: str = ""
+    """What the client called it; empty when it is no field."""
+
+
+class ClientJobs:
+    """A `JobPool` whose errors are typed. Event loop only; the owner closes it.
+
+    Args:
+        server: Starts the processes; closed by its owner, after this.
+        max_processes: Jobs at once.
+        max_waiting: Jobs that wait; more are refused.
+        memory_bytes: What each may take beyond what it shares.
+        is_background: Let the processes run only when others leave the CPU.
+    """
+
+    def __init__(
+        self,
+        server: ForkServer,
+        *,
+        max_processes: int,
+        max_waiting: int,
+        memory_bytes: int,
+        is_background: bool = False,
+    ) -> None:
+        """Has no process yet."""
+        self._pool = JobPool(
+            server,
+            max_processes=max_processes,
+            max_waiting=max_waiting,
+            memory_bytes=memory_bytes,
+            is_background=is_background,
+        )
+        self._max_waiting = max_waiting
+        self._memory_bytes = memory_bytes
+        self._is_closed = False
+
+    async def run(self, call: bytes, content: Content, *, timeout_s: float) -> bytes:
+        """Runs one job; to give up the wait is to end it.
+
+        Args:
+            call: For the job.
+            content: What it is about.
+            timeout_s: How long it may run, without the wait for a process.
+
+        Raises:
+            QueueFullError: Too many wait.
+            DeadlineExceededError: It takes too long.
+            InvalidArgumentError: It takes too much memory.
+            UnavailableError: This was closed.
+            InternalError: The job has a bug, or crashed; the log has it.
+        """
+        name, done, field = content
+        try:
+            return await self._pool.run(call, timeout_s=timeout_s)
+        except asyncio.QueueFull as error:
+            raise QueueFullError(
+                f"too many requests wait for {name} to be {done}, the limit is {self._max_waiting}",
+                limit=self._max_waiting,
+            ) from error
+        except CallTimeoutError as error:
+            raise DeadlineExceededError(
+                f"{name}: {len(call)} bytes were not {done} within {timeout_s:.1f} s",
+                limit_s=timeout_s,
+                **({"field": field} if field else {}),
+            ) from error
+        except MemoryLimitError as error:
+            raise InvalidArgumentError(
+                f"{name}: {len(call)} bytes take more than {self._memory_bytes} bytes of memory to"
+                f" be {done}",
+                field=field,
+            ) from error
+        except SandboxError as error:
+            if self._is_closed:
+                raise UnavailableError("the coordinator is shutting down") from error
+            _log.error("job failed", extra={"content": name, "error": str(error)})
+            raise InternalError(f"{name} could not be {done}; see the coordinator's log") from None
+
+    def close(self) -> None:
+        """Ends all processes; jobs that run or wait fail."""
+        self._is_closed = True
+        self._pool.close()
