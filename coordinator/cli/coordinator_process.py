@@ -22,6 +22,7 @@ from coordinator.http.host_guard import AllowedHosts
 from coordinator.http.server import HttpServer
 from coordinator.metrics import CoordinatorMetrics
 from coordinator.observer import EngineObserver
+from coordinator.sandbox import adopt_orphans
 from coordinator.service.server import GenerationServer
 from coordinator.tracing.export import exported_traces
 from load_display import load_display
@@ -58,6 +59,7 @@ def run(
         StagecoachError: The model cannot be opened, the address cannot be bound, or the stages
             cannot be reached or do not fit together.
     """
+    adopt_orphans()
     with _observation(config, set_up_logging(log)) as observation:
         files = open_model(config.model)  # may download, which a signal shall be able to end
         uvloop.run(

@@ -21,6 +21,7 @@ from coordinator.sandbox.errors import (
 )
 from coordinator.sandbox.fork_server import ForkServer
 from coordinator.sandbox.job_pool import JobPool
+from coordinator.sandbox.orphans import adopt_orphans
 from coordinator.sandbox.sandbox_process import SandboxProcess
 
 __all__ = [
@@ -34,4 +35,5 @@ __all__ = [
     "ProcessDiedError",
     "SandboxError",
     "SandboxProcess",
+    "adopt_orphans",
 ]

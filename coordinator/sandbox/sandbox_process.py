@@ -6,7 +6,7 @@ import signal
 import socket
 from collections import deque
 from contextlib import suppress
-from typing import Self
+from typing import NamedTuple, Self
 
 from coordinator.sandbox.channel import Channel
 from coordinator.sandbox.errors import (
@@ -41,8 +41,7 @@ class SandboxProcess:
     def __init__(self, sock: socket.socket) -> None:
         """Takes the coordinator's end of the socket of a process that is being started."""
         self._channel = Channel(sock, self._take, self._hear_end)
-        self._answers: deque[asyncio.Future[bytes]] = deque()
-        self._forked: dict[asyncio.Future[bytes], SandboxProcess] = {}
+        self._answers: deque[_Asked] = deque()
         self._end: SandboxError | None = None
         self._process_fd: int | None = None
         self.process_id: int | None = None
@@ -133,20 +132,19 @@ class SandboxProcess:
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[bytes] = loop.create_future()
         if self._end is None:
-            self._answers.append(answer)
-            if child is not None:
-                self._forked[answer] = child
+            timer = None
             if timeout_s is not None:
                 timer = loop.call_later(timeout_s, self._time_out, timeout_s)
-                answer.add_done_callback(lambda _: timer.cancel())
+            self._answers.append(_Asked(answer, timer, child))
         else:
             answer.set_exception(self._end)
         self._channel.send(frame, fd)
         return answer
 
     def _take(self, frame: Frame, fd: int | None) -> None:
-        answer = self._answers.popleft()
-        child = self._forked.pop(answer, None)
+        answer, timer, child = self._answers.popleft()
+        if timer is not None:
+            timer.cancel()
         match frame.kind:
             case FrameKind.DONE:
                 _resolve(answer, frame.body)
@@ -186,21 +184,40 @@ class SandboxProcess:
         self._end = end
         self._channel.close()
         self._kill()
-        for answer in self._answers:
+        for answer, timer, _ in self._answers:
+            if timer is not None:
+                timer.cancel()
             _fail(answer, end)
         self._answers.clear()
-        self._forked.clear()
 
     def _kill(self) -> None:
         self._signal(signal.SIGKILL)
         if self._process_fd is not None:
-            os.close(self._process_fd)
-            self._process_fd = None
+            process_fd, self._process_fd = self._process_fd, None
+            loop = asyncio.get_running_loop()
+            loop.add_reader(process_fd, _reap, loop, process_fd)  # when it has ended
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process_fd is not None:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._process_fd, number)
+
+
+class _Asked(NamedTuple):
+    """What is not answered yet."""
+
+    answer: asyncio.Future[bytes]
+    timer: asyncio.TimerHandle | None
+    child: SandboxProcess | None
+    """Of a fork: the process that it becomes."""
+
+
+def _reap(loop: asyncio.AbstractEventLoop, process_fd: int) -> None:
+    """Forgets a process that has ended; reaps it if its parent has ended before, see `orphans`."""
+    loop.remove_reader(process_fd)
+    with suppress(ChildProcessError):  # its parent reaps it
+        os.waitid(os.P_PIDFD, process_fd, os.WEXITED | os.WNOHANG)
+    os.close(process_fd)
 
 
 def _resolve(answer: asyncio.Future[bytes], result: bytes) -> None:

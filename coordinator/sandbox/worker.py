@@ -8,7 +8,6 @@ socket of its own. Each ends when its socket is closed; all of them when that of
 Standard library only, and one thread, so that a fork copies all there is.
 """
 
-import ctypes
 import faulthandler
 import gc
 import importlib
@@ -31,6 +30,7 @@ from coordinator.sandbox.frames import (
     FrameReader,
     encode,
 )
+from coordinator.sandbox.orphans import adopt_orphans
 
 Handler = Callable[[bytes], bytes]
 """What a job does with the payload of a call."""
@@ -38,7 +38,6 @@ Handler = Callable[[bytes], bytes]
 _READ_BYTES = 1 << 18
 _STACK_BYTES = 64 << 20
 """Native parsers recurse on what a client nests; the usual 8 MiB are soon gone."""
-_PR_SET_CHILD_SUBREAPER = 36
 _FIRST_VICTIM = "800"
 """For the kernel when memory is short: rather one of these than the coordinator or a stage."""
 
@@ -172,8 +171,7 @@ def main() -> None:
     _set_limit(resource.RLIMIT_STACK, _STACK_BYTES)
     with suppress(OSError):  # where /proc is not to be written to, the kernel chooses as usual
         Path("/proc/self/oom_score_adj").write_text(_FIRST_VICTIM)
-    # Processes whose parent has ended become children of this one, which reaps them.
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    adopt_orphans()
     serve_first(socket.socket(fileno=int(fd)), module)
 
 
