@@ -1,13 +1,15 @@
 """What others notice while hostile requests come in a loop: health, streams, memory.
 
 One cluster with the demo model's tokenizer on emulated stages. For each kind of request, two
-clients send it again and again, beside eight streams and a prober. Prints, for each, the slowest
-GET /health, the largest gap between two tokens of a stream, and what the coordinator grew by. The
-gap of the first rows is that of the machine and of this program.
+clients or more send it again and again, beside eight streams, a prober and a client whose outputs
+follow a usual schema. Prints, for each, the slowest GET /health, the largest gap between two tokens
+of a stream, the slowest usual schema, and what the coordinator grew by. The first row is what the
+machine and this program make of no attack at all.
 """
 
 import argparse
 import asyncio
+import itertools
 import json
 import subprocess
 import sys
@@ -15,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -32,6 +34,13 @@ GPU = "rtx-3060-12gb"
 NUM_STREAMS = 8
 NUM_ATTACKERS = 2
 LONG = 260_000
+USUAL_SCHEMA = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "kind": {"enum": ["tree", "bush"]}},
+    "required": ["name", "kind"],
+    "additionalProperties": False,
+}
+USUAL_TOKENS = 4
 ENDLESS_TEMPLATE = (
     "{% if messages[0]['content'] == 'hang' %}"
     "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}"
@@ -41,10 +50,13 @@ ENDLESS_TEMPLATE = (
 
 
 class Attack(NamedTuple):
-    """One hostile request."""
+    """One kind of hostile request."""
 
     path: str
     body: bytes
+    others: tuple[bytes, ...] = ()
+    """Further bodies, which are sent in turn with the first."""
+    num_clients: int = NUM_ATTACKERS
 
 
 class Seen(NamedTuple):
@@ -56,6 +68,8 @@ class Seen(NamedTuple):
     """The slowest answer."""
     gap_ms: float
     """The largest between two tokens of a stream."""
+    usual_ms: float
+    """The slowest short output of a usual schema; infinite when one was refused."""
     grown_mb: float
     """The most that the coordinator held beyond what it held before."""
 
@@ -70,7 +84,8 @@ def chat(**fields: object) -> Attack:
 def completion(**fields: object) -> Attack:
     """A completion."""
     body = {"prompt": "a", "max_tokens": 16, "temperature": 0, **fields}
-    return Attack("/v1/completions", json.dumps(body).encode())
+    # Without spaces, the longest lists fit into what is read.
+    return Attack("/v1/completions", json.dumps(body, separators=(",", ":")).encode())
 
 
 def tokenize(text: str) -> Attack:
@@ -81,6 +96,12 @@ def tokenize(text: str) -> Attack:
 def schema(text: str) -> Attack:
     """A completion that follows a JSON schema."""
     return completion(structured_outputs={"json": text})
+
+
+def together(schemas: Iterable[Mapping[str, object]]) -> Attack:
+    """Schemas that as many clients send at once."""
+    first, *others = (schema(json.dumps(one)).body for one in schemas)
+    return Attack("/v1/completions", first, tuple(others), num_clients=1 + len(others))
 
 
 def chained(num_links: int) -> str:
@@ -132,6 +153,20 @@ ATTACKS: Mapping[str, Callable[[], Attack]] = {
     "detokenize 8 000 ids": lambda: Attack(
         "/detokenize", json.dumps({"tokens": [100] * 8000}).encode()
     ),
+    "256 streams that follow one schema": lambda: completion(
+        structured_outputs={"json": USUAL_SCHEMA}, n=128, max_tokens=64, stream=True
+    ),
+    "128 choices of one schema": lambda: completion(
+        structured_outputs={"json": USUAL_SCHEMA}, n=128, max_tokens=64
+    ),
+    "64 schemas at once": lambda: together({**USUAL_SCHEMA, "title": str(i)} for i in range(64)),
+    "an enum of 10 000 entries": lambda: schema(
+        json.dumps({"enum": [f"entry {i * 7919}" for i in range(10_000)]})
+    ),
+    "a dozen endless schemas": lambda: together(
+        {"title": str(i), "anyOf": [{"multipleOf": 300007}, {"multipleOf": 300017}]}
+        for i in range(12)
+    ),
     "two multiples": lambda: schema('{"anyOf":[{"multipleOf":300007},{"multipleOf":300017}]}'),
     "integer bounds": lambda: schema(
         json.dumps({"type": "integer", "minimum": -(2**63), "maximum": -(2**63) + 2})
@@ -154,13 +189,17 @@ def attack(address: str, kind: str, seconds: float) -> None:
     lock = threading.Lock()
     end_s = time.monotonic() + seconds
 
+    bodies = itertools.cycle((wanted.body, *wanted.others))
+
     def run() -> None:
         while time.monotonic() < end_s:
-            status = _send(address, wanted)
+            with lock:
+                body = next(bodies)
+            status = _send(address, wanted.path, body)
             with lock:
                 statuses[status] += 1
 
-    threads = [threading.Thread(target=run) for _ in range(NUM_ATTACKERS)]
+    threads = [threading.Thread(target=run) for _ in range(wanted.num_clients)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -168,12 +207,12 @@ def attack(address: str, kind: str, seconds: float) -> None:
     print(json.dumps(statuses))
 
 
-def _send(address: str, wanted: Attack) -> str:
+def _send(address: str, path: str, body: bytes) -> str:
     host, _, port = address.rpartition(":")
     with closing(HTTPConnection(host, int(port), timeout=120)) as connection:
         try:
             headers = {"content-type": "application/json"}
-            connection.request("POST", wanted.path, wanted.body, headers)
+            connection.request("POST", path, body, headers)
             response = connection.getresponse()
             while response.read(1 << 16):
                 pass
@@ -216,6 +255,16 @@ async def stream_gaps(address: str, gaps: list[float]) -> None:
                     break
 
 
+async def usual_times(address: str, times: list[float]) -> None:
+    """Asks for one short output of a usual schema after another, until it is cancelled."""
+    path, body, *_ = completion(structured_outputs={"json": USUAL_SCHEMA}, max_tokens=USUAL_TOKENS)
+    while True:
+        begun = time.perf_counter()
+        status = await asyncio.to_thread(_send, address, path, body)
+        times.append(time.perf_counter() - begun if status == "200" else float("inf"))
+        await asyncio.sleep(0.1)
+
+
 async def watch_memory(pid: int, sizes: list[int]) -> None:
     """Looks at the coordinator's memory, until it is cancelled."""
     process = psutil.Process(pid)
@@ -228,11 +277,13 @@ async def measure(doors: Doors, pid: int, kind: str | None, seconds: float) -> S
     """Lets one kind of request loose, or none."""
     health: list[float] = []
     gaps: list[float] = []
+    usual: list[float] = []
     before = psutil.Process(pid).memory_info().rss
     sizes = [before]
     watchers = [
         asyncio.create_task(health_times(doors.http, health)),
         asyncio.create_task(watch_memory(pid, sizes)),
+        asyncio.create_task(usual_times(doors.http, usual)),
         *(asyncio.create_task(stream_gaps(doors.http, gaps)) for _ in range(NUM_STREAMS)),
     ]
     statuses: dict[str, int] = {}
@@ -253,6 +304,7 @@ async def measure(doors: Doors, pid: int, kind: str | None, seconds: float) -> S
         statuses=" ".join(f"{name}:{count}" for name, count in sorted(statuses.items())),
         health_ms=1e3 * max(health, default=0.0),
         gap_ms=1e3 * max(gaps, default=0.0),
+        usual_ms=1e3 * max(usual, default=0.0),
         grown_mb=(max(sizes) - before) / 1e6,
     )
 
@@ -343,7 +395,7 @@ def main() -> None:
         return
     print_table(
         f"Hostile requests in a loop, beside {NUM_STREAMS} streams on one emulated {GPU}",
-        ["request", "sent", "statuses", "health, ms", "gap, ms", "grown, MB"],
+        ["request", "sent", "statuses", "health, ms", "gap, ms", "usual schema, ms", "grown, MB"],
         [[name, *row] for name, row in seen.items()],
     )
 
