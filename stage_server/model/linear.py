@@ -78,6 +78,10 @@ def _packed_bytes(in_features: int, out_features: int) -> int:
 class DenseLinear(nn.Module):
     """`input @ weight.T + bias` in the weights' own dtype.
 
+    On a CPU in bfloat16 a lone row is computed as one of two: alone it takes another kernel, which
+    adds up in another order, and one element rounded the other way changes every logit behind it.
+    So a row is the same in any batch, at no cost: the weights are read once for both.
+
     Args:
         weight: `[out_features, in_features]`.
         bias: `[out_features]`, or None.
@@ -88,9 +92,14 @@ class DenseLinear(nn.Module):
         super().__init__()
         self.weight = nn.Buffer(weight)
         self.bias = None if bias is None else nn.Buffer(bias)
+        self._pairs = weight.dtype == torch.bfloat16 and weight.device.type == "cpu"
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Multiplies `[..., in_features]`; returns `[..., out_features]`."""
+        if self._pairs and hidden.numel() == hidden.shape[-1]:
+            pair = hidden.reshape(1, -1).repeat(2, 1)
+            output = nn.functional.linear(pair, self.weight, self.bias)[0]
+            return output.view(*hidden.shape[:-1], -1)
         return nn.functional.linear(hidden, self.weight, self.bias)
 
 
