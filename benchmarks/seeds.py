@@ -5,13 +5,14 @@ undisturbed, while a stage is killed and they are replayed, in a KV memory so sm
 are preempted, and over another number of stages. Only rounding differs between these. Half of the
 requests sample from all tokens, half with top-p 0.95.
 
-Prints how many texts differ from the first.
+Prints how many texts differ from the first; each number also to stderr as soon as it is known.
 """
 
 import argparse
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import Sequence
 
 from benchmarks.cluster import running_cluster
@@ -20,8 +21,8 @@ from coordinator.bench.prompts import fixed_prompts
 from coordinator.client import AsyncClient
 
 NUM_PROMPT_TOKENS = 24
-TIGHT_KV_MEMORY = "1MiB"
-"""A stage of the demo model holds a few of the requests with it."""
+TIGHT_KV_MEMORY = "4MiB"
+"""A stage of the demo model holds some prompts with it, and not what all of them grow to."""
 
 Texts = list[list[int]]
 
@@ -68,31 +69,33 @@ async def with_a_loss(client: AsyncClient, options: argparse.Namespace) -> Texts
 
 
 def num_different(found: Texts, expected: Texts) -> int:
-    """Texts that are not the same."""
+    """Texts that are not the same; all must be whole."""
+    assert [len(one) for one in found] == [len(one) for one in expected], "a text ended early"
     return sum(one != other for one, other in zip(found, expected, strict=True))
 
 
 async def measure(dtype: str, options: argparse.Namespace) -> dict[str, int]:
     """By what changed, the texts that did."""
     different: dict[str, int] = {}
+
+    def note(what: str, found: Texts) -> None:
+        different[what] = num_different(found, expected)
+        print(f"{dtype}, {what}: {different[what]} differ", file=sys.stderr, flush=True)
+
     with running_cluster("demo", dtype=dtype, flags=options.flags) as address:
         async with AsyncClient(address) as client:
             expected = await one_at_a_time(client, options)
-            batched = await all_at_once(client, options)
-            different["in a batch"] = num_different(batched, expected)
-            replayed = await with_a_loss(client, options)
-            different["replayed"] = num_different(replayed, expected)
+            note("in a batch", await all_at_once(client, options))
+            note("replayed", await with_a_loss(client, options))
     tight = [*options.flags, "--kv-memory", TIGHT_KV_MEMORY]
     with running_cluster("demo", dtype=dtype, flags=tight) as address:
         async with AsyncClient(address) as client:
             preempted = await all_at_once(client, options)
-            num_preemptions = (await client.status()).num_preemptions
-    assert num_preemptions > 0, "nothing was preempted"
-    different["preempted"] = num_different(preempted, expected)
+            assert (await client.status()).num_preemptions > 0, "nothing was preempted"
+    note("preempted", preempted)
     with running_cluster("demo", num_stages=2, dtype=dtype, flags=options.flags) as address:
         async with AsyncClient(address) as client:
-            elsewhere = await all_at_once(client, options)
-    different["two stages"] = num_different(elsewhere, expected)
+            note("two stages", await all_at_once(client, options))
     return different
 
 
