@@ -85,6 +85,10 @@ class Accepted:
         return len(self.prompt_token_ids)
 
 
+_LOGPROBS_BYTES = 113
+"""Of an object, a float and an empty bytes."""
+
+
 class TokenLogprobs:
     """Log-probabilities at the place of one token of output; immutable.
 
@@ -109,6 +113,11 @@ class TokenLogprobs:
     def top(self) -> tuple[tuple[int, float], ...]:
         """The most likely tokens."""
         return tuple(struct.iter_unpack("<Id", self._packed_top))
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that it takes."""
+        return _LOGPROBS_BYTES + len(self._packed_top)
 
     def __eq__(self, other: object) -> bool:
         """True for the same values."""

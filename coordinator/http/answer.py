@@ -8,6 +8,7 @@ from typing import Protocol
 from coordinator.core.events import Finished, TokenLogprobs, TokensEvent
 from coordinator.core.request import FinishReason
 from coordinator.http.choices import Choice
+from coordinator.http.held_logprobs import Hold
 from coordinator.http.schema.base import ResponseModel
 from coordinator.http.schema.chat import ChatCompletionChunk
 from coordinator.http.schema.completion import Completion
@@ -114,17 +115,22 @@ def finish_reason(end: Finished) -> FinishReasonText:
             raise RequestAbortedError("the request was aborted")
 
 
-async def collect(choice: Choice) -> ChoiceOutput:
+async def collect(choice: Choice, hold: Hold) -> ChoiceOutput:
     """Reads a choice to its end.
 
+    Args:
+        choice: What is read.
+        hold: Told what the answer holds from now on.
+
     Raises:
-        StagecoachError: The request failed.
+        StagecoachError: The request failed, or `hold` refuses.
     """
     joined: list[TokensEvent] = []
     events: list[TokensEvent] = []  # after those; each of its own takes as much as ten joined ones
     async for event in choice:
         match event:
             case TokensEvent():
+                hold(event)
                 events.append(event)
                 if len(events) == MAX_JOINED_EVENTS:
                     joined.append(TokensEvent.joined(events))

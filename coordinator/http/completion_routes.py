@@ -54,7 +54,7 @@ def completion_routes(door: Door, patience: Patience) -> APIRouter:
             with_logprobs=wanted.logprobs or False,
         )
         answer = ChatAnswer(head, wanted.metadata)
-        return _response(engine, wanted, head, chat_specs(wanted, head.id), answer, patience)
+        return _response(door, engine, wanted, head, chat_specs(wanted, head.id), answer, patience)
 
     @router.post(
         "/completions",
@@ -73,7 +73,8 @@ def completion_routes(door: Door, patience: Patience) -> APIRouter:
             with_logprobs=wanted.logprobs is not None,
         )
         answer = CompletionAnswer(head)
-        return _response(engine, wanted, head, completion_specs(wanted, head.id), answer, patience)
+        specs = completion_specs(wanted, head.id)
+        return _response(door, engine, wanted, head, specs, answer, patience)
 
     return router
 
@@ -94,6 +95,7 @@ def _head(door: Door, wanted: SamplingFields, answer_id: str, *, with_logprobs: 
 
 
 def _response(
+    door: Door,
     engine: GenerationEngine,
     wanted: SamplingFields,
     head: AnswerHead,
@@ -102,7 +104,7 @@ def _response(
     patience: Patience,
 ) -> Response:
     if not wanted.stream:
-        return WholeAnswer(engine, specs, answer)
+        return WholeAnswer(engine, specs, answer, door.logprobs)
     return StreamedAnswer(
         engine,
         specs,

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from coordinator.http.body_workers import BodyWorkers
 from coordinator.http.errors import ModelNotFoundError
+from coordinator.http.held_logprobs import HeldLogprobs
 from coordinator.service.generation_engine import GenerationEngine
 from protos.errors import UnavailableError
 
@@ -23,6 +24,8 @@ class Door:
         """When it was made, in seconds of the Unix clock."""
         self.bodies = BodyWorkers()
         """Validates what clients send."""
+        self.logprobs = HeldLogprobs()
+        """What answers hold until they are whole."""
         self._engine: GenerationEngine | None = None
 
     def open(self, engine: GenerationEngine) -> None:

@@ -22,6 +22,7 @@ from coordinator.http.choices import Choice, open_choices, run_all
 from coordinator.http.errors import error_body
 from coordinator.http.event_stream import EventSender, Patience
 from coordinator.http.field_names import field_names_of
+from coordinator.http.held_logprobs import HeldLogprobs, Hold
 from coordinator.http.pieces import PiecewiseResponse
 from coordinator.http.request_specs import Specs
 from coordinator.http.schema.base import ResponseModel
@@ -39,13 +40,17 @@ class WholeAnswer(Response):
         engine: What generates.
         specs: The choices of each prompt.
         answer: What writes it.
+        held: What all answers hold.
     """
 
     media_type = "application/json"
 
-    def __init__(self, engine: GenerationEngine, specs: Specs, answer: Answer) -> None:
+    def __init__(
+        self, engine: GenerationEngine, specs: Specs, answer: Answer, held: HeldLogprobs
+    ) -> None:
         """Admits nothing yet."""
         super().__init__()
+        self._held = held
         self._engine = engine
         self._specs = specs
         self._answer = answer
@@ -56,10 +61,14 @@ class WholeAnswer(Response):
         Raises:
             StagecoachError: A request was not admitted or failed; nothing was sent.
         """
+        with self._held.answer() as hold:
+            await self._generate(hold, scope, receive, send)
+
+    async def _generate(self, hold: Hold, scope: Scope, receive: Receive, send: Send) -> None:
         outputs: dict[int, ChoiceOutput] = {}
 
         async def read(index: int, choice: Choice) -> None:
-            outputs[index] = await collect(choice)
+            outputs[index] = await collect(choice, hold)
 
         async with open_choices(self._engine, self._specs, receive) as opened:
             await run_all(opened.choices, read)

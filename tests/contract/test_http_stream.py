@@ -22,7 +22,7 @@ def chat(text: str = UNICODE, **settings: Any) -> dict[str, Any]:
 
 
 async def post(address: str, path: str, body: dict[str, Any]) -> httpx2.Response:
-    async with httpx2.AsyncClient(base_url=f"http://{address}") as client:
+    async with httpx2.AsyncClient(base_url=f"http://{address}", timeout=DEADLINE_S) as client:
         return await client.post(path, json=body)
 
 
