@@ -12,7 +12,11 @@ from dataclasses import fields
 from coordinator.core.request_spec import ChatMessage, ChatPrompt, TextPrompt
 from coordinator.text.tokenizer import Tokenizer
 from protos import error_facts
-from protos.errors import StagecoachError
+from protos.errors import ContextLengthExceededError, StagecoachError
+
+MAX_PROMPT_TOKENS = 1 << 22
+"""More than any model takes. A chat template may write any number for a message; what comes back
+from the process keeps to 16 MB."""
 
 _TEXT, _CHAT, _TOKEN_IDS = b"t", b"c", b"i"
 _DONE, _REFUSED = b"d", b"r"
@@ -80,7 +84,13 @@ def _answer(tokenizer: Tokenizer, kind: bytes, body: bytes) -> bytes:
     else:
         messages = tuple(ChatMessage(**message) for message in facts.pop("messages"))
         prompt = ChatPrompt(messages=messages, **facts)
-    return array("I", tokenizer.encode_prompt(prompt)).tobytes()
+    prompt_ids = tokenizer.encode_prompt(prompt)
+    if len(prompt_ids) > MAX_PROMPT_TOKENS:
+        raise ContextLengthExceededError(
+            f"the prompt has {len(prompt_ids)} tokens, at most {MAX_PROMPT_TOKENS} are taken",
+            limit=MAX_PROMPT_TOKENS,
+        )
+    return array("I", prompt_ids).tobytes()
 
 
 def _result(answer: bytes) -> memoryview:

@@ -8,12 +8,17 @@ from contextlib import asynccontextmanager
 import pytest
 
 from coordinator.core.request_spec import ChatMessage, ChatPrompt, TextPrompt
-from coordinator.text import text_workers
+from coordinator.text import text_job, text_workers
 from coordinator.text.chat_template import ChatTemplate
 from coordinator.text.text_workers import MAX_INLINE_BYTES, TextWorkers
 from coordinator.text.tokenizer import Tokenizer, load_tokenizer
 from model_files import open_model
-from protos.errors import DeadlineExceededError, InvalidArgumentError, QueueFullError
+from protos.errors import (
+    ContextLengthExceededError,
+    DeadlineExceededError,
+    InvalidArgumentError,
+    QueueFullError,
+)
 from tests.byte_models import byte_backend
 
 ENDLESS = "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}" + (
@@ -151,3 +156,17 @@ async def test_ids_that_came_as_an_array_are_detokenized_too() -> None:
     token_ids = array("I", tokenizer.encode("word " * 1000))
     async with running(tokenizer) as workers:
         assert await workers.detokenize(token_ids) == tokenizer.detokenize(token_ids)
+
+
+def test_more_tokens_than_any_model_takes_are_counted_and_not_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A template may write any number of them for a message."""
+    monkeypatch.setattr(text_job, "MAX_PROMPT_TOKENS", 5000)
+    tokenizer = tokenizer_with("{{ messages[0]['content'] * 1000 }}")
+    handle = text_job.prepare(tokenizer.to_state())
+    assert len(text_job.read_token_ids(handle(text_job.encode_call(chat("abcde"))))) == 5000
+    answer = handle(text_job.encode_call(chat("abcdef")))
+    assert len(answer) < 1000
+    with pytest.raises(ContextLengthExceededError, match="6000 tokens, at most 5000"):
+        text_job.read_token_ids(answer)
