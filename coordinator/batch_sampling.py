@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from coordinator.core.events import TokenLogprobs
 from coordinator.core.step import LogitsRequest, SchedulerOutput, StepOutput
+from coordinator.core.turn import Turn
 from coordinator.live_request import LiveRequest
 from protos.errors import InternalError, StagecoachError
 
@@ -32,16 +33,19 @@ def logits_requests(
     ]
 
 
-def sample(
+async def sample(
     output: SchedulerOutput, step: StepOutput, requests: Mapping[str, LiveRequest]
 ) -> Sampled:
     """Chooses the next token of every slice that samples and has not ended meanwhile.
 
-    Whatever goes wrong with one request, a bug included, ends that request alone.
+    Whatever goes wrong with one request, a bug included, ends that request alone. Lets others have
+    the loop now and then: many rows whose mass is cut take a millisecond and more each.
     """
+    turn = Turn()
     rows = {row.row: row for row in step.logits}
     sampled = Sampled({}, {}, {})
     for request_id, row in _sampled_rows(output):
+        await turn.give_way()
         live = requests.get(request_id)
         if live is None:
             continue

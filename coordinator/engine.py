@@ -275,7 +275,7 @@ class Engine:
             self._wake.clear()
             for lane in self._lanes:
                 for micro_batch in lane.micro_batches.take_landed():
-                    self._land(lane, micro_batch)
+                    await self._land(lane, micro_batch)
             self._dispatcher.spread()
 
     def _hear_request(self) -> None:
@@ -325,22 +325,25 @@ class Engine:
             is_ready=self.is_ready, lanes=self._lanes, stages=self._pool.stage_figures()
         )
 
-    def _land(self, lane: Lane, micro_batch: MicroBatch) -> None:
+    async def _land(self, lane: Lane, micro_batch: MicroBatch) -> None:
         """Takes in what became of a micro-batch."""
         result = micro_batch.result
         if isinstance(result, StepOutput):
-            self._take_in(lane, micro_batch, result)
+            await self._take_in(lane, micro_batch, result)
         elif isinstance(result, StagecoachError):
             self._give_up(lane, micro_batch.output, result)
         else:
             assert result is not None, "a micro-batch landed without a result"
             raise result
 
-    def _take_in(self, lane: Lane, micro_batch: MicroBatch, result: StepOutput) -> None:
-        """Samples, and lets the scheduler go on; what clients get of it is sent later."""
+    async def _take_in(self, lane: Lane, micro_batch: MicroBatch, result: StepOutput) -> None:
+        """Samples, and lets the scheduler go on; what clients get of it is sent later.
+
+        Requests may end while it samples; the scheduler drops their tokens.
+        """
         landed_ns = time.perf_counter_ns()
         output = micro_batch.output
-        sampled = sample(output, result, self._requests.by_id)
+        sampled = await sample(output, result, self._requests.by_id)
         for request_id, error in sampled.errors.items():
             self._fail(request_id, error)
         advanced = lane.scheduler.update(output, sampled.token_ids)

@@ -69,6 +69,29 @@ class Ranking:
         return ranking
 
     @classmethod
+    def of_allowed_best(
+        cls, row: LogitsRow, *, allowed_ids: npt.NDArray[np.int64], are_contenders: bool
+    ) -> Self:
+        """Ranks those of the candidates or contenders of a reduced row that are allowed.
+
+        Args:
+            row: As the last stage sent it, with more of them than tokens that are not allowed.
+            allowed_ids: Rising.
+            are_contenders: Whether a token is drawn, from contenders, which are in no order.
+        """
+        ranking = cls.__new__(cls)
+        ranking.full = None
+        found = row.contender_ids if are_contenders else row.candidate_ids
+        values = row.contender_logits if are_contenders else row.candidate_logits
+        ids = np.asarray(found, dtype=np.int64)
+        logits = np.asarray(values, dtype=np.float64)
+        places = np.minimum(allowed_ids.searchsorted(ids), len(allowed_ids) - 1)
+        is_allowed = allowed_ids[places] == ids
+        ranking._reduced = Ranked(ids[is_allowed], logits[is_allowed])
+        ranking.size = len(ranking._reduced.ids)
+        return ranking
+
+    @classmethod
     def of_contenders(cls, row: LogitsRow, changed: ChangedTokens | None) -> Self:
         """Ranks those that a draw may fall on: contenders of a reduced row and changed tokens.
 

@@ -90,7 +90,10 @@ class TokenSampler:
           does not reach so far.
         - Bias and penalties with top-p or min-p change the mass itself, which takes the full row.
           So does a reduced row that would hardly be smaller.
-        - A constraint needs the tokens that it allows, by name, or the full row if these are many.
+        - A constraint needs the tokens that it allows, by name. If it allows nearly all, as inside
+          a string, it needs as many more candidates or contenders as there are others. Between
+          these, and where bias, penalties, truncations or log-probabilities are wanted of many, it
+          takes the full row.
         - Log-probabilities need candidates for the most likely tokens, and the mass at
           temperature 1.
 
@@ -220,9 +223,21 @@ class TokenSampler:
 
     def _allowed_request(self, row: int, constraint: Constraint) -> LogitsRequest:
         allowed_ids = constraint.allowed_ids
-        if len(allowed_ids) > self._max_candidates:
+        if len(allowed_ids) <= self._max_candidates:
+            return LogitsRequest(row=row, num_candidates=1, token_ids=tuple(allowed_ids.tolist()))
+        num_others = self._vocab_size - len(allowed_ids)
+        is_plain = self._changed is None and self._logprobs is None and not truncates(self._params)
+        if not is_plain or num_others > self._max_candidates:
             return LogitsRequest(row=row, num_candidates=self._vocab_size)
-        return LogitsRequest(row=row, num_candidates=1, token_ids=tuple(allowed_ids.tolist()))
+        if self._is_greedy:
+            return LogitsRequest(row=row, num_candidates=1 + num_others)
+        return LogitsRequest(
+            row=row,
+            num_candidates=1,
+            temperature=self._temperature,
+            num_contenders=_NUM_CONTENDERS + num_others,
+            noise_key=self._noise_key(),
+        )
 
     def _head_request(self, row: int) -> LogitsRequest:
         params = self._params
@@ -242,9 +257,14 @@ class TokenSampler:
     def _rank_allowed(self, row: LogitsRow, allowed_ids: npt.NDArray[np.int64]) -> Ranking:
         if self._changed is not None and self._changed.bars_all(allowed_ids):
             self._changed = self._changed.unbar()
-        ranking = Ranking.of_allowed(
-            row, self._changed, allowed_ids=allowed_ids, vocab_size=self._vocab_size
-        )
+        if row.full is None and len(allowed_ids) > self._max_candidates:
+            ranking = Ranking.of_allowed_best(
+                row, allowed_ids=allowed_ids, are_contenders=not self._is_greedy
+            )
+        else:
+            ranking = Ranking.of_allowed(
+                row, self._changed, allowed_ids=allowed_ids, vocab_size=self._vocab_size
+            )
         if not math.isfinite(ranking.top(1).logits[0]):
             raise InternalError("model produced no finite logit of a token that is allowed")
         return ranking

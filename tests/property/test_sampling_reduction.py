@@ -142,7 +142,8 @@ class AllowedTokens:
 @st.composite
 def allowed_tokens(draw: st.DrawFn, vocab_size: int) -> npt.NDArray[np.int64]:
     """One token, a few, or nearly all of them."""
-    num_allowed = draw(st.sampled_from([1, 2, 5, vocab_size // 3, vocab_size - 1, vocab_size]))
+    sizes = [1, 2, 5, vocab_size // 3, vocab_size - 40, vocab_size - 1, vocab_size]
+    num_allowed = draw(st.sampled_from(sizes))
     generator = np.random.default_rng(draw(st.integers(0, 2**32)))
     chosen = generator.choice(vocab_size, size=max(1, min(num_allowed, vocab_size)), replace=False)
     return np.sort(chosen)
