@@ -1,5 +1,6 @@
 """What lies in a folder that is not a model that can be served, and what would make it one."""
 
+import re
 from collections.abc import Collection
 
 from model_files.listing import listed
@@ -20,6 +21,15 @@ KNOWN_NAMES = (
 )
 """Names to ask a hub for, which shall not be asked for all that it has."""
 
+_OTHER_TOKENIZERS = re.compile(
+    r"tekken.*\.json|.*\.model(\.v\w+)?|.*\.tiktoken|vocab\.(json|txt)|merges\.txt"
+)
+"""Names of tokenizers of which no `tokenizer.json` was made."""
+
+_AUTHORS_FORM = (
+    "these are the weights as their authors' own code reads them; take the model in the form of "
+    "transformers (often named -hf)"
+)
 _AS_SAFETENSORS = (
     "load it with transformers and save it with `save_pretrained`, which writes safetensors"
 )
@@ -38,11 +48,8 @@ def without_config(names: Collection[str]) -> str:
     """Says what a folder without config.json has instead."""
     if any(name.startswith("adapter_") for name in names):
         return f"has no config.json: {_adapter()}"
-    if "params.json" in names or any(name.startswith("consolidated") for name in names):
-        return (
-            "has no config.json: these are the weights as their authors' own code reads them; take "
-            "the model in the form of transformers (often named -hf)"
-        )
+    if "params.json" in names or _consolidated(names):
+        return f"has no config.json: {_AUTHORS_FORM}"
     return f"has no config.json{_instead(names)}"
 
 
@@ -51,6 +58,8 @@ def without_weights(names: Collection[str]) -> str:
     if any(name.startswith("adapter_model") for name in names):
         return f"has no weights: {_adapter()}"
     shards = [name for name in names if name.endswith(".safetensors")]
+    if shards and len(consolidated := _consolidated(names)) >= len(shards):
+        return f"has no weights but {listed(consolidated)}: {_AUTHORS_FORM}"
     if shards:
         return (
             f"has no model.safetensors, and no model.safetensors.index.json that says what lies in "
@@ -61,6 +70,19 @@ def without_weights(names: Collection[str]) -> str:
     )
 
 
+def unread_tokenizer(names: Collection[str]) -> str | None:
+    """Says what a folder without tokenizer.json has instead; None if it has no tokenizer."""
+    found = [name for name in names if _OTHER_TOKENIZERS.fullmatch(name)]
+    if not found:
+        return None
+    return (
+        f"has no tokenizer.json, and {listed(found)} is not read: put the model's tokenizer.json "
+        "beside it, as repositories in the form of transformers have it (transformers writes one "
+        "with `save_pretrained` where it knows the same tokenizer), or take "
+        f"{'it' if len(found) == 1 else 'them'} away to serve token ids alone"
+    )
+
+
 def adapter_beside(name: str) -> str:
     """Says that a model has an adapter, which would not be applied."""
     return (
@@ -68,6 +90,10 @@ def adapter_beside(name: str) -> str:
         "it into them (peft: `merge_and_unload`, then `save_pretrained`), or take its files away "
         "to serve the model without it"
     )
+
+
+def _consolidated(names: Collection[str]) -> list[str]:
+    return [name for name in names if name.startswith("consolidated")]
 
 
 def _adapter() -> str:

@@ -12,11 +12,12 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from model_files.chat_templates import configured_template
+from model_files.chat_templates import DEFAULT, configured_template
 from model_files.config import parse_config
 from model_files.folder_content import (
     ADAPTER_CONFIG,
     adapter_beside,
+    unread_tokenizer,
     without_config,
     without_weights,
 )
@@ -39,6 +40,9 @@ _log = logging.getLogger(__name__)
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
+_TEMPLATE = "chat_template.jinja"
+_TEMPLATES = "additional_chat_templates"
+"""Folder of templates with other names than the default."""
 _PROCESSOR_TEMPLATE = "chat_template.json"
 """Where models of several modalities had their template before `chat_template.jinja`."""
 
@@ -68,6 +72,13 @@ class Folder(Protocol):
 
     def names(self) -> Sequence[str]:
         """Names of what there is, or of what is well known of it; for people."""
+        ...
+
+    def names_in(self, subfolder: str) -> Sequence[str]:
+        """Names of what there is in a folder inside, in order; in this one for an empty name.
+
+        A name has no folder in it.
+        """
         ...
 
     def checksums(self, names: Sequence[str]) -> Mapping[str, str] | None:
@@ -109,6 +120,14 @@ class LocalFolder:
             return sorted(path.name for path in self._path.iterdir())
         except OSError as error:
             raise ModelFilesError(f"{self._path} cannot be read: {error.strerror}") from error
+
+    def names_in(self, subfolder: str) -> Sequence[str]:
+        """Names of all that is in a folder inside; none if there is no such folder."""
+        path = self._path / subfolder
+        try:
+            return sorted(path.name for path in path.iterdir()) if path.is_dir() else ()
+        except OSError as error:
+            raise ModelFilesError(f"{path} cannot be read: {error.strerror}") from error
 
     def find_all(self, names: Sequence[str], on_download: ByteReport) -> dict[str, Path | None]:
         """Finds several files; nothing is fetched."""
@@ -230,6 +249,9 @@ class HfFiles(ModelFiles):
         """Finds tokenizer.json, its configuration and the chat template."""
         path = self._folder.find("tokenizer.json")
         if path is None:
+            unread = unread_tokenizer(self._folder.names_in(""))
+            if unread is not None:
+                raise UnsupportedModelError(f"{self.model_id} {unread}")
             return None
         config = self._json("tokenizer_config.json") or {}
         return HfTokenizerFiles(
@@ -239,14 +261,35 @@ class HfFiles(ModelFiles):
         )
 
     def _chat_template(self, tokenizer_config: Mapping[str, object]) -> str | None:
-        """The template in a file of its own, or else the tokenizer's or a processor's."""
-        path = self._folder.find("chat_template.jinja")
-        if path is not None:
-            return _read_text(path)
+        """The template in a file of its own, or else the tokenizer's or a processor's.
+
+        As for transformers, any file of its own hides those of the configuration.
+        """
+        templates = self._template_files()
+        if templates:
+            if DEFAULT not in templates:
+                _log.warning(
+                    "no chat template is the default one: conversations are refused",
+                    extra={"model": self.model_id, "templates": sorted(templates)},
+                )
+            return templates.get(DEFAULT)
         template = configured_template("tokenizer_config.json", tokenizer_config)
         if template is not None:
             return template
         return configured_template(_PROCESSOR_TEMPLATE, self._json(_PROCESSOR_TEMPLATE) or {})
+
+    def _template_files(self) -> dict[str, str]:
+        """Templates in files of their own, by name; a default one in the folder comes first."""
+        own = self._text(_TEMPLATE)
+        templates = {} if own is None else {DEFAULT: own}
+        for name in self._folder.names_in(_TEMPLATES):
+            if not name.endswith(".jinja"):
+                continue
+            text = self._text(f"{_TEMPLATES}/{name}")
+            if text is None:
+                raise ModelFilesError(f"{_TEMPLATES}/{name} is not a file")
+            templates[name.removesuffix(".jinja")] = text
+        return templates
 
     @cached_property
     def _index(self) -> dict[str, str]:
@@ -269,12 +312,18 @@ class HfFiles(ModelFiles):
         tensors = self._index or self._folder.tensor_types(_SINGLE)
         return None if tensors is None else frozenset(tensors)
 
-    def _json(self, name: str) -> Mapping[str, object] | None:
+    def _text(self, name: str) -> str | None:
         path = self._folder.find(name)
         if path is None:
             return None
-        text = _read_text(path)
+        text = _read_text(path, name)
         refuse_lfs_pointer(name, text[: len(LFS_BEGINNING)].encode())
+        return text
+
+    def _json(self, name: str) -> Mapping[str, object] | None:
+        text = self._text(name)
+        if text is None:
+            return None
         try:
             content = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -318,13 +367,13 @@ def _fault(text: str, error: ValueError | RecursionError) -> str:
     return "it nests too deep" if isinstance(error, RecursionError) else "a number is too long"
 
 
-def _read_text(path: Path) -> str:
+def _read_text(path: Path, name: str) -> str:
     """Reads a text file in UTF-8, of which some editors mark the beginning."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise ModelFilesError(f"{path.name} cannot be read: {error.strerror}") from error
+        raise ModelFilesError(f"{name} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ModelFilesError(
-            f"{path.name} is not text in UTF-8: byte {error.start} is {error.object[error.start]}"
+            f"{name} is not text in UTF-8: byte {error.start} is {error.object[error.start]}"
         ) from error

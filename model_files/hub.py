@@ -6,6 +6,7 @@ Honours `HF_ENDPOINT`, `HF_HOME`, `HF_HUB_OFFLINE` and `HF_TOKEN`, as `huggingfa
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 
 from huggingface_hub import (
@@ -15,7 +16,11 @@ from huggingface_hub import (
     hf_hub_download,
     hf_hub_url,
 )
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+)
 from huggingface_hub.utils.tqdm import tqdm
 
 from model_files.checksum import check_download
@@ -113,6 +118,29 @@ class HubFolder:
     def names(self) -> Sequence[str]:
         """Well-known names that the repository has."""
         return [name for name in KNOWN_NAMES if self._size_bytes(name)]
+
+    def names_in(self, subfolder: str) -> Sequence[str]:
+        """Names of all that is in a folder inside; offline, of what the cache has of it.
+
+        Raises:
+            ModelFilesError: The hub cannot be reached, or refuses.
+        """
+        if constants.is_offline_mode():
+            path = self._cached("config.json")
+            kept = path.parent / subfolder if path else None
+            return sorted(one.name for one in kept.iterdir()) if kept and kept.is_dir() else ()
+        with self._hub_errors(subfolder):
+            try:
+                tree = list(
+                    HfApi().list_repo_tree(
+                        self.model_id, subfolder or None, revision=self._revision
+                    )
+                )
+            except HfHubHTTPError as error:
+                if error.response.status_code == HTTPStatus.NOT_FOUND:  # or a hub without lists
+                    return ()
+                raise
+        return sorted(entry.path.rpartition("/")[2] for entry in tree)
 
     def find_here(self, name: str) -> Path | None:
         """Returns the path of a file in the cache, or None."""

@@ -106,7 +106,12 @@ class ModelFiles(ABC):
 
     @abstractmethod
     def tokenizer_files(self) -> TokenizerFiles | None:
-        """Returns where the tokenizer is, or None for a model without one."""
+        """Returns where the tokenizer is, or None for a model without one.
+
+        Raises:
+            UnsupportedModelError: It is there only in a form that is not read.
+            ModelFilesError: A file beside it is damaged.
+        """
 
 
 def fingerprint_of(facts: Mapping[str, object]) -> str:

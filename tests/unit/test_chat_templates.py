@@ -72,6 +72,92 @@ def test_without_a_default_there_is_no_template(tmp_path: Path, form: object) ->
     assert tokenizer_files.chat_template is None
 
 
+FOLDERS: list[dict[str, str]] = [
+    {"chat_template.jinja": "own"},
+    {"chat_template.jinja": "own", "additional_chat_templates/tool_use.jinja": "tools"},
+    {"chat_template.jinja": "own", "additional_chat_templates/default.jinja": "folder"},
+    {"additional_chat_templates/default.jinja": "folder"},
+    {"chat_template.jinja": "own", "additional_chat_templates/note.txt": "\xff no template"},
+    {"chat_template.jinja": "own", "additional_chat_templates/a.b.jinja": "with a dot"},
+    {"additional_chat_templates/readme.md": "no template"},
+]
+
+
+@pytest.mark.parametrize("content", FOLDERS)
+def test_named_templates_in_a_folder_are_read_as_transformers_does(
+    tmp_path: Path, content: dict[str, str]
+) -> None:
+    from transformers import AutoTokenizer
+
+    files = folder_with(tmp_path, "of the configuration")
+    write_all(tmp_path, content)
+    found = files.tokenizer_files()
+    assert found is not None
+    assert found.chat_template == AutoTokenizer.from_pretrained(tmp_path).get_chat_template()
+
+
+def test_what_transformers_saves_is_read_again(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    named = [{"name": name, "template": f"of {name}"} for name in ("default", "rag", "tool_use")]
+    folder_with(tmp_path, named)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert sorted(path.name for path in (tmp_path / "additional_chat_templates").iterdir()) == [
+        "rag.jinja",
+        "tool_use.jinja",
+    ]
+    found = HfFiles(LocalFolder(tmp_path)).tokenizer_files()
+    assert found is not None
+    assert found.chat_template == "of default" == tokenizer.get_chat_template()
+
+
+def test_a_folder_without_a_default_hides_the_configuration_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from transformers import AutoTokenizer
+
+    files = folder_with(tmp_path, "of the configuration")
+    write_all(tmp_path, {"additional_chat_templates/rag.jinja": "x"})
+    found = files.tokenizer_files()
+    assert found is not None
+    assert found.chat_template is None
+    assert vars(caplog.records[-1])["templates"] == ["rag"]
+    with pytest.raises(ValueError, match="no default specified"):
+        AutoTokenizer.from_pretrained(tmp_path).get_chat_template()
+
+
+def test_odd_templates_in_files_are_refused_by_place(tmp_path: Path) -> None:
+    files = folder_with(tmp_path, None)
+    write_all(tmp_path, {"chat_template.jinja": "x", "additional_chat_templates/rag.jinja": "x"})
+    odd = tmp_path / "additional_chat_templates" / "rag.jinja"
+
+    def refusal() -> str:
+        with pytest.raises(ModelFilesError) as refused:
+            load_tokenizer(files)
+        return refused.value.message
+
+    odd.write_bytes(b"{{ \xff }}")
+    assert refusal() == "additional_chat_templates/rag.jinja is not text in UTF-8: byte 3 is 255"
+    odd.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    assert refusal().startswith("additional_chat_templates/rag.jinja is not here, only its pointer")
+    odd.unlink()
+    odd.symlink_to("nowhere")
+    assert refusal() == "additional_chat_templates/rag.jinja is not a file"
+    odd.unlink()
+    odd.mkdir()
+    assert refusal() == "additional_chat_templates/rag.jinja is not a file"
+    odd.rmdir()
+    (tmp_path / "chat_template.jinja").write_text("version https://git-lfs.github.com/spec/v1\n")
+    assert refusal().startswith("chat_template.jinja is not here, only its pointer")
+
+
+def write_all(folder: Path, content: dict[str, str]) -> None:
+    for name, text in content.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+
+
 def test_a_processor_may_have_the_template(tmp_path: Path) -> None:
     content = json.dumps({"chat_template": "of a processor"})
     files = folder_with(tmp_path, None, chat_template__json=content).tokenizer_files()

@@ -35,6 +35,8 @@ class FakeHub:
         """Names of files whose content was sent whole."""
         self.damaged = ""
         """Name of a file of which one bit changes on its way, once."""
+        self.lists = True
+        """Whether it tells what is in a folder; some mirrors do not."""
         self.status, self.code = 0, ""
         """Answered to everything, with the hub's own error code; 0: files are."""
         hub = self
@@ -52,7 +54,10 @@ class FakeHub:
             def _answer(self, *, send_content: bool) -> None:
                 if hub.status:
                     return self._refuse(hub.code, hub.status)
-                match = re.fullmatch(r"/(\w+/\w+)/resolve/(\w+)/([\w.-]+)", self.path)
+                tree = re.fullmatch(r"/api/models/org/tiny/tree/(\w+)/(\w+)\?.*", self.path)
+                if tree is not None:
+                    return self._list(tree[2])
+                match = re.fullmatch(r"/(\w+/\w+)/resolve/(\w+)/([\w./-]+)", self.path)
                 if match is None or match[1] != "org/tiny":
                     return self._refuse("RepoNotFound")
                 if match[2] not in ("main", COMMIT):
@@ -75,6 +80,20 @@ class FakeHub:
                         hub.damaged = ""
                         part = part[:-1] + bytes([part[-1] ^ 1])
                     self.wfile.write(part)
+                return None
+
+            def _list(self, subfolder: str) -> None:
+                folder = hub.folder / subfolder
+                if not folder.is_dir() or not hub.lists:
+                    return self._refuse("EntryNotFound" if hub.lists else "")
+                paths = [f"{subfolder}/{path.name}" for path in folder.iterdir()]
+                entries = [{"type": "file", "path": p, "size": 1, "oid": "0"} for p in paths]
+                content = json.dumps(entries).encode()
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
                 return None
 
             def _refuse(self, code: str, status: int = 404) -> None:
@@ -172,6 +191,28 @@ def test_a_stage_fetches_only_the_shards_of_its_layers(hub: FakeHub, tmp_path: P
     names = [name for name in weight_map if name.startswith("model.layers.3.")]
     with local.open_tensors(names) as reader:
         assert total == pytest.approx(sum(float(abs(reader.read(n)).sum()) for n in names))
+
+
+FIND_TEMPLATE = """
+files = open_model("org/tiny").tokenizer_files()
+print(files.chat_template)
+"""
+
+
+def test_named_templates_are_found_on_a_hub_and_in_its_cache(hub: FakeHub, tmp_path: Path) -> None:
+    (hub.folder / "tokenizer.json").write_text("{}")
+    (hub.folder / "chat_template.jinja").write_text("own")
+    without = Machine(tmp_path / "without", hub.endpoint)
+    assert without.run(FIND_TEMPLATE) == "own"
+    (hub.folder / "additional_chat_templates").mkdir()
+    for name in ("default", "tool_use"):
+        (hub.folder / "additional_chat_templates" / f"{name}.jinja").write_text(f"of {name}")
+    machine = Machine(tmp_path / "cache", hub.endpoint)
+    assert machine.run(FIND_TEMPLATE) == "of default"
+    assert machine.run(FIND_TEMPLATE, HF_HUB_OFFLINE="1") == "of default"
+    assert without.run(FIND_TEMPLATE, HF_HUB_OFFLINE="1") == "own"
+    hub.lists = False
+    assert Machine(tmp_path / "mirror", hub.endpoint).run(FIND_TEMPLATE) == "own"
 
 
 def test_the_second_time_nothing_is_fetched(hub: FakeHub, tmp_path: Path) -> None:

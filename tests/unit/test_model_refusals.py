@@ -6,12 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import tokenizers
 import torch
 from safetensors.torch import save_file
 from transformers import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from coordinator.text.tokenizer import load_tokenizer
 from model_files import open_model
+from model_files.hf_files import HfFiles, LocalFolder
 from protos.errors import StagecoachError, UnsupportedModelError
 from protos.layer_range import LayerRange
 from stage_server.model.families import FAMILIES
@@ -133,6 +136,11 @@ def mistral_original(path: Path) -> None:
     write(path, "params.json")
 
 
+def mistral_weights(path: Path) -> None:
+    mistral_original(path)
+    only_config(path)
+
+
 def checkpoint(path: Path) -> None:
     write(path, "model.ckpt")
 
@@ -215,6 +223,10 @@ FOLDERS: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     "pickled shards": (pickled_shards, ["pytorch_model-00001-of-00002.bin", CONVERT]),
     "the authors' own form": (original, ["no config.json", "authors' own code", "-hf"]),
     "Mistral's own form": (mistral_original, ["no config.json", "authors' own code"]),
+    "Mistral's own weights": (
+        mistral_weights,
+        ["no weights but consolidated.safetensors", "authors' own code"],
+    ),
     "a checkpoint": (checkpoint, ["model.ckpt", CONVERT]),
     "onnx": (onnx, ["a model for ONNX (model.onnx)"]),
     "gguf": (gguf_inside, ["model-Q4_K_M.gguf", "name one of them instead of the folder"]),
@@ -251,6 +263,47 @@ FOLDERS: dict[str, tuple[Callable[[Path], None], list[str]]] = {
         ["config.json"],
     ),
 }
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["tekken.json"],
+        ["tekken_240911.json"],
+        ["tokenizer.model"],
+        ["tokenizer.model.v3"],
+        ["mistral_instruct_tokenizer_241114.model.v7m1"],
+        ["spiece.model"],
+        ["merges.txt", "vocab.json"],
+        ["vocab.txt"],
+        ["qwen.tiktoken"],
+    ],
+)
+def test_a_tokenizer_in_another_form_is_told_what_is_missing(
+    names: list[str], tmp_path: Path
+) -> None:
+    only_config(tmp_path)
+    write(tmp_path, *names)
+    files = HfFiles(LocalFolder(tmp_path))
+    with pytest.raises(UnsupportedModelError) as refused:
+        load_tokenizer(files)
+    assert f"has no tokenizer.json, and {', '.join(names)} is not read" in refused.value.message
+    assert "to serve token ids alone" in refused.value.message
+    for name in names:
+        (tmp_path / name).unlink()
+    write(tmp_path, "params.json", "model.safetensors.index.json")
+    assert load_tokenizer(files) is None
+
+
+def test_a_tokenizer_in_another_form_may_lie_beside_one_that_is_read(tmp_path: Path) -> None:
+    only_config(tmp_path)
+    write(tmp_path, "tekken.json", "tokenizer.model")
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocab={"a": 0}, merges=[]))
+    backend.decoder = tokenizers.decoders.ByteLevel()
+    backend.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = load_tokenizer(HfFiles(LocalFolder(tmp_path)))
+    assert tokenizer is not None
+    assert tokenizer.encode("aa") == [0, 0]
 
 
 @pytest.mark.parametrize("kind", FOLDERS)
