@@ -112,7 +112,11 @@ class GgufModel(ModelFiles):
     def tokenizer_files(self) -> GgufTokenizer | None:
         """Reads the metadata of the tokenizer."""
         with GgufFile(self._path, string_lists=True) as file:
-            fields = {k: v for k, v in file.metadata.items() if k.startswith("tokenizer.")}
+            fields = {
+                name: value
+                for name, value in file.metadata.items()
+                if name.startswith("tokenizer.") or name == "general.name"
+            }
         return GgufTokenizer(metadata=fields) if "tokenizer.ggml.model" in fields else None
 
     def _row_order(self, name: str) -> npt.NDArray[np.int64] | None:

@@ -14,7 +14,7 @@ class HfTokenizerFiles:
     tokenizer_config: Mapping[str, object]
     """Content of `tokenizer_config.json`; empty without one."""
     chat_template: str | None
-    """Jinja source, from `chat_template.jinja` or else from the tokenizer configuration."""
+    """Jinja source, from a file of its own or else from the tokenizer configuration."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +22,8 @@ class GgufTokenizer:
     """The tokenizer of a GGUF file."""
 
     metadata: Mapping[str, object]
-    """Every `tokenizer.*` field by its full name; values are str, int, float, bool or lists."""
+    """Every `tokenizer.*` field and `general.name`, by the full name; values are str, int, float,
+    bool or lists."""
 
 
 TokenizerFiles = HfTokenizerFiles | GgufTokenizer

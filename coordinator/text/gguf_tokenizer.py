@@ -34,8 +34,8 @@ def build_gguf_tokenizer(vocabulary: GgufVocabulary) -> Tokenizer:
             f"GGUF tokenizer {vocabulary.model!r} is not one of {', '.join(_KINDS)}"
         )
     tokenizer = _KINDS[vocabulary.model](vocabulary)
-    tokenizer.add_special_tokens(_added_tokens(vocabulary.special_contents))
-    tokenizer.add_tokens(_added_tokens(vocabulary.contents_of(USER_DEFINED)))
+    tokenizer.add_special_tokens(_added_tokens(vocabulary, vocabulary.special_contents))
+    tokenizer.add_tokens(_added_tokens(vocabulary, vocabulary.contents_of(USER_DEFINED)))
     tokenizer.post_processor = _post_processor(vocabulary)
     return tokenizer
 
@@ -123,8 +123,11 @@ def _merges_by_score(vocabulary: GgufVocabulary) -> list[tuple[str, str]]:
     return [(tokens[left], tokens[right]) for _, _, left, right in sorted(merges)]
 
 
-def _added_tokens(contents: Iterable[str]) -> list[AddedToken]:
-    return [AddedToken(content, normalized=False) for content in contents]
+def _added_tokens(vocabulary: GgufVocabulary, contents: Iterable[str]) -> list[AddedToken]:
+    return [
+        AddedToken(content, normalized=False, rstrip=vocabulary.strips_after(content))
+        for content in contents
+    ]
 
 
 def _post_processor(vocabulary: GgufVocabulary) -> processors.PostProcessor:

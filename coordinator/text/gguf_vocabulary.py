@@ -28,6 +28,12 @@ _DEFAULT_IDS = MappingProxyType(
 
 _END_FIELDS = ("eos_token_id", "eot_token_id", "eom_token_id")
 
+_PHI_3 = ("phi-3", "phi3")
+"""What the name of a model holds whose control tokens take the spaces after them, in llama.cpp."""
+
+_NOT_STRIPPING = frozenset({"<unk>", "<s>", "<|endoftext|>"})
+"""Of Phi-3: those that leave the spaces after them."""
+
 T = TypeVar("T", str, int, float, bool)
 
 
@@ -58,6 +64,8 @@ class GgufVocabulary:
     special_contents: tuple[str, ...]
     """Tokens that are no ordinary text: those of the types for it, and those that end something,
     whose type is wrong in some files."""
+    takes_spaces: bool
+    """Whether most extraordinary tokens take the spaces that follow them; see `strips_after`."""
 
     @classmethod
     def parse(cls, metadata: Mapping[str, object]) -> Self:
@@ -74,6 +82,7 @@ class GgufVocabulary:
             for token, token_type in zip(tokens, types, strict=True)
             if token_type in (UNKNOWN, CONTROL) and token
         ]
+        name = metadata.get("general.name")
         extraordinary = [token for token, kind in zip(tokens, types, strict=True) if kind != NORMAL]
         ends = end_tokens(tokens, extraordinary)
         return cls(
@@ -102,7 +111,12 @@ class GgufVocabulary:
             special_contents=tuple(
                 dict.fromkeys([*special, *(token for token in tokens if token in ends)])
             ),
+            takes_spaces=isinstance(name, str) and any(one in name.lower() for one in _PHI_3),
         )
+
+    def strips_after(self, token: str) -> bool:
+        """Whether a token that is no ordinary text takes the spaces that follow it."""
+        return self.takes_spaces and token not in _NOT_STRIPPING
 
     def contents_of(self, token_type: int) -> list[str]:
         """Returns the tokens of a type, but for special ones."""

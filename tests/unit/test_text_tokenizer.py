@@ -70,7 +70,7 @@ LEADING_SPACES = "   leading spaces"
 
 
 class FilesWithTokenizer(ModelFiles):
-    """A model of which only the tokenizer is there."""
+    """A model of which only the tokenizer is there, so no tensor can be asked for."""
 
     def __init__(self, files: TokenizerFiles | None) -> None:
         self._files = files
@@ -86,7 +86,7 @@ class FilesWithTokenizer(ModelFiles):
     def open_tensors(
         self, names: Collection[str], *, on_download: ByteReport = no_report
     ) -> AbstractContextManager[TensorReader]:
-        raise NotImplementedError
+        raise ModelFilesError(f"there are no tensors: {', '.join(names)}")
 
     def tokenizer_files(self) -> TokenizerFiles | None:
         return self._files
@@ -242,6 +242,19 @@ def test_gguf_special_tokens_are_whole_and_silent_and_user_defined_ones_are_whol
     assert token_ids == [257, 256, 259, 258]
     detokenizer = tokenizer.detokenizer()
     assert detokenizer.push(token_ids) + detokenizer.flush() == "ab<think>"
+
+
+@pytest.mark.parametrize("name", ["Phi3", "Phi-3-mini-4k-instruct", "phi3.5", "Llama", None])
+def test_control_tokens_of_phi_3_take_the_spaces_after_them(name: str | None) -> None:
+    """As in llama.cpp, which knows them by the name of the model, and in their own tokenizer."""
+    metadata = with_last_tokens("<s>", "<|end|>", "<note>", "</s>", types=(3, 3, 4, 3))
+    tokenizer = load(GgufTokenizer(metadata={**metadata, "general.name": name}))
+    takes = name not in ("Llama", None)
+    for token in ("<|end|>", "<note>", "</s>"):
+        written = f"a {token} \n ab"
+        assert (tokenizer.encode(written) == tokenizer.encode(f"a {token}ab")) == takes
+        assert len(tokenizer.encode(written)) == (4 if takes else 7)
+    assert len(tokenizer.encode("<s> \n ab")) == 5
 
 
 def test_gguf_end_tokens_include_the_end_of_a_turn() -> None:
@@ -469,7 +482,7 @@ def test_text_with_a_lone_surrogate_is_refused(demo: Tokenizer) -> None:
     assert caught.value.field == "prompt.text"
     with pytest.raises(InvalidArgumentError, match="lone surrogate") as caught:
         demo.encode_chat(chat("\udfff"))
-    assert caught.value.field == "prompt.chat.messages.content"
+    assert caught.value.field == "prompt.chat.messages[0].content"
 
 
 def test_output_text_stops_across_tokens_and_says_nothing_afterwards(demo: Tokenizer) -> None:
