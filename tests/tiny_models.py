@@ -4,7 +4,7 @@ They are float32, have 6 layers and a vocabulary of 128, and weights large enoug
 next token is decided clearly. The same name and overrides always give the same model.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +175,29 @@ def reference_model(path: Path) -> PreTrainedModel:
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     model.eval()
     return model
+
+
+def unsplit_tokens(model: Any, prompt: Sequence[int], num_tokens: int) -> list[int]:
+    """What transformers generates greedily with the whole model, past any end token.
+
+    Args:
+        model: Of `reference_model`.
+        prompt: Token ids.
+        num_tokens: As many are generated.
+    """
+    inputs = torch.tensor([list(prompt)])
+    with torch.inference_mode():
+        output = model.generate(
+            inputs,
+            attention_mask=torch.ones_like(inputs),
+            max_new_tokens=num_tokens,
+            min_new_tokens=num_tokens,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=0,
+        )
+    tokens: list[int] = output[0, len(prompt) :].tolist()
+    return tokens
 
 
 def tiny_gguf(

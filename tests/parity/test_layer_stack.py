@@ -11,7 +11,7 @@ from model_files import open_model
 from stage_server.model.families import FAMILIES as SERVED
 from stage_server.model.layer_stack import LayerStack, load_layer_stack
 from tests.layer_ranges import split_evenly
-from tests.tiny_models import FAMILIES, VOCAB_SIZE, reference_model, tiny_model
+from tests.tiny_models import FAMILIES, VOCAB_SIZE, reference_model, tiny_model, unsplit_tokens
 
 CPU = torch.device("cpu")
 PROMPT = [1, *(7 * i % (VOCAB_SIZE - 3) + 3 for i in range(13))]
@@ -105,18 +105,10 @@ def model_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 def expected(model_path: Path) -> tuple[list[int], torch.Tensor]:
     """What transformers generates, and its logits of every row."""
     model: Any = reference_model(model_path)
-    prompt = torch.tensor([PROMPT])
+    token_ids = unsplit_tokens(model, PROMPT, NUM_GENERATED)
     with torch.inference_mode():
-        output = model.generate(
-            prompt,
-            attention_mask=torch.ones_like(prompt),
-            max_new_tokens=NUM_GENERATED,
-            do_sample=False,
-            eos_token_id=None,
-            pad_token_id=0,
-        )
-        logits = model(output[:, :-1]).logits[0]
-    return output[0, len(PROMPT) :].tolist(), logits
+        logits = model(torch.tensor([[*PROMPT, *token_ids[:-1]]])).logits[0]
+    return token_ids, logits
 
 
 @pytest.mark.parametrize("num_stages", [1, 2, 3, 5])

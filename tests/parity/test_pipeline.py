@@ -6,16 +6,14 @@ random, in float32 on the CPU, where equality is exact.
 
 import asyncio
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
 from protos.layer_range import LayerRange
 from tests.clusters import generate, running_engine, status_when
 from tests.layer_ranges import split_evenly
-from tests.tiny_models import FAMILIES, tiny_model
+from tests.tiny_models import FAMILIES, reference_model, tiny_model, unsplit_tokens
 
 NUM_TOKENS = 12
 NUM_LAYERS = 6
@@ -34,19 +32,7 @@ def create_prompts(count: int, *, vocab_size: int = 128) -> list[list[int]]:
 def expected_tokens(path: Path, prompt: list[int], num_tokens: int = NUM_TOKENS) -> list[int]:
     """What transformers generates greedily, the whole model in one piece."""
     torch.set_num_threads(1)
-    model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-    inputs = torch.tensor([prompt])
-    output: torch.Tensor = model.generate(
-        inputs,
-        attention_mask=torch.ones_like(inputs),
-        max_new_tokens=num_tokens,
-        min_new_tokens=num_tokens,
-        do_sample=False,
-        pad_token_id=0,
-        eos_token_id=None,
-    )
-    tokens: list[int] = output[0, len(prompt) :].tolist()
-    return tokens
+    return unsplit_tokens(reference_model(path), prompt, num_tokens)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

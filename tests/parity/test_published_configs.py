@@ -14,7 +14,7 @@ from stage_server.model.layer_stack import load_layer_stack
 from tests.layer_ranges import split_evenly
 from tests.parity.test_layer_stack import CPU, NUM_GENERATED, PROMPT, generate
 from tests.published_configs import PUBLISHED
-from tests.tiny_models import reference_model
+from tests.tiny_models import reference_model, unsplit_tokens
 
 TRANSFORMERS_REFUSES: dict[str, dict[str, object]] = {
     "architectures null, dtype auto": {"torch_dtype": "float32"},
@@ -46,19 +46,7 @@ def published_model(config: dict[str, object], folder: Path) -> Path:
 
 def expected_tokens(path: Path) -> list[int]:
     """What transformers generates from the same folder."""
-    model: Any = reference_model(path)
-    prompt = torch.tensor([PROMPT])
-    with torch.inference_mode():
-        output = model.generate(
-            prompt,
-            attention_mask=torch.ones_like(prompt),
-            max_new_tokens=NUM_GENERATED,
-            do_sample=False,
-            eos_token_id=None,
-            pad_token_id=0,
-        )
-    tokens: list[int] = output[0, len(PROMPT) :].tolist()
-    return tokens
+    return unsplit_tokens(reference_model(path), PROMPT, NUM_GENERATED)
 
 
 @pytest.mark.parametrize("form", PUBLISHED)

@@ -6,13 +6,14 @@ import pytest
 from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from coordinator.core.events import Finished, RequestTimings, TokenLogprobs, TokensEvent
+from coordinator.core.events import Finished, TokenLogprobs, TokensEvent
 from coordinator.core.request import FinishReason
 from coordinator.http.answer import AnswerHead, ChoiceOutput
 from coordinator.http.chat_answer import ChatAnswer
 from coordinator.http.completion_answer import CompletionAnswer
 from coordinator.http.schema.base import ResponseModel
 from coordinator.http.schema.sampling import PromptTokensDetails, Usage
+from tests.ended_requests import NO_TIME
 
 USAGE = Usage(
     prompt_tokens=1,
@@ -42,24 +43,13 @@ def head(*, with_logprobs: bool) -> AnswerHead:
 
 
 def finished(text: str = "") -> Finished:
-    timings = RequestTimings(
-        queue_ns=0,
-        time_to_first_token_ns=None,
-        total_ns=0,
-        num_steps=0,
-        schedule_ns=0,
-        sample_ns=0,
-        detokenize_ns=0,
-        step_ns=0,
-        stages=(),
-    )
     return Finished(
         finish_reason=FinishReason.STOP,
         text=text,
         num_prompt_tokens=1,
         num_completion_tokens=0,
         num_cached_tokens=0,
-        timings=timings,
+        timings=NO_TIME,
     )
 
 

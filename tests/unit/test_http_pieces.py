@@ -5,24 +5,14 @@ from collections.abc import Sequence
 
 import pytest
 
-from coordinator.core.events import Finished, RequestTimings, TokenLogprobs, TokensEvent
+from coordinator.core.events import Finished, TokenLogprobs, TokensEvent
 from coordinator.core.request import FinishReason
 from coordinator.http.answer import AnswerHead, ChoiceOutput, usage_of
 from coordinator.http.chat_answer import ChatAnswer
 from coordinator.http.completion_answer import CompletionAnswer
 from coordinator.http.pieces import spliced
+from tests.ended_requests import NO_TIME
 
-TIMINGS = RequestTimings(
-    queue_ns=0,
-    time_to_first_token_ns=None,
-    total_ns=0,
-    num_steps=0,
-    schedule_ns=0,
-    sample_ns=0,
-    detokenize_ns=0,
-    step_ns=0,
-    stages=(),
-)
 TRAP = '"choices":[] "content":[] "tokens":[] "text_offset":[] \\ "'
 
 
@@ -52,7 +42,7 @@ def create_output(text: bytes, *, with_logprobs: bool, held: int = 0) -> ChoiceO
         num_prompt_tokens=3,
         num_completion_tokens=len(text),
         num_cached_tokens=0,
-        timings=TIMINGS,
+        timings=NO_TIME,
     )
     return ChoiceOutput(text=whole, tokens=tokens if text else None, end=end)
 

@@ -8,33 +8,22 @@ import pytest
 from coordinator.core.events import (
     Accepted,
     Finished,
-    RequestTimings,
     TokenLogprobs,
     TokensEvent,
 )
 from coordinator.core.request import FinishReason
 from coordinator.request_stream import RequestStream
 from protos.errors import InternalError
+from tests.ended_requests import NO_TIME
 
 ACCEPTED = Accepted(request_id="r", prompt_token_ids=(1, 2, 3))
-TIMINGS = RequestTimings(
-    queue_ns=0,
-    time_to_first_token_ns=None,
-    total_ns=0,
-    num_steps=0,
-    schedule_ns=0,
-    sample_ns=0,
-    detokenize_ns=0,
-    step_ns=0,
-    stages=(),
-)
 FINISHED = Finished(
     finish_reason=FinishReason.STOP,
     text="",
     num_prompt_tokens=3,
     num_completion_tokens=2,
     num_cached_tokens=0,
-    timings=TIMINGS,
+    timings=NO_TIME,
 )
 
 
