@@ -20,6 +20,7 @@ from coordinator.http.field_names import field_names_of
 from coordinator.http.head_requests import HeadRequests
 from coordinator.http.host_guard import AllowedHosts, HostGuard
 from coordinator.http.ignored_fields import IGNORED_HEADER, IgnoredFieldsHeader
+from coordinator.http.keep_alive import KeepAliveHeader
 from coordinator.http.lenient_paths import LenientPaths
 from coordinator.http.model_routes import model_routes
 from coordinator.http.openapi import describe
@@ -96,6 +97,7 @@ def _wrap(app: FastAPI, options: AppOptions) -> None:
     if options.allowed_hosts is not None:
         app.add_middleware(HostGuard, allowed=options.allowed_hosts)
     app.add_middleware(UnreadBodies)
+    app.add_middleware(KeepAliveHeader)
     app.add_middleware(RequestIds)
 
 

@@ -19,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import (
 from uvicorn.server import ServerState
 
 from coordinator.http.errors import ErrorBody, ErrorResponse
+from coordinator.http.keep_alive import KEEP_ALIVE_S
 
 _FRAMING_HEADERS = frozenset({b"content-length", b"transfer-encoding"})
 
@@ -137,8 +138,7 @@ class LimitedProtocol(HttpToolsProtocol):
         cycle = self.cycle
         cycle.transport = _LingeringTransport(self)  # type: ignore[assignment]  # all that it uses
         if cycle.keep_alive:
-            timeout = b"timeout=%d" % self._limits.keep_alive_s
-            cycle.default_headers = [*cycle.default_headers, (b"keep-alive", timeout)]
+            cycle.scope["state"][KEEP_ALIVE_S] = self._limits.keep_alive_s
         self._unanswered.append(cycle)
 
     def on_body(self, body: bytes) -> None:
@@ -188,6 +188,12 @@ class LimitedProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Answers what is not HTTP, in the shape of all errors."""
         self._refuse(400, msg.rstrip("."), "invalid_http")
+
+    def shutdown(self) -> None:
+        """Closes the connection, or promises no more that it stays while it answers."""
+        super().shutdown()
+        for cycle in self._unanswered:
+            cycle.scope["state"].pop(KEEP_ALIVE_S, None)
 
     def close(self) -> None:
         """Closes the connection once what is on its way is here, so that the answer stays."""

@@ -402,6 +402,7 @@ async def test_a_client_that_stops_after_a_413_is_not_left_waiting(
         received = await exchange(address, post(b"", *headers))
     assert received.startswith(TOO_LONG)
     assert b"\r\nconnection: close\r\n" in received
+    assert b"keep-alive" not in received.lower()
     assert received.count(b"HTTP/1.1 ") == 1  # no 100 before it either
 
 
