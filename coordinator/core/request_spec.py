@@ -74,6 +74,8 @@ class ChatMessage:
     role: str
     """One of `CHAT_ROLES`."""
     content: str
+    name: str | None = None
+    """Who of several that have the role; for templates that tell them apart."""
 
     def __post_init__(self) -> None:
         """Refuses unknown roles."""

@@ -9,10 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
+from functools import cached_property
 from typing import NoReturn
 
 import jinja2
-import jinja2.nodes
+from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -56,9 +57,7 @@ class ChatTemplate:
         """
         try:
             return self._template.render(
-                messages=[
-                    {"role": message.role, "content": message.content} for message in messages
-                ],
+                messages=[_fields_of(message) for message in messages],
                 tools=None,
                 documents=None,
                 add_generation_prompt=add_generation_prompt,
@@ -71,6 +70,24 @@ class ChatTemplate:
                 f"the model's chat template refuses the messages: {error}",
                 field="prompt.chat.messages",
             ) from error
+
+    @cached_property
+    def sought(self) -> frozenset[str]:
+        """Strings that the template looks for, or takes away, such as `</think>`."""
+        tree = _environment().parse(self.source)
+        looking = [
+            *(one for one in tree.find_all(nodes.Call) if isinstance(one.node, nodes.Getattr)),
+            *tree.find_all(nodes.Filter),
+            *tree.find_all(nodes.Test),
+        ]
+        values = [value for one in looking for value in one.args]
+        for compare in tree.find_all(nodes.Compare):
+            values += [compare.expr, *(operand.expr for operand in compare.ops)]
+        return frozenset(
+            value.value
+            for value in values
+            if isinstance(value, nodes.Const) and isinstance(value.value, str)
+        )
 
     def turn_marks(self) -> str:
         """Returns what the template writes around and between turns that say next to nothing."""
@@ -107,15 +124,21 @@ class ChatTemplate:
         return before if after.startswith(" ") else before.rstrip()
 
 
+def _fields_of(message: ChatMessage) -> dict[str, str]:
+    """What a template sees of a message; a name only where there is one."""
+    name = {} if message.name is None else {"name": message.name}
+    return {"role": message.role, "content": message.content, **name}
+
+
 class _GenerationTag(Extension):
     """`{% generation %}` marks what the assistant said, for training; here it has no effect."""
 
     tags = {"generation"}  # noqa: RUF012 - jinja2 declares it so
 
-    def parse(self, parser: Parser) -> jinja2.nodes.Node:
+    def parse(self, parser: Parser) -> nodes.Node:
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return jinja2.nodes.Scope(body).set_lineno(line)
+        return nodes.Scope(body).set_lineno(line)
 
 
 class _Namespace(jinja2.utils.Namespace):

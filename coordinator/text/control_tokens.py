@@ -4,11 +4,15 @@ In a conversation only the template may write them. A client's string that holds
 while the template renders: the part is a row of digits that nobody can guess, which a template can
 trim around, split beside, escape and change to capitals, and is put back afterwards. So the parts
 that the client wrote are known in whatever the template makes of them.
+
+A template that deletes something inside a message, or changes its letters, could make a control
+token of what was none, such as `<|im_</think>start|>`. A strict shield takes every character away
+with which one could begin.
 """
 
 import re
 import secrets
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 
 class ControlTokens:
@@ -24,9 +28,37 @@ class ControlTokens:
         self._lengths = sorted({len(content) for content in self._contents}, reverse=True)
         first_chars = "".join(sorted({re.escape(content[0]) for content in self._contents}))
         self._first_char = re.compile(f"[{first_chars}]" if first_chars else "(?!)")
+        # An entity, such as &lt;, becomes another character where a template takes tags away.
+        self._first_char_of_any_case = re.compile(
+            f"[{first_chars}&]" if first_chars else "(?!)", re.IGNORECASE
+        )
         self._beginnings = frozenset(
             content[:length] for content in self._contents for length in range(1, len(content))
         )
+
+    def find_beginnings(self, text: str, kept: re.Pattern[str]) -> Iterator[tuple[int, int]]:
+        """Yields start and end of each character with which one could begin, from the left.
+
+        Args:
+            text: Of a client.
+            kept: What is passed over: strings that a template looks for.
+        """
+        position = 0
+        for match in kept.finditer(text):
+            yield from self._beginnings_in(text, position, match.start())
+            position = match.end()
+        yield from self._beginnings_in(text, position, len(text))
+
+    def can_begin_with(self, text: str) -> bool:
+        """Whether a text is a part of one, from its beginning."""
+        return text in self._beginnings
+
+    def found_in(self, text: str) -> list[str]:
+        """Those that are in a text, in order."""
+        return [text[start:end] for start, end in self.find(text)]
+
+    def _beginnings_in(self, text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+        return (match.span() for match in self._first_char_of_any_case.finditer(text, start, end))
 
     def find(self, text: str) -> Iterator[tuple[int, int]]:
         """Yields start and end of each, from the left, of several at one place the longest."""
@@ -55,11 +87,15 @@ class ShieldedText:
 
     Args:
         control_tokens: What is taken out.
+        kept: For a strict shield: what stays as it is, of what is no control token.
     """
 
-    def __init__(self, control_tokens: ControlTokens) -> None:
+    def __init__(
+        self, control_tokens: ControlTokens, *, kept: re.Pattern[str] | None = None
+    ) -> None:
         """Draws digits for this conversation."""
         self._control_tokens = control_tokens
+        self._kept = kept
         self._prefix = str(10**23 + secrets.randbelow(9 * 10**23))
         self._parts: list[str] = []
         self._shield = re.compile(self._prefix + r"(\d{8})")
@@ -70,6 +106,9 @@ class ShieldedText:
         open_end = self._control_tokens.find_open_end(text)
         if open_end is not None and (not spans or open_end[0] >= spans[-1][1]):
             spans.append(open_end)
+        if self._kept is not None:
+            beginnings = self._control_tokens.find_beginnings(text, self._kept)
+            spans = _with_others(spans, beginnings)
         pieces = []
         position = 0
         for start, end in spans:
@@ -78,11 +117,27 @@ class ShieldedText:
             position = end
         return "".join([*pieces, text[position:]])
 
+    @property
+    def num_parts(self) -> int:
+        """How many parts were taken out."""
+        return len(self._parts)
+
     def restore(self, text: str) -> str:
         """Puts back what `shield` took out."""
         if not self._parts:
             return text
         return self._shield.sub(lambda match: self._parts[int(match[1])], text)
+
+
+def _with_others(
+    spans: Sequence[tuple[int, int]], others: Iterator[tuple[int, int]]
+) -> list[tuple[int, int]]:
+    """Spans in order, and among them those others that are not inside one."""
+    merged: list[tuple[int, int]] = []
+    for span in sorted([*spans, *others], key=lambda span: (span[0], -span[1])):
+        if not merged or span[0] >= merged[-1][1]:
+            merged.append(span)
+    return merged
 
 
 def unguessable_tag() -> str:

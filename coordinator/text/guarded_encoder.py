@@ -41,11 +41,12 @@ class GuardedEncoder:
             InvalidArgumentError: The tokenizer makes a control token of plain text.
         """
         text = shielded.restore(rendered)
-        num_written = sum(1 for _ in self.control_tokens.find(rendered))
-        if num_written == sum(1 for _ in self.control_tokens.find(text)):
+        written = self.control_tokens.found_in(rendered)
+        if written == self.control_tokens.found_in(text):
             token_ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
             # They would differ where text becomes a control token only when it is normalized.
-            if sum(token_id in self._control_ids for token_id in token_ids) == num_written:
+            made = [token_id for token_id in token_ids if token_id in self._control_ids]
+            if made == [_id_of(self._backend, content) for content in written]:
                 return token_ids
         return self._encode_guarded(rendered, shielded)
 

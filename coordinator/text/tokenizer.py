@@ -1,7 +1,8 @@
 """The tokenizer of a model: text and conversations to token ids, token ids to text."""
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from types import MappingProxyType
@@ -9,7 +10,7 @@ from typing import Self
 
 import tokenizers
 
-from coordinator.core.request_spec import ChatPrompt, TextPrompt
+from coordinator.core.request_spec import ChatMessage, ChatPrompt, TextPrompt
 from coordinator.text.chat_template import ChatTemplate
 from coordinator.text.control_tokens import ShieldedText
 from coordinator.text.detokenizer import IncrementalDetokenizer
@@ -125,20 +126,30 @@ class Tokenizer:
             raise InvalidArgumentError(
                 "the model has no chat template: send text", field="prompt.chat"
             )
+        for index, message in enumerate(prompt.messages):
+            _check_unicode(message.content, f"prompt.chat.messages[{index}].content")
+            _check_unicode(message.name or "", f"prompt.chat.messages[{index}].name")
         encoder = self._chat_encoder
-        shielded = ShieldedText(encoder.control_tokens)
-        messages = []
-        for message in prompt.messages:
-            _check_unicode(message.content, "prompt.chat.messages.content")
-            messages.append(replace(message, content=shielded.shield(message.content)))
-        if prompt.continue_final_message:
-            text = self._chat_template.render_unfinished(messages)
-        else:
-            text = self._chat_template.render(
-                messages, add_generation_prompt=prompt.add_generation_prompt
-            )
+        control_tokens = encoder.control_tokens
+        shielded = ShieldedText(control_tokens)
+        text = self._rendered(prompt, _shielded_messages(prompt, shielded))
+        strict = ShieldedText(control_tokens, kept=self._sought)
+        messages = _shielded_messages(prompt, strict)
+        if strict.num_parts > shielded.num_parts:
+            # What the template does with a message may have made a control token of its pieces.
+            strict_text = self._rendered(prompt, messages)
+            if control_tokens.found_in(strict_text) != control_tokens.found_in(text):
+                text, shielded = strict_text, strict
         token_ids = encoder.encode(text, shielded)
         return self._surrounded(token_ids) if prompt.add_special_tokens else token_ids
+
+    def _rendered(self, prompt: ChatPrompt, messages: Sequence[ChatMessage]) -> str:
+        assert self._chat_template is not None, "checked before"
+        if prompt.continue_final_message:
+            return self._chat_template.render_unfinished(messages)
+        return self._chat_template.render(
+            messages, add_generation_prompt=prompt.add_generation_prompt
+        )
 
     def detokenize(self, token_ids: Iterable[int]) -> str:
         """Returns the text of tokens, special ones left out; what is incomplete becomes U+FFFD."""
@@ -175,6 +186,18 @@ class Tokenizer:
         assert self._chat_template is not None, "checked before"
         added_tokens = self._backend.get_added_tokens_decoder().values()
         return GuardedEncoder(self._backend, _control_tokens(added_tokens, self._chat_template))
+
+    @cached_property
+    def _sought(self) -> re.Pattern[str]:
+        """Finds what the template looks for in messages and what begins no control token."""
+        assert self._chat_template is not None, "checked before"
+        control_tokens = self._chat_encoder.control_tokens
+        texts = [
+            re.escape(text)
+            for text in sorted(self._chat_template.sought, key=len, reverse=True)
+            if text and not control_tokens.can_begin_with(text)
+        ]
+        return re.compile("|".join(texts) or "(?!)")
 
     def _surrounded(self, token_ids: list[int]) -> list[int]:
         """The ids with what the model wants around a text, but no begin token twice."""
@@ -293,6 +316,17 @@ def _control_tokens(
         token
         for token in added_tokens
         if token.special or (token.content in marks and not token.content.isspace())
+    ]
+
+
+def _shielded_messages(prompt: ChatPrompt, shielded: ShieldedText) -> list[ChatMessage]:
+    return [
+        replace(
+            message,
+            content=shielded.shield(message.content),
+            name=None if message.name is None else shielded.shield(message.name),
+        )
+        for message in prompt.messages
     ]
 
 
