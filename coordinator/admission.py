@@ -205,7 +205,7 @@ class Admission:
         size = (
             len(prompt.text)
             if isinstance(prompt, TextPrompt)
-            else sum(len(message.content) for message in prompt.messages)
+            else sum(len(one.content) + len(one.name or "") for one in prompt.messages)
         )
         return self._checked(await self._checked_text(size).encode(prompt))
 

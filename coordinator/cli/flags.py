@@ -23,6 +23,7 @@ Seed = Annotated[
 Stop = Annotated[
     list[str] | None, typer.Option(metavar="TEXT", help="Stop before this text; repeatable.")
 ]
+MinTokens = Annotated[int, typer.Option(help="Tokens before which no end token or --stop ends it.")]
 StopTokenIds = Annotated[
     str | None, typer.Option(metavar="ID,ID,...", help="Stop at any of these ids.")
 ]

@@ -38,6 +38,7 @@ def generate(
         str | None, typer.Option(help="System message of the chat; only with --chat.")
     ] = None,
     max_tokens: Annotated[int, typer.Option(help="Most tokens to generate.")] = DEFAULT_MAX_TOKENS,
+    min_tokens: flags.MinTokens = 0,
     temperature: flags.Temperature = None,
     top_p: flags.TopP = None,
     top_k: flags.TopK = None,
@@ -103,6 +104,7 @@ def generate(
 
         options = GenerateOptions(
             max_tokens=max_tokens,
+            min_tokens=min_tokens,
             temperature=temperature,
             top_p=top_p,
             top_k=top_k,

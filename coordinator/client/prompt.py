@@ -16,11 +16,13 @@ class ChatMessage:
     role: str
     """system, developer (the same), user, assistant or tool."""
     content: str
+    name: str | None = None
+    """Who of several that have the role; for templates that tell them apart."""
 
 
 PromptLike = str | Sequence[int] | Sequence[ChatMessage | Mapping[str, str]]
 """Text; or token ids; or a conversation, oldest message first, whose messages may also be mappings
-with the keys `role` and `content`."""
+with the keys `role`, `content` and perhaps `name`."""
 
 
 class PromptOptions(TypedDict, total=False):
@@ -100,19 +102,24 @@ def _token_ids_prompt(token_ids: list[int]) -> generation_pb2.Prompt:
 
 def _chat_message(message: ChatMessage | Mapping[str, str]) -> generation_pb2.ChatMessage:
     if isinstance(message, ChatMessage):
-        message = {"role": message.role, "content": message.content}
-    if set(message) != {"role", "content"}:
+        name = {} if message.name is None else {"name": message.name}
+        message = {"role": message.role, "content": message.content, **name}
+    if not _REQUIRED <= set(message) <= _REQUIRED | {"name"}:
         raise InvalidArgumentError(
-            f"a chat message has the keys {sorted(map(str, message))}, must have role and content",
+            f"a chat message has the keys {sorted(map(str, message))}, must have role and content,"
+            " and may have name",
             field="prompt.chat.messages",
         )
     if not all(isinstance(value, str) for value in message.values()):
         raise InvalidArgumentError(
-            "role and content of a chat message must be text", field="prompt.chat.messages"
+            f"{', '.join(message)} of a chat message must be text", field="prompt.chat.messages"
         )
     try:
-        return generation_pb2.ChatMessage(role=message["role"], content=message["content"])
+        return generation_pb2.ChatMessage(**message)
     except ValueError as error:
         raise InvalidArgumentError(
             "a chat message is not valid Unicode text", field="prompt.chat.messages"
         ) from error
+
+
+_REQUIRED = frozenset({"role", "content"})

@@ -25,6 +25,8 @@ class GenerateOptions(PromptOptions, total=False):
 
     max_tokens: int | None
     """Most tokens to generate. Default: as many as fit."""
+    min_tokens: int | None
+    """Tokens before which neither an end token nor a stop string ends the text. Default 0."""
     temperature: float | None
     """0, the default, is greedy."""
     top_p: float | None

@@ -149,7 +149,7 @@ def _facts(model: RequestModel) -> dict[str, object]:
         field.name: _plain(getattr(model, field.attribute))
         for field in known_fields(type(model))
         if field.attribute in model.model_fields_set
-        and not field.is_unused
+        and field.is_of_use
         and field.attribute not in _STAND_INS
     }
 

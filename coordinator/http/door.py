@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from coordinator.http.body_workers import BodyWorkers
 from coordinator.http.errors import ModelNotFoundError
 from coordinator.http.held_logprobs import HeldLogprobs
+from coordinator.http.speaker_names import reads_names
 from coordinator.service.generation_engine import GenerationEngine
 from protos.errors import UnavailableError
 
@@ -27,6 +28,7 @@ class Door:
         self.logprobs = HeldLogprobs()
         """What answers hold until they are whole."""
         self._engine: GenerationEngine | None = None
+        self._reads_names: bool | None = None
 
     def open(self, engine: GenerationEngine) -> None:
         """Serves from this engine from now on."""
@@ -51,6 +53,16 @@ class Door:
         if self._engine is None:
             raise UnavailableError("the coordinator is starting: it waits for its stages")
         return self._engine
+
+    async def model_reads_names(self) -> bool:
+        """Whether the names of speakers make a difference to the model; seen by trying once.
+
+        Raises:
+            StagecoachError: It cannot be tried now, as no conversation can be read.
+        """
+        if self._reads_names is None:
+            self._reads_names = await reads_names(self.engine())
+        return self._reads_names
 
     def served_names(self) -> tuple[str, ...]:
         """The names of the model, the one that answers show first.

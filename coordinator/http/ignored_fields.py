@@ -30,7 +30,7 @@ IgnoredFields = Mapping[str, str]
 
 
 def ignored_fields(request: RequestModel) -> IgnoredFields:
-    """Finds the fields of a request that change nothing.
+    """Finds the fields of a request that change nothing, or with some models only.
 
     Args:
         request: Validated.
@@ -83,7 +83,9 @@ class KnownField(NamedTuple):
     name: str
     """As a client writes it."""
     is_unused: bool
-    """Nothing is made of it."""
+    """Nothing is made of it, or only by some models."""
+    is_of_use: bool
+    """Something may be made of it."""
     is_named: bool
     """The answer says so: its client may have asked for something, or it stands in a message."""
 
@@ -95,13 +97,15 @@ def known_fields(model: type[RequestModel]) -> tuple[KnownField, ...]:
     for attribute, info in model.model_fields.items():
         mark = next((one for one in info.metadata if isinstance(one, Unused)), None)
         is_named = mark is None or not mark.asks_for_nothing or issubclass(model, MessagePart)
-        fields.append(KnownField(attribute, info.alias or attribute, mark is not None, is_named))
+        is_of_use = mark is None or mark.is_up_to_model
+        name = info.alias or attribute
+        fields.append(KnownField(attribute, name, mark is not None, is_of_use, is_named))
     return tuple(fields)
 
 
 def _unused(model: RequestModel, kind: str, place: str) -> Iterator[tuple[str, str]]:
     """Kind and place of every field that changes nothing; `kind` and `place` lead to the model."""
-    for attribute, name, is_unused, is_named in known_fields(type(model)):
+    for attribute, name, is_unused, _, is_named in known_fields(type(model)):
         if attribute not in model.model_fields_set:
             continue
         value = getattr(model, attribute)

@@ -9,6 +9,9 @@ from coordinator.http.door import Door
 from coordinator.http.field_names import field_names
 from coordinator.http.schema.base import ModelRequest
 
+NAME = "messages[].name"
+"""The kind of field, among those that change nothing, of which some models make something."""
+
 Wanted = TypeVar("Wanted", bound=ModelRequest)
 
 
@@ -30,4 +33,6 @@ async def read_model_request(request: Request, kind: type[Wanted], door: Door) -
     request.state.field_names = field_names(wanted)
     request.state.ignored = ignored
     door.check_model(wanted.model)
+    if NAME in ignored and await door.model_reads_names():
+        request.state.ignored = {kind: place for kind, place in ignored.items() if kind != NAME}
     return wanted

@@ -205,7 +205,7 @@ def content_text(message: Message) -> str:
 
 def _chat_message(message: Message) -> ChatMessage:
     role = "system" if message.role == "developer" else message.role
-    return ChatMessage(role=role, content=content_text(message))
+    return ChatMessage(role=role, content=content_text(message), name=message.name)
 
 
 def _grammar(request: SamplingFields) -> Grammar | None:
@@ -226,7 +226,7 @@ def _structured(wanted: StructuredOutputs) -> Grammar:
         return Grammar(kind=GrammarKind.REGEX, text=wanted.regex)
     if wanted.grammar is not None:
         return Grammar(kind=GrammarKind.LARK, text=wanted.grammar)
-    if wanted.json_object is not None:
+    if wanted.json_object:
         return Grammar(kind=GrammarKind.JSON_OBJECT)
     schema = wanted.json_
     text = schema if isinstance(schema, str) else json.dumps(schema, ensure_ascii=False)

@@ -74,6 +74,7 @@ def request_spec(message: generation_pb2.GenerateRequest) -> RequestSpec:
         prompt=_prompt(message.prompt),
         sampling=_sampling_params(message.sampling),
         max_tokens=message.max_tokens if message.HasField("max_tokens") else None,
+        min_tokens=message.min_tokens,
         stop=tuple(message.stop),
         stop_token_ids=tuple(message.stop_token_ids),
         ignore_eos=message.ignore_eos,
@@ -149,7 +150,11 @@ def _prompt(message: generation_pb2.Prompt) -> Prompt:
 def _chat_message(message: generation_pb2.ChatMessage) -> ChatMessage:
     refuse_unknown_fields(message, "prompt.chat.messages")
     role = "system" if message.role == DEVELOPER_ROLE else message.role
-    return ChatMessage(role=role, content=message.content)
+    return ChatMessage(
+        role=role,
+        content=message.content,
+        name=message.name if message.HasField("name") else None,
+    )
 
 
 def _sampling_params(message: generation_pb2.SamplingParams) -> SamplingParams:

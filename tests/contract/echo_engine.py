@@ -24,7 +24,14 @@ from coordinator.core.events import (
     TokensEvent,
 )
 from coordinator.core.request import FinishReason
-from coordinator.core.request_spec import ChatPrompt, Prompt, RequestSpec, TextPrompt, TokenPrompt
+from coordinator.core.request_spec import (
+    ChatMessage,
+    ChatPrompt,
+    Prompt,
+    RequestSpec,
+    TextPrompt,
+    TokenPrompt,
+)
 from coordinator.core.served_model import ServedModel
 from coordinator.core.stage_info import StageInfo
 from coordinator.core.status import EngineStatus, StageState, StageStatus
@@ -198,6 +205,8 @@ class EchoEngine:
 
     def __init__(self, *, delay_s: float = 0.0, max_running: int = 8) -> None:
         self.delay_s = delay_s
+        self.shows_names = False
+        """Whether a conversation shows who speaks."""
         self.max_running = max_running
         self.failure: Exception | None = None
         self.fail_after_tokens: int | None = None
@@ -247,11 +256,14 @@ class EchoEngine:
     async def tokenize(self, prompt: Prompt) -> list[int]:
         return self._encode(prompt)
 
+    def _speaker(self, turn: ChatMessage) -> str:
+        return turn.name if turn.name is not None and self.shows_names else turn.role
+
     def _encode(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, TextPrompt):
             return list(prompt.text.encode())
         if isinstance(prompt, ChatPrompt):
-            turns = (f"{turn.role}: {turn.content}\n" for turn in prompt.messages)
+            turns = (f"{self._speaker(turn)}: {turn.content}\n" for turn in prompt.messages)
             return list("".join(turns).encode())
         for token_id in prompt.token_ids:
             if token_id >= VOCAB_SIZE:

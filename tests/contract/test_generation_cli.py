@@ -117,7 +117,8 @@ def test_every_flag_reaches_the_engine(server: BackgroundServer) -> None:
     result = run_cli(
         server,
         "generate",
-        *("--prompt-token-ids", "1,2,3", "--max-tokens", "2", "--temperature", "0.5"),
+        *("--prompt-token-ids", "1,2,3", "--max-tokens", "2", "--min-tokens", "1"),
+        *("--temperature", "0.5"),
         *("--top-p", "0.25", "--top-k", "7", "--min-p", "0.125", "--seed", "9"),
         *("--repetition-penalty", "1.5", "--presence-penalty", "0.5"),
         *("--frequency-penalty", "0.75", "--stop", "x", "--stop", "y"),
@@ -138,6 +139,7 @@ def test_every_flag_reaches_the_engine(server: BackgroundServer) -> None:
         frequency_penalty=0.75,
     )
     assert (spec.stop, spec.stop_token_ids, spec.ignore_eos) == (("x", "y"), (4, 5), True)
+    assert (spec.max_tokens, spec.min_tokens) == (2, 1)
     assert (spec.grammar, spec.logprobs) == (Grammar(kind=GrammarKind.REGEX, text="a+"), 3)
 
 

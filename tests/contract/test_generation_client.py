@@ -129,9 +129,14 @@ def test_complete_waits_for_the_end(client: Client) -> None:
         ((104, 105), "hi"),
         ([{"role": "user", "content": "hi"}], "user: hi\n"),
         ([ChatMessage(role="user", content="hi")], "user: hi\n"),
+        ([{"role": "user", "content": "hi", "name": "Ada"}], "Ada: hi\n"),
+        ([ChatMessage(role="user", content="hi", name="Ada")], "Ada: hi\n"),
     ],
 )
-def test_every_kind_of_prompt_is_sent(client: Client, prompt: PromptLike, echoed: str) -> None:
+def test_every_kind_of_prompt_is_sent(
+    client: Client, engine: EchoEngine, prompt: PromptLike, echoed: str
+) -> None:
+    engine.shows_names = True
     token_ids = client.tokenize(prompt)
     assert bytes(token_ids).decode() == echoed
     assert client.complete(prompt, max_tokens=len(token_ids)).text == echoed
@@ -141,6 +146,7 @@ def test_options_reach_the_engine_and_unset_ones_do_not(client: Client, engine: 
     client.complete(
         "x",
         max_tokens=1,
+        min_tokens=1,
         temperature=0.5,
         top_k=3,
         min_p=None,
@@ -156,6 +162,7 @@ def test_options_reach_the_engine_and_unset_ones_do_not(client: Client, engine: 
         temperature=0.5, top_k=3, logit_bias={7: 1.5}, seed=2**64 - 1
     )
     assert (spec.stop, spec.stop_token_ids, spec.ignore_eos) == (("end",), (9,), True)
+    assert spec.min_tokens == 1
 
 
 def test_leaving_a_loop_cancels_the_request(client: Client, engine: EchoEngine) -> None:

@@ -156,7 +156,7 @@ async def test_unset_fields_take_their_defaults(stub: "Stub", engine: EchoEngine
     (spec,) = engine.specs
     assert spec.prompt == TextPrompt(text="x\0")
     assert spec.sampling == SamplingParams()
-    assert spec.max_tokens is None
+    assert (spec.max_tokens, spec.min_tokens) == (None, 0)
     assert (spec.stop, spec.stop_token_ids, spec.ignore_eos) == ((), (), False)
     assert (spec.request_id, spec.cache_salt) == (None, None)
     assert (spec.logprobs, spec.grammar) == (None, None)
@@ -176,6 +176,7 @@ async def test_every_field_reaches_the_engine(stub: "Stub", engine: EchoEngine) 
     )
     request = text_request(
         max_tokens=2,
+        min_tokens=1,
         sampling=sampling,
         stop=["a", "b"],
         stop_token_ids=[5, 6],
@@ -198,7 +199,8 @@ async def test_every_field_reaches_the_engine(stub: "Stub", engine: EchoEngine) 
         logit_bias={3: -100.0},
         seed=2**64 - 1,
     )
-    assert (spec.max_tokens, spec.stop, spec.stop_token_ids) == (2, ("a", "b"), (5, 6))
+    assert (spec.max_tokens, spec.min_tokens) == (2, 1)
+    assert (spec.stop, spec.stop_token_ids) == (("a", "b"), (5, 6))
     assert (spec.ignore_eos, spec.request_id, spec.cache_salt) == (True, "r", "s")
     assert spec.logprobs == 0
     assert spec.grammar == Grammar(kind=GrammarKind.REGEX, text="a+")
@@ -206,13 +208,13 @@ async def test_every_field_reaches_the_engine(stub: "Stub", engine: EchoEngine) 
 
 async def test_all_kinds_of_prompt_are_read(stub: "Stub", engine: EchoEngine) -> None:
     ids = generation_pb2.Prompt(token_ids=stage_pb2.TokenIds(ids=[1, 2]))
-    message = generation_pb2.ChatMessage(role="user", content="hi")
+    message = generation_pb2.ChatMessage(role="user", content="hi", name="Ada")
     chat = generation_pb2.Prompt(chat=generation_pb2.Chat(messages=[message]))
     for prompt in (ids, chat):
         await collect(stub, Request(prompt=prompt, max_tokens=1))
     assert [spec.prompt for spec in engine.specs] == [
         TokenPrompt(token_ids=(1, 2)),
-        ChatPrompt(messages=(ChatMessage(role="user", content="hi"),)),
+        ChatPrompt(messages=(ChatMessage(role="user", content="hi", name="Ada"),)),
     ]
 
 
@@ -249,6 +251,7 @@ def chat_request(*roles: str) -> Request:
         (chat_request(), "prompt.chat.messages"),
         (chat_request("user", "wizard"), "prompt.chat.messages.role"),
         (text_request(max_tokens=0), "max_tokens"),
+        (text_request(max_tokens=2, min_tokens=3), "min_tokens"),
         (text_request(stop=["x"] * 17), "stop"),
         (text_request(stop=["x", ""]), "stop"),
         (text_request(stop_token_ids=range(65)), "stop_token_ids"),

@@ -26,6 +26,7 @@ def chat(
     max_tokens: Annotated[
         int, typer.Option(help="Most tokens of one answer.")
     ] = DEFAULT_MAX_TOKENS,
+    min_tokens: flags.MinTokens = 0,
     temperature: flags.Temperature = None,
     top_p: flags.TopP = None,
     top_k: flags.TopK = None,
@@ -66,6 +67,7 @@ def chat(
         stop_ids = flags.read_stop_token_ids(stop_token_ids)
         options = GenerateOptions(
             max_tokens=max_tokens,
+            min_tokens=min_tokens,
             temperature=temperature,
             top_p=top_p,
             top_k=top_k,

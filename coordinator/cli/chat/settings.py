@@ -29,7 +29,7 @@ class _Kind:
 
 
 _KINDS: Mapping[str, _Kind] = {
-    **dict.fromkeys(("max_tokens", "top_k", "seed"), _Kind(int, "a whole number")),
+    **dict.fromkeys(("max_tokens", "min_tokens", "top_k", "seed"), _Kind(int, "a whole number")),
     **dict.fromkeys(
         (
             "temperature",

@@ -32,9 +32,12 @@ class Unused(NamedTuple):
 
     asks_for_nothing: bool
     """True when only a value is taken that every server would make nothing of."""
+    is_up_to_model: bool = False
+    """True when the model gets it, and may make nothing of it."""
 
 
 ADVISORY, NEUTRAL = Unused(asks_for_nothing=False), Unused(asks_for_nothing=True)
+UP_TO_MODEL = Unused(asks_for_nothing=False, is_up_to_model=True)
 
 
 def _refuse_unknown(value: object, info: ValidationInfo) -> object:

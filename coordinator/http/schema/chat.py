@@ -9,6 +9,7 @@ from coordinator.core.request_spec import MAX_CHAT_MESSAGES, MAX_LOGPROBS
 from coordinator.http.schema.base import (
     ITEMS,
     TEXT,
+    UP_TO_MODEL,
     Advisory,
     Integer,
     MessagePart,
@@ -41,6 +42,9 @@ class Message(MessagePart):
         description="`developer` is what newer clients call `system`, and is the same."
     )
     content: Content | None = Field(None, description="Null, absent or empty: nothing was said.")
+    name: Annotated[str | None, UP_TO_MODEL] = Field(
+        None, description="For models whose template tells speakers of one role apart; few do."
+    )
     refusal: Unsupported = None
     audio: Unsupported = None
     function_call: Unsupported = None
@@ -74,25 +78,16 @@ class ChatCompletionRequest(ConversationFields, SamplingFields):
         description="And of as many of the most likely tokens. Only with `logprobs`.",
     )
 
-    store: Advisory = None
     metadata: dict[str, Any] | None = Field(
         None, description="Kept nowhere; returned with a response that is not streamed."
     )
-    safety_identifier: Advisory = None
-    prompt_cache_key: Advisory = None
-    prompt_cache_options: Advisory = None
-    prompt_cache_retention: Advisory = None
-    service_tier: Advisory = None
     modalities: list[Literal["text"]] | None = None
-    reasoning_effort: Advisory = None
-    verbosity: Advisory = None
     audio: Unsupported = None
     moderation: Unsupported = None
     prediction: Advisory = None
     web_search_options: Unsupported = None
     tools: Unsupported = None
     tool_choice: Literal["none", "auto", ""] | None = None
-    parallel_tool_calls: Advisory = None
     functions: Unsupported = None
     function_call: Literal["none", "auto", ""] | None = None
     best_of: OnlyOne = None
