@@ -13,8 +13,9 @@ from starlette.types import Receive
 
 from coordinator.core.events import Accepted, GenerationEvent
 from coordinator.core.request_spec import EncodedPrompt, RequestSpec
+from coordinator.http.errors import of_item
 from coordinator.service.generation_engine import EventStream, GenerationEngine
-from protos.errors import RequestAbortedError
+from protos.errors import RequestAbortedError, StagecoachError
 
 
 class Choice:
@@ -78,10 +79,15 @@ async def open_choices(
     watch = asyncio.create_task(_cancel_when_gone(receive, opened))
     try:
         prompts: list[EncodedPrompt] = []
-        for prompt_specs in specs:
-            choice = Choice(engine.submit(prompt_specs[0]))
-            opened.append([choice])
-            accepted = await choice.accepted()
+        for index, prompt_specs in enumerate(specs):
+            try:
+                choice = Choice(engine.submit(prompt_specs[0]))
+                opened.append([choice])
+                accepted = await choice.accepted()
+            except StagecoachError as error:
+                if len(specs) == 1:
+                    raise
+                raise of_item(error, index) from error
             prompts.append(EncodedPrompt(token_ids=accepted.prompt_token_ids))
             await asyncio.sleep(0)  # many prompts, each of which took some time
             _check_there(watch)

@@ -90,6 +90,21 @@ _INTERNAL = _Answer(500, "server_error", "internal_error")
 _RETRIED = frozenset({429, 503})
 
 
+def of_item(error: errors.StagecoachError, index: int) -> errors.StagecoachError:
+    """Says of an error of one of several prompts which one it is; others stay as they are."""
+    field = _field(error)
+    if field.partition(".")[0] != PROMPT:
+        return error
+    item = f"{PROMPT}[{index}]"
+    for beginning in (field, f"the {PROMPT} "):
+        if error.message.startswith(beginning):
+            message = item + (" " if beginning[-1] == " " else "") + error.message[len(beginning) :]
+            break
+    else:
+        message = f"{item}: {error.message}"
+    return type(error)(message, **{**error.details, "field": item})
+
+
 def error_body(error: errors.StagecoachError, names: FieldNames = NO_NAMES) -> ErrorResponse:
     """Writes an error as OpenAI's error object.
 
@@ -132,5 +147,5 @@ def _field(error: errors.StagecoachError) -> str:
     if isinstance(error, errors.InvalidArgumentError):
         return error.field
     if isinstance(error, errors.ContextLengthExceededError):
-        return PROMPT
+        return error.details.get("field", PROMPT)
     return error.details.get("field", "")

@@ -8,6 +8,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from coordinator.core.request_spec import ChatMessage, ChatPrompt
 from protos import errors
 from tests.contract.echo_engine import MAX_MODEL_LEN, EchoEngine
 from tests.contract.http_door import serving_http
@@ -359,6 +360,87 @@ async def test_a_prompt_that_leaves_no_room_is_named(
 ) -> None:
     engine.failure = errors.ContextLengthExceededError("9 of 5", limit=5)
     assert error_of(await client.post(path, json=body))["param"] == param
+
+
+TOO_LONG = "x" * MAX_MODEL_LEN
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("prompts", "param", "message"),
+    [
+        (["a", TOO_LONG, "b"], "prompt[1]", f"prompt[1]: {MAX_MODEL_LEN} prompt tokens leave"),
+        (["a", "b", TOO_LONG], "prompt[2]", f"prompt[2]: {MAX_MODEL_LEN} prompt tokens leave"),
+        ([[1], [2, 300]], "prompt[1]", "prompt[1]: token id 300 is outside"),
+        ([TOO_LONG], "prompt", f"{MAX_MODEL_LEN} prompt tokens leave"),
+        ([[300]], "prompt", "token id 300 is outside"),
+    ],
+    ids=lambda value: str(value)[:24],
+)
+async def test_of_several_prompts_the_one_that_is_wrong_is_named(
+    engine: EchoEngine,
+    client: httpx2.AsyncClient,
+    prompts: list[Any],
+    param: str,
+    message: str,
+    stream: bool,
+) -> None:
+    body = {"prompt": prompts, "stream": stream, "n": 2, "max_tokens": 1}
+    response = await client.post(TEXT, json=body)
+    assert response.status_code == 400
+    error = error_of(response)
+    assert error["param"] == param
+    assert error["message"].startswith(message)
+    assert not engine.running
+
+
+@pytest.mark.parametrize(
+    ("field", "said", "shown"),
+    [
+        ("prompt.text", "prompt.text has a lone surrogate", "prompt[0] has a lone surrogate"),
+        ("prompt.token_ids", "prompt.token_ids[7] is bad", "prompt[0][7] is bad"),
+        ("prompt", "the prompt is empty", "prompt[0] is empty"),
+        ("prompt", "prompt: token id 9 is bad", "prompt[0]: token id 9 is bad"),
+        ("stop", "stop is bad", "stop is bad"),
+    ],
+)
+async def test_only_what_is_said_of_a_prompt_is_said_of_one_of_several(
+    engine: EchoEngine, client: httpx2.AsyncClient, field: str, said: str, shown: str
+) -> None:
+    engine.failure = errors.InvalidArgumentError(said, field=field)
+    error = error_of(await client.post(TEXT, json={"prompt": ["a", "b"]}))
+    assert error["message"] == shown
+    assert error["param"] == (field if field == "stop" else "prompt[0]")
+
+
+@pytest.mark.parametrize("padding", ["", "x" * 40_000], ids=["small", "large"])
+@pytest.mark.parametrize("path", [CHAT, "/tokenize"])
+async def test_a_name_reaches_the_model_and_is_named_where_that_makes_nothing_of_it(
+    engine: EchoEngine, client: httpx2.AsyncClient, path: str, padding: str
+) -> None:
+    turn = {"role": "user", "content": "hello", "name": "Ada", "note": padding}
+    response = await client.post(path, json={"messages": [turn]})
+    assert response.status_code == 200
+    ignored = response.headers["x-stagecoach-ignored"].split(", ")
+    assert set(ignored) == {"messages[0].name", "messages[0].note"}
+    message = ChatMessage(role="user", content="hello", name="Ada")
+    assert {spec.prompt for spec in engine.specs} <= {ChatPrompt(messages=(message,))}
+    assert len(engine.specs) == (path == CHAT)
+
+
+async def test_a_name_that_the_model_is_told_is_not_called_ignored(
+    engine: EchoEngine, client: httpx2.AsyncClient
+) -> None:
+    engine.shows_names = True
+    turn = {"role": "user", "content": "hello", "name": "Ada"}
+    for body in ({"messages": [turn]}, {"messages": [{**turn, "note": "x" * 40_000}]}):
+        response = await client.post("/tokenize", json=body)
+        assert bytes(response.json()["tokens"]) == b"Ada: hello\n"
+        assert "name" not in response.headers.get("x-stagecoach-ignored", "")
+    response = await client.post("/tokenize", json={"messages": [{**turn, "name": 5}]})
+    assert error_of(response)["param"] == "messages[0].name"
+    response = await client.post("/tokenize", json={"messages": [{**turn, "name": None}]})
+    assert bytes(response.json()["tokens"]) == b"user: hello\n"
 
 
 async def test_an_image_is_refused_by_its_type(client: httpx2.AsyncClient) -> None:

@@ -189,6 +189,59 @@ def test_every_field_reaches_the_engine() -> None:
     assert spec.grammar == Grammar(kind=GrammarKind.REGEX, text="a+")
 
 
+@pytest.mark.parametrize("kind", [ChatCompletionRequest, CompletionRequest])
+def test_what_asks_for_nothing_is_taken_whoever_has_the_field(
+    kind: type[ChatCompletionRequest] | type[CompletionRequest],
+) -> None:
+    off = ("raw", "watermark", "return_full_text", "return_hidden_states", "safe_prompt")
+    settings = {
+        **dict.fromkeys(off, False),
+        **dict.fromkeys(("n_probs", "min_keep"), 0),
+        "do_sample": True,
+        "structured_outputs": {
+            "json": None,
+            "json_object": False,
+            "regex": "a",
+            "choice": None,
+            "disable_any_whitespace": False,
+            "disable_additional_properties": False,
+            "structural_tag": None,
+        },
+    }
+    asked = {"messages": MESSAGES} if kind is ChatCompletionRequest else {"prompt": "x"}
+    wanted = read(kind, {**asked, **settings})
+    assert isinstance(wanted, ChatCompletionRequest | CompletionRequest)
+    inside = {"structured_outputs.choice", "structured_outputs.structural_tag"}
+    assert set(ignored_fields(wanted).values()) == inside
+    for field in off:
+        with pytest.raises(ValidationError, match=rf"{field}\n.*is not supported"):
+            read(kind, {**asked, field: True})
+    with pytest.raises(ValidationError, match=r"do_sample\n.*is supported only as true"):
+        read(kind, {**asked, "do_sample": False})
+
+
+@pytest.mark.parametrize("kind", [ChatCompletionRequest, CompletionRequest])
+def test_what_no_text_depends_on_is_advice_of_both_kinds_of_completion(
+    kind: type[ChatCompletionRequest] | type[CompletionRequest],
+) -> None:
+    advice = {
+        "store": True,
+        "service_tier": "auto",
+        "reasoning_effort": "low",
+        "reasoning": {"effort": "low"},
+        "verbosity": "low",
+        "prompt_cache_key": "k",
+        "safety_identifier": "s",
+        "parallel_tool_calls": True,
+        "timeout": 600,
+        "mm_processor_kwargs": {"num_crops": 4},
+    }
+    asked = {"messages": MESSAGES} if kind is ChatCompletionRequest else {"prompt": "x"}
+    wanted = read(kind, {**asked, **advice})
+    assert isinstance(wanted, ChatCompletionRequest | CompletionRequest)
+    assert set(ignored_fields(wanted).values()) == set(advice)
+
+
 @pytest.mark.parametrize(
     ("prompt", "expected"),
     [

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from coordinator.core.request_spec import MAX_LOGPROBS
-from coordinator.http.schema.base import TEXT, Integer, ResponseModel, Unsupported
+from coordinator.http.schema.base import TEXT, Advisory, Integer, ResponseModel, Unsupported
 from coordinator.http.schema.sampling import (
     MAX_CHOICES,
     FinishReasonText,
@@ -75,6 +75,7 @@ class CompletionRequest(SamplingFields):
     best_of: Integer | None = Field(
         None, ge=1, le=MAX_CHOICES, description="Only equal to `n`: nothing is thrown away."
     )
+    metadata: Advisory = None
     echo: Unsupported = None
     suffix: Unsupported = None
 

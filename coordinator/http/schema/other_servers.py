@@ -23,12 +23,26 @@ class OtherServersFields(RequestModel):
     no_stop_trim: Unsupported = None
     detokenize: OnlyTrue = None
     return_tokens_as_token_ids: Unsupported = None
+    return_full_text: Unsupported = None
+    return_hidden_states: Unsupported = None
+    return_routed_experts: Unsupported = None
+    decoder_input_details: Unsupported = None
+    details: Advisory = None
+    post_sampling_probs: Unsupported = None
+    n_probs: Unsupported = None
+    raw_output: Unsupported = None
+    perf_metrics_in_response: Unsupported = None
+    reasoning: Advisory = None
     include_reasoning: Advisory = None
     separate_reasoning: Advisory = None
     stream_reasoning: Advisory = None
     reasoning_format: Advisory = None
 
     # How tokens are chosen.
+    do_sample: OnlyTrue = Field(None, description="`temperature` 0 is what takes the likeliest.")
+    watermark: Unsupported = None
+    min_keep: Unsupported = None
+    backend_sampling: Advisory = None
     typical: OnlyOne = None
     typical_p: OnlyOne = None
     typ_p: OnlyOne = None
@@ -88,12 +102,25 @@ class OtherServersFields(RequestModel):
     documents: Unsupported = None
     n_keep: Unsupported = None
     options: Unsupported = None
+    raw: Unsupported = None
+    safe_prompt: Unsupported = None
+    mm_processor_kwargs: Advisory = Field(None, description="Of media, which are refused.")
+    media_io_kwargs: Advisory = Field(None, description="Of media, which are refused.")
+    use_audio_in_video: Advisory = Field(None, description="Of media, which are refused.")
 
     # How a request is served.
     priority: Advisory = None
     request_id: Advisory = None
     rid: Advisory = None
     session_id: Advisory = None
+    chat_id: Advisory = None
+    conversation_id: Advisory = None
+    message_id: Advisory = None
+    trace_id: Advisory = None
+    tags: Advisory = None
+    timeout: Advisory = None
+    extra_headers: Advisory = None
+    extra_query: Advisory = None
     cache_prompt: Advisory = None
     id_slot: Advisory = None
     keep_alive: Advisory = None

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, JsonValue, Tag, model_validator
 
 from coordinator.core.grammar import MAX_GRAMMAR_CHARS
-from coordinator.http.schema.base import TEXT, Advisory, RequestModel, by_json_type
+from coordinator.http.schema.base import TEXT, Advisory, RequestModel, Unsupported, by_json_type
 
 _OBJECT = Tag("<object>")
 GrammarText = Annotated[str, Field(min_length=1, max_length=MAX_GRAMMAR_CHARS)]
@@ -76,13 +76,16 @@ class StructuredOutputs(RequestModel):
     json_: JsonForm | None = Field(
         None, alias="json", description="A JSON schema, as an object or as text."
     )
-    json_object: Literal[True] | None = Field(None, description="Any JSON object.")
+    json_object: bool | None = Field(None, description="Any JSON object; false asks for nothing.")
     regex: GrammarText | None = Field(None, description="In Rust's syntax.")
     grammar: GrammarText | None = Field(None, description="Lark, with a rule `start`.")
+    disable_fallback: Advisory = None
+    disable_any_whitespace: Unsupported = None
+    disable_additional_properties: Unsupported = None
 
     @model_validator(mode="after")
     def _check_one(self) -> "StructuredOutputs":
-        forms = (self.json_, self.json_object, self.regex, self.grammar)
+        forms = (self.json_, self.json_object or None, self.regex, self.grammar)
         num_set = sum(form is not None for form in forms)
         if num_set != 1:
             raise ValueError(f"has {num_set} forms, must have exactly one")

@@ -101,6 +101,15 @@ class SamplingFields(OtherServersFields, ModelRequest):
         None, description="Changes nothing without `stream`."
     )
     user: Advisory = None
+    store: Advisory = None
+    safety_identifier: Advisory = None
+    prompt_cache_key: Advisory = None
+    prompt_cache_options: Advisory = None
+    prompt_cache_retention: Advisory = None
+    service_tier: Advisory = None
+    reasoning_effort: Advisory = None
+    verbosity: Advisory = None
+    parallel_tool_calls: Advisory = None
     response_format: ResponseFormat | None = Field(
         None, description="A form that the whole text has. Default text, which is any."
     )
