@@ -91,6 +91,10 @@ class Terminal:
         came, self._read_up_to = self.shown[self._read_up_to : end], end
         return came
 
+    def modes(self) -> Sequence[object]:
+        """How the terminal treats what is typed, such as whether it echoes."""
+        return termios.tcgetattr(self._ours)[:4]
+
     def ended(self) -> int:
         """Waits for the end of the process and returns its exit code."""
         deadline = time.monotonic() + DEADLINE_S

@@ -75,12 +75,11 @@ class ChatTemplate:
     def sought(self) -> frozenset[str]:
         """Strings that the template looks for, or takes away, such as `</think>`."""
         tree = _environment().parse(self.source)
-        looking = [
-            *(one for one in tree.find_all(nodes.Call) if isinstance(one.node, nodes.Getattr)),
-            *tree.find_all(nodes.Filter),
-            *tree.find_all(nodes.Test),
-        ]
-        values = [value for one in looking for value in one.args]
+        methods = (
+            call for call in tree.find_all(nodes.Call) if isinstance(call.node, nodes.Getattr)
+        )
+        values = [value for one in methods for value in one.args]
+        values += [value for one in tree.find_all((nodes.Filter, nodes.Test)) for value in one.args]
         for compare in tree.find_all(nodes.Compare):
             values += [compare.expr, *(operand.expr for operand in compare.ops)]
         return frozenset(

@@ -37,6 +37,72 @@ def chat(server: BackgroundServer, state: Path, *arguments: str) -> Iterator[Ter
         yield terminal
 
 
+ODD = ("Traceback", "Error", "Exception", "ignored", "never", "Task", "Fatal")
+"""What a program says that was not written to be read."""
+
+
+@pytest.mark.parametrize("is_answering", [False, True], ids=["idle", "answering"])
+@pytest.mark.parametrize("way", ["SIGTERM", "SIGHUP", "ctrl-d", "server gone", "ctrl-c"])
+def test_a_chat_ends_quietly_and_leaves_the_terminal_as_it_was(
+    tmp_path: Path, way: str, is_answering: bool
+) -> None:
+    with BackgroundServer(EchoEngine(delay_s=0.05)) as server:
+        environment = {"STAGECOACH_COORDINATOR": server.address, "XDG_STATE_HOME": str(tmp_path)}
+        with Terminal([*COMMAND, "--max-tokens", "400"], environment) as terminal:
+            before = terminal.modes()
+            terminal.expect("> ")
+            if is_answering:
+                terminal.type("hello" + ENTER)
+                terminal.expect("user: hel")
+            if way.startswith("SIG"):
+                terminal.process.send_signal(getattr(signal, way))
+                assert terminal.ended() == -getattr(signal, way)
+            else:
+                if way == "server gone":
+                    server.stop()
+                    if not is_answering:
+                        terminal.type("hello" + ENTER)
+                    terminal.expect("coordinator at ")
+                    terminal.expect("> ")
+                elif is_answering:
+                    terminal.type(CTRL_C)
+                    terminal.expect("(stopped)")
+                    terminal.expect("> ")
+                elif way == "ctrl-c":
+                    terminal.type(CTRL_C)
+                    terminal.expect("(Ctrl-D or /exit leaves)")
+                terminal.type(CTRL_D)
+                assert terminal.ended() == 0
+            assert terminal.modes() == before
+            assert not [word for word in ODD if word in terminal.shown]
+        until(lambda: not server.engine.running)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -15), (signal.SIGHUP, -1)]
+)
+def test_a_piped_chat_that_is_ended_prints_no_more(number: int, code: int) -> None:
+    with BackgroundServer(EchoEngine(delay_s=0.05)) as server:
+        process = subprocess.Popen(
+            COMMAND,
+            cwd=ROOT,
+            env={**os.environ, "STAGECOACH_COORDINATOR": server.address},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        with process:
+            assert process.stdin is not None
+            process.stdin.write("hello\n")
+            process.stdin.flush()
+            until(lambda: bool(server.engine.running))
+            process.send_signal(number)
+            _, told = process.communicate(timeout=DEADLINE_S)
+        assert (process.returncode, told) == (code, "")
+        until(lambda: not server.engine.running)
+
+
 def piped(
     server: BackgroundServer, stdin: str, *arguments: str
 ) -> subprocess.CompletedProcess[str]:

@@ -47,8 +47,13 @@ class BackgroundServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(DEADLINE_S)
+        self.stop()
+
+    def stop(self) -> None:
+        """Ends the server; does nothing when it has ended."""
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stop.set)
+            self._thread.join(DEADLINE_S)
 
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()

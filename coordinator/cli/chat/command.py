@@ -2,7 +2,6 @@
 
 import asyncio
 import sys
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -112,7 +111,7 @@ async def _chat(
         StagecoachError: There is no coordinator that can chat.
     """
     from coordinator.cli.chat.conversation import Conversation
-    from coordinator.cli.chat.input import quiet_keyboard
+    from coordinator.cli.chat.input import quiet_keyboard, tidy_death
     from coordinator.cli.chat.session import ChatSession
 
     async with connection.async_client() as client:
@@ -132,5 +131,8 @@ async def _chat(
         )
         if source.is_interactive:
             view.notice(f"{model.model_id}: /help shows what can be typed, Ctrl-D leaves\n")
-        with quiet_keyboard() if source.is_interactive else nullcontext():
-            return await session.run(source) or source.is_interactive
+        if not source.is_interactive:
+            return await session.run(source)
+        with tidy_death(), quiet_keyboard():
+            await session.run(source)
+        return True

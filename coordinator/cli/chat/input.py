@@ -1,5 +1,6 @@
 """Where the messages of a chat come from: lines of a pipe, or a person at a terminal."""
 
+import asyncio
 import os
 import signal
 import sys
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 _HISTORY_FILE = "chat_history"
 _LOCAL_FLAGS = 3  # in what tcgetattr returns
 _HINT = "(Ctrl-D or /exit leaves)"
+_DEADLY = (signal.SIGTERM, signal.SIGHUP)
 
 
 class LineInput:
@@ -154,6 +156,31 @@ def _default_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def tidy_death() -> Iterator[None]:
+    """A signal that ends the process lets the block end first, which puts the terminal back.
+
+    For the task that runs the chat.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None, "a coroutine runs in a task"
+    received: list[int] = []
+
+    def leave(number: int) -> None:
+        received.append(number)
+        task.cancel()
+
+    for number in _DEADLY:
+        loop.add_signal_handler(number, leave, number)
+    try:
+        yield
+    finally:
+        for number in _DEADLY:
+            loop.remove_signal_handler(number)
+        if received:
+            os.kill(os.getpid(), received[0])  # whoever waits for it is told the truth
 
 
 @contextmanager
