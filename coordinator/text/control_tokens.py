@@ -14,6 +14,10 @@ import re
 import secrets
 from collections.abc import Collection, Iterator, Sequence
 
+_START_CHARS = 4
+"""Of a control token, by which the places are found where there may be one: text of nothing but
+first characters must not be looked at one by one."""
+
 
 class ControlTokens:
     """Finds control tokens in text.
@@ -27,7 +31,8 @@ class ControlTokens:
         self._contents = frozenset(contents) - {""}
         self._lengths = sorted({len(content) for content in self._contents}, reverse=True)
         first_chars = "".join(sorted({re.escape(content[0]) for content in self._contents}))
-        self._first_char = re.compile(f"[{first_chars}]" if first_chars else "(?!)")
+        starts = {re.escape(content[:_START_CHARS]) for content in self._contents}
+        self._start = re.compile("|".join(sorted(starts)) or "(?!)")
         # An entity, such as &lt;, becomes another character where a template takes tags away.
         self._first_char_of_any_case = re.compile(
             f"[{first_chars}&]" if first_chars else "(?!)", re.IGNORECASE
@@ -49,10 +54,6 @@ class ControlTokens:
             position = match.end()
         yield from self._beginnings_in(text, position, len(text))
 
-    def can_begin_with(self, text: str) -> bool:
-        """Whether a text is a part of one, from its beginning."""
-        return text in self._beginnings
-
     def found_in(self, text: str) -> list[str]:
         """Those that are in a text, in order."""
         return [text[start:end] for start, end in self.find(text)]
@@ -63,8 +64,9 @@ class ControlTokens:
     def find(self, text: str) -> Iterator[tuple[int, int]]:
         """Yields start and end of each, from the left, of several at one place the longest."""
         end = 0
-        while (match := self._first_char.search(text, end)) is not None:
-            start, end = match.start(), match.end()
+        while (match := self._start.search(text, end)) is not None:
+            start = match.start()
+            end = start + 1
             for length in self._lengths:
                 if text[start : start + length] in self._contents:
                     end = start + length

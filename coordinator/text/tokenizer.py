@@ -195,7 +195,7 @@ class Tokenizer:
         texts = [
             re.escape(text)
             for text in sorted(self._chat_template.sought, key=len, reverse=True)
-            if text and not control_tokens.can_begin_with(text)
+            if text and control_tokens.find_open_end(text) is None
         ]
         return re.compile("|".join(texts) or "(?!)")
 

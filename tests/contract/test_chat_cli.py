@@ -78,31 +78,6 @@ def test_a_chat_ends_quietly_and_leaves_the_terminal_as_it_was(
         until(lambda: not server.engine.running)
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -15), (signal.SIGHUP, -1)]
-)
-def test_a_piped_chat_that_is_ended_prints_no_more(number: int, code: int) -> None:
-    with BackgroundServer(EchoEngine(delay_s=0.05)) as server:
-        process = subprocess.Popen(
-            COMMAND,
-            cwd=ROOT,
-            env={**os.environ, "STAGECOACH_COORDINATOR": server.address},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        with process:
-            assert process.stdin is not None
-            process.stdin.write("hello\n")
-            process.stdin.flush()
-            until(lambda: bool(server.engine.running))
-            process.send_signal(number)
-            _, told = process.communicate(timeout=DEADLINE_S)
-        assert (process.returncode, told) == (code, "")
-        until(lambda: not server.engine.running)
-
-
 def piped(
     server: BackgroundServer, stdin: str, *arguments: str
 ) -> subprocess.CompletedProcess[str]:
@@ -304,7 +279,12 @@ def test_json_is_one_object_for_each_answer_also_for_those_that_fail(
     assert "/nonsense" in result.stderr
 
 
-def test_ctrl_c_ends_a_chat_of_a_pipe_with_130(server: BackgroundServer) -> None:
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -15), (signal.SIGHUP, -1)]
+)
+def test_a_chat_of_a_pipe_that_is_ended_says_no_more(
+    server: BackgroundServer, number: int, code: int
+) -> None:
     server.engine.delay_s = 0.01
     with subprocess.Popen(
         COMMAND,
@@ -320,9 +300,9 @@ def test_ctrl_c_ends_a_chat_of_a_pipe_with_130(server: BackgroundServer) -> None
         process.stdin.write("a\n")
         process.stdin.flush()
         process.stdout.read(3)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, stderr = process.communicate(timeout=DEADLINE_S)
-        assert (process.returncode, stderr) == (130, "")
+        assert (process.returncode, stderr) == (code, "")
     until(lambda: not server.engine.running)
 
 
