@@ -54,9 +54,9 @@ class FakeHub:
             def _answer(self, *, send_content: bool) -> None:
                 if hub.status:
                     return self._refuse(hub.code, hub.status)
-                tree = re.fullmatch(r"/api/models/org/tiny/tree/(\w+)/(\w+)\?.*", self.path)
+                tree = re.fullmatch(r"/api/models/org/tiny/tree/\w+(/\w+)?\?.*", self.path)
                 if tree is not None:
-                    return self._list(tree[2])
+                    return self._list((tree[1] or "")[1:])
                 match = re.fullmatch(r"/(\w+/\w+)/resolve/(\w+)/([\w./-]+)", self.path)
                 if match is None or match[1] != "org/tiny":
                     return self._refuse("RepoNotFound")
@@ -86,7 +86,7 @@ class FakeHub:
                 folder = hub.folder / subfolder
                 if not folder.is_dir() or not hub.lists:
                     return self._refuse("EntryNotFound" if hub.lists else "")
-                paths = [f"{subfolder}/{path.name}" for path in folder.iterdir()]
+                paths = [str(path.relative_to(hub.folder)) for path in folder.iterdir()]
                 entries = [{"type": "file", "path": p, "size": 1, "oid": "0"} for p in paths]
                 content = json.dumps(entries).encode()
                 self.send_response(200)
@@ -213,6 +213,26 @@ def test_named_templates_are_found_on_a_hub_and_in_its_cache(hub: FakeHub, tmp_p
     assert without.run(FIND_TEMPLATE, HF_HUB_OFFLINE="1") == "own"
     hub.lists = False
     assert Machine(tmp_path / "mirror", hub.endpoint).run(FIND_TEMPLATE) == "own"
+
+
+FIND_TOKENIZER = """
+try:
+    print(open_model("org/tiny").tokenizer_files())
+except StagecoachError as error:
+    print(error)
+"""
+
+
+def test_a_tokenizer_in_another_form_is_told_from_none_on_a_hub(
+    hub: FakeHub, tmp_path: Path
+) -> None:
+    machine = Machine(tmp_path / "cache", hub.endpoint)
+    assert machine.run(FIND_TOKENIZER) == "None"
+    (hub.folder / "tekken.json").write_text("{}")
+    told = "org/tiny has no tokenizer.json, and tekken.json is not read"
+    assert machine.run(FIND_TOKENIZER).startswith(told)
+    hub.lists = False
+    assert machine.run(FIND_TOKENIZER) == "None"
 
 
 def test_the_second_time_nothing_is_fetched(hub: FakeHub, tmp_path: Path) -> None:
