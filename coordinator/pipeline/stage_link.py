@@ -20,6 +20,7 @@ import grpc.aio
 from coordinator.core.stage_info import StageInfo
 from coordinator.core.step import StageSpan, StageTimings
 from coordinator.pipeline import wire
+from coordinator.pipeline.call_ending import CallEnding, unless_cancelled
 from coordinator.pipeline.channel_socket import ChannelSocket, new_user_timeout_ms
 from coordinator.pipeline.liveness import PINGS_PER_KEEPALIVE, WATCH_PERIOD_S
 from coordinator.pipeline.step_deadline import StepDeadline, StepTimeouts
@@ -29,7 +30,6 @@ from protos.errors import (
     DeadlineExceededError,
     IncompatibleError,
     InvalidArgumentError,
-    RequestAbortedError,
     StagecoachError,
     UnauthenticatedError,
     UnavailableError,
@@ -83,6 +83,7 @@ class _Stream(NamedTuple):
     """A Forward stream that is open."""
 
     call: ForwardCall
+    ending: CallEnding
     watch: StreamWatch
 
 
@@ -166,7 +167,7 @@ class StageLink:
                 stage_pb2.GetInfoRequest(), timeout=timeout_s or self._connect_timeout_s
             )
         except grpc.RpcError as error:
-            cause = _unless_cancelled(status.from_rpc_error(error))
+            cause = unless_cancelled(status.from_rpc_error(error))
             is_late = isinstance(cause, DeadlineExceededError)
             if is_late and timeout_s is None:
                 self._be_patient()
@@ -204,9 +205,9 @@ class StageLink:
             StaleStateError: The stage has seen a higher epoch.
         """
         assert self._stream is None, "the link is open already"
-        call, socket = await self._open_stream(info, epoch)
+        call, ending, socket = await self._open_stream(info, epoch)
         if socket is None and call.done():  # so is its connection
-            raise self._named(await self._ending(call))
+            raise self._named(await ending.error())
         if socket is None and self._can_look:
             self._can_look = False
             _log.warning(
@@ -214,14 +215,14 @@ class StageLink:
                 extra={"stage": self.address},
             )
             call.cancel()
-            call, socket = await self._open_stream(info, epoch + 1)
+            call, ending, socket = await self._open_stream(info, epoch + 1)
         watch = StreamWatch(
             self._deadline,
             keepalive_s=self._config.keepalive_s,
             num_token_bytes=4 * info.hidden_size,
             now_s=asyncio.get_running_loop().time(),
         )
-        stream = self._stream = _Stream(call, watch)
+        stream = self._stream = _Stream(call, ending, watch)
         self._tasks = (
             asyncio.create_task(self._take_answers(stream), name=f"reader {self.address}"),
             asyncio.create_task(self._watch(stream, socket), name=f"watch {self.address}"),
@@ -229,7 +230,7 @@ class StageLink:
 
     async def _open_stream(
         self, info: StageInfo, epoch: int
-    ) -> tuple[ForwardCall, ChannelSocket | None]:
+    ) -> tuple[ForwardCall, CallEnding, ChannelSocket | None]:
         """Opens a stream on a connection of its own, and finds its socket if that can be done."""
         await self._close_stream_channel()
         user_timeout_ms = new_user_timeout_ms()
@@ -247,6 +248,7 @@ class StageLink:
         ]
         self._stream_channel = await self._new_channel(options)
         call: ForwardCall = stage_pb2_grpc.StageServiceStub(self._stream_channel).Forward()
+        ending = CallEnding(call)
         request = stage_pb2.ForwardRequest(
             open=stage_pb2.OpenStream(
                 protocol_version=PROTOCOL_VERSION,
@@ -266,20 +268,20 @@ class StageLink:
             self._be_patient()
             raise UnavailableError(f"stage {self.address} {problem}") from error
         except (grpc.RpcError, asyncio.InvalidStateError) as error:
-            raise self._named(await self._ending(call)) from error
+            raise self._named(await ending.error()) from error
         except asyncio.CancelledError:
             if _is_cancelled():
                 raise
             raise UnavailableError(f"stage {self.address}: the connection was closed") from None
         if response is None:
-            raise self._named(await self._ending(call))
+            raise self._named(await ending.error())
         if response.WhichOneof("payload") != "opened" or response.opened.epoch != epoch:
             call.cancel()
             raise IncompatibleError(f"stage {self.address} did not answer `open` with `opened`")
         self._patience = 1
         if not self._can_look:
-            return call, None
-        return call, await asyncio.to_thread(ChannelSocket.find, user_timeout_ms)
+            return call, ending, None
+        return call, ending, await asyncio.to_thread(ChannelSocket.find, user_timeout_ms)
 
     async def forward(self, request: stage_pb2.ForwardRequest, num_tokens: int) -> StageReply:
         """Sends a micro-batch and waits for its result.
@@ -315,7 +317,7 @@ class StageLink:
             if future.done():  # the reader or the watch knows why
                 arrival = future.result()
             else:
-                arrival = self._lost(await self._ending(stream.call))
+                arrival = self._lost(await stream.ending.error())
                 self._lose(stream, arrival)
         finally:
             del self._pending[micro_batch_id]
@@ -366,7 +368,7 @@ class StageLink:
                     future.set_result(_Arrival(response.result, arrived_ns))
         except grpc.RpcError:
             _log.debug("stream broke", extra={"stage": self.address})
-        self._lose(stream, self._lost(await self._ending(stream.call)))
+        self._lose(stream, self._lost(await stream.ending.error()))
 
     async def _watch(self, stream: _Stream, socket: ChannelSocket | None) -> None:
         """Gives the stage up when it is dead. One timer a link costs a step nothing."""
@@ -390,13 +392,6 @@ class StageLink:
         _log.warning("stage lost", extra={"stage": self.address, "error": error.message})
         self.give_up(error)
         self._on_lost(self, Loss(stream.watch.unanswered, is_draining(error)))
-
-    async def _ending(self, call: ForwardCall) -> StagecoachError:
-        """The error that a call ended with; a stream that ends in good order is an error too."""
-        code, details = await call.code(), await call.details()
-        if code == grpc.StatusCode.OK:
-            return UnavailableError("it ended its stream")
-        return _unless_cancelled(status.from_ending(code, details, await call.trailing_metadata()))
 
     def _lost(self, cause: StagecoachError) -> UnavailableError:
         """What a stream that broke means, whatever the reason, to those who wait on it."""
@@ -479,13 +474,6 @@ def _is_cancelled() -> bool:
     """
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
-
-
-def _unless_cancelled(error: StagecoachError) -> StagecoachError:
-    """A call that nobody here cancelled ends so when its stage is going away."""
-    if isinstance(error, RequestAbortedError):
-        return UnavailableError("it cancelled the call")
-    return error
 
 
 async def _read(call: ForwardCall) -> stage_pb2.ForwardResponse | None:

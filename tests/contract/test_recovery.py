@@ -20,10 +20,11 @@ from coordinator.core.step import LogitsRequest, ScheduledSlice, SchedulerOutput
 from coordinator.pipeline import wire
 from coordinator.pipeline.channel_socket import ChannelSocket
 from coordinator.pipeline.pipeline import Pipeline
-from coordinator.pipeline.stage_link import LinkConfig, StageLink
+from coordinator.pipeline.stage_link import LinkConfig, Loss, StageLink
 from coordinator.pipeline.step_deadline import StepTimeouts
 from model_files import open_model
-from protos.errors import DeadlineExceededError, UnavailableError
+from protos import status
+from protos.errors import DeadlineExceededError, UnavailableError, draining_error, is_draining
 from protos.layer_range import LayerRange
 from protos.stagecoach.v1 import stage_pb2
 from stage_server.batch import ForwardBatch, ForwardOutput
@@ -344,6 +345,53 @@ async def test_a_stage_that_stops_reading_is_given_up_in_the_middle_of_a_write(
     request.micro_batch.hidden_states.data = bytes(40_000_000)
     with pytest.raises(DeadlineExceededError, match="not answered in time"):
         await link.forward(request, 2)
+    await link.close()
+    await server.stop(0)
+
+
+class DrainingStage(grpc.GenericRpcHandler):
+    """Reads three micro-batches of each stream, then drains, and answers none."""
+
+    def service(self, details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[Any, Any]":
+        return grpc.stream_stream_rpc_method_handler(self.forward)
+
+    async def forward(self, _: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+        request = stage_pb2.ForwardRequest.FromString(await context.read())
+        opened = stage_pb2.StreamOpened(epoch=request.open.epoch)
+        await context.write(stage_pb2.ForwardResponse(opened=opened).SerializeToString())
+        for _turn in range(3):
+            await context.read()
+        await context.abort(*status.trailing_metadata(draining_error()))
+
+
+async def test_a_stage_that_drains_while_it_is_written_to_is_heard(model: Path) -> None:
+    """In a third of the cases gRPC's word for a write that failed took the place of the stage's."""
+    async with running_stage(model, LayerRange(0, 6)) as address:
+        real = StageLink(address, coordinator_id="t", config=LinkConfig(), on_lost=lambda *_: None)
+        info = await real.get_info()
+        await real.close()
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((DrainingStage(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    losses: list[Loss] = []
+    link = StageLink(
+        f"127.0.0.1:{port}",
+        coordinator_id="tester",
+        config=LinkConfig(),
+        on_lost=lambda _, loss: losses.append(loss),
+    )
+    requests = [stage_pb2.ForwardRequest() for _ in range(8)]
+    for index, request in enumerate(requests):
+        request.micro_batch.micro_batch_id = index
+        request.micro_batch.hidden_states.data = bytes(1000)
+    for epoch in range(1, 41):
+        await link.open(info, epoch)
+        forwards = (link.forward(request, 2) for request in requests)
+        for error in await asyncio.gather(*forwards, return_exceptions=True):
+            assert isinstance(error, UnavailableError)
+            assert is_draining(error), error
+    assert [loss.is_announced for loss in losses] == [True] * 40
     await link.close()
     await server.stop(0)
 
