@@ -254,8 +254,10 @@ class SamplingParams(_message.Message):
     seed: _builtins.int
     """Seeds the choice: the same seed, prompt and parameters give the same text whatever else runs,
     but for the rounding of the model's arithmetic: in another batch it may move two tokens that
-    are as good as equally likely to be drawn past each other, seldom in float32 and float16, more
-    often in bfloat16. Unset: drawn at random.
+    are as good as equally likely to be drawn past each other. On CPUs, of 24 texts of 32 tokens of
+    a small model, none differed in float32 and float16, in a batch, after a replay or preemption,
+    or over other stages; in bfloat16 10 to 15 did, as a prompt computed in other pieces is rounded
+    otherwise. On GPUs it was not measured. Unset: drawn at random.
     """
     @_builtins.property
     def logit_bias(self) -> _containers.ScalarMap[_builtins.int, _builtins.float]:
