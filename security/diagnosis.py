@@ -5,7 +5,6 @@ refuses a client's certificate only closes the connection. So whoever could not 
 one or two handshakes of our own tell the rest.
 """
 
-import socket
 import ssl
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from cryptography import x509
 from protos.errors import StagecoachError, UnauthenticatedError, UnavailableError
 from security.certificate import Certificate
 from security.credentials import is_signed_by, read_authority
+from security.handshake import tls_connection
 from security.tls_files import TlsFiles
 
 PROBE_TIMEOUT_S = 2.0
@@ -139,9 +139,4 @@ def _connected(host: str, port: int, files: TlsFiles | None) -> ssl.SSLSocket:
     context.set_alpn_protocols(["h2"])
     if files is not None:
         context.load_cert_chain(files.certificate, files.key)
-    raw = socket.create_connection((host, port), PROBE_TIMEOUT_S)
-    try:
-        return context.wrap_socket(raw, server_hostname=host)
-    except BaseException:
-        raw.close()
-        raise
+    return tls_connection(context, host, port, timeout_s=PROBE_TIMEOUT_S)

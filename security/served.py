@@ -4,7 +4,6 @@ gRPC's client checks the chain and the host of a server, and cannot be asked for
 handshake of our own reads the certificate first; the channel that follows then takes no other one.
 """
 
-import socket
 import ssl
 
 from cryptography import x509
@@ -12,6 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from protos.errors import UnavailableError
 from security.certificate import Certificate
+from security.handshake import tls_connection
 from security.peer import wrong_role
 from security.role import Role
 from security.tls_files import TlsFiles
@@ -35,10 +35,7 @@ def certificate_of_role(address: str, files: TlsFiles, role: Role, *, timeout_s:
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
     try:
-        with (
-            socket.create_connection((host, int(port)), timeout_s) as raw,
-            _context(files).wrap_socket(raw, server_hostname=host) as connection,
-        ):
+        with tls_connection(_context(files), host, int(port), timeout_s=timeout_s) as connection:
             der = connection.getpeercert(binary_form=True)
     except ssl.SSLError as error:
         raise UnavailableError(f"TLS handshake failed: {error}") from error
