@@ -169,7 +169,11 @@ def test_the_emulated_cluster_serves_token_ids() -> None:
 
 def test_the_bench(coordinator: str, tmp_path: Path) -> None:
     [command] = commands_of("coordinator-cli", "bench")
-    text = output_of(f"{command} --repeats 1", cwd=tmp_path, STAGECOACH_COORDINATOR=coordinator)
+    text = output_of(
+        f"{command} --repeats 1 --output-tokens 16",
+        cwd=tmp_path,
+        STAGECOACH_COORDINATOR=coordinator,
+    )
     assert "tokens/s" in text
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((tmp_path / "bench.json").read_text())["traceEvents"]
