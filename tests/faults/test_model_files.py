@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.import_memory import STAGE_MODULES, import_bytes
+from tests.import_memory import RUN_MEASURED, STAGE_MODULES, import_and_end_bytes
 from tests.tiny_models import tiny_gguf, tiny_model
 
 START_S = 300.0
@@ -28,22 +28,13 @@ class Outcome(NamedTuple):
     elapsed_s: float
 
 
-MEASURE = """
-import resource, subprocess, sys
-code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
-print(code, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
-"""
-"""Runs a command and prints its exit code and peak in KiB. In a small process of its own, because
-what a process held before it became another program counts for that one too."""
-
-
 def start(model: Path, layers: str = "0:6") -> Outcome:
     """Starts a stage server that is expected to give up."""
     started_s = time.monotonic()
     command = [sys.executable, "-m", "stage_server", "--model", str(model), "--layers", layers]
     flags = ["--listen", "127.0.0.1:0", "--kv-memory", "1MiB", "--threads", "1"]
     done = subprocess.run(
-        [sys.executable, "-c", MEASURE, *command, *flags, "--log-level", "error"],
+        [sys.executable, "-c", RUN_MEASURED, *command, *flags, "--log-level", "error"],
         capture_output=True,
         text=True,
         check=True,
@@ -61,7 +52,7 @@ def refused(model: Path, *told: str, layers: str = "0:6") -> None:
     assert outcome.code == 1
     for text in told:
         assert text in outcome.line
-    assert outcome.peak_bytes - import_bytes(*STAGE_MODULES) < BOUND_BYTES
+    assert outcome.peak_bytes - import_and_end_bytes(*STAGE_MODULES) < BOUND_BYTES
     assert outcome.elapsed_s < START_S
 
 
