@@ -245,6 +245,22 @@ def test_nothing_sticks_out_at_any_width(page: Page, cluster: Cluster) -> None:
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+def test_a_stream_goes_on_behind_the_comments_of_a_server_that_waits(
+    page: Page, cluster: Cluster
+) -> None:
+    page.goto(cluster.url)
+    read = """async () => {
+        const { events } = await import("/page/api.js");
+        const chunks = ['data: {"a": 1}\\n\\n: wai', 'ting\\n\\n: waiting\\n\\n',
+            'data: {"a": 2}\\n\\ndata: [DONE]\\n\\n'];
+        const body = new Blob(chunks).stream();
+        const found = [];
+        for await (const event of events(new Response(body))) found.push(event.a);
+        return found;
+    }"""
+    assert page.evaluate(read) == [1, 2]
+
+
 def test_a_killed_stage_shows_as_lost_and_the_answer_goes_on_when_it_is_back(
     page: Page, cluster: Cluster
 ) -> None:

@@ -105,6 +105,9 @@ export async function* events(response) {
       const blocks = (rest + value).split("\n\n");
       rest = blocks.pop();
       for (const block of blocks) {
+        if (block.startsWith(":")) {
+          continue; // a comment: the server is alive and has nothing to tell
+        }
         const data = block.replace(/^data: ?/, "");
         if (data === "[DONE]") {
           return;
