@@ -5,7 +5,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from coordinator.sandbox import ProcessDiedError, SandboxProcess
 from protos.errors import QueueFullError
@@ -57,29 +57,45 @@ class CompileTurns:
         """
         process.yield_cpu()
         if self._long.locked():
-            if self._num_paused >= MAX_PAUSED:
-                raise QueueFullError(
-                    f"{MAX_LONG + self._num_paused} grammars that take long are being compiled, at"
-                    f" most {MAX_LONG + MAX_PAUSED} may be",
-                    limit=MAX_LONG + MAX_PAUSED,
-                )
-            process.pause()
-        self._num_paused += 1
-        turn = asyncio.create_task(self._long.acquire(), name="compile turn")
+            has_turn = await self._pause(process, answer)
+        else:
+            has_turn = await self._long.acquire()  # at once, so that nobody takes it for free
         try:
-            both: set[asyncio.Future[Any]] = {turn, answer}
-            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            self._num_paused -= 1
-            turn.cancel()
-            await asyncio.wait({turn})
-            has_turn = not turn.cancelled()
-        try:
-            process.resume()
             await asyncio.wait({answer})
         finally:
             if has_turn:
                 self._long.release()
+
+    async def _pause(self, process: SandboxProcess, answer: asyncio.Future[bytes]) -> bool:
+        """Stops a process until it is its turn, or it has ended; True for the former."""
+        if self._num_paused >= MAX_PAUSED:
+            raise QueueFullError(
+                f"{MAX_LONG + self._num_paused} grammars that take long are being compiled, at"
+                f" most {MAX_LONG + MAX_PAUSED} may be",
+                limit=MAX_LONG + MAX_PAUSED,
+            )
+        process.pause()
+        self._num_paused += 1
+        turn = asyncio.create_task(self._long.acquire(), name="compile turn")
+        both: set[asyncio.Future[Any]] = {turn, answer}
+        try:
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            if not await _cancelled(turn):
+                self._long.release()
+            raise
+        finally:
+            self._num_paused -= 1
+        has_turn = not await _cancelled(turn)
+        process.resume()
+        return has_turn
+
+
+async def _cancelled(turn: asyncio.Task[Literal[True]]) -> bool:
+    """Gives up the wait for a turn; False when it had come."""
+    turn.cancel()
+    await asyncio.wait({turn})
+    return turn.cancelled()
 
 
 def _cpu_s(process_id: int) -> float:
