@@ -47,7 +47,7 @@ class Template:
             return group
 
     async def fork_group(self, memory_bytes: int) -> OutputGroup:
-        """A process that no other output joins.
+        """A new process, which no other output has found yet.
 
         Raises:
             SandboxError: None could be started.

@@ -10,7 +10,7 @@ from coordinator.http import body_job
 from coordinator.http.ignored_fields import IgnoredFields, ignored_fields
 from coordinator.http.schema.base import ModelRequest
 from coordinator.http.validation import validate
-from coordinator.sandbox import ClientJobs, Content, ForkServer
+from coordinator.sandbox import ClientJobs, Content, ForkServer, JobPool
 
 MAX_INLINE_BYTES = 32 * 1024
 """Of a body that is validated at once; the worst that was found takes ten milliseconds."""
@@ -37,13 +37,14 @@ class BodyWorkers:
         self.held = ByteBudget(MAX_HELD_BYTES)
         """What large bodies take; whoever reads one holds its bytes."""
         self._server = ForkServer("coordinator.http.body_job", b"")
-        self._jobs = ClientJobs(
+        pool = JobPool(
             self._server,
             max_processes=_MAX_PROCESSES,
             max_waiting=_MAX_WAITING,
             memory_bytes=_MEMORY_BYTES,
             is_background=True,
         )
+        self._jobs = ClientJobs(pool)
         self._starting: asyncio.Task[None] | None = None
 
     def start(self) -> None:

@@ -5,7 +5,6 @@ import logging
 from typing import NamedTuple
 
 from coordinator.sandbox.errors import CallTimeoutError, MemoryLimitError, SandboxError
-from coordinator.sandbox.fork_server import ForkServer
 from coordinator.sandbox.job_pool import JobPool
 from protos.errors import (
     DeadlineExceededError,
@@ -33,32 +32,12 @@ class ClientJobs:
     """A `JobPool` whose errors are typed. Event loop only; the owner closes it.
 
     Args:
-        server: Starts the processes; closed by its owner, after this.
-        max_processes: Jobs at once.
-        max_waiting: Jobs that wait; more are refused.
-        memory_bytes: What each may take beyond what it shares.
-        is_background: Let the processes run only when others leave the CPU.
+        pool: Runs them; owned by this object.
     """
 
-    def __init__(
-        self,
-        server: ForkServer,
-        *,
-        max_processes: int,
-        max_waiting: int,
-        memory_bytes: int,
-        is_background: bool = False,
-    ) -> None:
-        """Has no process yet."""
-        self._pool = JobPool(
-            server,
-            max_processes=max_processes,
-            max_waiting=max_waiting,
-            memory_bytes=memory_bytes,
-            is_background=is_background,
-        )
-        self._max_waiting = max_waiting
-        self._memory_bytes = memory_bytes
+    def __init__(self, pool: JobPool) -> None:
+        """Has run none yet."""
+        self._pool = pool
         self._is_closed = False
 
     async def run(self, call: bytes, content: Content, *, timeout_s: float) -> bytes:
@@ -81,8 +60,9 @@ class ClientJobs:
             return await self._pool.run(call, timeout_s=timeout_s)
         except asyncio.QueueFull as error:
             raise QueueFullError(
-                f"too many requests wait for {name} to be {done}, the limit is {self._max_waiting}",
-                limit=self._max_waiting,
+                f"too many requests wait for {name} to be {done}, the limit is"
+                f" {self._pool.max_waiting}",
+                limit=self._pool.max_waiting,
             ) from error
         except CallTimeoutError as error:
             raise DeadlineExceededError(
@@ -92,8 +72,8 @@ class ClientJobs:
             ) from error
         except MemoryLimitError as error:
             raise InvalidArgumentError(
-                f"{name}: {len(call)} bytes take more than {self._memory_bytes} bytes of memory to"
-                f" be {done}",
+                f"{name}: {len(call)} bytes take more than {self._pool.memory_bytes} bytes of"
+                f" memory to be {done}",
                 field=field,
             ) from error
         except SandboxError as error:

@@ -32,8 +32,8 @@ class JobPool:
         """Has no process yet."""
         self._server = server
         self._slots = asyncio.Semaphore(max_processes)
-        self._max_waiting = max_waiting
-        self._memory_bytes = memory_bytes
+        self.max_waiting = max_waiting
+        self.memory_bytes = memory_bytes
         self._is_background = is_background
         self._idle: list[SandboxProcess] = []
         self._busy: set[SandboxProcess] = set()
@@ -44,7 +44,7 @@ class JobPool:
     @property
     def is_full(self) -> bool:
         """True while `run` refuses."""
-        return self._slots.locked() and self.num_waiting >= self._max_waiting
+        return self._slots.locked() and self.num_waiting >= self.max_waiting
 
     async def run(self, payload: bytes, *, timeout_s: float | None) -> bytes:
         """Runs one job; to give up the wait is to end it.
@@ -96,7 +96,7 @@ class JobPool:
             process = self._idle.pop()
             if process.is_alive:
                 return process
-        process = await self._server.fork(memory_bytes=self._memory_bytes)
+        process = await self._server.fork(memory_bytes=self.memory_bytes)
         if self._is_closed:
             process.close()
         if self._is_background:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from coordinator.core.request_spec import ChatPrompt, TextPrompt
-from coordinator.sandbox import ClientJobs, Content, ForkServer
+from coordinator.sandbox import ClientJobs, Content, ForkServer, JobPool
 from coordinator.text import text_job
 from coordinator.text.tokenizer import Tokenizer
 from protos.errors import DeadlineExceededError, InvalidArgumentError
@@ -110,19 +110,20 @@ class _Calls:
     """Quick calls, and beside them slow ones that they do not wait for."""
 
     def __init__(self, server: ForkServer) -> None:
-        self._quick = ClientJobs(
+        quick = JobPool(
             server,
             max_processes=_MAX_QUICK,
             max_waiting=_MAX_WAITING,
             memory_bytes=_QUICK_MEMORY_BYTES,
         )
-        self._slow = ClientJobs(
+        slow = JobPool(
             server,
             max_processes=_MAX_SLOW,
             max_waiting=_MAX_WAITING,
             memory_bytes=_SLOW_MEMORY_BYTES,
             is_background=True,
         )
+        self._quick, self._slow = ClientJobs(quick), ClientJobs(slow)
 
     async def run(self, call: bytes, field: str) -> bytes:
         """Runs a call; `field` is what its errors name."""

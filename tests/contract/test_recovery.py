@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from abc import abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
@@ -310,98 +311,101 @@ async def test_a_micro_batch_is_not_late_while_the_one_before_it_has_its_time(
         await link.close()
 
 
-class DeafStage(grpc.GenericRpcHandler):
-    """Opens a stream and never reads from it again."""
+StageContext = grpc.aio.ServicerContext[bytes, bytes]
+
+
+class OpeningStage(grpc.GenericRpcHandler):
+    """Opens a stream, and leaves what follows to `go_on`."""
 
     def service(self, details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[Any, Any]":
         return grpc.stream_stream_rpc_method_handler(self.forward)
 
-    async def forward(self, _: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+    async def forward(self, _: object, context: StageContext) -> None:
         request = stage_pb2.ForwardRequest.FromString(await context.read())
         opened = stage_pb2.StreamOpened(epoch=request.open.epoch)
         await context.write(stage_pb2.ForwardResponse(opened=opened).SerializeToString())
+        await self.go_on(context)
+
+    @abstractmethod
+    async def go_on(self, context: StageContext) -> None: ...
+
+
+class DeafStage(OpeningStage):
+    """Never reads from a stream again."""
+
+    async def go_on(self, context: StageContext) -> None:
         await asyncio.sleep(60)
 
 
-async def test_a_stage_that_stops_reading_is_given_up_in_the_middle_of_a_write(
-    model: Path,
-) -> None:
-    async with running_stage(model, LayerRange(0, 6)) as address:
-        real = StageLink(address, coordinator_id="t", config=LinkConfig(), on_lost=lambda *_: None)
-        info = await real.get_info()
-        await real.close()
-    server = grpc.aio.server()
-    server.add_generic_rpc_handlers((DeafStage(),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    link = StageLink(
-        f"127.0.0.1:{port}",
-        coordinator_id="tester",
-        config=LinkConfig(step=StepTimeouts(ceiling_s=0.5, ceiling_per_token_s=0)),
-        on_lost=lambda *_: None,
-    )
-    await link.open(replace(info, max_num_batched_tokens=2**20), epoch=1)
-    request = stage_pb2.ForwardRequest()
-    request.micro_batch.hidden_states.data = bytes(40_000_000)
-    with pytest.raises(DeadlineExceededError, match="not answered in time"):
-        await link.forward(request, 2)
-    await link.close()
-    await server.stop(0)
-
-
-class DrainingStage(grpc.GenericRpcHandler):
+class DrainingStage(OpeningStage):
     """Reads three micro-batches of each stream, then drains, and answers none."""
 
-    def service(self, details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[Any, Any]":
-        return grpc.stream_stream_rpc_method_handler(self.forward)
-
-    async def forward(self, _: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
-        request = stage_pb2.ForwardRequest.FromString(await context.read())
-        opened = stage_pb2.StreamOpened(epoch=request.open.epoch)
-        await context.write(stage_pb2.ForwardResponse(opened=opened).SerializeToString())
+    async def go_on(self, context: StageContext) -> None:
         for _turn in range(3):
             await context.read()
         await context.abort(*status.trailing_metadata(draining_error()))
 
 
-async def test_a_stage_that_drains_while_it_is_written_to_is_heard(model: Path) -> None:
-    """In a third of the cases gRPC's word for a write that failed took the place of the stage's."""
+@asynccontextmanager
+async def stage_like(model: Path, stage: OpeningStage) -> AsyncIterator[tuple[str, StageInfo]]:
+    """Serves a stage that is not real; its address, and what a real one says of itself."""
     async with running_stage(model, LayerRange(0, 6)) as address:
         real = StageLink(address, coordinator_id="t", config=LinkConfig(), on_lost=lambda *_: None)
         info = await real.get_info()
         await real.close()
     server = grpc.aio.server()
-    server.add_generic_rpc_handlers((DrainingStage(),))
+    server.add_generic_rpc_handlers((stage,))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
+    yield f"127.0.0.1:{port}", info
+    await server.stop(0)
+
+
+async def test_a_stage_that_stops_reading_is_given_up_in_the_middle_of_a_write(
+    model: Path,
+) -> None:
+    async with stage_like(model, DeafStage()) as (address, info):
+        link = StageLink(
+            address,
+            coordinator_id="tester",
+            config=LinkConfig(step=StepTimeouts(ceiling_s=0.5, ceiling_per_token_s=0)),
+            on_lost=lambda *_: None,
+        )
+        await link.open(replace(info, max_num_batched_tokens=2**20), epoch=1)
+        request = stage_pb2.ForwardRequest()
+        request.micro_batch.hidden_states.data = bytes(40_000_000)
+        with pytest.raises(DeadlineExceededError, match="not answered in time"):
+            await link.forward(request, 2)
+        await link.close()
+
+
+async def test_a_stage_that_drains_while_it_is_written_to_is_heard(model: Path) -> None:
+    """In a third of the cases gRPC's word for a write that failed took the place of the stage's."""
     losses: list[Loss] = []
-    link = StageLink(
-        f"127.0.0.1:{port}",
-        coordinator_id="tester",
-        config=LinkConfig(),
-        on_lost=lambda _, loss: losses.append(loss),
-    )
     requests = [stage_pb2.ForwardRequest() for _ in range(8)]
     for index, request in enumerate(requests):
         request.micro_batch.micro_batch_id = index
         request.micro_batch.hidden_states.data = bytes(1000)
-    for epoch in range(1, 41):
-        await link.open(info, epoch)
-        forwards = (link.forward(request, 2) for request in requests)
-        for error in await asyncio.gather(*forwards, return_exceptions=True):
-            assert isinstance(error, UnavailableError)
-            assert is_draining(error), error
-    assert [loss.is_announced for loss in losses] == [True] * 40
-    await link.close()
-    await server.stop(0)
-
-
-InfoContext = grpc.aio.ServicerContext[bytes, bytes]
+    async with stage_like(model, DrainingStage()) as (address, info):
+        link = StageLink(
+            address,
+            coordinator_id="tester",
+            config=LinkConfig(),
+            on_lost=lambda _, loss: losses.append(loss),
+        )
+        for epoch in range(1, 41):
+            await link.open(info, epoch)
+            forwards = (link.forward(request, 2) for request in requests)
+            for error in await asyncio.gather(*forwards, return_exceptions=True):
+                assert isinstance(error, UnavailableError)
+                assert is_draining(error), error
+        assert [loss.is_announced for loss in losses] == [True] * 40
+        await link.close()
 
 
 @asynccontextmanager
 async def link_to_stage_that_answers(
-    get_info: Callable[[bytes, InfoContext], Awaitable[bytes]],
+    get_info: Callable[[bytes, StageContext], Awaitable[bytes]],
 ) -> AsyncIterator[StageLink]:
     server = grpc.aio.server()
     handler = grpc.method_handlers_generic_handler(
@@ -419,7 +423,7 @@ async def link_to_stage_that_answers(
 
 
 async def test_a_stage_that_cancels_a_call_as_it_goes_away_is_waited_for() -> None:
-    async def get_info(_: bytes, context: InfoContext) -> bytes:
+    async def get_info(_: bytes, context: StageContext) -> bytes:
         await context.abort(grpc.StatusCode.CANCELLED)
         raise AssertionError("abort raises")
 
@@ -434,7 +438,7 @@ async def test_two_who_ask_a_stage_that_goes_away_both_get_an_error() -> None:
     second_is_here = asyncio.Event()
     num_calls = 0
 
-    async def get_info(_: bytes, context: InfoContext) -> bytes:
+    async def get_info(_: bytes, context: StageContext) -> bytes:
         nonlocal num_calls
         num_calls += 1
         if num_calls == 2:
