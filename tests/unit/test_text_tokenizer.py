@@ -18,7 +18,6 @@ from tokenizers import pre_tokenizers
 from coordinator.core.request_spec import ChatMessage, ChatPrompt
 from coordinator.text.gguf_tokenizer import build_gguf_tokenizer
 from coordinator.text.gguf_vocabulary import GgufVocabulary
-from coordinator.text.output_text import OutputText
 from coordinator.text.tokenizer import Tokenizer, load_tokenizer
 from model_files import (
     GgufTokenizer,
@@ -485,39 +484,6 @@ def test_text_with_a_lone_surrogate_is_refused(demo: Tokenizer) -> None:
     assert caught.value.field == "prompt.chat.messages[0].content"
 
 
-def test_output_text_stops_across_tokens_and_says_nothing_afterwards(demo: Tokenizer) -> None:
-    output = OutputText(demo, ["STOP"])
-    shown = ""
-    for token_id in demo.encode("go on, ST and then STOP here"):
-        text, stopped = output.push(token_id)
-        shown += text
-        if stopped:
-            break
-    assert shown == "go on, ST and then "
-    assert stopped
-    assert output.flush() == ""
-
-
-def test_output_text_flushes_what_it_held_back(demo: Tokenizer) -> None:
-    output = OutputText(demo, ["STOP"])
-    shown = "".join(output.push(token_id).text for token_id in demo.encode("one ST"))
-    assert shown == "one "
-    assert output.flush() == "ST"
-
-
-def test_output_text_finds_a_stop_string_that_only_the_flush_completes(demo: Tokenizer) -> None:
-    output = OutputText(demo, ["\ufffd"])
-    incomplete = demo.encode("a🙂")[:-1]
-    shown = "".join(output.push(token_id).text for token_id in incomplete)
-    assert shown + output.flush() == "a"
-
-
-def test_output_text_of_a_model_without_tokenizer_is_empty() -> None:
-    output = OutputText(None, [])
-    assert output.push(7) == ("", False)
-    assert output.flush() == ""
-
-
 def test_tokenizers_need_neither_torch_nor_transformers() -> None:
     program = (
         "import sys, coordinator.text.output_text, coordinator.sampling;"
@@ -527,22 +493,3 @@ def test_tokenizers_need_neither_torch_nor_transformers() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "[]"
-
-
-def test_stop_strings_count_only_after_the_tokens_that_must_come(demo: Tokenizer) -> None:
-    token_ids = demo.encode(" STOP one STOP two STOP")
-
-    def text(min_tokens: int) -> str:
-        output = OutputText(demo, ["STOP"], min_tokens=min_tokens)
-        shown = ""
-        for token_id in token_ids:
-            delta = output.push(token_id)
-            shown += delta.text
-            if delta.stopped:
-                return shown
-        return shown + output.flush()
-
-    first = next(num for num in range(len(token_ids)) if "STOP" in demo.detokenize(token_ids[:num]))
-    assert text(0) == " "
-    assert text(first) == " STOP one "
-    assert text(len(token_ids)) == demo.detokenize(token_ids)
