@@ -4,6 +4,7 @@ import json
 from typing import Any, get_type_hints
 
 import pytest
+from jsonschema_rs import Draft202012Validator
 from openai.types import chat, completion_create_params, shared_params
 from openai.types.chat import completion_create_params as chat_create_params
 from pydantic import BaseModel, ValidationError
@@ -11,9 +12,12 @@ from pydantic import BaseModel, ValidationError
 from coordinator.core.grammar import Grammar, GrammarKind
 from coordinator.core.request_spec import ChatMessage, ChatPrompt, TextPrompt, TokenPrompt
 from coordinator.core.sampling_params import SamplingParams
+from coordinator.http.app import create_app
+from coordinator.http.door import Door
 from coordinator.http.ignored_fields import MAX_NAMED, ignored_fields
 from coordinator.http.request_specs import chat_specs, choice_seed, completion_specs
-from coordinator.http.schema.chat import ChatCompletionRequest
+from coordinator.http.schema.base import ModelRequest
+from coordinator.http.schema.chat import ChatCompletionRequest, Message
 from coordinator.http.schema.completion import CompletionRequest
 from coordinator.http.schema.response_format import JsonSchema
 from coordinator.http.schema.sampling import StreamOptions
@@ -440,3 +444,59 @@ def test_a_body_of_unknown_fields_is_not_looked_through_to_its_end() -> None:
     with pytest.raises(InvalidArgumentError, match="x15 is not a field") as caught:
         validate(b'{"prompt": "x", "x15": 1, "x16": 2}', CompletionRequest)
     assert caught.value.field == "x15"
+
+
+VALUES: tuple[Any, ...] = (
+    *(None, "", [], {}, True, False, 0, 1, -1, 0.5, 2**40, "x", "none", "auto", "text"),
+    *([""], ["x"], [1], [None], {"x": 1}),
+)
+MESSAGE = {"role": "user", "content": "x"}
+OPENAPI = create_app(Door()).openapi()
+
+
+@pytest.mark.parametrize(
+    ("path", "request_type", "body", "place", "model"),
+    [
+        ("chat/completions", ChatCompletionRequest, {"messages": [MESSAGE]}, (), None),
+        ("completions", CompletionRequest, {"prompt": "x"}, (), None),
+        (
+            "chat/completions",
+            ChatCompletionRequest,
+            {"messages": [MESSAGE]},
+            ("messages", 0),
+            Message,
+        ),
+        (
+            "completions",
+            CompletionRequest,
+            {"prompt": "x", "stream": True, "stream_options": {}},
+            ("stream_options",),
+            StreamOptions,
+        ),
+    ],
+)
+def test_every_value_that_is_taken_is_described(
+    path: str,
+    request_type: type[ModelRequest],
+    body: dict[str, Any],
+    place: tuple[str | int, ...],
+    model: type[BaseModel] | None,
+) -> None:
+    operation = OPENAPI["paths"][f"/v1/{path}"]["post"]["requestBody"]
+    schema = operation["content"]["application/json"]["schema"]
+    described = Draft202012Validator({**schema, "components": OPENAPI["components"]})
+    num_taken = 0
+    for name, field in (model or request_type).model_fields.items():
+        for value in VALUES:
+            changed = json.loads(json.dumps(body))
+            part = changed
+            for key in place:
+                part = part[key]
+            part[field.alias or name] = value
+            try:
+                validate(json.dumps(changed).encode(), request_type)
+            except InvalidArgumentError:
+                continue
+            num_taken += 1
+            assert described.is_valid(changed), (field.alias or name, value)
+    assert num_taken > 0

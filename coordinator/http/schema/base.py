@@ -18,11 +18,13 @@ from pydantic import (
     Discriminator,
     Field,
     GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
     Tag,
     ValidationInfo,
     WithJsonSchema,
 )
-from pydantic_core import CoreSchema, PydanticCustomError
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from coordinator.http.schema.bounds import UnknownFields, bound_errors
 
@@ -85,8 +87,21 @@ def _none_if_empty(value: object) -> object:
     return None if value == "" else value
 
 
-NONE_IF_EMPTY = BeforeValidator(_none_if_empty)
-"""Takes an empty string for null, as the empty box of a form sends it."""
+class _NoneIfEmpty:
+    def __get_pydantic_core_schema__(
+        self, source: object, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(_none_if_empty, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        forms = handler(schema)["anyOf"]
+        return {"anyOf": [*forms, {"const": "", "type": "string"}]}
+
+
+NONE_IF_EMPTY = _NoneIfEmpty()
+"""Takes an empty string for null, as the empty box of a form sends it; the description says so."""
 
 
 class ModelRequest(RequestModel):
