@@ -93,7 +93,8 @@ class LogitsRequest:
 class LogitsRow:
     """Raw logits of one row, reduced; the fields are those of `stagecoach.v1.LogitsRow`.
 
-    Logits are float32 values. `full` is a float32 buffer, so that it costs no copy.
+    Logits are float32 values. `full` is a float32 buffer, so that it costs no copy; where they are
+    many, the ids and logits of the others are buffers too.
     """
 
     row: int

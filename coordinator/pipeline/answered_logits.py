@@ -69,11 +69,20 @@ def _check(row: LogitsRow, request: LogitsRequest, vocab_size: int) -> None:
             f"{request.num_contenders} were wanted",
         )
     for field, ids in (("candidate_ids", row.candidate_ids), ("contender_ids", row.contender_ids)):
-        if ids and max(ids) >= vocab_size:
-            raise _malformed(field, f"has {max(ids)}, the vocabulary {vocab_size}")
-    logits = (*row.candidate_logits, *row.token_logits, *row.contender_logits)
-    if not all(map(math.isfinite, logits)):
+        if ids and (highest := _highest(ids)) >= vocab_size:
+            raise _malformed(field, f"has {highest}, the vocabulary {vocab_size}")
+    if not all(map(_are_finite, (row.candidate_logits, row.token_logits, row.contender_logits))):
         raise _malformed("candidate_logits", "are not finite, though log_sum_exp is")
+
+
+def _highest(ids: Sequence[int]) -> int:
+    return max(ids) if isinstance(ids, list) else int(np.max(ids))
+
+
+def _are_finite(logits: Sequence[float]) -> bool:
+    if isinstance(logits, list):
+        return all(map(math.isfinite, logits))
+    return bool(np.isfinite(logits).all())
 
 
 def _malformed(field: str, problem: str) -> InvalidArgumentError:

@@ -29,6 +29,8 @@ class ChangedTokens:
         self._prompt_ids = np.empty(0, dtype=np.int64)
         """Rising; without those that are biased or barred."""
         self._ids = np.empty(_INITIAL_CAPACITY, dtype=np.int64)
+        self._named: tuple[int, ...] = ()
+        """The ids as a request names them, of the tokens that there were when it was made."""
         self._bias = np.zeros(_INITIAL_CAPACITY)
         self._seen = np.zeros(_INITIAL_CAPACITY, dtype=np.bool_)
         self._output_counts = np.zeros(_INITIAL_CAPACITY, dtype=np.int64)
@@ -71,6 +73,13 @@ class ChangedTokens:
     def ids(self) -> npt.NDArray[np.int64]:
         """Their ids, `[len(self)]`."""
         return self._ids[: len(self)]
+
+    @property
+    def named(self) -> tuple[int, ...]:
+        """Their ids as a request names them; made anew only when there are more."""
+        if len(self._named) != len(self):
+            self._named = tuple(self.ids.tolist())
+        return self._named
 
     def append(self, token_id: int) -> None:
         """Counts one more token of output."""

@@ -49,10 +49,13 @@ def token_logprobs(
 
 
 def _known_logit(row: LogitsRow, token_id: int, named_ids: Sequence[int]) -> float:
-    if token_id in row.candidate_ids:
-        return row.candidate_logits[row.candidate_ids.index(token_id)]
-    if token_id in row.contender_ids:
-        return row.contender_logits[row.contender_ids.index(token_id)]
-    if token_id in named_ids:
-        return row.token_logits[named_ids.index(token_id)]
+    known: tuple[tuple[Sequence[int], Sequence[float]], ...] = (
+        (row.candidate_ids, row.candidate_logits),
+        (row.contender_ids, row.contender_logits),
+        (named_ids, row.token_logits),
+    )
+    for ids, logits in known:
+        places = np.flatnonzero(np.asarray(ids) == token_id)
+        if len(places):
+            return logits[int(places[0])]
     raise InternalError(f"the last stage sent no logit of token {token_id}")

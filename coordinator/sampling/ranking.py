@@ -104,7 +104,7 @@ class Ranking:
         ids = np.asarray(row.contender_ids, dtype=np.int64)
         logits = np.asarray(row.contender_logits, dtype=np.float64)
         if changed is not None:
-            unchanged = np.isin(ids, changed.ids, invert=True)
+            unchanged = _are_unchanged(ids, changed)
             changed_logits = changed.change(np.asarray(row.token_logits, dtype=np.float64))
             ids = np.concatenate([ids[unchanged], changed.ids])
             logits = np.concatenate([logits[unchanged], changed_logits])
@@ -143,12 +143,19 @@ def _rank_reduced(row: LogitsRow, changed: ChangedTokens | None) -> Ranked:
         return Ranked(ids, logits)
     # Every changed token may leave its place among the candidates to a token that is not known.
     num_known = len(ids) - len(changed)
-    unchanged = np.isin(ids, changed.ids, invert=True)
+    unchanged = _are_unchanged(ids, changed)
     changed_logits = changed.change(np.asarray(row.token_logits, dtype=np.float64))
     ids = np.concatenate([ids[unchanged], changed.ids])
     logits = np.concatenate([logits[unchanged], changed_logits])
     order = np.lexsort((ids, -logits))[:num_known]
     return Ranked(ids[order], logits[order])
+
+
+def _are_unchanged(ids: npt.NDArray[np.int64], changed: ChangedTokens) -> npt.NDArray[np.bool_]:
+    """Tells which tokens keep their logits; for many, far faster than `np.isin`."""
+    is_unchanged = np.ones(1 + max(ids.max(initial=0), changed.ids.max(initial=0)), dtype=np.bool_)
+    is_unchanged[changed.ids] = False
+    return is_unchanged[ids]
 
 
 def top_ranks(logits: FloatArray, num_tokens: int) -> Ranked:

@@ -208,7 +208,7 @@ class TokenSampler:
                 row=row,
                 num_candidates=1,
                 temperature=self._temperature,
-                token_ids=() if self._changed is None else tuple(self._changed.ids.tolist()),
+                token_ids=() if self._changed is None else self._changed.named,
                 num_contenders=_NUM_CONTENDERS + num_changed,
                 noise_key=self._noise_key(),
             )
@@ -218,7 +218,7 @@ class TokenSampler:
         num_candidates = num_kept + num_changed
         if num_kept == 0 or num_candidates > self._max_candidates:
             return LogitsRequest(row=row, num_candidates=self._vocab_size)
-        token_ids = () if self._changed is None else tuple(self._changed.ids.tolist())
+        token_ids = () if self._changed is None else self._changed.named
         return LogitsRequest(row=row, num_candidates=num_candidates, token_ids=token_ids)
 
     def _allowed_request(self, row: int, constraint: Constraint) -> LogitsRequest:

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +12,11 @@ from hypothesis import strategies as st
 
 from coordinator.core.sampling_params import SamplingParams
 from coordinator.core.step import LogitsRequest, LogitsRow
+from coordinator.pipeline import wire
 from coordinator.sampling import TokenSampler
+from protos import tensor_codec
 from protos.errors import InternalError
+from protos.stagecoach.v1 import stage_pb2
 from stage_server import batch
 from stage_server.logits import reduce_logits
 
@@ -51,7 +53,7 @@ def logits_rows(draw: st.DrawFn, vocab_size: int) -> torch.Tensor:
 
 
 def stage_answer(logits: torch.Tensor, request: LogitsRequest) -> LogitsRow:
-    """What the last stage sends for a row."""
+    """What the last stage sends for a row, as the coordinator reads it."""
     wanted = batch.LogitsRequest(
         row=request.row,
         num_candidates=request.num_candidates,
@@ -64,18 +66,19 @@ def stage_answer(logits: torch.Tensor, request: LogitsRequest) -> LogitsRow:
         noise_key=request.noise_key,
     )
     (row,) = reduce_logits(logits[None], [wanted])
-    full: Any = None if row.full is None else row.full.numpy()
-    return LogitsRow(
+    message = stage_pb2.LogitsRow(
         row=row.row,
-        log_sum_exp=float(np.float32(row.log_sum_exp)),
+        log_sum_exp=row.log_sum_exp,
         candidate_ids=row.candidate_ids,
         candidate_logits=row.candidate_logits,
         token_logits=row.token_logits,
-        full=full,
         unit_log_sum_exp=row.unit_log_sum_exp,
         contender_ids=row.contender_ids,
         contender_logits=row.contender_logits,
     )
+    if row.full is not None:
+        tensor_codec.write_torch(row.full, message.full)
+    return wire.logits_row(message, len(logits))
 
 
 def full_row(logits: torch.Tensor, request: LogitsRequest) -> LogitsRow:

@@ -40,6 +40,52 @@ def test_what_was_asked_for_is_read() -> None:
     assert len(row.full) == VOCAB_SIZE
 
 
+MANY = 1024
+MANY_WANTED = [
+    LogitsRequest(row=3, num_candidates=MANY, token_ids=tuple(range(MANY)), num_contenders=MANY)
+]
+
+
+def reduced_to_many() -> stage_pb2.LogitsRow:
+    ids, logits = range(MANY), [i / 8 for i in range(MANY)]
+    return stage_pb2.LogitsRow(
+        row=3,
+        log_sum_exp=0.5,
+        candidate_ids=ids,
+        candidate_logits=logits,
+        token_logits=logits,
+        contender_ids=ids,
+        contender_logits=logits,
+    )
+
+
+def test_many_are_read_as_few_are() -> None:
+    message = reduced_to_many()
+    (row,) = read_logits([message], MANY_WANTED, MANY)
+    assert list(row.candidate_ids) == list(message.candidate_ids)
+    assert list(row.candidate_logits) == list(message.candidate_logits)
+    assert list(row.token_logits) == list(message.token_logits)
+    assert list(row.contender_ids) == list(message.contender_ids)
+    assert list(row.contender_logits) == list(message.contender_logits)
+
+
+@pytest.mark.parametrize("field", ["candidate_ids", "contender_ids"])
+def test_an_id_among_many_is_refused(field: str) -> None:
+    message = reduced_to_many()
+    getattr(message, field)[MANY // 2] = MANY
+    with pytest.raises(InternalError, match=f"{field} has {MANY}, the vocabulary {MANY}"):
+        read_logits([message], MANY_WANTED, MANY)
+
+
+@pytest.mark.parametrize("field", ["candidate_logits", "token_logits", "contender_logits"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_logit_among_many_that_is_not_finite_is_refused(field: str, value: float) -> None:
+    message = reduced_to_many()
+    getattr(message, field)[MANY // 2] = value
+    with pytest.raises(InternalError, match="not finite, though log_sum_exp is"):
+        read_logits([message], MANY_WANTED, MANY)
+
+
 def test_a_row_that_says_it_is_not_finite_is_left_to_its_request() -> None:
     message = reduced()
     message.log_sum_exp = math.nan
