@@ -1,7 +1,9 @@
-"""Leads a request home whose path is that of a route but for a slash or `/v1`.
+"""Leads a request home whose path is that of a route but for slashes or `/v1`.
 
 The same answer is given, not a redirect: many clients drop the body on their way to another path.
 """
+
+import re
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -10,21 +12,24 @@ _API_ROUTES = frozenset({"/chat/completions", "/completions", "/models"})
 _ROOT_ROUTES = frozenset(
     {"/tokenize", "/detokenize", "/tokenizer_info", "/health", "/ready", "/version", "/status"}
 )
+_DOUBLED_API = re.compile(r"\A(?:/v1)+(?=/v1/)")
+_OF_MODEL = re.compile(r"(?:/+v1)*/+models/(.*)", re.DOTALL)
 
 
 def home_path(path: str) -> str:
     """The path of the route that a client means.
 
-    Slashes at either end, a missing `/v1`, and one too many count for nothing. The name of a model
-    keeps its slashes.
+    Slashes at the end, several in the place of one, a missing `/v1`, and one too many count for
+    nothing. The name of a model keeps the slashes that it begins with or holds.
 
     Args:
         path: As it came, decoded.
     """
     path = "/" + path.strip("/")
-    while path.startswith(f"{_API}{_API}/"):
-        path = path.removeprefix(_API)
-    if path in _API_ROUTES or path.startswith("/models/"):
+    if model := _OF_MODEL.fullmatch(path):
+        return f"{_API}/models/{model[1]}"
+    path = _DOUBLED_API.sub("", re.sub("/+", "/", path))
+    if path in _API_ROUTES:
         return _API + path
     if path.startswith(f"{_API}/") and path.removeprefix(_API) in _ROOT_ROUTES:
         return path.removeprefix(_API)

@@ -78,7 +78,13 @@ async def test_a_path_that_takes_get_says_that_it_takes_head(client: httpx2.Asyn
         ("/models", "/v1/models"),
         ("/models/org/name/", "/v1/models/org/name"),
         ("/v1/models//srv/models/x", "/v1/models//srv/models/x"),
+        ("/v1//models", "/v1/models"),
+        ("/v1//v1///models//", "/v1/models"),
+        ("//v1//models/srv//models/x", "/v1/models/srv//models/x"),
         ("/chat/completions", CHAT),
+        ("/v1//chat//completions", CHAT),
+        ("//v1//v1//tokenize", "/tokenize"),
+        ("/status//stream", "/status/stream"),
         ("/v1/chat/completions/", CHAT),
         ("/v1/v1/chat/completions", CHAT),
         ("/completions//", "/v1/completions"),
@@ -94,7 +100,10 @@ def test_a_path_leads_home(path: str, home: str) -> None:
     assert home_path(home) == home
 
 
-@pytest.mark.parametrize("path", ["/chat/completions", f"{CHAT}/", f"/v1{CHAT}", f"/{CHAT}"])
+@pytest.mark.parametrize(
+    "path",
+    ["/chat/completions", f"{CHAT}/", f"/v1{CHAT}", f"/{CHAT}", "/v1//chat/completions"],
+)
 async def test_a_body_reaches_the_route_that_its_path_means(
     client: httpx2.AsyncClient, path: str
 ) -> None:
@@ -108,7 +117,7 @@ async def test_a_path_that_means_another_asks_for_the_key_of_that_one() -> None:
         serving_http(EchoEngine(), callers=Callers.of_text("me:" + "x" * 40)) as address,
         httpx2.AsyncClient(base_url=f"http://{address}") as client,
     ):
-        for path in ("/models", "/v1/models/", "/v1/v1/models", "//v1/models", "/v1/status"):
+        for path in ("/models", "/v1/models/", "/v1/v1/models", "/v1//models", "/v1//status"):
             assert (await client.get(f"http://{address}{path}")).status_code == 401
         for path in ("/health/", "/v1/ready"):
             assert (await client.get(path)).status_code == 200
