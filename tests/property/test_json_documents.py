@@ -7,81 +7,17 @@ from decimal import Decimal, localcontext
 from typing import Any
 
 import jsonschema_rs
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.constraint import grammar_job
-from coordinator.constraint.messages import (
-    NewTokens,
-    OutputState,
-    Standing,
-    decode_state,
-    decode_states,
-    encode_grammar,
-    encode_tokens,
-)
-from coordinator.constraint.vocabulary import Vocabulary
-from coordinator.core.grammar import GrammarKind
-from coordinator.text.gguf_tokenizer import build_gguf_tokenizer
-from coordinator.text.gguf_vocabulary import GgufVocabulary
-from coordinator.text.token_decoders import ByteLevelDecoder
-from tests.text_models import BYTE_TOKENS
-
-TOKENS = [*BYTE_TOKENS[:-2], *(str(number) for number in range(10, 1000, 7)), "00000", "</s>"]
-EOS = len(TOKENS) - 1
-SPELLED = [ByteLevelDecoder.spell(token) for token in TOKENS]
-_BLANK = {index for index, spelled in enumerate(SPELLED) if not spelled.strip()}
-_LIKELY = {index for index, token in enumerate(TOKENS) if token in {*'"}],:.-0159e', "00000"}}
-MAX_TOKENS = 400
-
-Output = Callable[[bytes], bytes]
+from coordinator.constraint.messages import Standing
+from tests.json_outputs import Output, output_maker, start, walk
 
 
 @pytest.fixture(scope="module")
 def make_output() -> Callable[[], Output]:
-    """Makes outputs, in this process, as one is made in each sandboxed one."""
-    vocabulary = GgufVocabulary.parse(
-        {
-            "tokenizer.ggml.model": "gpt2",
-            "tokenizer.ggml.tokens": TOKENS,
-            "tokenizer.ggml.token_type": [1] * EOS + [3],
-            "tokenizer.ggml.merges": [],
-        }
-    )
-    payload = Vocabulary(
-        tokenizer=build_gguf_tokenizer(vocabulary).to_str(),
-        num_logits=len(TOKENS),
-        eos_token_ids=(EOS,),
-    ).encode()
-    return lambda: grammar_job.prepare(payload)
-
-
-def start(output: Output, schema: str) -> OutputState:
-    return decode_state(output(encode_grammar(GrammarKind.JSON_SCHEMA, schema)))[0]
-
-
-def walk(output: Output, schema: str, generator: random.Random) -> str | None:
-    """One document of random tokens; None when it did not end by itself, or was refused."""
-    state = start(output, schema)
-    document = b""
-    end_share = generator.choice([0.0, 0.1, 0.5])
-    for _ in range(MAX_TOKENS):
-        if state.standing is not Standing.OPEN:
-            break
-        bits = np.unpackbits(np.frombuffer(state.mask, dtype=np.uint8), bitorder="little")
-        allowed = np.flatnonzero(bits).tolist()
-        if EOS in allowed and (len(allowed) == 1 or generator.random() < end_share):
-            return document.decode()
-        choices = [one for one in allowed if one != EOS and one not in _BLANK] or allowed
-        likely = [one for one in choices if one in _LIKELY]
-        token_id = generator.choice(likely if likely and generator.random() < 0.7 else choices)
-        if token_id == EOS:
-            return document.decode()
-        document += SPELLED[token_id]
-        (state,) = decode_states(output(encode_tokens([NewTokens(0, (token_id,))])))
-    return document.decode() if state.standing is Standing.COMPLETE else None
+    return output_maker()
 
 
 SMALL = {"type": "integer", "minimum": 0, "maximum": 3}
