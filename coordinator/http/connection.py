@@ -20,6 +20,7 @@ from uvicorn.server import ServerState
 
 from coordinator.http.errors import ErrorBody, ErrorResponse
 from coordinator.http.keep_alive import KEEP_ALIVE_S
+from coordinator.http.unframed_answer import UnframedAnswer
 
 _FRAMING_HEADERS = frozenset({b"content-length", b"transfer-encoding"})
 
@@ -134,8 +135,14 @@ class LimitedProtocol(HttpToolsProtocol):
             self._is_repeated = False
             return
         self._take_host_of_target()
+        is_old = self.parser.get_http_version() < "1.1"
+        if is_old:
+            self.expect_100_continue = False  # it knows no answer before the answer
         super().on_headers_complete()
         cycle = self.cycle
+        if is_old:
+            cycle.keep_alive = False
+            cycle.send = UnframedAnswer(cycle)  # type: ignore[method-assign]  # not yet begun
         cycle.transport = _LingeringTransport(self)  # type: ignore[assignment]  # all that it uses
         if cycle.keep_alive:
             cycle.scope["state"][KEEP_ALIVE_S] = self._limits.keep_alive_s

@@ -395,6 +395,42 @@ async def test_thousands_of_offers_in_one_piece_are_declined() -> None:
     assert received.count(b'{"status":"ok"}') == many + 1
 
 
+def old(request: bytes) -> bytes:
+    """The same request of a client that knows only HTTP/1.0."""
+    return request.replace(b" HTTP/1.1\r\n", b" HTTP/1.0\r\n", 1)
+
+
+@pytest.mark.parametrize("headers", [(), (b"connection: keep-alive",), (b"expect: 100-continue",)])
+async def test_a_client_of_http_1_0_gets_no_chunks(headers: tuple[bytes, ...]) -> None:
+    """It took the sizes of chunks for text, and might have waited for the end of the connection."""
+    streamed = json.dumps({**PROMPT, "stream": True}).encode()
+    long = json.dumps({"prompt": '"', "max_tokens": 4000, "n": 8}).encode()
+    answers = []
+    async with serving_http(EchoEngine()) as address:
+        for body in (streamed, long, RAW):
+            request = old(post(body, b"content-length: %d" % len(body), *headers))
+            head, _, answer = (await exchange(address, request)).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+            assert b"\r\nconnection: close" in head
+            assert b"transfer-encoding" not in head
+            assert b"keep-alive" not in head
+            assert (b"\r\ncontent-length: " in head) is (body == RAW)
+            answers.append(answer)
+    assert answers[0].startswith(b"data: {")
+    assert answers[0].endswith(b"\n\ndata: [DONE]\n\n")
+    assert [one["text"] for one in json.loads(answers[1])["choices"]] == ['"' * 4000] * 8
+    assert json.loads(answers[2])["choices"][0]["text"] == "ab"
+
+
+@pytest.mark.parametrize("path", [b"/health", b"/status/stream", b"/nothing"])
+async def test_head_of_a_client_of_http_1_0_is_a_head(path: bytes) -> None:
+    async with serving_http(EchoEngine()) as address:
+        received = await exchange(address, b"HEAD %b HTTP/1.0\r\n\r\n" % path)
+    assert received.endswith(b"\r\n\r\n")
+    assert received.count(b"\r\n\r\n") == 1
+    assert b"transfer-encoding" not in received
+
+
 LONG = 50_000_000
 TOO_LONG = b"HTTP/1.1 413 "
 
