@@ -237,6 +237,62 @@ def test_a_key_is_asked_for_once_and_kept_for_the_tab(page: Page) -> None:
         page.goto("about:blank")  # ends the stream, which would keep the server
 
 
+@pytest.mark.parametrize(
+    "pasted", ["ключ-алисы-1234567", "“stagecoach-key”", "k" * 70_000], ids=lambda key: key[:4]
+)
+def test_a_key_that_cannot_be_sent_is_refused_and_asked_for_again(page: Page, pasted: str) -> None:
+    """The tab once said that the coordinator does not answer, also when it was loaded again."""
+    key = "k" * 32
+    keyed = serving_http(EchoEngine(), callers=Callers.of_text(f"alice:{key}"))
+    with in_background(keyed) as address:
+        page.goto(f"http://{address}/")
+        page.get_by_label("Key", exact=True).fill(pasted)
+        page.get_by_role("button", name="Use this key").click()
+        expect(page.get_by_text("That key was refused.")).to_be_visible()
+        expect(page.locator("#trouble")).to_be_hidden()
+        page.reload()
+        expect(page.get_by_text("That key was refused.")).to_be_visible()
+        page.get_by_label("Key", exact=True).fill(f" {key} ")
+        page.get_by_role("button", name="Use this key").click()
+        expect(page.locator("#model")).to_have_text("echo")
+        expect(page.locator("#key-dialog")).to_be_hidden()
+        page.goto("about:blank")
+
+
+def test_an_answer_whose_stream_ends_early_is_not_taken_for_whole(page: Page) -> None:
+    """As behind a proxy that closes in good order, and where the end is that of the connection."""
+    chunk = {"choices": [{"index": 0, "delta": {"content": "Once upon"}, "finish_reason": None}]}
+    last = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+    bodies = iter(["", f"data: {json.dumps(chunk)}\n\ndata: {{", f"data: {json.dumps(last)}\n\n"])
+    with in_background(serving_http(EchoEngine())) as address:
+        page.goto(f"http://{address}/")
+        page.route(
+            "**/v1/chat/completions",
+            lambda route: route.fulfill(body=next(bodies), content_type="text/event-stream"),
+        )
+        for _ in range(3):
+            ask(page, "A story.")
+            wait_for_answer(page)
+        answers = page.locator(".assistant")
+        expect(answers).to_have_count(3)
+        for index in range(2):
+            expect(answers.nth(index)).to_contain_text("Error: the answer ended early")
+        expect(answers.nth(1)).to_contain_text("Once upon")
+        expect(answers.nth(2)).not_to_contain_text("Error")
+        page.goto("about:blank")
+
+
+@pytest.mark.parametrize("body", ["<html>", '{"error": "bad gateway"}', '{"error": {"code": 502}}'])
+def test_an_error_of_a_proxy_is_shown_by_its_status(page: Page, body: str) -> None:
+    with in_background(serving_http(EchoEngine())) as address:
+        page.route("**/status/stream", lambda route: route.fulfill(body=body, status=502))
+        page.goto(f"http://{address}/")
+        expect(page.locator("#trouble")).to_have_text("The answer was HTTP 502.")
+        page.unroute_all()
+        expect(page.locator("#ready")).to_have_text("ready")
+        page.goto("about:blank")
+
+
 def test_nothing_sticks_out_at_any_width(page: Page, cluster: Cluster) -> None:
     page.goto(cluster.url)
     expect(page.locator(".stages > li")).to_have_count(2)

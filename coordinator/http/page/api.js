@@ -7,6 +7,7 @@
 import { byId } from "./dom.js";
 
 const KEY = "stagecoach-api-key";
+const KEY_FORM = /^[\x21-\x7e]{1,256}$/; // what a header carries, and a coordinator looks at
 
 /** A request that was refused or failed. */
 export class ApiError extends Error {
@@ -34,6 +35,10 @@ export class ApiError extends Error {
 export async function request(path, { body, signal } = {}) {
   for (;;) {
     const key = sessionStorage.getItem(KEY);
+    if (key !== null && !KEY_FORM.test(key)) {
+      await askForKey({ wasRefused: true });
+      continue;
+    }
     const response = await fetch(path, {
       method: body === undefined ? "GET" : "POST",
       headers: {
@@ -59,10 +64,14 @@ export async function request(path, { body, signal } = {}) {
 async function errorOf(response) {
   const text = await response.text();
   try {
-    return new ApiError(response.status, JSON.parse(text).error);
+    const { error } = JSON.parse(text);
+    if (error.message) {
+      return new ApiError(response.status, error);
+    }
   } catch {
-    return new ApiError(response.status, { message: `the answer was HTTP ${response.status}` });
+    // a proxy's, in another form
   }
+  return new ApiError(response.status, { message: `the answer was HTTP ${response.status}` });
 }
 
 let asking = null;

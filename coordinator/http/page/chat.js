@@ -104,6 +104,9 @@ export class Chat {
       }
       answer.take(chunk);
     }
+    if (answer.reason === null) {
+      throw new ApiError(200, { message: "the answer ended early: its connection was closed" });
+    }
   }
 
   #request(signal) {
