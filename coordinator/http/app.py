@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
 
 from coordinator.access.callers import Callers
 from coordinator.http.authentication import Authentication
 from coordinator.http.completion_routes import completion_routes
+from coordinator.http.cross_origin import CrossOrigin
 from coordinator.http.door import Door
 from coordinator.http.errors import (
     MethodNotAllowedError,
@@ -87,7 +87,7 @@ def _wrap(app: FastAPI, options: AppOptions) -> None:
     app.add_middleware(IgnoredFieldsHeader)
     if options.cors_origins:
         app.add_middleware(
-            CORSMiddleware,
+            CrossOrigin,
             allow_origins=options.cors_origins,
             allow_methods=("GET", "HEAD", "POST"),
             allow_headers=("*",),

@@ -285,6 +285,31 @@ async def test_a_page_of_an_allowed_origin_may_ask_and_read() -> None:
         assert {"x-request-id", "x-stagecoach-ignored"} <= set(exposed.split(", "))
 
 
+@pytest.mark.parametrize(
+    ("origin", "method", "param"),
+    [
+        ("https://other.example", "POST", "origin"),
+        ("null", "POST", "origin"),
+        ("https://chat.example", "PUT", "access-control-request-method"),
+    ],
+)
+async def test_a_preflight_is_refused_in_the_shape_of_all_errors(
+    origin: str, method: str, param: str
+) -> None:
+    preflight = {"origin": origin, "access-control-request-method": method}
+    async with (
+        serving_http(EchoEngine(), cors_origins=("https://chat.example",)) as address,
+        httpx2.AsyncClient(base_url=f"http://{address}") as client,
+    ):
+        refused = await client.options(CHAT, headers=preflight)
+    assert refused.status_code == 400
+    assert refused.headers["content-type"] == "application/json"
+    assert refused.headers["vary"].startswith("Origin")
+    error = refused.json()["error"]
+    assert (error["type"], error["param"]) == ("invalid_request_error", param)
+    assert repr(preflight[param]) in error["message"]
+
+
 async def test_without_an_allowed_origin_no_page_may_read(client: httpx2.AsyncClient) -> None:
     response = await client.get("/v1/models", headers={"origin": "https://chat.example"})
     assert not [name for name in response.headers if name.startswith("access-control")]
