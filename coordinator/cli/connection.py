@@ -86,7 +86,7 @@ class Connection:
             InvalidArgumentError: The address is none, or the file of the key cannot be read, or
                 others can read it.
         """
-        api_key = os.environ.get("STAGECOACH_API_KEY") or None
+        api_key = os.environ.get("STAGECOACH_API_KEY", "").strip() or None
         if api_key_file is not None:
             data = read_private(api_key_file, field="api_key_file")
             api_key = data.decode(errors="replace").strip()

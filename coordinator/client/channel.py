@@ -51,10 +51,12 @@ class Peer:
         Raises:
             InvalidArgumentError: The authority cannot be read, or no header can carry the key.
         """
-        if api_key is not None and (not api_key.isascii() or not api_key.isprintable()):
-            raise InvalidArgumentError(
-                "api_key has characters other than printable ASCII", field="api_key"
-            )
+        if api_key is not None:
+            api_key = api_key.strip()  # files of secrets end in a line feed
+            if not api_key.isascii() or not api_key.isprintable():
+                raise InvalidArgumentError(
+                    "api_key has characters other than printable ASCII", field="api_key"
+                )
         return cls(address, _trust(tls), api_key)
 
     @property

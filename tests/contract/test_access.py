@@ -15,7 +15,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from coordinator.access.api_key import new_key
 from coordinator.access.caller_engine import CallerEngine
 from coordinator.access.callers import Callers
-from coordinator.client import AsyncClient, Client, QueueFullError, UnauthenticatedError
+from coordinator.cli.connection import Connection
+from coordinator.client import (
+    AsyncClient,
+    Client,
+    InvalidArgumentError,
+    QueueFullError,
+    UnauthenticatedError,
+)
 from coordinator.http.app import create_app
 from coordinator.http.authentication import OPEN_PATHS
 from coordinator.http.door import Door
@@ -209,6 +216,23 @@ async def test_keys_can_be_added_and_withdrawn_while_serving(tmp_path: Path) -> 
         async with AsyncClient(address, api_key=ALICE.key) as alice:
             with pytest.raises(UnauthenticatedError):
                 await alice.status()
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", " ", "\t\n"])
+async def test_a_key_may_have_the_line_end_of_the_file_it_was_in(
+    doors: Doors, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with doors.client(f" {ALICE.key}{end}") as client:
+        assert (await client.status()).ready
+    monkeypatch.setenv("STAGECOACH_API_KEY", ALICE.key + end)
+    connection = Connection.of(doors.grpc, None, None)
+    async with connection.async_client() as client:
+        assert (await client.status()).ready
+    for key in (f"{ALICE.key}{end}\nx", f"\u201c{ALICE.key}\u201d"):
+        with pytest.raises(InvalidArgumentError, match="printable ASCII"):
+            doors.client(key)
+    monkeypatch.setenv("STAGECOACH_API_KEY", end)
+    assert Connection.of(doors.grpc, None, None).api_key is None
 
 
 def test_a_client_never_shows_its_key() -> None:
