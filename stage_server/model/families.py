@@ -29,6 +29,8 @@ _FOREIGN_FEATURES = (
 )
 """Configuration keys that change what a layer is; served only when absent, null, false or 0."""
 
+_NATIVE_FEATURES = ("is_causal",)
+"""Configuration keys that change what a layer is when they are null, false or 0."""
 
 _QUANTIZATIONS = ("quantization_config", "compression_config")
 
@@ -166,6 +168,9 @@ def family_of(config: ModelConfig) -> Family:
             raise _quantized(config.raw[key])
     for key in _FOREIGN_FEATURES:
         if config.raw.get(key):
+            raise _refused(config, key, config.raw[key])
+    for key in _NATIVE_FEATURES:
+        if not config.raw.get(key, True):
             raise _refused(config, key, config.raw[key])
     for key, value in config.raw.items():
         if not _is_finite(value):
