@@ -82,6 +82,7 @@ def _parse(
     generation: Mapping[str, object],
 ) -> ModelConfig:
     """Parses `values`, which are those of `raw` and what its absent keys mean."""
+    _check_scaling(values)
     num_heads = _positive(values, "num_attention_heads")
     hidden_size = _positive(values, "hidden_size")
     num_kv_heads = _positive(values, "num_key_value_heads", num_heads)
@@ -107,7 +108,11 @@ def _parse(
         has_experts=any(values.get(key) for key in _EXPERT_KEYS),
         max_model_len=_max_model_len(values),
         tie_word_embeddings=_flag(values, "tie_word_embeddings"),
-        eos_token_ids=_token_ids({**values, **_present(generation)}, "eos_token_id"),
+        eos_token_ids=(
+            _token_ids(values, "eos_token_id", "config.json")
+            if generation.get("eos_token_id") is None
+            else _token_ids(generation, "eos_token_id", "generation_config.json")
+        ),
         raw=MappingProxyType({name: frozen(value) for name, value in raw.items()}),
     )
 
@@ -160,12 +165,20 @@ def _flag(raw: Mapping[str, object], name: str) -> bool:
     return value
 
 
-def _token_ids(raw: Mapping[str, object], name: str) -> tuple[int, ...]:
+def _check_scaling(raw: Mapping[str, object]) -> None:
+    """Refuses a rotary embedding that is named and not described."""
+    for name in ("rope_scaling", "rope_parameters"):
+        value = raw.get(name)
+        if value and not isinstance(value, Mapping):
+            raise ModelFilesError(f"config.json: {name} is {shown(value)}, must be an object")
+
+
+def _token_ids(raw: Mapping[str, object], name: str, file_name: str) -> tuple[int, ...]:
     value = raw.get(name)
     ids = []
     for token_id in value if isinstance(value, list) else [value]:
         if isinstance(token_id, bool) or not isinstance(token_id, int | None):
-            raise ModelFilesError(f"config.json: {name} has {shown(token_id)}, must be token ids")
+            raise ModelFilesError(f"{file_name}: {name} has {shown(token_id)}, must be token ids")
         if token_id is not None and token_id >= 0:
             ids.append(token_id)
     return tuple(ids)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from model_files.config import parse_config
 from model_files.gguf_file import GgufFile
 from model_files.gguf_metadata import GgufFields
-from model_files.listing import listed
+from model_files.listing import listed, name_of
 from model_files.model_files import (
     ByteReport,
     ModelFiles,
@@ -64,7 +64,7 @@ class GgufModel(ModelFiles):
 
     def __init__(self, path: Path) -> None:
         """Reads the header."""
-        self.model_id = path.stem
+        self.model_id = name_of(path.with_suffix(""))
         self._path = path
         with GgufFile(path) as file:
             self._metadata = file.metadata
@@ -186,6 +186,10 @@ def _hf_config(
     fields: GgufFields, file: GgufFile, rope_factors: list[float] | None
 ) -> dict[str, object]:
     """Writes the metadata as the config.json that the model was converted from."""
+    # Only the first part of several says the rest.
+    split_count = file.metadata.get("split.count")
+    if isinstance(split_count, int) and split_count > 1:
+        raise fields.refuse("a GGUF model split over several files (merge it first)")
     if fields.architecture not in ARCHITECTURES:
         raise fields.refuse(
             f"GGUF architecture {fields.architecture!r} (known: {', '.join(ARCHITECTURES)})"
@@ -193,9 +197,6 @@ def _hf_config(
     kind = file.metadata.get("general.type", "model")
     if kind != "model":
         raise fields.refuse(f"a GGUF file that is no model but of type {kind!r}")
-    split_count = file.metadata.get("split.count")
-    if isinstance(split_count, int) and split_count > 1:
-        raise fields.refuse("a GGUF model split over several files (merge it first)")
     if fields.number("expert_count", 0):
         raise fields.refuse("a mixture of experts")
     if "token_embd.weight" not in file.tensors:

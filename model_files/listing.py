@@ -1,6 +1,8 @@
-"""Names in error messages."""
+"""Names for people."""
 
+import os
 from collections.abc import Collection
+from pathlib import Path
 
 _MAX_SHOWN = 8
 
@@ -10,3 +12,8 @@ def listed(names: Collection[str]) -> str:
     shown = ", ".join(sorted(names)[:_MAX_SHOWN])
     more = len(names) - _MAX_SHOWN
     return f"{shown} and {more} more" if more > 0 else shown
+
+
+def name_of(path: Path) -> str:
+    """The last part of a path, without its bytes that are no text."""
+    return os.fsencode(path.name).decode(errors="replace")

@@ -281,6 +281,9 @@ def _in_words(config: ModelConfig, error: Exception) -> str:
         return f"config.json: {field[1]} is {value}, which no {family} has"
     cause = error.__cause__ or error
     reason = " ".join(str(cause.args[0] if cause.args else "").split())
+    named = [key for key, value in config.raw.items() if value == reason]
+    if isinstance(cause, KeyError) and named:
+        return f"config.json: {named[0]} is {shown(reason)}, which no {family} has"
     if isinstance(cause, KeyError) and reason.isidentifier():
         return f"config.json does not say {reason}, which a {family} needs"
     if isinstance(cause, AttributeError | TypeError):
