@@ -1,8 +1,6 @@
 """A model in the Hugging Face layout: config.json beside safetensors shards, here or on a hub."""
 
-import json
 import logging
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
@@ -21,7 +19,6 @@ from model_files.folder_content import (
     without_config,
     without_weights,
 )
-from model_files.lfs_pointer import LFS_BEGINNING, refuse_lfs_pointer
 from model_files.listing import listed
 from model_files.model_files import (
     ByteReport,
@@ -32,6 +29,7 @@ from model_files.model_files import (
     no_report,
 )
 from model_files.safetensors_file import SafetensorsFile
+from model_files.text_file import json_object, read_text
 from model_files.tokenizer_files import HfTokenizerFiles
 from model_files.weight_digest import part_digest, parts_of
 from protos.errors import ModelFilesError, UnsupportedModelError
@@ -40,7 +38,9 @@ _log = logging.getLogger(__name__)
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
+_GENERATION = "generation_config.json"
 _TEMPLATE = "chat_template.jinja"
+_BESIDE_TOKENIZER = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _TEMPLATES = "additional_chat_templates"
 """Folder of templates with other names than the default."""
 _PROCESSOR_TEMPLATE = "chat_template.json"
@@ -81,6 +81,10 @@ class Folder(Protocol):
         """
         ...
 
+    def unknown(self, name: str) -> str | None:
+        """Says why nobody knows whether there is a file that was not found; None: there is none."""
+        ...
+
     def checksums(self, names: Sequence[str]) -> Mapping[str, str] | None:
         """Checksums that a hub knows files by; None where there is none or it does not say."""
         ...
@@ -89,64 +93,9 @@ class Folder(Protocol):
         """Reads dtype and shape of all tensors of a safetensors file, without its tensors.
 
         Returns:
-            None if there is no such file.
+            None if the file is not found.
         """
         ...
-
-
-class LocalFolder:
-    """A folder on this machine."""
-
-    def __init__(self, path: Path) -> None:
-        """Remembers the folder."""
-        self.model_id = path.resolve().name
-        self._path = path
-
-    def find(self, name: str) -> Path | None:
-        """Returns the path of a file, or None.
-
-        Raises:
-            ModelFilesError: The folder may not be read.
-        """
-        path = self._path / name
-        try:
-            return path if path.is_file() else None
-        except OSError as error:
-            raise ModelFilesError(f"{path} cannot be read: {error.strerror}") from error
-
-    def names(self) -> Sequence[str]:
-        """Names of all that is in it."""
-        try:
-            return sorted(path.name for path in self._path.iterdir())
-        except OSError as error:
-            raise ModelFilesError(f"{self._path} cannot be read: {error.strerror}") from error
-
-    def names_in(self, subfolder: str) -> Sequence[str]:
-        """Names of all that is in a folder inside; none if there is no such folder."""
-        path = self._path / subfolder
-        try:
-            return sorted(path.name for path in path.iterdir()) if path.is_dir() else ()
-        except OSError as error:
-            raise ModelFilesError(f"{path} cannot be read: {error.strerror}") from error
-
-    def find_all(self, names: Sequence[str], on_download: ByteReport) -> dict[str, Path | None]:
-        """Finds several files; nothing is fetched."""
-        return {name: self.find(name) for name in names}
-
-    def find_here(self, name: str) -> Path | None:
-        """Returns the path of a file, or None."""
-        return self.find(name)
-
-    def checksums(self, names: Sequence[str]) -> None:
-        """Returns None: there is no hub."""
-        return
-
-    def tensor_types(self, name: str) -> dict[str, tuple[str, tuple[int, ...]]] | None:
-        """Reads the file's header; None if there is no such file."""
-        if self.find(name) is None:
-            return None
-        with SafetensorsFile(self._path / name) as file:
-            return {key: (entry.dtype, entry.shape) for key, entry in file.entries.items()}
 
 
 class HfFiles(ModelFiles):
@@ -169,7 +118,10 @@ class HfFiles(ModelFiles):
             raise ModelFilesError(f"{folder.model_id} {without_config(folder.names())}")
         if folder.find(ADAPTER_CONFIG) or folder.find_here("adapter_model.safetensors"):
             raise UnsupportedModelError(adapter_beside(folder.model_id))
-        self.config = parse_config(raw, self._json("generation_config.json"))
+        generation = self._json(_GENERATION)
+        if generation is None:
+            self._warn_of_unknown(_GENERATION)
+        self.config = parse_config(raw, generation)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -178,14 +130,12 @@ class HfFiles(ModelFiles):
         A configuration without weights, enough for emulated stages, has no tensors.
         """
         config = {k: v for k, v in self.config.raw.items() if k not in _NOT_ARCHITECTURE}
-        return fingerprint_of({"config": config, "tensors": sorted(self._names or ())})
+        return fingerprint_of({"config": config, "tensors": sorted(self._shards or ())})
 
     @property
     def tensor_names(self) -> Collection[str]:
         """Names of all tensors of the model."""
-        if self._names is None:
-            raise ModelFilesError(f"{self.model_id} {without_weights(self._folder.names())}")
-        return self._names
+        return self._sharded.keys()
 
     @contextmanager
     def open_tensors(
@@ -195,7 +145,7 @@ class HfFiles(ModelFiles):
         missing = set(names) - set(self.tensor_names)
         if missing:
             raise ModelFilesError(f"{self.model_id} has no tensor {listed(missing)}")
-        index = self._index or dict.fromkeys(names, _SINGLE)
+        index = self._sharded
         shards = {index[name] for name in names}
         paths = self._folder.find_all(sorted(shards), on_download)
         absent = [shard for shard, path in paths.items() if path is None]
@@ -220,15 +170,14 @@ class HfFiles(ModelFiles):
 
     def weight_digests(self) -> Mapping[str, bytes]:
         """Samples the parts whose files are all here and sound."""
-        shards = self._index or dict.fromkeys(self._names or (), _SINGLE)
+        shards = self._shards or {}
         with ExitStack() as stack:
             files: dict[str, SafetensorsFile] = {}
             for shard in sorted(set(shards.values())):
-                path = self._folder.find_here(shard)
-                if path is None:
-                    continue
                 try:
-                    files[shard] = stack.enter_context(SafetensorsFile(path))
+                    path = self._folder.find_here(shard)
+                    if path is not None:
+                        files[shard] = stack.enter_context(SafetensorsFile(path))
                 except ModelFilesError as error:
                     # Nobody may need it here: what a stage loads of it, it refuses itself.
                     facts = {"model": self.model_id, "error": error.message}
@@ -242,22 +191,35 @@ class HfFiles(ModelFiles):
 
     def weights_revision(self) -> str:
         """Names the files of the weights by their checksums on the hub."""
-        checksums = self._folder.checksums(sorted(set(self._index.values()) or {_SINGLE}))
+        checksums = self._folder.checksums(sorted(set(self._sharded.values())))
         return "" if checksums is None else fingerprint_of(checksums)
 
     def tokenizer_files(self) -> HfTokenizerFiles | None:
-        """Finds tokenizer.json, its configuration and the chat template."""
+        """Finds tokenizer.json, what is beside it, and the chat template."""
+        return self._tokenizer_files
+
+    @cached_property
+    def _tokenizer_files(self) -> HfTokenizerFiles | None:
         path = self._folder.find("tokenizer.json")
         if path is None:
+            self._refuse_unknown("tokenizer.json")
             unread = unread_tokenizer(self._folder.names_in(""))
             if unread is not None:
                 raise UnsupportedModelError(f"{self.model_id} {unread}")
             return None
-        config = self._json("tokenizer_config.json") or {}
+        beside = {name: self._json(name) for name in _BESIDE_TOKENIZER}
+        config, special_tokens_map, added_tokens = (beside[name] or {} for name in beside)
+        template = self._chat_template(config)
+        absent = [name for name, content in beside.items() if content is None]
+        if template is None:
+            absent += [_TEMPLATE, _PROCESSOR_TEMPLATE]
+        self._warn_of_unknown(*absent)
         return HfTokenizerFiles(
             tokenizer_json=path,
             tokenizer_config=config,
-            chat_template=self._chat_template(config),
+            chat_template=template,
+            special_tokens_map=special_tokens_map,
+            added_tokens=added_tokens,
         )
 
     def _chat_template(self, tokenizer_config: Mapping[str, object]) -> str | None:
@@ -287,52 +249,84 @@ class HfFiles(ModelFiles):
                 continue
             text = self._text(f"{_TEMPLATES}/{name}")
             if text is None:
+                self._refuse_unknown(f"{_TEMPLATES}/{name}")
                 raise ModelFilesError(f"{_TEMPLATES}/{name} is not a file")
             templates[name.removesuffix(".jinja")] = text
         return templates
 
+    @property
+    def _sharded(self) -> Mapping[str, str]:
+        """As `_shards`, of a model that must have weights."""
+        if self._shards is None:
+            raise ModelFilesError(f"{self.model_id} {without_weights(self._folder.names())}")
+        return self._shards
+
     @cached_property
-    def _index(self) -> dict[str, str]:
-        """Name of the shard of every tensor; empty for a model in a single file."""
+    def _shards(self) -> Mapping[str, str] | None:
+        """Name of the file of every tensor; None without weights.
+
+        As for transformers, a single file hides an index: a model that is saved in one file into
+        the folder of an older one leaves the index of that.
+        """
+        tensors = self._folder.tensor_types(_SINGLE)
+        if tensors is not None:
+            return dict.fromkeys(tensors, _SINGLE)
+        index = self._index()
+        if index is None:
+            self._refuse_unknown(_SINGLE)
+            self._refuse_unknown(_INDEX)
+        return index
+
+    def _index(self) -> Mapping[str, str] | None:
+        """Name of the shard of every tensor, as the index says; None without an index."""
         index = self._json(_INDEX)
         if index is None:
-            return {}
+            return None
         shards = index.get("weight_map")
         if not isinstance(shards, dict) or not shards:
             raise ModelFilesError(f"{_INDEX}: weight_map is not an object with names")
         for name, shard in shards.items():
-            # A name with a folder in it could point anywhere on this machine.
-            if not isinstance(shard, str) or not re.fullmatch(r"[\w.-]+\.safetensors", shard):
-                raise ModelFilesError(f"{_INDEX}: tensor {name!r} is in {shard!r}, not a file name")
+            fault = _fault_of_shard(shard)
+            if fault is not None:
+                raise ModelFilesError(f"{_INDEX}: tensor {name!r} is in {shard!r:.80}, {fault}")
         return shards
 
-    @cached_property
-    def _names(self) -> frozenset[str] | None:
-        """Names of all tensors; None without weights."""
-        tensors = self._index or self._folder.tensor_types(_SINGLE)
-        return None if tensors is None else frozenset(tensors)
+    def _refuse_unknown(self, name: str) -> None:
+        """Refuses to go on without a file that was not found but may exist."""
+        unknown = self._folder.unknown(name)
+        if unknown is not None:
+            raise ModelFilesError(unknown)
+
+    def _warn_of_unknown(self, *names: str) -> None:
+        """Names the files that were not found but may exist, and without which a model works."""
+        unknown = [name for name in names if self._folder.unknown(name) is not None]
+        if unknown:
+            _log.warning(
+                "the hub is offline: what is not in the cache counts as not there",
+                extra={"model": self.model_id, "files": unknown},
+            )
 
     def _text(self, name: str) -> str | None:
         path = self._folder.find(name)
         if path is None:
             return None
-        text = _read_text(path, name)
-        refuse_lfs_pointer(name, text[: len(LFS_BEGINNING)].encode())
-        return text
+        return read_text(path, name)
 
     def _json(self, name: str) -> Mapping[str, object] | None:
         text = self._text(name)
         if text is None:
             return None
-        try:
-            content = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ModelFilesError(f"{name} is not JSON: {_fault(text, error)}") from error
-        if not isinstance(content, dict):
-            raise ModelFilesError(
-                f"{name} is not a JSON object: it begins with {text.strip()[:20]!r}"
-            )
-        return content
+        return json_object(text, name)
+
+
+def _fault_of_shard(shard: object) -> str | None:
+    """Why something is not the name of a file of weights beside the index; None: it is one."""
+    if not isinstance(shard, str) or not shard.endswith(".safetensors"):
+        return "not the name of a safetensors file"
+    # A name with a folder in it could point anywhere on this machine.
+    if "/" in shard:
+        return "in another folder, which is not served: put it beside the index"
+    return None if shard.isprintable() else "not a file name"
 
 
 def _holding(
@@ -354,26 +348,3 @@ class _ShardReader:
 
     def read(self, name: str, start: int = 0, end: int | None = None) -> npt.NDArray[np.generic]:
         return self._owners[name].read(name, start, end)
-
-
-def _fault(text: str, error: ValueError | RecursionError) -> str:
-    """What is wrong with a text that is not JSON."""
-    if not text.strip():
-        return "it is empty"
-    if isinstance(error, json.JSONDecodeError):
-        is_cut = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated")
-        cut = "; it seems to be cut off" if is_cut else ""
-        return f"{error.msg.lower()} in line {error.lineno}, column {error.colno}{cut}"
-    return "it nests too deep" if isinstance(error, RecursionError) else "a number is too long"
-
-
-def _read_text(path: Path, name: str) -> str:
-    """Reads a text file in UTF-8, of which some editors mark the beginning."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise ModelFilesError(f"{name} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ModelFilesError(
-            f"{name} is not text in UTF-8: byte {error.start} is {error.object[error.start]}"
-        ) from error

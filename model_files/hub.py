@@ -10,13 +10,17 @@ from http import HTTPStatus
 from pathlib import Path
 
 from huggingface_hub import (
+    _CACHED_NO_EXIST,
     HfApi,
     constants,
+    get_cached_repo_tree,
     get_hf_file_metadata,
     hf_hub_download,
     hf_hub_url,
+    try_to_load_from_cache,
 )
 from huggingface_hub.errors import (
+    CachedRepoTreeNotFoundError,
     EntryNotFoundError,
     HfHubHTTPError,
     LocalEntryNotFoundError,
@@ -58,7 +62,8 @@ class HubFolder:
     def find(self, name: str, *, on_bytes: Callable[[int], None] = lambda _: None) -> Path | None:
         """Returns the path of a file, downloading it if need be; None if there is none.
 
-        What is downloaded is compared with the hub's checksum.
+        Offline, what is not in the cache is not found either; see `unknown`. What is downloaded is
+        compared with the hub's checksum.
 
         Args:
             name: Of the file.
@@ -85,8 +90,7 @@ class HubFolder:
                     )
                 )
             except LocalEntryNotFoundError:
-                # Offline on request, what is not in the cache does not exist. Otherwise the
-                # network is at fault.
+                # Offline on request, nothing is fetched. Otherwise the network is at fault.
                 if constants.is_offline_mode():
                     return None
                 raise
@@ -146,6 +150,26 @@ class HubFolder:
         """Returns the path of a file in the cache, or None."""
         return self._cached(name)
 
+    def unknown(self, name: str) -> str | None:
+        """Says why nobody knows whether there is a file that was not found.
+
+        Returns:
+            None if there is no such file: the hub said so, now or when this machine asked it last
+            for this file or for the list of all.
+        """
+        if not constants.is_offline_mode():
+            return None
+        with self._hub_errors(name):
+            known = try_to_load_from_cache(self.model_id, name, revision=self._revision)
+            if known is _CACHED_NO_EXIST:
+                return None
+            try:
+                tree = get_cached_repo_tree(self.model_id, revision=self._revision)
+            except CachedRepoTreeNotFoundError:
+                return offline(self.model_id, self._revision, name)
+        is_listed = any(entry.path == name for entry in tree)
+        return offline(self.model_id, self._revision, name) if is_listed else None
+
     def checksums(self, names: Sequence[str]) -> Mapping[str, str] | None:
         """Checksums of files, in the cache or not; None where the hub is needed and silent."""
         try:
@@ -160,7 +184,7 @@ class HubFolder:
         """Reads the header of a safetensors file, from the cache or with a ranged request.
 
         Returns:
-            None if there is no such file.
+            None if there is no such file; offline, also if it is not in the cache.
 
         Raises:
             ModelFilesError: The file is damaged, or the hub cannot be reached.
@@ -169,6 +193,8 @@ class HubFolder:
         if path is not None:
             with SafetensorsFile(path) as file:
                 return {key: (entry.dtype, entry.shape) for key, entry in file.entries.items()}
+        if constants.is_offline_mode():
+            return None
         with self._hub_errors(name):
             try:
                 header = HfApi().parse_safetensors_file_metadata(

@@ -6,7 +6,8 @@ from enum import Enum, auto
 from pathlib import Path
 
 from model_files.gguf_model import GgufModel
-from model_files.hf_files import HfFiles, LocalFolder
+from model_files.hf_files import HfFiles
+from model_files.local_folder import LocalFolder
 from model_files.model_files import ModelFiles
 from model_files.shape_model import SHAPE_PREFIX, SHAPES, ShapeModel
 from protos.errors import ModelFilesError

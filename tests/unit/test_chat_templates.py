@@ -7,7 +7,8 @@ import pytest
 import tokenizers
 
 from coordinator.text.tokenizer import load_tokenizer
-from model_files.hf_files import HfFiles, LocalFolder
+from model_files.hf_files import HfFiles
+from model_files.local_folder import LocalFolder
 from protos.errors import ModelFilesError
 
 CONFIG = {
@@ -143,10 +144,11 @@ def test_odd_templates_in_files_are_refused_by_place(tmp_path: Path) -> None:
     assert refusal().startswith("additional_chat_templates/rag.jinja is not here, only its pointer")
     odd.unlink()
     odd.symlink_to("nowhere")
-    assert refusal() == "additional_chat_templates/rag.jinja is not a file"
+    place = "additional_chat_templates/rag.jinja"
+    assert refusal() == f"{place} is a link to nowhere, which is not there"
     odd.unlink()
     odd.mkdir()
-    assert refusal() == "additional_chat_templates/rag.jinja is not a file"
+    assert refusal() == f"{place} is a folder, must be a file"
     odd.rmdir()
     (tmp_path / "chat_template.jinja").write_text("version https://git-lfs.github.com/spec/v1\n")
     assert refusal().startswith("chat_template.jinja is not here, only its pointer")

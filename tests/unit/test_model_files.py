@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -13,11 +14,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from coordinator.text.tokenizer import load_tokenizer
 from model_files import GgufTokenizer, HfTokenizerFiles, open_model
 from model_files.config import parse_config
 from model_files.safetensors_file import SafetensorsFile
 from protos.errors import ModelFilesError, UnsupportedModelError
-from tests.tiny_models import NUM_LAYERS, VOCAB_SIZE, tiny_gguf, tiny_model
+from tests.text_models import tiny_text_model
+from tests.tiny_models import NUM_LAYERS, VOCAB_SIZE, reference_model, tiny_gguf, tiny_model
 
 
 def read_all(spec: Path) -> dict[str, np.ndarray]:
@@ -145,14 +148,135 @@ class TestFolder:
         ):
             pass
 
-    @pytest.mark.parametrize("shard", ["../model.safetensors", "/etc/passwd", 3, "a/b.safetensors"])
-    def test_an_index_that_points_elsewhere_is_refused(self, tmp_path: Path, shard: object) -> None:
+    @pytest.mark.parametrize(
+        ("shard", "told"),
+        [
+            ("../model.safetensors", "in another folder, which is not served"),
+            ("a/b.safetensors", "in another folder, which is not served"),
+            ("/etc/passwd", "not the name of a safetensors file"),
+            (3, "not the name of a safetensors file"),
+            ("a\0.safetensors", "not a file name"),
+            ("\ud800.safetensors", "not a file name"),
+        ],
+    )
+    def test_an_index_that_points_elsewhere_is_refused(
+        self, tmp_path: Path, shard: object, told: str
+    ) -> None:
         path = tiny_model("llama", tmp_path)
         index = {"weight_map": {"model.norm.weight": shard}}
+        (path / "model.safetensors").unlink()
         (path / "model.safetensors.index.json").write_text(json.dumps(index))
         files = open_model(str(path))
-        with pytest.raises(ModelFilesError, match="not a file name"):
+        with pytest.raises(ModelFilesError, match=told):
             _ = files.fingerprint
+
+    @pytest.mark.parametrize("name", ["model 1", "model+1", "модель", "a\\b"])
+    def test_shards_may_have_any_name(self, tmp_path: Path, name: str) -> None:
+        path = tiny_model("llama", tmp_path, max_shard_size="20KB")
+        expected = read_all(path)
+        index = json.loads((path / "model.safetensors.index.json").read_text())
+        shard = index["weight_map"]["model.norm.weight"]
+        (path / shard).rename(path / f"{name}.safetensors")
+        renamed = {
+            tensor: f"{name}.safetensors" if one == shard else one
+            for tensor, one in index["weight_map"].items()
+        }
+        rewrite_json(path / "model.safetensors.index.json", weight_map=renamed)
+        found = read_all(path)
+        assert found.keys() == expected.keys()
+        np.testing.assert_array_equal(found["model.norm.weight"], expected["model.norm.weight"])
+
+    @pytest.mark.parametrize("keeps_shards", [True, False])
+    def test_a_single_file_hides_an_older_index(self, tmp_path: Path, keeps_shards: bool) -> None:
+        """A merged model was saved in one file into the folder of the model before."""
+        path = tiny_model("llama", tmp_path / "new")
+        old = tiny_model("llama", tmp_path / "old", max_shard_size="20KB", hidden_size=24)
+        for file in old.glob("*.safetensors*"):
+            if keeps_shards or file.suffix == ".json":
+                file.rename(path / file.name)
+        expected = load_file(path / "model.safetensors")
+        found = read_all(path)
+        assert found.keys() == expected.keys() == reference_model(path).state_dict().keys()
+        for name, tensor in expected.items():
+            np.testing.assert_array_equal(found[name], tensor.numpy())
+        files = open_model(str(path))
+        digests, fingerprint = files.weight_digests(), files.fingerprint
+        for file in path.glob("model-*.safetensors"):
+            file.unlink()
+        (path / "model.safetensors.index.json").unlink()
+        alone = open_model(str(path))
+        assert (alone.weight_digests(), alone.fingerprint) == (digests, fingerprint)
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "config.json",
+            "generation_config.json",
+            "model.safetensors",
+            "adapter_config.json",
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "special_tokens_map.json",
+            "chat_template.jinja",
+        ],
+    )
+    def test_what_has_the_name_of_a_file_and_is_none_is_told(
+        self, tmp_path: Path, name: str
+    ) -> None:
+        """Of a hub's cache, links are copied easily, and what they lead to is not."""
+        path = tiny_model("llama", tmp_path)
+        if not name.startswith("tokenizer.json"):
+            (path / "tokenizer.json").write_text("{}")
+
+        def read_names() -> None:
+            files = open_model(str(path))
+            assert files.tensor_names
+            files.tokenizer_files()
+
+        def refusal() -> str:
+            with pytest.raises(ModelFilesError) as refused:
+                read_names()
+            return refused.value.message
+
+        (path / name).unlink(missing_ok=True)
+        (path / name).symlink_to("../../blobs/abc")
+        assert refusal() == f"{name} is a link to ../../blobs/abc, which is not there"
+        (path / name).unlink()
+        (path / name).symlink_to(name)
+        assert refusal() == f"{name} is a link to {name}, which is not there"
+        (path / name).unlink()
+        (path / name).mkdir()
+        assert refusal() == f"{name} is a folder, must be a file"
+        (path / name).rmdir()
+        os.mkfifo(path / name)
+        assert refusal() == f"{name} is no file"
+
+    def test_a_shard_that_is_not_here_only_matters_to_who_needs_it(self, tmp_path: Path) -> None:
+        path = tiny_model("llama", tmp_path, max_shard_size="20KB")
+        whole = open_model(str(path)).weight_digests()
+        index = json.loads((path / "model.safetensors.index.json").read_text())
+        shard = path / index["weight_map"]["model.norm.weight"]
+        shard.unlink()
+        shard.symlink_to("nowhere")
+        files = open_model(str(path))
+        assert files.weight_digests().items() < whole.items()
+        with files.open_tensors(["model.layers.0.mlp.up_proj.weight"]):
+            pass
+        with (
+            pytest.raises(ModelFilesError, match="is a link to nowhere, which is not there"),
+            files.open_tensors(["model.norm.weight"]),
+        ):
+            pass
+
+    def test_a_folder_may_have_a_name_that_is_no_text(self, tmp_path: Path) -> None:
+        path = tiny_text_model(tmp_path)
+        odd = Path(os.fsdecode(os.fsencode(path) + b" \xff"))
+        path.rename(odd)
+        files = open_model(str(odd))
+        assert files.model_id == "llama \N{REPLACEMENT CHARACTER}"
+        tokenizer = load_tokenizer(files)
+        assert tokenizer is not None
+        assert tokenizer.detokenize(tokenizer.encode("hello")) == "hello"
 
     @pytest.mark.parametrize("text", ["", "[]", "{", '{"model_type": 3}', "[" * 100_000])
     def test_a_broken_config_is_refused(self, tmp_path: Path, text: str) -> None:
@@ -286,6 +410,21 @@ class TestGguf:
         for name in expected.__dataclass_fields__:
             if name != "raw":
                 assert getattr(found, name) == getattr(expected, name), name
+
+    def test_a_later_part_of_several_files_is_told_as_such(self, tmp_path: Path) -> None:
+        """It has no architecture."""
+        path = tmp_path / "model-00002-of-00002.gguf"
+        writer = gguf.GGUFWriter(path, "llama")
+        writer.kv_data[0].clear()
+        writer.add_uint16("split.no", 1)
+        writer.add_uint16("split.count", 2)
+        writer.add_tensor("blk.1.attn_q.weight", np.ones((4, 4), np.float32))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        with pytest.raises(UnsupportedModelError, match=r"split over several files \(merge it"):
+            open_model(str(path))
 
     @pytest.mark.parametrize("field", ["rope.scaling.factor", "rope.scale_linear"])
     def test_a_rope_factor_without_a_kind_is_linear(self, tmp_path: Path, field: str) -> None:

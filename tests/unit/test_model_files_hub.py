@@ -17,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from huggingface_hub._tree_cache import TreeCacheEntry, write_tree_cache
 
 from model_files import open_model
 from model_files.checksum import check_download
@@ -233,6 +234,108 @@ def test_a_tokenizer_in_another_form_is_told_from_none_on_a_hub(
     assert machine.run(FIND_TOKENIZER).startswith(told)
     hub.lists = False
     assert machine.run(FIND_TOKENIZER) == "None"
+
+
+OPEN_OFFLINE = """
+import logging
+class Shown(logging.Handler):
+    def emit(self, record):
+        print(record.getMessage(), *getattr(record, "files", ()))
+logging.getLogger("model_files").addHandler(Shown())
+try:
+    files = open_model("org/tiny")
+    found = files.tokenizer_files()
+    files.tokenizer_files()
+    print(found and found.tokenizer_json.name)
+except StagecoachError as error:
+    print(error)
+"""
+COUNTS_AS_ABSENT = "the hub is offline: what is not in the cache counts as not there"
+
+
+def test_offline_what_a_stage_did_not_fetch_is_told_from_what_does_not_exist(
+    hub: FakeHub, tmp_path: Path
+) -> None:
+    """A stage needs no tokenizer, so its cache has none."""
+    machine = Machine(tmp_path / "cache", hub.endpoint)
+    machine.run(READ_LAYER % 3)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (hub.folder / name).write_text("{}")
+    told = machine.run(OPEN_OFFLINE, HF_HUB_OFFLINE="1")
+    missing = f"org/tiny@{COMMIT}: tokenizer.json is not in the cache {tmp_path / 'cache'}"
+    assert told.startswith(missing)
+    assert machine.run(OPEN_OFFLINE) == "tokenizer.json"
+    assert machine.run(OPEN_OFFLINE, HF_HUB_OFFLINE="1") == "tokenizer.json"
+    assert len(hub.fetched) == len(set(hub.fetched))
+
+
+def test_offline_what_the_hub_said_it_does_not_have_does_not_exist(
+    hub: FakeHub, tmp_path: Path
+) -> None:
+    (hub.folder / "generation_config.json").unlink()
+    machine = Machine(tmp_path / "cache", hub.endpoint)
+    assert machine.run(OPEN_OFFLINE) == "None"
+    assert machine.run(OPEN_OFFLINE, HF_HUB_OFFLINE="1") == "None"
+
+
+def cached(cache: Path, folder: Path, *names: str, tree: bool = False) -> None:
+    """Makes a cache of a hub that other programs filled, and its list of all files."""
+    repository = cache / "hub" / "models--org--tiny"
+    snapshot = repository / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(COMMIT)
+    for name in names:
+        (snapshot / name).write_bytes((folder / name).read_bytes())
+    if tree:
+        entries = {
+            path.name: TreeCacheEntry(size=path.stat().st_size, blob_id="0" * 40)
+            for path in folder.iterdir()
+        }
+        write_tree_cache(str(repository), COMMIT, entries)
+
+
+@pytest.mark.parametrize("tree", [False, True])
+def test_offline_files_of_a_cache_that_others_filled_may_be_missing(
+    hub: FakeHub, tmp_path: Path, tree: bool
+) -> None:
+    (hub.folder / "tokenizer.json").write_text("{}")
+    (hub.folder / "chat_template.jinja").write_text("own")
+    cached(tmp_path / "cache", hub.folder, "config.json", "tokenizer.json", tree=tree)
+    machine = Machine(tmp_path / "cache", hub.endpoint)
+    told = machine.run(OPEN_OFFLINE, HF_HUB_OFFLINE="1").splitlines()
+    rest = ["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"]
+    there = ["chat_template.jinja"]
+    unknown = there if tree else [*rest, *there, "chat_template.json"]
+    assert told == [
+        f"{COUNTS_AS_ABSENT} generation_config.json",
+        f"{COUNTS_AS_ABSENT} {' '.join(unknown)}",
+        "tokenizer.json",
+    ]
+    message = machine.error("org/tiny", HF_HUB_OFFLINE="1")
+    assert "model.safetensors" in message
+    assert "is not in the cache" in message
+
+
+def test_offline_a_cache_that_has_all_that_the_hub_listed_tells_nothing(
+    hub: FakeHub, tmp_path: Path
+) -> None:
+    names = [path.name for path in hub.folder.iterdir()]
+    cached(tmp_path / "cache", hub.folder, *names, tree=True)
+    machine = Machine(tmp_path / "cache", hub.endpoint)
+    assert machine.run(OPEN_OFFLINE, HF_HUB_OFFLINE="1") == "None"
+    assert machine.run(READ_LAYER % 3, HF_HUB_OFFLINE="1")
+
+
+def test_a_single_file_hides_an_older_index_on_a_hub(hub: FakeHub, tmp_path: Path) -> None:
+    new = tiny_model("llama", tmp_path / "new", hidden_size=24)
+    for name in ("config.json", "model.safetensors"):
+        (new / name).rename(hub.folder / name)
+    machine = Machine(tmp_path / "cache", hub.endpoint)
+    expected = json.loads(machine.run(READ_LAYER % 3))
+    assert [name for name in hub.fetched if name.endswith(".safetensors")] == ["model.safetensors"]
+    assert expected[1] == open_model(str(hub.folder)).fingerprint
+    assert json.loads(machine.run(READ_LAYER % 3, HF_HUB_OFFLINE="1")) == expected
 
 
 def test_the_second_time_nothing_is_fetched(hub: FakeHub, tmp_path: Path) -> None:

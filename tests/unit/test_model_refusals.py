@@ -14,7 +14,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from coordinator.text.tokenizer import load_tokenizer
 from model_files import open_model
-from model_files.hf_files import HfFiles, LocalFolder
+from model_files.hf_files import HfFiles
+from model_files.local_folder import LocalFolder
 from protos.errors import StagecoachError, UnsupportedModelError
 from protos.layer_range import LayerRange
 from stage_server.model.families import FAMILIES
@@ -105,6 +106,19 @@ def test_quantized_models_are_refused_as_such(
     message = refusal(path)
     assert told in message
     assert "GGUF" in message
+
+
+@pytest.mark.parametrize("value", [False, None, 0])
+def test_attention_to_what_follows_is_refused(value: object, tmp_path: Path) -> None:
+    """As for transformers, whatever is no yes is a no."""
+    path = tiny_model("llama", tmp_path)
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({**config, "is_causal": value}))
+    assert f"is_causal {json.dumps(value)} is not served" in refusal(path)
+    (path / "config.json").write_text(json.dumps({**config, "is_causal": True}))
+    load_layer_stack(
+        open_model(str(path)), LayerRange(0, 1), dtype="float32", device=torch.device("cpu")
+    )
 
 
 def write(path: Path, *names: str) -> None:
@@ -217,6 +231,11 @@ def config_that_is(text: str | bytes) -> Callable[[Path], None]:
     return make
 
 
+def end_tokens_elsewhere(path: Path) -> None:
+    only_config(path)
+    (path / "generation_config.json").write_text('{"eos_token_id": 258.0}')
+
+
 CONVERT = "save it with `save_pretrained`, which writes safetensors"
 FOLDERS: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     "pickled weights": (pickled, ["pytorch_model.bin", CONVERT]),
@@ -260,8 +279,21 @@ FOLDERS: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     ),
     "scaling that is a number": (
         config_that_is('{"model_type": "llama", "rope_scaling": 2}'),
-        ["config.json"],
+        ["config.json: rope_scaling is 2, must be an object"],
     ),
+    "scaling that is a name": (
+        config_that_is('{"model_type": "llama", "rope_parameters": "yarn"}'),
+        ['config.json: rope_parameters is "yarn", must be an object'],
+    ),
+    "an activation that does not exist": (
+        config_that_is('{"model_type": "llama", "hidden_act": "nonsense"}'),
+        ['config.json: hidden_act is "nonsense", which no llama model has'],
+    ),
+    "a web page for config": (
+        config_that_is("<!doctype html><html>"),
+        ["config.json is not JSON: it begins with '<!doctype html><html', as a web page does"],
+    ),
+    "end tokens that are no ids": (end_tokens_elsewhere, ["generation_config.json: eos_token_id"]),
 }
 
 
