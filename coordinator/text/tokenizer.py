@@ -13,6 +13,7 @@ import tokenizers
 from coordinator.core.request_spec import ChatMessage, ChatPrompt, TextPrompt
 from coordinator.text.chat_template import ChatTemplate
 from coordinator.text.control_tokens import ShieldedText
+from coordinator.text.declared_tokens import add_declared_tokens, declared_tokens
 from coordinator.text.detokenizer import IncrementalDetokenizer
 from coordinator.text.end_tokens import end_tokens
 from coordinator.text.gguf_tokenizer import build_gguf_tokenizer
@@ -20,6 +21,7 @@ from coordinator.text.gguf_vocabulary import GgufVocabulary
 from coordinator.text.guarded_encoder import GuardedEncoder
 from coordinator.text.token_decoders import choose_decoder
 from model_files import GgufTokenizer, HfTokenizerFiles, ModelFiles
+from model_files.text_file import json_object, read_text
 from protos.errors import InvalidArgumentError, ModelFilesError
 
 
@@ -227,11 +229,16 @@ def load_tokenizer(files: ModelFiles) -> Tokenizer | None:
 
 
 def _load_hf(files: HfTokenizerFiles) -> Tokenizer:
+    name = files.tokenizer_json.name
+    text = read_text(files.tokenizer_json, name)
     try:
-        backend = tokenizers.Tokenizer.from_file(str(files.tokenizer_json))
+        backend = tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # the library raises no narrower class
-        raise ModelFilesError(f"{files.tokenizer_json.name}: {error}") from error
-    special_tokens = _special_tokens(files.tokenizer_config)
+        json_object(text, name)  # says more of what is no JSON
+        raise ModelFilesError(f"{name}: {error}") from error
+    declared = declared_tokens(files)
+    add_declared_tokens(backend, declared)
+    special_tokens = declared.contents
     return Tokenizer(
         backend,
         eos_token_ids=_end_token_ids(backend, special_tokens, files.chat_template),
@@ -328,13 +335,3 @@ def _shielded_messages(prompt: ChatPrompt, shielded: ShieldedText) -> list[ChatM
         )
         for message in prompt.messages
     ]
-
-
-def _special_tokens(config: Mapping[str, object]) -> dict[str, str]:
-    """Reads `bos_token` and the like, which are strings or serialized `AddedToken`s."""
-    tokens = {}
-    for name, value in config.items():
-        content = value.get("content") if isinstance(value, dict) else value
-        if name.endswith("_token") and isinstance(content, str):
-            tokens[name] = content
-    return tokens

@@ -5,6 +5,7 @@ In the shape of a Hugging Face `tokenizer_config.json`, as other servers tell it
 
 from collections.abc import Mapping
 
+from coordinator.text.declared_tokens import declared_tokens
 from coordinator.text.gguf_vocabulary import GgufVocabulary
 from model_files import GgufTokenizer, HfTokenizerFiles
 from model_files.tokenizer_files import TokenizerFiles
@@ -39,19 +40,14 @@ def tokenizer_info(files: TokenizerFiles | None) -> TokenizerInfo | None:
 
 
 def _of_hf(files: HfTokenizerFiles) -> TokenizerInfo:
-    """The configuration, with the template that is really used."""
+    """The configuration, with the named tokens and the template that are really used."""
     config = {
         name: value for name, value in files.tokenizer_config.items() if name not in _FILE_FIELDS
-    }
-    texts = {
-        name: value["content"]
-        for name, value in config.items()
-        if name.endswith("_token") and isinstance(value, dict) and "content" in value
     }
     return {
         "tokenizer_class": _FAST_TOKENIZER,
         **config,
-        **texts,
+        **declared_tokens(files).contents,
         "chat_template": files.chat_template,
     }
 

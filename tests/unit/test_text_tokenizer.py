@@ -365,12 +365,34 @@ def test_damaged_gguf_metadata_is_refused(fields: dict[str, object], message: st
         load(GgufTokenizer(metadata=byte_level_metadata(**fields)))
 
 
-def test_damaged_tokenizer_json_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b'{"model": 1}', r": "),
+        (b"version https://git-lfs.github.com/spec/v1\nsize 9\n", " is not here, only its pointer"),
+        (b"", " is not JSON: it is empty"),
+        (b'{"version": "1.0", "model": {"ty', " is not JSON: .*it seems to be cut off"),
+        (b"<!doctype html><html>", " is not JSON: it begins with '<!doctype html><html', as a web"),
+        (b"[]", r" is not a JSON object: it begins with '\[\]'"),
+        ('{"model": 1}'.encode("utf-16"), " is not text in UTF-8: byte 0 is 255"),
+    ],
+)
+def test_damaged_tokenizer_json_is_refused_in_words(
+    content: bytes, told: str, tmp_path: Path
+) -> None:
     path = tmp_path / "tokenizer.json"
-    path.write_text('{"model": 1}')
+    path.write_bytes(content)
     files = HfTokenizerFiles(tokenizer_json=path, tokenizer_config={}, chat_template=None)
-    with pytest.raises(ModelFilesError, match=r"^tokenizer\.json: "):
+    with pytest.raises(ModelFilesError, match=rf"^tokenizer\.json{told}"):
         load(files)
+
+
+def test_a_mark_at_the_beginning_of_tokenizer_json_does_no_harm(tmp_path: Path) -> None:
+    backend = build_gguf_tokenizer(GgufVocabulary.parse(byte_level_metadata()))
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes(b"\xef\xbb\xbf" + backend.to_str().encode())
+    files = HfTokenizerFiles(tokenizer_json=path, tokenizer_config={}, chat_template=None)
+    assert load(files).encode("ab") == [256]
 
 
 def test_a_turn_ends_where_the_template_ends_it(tmp_path: Path) -> None:
