@@ -6,10 +6,12 @@ cannot be is refused, with the keyword, its value and the path to it. In sandbox
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
-from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn, TypeGuard
+
+from coordinator.constraint.refused_keyword import escaped, refuse
+from coordinator.constraint.schema_formats import rewrite_format
 
 MAX_DIGITS = 15
 """Significant digits of a number that survive a double, whatever the digits are."""
@@ -26,26 +28,6 @@ _MAPS = frozenset(
     {"properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies"}
 )
 """Keywords that hold schemas by names, which may be those of keywords."""
-
-_LABEL = "[A-Za-z0-9]([A-Za-z0-9-]{0,20}[A-Za-z0-9])?"
-_ATOM = "[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]"
-_DATE = (
-    "([0-9]{4}-((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|(0[469]|11)-(0[1-9]|[12][0-9]|30)"
-    "|02-(0[1-9]|1[0-9]|2[0-8])))"
-)
-_TIME = (
-    r"(([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?"
-    "(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9]))"
-)
-_FORMATS: Mapping[str, str] = MappingProxyType(
-    {
-        # The engine takes a leap second at any time of day; RFC 3339 at the end of a day alone.
-        "time": f"^{_TIME}$",
-        "date-time": f"^{_DATE}T{_TIME}$",
-        # The engine bounds no part; RFC 5321 allows 64 characters before the sign.
-        "email": rf"^{_ATOM}{{1,16}}(\.{_ATOM}{{1,11}}){{0,3}}@{_LABEL}(\.{_LABEL}){{1,4}}$",
-    }
-)
 _SPACE = r"\t\n\f\r "
 """The engine's own class has U+0085, which that of ECMA-262 has not."""
 
@@ -113,7 +95,7 @@ class _Walk:
         if not isinstance(schema, dict):
             return
         for name, value in tuple(schema.items()):
-            where = f"{path}/{_escaped(name)}"
+            where = f"{path}/{escaped(name)}"
             if name in _BOUNDS:
                 self._check_bound(schema, name, where)
             elif name in _LITERALS:
@@ -123,10 +105,14 @@ class _Walk:
                 _check_reference(value, where)
             elif name in _MAPS and isinstance(value, dict):
                 for key, inner in value.items():
-                    self.check(inner, f"{where}/{_escaped(key)}")
+                    self.check(inner, f"{where}/{escaped(key)}")
             elif name not in _ANNOTATIONS:
                 self.check(value, where)
-        self._rewrite_strings(schema)
+        pattern = schema.get("pattern")
+        if isinstance(pattern, str) and (rewritten := _with_plain_spaces(pattern)) != pattern:
+            schema["pattern"] = rewritten
+            self.is_changed = True
+        self.is_changed |= rewrite_format(schema)
         if schema.get("uniqueItems") is False:  # asks for nothing, and is not known to the engine
             del schema["uniqueItems"]
             self.is_changed = True
@@ -143,7 +129,7 @@ class _Walk:
             num_digits = len(str(abs(bound)))
             step = Decimal(1).scaleb(num_digits - MAX_DIGITS if bound else -_MAX_EXPONENT)
             if step >= 1:
-                _refuse(name, bound, where, "with bounds that are no whole numbers")
+                refuse(name, bound, where, "with bounds that are no whole numbers")
             inner = Decimal(bound) + (step if is_lower else -step)
             present = schema.get(plain)
             if _is_number(present):
@@ -169,31 +155,12 @@ class _Walk:
         elif name.startswith("exclusive"):
             self._exclusive.append((schema, name, where))
 
-    def _rewrite_strings(self, schema: dict[str, Any]) -> None:
-        pattern = schema.get("pattern")
-        if isinstance(pattern, str) and (rewritten := _with_plain_spaces(pattern)) != pattern:
-            schema["pattern"] = rewritten
-            self.is_changed = True
-        form = schema.get("format")
-        if isinstance(form, str) and form in _FORMATS:
-            del schema["format"]
-            # The name of a format asks nothing of what is no string, and neither does a pattern.
-            if "pattern" in schema:
-                both = schema.get("allOf")
-                others = both if isinstance(both, list) else []
-                schema["allOf"] = [*others, {"pattern": _FORMATS[form]}]
-            else:
-                schema["pattern"] = _FORMATS[form]
-            self.is_changed = True
-
 
 def _check_number(number: int | float, where: str) -> None:
     """Refuses numbers that a double does not keep as they are written."""
     if not _survives(Decimal(_text(number))):
         name = where.rpartition("/")[2]
-        _refuse(
-            name, _text(number), where, f"it has more than {MAX_DIGITS} digits, or is too large"
-        )
+        refuse(name, _text(number), where, f"it has more than {MAX_DIGITS} digits, or is too large")
 
 
 def _survives(exact: Decimal) -> bool:
@@ -214,7 +181,7 @@ def _tightened(bound: Decimal, name: str, where: str) -> Decimal:
     if bound < outermost if is_lower else bound > outermost:
         return Decimal(outermost)
     if abs(bound) > _MAX_INTEGER:
-        _refuse(name, bound, where, f"it is beyond {_MAX_INTEGER}")
+        refuse(name, bound, where, f"it is beyond {_MAX_INTEGER}")
     rounding = ROUND_CEILING if is_lower else ROUND_FLOOR
     rounded = Context(prec=MAX_DIGITS, rounding=rounding).create_decimal(bound)
     if rounded.adjusted() >= MAX_DIGITS - _MAX_EXPONENT:
@@ -229,19 +196,13 @@ def _number(exact: Decimal) -> "int | _Float":
     return _Float(format(exact, "f"))
 
 
-def _refuse(name: str, value: object, where: str, why: str) -> NoReturn:
-    shown = str(value)
-    shown = shown if len(shown) <= 40 else f"{shown[:40]}..."
-    raise ValueError(f"{name} {shown} at {where} is not supported: {why}")
-
-
 def _check_reference(value: object, where: str) -> None:
     """Refuses references to what the walk leaves out."""
     if isinstance(value, str):
         names = value.partition("#")[2].split("/")
         for name in _ANNOTATIONS.intersection(names):
             if names[names.index(name) - 1] not in _MAPS:
-                _refuse("$ref", value, where, f"leads into {name}, which holds no schema")
+                refuse("$ref", value, where, f"leads into {name}, which holds no schema")
 
 
 def _numbers(value: object) -> Iterator[int | float]:
@@ -258,10 +219,6 @@ def _is_number(value: object) -> TypeGuard[int | float]:
 
 def _text(number: int | float) -> str:
     return number.text if isinstance(number, _Float) else str(number)
-
-
-def _escaped(name: str) -> str:
-    return name.replace("~", "~0").replace("/", "~1")
 
 
 def _with_plain_spaces(pattern: str) -> str:
