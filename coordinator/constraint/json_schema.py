@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, NoReturn, TypeGuard
 
 from coordinator.constraint.refused_keyword import escaped, refuse
 from coordinator.constraint.schema_formats import rewrite_format
+from coordinator.constraint.schema_patterns import rewrite_patterns
 
 MAX_DIGITS = 15
 """Significant digits of a number that survive a double, whatever the digits are."""
@@ -28,8 +29,6 @@ _MAPS = frozenset(
     {"properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies"}
 )
 """Keywords that hold schemas by names, which may be those of keywords."""
-_SPACE = r"\t\n\f\r "
-"""The engine's own class has U+0085, which that of ECMA-262 has not."""
 
 
 class Schema(NamedTuple):
@@ -108,11 +107,10 @@ class _Walk:
                     self.check(inner, f"{where}/{escaped(key)}")
             elif name not in _ANNOTATIONS:
                 self.check(value, where)
-        pattern = schema.get("pattern")
-        if isinstance(pattern, str) and (rewritten := _with_plain_spaces(pattern)) != pattern:
-            schema["pattern"] = rewritten
-            self.is_changed = True
-        self.is_changed |= rewrite_format(schema)
+        # In this order: the pattern of a format is written for the engine.
+        has_patterns = rewrite_patterns(schema, path)
+        has_format = rewrite_format(schema)
+        self.is_changed |= has_patterns or has_format
         if schema.get("uniqueItems") is False:  # asks for nothing, and is not known to the engine
             del schema["uniqueItems"]
             self.is_changed = True
@@ -219,26 +217,3 @@ def _is_number(value: object) -> TypeGuard[int | float]:
 
 def _text(number: int | float) -> str:
     return number.text if isinstance(number, _Float) else str(number)
-
-
-def _with_plain_spaces(pattern: str) -> str:
-    r"""Replaces `\s` by ASCII's white space, but for classes that are negated."""
-    written: list[str] = []
-    in_class = is_negated = False
-    index = 0
-    while index < len(pattern):
-        char = pattern[index]
-        if char == "\\" and index + 1 < len(pattern):
-            if pattern[index + 1] == "s" and not is_negated:
-                written.append(_SPACE if in_class else f"[{_SPACE}]")
-            else:
-                written.append(pattern[index : index + 2])
-            index += 2
-            continue
-        if char == "[" and not in_class:
-            in_class, is_negated = True, pattern[index + 1 : index + 2] == "^"
-        elif char == "]" and in_class:
-            in_class = is_negated = False
-        written.append(char)
-        index += 1
-    return "".join(written)
