@@ -50,12 +50,15 @@ def in_either_case(points: CodePoints) -> Characters:
     return Characters(lambda: for_all, lambda: for_all | others)
 
 
-def category(name: str) -> Characters | None:
-    """Characters of a general category of Unicode; None when there is none of that name."""
+def unicode_property(name: str) -> Characters | None:
+    """Characters of a general category of Unicode, or ASCII; None for any other name."""
+    if name == "ASCII":
+        return exactly(~_BEYOND_ASCII)
     if not _CATEGORIES.fullmatch(name):
         return None
     return Characters(
-        lambda: of_category(name), lambda: of_category(name) | _unassigned() | _BEYOND_ASSIGNED
+        lambda: of_category(name) - _unassigned(),
+        lambda: of_category(name) | _unassigned() | _BEYOND_ASSIGNED,
     )
 
 
@@ -64,7 +67,7 @@ def _shifted(points: CodePoints, distance: int) -> CodePoints:
 
 
 def _unassigned() -> CodePoints:
-    """What a later Unicode may make a letter or a digit."""
+    """What a later Unicode may put in any category."""
     return of_category("Cn")
 
 
@@ -99,4 +102,4 @@ SHORTHANDS = MappingProxyType(
 )
 """By the letter behind the backslash."""
 
-_CATEGORIES = re.compile("L[ultmo]?|M[nce]?|N[dlo]?|P[cdseifo]?|S[mcko]?|Z[slp]?")
+_CATEGORIES = re.compile("C[cfo]?|L[ultmo]?|M[nce]?|N[dlo]?|P[cdseifo]?|S[mcko]?|Z[slp]?")

@@ -17,9 +17,9 @@ from coordinator.constraint.pattern_characters import (
     NO_LINE_END,
     SHORTHANDS,
     Characters,
-    category,
     exactly,
     in_either_case,
+    unicode_property,
 )
 
 MAX_NESTED_GROUPS = 50
@@ -79,7 +79,7 @@ _AMBIGUOUS = re.compile(r"&&|~~|\[:\^?[a-z]+:\]")
 """Operators of sets and names of POSIX; to some readers, the characters that they are."""
 _SPECIAL = re.compile(r"\(\?(?:<[=!]|P?<|P[=>]|[a-zA-Z^-]+[:)]|.)?", re.DOTALL)
 _CODE = re.compile(r"x([0-9A-Fa-f]{2})|u([0-9A-Fa-f]{4})|c([A-Za-z])")
-_CATEGORY = re.compile(r"[pP]\{([^}]*)\}")
+_PROPERTY = re.compile(r"[pP]\{([^}]*)\}")
 _CONTROLS = MappingProxyType({"t": "\t", "n": "\n", "v": "\v", "f": "\f", "r": "\r"})
 _SIMPLE_COUNTS = MappingProxyType({"*": (0, None), "+": (1, None), "?": (0, 1)})
 
@@ -227,8 +227,8 @@ class _Parser:
         char = self._next()
         if found := self._take(_CODE):
             return _character(found)
-        if found := self._take(_CATEGORY):
-            characters = category(found[1])
+        if found := self._take(_PROPERTY):
+            characters = unicode_property(found[1])
             if characters is None:
                 self._refuse_escape(found[0])
             return characters if char == "p" else ~characters

@@ -105,6 +105,7 @@ OBJECTS: list[Any] = [
 ONE_READS = [
     # Python's `re` alone compiles these, the other validator alone those.
     *(r"^{$", r"^[^\<\>]$"),
+    *(r"^[^\p{C}]{1,3}$", r"^\p{ASCII}+$"),
     *(r"^\p{L}{1,3}$", r"^[^\p{L}\p{M}]$", r"^(?<year>\d{4})$", r"^\cA$"),
 ]
 
