@@ -22,6 +22,9 @@ _MAX_EXPONENT = 22
 
 _MAX_INTEGER = 2**53
 
+_MAX_STEP = 2**32 - 1
+"""The largest step of `multipleOf`, written without a point."""
+
 _BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
 _LITERALS = ("const", "enum")
 _ANNOTATIONS = frozenset({"default", "example", "examples", "title", "description", "$comment"})
@@ -142,9 +145,9 @@ class _Walk:
         if not _is_number(value):
             return  # the engine says what it must be
         exact = Decimal(_text(value))
-        if not _survives(exact):
-            if name == "multipleOf":
-                _check_number(value, where)
+        if name == "multipleOf":
+            _check_step(value, where)
+        elif not _survives(exact):
             exact = _tightened(exact, name, where)
             schema[name] = _number(exact)
             self.is_changed = True
@@ -152,6 +155,17 @@ class _Walk:
             self.has_decimals = True
         elif name.startswith("exclusive"):
             self._exclusive.append((schema, name, where))
+
+
+def _check_step(step: int | float, where: str) -> None:
+    """Refuses steps that the engine does not hold as digits behind a point."""
+    _check_number(step, where)
+    digits, num_places = float(step), 0
+    while digits > 0 and not digits.is_integer():  # as the engine reads it
+        digits *= 10
+        num_places += 1
+    if digits > _MAX_STEP or Decimal(digits).scaleb(-num_places) != Decimal(_text(step)):
+        refuse("multipleOf", _text(step), where, "the engine does not hold it exactly")
 
 
 def _check_number(number: int | float, where: str) -> None:
