@@ -1,4 +1,4 @@
-"""Outputs that follow JSON schemas in this process, by tokens drawn at random."""
+"""Outputs that follow schemas and grammars in this process, by tokens given or drawn at random."""
 
 import random
 from collections.abc import Callable, Collection
@@ -83,3 +83,21 @@ def walk(
         document += SPELLED[token_id]
         (state,) = decode_states(output(encode_tokens([NewTokens(0, (token_id,))])))
     return document.decode() if state.standing is Standing.COMPLETE else None
+
+
+def accepts(
+    output: Output, text: str, document: str, kind: GrammarKind = GrammarKind.JSON_SCHEMA
+) -> bool:
+    """True when a document may be written byte by byte, and end there; of a new output."""
+    state = start(output, text, kind)
+    assert state.standing is not Standing.BROKEN, state.error
+    for byte in document.encode():
+        token_id = SPELLED.index(bytes([byte]))
+        if state.standing is not Standing.OPEN or not _allows(state, token_id):
+            return False
+        (state,) = decode_states(output(encode_tokens([NewTokens(0, (token_id,))])))
+    return state.standing is Standing.COMPLETE or _allows(state, EOS)
+
+
+def _allows(state: OutputState, token_id: int) -> bool:
+    return state.standing is Standing.OPEN and bool(state.mask[token_id // 8] >> token_id % 8 & 1)

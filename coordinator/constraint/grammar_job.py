@@ -6,6 +6,7 @@ when one makes it too large. So whoever breaks in company is tried again alone, 
 forked from the compiled grammar; see `OutputGroup`.
 """
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import llguidance
 
 from coordinator.constraint.engine_vocabulary import build_vocabulary
 from coordinator.constraint.json_schema import prepare_schema
+from coordinator.constraint.lark_grammar import check_lark
 from coordinator.constraint.messages import (
     OutputState,
     decode_grammar,
@@ -88,7 +90,8 @@ class _Outputs:
         """The grammar as llguidance takes it, and what else watches over its numbers.
 
         Raises:
-            ValueError: A schema is not well formed, or asks for what the engine gets wrong.
+            ValueError: A schema is not well formed, or it or a Lark grammar asks for what the
+                engine gets wrong.
         """
         if kind in (GrammarKind.REGEX, GrammarKind.LARK):
             return _other_source(kind, text), None
@@ -140,7 +143,9 @@ def _other_source(kind: GrammarKind, text: str) -> str:
         case GrammarKind.REGEX:
             return llguidance.LLMatcher.grammar_from_regex(text)
         case _:
-            return llguidance.LLMatcher.grammar_from_lark(text)
+            check_lark(text)
+            # Named as Lark, because the engine takes a text in braces for grammars of its own form.
+            return json.dumps({"grammars": [{"lark_grammar": text}]})
 
 
 def _json_source(schema: str) -> str:

@@ -78,7 +78,11 @@ class StructuredOutputs(RequestModel):
     )
     json_object: bool | None = Field(None, description="Any JSON object; false asks for nothing.")
     regex: GrammarText | None = Field(None, description="In Rust's syntax.")
-    grammar: GrammarText | None = Field(None, description="Lark, with a rule `start`.")
+    grammar: GrammarText | None = Field(
+        None,
+        description="Lark, with a rule `start`. Of a rule's attributes, lazy, suffix and max_tokens"
+        " are honoured; the others, %json and tokens of the model are refused.",
+    )
     disable_fallback: Advisory = None
     disable_any_whitespace: Unsupported = None
     disable_additional_properties: Unsupported = None
