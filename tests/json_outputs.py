@@ -22,7 +22,18 @@ from coordinator.text.gguf_vocabulary import GgufVocabulary
 from coordinator.text.token_decoders import ByteLevelDecoder
 from tests.text_models import BYTE_TOKENS
 
-TOKENS = [*BYTE_TOKENS[:-2], *(str(number) for number in range(10, 1000, 7)), "00000", "</s>"]
+ESCAPES = [
+    f"\\u{code}" for code in ("0061", "0022", "005C", "002f", "000a", "001B", "007F", "00e9")
+]
+"""Of characters that some test names a key by."""
+
+TOKENS = [
+    *BYTE_TOKENS[:-2],
+    *(str(number) for number in range(10, 1000, 7)),
+    "00000",
+    *ESCAPES,
+    "</s>",
+]
 EOS = len(TOKENS) - 1
 SPELLED = [ByteLevelDecoder.spell(token) for token in TOKENS]
 _BLANK = {index for index, spelled in enumerate(SPELLED) if not spelled.strip()}

@@ -13,7 +13,7 @@ from pathlib import Path
 import llguidance
 
 from coordinator.constraint.engine_vocabulary import build_vocabulary
-from coordinator.constraint.json_schema import prepare_schema
+from coordinator.constraint.json_schema import Schema, prepare_schema
 from coordinator.constraint.lark_grammar import check_lark
 from coordinator.constraint.messages import (
     OutputState,
@@ -23,6 +23,7 @@ from coordinator.constraint.messages import (
     encode_states,
 )
 from coordinator.constraint.number_guard import NumberGuard, NumericTokens
+from coordinator.constraint.object_keys import SHORT_ESCAPES
 from coordinator.constraint.vocabulary import Vocabulary
 from coordinator.core.grammar import GrammarKind
 
@@ -97,7 +98,7 @@ class _Outputs:
             return _other_source(kind, text), None
         schema = prepare_schema(text or '{"type": "object"}')
         numbers = NumberGuard(self._tokens, limits_integers=schema.has_decimals)
-        return _json_source(schema.text), numbers
+        return _json_source(schema), numbers
 
 
 class _Output:
@@ -148,12 +149,18 @@ def _other_source(kind: GrammarKind, text: str) -> str:
             return json.dumps({"grammars": [{"lark_grammar": text}]})
 
 
-def _json_source(schema: str) -> str:
-    if schema.strip() in ("true", "false"):  # options need an object
-        schema = f'{{"allOf": [{schema}]}}'
+def _json_source(schema: Schema) -> str:
+    text = schema.text
+    if text.strip() in ("true", "false"):  # options need an object
+        text = f'{{"allOf": [{text}]}}'
     # A keyword that is not implemented is refused, whatever the schema asks for.
     return llguidance.LLMatcher.grammar_from_json_schema(
-        schema, defaults={"whitespace_pattern": _WHITESPACE}, overrides={"lenient": False}
+        text,
+        overrides={
+            "lenient": False,
+            "whitespace_pattern": _WHITESPACE,
+            "json_allowed_escapes": SHORT_ESCAPES if schema.takes_keys_apart else None,
+        },
     )
 
 

@@ -10,9 +10,12 @@ from collections.abc import Iterator
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from typing import Any, NamedTuple, NoReturn, TypeGuard
 
+from coordinator.constraint.object_keys import check_characters, check_num_keys, takes_keys_apart
 from coordinator.constraint.refused_keyword import escaped, refuse
 from coordinator.constraint.schema_formats import rewrite_format
+from coordinator.constraint.schema_keywords import inner_schemas
 from coordinator.constraint.schema_patterns import rewrite_patterns
+from coordinator.constraint.schema_references import References
 
 MAX_DIGITS = 15
 """Significant digits of a number that survive a double, whatever the digits are."""
@@ -27,11 +30,8 @@ _MAX_STEP = 2**32 - 1
 
 _BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
 _LITERALS = ("const", "enum")
-_ANNOTATIONS = frozenset({"default", "example", "examples", "title", "description", "$comment"})
-_MAPS = frozenset(
-    {"properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies"}
-)
-"""Keywords that hold schemas by names, which may be those of keywords."""
+_ENGINE_OPTIONS = "x-guidance"
+"""Would change white space and separators, and what the engine takes for exact."""
 
 
 class Schema(NamedTuple):
@@ -40,6 +40,8 @@ class Schema(NamedTuple):
     text: str
     has_decimals: bool
     """True when a keyword holds a number with a fraction."""
+    takes_keys_apart: bool
+    """True when an object's keys must have one spelling each."""
 
 
 class _Float(float):
@@ -66,15 +68,15 @@ def prepare_schema(text: str) -> Schema:
         ValueError: A keyword has a value that the engine would not keep to; says which and where.
     """
     schema = json.loads(text, parse_float=_Float, parse_constant=_refuse_constant)
-    walk = _Walk()
+    walk = _Walk(schema)
     try:
-        walk.check(schema, "#")
+        walk.check_all()
         if walk.has_decimals:
             walk.open_exclusive_bounds()
     except ArithmeticError as error:
         raise ValueError("a number is too large for any computer") from error
     written = json.dumps(schema, ensure_ascii=False) if walk.is_changed else text
-    return Schema(written, walk.has_decimals)
+    return Schema(written, walk.has_decimals, walk.takes_keys_apart)
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -84,32 +86,54 @@ def _refuse_constant(name: str) -> NoReturn:
 class _Walk:
     """One walk over a schema, which it changes."""
 
-    def __init__(self) -> None:
+    def __init__(self, document: object) -> None:
         self.has_decimals = False
+        self.takes_keys_apart = False
         self.is_changed = False
+        self._document = document
+        self._references = References(document)
+        self._seen: set[str] = set()
+        """Paths of the schemas that were checked."""
+        self._literals: list[tuple[object, str]] = []
         self._exclusive: list[tuple[dict[str, Any], str, str]] = []
 
-    def check(self, schema: object, path: str) -> None:
-        """Checks a schema and those in it; rewrites what has a simple equivalent."""
-        if isinstance(schema, list):
-            for index, item in enumerate(schema):
-                self.check(item, f"{path}/{index}")
-        if not isinstance(schema, dict):
+    def check_all(self) -> None:
+        """Checks the document, and what is referred to in it."""
+        self._check(self._document, "#", "#")
+        while (resolved := self._references.resolve()).targets:
+            self.is_changed |= resolved.is_changed
+            for schema, path, base in resolved.targets:
+                self._check(schema, path, base)
+        if self.takes_keys_apart:
+            for value, where in self._literals:
+                check_characters(value, where)
+
+    def _check(self, schema: object, path: str, base: str) -> None:
+        """Checks a schema and those in it; rewrites what has a simple equivalent.
+
+        Args:
+            schema: Boolean, or changed.
+            path: To it.
+            base: To the schema that its references start from.
+        """
+        if not isinstance(schema, dict) or path in self._seen:
             return
+        self._seen.add(path)
+        base = self._references.add(schema, path, base)
+        for pointer, inner in tuple(inner_schemas(schema)):
+            self._check(inner, path + pointer, base)
         for name, value in tuple(schema.items()):
             where = f"{path}/{escaped(name)}"
             if name in _BOUNDS:
                 self._check_bound(schema, name, where)
             elif name in _LITERALS:
+                self._literals.append((value, where))
                 for number in _numbers(value):
                     _check_number(number, where)
-            elif name == "$ref":
-                _check_reference(value, where)
-            elif name in _MAPS and isinstance(value, dict):
-                for key, inner in value.items():
-                    self.check(inner, f"{where}/{escaped(key)}")
-            elif name not in _ANNOTATIONS:
-                self.check(value, where)
+            elif name == _ENGINE_OPTIONS:
+                refuse(name, value, where, "the whole coordinator has the same options")
+        check_num_keys(schema, path)
+        self.takes_keys_apart |= takes_keys_apart(schema)
         # In this order: the pattern of a format is written for the engine.
         has_patterns = rewrite_patterns(schema, path)
         has_format = rewrite_format(schema)
@@ -206,15 +230,6 @@ def _number(exact: Decimal) -> "int | _Float":
     if exact == exact.to_integral_value():
         return int(exact)
     return _Float(format(exact, "f"))
-
-
-def _check_reference(value: object, where: str) -> None:
-    """Refuses references to what the walk leaves out."""
-    if isinstance(value, str):
-        names = value.partition("#")[2].split("/")
-        for name in _ANNOTATIONS.intersection(names):
-            if names[names.index(name) - 1] not in _MAPS:
-                refuse("$ref", value, where, f"leads into {name}, which holds no schema")
 
 
 def _numbers(value: object) -> Iterator[int | float]:
