@@ -31,10 +31,16 @@ def server_limits(*, max_calls_per_connection: int) -> list[tuple[str, int]]:
     """Returns options of a gRPC server that bound what strangers can make it hold.
 
     Args:
-        max_calls_per_connection: Calls at once; a client keeps back further ones itself.
+        max_calls_per_connection: Calls at once; a client keeps back further ones itself, but calls
+            too soon when one has ended, and is refused with UNAVAILABLE. So this must be more than
+            a client may have open.
     """
     return [
         ("grpc.max_concurrent_streams", max_calls_per_connection),
+        # Calls that the event loop has not taken up yet. By itself gRPC cancels one or the other
+        # from 1000 on, and all from 3000.
+        ("grpc.server.max_pending_requests", max_calls_per_connection),
+        ("grpc.server.max_pending_requests_hard_limit", max_calls_per_connection),
         ("grpc.max_metadata_size", MAX_HEADER_BYTES),
         ("grpc.absolute_max_metadata_size", MAX_HEADER_BYTES),
         ("grpc.server_handshake_timeout_ms", _HANDSHAKE_TIMEOUT_MS),

@@ -4,6 +4,7 @@ Answers under both names that clients ask for; `v1` and `v1alpha` have the same 
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import grpc
@@ -12,6 +13,7 @@ from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 SERVICE_NAMES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
+METHODS = tuple(f"/{name}/ServerReflectionInfo" for name in SERVICE_NAMES)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -32,10 +34,11 @@ def reflection_handlers(
     names = (service_name, health.SERVICE_NAME, *SERVICE_NAMES)
     servicer = reflection.aio.ReflectionServicer(names)
 
-    async def info(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
+    async def info(requests: AsyncIterator[Any], context: Context) -> None:
         await check_caller(context)
-        async for answer in servicer.ServerReflectionInfo(requests, context):
-            yield answer
+        async with aclosing(servicer.ServerReflectionInfo(requests, context)) as answers:
+            async for answer in answers:
+                await context.write(answer)
 
     method = grpc.stream_stream_rpc_method_handler(
         info,

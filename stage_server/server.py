@@ -21,10 +21,19 @@ import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from model_files import open_model
+from protos.call_pool import CallPool
 from protos.errors import InternalError, InvalidArgumentError
+from protos.guarded_calls import (
+    EVERY_OTHER,
+    HEALTH_CHECK,
+    HEALTH_WATCH,
+    GuardedCalls,
+    max_open_calls,
+)
 from protos.keepalive import keepalive_options, permitted_pings
 from protos.limits import server_limits
 from protos.load_progress import LoadPhase, LoadProgress
+from protos.reflection import METHODS as REFLECTION_METHODS
 from protos.reflection import reflection_handlers
 from security.role import Role
 from security.tls_files import TlsFiles
@@ -39,9 +48,9 @@ from stage_server.servicer import SERVICE_NAME, StageServicer
 from stage_server.stream import MAX_IN_FLIGHT
 from stage_server.watchdog import watch
 
-MAX_CONCURRENT_CALLS = 128
-"""Calls that are served at once, health included; further ones get RESOURCE_EXHAUSTED."""
-
+_MAX_CALLS_PER_CONNECTION = 1024
+_MESSAGE_TIMEOUT_S = 10.0
+"""Messages are small but for micro-batches, which are not waited for in this way."""
 _KEEPALIVE_MS = 5_000
 _UNACKNOWLEDGED_MS = 30_000
 """What a coordinator's machine may leave so long without an acknowledgement or without room for it;
@@ -87,8 +96,11 @@ class StageServer:
             self._board, self._activity, only_coordinators=tls is not None
         )
         self._health = health.aio.HealthServicer()
+        pools = _call_pools()
         self._server = grpc.aio.server(
-            options=_server_options(limits), maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS
+            interceptors=(GuardedCalls(pools, message_timeout_s=_MESSAGE_TIMEOUT_S),),
+            options=_server_options(limits),
+            maximum_concurrent_rpcs=max_open_calls(pools),
         )
         self._server.add_generic_rpc_handlers(
             (
@@ -318,6 +330,16 @@ async def _load(server: StageServer, board: LoadBoard, config: StageConfig) -> N
         await server.load()
 
 
+def _call_pools() -> dict[str, CallPool]:
+    """Health has places of its own: it is open to all, and answered whatever else goes on."""
+    return {
+        HEALTH_CHECK: CallPool(max_calls=256, max_calls_of_peer=64),
+        HEALTH_WATCH: CallPool(max_calls=256, max_calls_of_peer=64, is_of_watches=True),
+        **dict.fromkeys(REFLECTION_METHODS, CallPool(max_calls=64, max_calls_of_peer=16)),
+        EVERY_OTHER: CallPool(max_calls=256, max_calls_of_peer=64),
+    }
+
+
 def _server_options(limits: MessageLimits) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", limits.request_bytes),
@@ -326,7 +348,7 @@ def _server_options(limits: MessageLimits) -> list[tuple[str, int]]:
         ("grpc.so_reuseport", 0),
         *keepalive_options(_KEEPALIVE_MS, unacknowledged_ms=_UNACKNOWLEDGED_MS),
         *permitted_pings(),
-        *server_limits(max_calls_per_connection=MAX_CONCURRENT_CALLS),
+        *server_limits(max_calls_per_connection=_MAX_CALLS_PER_CONNECTION),
     ]
 
 

@@ -6,13 +6,13 @@ Checks who opens a stream and gives it the lease; `stream` serves it from there.
 import asyncio
 import logging
 import os
+from collections.abc import AsyncIterator
 from typing import NamedTuple, NoReturn
 
 import grpc
 
 from protos import PROTOCOL_VERSION, __version__, status, tensor_codec
 from protos.errors import (
-    DeadlineExceededError,
     IncompatibleError,
     InternalError,
     InvalidArgumentError,
@@ -33,9 +33,6 @@ from stage_server.load_board import LoadBoard
 from stage_server.stream import ForwardContext, ForwardStream
 
 SERVICE_NAME = "stagecoach.v1.StageService"
-
-OPEN_DEADLINE_S = 10.0
-"""Until the first message of a stream is here."""
 
 _MAX_COORDINATOR_ID_CHARS = 256
 _MAX_SHOWN_CHARS = 128
@@ -82,8 +79,8 @@ class StageServicer:
     def handlers(self) -> grpc.GenericRpcHandler:
         """Returns what registers this service with a server.
 
-        Requests stay bytes: gRPC answers UNKNOWN when a deserializer of its own fails; and those
-        of Forward, with their answers, belong to the model thread.
+        Requests stay bytes: those of Forward, with their answers, belong to the model thread, and
+        that of GetInfo has no fields.
         """
         return grpc.method_handlers_generic_handler(
             SERVICE_NAME,
@@ -134,10 +131,10 @@ class StageServicer:
         except StagecoachError as error:
             await _abort(context, error)
 
-    async def forward(self, _requests: object, context: ForwardContext) -> None:
+    async def forward(self, requests: AsyncIterator[bytes], context: ForwardContext) -> None:
         """Answers `Forward` from its opening to its end, and says why it ended."""
         try:
-            await self._forward(context)
+            await self._forward(requests, context)
         except StagecoachError as error:
             self._activity.stream_errors[error.reason] += 1
             await _abort(context, error)
@@ -150,11 +147,11 @@ class StageServicer:
             self._activity.stream_errors[InternalError.reason] += 1
             await _abort(context, InternalError("the stage failed; its log says why"))
 
-    async def _forward(self, context: ForwardContext) -> None:
+    async def _forward(self, requests: AsyncIterator[bytes], context: ForwardContext) -> None:
         self._check_peer(context)
         stage = self._ready()
         info = stage.engine.info
-        opening = await _read_open(context)
+        opening = await _read_open(requests)
         _check_opening(opening, info)
         async with stage.lease.hold(opening.coordinator_id, opening.epoch) as tenure:
             opened = stage_pb2.StreamOpened(epoch=opening.epoch)
@@ -192,14 +189,10 @@ class StageServicer:
         return self._stage
 
 
-async def _read_open(context: ForwardContext) -> stage_pb2.OpenStream:
+async def _read_open(requests: AsyncIterator[bytes]) -> stage_pb2.OpenStream:
     """Reads the first message, which must open the stream."""
-    try:
-        async with asyncio.timeout(OPEN_DEADLINE_S):
-            data = await context.read()
-    except TimeoutError:
-        raise DeadlineExceededError(f"no open within {OPEN_DEADLINE_S:g} s") from None
-    request = parse_request(data) if isinstance(data, bytes) else None
+    data = await anext(requests, None)
+    request = None if data is None else parse_request(data)
     payload = None if request is None else request.WhichOneof("payload")
     if request is None or payload != "open":
         raise InvalidArgumentError(

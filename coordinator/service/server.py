@@ -6,24 +6,37 @@ say NOT_SERVING while the stages load.
 
 import asyncio
 import logging
+from typing import Any
 
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from coordinator.access.callers import Callers
+from coordinator.access.callers import Callers, current_caller
 from coordinator.service.authentication import Authentication
 from coordinator.service.generation_engine import GenerationEngine
 from coordinator.service.servicer import SERVICE_NAME, GenerationServicer
+from protos.call_pool import CallPool
 from protos.errors import UnavailableError
+from protos.guarded_calls import (
+    EVERY_OTHER,
+    HEALTH_CHECK,
+    HEALTH_WATCH,
+    GuardedCalls,
+    host_of,
+    max_open_calls,
+)
 from protos.keepalive import keepalive_options, permitted_pings
 from protos.limits import server_limits
+from protos.reflection import METHODS as REFLECTION_METHODS
 from protos.reflection import reflection_handlers
 from protos.stagecoach.v1 import generation_pb2_grpc
 from security.credentials import server_credentials
 from security.tls_files import TlsFiles
 
-_MAX_OTHER_CALLS = 4096
-"""Besides the requests that wait: those that run, health, status, tokenization."""
+_MAX_OTHER_CALLS = 2048
+"""Besides the requests that wait: those that run, status, tokenization."""
+_MESSAGE_TIMEOUT_S = 60.0
+"""As for a request over HTTP."""
 _KEEPALIVE_MS = 10_000
 _PING_ANSWER_MS = 120_000
 """It waits behind a prompt of megabytes that comes over a slow link."""
@@ -47,10 +60,10 @@ def max_message_bytes(max_model_len: int) -> int:
     return max_model_len * _BYTES_PER_TOKEN + _HEADROOM_BYTES
 
 
-def max_concurrent_calls(max_num_waiting: int) -> int:
-    """Most calls that are served at once; gRPC itself refuses further ones.
+def max_calls_of_caller(max_num_waiting: int) -> int:
+    """Most calls of one API key at once, or of one host where there are no keys.
 
-    Above what the waiting queue holds, so that the queue is what refuses, unless more than 4096
+    Above what the waiting queue holds, so that the queue is what refuses, unless more than 2048
     requests run at once.
 
     Args:
@@ -86,13 +99,16 @@ class GenerationServer:
         self._servicer = GenerationServicer()
         self._reporter: asyncio.Task[None] | None = None
         self._health = health.aio.HealthServicer()
+        max_calls = max_calls_of_caller(max_num_waiting)
+        pools = _call_pools(max_calls)
+        guard = GuardedCalls(pools, message_timeout_s=_MESSAGE_TIMEOUT_S, peer_of=_peer_of)
         self._server = grpc.aio.server(
-            interceptors=() if callers is None else (Authentication(callers),),
+            interceptors=(guard,) if callers is None else (Authentication(callers), guard),
             options=[
                 *_server_options(max_message_bytes(max_model_len)),
-                *server_limits(max_calls_per_connection=max_concurrent_calls(max_num_waiting)),
+                *server_limits(max_calls_per_connection=2 * max_calls),
             ],
-            maximum_concurrent_rpcs=max_concurrent_calls(max_num_waiting),
+            maximum_concurrent_rpcs=max_open_calls(pools),
         )
         generation_pb2_grpc.add_GenerationServiceServicer_to_server(self._servicer, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -169,6 +185,25 @@ class GenerationServer:
 def _health(*, is_ready: bool) -> health_pb2.HealthCheckResponse.ServingStatus:
     states = health_pb2.HealthCheckResponse
     return states.SERVING if is_ready else states.NOT_SERVING
+
+
+def _call_pools(max_calls_of_caller: int) -> dict[str, CallPool]:
+    """Health has places of its own: it is open to all, and answered whatever else goes on."""
+    reflection = CallPool(max_calls=256, max_calls_of_peer=32)
+    return {
+        HEALTH_CHECK: CallPool(max_calls=1024, max_calls_of_peer=128),
+        HEALTH_WATCH: CallPool(max_calls=1024, max_calls_of_peer=128, is_of_watches=True),
+        **dict.fromkeys(REFLECTION_METHODS, reflection),
+        EVERY_OTHER: CallPool(
+            max_calls=2 * max_calls_of_caller, max_calls_of_peer=max_calls_of_caller
+        ),
+    }
+
+
+def _peer_of(context: grpc.aio.ServicerContext[Any, Any]) -> str:
+    """Whose call it is: of an API key, or of a host."""
+    caller = current_caller.get()
+    return host_of(context) if caller is None else f"API key {caller.name!r}"
 
 
 def _server_options(message_bytes: int) -> list[tuple[str, int]]:

@@ -14,7 +14,7 @@ from coordinator.core.events import TokenLogprobs
 from coordinator.core.grammar import Grammar, GrammarKind
 from coordinator.core.request_spec import ChatMessage, ChatPrompt, TextPrompt, TokenPrompt
 from coordinator.core.sampling_params import SamplingParams
-from coordinator.service.server import GenerationServer, max_concurrent_calls, max_message_bytes
+from coordinator.service.server import GenerationServer, max_calls_of_caller, max_message_bytes
 from protos import errors
 from protos.stagecoach.v1 import generation_pb2, generation_pb2_grpc, stage_pb2
 from protos.status import from_rpc_error
@@ -356,7 +356,7 @@ async def test_a_message_over_the_limit_is_refused_and_the_server_lives(stub: "S
 
 
 def test_grpc_takes_more_calls_than_may_wait() -> None:
-    assert max_concurrent_calls(10_000) > 10_000
+    assert max_calls_of_caller(10_000) > 10_000
 
 
 async def test_cancelling_the_call_ends_the_request(stub: "Stub", engine: EchoEngine) -> None:

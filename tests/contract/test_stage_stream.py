@@ -245,7 +245,7 @@ async def test_what_came_before_a_violation_is_answered() -> None:
 async def test_an_open_that_does_not_come_passes_its_deadline(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("stage_server.servicer.OPEN_DEADLINE_S", 0.05)
+    monkeypatch.setattr("stage_server.server._MESSAGE_TIMEOUT_S", 0.05)
     async with running_stage() as stage:
         call = stage.stub.Forward()
         error = await OpenedStream(call).end_error()
