@@ -34,19 +34,23 @@ def keepalive_options(
     ]
 
 
-def strict_keepalive_options(period_ms: int) -> list[tuple[str, int]]:
+def strict_keepalive_options(
+    period_ms: int, *, answer_ms: int | None = None
+) -> list[tuple[str, int]]:
     """Returns options that wait for the answer to a ping no longer than for its turn.
 
     For connections that carry little, on which it waits behind nothing.
 
     Args:
-        period_ms: Pause before a ping, and time for its answer.
+        period_ms: Pause before a ping.
+        answer_ms: Time for its answer, of a way that is known to be longer. None: as its pause.
     """
+    answer_ms = answer_ms or period_ms
     return [
         ("grpc.keepalive_time_ms", period_ms),
-        ("grpc.keepalive_timeout_ms", period_ms),
+        ("grpc.keepalive_timeout_ms", answer_ms),
         # The one that counts: without it a ping is waited for a minute.
-        ("grpc.http2.ping_timeout_ms", period_ms),
+        ("grpc.http2.ping_timeout_ms", answer_ms),
         ("grpc.http2.max_pings_without_data", 0),
     ]
 

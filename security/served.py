@@ -5,11 +5,13 @@ handshake of our own reads the certificate first; the channel that follows then 
 """
 
 import ssl
+import time
+from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from protos.errors import UnavailableError
+from protos.errors import DeadlineExceededError, UnavailableError
 from security.certificate import Certificate
 from security.handshake import tls_connection
 from security.peer import wrong_role
@@ -17,8 +19,17 @@ from security.role import Role
 from security.tls_files import TlsFiles
 
 
-def certificate_of_role(address: str, files: TlsFiles, role: Role, *, timeout_s: float) -> bytes:
-    """Reads the certificate of a server, as PEM; blocks.
+class Served(NamedTuple):
+    """What a server showed."""
+
+    certificate: bytes
+    """PEM."""
+    took_s: float
+    """Until the handshake was done: at least one round trip."""
+
+
+def certificate_of_role(address: str, files: TlsFiles, role: Role, *, timeout_s: float) -> Served:
+    """Reads the certificate of a server; blocks.
 
     The authority has signed it and it is valid now; whether it is for this host is left to gRPC.
 
@@ -31,12 +42,17 @@ def certificate_of_role(address: str, files: TlsFiles, role: Role, *, timeout_s:
     Raises:
         UnauthenticatedError: It has another role; names both.
         UnavailableError: The server cannot be reached, or the handshake fails.
+        DeadlineExceededError: The server did not answer in time.
     """
+    started_s = time.monotonic()
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
     try:
         with tls_connection(_context(files), host, int(port), timeout_s=timeout_s) as connection:
+            took_s = time.monotonic() - started_s
             der = connection.getpeercert(binary_form=True)
+    except TimeoutError as error:
+        raise DeadlineExceededError(f"no TLS handshake in {timeout_s:g} s") from error
     except ssl.SSLError as error:
         raise UnavailableError(f"TLS handshake failed: {error}") from error
     except OSError as error:
@@ -46,7 +62,7 @@ def certificate_of_role(address: str, files: TlsFiles, role: Role, *, timeout_s:
     facts = Certificate.of(certificate)
     if facts.role is not role:
         raise wrong_role(facts.name, found=facts.role, needed=role)
-    return certificate.public_bytes(Encoding.PEM)
+    return Served(certificate.public_bytes(Encoding.PEM), took_s)
 
 
 def _context(files: TlsFiles) -> ssl.SSLContext:

@@ -51,6 +51,10 @@ MESSAGE_HEADROOM_BYTES = 1 << 20
 MAX_PATIENCE = 4
 """A stage that was not reached in time has twice as long the next time, up to so many times."""
 
+NUM_HANDSHAKES = 4
+"""A call on a new connection takes so many times a look at the certificate: a handshake, the first
+frames of HTTP/2, the call, and one more for what is slower at times."""
+
 MAX_MESSAGE_BYTES = 2**31 - 1
 """gRPC keeps message sizes in a 32-bit integer."""
 
@@ -133,8 +137,12 @@ class StageLink:
         self._deadline = StepDeadline(config.step)
         self._can_look = True
         """False when the connection of a stream could not be looked at."""
-        self._patience = 1
-        """Times that reaching the stage may take what it may at first."""
+        self._patience = 1.0
+        """Times that reaching the stage may take what it may at first. Grows with what was late or
+        slow, until a stream is open."""
+        self._certificate: bytes | None = None
+        """What the stage showed on this way to an open stream, as PEM; on a long way every look at
+        it counts."""
 
     @property
     def is_open(self) -> bool:
@@ -153,14 +161,14 @@ class StageLink:
             IncompatibleError: It speaks another version of the protocol.
             StagecoachError: As the stage answered.
         """
+        if self._channel is None:
+            credentials = await self._credentials()
+            if self._channel is None:  # nobody else has asked meanwhile
+                answer_ms = int(self._patience * self._keepalive_ms)
+                self._channel = self._new_channel(
+                    credentials, strict_keepalive_options(self._keepalive_ms, answer_ms=answer_ms)
+                )
         channel = self._channel
-        if channel is None:
-            channel = await self._new_channel(strict_keepalive_options(self._keepalive_ms))
-            if self._channel is None:
-                self._channel = channel
-            else:  # another one has asked meanwhile
-                await channel.close()
-                channel = self._channel
         stub = stage_pb2_grpc.StageServiceStub(channel)
         try:
             message = await stub.GetInfo(
@@ -171,9 +179,11 @@ class StageLink:
             is_late = isinstance(cause, DeadlineExceededError)
             if is_late and timeout_s is None:
                 self._be_patient()
+            if not is_late:
+                self._certificate = None  # it may have another
             if self._channel is channel and not (is_late and self.is_open):
                 self._channel = None
-                await channel.close()  # the next one reads the certificates again
+                await channel.close()  # the next one reads the files again
             raise self._named(await self._explained(cause)) from error
         except asyncio.CancelledError:
             if _is_cancelled():
@@ -246,7 +256,7 @@ class StageLink:
             ("grpc.max_send_message_length", max_message_bytes),
             ("grpc.max_receive_message_length", max_message_bytes),
         ]
-        self._stream_channel = await self._new_channel(options)
+        self._stream_channel = self._new_channel(await self._credentials(), options)
         call: ForwardCall = stage_pb2_grpc.StageServiceStub(self._stream_channel).Forward()
         ending = CallEnding(call)
         request = stage_pb2.ForwardRequest(
@@ -268,17 +278,19 @@ class StageLink:
             self._be_patient()
             raise UnavailableError(f"stage {self.address} {problem}") from error
         except (grpc.RpcError, asyncio.InvalidStateError) as error:
+            self._certificate = None
             raise self._named(await ending.error()) from error
         except asyncio.CancelledError:
             if _is_cancelled():
                 raise
             raise UnavailableError(f"stage {self.address}: the connection was closed") from None
+        self._certificate = None
         if response is None:
             raise self._named(await ending.error())
         if response.WhichOneof("payload") != "opened" or response.opened.epoch != epoch:
             call.cancel()
             raise IncompatibleError(f"stage {self.address} did not answer `open` with `opened`")
-        self._patience = 1
+        self._patience = 1.0
         if not self._can_look:
             return call, ending, None
         return call, ending, await asyncio.to_thread(ChannelSocket.find, user_timeout_ms)
@@ -421,7 +433,9 @@ class StageLink:
     def _be_patient(self) -> None:
         self._patience = min(2 * self._patience, MAX_PATIENCE)
 
-    async def _new_channel(self, further_options: list[tuple[str, int]]) -> grpc.aio.Channel:
+    def _new_channel(
+        self, credentials: grpc.ChannelCredentials | None, further_options: list[tuple[str, int]]
+    ) -> grpc.aio.Channel:
         options = [
             ("grpc.enable_http_proxy", 0),
             ("grpc.enable_retries", 0),
@@ -430,31 +444,46 @@ class StageLink:
             ("grpc.keepalive_permit_without_calls", 1),
             *further_options,
         ]
-        if self._tls is None:
+        if credentials is None:
             return grpc.aio.insecure_channel(self.address, options=options)
+        return grpc.aio.secure_channel(self.address, credentials, options=options)
+
+    async def _credentials(self) -> grpc.ChannelCredentials | None:
+        """What a channel connects with: it takes the certificate that was looked at, no other."""
+        if self._tls is None:
+            return None
         try:
-            credentials = channel_credentials(self._tls, served=await self._served(self._tls))
+            return channel_credentials(self._tls, served=await self._served(self._tls))
         except InvalidArgumentError as error:  # names a file, which clients need not hear of
             _log.error("no TLS to stage %s: %s", self.address, error.message)
             raise UnauthenticatedError(
                 f"stage {self.address}: the TLS files of this coordinator are not good; its log"
                 " says why"
             ) from error
-        return grpc.aio.secure_channel(self.address, credentials, options=options)
 
     async def _served(self, tls: TlsFiles) -> bytes:
         """The stage's certificate, which has to be that of a stage."""
         read_tls(tls)  # says which file is not good; a handshake would only fail
+        if self._certificate is not None:
+            return self._certificate
         try:
-            return await asyncio.to_thread(
+            served = await asyncio.to_thread(
                 certificate_of_role,
                 self.address,
                 tls,
                 Role.STAGE,
                 timeout_s=self._connect_timeout_s,
             )
+        except DeadlineExceededError as error:
+            self._be_patient()
+            raise UnavailableError(f"stage {self.address}: {error.message}") from error
         except StagecoachError as error:
             raise self._named(await self._explained(error)) from error
+        wanted = NUM_HANDSHAKES * served.took_s / self._config.connect_timeout_s
+        self._patience = max(self._patience, min(wanted, MAX_PATIENCE))
+        if not self.is_open:
+            self._certificate = served.certificate
+        return served.certificate
 
     async def _close_stream_channel(self) -> None:
         channel, self._stream_channel = self._stream_channel, None

@@ -8,7 +8,9 @@ import asyncio
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
@@ -17,13 +19,14 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from coordinator.client import AsyncClient, Client
+from coordinator.pipeline import stage_link
 from coordinator.pipeline.stage_link import LinkConfig, StageLink
 from protos.errors import StagecoachError, UnauthenticatedError, UnavailableError
 from protos.stagecoach.v1 import stage_pb2, stage_pb2_grpc
 from security.certificate import Certificate
 from security.credentials import channel_credentials
 from security.role import Role
-from security.served import certificate_of_role
+from security.served import Served, certificate_of_role
 from security.tls_files import TlsFiles
 from stage_server.config import ListenAddress
 from tests.certificates import Certificates, as_server
@@ -38,6 +41,7 @@ from tests.contract.stage_builders import (
     refusal_of,
     running_stage,
 )
+from tests.faults.fault_proxy import FaultProxy, Network
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +49,13 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     return Certificates(tmp_path_factory.mktemp("certificates"))
 
 
-def link_to(address: str, tls: TlsFiles | None) -> StageLink:
+def link_to(address: str, tls: TlsFiles | None, config: LinkConfig | None = None) -> StageLink:
     return StageLink(
-        address, coordinator_id="tester", config=LinkConfig(), on_lost=lambda *_: None, tls=tls
+        address,
+        coordinator_id="tester",
+        config=config or LinkConfig(),
+        on_lost=lambda *_: None,
+        tls=tls,
     )
 
 
@@ -193,6 +201,86 @@ async def test_a_stage_whose_new_certificate_is_not_a_stages_is_left(
         await running.close()
 
 
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time that each look at a stage's certificate was given, in seconds."""
+    found: list[float] = []
+
+    def look(address: str, files: TlsFiles, role: Role, *, timeout_s: float) -> Served:
+        found.append(timeout_s)
+        return certificate_of_role(address, files, role, timeout_s=timeout_s)
+
+    monkeypatch.setattr(stage_link, "certificate_of_role", look)
+    return found
+
+
+async def test_a_certificate_is_looked_at_once_on_the_way_to_a_stream(
+    certificates: Certificates, looks: list[float]
+) -> None:
+    async with running_stage(tls=certificates.stage) as stage:
+        link = link_to(stage.address, certificates.coordinator)
+        for epoch in (1, 2):
+            await link.open(await link.get_info(), epoch)
+            assert len(looks) == epoch
+            link.drop()
+        await link.close()
+
+
+async def test_another_certificate_on_the_way_to_a_stream_is_looked_at_anew(
+    certificates: Certificates, looks: list[float]
+) -> None:
+    files = certificates.issue("changed", Role.STAGE)
+    async with running_stage(tls=files) as stage:
+        link = link_to(stage.address, certificates.coordinator)
+        info = await link.get_info()
+        certificates.issue("changed", Role.STAGE)
+        with pytest.raises(UnavailableError):
+            await link.open(info, 1)
+        await link.open(info, 2)
+        assert len(looks) == 2
+        await link.close()
+
+
+async def test_a_stage_that_shows_no_certificate_in_time_is_given_longer(
+    certificates: Certificates, looks: list[float]
+) -> None:
+    async def say_nothing(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await over.wait()
+        writer.close()
+
+    over = asyncio.Event()
+    server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    address = "{}:{}".format(*server.sockets[0].getsockname())
+    config = LinkConfig(connect_timeout_s=0.05)
+    link = link_to(address, certificates.coordinator, config)
+    for _ in range(4):
+        with pytest.raises(UnavailableError, match=f"stage {address}: no TLS handshake in 0"):
+            await link.get_info()
+    assert looks == [0.05, 0.1, 0.2, 0.2]
+    over.set()
+    server.close()
+
+
+async def test_a_stage_at_the_end_of_a_long_way_is_reached_over_tls(
+    certificates: Certificates,
+) -> None:
+    """Its handshakes ate the time of the call, and an answer to a ping was always late."""
+    async with running_stage(tls=certificates.stage) as stage:
+        with FaultProxy(stage.address) as proxy:
+            proxy.become(Network(delay_s=0.4))
+            config = LinkConfig(connect_timeout_s=1.0, keepalive_s=0.4)
+            link = link_to(proxy.address, certificates.coordinator, config)
+            info = None
+            async with asyncio.timeout(DEADLINE_S):
+                while info is None:
+                    with suppress(StagecoachError):
+                        info = await link.get_info()
+                while not link.is_open:
+                    with suppress(StagecoachError):
+                        await link.open(info, time.time_ns())
+            await link.close()
+
+
 async def test_a_channel_takes_no_certificate_but_the_one_whose_role_was_read(
     certificates: Certificates,
 ) -> None:
@@ -204,7 +292,8 @@ async def test_a_channel_takes_no_certificate_but_the_one_whose_role_was_read(
             async with (
                 running_stage(tls=files) as other,
                 grpc.aio.secure_channel(
-                    other.address, channel_credentials(certificates.coordinator, served=served)
+                    other.address,
+                    channel_credentials(certificates.coordinator, served=served.certificate),
                 ) as channel,
             ):
                 stub = stage_pb2_grpc.StageServiceStub(channel)
