@@ -7,6 +7,7 @@ from types import MappingProxyType
 from model_files.family_defaults import FAMILY_DEFAULTS
 from model_files.frozen_json import frozen, shown
 from model_files.not_served import not_served
+from model_files.numbers import MAX_POSITIONS, SIZES, TOKEN_ID, check_numbers
 from protos.errors import ModelFilesError, UnsupportedModelError
 
 _UNGATED = frozenset({"arcee", "starcoder2"})
@@ -83,9 +84,10 @@ def _parse(
 ) -> ModelConfig:
     """Parses `values`, which are those of `raw` and what its absent keys mean."""
     _check_scaling(values)
-    num_heads = _positive(values, "num_attention_heads")
-    hidden_size = _positive(values, "hidden_size")
-    num_kv_heads = _positive(values, "num_key_value_heads", num_heads)
+    check_numbers(raw, model_type, "config.json")
+    num_heads = _size(values, "num_attention_heads")
+    hidden_size = _size(values, "hidden_size")
+    num_kv_heads = _size(values, "num_key_value_heads", num_heads)
     if num_heads % num_kv_heads:
         raise UnsupportedModelError(
             f"config.json: num_key_value_heads is {num_kv_heads}, must divide the {num_heads} of "
@@ -93,16 +95,14 @@ def _parse(
         )
     return ModelConfig(
         model_type=model_type,
-        num_layers=_positive(values, "num_hidden_layers"),
+        num_layers=_size(values, "num_hidden_layers"),
         hidden_size=hidden_size,
-        vocab_size=_positive(values, "vocab_size"),
+        vocab_size=_size(values, "vocab_size"),
         num_attention_heads=num_heads,
         num_kv_heads=num_kv_heads,
-        head_dim=_positive(values, "head_dim", hidden_size // num_heads),
+        head_dim=_size(values, "head_dim", hidden_size // num_heads),
         intermediate_size=(
-            None
-            if values.get("intermediate_size") is None
-            else _positive(values, "intermediate_size")
+            None if values.get("intermediate_size") is None else _size(values, "intermediate_size")
         ),
         num_mlp_matrices=2 if model_type in _UNGATED else 3,
         has_experts=any(values.get(key) for key in _EXPERT_KEYS),
@@ -124,7 +124,7 @@ def _max_model_len(raw: Mapping[str, object]) -> int:
     beyond the original length, which would make the KV computed before wrong. YaRN
     (arXiv:2309.00071) is switched on by a few keys that say how far it reaches.
     """
-    max_position = _positive(raw, "max_position_embeddings")
+    max_position = _size(raw, "max_position_embeddings")
     scaling = raw.get("rope_scaling") or raw.get("rope_parameters")
     if not isinstance(scaling, Mapping):
         return max_position
@@ -133,11 +133,11 @@ def _max_model_len(raw: Mapping[str, object]) -> int:
         # Phi-3 keeps it beside the scaling, and transformers gives that place priority.
         scaling = {**_present(scaling), **_present(raw)}
         default = _PHI3_ORIGINAL if raw["model_type"] == "phi3" else max_position
-        first = _positive(scaling, "original_max_position_embeddings", default)
+        first = _size(scaling, "original_max_position_embeddings", default)
         return min(max_position, first)
     original, factor = scaling.get("original_max_position_embeddings"), scaling.get("factor")
     if kind == "yarn" and isinstance(original, int) and isinstance(factor, int | float):
-        return _positive({kind: max(max_position, int(original * factor))}, kind)
+        return min(max(max_position, int(original * factor)), MAX_POSITIONS)
     return max_position
 
 
@@ -145,14 +145,14 @@ def _present(values: Mapping[str, object]) -> dict[str, object]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _positive(raw: Mapping[str, object], name: str, default: int | None = None) -> int:
+def _size(raw: Mapping[str, object], name: str, default: int | None = None) -> int:
     value = raw.get(name)
     if value is None:
         value = default
     if value is None:
         raise ModelFilesError(f"config.json does not say {name}")
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**31:
-        raise ModelFilesError(f"config.json: {name} is {shown(value)}, must be a positive integer")
+    SIZES[name].check(value, name, "config.json")
+    assert isinstance(value, int), "a size is a whole number"
     return value
 
 
@@ -180,5 +180,6 @@ def _token_ids(raw: Mapping[str, object], name: str, file_name: str) -> tuple[in
         if isinstance(token_id, bool) or not isinstance(token_id, int | None):
             raise ModelFilesError(f"{file_name}: {name} has {shown(token_id)}, must be token ids")
         if token_id is not None and token_id >= 0:
+            TOKEN_ID.check(token_id, name, file_name)
             ids.append(token_id)
     return tuple(ids)

@@ -7,33 +7,50 @@ one that changes nothing. Keys: https://github.com/ggml-org/ggml/blob/master/doc
 from collections.abc import Mapping
 
 from model_files.frozen_json import shown
+from model_files.numbers import (
+    EPSILON,
+    FACTOR,
+    HEAD_DIM,
+    HEADS,
+    INNER_WIDTH,
+    LAYERS,
+    POSITIONS,
+    THETA,
+    TOKEN_ID,
+    VOCABULARY,
+    WIDTH,
+    Bounds,
+)
 from protos.errors import ModelFilesError, UnsupportedModelError
 
-_READ = frozenset(
-    {
-        "attention.head_count",
-        "attention.head_count_kv",
-        "attention.key_length",
-        "attention.layer_norm_rms_epsilon",
-        "attention.sliding_window",
-        "attention.value_length",
-        "block_count",
-        "context_length",
-        "embedding_length",
-        "expert_count",
-        "feed_forward_length",
-        "rope.dimension_count",
-        "rope.freq_base",
-        "rope.scale_linear",
-        "rope.scaling.factor",
-        "rope.scaling.original_context_length",
-        "rope.scaling.type",
-        "rope.scaling.yarn_attn_factor",
-        "rope.scaling.yarn_beta_fast",
-        "rope.scaling.yarn_beta_slow",
-        "vocab_size",
-    }
-)
+_SWITCHABLE_FACTOR = FACTOR._replace(low=0.0)
+"""0 is for llama.cpp the same as 1, or as nothing."""
+
+NUMBERS: Mapping[str, Bounds] = {
+    "attention.head_count": HEADS,
+    "attention.head_count_kv": HEADS,
+    "attention.key_length": HEAD_DIM,
+    "attention.layer_norm_rms_epsilon": EPSILON,
+    "attention.sliding_window": POSITIONS._replace(low=0),
+    "attention.value_length": HEAD_DIM,
+    "block_count": LAYERS,
+    "context_length": POSITIONS,
+    "embedding_length": WIDTH,
+    "expert_count": POSITIONS._replace(low=0),
+    "feed_forward_length": INNER_WIDTH,
+    "rope.dimension_count": HEAD_DIM,
+    "rope.freq_base": THETA,
+    "rope.scale_linear": _SWITCHABLE_FACTOR,
+    "rope.scaling.factor": _SWITCHABLE_FACTOR,
+    "rope.scaling.original_context_length": POSITIONS,
+    "rope.scaling.yarn_attn_factor": FACTOR,
+    "rope.scaling.yarn_beta_fast": FACTOR,
+    "rope.scaling.yarn_beta_slow": FACTOR,
+    "vocab_size": VOCABULARY,
+}
+"""The numbers that are read, and what they may be."""
+
+_READ = frozenset({*NUMBERS, "rope.scaling.type"})
 _WITHOUT_EFFECT = frozenset(
     {
         "attention.layer_norm_epsilon",
@@ -78,28 +95,45 @@ class GgufFields:
         """A number of the architecture; one for each layer where all are the same.
 
         Raises:
-            ModelFilesError: It is missing without default, or no number.
+            ModelFilesError: It is missing without default, no number, or out of its bounds.
             UnsupportedModelError: It differs between layers.
         """
-        value = self.get(name)
-        if isinstance(value, list) and value:
-            if len(set(value)) > 1:
-                raise self.refuse(f"{name} that differs between layers")
-            value = value[0]
+        value = self.optional(name)
         if value is None:
             value = default
         if value is None:
             raise ModelFilesError(f"{self.file_name} does not say {self.architecture}.{name}")
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ModelFilesError(
-                f"{self.file_name}: {self.architecture}.{name} is {shown(value)}, must be a number"
-            )
         return value
 
+    def optional(self, name: str) -> float | None:
+        """As `number`; None for one that is missing."""
+        value = self.get(name)
+        if isinstance(value, list) and value:
+            for one in value:
+                self._check(name, one)
+            if len(set(value)) > 1:
+                raise self.refuse(f"{name} that differs between layers")
+            value = value[0]
+        return None if value is None else self._check(name, value)
+
     def token_id(self, name: str) -> int | None:
-        """A token of the vocabulary, or None."""
-        value = self._metadata.get(f"tokenizer.ggml.{name}")
-        return value if isinstance(value, int) else None
+        """A token of the vocabulary, or None.
+
+        Raises:
+            ModelFilesError: It can be none of any vocabulary.
+        """
+        field = f"tokenizer.ggml.{name}"
+        value = self._metadata.get(field)
+        if value is None:
+            return None
+        TOKEN_ID.check(value, field, self.file_name)
+        assert isinstance(value, int), "ids are whole numbers"
+        return value
+
+    def _check(self, name: str, value: object) -> float:
+        NUMBERS[name].check(value, f"{self.architecture}.{name}", self.file_name)
+        assert isinstance(value, int | float), "bounds are those of numbers"
+        return value
 
     def refuse(self, feature: str) -> UnsupportedModelError:
         """Makes the error that says what of this file is not served."""

@@ -21,6 +21,7 @@ from model_files.model_files import (
     fingerprint_of,
     no_report,
 )
+from model_files.numbers import FACTOR, HEAD_DIM, VOCABULARY
 from model_files.tokenizer_files import GgufTokenizer
 from model_files.weight_digest import part_digest, parts_of
 from protos.errors import ModelFilesError, UnsupportedModelError
@@ -199,16 +200,15 @@ def _hf_config(
         raise fields.refuse(f"a GGUF file that is no model but of type {kind!r}")
     if fields.number("expert_count", 0):
         raise fields.refuse("a mixture of experts")
-    if "token_embd.weight" not in file.tensors:
-        raise ModelFilesError(f"{fields.file_name} has no tensor token_embd.weight")
+    vocab_size = _num_rows_of_embedding(file, fields.file_name)
     hidden_size = fields.number("embedding_length")
     num_heads = fields.number("attention.head_count")
-    head_dim = fields.number("attention.key_length", hidden_size // max(num_heads, 1))
+    head_dim = fields.number("attention.key_length", hidden_size // num_heads)
+    HEAD_DIM.check(head_dim, "embedding_length over attention.head_count", fields.file_name)
     for name in ("attention.value_length", "rope.dimension_count"):
         if fields.number(name, head_dim) != head_dim:
             raise fields.refuse(f"{name} {fields.get(name)} beside head size {head_dim}")
     fields.check_keys(head_dim=head_dim)
-    vocab_size = file.tensors["token_embd.weight"].shape[0]
     if fields.number("vocab_size", vocab_size) != vocab_size:
         raise ModelFilesError(
             f"{fields.file_name}: vocab_size is {fields.get('vocab_size')}, token_embd.weight has "
@@ -258,10 +258,10 @@ def _rope_scaling(
 ) -> dict[str, object] | None:
     kind = fields.get("rope.scaling.type")
     # As llama.cpp reads it: a factor without a kind is linear, and older files have another key.
-    factor = fields.number("rope.scaling.factor", fields.number("rope.scale_linear", 0.0))
+    factor = fields.number("rope.scaling.factor", fields.number("rope.scale_linear", 0.0)) or 1.0
     if kind not in (None, "none", "linear", "yarn"):
         raise fields.refuse(f"rope scaling {kind!r}")
-    is_scaled = kind == "yarn" or (kind != "none" and factor not in (0.0, 1.0))
+    is_scaled = kind == "yarn" or (kind != "none" and factor != 1.0)
     if factors is not None:
         if is_scaled or fields.architecture != "llama":
             raise fields.refuse(f"{_ROPE_FACTORS} beside rope scaling {kind!r} by {factor:g}")
@@ -278,9 +278,9 @@ def _rope_scaling(
     if kind != "yarn":
         return {"rope_type": "linear", "factor": factor}
     given = {
-        "attention_factor": fields.get("rope.scaling.yarn_attn_factor"),
-        "beta_fast": fields.get("rope.scaling.yarn_beta_fast"),
-        "beta_slow": fields.get("rope.scaling.yarn_beta_slow"),
+        "attention_factor": fields.optional("rope.scaling.yarn_attn_factor"),
+        "beta_fast": fields.optional("rope.scaling.yarn_beta_fast"),
+        "beta_slow": fields.optional("rope.scaling.yarn_beta_slow"),
     }
     return {
         "rope_type": "yarn",
@@ -295,8 +295,23 @@ def _rope_scaling(
 def _rope_factors(file: GgufFile) -> list[float] | None:
     if _ROPE_FACTORS not in file.tensors:
         return None
-    factors = _dequantize_rows(file, _ROPE_FACTORS, 0, 1)
-    return [float(factor) for factor in factors.reshape(-1)]
+    factors = [float(one) for one in _dequantize_rows(file, _ROPE_FACTORS, 0, 1).reshape(-1)]
+    for factor in factors:
+        FACTOR.check(factor, _ROPE_FACTORS, file.name)
+    return factors
+
+
+def _num_rows_of_embedding(file: GgufFile, file_name: str) -> int:
+    """Tokens of the vocabulary, as the matrix that embeds them has rows."""
+    embedding = file.tensors.get("token_embd.weight")
+    if embedding is None:
+        raise ModelFilesError(f"{file_name} has no tensor token_embd.weight")
+    if len(embedding.shape) != 2:
+        raise ModelFilesError(
+            f"{file_name}: token_embd.weight has {len(embedding.shape)} dimensions, must have 2"
+        )
+    VOCABULARY.check(embedding.shape[0], "the number of rows of token_embd.weight", file_name)
+    return embedding.shape[0]
 
 
 def _hf_name(name: str, file_name: str) -> str:

@@ -265,8 +265,8 @@ def _hf_config(config: ModelConfig) -> PreTrainedConfig:
         expected, found = getattr(config, ours), getattr(hf_config, theirs)
         if expected != found:
             raise UnsupportedModelError(
-                f"config.json must say {theirs}: transformers takes {found}, "
-                f"the coordinator {expected}"
+                f"config.json must say {theirs}: transformers takes {shown(found)}, "
+                f"the coordinator {shown(expected)}"
             )
     hf_config._attn_implementation = IMPLEMENTATION
     return hf_config

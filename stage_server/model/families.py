@@ -13,7 +13,7 @@ from types import MappingProxyType
 from model_files import ModelConfig
 from model_files.frozen_json import shown
 from model_files.not_served import not_served
-from protos.errors import ModelFilesError, UnsupportedModelError
+from protos.errors import UnsupportedModelError
 
 _ROPE_TYPES = frozenset({"default", "linear", "dynamic", "yarn", "llama3", "longrope"})
 _LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})
@@ -172,9 +172,6 @@ def family_of(config: ModelConfig) -> Family:
     for key in _NATIVE_FEATURES:
         if not config.raw.get(key, True):
             raise _refused(config, key, config.raw[key])
-    for key, value in config.raw.items():
-        if not _is_finite(value):
-            raise ModelFilesError(f"config.json: {key} is {shown(value)}, must be finite")
     layer_types = config.raw.get("layer_types")
     for layer_type in layer_types if isinstance(layer_types, tuple) else ():
         if layer_type not in _LAYER_TYPES:
@@ -200,15 +197,6 @@ def check_rope(config: ModelConfig, parameters: Mapping[str, object]) -> None:
         changes_at = _number(each, "original_max_position_embeddings", config.max_model_len)
         if each.get("rope_type") == "longrope" and changes_at < config.max_model_len:
             raise _refused(config, "original_max_position_embeddings", changes_at)
-
-
-def _is_finite(value: object) -> bool:
-    """Whether a value of a configuration has no number that is infinite, or none."""
-    if isinstance(value, Mapping):
-        return all(map(_is_finite, value.values()))
-    if isinstance(value, tuple):
-        return all(map(_is_finite, value))
-    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _quantized(settings: object) -> UnsupportedModelError:

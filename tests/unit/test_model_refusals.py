@@ -267,7 +267,7 @@ FOLDERS: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     "config without family": (config_that_is("{}"), ["model_type is null"]),
     "config without a number": (
         config_that_is('{"model_type": "llama", "rms_norm_eps": NaN}'),
-        ["rms_norm_eps is NaN, must be finite"],
+        ["rms_norm_eps is NaN, must be a number from 0 to 1"],
     ),
     "config with a null": (
         config_that_is('{"model_type": "gemma", "num_key_value_heads": null}'),
