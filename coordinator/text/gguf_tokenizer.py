@@ -67,7 +67,7 @@ def _sentence_piece(vocabulary: GgufVocabulary) -> Tokenizer:
         models.BPE(
             vocab=_ids(vocabulary),
             merges=_merges_by_score(vocabulary),
-            unk_token=vocabulary.special_tokens.get("unk_token"),
+            unk_token=vocabulary.special_tokens.get("unk_token") or None,
             fuse_unk=True,
             byte_fallback=True,
         )
@@ -145,4 +145,10 @@ def _post_processor(vocabulary: GgufVocabulary) -> processors.PostProcessor:
 
 def _wanted(vocabulary: GgufVocabulary, name: str, is_added: bool) -> list[str]:
     token = vocabulary.special_tokens.get(name)
-    return [token] if is_added and token is not None else []
+    if not is_added or token is None:
+        return []
+    if not token:
+        raise ModelFilesError(
+            f"tokenizer.ggml.{name}_id names a token without text, which cannot be put beside texts"
+        )
+    return [token]

@@ -1,5 +1,6 @@
 """The tokenizer fields of a GGUF file, checked once."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -7,6 +8,7 @@ from typing import Self, TypeVar
 
 from coordinator.text.end_tokens import end_tokens
 from coordinator.text.gguf_splits import MISSING
+from model_files.frozen_json import shown
 from protos.errors import ModelFilesError
 
 _PREFIX = "tokenizer.ggml."
@@ -90,7 +92,7 @@ class GgufVocabulary:
             pre=_optional(metadata, "pre", str) or MISSING,
             tokens=tokens,
             token_types=types,
-            scores=_by_token(metadata, "scores", float, tokens),
+            scores=_scores(metadata, tokens),
             merges=_list(metadata, "merges", str) if _PREFIX + "merges" in metadata else None,
             adds_bos=_optional(metadata, "add_bos_token", bool),
             adds_eos=_optional(metadata, "add_eos_token", bool) or False,
@@ -160,10 +162,22 @@ def _by_token(
     return values
 
 
+def _scores(metadata: Mapping[str, object], tokens: list[str]) -> list[float]:
+    scores = _by_token(metadata, "scores", float, tokens)
+    for token_id, score in enumerate(scores):
+        if not math.isfinite(score):
+            raise ModelFilesError(
+                f"{_PREFIX}scores is {shown(score)} at token {token_id}, must be finite"
+            )
+    return scores
+
+
 def _token_id(
     metadata: Mapping[str, object], name: str, tokens: list[str], defaults: Mapping[str, int]
 ) -> int | None:
     token_id = _optional(metadata, name, int)
+    if isinstance(token_id, bool):
+        raise ModelFilesError(f"{_PREFIX}{name} is not of type int")
     if token_id is None and defaults.get(name, len(tokens)) < len(tokens):
         return defaults[name]
     if token_id is not None and not 0 <= token_id < len(tokens):

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from types import MappingProxyType
@@ -19,6 +19,7 @@ from coordinator.text.end_tokens import end_tokens
 from coordinator.text.gguf_tokenizer import build_gguf_tokenizer
 from coordinator.text.gguf_vocabulary import GgufVocabulary
 from coordinator.text.guarded_encoder import GuardedEncoder
+from coordinator.text.library_faults import library_faults
 from coordinator.text.token_decoders import choose_decoder
 from model_files import GgufTokenizer, HfTokenizerFiles, ModelFiles
 from model_files.text_file import json_object, read_text
@@ -107,10 +108,12 @@ class Tokenizer:
                 the text begins with itself is not repeated.
 
         Raises:
-            InvalidArgumentError: The text is not valid Unicode.
+            InvalidArgumentError: The text is not valid Unicode, or has something that the tokenizer
+                has no token for.
         """
         _check_unicode(text, "prompt.text")
-        token_ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        with library_faults(_not_encoded("prompt.text")):
+            token_ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
         return self._surrounded(token_ids) if add_special_tokens else token_ids
 
     def encode_chat(self, prompt: ChatPrompt) -> list[int]:
@@ -122,7 +125,7 @@ class Tokenizer:
         Raises:
             InvalidArgumentError: The model has no chat template, the template refuses the
                 messages or leaves out one that is to be continued, or a message is not valid
-                Unicode.
+                Unicode or has something that the tokenizer has no token for.
         """
         if self._chat_template is None:
             raise InvalidArgumentError(
@@ -142,7 +145,8 @@ class Tokenizer:
             strict_text = self._rendered(prompt, messages)
             if control_tokens.found_in(strict_text) != control_tokens.found_in(text):
                 text, shielded = strict_text, strict
-        token_ids = encoder.encode(text, shielded)
+        with library_faults(_not_encoded("prompt.chat.messages")):
+            token_ids = encoder.encode(text, shielded)
         return self._surrounded(token_ids) if prompt.add_special_tokens else token_ids
 
     def _rendered(self, prompt: ChatPrompt, messages: Sequence[ChatMessage]) -> str:
@@ -219,13 +223,14 @@ def load_tokenizer(files: ModelFiles) -> Tokenizer | None:
         UnsupportedModelError: The tokenizer is of a kind that is not known.
         ModelFilesError: Its files are damaged or contradict each other.
     """
-    match files.tokenizer_files():
-        case HfTokenizerFiles() as hf:
-            return _load_hf(hf)
-        case GgufTokenizer() as gguf:
-            return _load_gguf(gguf)
-        case None:
-            return None
+    with library_faults(lambda words: ModelFilesError(f"the tokenizer cannot be used: {words}")):
+        match files.tokenizer_files():
+            case HfTokenizerFiles() as hf:
+                return _load_hf(hf)
+            case GgufTokenizer() as gguf:
+                return _load_gguf(gguf)
+            case None:
+                return None
 
 
 def _load_hf(files: HfTokenizerFiles) -> Tokenizer:
@@ -298,6 +303,10 @@ def _check_unicode(text: str, field: str) -> None:
         raise InvalidArgumentError(
             f"{field} has a lone surrogate at character {error.start}", field=field
         ) from error
+
+
+def _not_encoded(field: str) -> Callable[[str], InvalidArgumentError]:
+    return lambda words: InvalidArgumentError(f"{field} cannot be tokenized: {words}", field=field)
 
 
 def _surroundings(backend: tokenizers.Tokenizer) -> tuple[list[int], list[int]]:

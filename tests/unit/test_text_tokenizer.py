@@ -358,6 +358,20 @@ def test_unknown_gguf_tokenizers_are_refused_by_name(
         ({"merges": ["a nothing"]}, r"tokenizer\.ggml\.merges: .*nothing"),
         ({"merges": None}, r"tokenizer\.ggml\.merges is missing"),
         ({"model": "llama"}, r"tokenizer\.ggml\.scores is missing"),
+        (
+            {"model": "llama", "scores": [0.0] * 259 + [float("nan")]},
+            r"tokenizer\.ggml\.scores is NaN at token 259, must be finite",
+        ),
+        ({"eos_token_id": True}, r"tokenizer\.ggml\.eos_token_id is not of type int"),
+        (
+            {
+                "tokens": ["", *map(str, range(259))],
+                "merges": [],
+                "bos_token_id": 0,
+                "add_bos_token": True,
+            },
+            r"tokenizer\.ggml\.bos_token_id names a token without text",
+        ),
     ],
 )
 def test_damaged_gguf_metadata_is_refused(fields: dict[str, object], message: str) -> None:
@@ -515,3 +529,46 @@ def test_tokenizers_need_neither_torch_nor_transformers() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "[]"
+
+
+def written_tokenizer(folder: Path, **changes: object) -> ModelFiles:
+    """A model whose tokenizer.json has other parts than usual."""
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "<u>": 1}, unk_token="<u>"))
+    backend.decoder = tokenizers.decoders.ByteLevel()
+    (folder / "tokenizer.json").write_text(json.dumps({**json.loads(backend.to_str()), **changes}))
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    return open_model(str(folder))
+
+
+NO_UNKNOWN = {"type": "Unigram", "unk_id": None, "vocab": [["a", -1.0], ["b", -1.0]]}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        # The library panics, with what is no Exception.
+        {"normalizer": {"type": "Precompiled", "precompiled_charsmap": ""}},
+        {"model": {"type": "WordLevel", "vocab": {"b": 0}, "unk_token": "<none>"}},
+        {"model": {**NO_UNKNOWN, "vocab": [["b", -1.0]]}},
+    ],
+    ids=["panics", "unknown token is missing", "no unknown token"],
+)
+def test_a_tokenizer_that_cannot_be_used_is_refused(
+    changes: dict[str, object], tmp_path: Path
+) -> None:
+    with pytest.raises(ModelFilesError, match="tokenizer"):
+        load_tokenizer(written_tokenizer(tmp_path, **changes))
+
+
+def test_a_text_that_has_no_tokens_is_refused_and_not_an_error_of_ours(tmp_path: Path) -> None:
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    (tmp_path / "chat_template.jinja").write_text(template)
+    tokenizer = load_tokenizer(written_tokenizer(tmp_path, model=NO_UNKNOWN))
+    assert tokenizer is not None
+    assert tokenizer.encode("ab") == [0, 1]
+    with pytest.raises(InvalidArgumentError, match=r"prompt.text cannot be tokenized") as refused:
+        tokenizer.encode("a😀")
+    assert refused.value.field == "prompt.text"
+    chat = ChatPrompt(messages=(ChatMessage(role="user", content="a😀"),))
+    with pytest.raises(InvalidArgumentError, match=r"prompt.chat.messages cannot be tokenized"):
+        tokenizer.encode_chat(chat)
