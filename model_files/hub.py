@@ -29,10 +29,10 @@ from huggingface_hub.utils.tqdm import tqdm
 
 from model_files.checksum import check_download
 from model_files.folder_content import KNOWN_NAMES, without_config
-from model_files.hub_errors import HUB_ERRORS, in_words, offline
+from model_files.hub_errors import in_words, offline
 from model_files.model_files import ByteReport
 from model_files.safetensors_file import SafetensorsFile
-from protos.errors import ModelFilesError
+from protos.errors import ModelFilesError, StagecoachError
 
 _log = logging.getLogger(__name__)
 
@@ -242,7 +242,9 @@ class HubFolder:
         """Turns what `huggingface_hub` raises into one clear line."""
         try:
             yield
-        except HUB_ERRORS as error:
+        except StagecoachError:
+            raise
+        except Exception as error:  # of the library, its proxies, its codecs, and this machine
             raise ModelFilesError(
                 in_words(error, repo_id=self.model_id, revision=self._revision, name=name)
             ) from error

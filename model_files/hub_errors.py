@@ -17,15 +17,7 @@ from huggingface_hub.errors import (
     SafetensorsParsingError,
 )
 
-HUB_ERRORS = (
-    EntryNotFoundError,
-    HFValidationError,
-    HfHubHTTPError,
-    SafetensorsParsingError,
-    httpx2.HTTPError,
-    OSError,
-)
-"""Whatever fetching a file may raise."""
+from protos import unexpected
 
 _TOKEN = "the token of an account that may, as HF_TOKEN or with hf auth login"
 _CACHE_FAULTS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST})
@@ -35,7 +27,7 @@ def in_words(error: BaseException, *, repo_id: str, revision: str | None, name: 
     """Says why a file could not be fetched.
 
     Args:
-        error: One of `HUB_ERRORS`.
+        error: Whatever fetching it raised.
         repo_id: Of the model.
         revision: Wanted one; None: the main branch.
         name: Of the file.
@@ -65,6 +57,21 @@ def in_words(error: BaseException, *, repo_id: str, revision: str | None, name: 
             return _refused(error.response.status_code, repo_id, name)
         case FileMetadataError():
             return f"{repo_id}: {endpoint} does not answer as a hub does: a proxy, or HF_ENDPOINT"
+        case httpx2.InvalidURL() | httpx2.UnsupportedProtocol():
+            return (
+                f"{repo_id}: {name} cannot be fetched from {endpoint}: HF_ENDPOINT or a proxy of "
+                f"the environment is no URL: {error}"
+            )
+        case ImportError():
+            return (
+                f"{repo_id}: {name} cannot be fetched from {endpoint} with what is installed "
+                f"here, maybe for a proxy of the environment: {error}"
+            )
+        case UnicodeEncodeError():
+            return (
+                f"{repo_id}: {name} cannot be fetched from {endpoint}: the token of this machine "
+                "(HF_TOKEN), or a proxy of the environment, has a character that HTTP cannot send"
+            )
         case httpx2.ConnectError() | httpx2.ProxyError() | httpx2.TimeoutException():
             return f"{repo_id}: {name} is not in the cache and {endpoint} cannot be reached"
         case OSError() if error.errno == errno.ENOSPC:
@@ -75,7 +82,8 @@ def in_words(error: BaseException, *, repo_id: str, revision: str | None, name: 
                 " HF_HOME names another place"
             )
         case _:
-            return f"{repo_id}: {name} cannot be fetched from {endpoint} ({type(error).__name__})"
+            reason = unexpected.in_words(error)
+            return f"{repo_id}: {name} cannot be fetched from {endpoint}: {reason}"
 
 
 def offline(repo_id: str, revision: str | None, name: str) -> str:

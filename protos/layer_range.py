@@ -33,7 +33,7 @@ class LayerRange:
         Raises:
             InvalidArgumentError: `text` has another form or names an empty range.
         """
-        match = re.fullmatch(r"(\d{1,6}):(\d{1,6})", text)
+        match = re.fullmatch(r"([0-9]{1,6}):([0-9]{1,6})", text)
         if match is None:
             raise InvalidArgumentError(
                 f"layer range {text!r} is not START:END, such as 0:14", field="layers"

@@ -3,6 +3,8 @@
 import logging
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -14,6 +16,8 @@ from protos.errors import InvalidArgumentError, StagecoachError
 from protos.grpc_environment import prepare_grpc
 from protos.lasting_objects import lasting_objects
 from protos.layer_range import LayerRange
+from protos.standard_streams import open_missing_streams
+from protos.unexpected import in_words
 from security.tls_files import TlsFiles
 from stage_server import value_completion
 from stage_server.config import (
@@ -202,50 +206,57 @@ def stage_server(
     ] = False,
 ) -> None:
     """Serves one layer range of a model to a coordinator."""
-    try:
-        log = LogConfig(format=log_format, level=log_level)
-        config = StageConfig(
-            model=model,
-            layers=own_layers(model, layers=layers, stage=stage, stage_memory=stage_memory),
-            listen=ListenAddress.parse(listen),
-            device=device,
-            dtype=dtype,
-            kv_memory_bytes=(
-                None if kv_memory is None else parse_bytes(kv_memory, field="kv_memory")
-            ),
-            kv_block_size=kv_block_size,
-            max_num_seqs=max_num_seqs,
-            max_num_batched_tokens=max_num_batched_tokens,
-            max_model_len=max_model_len,
-            threads=default_num_threads() if threads is None else threads,
-            engine=engine,
-            emulate=emulate,
-            efficiency=efficiency,
-            json_output=json_output,
-            json_progress=json_progress,
-            exit_with_parent=exit_with_parent,
-            tls=TlsFiles.mutual(tls_ca, tls_cert, tls_key),
-            insecure_bind=insecure_bind,
-            drain_grace_s=drain_grace_s,
-            metrics_listen=(
-                None
-                if metrics_listen is None
-                else ListenAddress.parse(metrics_listen, field="metrics_listen")
-            ),
-            unsafe_fault_hooks=unsafe_fault_hooks,
-            hang_timeout_s=hang_timeout_s,
-        )
-    except InvalidArgumentError as error:
-        raise typer.BadParameter(error.message) from error
-    except StagecoachError as error:
-        _fail(error.message)
-    try:
+    with _reported_failures():
+        try:
+            log = LogConfig(format=log_format, level=log_level)
+            config = StageConfig(
+                model=model,
+                layers=own_layers(model, layers=layers, stage=stage, stage_memory=stage_memory),
+                listen=ListenAddress.parse(listen),
+                device=device,
+                dtype=dtype,
+                kv_memory_bytes=(
+                    None if kv_memory is None else parse_bytes(kv_memory, field="kv_memory")
+                ),
+                kv_block_size=kv_block_size,
+                max_num_seqs=max_num_seqs,
+                max_num_batched_tokens=max_num_batched_tokens,
+                max_model_len=max_model_len,
+                threads=default_num_threads() if threads is None else threads,
+                engine=engine,
+                emulate=emulate,
+                efficiency=efficiency,
+                json_output=json_output,
+                json_progress=json_progress,
+                exit_with_parent=exit_with_parent,
+                tls=TlsFiles.mutual(tls_ca, tls_cert, tls_key),
+                insecure_bind=insecure_bind,
+                drain_grace_s=drain_grace_s,
+                metrics_listen=(
+                    None
+                    if metrics_listen is None
+                    else ListenAddress.parse(metrics_listen, field="metrics_listen")
+                ),
+                unsafe_fault_hooks=unsafe_fault_hooks,
+                hang_timeout_s=hang_timeout_s,
+            )
+        except InvalidArgumentError as error:
+            raise typer.BadParameter(error.message) from error
         _run(config, log)
+
+
+@contextmanager
+def _reported_failures() -> Iterator[None]:
+    """Turns what is raised inside into a line on stderr and exit code 1."""
+    try:
+        yield
+    except (typer.Exit, typer.BadParameter):
+        raise
     except StagecoachError as error:
         _fail(error.message)
     except Exception as error:  # a bug; a command shows one line and no traceback
         _log.debug("failed", exc_info=True)
-        _fail(f"{type(error).__name__}: {error}")
+        _fail(in_words(error))
 
 
 def _run(config: StageConfig, log: LogConfig) -> None:
@@ -274,7 +285,12 @@ def _fail(message: str) -> None:
 
 def main() -> None:
     """Entry point of the `stage-server` command."""
-    app(prog_name="stage-server")
+    open_missing_streams()
+    try:
+        with _reported_failures():  # as of --help, which cannot be written
+            app(prog_name="stage-server")
+    except typer.Exit as ended:
+        sys.exit(ended.exit_code)
 
 
 if __name__ == "__main__":

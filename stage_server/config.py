@@ -52,7 +52,7 @@ class ListenAddress(NamedTuple):
         Raises:
             InvalidArgumentError: `text` has another form, or the port is above 65535.
         """
-        match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%\w]+)\]|([^\s:\[\]/]+)):(\d{1,5})", text)
+        match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%\w]+)\]|([^\s:\[\]/]+)):([0-9]{1,5})", text)
         if match is None or int(match[3]) > 65535:
             raise InvalidArgumentError(
                 f"address {text!r} is not HOST:PORT, such as 127.0.0.1:50051 or [::1]:50051",
@@ -232,14 +232,17 @@ def parse_bytes(text: str, *, field: str) -> int:
         field: Name of the field, for the error.
 
     Raises:
-        InvalidArgumentError: `text` has another form.
+        InvalidArgumentError: `text` has another form, or is less than a byte.
     """
-    match = re.fullmatch(r"(\d{1,18}(?:\.\d{1,9})?)\s*([A-Za-z]*)", text.strip())
+    match = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)\s*([A-Za-z]*)", text.strip())
     if match is None or match[2].upper() not in _UNITS_BYTES:
         raise InvalidArgumentError(
             f"{field} {text!r} is not a size, such as 2GiB or 500MB", field=field
         )
-    return int(float(match[1]) * _UNITS_BYTES[match[2].upper()])
+    num_bytes = int(float(match[1]) * _UNITS_BYTES[match[2].upper()])
+    if num_bytes < 1:
+        raise InvalidArgumentError(f"{field} {text!r} must be above 0", field=field)
+    return num_bytes
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

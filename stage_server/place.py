@@ -43,7 +43,7 @@ def own_layers(
 
 def _place(text: str) -> tuple[int, int]:
     """Reads I/N with 1 <= I <= N."""
-    match = re.fullmatch(r"(\d{1,4})/(\d{1,4})", text)
+    match = re.fullmatch(r"([0-9]{1,4})/([0-9]{1,4})", text)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
         raise InvalidArgumentError(
             f"stage {text!r} is not I/N with I from 1 to N, such as 2/3", field="stage"

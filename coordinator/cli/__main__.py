@@ -3,7 +3,10 @@
 import io
 import sys
 
+import typer
+
 from protos.grpc_environment import prepare_grpc
+from protos.standard_streams import open_missing_streams
 
 _EXIT_INTERRUPTED = 130  # as `failures` has it, which is not imported yet
 
@@ -17,13 +20,20 @@ def main() -> None:
 
 
 def _run() -> None:
+    open_missing_streams()
+
     from coordinator.cli.app import app
+    from coordinator.cli.failures import reported_failures
 
     prepare_grpc()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show a character
-    app(prog_name="coordinator-cli")
+    try:
+        with reported_failures():  # as of --help, which cannot be written
+            app(prog_name="coordinator-cli")
+    except typer.Exit as ended:
+        sys.exit(ended.exit_code)
 
 
 if __name__ == "__main__":

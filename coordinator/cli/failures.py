@@ -10,6 +10,7 @@ from typing import NoReturn
 import typer
 
 from protos.errors import InvalidArgumentError, StagecoachError
+from protos.unexpected import in_words
 
 _log = logging.getLogger(__name__)
 
@@ -41,10 +42,10 @@ def reported_failures() -> Iterator[None]:
     except (typer.Exit, typer.Abort, typer.BadParameter):
         raise
     except OSError as error:
-        _exit(str(error), EXIT_FAILURE)
+        _exit(in_words(error), EXIT_FAILURE)
     except Exception as error:  # a bug; a command shows one line and no traceback
         _log.debug("failed", exc_info=True)
-        _exit(f"{type(error).__name__}: {error}", EXIT_FAILURE)
+        _exit(in_words(error), EXIT_FAILURE)
 
 
 def _exit(message: str, code: int) -> NoReturn:

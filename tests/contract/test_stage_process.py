@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from queue import SimpleQueue
 from typing import IO
 
@@ -183,6 +184,42 @@ def test_bad_usage_exits_with_2_and_names_the_culprit(flags: list[str], culprit:
     assert result.exit_code == 2
     assert culprit in result.stderr
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize("size", ["0", "0GiB", "0.0001B"])
+def test_a_device_without_memory_is_refused(size: str) -> None:
+    flags = ["--model", "demo", "--stage", "1/2", "--stage-memory", f"{size},8GiB"]
+    result = CliRunner().invoke(app, flags)
+    assert result.exit_code == 2
+    assert f"stage_memory '{size}' must be above 0" in result.stderr
+
+
+@pytest.mark.parametrize("flags", [["--stage", "1/2"], ["--layers", "0:2"]])
+def test_whatever_fails_while_the_model_is_opened_is_one_line(
+    flags: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opened(spec: str) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr(import_module("model_files.open_model"), "_opened", opened)
+    result = CliRunner().invoke(app, ["--model", "demo", *flags])
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "stage-server: model 'demo' cannot be opened: failed unexpectedly: division by zero"
+        " (ZeroDivisionError)\n"
+    )
+
+
+def test_whatever_fails_before_the_model_is_opened_is_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def split(*_: object) -> None:
+        raise KeyError
+
+    monkeypatch.setattr("stage_server.place.split_layers", split)
+    result = CliRunner().invoke(app, ["--model", "demo", "--stage", "1/2"])
+    assert result.exit_code == 1
+    assert result.stderr == ("stage-server: failed unexpectedly: no reason is given (KeyError)\n")
 
 
 def test_flags_may_come_from_the_environment() -> None:

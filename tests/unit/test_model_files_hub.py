@@ -443,6 +443,38 @@ def test_a_gated_model_tells_whether_there_is_a_token(hub: FakeHub, tmp_path: Pa
     assert "hf_aaa" not in message
 
 
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({"ALL_PROXY": "socks5://127.0.0.1:1", "NO_PROXY": ""}, "a proxy of the environment: "),
+        ({"HTTP_PROXY": ":::bad", "NO_PROXY": ""}, "a proxy of the environment is no URL: "),
+        ({"HF_ENDPOINT": "hub"}, "HF_ENDPOINT or a proxy of the environment is no URL: "),
+        ({"HF_TOKEN": "\u00e9"}, "(HF_TOKEN), or a proxy of the environment, has a character that"),
+    ],
+    ids=["socks", "proxy", "endpoint", "token"],
+)
+def test_an_environment_that_the_library_cannot_use_is_told(
+    variables: dict[str, str], told: str, hub: FakeHub, tmp_path: Path
+) -> None:
+    message = Machine(tmp_path / "cache", hub.endpoint).error("org/tiny", **variables)
+    assert told in message
+    assert (
+        re.search(r"\w+(Error|Protocol|URL)\b:", message.removeprefix("ModelFilesError ")) is None
+    )
+
+
+def test_a_variable_that_is_no_number_is_told(hub: FakeHub, tmp_path: Path) -> None:
+    code = """
+try:
+    open_model("org/tiny")
+except StagecoachError as error:
+    print(error)
+"""
+    machine = Machine(tmp_path / "cache", hub.endpoint)
+    lines = machine.run(code, HF_HUB_ETAG_TIMEOUT="abc").splitlines()  # the library prints one too
+    assert "huggingface_hub cannot read an HF_ variable of the environment: " in lines[-1]
+
+
 def test_what_is_not_in_the_cache_is_not_fetched_offline(hub: FakeHub, tmp_path: Path) -> None:
     machine = Machine(tmp_path / "cache", hub.endpoint)
     for spec in ("org/tiny", "org/tiny@v9"):
