@@ -57,7 +57,8 @@ def check_address(address: str) -> str:
     """
     host, _, port = address.rpartition(":")
     is_bare_ipv6 = ":" in host and not (host.startswith("[") and host.endswith("]"))
-    if host and not is_bare_ipv6 and "/" not in host and port.isdecimal() and int(port) < 2**16:
+    is_host = host and host.isprintable() and "/" not in host and not is_bare_ipv6
+    if is_host and port.isascii() and port.isdecimal() and len(port) <= 5 and int(port) < 2**16:
         return address
     source = " (from STAGECOACH_COORDINATOR)" if os.environ.get(COORDINATOR) == address else ""
     hint = ", without http: and of gRPC, not HTTP" if "://" in address else ""

@@ -18,7 +18,11 @@ FrequencyPenalty = Annotated[
     float | None, typer.Option(help="For each occurrence in the output; 0 is none.")
 ]
 Seed = Annotated[
-    int | None, typer.Option(help="The same seed gives the same text. Default: random.")
+    int | None,
+    typer.Option(
+        callback=lambda seed: None if seed == -1 else seed,
+        help="The same seed gives the same text. Default, and -1 as over HTTP: random.",
+    ),
 ]
 Stop = Annotated[
     list[str] | None, typer.Option(metavar="TEXT", help="Stop before this text; repeatable.")

@@ -94,7 +94,7 @@ def generate(
         schema = (
             None
             if json_schema is None
-            else _decode(json_schema.read_bytes(), str(json_schema), "json_schema")
+            else _decode(_read(json_schema, "json_schema"), str(json_schema), "json_schema")
         )
         if trace is not None:
             check_writable("trace", trace)
@@ -165,19 +165,29 @@ def _read_prompt(
     if prompt_token_ids is not None:
         return flags.read_token_ids("--prompt-token-ids", prompt_token_ids)
     if file is not None and file != Path("-"):
-        text = _decode(file.read_bytes(), str(file), "prompt")
+        text = _decode(_read(file, "file"), str(file), "prompt")
     elif prompt is not None and prompt != "-":
         text = prompt
-    elif prompt is None and file is None and sys.stdin.isatty():
-        raise InvalidArgumentError(
-            "no prompt: give PROMPT, --file or --prompt-token-ids, or pipe it to stdin",
-            field="prompt",
-        )
     else:
-        text = _decode(sys.stdin.buffer.read(), "stdin", "prompt")
+        is_typed = prompt is None and file is None and sys.stdin.isatty()
+        text = "" if is_typed else _decode(sys.stdin.buffer.read(), "stdin", "prompt")
+        if not text:
+            raise InvalidArgumentError(
+                "no prompt: give PROMPT, --file or --prompt-token-ids, or pipe it to stdin",
+                field="prompt",
+            )
     if not text:
         raise InvalidArgumentError("the prompt is empty", field="prompt")
     return text
+
+
+def _read(path: Path, field: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidArgumentError(
+            f"cannot read --{field.replace('_', '-')} {path}: {error.strerror}", field=field
+        ) from error
 
 
 def _decode(data: bytes, source: str, field: str) -> str:

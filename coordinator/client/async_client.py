@@ -9,6 +9,7 @@ import grpc.aio
 
 from coordinator.client.async_step_watch import AsyncStepWatch
 from coordinator.client.async_stream import AsyncTokenStream
+from coordinator.client.call_timeout import call_timeout_s
 from coordinator.client.channel import (
     DEFAULT_ADDRESS,
     READY_POLL_S,
@@ -78,11 +79,13 @@ class AsyncClient:
             iterating.
 
         Raises:
-            InvalidArgumentError: A value has the wrong type.
+            InvalidArgumentError: A value has the wrong type, or `timeout_s` is not above 0.
         """
         request = generate_request(prompt, **options)
         return AsyncTokenStream(
-            self._stub.Generate(request, timeout=timeout_s, metadata=self._metadata),
+            self._stub.Generate(
+                request, timeout=call_timeout_s(timeout_s), metadata=self._metadata
+            ),
             self._peer,
         )
 
@@ -117,7 +120,9 @@ class AsyncClient:
         try:
             return list(
                 (
-                    await self._stub.Tokenize(request, timeout=timeout_s, metadata=self._metadata)
+                    await self._stub.Tokenize(
+                        request, timeout=call_timeout_s(timeout_s), metadata=self._metadata
+                    )
                 ).token_ids
             )
         except grpc.RpcError as error:
@@ -132,7 +137,9 @@ class AsyncClient:
         request = generation_pb2.GetStatusRequest()
         try:
             return read_status(
-                await self._stub.GetStatus(request, timeout=timeout_s, metadata=self._metadata)
+                await self._stub.GetStatus(
+                    request, timeout=call_timeout_s(timeout_s), metadata=self._metadata
+                )
             )
         except grpc.RpcError as error:
             raise await read_error_async(error, self._peer) from error
@@ -151,7 +158,9 @@ class AsyncClient:
             StagecoachError: The coordinator does not let itself be watched.
         """
         call = self._stub.WatchSteps(
-            generation_pb2.WatchStepsRequest(), timeout=timeout_s, metadata=self._metadata
+            generation_pb2.WatchStepsRequest(),
+            timeout=call_timeout_s(timeout_s),
+            metadata=self._metadata,
         )
         return await AsyncStepWatch(call, self._peer).start()
 
@@ -160,7 +169,9 @@ class AsyncClient:
 
         Raises:
             DeadlineExceededError: It did not within `timeout_s`; the message says why not.
+            InvalidArgumentError: `timeout_s` is not above 0.
         """
+        call_timeout_s(timeout_s)
         deadline = time.monotonic() + timeout_s
         while True:
             remaining_s = max(deadline - time.monotonic(), READY_POLL_S)

@@ -6,6 +6,7 @@ from typing import Self, Unpack
 
 import grpc
 
+from coordinator.client.call_timeout import call_timeout_s
 from coordinator.client.channel import (
     DEFAULT_ADDRESS,
     READY_POLL_S,
@@ -76,11 +77,13 @@ class Client:
             the end cancels the request. Errors of the coordinator are raised while iterating.
 
         Raises:
-            InvalidArgumentError: A value has the wrong type.
+            InvalidArgumentError: A value has the wrong type, or `timeout_s` is not above 0.
         """
         request = generate_request(prompt, **options)
         return TokenStream(
-            self._stub.Generate(request, timeout=timeout_s, metadata=self._metadata),
+            self._stub.Generate(
+                request, timeout=call_timeout_s(timeout_s), metadata=self._metadata
+            ),
             self._peer,
         )
 
@@ -114,7 +117,9 @@ class Client:
         request = generation_pb2.TokenizeRequest(prompt=prompt_message(prompt, **options))
         try:
             return list(
-                self._stub.Tokenize(request, timeout=timeout_s, metadata=self._metadata).token_ids
+                self._stub.Tokenize(
+                    request, timeout=call_timeout_s(timeout_s), metadata=self._metadata
+                ).token_ids
             )
         except grpc.RpcError as error:
             raise read_error(error, self._peer) from error
@@ -128,7 +133,9 @@ class Client:
         request = generation_pb2.GetStatusRequest()
         try:
             return read_status(
-                self._stub.GetStatus(request, timeout=timeout_s, metadata=self._metadata)
+                self._stub.GetStatus(
+                    request, timeout=call_timeout_s(timeout_s), metadata=self._metadata
+                )
             )
         except grpc.RpcError as error:
             raise read_error(error, self._peer) from error
@@ -148,7 +155,9 @@ class Client:
         """
         request = generation_pb2.WatchStepsRequest()
         return StepWatch(
-            self._stub.WatchSteps(request, timeout=timeout_s, metadata=self._metadata),
+            self._stub.WatchSteps(
+                request, timeout=call_timeout_s(timeout_s), metadata=self._metadata
+            ),
             self._peer,
         )
 
@@ -157,7 +166,9 @@ class Client:
 
         Raises:
             DeadlineExceededError: It did not within `timeout_s`; the message says why not.
+            InvalidArgumentError: `timeout_s` is not above 0.
         """
+        call_timeout_s(timeout_s)
         deadline = time.monotonic() + timeout_s
         while True:
             remaining_s = max(deadline - time.monotonic(), READY_POLL_S)

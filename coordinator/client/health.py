@@ -3,6 +3,7 @@
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from coordinator.client.call_timeout import call_timeout_s
 from coordinator.client.channel import Peer, TlsSetting, channel_options
 from protos import status
 from protos.errors import DeadlineExceededError, UnavailableError
@@ -25,7 +26,7 @@ def check_health(
 
     Raises:
         UnavailableError: It cannot be reached in time, or says that it is not serving.
-        InvalidArgumentError: The TLS files are not good.
+        InvalidArgumentError: The TLS files are not good, or `timeout_s` is not above 0.
         StagecoachError: As the server answered.
     """
     options: list[tuple[str, int | str]] = [*channel_options(address)]
@@ -39,7 +40,7 @@ def check_health(
     with channel:
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(
-                health_pb2.HealthCheckRequest(), timeout=timeout_s
+                health_pb2.HealthCheckRequest(), timeout=call_timeout_s(timeout_s)
             )
         except grpc.RpcError as error:
             read = status.from_rpc_error(error)

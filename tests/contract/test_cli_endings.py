@@ -137,3 +137,70 @@ def test_a_signal_ends_a_stage_server_that_loads() -> None:
         terminal.process.send_signal(signal.SIGINT)
         assert terminal.ended() == 0
         assert "Traceback" not in terminal.shown
+
+
+def in_shell(script: str) -> subprocess.CompletedProcess[str]:
+    """Runs a command whose standard streams a shell redirects; `$0` is Python."""
+    return subprocess.run(
+        ["sh", "-c", script, sys.executable],
+        check=False,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+    )
+
+
+def test_a_closed_stdin_holds_no_prompt() -> None:
+    result = in_shell('"$0" -m coordinator.cli generate <&-')
+    assert result.returncode == 2
+    assert result.stderr.startswith("coordinator-cli: no prompt: give PROMPT, --file or")
+
+
+def test_closed_streams_are_no_fault(server: BackgroundServer) -> None:
+    script = f'"$0" -m coordinator.cli {{}} --coordinator {server.address} <&- >&- 2>&-'
+    for command in ("generate hi --max-tokens 2", "chat", "status", "status --json"):
+        assert in_shell(script.format(command)).returncode == 0
+    assert not server.engine.running
+
+
+@pytest.mark.parametrize("module", ["coordinator.cli", "stage_server"])
+@pytest.mark.parametrize("flag", ["--help", "--version"])
+def test_help_that_cannot_be_written_is_one_line(module: str, flag: str) -> None:
+    result = in_shell(f'"$0" -m {module} {flag} >/dev/full')
+    assert result.returncode == 1
+    assert result.stderr.endswith("No space left on device\n")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("generate", "--file", "/"), "cannot read --file /: Is a directory"),
+        (("generate", "x", "--json-schema", "/"), "cannot read --json-schema /: Is a directory"),
+        (("generate", "--file", "/no-such"), "cannot read --file /no-such: No such file"),
+        (("status", "--coordinator", "127.0.0.1:\u0665\u0660"), "must be HOST:PORT"),
+        (("health", "127.0.0.1:00000000080"), "must be HOST:PORT"),
+        (("status", "--coordinator", b"lo\xff:50"), "must be HOST:PORT"),
+        (("generate", "x", "--timeout-s", "nan"), "timeout_s is nan, must be above 0"),
+        (("chat", "--timeout-s", "0"), "timeout_s is 0.0, must be above 0"),
+        (("status", "--timeout-s", "-1"), "timeout_s is -1.0, must be above 0"),
+    ],
+    ids=str,
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(
+    arguments: tuple[str | bytes, ...], told: str
+) -> None:
+    result = run(*map(os.fsdecode, arguments))
+    assert (result.returncode, result.stdout) == (2, "")
+    assert told in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("timeout_s", ["inf", "9e9"])
+@pytest.mark.parametrize("command", [*CLIENTS[:3], ("health",)], ids=lambda command: command[0])
+def test_an_endless_time_limit_is_none(
+    server: BackgroundServer, command: tuple[str, ...], timeout_s: str
+) -> None:
+    where = (server.address,) if command == ("health",) else ("--coordinator", server.address)
+    assert run(*command, *where, "--timeout-s", timeout_s).returncode == 0

@@ -329,3 +329,8 @@ def test_status_prints_a_table_for_people(server: BackgroundServer) -> None:
     text = result.stdout.decode()
     for word in ("echo: ready", "h:1", "0:2", "lost", "78 %", "3 waiting", "7.5 tokens/s"):
         assert word in text
+
+
+def test_no_seed_may_be_written_as_over_http(server: BackgroundServer) -> None:
+    assert run_cli(server, "generate", "abc", "--seed", "-1").returncode == 0
+    assert server.engine.specs[-1].sampling.seed is None

@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
 
-from coordinator.client import InvalidArgumentError, PromptLike
+from coordinator.client import Client, InvalidArgumentError, PromptLike
+from coordinator.client.call_timeout import call_timeout_s
 from coordinator.client.channel import channel_options
 from coordinator.client.completion import PartialCompletion, TokenLogprobs
 from coordinator.client.prompt import PromptOptions
@@ -167,3 +169,25 @@ def test_a_completion_gathers_the_logprobs_of_its_tokens() -> None:
     )
     assert partial.completion is not None
     assert [one.top[0][0] for one in partial.completion.logprobs] == [3, 4]
+
+
+@pytest.mark.parametrize("timeout_s", [float("nan"), 0.0, -1.0, float("-inf")])
+def test_a_time_limit_that_is_no_time_is_refused(timeout_s: float) -> None:
+    calls: tuple[Callable[[Client], object], ...] = (
+        lambda client: client.generate("x", timeout_s=timeout_s),
+        lambda client: client.tokenize("x", timeout_s=timeout_s),
+        lambda client: client.status(timeout_s=timeout_s),
+        lambda client: client.watch_steps(timeout_s=timeout_s),
+        lambda client: client.wait_until_ready(timeout_s),
+    )
+    with Client("127.0.0.1:1") as client:
+        for call in calls:
+            with pytest.raises(InvalidArgumentError, match=r"timeout_s is .*, must be above 0"):
+                call(client)
+
+
+def test_a_time_limit_beyond_what_grpc_counts_is_none() -> None:
+    assert call_timeout_s(None) is None
+    assert call_timeout_s(1e9) == 1e9
+    assert call_timeout_s(9e9) is None
+    assert call_timeout_s(float("inf")) is None

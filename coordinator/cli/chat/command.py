@@ -62,8 +62,10 @@ def chat(
     with reported_failures():
         from coordinator.cli.chat.settings import Settings
         from coordinator.client import GenerateOptions
+        from coordinator.client.call_timeout import call_timeout_s
 
         stop_ids = flags.read_stop_token_ids(stop_token_ids)
+        call_timeout_s(timeout_s)  # before anything is asked
         options = GenerateOptions(
             max_tokens=max_tokens,
             min_tokens=min_tokens,
