@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from model_files.canonical_config import canonical_config
 from model_files.chat_templates import DEFAULT, configured_template
 from model_files.config import parse_config
 from model_files.folder_content import (
@@ -31,7 +32,7 @@ from model_files.model_files import (
 from model_files.safetensors_file import SafetensorsFile
 from model_files.text_file import json_object, read_text
 from model_files.tokenizer_files import HfTokenizerFiles
-from model_files.weight_digest import part_digest, parts_of
+from model_files.weight_digest import SampledTensor, is_computed, part_digest, parts_of
 from protos.errors import ModelFilesError, UnsupportedModelError
 
 _log = logging.getLogger(__name__)
@@ -46,10 +47,7 @@ _TEMPLATES = "additional_chat_templates"
 _PROCESSOR_TEMPLATE = "chat_template.json"
 """Where models of several modalities had their template before `chat_template.jinja`."""
 
-_NOT_ARCHITECTURE = frozenset(
-    {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache"}
-)
-"""Keys of config.json that tools rewrite without changing the model."""
+_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 class Folder(Protocol):
@@ -125,12 +123,12 @@ class HfFiles(ModelFiles):
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over config.json and the names of all tensors.
+        """sha256 over what of config.json a stage computes with, and the names of its tensors.
 
         A configuration without weights, enough for emulated stages, has no tensors.
         """
-        config = {k: v for k, v in self.config.raw.items() if k not in _NOT_ARCHITECTURE}
-        return fingerprint_of({"config": config, "tensors": sorted(self._shards or ())})
+        names = {name for name in self._stored if not is_computed(name)}
+        return fingerprint_of({"config": canonical_config(self.config), "tensors": sorted(names)})
 
     @property
     def tensor_names(self) -> Collection[str]:
@@ -171,6 +169,7 @@ class HfFiles(ModelFiles):
     def weight_digests(self) -> Mapping[str, bytes]:
         """Samples the parts whose files are all here and sound."""
         shards = self._shards or {}
+        stored = self._stored
         with ExitStack() as stack:
             files: dict[str, SafetensorsFile] = {}
             for shard in sorted(set(shards.values())):
@@ -184,9 +183,10 @@ class HfFiles(ModelFiles):
                     _log.warning("a file of weights is damaged", extra=facts)
             holders = {name: files.get(shard) for name, shard in shards.items()}
             return {
-                part: part_digest({name: file.sampled(name) for name, file in tensors.items()})
-                for part, names in parts_of(shards).items()
-                if len(tensors := _holding(names, holders)) == len(names)
+                part: part_digest(tensors)
+                for part, names in parts_of(stored).items()
+                if len(tensors := _sampled({name: stored[name] for name in names}, holders))
+                == len(names)
             }
 
     def weights_revision(self) -> str:
@@ -277,6 +277,15 @@ class HfFiles(ModelFiles):
             self._refuse_unknown(_INDEX)
         return index
 
+    @cached_property
+    def _stored(self) -> Mapping[str, str]:
+        """Name under which each tensor is in the files; both of a pair that is tied have one."""
+        stored = {name: name for name in self._shards or ()}
+        if self.config.tie_word_embeddings and stored.keys() & {_EMBEDDING, _HEAD}:
+            stored.setdefault(_HEAD, _EMBEDDING)
+            stored.setdefault(_EMBEDDING, _HEAD)
+        return stored
+
     def _index(self) -> Mapping[str, str] | None:
         """Name of the shard of every tensor, as the index says; None without an index."""
         index = self._json(_INDEX)
@@ -329,12 +338,20 @@ def _fault_of_shard(shard: object) -> str | None:
     return None if shard.isprintable() else "not a file name"
 
 
-def _holding(
-    names: Collection[str], holders: Mapping[str, SafetensorsFile | None]
-) -> dict[str, SafetensorsFile]:
-    """The files of those tensors that are in the file where they should be."""
-    files = {name: holders[name] for name in names}
-    return {name: file for name, file in files.items() if file is not None and name in file.entries}
+def _sampled(
+    stored: Mapping[str, str], holders: Mapping[str, SafetensorsFile | None]
+) -> dict[str, SampledTensor]:
+    """Those tensors that are in the file where they should be.
+
+    Args:
+        stored: Their names, and those under which the files have them.
+        holders: The files by the latter.
+    """
+    return {
+        name: file.sampled(stored_name)
+        for name, stored_name in stored.items()
+        if (file := holders[stored_name]) is not None and stored_name in file.entries
+    }
 
 
 class _ShardReader:

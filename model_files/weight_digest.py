@@ -22,6 +22,11 @@ _NUM_END_WINDOWS = 64
 _DIGEST_BYTES = 16
 
 
+_COMPUTED_SUFFIXES = tuple(
+    f"rotary_emb.{name}" for name in ("inv_freq", "cos_cached", "sin_cached")
+)
+
+
 class SampledTensor(NamedTuple):
     """One tensor, as its file stores it."""
 
@@ -40,12 +45,17 @@ def part_of(name: str) -> str | None:
     return {"embed_tokens": "embedding", "norm": "norm", "lm_head": "head"}.get(stem)
 
 
+def is_computed(name: str) -> bool:
+    """Whether a tensor follows from the configuration; old checkpoints have some."""
+    return name.endswith(_COMPUTED_SUFFIXES)
+
+
 def parts_of(names: Collection[str]) -> Mapping[str, list[str]]:
     """Sorts the names of tensors by the part that they belong to."""
     parts = defaultdict(list)
     for name in sorted(names):
         part = part_of(name)
-        if part is not None and not name.endswith("rotary_emb.inv_freq"):
+        if part is not None and not is_computed(name):
             parts[part].append(name)
     return parts
 

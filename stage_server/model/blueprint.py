@@ -16,6 +16,7 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig
 from model_files import ModelConfig, ModelFiles
 from model_files.frozen_json import shown, thawed
 from model_files.listing import listed
+from model_files.weight_digest import is_computed
 from protos.errors import ModelFilesError, StagecoachError, UnsupportedModelError
 from protos.layer_range import LayerRange
 from stage_server.model.attention import IMPLEMENTATION
@@ -38,11 +39,6 @@ _CHECKED = {
 _NOT_HANDED_ON = frozenset({"dtype", "torch_dtype"})
 """Keys that say how to load, which is the operator's to say; transformers refuses `auto` there."""
 
-
-_COMPUTED_SUFFIXES = tuple(
-    f"rotary_emb.{name}" for name in ("inv_freq", "cos_cached", "sin_cached")
-)
-"""Of tensors in old checkpoints that follow from the configuration."""
 
 _QUANTIZED_SUFFIXES = (
     ".qweight",
@@ -189,7 +185,7 @@ class Blueprint:
 
     def _is_own(self, name: str) -> bool:
         """Whether a stage with this range has to make use of a tensor."""
-        if name.endswith(_COMPUTED_SUFFIXES):
+        if is_computed(name):
             return False
         if not name.startswith("model.layers."):
             return name not in (EMBEDDING, HEAD) and (self.is_last or not name.startswith(NORM))
