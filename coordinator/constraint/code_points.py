@@ -31,6 +31,10 @@ class CodePoints(NamedTuple):
         """The characters of a string."""
         return cls.of((ord(character), ord(character)) for character in characters)
 
+    def __bool__(self) -> bool:
+        """True when there are any."""
+        return bool(self.ranges)
+
     def __or__(self, other: "CodePoints") -> "CodePoints":
         """Those in either."""
         return CodePoints.of((*self.ranges, *other.ranges))

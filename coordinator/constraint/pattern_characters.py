@@ -5,8 +5,9 @@ has some white space of its own.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from types import MappingProxyType
 
 from coordinator.constraint.code_points import (
@@ -26,12 +27,6 @@ class Characters:
     for_some: Callable[[], CodePoints]
     """Those that at least one takes."""
 
-    def __or__(self, other: "Characters") -> "Characters":
-        """Those of either."""
-        return Characters(
-            lambda: self.for_all() | other.for_all(), lambda: self.for_some() | other.for_some()
-        )
-
     def __invert__(self) -> "Characters":
         """All others."""
         return Characters(lambda: ~self.for_some(), lambda: ~self.for_all())
@@ -42,11 +37,19 @@ def exactly(points: CodePoints) -> Characters:
     return Characters(lambda: points, lambda: points)
 
 
+def any_of(parts: Sequence[Characters]) -> Characters:
+    """Characters that are among those of any part."""
+    return Characters(
+        lambda: CodePoints.of(chain.from_iterable(part.for_all().ranges for part in parts)),
+        lambda: CodePoints.of(chain.from_iterable(part.for_some().ranges for part in parts)),
+    )
+
+
 def in_either_case(points: CodePoints) -> Characters:
     """Characters for which case is ignored; beyond ASCII, validators differ in what that is."""
     upper, lower = points & _UPPER, points & _LOWER
     for_all = points | _shifted(upper, _CASE) | _shifted(lower, -_CASE)
-    others = _BEYOND_ASCII if points & _BEYOND_ASCII else _CASES_OF_ASCII
+    others = _CASES_OF_OTHERS if points & _BEYOND_ASCII else _CASES_OF_ASCII
     return Characters(lambda: for_all, lambda: for_all | others)
 
 
@@ -79,6 +82,7 @@ _BEYOND_ASCII = CodePoints.of([(0x80, 0x10FFFF)])
 _BEYOND_ASSIGNED = CodePoints.of([(LAST_ASSIGNED + 1, 0x10FFFF)])
 _CASES_OF_ASCII = CodePoints.listed("\u0130\u0131\u017f\u212a")
 """Dotted and dotless i, long s and the Kelvin sign: cases of i, s and k for some."""
+_CASES_OF_OTHERS = _BEYOND_ASCII | CodePoints.listed("iIkKsS")
 
 _WORD = _UPPER | _LOWER | _DIGITS | CodePoints.listed("_")
 _SPACE = CodePoints.listed("\t\n\v\f\r \u00a0\u1680\u2028\u2029\u202f\u205f\u3000") | CodePoints.of(

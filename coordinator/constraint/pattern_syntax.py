@@ -17,6 +17,7 @@ from coordinator.constraint.pattern_characters import (
     NO_LINE_END,
     SHORTHANDS,
     Characters,
+    any_of,
     exactly,
     in_either_case,
     unicode_property,
@@ -188,29 +189,29 @@ class _Parser:
         self._index += is_negated
         if self._next() == "]":
             raise PatternError(r"a class that begins with ] has two readings; write \]")
-        members = exactly(CodePoints(()))
+        members: list[Characters] = []
         while (char := self._next()) != "]":
             if not char:
                 raise PatternError("a class is not closed")
-            members |= self._member()
+            members.extend(self._member())
         self._index += 1
-        return ~members if is_negated else members
+        return ~any_of(members) if is_negated else any_of(members)
 
-    def _member(self) -> Characters:
+    def _member(self) -> list[Characters]:
         """A character, a range or a shorthand of a class."""
         first = self._class_part()
         if self._next() != "-" or self._text[self._index + 1 : self._index + 2] in ("", "]"):
-            return self._one(first)
+            return [self._one(first)]
         self._index += 1
         last = self._class_part()
         if isinstance(first, str) and isinstance(last, str):
             if first > last:
                 raise PatternError(f"the range {first}-{last} runs backwards")
-            return self._literal(CodePoints.of([(ord(first), ord(last))]))
+            return [self._literal(CodePoints.of([(ord(first), ord(last))]))]
         if last == "-":
             raise PatternError("-- in a class has two readings")
         # No range begins or ends with a shorthand: the hyphen is one.
-        return self._one(first) | self._single("-") | self._one(last)
+        return [self._one(first), self._single("-"), self._one(last)]
 
     def _one(self, part: str | Characters) -> Characters:
         return self._single(part) if isinstance(part, str) else part

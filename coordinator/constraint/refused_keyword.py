@@ -19,7 +19,8 @@ def refuse(name: str, value: object, where: str, why: str) -> NoReturn:
     """
     shown = str(value)
     shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
-    raise ValueError(f"{name} {shown} at {where} is not supported: {why}")
+    said = f"{name} {shown} at {where} is not supported: {why}"
+    raise ValueError(said.encode(errors="backslashreplace").decode())  # JSON has half characters
 
 
 def escaped(name: str) -> str:

@@ -72,7 +72,7 @@ def _rewrite_keys(schema: dict[str, Any], patterns: dict[str, object], path: str
         for characters in _characters(nodes[pattern]):
             disputed |= characters.for_some() - characters.for_all()
     for name in _names(schema):
-        if (CodePoints.listed(name) & disputed).ranges:
+        if CodePoints.listed(name) & disputed:
             refuse("patternProperties", list(patterns), path, f"validators differ in {name}")
     written: dict[str, object] = {}
     for pattern, node in nodes.items():
@@ -172,14 +172,16 @@ class _Writer:
                 raise AssertionError("anchors are at the ends")
 
     def _class(self, characters: Characters) -> str:
-        ranges = (characters.for_all() - self._left_out).ranges
-        if not ranges:
+        points = characters.for_all() - self._left_out
+        if not points:
             raise PatternError(
                 "it has a character that validators differ in or that is not written"
             )
-        if len(ranges) == 1 and ranges[0][0] == ranges[0][1]:
-            return _written(ranges[0][0])
-        return f"[{''.join(f'{_written(first)}-{_written(last)}' for first, last in ranges)}]"
+        ((first, last), *others) = points.ranges
+        if first == last and not others:
+            return _written(first)
+        ranges = (f"{_written(first)}-{_written(last)}" for first, last in points.ranges)
+        return f"[{''.join(ranges)}]"
 
 
 def _has_anchor(node: Node) -> bool:

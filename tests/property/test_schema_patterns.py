@@ -259,6 +259,20 @@ def test_what_has_no_common_meaning_is_refused_by_name(
         assert said in reason[2]
 
 
+def test_half_a_character_is_refused_as_it_is_written(make_output: Callable[[], Output]) -> None:
+    assert (
+        r"pattern ^\ud800$ at #/pattern" in start(make_output(), r'{"pattern": "^\ud800$"}').error
+    )
+
+
+def test_a_class_may_be_as_long_as_a_schema(make_output: Callable[[], Output]) -> None:
+    members = "".join(map(chr, range(0x4E00, 0x6E00)))
+    pattern = f"^[^{members}a-z\\d]$"
+    ended = texts(make_output, {**TEXT, "pattern": pattern}, random.Random(7), 8)
+    assert ended
+    assert not set(ended) & {*members, *"abcdefghijklmnopqrstuvwxyz0123456789"}
+
+
 def test_a_key_that_validators_read_differently_is_refused(
     make_output: Callable[[], Output],
 ) -> None:
