@@ -10,7 +10,12 @@ from collections.abc import Iterator
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from typing import Any, NamedTuple, NoReturn, TypeGuard
 
-from coordinator.constraint.object_keys import check_characters, check_num_keys, takes_keys_apart
+from coordinator.constraint.object_keys import (
+    UNSPELLED,
+    check_characters,
+    check_num_keys,
+    takes_keys_apart,
+)
 from coordinator.constraint.refused_keyword import escaped, refuse
 from coordinator.constraint.schema_formats import rewrite_format
 from coordinator.constraint.schema_keywords import inner_schemas
@@ -92,8 +97,8 @@ class _Walk:
         self.is_changed = False
         self._document = document
         self._references = References(document)
-        self._seen: set[str] = set()
-        """Paths of the schemas that were checked."""
+        self._checked: dict[str, dict[str, Any]] = {}
+        """Schemas by their paths."""
         self._literals: list[tuple[object, str]] = []
         self._exclusive: list[tuple[dict[str, Any], str, str]] = []
 
@@ -107,6 +112,12 @@ class _Walk:
         if self.takes_keys_apart:
             for value, where in self._literals:
                 check_characters(value, where)
+        unspelled = UNSPELLED if self.takes_keys_apart else ""
+        for path, checked in self._checked.items():
+            # In this order: the pattern of a format is written for the engine.
+            has_patterns = rewrite_patterns(checked, path, unspelled)
+            has_format = rewrite_format(checked)
+            self.is_changed |= has_patterns or has_format
 
     def _check(self, schema: object, path: str, base: str) -> None:
         """Checks a schema and those in it; rewrites what has a simple equivalent.
@@ -116,9 +127,9 @@ class _Walk:
             path: To it.
             base: To the schema that its references start from.
         """
-        if not isinstance(schema, dict) or path in self._seen:
+        if not isinstance(schema, dict) or path in self._checked:
             return
-        self._seen.add(path)
+        self._checked[path] = schema
         base = self._references.add(schema, path, base)
         for pointer, inner in tuple(inner_schemas(schema)):
             self._check(inner, path + pointer, base)
@@ -134,10 +145,6 @@ class _Walk:
                 refuse(name, value, where, "the whole coordinator has the same options")
         check_num_keys(schema, path)
         self.takes_keys_apart |= takes_keys_apart(schema)
-        # In this order: the pattern of a format is written for the engine.
-        has_patterns = rewrite_patterns(schema, path)
-        has_format = rewrite_format(schema)
-        self.is_changed |= has_patterns or has_format
         if schema.get("uniqueItems") is False:  # asks for nothing, and is not known to the engine
             del schema["uniqueItems"]
             self.is_changed = True

@@ -14,8 +14,8 @@ from coordinator.constraint.refused_keyword import refuse
 SHORT_ESCAPES = r"nrbtf\""
 """What may follow a backslash where each string has one spelling."""
 
-_SHORT = frozenset("\n\r\b\t\f")
-_DELETE = "\x7f"
+UNSPELLED = "".join(char for char in map(chr, [*range(0x20), 0x7F]) if char not in "\n\r\b\t\f")
+"""Characters that cannot be spelled then."""
 
 
 def takes_keys_apart(schema: dict[str, Any]) -> bool:
@@ -62,7 +62,7 @@ def check_characters(value: object, where: str) -> None:
     """
     for text in _strings(value):
         for char in text:
-            if (char < " " and char not in _SHORT) or char == _DELETE:
+            if char in UNSPELLED:
                 refuse(
                     where.rpartition("/")[2],
                     f"with U+{ord(char):04X}",

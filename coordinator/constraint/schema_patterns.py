@@ -27,12 +27,13 @@ _SURROGATES = CodePoints.of([(0xD800, 0xDFFF)])
 """No characters, and none to the engine."""
 
 
-def rewrite_patterns(schema: dict[str, Any], path: str) -> bool:
+def rewrite_patterns(schema: dict[str, Any], path: str, unspelled: str) -> bool:
     """Rewrites `pattern` and the keys of `patternProperties` of one schema.
 
     Args:
         schema: It alone, not those in it.
         path: To it.
+        unspelled: Characters that no string of the document may have.
 
     Returns:
         True when the schema was changed.
@@ -44,7 +45,9 @@ def rewrite_patterns(schema: dict[str, Any], path: str) -> bool:
     pattern = schema.get("pattern")
     if isinstance(pattern, str):
         try:
-            schema["pattern"] = _Writer(_NUL).whole(parse_pattern(pattern))
+            schema["pattern"] = _Writer(_NUL | CodePoints.listed(unspelled)).whole(
+                parse_pattern(pattern)
+            )
         except PatternError as error:
             refuse("pattern", pattern, f"{path}/pattern", str(error))
         is_changed = True

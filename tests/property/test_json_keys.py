@@ -110,6 +110,10 @@ REFUSED: list[tuple[Any, str]] = [
     ),
     ({"properties": {"a": {"const": "\x1b"}}}, "const with U+001B at #/properties/a/const"),
     ({"properties": {"a": {"enum": [["\x7f"]]}}}, "enum with U+007F at #/properties/a/enum"),
+    (
+        {"properties": {"a": {"type": "string", "pattern": "^(a|\\x1b)$"}}},
+        "pattern ^(a|\\x1b)$ at #/properties/a/pattern",
+    ),
     ({"x-guidance": {"lenient": True}, "not": {}}, "x-guidance {'lenient': True} at #/x-guidance"),
     ({"items": {"x-guidance": 1}}, "x-guidance 1 at #/items/x-guidance"),
 ]
@@ -127,6 +131,8 @@ def test_what_would_break_keys_is_refused_by_name(
 TAKEN: list[Any] = [
     {"properties": {"a": {"enum": ["\x1b"]}}, "additionalProperties": False},
     {"properties": {"a": {"enum": ['\n\t"\\/', {"\x1b": 1}]}}},
+    {"properties": {"a": {"type": "string", "pattern": "^[^\\x00-\\x1f]*.[\\s\\S]$"}}},
+    {"properties": {"a": {"pattern": "\\x1b"}}, "additionalProperties": False},
     {"properties": {"x-guidance": {"type": "string"}}},
     {"type": "object", "required": ["a", "b"], "minProperties": 3, "maxProperties": 5},
 ]
