@@ -38,18 +38,21 @@ def failure(grammar: Grammar, message: str) -> InvalidArgumentError:
     return InvalidArgumentError(f"{grammar.field}: {line}", field=grammar.field)
 
 
-def sandbox_failure(grammar: Grammar, error: SandboxError, *, limit_s: float) -> StagecoachError:
+def sandbox_failure(
+    grammar: Grammar, error: SandboxError, *, work: str, limit_s: float
+) -> StagecoachError:
     """Returns the error of a grammar whose process did not answer.
 
     Args:
         grammar: The grammar.
         error: What became of the process.
+        work: What it was to do with the grammar, as a participle.
         limit_s: The time it had.
     """
     match error:
         case CallTimeoutError():
             return DeadlineExceededError(
-                f"{grammar.field} was not compiled or followed within {limit_s:g} s",
+                f"{grammar.field} was not {work} within {limit_s:g} s",
                 field=grammar.field,
                 limit_s=limit_s,
             )

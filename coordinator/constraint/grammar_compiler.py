@@ -279,7 +279,7 @@ class GrammarCompiler:
         process.close()
         if self._is_closed:
             return self._shut_down()
-        return sandbox_failure(grammar, error, limit_s=COMPILE_TIMEOUT_S)
+        return sandbox_failure(grammar, error, work="compiled", limit_s=COMPILE_TIMEOUT_S)
 
     @staticmethod
     def _shut_down() -> UnavailableError:

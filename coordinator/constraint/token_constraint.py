@@ -121,7 +121,9 @@ class TokenConstraint:
         elif self._group.had_company:
             self._move()
         else:
-            self._fail(sandbox_failure(self._grammar, state, limit_s=MASK_TIMEOUT_S))
+            self._fail(
+                sandbox_failure(self._grammar, state, work="followed", limit_s=MASK_TIMEOUT_S)
+            )
 
     def _settle(self, state: OutputState) -> None:
         self._state = state
