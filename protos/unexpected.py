@@ -6,5 +6,7 @@ def in_words(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         name = "" if error.filename is None else f"{error.filename}: "
         return f"{name}{error.strerror}"
+    if isinstance(error, OSError) and error.args:
+        return str(error)
     reason = " ".join(str(error).split()) or "no reason is given"
     return f"failed unexpectedly: {reason} ({type(error).__name__})"

@@ -185,9 +185,8 @@ def _read(path: Path, field: str) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise InvalidArgumentError(
-            f"cannot read --{field.replace('_', '-')} {path}: {error.strerror}", field=field
-        ) from error
+        option = f"--{field.replace('_', '-')}"
+        raise OSError(f"cannot read {option} {path}: {error.strerror}") from error
 
 
 def _decode(data: bytes, source: str, field: str) -> str:

@@ -176,9 +176,6 @@ def test_help_that_cannot_be_written_is_one_line(module: str, flag: str) -> None
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("generate", "--file", "/"), "cannot read --file /: Is a directory"),
-        (("generate", "x", "--json-schema", "/"), "cannot read --json-schema /: Is a directory"),
-        (("generate", "--file", "/no-such"), "cannot read --file /no-such: No such file"),
         (("status", "--coordinator", "127.0.0.1:\u0665\u0660"), "must be HOST:PORT"),
         (("health", "127.0.0.1:00000000080"), "must be HOST:PORT"),
         (("status", "--coordinator", b"lo\xff:50"), "must be HOST:PORT"),
@@ -204,3 +201,16 @@ def test_an_endless_time_limit_is_none(
 ) -> None:
     where = (server.address,) if command == ("health",) else ("--coordinator", server.address)
     assert run(*command, *where, "--timeout-s", timeout_s).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--file", "/"), "cannot read --file /: Is a directory"),
+        (("x", "--json-schema", "/"), "cannot read --json-schema /: Is a directory"),
+        (("--file", "/no-such"), "cannot read --file /no-such: No such file or directory"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(arguments: tuple[str, ...], told: str) -> None:
+    result = run("generate", *arguments)
+    assert (result.returncode, result.stderr) == (1, f"coordinator-cli: {told}\n")
