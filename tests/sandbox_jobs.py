@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable
 
 
@@ -36,6 +37,8 @@ def prepare(payload: bytes) -> Callable[[bytes], bytes]:
                 os.kill(os.getpid(), signal.SIGKILL)
             case "native":  # holds the GIL, in native code, for ages
                 re.match("(a*)*b", "a" * 60)
+            case "nap":
+                time.sleep(0.5)
             case "eat":
                 held.append(bytearray(int(rest)))
             case "abort":

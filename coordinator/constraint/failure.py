@@ -3,12 +3,19 @@
 import logging
 
 from coordinator.core.grammar import Grammar
-from coordinator.sandbox import CallTimeoutError, JobError, MemoryLimitError, SandboxError
+from coordinator.sandbox import (
+    CallTimeoutError,
+    JobError,
+    MemoryLimitError,
+    ProcessKilledError,
+    SandboxError,
+)
 from protos.errors import (
     DeadlineExceededError,
     InternalError,
     InvalidArgumentError,
     StagecoachError,
+    UnavailableError,
 )
 
 _log = logging.getLogger(__name__)
@@ -38,6 +45,11 @@ def failure(grammar: Grammar, message: str) -> InvalidArgumentError:
     return InvalidArgumentError(f"{grammar.field}: {line}", field=grammar.field)
 
 
+def killed() -> UnavailableError:
+    """Returns the error of a request whose processes were killed from outside again and again."""
+    return UnavailableError("the processes that follow grammars were killed; try again later")
+
+
 def sandbox_failure(
     grammar: Grammar, error: SandboxError, *, work: str, limit_s: float
 ) -> StagecoachError:
@@ -61,5 +73,7 @@ def sandbox_failure(
         case JobError():
             _log.error("grammar job failed", extra={"error": str(error)})
             return InternalError("a grammar could not be followed; see the coordinator's log")
+        case ProcessKilledError():
+            return killed()
         case _:
             return failure(grammar, "is more than the grammar engine can take: it crashed")

@@ -2,12 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from coordinator.constraint.compile_turns import CompileTurns
-from coordinator.constraint.failure import failure, sandbox_failure
+from coordinator.constraint.failure import failure, killed, sandbox_failure
 from coordinator.constraint.mask_reader import MaskReader
 from coordinator.constraint.messages import Standing, decode_state, encode_grammar
 from coordinator.constraint.output_group import OutputGroup
@@ -18,8 +18,10 @@ from coordinator.core.grammar import Grammar
 from coordinator.sandbox import (
     ForkServer,
     JobError,
+    ProcessKilledError,
     SandboxError,
     SandboxProcess,
+    unless_killed,
 )
 from coordinator.text.tokenizer import Tokenizer
 from protos.errors import (
@@ -104,7 +106,7 @@ class GrammarCompiler:
             UnavailableError: No process could be started, or the compiler was closed.
         """
         try:
-            await self._fork_server().start()
+            await unless_killed(lambda: self._fork_server().start())
         except SandboxError as error:
             raise self._start_failure(error) from error
 
@@ -129,7 +131,8 @@ class GrammarCompiler:
             UnsupportedModelError: What the model's tokens spell cannot be told.
             QueueFullError: Too many requests wait for their grammars, or follow grammars.
             DeadlineExceededError: It took too long.
-            UnavailableError: The compiler was closed, or the machine has no room for a process.
+            UnavailableError: The compiler was closed, the machine has no room for a process, or
+                each is killed.
         """
         self.check_model(grammar)
         if self._num_waiting >= MAX_WAITING:
@@ -145,8 +148,7 @@ class GrammarCompiler:
         self._num_waiting += 1
         self._num_outputs += 1
         try:
-            template = await self._living_template(grammar)
-            group = await self._group(template.group)
+            template, group = await self._group(grammar, alone=False)
         except BaseException:
             self._num_outputs -= 1
             raise
@@ -157,7 +159,8 @@ class GrammarCompiler:
             grammar,
             template.state,
             masks=self._masks_without_eos if ignore_eos else self._masks,
-            begin_alone=lambda: self._begin_alone(grammar),
+            begin=partial(self._begin, grammar),
+            on_fault=partial(self._stop_sharing, grammar),
             on_closed=self._forget_output,
         )
 
@@ -176,13 +179,6 @@ class GrammarCompiler:
 
     def _forget_output(self) -> None:
         self._num_outputs -= 1
-
-    async def _living_template(self, grammar: Grammar) -> Template:
-        """The compiled grammar, to fork from at once."""
-        template = await self._template(grammar)
-        if not template.process.is_alive:  # others have pushed it out of the cache meanwhile
-            template = await self._template(grammar)
-        return template
 
     async def _template(self, grammar: Grammar) -> Template:
         """The compiled grammar: from the cache, or with all who wait for it."""
@@ -209,9 +205,17 @@ class GrammarCompiler:
         return compilation.task.result()
 
     async def _compile(self, grammar: Grammar) -> Template:
-        await self.start()
+        try:
+            template = await unless_killed(lambda: self._compile_once(grammar))
+        except ProcessKilledError as error:
+            raise self._start_failure(error) from error
+        self._templates.put(grammar, template)
+        return template
+
+    async def _compile_once(self, grammar: Grammar) -> Template:
         process: SandboxProcess | None = None
         try:
+            await self._fork_server().start()
             async with self._turns.starting():
                 process = await self._fork_server().fork(memory_bytes=COMPILE_MEMORY_BYTES)
                 payload = encode_grammar(grammar.kind, grammar.text)
@@ -223,31 +227,43 @@ class GrammarCompiler:
             state, own_bytes = decode_state(answer.result())
             if state.standing is Standing.BROKEN:
                 raise failure(grammar, state.error)
-        except SandboxError as error:
-            raise self._compile_failure(grammar, error, process) from error
-        except BaseException:
+        except BaseException as error:
             if process is not None:
                 process.close()
+            if isinstance(error, SandboxError) and not isinstance(error, ProcessKilledError):
+                raise self._compile_failure(grammar, error, process) from error
             raise
-        template = Template(process, state, own_bytes)
-        self._templates.put(grammar, template)
-        return template
+        return Template(process, state, own_bytes)
 
-    async def _begin_alone(self, grammar: Grammar) -> OutputGroup:
-        """A process for an output of a grammar that went wrong where others followed it too."""
-        template = await self._living_template(grammar)
-        if template.is_shared:
-            template.is_shared = False
-            _log.warning("outputs of a grammar go on alone", extra={"field": grammar.field})
-        return await self._group(template.fork_group)
+    async def _begin(self, grammar: Grammar, *, alone: bool) -> OutputGroup:
+        """A process for an output that lost its own."""
+        _, group = await self._group(grammar, alone=alone)
+        return group
 
-    async def _group(self, start: Callable[[int], Awaitable[OutputGroup]]) -> OutputGroup:
+    async def _group(self, grammar: Grammar, *, alone: bool) -> tuple[Template, OutputGroup]:
+        """A process for one more output, and what it was forked from."""
+
+        async def attempt() -> tuple[Template, OutputGroup]:
+            template = await self._template(grammar)
+            start = template.fork_group if alone else template.group
+            return template, await start(OUTPUT_MEMORY_BYTES)
+
         try:
-            return await start(OUTPUT_MEMORY_BYTES)
+            # A template may be pushed out of the cache while it is forked, too.
+            return await unless_killed(attempt)
         except SandboxError as error:
             if self._is_closed:
                 raise self._shut_down() from error
+            if isinstance(error, ProcessKilledError):
+                raise killed() from error
             raise UnavailableError(f"no process for an output: {error}") from error
+
+    def _stop_sharing(self, grammar: Grammar) -> None:
+        """Gives each output of a grammar that went wrong in company a process of its own."""
+        template = self._templates.get(grammar)
+        if template is not None and template.is_shared:
+            template.is_shared = False
+            _log.warning("outputs of a grammar go on alone", extra={"field": grammar.field})
 
     def _fork_server(self) -> ForkServer:
         if self._is_closed:
@@ -267,6 +283,8 @@ class GrammarCompiler:
     def _start_failure(self, error: SandboxError) -> StagecoachError:
         if self._is_closed:
             return self._shut_down()
+        if isinstance(error, ProcessKilledError):
+            return killed()
         if isinstance(error, JobError):
             return UnsupportedModelError(f"what the model's tokens spell cannot be told: {error}")
         return UnavailableError(f"grammars cannot be compiled: {error}")
@@ -274,11 +292,8 @@ class GrammarCompiler:
     def _compile_failure(
         self, grammar: Grammar, error: SandboxError, process: SandboxProcess | None
     ) -> StagecoachError:
-        if process is None:
+        if process is None or self._is_closed:
             return self._start_failure(error)
-        process.close()
-        if self._is_closed:
-            return self._shut_down()
         return sandbox_failure(grammar, error, work="compiled", limit_s=COMPILE_TIMEOUT_S)
 
     @staticmethod

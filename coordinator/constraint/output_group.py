@@ -56,7 +56,7 @@ class OutputGroup:
 
     @property
     def had_company(self) -> bool:
-        """True when no output can be blamed for what goes wrong."""
+        """True when no output can be blamed for what goes wrong in the process."""
         return self._num_joined > 1
 
     def join(self, on_state: OnState) -> int:

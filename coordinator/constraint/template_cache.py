@@ -25,7 +25,8 @@ class Template:
     own_bytes: int
     """Memory that its process holds, beyond what it shares."""
     is_shared: bool = True
-    """False once a process failed that followed several outputs: each has its own from then on."""
+    """False once a process that followed several outputs failed, and was not just killed: each has
+    its own from then on."""
     _groups: list[OutputGroup] = field(default_factory=list)
     _joining: asyncio.Lock = field(default_factory=asyncio.Lock)
 

@@ -3,19 +3,34 @@
 import asyncio
 from array import array
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from coordinator.constraint.failure import failure, sandbox_failure
+from coordinator.constraint.failure import failure, killed, sandbox_failure
 from coordinator.constraint.mask_reader import MaskReader
 from coordinator.constraint.messages import OutputState, Standing
 from coordinator.constraint.output_group import MASK_TIMEOUT_S, OutputGroup
 from coordinator.core.grammar import Grammar
-from coordinator.sandbox import SandboxError
+from coordinator.sandbox import MAX_KILLED, ProcessKilledError, SandboxError
 from protos.errors import StagecoachError
 
 _NONE = np.empty(0, dtype=np.int64)
+
+
+class Begin(Protocol):
+    """Starts an output anew."""
+
+    def __call__(self, *, alone: bool) -> Awaitable[OutputGroup]:
+        """Finds a process at the start of the output, which joins it at once.
+
+        Args:
+            alone: No other output follows or will follow there.
+
+        Raises:
+            StagecoachError: There is none.
+        """
 
 
 class TokenConstraint:
@@ -25,15 +40,18 @@ class TokenConstraint:
     appended; `allowed_ids` and `is_complete` are known once it `is_ready`. The process follows
     other outputs of the grammar too. When it crashes, takes too long or finds the grammar broken,
     each of them is tried again in a process of its own, so that a fault hits the output that has it
-    and no other. Event loop only; the owner closes it.
+    and no other. When it is killed from outside, which is nobody's fault, all go on in another that
+    they share; one whose process is killed again before it answered goes on alone. Event loop only;
+    the owner closes it.
 
     Args:
         group: Has room for one more.
         grammar: What it matches, for errors.
         state: What may follow at the start.
         masks: Reads what may follow.
-        begin_alone: Starts a process that no other output joins, at the start of an output; raises
-            `StagecoachError`.
+        begin: Starts the output anew.
+        on_fault: Called when something that was not the end of a process from outside went wrong
+            where other outputs were followed too.
         on_closed: Called once, when it is closed.
     """
 
@@ -44,7 +62,8 @@ class TokenConstraint:
         state: OutputState,
         *,
         masks: MaskReader,
-        begin_alone: Callable[[], Awaitable[OutputGroup]],
+        begin: Begin,
+        on_fault: Callable[[], None],
         on_closed: Callable[[], None],
     ) -> None:
         """Starts with no output."""
@@ -53,10 +72,13 @@ class TokenConstraint:
         self._grammar = grammar
         self._state = state
         self._masks = masks
-        self._begin_alone = begin_alone
+        self._begin = begin
+        self._on_fault = on_fault
         self._moving: asyncio.Task[None] | None = None
         self._token_ids = array("I")
         self._num_pending = 0
+        self._num_killed = 0
+        """Processes that were killed since it was last known what may follow."""
         self._error: StagecoachError | None = None
         self._on_ready: Callable[[], None] | None = None
         self._on_closed: Callable[[], None] | None = on_closed
@@ -113,19 +135,26 @@ class TokenConstraint:
 
     def _take(self, state: OutputState | SandboxError) -> None:
         """Hears what may follow, or that the process has failed."""
-        if isinstance(state, OutputState):
-            if state.standing is Standing.BROKEN and self._group.had_company:
-                self._move()
-                return
+        if isinstance(state, OutputState) and state.standing is not Standing.BROKEN:
             self._settle(state)
+        elif isinstance(state, ProcessKilledError):
+            self._num_killed += 1
+            if self._num_killed < MAX_KILLED:
+                self._move(alone=self._num_killed > 1)
+            else:
+                self._fail(killed())
         elif self._group.had_company:
-            self._move()
+            self._on_fault()
+            self._move(alone=True)
+        elif isinstance(state, OutputState):
+            self._settle(state)
         else:
             self._fail(
                 sandbox_failure(self._grammar, state, work="followed", limit_s=MASK_TIMEOUT_S)
             )
 
     def _settle(self, state: OutputState) -> None:
+        self._num_killed = 0
         self._state = state
         self._num_pending -= 1
         if self._num_pending == 0 and self._on_ready is not None:
@@ -135,15 +164,15 @@ class TokenConstraint:
         self._error = error
         self._settle(OutputState.broken(error.message))
 
-    def _move(self) -> None:
-        """Begins again alone, with all tokens at once; nothing else is pending then."""
+    def _move(self, *, alone: bool) -> None:
+        """Begins again, with all tokens at once; nothing else is pending then."""
         self._group.leave(self._number)
         self._num_pending = 1
-        self._moving = asyncio.create_task(self._go_on_alone(), name="output alone")
+        self._moving = asyncio.create_task(self._begin_again(alone=alone), name="output anew")
 
-    async def _go_on_alone(self) -> None:
+    async def _begin_again(self, *, alone: bool) -> None:
         try:
-            self._group = await self._begin_alone()
+            self._group = await self._begin(alone=alone)
         except StagecoachError as error:
             self._fail(error)
         else:

@@ -11,12 +11,14 @@ with a function `prepare(payload: bytes) -> Callable[[bytes], bytes]`; calls car
 A job is expected to catch what it knows can go wrong, and to say so in its answer.
 """
 
+from coordinator.sandbox.attempts import MAX_KILLED, unless_killed
 from coordinator.sandbox.client_jobs import ClientJobs, Content
 from coordinator.sandbox.errors import (
     CallTimeoutError,
     JobError,
     MemoryLimitError,
     ProcessDiedError,
+    ProcessKilledError,
     SandboxError,
 )
 from coordinator.sandbox.fork_server import ForkServer
@@ -25,6 +27,7 @@ from coordinator.sandbox.orphans import adopt_orphans
 from coordinator.sandbox.sandbox_process import SandboxProcess
 
 __all__ = [
+    "MAX_KILLED",
     "CallTimeoutError",
     "ClientJobs",
     "Content",
@@ -33,7 +36,9 @@ __all__ = [
     "JobPool",
     "MemoryLimitError",
     "ProcessDiedError",
+    "ProcessKilledError",
     "SandboxError",
     "SandboxProcess",
     "adopt_orphans",
+    "unless_killed",
 ]

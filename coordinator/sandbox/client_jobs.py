@@ -4,7 +4,12 @@ import asyncio
 import logging
 from typing import NamedTuple
 
-from coordinator.sandbox.errors import CallTimeoutError, MemoryLimitError, SandboxError
+from coordinator.sandbox.errors import (
+    CallTimeoutError,
+    MemoryLimitError,
+    ProcessKilledError,
+    SandboxError,
+)
 from coordinator.sandbox.job_pool import JobPool
 from protos.errors import (
     DeadlineExceededError,
@@ -52,7 +57,7 @@ class ClientJobs:
             QueueFullError: Too many wait.
             DeadlineExceededError: It takes too long.
             InvalidArgumentError: It takes too much memory.
-            UnavailableError: This was closed.
+            UnavailableError: This was closed, or each process for it was killed.
             InternalError: The job has a bug, or crashed; the log has it.
         """
         name, done, field = content
@@ -79,6 +84,10 @@ class ClientJobs:
         except SandboxError as error:
             if self._is_closed:
                 raise UnavailableError("the coordinator is shutting down") from error
+            if isinstance(error, ProcessKilledError):
+                raise UnavailableError(
+                    f"{name} could not be {done}: the processes for that were killed"
+                ) from error
             _log.error("job failed", extra={"content": name, "error": str(error)})
             raise InternalError(f"{name} could not be {done}; see the coordinator's log") from None
 

@@ -10,7 +10,15 @@ class SandboxError(Exception):
 
 
 class ProcessDiedError(SandboxError):
-    """The process crashed, was killed, or was closed; or none could be started."""
+    """The process crashed, or none could be started."""
+
+
+class ProcessKilledError(ProcessDiedError):
+    """The process was killed from outside, or closed, or ended while it only had to fork.
+
+    One that crashes at its work says of what. The kernel, when memory is short, and an operator let
+    it say nothing: the same call may well succeed in another process, see `unless_killed`.
+    """
 
 
 class CallTimeoutError(SandboxError):

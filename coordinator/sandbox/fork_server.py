@@ -24,11 +24,16 @@ _ONE_THREAD = {
 """A fork copies the thread that forks and no other."""
 
 
+_REAP_EVERY_S = 0.25
+"""Such a process may be one of which nobody had heard yet."""
+
+
 class ForkServer:
     """Starts sandboxed processes, and the process that they are forked from when it is not there.
 
     That one is started for the first `fork` or `start`, prepares the job, and is started again for
-    the next `fork` after it died; what it forked lives on. Event loop only; the owner closes it.
+    the next `fork` after it died; what it forked lives on. What it leaves to this process, see
+    `orphans`, is reaped here. Event loop only; the owner closes it.
 
     Args:
         module: Path of the job's module; see the package.
@@ -42,6 +47,8 @@ class ForkServer:
         self._starting: asyncio.Task[SandboxProcess] | None = None
         self._running: dict[asyncio.Task[int], int] = {}
         """Waits for the end of each, and process ids."""
+        self._orphaned: set[int] = set()
+        """Process groups of which something may be left to this process."""
         self._is_closed = False
 
     async def start(self) -> None:
@@ -49,7 +56,8 @@ class ForkServer:
 
         Raises:
             JobError: It cannot be prepared.
-            ProcessDiedError: The process died meanwhile, or the server was closed.
+            ProcessKilledError: The process was killed meanwhile.
+            ProcessDiedError: No process could be started, or the server was closed.
         """
         await self._root()
 
@@ -61,6 +69,7 @@ class ForkServer:
 
         Raises:
             JobError: The job cannot be prepared.
+            ProcessKilledError: The server's process was killed while it was started.
             ProcessDiedError: No process could be started, or the server was closed.
         """
         root = await self._root()
@@ -80,11 +89,13 @@ class ForkServer:
             await asyncio.wait({starting})
             if not starting.cancelled() and starting.exception() is None:
                 starting.result().close()
-        for process_id in self._running.values():
+        for process_id in (*self._running.values(), *self._orphaned):
             with suppress(ProcessLookupError):  # it has just ended
                 os.killpg(process_id, signal.SIGKILL)
         if self._running:
             await asyncio.wait(self._running)
+        while self._orphaned:  # noqa: ASYNC110 - no event tells of all of them
+            await asyncio.sleep(_REAP_EVERY_S)
 
     async def _root(self) -> SandboxProcess:
         """The server's own process, prepared."""
@@ -110,7 +121,7 @@ class ForkServer:
                 process = _spawn(self._module, theirs.fileno())
             reaper = asyncio.create_task(_ended(process), name="fork server's end")
             self._running[reaper] = process.pid
-            reaper.add_done_callback(self._running.pop)
+            reaper.add_done_callback(self._forget)
             await root.call(self._payload, timeout_s=None)
         except OSError as error:
             root.close()
@@ -123,6 +134,18 @@ class ForkServer:
             root.close()
             raise
         return root
+
+    def _forget(self, ended: asyncio.Task[int]) -> None:
+        """Begins to reap what a server's process left when it ended."""
+        self._reap(self._running.pop(ended))
+
+    def _reap(self, process_id: int) -> None:
+        """Reaps of a process group what has ended, now and until there is none of it."""
+        if _reap_group(process_id):
+            self._orphaned.add(process_id)
+            asyncio.get_running_loop().call_later(_REAP_EVERY_S, self._reap, process_id)
+        else:
+            self._orphaned.discard(process_id)
 
 
 def _spawn(module: str, fd: int) -> subprocess.Popen[bytes]:
@@ -156,6 +179,19 @@ async def _ended(process: subprocess.Popen[bytes]) -> int:
         loop.remove_reader(process_fd)
         os.close(process_fd)
     return process.wait()
+
+
+def _reap_group(process_id: int) -> bool:
+    """Reaps what has ended of a process group; False when none of it is a child of this process.
+
+    A process of the group has another parent only while that lives, which is of the group too.
+    """
+    try:
+        while os.waitid(os.P_PGID, process_id, os.WEXITED | os.WNOHANG) is not None:
+            pass
+    except ChildProcessError:
+        return False
+    return True
 
 
 def _is_good(starting: asyncio.Task[SandboxProcess]) -> bool:

@@ -68,8 +68,8 @@ class FrameReader:
 
     @property
     def rest(self) -> bytes:
-        """What is no frame so far."""
-        return bytes(self._data)
+        """What is no frame: nothing of one whose end is missing."""
+        return b"" if self._data and self._data[0] in _KINDS else bytes(self._data)
 
 
 _KINDS = frozenset(FrameKind)

@@ -2,6 +2,7 @@
 
 import asyncio
 
+from coordinator.sandbox.attempts import unless_killed
 from coordinator.sandbox.errors import JobError, MemoryLimitError, ProcessDiedError
 from coordinator.sandbox.fork_server import ForkServer
 from coordinator.sandbox.sandbox_process import SandboxProcess
@@ -47,7 +48,7 @@ class JobPool:
         return self._slots.locked() and self.num_waiting >= self.max_waiting
 
     async def run(self, payload: bytes, *, timeout_s: float | None) -> bytes:
-        """Runs one job; to give up the wait is to end it.
+        """Runs one job, again if its process is killed; to give up the wait is to end it.
 
         Args:
             payload: For the job.
@@ -55,7 +56,8 @@ class JobPool:
 
         Raises:
             asyncio.QueueFull: Too many wait; see `is_full`.
-            ProcessDiedError: Its process ended before it answered.
+            ProcessDiedError: It crashed, or the pool was closed.
+            ProcessKilledError: Its process was killed each time.
             CallTimeoutError: It took too long.
             MemoryLimitError: It wanted too much memory.
             JobError: The job has a bug, or cannot be prepared.
@@ -68,17 +70,7 @@ class JobPool:
         finally:
             self.num_waiting -= 1
         try:
-            process = await self._take()
-            self._busy.add(process)
-            try:
-                answer = await process.call(payload, timeout_s=timeout_s)
-            except (JobError, MemoryLimitError):
-                process.close()  # what it left behind is not known
-                raise
-            finally:
-                self._busy.discard(process)
-            self._idle.append(process)
-            return answer
+            return await unless_killed(lambda: self._run(payload, timeout_s))
         finally:
             self._slots.release()
 
@@ -88,6 +80,19 @@ class JobPool:
         for process in (*self._idle, *self._busy):
             process.close()
         self._idle.clear()
+
+    async def _run(self, payload: bytes, timeout_s: float | None) -> bytes:
+        process = await self._take()
+        self._busy.add(process)
+        try:
+            answer = await process.call(payload, timeout_s=timeout_s)
+        except (JobError, MemoryLimitError):
+            process.close()  # what it left behind is not known
+            raise
+        finally:
+            self._busy.discard(process)
+        self._idle.append(process)
+        return answer
 
     async def _take(self) -> SandboxProcess:
         if self._is_closed:

@@ -14,6 +14,7 @@ from coordinator.sandbox.errors import (
     JobError,
     MemoryLimitError,
     ProcessDiedError,
+    ProcessKilledError,
     SandboxError,
 )
 from coordinator.sandbox.frames import (
@@ -70,7 +71,8 @@ class SandboxProcess:
         """Sends a call and waits for its answer; to give up the wait is to kill the process.
 
         Raises:
-            ProcessDiedError: It ended before it answered.
+            ProcessDiedError: It crashed.
+            ProcessKilledError: It was killed or closed before it answered.
             CallTimeoutError: It took too long.
             MemoryLimitError: It wanted too much memory.
             JobError: The job has a bug.
@@ -88,7 +90,8 @@ class SandboxProcess:
             memory_bytes: What it may take beyond what this one holds; None for no limit.
 
         Raises:
-            ProcessDiedError: This one has ended, or the machine has no room for another.
+            ProcessKilledError: This one has ended.
+            ProcessDiedError: The machine has no room for another.
         """
         try:
             ours, theirs = socket.socketpair()
@@ -99,8 +102,10 @@ class SandboxProcess:
         answer = self._ask(frame, theirs.detach(), _FORK_TIMEOUT_S, child)
         try:
             await answer
-        except BaseException:
+        except BaseException as error:
             child.close()
+            if isinstance(error, SandboxError) and not self.is_alive:
+                raise ProcessKilledError(f"no process could be forked: {error}") from error
             raise
         return child
 
@@ -120,7 +125,7 @@ class SandboxProcess:
 
     def close(self) -> None:
         """Kills the process, whatever it does. May be called again."""
-        self._finish(ProcessDiedError("the process was closed"))
+        self._finish(ProcessKilledError("the process was closed"))
 
     def _ask(
         self,
@@ -175,8 +180,17 @@ class SandboxProcess:
         # The only way in which native code tells that it found no memory.
         if "Aborted" in words or "MemoryError" in words:
             self._finish(MemoryLimitError("the process was denied memory, and gave up"))
+        elif words:
+            self._finish(ProcessDiedError(f"the process crashed: {words}"))
+        elif self._is_late():  # its own timer ended it, while nobody here could
+            self._finish(CallTimeoutError("the call took longer than it may"))
         else:
-            self._finish(ProcessDiedError(f"the process died: {words or 'without a word'}"))
+            self._finish(ProcessKilledError("the process was killed"))
+
+    def _is_late(self) -> bool:
+        """True when the call that it is at should have been answered."""
+        timer = self._answers[0].timer if self._answers else None
+        return timer is not None and timer.when() <= asyncio.get_running_loop().time()
 
     def _finish(self, end: SandboxError) -> None:
         if self._end is not None:
@@ -194,8 +208,7 @@ class SandboxProcess:
         self._signal(signal.SIGKILL)
         if self._process_fd is not None:
             process_fd, self._process_fd = self._process_fd, None
-            loop = asyncio.get_running_loop()
-            loop.add_reader(process_fd, _reap, loop, process_fd)  # when it has ended
+            os.close(process_fd)
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process_fd is not None:
@@ -210,14 +223,6 @@ class _Asked(NamedTuple):
     timer: asyncio.TimerHandle | None
     child: SandboxProcess | None
     """Of a fork: the process that it becomes."""
-
-
-def _reap(loop: asyncio.AbstractEventLoop, process_fd: int) -> None:
-    """Forgets a process that has ended; reaps it if its parent has ended before, see `orphans`."""
-    loop.remove_reader(process_fd)
-    with suppress(ChildProcessError):  # its parent reaps it
-        os.waitid(os.P_PIDFD, process_fd, os.WEXITED | os.WNOHANG)
-    os.close(process_fd)
 
 
 def _resolve(answer: asyncio.Future[bytes], result: bytes) -> None:

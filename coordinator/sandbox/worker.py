@@ -111,7 +111,9 @@ def _fork(channel: _Channel, memory_bytes: int) -> socket.socket | None:
         In the new process its socket; in this one None.
     """
     own_fd = channel.take_fd()
+    has_last_words = faulthandler.is_enabled()
     try:
+        faulthandler.disable()  # the new process must not say them on the socket of this one
         # Until its descriptor is taken, the process must not be reaped and its number reused.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
         gc.collect()
@@ -128,6 +130,8 @@ def _fork(channel: _Channel, memory_bytes: int) -> socket.socket | None:
         os.close(process_fd)
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+    if has_last_words:
+        _say_last_words(channel.socket)
     os.close(own_fd)
     return None
 
@@ -138,12 +142,17 @@ def _begin_child(own_fd: int, memory_bytes: int) -> socket.socket:
     for stream in (1, 2):  # native code has its own words for what the caller is told anyway
         os.dup2(nowhere, stream)
     os.close(nowhere)
-    faulthandler.enable(file=own.fileno(), all_threads=False)  # a crash says what it was
+    _say_last_words(own)
     if memory_bytes:
         num_pages = int(Path("/proc/self/statm").read_text().split()[0])
         limit_bytes = num_pages * resource.getpagesize() + memory_bytes
         _set_limit(resource.RLIMIT_AS, limit_bytes)
     return own
+
+
+def _say_last_words(own: socket.socket) -> None:
+    """Lets a crash say what it was, which tells it from being killed."""
+    faulthandler.enable(file=own.fileno(), all_threads=False)
 
 
 def _set_limit(which: int, limit: int) -> None:
@@ -164,8 +173,8 @@ def main() -> None:
     module, fd = sys.argv[1:]
     assert os.getpgrp() == os.getpid(), "all of its process group are ended with it"
     # A terminal's and a service manager's signals are for the coordinator, which drains.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, _reap)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _set_limit(resource.RLIMIT_STACK, _STACK_BYTES)

@@ -1,7 +1,9 @@
 """The processes that compile and follow grammars: shared, crashed, endless, bounded and closed."""
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Callable
+from itertools import combinations
 
 import psutil
 import pytest
@@ -12,6 +14,8 @@ from coordinator.constraint import (
     output_group,
     template_cache,
 )
+from coordinator.constraint.grammar_compiler import GrammarCompiler
+from coordinator.constraint.output_group import OutputGroup
 from coordinator.constraint.token_constraint import TokenConstraint
 from coordinator.core.grammar import Grammar, GrammarKind
 from protos.errors import (
@@ -197,9 +201,14 @@ async def test_waiting_and_following_are_bounded(
     assert (await grammars.compile(regex("1"))).allowed_ids.tolist() == [ONE]
 
 
-def kill_process_of(constraint: TokenConstraint) -> None:
+def process_of(constraint: TokenConstraint) -> psutil.Process:
     assert constraint.process_id is not None
-    psutil.Process(constraint.process_id).kill()
+    return psutil.Process(constraint.process_id)
+
+
+def crash_process_of(constraint: TokenConstraint) -> None:
+    """Ends it in the way that the grammar engine does."""
+    process_of(constraint).send_signal(signal.SIGSEGV)
 
 
 async def test_outputs_of_one_grammar_share_processes_as_far_as_these_hold(
@@ -216,14 +225,14 @@ async def test_outputs_of_one_grammar_share_processes_as_far_as_these_hold(
     }
 
 
-async def test_outputs_whose_process_dies_go_on_in_processes_of_their_own(make: Make) -> None:
+async def test_outputs_whose_process_crashes_go_on_in_processes_of_their_own(make: Make) -> None:
     grammars = make()
     outputs = [await grammars.compile(regex("(a1)+b")) for _ in range(3)]
     for output in outputs:
         await append(output, A)
     await append(outputs[1], ONE)
     shared_id = outputs[0].process_id
-    kill_process_of(outputs[0])
+    crash_process_of(outputs[0])
     for output, token_id, allowed_ids in (
         (outputs[0], ONE, [A, B]),
         (outputs[1], A, [ONE]),
@@ -237,16 +246,17 @@ async def test_outputs_whose_process_dies_go_on_in_processes_of_their_own(make: 
     assert shared_id not in own_ids
 
 
-async def test_the_process_of_an_output_alone_that_dies_breaks_that_output_alone(
+async def test_the_process_of_an_output_alone_that_crashes_breaks_that_output_alone(
     make: Make,
 ) -> None:
     grammars = make()
     outputs = [await grammars.compile(regex("a+")) for _ in range(2)]
-    kill_process_of(outputs[0])
+    await append(outputs[0], A)
+    crash_process_of(outputs[0])
     for output in outputs:
         await append(output, A)
     broken, steady = outputs
-    kill_process_of(broken)
+    crash_process_of(broken)
     await append(broken, A)
     assert broken.allowed_ids.tolist() == []
     assert not broken.is_complete
@@ -255,11 +265,130 @@ async def test_the_process_of_an_output_alone_that_dies_breaks_that_output_alone
     assert steady.allowed_ids.tolist() == [A, EOS]
 
 
+def family_of(constraint: TokenConstraint) -> dict[str, psutil.Process]:
+    """The processes that an output needs, by their parts."""
+    output = process_of(constraint)
+    (root,) = psutil.Process().children()
+    template = output.parent()
+    assert template is not None
+    assert template.parent() == root
+    return {"fork server": root, "template": template, "output": output}
+
+
+PARTS = ("fork server", "template", "output")
+
+
+@pytest.mark.parametrize(
+    "victims", [parts for num in (1, 2, 3) for parts in combinations(PARTS, num)], ids=" and ".join
+)
+async def test_processes_that_are_killed_cost_no_output_and_no_company(
+    make: Make, victims: tuple[str, ...]
+) -> None:
+    grammars = make()
+    outputs = [await grammars.compile(regex("(a1)+b")) for _ in range(3)]
+    for output in outputs:
+        await append(output, A)
+    family = family_of(outputs[0])
+    for victim in victims:
+        family[victim].kill()
+    later = asyncio.create_task(grammars.compile(regex("(a1)+b")))
+    await asyncio.gather(*(append(output, ONE) for output in outputs))
+    assert [output.allowed_ids.tolist() for output in outputs] == [[A, B]] * 3
+    outputs.append(await later)
+    assert outputs[-1].allowed_ids.tolist() == [A]
+    for output in (outputs[0], outputs[-1]):
+        await append(output, A)
+        assert output.allowed_ids.tolist() == [ONE]
+    assert len({output.process_id for output in outputs[:3]}) == 1
+    if "output" in victims:
+        assert outputs[-1].process_id == outputs[0].process_id
+
+
+async def test_an_output_alone_whose_process_is_killed_goes_on(make: Make) -> None:
+    grammars = make()
+    output = await grammars.compile(regex("(a1)+b"))
+    for token_id, allowed_ids in ((A, [ONE]), (ONE, [A, B]), (A, [ONE])):
+        process_of(output).kill()
+        await append(output, token_id)
+        assert output.allowed_ids.tolist() == allowed_ids
+
+
+async def test_a_grammar_whose_processes_are_killed_while_it_is_compiled_is_compiled_again(
+    make: Make,
+) -> None:
+    grammars = make_of_bytes(make)
+    compiling = asyncio.create_task(grammars.compile(schema(ENDLESS)))
+    await until(lambda: len(psutil.Process().children(recursive=True)) == 2)
+    root, compiler = psutil.Process().children(recursive=True)
+    compiler.kill()
+    await until(lambda: len(root.children()) == 1 and root.children() != [compiler])
+    killed = psutil.Process().children(recursive=True)
+    for process in killed:
+        process.kill()
+    await until(
+        lambda: (
+            len(left := psutil.Process().children(recursive=True)) == 2
+            and not set(left) & set(killed)
+        )
+    )
+    assert not compiling.done()
+    compiling.cancel()
+
+
+async def test_a_vocabulary_whose_process_is_killed_is_read_again(make: Make) -> None:
+    grammars = make()
+    compiling = asyncio.create_task(grammars.compile(regex("a+")))
+    await until(lambda: len(psutil.Process().children()) == 1)
+    for process in psutil.Process().children():
+        process.kill()
+    assert (await compiling).allowed_ids.tolist() == [A]
+
+
+async def test_no_signal_of_a_closed_terminal_ends_a_process(make: Make) -> None:
+    grammars = make()
+    output = await grammars.compile(regex("a+"))
+    family = family_of(output)
+    for process in family.values():
+        process.send_signal(signal.SIGHUP)
+    await append(output, A)
+    assert family_of(output) == family
+
+
+async def test_who_kills_every_process_is_to_blame_and_not_the_client(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = GrammarCompiler._begin
+    begun_alone: list[bool] = []
+    kills = True
+
+    async def begin_and_kill(
+        self: GrammarCompiler, grammar: Grammar, *, alone: bool
+    ) -> OutputGroup:
+        begun_alone.append(alone)
+        group = await begin(self, grammar, alone=alone)
+        if kills:
+            psutil.Process(group.process_id).kill()
+        return group
+
+    monkeypatch.setattr(GrammarCompiler, "_begin", begin_and_kill)
+    grammars = make()
+    lost, other = [await grammars.compile(regex("a+")) for _ in range(2)]
+    process_of(lost).kill()
+    await append(lost, A)
+    assert lost.allowed_ids.tolist() == []
+    assert not lost.is_complete
+    assert isinstance(lost.error, UnavailableError)
+    assert begun_alone == [False, True, True, True]
+    kills = False
+    await append(other, A)
+    assert other.allowed_ids.tolist() == [A, EOS]
+
+
 async def test_tokens_that_come_while_an_output_moves_are_followed_too(make: Make) -> None:
     """As when a request is computed again from the tokens it has."""
     grammars = make()
     outputs = [await grammars.compile(regex("(a1)+b")) for _ in range(2)]
-    kill_process_of(outputs[0])
+    process_of(outputs[0]).kill()
     for token_id in (A, ONE, A):
         outputs[0].append(token_id)
         await asyncio.sleep(0)
@@ -275,7 +404,7 @@ async def test_an_output_may_be_closed_while_it_moves(make: Make) -> None:
     outputs = [await grammars.compile(regex("a+")) for _ in range(2)]
     await grammars.compiler.start()
     (root,) = psutil.Process().children()
-    kill_process_of(outputs[0])
+    process_of(outputs[0]).kill()
     await append(outputs[1], A)
     outputs[0].append(A)
     await asyncio.sleep(0.005)
@@ -294,7 +423,7 @@ async def test_numbers_are_guarded_in_each_output_by_itself(make: Make) -> None:
     assert digit not in one.allowed_ids
     await append(other, digit)
     assert digit in other.allowed_ids
-    kill_process_of(one)
+    process_of(one).kill()
     await append(other, point)
     assert digit in other.allowed_ids
 

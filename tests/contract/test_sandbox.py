@@ -1,12 +1,16 @@
 """Processes for what clients send: real ones, which crash, hang and eat memory."""
 
 import asyncio
+import ctypes
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
+from functools import partial
+from itertools import permutations
 from pathlib import Path
 
 import psutil
@@ -19,8 +23,11 @@ from coordinator.sandbox import (
     JobPool,
     MemoryLimitError,
     ProcessDiedError,
+    ProcessKilledError,
     SandboxProcess,
+    adopt_orphans,
 )
+from coordinator.sandbox.frames import FrameKind, FrameReader, encode
 
 ROOT = Path(__file__).resolve().parents[2]
 JOBS = "tests.sandbox_jobs"
@@ -94,12 +101,22 @@ async def test_answers_larger_than_any_buffer_come_whole(server: ForkServer) -> 
     assert len(await ask(process, text)) == 64 * 40000
 
 
-@pytest.mark.parametrize("call", ["segfault", "overflow", "die"])
-async def test_a_crash_ends_its_call_alone(server: ForkServer, call: str) -> None:
+@pytest.mark.parametrize(
+    ("call", "kind"),
+    [
+        ("segfault", ProcessDiedError),
+        ("overflow", ProcessDiedError),
+        ("die", ProcessKilledError),
+    ],
+)
+async def test_a_crash_ends_its_call_alone(
+    server: ForkServer, call: str, kind: type[ProcessDiedError]
+) -> None:
     victim, other = await server.fork(), await server.fork()
     process_id = int(await ask(victim, "pid"))
-    with pytest.raises(ProcessDiedError):
+    with pytest.raises(ProcessDiedError) as caught:
         await ask(victim, call)
+    assert type(caught.value) is kind
     assert not victim.is_alive
     with pytest.raises(ProcessDiedError):
         await ask(victim, "add 1")
@@ -113,6 +130,51 @@ async def test_a_call_that_takes_too_long_is_killed_in_native_code_too(server: F
     with pytest.raises(CallTimeoutError, match=r"longer than 0\.2 s"):
         await ask(process, "native", timeout_s=0.2)
     await until(lambda: is_gone(process_id))
+
+
+async def test_a_process_that_crashes_as_it_begins_leaves_its_parent_alone(
+    server: ForkServer,
+) -> None:
+    """It said its last words on its parent's socket, whose answers were no frames from then on."""
+    parent = await server.fork()
+    for _ in range(30):
+        child = await parent.fork()
+        assert child.process_id is not None
+        os.kill(child.process_id, signal.SIGSEGV)
+        assert await ask(parent, "add 0") == "7"
+        with pytest.raises(ProcessDiedError):
+            await ask(child, "nap")
+    with pytest.raises(ProcessDiedError, match="Segmentation fault"):
+        await ask(parent, "segfault")
+
+
+async def test_one_that_ended_by_its_own_timer_was_not_killed_from_outside(
+    server: ForkServer,
+) -> None:
+    process = await server.fork()
+    process_id = int(await ask(process, "pid"))
+    answer = process.submit(b"native", timeout_s=0.05)
+    # The event loop stands still, so that only the kernel could end the process.
+    time.sleep(0.1)  # noqa: ASYNC251
+    victim = psutil.Process(process_id)
+    victim.send_signal(signal.SIGALRM)
+    while not has_ended(victim):
+        time.sleep(0.01)  # noqa: ASYNC251
+    with pytest.raises(CallTimeoutError):
+        await answer
+
+
+@pytest.mark.parametrize("num_bytes", [0, 1, 5, 6])
+def test_part_of_a_frame_is_nobodys_words(num_bytes: int) -> None:
+    reader = FrameReader()
+    reader.push(encode(FrameKind.DONE, b"a") + encode(FrameKind.DONE, b"answer")[:num_bytes])
+    assert reader.next() is not None
+    assert reader.next() is None
+    assert reader.rest == b""
+    words = FrameReader()
+    words.push(b"Fatal Python error")
+    assert words.next() is None
+    assert words.rest == b"Fatal Python error"
 
 
 async def test_to_give_up_the_wait_is_to_kill_the_process(server: ForkServer) -> None:
@@ -177,6 +239,59 @@ async def test_the_server_is_started_again_and_what_it_forked_lives_on(
     old.close()
 
 
+@pytest.fixture
+def orphans_adopted() -> Iterator[None]:
+    adopt_orphans()
+    yield
+    ctypes.CDLL(None).prctl(36, 0, 0, 0, 0)
+
+
+@pytest.mark.usefixtures("orphans_adopted")
+@pytest.mark.parametrize("order", list(permutations(("root", "child", "grandchild"))), ids="-".join)
+@pytest.mark.parametrize("waits", [True, False], ids=["in turn", "at once"])
+async def test_whatever_dies_first_leaves_no_zombie(
+    server: ForkServer, order: tuple[str, ...], waits: bool
+) -> None:
+    child = await server.fork()
+    grandchild = await child.fork()
+    (root,) = psutil.Process().children()
+    processes = {
+        "root": root,
+        "child": psutil.Process(child.process_id),
+        "grandchild": psutil.Process(grandchild.process_id),
+    }
+    for name in order:
+        processes[name].kill()
+        if waits:
+            await until(partial(has_ended, processes[name]))
+    await until(lambda: our_processes() == [])
+
+
+@pytest.mark.usefixtures("orphans_adopted")
+async def test_a_process_of_which_nobody_has_heard_yet_leaves_no_zombie(
+    server: ForkServer,
+) -> None:
+    child = await server.fork()
+    (root,) = psutil.Process().children()
+    forking = [asyncio.create_task(child.fork()) for _ in range(20)]
+    await asyncio.sleep(0)
+    while len(root.children(recursive=True)) < 3:
+        time.sleep(0.001)  # noqa: ASYNC251 - so that nothing is heard of it
+    for process in (root, psutil.Process(child.process_id)):
+        process.kill()
+    for forked in await asyncio.gather(*forking, return_exceptions=True):
+        if isinstance(forked, SandboxProcess):
+            forked.close()
+    await until(lambda: our_processes() == [])
+
+
+def has_ended(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 async def test_signals_of_a_terminal_and_of_a_service_manager_disturb_nothing(
     server: ForkServer,
 ) -> None:
@@ -184,6 +299,7 @@ async def test_signals_of_a_terminal_and_of_a_service_manager_disturb_nothing(
     for victim in our_processes():
         victim.send_signal(signal.SIGINT)
         victim.send_signal(signal.SIGTERM)
+        victim.send_signal(signal.SIGHUP)
     assert await ask(process, "add 1") == "8"
     assert os.getpgid(int(await ask(process, "pid"))) != os.getpgrp()
 
@@ -282,6 +398,23 @@ async def test_a_pool_replaces_what_crashed_and_what_ran_over(server: ForkServer
         assert await pool.run(b"add 1", timeout_s=20.0) == b"8"
         with suppress(ProcessDiedError):
             await pool.run(b"die", timeout_s=20.0)
+    pool.close()
+
+
+async def test_a_pool_runs_a_job_again_whose_process_is_killed(server: ForkServer) -> None:
+    pool = JobPool(server, max_processes=2, max_waiting=10)
+    process_ids = set(await asyncio.gather(*(pool.run(b"pid", timeout_s=20.0) for _ in range(8))))
+    for process_id in process_ids:
+        os.kill(int(process_id), signal.SIGKILL)
+    assert await pool.run(b"pid", timeout_s=20.0) not in process_ids
+    running = [asyncio.create_task(pool.run(b"nap", timeout_s=20.0)) for _ in range(2)]
+    (root,) = psutil.Process().children()
+    await until(lambda: len(root.children()) == 2)
+    for process in [*root.children(), root]:
+        process.kill()
+    assert await asyncio.gather(*running) == [b"7", b"7"]
+    with pytest.raises(ProcessKilledError):
+        await pool.run(b"die", timeout_s=20.0)
     pool.close()
 
 

@@ -1,4 +1,4 @@
-"""G1 to G4: grammars that crash or occupy their processes, beside streams that must not notice.
+"""G1 to G5: grammars that crash or occupy their processes, beside streams that must not notice.
 
 What a client sends reaches native code: a grammar may end its process, or keep it busy for ever.
 That costs the request that brought it. Whoever runs beside it gets the same tokens as ever.
@@ -6,8 +6,11 @@ That costs the request that brought it. Whoever runs beside it gets the same tok
 
 import asyncio
 import json
+import os
+import signal
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -104,15 +107,31 @@ async def attack_beside(
     return traffic
 
 
+def children(process: psutil.Process) -> list[psutil.Process]:
+    """Those that have not ended; none of one that has."""
+    with suppress(psutil.NoSuchProcess):
+        return [one for one in process.children() if not has_ended(one)]
+    return []
+
+
+def has_ended(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def is_fork_server(process: psutil.Process) -> bool:
+    """True for what compiled grammars are forked from; what it left behind looks the same."""
+    with suppress(psutil.NoSuchProcess, ProcessLookupError):
+        leads = os.getsid(process.pid) == process.pid
+        return leads and "coordinator.constraint.grammar_job" in process.cmdline()
+    return False
+
+
 def fork_servers(coordinator_pid: int) -> list[psutil.Process]:
     """The process that compiled grammars are forked from."""
-    return [
-        child
-        for child in psutil.Process(coordinator_pid).children()
-        if child.status() != psutil.STATUS_ZOMBIE
-        and "coordinator.constraint.grammar_job" in child.cmdline()
-        and "coordinator.sandbox.worker" in child.cmdline()
-    ]
+    return [one for one in children(psutil.Process(coordinator_pid)) if is_fork_server(one)]
 
 
 def followers(coordinator_pid: int) -> list[psutil.Process]:
@@ -120,8 +139,8 @@ def followers(coordinator_pid: int) -> list[psutil.Process]:
     return [
         follower
         for server in fork_servers(coordinator_pid)
-        for template in server.children()
-        for follower in template.children()
+        for template in children(server)
+        for follower in children(template)
     ]
 
 
@@ -134,11 +153,41 @@ async def test_g1_grammars_that_crash_or_never_end_disturb_no_stream(oracle: Ora
     assert oracle.cluster.coordinator.returncode is None
 
 
+ENDINGS = (
+    *((number, "outputs") for number in (signal.SIGSEGV, signal.SIGKILL)),
+    *((signal.SIGKILL, which) for which in ("templates", "fork servers")),
+    *((number, "all") for number in (signal.SIGKILL, signal.SIGHUP)),
+)
+
+
+def grammar_processes(coordinator_pid: int, which: str) -> list[psutil.Process]:
+    """Those of a kind: fork servers, templates below them, outputs below these."""
+    servers = fork_servers(coordinator_pid)
+    templates = [template for server in servers for template in children(server)]
+    outputs = followers(coordinator_pid)
+    kinds = {"fork servers": servers, "templates": templates, "outputs": outputs}
+    return [*servers, *templates, *outputs] if which == "all" else kinds[which]
+
+
+def zombies(coordinator_pid: int) -> list[psutil.Process]:
+    """Of the coordinator's children."""
+    return [
+        child
+        for child in psutil.Process(coordinator_pid).children()
+        if child.is_running() and has_ended(child)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("number", "which"), ENDINGS, ids=[f"{number.name} to {which}" for number, which in ENDINGS]
+)
 async def test_g2_outputs_whose_process_dies_under_them_are_as_if_it_had_not(
-    oracle: Oracle,
+    oracle: Oracle, number: signal.Signals, which: str
 ) -> None:
     """They share it: whose output it was that ended it, nobody can tell."""
-    schema = '{"type": "array", "items": {"type": "integer"}, "minItems": 40}'
+    title = f"{number.name} to {which}"  # so that it is compiled by a fork server that lives
+    form = {"title": title, "type": "array", "items": {"type": "integer"}, "minItems": 40}
+    schema = json.dumps(form)
 
     async def complete(index: int) -> tuple[int, ...]:
         done = await oracle.client.complete(
@@ -150,15 +199,17 @@ async def test_g2_outputs_whose_process_dies_under_them_are_as_if_it_had_not(
     running = [asyncio.create_task(complete(index)) for index in range(NUM_SHARING)]
     process_id = oracle.cluster.coordinator.pid
     await eventually(lambda: len(followers(process_id)) > 0, within_s=30, what="outputs followed")
-    for follower in followers(process_id):
-        follower.kill()
+    for process in grammar_processes(process_id, which):
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
     assert await asyncio.gather(*running) == alone
+    await eventually(lambda: zombies(process_id) == [], within_s=30, what="no zombie is left")
 
 
 async def test_g3_a_fork_server_that_is_killed_leaves_no_zombies(oracle: Oracle) -> None:
     """Its orphans are the coordinator's then, whatever the first process of the machine does."""
     coordinator = psutil.Process(oracle.cluster.coordinator.pid)
-    assert await attack(oracle.cluster.http, [USUAL]) == {200: 1}
+    assert await attack(oracle.cluster.http, [{"regex": "new|one"}]) == {200: 1}
     (server,) = fork_servers(coordinator.pid)
     orphans = server.children(recursive=True)
     assert orphans
@@ -170,6 +221,32 @@ async def test_g3_a_fork_server_that_is_killed_leaves_no_zombies(oracle: Oracle)
     await eventually(
         lambda: not any(one.is_running() for one in orphans), within_s=30, what="orphans are gone"
     )
+
+
+@pytest.mark.timeout(300)
+async def test_g5_streams_whose_processes_are_killed_again_and_again_go_on(oracle: Oracle) -> None:
+    form = json.dumps({"type": "array", "items": {"type": "number"}, "minItems": 100})
+    process_id = oracle.cluster.coordinator.pid
+
+    async def complete() -> tuple[int, ...]:
+        done = await oracle.client.complete(
+            oracle.texts[0].prompt(9), max_tokens=200, temperature=0.0, json_schema=form
+        )
+        return done.token_ids
+
+    alone = await complete()
+    running = asyncio.gather(*(complete() for _ in range(NUM_SHARING)))
+    for _ in range(4):
+        await eventually(
+            lambda: running.done() or len(followers(process_id)) > 0,
+            within_s=30,
+            what="outputs followed",
+        )
+        for process in grammar_processes(process_id, "all"):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+    assert await running == [alone] * NUM_SHARING
+    await eventually(lambda: zombies(process_id) == [], within_s=30, what="no zombie is left")
 
 
 @pytest.mark.slow_fault
