@@ -39,8 +39,8 @@ class ConnectionLimits:
     """How long a connection may wait for its next request; longer than the pools of the proxies in
     front of it keep one, and said in `Keep-Alive` to those that ask."""
     linger_s: float = 2.0
-    """How long a connection that is to be closed waits for more of a request that was answered
-    before its end: closed at once, it would take the answer back."""
+    """How long a connection that is to be closed waits for more of a request that was answered or
+    refused before its end: closed at once, it would take the answer back."""
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -81,6 +81,8 @@ class LimitedProtocol(HttpToolsProtocol):
         """Whether the request that was begun last has arrived to its end."""
         self._is_repeated = False
         """While the parser reads the head of a request again."""
+        self._is_refused = False
+        """True when nothing is read any more, but taken and dropped."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begins to wait for a request."""
@@ -98,6 +100,10 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Reads a piece of a request, or ends one that is too long in its head."""
+        if self._is_refused:
+            if self._request_timer is not None:  # which ends the connection, however much comes
+                self._start_linger_timer()
+            return
         if self._request_timer is None:
             self._start_request_timer()
         if self._linger_timer is not None:
@@ -255,6 +261,10 @@ class LimitedProtocol(HttpToolsProtocol):
             self._request_timer = None
 
     def _on_request_timeout(self) -> None:
+        self._request_timer = None
+        if self._is_refused:
+            self._end_lingering()
+            return
         seconds = self._limits.request_timeout_s
         self._refuse(408, f"the request did not arrive in {seconds:g} s", "request_timeout")
 
@@ -282,8 +292,11 @@ class LimitedProtocol(HttpToolsProtocol):
             self._linger_timer = None
 
     def _refuse(self, status: int, message: str, code: str) -> None:
-        """Ends the connection, with an answer unless one is on its way."""
-        if self.transport.is_closing():
+        """Ends the connection, with an answer unless one is on its way.
+
+        What is sent is taken a while longer, for what is left unread would reset the connection.
+        """
+        if self._is_refused or self.transport.is_closing():
             return
         if not self._is_whole and not self._unanswered and self._has_answer:
             self.transport.close()  # a second answer would be taken for that of the next request
@@ -298,8 +311,10 @@ class LimitedProtocol(HttpToolsProtocol):
             % (STATUS_LINE[status], len(body), body)
         )
         self._disconnect()
-        self.transport.close()
-        self._start_stall_timer()
+        self._is_refused = True
+        if self.transport.can_write_eof():  # whoever reads to the end need not wait for that
+            self.transport.write_eof()
+        self._start_linger_timer()
 
     def _abort(self) -> None:
         self._disconnect()

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import json
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -71,6 +72,47 @@ async def test_a_head_or_trailer_without_end_is_cut_off(start: bytes) -> None:
             await asyncio.sleep(0)
             writer.write(b"x" * 1000)
         assert await read_error(reader) == (431, "head_too_large")
+
+
+@pytest.mark.parametrize(
+    ("start", "status"),
+    [(b"GET / HTTP/1.1\r\nhost: x\r\nx: ", 431), (b"GARBAGE\r\n", 400)],
+    ids=["too long", "no HTTP"],
+)
+async def test_a_client_that_reads_only_after_sending_learns_why_it_is_refused(
+    start: bytes, status: int
+) -> None:
+    """What it had sent was left unread, which reset the connection under the answer."""
+
+    def talk(address: str) -> bytes:
+        host, _, port = address.partition(":")
+        with socket.create_connection((host, int(port)), timeout=DEADLINE_S) as connection:
+            connection.sendall(start)
+            for _ in range(50):
+                connection.sendall(b"x" * 1_000_000)
+            received = b""
+            while piece := connection.recv(2**16):
+                received += piece
+            return received
+
+    async with serving_http(EchoEngine()) as address:
+        received = await asyncio.to_thread(talk, address)
+    assert received.startswith(b"HTTP/1.1 %d " % status)
+    assert received.count(b"HTTP/1.1 ") == 1
+
+
+async def test_a_refused_client_that_never_stops_sending_is_cut_off() -> None:
+    limits = ConnectionLimits(max_head_bytes=1000, request_timeout_s=0.1, linger_s=60)
+    async with connected(limits) as (_, writer):
+
+        async def send_on() -> None:
+            while True:
+                writer.write(b"x" * 1000)
+                await writer.drain()
+                await asyncio.sleep(0.001)
+
+        with pytest.raises(ConnectionError):
+            await send_on()
 
 
 async def test_a_long_body_in_small_chunks_is_no_long_head() -> None:
