@@ -240,6 +240,31 @@ async def test_a_message_that_cannot_be_honoured_is_named(
     assert error["param"].startswith(param)
 
 
+@pytest.mark.parametrize(("seed", "shown"), [(2**64, 2**64), (-(2**63) - 1, -(2**63) - 1)])
+async def test_the_bounds_of_a_seed_are_told_to_the_last_digit(
+    client: httpx2.AsyncClient, seed: int, shown: int
+) -> None:
+    response = await client.post(TEXT, json={"prompt": "x", "seed": seed})
+    assert error_of(response)["message"] == (
+        f"seed is {shown}, must be from -9223372036854775808 to 18446744073709551615"
+    )
+
+
+@pytest.mark.parametrize("padding", ["", "x" * 40_000], ids=["small", "large"])
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN", "Infinity"])
+async def test_metadata_that_could_not_be_returned_is_refused(
+    client: httpx2.AsyncClient, number: str, padding: str
+) -> None:
+    """Such a number came back as null."""
+    body = '{"messages": [{"role": "user", "content": "x%s"}], "metadata": {"a": [{"b": %s}]}}'
+    response = await client.post(
+        CHAT, content=body % (padding, number), headers={"content-type": "application/json"}
+    )
+    assert response.status_code == 400
+    assert error_of(response)["param"] == "metadata"
+    assert "at .a[0].b" in error_of(response)["message"]
+
+
 async def test_more_stop_strings_than_allowed_are_counted(client: httpx2.AsyncClient) -> None:
     response = await client.post(TEXT, json={"prompt": "x", "stop": ["x"] * 17})
     error = error_of(response)

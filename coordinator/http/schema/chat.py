@@ -1,9 +1,10 @@
 """`/v1/chat/completions`."""
 
 from collections.abc import Collection
+from math import isfinite
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from coordinator.core.request_spec import MAX_CHAT_MESSAGES, MAX_LOGPROBS
 from coordinator.http.schema.base import (
@@ -20,6 +21,9 @@ from coordinator.http.schema.base import (
 )
 from coordinator.http.schema.conversation import ConversationFields
 from coordinator.http.schema.sampling import FinishReasonText, MaxTokens, SamplingFields, Usage
+
+MAX_PATH_CHARS = 64
+"""Of a path into what a client sent, in an error."""
 
 
 class ContentPart(MessagePart):
@@ -51,6 +55,20 @@ class Message(MessagePart):
     tool_calls: Unsupported = None
 
 
+def _check_numbers(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Refuses what could not be returned: a double holds neither 1e999 nor, in JSON, NaN."""
+    waiting: list[tuple[str, object]] = [("", metadata)]
+    while waiting:
+        path, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += ((f"{path}.{name}", one) for name, one in value.items())
+        elif isinstance(value, list):
+            waiting += ((f"{path}[{index}]", one) for index, one in enumerate(value))
+        elif isinstance(value, float) and not isfinite(value):
+            raise ValueError(f"has a number at {path[:MAX_PATH_CHARS]} that is read as {value}")
+    return metadata
+
+
 class ChatCompletionRequest(ConversationFields, SamplingFields):
     """A conversation to continue."""
 
@@ -78,7 +96,7 @@ class ChatCompletionRequest(ConversationFields, SamplingFields):
         description="And of as many of the most likely tokens. Only with `logprobs`.",
     )
 
-    metadata: dict[str, Any] | None = Field(
+    metadata: Annotated[dict[str, Any], AfterValidator(_check_numbers)] | None = Field(
         None, description="Kept nowhere; returned with a response that is not streamed."
     )
     modalities: list[Literal["text"]] | None = None

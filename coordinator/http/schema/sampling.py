@@ -36,6 +36,9 @@ Stop = Annotated[
     | Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS), ITEMS],
     by_json_type({str: TEXT, list: ITEMS}, "must be a string or a list of strings"),
 ]
+MIN_SEED, MAX_SEED = -(2**63), 2**64 - 1
+_MAX_DIGITS = 24
+"""Of a number that is too large."""
 NO_LIMIT = -1
 """As `max_tokens`, what other servers take for no limit."""
 
@@ -51,6 +54,20 @@ MaxTokens = Annotated[
     AfterValidator(_check_max_tokens),
     WithJsonSchema({"anyOf": [{"const": NO_LIMIT}, {"type": "integer", "minimum": 1}]}),
 ]
+
+
+def _check_seed(value: int) -> int:
+    if not MIN_SEED <= value <= MAX_SEED:
+        raise ValueError(f"is {str(value)[:_MAX_DIGITS]}, must be from {MIN_SEED} to {MAX_SEED}")
+    return value
+
+
+Seed = Annotated[
+    Integer,
+    AfterValidator(_check_seed),
+    WithJsonSchema({"type": "integer", "minimum": MIN_SEED, "maximum": MAX_SEED}),
+]
+"""Pydantic's own words round a bound that a double does not hold."""
 TokenIdText = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,9})$")]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 
@@ -85,10 +102,8 @@ class SamplingFields(OtherServersFields, ModelRequest):
     logit_bias: dict[TokenIdText, Bias] | None = Field(
         None, max_length=MAX_LOGIT_BIASES, description="Added to logits, by token id."
     )
-    seed: Integer | None = Field(
+    seed: Seed | None = Field(
         None,
-        ge=-(2**63),
-        le=2**64 - 1,
         description="The same seed and request give the same text, whatever else runs, but for "
         "the rounding of the model's arithmetic. Null or -1: drawn at random. Each of several "
         "completions has its own, derived from it.",
