@@ -29,6 +29,7 @@ _MAX_EXPONENT = 22
 """The largest power of ten that a double holds exactly."""
 
 _MAX_INTEGER = 2**53
+"""A double keeps all up to it. Bounds beyond 64 bits are that of the last one to the engine."""
 
 _MAX_STEP = 2**32 - 1
 """The largest step of `multipleOf`, written without a point."""
@@ -178,7 +179,7 @@ class _Walk:
         exact = Decimal(_text(value))
         if name == "multipleOf":
             _check_step(value, where)
-        elif not _survives(exact):
+        elif abs(exact) > _MAX_INTEGER or not _survives(exact):
             exact = _tightened(exact, name, where)
             schema[name] = _number(exact)
             self.is_changed = True

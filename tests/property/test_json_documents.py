@@ -85,6 +85,8 @@ WRONG: list[tuple[str, str]] = [
     ('{"properties": {"a/b": {"const": 1e300}}}', "const 1e300 at #/properties/a~1b/const"),
     ('{"items": {"type": "integer", "minimum": 9223372036854775807}}', "at #/items/minimum"),
     ('{"type": "number", "maximum": -1e400}', "maximum -1E+400 at #/maximum"),
+    ('{"type": "integer", "minimum": 1e20, "maximum": 1e20}', "minimum 1E+20 at #/minimum"),
+    ('{"type": "integer", "exclusiveMaximum": -1e19}', "exclusiveMaximum -1E+19 at #/excl"),
     ('{"type": "number", "maximum": 1e9999999999999999999}', "too large"),
     ('{"multipleOf": 0.1000000000000000055511151231257827}', "multipleOf 0.10000"),
     ('{"items": {"multipleOf": 1e-22}}', "multipleOf 1e-22 at #/items/multipleOf"),
