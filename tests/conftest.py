@@ -1,9 +1,14 @@
-"""What every test run shares: thread counts, signals and one hypothesis profile."""
+"""What every test run shares: thread counts, signals, logging and one hypothesis profile."""
 
+import logging
 import os
 import signal
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import settings
+
+from telemetry.logs import LogHandler
 
 # Before torch is imported: tests share few cores, and spinning OpenMP threads cost whole slices.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -16,3 +21,15 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # No deadline: an example's time says nothing on a busy machine.
 settings.register_profile("stagecoach", deadline=None, print_blob=True)
 settings.load_profile("stagecoach")
+
+
+@pytest.fixture(autouse=True)
+def _own_logging() -> Iterator[None]:
+    """Undoes the logging of a command that a test runs in its own process."""
+    root = logging.getLogger()
+    level = root.level
+    yield
+    root.setLevel(level)
+    for handler in root.handlers:
+        if isinstance(handler, LogHandler):
+            root.removeHandler(handler)

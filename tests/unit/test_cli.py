@@ -184,7 +184,8 @@ def test_what_nobody_foresaw_exits_1_with_one_line(capsys: pytest.CaptureFixture
     with pytest.raises(typer.Exit) as caught, reported_failures():
         raise ZeroDivisionError("divided\nby zero")
     assert caught.value.exit_code == 1
-    assert capsys.readouterr().err == "coordinator-cli: ZeroDivisionError: divided by zero\n"
+    told = "coordinator-cli: failed unexpectedly: divided by zero (ZeroDivisionError)\n"
+    assert capsys.readouterr().err == told
 
 
 @pytest.mark.parametrize("ending", [typer.Exit(5), typer.Abort(), typer.BadParameter("x")])
