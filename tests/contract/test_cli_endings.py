@@ -17,7 +17,7 @@ from tests.terminal import CTRL_C, DEADLINE_S, ROOT, Terminal
 COMMAND = (sys.executable, "-m", "coordinator.cli")
 
 CLIENTS = (
-    ("generate", "hi"),
+    ("generate", "hi", "--max-tokens", "1"),
     ("chat",),
     ("status",),
     ("bench", "--batch", "1", "--repeats", "1"),
