@@ -6,8 +6,8 @@ is logged here and reaches the client as INTERNAL without details.
 
 import logging
 import secrets
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import grpc.aio
 
@@ -15,7 +15,6 @@ from coordinator.service import messages, step_messages
 from coordinator.service.generation_engine import GenerationEngine
 from protos.errors import InternalError, StagecoachError, UnavailableError
 from protos.stagecoach.v1 import generation_pb2, generation_pb2_grpc
-from protos.status import trailing_metadata
 
 SERVICE_NAME = generation_pb2.DESCRIPTOR.services_by_name["GenerationService"].full_name
 
@@ -57,7 +56,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         self, request: generation_pb2.GenerateRequest, context: GenerateContext
     ) -> None:
         """Streams the events of one request; the end of the call ends the request."""
-        async with _typed_errors(context):
+        with _internal_errors():
             stream = self._ready_engine().submit(messages.request_spec(request))
             try:
                 async for event in stream:
@@ -69,7 +68,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         self, request: generation_pb2.TokenizeRequest, context: TokenizeContext
     ) -> generation_pb2.TokenizeResponse:
         """Turns a prompt into token ids."""
-        async with _typed_errors(context):
+        with _internal_errors():
             prompt = messages.tokenize_prompt(request)
             token_ids = await self._ready_engine().tokenize(prompt)
             return generation_pb2.TokenizeResponse(token_ids=token_ids)
@@ -78,7 +77,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         self, request: generation_pb2.GetStatusRequest, context: GetStatusContext
     ) -> generation_pb2.GetStatusResponse:
         """Reports the state of the coordinator and of every stage."""
-        async with _typed_errors(context):
+        with _internal_errors():
             messages.refuse_unknown_fields(request, "GetStatusRequest")
             return messages.status_response(await self._ready_engine().status())
 
@@ -87,7 +86,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         self, request: generation_pb2.WatchStepsRequest, context: WatchStepsContext
     ) -> None:
         """Streams what each micro-batch did, until the call ends."""
-        async with _typed_errors(context):
+        with _internal_errors():
             messages.refuse_unknown_fields(request, "WatchStepsRequest")
             feed = self._ready_engine().watch_steps()
             try:
@@ -103,17 +102,19 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         return self._engine
 
 
-@asynccontextmanager
-async def _typed_errors(
-    context: GenerateContext | TokenizeContext | GetStatusContext | WatchStepsContext,
-) -> AsyncIterator[None]:
-    """Ends the call with the status of whatever is raised inside."""
+@contextmanager
+def _internal_errors() -> Iterator[None]:
+    """Logs what nobody foresaw inside, and makes it an error that says no more than a reference.
+
+    Errors of ours pass: `GuardedCalls` ends the call with their status.
+    """
     try:
         yield
-    except StagecoachError as error:
-        await context.abort(*trailing_metadata(error))
-    except Exception:  # a bug; whoever called shall be told no more of it than a reference
+    except StagecoachError:
+        raise
+    except Exception as error:  # a bug; whoever called shall be told no more of it
         reference = secrets.token_hex(4)
         _log.exception("internal error %s", reference)
-        internal = InternalError(f"internal error; the coordinator's log has it as {reference}")
-        await context.abort(*trailing_metadata(internal))
+        raise InternalError(
+            f"internal error; the coordinator's log has it as {reference}"
+        ) from error
