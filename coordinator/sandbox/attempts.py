@@ -7,11 +7,11 @@ from typing import TypeVar
 
 from coordinator.sandbox.errors import ProcessKilledError
 
-MAX_KILLED = 5
-"""Processes in a row that one call may lose before it fails."""
-
 _PAUSES_S = (0.0, 0.1, 0.3, 1.0)
 """Before each further attempt: whoever kills one process may be about to kill the next."""
+
+MAX_KILLED = len(_PAUSES_S) + 1
+"""Processes in a row that one call may lose before it fails."""
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +34,3 @@ async def unless_killed(attempt: Callable[[], Awaitable[Result]]) -> Result:
             _log.warning("trying again in another process", extra={"error": str(error)})
         await asyncio.sleep(pause_s)
     return await attempt()
-
-
-assert len(_PAUSES_S) == MAX_KILLED - 1
