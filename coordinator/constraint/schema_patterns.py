@@ -77,19 +77,20 @@ def _rewrite_keys(schema: dict[str, Any], patterns: dict[str, object], path: str
     for name in _names(schema):
         if CodePoints.listed(name) & disputed:
             refuse("patternProperties", list(patterns), path, f"validators differ in {name}")
+    agreed, all_of_them = _Writer(disputed), _Writer(_NOTHING)
     written: dict[str, object] = {}
     for pattern, node in nodes.items():
         try:
-            rewritten = _Writer(disputed).whole(node)
+            rewritten = agreed.whole(node)
         except PatternError as error:
             refuse("patternProperties", pattern, f"{path}/{escaped(pattern)}", str(error))
         same = [written[rewritten]] if rewritten in written else []
         written[rewritten] = {"allOf": [*same, patterns[pattern]]} if same else patterns[pattern]
-    lacks_keys = any(_Writer(_NOTHING).whole(node) not in written for node in nodes.values())
+    lacks_keys = any(all_of_them.whole(node) not in written for node in nodes.values())
     if lacks_keys and schema.get("additionalProperties") is not False:
         anything = Repeat(ANY, 0, None)
         some = Sequence((anything, exactly(disputed), anything))
-        written[_Writer(_NOTHING).anchored(some)] = False
+        written[all_of_them.anchored(some)] = False
     schema["patternProperties"] = written
 
 
