@@ -32,7 +32,14 @@ from model_files.model_files import (
 from model_files.safetensors_file import SafetensorsFile
 from model_files.text_file import json_object, read_text
 from model_files.tokenizer_files import HfTokenizerFiles
-from model_files.weight_digest import SampledTensor, is_computed, part_digest, parts_of
+from model_files.weight_digest import (
+    EMBEDDING,
+    HEAD,
+    SampledTensor,
+    is_computed,
+    part_digest,
+    parts_of,
+)
 from protos.errors import ModelFilesError, UnsupportedModelError
 
 _log = logging.getLogger(__name__)
@@ -46,8 +53,6 @@ _TEMPLATES = "additional_chat_templates"
 """Folder of templates with other names than the default."""
 _PROCESSOR_TEMPLATE = "chat_template.json"
 """Where models of several modalities had their template before `chat_template.jinja`."""
-
-_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 class Folder(Protocol):
@@ -281,9 +286,9 @@ class HfFiles(ModelFiles):
     def _stored(self) -> Mapping[str, str]:
         """Name under which each tensor is in the files; both of a pair that is tied have one."""
         stored = {name: name for name in self._shards or ()}
-        if self.config.tie_word_embeddings and stored.keys() & {_EMBEDDING, _HEAD}:
-            stored.setdefault(_HEAD, _EMBEDDING)
-            stored.setdefault(_EMBEDDING, _HEAD)
+        if self.config.tie_word_embeddings and stored.keys() & {EMBEDDING, HEAD}:
+            stored.setdefault(HEAD, EMBEDDING)
+            stored.setdefault(EMBEDDING, HEAD)
         return stored
 
     def _index(self) -> Mapping[str, str] | None:

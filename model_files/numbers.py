@@ -123,22 +123,26 @@ _WINDOWED = frozenset(
 _WINDOWED_ON_REQUEST = frozenset({"qwen2", "qwen3", "smollm3"})
 """Families that look at their window only when `use_sliding_window` is true."""
 
+_COHERE = frozenset({"cohere", "cohere2"})
+_GEMMA = frozenset({"gemma2", "gemma3_text"})
+_GRANITE = frozenset({"granite"})
+
 _OF_FAMILIES: Mapping[str, tuple[frozenset[str] | None, Bounds]] = MappingProxyType(
     {
         "rope_theta": (None, THETA),
         "rope_local_base_freq": (frozenset({"gemma3_text"}), THETA._replace(or_null=True)),
         "partial_rotary_factor": (None, _PART),
         "rms_norm_eps": (None, EPSILON),
-        "layer_norm_eps": (frozenset({"cohere", "cohere2"}), EPSILON),
+        "layer_norm_eps": (_COHERE, EPSILON),
         "norm_epsilon": (frozenset({"starcoder2"}), EPSILON),
-        "logit_scale": (frozenset({"cohere", "cohere2"}), FACTOR),
-        "attn_logit_softcapping": (frozenset({"gemma2", "gemma3_text"}), _OPTIONAL_FACTOR),
-        "final_logit_softcapping": (frozenset({"gemma2", "gemma3_text"}), _OPTIONAL_FACTOR),
-        "query_pre_attn_scalar": (frozenset({"gemma2", "gemma3_text"}), FACTOR),
-        "attention_multiplier": (frozenset({"granite"}), FACTOR),
-        "embedding_multiplier": (frozenset({"granite"}), FACTOR),
-        "residual_multiplier": (frozenset({"granite"}), FACTOR),
-        "logits_scaling": (frozenset({"granite"}), FACTOR),
+        "logit_scale": (_COHERE, FACTOR),
+        "attn_logit_softcapping": (_GEMMA, _OPTIONAL_FACTOR),
+        "final_logit_softcapping": (_GEMMA, _OPTIONAL_FACTOR),
+        "query_pre_attn_scalar": (_GEMMA, FACTOR),
+        "attention_multiplier": (_GRANITE, FACTOR),
+        "embedding_multiplier": (_GRANITE, FACTOR),
+        "residual_multiplier": (_GRANITE, FACTOR),
+        "logits_scaling": (_GRANITE, FACTOR),
         "clip_qkv": (frozenset({"olmo"}), _OPTIONAL_FACTOR),
         "sliding_window": (_WINDOWED, _WINDOW),
         "sliding_window_pattern": (

@@ -21,6 +21,8 @@ _NUM_END_WINDOWS = 64
 
 _DIGEST_BYTES = 16
 
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+"""What every model has, and what one with tied embeddings has in the other."""
 
 _COMPUTED_SUFFIXES = tuple(
     f"rotary_emb.{name}" for name in ("inv_freq", "cos_cached", "sin_cached")

@@ -16,7 +16,7 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig
 from model_files import ModelConfig, ModelFiles
 from model_files.frozen_json import shown, thawed
 from model_files.listing import listed
-from model_files.weight_digest import is_computed
+from model_files.weight_digest import EMBEDDING, HEAD, is_computed
 from protos.errors import ModelFilesError, StagecoachError, UnsupportedModelError
 from protos.layer_range import LayerRange
 from stage_server.model.attention import IMPLEMENTATION
@@ -24,7 +24,7 @@ from stage_server.model.decoder_layer import run_layer
 from stage_server.model.families import Family, check_rope, family_of
 from stage_server.model.rotary import Rotary
 
-EMBEDDING, NORM, HEAD = "model.embed_tokens.weight", "model.norm.", "lm_head.weight"
+NORM = "model.norm."
 
 _CHECKED = {
     "num_hidden_layers": "num_layers",
