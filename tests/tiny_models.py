@@ -15,6 +15,8 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
+from model_files import open_model
+
 NUM_LAYERS = 6
 VOCAB_SIZE = 128
 
@@ -278,3 +280,10 @@ def tiny_gguf(
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def read_all(spec: Path) -> dict[str, np.ndarray]:
+    """Reads all tensors of a model, as its files show them, by name."""
+    files = open_model(str(spec))
+    with files.open_tensors(files.tensor_names) as reader:
+        return {name: reader.read(name) for name in files.tensor_names}
