@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator, Sequence
+import socket
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any, NamedTuple
@@ -14,6 +15,8 @@ from coordinator.http.door import Door
 from coordinator.http.server import HttpServer
 from coordinator.service.generation_engine import GenerationEngine
 from security.tls_files import TlsFiles
+
+DEADLINE_S = 20.0
 
 
 @asynccontextmanager
@@ -100,3 +103,15 @@ def in_background(serving: AbstractAsyncContextManager[str]) -> Iterator[str]:
         finally:
             loop.result().call_soon_threadsafe(stop.set)
             running.result()
+
+
+def send_then_read(address: str, pieces: Iterable[bytes]) -> bytes:
+    """Sends all pieces and only then reads, until the server ends the connection; blocks."""
+    host, _, port = address.partition(":")
+    with socket.create_connection((host, int(port)), timeout=DEADLINE_S) as connection:
+        for piece in pieces:
+            connection.sendall(piece)
+        received = b""
+        while piece := connection.recv(2**16):
+            received += piece
+        return received

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import gc
 import json
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -13,10 +12,9 @@ import uvloop
 
 from coordinator.http.connection import ConnectionLimits, LimitedProtocol
 from tests.contract.echo_engine import EchoEngine
-from tests.contract.http_door import serving_http
+from tests.contract.http_door import DEADLINE_S, send_then_read, serving_http
 from tests.faults.waiting import eventually
 
-DEADLINE_S = 20.0
 HEAD = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
 BODY = json.dumps({"prompt": "abc", "max_tokens": 2}).encode()
 REQUEST = HEAD + b"content-length: %d\r\n\r\n%b" % (len(BODY), BODY)
@@ -84,19 +82,9 @@ async def test_a_client_that_reads_only_after_sending_learns_why_it_is_refused(
 ) -> None:
     """What it had sent was left unread, which reset the connection under the answer."""
 
-    def talk(address: str) -> bytes:
-        host, _, port = address.partition(":")
-        with socket.create_connection((host, int(port)), timeout=DEADLINE_S) as connection:
-            connection.sendall(start)
-            for _ in range(50):
-                connection.sendall(b"x" * 1_000_000)
-            received = b""
-            while piece := connection.recv(2**16):
-                received += piece
-            return received
-
+    pieces = (start, *[b"x" * 1_000_000] * 50)
     async with serving_http(EchoEngine()) as address:
-        received = await asyncio.to_thread(talk, address)
+        received = await asyncio.to_thread(send_then_read, address, pieces)
     assert received.startswith(b"HTTP/1.1 %d " % status)
     assert received.count(b"HTTP/1.1 ") == 1
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -17,12 +16,11 @@ from coordinator.http.host_guard import AllowedHosts
 from coordinator.http.lenient_paths import home_path
 from protos.errors import InvalidArgumentError
 from tests.contract.echo_engine import EchoEngine
-from tests.contract.http_door import serving_http
+from tests.contract.http_door import DEADLINE_S, send_then_read, serving_http
 
 CHAT = "/v1/chat/completions"
 BODY: dict[str, Any] = {"messages": [{"role": "user", "content": "abc"}], "max_tokens": 2}
 PROMPT = {"prompt": "abc", "max_tokens": 2}
-DEADLINE_S = 20.0
 
 
 @pytest.fixture
@@ -480,22 +478,12 @@ async def test_a_client_that_stops_after_a_413_is_not_left_waiting(
 async def test_a_client_that_reads_only_after_sending_gets_its_413(is_chunked: bool) -> None:
     """Its connection once was open for as long again, or was reset under the answer."""
 
-    def talk(address: str) -> bytes:
-        host, _, port = address.partition(":")
-        with socket.create_connection((host, int(port)), timeout=DEADLINE_S) as connection:
-            framing = b"transfer-encoding: chunked" if is_chunked else b"content-length: %d" % LONG
-            connection.sendall(post(b"", framing))
-            piece = b"x" * 1_000_000
-            for _ in range(LONG // len(piece)):
-                connection.sendall(b"%x\r\n%b\r\n" % (len(piece), piece) if is_chunked else piece)
-            connection.sendall(b"0\r\n\r\n" if is_chunked else b"")
-            received = b""
-            while piece := connection.recv(2**16):
-                received += piece
-            return received
-
+    framing = b"transfer-encoding: chunked" if is_chunked else b"content-length: %d" % LONG
+    piece = b"x" * 1_000_000
+    body = [b"%x\r\n%b\r\n" % (len(piece), piece) if is_chunked else piece] * (LONG // len(piece))
+    pieces = (post(b"", framing), *body, b"0\r\n\r\n" if is_chunked else b"")
     async with serving_http(EchoEngine()) as address:
-        received = await asyncio.to_thread(talk, address)
+        received = await asyncio.to_thread(send_then_read, address, pieces)
     assert received.startswith(TOO_LONG)
     assert received.count(b"HTTP/1.1 ") == 1
 

@@ -4,8 +4,6 @@ import asyncio
 import itertools
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import grpc
 import grpc.aio
@@ -20,7 +18,8 @@ from protos.reflection import METHODS as REFLECTION_METHODS
 from protos.stagecoach.v1 import generation_pb2, generation_pb2_grpc, stage_pb2, stage_pb2_grpc
 from protos.status import from_rpc_error
 from tests.contract.echo_engine import EchoEngine, serving
-from tests.contract.stage_builders import DEADLINE_S, opening, running_stage
+from tests.contract.grpc_servers import Server, a_coordinator, a_stage
+from tests.contract.stage_builders import DEADLINE_S, opening
 
 GENERATE = "/stagecoach.v1.GenerationService/Generate"
 WATCH_STEPS = "/stagecoach.v1.GenerationService/WatchSteps"
@@ -35,20 +34,7 @@ OF_COORDINATOR = (
 OF_BOTH = (HEALTH_CHECK, HEALTH_WATCH)
 ALICE, BOB = new_key("alice"), new_key("bob")
 
-Server = Callable[[], AbstractAsyncContextManager[str]]
 Metadata = tuple[tuple[str, str], ...]
-
-
-@asynccontextmanager
-async def a_stage() -> AsyncIterator[str]:
-    async with running_stage() as stage:
-        yield stage.address
-
-
-@asynccontextmanager
-async def a_coordinator() -> AsyncIterator[str]:
-    async with serving(EchoEngine(max_running=10_000)) as address:
-        yield address
 
 
 EVERY_UNARY_REQUEST = [

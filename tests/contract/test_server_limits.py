@@ -1,32 +1,14 @@
 """What strangers can make the gRPC servers hold is bounded; nothing but the API is served."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from protos.limits import MAX_HEADER_BYTES
-from tests.contract.echo_engine import EchoEngine, serving
+from tests.contract.grpc_servers import Server, a_coordinator, a_stage
 from tests.contract.stage_builders import DEADLINE_S, opening, running_stage
 
 HEALTH = "/grpc.health.v1.Health/Check"
-
-
-@asynccontextmanager
-async def a_stage() -> AsyncIterator[str]:
-    async with running_stage() as stage:
-        yield stage.address
-
-
-@asynccontextmanager
-async def a_coordinator() -> AsyncIterator[str]:
-    async with serving(EchoEngine()) as address:
-        yield address
-
-
-Server = Callable[[], AbstractAsyncContextManager[str]]
 
 
 @pytest.mark.parametrize("server", [a_stage, a_coordinator])

@@ -10,17 +10,9 @@ from coordinator.text.tokenizer import load_tokenizer
 from model_files.hf_files import HfFiles
 from model_files.local_folder import LocalFolder
 from protos.errors import ModelFilesError
+from tests.model_configs import smallest_config
 
-CONFIG = {
-    "model_type": "llama",
-    "hidden_size": 8,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 1,
-    "intermediate_size": 8,
-    "vocab_size": 4,
-    "max_position_embeddings": 16,
-    "rms_norm_eps": 1e-5,
-}
+CONFIG = smallest_config(vocab_size=4)
 
 
 def folder_with(path: Path, template: object, **files: str) -> HfFiles:

@@ -18,6 +18,7 @@ from coordinator.text.tokenizer import Tokenizer, load_tokenizer
 from coordinator.text.tokenizer_info import tokenizer_info
 from model_files import open_model
 from protos.errors import StagecoachError
+from tests.model_configs import smallest_config
 from tests.unit.test_text_tokenizer import LLAMA2
 
 if TYPE_CHECKING:
@@ -31,16 +32,7 @@ LLAMA = (
     "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
     "{% else %} {{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"
 )
-CONFIG = {
-    "model_type": "llama",
-    "hidden_size": 8,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 1,
-    "intermediate_size": 8,
-    "vocab_size": 320,
-    "max_position_embeddings": 16,
-    "rms_norm_eps": 1e-5,
-}
+CONFIG = smallest_config(vocab_size=320)
 TEXTS = (
     "hello <|im_end|> wörld  <tool> <extra>",
     "<tool><tool>  x <|im_start|>",
