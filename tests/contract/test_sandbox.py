@@ -28,6 +28,7 @@ from coordinator.sandbox import (
     adopt_orphans,
 )
 from coordinator.sandbox.frames import FrameKind, FrameReader, encode
+from tests.open_files import OpenFile, open_files
 
 ROOT = Path(__file__).resolve().parents[2]
 JOBS = "tests.sandbox_jobs"
@@ -307,8 +308,7 @@ async def test_signals_of_a_terminal_and_of_a_service_manager_disturb_nothing(
 async def test_hundreds_of_processes_come_and_go_and_leave_nothing(server: ForkServer) -> None:
     await server.start()
     (root,) = psutil.Process().children()
-    us = psutil.Process()
-    before = us.num_fds(), root.num_fds()
+    before = open_files(), open_files(root.pid)
     for _ in range(2):
         processes = await asyncio.gather(*(server.fork() for _ in range(150)))
         answers = await asyncio.gather(*(ask(one, f"add {i}") for i, one in enumerate(processes)))
@@ -319,8 +319,13 @@ async def test_hundreds_of_processes_come_and_go_and_leave_nothing(server: ForkS
         for one in processes:
             one.close()
         await until(lambda: root.children(recursive=True) == [])
-    # A descriptor is closed when the loop hears that its process has ended.
-    await until(lambda: (us.num_fds(), root.num_fds()) == before)
+
+    def left_open() -> list[OpenFile]:
+        return [*(open_files() - before[0]), *(open_files(root.pid) - before[1])]
+
+    with suppress(TimeoutError):  # one is closed when the loop hears that its process has ended
+        await until(lambda: left_open() == [])
+    assert left_open() == []
 
 
 async def test_closing_the_server_ends_all_at_once() -> None:

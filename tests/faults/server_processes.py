@@ -1,6 +1,5 @@
 """Stage servers and coordinators as processes of their own, and what the system says of them."""
 
-import contextlib
 import json
 import os
 import select
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from tests.faults.observed import COLLECT, COUNT
+from tests.open_files import open_files
 
 START_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 30.0
@@ -121,10 +121,10 @@ class ServerProcess:
             for line in Path(f"/proc/{self.pid}/status").read_text().splitlines()
             if ":\t" in line
         )
-        targets = _open_files(self.pid)
-        num_sandboxed = targets.count("anon_inode:[pidfd]")
+        files = open_files(self.pid)
+        num_sandboxed = sum(file.target == "anon_inode:[pidfd]" for file in files)
         return Footprint(
-            num_fds=len(targets) - 2 * num_sandboxed,
+            num_fds=len(files) - 2 * num_sandboxed,
             num_threads=int(status["Threads"]),
             num_tasks=num_tasks,
             rss_bytes=1024 * int(status["VmRSS"].split()[0]),
@@ -178,12 +178,3 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
-
-
-def _open_files(pid: int) -> list[str]:
-    """What the descriptors of a process are open on."""
-    targets = []
-    for entry in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # closed since it was listed
-            targets.append(os.readlink(entry))
-    return targets

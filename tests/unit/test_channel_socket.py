@@ -9,15 +9,16 @@ import pytest
 
 from coordinator.pipeline.channel_socket import ChannelSocket, new_user_timeout_ms
 from tests.faults.waiting import eventually
+from tests.open_files import open_files
 
 pytestmark = pytest.mark.usefixtures("_no_leak")
 
 
 @pytest.fixture
 def _no_leak() -> Iterator[None]:
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_files()
     yield
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_files() - before == set()
 
 
 def connected(stack: ExitStack, family: int = socket.AF_INET) -> tuple[socket.socket, ...]:
