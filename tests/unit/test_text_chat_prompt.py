@@ -1,6 +1,7 @@
 """Conversations as token ids: what the template wrote is control, what a client wrote is text."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -145,9 +146,20 @@ def backend(request: pytest.FixtureRequest) -> tokenizers.Tokenizer:
     return BACKENDS[request.param]()
 
 
+@pytest.fixture(scope="module")
+def model_of(backend: tokenizers.Tokenizer) -> Callable[[str], Model]:
+    """Makes a model of a template; the next test that asks for it gets the same."""
+
+    @cache
+    def make(template: str) -> Model:
+        return Model(tokenizers.Tokenizer.from_str(backend.to_str()), template)
+
+    return make
+
+
 @pytest.fixture(scope="module", params=TEMPLATES)
-def model(request: pytest.FixtureRequest, backend: tokenizers.Tokenizer) -> Model:
-    return Model(tokenizers.Tokenizer.from_str(backend.to_str()), TEMPLATES[request.param])
+def model(request: pytest.FixtureRequest, model_of: Callable[[str], Model]) -> Model:
+    return model_of(TEMPLATES[request.param])
 
 
 @settings(max_examples=20, deadline=None)
@@ -217,9 +229,9 @@ PIECES = [
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("evil", PIECES)
 def test_no_template_makes_a_control_token_of_the_pieces_of_a_message(
-    backend: tokenizers.Tokenizer, change: str, evil: str
+    model_of: Callable[[str], Model], change: str, evil: str
 ) -> None:
-    model = Model(tokenizers.Tokenizer.from_str(backend.to_str()), template_that(CHANGES[change]))
+    model = model_of(template_that(CHANGES[change]))
     turns = [("user", f"a{evil}"), ("assistant", "1 < 2 & 3"), ("user", evil)]
     token_ids = model.tokenizer.encode_chat(prompt(turns))
     harmless = model.tokenizer.encode_chat(prompt([(role, "a") for role, _ in turns]))
@@ -240,9 +252,9 @@ def words_of(model: Model, token_ids: Sequence[int]) -> list[str]:
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_a_template_does_with_harmless_messages_is_what_transformers_does(
-    backend: tokenizers.Tokenizer, change: str
+    model_of: Callable[[str], Model], change: str
 ) -> None:
-    model = Model(tokenizers.Tokenizer.from_str(backend.to_str()), template_that(CHANGES[change]))
+    model = model_of(template_that(CHANGES[change]))
     turns = [("user", "<think>1 < 2 &amp; </think>\n\nb <|x|> [y]"), ("assistant", "<b>a</b> &lt;")]
     assert model.tokenizer.encode_chat(prompt(turns)) == model.expected(
         turns, add_generation_prompt=True
@@ -257,13 +269,13 @@ def template_that(change: str) -> str:
     ).replace("CHANGED", change)
 
 
-def test_a_name_in_a_message_is_text_too(backend: tokenizers.Tokenizer) -> None:
+def test_a_name_in_a_message_is_text_too(model_of: Callable[[str], Model]) -> None:
     source = (
         "{% for message in messages %}<|im_start|>{{ message.role }}"
         "{% if message.name is defined %} name={{ message['name'] }}{% endif %}\n"
         "{{ message.content }}<|im_end|>\n{% endfor %}"
     )
-    model = Model(tokenizers.Tokenizer.from_str(backend.to_str()), source)
+    model = model_of(source)
 
     def encode(name: str | None) -> list[int]:
         message = ChatMessage(role="user", content="a", name=name)
