@@ -10,11 +10,13 @@ from array import array
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
+from coordinator.http.field_names import field_names, in_words_of
 from coordinator.http.ignored_fields import IgnoredFields, ignored_fields, known_fields
-from coordinator.http.request_specs import content_text
+from coordinator.http.request_specs import content_text, grammar
 from coordinator.http.schema.base import ModelRequest, RequestModel
 from coordinator.http.schema.chat import ChatCompletionRequest, Message
 from coordinator.http.schema.completion import CompletionRequest
+from coordinator.http.schema.sampling import SamplingFields
 from coordinator.http.schema.tokens import DetokenizeRequest, TokenizeRequest
 from coordinator.http.validation import validate
 from protos import error_facts
@@ -85,6 +87,8 @@ def prepare(_: bytes) -> Callable[[bytes], bytes]:
 
 
 def _answer(request: ModelRequest) -> bytes:
+    if isinstance(request, SamplingFields):
+        _check_grammar(request)
     fields = {name: value for name, value in _facts(request).items() if name not in _STAND_INS}
     others = json.dumps(fields, ensure_ascii=False).encode()
     if len(others) > MAX_OTHER_BYTES:
@@ -104,6 +108,15 @@ def _answer(request: ModelRequest) -> bytes:
     facts = {"ignored": dict(ignored_fields(request)), "content": content}
     written = json.dumps(facts).encode()
     return _LENGTHS.pack(len(body), len(written)) + body + written + ids.tobytes()
+
+
+def _check_grammar(request: SamplingFields) -> None:
+    """Refuses a grammar here that the loop would read at length to refuse it."""
+    try:
+        grammar(request)
+    except InvalidArgumentError as error:
+        field, message = in_words_of(field_names(request), error.field, error.message)
+        raise InvalidArgumentError(message, field=field) from error
 
 
 def _content(value: str | Sequence[object], ids: "array[int]") -> object:

@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 from fastapi.responses import JSONResponse
 from pydantic import Field
 
-from coordinator.http.field_names import NO_NAMES, PROMPT, FieldNames, renamed
+from coordinator.http.field_names import NO_NAMES, PROMPT, FieldNames, in_words_of
 from coordinator.http.schema.base import ResponseModel
 from protos import errors
 
@@ -113,10 +113,7 @@ def error_body(error: errors.StagecoachError, names: FieldNames = NO_NAMES) -> E
         names: What the request calls the fields that the error may name.
     """
     answer = _answer(error)
-    field = _field(error)
-    param, message = renamed(field, names), error.message
-    if field and message.startswith(field):
-        message = param + message.removeprefix(field)
+    param, message = in_words_of(names, _field(error), error.message)
     return ErrorResponse(
         error=ErrorBody(message=message, type=answer.type, param=param or None, code=answer.code)
     )

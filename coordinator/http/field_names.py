@@ -87,5 +87,13 @@ def renamed(field: str, names: FieldNames) -> str:
     return field.removeprefix("sampling.")
 
 
+def in_words_of(names: FieldNames, field: str, message: str) -> tuple[str, str]:
+    """This API's name of a field that an error names, and the message with that name."""
+    name = renamed(field, names)
+    if field and message.startswith(field):
+        message = name + message.removeprefix(field)
+    return name, message
+
+
 def _sampling_names(request: SamplingFields) -> dict[str, str]:
     return _FORMAT_FIELDS if request.structured_outputs is None else _STRUCTURED_FIELDS

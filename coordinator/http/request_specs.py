@@ -66,19 +66,16 @@ def completion_specs(request: CompletionRequest, request_id: str) -> Specs:
     Raises:
         InvalidArgumentError: A value is out of range; the error names the field.
     """
-    return _choices(
-        [
-            replace(
-                _spec(request, prompt),
-                max_tokens=_max_tokens(request.max_tokens or DEFAULT_MAX_TOKENS),
-                min_tokens=request.min_tokens or 0,
-                logprobs=request.logprobs,
-            )
-            for prompt in _prompts(request)
-        ],
-        request,
-        request_id,
+    prompts = list(_prompts(request))
+    spec = replace(
+        _spec(request, prompts[0]),
+        max_tokens=_max_tokens(request.max_tokens or DEFAULT_MAX_TOKENS),
+        min_tokens=request.min_tokens or 0,
+        logprobs=request.logprobs,
     )
+    # A long schema is written and checked once, not for each prompt.
+    specs = [replace(spec, prompt=prompt) for prompt in prompts]
+    return _choices(specs, request, request_id)
 
 
 def chat_prompt(
@@ -119,6 +116,24 @@ def choice_seed(seed: int, index: int) -> int:
     return int.from_bytes(digest, "little")
 
 
+def grammar(request: SamplingFields) -> Grammar | None:
+    """What the output must follow.
+
+    Raises:
+        InvalidArgumentError: It is too long.
+    """
+    if request.structured_outputs is not None:
+        return _structured(request.structured_outputs)
+    match request.response_format:
+        case None | TextFormat():
+            return None
+        case JsonObjectFormat():
+            return Grammar(kind=GrammarKind.JSON_OBJECT)
+        case JsonSchemaFormat() as form:
+            text = json.dumps(form.json_schema.schema_, ensure_ascii=False)
+            return Grammar(kind=GrammarKind.JSON_SCHEMA, text=text)
+
+
 def _max_tokens(wanted: int | None) -> int | None:
     """What the engine takes; it gives no more than fit anyway."""
     return None if wanted in (None, NO_LIMIT) else min(wanted, MAX_UINT32)
@@ -157,7 +172,7 @@ def _spec(request: SamplingFields, prompt: Prompt) -> RequestSpec:
         stop_token_ids=tuple(request.stop_token_ids or ()),
         ignore_eos=request.ignore_eos or False,
         cache_salt=request.cache_salt,
-        grammar=_grammar(request),
+        grammar=grammar(request),
     )
 
 
@@ -206,19 +221,6 @@ def content_text(message: Message) -> str:
 def _chat_message(message: Message) -> ChatMessage:
     role = "system" if message.role == "developer" else message.role
     return ChatMessage(role=role, content=content_text(message), name=message.name)
-
-
-def _grammar(request: SamplingFields) -> Grammar | None:
-    if request.structured_outputs is not None:
-        return _structured(request.structured_outputs)
-    match request.response_format:
-        case None | TextFormat():
-            return None
-        case JsonObjectFormat():
-            return Grammar(kind=GrammarKind.JSON_OBJECT)
-        case JsonSchemaFormat() as form:
-            text = json.dumps(form.json_schema.schema_, ensure_ascii=False)
-            return Grammar(kind=GrammarKind.JSON_SCHEMA, text=text)
 
 
 def _structured(wanted: StructuredOutputs) -> Grammar:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from coordinator.core.request_spec import ChatPrompt, TextPrompt, TokenPrompt
-from coordinator.http import body_workers
+from coordinator.http import body_job, body_workers
+from coordinator.http.body_job import MAX_OTHER_BYTES
 from coordinator.http.body_workers import MAX_INLINE_BYTES, BodyWorkers, ByteBudget
 from coordinator.http.request_specs import chat_specs, completion_specs
 from coordinator.http.schema.base import ModelRequest
@@ -156,10 +157,42 @@ async def test_what_is_wrong_with_a_large_body_is_said_as_of_a_small_one(
 
 
 async def test_what_stands_beside_the_prompt_has_a_limit(bodies: BodyWorkers) -> None:
-    body = json.dumps({"messages": [turn("a")], "metadata": {"a": [{}] * 100_000}}).encode()
-    with pytest.raises(InvalidArgumentError, match="metadata and the other fields") as caught:
+    body = json.dumps({"messages": [turn("a")], "model": "m" * MAX_OTHER_BYTES}).encode()
+    with pytest.raises(InvalidArgumentError, match="model and the other fields") as caught:
         await bodies.validate(body, ChatCompletionRequest)
-    assert caught.value.field == "metadata"
+    assert caught.value.field == "model"
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"metadata": {"a": [[]] * 10_000}}, "metadata"),
+        ({"metadata": {f"a{index}": [1.5] * 3 for index in range(5_000)}}, "metadata"),
+        (
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "x", "schema": {"default": [[]] * 20_000}},
+                }
+            },
+            "response_format.json_schema.schema",
+        ),
+        ({"structured_outputs": {"json": {"default": [[]] * 20_000}}}, "structured_outputs.json"),
+    ],
+    ids=["lists", "numbers", "schema", "structured"],
+)
+async def test_what_takes_the_loop_long_is_refused_before_it_reads_it(
+    bodies: BodyWorkers, fields: dict[str, Any], field: str
+) -> None:
+    """The worker's answer is read on the loop: 225 kB of lists took it a tenth of a second."""
+    body = json.dumps({"messages": [turn("a")], **fields}).encode()
+    assert MAX_INLINE_BYTES < len(body) < MAX_OTHER_BYTES
+    answer = body_job.prepare(b"")(body_job.encode_call(body, ChatCompletionRequest))
+    assert len(answer) < 1_000
+    with pytest.raises(InvalidArgumentError) as caught:
+        await bodies.validate(body, ChatCompletionRequest)
+    assert caught.value.field == field
+    assert caught.value.message.startswith(f"{field} has ")
 
 
 async def test_a_body_that_takes_too_long_is_given_up(

@@ -264,6 +264,14 @@ def test_every_form_of_prompt_is_read(prompt: Any, expected: list[Any]) -> None:
     assert ids == [f"r-{index}" for index in range(2 * len(expected))]
 
 
+def test_what_all_prompts_share_is_made_once() -> None:
+    """A schema of 50 kB was written and checked for each of 128 prompts, on the event loop."""
+    wanted = {"prompt": ["x"] * 3, "structured_outputs": {"json": {"type": "object"}}}
+    specs = completion_specs(CompletionRequest.model_validate(wanted), "r")
+    assert len({id(spec.grammar) for [spec] in specs}) == 1
+    assert len({id(spec.sampling) for [spec] in specs}) == 1
+
+
 def test_messages_are_joined_and_developers_are_systems() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     wanted = ChatCompletionRequest.model_validate(

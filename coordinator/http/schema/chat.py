@@ -1,5 +1,6 @@
 """`/v1/chat/completions`."""
 
+import json
 from collections.abc import Collection
 from math import isfinite
 from typing import Annotated, Any, Literal
@@ -21,6 +22,9 @@ from coordinator.http.schema.base import (
 )
 from coordinator.http.schema.conversation import ConversationFields
 from coordinator.http.schema.sampling import FinishReasonText, MaxTokens, SamplingFields, Usage
+
+MAX_METADATA_CHARS = 16 * 1024
+"""Written as JSON; OpenAI's 16 strings of 512 fit. The event loop reads them and writes them."""
 
 MAX_PATH_CHARS = 64
 """Of a path into what a client sent, in an error."""
@@ -55,8 +59,21 @@ class Message(MessagePart):
     tool_calls: Unsupported = None
 
 
-def _check_numbers(metadata: dict[str, Any]) -> dict[str, Any]:
-    """Refuses what could not be returned: a double holds neither 1e999 nor, in JSON, NaN."""
+def _check_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Refuses what is long, and what could not be returned."""
+    try:
+        num_chars = len(json.dumps(metadata, ensure_ascii=False, allow_nan=False))
+    except ValueError as error:
+        raise ValueError(_no_number(metadata)) from error
+    if num_chars > MAX_METADATA_CHARS:
+        raise ValueError(
+            f"has {num_chars} characters as JSON, at most {MAX_METADATA_CHARS} are taken"
+        )
+    return metadata
+
+
+def _no_number(metadata: dict[str, Any]) -> str:
+    """Says where the number is that JSON cannot write: a double does not hold 1e999."""
     waiting: list[tuple[str, object]] = [("", metadata)]
     while waiting:
         path, value = waiting.pop()
@@ -65,8 +82,8 @@ def _check_numbers(metadata: dict[str, Any]) -> dict[str, Any]:
         elif isinstance(value, list):
             waiting += ((f"{path}[{index}]", one) for index, one in enumerate(value))
         elif isinstance(value, float) and not isfinite(value):
-            raise ValueError(f"has a number at {path[:MAX_PATH_CHARS]} that is read as {value}")
-    return metadata
+            break
+    return f"has a number at {path[:MAX_PATH_CHARS]} that is read as {value}"
 
 
 class ChatCompletionRequest(ConversationFields, SamplingFields):
@@ -96,8 +113,10 @@ class ChatCompletionRequest(ConversationFields, SamplingFields):
         description="And of as many of the most likely tokens. Only with `logprobs`.",
     )
 
-    metadata: Annotated[dict[str, Any], AfterValidator(_check_numbers)] | None = Field(
-        None, description="Kept nowhere; returned with a response that is not streamed."
+    metadata: Annotated[dict[str, Any], AfterValidator(_check_metadata)] | None = Field(
+        None,
+        description="Kept nowhere; returned with a response that is not streamed. At most "
+        f"{MAX_METADATA_CHARS} characters as JSON.",
     )
     modalities: list[Literal["text"]] | None = None
     audio: Unsupported = None
