@@ -109,7 +109,7 @@ def stage_server(
         int | None, typer.Option(help="Most tokens in one sequence. Default: the model's.")
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(help="CPU threads. Default: the physical cores.")
+        int | None, typer.Option(help="CPU threads. Default: the physical cores; 1 if emulated.")
     ] = None,
     engine: Annotated[
         str,
@@ -222,7 +222,9 @@ def stage_server(
                 max_num_seqs=max_num_seqs,
                 max_num_batched_tokens=max_num_batched_tokens,
                 max_model_len=max_model_len,
-                threads=default_num_threads() if threads is None else threads,
+                threads=(
+                    default_num_threads() if threads is None and engine != "emulated" else threads
+                ),
                 engine=engine,
                 emulate=emulate,
                 efficiency=efficiency,

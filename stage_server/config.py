@@ -99,7 +99,8 @@ class StageConfig:
     max_model_len: int | None = None
     """Most tokens that one sequence may hold. None: what the model and the KV pool allow."""
     threads: int | None = None
-    """CPU threads that compute. None: one for each physical core that this process may use."""
+    """CPU threads that compute. None: one for each physical core that this process may use, or one
+    in all for an emulated stage, whose threads would only wait for each other."""
     engine: str = "torch"
     """One of `ENGINE_NAMES`."""
     emulate: str | None = None

@@ -50,6 +50,7 @@ class EmulatedEngine:
             UnsupportedModelError: The cost of the model is not known.
         """
         assert config.emulate is not None, "the configuration was checked"
+        torch.set_num_threads(config.threads or 1)
         model = files.config
         if model.hidden_size < MIN_HIDDEN_SIZE:
             raise UnsupportedModelError(

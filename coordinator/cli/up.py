@@ -67,7 +67,9 @@ def up(
     ] = None,
     threads: Annotated[
         int | None,
-        typer.Option(min=1, help="CPU threads of each stage. Default: the physical cores."),
+        typer.Option(
+            min=1, help="CPU threads of each stage. Default: the physical cores; 1 if emulated."
+        ),
     ] = None,
     device: Annotated[
         str | None,

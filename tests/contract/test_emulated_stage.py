@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from coordinator.core.sampling_params import SamplingParams
 from model_files import open_model
@@ -187,6 +188,19 @@ def test_a_stage_that_would_not_fit_the_card_is_refused_with_numbers() -> None:
     )
     with pytest.raises(InsufficientMemoryError, match="26031728640 bytes of weights"):
         build_engine(config, open_model(config.model))
+
+
+@pytest.mark.parametrize(("threads", "expected"), [(None, 1), (3, 3)])
+def test_an_emulated_stage_has_the_threads_it_was_told(threads: int | None, expected: int) -> None:
+    """By default the one that it needs; several of torch's wait for each other at its one row."""
+    num_before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        config = create_config(threads=threads)
+        build_engine(config, open_model(config.model))
+        assert torch.get_num_threads() == expected
+    finally:
+        torch.set_num_threads(num_before)
 
 
 def test_an_engine_that_computes_refuses_a_shape_by_name() -> None:
