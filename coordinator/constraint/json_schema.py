@@ -17,6 +17,7 @@ from coordinator.constraint.object_keys import (
     takes_keys_apart,
 )
 from coordinator.constraint.refused_keyword import escaped, refuse
+from coordinator.constraint.schema_counts import rewrite_counts
 from coordinator.constraint.schema_formats import rewrite_format
 from coordinator.constraint.schema_keywords import inner_schemas
 from coordinator.constraint.schema_patterns import rewrite_patterns
@@ -30,6 +31,9 @@ _MAX_EXPONENT = 22
 
 _MAX_INTEGER = 2**53
 """A double keeps all up to it. Bounds beyond 64 bits are that of the last one to the engine."""
+
+_MAX_LITERAL = 2**63 - 1
+"""The engine writes a whole number beyond it as the last one, where the type is integer."""
 
 _MAX_STEP = 2**32 - 1
 """The largest step of `multipleOf`, written without a point."""
@@ -144,6 +148,7 @@ class _Walk:
                     _check_number(number, where)
             elif name == _ENGINE_OPTIONS:
                 refuse(name, value, where, "the whole coordinator has the same options")
+        self.is_changed |= rewrite_counts(schema, path)
         check_num_keys(schema, path)
         self.takes_keys_apart |= takes_keys_apart(schema)
         if schema.get("uniqueItems") is False:  # asks for nothing, and is not known to the engine
@@ -201,10 +206,13 @@ def _check_step(step: int | float, where: str) -> None:
 
 
 def _check_number(number: int | float, where: str) -> None:
-    """Refuses numbers that a double does not keep as they are written."""
-    if not _survives(Decimal(_text(number))):
-        name = where.rpartition("/")[2]
+    """Refuses numbers that the engine would not write as they are written."""
+    exact = Decimal(_text(number))
+    name = where.rpartition("/")[2]
+    if not _survives(exact):
         refuse(name, _text(number), where, f"it has more than {MAX_DIGITS} digits, or is too large")
+    if abs(exact) > _MAX_LITERAL:
+        refuse(name, _text(number), where, f"it is beyond {_MAX_LITERAL}")
 
 
 def _survives(exact: Decimal) -> bool:
