@@ -18,6 +18,7 @@ from coordinator.constraint.object_keys import (
 )
 from coordinator.constraint.refused_keyword import escaped, refuse
 from coordinator.constraint.schema_counts import rewrite_counts
+from coordinator.constraint.schema_dialect import rewrite_dialect
 from coordinator.constraint.schema_formats import rewrite_format
 from coordinator.constraint.schema_keywords import inner_schemas
 from coordinator.constraint.schema_patterns import rewrite_patterns
@@ -110,10 +111,13 @@ class _Walk:
     def check_all(self) -> None:
         """Checks the document, and what is referred to in it."""
         self._check(self._document, "#", "#")
-        while (resolved := self._references.resolve()).targets:
+        has_more = True
+        while has_more:
+            resolved = self._references.resolve()
             self.is_changed |= resolved.is_changed
             for schema, path, base in resolved.targets:
                 self._check(schema, path, base)
+            has_more = bool(resolved.targets)
         if self.takes_keys_apart:
             for value, where in self._literals:
                 check_characters(value, where)
@@ -135,6 +139,7 @@ class _Walk:
         if not isinstance(schema, dict) or path in self._checked:
             return
         self._checked[path] = schema
+        self.is_changed |= rewrite_dialect(schema, path)
         base = self._references.add(schema, path, base)
         for pointer, inner in tuple(inner_schemas(schema)):
             self._check(inner, path + pointer, base)

@@ -6,15 +6,14 @@ no name of a document in it, so that there is one way to read it. In sandboxed p
 """
 
 from typing import Any, NamedTuple, NoReturn
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, urljoin
 
 from coordinator.constraint.refused_keyword import escaped, refuse
+from coordinator.constraint.schema_dialect import uses_old_names
 from coordinator.constraint.schema_keywords import DATA, LISTS, MAPS, SINGLES
 
 _SAFE = "/~!$&'()*+,;=:@"
 """Characters of a fragment that need no percent sign, beside letters, digits and `-._`."""
-
-_OLD_DRAFTS = ("draft-03", "draft-04")
 
 
 class Target(NamedTuple):
@@ -52,13 +51,13 @@ class References:
     def __init__(self, document: object) -> None:
         """Knows none."""
         self._document = document
-        dialect = str(document.get("$schema")) if isinstance(document, dict) else ""
-        self._id = "id" if any(draft in dialect for draft in _OLD_DRAFTS) else "$id"
+        self._id = "id" if uses_old_names(document) else "$id"
         self._unresolved: list[_Reference] = []
         self._named: list[dict[str, Any]] = []
         self._bases = {"": "#"}
-        """Paths of the schemas that have names of their own, by these."""
-        self._base_paths = {"#"}
+        """Paths of the schemas that have names of their own, by these, which are whole."""
+        self._names = {"#": ""}
+        """The names by the paths."""
         self._anchors: dict[tuple[str, str], str] = {}
         """Paths by the path of the base and the anchor."""
 
@@ -77,9 +76,10 @@ class References:
         if isinstance(name, str):
             document, _, fragment = name.partition("#")
             if document:
+                whole = _joined(self._names[base], document)
                 base = path
-                self._bases.setdefault(document, path)
-                self._base_paths.add(path)
+                self._bases.setdefault(whole, path)
+                self._names[path] = whole
             if fragment:  # until draft 7 an anchor was written so
                 self._anchors.setdefault((base, fragment), path)
         anchor = schema.get("$anchor")
@@ -98,7 +98,7 @@ class References:
             ValueError: One leads to no schema of the document; says which and where.
         """
         unresolved, self._unresolved = self._unresolved, []
-        is_changed = self._forget_names() if unresolved else False
+        is_changed = self._forget_names()
         targets: list[Target] = []
         for schema, base, path in unresolved:
             target = self._target(schema["$ref"], base, f"{path}/$ref")
@@ -109,7 +109,10 @@ class References:
         return Resolved(targets, is_changed)
 
     def _forget_names(self) -> bool:
-        """Removes the names of schemas, which would change what the engine takes `#` for."""
+        """Removes the names of schemas, which would change what the engine takes `#` for.
+
+        Nor need they be as the engine wants them.
+        """
         is_changed = False
         for schema in self._named:
             for keyword in ("$id", "id", "$anchor"):
@@ -120,7 +123,7 @@ class References:
     def _target(self, reference: str, base: str, where: str) -> Target:
         name, _, fragment = reference.partition("#")
         fragment = unquote(fragment)
-        start = base if not name else self._bases.get(name)
+        start = base if not name else self._bases.get(_joined(self._names[base], name))
         if start is None:
             refuse("$ref", reference, where, "it leads out of the schema")
         if not fragment.startswith("/") and fragment:
@@ -152,12 +155,20 @@ class References:
             else:
                 refuse_step("it leads nowhere")
             path = f"{path}/{escaped(step)}"
-            if path in self._base_paths:
+            if path in self._names:
                 base = path
             holds = _held_by(step, value, holds)
         if holds not in ("schema", "anything") or not isinstance(value, dict | bool):
             refuse_step("it leads to no schema")
         return Target(value, path, base)
+
+
+def _joined(base: str, name: str) -> str:
+    """A name as a whole one, read from that of the schema around it."""
+    try:
+        return urljoin(base, name)
+    except ValueError:  # it is no URI: then it is what it is called by
+        return name
 
 
 def _held_by(step: str, value: object, holder: str) -> str:

@@ -62,7 +62,6 @@ UNCHANGED: list[Any] = [
     {"$ref": "#/items/0", "items": [{}]},
     {"$ref": "#/anyOf/1/not", "anyOf": [{}, {"not": {}}]},
     {"type": "object", "x-notes": {**WRONG, "$ref": "http://elsewhere"}},
-    {"$id": "https://example.com/x.json", "type": "null"},
 ]
 
 
@@ -79,6 +78,24 @@ REWRITTEN: list[tuple[Any, Any]] = [
     (
         ANCHOR_OF_DRAFT_7,
         {**ANCHOR_OF_DRAFT_7, "$ref": "#/definitions/a", "definitions": {"a": {}}},
+    ),
+    ({"$id": "https://example.com/x.json", "type": "null"}, {"type": "null"}),
+    ({"$id": "no URI [", "items": {"$ref": "no URI ["}}, {"items": {"$ref": "#"}}),
+    (
+        {
+            "$id": "http://x/y/root.json",
+            "items": {"$ref": "root.json#/$defs/a"},
+            "$defs": {"a": {}},
+        },
+        {"items": {"$ref": "#/$defs/a"}, "$defs": {"a": {}}},
+    ),
+    (
+        {"$id": "http://x/y/", "$ref": "http://x/b/a", "$defs": {"a": {"$id": "/b/a"}}},
+        {"$ref": "#/$defs/a", "$defs": {"a": {}}},
+    ),
+    (
+        {"$id": "x/y", "$defs": {"a": {"$id": "z", "items": {"$ref": "y"}}}, "$ref": "y"},
+        {"$defs": {"a": {"items": {"$ref": "#"}}}, "$ref": "#"},
     ),
     (
         {"$ref": "b", "$defs": {"a": {"$id": "b", "$ref": "#/$defs/c", "$defs": {"c": {}}}}},
