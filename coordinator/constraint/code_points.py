@@ -4,10 +4,11 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from functools import cache
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import NamedTuple, Self
 
 _LAST = 0x10FFFF
+_LAST_ASCII = 0x7F
 
 
 class CodePoints(NamedTuple):
@@ -58,6 +59,17 @@ class CodePoints(NamedTuple):
     def __sub__(self, other: "CodePoints") -> "CodePoints":
         """Those that the other has not."""
         return ~(~self | other)
+
+    def filled(self, num_ranges: int) -> "CodePoints":
+        """More characters in fewer ranges: the narrowest gaps between them are filled.
+
+        Args:
+            num_ranges: At most as many are left, beside those of ASCII, which has no gap filled.
+        """
+        others = [one for one in self.ranges if one[1] > _LAST_ASCII]
+        gaps = [(after, first - 1) for (_, after), (first, _) in pairwise(others)]
+        gaps.sort(key=lambda gap: gap[1] - gap[0])
+        return CodePoints.of((*self.ranges, *gaps[: max(0, len(others) - num_ranges)]))
 
 
 LAST_ASSIGNED = 0x3FFFF

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from coordinator.constraint.code_points import CodePoints
+from coordinator.constraint.object_keys import UNSPELLED
 from coordinator.constraint.pattern_characters import ANY, Characters, exactly
 from coordinator.constraint.pattern_syntax import (
     Anchor,
@@ -23,6 +24,11 @@ from coordinator.constraint.refused_keyword import escaped, refuse
 
 _NOTHING = CodePoints(())
 _NUL = CodePoints.listed("\0")
+_LINE_FEED = CodePoints.listed("\n")
+_MAX_BARRED = 64
+"""Ranges of characters that keys may not have. The engine looks for them anywhere in a key, and
+builds too much for some hundreds."""
+
 _SURROGATES = CodePoints.of([(0xD800, 0xDFFF)])
 """No characters, and none to the engine."""
 
@@ -63,10 +69,10 @@ def _rewrite_keys(schema: dict[str, Any], patterns: dict[str, object], path: str
 
     A key must not be written that only some validators find a pattern in: for the others it has
     another schema. So the characters that they differ in are taken out of every pattern, and keys
-    with them have the schema false.
+    with them have the schema false. To Python, `$` also stands before a line feed at the end.
     """
     nodes: dict[str, Node] = {}
-    disputed = _NUL
+    disputed = _NOTHING
     for pattern in patterns:
         try:
             nodes[pattern] = parse_pattern(pattern)
@@ -74,10 +80,18 @@ def _rewrite_keys(schema: dict[str, Any], patterns: dict[str, object], path: str
             refuse("patternProperties", pattern, f"{path}/{escaped(pattern)}", str(error))
         for characters in _characters(nodes[pattern]):
             disputed |= characters.for_some() - characters.for_all()
+        if _has_anchor(nodes[pattern], Anchor.END):
+            disputed |= _LINE_FEED
+    named = _NOTHING
     for name in _names(schema):
-        if CodePoints.listed(name) & disputed:
-            refuse("patternProperties", list(patterns), path, f"validators differ in {name}")
-    agreed, all_of_them = _Writer(disputed), _Writer(_NOTHING)
+        named |= CodePoints.listed(name)
+        if named & (disputed | _NUL):
+            refuse("patternProperties", list(patterns), path, f"validators differ in {name!r}")
+    barred = _NOTHING
+    if schema.get("additionalProperties") is not False:
+        # Other keys beside patterns are spelled without \u: some characters are in none anyway.
+        barred = disputed.filled(_MAX_BARRED) - named - CodePoints.listed(UNSPELLED)
+    agreed = _Writer(disputed | barred | _NUL)
     written: dict[str, object] = {}
     for pattern, node in nodes.items():
         try:
@@ -86,11 +100,10 @@ def _rewrite_keys(schema: dict[str, Any], patterns: dict[str, object], path: str
             refuse("patternProperties", pattern, f"{path}/{escaped(pattern)}", str(error))
         same = [written[rewritten]] if rewritten in written else []
         written[rewritten] = {"allOf": [*same, patterns[pattern]]} if same else patterns[pattern]
-    lacks_keys = any(all_of_them.whole(node) not in written for node in nodes.values())
-    if lacks_keys and schema.get("additionalProperties") is not False:
+    if barred:
         anything = Repeat(ANY, 0, None)
-        some = Sequence((anything, exactly(disputed), anything))
-        written[all_of_them.anchored(some)] = False
+        some = Sequence((anything, exactly(barred), anything))
+        written[_Writer(_NOTHING).anchored(some)] = False
     schema["patternProperties"] = written
 
 
@@ -152,7 +165,7 @@ class _Writer:
             before, items = "", items[1:]
         while after is not None and items[-1:] == (Anchor.END,):
             after, items = "", items[:-1]
-        if not any(map(_has_anchor, items)):
+        if not any(_has_anchor(item, *Anchor) for item in items):
             return f"{before or ''}{self._inner(Sequence(items))}{after or ''}"
         if len(items) == 1:
             if not isinstance(items[0], Sequence | Choice):
@@ -188,14 +201,14 @@ class _Writer:
         return f"[{''.join(ranges)}]"
 
 
-def _has_anchor(node: Node) -> bool:
+def _has_anchor(node: Node, *anchors: Anchor) -> bool:
     match node:
         case Anchor():
-            return True
+            return node in anchors
         case Repeat(item):
-            return _has_anchor(item)
+            return _has_anchor(item, *anchors)
         case Sequence(parts) | Choice(parts):
-            return any(map(_has_anchor, parts))
+            return any(_has_anchor(part, *anchors) for part in parts)
         case Characters():
             return False
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.constraint.messages import Standing
-from tests.json_outputs import Output, output_maker, start, walk
+from tests.json_outputs import Output, accepts, output_maker, start, walk
 
 HOSTILE = frozenset(bytes([byte]) for byte in b'"\\\x7f\x00ntrbfu01/-.:@ ') | frozenset(
     bytes([byte]) for byte in range(0x80, 0x100)
@@ -277,4 +277,52 @@ def test_a_key_that_validators_read_differently_is_refused(
     make_output: Callable[[], Output],
 ) -> None:
     schema = {"properties": {"é": {}}, "patternProperties": {r"^\w$": {"type": "null"}}}
-    assert "validators differ in é" in start(make_output(), json.dumps(schema)).error
+    assert "validators differ in 'é'" in start(make_output(), json.dumps(schema)).error
+
+
+INTEGER = {"type": "integer"}
+KEYS: list[tuple[dict[str, Any], list[str], list[str]]] = [
+    (
+        {r"^\w+$": INTEGER},
+        ['{"a":1}', '{"-":"x"}', "{}"],
+        ['{"\u02940":"x"}', '{"\u0665":"x"}', '{"é":1}'],
+    ),
+    (
+        {r"^\d+$": INTEGER},
+        ['{"5":1}', '{"-":"x"}', '{"日本":"x"}'],
+        ['{"\u0665":"x"}', '{"5":"x"}'],
+    ),
+    ({r"^\S+$": INTEGER}, ['{"a":1}', '{"é":1}', '{" ":"x"}'], ['{"\ufeff":"x"}', '{"é":"x"}']),
+    ({r"^\W$": False}, ['{"a":"x"}'], ['{"-":1}', '{"\u0294":1}']),
+    ({r"(?i)^k$": INTEGER}, ['{"k":1}', '{"K":1}', '{"kk":"x"}'], ['{"\u212a":"x"}', '{"K":"x"}']),
+    ({"^a$": INTEGER}, ['{"a":1}', '{"ab":"x"}', '{"é":"x"}'], [r'{"a\n":"x"}', '{"a":"x"}']),
+    ({"a$|^b": INTEGER}, ['{"a":1}', '{"x":"x"}'], [r'{"a\n":"x"}', r'{"xa\n":"x"}', '{"b":"x"}']),
+    ({"^.{0,3}$": INTEGER}, ['{"a":1}', '{"abcd":"x"}'], [r'{"\n":"x"}', r'{"ab\n":"x"}']),
+    ({"^x-": INTEGER}, ['{"x-a":1}', '{"a":"x"}', r'{"\n":"x"}'], ['{"x-":"x"}']),
+    ({"": INTEGER}, ['{"a":1}', r'{"\n":1}'], ['{"a":"x"}']),
+]
+
+
+@pytest.mark.parametrize("others", [{}, {"additionalProperties": True}])
+@pytest.mark.parametrize(("patterns", "taken", "refused"), KEYS, ids=str)
+def test_a_key_that_only_some_find_a_pattern_in_is_not_written(
+    make_output: Callable[[], Output],
+    patterns: dict[str, Any],
+    taken: list[str],
+    refused: list[str],
+    others: dict[str, Any],
+) -> None:
+    schema = json.dumps({"type": "object", "patternProperties": patterns, **others})
+    for document in taken:
+        assert accepts(make_output(), schema, document), document
+    for document in refused:
+        assert not accepts(make_output(), schema, document), document
+
+
+@pytest.mark.parametrize("names", [{"properties": {"a\n": {}}}, {"required": ["a\n"]}])
+def test_a_name_that_ends_with_a_line_feed_is_refused_beside_a_dollar_sign(
+    make_output: Callable[[], Output], names: dict[str, Any]
+) -> None:
+    schema = {**names, "patternProperties": {"^a$": INTEGER}}
+    assert r"validators differ in 'a\n'" in start(make_output(), json.dumps(schema)).error
+    assert start(make_output(), json.dumps({**schema, "patternProperties": {"^b": {}}})).error == ""
