@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from typing import Any, NamedTuple, NoReturn, TypeGuard
 
+from coordinator.constraint import schema_property_names as property_names
 from coordinator.constraint.object_keys import (
     UNSPELLED,
     check_characters,
@@ -118,6 +119,9 @@ class _Walk:
             for schema, path, base in resolved.targets:
                 self._check(schema, path, base)
             has_more = bool(resolved.targets)
+        for path, checked in tuple(self._checked.items()):
+            if property_names.KEYWORD in checked:
+                self._rewrite_property_names(checked, path)
         if self.takes_keys_apart:
             for value, where in self._literals:
                 check_characters(value, where)
@@ -127,6 +131,19 @@ class _Walk:
             has_patterns = rewrite_patterns(checked, path, unspelled)
             has_format = rewrite_format(checked)
             self.is_changed |= has_patterns or has_format
+
+    def _rewrite_property_names(self, schema: dict[str, Any], path: str) -> None:
+        """Asks for the keys of an object in another way."""
+        keyword = property_names.KEYWORD
+        where = f"{path}/{keyword}"
+        keys = property_names.object_of_keys(schema[keyword], where, self._references.schema_at)
+        del schema[keyword]
+        self.is_changed = True
+        if keys is not None:
+            both = schema.get("allOf")
+            others = both if isinstance(both, list) else []
+            schema["allOf"] = [*others, keys]
+            self._check(keys, f"{path}/allOf/{len(others)}", "#")
 
     def _check(self, schema: object, path: str, base: str) -> None:
         """Checks a schema and those in it; rewrites what has a simple equivalent.

@@ -72,6 +72,21 @@ def parse_pattern(text: str) -> Node:
     return _Parser(text).parse()
 
 
+def least_length(node: Node) -> int:
+    """Characters of the shortest text that a pattern matches."""
+    match node:
+        case Characters():
+            return 1
+        case Anchor():
+            return 0
+        case Repeat(item, least):
+            return least * least_length(item)
+        case Sequence(items):
+            return sum(map(least_length, items))
+        case Choice(branches):
+            return min(map(least_length, branches))
+
+
 _FLAGS = re.compile(r"\(\?([is]+)\)")
 _GROUP = re.compile(r"\((?:\?:|\?P?<[A-Za-z_][A-Za-z0-9_]*>|(?!\?))")
 _COUNT = re.compile(r"\{([0-9]{1,6})(?:(,)([0-9]{0,6}))?\}")

@@ -28,10 +28,12 @@ _BASE64 = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 _POINTER = "(/([A-Za-z0-9 _.:@$-]|~[01])*)*"
 _PLAIN = "[A-Za-z0-9._~-]"
 """Of a URI, wherever it stands."""
+_WEB_ADDRESS = rf"https?://{_LABEL}(\.{_LABEL}){{0,4}}(:[1-9][0-9]{{0,3}})?(/{_PLAIN}*)*"
 _REFERENCE = (
-    rf"^(https?://{_LABEL}(\.{_LABEL}){{0,4}}(:[1-9][0-9]{{0,3}})?(/{_PLAIN}*)*"
+    rf"^({_WEB_ADDRESS}"
     rf"|/?({_PLAIN}+(/{_PLAIN}*)*)?)(\?({_PLAIN}|[/&=+])*)?(#{_PLAIN}*)?$"
 )
+_BYTE = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _TEMPLATE = rf"^({_PLAIN}|[/:?&=#]|\{{[a-z][A-Za-z0-9_]{{0,20}}\}})*$"
 _EXPRESSION_ITEM = (
     r"([A-Za-z0-9_ ,:;=@-]|\.|\\[dDwWsS.*+?()|^$]|\[\^?(a-z|A-Z|0-9|[A-Za-z0-9_.,@])+\])[*+?]?"
@@ -72,6 +74,28 @@ _OTHER_NAMES = MappingProxyType({"iri": "uri", "url": "uri", "ip-address": "ipv4
 """Formats that have all that one of the engine has."""
 _FOR_ENGINE = frozenset({"uri", "ipv4", "ipv6", "uuid", "duration"})
 """Those that the engine has right."""
+
+_FOR_KEYS: Mapping[str, str] = MappingProxyType(
+    {
+        **_FORMATS,
+        "uri": rf"^{_WEB_ADDRESS}(\?({_PLAIN}|[/&=+])*)?(#{_PLAIN}*)?$",
+        "ipv4": rf"^{_BYTE}(\.{_BYTE}){{3}}$",
+        "uuid": "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$",
+    }
+)
+"""Patterns of formats, of those too that the engine has for values."""
+
+
+def pattern_of_format(form: str) -> str | None:
+    """A pattern of texts that have a format; None for a format that every text has.
+
+    Raises:
+        ValueError: There is none.
+    """
+    own = _OTHER_NAMES.get(form, form)
+    if own in _FOR_ENGINE and own not in _FOR_KEYS:
+        raise ValueError(f"format {form} is not supported for the keys of an object")
+    return _FOR_KEYS.get(own)
 
 
 def rewrite_format(schema: dict[str, Any]) -> bool:

@@ -108,6 +108,10 @@ class References:
             targets.append(target)
         return Resolved(targets, is_changed)
 
+    def schema_at(self, reference: str) -> object:
+        """What a reference leads to that was rewritten."""
+        return self._target(reference, "#", "#").schema
+
     def _forget_names(self) -> bool:
         """Removes the names of schemas, which would change what the engine takes `#` for.
 
