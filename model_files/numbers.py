@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from model_files.frozen_json import shown
+from model_files.layer_kinds import PATTERNS, WINDOWED_ON_REQUEST, WINDOWS
 from protos.errors import ModelFilesError
 
 
@@ -20,8 +21,6 @@ class Bounds(NamedTuple):
     high: float
     is_whole: bool = False
     or_null: bool = False
-    or_text: bool = False
-    """True where some files have a text instead, which transformers reads."""
 
     def check(self, value: object, field: str, file_name: str) -> None:
         """Checks a value.
@@ -34,7 +33,7 @@ class Bounds(NamedTuple):
         Raises:
             ModelFilesError: It is no number, or not within the bounds.
         """
-        if (value is None and self.or_null) or (isinstance(value, str) and self.or_text):
+        if value is None and self.or_null:
             return
         wanted = int if self.is_whole else int | float
         if isinstance(value, bool) or not isinstance(value, wanted) or not self._holds(value):
@@ -68,7 +67,6 @@ THETA = Bounds(1, 1e18)
 
 _OPTIONAL_FACTOR = FACTOR._replace(or_null=True)
 _WINDOW = POSITIONS._replace(or_null=True)
-_PATTERN = POSITIONS._replace(or_null=True, or_text=True)
 _PART = Bounds(1e-6, 1, or_null=True)
 
 SIZES: Mapping[str, Bounds] = MappingProxyType(
@@ -107,22 +105,6 @@ _ROPE: Mapping[str, Bounds] = MappingProxyType(
 
 _ROPE_LISTS = frozenset({"short_factor", "long_factor"})
 
-_WINDOWED = frozenset(
-    {
-        "cohere2",
-        "exaone4",
-        "gemma2",
-        "gemma3_text",
-        "ministral",
-        "mistral",
-        "olmo3",
-        "phi3",
-        "starcoder2",
-    }
-)
-_WINDOWED_ON_REQUEST = frozenset({"qwen2", "qwen3", "smollm3"})
-"""Families that look at their window only when `use_sliding_window` is true."""
-
 _COHERE = frozenset({"cohere", "cohere2"})
 _GEMMA = frozenset({"gemma2", "gemma3_text"})
 _GRANITE = frozenset({"granite"})
@@ -144,12 +126,9 @@ _OF_FAMILIES: Mapping[str, tuple[frozenset[str] | None, Bounds]] = MappingProxyT
         "residual_multiplier": (_GRANITE, FACTOR),
         "logits_scaling": (_GRANITE, FACTOR),
         "clip_qkv": (frozenset({"olmo"}), _OPTIONAL_FACTOR),
-        "sliding_window": (_WINDOWED, _WINDOW),
-        "sliding_window_pattern": (
-            frozenset({"cohere2", "exaone4", "gemma3_text"}),
-            _PATTERN,
-        ),
-        "max_window_layers": (_WINDOWED_ON_REQUEST, _whole(0, MAX_POSITIONS)),
+        "sliding_window": (frozenset(WINDOWS), _WINDOW),
+        "sliding_window_pattern": (frozenset(PATTERNS), POSITIONS),
+        "max_window_layers": (WINDOWED_ON_REQUEST, _whole(0, MAX_POSITIONS)),
         "no_rope_layer_interval": (frozenset({"smollm3"}), POSITIONS),
     }
 )
@@ -185,11 +164,16 @@ def _bounds_of(name: str, model_type: str, raw: Mapping[str, object]) -> Bounds 
     if name in SIZES:
         return SIZES[name]._replace(or_null=True)
     families, bounds = _OF_FAMILIES.get(name, (frozenset[str](), None))
-    if families is None or model_type in families:
-        return bounds
-    if name == "sliding_window" and model_type in _WINDOWED_ON_REQUEST:
-        return _WINDOW if raw.get("use_sliding_window") else None
-    return None
+    if not (families is None or model_type in families):
+        return None
+    is_listed = raw.get("layer_types") is not None
+    if name == "sliding_window_pattern" and is_listed:
+        return None
+    if name == "sliding_window" and model_type in WINDOWED_ON_REQUEST:
+        return bounds if raw.get("use_sliding_window") else None
+    if name == "sliding_window" and model_type == "exaone4" and not is_listed:
+        return POSITIONS  # transformers makes a pattern of 0 of a window that is null
+    return bounds
 
 
 def _check_rope(values: Mapping[str, object], path: str, file_name: str) -> None:

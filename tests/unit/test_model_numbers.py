@@ -99,6 +99,7 @@ def test_no_number_of_a_configuration_breaks_a_stage(
 
 YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
 LLAMA = {"model_type": "llama"}
+LISTED = {"model_type": "exaone4", "layer_types": ["full_attention"] * 32}
 
 
 @pytest.mark.parametrize(
@@ -126,6 +127,8 @@ LLAMA = {"model_type": "llama"}
         ({"model_type": "cohere", "logit_scale": None}, "logit_scale is null"),
         ({"model_type": "granite", "logits_scaling": 0}, "logits_scaling is 0"),
         ({"model_type": "exaone4", "sliding_window_pattern": 0}, "sliding_window_pattern is 0"),
+        ({"model_type": "exaone4", "sliding_window_pattern": "LLLG"}, "sliding_window_pattern is"),
+        ({"model_type": "exaone4", "sliding_window": None}, "sliding_window is null, must be a"),
     ],
 )
 def test_a_number_is_refused_by_the_name_that_the_file_has_for_it(
@@ -140,7 +143,8 @@ def test_a_number_is_refused_by_the_name_that_the_file_has_for_it(
     [
         {"model_type": "qwen2", "sliding_window": 0},
         {"model_type": "mistral", "sliding_window": None},
-        {"model_type": "exaone4", "sliding_window_pattern": "LLLG"},
+        {**LISTED, "sliding_window_pattern": "LLLG"},
+        {**LISTED, "sliding_window_pattern": 0, "sliding_window": None},
         {**LLAMA, "logit_scale": None, "rope_scaling": None, "head_dim": None},
         {**LLAMA, "eos_token_id": -1, "pad_token_id": -1},
     ],
