@@ -25,6 +25,7 @@ _FOREIGN_FEATURES = (
     "num_experts",
     "num_kv_shared_layers",
     "num_local_experts",
+    "per_layer_config",
     "use_bidirectional_attention",
 )
 """Configuration keys that change what a layer is; served only when absent, null, false or 0."""
