@@ -8,13 +8,11 @@ from model_files.family_defaults import FAMILY_DEFAULTS
 from model_files.frozen_json import frozen, shown
 from model_files.not_served import not_served
 from model_files.numbers import MAX_POSITIONS, SIZES, TOKEN_ID, check_numbers
+from model_files.rope_parameters import ORIGINAL, rope_parameters
 from protos.errors import ModelFilesError, UnsupportedModelError
 
 _UNGATED = frozenset({"arcee", "starcoder2"})
 """Families whose MLP has no gate, and so two matrices instead of three."""
-
-_PHI3_ORIGINAL = 4096
-"""Positions of a Phi-3 that does not say how many it was first trained for."""
 
 _EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts")
 
@@ -106,7 +104,7 @@ def _parse(
         ),
         num_mlp_matrices=2 if model_type in _UNGATED else 3,
         has_experts=any(values.get(key) for key in _EXPERT_KEYS),
-        max_model_len=_max_model_len(values),
+        max_model_len=_max_model_len(values, model_type),
         tie_word_embeddings=_flag(values, "tie_word_embeddings"),
         eos_token_ids=(
             _token_ids(values, "eos_token_id", "config.json")
@@ -117,32 +115,23 @@ def _parse(
     )
 
 
-def _max_model_len(raw: Mapping[str, object]) -> int:
+def _max_model_len(values: Mapping[str, object], model_type: str) -> int:
     """Positions that the model was made for, as far as its rotary embedding stays the same.
 
     LongRoPE (arXiv:2402.13753) changes the frequencies of all positions once a sequence grows
     beyond the original length, which would make the KV computed before wrong. YaRN
     (arXiv:2309.00071) is switched on by a few keys that say how far it reaches.
     """
-    max_position = _size(raw, "max_position_embeddings")
-    scaling = raw.get("rope_scaling") or raw.get("rope_parameters")
-    if not isinstance(scaling, Mapping):
-        return max_position
-    kind = scaling.get("rope_type", scaling.get("type"))
-    if kind in ("longrope", "su") or (kind == "yarn" and raw["model_type"] == "phi3"):
-        # Phi-3 keeps it beside the scaling, and transformers gives that place priority.
-        scaling = {**_present(scaling), **_present(raw)}
-        default = _PHI3_ORIGINAL if raw["model_type"] == "phi3" else max_position
-        first = _size(scaling, "original_max_position_embeddings", default)
-        return min(max_position, first)
-    original, factor = scaling.get("original_max_position_embeddings"), scaling.get("factor")
-    if kind == "yarn" and isinstance(original, int) and isinstance(factor, int | float):
-        return min(max(max_position, int(original * factor)), MAX_POSITIONS)
-    return max_position
-
-
-def _present(values: Mapping[str, object]) -> dict[str, object]:
-    return {name: value for name, value in values.items() if value is not None}
+    max_positions = _size(values, "max_position_embeddings")
+    reach = max_positions
+    for rope in rope_parameters(values, model_type, max_positions).values():
+        if rope["rope_type"] == "longrope":
+            return min(max_positions, _size(rope, ORIGINAL, max_positions))
+        if rope["rope_type"] == "yarn":
+            original, factor = rope[ORIGINAL], rope.get("factor")
+            if isinstance(original, int | float) and isinstance(factor, int | float):
+                reach = max(reach, int(original * factor))
+    return min(reach, MAX_POSITIONS)
 
 
 def _size(raw: Mapping[str, object], name: str, default: int | None = None) -> int:

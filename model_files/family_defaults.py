@@ -53,3 +53,46 @@ FAMILY_DEFAULTS: Mapping[str, FamilyDefaults] = MappingProxyType(
         "starcoder2": FamilyDefaults(30, 3072, 49152, 24, 2, None, 12288, 4096, True, 50256),
     }
 )
+
+_OTHER_NORMS = {"cohere", "cohere2", "olmo", "starcoder2"}
+_SILU, _GELU = "silu", "gelu_pytorch_tanh"
+_BIASED = {"glm", "glm4", "seed_oss"}
+_WITHOUT_BIAS_KEY = {"exaone4", "ministral", "mistral", "phi3", "qwen2", "starcoder2"}
+
+LAYER_DEFAULTS: Mapping[str, Mapping[str, object]] = MappingProxyType(
+    {
+        "attention_bias": {
+            family: family in _BIASED for family in FAMILY_DEFAULTS.keys() - _WITHOUT_BIAS_KEY
+        },
+        "attention_multiplier": {"granite": 1.0},
+        "attention_out_bias": {"seed_oss": False},
+        "attn_logit_softcapping": {"gemma2": 50.0, "gemma3_text": None},
+        "clip_qkv": {"olmo": None},
+        "embedding_multiplier": {"granite": 1.0},
+        "final_logit_softcapping": {"gemma2": 30.0, "gemma3_text": None},
+        "hidden_act": {
+            **dict.fromkeys(FAMILY_DEFAULTS.keys() - {"gemma2", "gemma3_text"}, _SILU),
+            **{"arcee": "relu2", "gemma": _GELU, "starcoder2": _GELU},
+        },
+        "hidden_activation": {"gemma2": _GELU, "gemma3_text": _GELU},
+        "layer_norm_eps": {"cohere": 1e-5, "cohere2": 1e-5},
+        "logit_scale": {"cohere": 0.0625, "cohere2": 0.0625},
+        "logits_scaling": {"granite": 1.0},
+        "mlp_bias": dict.fromkeys(
+            ("arcee", "granite", "helium", "llama", "seed_oss", "smollm3"), False
+        ),
+        "norm_epsilon": {"starcoder2": 1e-5},
+        "query_pre_attn_scalar": {"gemma2": 256, "gemma3_text": 256},
+        "residual_multiplier": {"granite": 1.0},
+        "rms_norm_eps": {
+            **dict.fromkeys(FAMILY_DEFAULTS.keys() - _OTHER_NORMS, 1e-6),
+            **dict.fromkeys(("arcee", "exaone4", "olmo2", "olmo3", "phi3"), 1e-5),
+            **{"glm": 1.5625e-7, "glm4": 1.5625e-7, "helium": 1e-8},
+        },
+        "use_bias": {"starcoder2": True},
+        "use_qk_norm": {"cohere": False},
+    }
+)
+"""What a layer, or what stands before and behind the layers, reads of `config.json` beside sizes,
+rotary embeddings and windows: by key, the families that read it, and its value when it is absent.
+"""

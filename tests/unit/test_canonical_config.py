@@ -3,23 +3,24 @@
 What transformers makes of a configuration is the twin: two that are one here must be one there.
 """
 
+import inspect
 import json
+import re
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
-from transformers import CONFIG_MAPPING
+from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from model_files import open_model
-from model_files.canonical_config import (
-    BIASED,
-    OTHER_THETAS,
-    ROPE_BY_LAYER_TYPE,
-    canonical_config,
-)
+from model_files.canonical_config import canonical_config
 from model_files.config import parse_config
+from model_files.family_defaults import FamilyDefaults
 from model_files.model_files import fingerprint_of
+from model_files.rope_parameters import ALL_LAYERS, FULL, SLIDING, rope_parameters
 from stage_server.model.families import FAMILIES
 from tests.published_configs import PUBLISHED
 from tests.tiny_models import tiny_model
@@ -29,66 +30,49 @@ def fingerprint(raw: dict[str, Any]) -> str:
     return fingerprint_of(canonical_config(parse_config(raw)))
 
 
-def of_transformers(raw: dict[str, Any]) -> dict[str, Any]:
-    """What transformers 5 writes of a configuration."""
+def of_transformers(raw: dict[str, Any]) -> PreTrainedConfig:
+    """What transformers 5 reads of a configuration."""
     plain: dict[str, Any] = json.loads(json.dumps(raw))
     plain = {key: value for key, value in plain.items() if key not in ("dtype", "torch_dtype")}
     if (plain.get("rope_scaling") or {}).get("type") == "su":  # which it knows no more
         plain["rope_scaling"]["type"] = "longrope"
-    found: dict[str, Any] = CONFIG_MAPPING[raw["model_type"]].from_dict(plain).to_diff_dict()
-    return json.loads(json.dumps(found))  # type: ignore[no-any-return]
+    found: PreTrainedConfig = CONFIG_MAPPING[raw["model_type"]].from_dict(plain)
+    return found
 
 
-SAVED_AGAIN = ["llama", "mistral", "qwen2", "qwen3", "gemma", "granite"]
+@pytest.mark.parametrize("form", PUBLISHED)
+def test_what_transformers_saves_again_is_read_as_the_same_model(form: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(PUBLISHED[form]))
+    published = open_model(str(tmp_path))
+    of_transformers(PUBLISHED[form]).save_pretrained(tmp_path)
+    again = open_model(str(tmp_path))
+    assert again.config.raw != published.config.raw
+    assert canonical_config(again.config) == canonical_config(published.config)
+    assert again.fingerprint == published.fingerprint
+    assert again.config.max_model_len == published.config.max_model_len
 
 
-@pytest.mark.parametrize("model_type", SAVED_AGAIN)
-@pytest.mark.parametrize("scaling", [None, {"type": "linear", "factor": 2.0}])
-def test_saving_again_changes_no_fingerprint(
-    model_type: str, scaling: dict[str, object] | None
-) -> None:
-    """Of what transformers 4 wrote, with and without what it left out."""
-    old = {
-        "architectures": ["X"],
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "hidden_act": "silu",
-        "hidden_size": 64,
-        "initializer_range": 0.02,
-        "intermediate_size": 128,
-        "max_position_embeddings": 2048,
-        "model_type": model_type,
-        "num_attention_heads": 4,
-        "num_hidden_layers": 2,
-        "num_key_value_heads": 4,
-        "rms_norm_eps": 1e-05,
-        "rope_scaling": scaling,
-        "tie_word_embeddings": False,
-        "torch_dtype": "float16",
-        "transformers_version": "4.31.0.dev0",
-        "use_cache": True,
-        "vocab_size": 320,
-        **(
-            {"use_sliding_window": False, "sliding_window": 131072, "max_window_layers": 2}
-            if model_type.startswith("qwen")
-            else {"sliding_window": 4096}
-        ),
-        **(
-            {
-                "embedding_multiplier": 12,
-                "logits_scaling": 8,
-                "attention_multiplier": 0.1,
-                "residual_multiplier": 0.2,
-            }
-            if model_type == "granite"
-            else {}
-        ),
-    }
-    again = of_transformers(old)
-    assert "rope_parameters" in again
-    assert fingerprint(again) == fingerprint(old)
-    trained = {**old, "attention_dropout": 0.1, "pad_token_id": 0, "rope_theta": 10000.0}
-    assert fingerprint(trained) == fingerprint(old)
+@pytest.mark.parametrize(
+    "without_effect",
+    [
+        {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}, "problem_type": None},
+        {"output_attentions": False, "output_hidden_states": True, "return_dict": True},
+        {"is_encoder_decoder": False, "chunk_size_feed_forward": 0, "num_labels": 3},
+        {"quantization_config": None, "compression_config": None},
+        {"attention_dropout": 0.1, "pad_token_id": 0, "eos_token_id": [1, 2], "use_cache": False},
+        {"torch_dtype": "float32", "transformers_version": "6.0.0", "architectures": ["X"]},
+        {"num_key_value_heads": 4, "rope_theta": 10000, "rope_scaling": None, "mlp_bias": False},
+        {"sliding_window": 5, "layer_types": ["sliding_attention"] * 4, "nobody_knows": 1},
+    ],
+)
+def test_keys_that_no_layer_reads_change_no_fingerprint(without_effect: dict[str, object]) -> None:
+    raw = PUBLISHED["llama-1, as first converted"]
+    assert fingerprint({**raw, **without_effect}) == fingerprint(raw)
+
+
+def test_of_a_family_that_nobody_serves_every_key_counts() -> None:
+    raw = {**PUBLISHED["llama-2"], "model_type": "mixtral"}
+    assert fingerprint({**raw, "nobody_knows": 1}) != fingerprint(raw)
 
 
 CHANGES: list[dict[str, Any]] = [
@@ -96,7 +80,9 @@ CHANGES: list[dict[str, Any]] = [
     {"rope_theta": 777.0, "rope_parameters": None, "rope_scaling": None},
     {"rope_scaling": {"rope_type": "linear", "factor": 2.0}},
     {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 777}},
+    {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}, "original_max_position_embeddings": 32},
     {"partial_rotary_factor": 0.25},
+    {"partial_rotary_factor": 1},
     {"attention_bias": True},
     {"attention_bias": False},
     {"mlp_bias": True},
@@ -104,9 +90,14 @@ CHANGES: list[dict[str, Any]] = [
     {"rms_norm_eps": 0.25, "layer_norm_eps": 0.25, "norm_epsilon": 0.25},
     {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 0},
     {"layer_types": None, "use_sliding_window": False},
+    {"layer_types": ["full_attention"] * 4},
+    {"layer_types": ["sliding_attention"] * 4, "sliding_window": 5},
+    {"layer_types": None, "sliding_window_pattern": 3, "no_rope_layer_interval": 3},
+    {"no_rope_layers": [0, 1, 0, 1]},
     {"logit_scale": 0.5, "logits_scaling": 4.0, "final_logit_softcapping": 7.0},
     {"head_dim": 24},
     {"num_hidden_layers": 3, "layer_types": None},
+    {"max_position_embeddings": 128},
 ]
 
 
@@ -114,41 +105,91 @@ CHANGES: list[dict[str, Any]] = [
 def test_what_has_one_fingerprint_is_one_to_transformers(name: str) -> None:
     raw = PUBLISHED[name]
     before, computed = fingerprint(raw), meaning(raw)
-    again = of_transformers(raw)
     same = 0
     for change in ({}, *CHANGES):
-        for first in (raw, again):
-            changed = {**first, **change}
-            try:
-                found, theirs = fingerprint(changed), meaning(changed)
-            except Exception:  # transformers refuses some, with errors of every class
-                continue
-            same += found == before
-            assert found != before or theirs == computed, change
+        changed = {**raw, **change}
+        try:
+            found, theirs = fingerprint(changed), meaning(changed)
+        except Exception:  # transformers refuses some, with errors of every class
+            continue
+        same += found == before
+        assert found != before or theirs == computed, change
     assert same
 
 
 def meaning(raw: dict[str, Any]) -> dict[str, Any]:
     """What transformers keeps of a configuration and its layers look at."""
-    config_class = CONFIG_MAPPING[raw["model_type"]]
-    found = of_transformers(raw)
-    found = {key: value for key, value in found.items() if key in config_class.__dataclass_fields__}
-    if raw["model_type"] in ("qwen2", "qwen3") and set(found["layer_types"]) == {"full_attention"}:
-        for key in ("sliding_window", "use_sliding_window", "max_window_layers"):
-            found.pop(key, None)
-    found.get("rope_parameters", {}).pop("type", None)
+    found = of_transformers(raw).to_dict()
+    model_type = raw["model_type"]
+    read = attributes_read(model_type) - NOT_OF_LAYERS
+    found = {key: value for key, value in found.items() if key in read}
+    has_window = "sliding_attention" in found.get("layer_types", ["sliding_attention"])
+    if not has_window and model_type != "exaone4":
+        found.pop("sliding_window")
+    ropes = found["rope_parameters"]
+    if FAMILIES[model_type].rope_per_layer_type:
+        found["rope_parameters"] = ropes = {name: ropes[name] for name in (FULL, SLIDING)}
+    for rope in ropes.values() if FAMILIES[model_type].rope_per_layer_type else [ropes]:
+        rope.pop("type", None)
+        rope.setdefault("partial_rotary_factor", 1.0)
     return found
+
+
+@cache
+def attributes_read(model_type: str) -> frozenset[str]:
+    """What the modules of a family look up in a configuration, as their source has it."""
+    module = FAMILIES[model_type].module
+    sources = [
+        inspect.getsource(import_module(name))
+        for name in (
+            f"transformers.models.{module}.modeling_{module}",
+            "transformers.modeling_rope_utils",
+        )
+    ]
+    return frozenset(
+        name
+        for source in sources
+        for found in re.findall(r'\bconfig\.(\w+)|getattr\((?:self\.)?config, "(\w+)"', source)
+        for name in found
+        if name
+    )
+
+
+NOT_OF_LAYERS = frozenset(
+    # What makes masks, caches and losses, or loads and trains a model, which are not asked for; and
+    # the images of Gemma 3.
+    {"_attn_implementation", "get_text_config", "pad_token_id", "use_cache"}
+    | {"attention_dropout", "embd_pdrop", "embedding_dropout", "resid_pdrop", "residual_dropout"}
+    | {"image_token_id", "mm_tokens_per_image", "text_config", "vision_config"}
+    # What refuses a model, and what is a method, a constant or a word of a comment.
+    | {"per_layer_config", "use_bidirectional_attention"}
+    | {"standardize_rope_params", "validate_rope", "default_theta", "json"}
+    # What only says how layers that are listed differ.
+    | {"sliding_window_pattern", "use_sliding_window"}
+)
+ALWAYS_COUNT = frozenset(
+    {*FamilyDefaults._fields, "model_type", "original_max_position_embeddings", "rope_parameters"}
+)
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_whatever_a_layer_reads_of_its_configuration_counts(model_type: str) -> None:
+    counted = canonical_config(parse_config({"model_type": model_type})).keys()
+    assert attributes_read(model_type) - NOT_OF_LAYERS - ALWAYS_COUNT <= counted
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_absent_keys_mean_what_they_mean_to_transformers(model_type: str) -> None:
-    config_class = CONFIG_MAPPING[model_type]
-    fields = config_class.__dataclass_fields__
-    assert getattr(fields.get("mlp_bias"), "default", False) is False
-    assert getattr(fields.get("attention_bias"), "default", False) is (model_type in BIASED)
-    assert FAMILIES[model_type].rope_per_layer_type == (model_type in ROPE_BY_LAYER_TYPE)
-    if model_type not in ROPE_BY_LAYER_TYPE:
-        assert config_class.default_theta == OTHER_THETAS.get(model_type, 1e4)
+    theirs, ours = CONFIG_MAPPING[model_type](), parse_config({"model_type": model_type})
+    counted = canonical_config(ours)
+    for key in counted.keys() & theirs.to_dict().keys() - ALWAYS_COUNT - {"sliding_window"}:
+        value = getattr(theirs, key)
+        assert counted[key] == (tuple(value) if isinstance(value, list) else value), key
+    ropes = rope_parameters({}, model_type, theirs.max_position_embeddings)
+    if FAMILIES[model_type].rope_per_layer_type:
+        assert theirs.rope_parameters.keys() == ropes.keys()
+    else:
+        assert theirs.rope_parameters.items() <= ropes[ALL_LAYERS].items()
 
 
 def test_a_tied_head_that_is_written_out_changes_nothing_unless_it_differs(tmp_path: Path) -> None:

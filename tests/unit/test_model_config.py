@@ -46,3 +46,8 @@ def test_yarn_reaches_as_far_as_it_says() -> None:
     raw = {"model_type": "qwen2", "max_position_embeddings": 32768, "rope_scaling": yarn}
     assert parse_config(raw).max_model_len == 131072
     assert parse_config({**raw, "max_position_embeddings": 131072}).max_model_len == 131072
+    unsaid = {**raw, "rope_scaling": {"type": "yarn", "factor": 4.0}}
+    assert parse_config(unsaid).max_model_len == 131072
+    by_layer = {"full_attention": {**yarn, "rope_type": "yarn"}, "sliding_attention": {}}
+    raw = {"model_type": "olmo3", "max_position_embeddings": 32768, "rope_parameters": by_layer}
+    assert parse_config(raw).max_model_len == 131072

@@ -289,6 +289,7 @@ class TestRefusals:
             ("use_bidirectional_attention", True),
             ("layer_types", ["chunked_attention"] * NUM_LAYERS),
             ("num_kv_shared_layers", 2),
+            ("per_layer_config", {"0": {"num_key_value_heads": 1}}),
             ("rope_scaling", {"rope_type": "mrope", "mrope_section": [2, 2, 2]}),
         ],
     )
@@ -301,15 +302,19 @@ class TestRefusals:
         with pytest.raises((UnsupportedModelError, ModelFilesError), match=name):
             load(path)
 
-    def test_a_rope_that_changes_within_the_context_is_refused(self, tmp_path: Path) -> None:
+    def test_a_rope_that_changes_within_the_context_ends_the_context(self, tmp_path: Path) -> None:
         path = tiny_model("phi3-longrope", tmp_path)
-        files = open_model(str(path))
-        assert files.config.max_model_len == 64
-        changed = json.loads((path / "config.json").read_text())
-        changed["model_type"] = "gemma3_text"
-        one = {**changed["rope_parameters"], "original_max_position_embeddings": 64}
-        changed["rope_parameters"] = {"full_attention": one, "sliding_attention": one}
-        (path / "config.json").write_text(json.dumps(changed))
+        assert open_model(str(path)).config.max_model_len == 64
+        file = path / "config.json"
+        changed = json.loads(file.read_text())
+        one = {**changed["rope_parameters"], "original_max_position_embeddings": 32}
+        by_type = {"full_attention": one, "sliding_attention": {"rope_type": "default"}}
+        file.write_text(
+            json.dumps({**changed, "model_type": "gemma3_text", "rope_parameters": by_type})
+        )
+        assert open_model(str(path)).config.max_model_len == 32
+        # Two places that differ.
+        file.write_text(json.dumps({**changed, "model_type": "llama", "rope_parameters": one}))
         with pytest.raises(UnsupportedModelError, match="original_max_position_embeddings"):
             load(path)
 
