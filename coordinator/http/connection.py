@@ -31,6 +31,8 @@ class ConnectionLimits:
 
     max_head_bytes: int = 64 * 1024
     """Of everything in a request that is not its body: request line, headers, framing."""
+    max_target_bytes: int = 32 * 1024
+    """Of the target of a request; four times what every server should take (RFC 9112, 3)."""
     request_timeout_s: float = 60.0
     """From the first byte of a request, or from connecting, to its last byte."""
     stall_timeout_s: float = 30.0
@@ -127,8 +129,12 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_url(self, url: bytes) -> None:
         """Reads a piece of the target of a request."""
-        if not self._is_repeated:
-            super().on_url(url)
+        if self._is_repeated:
+            return
+        super().on_url(url)
+        if len(self.url) > self._limits.max_target_bytes:
+            self._refuse(414, "the target of the request is too long", "target_too_long")
+            raise _RefusedError
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Reads a header of a request, or a trailer."""
@@ -140,8 +146,9 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._is_repeated:
             self._is_repeated = False
             return
-        self._take_host_of_target()
         is_old = self.parser.get_http_version() < "1.1"
+        self._check_host(is_old=is_old)
+        self._take_host_of_target()
         if is_old:
             self.expect_100_continue = False  # it knows no answer before the answer
         super().on_headers_complete()
@@ -243,6 +250,16 @@ class LimitedProtocol(HttpToolsProtocol):
         self._is_repeated = True
         self.parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % framing)
 
+    def _check_host(self, *, is_old: bool) -> None:
+        """Refuses a request with no host or several (RFC 9112, 3.2); HTTP/1.0 knew none."""
+        num_hosts = sum(name == b"host" for name, _ in self.headers)
+        if num_hosts == 1 or (num_hosts == 0 and is_old):
+            return
+        self._refuse(
+            400, f"the request has {num_hosts} Host headers, must have one", "invalid_http"
+        )
+        raise _RefusedError
+
     def _take_host_of_target(self) -> None:
         """Puts the host of a target that has one in the place of the header (RFC 9112, 3.2.2)."""
         host = b"" if self.url.startswith(b"/") else _host_of(self.url)
@@ -331,6 +348,10 @@ class LimitedProtocol(HttpToolsProtocol):
         for cycle in self._unanswered:
             cycle.disconnected = True
             cycle.message_event.set()
+
+
+class _RefusedError(Exception):
+    """Stops the parser inside a request that was refused."""
 
 
 class _LingeringTransport:

@@ -61,6 +61,42 @@ async def test_what_is_not_http_gets_one_error_and_the_end(garbage: bytes) -> No
 
 
 @pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /health HTTP/1.1\r\n",
+        b"GET http://localhost/health HTTP/1.1\r\n",
+        b"GET /health HTTP/1.1\r\nhost: x\r\nhost: x\r\n",
+        b"GET /health HTTP/1.0\r\nhost: x\r\nhost: y\r\n",
+        b"GET /health HTTP/1.1\r\nconnection: upgrade\r\nupgrade: h2c\r\n",
+    ],
+)
+async def test_a_request_without_one_host_is_no_http(head: bytes) -> None:
+    async with connected() as (reader, writer):
+        writer.write(head + b"\r\n")
+        assert await read_error(reader) == (400, "invalid_http")
+
+
+async def test_an_old_request_needs_no_host() -> None:
+    async with connected() as (reader, writer):
+        writer.write(b"GET /health HTTP/1.0\r\n\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("num_bytes", [40_000, 70_000])
+async def test_a_target_that_is_too_long_is_told_so(num_bytes: int) -> None:
+    async with connected() as (reader, writer):
+        writer.write(b"GET /%b HTTP/1.1\r\nhost: x\r\n\r\n" % (b"a" * num_bytes))
+        assert await read_error(reader) == (414, "target_too_long")
+
+
+async def test_a_target_of_the_usual_length_is_read() -> None:
+    async with connected() as (reader, writer):
+        writer.write(b"GET /health?%b HTTP/1.1\r\nhost: x\r\n" % (b"a" * 16_000))
+        writer.write(b"connection: close\r\n\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(
     "start", [b"GET /", HEAD + b"x: ", HEAD + b"transfer-encoding: chunked\r\n\r\n0\r\nx: "]
 )
 async def test_a_head_or_trailer_without_end_is_cut_off(start: bytes) -> None:
