@@ -67,7 +67,7 @@ class CoordinatorConfig:
     stage_wait_s: float = 60.0
     """How long requests wait for a lost stage before they fail."""
     drain_grace_s: float = 30.0
-    """How long running requests may go on after SIGTERM."""
+    """How long running requests may go on after a signal to stop."""
     metrics_listen: str | None = None
     """HOST:PORT that Prometheus scrapes; port 0 takes a free one. None serves no metrics."""
     otlp_endpoint: str | None = None

@@ -17,6 +17,7 @@ from protos.grpc_environment import prepare_grpc
 from protos.lasting_objects import lasting_objects
 from protos.layer_range import LayerRange
 from protos.standard_streams import open_missing_streams
+from protos.stop_signals import stop_signals
 from protos.unexpected import in_words
 from security.tls_files import TlsFiles
 from stage_server import value_completion
@@ -263,7 +264,7 @@ def _reported_failures() -> Iterator[None]:
 
 def _run(config: StageConfig, log: LogConfig) -> None:
     """Prepares the process, then serves."""
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in stop_signals():
         signal.signal(number, _exit_early)
     handler = set_up_logging(log)
     prepare_grpc()

@@ -8,7 +8,6 @@ import asyncio
 import json
 import logging
 import os
-import signal
 import sys
 import threading
 import time
@@ -35,6 +34,7 @@ from protos.limits import server_limits
 from protos.load_progress import LoadPhase, LoadProgress
 from protos.reflection import METHODS as REFLECTION_METHODS
 from protos.reflection import reflection_handlers
+from protos.stop_signals import stop_on_signals
 from security.role import Role
 from security.tls_files import TlsFiles
 from stage_server.activity import StageActivity
@@ -275,7 +275,7 @@ async def _serve(
 ) -> _End:
     """Serves until told to stop, or until the model thread is past help."""
     stop = asyncio.Event()
-    _stop_on_signals(stop)
+    stop_on_signals(stop)
     if config.exit_with_parent:
         _stop_with_stdin(stop)
     server = StageServer(
@@ -350,20 +350,6 @@ def _server_options(limits: MessageLimits) -> list[tuple[str, int]]:
         *permitted_pings(),
         *server_limits(max_calls_per_connection=_MAX_CALLS_PER_CONNECTION),
     ]
-
-
-def _stop_on_signals(stop: asyncio.Event) -> None:
-    """Sets `stop` at the first SIGTERM or SIGINT; the second one ends the process at once."""
-    loop = asyncio.get_running_loop()
-
-    def on_signal() -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
-            signal.signal(number, signal.SIG_DFL)
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
 
 
 def _stop_with_stdin(stop: asyncio.Event) -> None:

@@ -48,6 +48,7 @@ class Terminal:
         """All that was written so far, without escape sequences."""
         self.raw = ""
         self._read_up_to = 0
+        self._is_closed = False
         self._ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
         inherited = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS")}
@@ -74,7 +75,8 @@ class Terminal:
     ) -> None:
         self.process.kill()
         self.process.wait()
-        os.close(self._ours)
+        if not self._is_closed:
+            os.close(self._ours)
 
     def type(self, text: str) -> None:
         """Types text as it is; a line ends with ENTER."""
@@ -90,6 +92,11 @@ class Terminal:
         end = found + len(text)
         came, self._read_up_to = self.shown[self._read_up_to : end], end
         return came
+
+    def close(self) -> None:
+        """Closes the terminal; its process gets SIGHUP."""
+        os.close(self._ours)
+        self._is_closed = True
 
     def modes(self) -> Sequence[object]:
         """How the terminal treats what is typed, such as whether it echoes."""

@@ -150,7 +150,10 @@ def up(
         bool, typer.Option("--exit-with-parent", help="Stop when stdin reaches its end.")
     ] = False,
 ) -> None:
-    """Starts stage servers and a coordinator on this machine; stops them on Ctrl-C or SIGTERM."""
+    """Starts stage servers and a coordinator on this machine.
+
+    They stop on Ctrl-C, on SIGTERM, or when the terminal closes.
+    """
     stage_options = {
         "--dtype": dtype,
         "--kv-memory": kv_memory,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ import psutil
 import pytest
 
 from coordinator.client import Client, CoordinatorStatus, StageStatus
+from tests.terminal import Terminal
 from tests.tiny_models import tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,11 +32,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_model("llama", tmp_path_factory.mktemp("model"))
 
 
+COMMAND = (sys.executable, "-m", "coordinator.cli", "up", "--model")
+SMALL = ("--threads", "1", "--kv-memory", "1MiB")
+
+
 @contextmanager
 def up(model: Path, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
-    command = (sys.executable, "-m", "coordinator.cli", "up", "--model", str(model))
     with subprocess.Popen(
-        [*command, "--threads", "1", "--kv-memory", "1MiB", *arguments],
+        [*COMMAND, str(model), *SMALL, *arguments],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -182,6 +187,25 @@ def test_killing_the_command_itself_leaves_no_process(model: Path) -> None:
         pids = pids_of(read_ready(process))
         process.kill()
         check_gone(pids)
+
+
+def test_a_terminal_that_closes_lets_running_requests_finish(model: Path) -> None:
+    command = [*COMMAND, str(model), *SMALL, "--stages", "1", "--grpc-port", "0", "--json", "-v"]
+    with Terminal(command, columns=400) as terminal:
+        terminal.expect('{"grpc": ')
+        terminal.expect("}\n")
+        found = re.search(r'{"grpc": .*}', terminal.shown)
+        assert found is not None
+        ready = json.loads(found[0])
+        with Client(ready["grpc"]) as client:
+            events = client.generate([1, 2, 3], max_tokens=200, ignore_eos=True)
+            tokens = list(next(events).token_ids)
+            terminal.close()
+            for event in events:
+                tokens += event.token_ids
+        assert len(tokens) == 200
+        assert terminal.process.wait(DEADLINE_S) == 0
+        check_gone(pids_of(ready))
 
 
 def test_the_end_of_stdin_stops_everything_when_asked_to(model: Path) -> None:

@@ -5,7 +5,7 @@ import os
 import sys
 import termios
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 QUIT_KEYS = b"qQ\x04"
 """q, and Ctrl-D."""
@@ -39,7 +39,8 @@ def quit_key(stop: asyncio.Event) -> Iterator[None]:
         yield
     finally:
         loop.remove_reader(stdin)
-        termios.tcsetattr(stdin, termios.TCSADRAIN, before)
+        with suppress(termios.error):  # the terminal may be gone
+            termios.tcsetattr(stdin, termios.TCSADRAIN, before)
 
 
 def _is_ours() -> bool:
