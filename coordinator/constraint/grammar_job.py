@@ -7,16 +7,19 @@ forked from the compiled grammar; see `OutputGroup`.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import llguidance
 
 from coordinator.constraint.engine_vocabulary import build_vocabulary
+from coordinator.constraint.engine_words import plain_words
 from coordinator.constraint.json_schema import Schema, prepare_schema
 from coordinator.constraint.lark_grammar import check_lark
 from coordinator.constraint.messages import (
     OutputState,
+    Standing,
     decode_grammar,
     decode_tokens,
     encode_state,
@@ -78,27 +81,41 @@ class _Outputs:
         return encode_states(states)
 
     def _compile(self, payload: bytes) -> bytes:
+        kind, text = decode_grammar(payload)
         try:
-            source, numbers = self._source(*decode_grammar(payload))
+            source = self._source(kind, text)
         except ValueError as error:
             return encode_state(OutputState.broken(str(error)))
         # The first mask builds most of the automaton, and may find it too large.
-        matcher = llguidance.LLMatcher(self._vocabulary, source, log_level=0, limits=_LIMITS)
-        self._start = _Output(self._vocabulary, matcher, numbers)
-        return encode_state(self._start.state(), own_bytes=_own_bytes())
+        matcher = llguidance.LLMatcher(self._vocabulary, source.text, log_level=0, limits=_LIMITS)
+        self._start = _Output(self._vocabulary, matcher, source.numbers)
+        state = self._start.state()
+        if state.standing is Standing.BROKEN:
+            state = OutputState.broken(plain_words(kind, state.error, source.originals))
+        return encode_state(state, own_bytes=_own_bytes())
 
-    def _source(self, kind: GrammarKind, text: str) -> tuple[str, NumberGuard | None]:
-        """The grammar as llguidance takes it, and what else watches over its numbers.
+    def _source(self, kind: GrammarKind, text: str) -> "_Source":
+        """The grammar as llguidance takes it.
 
         Raises:
             ValueError: A schema is not well formed, or it or a Lark grammar asks for what the
                 engine gets wrong.
         """
         if kind in (GrammarKind.REGEX, GrammarKind.LARK):
-            return _other_source(kind, text), None
+            return _Source(_other_source(kind, text), None, {})
         schema = prepare_schema(text or '{"type": "object"}')
         numbers = NumberGuard(self._tokens, limits_integers=schema.has_decimals)
-        return _json_source(schema), numbers
+        return _Source(_json_source(schema), numbers, schema.originals)
+
+
+class _Source(NamedTuple):
+    """A grammar as llguidance takes it."""
+
+    text: str
+    numbers: NumberGuard | None
+    """What else watches over its numbers."""
+    originals: Mapping[str, str]
+    """Patterns as the client wrote them, by what is written for them."""
 
 
 class _Output:

@@ -6,7 +6,7 @@ cannot be is refused, with the keyword, its value and the path to it. In sandbox
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from typing import Any, NamedTuple, NoReturn, TypeGuard
 
@@ -54,6 +54,8 @@ class Schema(NamedTuple):
     """True when a keyword holds a number with a fraction."""
     takes_keys_apart: bool
     """True when an object's keys must have one spelling each."""
+    originals: Mapping[str, str]
+    """Patterns as the client wrote them, by what is written for them."""
 
 
 class _Float(float):
@@ -88,7 +90,7 @@ def prepare_schema(text: str) -> Schema:
     except ArithmeticError as error:
         raise ValueError("a number is too large for any computer") from error
     written = json.dumps(schema, ensure_ascii=False) if walk.is_changed else text
-    return Schema(written, walk.has_decimals, walk.takes_keys_apart)
+    return Schema(written, walk.has_decimals, walk.takes_keys_apart, walk.originals)
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -102,6 +104,7 @@ class _Walk:
         self.has_decimals = False
         self.takes_keys_apart = False
         self.is_changed = False
+        self.originals: dict[str, str] = {}
         self._document = document
         self._references = References(document)
         self._checked: dict[str, dict[str, Any]] = {}
@@ -128,7 +131,7 @@ class _Walk:
         unspelled = UNSPELLED if self.takes_keys_apart else ""
         for path, checked in self._checked.items():
             # In this order: the pattern of a format is written for the engine.
-            has_patterns = rewrite_patterns(checked, path, unspelled)
+            has_patterns = rewrite_patterns(checked, path, unspelled, self.originals)
             has_format = rewrite_format(checked)
             self.is_changed |= has_patterns or has_format
 

@@ -33,13 +33,16 @@ _SURROGATES = CodePoints.of([(0xD800, 0xDFFF)])
 """No characters, and none to the engine."""
 
 
-def rewrite_patterns(schema: dict[str, Any], path: str, unspelled: str) -> bool:
+def rewrite_patterns(
+    schema: dict[str, Any], path: str, unspelled: str, originals: dict[str, str]
+) -> bool:
     """Rewrites `pattern` and the keys of `patternProperties` of one schema.
 
     Args:
         schema: It alone, not those in it.
         path: To it.
         unspelled: Characters that no string of the document may have.
+        originals: Gets each pattern as it was, by what is written for it.
 
     Returns:
         True when the schema was changed.
@@ -56,15 +59,18 @@ def rewrite_patterns(schema: dict[str, Any], path: str, unspelled: str) -> bool:
             )
         except PatternError as error:
             refuse("pattern", pattern, f"{path}/pattern", str(error))
+        originals[schema["pattern"]] = pattern
         is_changed = True
     patterns = schema.get("patternProperties")
     if isinstance(patterns, dict) and patterns:
-        _rewrite_keys(schema, patterns, f"{path}/patternProperties")
+        _rewrite_keys(schema, patterns, f"{path}/patternProperties", originals)
         is_changed = True
     return is_changed
 
 
-def _rewrite_keys(schema: dict[str, Any], patterns: dict[str, object], path: str) -> None:
+def _rewrite_keys(
+    schema: dict[str, Any], patterns: dict[str, object], path: str, originals: dict[str, str]
+) -> None:
     """Rewrites the patterns of keys.
 
     A key must not be written that only some validators find a pattern in: for the others it has
@@ -98,6 +104,7 @@ def _rewrite_keys(schema: dict[str, Any], patterns: dict[str, object], path: str
             rewritten = agreed.whole(node)
         except PatternError as error:
             refuse("patternProperties", pattern, f"{path}/{escaped(pattern)}", str(error))
+        originals[rewritten] = pattern
         same = [written[rewritten]] if rewritten in written else []
         written[rewritten] = {"allOf": [*same, patterns[pattern]]} if same else patterns[pattern]
     if barred:
