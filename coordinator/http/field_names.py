@@ -96,4 +96,8 @@ def in_words_of(names: FieldNames, field: str, message: str) -> tuple[str, str]:
 
 
 def _sampling_names(request: SamplingFields) -> dict[str, str]:
-    return _FORMAT_FIELDS if request.structured_outputs is None else _STRUCTURED_FIELDS
+    if request.structured_outputs is None:
+        return _FORMAT_FIELDS
+    if request.structured_outputs.choice is not None:
+        return {"grammar": "structured_outputs.choice"}
+    return _STRUCTURED_FIELDS

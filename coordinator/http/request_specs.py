@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -22,6 +23,7 @@ from coordinator.http.schema.chat import ChatCompletionRequest, Message
 from coordinator.http.schema.completion import DEFAULT_MAX_TOKENS, CompletionRequest
 from coordinator.http.schema.response_format import (
     JsonObjectFormat,
+    JsonSchema,
     JsonSchemaFormat,
     StructuredOutputs,
     TextFormat,
@@ -29,6 +31,9 @@ from coordinator.http.schema.response_format import (
 from coordinator.http.schema.sampling import MAX_CHOICES, NO_LIMIT, SamplingFields
 from coordinator.http.schema.tokens import TokenizeRequest
 from protos.errors import InvalidArgumentError
+
+_META = re.compile(r"[\\.+*?()|\[\]{}^$#&~-]")
+"""Characters of regular expressions that are not themselves."""
 
 NO_SEED = -1
 """What other servers take for no seed."""
@@ -127,7 +132,7 @@ def grammar(request: SamplingFields) -> Grammar | None:
     match request.response_format:
         case None | TextFormat():
             return None
-        case JsonObjectFormat():
+        case JsonObjectFormat() | JsonSchemaFormat(json_schema=JsonSchema(schema_=None)):
             return Grammar(kind=GrammarKind.JSON_OBJECT)
         case JsonSchemaFormat() as form:
             text = json.dumps(form.json_schema.schema_, ensure_ascii=False)
@@ -228,6 +233,9 @@ def _structured(wanted: StructuredOutputs) -> Grammar:
         return Grammar(kind=GrammarKind.REGEX, text=wanted.regex)
     if wanted.grammar is not None:
         return Grammar(kind=GrammarKind.LARK, text=wanted.grammar)
+    if wanted.choice is not None:
+        texts = "|".join(_META.sub(r"\\\g<0>", text) for text in wanted.choice)
+        return Grammar(kind=GrammarKind.REGEX, text=f"({texts})")
     if wanted.json_object:
         return Grammar(kind=GrammarKind.JSON_OBJECT)
     schema = wanted.json_

@@ -354,6 +354,10 @@ def test_other_forms_are_kept_to(client: OpenAI) -> None:
     assert text(extra_body=lark) == "xy"
     schema = {"type": "integer", "minimum": 7, "maximum": 8}
     assert json.loads(text(extra_body={"structured_outputs": {"json": schema}})) in (7, 8)
+    choice = ["a.b", "(", "\n/x y", '"é"']
+    assert text(extra_body={"structured_outputs": {"choice": choice}}) in choice
+    for one in choice:
+        assert text(extra_body={"structured_outputs": {"choice": [one]}}) == one
     assert text(response_format={"type": "text"}, logit_bias=FORCE_A) == "A" * 200
     assert text(response_format={"type": "json_object"}).startswith("{")
 

@@ -18,6 +18,7 @@ CHAT = {"messages": [{"role": "user", "content": "Hi."}]}
     [
         ("grammar.json_schema", {"response_format": SCHEMA}, "response_format.json_schema.schema"),
         ("grammar.regex", {"structured_outputs": {"regex": "a"}}, "structured_outputs.regex"),
+        ("grammar.regex", {"structured_outputs": {"choice": ["a"]}}, "structured_outputs.choice"),
         ("prompt.chat.messages", {}, "messages"),
     ],
 )

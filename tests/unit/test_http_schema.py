@@ -19,7 +19,7 @@ from coordinator.http.request_specs import chat_specs, choice_seed, completion_s
 from coordinator.http.schema.base import ModelRequest
 from coordinator.http.schema.chat import ChatCompletionRequest, Message
 from coordinator.http.schema.completion import CompletionRequest
-from coordinator.http.schema.response_format import JsonSchema
+from coordinator.http.schema.response_format import MAX_CHOICE_TEXTS, JsonSchema
 from coordinator.http.schema.sampling import StreamOptions
 from coordinator.http.validation import validate
 from protos.errors import InvalidArgumentError
@@ -79,6 +79,7 @@ TAKEN: dict[str, list[Any]] = {
         {"type": "text"},
         {"type": "json_object"},
         {"type": "json_schema", "json_schema": {"name": "x", "schema": {}, "strict": True}},
+        {"type": "json_schema", "json_schema": {"name": "x"}},
     ],
     "best_of": [1],
     "echo": [False],
@@ -193,6 +194,35 @@ def test_every_field_reaches_the_engine() -> None:
     assert spec.grammar == Grammar(kind=GrammarKind.REGEX, text="a+")
 
 
+@pytest.mark.parametrize("schema", [{}, {"schema": None}])
+def test_a_schema_that_is_not_given_is_that_of_any_object(schema: dict[str, Any]) -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "x", **schema}}
+    [[spec]] = completion_specs(
+        CompletionRequest.model_validate({"prompt": "x", "response_format": form}), "r"
+    )
+    assert spec.grammar == Grammar(kind=GrammarKind.JSON_OBJECT)
+
+
+def chosen(texts: list[str]) -> Grammar | None:
+    form = {"structured_outputs": {"choice": texts}}
+    [[spec]] = completion_specs(CompletionRequest.model_validate({"prompt": "x", **form}), "r")
+    return spec.grammar
+
+
+def test_one_of_some_texts_is_an_expression_of_them() -> None:
+    assert chosen(["yes", "a.b|c"]) == Grammar(kind=GrammarKind.REGEX, text=r"(yes|a\.b\|c)")
+    assert chosen([""]) == Grammar(kind=GrammarKind.REGEX, text="()")
+
+
+def test_texts_to_choose_from_are_some_and_not_too_many() -> None:
+    assert chosen(["x"] * MAX_CHOICE_TEXTS) is not None
+    for texts in ([], ["x"] * (MAX_CHOICE_TEXTS + 1), [5], "yes"):
+        with pytest.raises(ValidationError, match=r"structured_outputs\.choice"):
+            read(CompletionRequest, {"structured_outputs": {"choice": texts}})
+    with pytest.raises(ValidationError, match="has 2 forms"):
+        read(CompletionRequest, {"structured_outputs": {"choice": ["a"], "regex": "a"}})
+
+
 @pytest.mark.parametrize("kind", [ChatCompletionRequest, CompletionRequest])
 def test_what_asks_for_nothing_is_taken_whoever_has_the_field(
     kind: type[ChatCompletionRequest] | type[CompletionRequest],
@@ -215,7 +245,7 @@ def test_what_asks_for_nothing_is_taken_whoever_has_the_field(
     asked = {"messages": MESSAGES} if kind is ChatCompletionRequest else {"prompt": "x"}
     wanted = read(kind, {**asked, **settings})
     assert isinstance(wanted, ChatCompletionRequest | CompletionRequest)
-    inside = {"structured_outputs.choice", "structured_outputs.structural_tag"}
+    inside = {"structured_outputs.structural_tag"}
     assert set(ignored_fields(wanted).values()) == inside
     for field in off:
         with pytest.raises(ValidationError, match=rf"{field}\n.*is not supported"):

@@ -29,7 +29,9 @@ class JsonSchema(RequestModel):
     name: str = Field(
         min_length=1, max_length=64, description="A label; the text does not depend on it."
     )
-    schema_: dict[str, JsonValue] = Field(alias="schema", description="The text conforms to it.")
+    schema_: dict[str, JsonValue] | None = Field(
+        None, alias="schema", description="The text conforms to it. Null or absent: any object."
+    )
     strict: bool | None = Field(
         None, description="The schema is always kept to, so that both values are honoured."
     )
@@ -70,6 +72,10 @@ JsonForm = Annotated[
 ]
 
 
+MAX_CHOICE_TEXTS = 1024
+"""Texts of which one may be asked for."""
+
+
 class StructuredOutputs(RequestModel):
     """A form of the text; exactly one field is set."""
 
@@ -83,13 +89,19 @@ class StructuredOutputs(RequestModel):
         description="Lark, with a rule `start`. Of a rule's attributes, lazy, suffix and max_tokens"
         " are honoured; the others, %json and tokens of the model are refused.",
     )
+    choice: list[str] | None = Field(
+        None,
+        min_length=1,
+        max_length=MAX_CHOICE_TEXTS,
+        description="The text is one of these, as it stands.",
+    )
     disable_fallback: Advisory = None
     disable_any_whitespace: Unsupported = None
     disable_additional_properties: Unsupported = None
 
     @model_validator(mode="after")
     def _check_one(self) -> "StructuredOutputs":
-        forms = (self.json_, self.json_object or None, self.regex, self.grammar)
+        forms = (self.json_, self.json_object or None, self.regex, self.grammar, self.choice)
         num_set = sum(form is not None for form in forms)
         if num_set != 1:
             raise ValueError(f"has {num_set} forms, must have exactly one")
