@@ -72,6 +72,18 @@ def parse_pattern(text: str) -> Node:
     return _Parser(text).parse()
 
 
+def parse_conditions(text: str) -> tuple[Node, ...]:
+    """Reads a pattern that may begin with looks ahead, such as `^(?=.*[0-9])(?=.*[a-z]).{8,}$`.
+
+    Returns:
+        What a text must all match: what is looked for from the start, and the pattern itself.
+
+    Raises:
+        PatternError: As `parse_pattern`.
+    """
+    return _Parser(text).parse_conditions()
+
+
 def least_length(node: Node) -> int:
     """Characters of the shortest text that a pattern matches."""
     match node:
@@ -88,13 +100,15 @@ def least_length(node: Node) -> int:
 
 
 _FLAGS = re.compile(r"\(\?([is]+)\)")
+_LOOK = re.compile(r"\(\?=")
+_LOOKS_FROM_START = re.compile(r"\^(?=\(\?=)")
 _GROUP = re.compile(r"\((?:\?:|\?P?<[A-Za-z_][A-Za-z0-9_]*>|(?!\?))")
 _COUNT = re.compile(r"\{([0-9]{1,6})(?:(,)([0-9]{0,6}))?\}")
 _NO_COUNT = re.compile(r"\{[0-9]*,?[0-9]*\}")
 _AMBIGUOUS = re.compile(r"&&|~~|\[:\^?[a-z]+:\]")
 """Operators of sets and names of POSIX; to some readers, the characters that they are."""
 _SPECIAL = re.compile(r"\(\?(?:<[=!]|P?<|P[=>]|[a-zA-Z^-]+[:)]|.)?", re.DOTALL)
-_CODE = re.compile(r"x([0-9A-Fa-f]{2})|u([0-9A-Fa-f]{4})|c([A-Za-z])")
+_CODE = re.compile(r"x([0-9A-Fa-f]{2})|u([0-9A-Fa-f]{4})")
 _PROPERTY = re.compile(r"[pP]\{([^}]*)\}")
 _CONTROLS = MappingProxyType({"t": "\t", "n": "\n", "v": "\v", "f": "\f", "r": "\r"})
 _SIMPLE_COUNTS = MappingProxyType({"*": (0, None), "+": (1, None), "?": (0, 1)})
@@ -109,13 +123,30 @@ class _Parser:
         self._literal = exactly
 
     def parse(self) -> Node:
+        self._take_flags()
+        return self._whole(self._choice())
+
+    def _take_flags(self) -> None:
         if flags := self._take(_FLAGS):
             self._dot = ANY if "s" in flags[1] else NO_LINE_END
             self._literal = in_either_case if "i" in flags[1] else exactly
-        node = self._choice()
+
+    def _whole(self, node: Node) -> Node:
+        """The same, when nothing follows it."""
+        if self._next() == "|":
+            raise PatternError("it has (?= in one of several branches, which is not followed")
         if self._index < len(self._text):
             raise PatternError("a ) closes no group")
         return node
+
+    def parse_conditions(self) -> tuple[Node, ...]:
+        self._take_flags()
+        if not self._take(_LOOKS_FROM_START):
+            return (self._whole(self._choice()),)
+        conditions: list[Node] = []
+        while self._take(_LOOK):
+            conditions.append(Sequence((Anchor.START, self._closed())))
+        return (*conditions, self._whole(Sequence((Anchor.START, self._sequence()))))
 
     def _take(self, expected: re.Pattern[str]) -> re.Match[str] | None:
         if found := expected.match(self._text, self._index):
@@ -166,6 +197,10 @@ class _Parser:
         if self._take(_GROUP) is None:
             special = _SPECIAL.match(self._text, self._index)
             raise PatternError(f"it has {special[0] if special else '('}, which is not followed")
+        return self._closed()
+
+    def _closed(self) -> Node:
+        """What stands in a group, and its end."""
         self._num_open += 1
         if self._num_open > MAX_NESTED_GROUPS:
             raise PatternError(f"its groups are nested more than {MAX_NESTED_GROUPS} deep")
@@ -225,7 +260,9 @@ class _Parser:
             return [self._literal(CodePoints.of([(ord(first), ord(last))]))]
         if last == "-":
             raise PatternError("-- in a class has two readings")
-        # No range begins or ends with a shorthand: the hyphen is one.
+        if isinstance(first, str):
+            raise PatternError(f"the range from {first} to a class has no end")
+        # No range begins with a shorthand: the hyphen is one.
         return [self._one(first), self._single("-"), self._one(last)]
 
     def _one(self, part: str | Characters) -> Characters:
@@ -268,8 +305,6 @@ class _Parser:
 
 def _character(found: re.Match[str]) -> str:
     """That of a code."""
-    if found[3]:
-        return chr(ord(found[3]) % 32)
     code = int(found[1] or found[2], 16)
     if 0xD800 <= code <= 0xDFFF:
         raise PatternError(f"\\{found[0]} is half a character")

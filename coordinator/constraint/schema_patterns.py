@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from coordinator.constraint.code_points import CodePoints
+from coordinator.constraint.known_patterns import SAME_MEANING
 from coordinator.constraint.object_keys import UNSPELLED
 from coordinator.constraint.pattern_characters import ANY, Characters, exactly
 from coordinator.constraint.pattern_syntax import (
@@ -18,6 +19,7 @@ from coordinator.constraint.pattern_syntax import (
     PatternError,
     Repeat,
     Sequence,
+    parse_conditions,
     parse_pattern,
 )
 from coordinator.constraint.refused_keyword import escaped, refuse
@@ -54,12 +56,16 @@ def rewrite_patterns(
     pattern = schema.get("pattern")
     if isinstance(pattern, str):
         try:
-            schema["pattern"] = _Writer(_NUL | CodePoints.listed(unspelled)).whole(
-                parse_pattern(pattern)
-            )
+            writer = _Writer(_NUL | CodePoints.listed(unspelled))
+            nodes = parse_conditions(SAME_MEANING.get(pattern, pattern))
+            *conditions, schema["pattern"] = map(writer.whole, nodes)
         except PatternError as error:
             refuse("pattern", pattern, f"{path}/pattern", str(error))
         originals[schema["pattern"]] = pattern
+        if conditions:
+            both = schema.get("allOf")
+            others = both if isinstance(both, list) else []
+            schema["allOf"] = [*others, *({"pattern": condition} for condition in conditions)]
         is_changed = True
     patterns = schema.get("patternProperties")
     if isinstance(patterns, dict) and patterns:
