@@ -7,6 +7,7 @@ written are refused.
 from collections.abc import Mapping, Sequence
 from typing import Unpack
 
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from coordinator.client.grammar import JsonSchema, grammar_message
@@ -17,6 +18,16 @@ from protos.stagecoach.v1 import generation_pb2
 _SAMPLING_FIELDS = frozenset(
     field.name for field in generation_pb2.SamplingParams.DESCRIPTOR.fields
 )
+_MAX_UINT32 = 2**32 - 1
+_WANTED = {
+    FieldDescriptor.TYPE_UINT32: f"must be a whole number from 0 to {_MAX_UINT32}",
+    FieldDescriptor.TYPE_UINT64: f"must be a whole number from 0 to {2**64 - 1}",
+    FieldDescriptor.TYPE_FLOAT: "must be a number",
+    FieldDescriptor.TYPE_BOOL: "must be True or False",
+    FieldDescriptor.TYPE_STRING: "must be text",
+}
+"""What a field that is not repeated takes, by its type."""
+
 _FORMS = frozenset(field.name for field in generation_pb2.Grammar.DESCRIPTOR.fields)
 
 
@@ -24,7 +35,7 @@ class GenerateOptions(PromptOptions, total=False):
     """Keyword arguments of `generate` and `complete`. Left out or None: the default."""
 
     max_tokens: int | None
-    """Most tokens to generate. Default: as many as fit."""
+    """Most tokens to generate; of more than fit, as many as fit. Default: as many as fit."""
     min_tokens: int | None
     """Tokens before which neither an end token nor a stop string ends the text. Default 0."""
     temperature: float | None
@@ -44,7 +55,7 @@ class GenerateOptions(PromptOptions, total=False):
     logit_bias: Mapping[int, float] | None
     """Added to logits, by token id."""
     seed: int | None
-    """The same seed gives the same text. Default: drawn at random."""
+    """The same seed gives the same text. Default, and -1 as over HTTP: drawn at random."""
     stop: str | Sequence[str]
     """The text ends before the first of these that it would contain."""
     stop_token_ids: Sequence[int]
@@ -106,9 +117,15 @@ def generate_request(
 
 
 def _set(message: Message, name: str, value: object) -> None:
+    if name == "seed" and value == -1:
+        return  # as over HTTP, where many clients write it for none
+    if name == "max_tokens" and isinstance(value, int):
+        value = min(value, _MAX_UINT32)  # more than fit become as many as fit
     try:
         message.MergeFrom(type(message)(**{name: value}))
     except (TypeError, ValueError) as error:
+        field = message.DESCRIPTOR.fields_by_name[name]
+        wanted = "" if field.is_repeated else _WANTED.get(field.type, "")
         raise InvalidArgumentError(
-            f"{name} is {value!r:.100}, which it cannot be", field=name
+            f"{name} is {value!r:.100}, {wanted or 'which it cannot be'}", field=name
         ) from error

@@ -46,11 +46,10 @@ def test_a_prompt_that_cannot_be_sent_is_refused(prompt: object, field: str) -> 
     ("name", "value"),
     [
         ("max_tokens", -1),
-        ("max_tokens", 2**63),
         ("max_tokens", 1.5),
         ("top_k", -5),
         ("temperature", "hot"),
-        ("seed", -1),
+        ("seed", -2),
         ("seed", 2**64),
         ("stop", [1]),
         ("stop_token_ids", [-1]),
@@ -70,6 +69,29 @@ def test_a_value_that_no_message_can_hold_is_refused_by_name(name: str, value: o
     with pytest.raises(InvalidArgumentError) as caught:
         generate_request("x", **options)
     assert caught.value.field == name
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("max_tokens", -1, "max_tokens is -1, must be a whole number from 0 to 4294967295"),
+        ("seed", -2, "seed is -2, must be a whole number from 0 to 18446744073709551615"),
+        ("temperature", "hot", "temperature is 'hot', must be a number"),
+        ("request_id", 7, "request_id is 7, must be text"),
+        ("ignore_eos", "no", "ignore_eos is 'no', must be True or False"),
+        ("stop_token_ids", [-1], "stop_token_ids is [-1], which it cannot be"),
+    ],
+)
+def test_what_a_value_may_be_is_said(name: str, value: object, told: str) -> None:
+    options: Any = {name: value}
+    with pytest.raises(InvalidArgumentError) as caught:
+        generate_request("x", **options)
+    assert caught.value.message == told
+
+
+def test_what_http_takes_for_no_seed_and_no_limit_is_taken() -> None:
+    assert not generate_request("x", seed=-1).sampling.HasField("seed")
+    assert generate_request("x", max_tokens=999_999_999_999).max_tokens == 2**32 - 1
 
 
 def test_an_unknown_option_is_an_error() -> None:
