@@ -168,7 +168,7 @@ def _read_header(descriptor: int, name: str) -> dict[str, Entry]:
 
 
 def _parse_entries(header: object, data_start: int, file_size: int, name: str) -> dict[str, Entry]:
-    """Checks a parsed header: types, shapes, sizes, bounds and overlaps."""
+    """Checks a parsed header: types, shapes, sizes, bounds, overlaps and gaps."""
     if not isinstance(header, dict):
         raise ModelFilesError(f"{name}: the safetensors header is not an object")
     entries = {
@@ -180,10 +180,18 @@ def _parse_entries(header: object, data_start: int, file_size: int, name: str) -
     for key, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].end)):
         if entry.start < reached:
             raise ModelFilesError(f"{name}: tensors {previous!r} and {key!r} overlap")
+        if entry.start > reached:
+            raise ModelFilesError(
+                f"{name}: {entry.start - reached} bytes before tensor {key!r} are of no tensor"
+            )
         reached, previous = entry.end, key
     if reached > file_size:
         raise ModelFilesError(
             f"{name} is truncated: it has {file_size} bytes, its tensors need {reached}"
+        )
+    if reached < file_size:
+        raise ModelFilesError(
+            f"{name} has {file_size} bytes, its tensors end at byte {reached}: the rest is of none"
         )
     return entries
 

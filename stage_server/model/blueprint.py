@@ -175,6 +175,12 @@ class Blueprint:
                 f"{self._model_id} has no tensor {HEAD}, and its config.json does not say that "
                 "the head is the embedding (tie_word_embeddings)"
             )
+        if missing & {f"model.{name}" for name in self._names}:
+            raise ModelFilesError(
+                f"{self._model_id} has no tensor {listed(missing)}: the names of its tensors lack "
+                "the 'model.' in front, as those of a model that was saved without its head; save "
+                "it with AutoModelForCausalLM"
+            )
         if missing:
             raise ModelFilesError(f"{self._model_id} has no tensor {listed(missing)}")
         if unused:

@@ -344,6 +344,16 @@ class TestDamagedSafetensors:
         with pytest.raises(ModelFilesError, match=f"{size - 1} bytes.*need {size}"):
             SafetensorsFile(path)
 
+    def test_bytes_of_no_tensor_are_refused(self, path: Path) -> None:
+        size = path.stat().st_size
+        path.write_bytes(path.read_bytes() + b"more")
+        with pytest.raises(ModelFilesError, match=f"has {size + 4} bytes.* end at byte {size}"):
+            SafetensorsFile(path)
+        entry = {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}
+        self.write(path, {"a": entry, "b": {**entry, "data_offsets": [24, 40]}})
+        with pytest.raises(ModelFilesError, match="8 bytes before tensor 'b'"):
+            SafetensorsFile(path)
+
     def test_a_file_that_shrinks_while_open_raises(self, path: Path) -> None:
         with SafetensorsFile(path) as file, path.open("r+b") as writer:
             writer.truncate(path.stat().st_size - 8)
@@ -388,7 +398,8 @@ class TestDamagedSafetensors:
             SafetensorsFile(path)
 
     def test_a_quantized_type_is_refused_when_read(self, path: Path) -> None:
-        self.write(path, {"a": {"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0, 4]}})
+        entry = {"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0, 4]}
+        self.write(path, {"a": entry}, bytes(4))
         with SafetensorsFile(path) as file, pytest.raises(UnsupportedModelError, match="F8_E4M3"):
             file.read("a")
 

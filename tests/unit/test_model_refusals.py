@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import tokenizers
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -119,6 +119,16 @@ def test_attention_to_what_follows_is_refused(value: object, tmp_path: Path) -> 
     load_layer_stack(
         open_model(str(path)), LayerRange(0, 1), dtype="float32", device=torch.device("cpu")
     )
+
+
+def test_a_model_that_was_saved_without_its_head_is_told_so(tmp_path: Path) -> None:
+    path = tiny_model("llama-gqa-tied", tmp_path)
+    tensors = load_file(path / "model.safetensors")
+    bare = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
+    save_file(bare, path / "model.safetensors")
+    message = refusal(path)
+    assert "model.embed_tokens.weight" in message
+    assert "lack the 'model.' in front" in message
 
 
 def write(path: Path, *names: str) -> None:
