@@ -171,7 +171,7 @@ def test_the_emulated_cluster_serves_token_ids() -> None:
 def test_the_bench(coordinator: str, tmp_path: Path) -> None:
     [command] = commands_of("coordinator-cli", "bench")
     text = output_of(
-        f"{command} --repeats 1 --output-tokens 16",
+        f"{command} --repeats 1 --prompt-tokens 16 --output-tokens 8",
         cwd=tmp_path,
         STAGECOACH_COORDINATOR=coordinator,
     )

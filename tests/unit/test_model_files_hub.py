@@ -155,9 +155,11 @@ class Machine:
         assert result.returncode == 0, result.stderr
         return result.stdout.strip()
 
-    def error(self, spec: str, *, wants: str = "fingerprint", **environment: str) -> str:
+    def error(
+        self, spec: str, *, wants: str = "fingerprint", prelude: str = "", **environment: str
+    ) -> str:
         """Opens a model that cannot be opened; the message."""
-        code = f"""
+        code = f"""{prelude}
 try:
     open_model({spec!r}).{wants}
 except StagecoachError as error:
@@ -415,7 +417,8 @@ def test_what_the_hub_refuses_is_told_with_its_remedy(
 
 
 def test_a_hub_in_trouble_is_named_when_asking_again_did_not_help(tmp_path: Path) -> None:
-    """All side by side, as the hub's library asks again for half a minute."""
+    """All side by side; the hub's library would wait for half a minute between its tries."""
+    impatient = "import time; time.sleep = lambda seconds: None"
     told = {429: "too many requests", 500: "answered with 500", 503: "answered with 503"}
     hubs = {status: FakeHub(tmp_path) for status in told}
     machines = {"cannot be reached": Machine(tmp_path / "cache", "http://127.0.0.1:9")}
@@ -424,7 +427,9 @@ def test_a_hub_in_trouble_is_named_when_asking_again_did_not_help(tmp_path: Path
         machines[told[status]] = Machine(tmp_path / f"cache{status}", hub.endpoint)
     try:
         with ThreadPoolExecutor(len(machines)) as at_once:
-            messages = at_once.map(lambda machine: machine.error("org/tiny"), machines.values())
+            messages = at_once.map(
+                lambda machine: machine.error("org/tiny", prelude=impatient), machines.values()
+            )
             for text, message in zip(machines, messages, strict=True):
                 assert text in message
     finally:
