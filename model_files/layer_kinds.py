@@ -42,7 +42,7 @@ NUM_FULL_LAYERS = 28
 NO_ROPE_INTERVAL = 4
 """Default of `no_rope_layer_interval`: one in that many layers of a SmolLM3 has no positions."""
 
-_FULL, _SLIDING = "full_attention", "sliding_attention"
+FULL, SLIDING = "full_attention", "sliding_attention"
 
 
 def sliding_window(raw: Mapping[str, object], model_type: str) -> object:
@@ -85,7 +85,7 @@ def layer_types(raw: Mapping[str, object], model_type: str, num_layers: int) -> 
             if not isinstance(every, int) or every < 1:
                 return None
             is_full = [(i + 1) % every == 0 for i in range(num_layers)]
-    return tuple(_FULL if full else _SLIDING for full in is_full)
+    return tuple(FULL if full else SLIDING for full in is_full)
 
 
 def no_rope_layers(raw: Mapping[str, object], num_layers: int) -> object:
@@ -104,4 +104,4 @@ def no_rope_layers(raw: Mapping[str, object], num_layers: int) -> object:
 
 def has_sliding(kinds: object) -> bool:
     """Whether any of the layers has a window."""
-    return isinstance(kinds, list | tuple) and _SLIDING in kinds
+    return isinstance(kinds, list | tuple) and SLIDING in kinds

@@ -7,6 +7,8 @@ make of it read the keys: `rope_scaling` of older files beside `rope_theta`, or 
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from model_files.layer_kinds import FULL, SLIDING
+
 THETAS: Mapping[str, float] = MappingProxyType(
     {"cohere": 5e5, "gemma3_text": 1e6, "helium": 1e5, "olmo3": 5e5, "smollm3": 2e6}
 )
@@ -28,7 +30,6 @@ _FROM_ORIGINAL = ("llama3", "longrope", "yarn")
 """Kinds that start from the number of positions that a model was first trained for."""
 
 ALL_LAYERS = "all_layers"
-FULL, SLIDING = "full_attention", "sliding_attention"
 
 
 def rope_parameters(

@@ -21,7 +21,7 @@ from coordinator.constraint.refused_keyword import escaped, refuse
 from coordinator.constraint.schema_counts import rewrite_counts
 from coordinator.constraint.schema_dialect import rewrite_dialect
 from coordinator.constraint.schema_formats import rewrite_format
-from coordinator.constraint.schema_keywords import inner_schemas
+from coordinator.constraint.schema_keywords import add_conditions, inner_schemas
 from coordinator.constraint.schema_patterns import rewrite_patterns
 from coordinator.constraint.schema_references import References
 
@@ -143,10 +143,7 @@ class _Walk:
         del schema[keyword]
         self.is_changed = True
         if keys is not None:
-            both = schema.get("allOf")
-            others = both if isinstance(both, list) else []
-            schema["allOf"] = [*others, keys]
-            self._check(keys, f"{path}/allOf/{len(others)}", "#")
+            self._check(keys, path + add_conditions(schema, keys), "#")
 
     def _check(self, schema: object, path: str, base: str) -> None:
         """Checks a schema and those in it; rewrites what has a simple equivalent.

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from coordinator.constraint.schema_keywords import add_conditions
+
 _YEAR = "([0-9]{3}[1-9]|[0-9]{2}[1-9]0|[0-9][1-9]00|[1-9]000)"
 _LEAP_YEAR = "([0-9]{2}(0[48]|[2468][048]|[13579][26])|(0[48]|[2468][048]|[13579][26])00)"
 _DATE = (
@@ -113,9 +115,7 @@ def rewrite_format(schema: dict[str, Any]) -> bool:
     elif form in _FORMATS:
         # A format asks nothing of what is no string, and neither does a pattern.
         if "pattern" in schema:
-            both = schema.get("allOf")
-            others = both if isinstance(both, list) else []
-            schema["allOf"] = [*others, {"pattern": _FORMATS[form]}]
+            add_conditions(schema, {"pattern": _FORMATS[form]})
         else:
             schema["pattern"] = _FORMATS[form]
     return True

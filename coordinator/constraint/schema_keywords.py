@@ -40,3 +40,11 @@ def inner_schemas(schema: dict[str, Any]) -> Iterator[tuple[str, object]]:
                 yield f"{pointer}/{index}", inner
         elif keyword in SINGLES:
             yield pointer, value
+
+
+def add_conditions(schema: dict[str, Any], *conditions: dict[str, Any]) -> str:
+    """Asks for more of what a schema is of; returns the pointer to the first of the conditions."""
+    both = schema.get("allOf")
+    others = both if isinstance(both, list) else []
+    schema["allOf"] = [*others, *conditions]
+    return f"/allOf/{len(others)}"

@@ -23,6 +23,7 @@ from coordinator.constraint.pattern_syntax import (
     parse_pattern,
 )
 from coordinator.constraint.refused_keyword import escaped, refuse
+from coordinator.constraint.schema_keywords import add_conditions
 
 _NOTHING = CodePoints(())
 _NUL = CodePoints.listed("\0")
@@ -63,9 +64,7 @@ def rewrite_patterns(
             refuse("pattern", pattern, f"{path}/pattern", str(error))
         originals[schema["pattern"]] = pattern
         if conditions:
-            both = schema.get("allOf")
-            others = both if isinstance(both, list) else []
-            schema["allOf"] = [*others, *({"pattern": condition} for condition in conditions)]
+            add_conditions(schema, *({"pattern": condition} for condition in conditions))
         is_changed = True
     patterns = schema.get("patternProperties")
     if isinstance(patterns, dict) and patterns:

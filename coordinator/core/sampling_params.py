@@ -49,7 +49,7 @@ class SamplingParams:
         _check_range("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
         check_num_biases(len(self.logit_bias))
         for token_id, bias in self.logit_bias.items():
-            if not -100.0 <= bias <= 100.0:
+            if not -100.0 <= bias <= 100.0:  # of a thousand, none is named that is in range
                 _check_range(f"logit_bias[{token_id}]", bias, -100.0, 100.0)
         if self.seed is not None:
             _check_range("seed", self.seed, 0, 2**64 - 1)

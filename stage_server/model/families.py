@@ -12,11 +12,12 @@ from types import MappingProxyType
 
 from model_files import ModelConfig
 from model_files.frozen_json import shown
+from model_files.layer_kinds import FULL, SLIDING
 from model_files.not_served import not_served
 from protos.errors import UnsupportedModelError
 
 _ROPE_TYPES = frozenset({"default", "linear", "dynamic", "yarn", "llama3", "longrope"})
-_LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})
+_LAYER_TYPES = frozenset({FULL, SLIDING})
 
 _FOREIGN_FEATURES = (
     "add_cross_attention",

@@ -19,8 +19,9 @@ from model_files import open_model
 from model_files.canonical_config import canonical_config
 from model_files.config import parse_config
 from model_files.family_defaults import FamilyDefaults
+from model_files.layer_kinds import FULL, SLIDING
 from model_files.model_files import fingerprint_of
-from model_files.rope_parameters import ALL_LAYERS, FULL, SLIDING, rope_parameters
+from model_files.rope_parameters import ALL_LAYERS, rope_parameters
 from stage_server.model.families import FAMILIES
 from tests.published_configs import PUBLISHED
 from tests.tiny_models import tiny_model
