@@ -1,7 +1,7 @@
 """Outputs that follow schemas and grammars in this process, by tokens given or drawn at random."""
 
 import random
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 
 import numpy as np
 
@@ -68,6 +68,13 @@ def start(output: Output, text: str, kind: GrammarKind = GrammarKind.JSON_SCHEMA
     return decode_state(output(encode_grammar(kind, text)))[0]
 
 
+def allowed_ids(state: OutputState) -> list[int]:
+    """Tokens that may follow, rising."""
+    bits = np.unpackbits(np.frombuffer(state.mask, dtype=np.uint8), bitorder="little")
+    ids: list[int] = np.flatnonzero(bits).tolist()
+    return ids
+
+
 def walk(
     output: Output,
     schema: str,
@@ -82,8 +89,7 @@ def walk(
     for _ in range(MAX_TOKENS):
         if state.standing is not Standing.OPEN:
             break
-        bits = np.unpackbits(np.frombuffer(state.mask, dtype=np.uint8), bitorder="little")
-        allowed = np.flatnonzero(bits).tolist()
+        allowed = allowed_ids(state)
         if EOS in allowed and (len(allowed) == 1 or generator.random() < end_share):
             return document.decode()
         choices = [one for one in allowed if one != EOS and one not in _BLANK] or allowed
@@ -108,6 +114,16 @@ def accepts(
             return False
         (state,) = decode_states(output(encode_tokens([NewTokens(0, (token_id,))])))
     return state.standing is Standing.COMPLETE or _allows(state, EOS)
+
+
+def assert_takes(
+    make_output: Callable[[], Output], text: str, taken: Iterable[str], refused: Iterable[str]
+) -> None:
+    """Checks which documents may be written."""
+    for document in taken:
+        assert accepts(make_output(), text, document), document
+    for document in refused:
+        assert not accepts(make_output(), text, document), document
 
 
 def _allows(state: OutputState, token_id: int) -> bool:

@@ -1,8 +1,6 @@
 """Incremental detokenization equals decoding all tokens at once, for any tokens."""
 
-import os
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import tokenizers
@@ -14,13 +12,7 @@ from coordinator.text.gguf_vocabulary import GgufVocabulary
 from coordinator.text.tokenizer import Tokenizer
 from model_files import GgufTokenizer, open_model
 from protos.errors import UnsupportedModelError
-
-LLAMA2 = Path(
-    os.environ.get(
-        "STAGECOACH_LLAMA2_TOKENIZER",
-        Path(__file__).resolve().parents[3] / "shared" / "data" / "llama-2-tokenizer",
-    )
-)
+from tests.llama2 import llama2_backend
 
 
 def small_sentence_piece() -> tokenizers.Tokenizer:
@@ -45,15 +37,9 @@ def demo() -> tokenizers.Tokenizer:
     return build_gguf_tokenizer(GgufVocabulary.parse(files.metadata))
 
 
-def llama2() -> tokenizers.Tokenizer:
-    if not LLAMA2.is_dir():
-        pytest.skip(f"no Llama-2 tokenizer at {LLAMA2}; set STAGECOACH_LLAMA2_TOKENIZER")
-    return tokenizers.Tokenizer.from_file(str(LLAMA2 / "tokenizer.json"))
-
-
 @pytest.fixture(
     scope="module",
-    params=[small_sentence_piece, demo, llama2],
+    params=[small_sentence_piece, demo, llama2_backend],
     ids=["small-sentence-piece", "demo-byte-level", "llama2-sentence-piece"],
 )
 def backend(request: pytest.FixtureRequest) -> tokenizers.Tokenizer:

@@ -4,12 +4,9 @@ With the tokenizers of real models, and with ones that have what those of others
 """
 
 import json
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import tokenizers
 
@@ -29,13 +26,9 @@ from coordinator.text.gguf_vocabulary import GgufVocabulary
 from coordinator.text.token_decoders import choose_decoder
 from coordinator.text.tokenizer import load_tokenizer
 from model_files import open_model
+from tests.json_outputs import allowed_ids
+from tests.llama2 import llama2_backend
 
-LLAMA2 = Path(
-    os.environ.get(
-        "STAGECOACH_LLAMA2_TOKENIZER",
-        Path(__file__).resolve().parents[3] / "shared" / "data" / "llama-2-tokenizer",
-    )
-)
 ENDS = ("</s>", "<|im_end|>", "<|endoftext|>")
 SPELLED = [
     *(
@@ -98,14 +91,8 @@ def with_first_space() -> tokenizers.Tokenizer:
     return changed_demo(pre_tokenizer={"type": "Sequence", "pretokenizers": steps})
 
 
-def llama2() -> tokenizers.Tokenizer:
-    if not LLAMA2.is_dir():
-        pytest.skip(f"no Llama-2 tokenizer at {LLAMA2}; set STAGECOACH_LLAMA2_TOKENIZER")
-    return tokenizers.Tokenizer.from_file(str(LLAMA2 / "tokenizer.json"))
-
-
 def llama2_with_metaspace() -> tokenizers.Tokenizer:
-    content = json.loads(llama2().to_str())
+    content = json.loads(llama2_backend().to_str())
     content["normalizer"] = None
     content["pre_tokenizer"] = {
         **{"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always"},
@@ -132,7 +119,7 @@ def sentence_piece_of_gguf() -> tokenizers.Tokenizer:
     "create",
     [
         *(demo, like_qwen, like_phi, with_first_space),
-        *(llama2, llama2_with_metaspace, sentence_piece_of_gguf),
+        *(llama2_backend, llama2_with_metaspace, sentence_piece_of_gguf),
     ],
 )
 @pytest.mark.parametrize("kind", [GrammarKind.JSON_SCHEMA, GrammarKind.LARK])
@@ -153,7 +140,7 @@ def test_forced_text_comes_out_whole(
         assert [writer.write(text) for text in quoted] == quoted
 
 
-@pytest.mark.parametrize("create", [demo, llama2])
+@pytest.mark.parametrize("create", [demo, llama2_backend])
 def test_forced_text_is_made_of_the_tokens_that_the_model_knows_it_by(
     create: Callable[[], tokenizers.Tokenizer],
 ) -> None:
@@ -186,7 +173,7 @@ class Writer:
         self._num_outputs = 0
 
     def write(self, text: str) -> str:
-        """As much of a text as the grammar allows,."""
+        """As much of a text as the grammar allows."""
         return b"".join(self._spelled[token_id] for token_id in self.token_ids(text)).decode()
 
     def token_ids(self, text: str) -> list[int]:
@@ -196,14 +183,13 @@ class Writer:
         rest = text.encode()
         token_ids: list[int] = []
         while state.standing is Standing.OPEN:
-            bits = np.unpackbits(np.frombuffer(state.mask, dtype=np.uint8), bitorder="little")
-            allowed_ids = set(np.flatnonzero(bits).tolist())
+            allowed = set(allowed_ids(state))
             if not rest:
-                assert allowed_ids & self._ends, f"{text!a} may not end"
+                assert allowed & self._ends, f"{text!a} may not end"
                 break
             fitting = [
                 (len(spelled), token_id)
-                for token_id in allowed_ids
+                for token_id in allowed
                 if (spelled := self._spelled.get(token_id)) and rest.startswith(spelled)
             ]
             if not fitting:

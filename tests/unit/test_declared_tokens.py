@@ -18,8 +18,8 @@ from coordinator.text.tokenizer import Tokenizer, load_tokenizer
 from coordinator.text.tokenizer_info import tokenizer_info
 from model_files import open_model
 from protos.errors import StagecoachError
+from tests.llama2 import llama2_folder
 from tests.model_configs import smallest_config
-from tests.unit.test_text_tokenizer import LLAMA2
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -256,12 +256,11 @@ def test_a_map_counts_without_a_configuration(tmp_path: Path) -> None:
     assert_same(tmp_path)
 
 
-@pytest.mark.skipif(not LLAMA2.is_dir(), reason="Llama 2's tokenizer is not here")
 @pytest.mark.parametrize("added", [{}, {"[PAD]": 32000}])
 def test_llama_2_with_the_files_of_its_fine_tunes_is_that_of_transformers(
     added: dict[str, object], tmp_path: Path
 ) -> None:
-    shutil.copytree(LLAMA2, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(llama2_folder(), tmp_path, dirs_exist_ok=True)
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     config = json.loads((tmp_path / CONFIG_FILE).read_text())
     names = ("bos_token", "eos_token", "unk_token")

@@ -1,7 +1,6 @@
 """Tokenizers against transformers' own, from Hugging Face files and from GGUF metadata."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Collection, Sequence
@@ -29,18 +28,12 @@ from model_files import (
 )
 from model_files.model_files import ByteReport, no_report
 from protos.errors import InvalidArgumentError, ModelFilesError, UnsupportedModelError
+from tests.llama2 import llama2_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 # ruff: noqa: RUF001 - scripts that look alike are the point
-
-LLAMA2 = Path(
-    os.environ.get(
-        "STAGECOACH_LLAMA2_TOKENIZER",
-        Path(__file__).resolve().parents[3] / "shared" / "data" / "llama-2-tokenizer",
-    )
-)
 
 CORPUS = (
     "Hello, world!",
@@ -137,11 +130,10 @@ def demo_of_transformers() -> "PreTrainedTokenizerBase":
 
 @pytest.fixture(scope="module")
 def llama2_files() -> HfTokenizerFiles:
-    if not LLAMA2.is_dir():
-        pytest.skip(f"no Llama-2 tokenizer at {LLAMA2}; set STAGECOACH_LLAMA2_TOKENIZER")
+    folder = llama2_folder()
     return HfTokenizerFiles(
-        tokenizer_json=LLAMA2 / "tokenizer.json",
-        tokenizer_config=json.loads((LLAMA2 / "tokenizer_config.json").read_text()),
+        tokenizer_json=folder / "tokenizer.json",
+        tokenizer_config=json.loads((folder / "tokenizer_config.json").read_text()),
         chat_template=None,
     )
 
@@ -176,7 +168,7 @@ def test_llama2_tokenizer_equals_that_of_transformers(llama2_files: HfTokenizerF
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     tokenizer = load(llama2_files)
-    reference = AutoTokenizer.from_pretrained(LLAMA2)
+    reference = AutoTokenizer.from_pretrained(llama2_folder())
     for text in CORPUS:
         assert tokenizer.encode(text) == reference.encode(text), text
     of_file = PreTrainedTokenizerFast(tokenizer_file=str(llama2_files.tokenizer_json))
