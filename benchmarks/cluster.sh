@@ -101,7 +101,7 @@ done
 split='
 import sys
 from model_files import open_model
-from roofline.layer_split import split_layers
+from stagecoach.roofline.layer_split import split_layers
 print(*split_layers(open_model(sys.argv[1]).config, int(sys.argv[2])))
 '
 node=0
@@ -118,7 +118,7 @@ serve_on 0 "$python" -m coordinator.cli serve --model "$model" "${stages[@]}" &
 pids+=($!)
 
 run_on 0 "$python" -c '
-from coordinator.client import Client
+from stagecoach.client import Client
 with Client("127.0.0.1:50050") as client:
     client.wait_until_ready(120)
 '

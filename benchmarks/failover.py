@@ -19,7 +19,7 @@ from benchmarks.cluster import running_cluster
 from benchmarks.faults import incident, pauses
 from benchmarks.report import print_json, print_table
 from coordinator.bench.prompts import fixed_prompts
-from coordinator.client import AsyncClient
+from stagecoach.client import AsyncClient
 from tests.faults.reference import Continuation
 from tests.faults.traffic import Traffic
 from tests.faults.waiting import eventually

@@ -24,7 +24,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.report import print_json, print_table
-from coordinator.client import AsyncClient
+from stagecoach.client import AsyncClient
 from tests.faults.cluster import MAX_MODEL_LEN, NUM_STAGES, Cluster
 from tests.faults.fault_proxy import BLACKHOLE, Way
 from tests.faults.oracle import is_ready

@@ -30,7 +30,7 @@ from coordinator.constraint.token_constraint import TokenConstraint
 from coordinator.constraint.vocabulary import Vocabulary
 from coordinator.core.grammar import Grammar, GrammarKind
 from coordinator.text.tokenizer import Tokenizer, load_tokenizer
-from model_files import open_model
+from stagecoach.model_files import open_model
 
 MODEL = "demo"
 NUM_TOKENS = 40

@@ -20,7 +20,7 @@ from benchmarks.report import print_table
 from coordinator.bench.decode import decode, decode_together
 from coordinator.bench.prompts import fixed_prompts
 from coordinator.bench.time_split import TimeSplit
-from coordinator.client import AsyncClient
+from stagecoach.client import AsyncClient
 
 SHORT_PROMPT_TOKENS = 32
 NUM_DECODED = 64

@@ -325,7 +325,7 @@ def coordinator_pid(up_pid: int) -> int:
 def hostile_model() -> Iterator[str]:
     """The demo model's tokenizer with a template that hangs when it is asked to."""
     from coordinator.text.tokenizer import load_tokenizer
-    from model_files import open_model
+    from stagecoach.model_files import open_model
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model"

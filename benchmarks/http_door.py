@@ -17,7 +17,7 @@ from benchmarks.cluster import Doors, running_doors
 from benchmarks.http_stream import token_times
 from benchmarks.report import print_json, print_table
 from coordinator.bench.prompts import fixed_prompts
-from coordinator.client import AsyncClient
+from stagecoach.client import AsyncClient
 
 MODEL = "shape:llama-160m"
 GPU = "rtx-3060-12gb"

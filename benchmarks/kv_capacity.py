@@ -14,7 +14,7 @@ from benchmarks.cluster import running_cluster
 from benchmarks.report import print_json, print_table
 from coordinator.bench.decode import decode
 from coordinator.bench.prompts import fixed_prompts
-from coordinator.client import AsyncClient, QueueFullError, StagecoachError
+from stagecoach.client import AsyncClient, QueueFullError, StagecoachError
 
 POLL_INTERVAL_S = 0.02
 

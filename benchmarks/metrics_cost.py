@@ -23,13 +23,13 @@ from coordinator.core.step import (
     StageTimings,
     StepOutput,
 )
-from coordinator.landed_step import LandedStep, NewToken, SentTokens
-from coordinator.live_request import LiveRequest
-from coordinator.metrics import CoordinatorMetrics
-from coordinator.micro_batches import MicroBatch
-from coordinator.observer import Observers
-from coordinator.request_log import RequestLog
-from coordinator.request_stream import RequestStream
+from coordinator.engine.landed_step import LandedStep, NewToken, SentTokens
+from coordinator.engine.live_request import LiveRequest
+from coordinator.engine.micro_batches import MicroBatch
+from coordinator.engine.request_stream import RequestStream
+from coordinator.observe.metrics import CoordinatorMetrics
+from coordinator.observe.observer import Observers
+from coordinator.observe.request_log import RequestLog
 from coordinator.sampling.token_sampler import TokenSampler
 from coordinator.scheduler.load import Load
 from coordinator.text.output_text import OutputText

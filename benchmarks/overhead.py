@@ -13,7 +13,7 @@ from benchmarks.report import print_json, print_table
 from coordinator.bench.decode import decode
 from coordinator.bench.prompts import fixed_prompts
 from coordinator.bench.time_split import TimeSplit
-from coordinator.client import AsyncClient
+from stagecoach.client import AsyncClient
 
 
 async def measure(options: argparse.Namespace) -> TimeSplit:

@@ -22,7 +22,7 @@ from benchmarks.report import print_json, print_table
 from benchmarks.runs import Runs
 from coordinator.bench.decode import decode, decode_together, decode_tokens_per_s
 from coordinator.bench.prompts import fixed_prompts
-from coordinator.client import AsyncClient
+from stagecoach.client import AsyncClient
 
 NUM_STAGES = 3
 SETTINGS = [

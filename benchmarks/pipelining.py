@@ -13,7 +13,7 @@ from benchmarks.cluster import running_cluster
 from benchmarks.report import print_json, print_table
 from coordinator.bench.decode import decode_together, decode_tokens_per_s
 from coordinator.bench.prompts import fixed_prompts
-from coordinator.client import AsyncClient
+from stagecoach.client import AsyncClient
 
 ADAPTIVE = "measured"
 

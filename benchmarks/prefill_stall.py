@@ -15,7 +15,7 @@ from benchmarks.cluster import running_cluster
 from benchmarks.report import print_json, print_table
 from coordinator.bench.decode import DecodedRequest, decode
 from coordinator.bench.prompts import fixed_prompts
-from coordinator.client import AsyncClient
+from stagecoach.client import AsyncClient
 
 SETTLE_TOKENS = 16
 """Tokens of each stream before anything counts."""

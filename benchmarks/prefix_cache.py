@@ -16,7 +16,7 @@ from statistics import median
 from benchmarks.cluster import running_cluster
 from benchmarks.report import print_json, print_table
 from coordinator.bench.prompts import fixed_prompts
-from coordinator.client import AsyncClient
+from stagecoach.client import AsyncClient
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from benchmarks.cluster import running_cluster
 from benchmarks.report import print_json, print_table
 from coordinator.bench.prompts import fixed_prompts
-from coordinator.client import AsyncClient
+from stagecoach.client import AsyncClient
 
 NUM_PROMPT_TOKENS = 24
 TIGHT_KV_MEMORY = "4MiB"

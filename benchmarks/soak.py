@@ -16,7 +16,7 @@ from statistics import linear_regression
 
 from benchmarks.faults import NUM_STREAMS, running_cluster
 from benchmarks.report import print_table
-from coordinator.client import AsyncClient
+from stagecoach.client import AsyncClient
 from tests.faults.cluster import NUM_STAGES, Cluster
 from tests.faults.oracle import Oracle
 from tests.faults.reference import Continuation

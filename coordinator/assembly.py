@@ -5,26 +5,26 @@ import uuid
 from collections.abc import Callable, Sequence
 from itertools import count
 
-from coordinator.admission import Admission
 from coordinator.config import CoordinatorConfig
 from coordinator.constraint.grammar_compiler import GrammarCompiler
-from coordinator.engine import Engine
-from coordinator.lane import Lane
-from coordinator.observer import EngineObserver
+from coordinator.engine.admission import Admission
+from coordinator.engine.engine import Engine
+from coordinator.engine.lane import Lane
+from coordinator.observe.observer import EngineObserver
+from coordinator.observe.request_log import RequestLog
 from coordinator.pipeline.stage_link import LinkConfig
 from coordinator.pipeline.stage_pool import OnStage, StagePool, ignore_stage
 from coordinator.pipeline.topology import Topology
 from coordinator.pipeline.weights import differing_parts, shown
-from coordinator.request_log import RequestLog
 from coordinator.scheduler.config import SchedulerConfig
 from coordinator.scheduler.pace import Pace
 from coordinator.scheduler.scheduler import Scheduler
 from coordinator.text.text_workers import TextWorkers
 from coordinator.text.tokenizer import Tokenizer, load_tokenizer
 from coordinator.text.tokenizer_info import tokenizer_info
-from model_files import ModelFiles
-from protos.errors import IncompatibleError
-from protos.limits import LOGITS_CEILING_BYTES
+from stagecoach.contract.errors import IncompatibleError
+from stagecoach.contract.limits import LOGITS_CEILING_BYTES
+from stagecoach.model_files import ModelFiles
 
 
 async def open_engine(

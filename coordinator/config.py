@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from coordinator.core.limits import MAX_STAGES
-from protos.errors import InvalidArgumentError
-from security.bind import check_bind, is_loopback
-from security.tls_files import TlsFiles
+from stagecoach.contract.errors import InvalidArgumentError
+from stagecoach.security.bind import check_bind, is_loopback
+from stagecoach.security.tls_files import TlsFiles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

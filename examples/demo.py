@@ -12,8 +12,8 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
-from coordinator.cli.completion_output import print_stats
-from coordinator.client import Client
+from coordinator.cli.shared.completion_output import print_stats
+from stagecoach.client import Client
 
 QUESTION = "What is the capital of France?"
 

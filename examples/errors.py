@@ -3,7 +3,7 @@
 import os
 import sys
 
-from coordinator.client import (
+from stagecoach.client import (
     Client,
     ContextLengthExceededError,
     DeadlineExceededError,

@@ -4,9 +4,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from unittest.mock import patch
 
-from security.certificate_folder import CertificateFolder
-from security.role import SPIFFE_PREFIX, Role
-from security.tls_files import TlsFiles
+from stagecoach.security.certificate_folder import CertificateFolder
+from stagecoach.security.role import SPIFFE_PREFIX, Role
+from stagecoach.security.tls_files import TlsFiles
 
 HOSTS = ("127.0.0.1", "localhost")
 
@@ -32,9 +32,12 @@ class Certificates:
         self.expired_coordinator = self.issue("old-coordinator", Role.COORDINATOR, expired=True)
         self.foreign_stage = self.issue("their-box", Role.STAGE, foreign=True)
         self.foreign_coordinator = self.issue("their-coordinator", Role.COORDINATOR, foreign=True)
-        with patch("security.authority.spiffe_id", lambda _, name: f"urn:box:{name}"):
+        with patch("stagecoach.security.authority.spiffe_id", lambda _, name: f"urn:box:{name}"):
             self.without_role = self.issue("bare", Role.STAGE)
-        with patch("security.authority.spiffe_id", lambda _, name: f"{SPIFFE_PREFIX}STAGE/{name}"):
+        with patch(
+            "stagecoach.security.authority.spiffe_id",
+            lambda _, name: f"{SPIFFE_PREFIX}STAGE/{name}",
+        ):
             self.misspelt = self.issue("misspelt", Role.STAGE)
         self.authority = self.folder / "ca.pem"
         self.foreign_authority = folder / "theirs" / "ca.pem"

@@ -1,7 +1,7 @@
 """The state of a cluster, as the SDK gives it, for tests of what is made of it."""
 
-from coordinator.client import CoordinatorStatus, StageState, StageStatus
-from protos.layer_range import LayerRange
+from stagecoach.client import CoordinatorStatus, StageState, StageStatus
+from stagecoach.contract.layer_range import LayerRange
 from tests.layer_ranges import split_evenly
 
 

@@ -14,14 +14,14 @@ from coordinator.core.request import FinishReason
 from coordinator.core.request_spec import RequestSpec, TokenPrompt
 from coordinator.core.sampling_params import SamplingParams
 from coordinator.core.status import EngineStatus
-from coordinator.engine import Engine
-from model_files import open_model
-from protos.layer_range import LayerRange
-from stage_server.activity import StageActivity
-from stage_server.build_engine import build_engine
-from stage_server.config import ListenAddress, StageConfig
-from stage_server.limits import MessageLimits
-from stage_server.server import StageServer
+from coordinator.engine.engine import Engine
+from stage_server.core.activity import StageActivity
+from stage_server.core.config import ListenAddress, StageConfig
+from stage_server.process.build_engine import build_engine
+from stage_server.process.server import StageServer
+from stage_server.wire.limits import MessageLimits
+from stagecoach.contract.layer_range import LayerRange
+from stagecoach.model_files import open_model
 
 IDLE_S = 30.0
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
-from telemetry.logs import LogHandler
+from stagecoach.telemetry.logs import LogHandler
 
 # Before torch is imported: tests share few cores, and spinning OpenMP threads cost whole slices.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -10,9 +10,9 @@ import subprocess
 import sys
 
 STAGE_MODULES = (
-    "stage_server.__main__",
-    "stage_server.server",
-    "stage_server.torch_engine",
+    "stage_server.process.command",
+    "stage_server.process.server",
+    "stage_server.compute.torch_engine",
     "transformers.models.llama.modeling_llama",
 )
 """What a stage of a Llama has imported once it is ready."""

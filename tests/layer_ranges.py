@@ -1,7 +1,7 @@
 """Layers divided by number alone, as tests want them: known beforehand for any model."""
 
-from protos.errors import InvalidArgumentError
-from protos.layer_range import LayerRange
+from stagecoach.contract.errors import InvalidArgumentError
+from stagecoach.contract.layer_range import LayerRange
 
 
 def split_evenly(num_layers: int, num_stages: int) -> list[LayerRange]:

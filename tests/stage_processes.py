@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from protos.layer_range import LayerRange
+from stagecoach.contract.layer_range import LayerRange
 
 START_DEADLINE_S = 300.0
 

@@ -15,7 +15,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from model_files import open_model
+from stagecoach.model_files import open_model
 
 NUM_LAYERS = 6
 VOCAB_SIZE = 128

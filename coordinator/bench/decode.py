@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from coordinator.client import AsyncClient, InternalError, InvalidArgumentError, Timings
+from stagecoach.client import AsyncClient, InternalError, InvalidArgumentError, Timings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,16 +3,16 @@
 import math
 import re
 
-from coordinator.client import CoordinatorStatus, StageStatus
 from coordinator.planner.plan import Plan, StagePlan
 from coordinator.planner.prediction import Conditions, predict
-from model_files import open_model
-from protos.errors import InvalidArgumentError
-from protos.layer_range import LayerRange
-from roofline.devices import Gpu, gpu_named
-from roofline.model_shape import ModelShape
-from roofline.networks import Network
-from roofline.stage_cost import StageCost
+from stagecoach.client import CoordinatorStatus, StageStatus
+from stagecoach.contract.errors import InvalidArgumentError
+from stagecoach.contract.layer_range import LayerRange
+from stagecoach.model_files import open_model
+from stagecoach.roofline.devices import Gpu, gpu_named
+from stagecoach.roofline.model_shape import ModelShape
+from stagecoach.roofline.networks import Network
+from stagecoach.roofline.stage_cost import StageCost
 
 _NO_NETWORK = Network(name="none", bits_per_s=math.inf, round_trip_s=0.0)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from coordinator.bench.report import PARTS, title
 from coordinator.bench.result import BenchResult
-from protos.errors import IncompatibleError, InvalidArgumentError
+from stagecoach.contract.errors import IncompatibleError, InvalidArgumentError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,7 +12,7 @@ from coordinator.bench.decode import (
     time_to_first_token_s,
 )
 from coordinator.bench.time_split import TimeSplit
-from coordinator.client import CoordinatorStatus
+from stagecoach.client import CoordinatorStatus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

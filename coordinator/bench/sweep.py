@@ -6,8 +6,8 @@ from coordinator.bench.decode import DecodedRequest, decode_together
 from coordinator.bench.limit import DecodeLimit
 from coordinator.bench.prompts import fixed_prompts
 from coordinator.bench.result import BenchPlan, BenchResult, BenchRow, Run
-from coordinator.client import AsyncClient, CoordinatorStatus
-from protos.errors import (
+from stagecoach.client import AsyncClient, CoordinatorStatus
+from stagecoach.contract.errors import (
     ContextLengthExceededError,
     InsufficientMemoryError,
     QueueFullError,

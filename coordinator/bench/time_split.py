@@ -6,7 +6,7 @@ from statistics import median
 from typing import Self
 
 from coordinator.bench.decode import DecodedRequest
-from coordinator.client import StepTotals, Timings
+from stagecoach.client import StepTotals, Timings
 
 _NS_PER_MS = 1e6
 _MS_PER_S = 1e3

@@ -3,10 +3,9 @@
 import io
 import sys
 
-import typer
-
-from protos.grpc_environment import prepare_grpc
-from protos.standard_streams import open_missing_streams
+from stagecoach.contract.unexpected import in_words
+from stagecoach.process.grpc_environment import prepare_grpc
+from stagecoach.process.standard_streams import open_missing_streams
 
 _EXIT_INTERRUPTED = 130  # as `failures` has it, which is not imported yet
 
@@ -15,6 +14,8 @@ def main() -> None:
     """Runs the command line and exits with its code."""
     try:
         _run()
+    except ModuleNotFoundError as error:  # the client alone, or a stage alone, is installed
+        sys.exit(f"coordinator-cli: {in_words(error)}")
     except KeyboardInterrupt:  # while modules are imported; commands end by themselves
         sys.exit(_EXIT_INTERRUPTED)
 
@@ -22,8 +23,10 @@ def main() -> None:
 def _run() -> None:
     open_missing_streams()
 
+    import typer
+
     from coordinator.cli.app import app
-    from coordinator.cli.failures import reported_failures
+    from coordinator.cli.shared.failures import reported_failures
 
     prepare_grpc()
     for stream in (sys.stdout, sys.stderr):

@@ -14,7 +14,7 @@ from coordinator.cli.plan import plan
 from coordinator.cli.serve import serve
 from coordinator.cli.status import status
 from coordinator.cli.up import up
-from protos import __version__
+from stagecoach.version import __version__
 
 app = typer.Typer(
     no_args_is_help=True,

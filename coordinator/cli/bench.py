@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from coordinator.cli import flags
-from coordinator.cli.batch_sizes import read_batch_sizes
-from coordinator.cli.connection import ApiKeyFile, Connection, TlsCa
-from coordinator.cli.failures import reported_failures
-from coordinator.cli.output_file import check_writable
+from coordinator.cli.shared import flags
+from coordinator.cli.shared.batch_sizes import read_batch_sizes
+from coordinator.cli.shared.connection import ApiKeyFile, Connection, TlsCa
+from coordinator.cli.shared.failures import reported_failures
+from coordinator.cli.shared.output_file import check_writable
 
 
 def bench(

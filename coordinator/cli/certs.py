@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from coordinator.cli.failures import reported_failures
+from coordinator.cli.shared.failures import reported_failures
 
 if TYPE_CHECKING:
-    from security.certificate_folder import StoredCertificate
+    from stagecoach.security.certificate_folder import StoredCertificate
 
 certs = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -33,7 +33,7 @@ def init(
 ) -> None:
     """Makes a private CA in DIR: ca.pem, which every box trusts, and ca.key, which stays in DIR."""
     with reported_failures():
-        from security.certificate_folder import CertificateFolder
+        from stagecoach.security.certificate_folder import CertificateFolder
 
         made = CertificateFolder(folder).init(now=datetime.now(UTC), days=days, overwrite=overwrite)
         _print_made(made, json_output=json_output)
@@ -59,8 +59,8 @@ def issue(
 ) -> None:
     """Makes the certificate and the key of one box: NAME.pem and NAME.key."""
     with reported_failures():
-        from security.certificate_folder import CertificateFolder
-        from security.role import Role
+        from stagecoach.security.certificate_folder import CertificateFolder
+        from stagecoach.security.role import Role
 
         made = CertificateFolder(folder).issue(
             name,
@@ -77,7 +77,7 @@ def issue(
 def renew(folder: Folder, name: Name, days: Days = 365, json_output: Json = False) -> None:
     """Replaces certificate and key of one box; running servers take the new files up."""
     with reported_failures():
-        from security.certificate_folder import CertificateFolder
+        from stagecoach.security.certificate_folder import CertificateFolder
 
         made = CertificateFolder(folder).renew(name, now=datetime.now(UTC), days=days)
         _print_made(made, json_output=json_output)
@@ -87,7 +87,7 @@ def renew(folder: Folder, name: Name, days: Days = 365, json_output: Json = Fals
 def show(folder: Folder, json_output: Json = False) -> None:
     """Shows every certificate of DIR and when it expires."""
     with reported_failures():
-        from security.certificate_folder import CertificateFolder
+        from stagecoach.security.certificate_folder import CertificateFolder
 
         found = CertificateFolder(folder).certificates()
         if json_output:
@@ -106,7 +106,7 @@ def _print_made(made: "StoredCertificate", *, json_output: bool) -> None:
 
 
 def _print_table(found: "Sequence[StoredCertificate]") -> None:
-    from coordinator.cli.console import plain_table, table_console
+    from coordinator.cli.shared.console import plain_table, table_console
 
     table = plain_table()
     for heading in ("file", "use", "valid until", "days left"):

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coordinator.cli import flags
-from coordinator.cli.connection import ApiKeyFile, Connection, TlsCa
-from coordinator.cli.failures import reported_failures
-from coordinator.cli.output_file import check_writable
-from protos.errors import InvalidArgumentError
+from coordinator.cli.shared import flags
+from coordinator.cli.shared.connection import ApiKeyFile, Connection, TlsCa
+from coordinator.cli.shared.failures import reported_failures
+from coordinator.cli.shared.output_file import check_writable
+from stagecoach.contract.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from coordinator.timeline.recorder import StepRecorder
@@ -99,8 +99,8 @@ def generate(
         if trace is not None:
             check_writable("trace", trace)
 
-        from coordinator.cli.completion_output import print_json, print_stats, stream_text
-        from coordinator.client import GenerateOptions
+        from coordinator.cli.shared.completion_output import print_json, print_stats, stream_text
+        from stagecoach.client import GenerateOptions
 
         options = GenerateOptions(
             max_tokens=max_tokens,

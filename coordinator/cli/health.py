@@ -7,9 +7,14 @@ from typing import Annotated
 
 import typer
 
-from coordinator.cli import flags
-from coordinator.cli.connection import COORDINATOR, COORDINATOR_CA, check_address, tls_setting
-from coordinator.cli.failures import reported_failures
+from coordinator.cli.shared import flags
+from coordinator.cli.shared.connection import (
+    COORDINATOR,
+    COORDINATOR_CA,
+    check_address,
+    tls_setting,
+)
+from coordinator.cli.shared.failures import reported_failures
 
 
 def health(
@@ -51,8 +56,8 @@ def health(
 ) -> None:
     """Asks a server whether it serves; exit code 0 when it does, 1 when not."""
     with reported_failures():
-        from coordinator.client.health import check_health
-        from security.tls_files import TlsFiles
+        from coordinator.cli.health_check import check_health
+        from stagecoach.security.tls_files import TlsFiles
 
         ca = _coordinator_ca(address) if tls_ca is None else tls_ca
         shown = None

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from coordinator.cli.failures import reported_failures
+from coordinator.cli.shared.failures import reported_failures
 
 keys = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -32,8 +32,8 @@ def new(
     A running coordinator takes the new list up. To withdraw a key, delete its line.
     """
     with reported_failures():
-        from coordinator.access.api_key import ApiKeys, new_key
-        from security.private_file import read_private, write_private
+        from coordinator.doors.access.api_key import ApiKeys, new_key
+        from stagecoach.security.private_file import read_private, write_private
 
         made = new_key(name)
         exists = file.exists()

@@ -4,10 +4,10 @@ from typing import Annotated
 
 import typer
 
-from coordinator.cli import value_completion
-from coordinator.cli.batch_sizes import read_batch_sizes
-from coordinator.cli.failures import reported_failures
-from protos.errors import InvalidArgumentError
+from coordinator.cli.shared import value_completion
+from coordinator.cli.shared.batch_sizes import read_batch_sizes
+from coordinator.cli.shared.failures import reported_failures
+from stagecoach.contract.errors import InvalidArgumentError
 
 _DEFAULT_CONTEXT_TOKENS = 512
 
@@ -62,9 +62,9 @@ def plan(
     with reported_failures():
         from coordinator.cli.plan_output import print_json, print_tables
         from coordinator.planner.report import make_report
-        from model_files import open_model
-        from roofline.devices import gpu_named
-        from roofline.networks import network_named
+        from stagecoach.model_files import open_model
+        from stagecoach.roofline.devices import gpu_named
+        from stagecoach.roofline.networks import network_named
 
         gpus = [gpu_named(name) for name in gpu]
         joined_by = network_named(network)

@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
-from coordinator.cli.console import plain_table, table_console
+from coordinator.cli.shared.console import plain_table, table_console
 from coordinator.planner.plan import StagePlan
 from coordinator.planner.prediction import Prediction, Speed
 from coordinator.planner.report import PlanReport
 from coordinator.planner.what_if import FACTORS, WhatIf
-from roofline.work import Work
+from stagecoach.roofline.work import Work
 
 
 def print_json(report: PlanReport) -> None:

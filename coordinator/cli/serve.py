@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
-from coordinator.cli import value_completion
-from coordinator.cli.failures import reported_failures
-from coordinator.cli.flags import AllowedHost, CorsOrigin, ServedModelName
+from coordinator.cli.shared import value_completion
+from coordinator.cli.shared.failures import reported_failures
+from coordinator.cli.shared.flags import AllowedHost, CorsOrigin, ServedModelName
 from coordinator.config import CoordinatorConfig, parse_address
-from protos.errors import InvalidArgumentError
-from protos.lasting_objects import lasting_objects
-from security.tls_files import TlsFiles
-from telemetry.log_config import LOG_FORMATS, LOG_LEVELS, LogConfig
+from stagecoach.contract.errors import InvalidArgumentError
+from stagecoach.process.lasting_objects import lasting_objects
+from stagecoach.security.tls_files import TlsFiles
+from stagecoach.telemetry.log_config import LOG_FORMATS, LOG_LEVELS, LogConfig
 
 _DEFAULT = CoordinatorConfig(model="demo", stages=("localhost:50051",))
 _DEFAULT_LOG = LogConfig()
@@ -170,7 +170,7 @@ def serve(
         )
         log = LogConfig(format=log_format, level=log_level)
         with lasting_objects():
-            from coordinator.cli.coordinator_process import run
+            from coordinator.process import run
 
         run(config, log=log, json_output=json_output, exit_with_parent=exit_with_parent)
 

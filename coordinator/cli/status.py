@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from coordinator.cli import flags
-from coordinator.cli.connection import ApiKeyFile, Connection, TlsCa
-from coordinator.cli.failures import reported_failures
+from coordinator.cli.shared import flags
+from coordinator.cli.shared.connection import ApiKeyFile, Connection, TlsCa
+from coordinator.cli.shared.failures import reported_failures
 
 
 def status(

@@ -2,9 +2,9 @@
 
 import json
 
-from coordinator.cli.console import plain_table, table_console
-from coordinator.client import CoordinatorStatus
-from coordinator.client.status_json import status_json
+from coordinator.cli.shared.console import plain_table, table_console
+from stagecoach.client import CoordinatorStatus
+from stagecoach.client.status_json import status_json
 
 
 def print_json(status: CoordinatorStatus) -> None:

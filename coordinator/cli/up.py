@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from coordinator.cli import value_completion
-from coordinator.cli.failures import reported_failures
-from coordinator.cli.flags import AllowedHost, CorsOrigin, ServedModelName
+from coordinator.cli.shared import value_completion
+from coordinator.cli.shared.failures import reported_failures
+from coordinator.cli.shared.flags import AllowedHost, CorsOrigin, ServedModelName
 from coordinator.core.limits import MAX_STAGES
-from protos.errors import InvalidArgumentError
-from protos.layer_range import LayerRange
-from telemetry.log_config import LOG_FORMATS, LOG_LEVELS
+from stagecoach.contract.errors import InvalidArgumentError
+from stagecoach.contract.layer_range import LayerRange
+from stagecoach.telemetry.log_config import LOG_FORMATS, LOG_LEVELS
 
 DEFAULT_GRPC_PORT = 50050
 DEFAULT_HTTP_PORT = 8000
@@ -167,8 +167,8 @@ def up(
     }
     log_options = {"--log-format": log_format, "--log-level": log_level}
     with reported_failures():
-        from coordinator.cli.cluster import ClusterPlan
-        from coordinator.cli.cluster_run import run_cluster
+        from coordinator.cli.cluster.cluster import ClusterPlan
+        from coordinator.cli.cluster.cluster_run import run_cluster
 
         ranges = tuple(_layer_ranges(model, stages, layers))
         plan = ClusterPlan(
@@ -226,8 +226,8 @@ def _layer_ranges(model: str, stages: int | None, layers: list[str] | None) -> l
         ModelFilesError: The model cannot be opened.
         UnsupportedModelError: `stages` is given, and the cost of the layers is not known.
     """
-    from model_files import open_model
-    from roofline.layer_split import split_layers
+    from stagecoach.model_files import open_model
+    from stagecoach.roofline.layer_split import split_layers
 
     if (stages is None) == (not layers):
         raise InvalidArgumentError("give either --stages or --layers", field="stages")

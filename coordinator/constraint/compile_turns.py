@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from coordinator.sandbox import SandboxProcess
-from protos.errors import QueueFullError
+from stagecoach.contract.errors import QueueFullError
 
 MAX_STARTING = 16
 """Grammars that are compiled at once and have not taken long yet."""

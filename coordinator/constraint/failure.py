@@ -10,7 +10,7 @@ from coordinator.sandbox import (
     ProcessKilledError,
     SandboxError,
 )
-from protos.errors import (
+from stagecoach.contract.errors import (
     DeadlineExceededError,
     InternalError,
     InvalidArgumentError,

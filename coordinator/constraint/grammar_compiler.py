@@ -24,7 +24,7 @@ from coordinator.sandbox import (
     unless_killed,
 )
 from coordinator.text.tokenizer import Tokenizer
-from protos.errors import (
+from stagecoach.contract.errors import (
     InvalidArgumentError,
     QueueFullError,
     StagecoachError,

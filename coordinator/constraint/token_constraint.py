@@ -14,7 +14,7 @@ from coordinator.constraint.messages import OutputState, Standing
 from coordinator.constraint.output_group import MASK_TIMEOUT_S, OutputGroup
 from coordinator.core.grammar import Grammar
 from coordinator.sandbox import MAX_KILLED, ProcessKilledError, SandboxError
-from protos.errors import StagecoachError
+from stagecoach.contract.errors import StagecoachError
 
 _NONE = np.empty(0, dtype=np.int64)
 

@@ -1,1 +1,1 @@
-"""The nouns of the coordinator. Standard library only, besides the typed errors of `protos`."""
+"""The nouns of the coordinator. Standard library only, besides the typed errors of the contract."""

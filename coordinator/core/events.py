@@ -177,4 +177,7 @@ class Finished:
     timings: RequestTimings
 
 
+MAX_JOINED_EVENTS = 256
+"""`TokensEvent`s that are joined into one. Writing a larger one at once would hold up everybody."""
+
 GenerationEvent = Accepted | TokensEvent | Finished

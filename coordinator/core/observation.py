@@ -7,7 +7,7 @@ from typing import NamedTuple
 from coordinator.core.request import FinishReason
 from coordinator.core.stage_info import StageInfo
 from coordinator.core.step import StageTimings
-from protos.errors import StagecoachError
+from stagecoach.contract.errors import StagecoachError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from coordinator.core.grammar import Grammar
 from coordinator.core.sampling_params import SamplingParams
-from protos.errors import InvalidArgumentError
+from stagecoach.contract.errors import InvalidArgumentError
 
 CHAT_ROLES = frozenset({"system", "user", "assistant", "tool"})
 DEVELOPER_ROLE = "developer"

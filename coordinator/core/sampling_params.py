@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Self
 
-from protos.errors import InvalidArgumentError
+from stagecoach.contract.errors import InvalidArgumentError
 
 MAX_LOGIT_BIASES = 1024
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from protos.layer_range import LayerRange
+from stagecoach.contract.layer_range import LayerRange
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +44,7 @@ class StageInfo:
     kv_bytes: int
     weight_digests: Mapping[str, bytes] = field(default_factory=dict, hash=False)
     """Of the parts of the model whose weights are on the stage's machine, by part; see
-    `model_files.weight_digest`."""
+    `stagecoach.model_files.weight_digest`."""
     weights_revision: str = ""
     """Of all weights as a hub names them; empty where that is not known."""
     adds_noise: bool = False

@@ -7,8 +7,8 @@ import numpy as np
 
 from coordinator.core.step import LogitsRequest, LogitsRow
 from coordinator.pipeline import wire
-from protos.errors import InternalError, InvalidArgumentError
-from protos.stagecoach.v1 import stage_pb2
+from stagecoach.contract.errors import InternalError, InvalidArgumentError
+from stagecoach.v1 import stage_pb2
 
 
 def read_logits(

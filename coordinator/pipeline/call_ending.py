@@ -12,8 +12,8 @@ from typing import Any, NamedTuple, TypeVar
 import grpc
 import grpc.aio
 
-from protos import status
-from protos.errors import RequestAbortedError, StagecoachError, UnavailableError
+from stagecoach.contract import status
+from stagecoach.contract.errors import RequestAbortedError, StagecoachError, UnavailableError
 
 T = TypeVar("T")
 

@@ -18,7 +18,7 @@ from coordinator.core.step import (
 from coordinator.pipeline import wire
 from coordinator.pipeline.answered_logits import read_logits
 from coordinator.pipeline.stage_link import Loss, StageLink
-from protos.errors import InternalError, UnavailableError
+from stagecoach.contract.errors import InternalError, UnavailableError
 
 
 class Pipeline:

@@ -9,7 +9,7 @@ from coordinator.core.status import StageState
 from coordinator.pipeline.pipeline import Pipeline
 from coordinator.pipeline.stage_link import StageLink
 from coordinator.pipeline.weights import differing
-from protos.errors import IncompatibleError
+from stagecoach.contract.errors import IncompatibleError
 
 _SAME = (
     "protocol_version",

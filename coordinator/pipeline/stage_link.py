@@ -25,8 +25,8 @@ from coordinator.pipeline.channel_socket import ChannelSocket, new_user_timeout_
 from coordinator.pipeline.liveness import PINGS_PER_KEEPALIVE, WATCH_PERIOD_S
 from coordinator.pipeline.step_deadline import StepDeadline, StepTimeouts
 from coordinator.pipeline.stream_watch import StreamWatch
-from protos import PROTOCOL_VERSION, status
-from protos.errors import (
+from stagecoach.contract import status
+from stagecoach.contract.errors import (
     DeadlineExceededError,
     IncompatibleError,
     InvalidArgumentError,
@@ -35,13 +35,14 @@ from protos.errors import (
     UnavailableError,
     is_draining,
 )
-from protos.keepalive import keepalive_options, strict_keepalive_options
-from protos.stagecoach.v1 import stage_pb2, stage_pb2_grpc
-from security.credentials import channel_credentials, read_tls
-from security.diagnosis import Trust, explained
-from security.role import Role
-from security.served import certificate_of_role
-from security.tls_files import TlsFiles
+from stagecoach.contract.keepalive import keepalive_options, strict_keepalive_options
+from stagecoach.contract.protocol import PROTOCOL_VERSION
+from stagecoach.security.credentials import channel_credentials, read_tls
+from stagecoach.security.diagnosis import Trust, explained
+from stagecoach.security.role import Role
+from stagecoach.security.served import certificate_of_role
+from stagecoach.security.tls_files import TlsFiles
+from stagecoach.v1 import stage_pb2, stage_pb2_grpc
 
 ForwardCall = grpc.aio.StreamStreamCall[stage_pb2.ForwardRequest, stage_pb2.ForwardResponse]
 

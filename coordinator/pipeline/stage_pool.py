@@ -19,13 +19,13 @@ from coordinator.pipeline.replica import Replica, check_fits, narrowest
 from coordinator.pipeline.stage_link import LinkConfig, Loss, StageLink
 from coordinator.pipeline.topology import Topology
 from coordinator.pipeline.weights import agreed, with_weights
-from protos.errors import (
+from stagecoach.contract.errors import (
     DeadlineExceededError,
     LoadingError,
     StagecoachError,
     UnavailableError,
 )
-from security.tls_files import TlsFiles
+from stagecoach.security.tls_files import TlsFiles
 
 STATUS_TIMEOUT_S = 1.0
 """For what a stage says of itself to operators."""

@@ -7,7 +7,7 @@ late. Pure; the link brings the clock and the looks at the connection.
 from coordinator.pipeline.channel_socket import ConnectionState
 from coordinator.pipeline.liveness import LATE_FACTOR, STILL, Liveness, TurnMeter, own_time_s
 from coordinator.pipeline.step_deadline import StepDeadline
-from protos.errors import DeadlineExceededError, UnavailableError
+from stagecoach.contract.errors import DeadlineExceededError, UnavailableError
 
 REST_BYTES = 1 << 16
 """Of a micro-batch, besides its hidden states: about what it has on the wire."""

@@ -6,8 +6,8 @@ from typing import Self
 
 from coordinator.core.stage_info import StageInfo
 from coordinator.pipeline.weights import agreed, with_weights
-from protos import PROTOCOL_VERSION
-from protos.errors import IncompatibleError, InvalidArgumentError
+from stagecoach.contract.errors import IncompatibleError, InvalidArgumentError
+from stagecoach.contract.protocol import PROTOCOL_VERSION
 
 MAX_NUM_STAGES = 16
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from coordinator.core.stage_info import StageInfo
-from protos.errors import IncompatibleError
+from stagecoach.contract.errors import IncompatibleError
 
 _LAYER = "layer "
 

@@ -19,10 +19,10 @@ from coordinator.core.step import (
     SlotOp,
     TruncateSlot,
 )
-from protos import tensor_codec
-from protos.errors import InvalidArgumentError
-from protos.layer_range import LayerRange
-from protos.stagecoach.v1 import stage_pb2, tensor_pb2
+from stagecoach.contract import tensor_codec
+from stagecoach.contract.errors import InvalidArgumentError
+from stagecoach.contract.layer_range import LayerRange
+from stagecoach.v1 import stage_pb2, tensor_pb2
 
 _Number = TypeVar("_Number", int, float)
 

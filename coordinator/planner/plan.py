@@ -5,14 +5,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from coordinator.core.limits import MAX_STAGES
-from protos.errors import InsufficientMemoryError, InvalidArgumentError
-from protos.layer_range import LayerRange
-from roofline.devices import Gpu
-from roofline.kv_memory import kv_memory_bytes, num_kv_blocks
-from roofline.model_shape import ModelShape
-from roofline.split import Options, SplitScore, StageFit, best_split, score
-from roofline.stage_cost import StageCost
-from roofline.work import Work
+from stagecoach.contract.errors import InsufficientMemoryError, InvalidArgumentError
+from stagecoach.contract.layer_range import LayerRange
+from stagecoach.roofline.devices import Gpu
+from stagecoach.roofline.kv_memory import kv_memory_bytes, num_kv_blocks
+from stagecoach.roofline.model_shape import ModelShape
+from stagecoach.roofline.split import Options, SplitScore, StageFit, best_split, score
+from stagecoach.roofline.stage_cost import StageCost
+from stagecoach.roofline.work import Work
 
 KV_BLOCK_SIZE = 16
 """Tokens a block, as stages have it unless told otherwise."""

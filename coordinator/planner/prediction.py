@@ -11,9 +11,9 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from coordinator.planner.plan import KV_BLOCK_SIZE, Plan
-from roofline.networks import Network
-from roofline.stage_cost import StageTime
-from roofline.work import Work
+from stagecoach.roofline.networks import Network
+from stagecoach.roofline.stage_cost import StageTime
+from stagecoach.roofline.work import Work
 
 OVERHEAD_PER_STAGE_S = 0.001
 """What the software adds to a step for every stage unless told otherwise: the target is 3 ms for

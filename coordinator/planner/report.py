@@ -12,10 +12,10 @@ from coordinator.planner.prediction import (
     time_to_first_token_s,
 )
 from coordinator.planner.what_if import WhatIf, what_if
-from model_files.config import ModelConfig
-from roofline.devices import Gpu
-from roofline.model_shape import ModelShape
-from roofline.networks import Network
+from stagecoach.model_files.config import ModelConfig
+from stagecoach.roofline.devices import Gpu
+from stagecoach.roofline.model_shape import ModelShape
+from stagecoach.roofline.networks import Network
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from protos.errors import StagecoachError
+from stagecoach.contract.errors import StagecoachError
 
 
 class Constraint(Protocol):

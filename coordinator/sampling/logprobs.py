@@ -8,7 +8,7 @@ import numpy as np
 from coordinator.core.events import TokenLogprobs
 from coordinator.core.step import LogitsRequest, LogitsRow
 from coordinator.sampling.ranking import Ranked, top_ranks
-from protos.errors import InternalError
+from stagecoach.contract.errors import InternalError
 
 
 def token_logprobs(

@@ -16,7 +16,7 @@ from coordinator.sampling.draw import HEAD_SIZE, draw, truncates, weigh
 from coordinator.sampling.logprobs import token_logprobs
 from coordinator.sampling.noise import noise_key
 from coordinator.sampling.ranking import Ranking
-from protos.errors import InternalError
+from stagecoach.contract.errors import InternalError
 
 _MIN_REDUCTION = 16
 """Candidates are at most this fraction of the vocabulary. A candidate takes twice the bytes of a

@@ -11,7 +11,7 @@ from coordinator.sandbox.errors import (
     SandboxError,
 )
 from coordinator.sandbox.job_pool import JobPool
-from protos.errors import (
+from stagecoach.contract.errors import (
     DeadlineExceededError,
     InternalError,
     InvalidArgumentError,

@@ -17,14 +17,7 @@ from coordinator.sandbox.errors import (
     ProcessKilledError,
     SandboxError,
 )
-from coordinator.sandbox.frames import (
-    CALL_HEADER,
-    FORK_BODY,
-    FORKED_BODY,
-    Frame,
-    FrameKind,
-    encode,
-)
+from coordinator.sandbox.frames import CALL_HEADER, FORK_BODY, FORKED_BODY, Frame, FrameKind, encode
 
 _FORK_TIMEOUT_S = 30.0
 """For a process that has nothing else to do; a bound for a starved machine."""

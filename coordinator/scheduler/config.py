@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 
-from protos.errors import InvalidArgumentError
+from stagecoach.contract.errors import InvalidArgumentError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """The room for requests that wait."""
 
-from protos.errors import QueueFullError
+from stagecoach.contract.errors import QueueFullError
 
 
 def check_room(num_waiting: int, max_num_waiting: int) -> None:

@@ -28,7 +28,7 @@ from coordinator.scheduler.load import Load, StepBudget
 from coordinator.scheduler.prefill_split import PrefillSplit, Share
 from coordinator.scheduler.room import check_room
 from coordinator.scheduler.step_room import StepRoom
-from protos.errors import ContextLengthExceededError, InvalidArgumentError
+from stagecoach.contract.errors import ContextLengthExceededError, InvalidArgumentError
 
 
 class Scheduler:

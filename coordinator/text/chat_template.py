@@ -20,7 +20,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from coordinator.core.request_spec import ChatMessage
 from coordinator.text.control_tokens import unguessable_tag
-from protos.errors import InvalidArgumentError, ModelFilesError
+from stagecoach.contract.errors import InvalidArgumentError, ModelFilesError
 
 
 class ChatTemplate:

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from tokenizers import AddedToken, Tokenizer
 
-from model_files import HfTokenizerFiles
-from model_files.frozen_json import shown
-from protos.errors import ModelFilesError, UnsupportedModelError
+from stagecoach.contract.errors import ModelFilesError, UnsupportedModelError
+from stagecoach.model_files import HfTokenizerFiles
+from stagecoach.model_files.frozen_json import shown
 
 _STANDARD = (
     "bos_token",

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from tokenizers import Regex, pre_tokenizers
 
-from protos.errors import UnsupportedModelError
+from stagecoach.contract.errors import UnsupportedModelError
 
 # ruff: noqa: RUF001 - signs that look like others are in real splits
 

@@ -17,7 +17,7 @@ from tokenizers import (
 
 from coordinator.text.gguf_splits import split_named
 from coordinator.text.gguf_vocabulary import USER_DEFINED, GgufVocabulary
-from protos.errors import ModelFilesError, UnsupportedModelError
+from stagecoach.contract.errors import ModelFilesError, UnsupportedModelError
 
 _SPACE_SIGN = "\N{LOWER ONE EIGHTH BLOCK}"
 

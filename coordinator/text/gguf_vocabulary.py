@@ -8,8 +8,8 @@ from typing import Self, TypeVar
 
 from coordinator.text.end_tokens import end_tokens
 from coordinator.text.gguf_splits import MISSING
-from model_files.frozen_json import shown
-from protos.errors import ModelFilesError
+from stagecoach.contract.errors import ModelFilesError
+from stagecoach.model_files.frozen_json import shown
 
 _PREFIX = "tokenizer.ggml."
 

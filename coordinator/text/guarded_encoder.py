@@ -9,7 +9,7 @@ import tokenizers
 from tokenizers import AddedToken
 
 from coordinator.text.control_tokens import ControlTokens, ShieldedText
-from protos.errors import InvalidArgumentError
+from stagecoach.contract.errors import InvalidArgumentError
 
 
 class GuardedEncoder:

@@ -7,7 +7,7 @@ and where its code in Rust panics, it raises what is no `Exception` at all.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from protos.errors import StagecoachError
+from stagecoach.contract.errors import StagecoachError
 
 _PANIC = "PanicException"
 """Of a module that cannot be imported."""

@@ -11,8 +11,8 @@ from dataclasses import fields
 
 from coordinator.core.request_spec import ChatMessage, ChatPrompt, TextPrompt
 from coordinator.text.tokenizer import Tokenizer
-from protos import error_facts
-from protos.errors import ContextLengthExceededError, StagecoachError
+from stagecoach.contract import error_facts
+from stagecoach.contract.errors import ContextLengthExceededError, StagecoachError
 
 MAX_PROMPT_TOKENS = 1 << 22
 """More than any model takes. A chat template may write any number for a message; what comes back

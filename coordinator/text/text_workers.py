@@ -9,7 +9,7 @@ from coordinator.core.request_spec import ChatPrompt, TextPrompt
 from coordinator.sandbox import ClientJobs, Content, ForkServer, JobPool
 from coordinator.text import text_job
 from coordinator.text.tokenizer import Tokenizer
-from protos.errors import DeadlineExceededError, InvalidArgumentError
+from stagecoach.contract.errors import DeadlineExceededError, InvalidArgumentError
 
 MAX_INLINE_BYTES = 2048
 """Of UTF-8: what is tokenized at once. The worst text of that length that was found, of digits or
@@ -34,7 +34,7 @@ _SLOW_MEMORY_BYTES = 1 << 30
 
 
 class TextWorkers:
-    """Implements `coordinator.admission.Text`. Event loop only; the owner closes it.
+    """Implements `coordinator.engine.admission.Text`. Event loop only; the owner closes it.
 
     Conversations have processes of their own: a template that hangs holds up no plain text.
 

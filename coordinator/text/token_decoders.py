@@ -14,7 +14,7 @@ from typing import Protocol
 
 import tokenizers
 
-from protos.errors import UnsupportedModelError
+from stagecoach.contract.errors import UnsupportedModelError
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _SPACE_SIGN = "\N{LOWER ONE EIGHTH BLOCK}"

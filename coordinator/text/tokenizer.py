@@ -21,9 +21,9 @@ from coordinator.text.gguf_vocabulary import GgufVocabulary
 from coordinator.text.guarded_encoder import GuardedEncoder
 from coordinator.text.library_faults import library_faults
 from coordinator.text.token_decoders import choose_decoder
-from model_files import GgufTokenizer, HfTokenizerFiles, ModelFiles
-from model_files.text_file import json_object, read_text
-from protos.errors import InvalidArgumentError, ModelFilesError
+from stagecoach.contract.errors import InvalidArgumentError, ModelFilesError
+from stagecoach.model_files import GgufTokenizer, HfTokenizerFiles, ModelFiles
+from stagecoach.model_files.text_file import json_object, read_text
 
 
 class Tokenizer:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 from coordinator.text.declared_tokens import declared_tokens
 from coordinator.text.gguf_vocabulary import GgufVocabulary
-from model_files import GgufTokenizer, HfTokenizerFiles
-from model_files.tokenizer_files import TokenizerFiles
+from stagecoach.model_files import GgufTokenizer, HfTokenizerFiles
+from stagecoach.model_files.tokenizer_files import TokenizerFiles
 
 _FAST_TOKENIZER = "PreTrainedTokenizerFast"
 """What reads a tokenizer that says nothing of its class."""

@@ -9,8 +9,8 @@ a row for each that was in flight at the same time as others, on which nothing i
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
 
-from coordinator.client import CoordinatorStatus, StageStatus, StepRecord
 from coordinator.timeline.phases import Phase, PhaseSpan, phases, without_overlap
+from stagecoach.client import CoordinatorStatus, StageStatus, StepRecord
 
 TraceEvent = dict[str, object]
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 
-from coordinator.client import StageVisit, StepRecord
+from stagecoach.client import StageVisit, StepRecord
 
 
 class Phase(IntEnum):

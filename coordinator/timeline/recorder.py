@@ -6,8 +6,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from coordinator.client import Client, RequestAbortedError, StagecoachError, StepRecord, StepWatch
 from coordinator.timeline.chrome_trace import chrome_trace
+from stagecoach.client import Client, RequestAbortedError, StagecoachError, StepRecord, StepWatch
 
 LAST_RECORDS_TIMEOUT_S = 2.0
 """How long `wait_for` waits for records that are still on their way."""

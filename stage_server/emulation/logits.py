@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from stage_server.batch import LogitsRequest, LogitsRow
-from stage_server.logits import covers
-from stage_server.noise import Contenders, find_contenders
+from stage_server.compute.logits import covers
+from stage_server.compute.noise import Contenders, find_contenders
+from stage_server.core.batch import LogitsRequest, LogitsRow
 
 _HIGHEST = 20.0
 _EXPONENT = 2.0
@@ -41,7 +41,7 @@ class HashedLogits:
         return torch.from_numpy(np.roll(self._by_rank, prefix_hash % self._vocab_size))
 
     def reduce(self, prefix_hash: int, request: LogitsRequest) -> LogitsRow:
-        """Reduces a row as `stage_server.logits.reduce_logits` would."""
+        """Reduces a row as `stage_server.compute.logits.reduce_logits` would."""
         log_sum_exp = self._log_sum_exp(request.temperature)
         unit_log_sum_exp = self._log_sum_exp(1.0) if request.wants_unit_log_sum_exp else None
         candidates = self._by_rank[: request.num_candidates].tolist()

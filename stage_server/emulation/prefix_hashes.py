@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from stage_server.batch import SequenceSlice
+from stage_server.core.batch import SequenceSlice
 from stage_server.kv_cache.slot_tables import BlockPlan
 
 MIN_HIDDEN_SIZE = 8

@@ -4,8 +4,8 @@ from typing import NamedTuple, Self
 
 import torch
 
-from protos.errors import InsufficientMemoryError
 from stage_server.kv_cache.slot_tables import BlockPlan
+from stagecoach.contract.errors import InsufficientMemoryError
 
 
 class KvViews(NamedTuple):

@@ -14,7 +14,7 @@ from functools import cached_property
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from stage_server.batch import SequenceSlice
+from stage_server.core.batch import SequenceSlice
 from stage_server.kv_cache.kv_pool import KvPool, KvViews
 from stage_server.kv_cache.slot_tables import BlockPlan
 

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from protos.errors import KvFullError, StaleStateError
-from stage_server.batch import ForkSlot, FreeSlot, SequenceSlice, SlotOp, TruncateSlot
+from stage_server.core.batch import ForkSlot, FreeSlot, SequenceSlice, SlotOp, TruncateSlot
 from stage_server.kv_cache.block_allocator import BlockAllocator
+from stagecoach.contract.errors import KvFullError, StaleStateError
 
 
 class BlockCopy(NamedTuple):

@@ -13,16 +13,16 @@ import torch
 from torch import nn
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
-from model_files import ModelConfig, ModelFiles
-from model_files.frozen_json import shown, thawed
-from model_files.listing import listed
-from model_files.weight_digest import EMBEDDING, HEAD, is_computed
-from protos.errors import ModelFilesError, StagecoachError, UnsupportedModelError
-from protos.layer_range import LayerRange
 from stage_server.model.attention import IMPLEMENTATION
 from stage_server.model.decoder_layer import run_layer
 from stage_server.model.families import Family, check_rope, family_of
 from stage_server.model.rotary import Rotary
+from stagecoach.contract.errors import ModelFilesError, StagecoachError, UnsupportedModelError
+from stagecoach.contract.layer_range import LayerRange
+from stagecoach.model_files import ModelConfig, ModelFiles
+from stagecoach.model_files.frozen_json import shown, thawed
+from stagecoach.model_files.listing import listed
+from stagecoach.model_files.weight_digest import EMBEDDING, HEAD, is_computed
 
 NORM = "model.norm."
 

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from model_files import ModelConfig
-from model_files.frozen_json import shown
-from model_files.layer_kinds import FULL, SLIDING
-from model_files.not_served import not_served
-from protos.errors import UnsupportedModelError
+from stagecoach.contract.errors import UnsupportedModelError
+from stagecoach.model_files import ModelConfig
+from stagecoach.model_files.frozen_json import shown
+from stagecoach.model_files.layer_kinds import FULL, SLIDING
+from stagecoach.model_files.not_served import not_served
 
 _ROPE_TYPES = frozenset({"default", "linear", "dynamic", "yarn", "llama3", "longrope"})
 _LAYER_TYPES = frozenset({FULL, SLIDING})

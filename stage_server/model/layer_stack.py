@@ -7,11 +7,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from model_files import ModelFiles
-from protos.errors import InvalidArgumentError, ModelFilesError
-from protos.layer_range import LayerRange
-from protos.load_progress import LoadPhase, LoadProgress
-from stage_server.load_board import Report, WeightProgress, no_report
+from stage_server.core.load_board import Report, WeightProgress, no_report
 from stage_server.model.attention import Attention
 from stage_server.model.blueprint import NORM, Blueprint
 from stage_server.model.decoder_layers import DecoderLayers, load_module
@@ -19,6 +15,10 @@ from stage_server.model.ends import LogitsHead, TokenEmbedding
 from stage_server.model.lean_layers import LeanLayers, is_lean
 from stage_server.model.linear import DenseLinear, PackedLinear, load_linear, packs_float16
 from stage_server.model.weights import WeightSource
+from stagecoach.contract.errors import InvalidArgumentError, ModelFilesError
+from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.load_progress import LoadPhase, LoadProgress
+from stagecoach.model_files import ModelFiles
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 

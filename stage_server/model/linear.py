@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from protos.errors import InvalidArgumentError
 from stage_server.model.weights import WeightSource
+from stagecoach.contract.errors import InvalidArgumentError
 
 _PACKED_BLOCK = 512, 16
 """FBGEMM's packed float16 matrices take up whole blocks of inputs x outputs."""

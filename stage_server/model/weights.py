@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import torch
 
-from model_files import TensorReader
-from stage_server.load_board import WeightProgress
+from stage_server.core.load_board import WeightProgress
+from stagecoach.model_files import TensorReader
 
 _MAX_CHUNK_BYTES = 1 << 20
 """Read at once, in float32; at least one row."""

@@ -9,9 +9,8 @@ from collections.abc import Callable
 
 import torch
 
-from protos.errors import KvFullError, StaleStateError
-from protos.layer_range import LayerRange
-from stage_server.batch import (
+from stage_server.compute.logits import reduce_logits
+from stage_server.core.batch import (
     ForkSlot,
     ForwardBatch,
     ForwardOutput,
@@ -22,8 +21,9 @@ from stage_server.batch import (
     SlotOp,
     TruncateSlot,
 )
-from stage_server.engine import EngineInfo
-from stage_server.logits import reduce_logits
+from stage_server.core.engine import EngineInfo
+from stagecoach.contract.errors import KvFullError, StaleStateError
+from stagecoach.contract.layer_range import LayerRange
 
 HIDDEN_SIZE = 4
 VOCAB_SIZE = 32

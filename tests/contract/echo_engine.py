@@ -12,7 +12,6 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 
-from coordinator.access.callers import Callers
 from coordinator.core.events import (
     Accepted,
     Finished,
@@ -23,6 +22,7 @@ from coordinator.core.events import (
     TokenLogprobs,
     TokensEvent,
 )
+from coordinator.core.generation_engine import GenerationEngine
 from coordinator.core.request import FinishReason
 from coordinator.core.request_spec import (
     ChatMessage,
@@ -37,19 +37,20 @@ from coordinator.core.stage_info import StageInfo
 from coordinator.core.status import EngineStatus, StageState, StageStatus
 from coordinator.core.step import StageSpan
 from coordinator.core.step_record import StageVisit, StepInstants, StepRecord
-from coordinator.readiness import Readiness
-from coordinator.service.generation_engine import GenerationEngine
-from coordinator.service.server import GenerationServer
-from coordinator.step_watch import StepHub, StepWatch
-from protos import PROTOCOL_VERSION, __version__
-from protos.errors import (
+from coordinator.doors.access.callers import Callers
+from coordinator.doors.grpc.server import GenerationServer
+from coordinator.engine.readiness import Readiness
+from coordinator.observe.step_watch import StepHub, StepWatch
+from stagecoach.contract.errors import (
     ContextLengthExceededError,
     InvalidArgumentError,
     QueueFullError,
     UnavailableError,
 )
-from protos.layer_range import LayerRange
-from security.tls_files import TlsFiles
+from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.protocol import PROTOCOL_VERSION
+from stagecoach.security.tls_files import TlsFiles
+from stagecoach.version import __version__
 
 VOCAB_SIZE = 256
 MAX_MODEL_LEN = 4096

@@ -8,13 +8,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any, NamedTuple
 
-from coordinator.access.callers import Callers
-from coordinator.http.app import AppOptions, create_app
-from coordinator.http.connection import ConnectionLimits
-from coordinator.http.door import Door
-from coordinator.http.server import HttpServer
-from coordinator.service.generation_engine import GenerationEngine
-from security.tls_files import TlsFiles
+from coordinator.core.generation_engine import GenerationEngine
+from coordinator.doors.access.callers import Callers
+from coordinator.doors.http.app import AppOptions, create_app
+from coordinator.doors.http.connection import ConnectionLimits
+from coordinator.doors.http.door import Door
+from coordinator.doors.http.server import HttpServer
+from stagecoach.security.tls_files import TlsFiles
 
 DEADLINE_S = 20.0
 

@@ -7,16 +7,17 @@ from contextlib import asynccontextmanager
 import grpc
 import numpy as np
 
-from protos import PROTOCOL_VERSION, tensor_codec
-from protos.errors import StagecoachError
-from protos.layer_range import LayerRange
-from protos.stagecoach.v1 import stage_pb2, stage_pb2_grpc
-from protos.status import LOST_STATUS, from_rpc_error, from_status
-from security.tls_files import TlsFiles
-from stage_server.config import ListenAddress, StageConfig
-from stage_server.engine import EngineInfo, StageEngine
-from stage_server.limits import MessageLimits
-from stage_server.server import StageServer
+from stage_server.core.config import ListenAddress, StageConfig
+from stage_server.core.engine import EngineInfo, StageEngine
+from stage_server.process.server import StageServer
+from stage_server.wire.limits import MessageLimits
+from stagecoach.contract import tensor_codec
+from stagecoach.contract.errors import StagecoachError
+from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.protocol import PROTOCOL_VERSION
+from stagecoach.contract.status import LOST_STATUS, from_rpc_error, from_status
+from stagecoach.security.tls_files import TlsFiles
+from stagecoach.v1 import stage_pb2, stage_pb2_grpc
 from tests.contract.arithmetic_engine import FINGERPRINT, ArithmeticEngine, arithmetic_info
 from tests.ended_peers import may_have_ended
 

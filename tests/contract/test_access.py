@@ -12,23 +12,23 @@ import httpx2
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from coordinator.access.api_key import new_key
-from coordinator.access.caller_engine import CallerEngine
-from coordinator.access.callers import Callers
-from coordinator.cli.connection import Connection
-from coordinator.client import (
+from coordinator.cli.shared.connection import Connection
+from coordinator.doors.access.api_key import new_key
+from coordinator.doors.access.caller_engine import CallerEngine
+from coordinator.doors.access.callers import Callers
+from coordinator.doors.http.app import create_app
+from coordinator.doors.http.authentication import OPEN_PATHS
+from coordinator.doors.http.door import Door
+from stagecoach.client import (
     AsyncClient,
     Client,
     InvalidArgumentError,
     QueueFullError,
     UnauthenticatedError,
 )
-from coordinator.http.app import create_app
-from coordinator.http.authentication import OPEN_PATHS
-from coordinator.http.door import Door
-from protos.stagecoach.v1 import generation_pb2
-from protos.status import from_rpc_error
-from security.private_file import write_private
+from stagecoach.contract.status import from_rpc_error
+from stagecoach.security.private_file import write_private
+from stagecoach.v1 import generation_pb2
 from tests.contract.echo_engine import EchoEngine, serving
 from tests.contract.http_door import serving_http
 

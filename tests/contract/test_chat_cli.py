@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from coordinator.core.request_spec import ChatPrompt
-from protos.errors import QueueFullError, UnavailableError
+from stagecoach.contract.errors import QueueFullError, UnavailableError
 from tests.contract.echo_engine import MAX_MODEL_LEN, EchoEngine
 from tests.contract.test_generation_client import BackgroundServer, until
 from tests.terminal import ALT_ENTER, CTRL_C, CTRL_D, DEADLINE_S, ENTER, ROOT, TAB, Terminal

@@ -82,7 +82,7 @@ def test_ctrl_c_while_a_coordinator_waits_for_its_stages_ends_it_in_good_order()
         stage = f"127.0.0.1:{unused.getsockname()[1]}"
     arguments = ("serve", "--model", "demo", "--stage", stage, "--listen", "127.0.0.1:0")
     with Terminal([*COMMAND, *arguments]) as terminal:
-        assert terminal.expect("[coordinator.service.server] address=")
+        assert terminal.expect("[coordinator.doors.grpc.server] address=")
         address = terminal.expect(" ").strip()
         terminal.expect(stage)
         terminal.expect("not reachable")

@@ -19,10 +19,10 @@ from coordinator.core.grammar import Grammar, GrammarKind
 from coordinator.core.request import FinishReason
 from coordinator.core.request_spec import RequestSpec, TokenPrompt
 from coordinator.core.sampling_params import SamplingParams
-from coordinator.engine import Engine
-from model_files import open_model
-from protos.errors import InvalidArgumentError, RequestAbortedError, UnavailableError
-from stage_server.config import ListenAddress
+from coordinator.engine.engine import Engine
+from stage_server.core.config import ListenAddress
+from stagecoach.contract.errors import InvalidArgumentError, RequestAbortedError, UnavailableError
+from stagecoach.model_files import open_model
 from tests.clusters import assert_nothing_held, running_engine, running_stage, status_when
 from tests.layer_ranges import split_evenly
 from tests.text_models import BYTE_TOKENS, EOS_TOKEN_ID, tiny_text_model

@@ -10,21 +10,21 @@ import pytest
 import torch
 
 from coordinator.core.sampling_params import SamplingParams
-from model_files import open_model
-from protos.errors import (
+from stage_server.compute.noise import Contenders
+from stage_server.core.config import StageConfig
+from stage_server.core.engine import StageEngine
+from stage_server.process.build_engine import build_engine
+from stage_server.wire import servicer
+from stagecoach.contract.errors import (
     InsufficientMemoryError,
     InvalidArgumentError,
     KvFullError,
     StaleStateError,
     UnsupportedModelError,
 )
-from protos.layer_range import LayerRange
-from protos.stagecoach.v1 import stage_pb2, tensor_pb2
-from stage_server import servicer
-from stage_server.build_engine import build_engine
-from stage_server.config import StageConfig
-from stage_server.engine import StageEngine
-from stage_server.noise import Contenders
+from stagecoach.contract.layer_range import LayerRange
+from stagecoach.model_files import open_model
+from stagecoach.v1 import stage_pb2, tensor_pb2
 from tests.clusters import generate, running_engine
 from tests.contract.stage_builders import OpenedStream, RunningStage, micro_batch, running_stage
 from tests.emulated_tokens import expected_token

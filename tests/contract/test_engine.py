@@ -16,12 +16,13 @@ from coordinator.core.request import FinishReason
 from coordinator.core.request_spec import RequestSpec, TextPrompt, TokenPrompt
 from coordinator.core.sampling_params import SamplingParams
 from coordinator.core.step import LogitsRow
-from coordinator.engine import Engine
+from coordinator.engine.engine import Engine
 from coordinator.pipeline.stage_link import StageLink, StageReply
 from coordinator.sampling.token_sampler import TokenSampler
 from coordinator.scheduler import Scheduler
-from model_files import open_model
-from protos.errors import (
+from stage_server.compute.torch_engine import TorchEngine
+from stage_server.core.batch import ForwardBatch, ForwardOutput
+from stagecoach.contract.errors import (
     ContextLengthExceededError,
     IncompatibleError,
     InternalError,
@@ -31,10 +32,9 @@ from protos.errors import (
     StaleStateError,
     UnavailableError,
 )
-from protos.layer_range import LayerRange
-from protos.stagecoach.v1.stage_pb2 import ForwardRequest
-from stage_server.batch import ForwardBatch, ForwardOutput
-from stage_server.torch_engine import TorchEngine
+from stagecoach.contract.layer_range import LayerRange
+from stagecoach.model_files import open_model
+from stagecoach.v1.stage_pb2 import ForwardRequest
 from tests.clusters import (
     assert_nothing_held,
     generate,

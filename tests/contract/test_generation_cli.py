@@ -14,7 +14,7 @@ from coordinator.core.events import TokenLogprobs
 from coordinator.core.grammar import Grammar, GrammarKind
 from coordinator.core.request_spec import TokenPrompt
 from coordinator.core.sampling_params import SamplingParams
-from protos.errors import QueueFullError
+from stagecoach.contract.errors import QueueFullError
 from tests.contract.echo_engine import EchoEngine
 from tests.contract.test_generation_client import BackgroundServer, until
 

@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from coordinator.client import (
+from coordinator.core.request_spec import TextPrompt
+from coordinator.core.sampling_params import SamplingParams
+from stagecoach.client import (
     AsyncClient,
     ChatMessage,
     Client,
@@ -23,8 +25,6 @@ from coordinator.client import (
     TokenEvent,
     UnavailableError,
 )
-from coordinator.core.request_spec import TextPrompt
-from coordinator.core.sampling_params import SamplingParams
 from tests.contract.echo_engine import EchoEngine, serving
 
 DEADLINE_S = 90.0

@@ -14,10 +14,10 @@ from coordinator.core.events import TokenLogprobs
 from coordinator.core.grammar import Grammar, GrammarKind
 from coordinator.core.request_spec import ChatMessage, ChatPrompt, TextPrompt, TokenPrompt
 from coordinator.core.sampling_params import SamplingParams
-from coordinator.service.server import GenerationServer, max_calls_of_caller, max_message_bytes
-from protos import errors
-from protos.stagecoach.v1 import generation_pb2, generation_pb2_grpc, stage_pb2
-from protos.status import from_rpc_error
+from coordinator.doors.grpc.server import GenerationServer, max_calls_of_caller, max_message_bytes
+from stagecoach.contract import errors
+from stagecoach.contract.status import from_rpc_error
+from stagecoach.v1 import generation_pb2, generation_pb2_grpc, stage_pb2
 from tests.contract.echo_engine import (
     MAX_MODEL_LEN,
     MAX_NUM_WAITING,
@@ -28,7 +28,7 @@ from tests.contract.echo_engine import (
 )
 
 if TYPE_CHECKING:
-    from protos.stagecoach.v1.generation_pb2_grpc import GenerationServiceAsyncStub as Stub
+    from stagecoach.v1.generation_pb2_grpc import GenerationServiceAsyncStub as Stub
 
 Request = generation_pb2.GenerateRequest
 open_stub = generation_pb2_grpc.GenerationServiceStub

@@ -17,7 +17,7 @@ import httpx2
 import psutil
 import pytest
 
-from coordinator.client import Client, CoordinatorStatus, StageStatus
+from stagecoach.client import Client, CoordinatorStatus, StageStatus
 from tests.terminal import Terminal
 from tests.tiny_models import tiny_model
 

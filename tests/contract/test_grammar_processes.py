@@ -8,17 +8,12 @@ from itertools import combinations
 import psutil
 import pytest
 
-from coordinator.constraint import (
-    compile_turns,
-    grammar_compiler,
-    output_group,
-    template_cache,
-)
+from coordinator.constraint import compile_turns, grammar_compiler, output_group, template_cache
 from coordinator.constraint.grammar_compiler import GrammarCompiler
 from coordinator.constraint.output_group import OutputGroup
 from coordinator.constraint.token_constraint import TokenConstraint
 from coordinator.core.grammar import Grammar, GrammarKind
-from protos.errors import (
+from stagecoach.contract.errors import (
     DeadlineExceededError,
     InvalidArgumentError,
     QueueFullError,

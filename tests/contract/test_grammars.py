@@ -7,9 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 import tokenizers
 
-from coordinator.constraint import (
-    grammar_job,
-)
+from coordinator.constraint import grammar_job
 from coordinator.constraint.messages import (
     NewTokens,
     Standing,
@@ -21,11 +19,7 @@ from coordinator.constraint.messages import (
 from coordinator.constraint.vocabulary import Vocabulary
 from coordinator.core.grammar import Grammar, GrammarKind
 from coordinator.text.tokenizer import Tokenizer
-from protos.errors import (
-    InvalidArgumentError,
-    StagecoachError,
-    UnsupportedModelError,
-)
+from stagecoach.contract.errors import InvalidArgumentError, StagecoachError, UnsupportedModelError
 from tests.grammars import (
     AB,
     EOS,

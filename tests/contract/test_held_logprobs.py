@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from coordinator.core.events import TokenLogprobs
-from coordinator.http import held_logprobs
+from coordinator.doors.http import held_logprobs
 from tests.contract.echo_engine import EchoEngine
 from tests.contract.http_door import events_of, serving_http
 from tests.contract.test_http_stream import post

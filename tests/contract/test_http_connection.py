@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 import uvloop
 
-from coordinator.http.connection import ConnectionLimits, LimitedProtocol
+from coordinator.doors.http.connection import ConnectionLimits, LimitedProtocol
 from tests.contract.echo_engine import EchoEngine
 from tests.contract.http_door import DEADLINE_S, send_then_read, serving_http
 from tests.faults.waiting import eventually

@@ -8,13 +8,13 @@ from typing import Any
 import httpx2
 import pytest
 
-from coordinator.access.callers import Callers
-from coordinator.cli.coordinator_process import _app_options
 from coordinator.config import CoordinatorConfig
-from coordinator.http.connection import ConnectionLimits
-from coordinator.http.host_guard import AllowedHosts
-from coordinator.http.lenient_paths import home_path
-from protos.errors import InvalidArgumentError
+from coordinator.doors.access.callers import Callers
+from coordinator.doors.http.connection import ConnectionLimits
+from coordinator.doors.http.host_guard import AllowedHosts
+from coordinator.doors.http.lenient_paths import home_path
+from coordinator.process import _app_options
+from stagecoach.contract.errors import InvalidArgumentError
 from tests.contract.echo_engine import EchoEngine
 from tests.contract.http_door import DEADLINE_S, send_then_read, serving_http
 

@@ -9,7 +9,7 @@ import httpx2
 import pytest
 
 from coordinator.core.request_spec import ChatMessage, ChatPrompt
-from protos import errors
+from stagecoach.contract import errors
 from tests.contract.echo_engine import MAX_MODEL_LEN, EchoEngine
 from tests.contract.http_door import serving_http
 

@@ -19,9 +19,9 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from coordinator.http.app import create_app
-from coordinator.http.door import Door
-from protos.layer_range import LayerRange
+from coordinator.doors.http.app import create_app
+from coordinator.doors.http.door import Door
+from stagecoach.contract.layer_range import LayerRange
 from tests.byte_models import byte_model
 from tests.clusters import running_engine
 from tests.contract.http_door import in_background, serving_http

@@ -7,8 +7,8 @@ import httpx2
 import pytest
 from openai import AsyncOpenAI
 
-from coordinator.http.event_stream import Patience
-from protos import errors
+from coordinator.doors.http.event_stream import Patience
+from stagecoach.contract import errors
 from tests.contract.echo_engine import EchoEngine
 from tests.contract.http_door import events_of, serving_http
 

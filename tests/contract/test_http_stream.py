@@ -9,7 +9,7 @@ import pytest
 from openai.types import Completion
 from openai.types.chat import ChatCompletionChunk
 
-from protos import errors
+from stagecoach.contract import errors
 from tests.contract.echo_engine import EchoEngine
 from tests.contract.http_door import events_of, serving_http
 

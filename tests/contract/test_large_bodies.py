@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 
 from coordinator.core.request_spec import ChatPrompt, TextPrompt, TokenPrompt
-from coordinator.http import body_job, body_workers
-from coordinator.http.body_job import MAX_OTHER_BYTES
-from coordinator.http.body_workers import MAX_INLINE_BYTES, BodyWorkers, ByteBudget
-from coordinator.http.request_specs import chat_specs, completion_specs
-from coordinator.http.schema.base import ModelRequest
-from coordinator.http.schema.chat import ChatCompletionRequest
-from coordinator.http.schema.completion import CompletionRequest
-from coordinator.http.schema.tokens import DetokenizeRequest, TokenizeRequest
-from protos.errors import DeadlineExceededError, InvalidArgumentError
+from coordinator.doors.http import body_job, body_workers
+from coordinator.doors.http.body_job import MAX_OTHER_BYTES
+from coordinator.doors.http.body_workers import MAX_INLINE_BYTES, BodyWorkers, ByteBudget
+from coordinator.doors.http.request_specs import chat_specs, completion_specs
+from coordinator.doors.http.schema.base import ModelRequest
+from coordinator.doors.http.schema.chat import ChatCompletionRequest
+from coordinator.doors.http.schema.completion import CompletionRequest
+from coordinator.doors.http.schema.tokens import DetokenizeRequest, TokenizeRequest
+from stagecoach.contract.errors import DeadlineExceededError, InvalidArgumentError
 
 LONG = "long " * 10_000
 IDS = [7, 2**32 - 1] * 10_000

@@ -13,13 +13,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from coordinator.assembly import open_engine
 from coordinator.config import CoordinatorConfig
 from coordinator.core.sequence import Sequence
-from coordinator.engine import Engine
+from coordinator.doors.grpc.server import GenerationServer
+from coordinator.engine.engine import Engine
 from coordinator.scheduler import Scheduler
-from coordinator.service.server import GenerationServer
-from model_files import open_model
-from protos.errors import UnavailableError
-from protos.layer_range import LayerRange
-from stage_server.config import ListenAddress
+from stage_server.core.config import ListenAddress
+from stagecoach.contract.errors import UnavailableError
+from stagecoach.contract.layer_range import LayerRange
+from stagecoach.model_files import open_model
 from tests.clusters import assert_nothing_held, generate, running_stage, status_when
 from tests.layer_ranges import split_evenly
 from tests.stage_processes import StageProcess, stage_processes
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.timeout(900)
 
 FRAGILE = f"""
 import os
-from stage_server import torch_engine
+from stage_server.compute import torch_engine
 from stage_server.__main__ import main
 real_forward = torch_engine.TorchEngine.forward
 def forward(engine, batch):

@@ -11,10 +11,10 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 
-from coordinator.access.api_key import new_key
-from coordinator.access.callers import Callers
-from protos.errors import InvalidArgumentError
-from protos.status import from_rpc_error
+from coordinator.doors.access.api_key import new_key
+from coordinator.doors.access.callers import Callers
+from stagecoach.contract.errors import InvalidArgumentError
+from stagecoach.contract.status import from_rpc_error
 from tests.contract.echo_engine import EchoEngine, serving
 from tests.contract.stage_builders import running_stage
 from tests.threads import in_a_thread

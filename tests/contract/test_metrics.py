@@ -15,14 +15,18 @@ from coordinator.config import CoordinatorConfig
 from coordinator.core.events import Accepted, Finished, TokensEvent
 from coordinator.core.request_spec import RequestSpec, TokenPrompt
 from coordinator.core.status import StageState
-from coordinator.engine import Engine
-from coordinator.metrics import CoordinatorMetrics
-from model_files import open_model
-from protos.errors import ContextLengthExceededError, InvalidArgumentError, UnavailableError
-from stage_server.activity import StageActivity
-from stage_server.config import ListenAddress
-from stage_server.metrics import stage_registry
-from telemetry.metrics_port import metrics_port
+from coordinator.engine.engine import Engine
+from coordinator.observe.metrics import CoordinatorMetrics
+from stage_server.core.activity import StageActivity
+from stage_server.core.config import ListenAddress
+from stage_server.process.metrics import stage_registry
+from stagecoach.contract.errors import (
+    ContextLengthExceededError,
+    InvalidArgumentError,
+    UnavailableError,
+)
+from stagecoach.model_files import open_model
+from stagecoach.telemetry.metrics_port import metrics_port
 from tests.clusters import generate, running_stage, status_when
 from tests.layer_ranges import split_evenly
 from tests.tiny_models import tiny_model

@@ -13,8 +13,8 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from coordinator.cli.cluster import Cluster, ClusterPlan
-from coordinator.client import Client, InvalidArgumentError
+from coordinator.cli.cluster.cluster import Cluster, ClusterPlan
+from stagecoach.client import Client, InvalidArgumentError
 from tests.layer_ranges import split_evenly
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,13 +10,13 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from coordinator.access.api_key import new_key
-from coordinator.access.callers import Callers
-from protos import errors
-from protos.guarded_calls import HEALTH_CHECK, HEALTH_WATCH, host_of
-from protos.reflection import METHODS as REFLECTION_METHODS
-from protos.stagecoach.v1 import generation_pb2, generation_pb2_grpc, stage_pb2, stage_pb2_grpc
-from protos.status import from_rpc_error
+from coordinator.doors.access.api_key import new_key
+from coordinator.doors.access.callers import Callers
+from stagecoach.contract import errors
+from stagecoach.contract.status import from_rpc_error
+from stagecoach.serving.guarded_calls import HEALTH_CHECK, HEALTH_WATCH, host_of
+from stagecoach.serving.reflection import METHODS as REFLECTION_METHODS
+from stagecoach.v1 import generation_pb2, generation_pb2_grpc, stage_pb2, stage_pb2_grpc
 from tests.contract.echo_engine import EchoEngine, serving
 from tests.contract.grpc_servers import Server, a_coordinator, a_stage
 from tests.contract.stage_builders import DEADLINE_S, opening
@@ -151,7 +151,7 @@ async def test_bytes_that_are_no_message_are_refused_without_a_traceback(
 async def test_a_message_that_does_not_come_passes_its_deadline(
     server: Server, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for package in ("coordinator.service", "stage_server"):
+    for package in ("coordinator.doors.grpc", "stage_server"):
         monkeypatch.setattr(f"{package}.server._MESSAGE_TIMEOUT_S", 0.05)
     async with server() as address, grpc.aio.insecure_channel(address) as channel:
         error = await error_of(unsent(channel, method))
@@ -213,7 +213,7 @@ async def test_calls_without_a_message_make_room_for_those_with_one(
     server: Server, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of the same host and without keys, too."""
-    monkeypatch.setattr("coordinator.service.server._MAX_OTHER_CALLS", 56)
+    monkeypatch.setattr("coordinator.doors.grpc.server._MAX_OTHER_CALLS", 56)
     async with server() as address, connect(address) as ours:
         theirs = [connect(address) for _ in range(4)]
         calls = [unsent(channel, method) for channel in theirs for _ in range(30)]
@@ -236,7 +236,7 @@ async def test_the_calls_of_one_key_leave_room_for_those_of_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Though they are being answered."""
-    monkeypatch.setattr("coordinator.service.server._MAX_OTHER_CALLS", 8)
+    monkeypatch.setattr("coordinator.doors.grpc.server._MAX_OTHER_CALLS", 8)
     engine = EchoEngine(delay_s=DEADLINE_S, max_running=100)
     callers = Callers.of_text(f"{ALICE.line}\n{BOB.line}")
     request = generation_pb2.GenerateRequest(prompt=generation_pb2.Prompt(text="abc"))

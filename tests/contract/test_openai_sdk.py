@@ -15,7 +15,7 @@ from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionMessageParam
 from pydantic import BaseModel
 
-from protos.layer_range import LayerRange
+from stagecoach.contract.layer_range import LayerRange
 from tests.byte_models import MAX_MODEL_LEN, NUM_SPECIAL_TOKENS, VOCAB_SIZE, byte_model
 from tests.clusters import running_engine
 from tests.contract.http_door import in_background, serving_http

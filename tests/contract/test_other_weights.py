@@ -11,12 +11,12 @@ import pytest
 
 from coordinator.assembly import open_engine
 from coordinator.config import CoordinatorConfig
-from coordinator.engine import Engine
-from model_files import open_model
-from model_files.hf_files import HfFiles
-from protos.errors import IncompatibleError, UnavailableError
-from protos.layer_range import LayerRange
-from stage_server.config import ListenAddress
+from coordinator.engine.engine import Engine
+from stage_server.core.config import ListenAddress
+from stagecoach.contract.errors import IncompatibleError, UnavailableError
+from stagecoach.contract.layer_range import LayerRange
+from stagecoach.model_files import open_model
+from stagecoach.model_files.hf_files import HfFiles
 from tests.clusters import generate, running_stage, status_when
 from tests.layer_ranges import split_evenly
 from tests.tiny_models import tiny_gguf, tiny_model

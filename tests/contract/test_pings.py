@@ -8,7 +8,7 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from protos.stagecoach.v1 import generation_pb2, generation_pb2_grpc
+from stagecoach.v1 import generation_pb2, generation_pb2_grpc
 from tests.contract.echo_engine import EchoEngine, serving
 from tests.contract.stage_builders import running_stage
 

@@ -23,14 +23,19 @@ from coordinator.pipeline.channel_socket import ChannelSocket
 from coordinator.pipeline.pipeline import Pipeline
 from coordinator.pipeline.stage_link import LinkConfig, Loss, StageLink
 from coordinator.pipeline.step_deadline import StepTimeouts
-from model_files import open_model
-from protos import status
-from protos.errors import DeadlineExceededError, UnavailableError, draining_error, is_draining
-from protos.layer_range import LayerRange
-from protos.stagecoach.v1 import stage_pb2
-from stage_server.batch import ForwardBatch, ForwardOutput
-from stage_server.config import ListenAddress
-from stage_server.torch_engine import TorchEngine
+from stage_server.compute.torch_engine import TorchEngine
+from stage_server.core.batch import ForwardBatch, ForwardOutput
+from stage_server.core.config import ListenAddress
+from stagecoach.contract import status
+from stagecoach.contract.errors import (
+    DeadlineExceededError,
+    UnavailableError,
+    draining_error,
+    is_draining,
+)
+from stagecoach.contract.layer_range import LayerRange
+from stagecoach.model_files import open_model
+from stagecoach.v1 import stage_pb2
 from tests.clusters import assert_nothing_held, generate, running_stage, status_when
 from tests.faults.fault_proxy import BLACKHOLE, FaultProxy, Network
 from tests.layer_ranges import split_evenly

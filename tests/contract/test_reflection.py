@@ -11,10 +11,10 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 
-from coordinator.access.api_key import new_key
-from coordinator.access.callers import Callers
-from protos.reflection import SERVICE_NAMES
-from security.credentials import channel_credentials
+from coordinator.doors.access.api_key import new_key
+from coordinator.doors.access.callers import Callers
+from stagecoach.security.credentials import channel_credentials
+from stagecoach.serving.reflection import SERVICE_NAMES
 from tests.certificates import Certificates
 from tests.contract.echo_engine import EchoEngine, serving
 from tests.contract.stage_builders import running_stage

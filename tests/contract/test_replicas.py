@@ -15,13 +15,13 @@ from coordinator.config import CoordinatorConfig
 from coordinator.core.events import TokensEvent
 from coordinator.core.request_spec import RequestSpec, TokenPrompt
 from coordinator.core.status import EngineStatus
-from coordinator.engine import Engine
+from coordinator.engine.engine import Engine
 from coordinator.pipeline.stage_link import LinkConfig
 from coordinator.pipeline.step_deadline import StepTimeouts
-from model_files import open_model
-from protos.errors import IncompatibleError
-from protos.layer_range import LayerRange
-from stage_server.config import ListenAddress
+from stage_server.core.config import ListenAddress
+from stagecoach.contract.errors import IncompatibleError
+from stagecoach.contract.layer_range import LayerRange
+from stagecoach.model_files import open_model
 from tests.clusters import assert_nothing_held, generate, running_stage, status_when
 from tests.layer_ranges import split_evenly
 from tests.stage_processes import StageProcess, stage_processes

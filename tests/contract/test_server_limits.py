@@ -4,7 +4,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from protos.limits import MAX_HEADER_BYTES
+from stagecoach.contract.limits import MAX_HEADER_BYTES
 from tests.contract.grpc_servers import Server, a_coordinator, a_stage
 from tests.contract.stage_builders import DEADLINE_S, opening, running_stage
 

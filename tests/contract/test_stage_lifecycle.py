@@ -8,13 +8,18 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from protos.errors import InvalidArgumentError, LoadingError, ModelFilesError, UnavailableError
-from protos.load_progress import LoadPhase, LoadProgress
-from protos.stagecoach.v1 import stage_pb2
-from stage_server.batch import ForwardBatch
-from stage_server.config import ListenAddress
-from stage_server.engine import DeviceLostError, StageEngine
-from stage_server.servicer import SERVICE_NAME
+from stage_server.core.batch import ForwardBatch
+from stage_server.core.config import ListenAddress
+from stage_server.core.engine import DeviceLostError, StageEngine
+from stage_server.wire.servicer import SERVICE_NAME
+from stagecoach.contract.errors import (
+    InvalidArgumentError,
+    LoadingError,
+    ModelFilesError,
+    UnavailableError,
+)
+from stagecoach.contract.load_progress import LoadPhase, LoadProgress
+from stagecoach.v1 import stage_pb2
 from tests.contract.arithmetic_engine import ArithmeticEngine, arithmetic_info
 from tests.contract.stage_builders import (
     DEADLINE_S,

@@ -16,11 +16,12 @@ import grpc
 import pytest
 from typer.testing import CliRunner
 
-from protos import PROTOCOL_VERSION, __version__
-from protos.errors import UnavailableError
-from protos.stagecoach.v1 import stage_pb2, stage_pb2_grpc
-from protos.status import from_rpc_error
-from stage_server.__main__ import app
+from stage_server.process.command import app
+from stagecoach.contract.errors import UnavailableError
+from stagecoach.contract.protocol import PROTOCOL_VERSION
+from stagecoach.contract.status import from_rpc_error
+from stagecoach.v1 import stage_pb2, stage_pb2_grpc
+from stagecoach.version import __version__
 
 COMMAND = [sys.executable, "-m", "stage_server"]
 FLAGS = ["--model", "demo", "--layers", "0:2", "--kv-memory", "16MiB", "--listen", "127.0.0.1:0"]
@@ -202,7 +203,7 @@ def test_whatever_fails_while_the_model_is_opened_is_one_line(
     def opened(spec: str) -> None:
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr(import_module("model_files.open_model"), "_opened", opened)
+    monkeypatch.setattr(import_module("stagecoach.model_files.open_model"), "_opened", opened)
     result = CliRunner().invoke(app, ["--model", "demo", *flags])
     assert result.exit_code == 1
     assert result.stderr == (
@@ -217,7 +218,7 @@ def test_whatever_fails_before_the_model_is_opened_is_one_line(
     def split(*_: object) -> None:
         raise KeyError
 
-    monkeypatch.setattr("stage_server.place.split_layers", split)
+    monkeypatch.setattr("stage_server.process.place.split_layers", split)
     result = CliRunner().invoke(app, ["--model", "demo", "--stage", "1/2"])
     assert result.exit_code == 1
     assert result.stderr == ("stage-server: failed unexpectedly: no reason is given (KeyError)\n")
@@ -232,7 +233,7 @@ def test_flags_may_come_from_the_environment() -> None:
 def test_help_and_version_need_no_torch() -> None:
     script = (
         "import sys\n"
-        "from stage_server.__main__ import app\n"
+        "from stage_server.process.command import app\n"
         "app(['--version'], standalone_mode=False)\n"
         "assert 'torch' not in sys.modules and 'grpc' not in sys.modules\n"
     )
@@ -284,9 +285,9 @@ def test_a_stage_that_is_past_help_ends_with_one_line_for_its_supervisor(
 ) -> None:
     script = f"""
 import time
-from stage_server import torch_engine
+from stage_server.compute import torch_engine
 from stage_server.__main__ import main
-from stage_server.engine import DeviceLostError
+from stage_server.core.engine import DeviceLostError
 real_warm_up = torch_engine.TorchEngine.warm_up
 def fail(*_):
     {failure}

@@ -7,8 +7,9 @@ import threading
 import grpc
 import pytest
 
-from protos import __version__
-from protos.errors import (
+from stage_server.core.batch import ForwardBatch
+from stage_server.wire.stream import MAX_IN_FLIGHT
+from stagecoach.contract.errors import (
     IncompatibleError,
     InternalError,
     InvalidArgumentError,
@@ -17,9 +18,8 @@ from protos.errors import (
     StaleStateError,
     UnavailableError,
 )
-from protos.stagecoach.v1 import stage_pb2, stage_pb2_grpc
-from stage_server.batch import ForwardBatch
-from stage_server.stream import MAX_IN_FLIGHT
+from stagecoach.v1 import stage_pb2, stage_pb2_grpc
+from stagecoach.version import __version__
 from tests.contract.arithmetic_engine import ArithmeticEngine, arithmetic_info, hash_sequence
 from tests.contract.stage_builders import (
     DEADLINE_S,
@@ -245,7 +245,7 @@ async def test_what_came_before_a_violation_is_answered() -> None:
 async def test_an_open_that_does_not_come_passes_its_deadline(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("stage_server.server._MESSAGE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("stage_server.process.server._MESSAGE_TIMEOUT_S", 0.05)
     async with running_stage() as stage:
         call = stage.stub.Forward()
         error = await OpenedStream(call).end_error()

@@ -7,10 +7,10 @@ import grpc
 import numpy as np
 import pytest
 
-from protos import tensor_codec
-from protos.errors import InvalidArgumentError, StaleStateError
-from protos.layer_range import LayerRange
-from protos.stagecoach.v1 import stage_pb2, tensor_pb2
+from stagecoach.contract import tensor_codec
+from stagecoach.contract.errors import InvalidArgumentError, StaleStateError
+from stagecoach.contract.layer_range import LayerRange
+from stagecoach.v1 import stage_pb2, tensor_pb2
 from tests.contract.arithmetic_engine import (
     HIDDEN_SIZE,
     VOCAB_SIZE,

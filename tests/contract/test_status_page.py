@@ -11,11 +11,11 @@ from typing import Any
 import httpx2
 import pytest
 
-from coordinator.access.callers import Callers
 from coordinator.core.request_spec import RequestSpec, TextPrompt
-from coordinator.http import live_status
-from coordinator.http.page_routes import PAGE_PATHS
-from protos.errors import UnavailableError
+from coordinator.doors.access.callers import Callers
+from coordinator.doors.http import live_status
+from coordinator.doors.http.page_routes import PAGE_PATHS
+from stagecoach.contract.errors import UnavailableError
 from tests.contract.echo_engine import EchoEngine
 from tests.contract.http_door import serving_http
 

@@ -11,7 +11,7 @@ from typing import IO
 
 import pytest
 
-from coordinator.client import Client
+from stagecoach.client import Client
 from tests.contract.echo_engine import EchoEngine
 from tests.contract.test_generation_client import BackgroundServer
 from tests.terminal import CTRL_C, CTRL_D, DEADLINE_S, ROOT, Terminal

@@ -18,17 +18,17 @@ import httpx2
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from coordinator.client import AsyncClient, Client
 from coordinator.pipeline import stage_link
 from coordinator.pipeline.stage_link import LinkConfig, StageLink
-from protos.errors import StagecoachError, UnauthenticatedError, UnavailableError
-from protos.stagecoach.v1 import stage_pb2, stage_pb2_grpc
-from security.certificate import Certificate
-from security.credentials import channel_credentials
-from security.role import Role
-from security.served import Served, certificate_of_role
-from security.tls_files import TlsFiles
-from stage_server.config import ListenAddress
+from stage_server.core.config import ListenAddress
+from stagecoach.client import AsyncClient, Client
+from stagecoach.contract.errors import StagecoachError, UnauthenticatedError, UnavailableError
+from stagecoach.security.certificate import Certificate
+from stagecoach.security.credentials import channel_credentials
+from stagecoach.security.role import Role
+from stagecoach.security.served import Served, certificate_of_role
+from stagecoach.security.tls_files import TlsFiles
+from stagecoach.v1 import stage_pb2, stage_pb2_grpc
 from tests.certificates import Certificates, as_server
 from tests.contract.arithmetic_engine import ArithmeticEngine, arithmetic_info
 from tests.contract.echo_engine import EchoEngine, serving

@@ -16,10 +16,10 @@ from coordinator.assembly import open_engine
 from coordinator.config import CoordinatorConfig
 from coordinator.core.events import TokensEvent
 from coordinator.core.request_spec import RequestSpec, TokenPrompt
-from coordinator.tracing.export import exported_traces, traces_are_wanted
-from model_files import open_model
-from protos.errors import InvalidArgumentError, UnavailableError
-from protos.layer_range import LayerRange
+from coordinator.observe.tracing.export import exported_traces, traces_are_wanted
+from stagecoach.contract.errors import InvalidArgumentError, UnavailableError
+from stagecoach.contract.layer_range import LayerRange
+from stagecoach.model_files import open_model
 from tests.clusters import generate, running_stage, status_when
 from tests.tiny_models import tiny_model
 

@@ -7,7 +7,9 @@ import grpc
 import grpc.aio
 import pytest
 
-from coordinator.client import (
+from coordinator.doors.grpc.server import GenerationServer
+from coordinator.observe.step_watch import MAX_WATCHES, StepHub
+from stagecoach.client import (
     AsyncClient,
     Client,
     InvalidArgumentError,
@@ -16,10 +18,8 @@ from coordinator.client import (
     StepRecord,
     UnavailableError,
 )
-from coordinator.service.server import GenerationServer
-from coordinator.step_watch import MAX_WATCHES, StepHub
-from protos.stagecoach.v1 import generation_pb2, generation_pb2_grpc
-from protos.status import from_rpc_error
+from stagecoach.contract.status import from_rpc_error
+from stagecoach.v1 import generation_pb2, generation_pb2_grpc
 from tests.clusters import generate, running_engine
 from tests.contract.echo_engine import EchoEngine, bound, serving
 from tests.contract.test_generation_client import BackgroundServer

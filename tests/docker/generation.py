@@ -12,7 +12,7 @@ from tests.docker.docker_engine import ROOT, DockerEngine
 
 _PROGRAM = """
 import json, sys
-from coordinator.client import Client
+from stagecoach.client import Client
 asked = json.load(sys.stdin)
 with Client(**asked["client"]) as client:
     client.wait_until_ready(timeout_s=60)

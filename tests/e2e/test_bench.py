@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from coordinator.client import Client
+from stagecoach.client import Client
 
 ROOT = Path(__file__).resolve().parents[2]
 CLI = (sys.executable, "-m", "coordinator.cli")

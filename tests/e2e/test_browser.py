@@ -15,7 +15,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from coordinator.access.callers import Callers
+from coordinator.doors.access.callers import Callers
 from tests.contract.echo_engine import EchoEngine
 from tests.contract.http_door import in_background, serving_http
 from tests.tiny_models import tiny_model

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from coordinator.client import Client
+from stagecoach.client import Client
 from tests.emulated_tokens import expected_token
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.client import Client
+from stagecoach.client import Client
 
 ROOT = Path(__file__).resolve().parents[2]
 UP = "up --model demo --stages 2 --threads 1 --kv-memory 64MiB --grpc-port 0 --json"

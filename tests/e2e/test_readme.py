@@ -20,9 +20,9 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from coordinator.client import Client, UnauthenticatedError
-from model_files import open_model
-from roofline.layer_split import split_layers
+from stagecoach.client import Client, UnauthenticatedError
+from stagecoach.model_files import open_model
+from stagecoach.roofline.layer_split import split_layers
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()

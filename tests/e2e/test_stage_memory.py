@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
-from protos.stagecoach.v1 import stage_pb2, stage_pb2_grpc
+from stagecoach.v1 import stage_pb2, stage_pb2_grpc
 from tests.import_memory import STAGE_MODULES, import_bytes, peak_bytes
 from tests.layer_ranges import split_evenly
 from tests.tiny_models import tiny_model

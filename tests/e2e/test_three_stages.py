@@ -21,9 +21,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
-from coordinator.client import AsyncClient, Client, FinishReason
-from model_files import open_model
-from roofline.layer_split import split_layers
+from stagecoach.client import AsyncClient, Client, FinishReason
+from stagecoach.model_files import open_model
+from stagecoach.roofline.layer_split import split_layers
 
 ROOT = Path(__file__).resolve().parents[2]
 CLI = (sys.executable, "-m", "coordinator.cli")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from protos.layer_range import LayerRange
+from stagecoach.contract.layer_range import LayerRange
 from tests.faults.fault_proxy import FaultProxy
 from tests.faults.server_processes import Footprint, ServerProcess
 from tests.layer_ranges import split_evenly
@@ -49,7 +49,7 @@ class Stage:
         self.wait_ready()
 
     def plan_fault(self, fault: str, **details: object) -> None:
-        """Tells its next forward how to fail; see `stage_server.fault_hooks`."""
+        """Tells its next forward how to fail; see `stage_server.compute.fault_hooks`."""
         written = self._plan.with_suffix(".new")
         written.write_text(json.dumps({"fault": fault, **details}))
         written.rename(self._plan)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.client import AsyncClient
+from stagecoach.client import AsyncClient
 from tests.byte_models import byte_model
 from tests.faults.cluster import MAX_MODEL_LEN, Cluster
 from tests.faults.oracle import Oracle, check_ended

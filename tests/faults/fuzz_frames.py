@@ -15,16 +15,20 @@ import atheris
 from google.protobuf.message import DecodeError
 
 with atheris.instrument_imports(
-    include=["stage_server.micro_batch", "stage_server.answer", "protos.tensor_codec"]
+    include=[
+        "stage_server.wire.micro_batch",
+        "stage_server.wire.answer",
+        "stagecoach.contract.tensor_codec",
+    ]
 ):
-    from protos.errors import InvalidArgumentError
-    from stage_server.answer import parse_request
-    from stage_server.micro_batch import parse_micro_batch
+    from stage_server.wire.answer import parse_request
+    from stage_server.wire.micro_batch import parse_micro_batch
+    from stagecoach.contract.errors import InvalidArgumentError
 
-from protos.layer_range import LayerRange
-from protos.stagecoach.v1 import stage_pb2
-from stage_server.batch import ForwardBatch
-from stage_server.engine import EngineInfo
+from stage_server.core.batch import ForwardBatch
+from stage_server.core.engine import EngineInfo
+from stagecoach.contract.layer_range import LayerRange
+from stagecoach.v1 import stage_pb2
 from tests.faults.malformed import malformed_frame, mutate
 from tests.faults.stage_wire import HIDDEN_SIZE, MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS
 

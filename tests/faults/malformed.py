@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable
 
-from protos.stagecoach.v1 import stage_pb2
+from stagecoach.v1 import stage_pb2
 from tests.faults.stage_wire import MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS, micro_batch
 
 Mutation = Callable[[stage_pb2.MicroBatch, random.Random], None]

@@ -5,10 +5,10 @@ import random
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from coordinator.http.schema.base import RequestModel
-from coordinator.http.schema.chat import ChatCompletionRequest
-from coordinator.http.schema.completion import CompletionRequest
-from coordinator.http.schema.tokens import DetokenizeRequest, TokenizeRequest
+from coordinator.doors.http.schema.base import RequestModel
+from coordinator.doors.http.schema.chat import ChatCompletionRequest
+from coordinator.doors.http.schema.completion import CompletionRequest
+from coordinator.doors.http.schema.tokens import DetokenizeRequest, TokenizeRequest
 
 Body = dict[str, object]
 

@@ -14,14 +14,14 @@ from collections.abc import Sequence
 
 import grpc.aio
 
-from coordinator.client import AsyncClient, CoordinatorStatus
-from protos.errors import (
+from stagecoach.client import AsyncClient, CoordinatorStatus
+from stagecoach.contract.errors import (
     DeadlineExceededError,
     InternalError,
     StagecoachError,
     UnavailableError,
 )
-from protos.stagecoach.v1 import stage_pb2, stage_pb2_grpc
+from stagecoach.v1 import stage_pb2, stage_pb2_grpc
 from tests.faults.cluster import Cluster
 from tests.faults.reference import Continuation
 from tests.faults.server_processes import Footprint, is_running

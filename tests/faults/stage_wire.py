@@ -10,10 +10,11 @@ from typing import Self
 import grpc.aio
 import numpy as np
 
-from protos import PROTOCOL_VERSION, tensor_codec
-from protos.errors import StagecoachError
-from protos.stagecoach.v1 import stage_pb2, stage_pb2_grpc
-from protos.status import from_ending, from_status
+from stagecoach.contract import tensor_codec
+from stagecoach.contract.errors import StagecoachError
+from stagecoach.contract.protocol import PROTOCOL_VERSION
+from stagecoach.contract.status import from_ending, from_status
+from stagecoach.v1 import stage_pb2, stage_pb2_grpc
 from tests.ended_peers import may_have_ended
 from tests.faults.server_processes import ServerProcess
 

@@ -7,7 +7,7 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from protos.errors import InternalError, UnavailableError
+from stagecoach.contract.errors import InternalError, UnavailableError
 from tests.faults.cluster import HANG_TIMEOUT_S, Stage
 from tests.faults.oracle import RECOVERY_S, STEP_DEADLINE_S, Oracle
 from tests.faults.reference import Continuation

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from coordinator.client import AsyncClient
+from stagecoach.client import AsyncClient
 from tests.faults.http_wire import answer, statuses
 from tests.faults.malformed_http import HostileRequest
 from tests.faults.oracle import Oracle

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from protos.errors import UnavailableError
+from stagecoach.contract.errors import UnavailableError
 from tests.faults.fault_proxy import BLACKHOLE, HEALTHY, Network, Way
 from tests.faults.oracle import KEEPALIVE_BOUND_S, RECOVERY_S, STEP_DEADLINE_S, Oracle
 from tests.faults.server_processes import STOP_TIMEOUT_S, ServerProcess

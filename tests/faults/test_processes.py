@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from protos.errors import UnavailableError
+from stagecoach.contract.errors import UnavailableError
 from tests.faults.oracle import (
     DEATH_SEEN_S,
     RECOVERY_S,

@@ -16,13 +16,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from protos.errors import (
+from stagecoach.contract.errors import (
     IncompatibleError,
     InvalidArgumentError,
     StagecoachError,
     StaleStateError,
 )
-from protos.stagecoach.v1 import stage_pb2, stage_pb2_grpc
+from stagecoach.v1 import stage_pb2, stage_pb2_grpc
 from tests.ended_peers import may_have_ended
 from tests.faults.malformed import malformed_frame
 from tests.faults.oracle import check_ended, check_error

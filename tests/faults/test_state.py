@@ -11,10 +11,10 @@ from pathlib import Path
 import grpc.aio
 import pytest
 
-from coordinator.client import AsyncClient
-from coordinator.client.request import generate_request
-from protos.errors import QueueFullError, UnavailableError
-from protos.stagecoach.v1 import generation_pb2_grpc
+from stagecoach.client import AsyncClient
+from stagecoach.client.request import generate_request
+from stagecoach.contract.errors import QueueFullError, UnavailableError
+from stagecoach.v1 import generation_pb2_grpc
 from tests.faults.cluster import MAX_NUM_SEQS
 from tests.faults.oracle import DEATH_SEEN_S, RECOVERY_S, Oracle
 from tests.faults.traffic import Traffic

@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from coordinator.client import AsyncClient
-from protos.errors import StagecoachError
+from stagecoach.client import AsyncClient
+from stagecoach.contract.errors import StagecoachError
 from tests.faults.reference import Continuation
 from tests.faults.waiting import eventually
 

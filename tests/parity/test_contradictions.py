@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model_files import open_model
-from protos.errors import ModelFilesError, UnsupportedModelError
 from stage_server.model.layer_stack import load_layer_stack
+from stagecoach.contract.errors import ModelFilesError, UnsupportedModelError
+from stagecoach.model_files import open_model
 from tests.layer_ranges import split_evenly
 from tests.parity.test_layer_stack import CPU, generate
 from tests.parity.test_published_configs import expected_tokens

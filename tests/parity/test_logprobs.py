@@ -13,7 +13,7 @@ from coordinator.core.events import TokenLogprobs, TokensEvent
 from coordinator.core.grammar import Grammar, GrammarKind
 from coordinator.core.request_spec import RequestSpec, TokenPrompt
 from coordinator.core.sampling_params import SamplingParams
-from coordinator.engine import Engine
+from coordinator.engine.engine import Engine
 from tests.clusters import running_engine
 from tests.layer_ranges import split_evenly
 from tests.text_models import EOS_TOKEN_ID, tiny_text_model

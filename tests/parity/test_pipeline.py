@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from protos.layer_range import LayerRange
+from stagecoach.contract.layer_range import LayerRange
 from tests.clusters import generate, running_engine, status_when
 from tests.layer_ranges import split_evenly
 from tests.tiny_models import FAMILIES, reference_model, tiny_model, unsplit_tokens

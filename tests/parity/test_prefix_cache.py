@@ -14,7 +14,7 @@ import pytest
 
 from coordinator.core.request_spec import RequestSpec, TokenPrompt
 from coordinator.core.sampling_params import SamplingParams
-from coordinator.engine import Engine
+from coordinator.engine.engine import Engine
 from tests.clusters import Output, run_to_length, running_engine, status_when
 from tests.layer_ranges import split_evenly
 from tests.parity.test_pipeline import expected_tokens

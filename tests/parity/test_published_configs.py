@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from model_files import open_model
 from stage_server.model.layer_stack import load_layer_stack
+from stagecoach.model_files import open_model
 from tests.layer_ranges import split_evenly
 from tests.parity.test_layer_stack import CPU, NUM_GENERATED, PROMPT, generate
 from tests.published_configs import PUBLISHED

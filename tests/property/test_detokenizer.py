@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from coordinator.text.gguf_tokenizer import build_gguf_tokenizer
 from coordinator.text.gguf_vocabulary import GgufVocabulary
 from coordinator.text.tokenizer import Tokenizer
-from model_files import GgufTokenizer, open_model
-from protos.errors import UnsupportedModelError
+from stagecoach.contract.errors import UnsupportedModelError
+from stagecoach.model_files import GgufTokenizer, open_model
 from tests.llama2 import llama2_backend
 
 

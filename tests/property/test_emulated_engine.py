@@ -4,10 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model_files import open_model
-from protos.errors import KvFullError
-from protos.layer_range import LayerRange
-from stage_server.batch import (
+from stage_server.core.batch import (
     ForkSlot,
     ForwardBatch,
     FreeSlot,
@@ -16,9 +13,12 @@ from stage_server.batch import (
     SlotOp,
     TruncateSlot,
 )
-from stage_server.build_engine import build_engine
-from stage_server.config import StageConfig
-from stage_server.emulated_engine import EmulatedEngine
+from stage_server.core.config import StageConfig
+from stage_server.emulation.emulated_engine import EmulatedEngine
+from stage_server.process.build_engine import build_engine
+from stagecoach.contract.errors import KvFullError
+from stagecoach.contract.layer_range import LayerRange
+from stagecoach.model_files import open_model
 from tests.emulated_tokens import expected_token
 from tests.layer_ranges import split_evenly
 

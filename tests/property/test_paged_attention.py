@@ -7,8 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protos.errors import InsufficientMemoryError
-from stage_server.batch import FreeSlot, SequenceSlice
+from stage_server.core.batch import FreeSlot, SequenceSlice
 from stage_server.kv_cache.kv_pool import KvPool
 from stage_server.kv_cache.paged_attention import (
     MAX_PADDING,
@@ -17,6 +16,7 @@ from stage_server.kv_cache.paged_attention import (
     place_side_by_side,
 )
 from stage_server.kv_cache.slot_tables import SlotTables
+from stagecoach.contract.errors import InsufficientMemoryError
 
 BLOCK_SIZE, NUM_BLOCKS, NUM_SLOTS, HEAD_DIM, NUM_KV_HEADS = 4, 40, 4, 8, 2
 

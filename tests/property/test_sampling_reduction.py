@@ -14,11 +14,11 @@ from coordinator.core.sampling_params import SamplingParams
 from coordinator.core.step import LogitsRequest, LogitsRow
 from coordinator.pipeline import wire
 from coordinator.sampling import TokenSampler
-from protos import tensor_codec
-from protos.errors import InternalError
-from protos.stagecoach.v1 import stage_pb2
-from stage_server import batch
-from stage_server.logits import reduce_logits
+from stage_server.compute.logits import reduce_logits
+from stage_server.core import batch
+from stagecoach.contract import tensor_codec
+from stagecoach.contract.errors import InternalError
+from stagecoach.v1 import stage_pb2
 
 torch.set_num_threads(1)
 

@@ -22,9 +22,9 @@ from coordinator.core.step import (
     TruncateSlot,
 )
 from coordinator.scheduler import Scheduler, SchedulerConfig, StepBudget
-from protos.errors import KvFullError, StaleStateError
-from stage_server import batch
+from stage_server.core import batch
 from stage_server.kv_cache.slot_tables import SlotTables
+from stagecoach.contract.errors import KvFullError, StaleStateError
 
 MAX_NUM_IN_FLIGHT = 4
 SALTS = (None, "a", "b")

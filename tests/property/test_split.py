@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.planner.plan import KV_BLOCK_SIZE, Plan, make_plan
-from model_files import open_model
-from protos.errors import InsufficientMemoryError
-from protos.layer_range import LayerRange
-from roofline.devices import GPUS, Gpu
-from roofline.model_shape import ModelShape
-from roofline.split import Options, SplitScore, StageFit, best_split, score
-from roofline.stage_cost import StageCost
-from roofline.work import Work
+from stagecoach.contract.errors import InsufficientMemoryError
+from stagecoach.contract.layer_range import LayerRange
+from stagecoach.model_files import open_model
+from stagecoach.roofline.devices import GPUS, Gpu
+from stagecoach.roofline.model_shape import ModelShape
+from stagecoach.roofline.split import Options, SplitScore, StageFit, best_split, score
+from stagecoach.roofline.stage_cost import StageCost
+from stagecoach.roofline.work import Work
 
 
 def all_splits(num_layers: int, num_stages: int) -> Iterator[tuple[int, ...]]:

@@ -4,9 +4,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protos import tensor_codec
-from protos.errors import InvalidArgumentError
-from protos.stagecoach.v1 import tensor_pb2
+from stagecoach.contract import tensor_codec
+from stagecoach.contract.errors import InvalidArgumentError
+from stagecoach.v1 import tensor_pb2
 
 dtypes = st.sampled_from(sorted(tensor_codec.DTYPES))
 shapes = st.lists(st.integers(0, 5), max_size=tensor_codec.MAX_RANK)

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.client import StepRecord
 from coordinator.timeline.phases import Phase, PhaseSpan, without_overlap
+from stagecoach.client import StepRecord
 
 RECORD = StepRecord(
     micro_batch_id=1,

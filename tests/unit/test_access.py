@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from coordinator.access import api_key
-from coordinator.access.api_key import ApiKeys, bearer, new_key
-from coordinator.access.caller_engine import salt_of
-from coordinator.access.callers import Caller, Callers
 from coordinator.core.request_spec import MAX_CACHE_SALT_CHARS
-from protos.errors import InvalidArgumentError, UnauthenticatedError
-from security.private_file import write_private
+from coordinator.doors.access import api_key
+from coordinator.doors.access.api_key import ApiKeys, bearer, new_key
+from coordinator.doors.access.caller_engine import salt_of
+from coordinator.doors.access.callers import Caller, Callers
+from stagecoach.contract.errors import InvalidArgumentError, UnauthenticatedError
+from stagecoach.security.private_file import write_private
 
 PLAIN = "0123456789abcdef"
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.activity import ActivityWindow, StageSample, StepSample, activity_json
+from coordinator.observe.activity import ActivityWindow, StageSample, StepSample, activity_json
 
 NS_PER_S = 1_000_000_000
 WINDOW_S = 5

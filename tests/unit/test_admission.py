@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import pytest
 
-from coordinator.admission import Admission
 from coordinator.core.request import Request
 from coordinator.core.request_spec import (
     MAX_CHAT_MESSAGES,
@@ -17,7 +16,8 @@ from coordinator.core.request_spec import (
     TextPrompt,
     TokenPrompt,
 )
-from protos.errors import ContextLengthExceededError, InvalidArgumentError
+from coordinator.engine.admission import Admission
+from stagecoach.contract.errors import ContextLengthExceededError, InvalidArgumentError
 
 
 class CharText:

@@ -9,8 +9,8 @@ import pytest
 
 from coordinator.core.step import LogitsRequest
 from coordinator.pipeline.answered_logits import read_logits
-from protos.errors import InternalError
-from protos.stagecoach.v1 import stage_pb2, tensor_pb2
+from stagecoach.contract.errors import InternalError
+from stagecoach.v1 import stage_pb2, tensor_pb2
 
 VOCAB_SIZE = 8
 WANTED = [LogitsRequest(row=3, num_candidates=2, token_ids=(5,))]

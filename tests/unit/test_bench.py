@@ -20,8 +20,8 @@ from coordinator.bench.report import print_json, print_tables
 from coordinator.bench.result import BenchPlan, BenchResult, BenchRow, Run
 from coordinator.bench.sweep import check_fits
 from coordinator.bench.time_split import TimeSplit
-from coordinator.client import CoordinatorStatus, StageTotals, StepTotals, Timings
-from protos.errors import (
+from stagecoach.client import CoordinatorStatus, StageTotals, StepTotals, Timings
+from stagecoach.contract.errors import (
     ContextLengthExceededError,
     IncompatibleError,
     InsufficientMemoryError,

@@ -5,8 +5,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from protos.call_pool import CallPool, Place
-from protos.errors import QueueFullError
+from stagecoach.contract.errors import QueueFullError
+from stagecoach.serving.call_pool import CallPool, Place
 
 
 async def wait(place: Place) -> str:

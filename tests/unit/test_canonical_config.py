@@ -15,14 +15,14 @@ import pytest
 from safetensors.torch import load_file, save_file
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
-from model_files import open_model
-from model_files.canonical_config import canonical_config
-from model_files.config import parse_config
-from model_files.family_defaults import FamilyDefaults
-from model_files.layer_kinds import FULL, SLIDING
-from model_files.model_files import fingerprint_of
-from model_files.rope_parameters import ALL_LAYERS, rope_parameters
 from stage_server.model.families import FAMILIES
+from stagecoach.model_files import open_model
+from stagecoach.model_files.canonical_config import canonical_config
+from stagecoach.model_files.config import parse_config
+from stagecoach.model_files.family_defaults import FamilyDefaults
+from stagecoach.model_files.layer_kinds import FULL, SLIDING
+from stagecoach.model_files.model_files import fingerprint_of
+from stagecoach.model_files.rope_parameters import ALL_LAYERS, rope_parameters
 from tests.published_configs import PUBLISHED
 from tests.tiny_models import tiny_model
 

@@ -11,8 +11,8 @@ from coordinator.cli.chat.input import history_path
 from coordinator.cli.chat.message_text import is_complete, message_of
 from coordinator.cli.chat.settings import NAMES, Settings
 from coordinator.cli.chat.transcript import write_transcript
-from coordinator.cli.console import printable
-from coordinator.client import GenerateOptions, InvalidArgumentError
+from coordinator.cli.shared.console import printable
+from stagecoach.client import GenerateOptions, InvalidArgumentError
 
 
 def a_conversation() -> Conversation:

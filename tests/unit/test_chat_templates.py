@@ -7,9 +7,9 @@ import pytest
 import tokenizers
 
 from coordinator.text.tokenizer import load_tokenizer
-from model_files.hf_files import HfFiles
-from model_files.local_folder import LocalFolder
-from protos.errors import ModelFilesError
+from stagecoach.contract.errors import ModelFilesError
+from stagecoach.model_files.hf_files import HfFiles
+from stagecoach.model_files.local_folder import LocalFolder
 from tests.model_configs import smallest_config
 
 CONFIG = smallest_config(vocab_size=4)

@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from coordinator.cli.app import app
-from coordinator.cli.failures import reported_failures
+from coordinator.cli.shared.failures import reported_failures
 from coordinator.config import CoordinatorConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,9 +42,7 @@ def test_serve_takes_the_prefix_cache_from_the_flag_or_else_the_environment(
     monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], variable: str | None, expected: bool
 ) -> None:
     configs: list[CoordinatorConfig] = []
-    monkeypatch.setattr(
-        "coordinator.cli.coordinator_process.run", lambda config, **_: configs.append(config)
-    )
+    monkeypatch.setattr("coordinator.process.run", lambda config, **_: configs.append(config))
     if variable is not None:
         monkeypatch.setenv("STAGECOACH_PREFIX_CACHE", variable)
     arguments = ("serve", "--model", "demo", "--stage", "h:1", *flags)
@@ -65,9 +63,7 @@ def test_serve_has_http_on_loopback_unless_told_otherwise(
     monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], expected: str | None
 ) -> None:
     configs: list[CoordinatorConfig] = []
-    monkeypatch.setattr(
-        "coordinator.cli.coordinator_process.run", lambda config, **_: configs.append(config)
-    )
+    monkeypatch.setattr("coordinator.process.run", lambda config, **_: configs.append(config))
     app(["serve", "--model", "demo", "--stage", "h:1", *flags], standalone_mode=False)
     assert [config.http_listen for config in configs] == [expected]
 
@@ -102,7 +98,7 @@ def test_help_loads_no_heavy_library() -> None:
 
 def test_generate_loads_neither_torch_nor_a_tokenizer() -> None:
     program = (
-        "import sys; import coordinator.cli.app, coordinator.cli.completion_output; "
+        "import sys; import coordinator.cli.app, coordinator.cli.shared.completion_output; "
         "print([m for m in ('torch', 'transformers', 'numpy', 'tokenizers') if m in sys.modules])"
     )
     run = subprocess.run(
@@ -112,7 +108,7 @@ def test_generate_loads_neither_torch_nor_a_tokenizer() -> None:
 
 
 def test_the_version_is_printed() -> None:
-    from protos import __version__
+    from stagecoach.version import __version__
 
     assert run_cli("--version").stdout == f"coordinator-cli {__version__}\n"
 

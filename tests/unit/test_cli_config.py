@@ -3,7 +3,7 @@
 import pytest
 
 from coordinator.config import CoordinatorConfig, parse_address
-from protos.errors import InvalidArgumentError
+from stagecoach.contract.errors import InvalidArgumentError
 
 
 @pytest.mark.parametrize(

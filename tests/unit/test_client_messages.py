@@ -7,13 +7,13 @@ from typing import Any, cast
 
 import pytest
 
-from coordinator.client import Client, InvalidArgumentError, PromptLike
-from coordinator.client.call_timeout import call_timeout_s
-from coordinator.client.channel import channel_options
-from coordinator.client.completion import PartialCompletion, TokenLogprobs
-from coordinator.client.prompt import PromptOptions
-from coordinator.client.request import GenerateOptions, generate_request
-from protos.stagecoach.v1 import generation_pb2
+from stagecoach.client import Client, InvalidArgumentError, PromptLike
+from stagecoach.client.call_timeout import call_timeout_s
+from stagecoach.client.channel import channel_options
+from stagecoach.client.completion import PartialCompletion, TokenLogprobs
+from stagecoach.client.prompt import PromptOptions
+from stagecoach.client.request import GenerateOptions, generate_request
+from stagecoach.v1 import generation_pb2
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_proxies_are_ignored_on_the_way_to_this_machine(address: str, uses_proxy
 def test_importing_the_sdk_loads_no_heavy_library() -> None:
     heavy = ("torch", "transformers", "numpy", "tokenizers", "rich", "typer")
     program = (
-        "import sys, coordinator.client; "
+        "import sys, stagecoach.client; "
         f"print(*(name for name in {heavy!r} if name in sys.modules))"
     )
     run = subprocess.run(

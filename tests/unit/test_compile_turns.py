@@ -7,7 +7,7 @@ import pytest
 
 from coordinator.constraint.compile_turns import MAX_LONG, MAX_PAUSED, CompileTurns
 from coordinator.sandbox import SandboxProcess
-from protos.errors import QueueFullError
+from stagecoach.contract.errors import QueueFullError
 
 NUM_GRAMMARS = MAX_LONG + MAX_PAUSED + 3
 

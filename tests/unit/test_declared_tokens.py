@@ -16,8 +16,8 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from coordinator.core.request_spec import ChatMessage, ChatPrompt
 from coordinator.text.tokenizer import Tokenizer, load_tokenizer
 from coordinator.text.tokenizer_info import tokenizer_info
-from model_files import open_model
-from protos.errors import StagecoachError
+from stagecoach.contract.errors import StagecoachError
+from stagecoach.model_files import open_model
 from tests.llama2 import llama2_folder
 from tests.model_configs import smallest_config
 

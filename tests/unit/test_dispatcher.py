@@ -4,10 +4,10 @@ import pytest
 
 from coordinator.core.limits import MAX_REPLAYS
 from coordinator.core.request import FinishReason, Request
-from coordinator.dispatcher import PREFIX_WEIGHT, Dispatcher
-from coordinator.lane import Lane
+from coordinator.engine.dispatcher import PREFIX_WEIGHT, Dispatcher
+from coordinator.engine.lane import Lane
 from coordinator.scheduler import Pace, Scheduler, SchedulerConfig
-from protos.errors import QueueFullError
+from stagecoach.contract.errors import QueueFullError
 
 TOKEN = 7
 

@@ -5,11 +5,11 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from stage_server.batch import LogitsRequest
+from stage_server.compute.logits import reduce_logits
+from stage_server.core.batch import LogitsRequest
 from stage_server.emulation import deadline
 from stage_server.emulation.logits import HashedLogits
 from stage_server.emulation.prefix_hashes import agreed, read_rows, write_rows
-from stage_server.logits import reduce_logits
 
 VOCAB_SIZE = 97
 LOGITS = HashedLogits(VOCAB_SIZE)

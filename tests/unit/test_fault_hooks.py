@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from protos.errors import DeviceMemoryError, InvalidArgumentError
-from protos.layer_range import LayerRange
-from stage_server.batch import ForwardBatch, LogitsRequest, SequenceSlice
-from stage_server.engine import DeviceLostError
-from stage_server.fault_hooks import FaultHooks, PlannedFault
+from stage_server.compute.fault_hooks import FaultHooks, PlannedFault
+from stage_server.core.batch import ForwardBatch, LogitsRequest, SequenceSlice
+from stage_server.core.engine import DeviceLostError
+from stagecoach.contract.errors import DeviceMemoryError, InvalidArgumentError
+from stagecoach.contract.layer_range import LayerRange
 from tests.contract.arithmetic_engine import HIDDEN_SIZE, ArithmeticEngine, arithmetic_info
 from tests.contract.stage_builders import stage_config
 

@@ -7,8 +7,8 @@ import gguf
 import numpy as np
 import pytest
 
-from model_files import GgufTokenizer, open_model
-from protos.errors import ModelFilesError, UnsupportedModelError
+from stagecoach.contract.errors import ModelFilesError, UnsupportedModelError
+from stagecoach.model_files import GgufTokenizer, open_model
 from tests.tiny_models import NUM_LAYERS, VOCAB_SIZE, read_all, tiny_gguf
 
 

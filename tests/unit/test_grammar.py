@@ -4,7 +4,7 @@ import pytest
 
 from coordinator.core.grammar import MAX_GRAMMAR_CHARS, MAX_JSON_DEPTH, Grammar, GrammarKind
 from coordinator.core.request_spec import RequestSpec, TextPrompt
-from protos.errors import InvalidArgumentError
+from stagecoach.contract.errors import InvalidArgumentError
 
 
 @pytest.mark.parametrize(

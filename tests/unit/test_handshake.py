@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from security.handshake import tls_connection
+from stagecoach.security.handshake import tls_connection
 from tests.open_files import open_files
 
 _NUM_CONNECTIONS = 20

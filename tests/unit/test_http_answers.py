@@ -8,11 +8,11 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from coordinator.core.events import Finished, TokenLogprobs, TokensEvent
 from coordinator.core.request import FinishReason
-from coordinator.http.answer import AnswerHead, ChoiceOutput
-from coordinator.http.chat_answer import ChatAnswer
-from coordinator.http.completion_answer import CompletionAnswer
-from coordinator.http.schema.base import ResponseModel
-from coordinator.http.schema.sampling import PromptTokensDetails, Usage
+from coordinator.doors.http.answer import AnswerHead, ChoiceOutput
+from coordinator.doors.http.chat_answer import ChatAnswer
+from coordinator.doors.http.completion_answer import CompletionAnswer
+from coordinator.doors.http.schema.base import ResponseModel
+from coordinator.doors.http.schema.sampling import PromptTokensDetails, Usage
 from tests.ended_requests import NO_TIME
 
 USAGE = Usage(

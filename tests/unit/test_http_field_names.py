@@ -2,11 +2,11 @@
 
 import pytest
 
-from coordinator.http.errors import error_body
-from coordinator.http.field_names import field_names
-from coordinator.http.schema.chat import ChatCompletionRequest
-from coordinator.http.schema.completion import CompletionRequest
-from protos.errors import DeadlineExceededError, InvalidArgumentError, StagecoachError
+from coordinator.doors.http.errors import error_body
+from coordinator.doors.http.field_names import field_names
+from coordinator.doors.http.schema.chat import ChatCompletionRequest
+from coordinator.doors.http.schema.completion import CompletionRequest
+from stagecoach.contract.errors import DeadlineExceededError, InvalidArgumentError, StagecoachError
 
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "integer"}}}
 CHAT = {"messages": [{"role": "user", "content": "Hi."}]}

@@ -7,10 +7,10 @@ import pytest
 
 from coordinator.core.events import Finished, TokenLogprobs, TokensEvent
 from coordinator.core.request import FinishReason
-from coordinator.http.answer import AnswerHead, ChoiceOutput, usage_of
-from coordinator.http.chat_answer import ChatAnswer
-from coordinator.http.completion_answer import CompletionAnswer
-from coordinator.http.pieces import spliced
+from coordinator.doors.http.answer import AnswerHead, ChoiceOutput, usage_of
+from coordinator.doors.http.chat_answer import ChatAnswer
+from coordinator.doors.http.completion_answer import CompletionAnswer
+from coordinator.doors.http.pieces import spliced
 from tests.ended_requests import NO_TIME
 
 TRAP = '"choices":[] "content":[] "tokens":[] "text_offset":[] \\ "'

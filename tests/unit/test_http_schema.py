@@ -12,17 +12,17 @@ from pydantic import BaseModel, ValidationError
 from coordinator.core.grammar import Grammar, GrammarKind
 from coordinator.core.request_spec import ChatMessage, ChatPrompt, TextPrompt, TokenPrompt
 from coordinator.core.sampling_params import SamplingParams
-from coordinator.http.app import create_app
-from coordinator.http.door import Door
-from coordinator.http.ignored_fields import MAX_NAMED, ignored_fields
-from coordinator.http.request_specs import chat_specs, choice_seed, completion_specs
-from coordinator.http.schema.base import ModelRequest
-from coordinator.http.schema.chat import ChatCompletionRequest, Message
-from coordinator.http.schema.completion import CompletionRequest
-from coordinator.http.schema.response_format import MAX_CHOICE_TEXTS, JsonSchema
-from coordinator.http.schema.sampling import StreamOptions
-from coordinator.http.validation import validate
-from protos.errors import InvalidArgumentError
+from coordinator.doors.http.app import create_app
+from coordinator.doors.http.door import Door
+from coordinator.doors.http.ignored_fields import MAX_NAMED, ignored_fields
+from coordinator.doors.http.request_specs import chat_specs, choice_seed, completion_specs
+from coordinator.doors.http.schema.base import ModelRequest
+from coordinator.doors.http.schema.chat import ChatCompletionRequest, Message
+from coordinator.doors.http.schema.completion import CompletionRequest
+from coordinator.doors.http.schema.response_format import MAX_CHOICE_TEXTS, JsonSchema
+from coordinator.doors.http.schema.sampling import StreamOptions
+from coordinator.doors.http.validation import validate
+from stagecoach.contract.errors import InvalidArgumentError
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 

@@ -11,116 +11,99 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = (
-    "protos",
-    "security",
-    "telemetry",
-    "model_files",
-    "roofline",
-    "load_display",
-    "stage_server",
-    "coordinator",
-)
+PACKAGES = ("stagecoach", "stage_server", "coordinator")
 
-CORE = {"protos.errors", "protos.layer_range", "protos.load_progress", "coordinator.core"}
-ENGINE_PARTS = {
+CONTRACT = {"stagecoach.contract", "stagecoach.v1", "stagecoach.version"}
+BELOW_SERVERS = CONTRACT | {
+    f"stagecoach.{name}"
+    for name in ("model_files", "process", "roofline", "security", "serving", "telemetry")
+}
+CORE = {
+    *(f"stagecoach.contract.{name}" for name in ("errors", "layer_range", "load_progress")),
+    "coordinator.core",
+}
+ENGINE = CORE | {
     f"coordinator.{name}"
     for name in (
-        "activity",
-        "admission",
-        "batch_sampling",
-        "dispatcher",
-        "engine",
-        "engine_status",
-        "intake",
-        "landed_step",
-        "lane",
-        "live_request",
-        "live_requests",
-        "mask_waits",
-        "micro_batches",
-        "observer",
-        "outage",
-        "preparing_stream",
-        "readiness",
-        "request_log",
-        "request_stream",
-        "step_watch",
-        "throughput",
+        *("constraint", "observe", "pipeline", "planner", "sampling", "sandbox", "scheduler"),
+        *("text",),
     )
 }
-ENGINE = ENGINE_PARTS | {
-    f"coordinator.{name}"
-    for name in (
-        "core",
-        "config",
-        "constraint",
-        "sandbox",
-        "scheduler",
-        "sampling",
-        "text",
-        "planner",
-        "pipeline",
-    )
-}
+DOORS = CORE | CONTRACT | {"stagecoach.security", "stagecoach.serving", "coordinator.doors.access"}
 
 ALLOWED: dict[str, set[str]] = {
-    "protos": set(),
-    "security": {"protos.errors"},
-    "model_files": {"protos"},
-    "roofline": {"protos.errors", "protos.layer_range", "model_files.config"},
-    "telemetry": {"protos.errors"},
-    "load_display": {"protos.load_progress"},
-    "stage_server": {
-        *("protos", "security", "telemetry", "model_files", "roofline", "load_display"),
-    },
-    "coordinator": set(),
+    "stagecoach": {"stagecoach.client"},
+    "stagecoach.version": set(),
+    "stagecoach.v1": set(),
+    "stagecoach.contract": {"stagecoach.v1"},
+    "stagecoach.security": {"stagecoach.contract"},
+    "stagecoach.telemetry": {"stagecoach.contract"},
+    "stagecoach.process": {"stagecoach.contract"},
+    "stagecoach.serving": {"stagecoach.contract"},
+    "stagecoach.model_files": {"stagecoach.contract"},
+    "stagecoach.roofline": {"stagecoach.contract", "stagecoach.model_files"},
+    "stagecoach.client": CONTRACT | {"stagecoach.security"},
+    "stage_server.core": BELOW_SERVERS,
+    "stage_server.kv_cache": BELOW_SERVERS | {"stage_server.core"},
+    "stage_server.model": BELOW_SERVERS | {"stage_server.core"},
+    "stage_server.compute": BELOW_SERVERS
+    | {"stage_server.core", "stage_server.kv_cache", "stage_server.model"},
+    "stage_server.emulation": BELOW_SERVERS
+    | {"stage_server.core", "stage_server.kv_cache", "stage_server.compute"},
+    "stage_server.wire": BELOW_SERVERS | {"stage_server.core", "stage_server.compute"},
+    "stage_server.process": BELOW_SERVERS
+    | {f"stage_server.{name}" for name in ("core", "compute", "emulation", "wire")},
+    "stage_server.__main__": {"stagecoach.contract", "stage_server.process"},
     "coordinator.core": CORE,
-    "coordinator.config": CORE | {"protos", "security"},
-    "coordinator.constraint": CORE | {"coordinator.sandbox", "coordinator.text"},
-    "coordinator.sandbox": {"protos.errors"},
+    "coordinator.sandbox": {"stagecoach.contract"},
     "coordinator.scheduler": CORE,
     "coordinator.sampling": CORE,
-    "coordinator.text": CORE | {"coordinator.sandbox", "model_files", "protos.error_facts"},
-    "coordinator.planner": CORE | {"roofline", "model_files.config"},
-    "coordinator.pipeline": CORE | {"protos", "security"},
-    **dict.fromkeys(ENGINE_PARTS, ENGINE | {"protos"}),
-    "coordinator.metrics": ENGINE | {"protos", "telemetry"},
-    "coordinator.tracing": CORE | {"protos", "coordinator.observer"},
-    "coordinator.assembly": ENGINE | {"protos", "security", "model_files"},
-    "coordinator.access": CORE | {"protos", "security", "coordinator.service.generation_engine"},
-    "coordinator.service": ENGINE
-    | {"protos", "security", "coordinator.access", "coordinator.assembly"},
-    "coordinator.http": ENGINE
+    "coordinator.text": CORE
+    | {"coordinator.sandbox", "stagecoach.contract", "stagecoach.model_files"},
+    "coordinator.constraint": CORE | {"coordinator.sandbox", "coordinator.text"},
+    "coordinator.planner": CORE | {"stagecoach.roofline", "stagecoach.model_files"},
+    "coordinator.pipeline": CORE | CONTRACT | {"stagecoach.security"},
+    "coordinator.observe": CORE | {"stagecoach.telemetry", "stagecoach.version"},
+    "coordinator.engine": ENGINE,
+    "coordinator.config": CORE | {"stagecoach.security"},
+    "coordinator.assembly": ENGINE
     | {
-        *("protos", "security", "coordinator.access", "coordinator.assembly"),
-        *("coordinator.client",),
-        *("coordinator.service.generation_engine", "coordinator.service.messages"),
+        *("coordinator.config", "coordinator.engine", "stagecoach.contract"),
+        "stagecoach.model_files",
     },
-    "coordinator.client": {"protos", "security"},
-    "coordinator.timeline": {"coordinator.client"},
-    "coordinator.bench": {
-        *("protos.errors", "protos.layer_range", "model_files", "roofline"),
-        *("coordinator.client", "coordinator.planner"),
+    "coordinator.stage_waits": {"stagecoach.contract", "stagecoach.process"},
+    "coordinator.doors.access": DOORS,
+    "coordinator.doors.grpc": DOORS,
+    "coordinator.doors.http": DOORS
+    | {
+        *("coordinator.config", "coordinator.doors.grpc", "coordinator.observe"),
+        *("coordinator.sandbox", "stagecoach.client"),
     },
-    "coordinator.cli": {
-        *("protos", "security", "telemetry", "model_files", "roofline", "load_display"),
-        "coordinator",
-    },
+    "coordinator.process": ENGINE
+    | BELOW_SERVERS
+    | {f"coordinator.{name}" for name in ("assembly", "config", "doors", "stage_waits")},
+    "coordinator.timeline": {"stagecoach.client"},
+    "coordinator.bench": {"stagecoach", "coordinator.planner"},
+    "coordinator.cli.shared": {"stagecoach"},
+    "coordinator.cli.chat": {"stagecoach", "coordinator.cli.shared"},
+    "coordinator.cli.cluster": {"stagecoach", "coordinator.cli.shared"},
+    "coordinator.cli.watch": {"stagecoach", "coordinator.cli.shared"},
+    "coordinator.cli": {"stagecoach", "coordinator"},
 }
-"""What a package may import besides itself and what is not ours. The longest name that a module
-lies under decides."""
+"""What a folder, or a module beside the folders, may import besides itself and what is not ours.
+The longest name that a module lies under decides. Names below are never above: a test looks for
+circles."""
 
 WIRE_EDGES = (
-    "protos",
-    "stage_server.servicer",
-    "stage_server.answer",
-    "stage_server.micro_batch",
+    "stagecoach.contract",
+    "stagecoach.client",
+    "stage_server.wire.servicer",
+    "stage_server.wire.answer",
+    "stage_server.wire.micro_batch",
     "coordinator.pipeline.answered_logits",
     "coordinator.pipeline.stage_link",
     "coordinator.pipeline.wire",
-    "coordinator.service",
-    "coordinator.client",
+    "coordinator.doors.grpc",
 )
 """Modules that may handle messages; everything below them handles domain types."""
 
@@ -182,20 +165,92 @@ def all_imports(*packages: str) -> list[Import]:
     return [found for name in modules() if under(name, *packages) for found in imports_of(name)]
 
 
-def test_imports_run_one_way() -> None:
+def test_imports_keep_to_the_table() -> None:
     violations = []
     for found in all_imports(*PACKAGES):
         if under(found.name, *PACKAGES):
             package = max((name for name in ALLOWED if under(found.module, name)), key=len)
-            if not under(found.name, package, *ALLOWED[package]):
+            own = {package} if package != "stagecoach" else set()
+            if not under(found.name, *own, *ALLOWED[package]):
                 violations.append(f"{found}, which {package} may not")
     assert violations == []
 
 
-def test_every_part_of_the_coordinator_has_its_row_in_the_table() -> None:
-    listed = {name.split(".")[1] for name in ALLOWED if name.startswith("coordinator.")}
-    present = {name.split(".")[1] for name in modules() if name.startswith("coordinator.")}
-    assert present <= listed
+def test_every_folder_and_every_module_beside_them_has_its_row_in_the_table() -> None:
+    present = {".".join(name.split(".")[:2]) for name in modules() if "." in name}
+    listed = {name for name in ALLOWED if name.count(".") == 1}
+    within = {name.rpartition(".")[0] for name in ALLOWED if name.count(".") == 2}
+    assert present == listed | within
+
+
+def module_of(name: str) -> str:
+    """The module of ours that an imported name is, or lies in."""
+    while name not in modules():
+        name = name.rpartition(".")[0]
+    return name
+
+
+def folder_of(module: str) -> str:
+    """The folder that a module lies in; a module right under a top-level package is its own."""
+    is_package = any(name.startswith(f"{module}.") for name in modules())
+    return module if is_package or module.count(".") <= 1 else module.rpartition(".")[0]
+
+
+def circles(arrows: set[tuple[str, str]]) -> list[set[str]]:
+    """The strongly connected components of more than one node; R. Tarjan, 1972."""
+    targets: dict[str, list[str]] = {}
+    for source, target in sorted(arrows):
+        if source != target:
+            targets.setdefault(source, []).append(target)
+    order: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    path: list[str] = []
+    found: list[set[str]] = []
+
+    def visit(node: str) -> None:
+        order[node] = lowest[node] = len(order)
+        path.append(node)
+        for target in targets.get(node, ()):
+            if target not in order:
+                visit(target)
+            if target in path:
+                lowest[node] = min(lowest[node], lowest[target])
+        if lowest[node] == order[node]:
+            start = path.index(node)
+            component = set(path[start:])
+            del path[start:]
+            if len(component) > 1:
+                found.append(component)
+
+    for node in targets:
+        if node not in order:
+            visit(node)
+    return found
+
+
+def arrows() -> Iterator[tuple[str, str]]:
+    """Every import of one module of ours by another, lazy ones included."""
+    for found in all_imports(*PACKAGES):
+        if under(found.name, *PACKAGES) and not under(found.name, "stagecoach.v1"):
+            yield found.module, module_of(found.name)
+
+
+def test_a_circle_would_be_found() -> None:
+    straight = {("a", "b"), ("b", "c"), ("a", "c"), ("d", "a")}
+    assert circles(straight) == []
+    assert circles(straight | {("c", "a")}) == [{"a", "b", "c"}]
+    assert circles({("a", "b"), ("b", "a"), ("b", "c"), ("c", "d"), ("d", "c")}) == [
+        {"c", "d"},
+        {"a", "b"},
+    ]
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    assert circles(set(arrows())) == []
+
+
+def test_no_folders_import_each_other_in_a_circle() -> None:
+    assert circles({(folder_of(source), folder_of(target)) for source, target in arrows()}) == []
 
 
 def test_imports_are_absolute() -> None:
@@ -205,12 +260,9 @@ def test_imports_are_absolute() -> None:
 def test_the_coordinator_and_the_contract_do_not_need_torch() -> None:
     violations = [
         str(found)
-        for found in all_imports(
-            *("protos", "security", "telemetry", "model_files", "roofline", "load_display"),
-            "coordinator",
-        )
+        for found in all_imports("stagecoach", "coordinator")
         if under(found.name, *NEEDS_TORCH)
-        and not (found.module == "protos.tensor_codec" and found.lazy)
+        and not (found.module == "stagecoach.contract.tensor_codec" and found.lazy)
     ]
     assert violations == []
 
@@ -218,7 +270,9 @@ def test_the_coordinator_and_the_contract_do_not_need_torch() -> None:
 def test_core_needs_only_the_standard_library() -> None:
     violations = [
         str(found)
-        for found in all_imports("coordinator.core", "protos.errors", "protos.layer_range")
+        for found in all_imports(
+            "coordinator.core", "stagecoach.contract.errors", "stagecoach.contract.layer_range"
+        )
         if found.name.partition(".")[0] not in sys.stdlib_module_names
         and not under(found.name, *CORE)
     ]
@@ -239,7 +293,7 @@ def test_messages_stay_at_the_edges() -> None:
     violations = [
         str(found)
         for found in all_imports(*PACKAGES)
-        if under(found.name, "protos.stagecoach") and not under(found.module, *WIRE_EDGES)
+        if under(found.name, "stagecoach.v1") and not under(found.module, *WIRE_EDGES)
     ]
     assert violations == []
 
@@ -294,17 +348,16 @@ def imported_by(*names: str) -> set[str]:
 
 
 def test_importing_the_whole_coordinator_does_not_load_torch() -> None:
-    packages = ("coordinator", "model_files", "roofline", "telemetry")
-    names = [name for name in modules() if under(name, *packages)]
+    names = [name for name in modules() if under(name, "stagecoach", "coordinator")]
     loaded = imported_by(*(name for name in names if not name.endswith("__main__")))
     assert loaded.isdisjoint(NEEDS_TORCH)
 
 
 def test_importing_the_client_loads_neither_torch_nor_numpy() -> None:
-    assert imported_by("coordinator.client").isdisjoint({*NEEDS_TORCH, "numpy", "tokenizers"})
+    assert imported_by("stagecoach.client").isdisjoint({*NEEDS_TORCH, "numpy", "tokenizers"})
 
 
 def test_a_stage_listens_before_it_imports_what_only_loading_needs() -> None:
     # sympy stands for torch's compiler, which transformers imports.
-    assert imported_by("stage_server.server").isdisjoint({"transformers", "sympy"})
-    assert imported_by("stage_server.__main__").isdisjoint(NEEDS_TORCH)
+    assert imported_by("stage_server.process.server").isdisjoint({"transformers", "sympy"})
+    assert imported_by("stage_server.process.command").isdisjoint(NEEDS_TORCH)

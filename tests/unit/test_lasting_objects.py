@@ -1,6 +1,6 @@
 import gc
 
-from protos.lasting_objects import lasting_objects
+from stagecoach.process.lasting_objects import lasting_objects
 
 
 def test_the_collector_spares_what_was_made_and_goes_on_as_before() -> None:

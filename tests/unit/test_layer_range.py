@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protos.errors import InvalidArgumentError
-from protos.layer_range import LayerRange
+from stagecoach.contract.errors import InvalidArgumentError
+from stagecoach.contract.layer_range import LayerRange
 from tests.layer_ranges import split_evenly
 
 

@@ -5,14 +5,14 @@ from itertools import pairwise
 import pytest
 from typer.testing import CliRunner
 
-from model_files import open_model
-from protos.errors import InsufficientMemoryError, InvalidArgumentError
-from protos.layer_range import LayerRange
-from roofline.layer_split import split_layers
-from roofline.model_shape import ModelShape
-from roofline.stage_cost import StageCost
-from stage_server.__main__ import app
-from stage_server.place import own_layers
+from stage_server.process.command import app
+from stage_server.process.place import own_layers
+from stagecoach.contract.errors import InsufficientMemoryError, InvalidArgumentError
+from stagecoach.contract.layer_range import LayerRange
+from stagecoach.model_files import open_model
+from stagecoach.roofline.layer_split import split_layers
+from stagecoach.roofline.model_shape import ModelShape
+from stagecoach.roofline.stage_cost import StageCost
 
 LLAMA_13B = open_model("shape:llama-2-13b").config
 GIB = 2**30

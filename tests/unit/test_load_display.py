@@ -5,12 +5,12 @@ import sys
 
 import pytest
 
-from coordinator.cli.stage_waits import StageWaits
-from load_display import Entry, load_display
-from load_display.bars import Bars
-from load_display.lines import MIN_PERIOD_S, Lines
-from protos.errors import DeadlineExceededError, LoadingError, UnavailableError
-from protos.load_progress import LoadPhase, LoadProgress
+from coordinator.stage_waits import StageWaits
+from stagecoach.contract.errors import DeadlineExceededError, LoadingError, UnavailableError
+from stagecoach.contract.load_progress import LoadPhase, LoadProgress
+from stagecoach.process.load_display import Entry, load_display
+from stagecoach.process.load_display.bars import Bars
+from stagecoach.process.load_display.lines import MIN_PERIOD_S, Lines
 
 
 def at(done_bytes: int, phase: LoadPhase = LoadPhase.LOADING) -> Entry:

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from model_files import open_model
-from protos import status
-from protos.errors import LoadingError, UnavailableError
-from protos.layer_range import LayerRange
-from protos.load_progress import LoadPhase, LoadProgress
-from stage_server.load_board import WeightProgress
+from stage_server.core.load_board import WeightProgress
 from stage_server.model.layer_stack import load_layer_stack
+from stagecoach.contract import status
+from stagecoach.contract.errors import LoadingError, UnavailableError
+from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.load_progress import LoadPhase, LoadProgress
+from stagecoach.model_files import open_model
 from tests.tiny_models import tiny_model
 
 HALF = LoadProgress(phase=LoadPhase.LOADING, done_bytes=3_100_000_000, total_bytes=6_200_000_000)

@@ -5,23 +5,23 @@ import random
 import pytest
 from prometheus_client import CollectorRegistry
 
-from coordinator.core.observation import (
-    EngineFigures,
-    RequestEnd,
-    StageServerFigures,
-    StepSummary,
-)
+from coordinator.core.observation import EngineFigures, RequestEnd, StageServerFigures, StepSummary
 from coordinator.core.request import FinishReason
 from coordinator.core.stage_info import StageInfo
 from coordinator.core.step import StageTimings
-from coordinator.metrics import CoordinatorMetrics
-from coordinator.metrics.bubbles import NS_PER_S, WINDOW_MARKS, BubbleMeter
-from coordinator.metrics.recorder import MetricsRecorder
-from coordinator.observer import Observers
-from coordinator.request_log import RequestLog
-from protos import PROTOCOL_VERSION
-from protos.errors import InternalError, InvalidArgumentError, QueueFullError, StagecoachError
-from protos.layer_range import LayerRange
+from coordinator.observe.metrics import CoordinatorMetrics
+from coordinator.observe.metrics.bubbles import NS_PER_S, WINDOW_MARKS, BubbleMeter
+from coordinator.observe.metrics.recorder import MetricsRecorder
+from coordinator.observe.observer import Observers
+from coordinator.observe.request_log import RequestLog
+from stagecoach.contract.errors import (
+    InternalError,
+    InvalidArgumentError,
+    QueueFullError,
+    StagecoachError,
+)
+from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.protocol import PROTOCOL_VERSION
 
 MS = 1_000_000
 

@@ -3,10 +3,10 @@
 import pytest
 from transformers import CONFIG_MAPPING
 
-from model_files.config import parse_config
-from model_files.family_defaults import FAMILY_DEFAULTS, FamilyDefaults
-from model_files.model_files import fingerprint_of
 from stage_server.model.families import FAMILIES
+from stagecoach.model_files.config import parse_config
+from stagecoach.model_files.family_defaults import FAMILY_DEFAULTS, FamilyDefaults
+from stagecoach.model_files.model_files import fingerprint_of
 
 
 def test_every_served_family_has_its_defaults_and_no_other_has() -> None:

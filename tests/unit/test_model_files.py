@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from coordinator.text.tokenizer import load_tokenizer
-from model_files import GgufTokenizer, HfTokenizerFiles, open_model
-from model_files.config import parse_config
-from model_files.safetensors_file import SafetensorsFile
-from protos.errors import ModelFilesError, UnsupportedModelError
+from stagecoach.contract.errors import ModelFilesError, UnsupportedModelError
+from stagecoach.model_files import GgufTokenizer, HfTokenizerFiles, open_model
+from stagecoach.model_files.config import parse_config
+from stagecoach.model_files.safetensors_file import SafetensorsFile
 from tests.text_models import tiny_text_model
 from tests.tiny_models import (
     NUM_LAYERS,
@@ -423,7 +423,7 @@ def test_a_demo_model_that_is_not_installed_is_explained(monkeypatch: pytest.Mon
 
 def test_opening_models_imports_neither_torch_nor_transformers() -> None:
     code = (
-        "import sys, model_files; import model_files.hub; "
+        "import sys, model_files; import stagecoach.model_files.hub; "
         "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 from huggingface_hub._tree_cache import TreeCacheEntry, write_tree_cache
 
-from model_files import open_model
-from model_files.checksum import check_download
-from protos.errors import ModelFilesError
+from stagecoach.contract.errors import ModelFilesError
+from stagecoach.model_files import open_model
+from stagecoach.model_files.checksum import check_download
 from tests.tiny_models import NUM_LAYERS, tiny_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -126,7 +126,7 @@ def hub(tmp_path: Path) -> Iterator[FakeHub]:
 PRELUDE = """
 import json
 from model_files import open_model
-from protos.errors import StagecoachError
+from stagecoach.contract.errors import StagecoachError
 """
 
 

@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from model_files import open_model
-from model_files.config import parse_config
-from model_files.gguf_file import GgufFile
-from model_files.gguf_metadata import NUMBERS
-from protos.errors import ModelFilesError, StagecoachError
-from protos.layer_range import LayerRange
-from roofline.layer_split import split_layers
 from stage_server.model.families import FAMILIES as SERVED
 from stage_server.model.layer_stack import load_layer_stack
+from stagecoach.contract.errors import ModelFilesError, StagecoachError
+from stagecoach.contract.layer_range import LayerRange
+from stagecoach.model_files import open_model
+from stagecoach.model_files.config import parse_config
+from stagecoach.model_files.gguf_file import GgufFile
+from stagecoach.model_files.gguf_metadata import NUMBERS
+from stagecoach.roofline.layer_split import split_layers
 from tests.parity.test_layer_stack import CPU, SplitModel
 from tests.tiny_models import FAMILIES, tiny_gguf, tiny_model
 

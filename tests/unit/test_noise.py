@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from coordinator.sampling.noise import gumbels, noise_key, uniforms
-from stage_server import noise
+from stage_server.compute import noise
 
 torch.set_num_threads(1)
 

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from coordinator.outage import Outage
-from protos.errors import UnavailableError
+from coordinator.engine.outage import Outage
+from stagecoach.contract.errors import UnavailableError
 
 
 async def test_the_wait_ends_when_its_timer_says_so_whatever_the_clock_says(
@@ -14,7 +14,7 @@ async def test_the_wait_ends_when_its_timer_says_so_whatever_the_clock_says(
 ) -> None:
     """An event loop's timer may fire a millisecond early; requests then waited for ever."""
     stopped_clock = SimpleNamespace(monotonic=lambda: 100.0)  # not the event loop's
-    monkeypatch.setattr("coordinator.outage.time", stopped_clock)
+    monkeypatch.setattr("coordinator.engine.outage.time", stopped_clock)
     outage = Outage(0.001)
     woken = asyncio.Event()
     assert not outage.begin(woken.set, num_requests=1)

@@ -4,7 +4,7 @@ import pytest
 
 from coordinator.text.output_text import OutputText
 from coordinator.text.tokenizer import Tokenizer, load_tokenizer
-from model_files import open_model
+from stagecoach.model_files import open_model
 
 
 @pytest.fixture(scope="module")

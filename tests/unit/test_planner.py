@@ -11,13 +11,13 @@ from coordinator.planner.prediction import (
     time_to_first_token_s,
 )
 from coordinator.planner.what_if import FACTORS, what_if
-from model_files import open_model
-from protos.errors import InsufficientMemoryError, InvalidArgumentError
-from roofline.devices import gpu_named
-from roofline.model_shape import ModelShape
-from roofline.networks import network_named
-from stage_server.build_engine import build_engine
-from stage_server.config import StageConfig
+from stage_server.core.config import StageConfig
+from stage_server.process.build_engine import build_engine
+from stagecoach.contract.errors import InsufficientMemoryError, InvalidArgumentError
+from stagecoach.model_files import open_model
+from stagecoach.roofline.devices import gpu_named
+from stagecoach.roofline.model_shape import ModelShape
+from stagecoach.roofline.networks import network_named
 
 LLAMA_13B = ModelShape.of(open_model("shape:llama-2-13b").config)
 RTX_3060 = "rtx-3060-12gb"

@@ -5,9 +5,9 @@ import asyncio
 import pytest
 
 from coordinator.core.events import Accepted, GenerationEvent
-from coordinator.preparing_stream import PreparingStream
-from coordinator.request_stream import RequestStream
-from protos.errors import InternalError, InvalidArgumentError, RequestAbortedError
+from coordinator.engine.preparing_stream import PreparingStream
+from coordinator.engine.request_stream import RequestStream
+from stagecoach.contract.errors import InternalError, InvalidArgumentError, RequestAbortedError
 
 ACCEPTED = Accepted(request_id="r", prompt_token_ids=(1, 2, 3))
 

@@ -5,15 +5,20 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from coordinator.client.prompt import PromptLike, PromptOptions, prompt_message
 from coordinator.core.request_spec import ChatMessage, ChatPrompt, Prompt, TextPrompt, TokenPrompt
-from coordinator.http.request_specs import chat_prompt, chat_specs, completion_specs, text_prompt
-from coordinator.http.schema.chat import ChatCompletionRequest
-from coordinator.http.schema.completion import CompletionRequest
-from coordinator.http.schema.tokens import TokenizeRequest
-from coordinator.service.messages import tokenize_prompt
-from protos.errors import InvalidArgumentError
-from protos.stagecoach.v1 import generation_pb2, stage_pb2
+from coordinator.doors.grpc.messages import tokenize_prompt
+from coordinator.doors.http.request_specs import (
+    chat_prompt,
+    chat_specs,
+    completion_specs,
+    text_prompt,
+)
+from coordinator.doors.http.schema.chat import ChatCompletionRequest
+from coordinator.doors.http.schema.completion import CompletionRequest
+from coordinator.doors.http.schema.tokens import TokenizeRequest
+from stagecoach.client.prompt import PromptLike, PromptOptions, prompt_message
+from stagecoach.contract.errors import InvalidArgumentError
+from stagecoach.v1 import generation_pb2, stage_pb2
 
 TURNS: list[dict[str, str]] = [{"role": "user", "content": "a"}]
 MESSAGES = (ChatMessage(role="user", content="a"),)

@@ -5,15 +5,10 @@ import sys
 
 import pytest
 
-from coordinator.core.events import (
-    Accepted,
-    Finished,
-    TokenLogprobs,
-    TokensEvent,
-)
+from coordinator.core.events import Accepted, Finished, TokenLogprobs, TokensEvent
 from coordinator.core.request import FinishReason
-from coordinator.request_stream import RequestStream
-from protos.errors import InternalError
+from coordinator.engine.request_stream import RequestStream
+from stagecoach.contract.errors import InternalError
 from tests.ended_requests import NO_TIME
 
 ACCEPTED = Accepted(request_id="r", prompt_token_ids=(1, 2, 3))

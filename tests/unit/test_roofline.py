@@ -7,21 +7,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_files import ModelConfig, open_model
-from model_files.config import parse_config
-from protos.errors import (
+from stagecoach.contract.errors import (
     InsufficientMemoryError,
     InvalidArgumentError,
     ModelFilesError,
     UnsupportedModelError,
 )
-from protos.layer_range import LayerRange
-from roofline.devices import GPUS, gpu_named
-from roofline.kv_memory import kv_memory_bytes, num_kv_blocks
-from roofline.model_shape import ModelShape
-from roofline.networks import NETWORKS, network_named
-from roofline.stage_cost import StageCost
-from roofline.work import Work
+from stagecoach.contract.layer_range import LayerRange
+from stagecoach.model_files import ModelConfig, open_model
+from stagecoach.model_files.config import parse_config
+from stagecoach.roofline.devices import GPUS, gpu_named
+from stagecoach.roofline.kv_memory import kv_memory_bytes, num_kv_blocks
+from stagecoach.roofline.model_shape import ModelShape
+from stagecoach.roofline.networks import NETWORKS, network_named
+from stagecoach.roofline.stage_cost import StageCost
+from stagecoach.roofline.work import Work
 from tests.layer_ranges import split_evenly
 from tests.tiny_models import tiny_model
 

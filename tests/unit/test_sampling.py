@@ -20,7 +20,7 @@ from coordinator.core.sampling_params import SamplingParams
 from coordinator.core.step import LogitsRequest, LogitsRow
 from coordinator.sampling import TokenSampler
 from coordinator.sampling.noise import noise_key
-from protos.errors import InternalError, InvalidArgumentError
+from stagecoach.contract.errors import InternalError, InvalidArgumentError
 
 torch.set_num_threads(1)
 

@@ -7,7 +7,11 @@ import pytest
 from coordinator.core.request import FinishReason
 from coordinator.core.sequence import SequenceState
 from coordinator.scheduler import Load, SchedulerConfig
-from protos.errors import ContextLengthExceededError, InvalidArgumentError, QueueFullError
+from stagecoach.contract.errors import (
+    ContextLengthExceededError,
+    InvalidArgumentError,
+    QueueFullError,
+)
 from tests.schedulers import (
     TOKEN,
     add,

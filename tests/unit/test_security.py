@@ -12,19 +12,19 @@ from cryptography import x509
 from cryptography.x509.verification import PolicyBuilder, Store
 from typer.testing import CliRunner
 
-from coordinator.access.callers import Callers
 from coordinator.cli.app import app as coordinator_cli
 from coordinator.config import CoordinatorConfig
-from protos.errors import InvalidArgumentError
-from protos.layer_range import LayerRange
-from security.bind import is_loopback
-from security.certificate_folder import CertificateFolder
-from security.credentials import RenewedFiles, read_tls
-from security.private_file import read_private, write_private
-from security.role import Role
-from security.tls_files import TlsFiles
-from stage_server.__main__ import app as stage_server
-from stage_server.config import ListenAddress, StageConfig
+from coordinator.doors.access.callers import Callers
+from stage_server.core.config import ListenAddress, StageConfig
+from stage_server.process.command import app as stage_server
+from stagecoach.contract.errors import InvalidArgumentError
+from stagecoach.contract.layer_range import LayerRange
+from stagecoach.security.bind import is_loopback
+from stagecoach.security.certificate_folder import CertificateFolder
+from stagecoach.security.credentials import RenewedFiles, read_tls
+from stagecoach.security.private_file import read_private, write_private
+from stagecoach.security.role import Role
+from stagecoach.security.tls_files import TlsFiles
 from tests.certificates import Certificates, as_server
 
 NOW = datetime.now(UTC)

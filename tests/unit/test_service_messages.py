@@ -5,9 +5,9 @@ from array import array
 import pytest
 
 from coordinator.core.request_spec import MAX_CHAT_MESSAGES, TokenPrompt
-from coordinator.service import messages
-from protos.errors import InvalidArgumentError
-from protos.stagecoach.v1 import generation_pb2
+from coordinator.doors.grpc import messages
+from stagecoach.contract.errors import InvalidArgumentError
+from stagecoach.v1 import generation_pb2
 
 
 @pytest.mark.parametrize("num_ids", [1, 4096, 4097])

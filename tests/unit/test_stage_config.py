@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from protos.errors import InvalidArgumentError
-from protos.layer_range import LayerRange
-from stage_server.config import ListenAddress, StageConfig, parse_bytes
+from stage_server.core.config import ListenAddress, StageConfig, parse_bytes
+from stagecoach.contract.errors import InvalidArgumentError
+from stagecoach.contract.layer_range import LayerRange
 
 CONFIG = StageConfig(model="demo", layers=LayerRange(0, 10))
 

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from stage_server.executor import ModelExecutor
+from stage_server.compute.executor import ModelExecutor
 
 
 async def test_jobs_run_one_at_a_time_in_order_on_one_other_thread() -> None:

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from coordinator.cli.stage_keeper import StageKeeper
-from protos.errors import UnavailableError
+from coordinator.cli.cluster.stage_keeper import StageKeeper
+from stagecoach.contract.errors import UnavailableError
 
 READY = """
 import json, sys

@@ -2,12 +2,12 @@
 
 import pytest
 
-from protos.errors import InvalidArgumentError
-from protos.layer_range import LayerRange
-from protos.limits import LOGITS_CEILING_BYTES, max_logits_bytes
-from protos.stagecoach.v1 import stage_pb2, tensor_pb2
-from stage_server.config import StageConfig
-from stage_server.limits import MessageLimits
+from stage_server.core.config import StageConfig
+from stage_server.wire.limits import MessageLimits
+from stagecoach.contract.errors import InvalidArgumentError
+from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.limits import LOGITS_CEILING_BYTES, max_logits_bytes
+from stagecoach.v1 import stage_pb2, tensor_pb2
 
 CONFIG = StageConfig(
     model="demo",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from stage_server import threads
+from stage_server.compute import threads
 
 
 def test_the_default_is_at_least_one_and_at_most_the_cpus_that_may_be_used() -> None:

@@ -5,7 +5,7 @@ import pytest
 from google.protobuf.any_pb2 import Any
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
-from protos import errors, status
+from stagecoach.contract import errors, status
 
 MAPPED = [
     value

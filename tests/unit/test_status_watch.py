@@ -11,7 +11,7 @@ from coordinator.cli.watch.output import snapshot_json
 from coordinator.cli.watch.screen import bar, render, sparkline
 from coordinator.cli.watch.snapshot import Snapshot
 from coordinator.cli.watch.step_window import StageTimes, StepWindow
-from coordinator.client import (
+from stagecoach.client import (
     CoordinatorStatus,
     StageState,
     StageStatus,

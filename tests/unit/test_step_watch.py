@@ -12,8 +12,8 @@ from coordinator.core.step import (
     StepOutput,
 )
 from coordinator.core.step_record import StageVisit, StepInstants, StepRecord
-from coordinator.step_watch import CHUNK_RECORDS, MAX_WATCHES, StepHub, StepWatch
-from protos.errors import QueueFullError, UnavailableError
+from coordinator.observe.step_watch import CHUNK_RECORDS, MAX_WATCHES, StepHub, StepWatch
+from stagecoach.contract.errors import QueueFullError, UnavailableError
 
 
 def create_record(micro_batch_id: int = 0, started_ns: int = 100) -> StepRecord:

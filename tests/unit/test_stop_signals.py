@@ -10,7 +10,7 @@ import pytest
 # Prints what each signal does to it, and ends well when it is told to by its stdin.
 SERVER = """
 import asyncio, signal, sys
-from protos.stop_signals import stop_on_signals, stop_signals
+from stagecoach.process.stop_signals import stop_on_signals, stop_signals
 
 async def main():
     stop = asyncio.Event()

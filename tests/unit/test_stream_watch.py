@@ -4,7 +4,7 @@ from coordinator.pipeline.channel_socket import ConnectionState
 from coordinator.pipeline.liveness import LATE_FACTOR, SLOWEST_BYTES_PER_S, WATCH_PERIOD_S
 from coordinator.pipeline.step_deadline import StepDeadline, StepTimeouts
 from coordinator.pipeline.stream_watch import REST_BYTES, StreamWatch
-from protos.errors import DeadlineExceededError, UnavailableError
+from stagecoach.contract.errors import DeadlineExceededError, UnavailableError
 
 TIMEOUTS = StepTimeouts(ceiling_s=4.0, ceiling_per_token_s=0.5, floor_s=1.0)
 KEEPALIVE_S = 5.0

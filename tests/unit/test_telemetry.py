@@ -16,12 +16,12 @@ from prometheus_client.core import HistogramMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from protos.errors import InvalidArgumentError, UnavailableError
-from telemetry.families import histogram
-from telemetry.histogram import NS_PER_S, STEP_BOUNDS_S, Histogram
-from telemetry.log_config import LogConfig
-from telemetry.logs import LogHandler, formatter
-from telemetry.metrics_port import metrics_port
+from stagecoach.contract.errors import InvalidArgumentError, UnavailableError
+from stagecoach.telemetry.families import histogram
+from stagecoach.telemetry.histogram import NS_PER_S, STEP_BOUNDS_S, Histogram
+from stagecoach.telemetry.log_config import LogConfig
+from stagecoach.telemetry.logs import LogHandler, formatter
+from stagecoach.telemetry.metrics_port import metrics_port
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from protos import tensor_codec
-from protos.errors import InvalidArgumentError
-from protos.stagecoach.v1 import tensor_pb2
+from stagecoach.contract import tensor_codec
+from stagecoach.contract.errors import InvalidArgumentError
+from stagecoach.v1 import tensor_pb2
 
 FLOAT32 = tensor_pb2.DTYPE_FLOAT32
 FLOAT16 = tensor_pb2.DTYPE_FLOAT16
@@ -153,7 +153,7 @@ def test_five_dimensions_are_refused() -> None:
 
 def test_the_codec_is_usable_without_torch() -> None:
     program = (
-        "import sys, numpy; from protos import tensor_codec as codec;"
+        "import sys, numpy; from stagecoach.contract import tensor_codec as codec;"
         "codec.from_numpy(numpy.zeros(2, dtype='float32')); sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

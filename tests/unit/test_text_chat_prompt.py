@@ -16,8 +16,8 @@ from coordinator.text.control_tokens import ShieldedText
 from coordinator.text.gguf_tokenizer import build_gguf_tokenizer
 from coordinator.text.gguf_vocabulary import GgufVocabulary
 from coordinator.text.tokenizer import Tokenizer
-from model_files import GgufTokenizer, open_model
-from protos.errors import InvalidArgumentError
+from stagecoach.contract.errors import InvalidArgumentError
+from stagecoach.model_files import GgufTokenizer, open_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

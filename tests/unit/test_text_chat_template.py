@@ -7,7 +7,7 @@ import pytest
 
 from coordinator.core.request_spec import ChatMessage
 from coordinator.text.chat_template import ChatTemplate
-from protos.errors import InvalidArgumentError, ModelFilesError
+from stagecoach.contract.errors import InvalidArgumentError, ModelFilesError
 
 SPECIAL_TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
 

@@ -18,7 +18,8 @@ from coordinator.core.request_spec import ChatMessage, ChatPrompt
 from coordinator.text.gguf_tokenizer import build_gguf_tokenizer
 from coordinator.text.gguf_vocabulary import GgufVocabulary
 from coordinator.text.tokenizer import Tokenizer, load_tokenizer
-from model_files import (
+from stagecoach.contract.errors import InvalidArgumentError, ModelFilesError, UnsupportedModelError
+from stagecoach.model_files import (
     GgufTokenizer,
     HfTokenizerFiles,
     ModelFiles,
@@ -26,8 +27,7 @@ from model_files import (
     TokenizerFiles,
     open_model,
 )
-from model_files.model_files import ByteReport, no_report
-from protos.errors import InvalidArgumentError, ModelFilesError, UnsupportedModelError
+from stagecoach.model_files.model_files import ByteReport, no_report
 from tests.llama2 import llama2_folder
 
 if TYPE_CHECKING:

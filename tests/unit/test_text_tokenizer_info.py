@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from coordinator.text.tokenizer_info import tokenizer_info
-from model_files import GgufTokenizer, HfTokenizerFiles
+from stagecoach.model_files import GgufTokenizer, HfTokenizerFiles
 
 
 def test_special_tokens_are_texts_and_paths_stay_here() -> None:

@@ -12,13 +12,13 @@ from coordinator.text import text_job, text_workers
 from coordinator.text.chat_template import ChatTemplate
 from coordinator.text.text_workers import MAX_INLINE_BYTES, TextWorkers
 from coordinator.text.tokenizer import Tokenizer, load_tokenizer
-from model_files import open_model
-from protos.errors import (
+from stagecoach.contract.errors import (
     ContextLengthExceededError,
     DeadlineExceededError,
     InvalidArgumentError,
     QueueFullError,
 )
+from stagecoach.model_files import open_model
 from tests.byte_models import byte_backend
 
 ENDLESS = "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}" + (

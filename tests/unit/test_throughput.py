@@ -2,7 +2,7 @@
 
 import pytest
 
-from coordinator.throughput import ThroughputMeter
+from coordinator.engine.throughput import ThroughputMeter
 
 
 def test_the_mean_is_over_the_window_and_old_tokens_leave_it() -> None:

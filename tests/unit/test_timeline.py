@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from coordinator.client import StageVisit, StepRecord
 from coordinator.timeline.chrome_trace import MICRO_BATCHES_PID, PIPELINE_PID, chrome_trace
 from coordinator.timeline.phases import phases
+from stagecoach.client import StageVisit, StepRecord
 from tests.client_statuses import create_status
 
 US = 1000

@@ -8,9 +8,9 @@ import pytest
 from coordinator.core.stage_info import StageInfo
 from coordinator.pipeline.replica import check_fits
 from coordinator.pipeline.topology import Topology
-from protos import PROTOCOL_VERSION
-from protos.errors import IncompatibleError, InvalidArgumentError
-from protos.layer_range import LayerRange
+from stagecoach.contract.errors import IncompatibleError, InvalidArgumentError
+from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.protocol import PROTOCOL_VERSION
 
 
 def create_stage(layers: str, **changes: Any) -> tuple[str, StageInfo]:

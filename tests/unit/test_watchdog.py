@@ -3,11 +3,17 @@
 import pytest
 import torch
 
-from protos.errors import DeviceMemoryError
-from stage_server.device_failures import device_failures
-from stage_server.engine import DeviceLostError
-from stage_server.executor import RunningJob
-from stage_server.watchdog import EXIT_FACTOR, PERIOD_S, TIMEOUT_PER_TOKEN_S, JobMeter, Verdict
+from stage_server.compute.device_failures import device_failures
+from stage_server.compute.executor import RunningJob
+from stage_server.core.engine import DeviceLostError
+from stage_server.process.watchdog import (
+    EXIT_FACTOR,
+    PERIOD_S,
+    TIMEOUT_PER_TOKEN_S,
+    JobMeter,
+    Verdict,
+)
+from stagecoach.contract.errors import DeviceMemoryError
 
 TIMEOUT_S = 10.0
 CPU = torch.device("cpu")

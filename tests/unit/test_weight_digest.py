@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model_files import open_model
-from model_files.weight_digest import WINDOW_BYTES, part_of, windows
+from stagecoach.model_files import open_model
+from stagecoach.model_files.weight_digest import WINDOW_BYTES, part_of, windows
 from tests.tiny_models import NUM_LAYERS, tiny_gguf, tiny_model
 
 Tensors = dict[str, torch.Tensor]

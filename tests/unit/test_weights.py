@@ -13,13 +13,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
-from model_files import open_model
-from protos.errors import InvalidArgumentError, ModelFilesError, UnsupportedModelError
-from protos.layer_range import LayerRange
 from stage_server.model import weights
 from stage_server.model.layer_stack import LayerStack, load_layer_stack
 from stage_server.model.linear import PackedLinear
 from stage_server.model.weights import WeightSource
+from stagecoach.contract.errors import InvalidArgumentError, ModelFilesError, UnsupportedModelError
+from stagecoach.contract.layer_range import LayerRange
+from stagecoach.model_files import open_model
 from tests.import_memory import STAGE_MODULES, import_bytes, peak_bytes
 from tests.tiny_models import NUM_LAYERS, tiny_gguf, tiny_model
 
@@ -106,7 +106,7 @@ MEASURE = """
 import sys
 import torch
 from model_files import open_model
-from protos.layer_range import LayerRange
+from stagecoach.contract.layer_range import LayerRange
 from stage_server.model.layer_stack import load_layer_stack
 torch.set_num_threads(1)
 path, layers, dtype = sys.argv[1:]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from coordinator.client import Completion, FinishReason, StagecoachError
+from stagecoach.client import Completion, FinishReason, StagecoachError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

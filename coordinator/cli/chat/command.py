@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coordinator.cli import flags
-from coordinator.cli.connection import ApiKeyFile, Connection, TlsCa
-from coordinator.cli.failures import EXIT_FAILURE, reported_failures
-from protos.errors import InvalidArgumentError
+from coordinator.cli.shared import flags
+from coordinator.cli.shared.connection import ApiKeyFile, Connection, TlsCa
+from coordinator.cli.shared.failures import EXIT_FAILURE, reported_failures
+from stagecoach.contract.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from coordinator.cli.chat.session import Input
@@ -61,8 +61,8 @@ def chat(
     """Talks with the model; /help shows what else can be typed."""
     with reported_failures():
         from coordinator.cli.chat.settings import Settings
-        from coordinator.client import GenerateOptions
-        from coordinator.client.call_timeout import call_timeout_s
+        from stagecoach.client import GenerateOptions
+        from stagecoach.client.call_timeout import call_timeout_s
 
         stop_ids = flags.read_stop_token_ids(stop_token_ids)
         call_timeout_s(timeout_s)  # before anything is asked

@@ -4,7 +4,7 @@ import difflib
 from enum import StrEnum
 from typing import NamedTuple
 
-from protos.errors import InvalidArgumentError
+from stagecoach.contract.errors import InvalidArgumentError
 
 
 class Verb(StrEnum):

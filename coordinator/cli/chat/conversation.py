@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from coordinator.client import ChatMessage
+from stagecoach.client import ChatMessage
 
 
 class Exchange(NamedTuple):

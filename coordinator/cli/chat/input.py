@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coordinator.cli.chat.message_text import is_complete, message_of
-from protos.errors import InvalidArgumentError
+from stagecoach.contract.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from prompt_toolkit.history import History

@@ -11,8 +11,8 @@ from coordinator.cli.chat.conversation import Conversation, Exchange
 from coordinator.cli.chat.settings import Settings
 from coordinator.cli.chat.transcript import write_transcript
 from coordinator.cli.chat.view import View
-from coordinator.cli.completion_output import print_stats
-from coordinator.client import (
+from coordinator.cli.shared.completion_output import print_stats
+from stagecoach.client import (
     AsyncClient,
     AsyncTokenStream,
     Completion,

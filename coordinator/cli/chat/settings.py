@@ -4,8 +4,8 @@ import difflib
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
-from coordinator.client import GenerateOptions
-from protos.errors import InvalidArgumentError
+from stagecoach.client import GenerateOptions
+from stagecoach.contract.errors import InvalidArgumentError
 
 DROP_OLDEST = "drop_oldest"
 """Whether the oldest turns go when the conversation outgrows the model."""

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from coordinator.cli.chat.conversation import Conversation
-from protos.errors import InvalidArgumentError
+from stagecoach.contract.errors import InvalidArgumentError
 
 
 def write_transcript(

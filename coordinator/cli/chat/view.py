@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from coordinator.cli.chat.answer import Answer
-from coordinator.cli.completion_output import completion_json, summary_line
-from coordinator.cli.console import printable
+from coordinator.cli.shared.completion_output import completion_json, summary_line
+from coordinator.cli.shared.console import printable
 
 
 class View(Protocol):

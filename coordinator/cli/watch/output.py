@@ -10,14 +10,14 @@ from typing import Protocol
 from rich.console import Console
 from rich.live import Live
 
-from coordinator.cli.connection import Connection
-from coordinator.cli.console import table_console
-from coordinator.cli.stop_event import run_until, stop_event
+from coordinator.cli.shared.connection import Connection
+from coordinator.cli.shared.console import table_console
 from coordinator.cli.watch.keys import quit_key
 from coordinator.cli.watch.sampler import ClusterSampler
 from coordinator.cli.watch.screen import render
 from coordinator.cli.watch.snapshot import Snapshot
-from coordinator.client.status_json import status_json
+from stagecoach.client.status_json import status_json
+from stagecoach.process.stop_event import run_until, stop_event
 
 
 async def watch(connection: Connection, *, interval_s: float, json_output: bool) -> None:

@@ -5,7 +5,7 @@ from collections import deque
 
 from coordinator.cli.watch.snapshot import Snapshot
 from coordinator.cli.watch.step_window import StepWindow
-from coordinator.client import AsyncClient, CoordinatorStatus, StagecoachError
+from stagecoach.client import AsyncClient, CoordinatorStatus, StagecoachError
 
 ANSWER_TIMEOUT_S = 5.0
 RETRY_S = 1.0

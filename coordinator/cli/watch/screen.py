@@ -9,7 +9,7 @@ from rich.text import Text
 
 from coordinator.cli.watch.snapshot import Snapshot
 from coordinator.cli.watch.step_window import StageTimes
-from coordinator.client import CoordinatorStatus, StageState, StageStatus
+from stagecoach.client import CoordinatorStatus, StageState, StageStatus
 
 _UNBOUNDED_COLUMNS = 10_000
 _BAR_COLUMNS = 6

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from coordinator.cli.watch.step_window import StageTimes
-from coordinator.client import CoordinatorStatus, StagecoachError, StageState, StageStatus
+from stagecoach.client import CoordinatorStatus, StagecoachError, StageState, StageStatus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 from collections import deque
 from dataclasses import dataclass
 
-from coordinator.client import StepRecord
+from stagecoach.client import StepRecord
 
 _NS_PER_MS = 1e6
 _NS_PER_S = 1e9

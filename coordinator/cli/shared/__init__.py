@@ -1,0 +1,1 @@
+"""What several commands share: their console, connection, flags and failures."""

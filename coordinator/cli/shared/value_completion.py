@@ -1,0 +1,46 @@
+"""Values that Tab completes after a flag of `coordinator-cli`, once completion is installed."""
+
+from collections.abc import Iterable
+
+DTYPES = ("auto", "float32", "float16", "bfloat16")
+ENGINES = ("torch", "emulated")
+
+
+def models(incomplete: str) -> list[str]:
+    """The demo model and shapes; what else begins so is completed as a path by the shell."""
+    from stagecoach.model_files.open_model import known_models
+
+    return _beginning_with(incomplete, known_models())
+
+
+def gpus(incomplete: str) -> list[str]:
+    """Names of GPUs that are known."""
+    from stagecoach.roofline.devices import GPUS
+
+    return _beginning_with(incomplete, GPUS)
+
+
+def networks(incomplete: str) -> list[str]:
+    """Names of networks that are known."""
+    from stagecoach.roofline.networks import NETWORKS
+
+    return _beginning_with(incomplete, NETWORKS)
+
+
+def dtypes(incomplete: str) -> list[str]:
+    """Types of weights."""
+    return _beginning_with(incomplete, DTYPES)
+
+
+def engines(incomplete: str) -> list[str]:
+    """Engines of a stage."""
+    return _beginning_with(incomplete, ENGINES)
+
+
+def devices(incomplete: str) -> list[str]:
+    """Devices of a stage."""
+    return _beginning_with(incomplete, ("auto", "cpu", "cuda"))
+
+
+def _beginning_with(incomplete: str, names: Iterable[str]) -> list[str]:
+    return [name for name in names if name.startswith(incomplete)]

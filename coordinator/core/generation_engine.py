@@ -1,0 +1,117 @@
+"""What the doors need of the thing that generates. Owned here, implemented by the engine."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+from coordinator.core.events import GenerationEvent
+from coordinator.core.request_spec import Prompt, RequestSpec
+from coordinator.core.served_model import ServedModel
+from coordinator.core.status import EngineStatus
+from coordinator.core.step_chunk import StepChunk
+
+
+class EventStream(Protocol):
+    """The events of one request: `Accepted`, any number of `TokensEvent`, one `Finished`.
+
+    Iteration raises a `StagecoachError` in the place of `Finished` when the request failed.
+    """
+
+    def __aiter__(self) -> AsyncIterator[GenerationEvent]:
+        """The events, for one reader."""
+        ...
+
+    def cancel(self) -> None:
+        """Ends the request; does nothing when it has ended."""
+        ...
+
+
+class StepFeed(Protocol):
+    """What each micro-batch did, in chunks, from the origin on.
+
+    Iteration ends only with a `StagecoachError`, when the engine closes.
+    """
+
+    @property
+    def origin_ns(self) -> int:
+        """When it began, in nanoseconds of `time.perf_counter_ns`; no step began before."""
+        ...
+
+    def __aiter__(self) -> AsyncIterator[StepChunk]:
+        """The chunks, for one reader."""
+        ...
+
+    def close(self) -> None:
+        """Stops watching; may be called again."""
+        ...
+
+
+class GenerationEngine(Protocol):
+    """Generates text for many requests at once. Called from one event loop only."""
+
+    @property
+    def served_model(self) -> ServedModel:
+        """What clients may know of the model."""
+        ...
+
+    @property
+    def is_ready(self) -> bool:
+        """True while requests are served."""
+        ...
+
+    async def wait_ready(self, *, ready: bool) -> None:
+        """Returns when `is_ready` has become so."""
+        ...
+
+    def submit(self, spec: RequestSpec) -> EventStream:
+        """Validates a request and queues it, at once or while its first event is read.
+
+        The caller reads the events to the end or cancels the stream.
+
+        Raises:
+            StagecoachError: The request was not taken. Reading the first event may raise it too.
+        """
+        ...
+
+    async def tokenize(self, prompt: Prompt) -> Sequence[int]:
+        """Turns a prompt into token ids, as `submit` would.
+
+        Raises:
+            InvalidArgumentError: The prompt is empty, not in the vocabulary, or cannot be encoded.
+            StagecoachError: It takes too long, or too many wait.
+        """
+        ...
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """What a token stands for in a text; empty without a tokenizer.
+
+        Args:
+            token_id: In the vocabulary.
+        """
+        ...
+
+    async def detokenize(self, token_ids: Sequence[int]) -> str:
+        """Turns token ids into text, special tokens left out.
+
+        Raises:
+            InvalidArgumentError: An id is not in the vocabulary, or there is no tokenizer.
+            StagecoachError: It takes too long, or too many wait.
+        """
+        ...
+
+    async def status(self) -> EngineStatus:
+        """The state of the coordinator and of every stage."""
+        ...
+
+    def watch_steps(self) -> StepFeed:
+        """Tells what each micro-batch does from now on; the caller closes the feed.
+
+        Never slows the engine down; what is not read in time is dropped and counted.
+
+        Raises:
+            QueueFullError: Too many watch already.
+        """
+        ...
+
+    async def close(self, grace_s: float) -> None:
+        """Admits nothing more, lets requests finish within the grace time, fails the rest."""
+        ...

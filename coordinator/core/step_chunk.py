@@ -1,0 +1,14 @@
+"""Records of steps as a watcher gets them."""
+
+from typing import NamedTuple
+
+from coordinator.core.step_record import StepRecord
+
+
+class StepChunk(NamedTuple):
+    """Records that a watcher has not had, in the order in which the steps ended."""
+
+    records: tuple[StepRecord, ...]
+    """At least one."""
+    num_lost: int
+    """Steps right before these that were dropped."""

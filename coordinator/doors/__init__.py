@@ -1,0 +1,1 @@
+"""How callers come in: gRPC, HTTP, and who may."""

@@ -1,0 +1,320 @@
+"""`stagecoach.v1` messages of GenerationService <-> domain types.
+
+Every field of a request is read or refused: one that this version does not know is an error, not
+something to ignore. Unset optional fields take the defaults of the domain types.
+"""
+
+import os
+from array import array
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from google.protobuf.message import Message
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+from coordinator.core.events import (
+    Accepted,
+    Finished,
+    GenerationEvent,
+    RequestTimings,
+    StageTotals,
+    StepTotals,
+    TokenLogprobs,
+    TokensEvent,
+)
+from coordinator.core.grammar import Grammar, GrammarKind
+from coordinator.core.request import FinishReason
+from coordinator.core.request_spec import (
+    DEVELOPER_ROLE,
+    MAX_CHAT_MESSAGES,
+    ChatMessage,
+    ChatPrompt,
+    Prompt,
+    RequestSpec,
+    TextPrompt,
+    TokenPrompt,
+    too_many_messages,
+)
+from coordinator.core.sampling_params import SamplingParams, check_num_biases
+from coordinator.core.stage_info import StageInfo
+from coordinator.core.status import EngineStatus, StageState, StageStatus
+from stagecoach.contract import tensor_codec
+from stagecoach.contract.errors import InvalidArgumentError
+from stagecoach.v1 import generation_pb2, stage_pb2
+from stagecoach.version import __version__
+
+_FINISH_REASONS: Mapping[FinishReason, generation_pb2.FinishReason.ValueType] = MappingProxyType(
+    {
+        FinishReason.STOP: generation_pb2.FINISH_REASON_STOP,
+        FinishReason.LENGTH: generation_pb2.FINISH_REASON_LENGTH,
+        FinishReason.ABORT: generation_pb2.FINISH_REASON_ABORT,
+    }
+)
+
+_STAGE_STATES: Mapping[StageState, generation_pb2.StageState.ValueType] = MappingProxyType(
+    {
+        StageState.READY: generation_pb2.STAGE_STATE_READY,
+        StageState.CONNECTING: generation_pb2.STAGE_STATE_CONNECTING,
+        StageState.LOST: generation_pb2.STAGE_STATE_LOST,
+    }
+)
+
+
+_MAX_TUPLE = 4096
+"""Token ids that are kept as a tuple; more take a tenth of the memory, and time, as an array."""
+
+
+def request_spec(message: generation_pb2.GenerateRequest) -> RequestSpec:
+    """Reads a request.
+
+    Raises:
+        InvalidArgumentError: A field is unknown, missing or out of range; the error names it.
+    """
+    refuse_unknown_fields(message, "GenerateRequest")
+    return RequestSpec(
+        prompt=_prompt(message.prompt),
+        sampling=_sampling_params(message.sampling),
+        max_tokens=message.max_tokens if message.HasField("max_tokens") else None,
+        min_tokens=message.min_tokens,
+        stop=tuple(message.stop),
+        stop_token_ids=tuple(message.stop_token_ids),
+        ignore_eos=message.ignore_eos,
+        request_id=message.request_id if message.HasField("request_id") else None,
+        cache_salt=message.cache_salt if message.HasField("cache_salt") else None,
+        logprobs=message.logprobs if message.HasField("logprobs") else None,
+        grammar=_grammar(message.grammar) if message.HasField("grammar") else None,
+    )
+
+
+def _grammar(message: generation_pb2.Grammar) -> Grammar:
+    refuse_unknown_fields(message, "grammar")
+    refuse_unknown_fields(message.json_object, "grammar.json_object")
+    match message.WhichOneof("form"):
+        case "json_schema":
+            return Grammar(kind=GrammarKind.JSON_SCHEMA, text=message.json_schema)
+        case "json_object":
+            return Grammar(kind=GrammarKind.JSON_OBJECT)
+        case "regex":
+            return Grammar(kind=GrammarKind.REGEX, text=message.regex)
+        case "lark":
+            return Grammar(kind=GrammarKind.LARK, text=message.lark)
+        case None:
+            raise InvalidArgumentError("grammar has no form", field="grammar")
+
+
+def tokenize_prompt(message: generation_pb2.TokenizeRequest) -> Prompt:
+    """Reads the prompt to tokenize.
+
+    Raises:
+        InvalidArgumentError: There is none, it is empty, or a field is unknown.
+    """
+    refuse_unknown_fields(message, "TokenizeRequest")
+    return _prompt(message.prompt)
+
+
+def _prompt(message: generation_pb2.Prompt) -> Prompt:
+    refuse_unknown_fields(message, "prompt")
+    match message.WhichOneof("content"):
+        case "text":
+            return TextPrompt(
+                text=message.text,
+                add_special_tokens=not message.HasField("add_special_tokens")
+                or message.add_special_tokens,
+            )
+        case "token_ids":
+            if message.HasField("add_special_tokens"):
+                raise InvalidArgumentError(
+                    "prompt.add_special_tokens is set, but token ids are used as they are",
+                    field="prompt.add_special_tokens",
+                )
+            refuse_unknown_fields(message.token_ids, "prompt.token_ids")
+            ids = message.token_ids.ids
+            is_long = len(ids) > _MAX_TUPLE
+            return TokenPrompt(token_ids=array("I", ids) if is_long else tuple(ids))
+        case "chat":
+            chat = message.chat
+            refuse_unknown_fields(chat, "prompt.chat")
+            if len(chat.messages) > MAX_CHAT_MESSAGES:  # before they are looked at one by one
+                raise too_many_messages(len(chat.messages))
+            return ChatPrompt(
+                messages=tuple(map(_chat_message, chat.messages)),
+                add_generation_prompt=chat.add_generation_prompt
+                if chat.HasField("add_generation_prompt")
+                else not chat.continue_final_message,
+                continue_final_message=chat.continue_final_message,
+                add_special_tokens=message.add_special_tokens,
+            )
+        case None:
+            raise InvalidArgumentError("prompt is not set", field="prompt")
+
+
+def _chat_message(message: generation_pb2.ChatMessage) -> ChatMessage:
+    refuse_unknown_fields(message, "prompt.chat.messages")
+    role = "system" if message.role == DEVELOPER_ROLE else message.role
+    return ChatMessage(
+        role=role,
+        content=message.content,
+        name=message.name if message.HasField("name") else None,
+    )
+
+
+def _sampling_params(message: generation_pb2.SamplingParams) -> SamplingParams:
+    refuse_unknown_fields(message, "sampling")
+    values = {field.name: value for field, value in message.ListFields()}
+    bias = values.pop("logit_bias", {})
+    check_num_biases(len(bias))  # before they are copied one by one
+    return SamplingParams(logit_bias=MappingProxyType(dict(bias)), **values)
+
+
+def refuse_unknown_fields(message: Message, name: str) -> None:
+    """Checks that this version knows every field of a message; not of the messages inside it.
+
+    Args:
+        message: What came.
+        name: Of the message, for the error.
+
+    Raises:
+        InvalidArgumentError: A field is unknown.
+    """
+    unknown = UnknownFieldSet(message)
+    if len(unknown) > 0:
+        raise InvalidArgumentError(
+            f"{name} has field number {unknown[0].field_number}, which version {__version__} "
+            "does not know",
+            field=name,
+        )
+
+
+def generate_response(event: GenerationEvent) -> generation_pb2.GenerateResponse:
+    """Writes an event."""
+    match event:
+        case TokensEvent():
+            chunk = generation_pb2.TokenChunk(
+                token_ids=event.token_ids,
+                text=event.text,
+                logprobs=map(_token_logprobs, event.logprobs),
+            )
+            return generation_pb2.GenerateResponse(tokens=chunk)
+        case Accepted():
+            accepted = generation_pb2.Accepted(
+                request_id=event.request_id, num_prompt_tokens=event.num_prompt_tokens
+            )
+            return generation_pb2.GenerateResponse(accepted=accepted)
+        case Finished():
+            finished = generation_pb2.Finished(
+                finish_reason=_FINISH_REASONS[event.finish_reason],
+                text=event.text,
+                num_prompt_tokens=event.num_prompt_tokens,
+                num_completion_tokens=event.num_completion_tokens,
+                num_cached_tokens=event.num_cached_tokens,
+                timings=_request_timings(event.timings),
+            )
+            return generation_pb2.GenerateResponse(finished=finished)
+
+
+def _token_logprobs(logprobs: TokenLogprobs) -> generation_pb2.TokenLogprobs:
+    return generation_pb2.TokenLogprobs(
+        logprob=logprobs.logprob,
+        top_token_ids=[token_id for token_id, _ in logprobs.top],
+        top_logprobs=[logprob for _, logprob in logprobs.top],
+    )
+
+
+def _request_timings(timings: RequestTimings) -> generation_pb2.RequestTimings:
+    return generation_pb2.RequestTimings(
+        queue_ns=timings.queue_ns,
+        time_to_first_token_ns=timings.time_to_first_token_ns,
+        total_ns=timings.total_ns,
+        num_steps=timings.num_steps,
+        schedule_ns=timings.schedule_ns,
+        sample_ns=timings.sample_ns,
+        detokenize_ns=timings.detokenize_ns,
+        stages=map(_stage_totals, timings.stages),
+        step_ns=timings.step_ns,
+        num_preemptions=timings.num_preemptions,
+        prefill=None if timings.prefill is None else _step_totals(timings.prefill),
+    )
+
+
+def _step_totals(totals: StepTotals) -> generation_pb2.StepTimeTotals:
+    return generation_pb2.StepTimeTotals(
+        num_steps=totals.num_steps,
+        schedule_ns=totals.schedule_ns,
+        sample_ns=totals.sample_ns,
+        detokenize_ns=totals.detokenize_ns,
+        stages=map(_stage_totals, totals.stages),
+        step_ns=totals.step_ns,
+    )
+
+
+def _stage_totals(totals: StageTotals) -> generation_pb2.StageTimeTotals:
+    return generation_pb2.StageTimeTotals(
+        queue_ns=totals.queue_ns,
+        compute_ns=totals.compute_ns,
+        serialize_ns=totals.serialize_ns,
+        wire_ns=totals.wire_ns,
+    )
+
+
+def status_response(status: EngineStatus) -> generation_pb2.GetStatusResponse:
+    """Writes the state of an engine in this process."""
+    return generation_pb2.GetStatusResponse(
+        model_id=status.model_id,
+        ready=status.ready,
+        stages=map(_stage_status, status.stages),
+        num_running=status.num_running,
+        num_waiting=status.num_waiting,
+        max_num_seqs=status.max_num_seqs,
+        num_kv_blocks=status.num_kv_blocks,
+        num_free_kv_blocks=status.num_free_kv_blocks,
+        max_model_len=status.max_model_len,
+        num_finished=status.num_finished,
+        num_generated_tokens=status.num_generated_tokens,
+        version=__version__,
+        pid=os.getpid(),
+        num_preemptions=status.num_preemptions,
+        tokens_per_second=status.tokens_per_second,
+        has_tokenizer=status.has_tokenizer,
+        num_cached_kv_blocks=status.num_cached_kv_blocks,
+        num_prefix_query_tokens=status.num_prefix_query_tokens,
+        num_prefix_hit_tokens=status.num_prefix_hit_tokens,
+    )
+
+
+def _stage_status(status: StageStatus) -> generation_pb2.StageStatus:
+    return generation_pb2.StageStatus(
+        index=status.index,
+        address=status.address,
+        state=_STAGE_STATES[status.state],
+        info=None if status.info is None else _stage_info(status.info),
+        pipeline=status.pipeline,
+    )
+
+
+def _stage_info(info: StageInfo) -> stage_pb2.GetInfoResponse:
+    return stage_pb2.GetInfoResponse(
+        protocol_version=info.protocol_version,
+        model_id=info.model_id,
+        fingerprint=info.fingerprint,
+        layers=stage_pb2.LayerRange(start=info.layers.start, end=info.layers.end),
+        num_model_layers=info.num_model_layers,
+        hidden_size=info.hidden_size,
+        vocab_size=info.vocab_size,
+        dtype=info.dtype,
+        hidden_states_dtype=tensor_codec.dtype_named(info.hidden_states_dtype),
+        kv_block_size=info.kv_block_size,
+        num_kv_blocks=info.num_kv_blocks,
+        num_free_kv_blocks=info.num_free_kv_blocks,
+        max_num_seqs=info.max_num_seqs,
+        max_num_batched_tokens=info.max_num_batched_tokens,
+        max_model_len=info.max_model_len,
+        device=info.device,
+        emulated=info.emulated,
+        version=info.version,
+        pid=info.pid,
+        weight_bytes=info.weight_bytes,
+        kv_bytes=info.kv_bytes,
+        weight_digests=info.weight_digests,
+        weights_revision=info.weights_revision,
+        adds_noise=info.adds_noise,
+    )

@@ -1,0 +1,165 @@
+"""What both kinds of completion have in common on their way out."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from coordinator.core.events import MAX_JOINED_EVENTS, Finished, TokenLogprobs, TokensEvent
+from coordinator.core.request import FinishReason
+from coordinator.doors.http.choices import Choice
+from coordinator.doors.http.held_logprobs import Hold
+from coordinator.doors.http.schema.base import ResponseModel
+from coordinator.doors.http.schema.chat import ChatCompletionChunk
+from coordinator.doors.http.schema.completion import Completion
+from coordinator.doors.http.schema.sampling import FinishReasonText, PromptTokensDetails, Usage
+from stagecoach.contract.errors import RequestAbortedError
+
+TOKENS_PER_PIECE = 16
+"""Log-probabilities that are written at one go, with twenty others each: about a millisecond."""
+
+SpellToken = Callable[[int], bytes]
+"""The bytes that a token stands for in a text."""
+
+
+Chunk = ChatCompletionChunk | Completion
+"""One event of a stream."""
+
+
+class UsageInStream(Enum):
+    """What a stream tells of the tokens that its request uses."""
+
+    NONE = "none"
+    AT_END = "at end"
+    IN_EVERY_CHUNK = "in every chunk"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerHead:
+    """What every object of one answer repeats."""
+
+    id: str
+    created_s: int
+    """Unix time."""
+    model: str
+    with_token_ids: bool
+    """Whether token ids are returned beside the text."""
+    with_logprobs: bool
+    """Whether log-probabilities were asked for: they are lists then, with or without tokens."""
+    with_usage: bool
+    """Whether a stream ends with the usage."""
+    spell: SpellToken
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChoiceOutput:
+    """All that one choice brought."""
+
+    text: str
+    tokens: TokensEvent | None
+    """All tokens as one event; None when there was none."""
+    end: Finished
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """Of all tokens."""
+        return () if self.tokens is None else self.tokens.token_ids
+
+    @property
+    def logprobs(self) -> tuple[TokenLogprobs, ...]:
+        """One a token; empty when none were asked for."""
+        return () if self.tokens is None else self.tokens.logprobs
+
+
+class Answer(Protocol):
+    """Writes one kind of completion."""
+
+    def opening(self, index: int) -> Chunk | None:
+        """The chunk of a stream that begins a choice, if there is one."""
+        ...
+
+    def tokens(self, index: int, event: TokensEvent) -> Chunk | None:
+        """The chunk of a stream that brings new tokens; None while there is nothing to show."""
+        ...
+
+    def ending(self, index: int, end: Finished) -> Chunk:
+        """The chunk of a stream that ends a choice."""
+        ...
+
+    def usage(self, usage: Usage) -> Chunk:
+        """The chunk of a stream that follows all choices when the usage was asked for."""
+        ...
+
+    def whole(self, outputs: Sequence[ChoiceOutput], usage: Usage) -> ResponseModel:
+        """The answer that is not streamed."""
+        ...
+
+    def pieces(self, outputs: Sequence[ChoiceOutput], usage: Usage) -> Iterator[str]:
+        """`whole` as JSON, in pieces none of which takes long."""
+        ...
+
+
+def finish_reason(end: Finished) -> FinishReasonText:
+    """The word for why a choice ended.
+
+    Raises:
+        RequestAbortedError: It was aborted, because the client is gone.
+    """
+    match end.finish_reason:
+        case FinishReason.STOP:
+            return "stop"
+        case FinishReason.LENGTH:
+            return "length"
+        case FinishReason.ABORT | FinishReason.ERROR:
+            raise RequestAbortedError("the request was aborted")
+
+
+async def collect(choice: Choice, hold: Hold) -> ChoiceOutput:
+    """Reads a choice to its end.
+
+    Args:
+        choice: What is read.
+        hold: Told what the answer holds from now on.
+
+    Raises:
+        StagecoachError: The request failed, or `hold` refuses.
+    """
+    joined: list[TokensEvent] = []
+    events: list[TokensEvent] = []  # after those; each of its own takes as much as ten joined ones
+    async for event in choice:
+        match event:
+            case TokensEvent():
+                hold(event)
+                events.append(event)
+                if len(events) == MAX_JOINED_EVENTS:
+                    joined.append(TokensEvent.joined(events))
+                    events.clear()
+            case Finished():
+                events = [*joined, *events]
+                tokens = TokensEvent.joined(events) if events else None
+                return ChoiceOutput(
+                    text=("" if tokens is None else tokens.text) + event.text,
+                    tokens=tokens,
+                    end=event,
+                )
+    raise AssertionError("a stream ended without Finished")
+
+
+def usage_of(num_prompt_tokens: int, ends: Sequence[Finished], num_prompts: int) -> Usage:
+    """Adds up the tokens of a request.
+
+    Args:
+        num_prompt_tokens: Of every prompt, once each.
+        ends: Of every choice; those of the first prompt come first.
+        num_prompts: How many prompts there were.
+    """
+    num_completion_tokens = sum(end.num_completion_tokens for end in ends)
+    firsts = ends[:: len(ends) // num_prompts]  # the others found what these computed
+    return Usage(
+        prompt_tokens=num_prompt_tokens,
+        completion_tokens=num_completion_tokens,
+        total_tokens=num_prompt_tokens + num_completion_tokens,
+        prompt_tokens_details=PromptTokensDetails(
+            cached_tokens=sum(end.num_cached_tokens for end in firsts)
+        ),
+    )

@@ -1,0 +1,178 @@
+"""Writes what `/v1/chat/completions` answers."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from coordinator.core.events import Finished, TokenLogprobs, TokensEvent
+from coordinator.doors.http.answer import TOKENS_PER_PIECE, AnswerHead, ChoiceOutput, finish_reason
+from coordinator.doors.http.pieces import chain_listed, listed, number, spliced
+from coordinator.doors.http.schema.chat import (
+    AssistantMessage,
+    ChatChoice,
+    ChatChunkChoice,
+    ChatCompletion,
+    ChatCompletionChunk,
+    ChatDelta,
+    ChoiceLogprobs,
+    TokenLogprob,
+    TopLogprob,
+)
+from coordinator.doors.http.schema.sampling import FinishReasonText, Usage
+
+
+class ChatAnswer:
+    """An `Answer`.
+
+    Args:
+        head: What every object repeats.
+        metadata: Labels that came with the request.
+    """
+
+    def __init__(self, head: AnswerHead, metadata: Mapping[str, str] | None) -> None:
+        """Keeps what is repeated."""
+        self._head = head
+        self._metadata = metadata
+
+    def opening(self, index: int) -> ChatCompletionChunk:
+        """See `Answer.opening`: who speaks."""
+        return self._chunk(index, ChatDelta(role="assistant", content=""))
+
+    def tokens(self, index: int, event: TokensEvent) -> ChatCompletionChunk | None:
+        """See `Answer.tokens`."""
+        if not (event.text or event.logprobs or self._head.with_token_ids):
+            return None
+        return self._chunk(
+            index,
+            ChatDelta(content=event.text),
+            logprobs=self._logprobs(event.token_ids, event.logprobs),
+            token_ids=event.token_ids,
+        )
+
+    def ending(self, index: int, end: Finished) -> ChatCompletionChunk:
+        """See `Answer.ending`."""
+        delta = ChatDelta(content=end.text) if end.text else ChatDelta()
+        return self._chunk(index, delta, reason=finish_reason(end))
+
+    def usage(self, usage: Usage) -> ChatCompletionChunk:
+        """See `Answer.usage`."""
+        return ChatCompletionChunk(
+            id=self._head.id,
+            object="chat.completion.chunk",
+            created=self._head.created_s,
+            model=self._head.model,
+            choices=[],
+            usage=usage,
+        )
+
+    def whole(self, outputs: Sequence[ChoiceOutput], usage: Usage) -> ChatCompletion:
+        """See `Answer.whole`."""
+        answer = ChatCompletion(
+            id=self._head.id,
+            object="chat.completion",
+            created=self._head.created_s,
+            model=self._head.model,
+            choices=[self._choice(index, output) for index, output in enumerate(outputs)],
+            usage=usage,
+        )
+        if self._metadata is not None:
+            answer.metadata = dict(self._metadata)
+        return answer
+
+    def pieces(self, outputs: Sequence[ChoiceOutput], usage: Usage) -> Iterator[str]:
+        """See `Answer.pieces`."""
+        answer = self.whole([], usage).model_dump_json(exclude_unset=True)
+        choices = (self._choice_pieces(index, output) for index, output in enumerate(outputs))
+        return spliced(answer, [("choices", chain_listed(choices))])
+
+    def _choice_pieces(self, index: int, output: ChoiceOutput) -> Iterator[str]:
+        choice = self._choice(index, replace(output, tokens=None))
+        lists: list[tuple[str, Iterator[str]]] = []
+        if self._head.with_logprobs:
+            pairs = list(zip(output.token_ids, output.logprobs, strict=True))
+            lists.append(("content", listed(pairs, self._written, num_items=TOKENS_PER_PIECE)))
+        if self._head.with_token_ids:
+            lists.append(("token_ids", listed(output.token_ids, list, num_items=4096)))
+        return spliced(choice.model_dump_json(exclude_unset=True), lists)
+
+    def _written(self, tokens: Sequence[tuple[int, TokenLogprobs]]) -> list[object]:
+        """Each as `TokenLogprob`."""
+        return [
+            self._written_one(token_id, one.logprob)
+            | {"top_logprobs": [self._written_one(top, value) for top, value in one.top]}
+            for token_id, one in tokens
+        ]
+
+    def _written_one(self, token_id: int, logprob: float) -> dict[str, object]:
+        """As `TopLogprob`."""
+        spelling = self._head.spell(token_id)
+        return {
+            "token": _text(spelling),
+            "logprob": number(logprob),
+            "bytes": list(spelling),
+        }
+
+    def _choice(self, index: int, output: ChoiceOutput) -> ChatChoice:
+        choice = ChatChoice(
+            index=index,
+            message=AssistantMessage(role="assistant", content=output.text, refusal=None),
+            logprobs=self._logprobs(output.token_ids, output.logprobs),
+            finish_reason=finish_reason(output.end),
+        )
+        if self._head.with_token_ids:
+            choice.token_ids = list(output.token_ids)
+        return choice
+
+    def _chunk(
+        self,
+        index: int,
+        delta: ChatDelta,
+        *,
+        logprobs: ChoiceLogprobs | None = None,
+        reason: FinishReasonText | None = None,
+        token_ids: Sequence[int] = (),
+    ) -> ChatCompletionChunk:
+        choice = ChatChunkChoice(
+            index=index,
+            delta=delta,
+            logprobs=self._logprobs((), ()) if logprobs is None else logprobs,
+            finish_reason=reason,
+        )
+        if self._head.with_token_ids:
+            choice.token_ids = list(token_ids)
+        chunk = ChatCompletionChunk(
+            id=self._head.id,
+            object="chat.completion.chunk",
+            created=self._head.created_s,
+            model=self._head.model,
+            choices=[choice],
+        )
+        if self._head.with_usage:
+            chunk.usage = None  # set, so that it is written: `usage` stands in every chunk
+        return chunk
+
+    def _logprobs(
+        self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs]
+    ) -> ChoiceLogprobs | None:
+        """None when none were asked for."""
+        if not self._head.with_logprobs:
+            return None
+        spell = self._head.spell
+        return ChoiceLogprobs(
+            content=[
+                TokenLogprob(
+                    token=_text(spell(token_id)),
+                    logprob=one.logprob,
+                    bytes=list(spell(token_id)),
+                    top_logprobs=[
+                        TopLogprob(token=_text(spell(top)), logprob=value, bytes=list(spell(top)))
+                        for top, value in one.top
+                    ],
+                )
+                for token_id, one in zip(token_ids, logprobs, strict=True)
+            ],
+            refusal=None,
+        )
+
+
+def _text(spelling: bytes) -> str:
+    return spelling.decode(errors="replace")

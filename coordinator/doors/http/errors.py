@@ -1,0 +1,148 @@
+"""Typed errors <-> OpenAI's error objects and HTTP statuses; the sole owner of that mapping."""
+
+from typing import Literal, NamedTuple
+
+from fastapi.responses import JSONResponse
+from pydantic import Field
+
+from coordinator.doors.http.field_names import NO_NAMES, PROMPT, FieldNames, in_words_of
+from coordinator.doors.http.schema.base import ResponseModel
+from stagecoach.contract import errors
+
+RETRY_AFTER_S = 1
+"""What a refused caller is told to wait: about the time of one short request."""
+
+ErrorType = Literal[
+    "invalid_request_error",
+    "authentication_error",
+    "not_found_error",
+    "rate_limit_error",
+    "server_error",
+    "timeout_error",
+]
+
+
+class ErrorBody(ResponseModel):
+    """What went wrong."""
+
+    message: str = Field(description="One line for people, with the field and the numbers.")
+    type: ErrorType
+    param: str | None = Field(description="The offending field of the request.")
+    code: str | None = Field(description="Stable name of the error, for programs.")
+
+
+class ErrorResponse(ResponseModel):
+    """An error, in the shape that OpenAI's clients read."""
+
+    error: ErrorBody
+
+
+class ModelNotFoundError(errors.InvalidArgumentError):
+    """The request names a model that is not the one served."""
+
+
+class BodyTooLargeError(errors.InvalidArgumentError):
+    """The body of a request is longer than any request that could be served."""
+
+
+class UnsupportedMediaTypeError(errors.InvalidArgumentError):
+    """The body of a request is not, or does not call itself, plain JSON."""
+
+
+class NotFoundError(errors.InvalidArgumentError):
+    """There is nothing at this path."""
+
+
+class MethodNotAllowedError(errors.InvalidArgumentError):
+    """The path does not take this method."""
+
+
+class ForeignHostError(errors.InvalidArgumentError):
+    """The request was meant for another host, or comes from the page of one."""
+
+
+class _Answer(NamedTuple):
+    status: int
+    type: ErrorType
+    code: str | None = None
+
+
+_ANSWERS: dict[type[errors.StagecoachError], _Answer] = {
+    errors.InvalidArgumentError: _Answer(400, "invalid_request_error", "invalid_value"),
+    errors.ContextLengthExceededError: _Answer(
+        400, "invalid_request_error", "context_length_exceeded"
+    ),
+    ForeignHostError: _Answer(403, "invalid_request_error", "foreign_host"),
+    ModelNotFoundError: _Answer(404, "not_found_error", "model_not_found"),
+    NotFoundError: _Answer(404, "not_found_error", "not_found"),
+    MethodNotAllowedError: _Answer(405, "invalid_request_error", "method_not_allowed"),
+    BodyTooLargeError: _Answer(413, "invalid_request_error", "body_too_large"),
+    UnsupportedMediaTypeError: _Answer(415, "invalid_request_error", "unsupported_media_type"),
+    errors.UnauthenticatedError: _Answer(401, "authentication_error", "invalid_api_key"),
+    errors.QueueFullError: _Answer(429, "rate_limit_error", "queue_full"),
+    errors.UnavailableError: _Answer(503, "server_error", "unavailable"),
+    errors.RequestAbortedError: _Answer(503, "server_error", "aborted"),
+    errors.DeadlineExceededError: _Answer(504, "timeout_error", "deadline_exceeded"),
+}
+_INTERNAL = _Answer(500, "server_error", "internal_error")
+"""Of every other class: no client can cause or mend those."""
+
+_RETRIED = frozenset({429, 503})
+
+
+def of_item(error: errors.StagecoachError, index: int) -> errors.StagecoachError:
+    """Says of an error of one of several prompts which one it is; others stay as they are."""
+    field = _field(error)
+    if field.partition(".")[0] != PROMPT:
+        return error
+    item = f"{PROMPT}[{index}]"
+    for beginning in (field, f"the {PROMPT} "):
+        if error.message.startswith(beginning):
+            message = item + (" " if beginning[-1] == " " else "") + error.message[len(beginning) :]
+            break
+    else:
+        message = f"{item}: {error.message}"
+    return type(error)(message, **{**error.details, "field": item})
+
+
+def error_body(error: errors.StagecoachError, names: FieldNames = NO_NAMES) -> ErrorResponse:
+    """Writes an error as OpenAI's error object.
+
+    Args:
+        error: What went wrong.
+        names: What the request calls the fields that the error may name.
+    """
+    answer = _answer(error)
+    param, message = in_words_of(names, _field(error), error.message)
+    return ErrorResponse(
+        error=ErrorBody(message=message, type=answer.type, param=param or None, code=answer.code)
+    )
+
+
+def error_response(error: errors.StagecoachError, names: FieldNames = NO_NAMES) -> JSONResponse:
+    """Writes an error as a whole response.
+
+    Args:
+        error: What went wrong.
+        names: As `error_body`.
+    """
+    status = _answer(error).status
+    headers = {}
+    if status in _RETRIED:
+        headers["retry-after"] = str(RETRY_AFTER_S)
+    if status == 401:
+        headers["www-authenticate"] = "Bearer"
+    return JSONResponse(error_body(error, names).model_dump(), status_code=status, headers=headers)
+
+
+def _answer(error: errors.StagecoachError) -> _Answer:
+    return next((_ANSWERS[kind] for kind in type(error).__mro__ if kind in _ANSWERS), _INTERNAL)
+
+
+def _field(error: errors.StagecoachError) -> str:
+    """The contract's name of the field that is to blame; empty when there is none."""
+    if isinstance(error, errors.InvalidArgumentError):
+        return error.field
+    if isinstance(error, errors.ContextLengthExceededError):
+        return error.details.get("field", PROMPT)
+    return error.details.get("field", "")

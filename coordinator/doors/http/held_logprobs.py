@@ -1,0 +1,45 @@
+"""Log-probabilities that answers hold until they are whole."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from coordinator.core.events import TokensEvent
+from stagecoach.contract.errors import QueueFullError
+
+MAX_HELD_BYTES = 128 << 20
+"""Of all whole answers at once: one choice of 380 000 tokens with twenty others each."""
+
+Hold = Callable[[TokensEvent], None]
+
+
+class HeldLogprobs:
+    """Counts what whole answers hold. Event loop only."""
+
+    def __init__(self) -> None:
+        """Nothing."""
+        self._num_bytes = 0
+
+    @contextmanager
+    def answer(self) -> Iterator[Hold]:
+        """Lets one answer hold the log-probabilities of events inside the block.
+
+        What it is given raises QueueFullError when all answers together would hold too many.
+        """
+        num_own_bytes = 0
+
+        def hold(event: TokensEvent) -> None:
+            nonlocal num_own_bytes
+            num_bytes = sum(one.num_bytes for one in event.logprobs)
+            if self._num_bytes + num_bytes > MAX_HELD_BYTES:
+                raise QueueFullError(
+                    f"this answer and others hold {self._num_bytes} bytes of logprobs, at most"
+                    f" {MAX_HELD_BYTES} may be held at once: stream it, or ask for fewer",
+                    limit=MAX_HELD_BYTES,
+                )
+            num_own_bytes += num_bytes
+            self._num_bytes += num_bytes
+
+        try:
+            yield hold
+        finally:
+            self._num_bytes -= num_own_bytes

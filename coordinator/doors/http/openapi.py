@@ -1,0 +1,89 @@
+"""The served `/openapi.json`: bodies that the routes read themselves are described here."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from coordinator.doors.http.authentication import OPEN_PATHS
+from coordinator.doors.http.errors import ErrorResponse
+from coordinator.doors.http.schema.chat import ChatCompletionRequest
+from coordinator.doors.http.schema.completion import CompletionRequest
+from coordinator.doors.http.schema.tokens import DetokenizeRequest, TokenizeRequest
+
+_REQUESTS: Sequence[type[BaseModel]] = (
+    ChatCompletionRequest,
+    CompletionRequest,
+    TokenizeRequest,
+    DetokenizeRequest,
+)
+_REFERENCE = "#/components/schemas/{model}"
+_API_KEY = "api_key"
+
+
+def failures(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Describes the errors of a route.
+
+    Args:
+        *statuses: HTTP statuses that it may answer with.
+    """
+    return {status: {"model": ErrorResponse} for status in statuses}
+
+
+def body_of(model: type[BaseModel]) -> dict[str, Any]:
+    """Describes the body of a route.
+
+    Args:
+        model: What the body must be.
+    """
+    schema = {"$ref": _REFERENCE.format(model=model.__name__)}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def describe(app: FastAPI, *, asks_for_keys: bool) -> None:
+    """Lets an application serve the description of all its routes.
+
+    Args:
+        app: With all its routes.
+        asks_for_keys: Whether `Authentication` wraps it.
+    """
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = get_openapi(
+                title=app.title,
+                version=app.version,
+                description=app.description,
+                routes=app.routes,
+            )
+            _, bodies = models_json_schema(
+                [(model, "validation") for model in _REQUESTS], ref_template=_REFERENCE
+            )
+            document["components"]["schemas"].update(bodies["$defs"])
+            if asks_for_keys:
+                _require_key(document)
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way to extend it
+
+
+def _require_key(document: dict[str, Any]) -> None:
+    """Says that every route but the open ones takes an API key, and what it answers without."""
+    document["components"]["securitySchemes"] = {_API_KEY: {"type": "http", "scheme": "bearer"}}
+    refused = {
+        "description": "Unauthorized",
+        "content": {
+            "application/json": {
+                "schema": {"$ref": _REFERENCE.format(model=ErrorResponse.__name__)}
+            }
+        },
+    }
+    for path, operations in document["paths"].items():
+        if path not in OPEN_PATHS:
+            for operation in operations.values():
+                operation["security"] = [{_API_KEY: []}]
+                operation["responses"]["401"] = refused

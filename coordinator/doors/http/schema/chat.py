@@ -1,0 +1,231 @@
+"""`/v1/chat/completions`."""
+
+import json
+from collections.abc import Collection
+from math import isfinite
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from coordinator.core.request_spec import MAX_CHAT_MESSAGES, MAX_LOGPROBS
+from coordinator.doors.http.schema.base import (
+    ITEMS,
+    TEXT,
+    UP_TO_MODEL,
+    Advisory,
+    Integer,
+    MessagePart,
+    OnlyOne,
+    ResponseModel,
+    Unsupported,
+    by_json_type,
+)
+from coordinator.doors.http.schema.conversation import ConversationFields
+from coordinator.doors.http.schema.sampling import (
+    FinishReasonText,
+    MaxTokens,
+    SamplingFields,
+    Usage,
+)
+
+MAX_METADATA_CHARS = 16 * 1024
+"""Written as JSON; OpenAI's 16 strings of 512 fit. The event loop reads them and writes them."""
+
+MAX_PATH_CHARS = 64
+"""Of a path into what a client sent, in an error."""
+
+
+class ContentPart(MessagePart):
+    """A part of a message; the texts of all parts are joined."""
+
+    type: Literal["text"]
+    text: str
+
+
+Content = Annotated[
+    Annotated[str, TEXT] | Annotated[list[ContentPart], Field(max_length=MAX_CHAT_MESSAGES), ITEMS],
+    by_json_type({str: TEXT, list: ITEMS}, "must be a string or a list of parts"),
+]
+
+
+class Message(MessagePart):
+    """One turn of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant"] = Field(
+        description="`developer` is what newer clients call `system`, and is the same."
+    )
+    content: Content | None = Field(None, description="Null, absent or empty: nothing was said.")
+    name: Annotated[str | None, UP_TO_MODEL] = Field(
+        None, description="For models whose template tells speakers of one role apart; few do."
+    )
+    refusal: Unsupported = None
+    audio: Unsupported = None
+    function_call: Unsupported = None
+    tool_calls: Unsupported = None
+
+
+def _check_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Refuses what is long, and what could not be returned."""
+    try:
+        num_chars = len(json.dumps(metadata, ensure_ascii=False, allow_nan=False))
+    except ValueError as error:
+        raise ValueError(_no_number(metadata)) from error
+    if num_chars > MAX_METADATA_CHARS:
+        raise ValueError(
+            f"has {num_chars} characters as JSON, at most {MAX_METADATA_CHARS} are taken"
+        )
+    return metadata
+
+
+def _no_number(metadata: dict[str, Any]) -> str:
+    """Says where the number is that JSON cannot write: a double does not hold 1e999."""
+    waiting: list[tuple[str, object]] = [("", metadata)]
+    while waiting:
+        path, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += ((f"{path}.{name}", one) for name, one in value.items())
+        elif isinstance(value, list):
+            waiting += ((f"{path}[{index}]", one) for index, one in enumerate(value))
+        elif isinstance(value, float) and not isfinite(value):
+            break
+    return f"has a number at {path[:MAX_PATH_CHARS]} that is read as {value}"
+
+
+class ChatCompletionRequest(ConversationFields, SamplingFields):
+    """A conversation to continue."""
+
+    messages: list[Message] = Field(
+        min_length=1, max_length=MAX_CHAT_MESSAGES, description="Oldest first."
+    )
+    add_special_tokens: bool | None = Field(
+        None,
+        description="Let the tokenizer put its special tokens around the prompt; the template "
+        "writes its own, and a begin token is not repeated. Default false.",
+    )
+    max_completion_tokens: MaxTokens | None = Field(
+        None, description="Most tokens to generate. Null or -1: as many as fit, as is any more."
+    )
+    max_tokens: MaxTokens | None = Field(
+        None, description="The older name of `max_completion_tokens`."
+    )
+    logprobs: bool | None = Field(
+        None, description="Return the log-probability of every token. Default false."
+    )
+    top_logprobs: Integer | None = Field(
+        None,
+        ge=0,
+        le=MAX_LOGPROBS,
+        description="And of as many of the most likely tokens. Only with `logprobs`.",
+    )
+
+    metadata: Annotated[dict[str, Any], AfterValidator(_check_metadata)] | None = Field(
+        None,
+        description="Kept nowhere; returned with a response that is not streamed. At most "
+        f"{MAX_METADATA_CHARS} characters as JSON.",
+    )
+    modalities: list[Literal["text"]] | None = None
+    audio: Unsupported = None
+    moderation: Unsupported = None
+    prediction: Advisory = None
+    web_search_options: Unsupported = None
+    tools: Unsupported = None
+    tool_choice: Literal["none", "auto", ""] | None = None
+    functions: Unsupported = None
+    function_call: Literal["none", "auto", ""] | None = None
+    best_of: OnlyOne = None
+    echo: Unsupported = None
+
+    def idle_fields(self) -> Collection[str]:
+        """See `RequestModel.idle_fields`."""
+        return ("metadata",) if self.stream else super().idle_fields()
+
+    @model_validator(mode="after")
+    def _check_chat(self) -> "ChatCompletionRequest":
+        limits = {self.max_tokens, self.max_completion_tokens} - {None}
+        if len(limits) > 1:
+            raise ValueError(
+                f"max_tokens is {self.max_tokens} and max_completion_tokens is "
+                f"{self.max_completion_tokens}: give one of them"
+            )
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs is set, which needs logprobs to be true")
+        return self
+
+
+class TopLogprob(ResponseModel):
+    """One of the most likely tokens at a place."""
+
+    token: str
+    logprob: float
+    bytes: list[int] | None
+
+
+class TokenLogprob(TopLogprob):
+    """A token of the text."""
+
+    top_logprobs: list[TopLogprob]
+
+
+class ChoiceLogprobs(ResponseModel):
+    """Log-probabilities of a text, token by token."""
+
+    content: list[TokenLogprob]
+    refusal: None = None
+
+
+class AssistantMessage(ResponseModel):
+    """The answer."""
+
+    role: Literal["assistant"]
+    content: str
+    refusal: None = None
+
+
+class ChatChoice(ResponseModel):
+    """One answer."""
+
+    index: int
+    message: AssistantMessage
+    logprobs: ChoiceLogprobs | None
+    finish_reason: FinishReasonText
+    token_ids: list[int] | None = Field(default=None, description="With `return_token_ids`.")
+
+
+class ChatCompletion(ResponseModel):
+    """The answers to a conversation."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage
+    metadata: dict[str, Any] | None = None
+
+
+class ChatDelta(ResponseModel):
+    """What is new in an answer."""
+
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+
+
+class ChatChunkChoice(ResponseModel):
+    """What is new in one answer."""
+
+    index: int
+    delta: ChatDelta
+    logprobs: ChoiceLogprobs | None
+    finish_reason: FinishReasonText | None
+    token_ids: list[int] | None = None
+
+
+class ChatCompletionChunk(ResponseModel):
+    """One event of a stream."""
+
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: int
+    model: str
+    choices: list[ChatChunkChoice]
+    usage: Usage | None = None

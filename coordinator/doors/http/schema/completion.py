@@ -1,0 +1,119 @@
+"""`/v1/completions`."""
+
+from typing import Annotated, Literal
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from coordinator.core.request_spec import MAX_LOGPROBS
+from coordinator.doors.http.schema.base import TEXT, Advisory, Integer, ResponseModel, Unsupported
+from coordinator.doors.http.schema.sampling import (
+    MAX_CHOICES,
+    FinishReasonText,
+    MaxTokens,
+    SamplingFields,
+    TokenId,
+    Usage,
+)
+
+DEFAULT_MAX_TOKENS = 16
+"""As OpenAI's."""
+
+PromptText = Annotated[str, Field(min_length=1)]
+PromptIds = Annotated[list[TokenId], Field(min_length=1)]
+
+
+_IDS, _TEXTS, _LISTS = Tag("<ids>"), Tag("<texts>"), Tag("<lists>")
+
+
+def _kind_of_prompt(value: object) -> str | None:
+    """The tag of the form that a prompt was meant to have."""
+    if isinstance(value, str):
+        return TEXT.tag
+    if not isinstance(value, list):
+        return None
+    first = value[0] if value else ""
+    tags = {str: _TEXTS, list: _LISTS}
+    return next((tag.tag for kind, tag in tags.items() if isinstance(first, kind)), _IDS.tag)
+
+
+Prompt = Annotated[
+    Annotated[PromptText, TEXT]
+    | Annotated[PromptIds, _IDS]
+    | Annotated[list[PromptText], Field(min_length=1, max_length=MAX_CHOICES), _TEXTS]
+    | Annotated[list[PromptIds], Field(min_length=1, max_length=MAX_CHOICES), _LISTS],
+    Discriminator(
+        _kind_of_prompt,
+        custom_error_type="wrong_type",
+        custom_error_message="must be a text or token ids, or a list of texts or of token ids",
+    ),
+]
+
+
+class CompletionRequest(SamplingFields):
+    """One prompt to continue, or several."""
+
+    prompt: Prompt = Field(
+        description="A text or token ids, or a list of texts or of lists of token ids."
+    )
+    add_special_tokens: bool | None = Field(
+        None,
+        description="Let the tokenizer put its special tokens around a text; a begin token that "
+        "the text begins with is not repeated. Default true. Token ids stay as they are.",
+    )
+    max_tokens: MaxTokens | None = Field(
+        None,
+        description=f"Most tokens to make. Default {DEFAULT_MAX_TOKENS}. -1: as many as fit, as is "
+        "any more.",
+    )
+    logprobs: Integer | None = Field(
+        None,
+        ge=0,
+        le=MAX_LOGPROBS,
+        description="Return the log-probability of every token and of as many of the most likely "
+        "ones.",
+    )
+    best_of: Integer | None = Field(
+        None, ge=1, le=MAX_CHOICES, description="Only equal to `n`: nothing is thrown away."
+    )
+    metadata: Advisory = None
+    echo: Unsupported = None
+    suffix: Unsupported = None
+
+    @model_validator(mode="after")
+    def _check_completion(self) -> "CompletionRequest":
+        if self.best_of is not None and self.best_of != (self.n or 1):
+            raise ValueError(
+                f"best_of is {self.best_of}, which is supported only when it equals n, which is "
+                f"{self.n or 1}"
+            )
+        return self
+
+
+class CompletionLogprobs(ResponseModel):
+    """Log-probabilities of a text; all lists are as long as there are tokens."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+    text_offset: list[int]
+
+
+class CompletionChoice(ResponseModel):
+    """One completion, or what is new in it."""
+
+    index: int = Field(description="Completions of the first prompt come first.")
+    text: str
+    logprobs: CompletionLogprobs | None
+    finish_reason: FinishReasonText | None = Field(description="Null while more follows.")
+    token_ids: list[int] | None = Field(default=None, description="With `return_token_ids`.")
+
+
+class Completion(ResponseModel):
+    """All completions of a request, or one event of a stream."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: Usage | None = None

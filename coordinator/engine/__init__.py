@@ -1,0 +1,1 @@
+"""Runs requests: takes them in, places them on lanes, and takes each step there and back."""

@@ -1,0 +1,75 @@
+"""Sampling for a whole micro-batch: which rows are wanted, and the tokens chosen from them."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from coordinator.core.events import TokenLogprobs
+from coordinator.core.step import LogitsRequest, SchedulerOutput, StepOutput
+from coordinator.core.turn import Turn
+from coordinator.engine.live_request import LiveRequest
+from stagecoach.contract.errors import InternalError, StagecoachError
+
+_log = logging.getLogger(__name__)
+
+
+class Sampled(NamedTuple):
+    """What was sampled from one micro-batch, by request id."""
+
+    token_ids: dict[str, int]
+    logprobs: dict[str, TokenLogprobs]
+    """Of the requests that want any."""
+    errors: dict[str, StagecoachError]
+    """Of the requests that cannot go on."""
+
+
+def logits_requests(
+    output: SchedulerOutput, requests: Mapping[str, LiveRequest]
+) -> list[LogitsRequest]:
+    """What the samplers need: the last row of every slice that samples."""
+    return [
+        requests[request_id].sampler.logits_request(row)
+        for request_id, row in _sampled_rows(output)
+    ]
+
+
+async def sample(
+    output: SchedulerOutput, step: StepOutput, requests: Mapping[str, LiveRequest]
+) -> Sampled:
+    """Chooses the next token of every slice that samples and has not ended meanwhile.
+
+    Whatever goes wrong with one request, a bug included, ends that request alone. Lets others have
+    the loop now and then: many rows whose mass is cut take a millisecond and more each.
+    """
+    turn = Turn()
+    rows = {row.row: row for row in step.logits}
+    sampled = Sampled({}, {}, {})
+    for request_id, row in _sampled_rows(output):
+        await turn.give_way()
+        live = requests.get(request_id)
+        if live is None:
+            continue
+        try:
+            token_id = live.sampler.sample(rows[row])
+            logprobs = live.sampler.logprobs(rows[row], token_id)
+        except StagecoachError as error:
+            sampled.errors[request_id] = error
+            continue
+        except Exception:  # in the engine's loop it would end every request
+            _log.exception("sampling failed", extra={"request_id": request_id})
+            sampled.errors[request_id] = InternalError(
+                f"request {request_id} failed in sampling; see the coordinator's log"
+            )
+            continue
+        sampled.token_ids[request_id] = token_id
+        if logprobs is not None:
+            sampled.logprobs[request_id] = logprobs
+    return sampled
+
+
+def _sampled_rows(output: SchedulerOutput) -> Iterator[tuple[str, int]]:
+    row = -1
+    for piece in output.slices:
+        row += len(piece.token_ids)
+        if piece.samples:
+            yield piece.request_id, row

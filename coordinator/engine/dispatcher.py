@@ -1,0 +1,138 @@
+"""Decides on which lane a request runs, and moves those that wait when lanes come and go.
+
+A sequence that has KV is bound to its lane. One that waits has none, so it can go anywhere.
+"""
+
+from collections.abc import Sequence as ListLike
+
+from coordinator.core.request import FinishReason, Request
+from coordinator.core.sequence import Sequence
+from coordinator.engine.lane import Lane
+from coordinator.scheduler.room import check_room
+
+PREFIX_WEIGHT = 4
+"""Sequences less that a lane may have as if it had more, when it holds a request's whole prompt."""
+
+
+class Dispatcher:
+    """Owned by the engine's task.
+
+    Args:
+        lanes: All there are, with equal limits.
+        max_num_waiting: Sequences that wait, on all lanes together, beyond which none is taken.
+    """
+
+    def __init__(self, lanes: ListLike[Lane], *, max_num_waiting: int) -> None:
+        """Has placed nothing."""
+        self._lanes = lanes
+        self._max_num_waiting = max_num_waiting
+        self._lane_of: dict[str, Lane] = {}
+
+    def check_room(self) -> None:
+        """Refuses a request that `place` would refuse whatever it is; costs nothing.
+
+        Raises:
+            QueueFullError: `max_num_waiting` sequences wait already.
+        """
+        num_waiting = sum(lane.scheduler.num_waiting for lane in self._lanes)
+        check_room(num_waiting, self._max_num_waiting)
+
+    def check_length(self, request: Request) -> None:
+        """Refuses a request that `place` would refuse at any time.
+
+        Raises:
+            ContextLengthExceededError: See `Scheduler.add`.
+        """
+        self._lanes[0].scheduler.check_length(request)
+
+    @property
+    def names_blocks(self) -> int | None:
+        """Tokens of a block of KV, if the names of a prompt's blocks are of use; else None."""
+        config = self._lanes[0].scheduler.config
+        return config.kv_block_size if config.prefix_cache else None
+
+    def place(self, request: Request, block_hashes: ListLike[bytes] = ()) -> Sequence:
+        """Puts a request in the queue of the lane that suits it best.
+
+        Args:
+            request: Valid.
+            block_hashes: Names of the full blocks of its prompt, as far as they are known.
+
+        Raises:
+            ContextLengthExceededError: See `Scheduler.add`.
+            QueueFullError: `max_num_waiting` sequences wait already.
+        """
+        self.check_room()
+        self.check_length(request)
+        sequence = Sequence(request=request, block_hashes=list(block_hashes))
+        self._put(sequence, self._best_lane(sequence))
+        return sequence
+
+    def stop(self, request_id: str, reason: FinishReason) -> None:
+        """Ends the sequence of a request whose end is still to be told."""
+        self._lane_of[request_id].scheduler.finish(request_id, reason)
+
+    def finish(self, request_id: str, reason: FinishReason) -> None:
+        """Ends a sequence, wherever it is, and forgets it."""
+        self._lane_of.pop(request_id).scheduler.finish(request_id, reason)
+
+    def spread(self) -> None:
+        """Moves sequences that wait: away from lanes that are closed, and to those with room."""
+        is_open = [lane.is_open for lane in self._lanes]
+        if len(self._lanes) == 1 or not any(is_open):
+            return
+        for lane in self._lanes:
+            if not lane.is_open:
+                self._empty(lane)
+        self._balance()
+        self._relieve()
+
+    def _empty(self, lane: Lane) -> None:
+        stranded = [lane.scheduler.hand_over(one) for one in tuple(lane.scheduler.waiting)]
+        for sequence in stranded:
+            if sequence.num_preemptions == 0:
+                self._put(sequence, self._best_lane(sequence))
+        for sequence in reversed(stranded):  # each goes in front
+            if sequence.num_preemptions > 0:
+                self._put(sequence, self._best_lane(sequence))
+
+    def _balance(self) -> None:
+        """Lets lanes without a queue take from the longest one what has not run yet."""
+        lanes = [lane for lane in self._lanes if lane.is_open]
+        while True:
+            taker = min(lanes, key=lambda lane: lane.num_sequences)
+            giver = max(lanes, key=lambda lane: lane.num_sequences)
+            if giver.num_sequences - taker.num_sequences <= PREFIX_WEIGHT + 1:
+                return
+            fresh = (one for one in giver.scheduler.waiting if one.num_preemptions == 0)
+            sequence = next(fresh, None)
+            if sequence is None or taker.scheduler.num_waiting > 0:
+                return
+            self._put(giver.scheduler.hand_over(sequence), taker)
+
+    def _relieve(self) -> None:
+        """Moves the oldest of a queue, if it lacks memory there, to where it can run at once."""
+        lanes = [lane for lane in self._lanes if lane.is_open]
+        for giver in lanes:
+            oldest = next(iter(giver.scheduler.waiting), None)
+            if oldest is None or oldest.num_preemptions or not oldest.lacks_memory:
+                continue
+            taker = next((lane for lane in lanes if lane.scheduler.fits(oldest)), None)
+            if taker is not None:
+                self._put(giver.scheduler.hand_over(oldest), taker)
+
+    def _put(self, sequence: Sequence, lane: Lane) -> None:
+        lane.scheduler.adopt(sequence)
+        self._lane_of[sequence.request_id] = lane
+
+    def _best_lane(self, sequence: Sequence) -> Lane:
+        """The open lane with the least to do; the more of the prompt it holds, the less it may."""
+        lanes = [lane for lane in self._lanes if lane.is_open] or self._lanes
+        if len(lanes) == 1:
+            return lanes[0]
+
+        def cost(lane: Lane) -> float:
+            share = lane.scheduler.num_prefix_tokens(sequence) / sequence.num_tokens
+            return lane.num_sequences - PREFIX_WEIGHT * share
+
+        return min(lanes, key=cost)

@@ -1,0 +1,454 @@
+"""The loop: admit, fill the pipelines, take in what comes back, emit.
+
+One task owns the lanes and every request; others only submit and cancel, from the same event loop,
+and micro-batches report to it. When a stage is lost, the sequences of its pipeline go back to the
+waiting queue with the tokens they have, and go on by recomputation: on another pipeline if there is
+one, else once the stage is back.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable
+from collections.abc import Sequence as ListLike
+
+from coordinator.constraint.grammar_compiler import GrammarCompiler
+from coordinator.core.limits import MAX_REPLAYS
+from coordinator.core.observation import EngineFigures
+from coordinator.core.request import FinishReason
+from coordinator.core.request_spec import Prompt, RequestSpec
+from coordinator.core.sequence import Sequence
+from coordinator.core.served_model import ServedModel
+from coordinator.core.status import EngineStatus
+from coordinator.core.step import SchedulerOutput, StepOutput
+from coordinator.engine.admission import Admission
+from coordinator.engine.batch_sampling import sample
+from coordinator.engine.dispatcher import Dispatcher
+from coordinator.engine.engine_status import EngineCounters, engine_figures, engine_status
+from coordinator.engine.intake import Intake, Prepared
+from coordinator.engine.landed_step import LandedStep
+from coordinator.engine.lane import Lane
+from coordinator.engine.live_request import LiveRequest
+from coordinator.engine.live_requests import LiveRequests
+from coordinator.engine.mask_waits import MaskWaits
+from coordinator.engine.micro_batches import MicroBatch
+from coordinator.engine.outage import Outage
+from coordinator.engine.preparing_stream import PreparingStream
+from coordinator.engine.readiness import Readiness
+from coordinator.engine.request_stream import RequestStream
+from coordinator.observe.observer import EngineObserver, Observers
+from coordinator.observe.step_watch import StepHub, StepWatch
+from coordinator.pipeline.stage_pool import StagePool
+from coordinator.pipeline.topology import Topology
+from coordinator.text.text_workers import TextWorkers
+from coordinator.text.tokenizer import Tokenizer
+from coordinator.text.tokenizer_info import TokenizerInfo
+from stagecoach.contract.errors import (
+    DeadlineExceededError,
+    DeviceMemoryError,
+    InternalError,
+    KvFullError,
+    StagecoachError,
+    StaleStateError,
+    UnavailableError,
+)
+
+_log = logging.getLogger(__name__)
+
+
+class Engine:
+    """Generates tokens for many requests at once over the pipelines that can be formed.
+
+    Args:
+        pool: Connected and not started; the engine closes it.
+        topology: The stages.
+        lanes: One for each pipeline that there can be, without; all with equal limits.
+        admission: Validates requests.
+        grammars: Compiles the grammars of requests; the engine closes it.
+        tokenizer: The model's; None when it serves token ids only.
+        tokenizer_info: What clients may know of it.
+        text: Of the tokenizer; the engine starts and closes it.
+        max_num_waiting: Requests that wait, beyond which none is taken.
+        stage_wait_s: How long requests wait for a lost stage before they fail.
+        wake: Set by the lanes when the engine has something to do.
+        observers: Told what happens.
+    """
+
+    def __init__(
+        self,
+        *,
+        pool: StagePool,
+        topology: Topology,
+        lanes: tuple[Lane, ...],
+        admission: Admission,
+        grammars: GrammarCompiler,
+        tokenizer: Tokenizer | None,
+        tokenizer_info: TokenizerInfo | None,
+        text: TextWorkers | None,
+        max_num_waiting: int,
+        stage_wait_s: float,
+        wake: asyncio.Event,
+        observers: ListLike[EngineObserver] = (),
+    ) -> None:
+        """Keeps its parts; `start` starts it."""
+        self.tokenizer = tokenizer
+        self._tokenizer_info = tokenizer_info
+        self._pool = pool
+        self._topology = topology
+        self._lanes = lanes
+        self._dispatcher = Dispatcher(lanes, max_num_waiting=max_num_waiting)
+        self._admission = admission
+        self._outage = Outage(stage_wait_s)
+        self._grammars = grammars
+        self._text = text
+        self._observers = Observers(observers)
+        self._counters = EngineCounters()
+        self._requests = LiveRequests(self._dispatcher, self._counters, self._observers)
+        self._intake = Intake(
+            admission=admission,
+            grammars=grammars,
+            outage=self._outage,
+            dispatcher=self._dispatcher,
+            requests=self._requests,
+            observers=self._observers,
+            topology=topology,
+            tokenizer=tokenizer,
+            on_accepted=self._hear_request,
+            on_cancel=self._cancel,
+        )
+        self._wake = wake
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._unsent: list[tuple[Lane, LandedStep]] = []
+        self._masks = MaskWaits(self._requests.by_id, wake)
+        self._endings: list[tuple[LiveRequest, FinishReason]] = []
+        """Requests that turned out to be complete; told after their last token."""
+        self._steps = StepHub()
+        self._is_draining = False
+        self._has_news = False
+        """True when pipelines may have come or gone."""
+        self._readiness = Readiness()
+
+    @property
+    def num_requests(self) -> int:
+        """Requests that have not ended."""
+        return len(self._requests.by_id)
+
+    @property
+    def served_model(self) -> ServedModel:
+        """What clients may know of the model."""
+        limits = self._lanes[0].scheduler.config
+        return ServedModel(
+            model_id=self._topology.model_id,
+            vocab_size=self._topology.vocab_size,
+            max_model_len=limits.max_request_tokens,
+            has_tokenizer=self.tokenizer is not None,
+            has_prefix_cache=limits.prefix_cache,
+            tokenizer_info=self._tokenizer_info,
+        )
+
+    @property
+    def is_ready(self) -> bool:
+        """True while requests are served."""
+        return self._readiness.is_ready
+
+    async def wait_ready(self, *, ready: bool) -> None:
+        """Returns when `is_ready` has become so."""
+        await self._readiness.wait(ready)
+
+    async def tokenize(self, prompt: Prompt) -> ListLike[int]:
+        """Turns a prompt into token ids; see `Admission.tokenize`."""
+        return await self._admission.tokenize(prompt)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """What a token stands for in a text; empty without a tokenizer."""
+        return b"" if self.tokenizer is None else self.tokenizer.token_bytes(token_id)
+
+    async def detokenize(self, token_ids: ListLike[int]) -> str:
+        """Turns token ids into text; see `Admission.detokenize`."""
+        return await self._admission.detokenize(token_ids)
+
+    def submit(self, spec: RequestSpec) -> RequestStream | PreparingStream[Prepared]:
+        """Validates a request and queues it: at once if that takes no time.
+
+        A long text and a conversation are tokenized, and a grammar is compiled, while the first
+        event is read; the request is queued then.
+
+        Returns:
+            Its events. The caller reads them to the end or cancels the stream. What is found wrong
+            while the request is prepared is raised in the place of the first event.
+
+        Raises:
+            UnavailableError: The engine is draining, or a stage has been lost for too long.
+            InvalidArgumentError: The id is in use; or see `Admission`.
+            ContextLengthExceededError: Prompt and output cannot fit.
+            QueueFullError: Too many requests wait.
+        """
+        return self._intake.submit(spec)
+
+    def watch_steps(self) -> StepWatch:
+        """Tells what each micro-batch does from now on; the caller closes the watch.
+
+        Raises:
+            QueueFullError: Too many watch already.
+        """
+        return self._steps.watch(time.perf_counter_ns())
+
+    def start(self) -> None:
+        """Starts serving; call once, from the event loop that everything else is called from."""
+        self._pool.start(self._hear)
+        self._tend()
+        self._task = asyncio.create_task(self._run(), name="engine")
+        if self._text is not None:
+            self._text.start()
+
+    def read_vocabulary(self) -> None:
+        """Makes the engine ready for grammars in the background, before the first is sent."""
+        if self.tokenizer is not None:
+            self._grammars.start_soon()
+
+    async def wait_stopped(self) -> None:
+        """Returns when the engine was closed.
+
+        Raises:
+            BaseException: A bug ended it.
+        """
+        await asyncio.wait({self._task})
+        if not self._is_draining:
+            self._task.result()
+
+    async def wait_idle(self) -> None:
+        """Returns once all requests have ended and every stage was told of their slots."""
+        await self._idle.wait()
+
+    async def close(self, grace_s: float) -> None:
+        """Admits nothing more, lets requests finish within the grace time, fails the rest.
+
+        Closes the pipeline, which frees every slot on every stage.
+        """
+        self._is_draining = True
+        self._intake.close()
+        self._readiness.set(False)
+        if self._requests.by_id:
+            idle = asyncio.create_task(self.wait_idle())
+            await asyncio.wait(
+                {idle, self._task}, timeout=grace_s, return_when=asyncio.FIRST_COMPLETED
+            )
+            idle.cancel()
+        self._requests.fail_all(UnavailableError("the coordinator is shutting down"))
+        self._steps.end(UnavailableError("the coordinator is shutting down"))
+        self._task.cancel()
+        await asyncio.wait({self._task})
+        await asyncio.gather(*(lane.micro_batches.close() for lane in self._lanes))
+        await self._pool.close()
+        await self._grammars.close()
+        if self._text is not None:
+            await self._text.close()
+
+    async def _run(self) -> None:
+        """The loop; ends only by being cancelled, or by a bug, which fails every request."""
+        try:
+            await self._serve()
+        except Exception:  # a bug; nobody may wait for an engine that does not run
+            stopped = self._outage.end()
+            self._readiness.set(False)
+            _log.exception("the engine stopped")
+            self._requests.abandon(stopped)
+            raise
+
+    async def _serve(self) -> None:
+        while True:
+            if self._has_news:
+                await self._emit()  # before requests are moved, or fail
+                self._tend()
+            await self._masks.settle()
+            self._let_go()
+            for lane in self._lanes:
+                lane.fill(self._requests.by_id)
+            await self._emit()
+            for lane in self._lanes:
+                if lane.is_idle:
+                    lane.rest()
+            if not self._requests.by_id and all(lane.is_idle for lane in self._lanes):
+                self._idle.set()
+            await self._wake.wait()
+            self._wake.clear()
+            for lane in self._lanes:
+                for micro_batch in lane.micro_batches.take_landed():
+                    await self._land(lane, micro_batch)
+            self._dispatcher.spread()
+
+    def _hear_request(self) -> None:
+        self._idle.clear()
+        self._wake.set()
+
+    def _hear(self) -> None:
+        self._has_news = True
+        self._wake.set()
+
+    def _tend(self) -> None:
+        """Gives up pipelines that lost a stage, serves those that can be formed, or waits."""
+        self._has_news = False
+        for lane in self._lanes:
+            if lane.is_broken:
+                self._replay(lane.lose(), UnavailableError("a stage was lost again and again"))
+        for pipeline in self._pool.form():
+            self._lanes[pipeline.index].open(pipeline)
+            facts = {"pipeline": pipeline.index, "stages": list(pipeline.addresses)}
+            _log.info("pipeline formed", extra=facts)
+        is_open = any(lane.is_open for lane in self._lanes)
+        if is_open:
+            self._outage.clear()
+            self._dispatcher.spread()
+        elif (
+            self._outage.begin(self._hear, num_requests=self.num_requests) or self._pool.is_hopeless
+        ):
+            self._requests.fail_all(self._outage.fail(self._pool.problem))
+            self._wake.set()
+        self._readiness.set(is_open and not self._is_draining)
+
+    async def status(self) -> EngineStatus:
+        """The state of the coordinator and of every stage."""
+        return engine_status(
+            topology=self._topology,
+            stages=await self._pool.statuses(),
+            ready=self.is_ready,
+            has_tokenizer=self.tokenizer is not None,
+            lanes=self._lanes,
+            counters=self._counters,
+            now_s=time.monotonic(),
+        )
+
+    def figures(self) -> EngineFigures:
+        """The state of the engine now, without asking a stage. Any thread."""
+        return engine_figures(
+            is_ready=self.is_ready, lanes=self._lanes, stages=self._pool.stage_figures()
+        )
+
+    async def _land(self, lane: Lane, micro_batch: MicroBatch) -> None:
+        """Takes in what became of a micro-batch."""
+        result = micro_batch.result
+        if isinstance(result, StepOutput):
+            await self._take_in(lane, micro_batch, result)
+        elif isinstance(result, StagecoachError):
+            self._give_up(lane, micro_batch.output, result)
+        else:
+            assert result is not None, "a micro-batch landed without a result"
+            raise result
+
+    async def _take_in(self, lane: Lane, micro_batch: MicroBatch, result: StepOutput) -> None:
+        """Samples, and lets the scheduler go on; what clients get of it is sent later.
+
+        Requests may end while it samples; the scheduler drops their tokens.
+        """
+        landed_ns = time.perf_counter_ns()
+        output = micro_batch.output
+        sampled = await sample(output, result, self._requests.by_id)
+        for request_id, error in sampled.errors.items():
+            self._fail(request_id, error)
+        advanced = lane.scheduler.update(output, sampled.token_ids)
+        step = LandedStep.of(
+            micro_batch,
+            result,
+            [self._requests.by_id[sequence.request_id] for sequence in advanced],
+            logprobs=sampled.logprobs,
+            landed_ns=landed_ns,
+        )
+        step_s = (micro_batch.returned_ns - micro_batch.started_ns) / 1e9
+        for token in step.tokens:
+            if token.reason is not None:
+                lane.scheduler.finish(token.live.request_id, token.reason)
+            elif not token.live.sampler.is_ready:
+                self._masks.hold(token.live, step_s=step_s)
+        self._unsent.append((lane, step))
+
+    def _let_go(self) -> None:
+        """Lets held sequences go on, or ends them, once it is known what may follow."""
+        for live in self._masks.take_ready():
+            reason = live.finish_reason
+            if reason is None:
+                live.sequence.is_held = False
+            else:
+                self._dispatcher.stop(live.request_id, reason)
+                self._endings.append((live, reason))
+
+    async def _emit(self) -> None:
+        """Sends what was taken in, behind the next micro-batches."""
+        if not self._unsent and not self._endings:
+            return
+        await asyncio.sleep(0)  # lets those go out that were just started
+        steps, self._unsent = self._unsent, []
+        for lane, step in steps:
+            sent = step.send(self._requests.by_id)
+            if self._steps.is_watched:
+                self._steps.publish(step.record(sent))
+            if self._observers.hear_steps:
+                self._observers.step_ended(step.summary(sent))
+            for token in sent.last_tokens:
+                assert token.reason is not None
+                self._requests.finish(token.live, token.reason)
+            self._counters.throughput.add(len(step.tokens), time.monotonic())
+            micro_batch = step.micro_batch
+            lane.pace.observe(
+                micro_batch.output,
+                depth=micro_batch.depth,
+                load=micro_batch.load,
+                stages=step.result.stage_timings,
+                landed_ns=micro_batch.returned_ns,
+            )
+        endings, self._endings = self._endings, []
+        for live, reason in endings:
+            if self._requests.by_id.get(live.request_id) is live:
+                self._requests.finish(live, reason)
+
+    def _give_up(self, lane: Lane, output: SchedulerOutput, error: StagecoachError) -> None:
+        """Replays what a stage could not run, or fails it; hits only this micro-batch."""
+        if isinstance(error, UnavailableError | DeadlineExceededError):
+            self._log_failure(logging.WARNING, "micro-batch lost", output, error)
+            if lane.is_open:  # else all that is in flight was lost with it; see `_tend`
+                self._replay(lane.scheduler.requeue(output), error)
+        elif isinstance(error, KvFullError | StaleStateError | DeviceMemoryError):
+            self._log_failure(logging.WARNING, "micro-batch replayed", output, error)
+            gave_up = InternalError(f"given up after {MAX_REPLAYS} replays: {error.message}")
+            self._replay(lane.scheduler.requeue(output), gave_up)
+        else:
+            self._log_failure(logging.ERROR, "micro-batch failed", output, error)
+            lane.scheduler.requeue(output)
+            for piece in output.slices:
+                # Whatever a stage says, it is not the client's fault.
+                self._fail(
+                    piece.request_id,
+                    InternalError(
+                        f"request {piece.request_id} failed on a stage; see the coordinator's log"
+                    ),
+                )
+
+    @staticmethod
+    def _log_failure(
+        level: int, event: str, output: SchedulerOutput, error: StagecoachError
+    ) -> None:
+        _log.log(
+            level,
+            event,
+            extra={
+                "micro_batch_id": output.micro_batch_id,
+                "request_ids": [piece.request_id for piece in output.slices],
+                "error": error.message,
+            },
+        )
+
+    def _replay(self, sequences: Iterable[Sequence], error: StagecoachError) -> None:
+        """Lets requests be computed again, or fails those that had their share of replays."""
+        for sequence in sequences:
+            if sequence.num_replays > MAX_REPLAYS:
+                self._fail(sequence.request_id, error)
+
+    def _cancel(self, request_id: str) -> None:
+        live = self._requests.by_id.get(request_id)
+        if live is not None:
+            self._requests.finish(live, FinishReason.ABORT)
+            self._wake.set()
+
+    def _fail(self, request_id: str, error: StagecoachError) -> None:
+        if self._requests.fail(request_id, error):
+            self._wake.set()

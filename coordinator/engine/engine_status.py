@@ -1,0 +1,99 @@
+"""The state of an engine for operators, put together from its parts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from coordinator.core.observation import EngineFigures, StageFigures
+from coordinator.core.status import EngineStatus, StageStatus
+from coordinator.engine.lane import Lane
+from coordinator.engine.throughput import ThroughputMeter
+from coordinator.pipeline.topology import Topology
+from coordinator.scheduler.scheduler import Scheduler
+
+
+@dataclass(slots=True)
+class EngineCounters:
+    """What an engine counts from its start on."""
+
+    num_finished: int = 0
+    """Requests ended, by any cause."""
+    num_preemptions: int = 0
+    """Of the requests that have ended."""
+    throughput: ThroughputMeter = field(default_factory=ThroughputMeter)
+
+
+def engine_status(
+    *,
+    topology: Topology,
+    stages: tuple[StageStatus, ...],
+    ready: bool,
+    has_tokenizer: bool,
+    lanes: Sequence[Lane],
+    counters: EngineCounters,
+    now_s: float,
+) -> EngineStatus:
+    """The state of the coordinator and of every stage.
+
+    Args:
+        topology: The stages as they were when they were connected.
+        stages: As they are now.
+        ready: Whether requests are served.
+        has_tokenizer: Whether text is served.
+        lanes: What runs and waits; those that are open count for what can be held.
+        counters: Of the engine.
+        now_s: On the monotonic clock.
+    """
+    figures = engine_figures(is_ready=ready, lanes=lanes, stages=())
+    schedulers = _usable(lanes)
+    return EngineStatus(
+        model_id=topology.model_id,
+        ready=ready,
+        stages=stages,
+        num_running=figures.num_running,
+        num_waiting=figures.num_waiting,
+        max_num_seqs=sum(one.config.max_num_seqs for one in schedulers),
+        num_kv_blocks=figures.num_kv_blocks,
+        num_free_kv_blocks=figures.num_free_kv_blocks,
+        num_cached_kv_blocks=figures.num_cached_kv_blocks,
+        max_model_len=lanes[0].scheduler.config.max_request_tokens,
+        num_finished=counters.num_finished,
+        num_generated_tokens=counters.throughput.total,
+        num_preemptions=counters.num_preemptions,
+        num_prefix_query_tokens=figures.num_prefix_query_tokens,
+        num_prefix_hit_tokens=figures.num_prefix_hit_tokens,
+        tokens_per_second=counters.throughput.tokens_per_second(now_s),
+        has_tokenizer=has_tokenizer,
+    )
+
+
+def engine_figures(
+    *, is_ready: bool, lanes: Sequence[Lane], stages: tuple[StageFigures, ...]
+) -> EngineFigures:
+    """The state of the engine for those who count; costs nothing, from any thread.
+
+    Args:
+        is_ready: Whether requests are served.
+        lanes: What runs and waits; those that are open count for what can be held.
+        stages: In pipeline order.
+    """
+    schedulers = [lane.scheduler for lane in lanes]
+    usable = _usable(lanes)
+    return EngineFigures(
+        is_ready=is_ready,
+        num_running=sum(one.num_running for one in schedulers),
+        num_waiting=sum(one.num_waiting for one in schedulers),
+        num_micro_batches=sum(lane.micro_batches.num_in_flight for lane in lanes),
+        num_kv_blocks=sum(one.config.num_kv_blocks for one in usable),
+        num_free_kv_blocks=sum(one.num_free_kv_blocks for one in usable),
+        num_cached_kv_blocks=sum(one.num_cached_kv_blocks for one in usable),
+        num_prefix_query_tokens=sum(one.num_prefix_query_tokens for one in schedulers),
+        num_prefix_hit_tokens=sum(one.num_prefix_hit_tokens for one in schedulers),
+        num_preemptions=sum(one.num_preemptions for one in schedulers),
+        num_replays=sum(one.num_replays for one in schedulers),
+        stages=stages,
+    )
+
+
+def _usable(lanes: Sequence[Lane]) -> list[Scheduler]:
+    """Those whose room counts: of the lanes that are open, or of all while none is."""
+    return [lane.scheduler for lane in lanes if lane.is_open] or [lane.scheduler for lane in lanes]

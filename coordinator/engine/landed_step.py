@@ -1,0 +1,182 @@
+"""A micro-batch between the sampler and the clients: its tokens, their text, its times.
+
+What decides how the next micro-batch looks is done at once; text and events come after that one is
+on its way.
+"""
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, Self
+
+from coordinator.core.events import TokenLogprobs
+from coordinator.core.observation import StepSummary
+from coordinator.core.request import FinishReason
+from coordinator.core.step import StepOutput
+from coordinator.core.step_record import StepInstants, StepRecord
+from coordinator.engine.live_request import LiveRequest, step_times
+from coordinator.engine.micro_batches import MicroBatch
+from coordinator.text.stop_strings import TextDelta
+
+
+class NewToken(NamedTuple):
+    """A token that was sampled and not sent yet."""
+
+    live: LiveRequest
+    token_id: int
+    reason: FinishReason | None
+    """Why it is the last one; None when others follow, or when that is not known yet."""
+    is_hidden: bool
+    """True for an end token, which is no part of the output."""
+    delta: TextDelta | None
+    """Its text; None when that is still to be made."""
+    logprobs: TokenLogprobs | None
+    """None when the request wants none."""
+
+    @classmethod
+    def of(cls, live: LiveRequest, logprobs: TokenLogprobs | None) -> Self:
+        """Takes the newest token of a request and decides whether it is the last.
+
+        Makes its text only if that decides it. While the sampler is not ready, it is not known
+        whether anything may follow; see `LiveRequest.finish_reason`.
+        """
+        token_id = live.sequence.output_token_ids[-1]
+        if token_id in live.request.stop_token_ids:
+            return cls(live, token_id, FinishReason.STOP, True, None, logprobs)
+        live.sampler.append(token_id)
+        delta = live.text.push(token_id) if live.request.stop else None
+        if delta is not None and delta.stopped:
+            reason: FinishReason | None = FinishReason.STOP
+        else:
+            reason = live.finish_reason if live.sampler.is_ready else None
+        return cls(live, token_id, reason, False, delta, logprobs)
+
+    def send(self) -> None:
+        """Sends the token to its client."""
+        if not self.is_hidden:
+            delta = self.delta or self.live.text.push(self.token_id)
+            self.live.emit(self.token_id, delta.text, self.logprobs)
+
+
+class SentTokens(NamedTuple):
+    """What `LandedStep.send` did."""
+
+    tokens: list[NewToken]
+    """Those whose requests had not ended meanwhile."""
+    last_tokens: list[NewToken]
+    """Those that end their requests, which is still to be done."""
+    emitting_ns: int
+    """When it began."""
+    emitted_ns: int
+    """When the tokens were on their way."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LandedStep:
+    """What came back, with a new token for every sequence that took one."""
+
+    micro_batch: MicroBatch
+    result: StepOutput
+    tokens: list[NewToken]
+    sample_ns: int
+    sampled_ns: int
+    """When the tokens were chosen."""
+    decided_ns: int
+    """When it was known which are the last."""
+
+    @classmethod
+    def of(
+        cls,
+        micro_batch: MicroBatch,
+        result: StepOutput,
+        advanced: Iterable[LiveRequest],
+        *,
+        logprobs: Mapping[str, TokenLogprobs],
+        landed_ns: int,
+    ) -> Self:
+        """Takes the tokens of the requests that advanced.
+
+        Args:
+            micro_batch: What came back.
+            result: What the last stage made of it.
+            advanced: The requests whose sequences took a token just now.
+            logprobs: Of the tokens, by request id, for those that want any.
+            landed_ns: When sampling began.
+        """
+        sampled_ns = time.perf_counter_ns()
+        return cls(
+            micro_batch=micro_batch,
+            result=result,
+            tokens=[NewToken.of(live, logprobs.get(live.request_id)) for live in advanced],
+            sample_ns=sampled_ns - landed_ns,
+            sampled_ns=sampled_ns,
+            decided_ns=time.perf_counter_ns(),
+        )
+
+    def send(self, requests: Mapping[str, LiveRequest]) -> SentTokens:
+        """Sends the tokens, and counts the step's times for every request that took part.
+
+        Args:
+            requests: Those that have not ended meanwhile; the others hear nothing more.
+        """
+        emitting_ns = time.perf_counter_ns()
+        tokens = [
+            token for token in self.tokens if requests.get(token.live.request_id) is token.live
+        ]
+        for token in tokens:
+            token.send()
+        emitted_ns = time.perf_counter_ns()
+        detokenize_ns = emitted_ns - emitting_ns + self.decided_ns - self.sampled_ns
+        micro_batch = self.micro_batch
+        times = step_times(
+            schedule_ns=micro_batch.scheduled_ns - micro_batch.started_ns,
+            sample_ns=self.sample_ns,
+            detokenize_ns=detokenize_ns,
+            step_ns=self.sampled_ns - micro_batch.started_ns + detokenize_ns,
+            stages=self.result.stage_timings,
+        )
+        for piece in micro_batch.output.slices:
+            if (participant := requests.get(piece.request_id)) is not None:
+                participant.add_step(times)
+        last_tokens = [token for token in tokens if token.reason is not None]
+        return SentTokens(tokens, last_tokens, emitting_ns, emitted_ns)
+
+    def summary(self, sent: SentTokens) -> StepSummary:
+        """Tells observers what the step did; notes when the tokens were sent."""
+        inter_token_ns: dict[int, int] = {}
+        num_sent_tokens = 0
+        for token in sent.tokens:
+            if token.is_hidden:
+                continue
+            num_sent_tokens += 1
+            live = token.live
+            if live.last_sent_ns is not None:
+                waited_ns = sent.emitted_ns - live.last_sent_ns
+                inter_token_ns[waited_ns] = inter_token_ns.get(waited_ns, 0) + 1
+            live.last_sent_ns = sent.emitted_ns
+        num_tokens = num_decode_tokens = 0
+        for piece in self.micro_batch.output.slices:  # once, for what two properties would do
+            num_rows = len(piece.token_ids)
+            num_tokens += num_rows
+            if num_rows == 1 and piece.samples:
+                num_decode_tokens += 1
+        return StepSummary(
+            num_prefill_tokens=num_tokens - num_decode_tokens,
+            num_decode_tokens=num_decode_tokens,
+            num_sent_tokens=num_sent_tokens,
+            inter_token_ns=inter_token_ns,
+            stages=self.result.stage_timings,
+        )
+
+    def record(self, sent: SentTokens) -> StepRecord:
+        """Tells what the step did and when."""
+        micro_batch = self.micro_batch
+        instants = StepInstants(
+            started_ns=micro_batch.started_ns,
+            scheduled_ns=micro_batch.scheduled_ns,
+            returned_ns=self.sampled_ns - self.sample_ns,
+            sampled_ns=self.decided_ns,
+            emitting_ns=sent.emitting_ns,
+            emitted_ns=sent.emitted_ns,
+        )
+        return StepRecord.of(micro_batch.output, self.result, instants)

@@ -1,0 +1,210 @@
+"""Everything the engine keeps of a request from admission to its end, in one record.
+
+One table of these, keyed by request id, is all there is; so a request that ends is gone.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from coordinator.core.events import (
+    Accepted,
+    Finished,
+    RequestTimings,
+    StageTotals,
+    StepTotals,
+    TokenLogprobs,
+    TokensEvent,
+)
+from coordinator.core.observation import RequestEnd
+from coordinator.core.request import FinishReason, Request
+from coordinator.core.sequence import Sequence
+from coordinator.core.step import StageTimings
+from coordinator.engine.request_stream import RequestStream
+from coordinator.pipeline.topology import Topology
+from coordinator.sampling.constraint import Constraint
+from coordinator.sampling.token_sampler import TokenSampler
+from coordinator.text.output_text import OutputText
+from coordinator.text.tokenizer import Tokenizer
+from stagecoach.contract.errors import StagecoachError
+
+NUM_OWN_TIMES = 4
+"""Times of a step that are the coordinator's own: schedule, sample, detokenize, whole step."""
+
+
+def step_times(
+    *,
+    schedule_ns: int,
+    sample_ns: int,
+    detokenize_ns: int,
+    step_ns: int,
+    stages: tuple[StageTimings, ...],
+) -> np.ndarray:
+    """Lays the times of one step out as an int64 vector, for `LiveRequest.add_step`."""
+    own = (schedule_ns, sample_ns, detokenize_ns, step_ns)
+    return np.array([*own, *(ns for stage in stages for ns in stage)], dtype=np.int64)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class LiveRequest:
+    """State of one request; only the engine's task changes it."""
+
+    request: Request
+    sequence: Sequence
+    sampler: TokenSampler
+    text: OutputText
+    stream: RequestStream
+    times: np.ndarray
+    """Sum of `step_times` over the steps that the request took part in."""
+    num_steps: int = 0
+    prefill: StepTotals | None = None
+    """Sums over the steps until the first token was sampled."""
+    num_completion_tokens: int = 0
+    first_step_ns: int | None = None
+    first_token_ns: int | None = None
+    last_sent_ns: int | None = None
+    """When its latest token was sent, on the clock of `time.perf_counter_ns`."""
+
+    @classmethod
+    def of(
+        cls,
+        sequence: Sequence,
+        *,
+        topology: Topology,
+        tokenizer: Tokenizer | None,
+        constraint: Constraint | None,
+        on_cancel: Callable[[], None],
+    ) -> Self:
+        """Makes the record of a request that was just accepted.
+
+        Args:
+            sequence: From the scheduler.
+            topology: The stages that serve it.
+            tokenizer: The model's; None when it serves token ids only.
+            constraint: What its output must match, with no output so far; None: anything.
+            on_cancel: Called at most once, when the client cancels.
+        """
+        request = sequence.request
+        accepted = Accepted(
+            request_id=request.request_id, prompt_token_ids=request.prompt_token_ids
+        )
+        num_times = NUM_OWN_TIMES + len(topology.infos) * len(StageTimings._fields)
+        return cls(
+            request=request,
+            sequence=sequence,
+            sampler=TokenSampler(
+                request.sampling,
+                prompt_token_ids=request.prompt_token_ids,
+                vocab_size=topology.vocab_size,
+                logprobs=request.logprobs,
+                constraint=constraint,
+                min_tokens=request.min_tokens,
+                end_token_ids=request.stop_token_ids,
+            ),
+            text=OutputText(tokenizer, request.stop, min_tokens=request.min_tokens),
+            stream=RequestStream(accepted, on_cancel),
+            times=np.zeros(num_times, dtype=np.int64),
+        )
+
+    @property
+    def request_id(self) -> str:
+        """Id of the request."""
+        return self.request.request_id
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """Why nothing may follow the output so far; None when something may. Once ready."""
+        if self.sampler.is_complete:
+            return FinishReason.STOP
+        return FinishReason.LENGTH if self.sequence.at_max_tokens else None
+
+    def add_step(self, times: np.ndarray) -> None:
+        """Counts a step that the request took part in."""
+        self.num_steps += 1
+        self.times += times
+        if self.prefill is None and self.sequence.output_token_ids:
+            self.prefill = self._totals()
+
+    def emit(self, token_id: int, text: str, logprobs: TokenLogprobs | None) -> None:
+        """Sends a token that belongs to the output."""
+        if self.first_token_ns is None:
+            self.first_token_ns = time.monotonic_ns()
+        self.num_completion_tokens += 1
+        self.stream.put(
+            TokensEvent(
+                token_ids=(token_id,),
+                text=text,
+                logprobs=() if logprobs is None else (logprobs,),
+                text_ends=() if logprobs is None else (self.text.num_chars,),
+            )
+        )
+
+    def end(self, reason: FinishReason, text: str) -> None:
+        """Sends the terminal event.
+
+        Args:
+            reason: Why.
+            text: Text that was held back.
+        """
+        self.stream.end(
+            Finished(
+                finish_reason=reason,
+                text=text,
+                num_prompt_tokens=self.sequence.num_prompt_tokens,
+                num_completion_tokens=self.num_completion_tokens,
+                num_cached_tokens=self.sequence.num_cached_tokens,
+                timings=self._timings(),
+            )
+        )
+
+    def as_ended(self, reason: FinishReason, error: StagecoachError | None) -> RequestEnd:
+        """Says for observers how the request ended just now."""
+        return RequestEnd(
+            request_id=self.request_id,
+            reason=reason,
+            error=error,
+            num_prompt_tokens=self.sequence.num_prompt_tokens,
+            num_completion_tokens=self.num_completion_tokens,
+            num_cached_tokens=self.sequence.num_cached_tokens,
+            num_steps=self.num_steps,
+            num_preemptions=self.sequence.num_preemptions,
+            arrival_ns=self.request.arrival_ns,
+            first_step_ns=self.first_step_ns,
+            first_token_ns=self.first_token_ns,
+            end_ns=time.monotonic_ns(),
+        )
+
+    def _timings(self) -> RequestTimings:
+        now_ns, arrival_ns = time.monotonic_ns(), self.request.arrival_ns
+        totals = self._totals()
+        return RequestTimings(
+            queue_ns=(self.first_step_ns or now_ns) - arrival_ns,
+            time_to_first_token_ns=self.first_token_ns and self.first_token_ns - arrival_ns,
+            total_ns=now_ns - arrival_ns,
+            num_steps=totals.num_steps,
+            schedule_ns=totals.schedule_ns,
+            sample_ns=totals.sample_ns,
+            detokenize_ns=totals.detokenize_ns,
+            stages=totals.stages,
+            step_ns=totals.step_ns,
+            num_preemptions=self.sequence.num_preemptions,
+            prefill=self.prefill,
+        )
+
+    def _totals(self) -> StepTotals:
+        schedule_ns, sample_ns, detokenize_ns, step_ns = self.times[:NUM_OWN_TIMES].tolist()
+        stages = self.times[NUM_OWN_TIMES:].reshape(-1, len(StageTimings._fields)).tolist()
+        return StepTotals(
+            num_steps=self.num_steps,
+            schedule_ns=schedule_ns,
+            sample_ns=sample_ns,
+            detokenize_ns=detokenize_ns,
+            step_ns=step_ns,
+            stages=tuple(
+                StageTotals(**dict(zip(StageTimings._fields, stage, strict=True)))
+                for stage in stages
+            ),
+        )

@@ -1,5 +1,0 @@
-"""What the coordinator exports to Prometheus; the engine knows nothing of it."""
-
-from coordinator.metrics.coordinator_metrics import CoordinatorMetrics
-
-__all__ = ["CoordinatorMetrics"]

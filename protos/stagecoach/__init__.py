@@ -1,1 +1,0 @@
-"""The namespace of the contract's packages."""

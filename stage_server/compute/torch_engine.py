@@ -1,0 +1,221 @@
+"""The engine that computes: real layers on a torch device, against paged KV memory."""
+
+import logging
+import time
+
+import psutil
+import torch
+
+from stage_server.compute.device_failures import device_failures
+from stage_server.compute.logits import reduce_logits
+from stage_server.core.batch import ForwardBatch, ForwardOutput, LogitsRequest, SequenceSlice
+from stage_server.core.config import StageConfig
+from stage_server.core.engine import EngineInfo
+from stage_server.core.load_board import Report, no_report
+from stage_server.kv_cache.kv_pool import KvPool
+from stage_server.kv_cache.paged_attention import PagedAttention
+from stage_server.kv_cache.slot_tables import BlockPlan, SlotTables
+from stage_server.model.layer_stack import LayerStack, load_layer_stack
+from stagecoach.contract.errors import InsufficientMemoryError
+from stagecoach.model_files import ModelFiles
+
+DEFAULT_CPU_KV_BYTES = 1 << 30
+"""KV memory on the CPU when `--kv-memory` is not given."""
+
+CUDA_KV_SHARE = 0.9
+"""Share of the memory that is free after loading which KV takes when `--kv-memory` is not given;
+the rest is for activations and the allocator's fragmentation."""
+
+_log = logging.getLogger(__name__)
+
+
+class TorchEngine:
+    """Implements `stage_server.core.engine.StageEngine` with torch.
+
+    Args:
+        config: The stage's configuration.
+        files: The model.
+        stack: The stage's layers, loaded.
+    """
+
+    def __init__(self, config: StageConfig, files: ModelFiles, stack: LayerStack) -> None:
+        """Allocates the KV pool.
+
+        Raises:
+            InsufficientMemoryError: The KV memory does not fit the device, or holds no block.
+        """
+        model = files.config
+        max_model_len = min(config.max_model_len or model.max_model_len, model.max_model_len)
+        self._stack = stack
+        self._device = stack.device
+        blocks_per_sequence = -(-max_model_len // config.kv_block_size)
+        self._pool = KvPool.within(
+            _kv_bytes(config, stack.device),
+            num_layers=len(config.layers),
+            block_size=config.kv_block_size,
+            num_kv_heads=model.num_kv_heads,
+            head_dim=model.head_dim,
+            dtype=stack.kv_dtype,
+            device=stack.device,
+            max_num_blocks=config.max_num_seqs * blocks_per_sequence,
+        )
+        self._slots = SlotTables(self._pool.num_blocks, config.kv_block_size)
+        self._info = EngineInfo(
+            model_id=files.model_id,
+            fingerprint=files.fingerprint,
+            layers=config.layers,
+            num_model_layers=model.num_layers,
+            hidden_size=model.hidden_size,
+            vocab_size=model.vocab_size,
+            dtype=stack.dtype,
+            hidden_states_dtype=str(stack.hidden_states_dtype).removeprefix("torch."),
+            kv_block_size=config.kv_block_size,
+            num_kv_blocks=self._pool.num_blocks,
+            max_num_seqs=config.max_num_seqs,
+            max_num_batched_tokens=config.max_num_batched_tokens,
+            max_model_len=max_model_len,
+            device=_device_name(stack.device),
+            emulated=False,
+            weight_bytes=stack.weight_bytes,
+            kv_bytes=self._pool.num_bytes,
+            weight_digests=files.weight_digests(),
+            weights_revision=files.weights_revision(),
+        )
+
+    @property
+    def info(self) -> EngineInfo:
+        """What this engine is."""
+        return self._info
+
+    @property
+    def num_free_kv_blocks(self) -> int:
+        """Free blocks, as a snapshot."""
+        return self._slots.num_free_blocks
+
+    @property
+    def num_held_kv_slots(self) -> int:
+        """Slots that hold tokens, as a snapshot."""
+        return self._slots.num_held_slots
+
+    def warm_up(self) -> None:
+        """Runs a prefill chunk and a decode within one block, so that kernels are chosen."""
+        num_tokens = min(self._info.kv_block_size, self._info.max_model_len)
+        for piece in (SequenceSlice(0, 0, num_tokens), SequenceSlice(0, num_tokens - 1, 1)):
+            self.forward(self._blank_batch(piece))
+        self.free_all_slots()
+
+    def forward(self, batch: ForwardBatch) -> ForwardOutput:
+        """Runs one micro-batch; see `StageEngine.forward`."""
+        plan = self._slots.apply(batch.slot_ops, batch.slices)
+        if not batch.slices:
+            return ForwardOutput()
+        with device_failures(self._device):
+            return self._compute(batch, plan)
+
+    @torch.inference_mode()
+    def _compute(self, batch: ForwardBatch, plan: BlockPlan) -> ForwardOutput:
+        self._pool.prepare(plan)
+        if batch.token_ids is not None:
+            hidden = self._stack.embed(batch.token_ids.to(self._device))
+        else:
+            assert batch.hidden_states is not None, "the servicer checked the inputs"
+            hidden = batch.hidden_states.to(self._device)
+        positions = [
+            position
+            for piece in batch.slices
+            for position in range(piece.start_position, piece.end_position)
+        ]
+        attention = PagedAttention(self._pool, batch.slices, plan)
+        hidden = self._stack.forward(hidden, positions, attention)
+        if not self._info.is_last:
+            return ForwardOutput(hidden_states=hidden.to("cpu"))
+        if not batch.logits:
+            return ForwardOutput()
+        rows = torch.tensor([request.row for request in batch.logits], device=self._device)
+        return ForwardOutput(logits=reduce_logits(self._stack.logits(hidden[rows]), batch.logits))
+
+    def free_all_slots(self) -> None:
+        """Gives back every slot and checks that the books balance."""
+        self._slots.free_all()
+        self._slots.check_integrity()
+
+    def _blank_batch(self, piece: SequenceSlice) -> ForwardBatch:
+        token_ids = hidden_states = None
+        if self._info.is_first:
+            token_ids = torch.zeros(piece.num_tokens, dtype=torch.int64)
+        else:
+            shape = (piece.num_tokens, self._info.hidden_size)
+            hidden_states = torch.zeros(shape, dtype=self._stack.hidden_states_dtype)
+        wanted = (LogitsRequest(row=piece.num_tokens - 1, num_candidates=1),)
+        return ForwardBatch(
+            slices=(piece,),
+            token_ids=token_ids,
+            hidden_states=hidden_states,
+            logits=wanted if self._info.is_last else (),
+        )
+
+
+def build_engine(config: StageConfig, files: ModelFiles, report: Report = no_report) -> TorchEngine:
+    """Loads the stage's layers and makes its engine. Takes seconds to minutes.
+
+    Args:
+        config: The stage's configuration.
+        files: The model.
+        report: Told how far it is.
+
+    Raises:
+        IncompatibleError: The model is not supported, its files are damaged, the layers do not
+            exist, or weights or KV memory do not fit the device.
+    """
+    device = torch.device(config.resolve_device())
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    started = time.perf_counter()
+    try:
+        stack = load_layer_stack(
+            files,
+            config.layers,
+            dtype=config.resolve_dtype(),
+            device=device,
+            report=report,
+        )
+        engine = TorchEngine(config, files, stack)
+    except torch.OutOfMemoryError as error:
+        raise InsufficientMemoryError(
+            f"layers {config.layers} do not fit the memory of {_device_name(device)}"
+        ) from error
+    _log.info(
+        "model loaded",
+        extra={
+            "layers": str(config.layers),
+            "device": engine.info.device,
+            "weight_bytes": stack.weight_bytes,
+            "kv_bytes": engine.info.kv_bytes,
+            "elapsed_s": round(time.perf_counter() - started, 3),
+        },
+    )
+    return engine
+
+
+def _kv_bytes(config: StageConfig, device: torch.device) -> int:
+    """Bytes for the pool, after the weights are loaded."""
+    if device.type == "cuda":
+        available = torch.cuda.mem_get_info(device)[0]
+        default = int(available * CUDA_KV_SHARE)
+    else:
+        available = psutil.virtual_memory().available
+        default = min(DEFAULT_CPU_KV_BYTES, available // 2)
+    wanted = config.kv_memory_bytes or default
+    if wanted > available:
+        raise InsufficientMemoryError(
+            f"kv_memory asks for {wanted} bytes, {_device_name(device)} has {available} free",
+            kv_bytes=wanted,
+            available_bytes=available,
+        )
+    return wanted
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{device} {torch.cuda.get_device_name(device)}"
+    return f"cpu ({torch.get_num_threads()} threads)"

@@ -1,0 +1,258 @@
+"""What one stage server was asked to be: flags and environment, parsed once into a frozen value.
+
+Imports torch only to find a device, so that `--help` is quick and the threads' environment is set
+before torch is loaded.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from typing import NamedTuple, Self
+
+from stagecoach.contract.errors import IncompatibleError, InvalidArgumentError
+from stagecoach.contract.layer_range import LayerRange
+from stagecoach.roofline.devices import gpu_named
+from stagecoach.roofline.model_shape import DTYPE_BYTES
+from stagecoach.security.bind import check_bind
+from stagecoach.security.tls_files import TlsFiles
+
+DTYPE_NAMES = ("auto", "float32", "float16", "bfloat16")
+ENGINE_NAMES = ("torch", "emulated")
+
+_UNITS_BYTES = {
+    "": 1,
+    "B": 1,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KIB": 2**10,
+    "MIB": 2**20,
+    "GIB": 2**30,
+    "TIB": 2**40,
+}
+
+
+class ListenAddress(NamedTuple):
+    """Where a server listens."""
+
+    host: str
+    """Name, IPv4 or IPv6 address; without brackets."""
+    port: int
+    """0 takes a free port."""
+
+    @classmethod
+    def parse(cls, text: str, *, field: str = "listen") -> Self:
+        """Reads `HOST:PORT`, with an IPv6 address in brackets: `[::1]:50051`.
+
+        Args:
+            text: The address.
+            field: Name of the field, for the error.
+
+        Raises:
+            InvalidArgumentError: `text` has another form, or the port is above 65535.
+        """
+        match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%\w]+)\]|([^\s:\[\]/]+)):([0-9]{1,5})", text)
+        if match is None or int(match[3]) > 65535:
+            raise InvalidArgumentError(
+                f"address {text!r} is not HOST:PORT, such as 127.0.0.1:50051 or [::1]:50051",
+                field=field,
+            )
+        return cls(match[1] or match[2], int(match[3]))
+
+    def __str__(self) -> str:
+        """The form that `parse` reads."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+DEFAULT_LISTEN = ListenAddress("127.0.0.1", 50051)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageConfig:
+    """Everything that the operator decides about one stage server.
+
+    Raises:
+        InvalidArgumentError: A value is out of range; the error names the field and the value.
+    """
+
+    model: str
+    """Local Hugging Face folder, hub id, path of a `.gguf` file, `demo` or `shape:NAME`."""
+    layers: LayerRange
+    """Decoder layers that this stage owns."""
+    listen: ListenAddress = DEFAULT_LISTEN
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:N`; auto takes CUDA when there is a device, or the emulated
+    one."""
+    dtype: str = "auto"
+    """Of the weights, one of `DTYPE_NAMES`; auto is float16 on CUDA and emulated devices
+    and float32 on a CPU."""
+    kv_memory_bytes: int | None = None
+    """Size of the KV pool. None: what is left of the device's free memory."""
+    kv_block_size: int = 16
+    """Tokens in one KV block."""
+    max_num_seqs: int = 256
+    """KV slots, and so the most sequences that one micro-batch may carry."""
+    max_num_batched_tokens: int = 2048
+    """Most tokens that one micro-batch may carry."""
+    max_model_len: int | None = None
+    """Most tokens that one sequence may hold. None: what the model and the KV pool allow."""
+    threads: int | None = None
+    """CPU threads that compute. None: one for each physical core that this process may use, or one
+    in all for an emulated stage, whose threads would only wait for each other."""
+    engine: str = "torch"
+    """One of `ENGINE_NAMES`."""
+    emulate: str | None = None
+    """GPU whose times the emulated engine takes, by its name in `stagecoach.roofline.devices`."""
+    efficiency: float = 1.0
+    """Share (0, 1] of its published figures that the emulated GPU reaches."""
+    json_output: bool = False
+    """Print one JSON line on stdout when ready."""
+    json_progress: bool = False
+    """Print JSON lines on stdout that say how far the loading is."""
+    exit_with_parent: bool = False
+    """Stop when stdin reaches its end, as it does when the process that holds it dies."""
+    tls: TlsFiles | None = None
+    """Only coordinators that show a certificate of its authority may use the stage. None: anyone
+    who reaches it may."""
+    insecure_bind: bool = False
+    """Listen where other machines can reach it even without TLS."""
+    drain_grace_s: float = 10.0
+    """Seconds that micro-batches in flight get to finish after a stop signal."""
+    metrics_listen: ListenAddress | None = None
+    """Where Prometheus scrapes. None serves no metrics."""
+    unsafe_fault_hooks: str | None = None
+    """File that tells this stage how to fail, for tests; None: it cannot be told."""
+    hang_timeout_s: float = 30.0
+    """Seconds, and a quarter of one for each token, after which a step counts as hung; after four
+    times as long the process ends."""
+
+    def __post_init__(self) -> None:
+        """Checks every range."""
+        if not self.model:
+            raise InvalidArgumentError("model is empty", field="model")
+        if re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", self.device) is None:
+            raise InvalidArgumentError(
+                f"device {self.device!r} is not one of auto, cpu, cuda, cuda:N", field="device"
+            )
+        _check_choice("dtype", self.dtype, DTYPE_NAMES)
+        _check_choice("engine", self.engine, ENGINE_NAMES)
+        _check_range("kv_memory_bytes", self.kv_memory_bytes, 1, 2**50)
+        _check_range("kv_block_size", self.kv_block_size, 1, 1024)
+        _check_range("max_num_seqs", self.max_num_seqs, 1, 65536)
+        _check_range("max_num_batched_tokens", self.max_num_batched_tokens, 1, 2**20)
+        _check_range("max_model_len", self.max_model_len, 1, 2**31 - 1)
+        _check_range("threads", self.threads, 1, 1024)
+        _check_range("drain_grace_s", self.drain_grace_s, 0, 3600)
+        _check_range("hang_timeout_s", self.hang_timeout_s, 0.1, 86400)
+        check_bind(
+            self.listen.host,
+            what="the stage server",
+            remedy=None if self.tls else "give --tls-ca, --tls-cert and --tls-key",
+            insecure=self.insecure_bind,
+        )
+        if self.metrics_listen is not None:
+            check_bind(
+                self.metrics_listen.host,
+                what="the metrics port",
+                remedy="it has neither TLS nor keys",
+                insecure=self.insecure_bind,
+                field="metrics_listen",
+            )
+        self._check_emulation()
+
+    def resolve_device(self) -> str:
+        """Names the device as torch does: `cpu` or `cuda:N`.
+
+        Raises:
+            IncompatibleError: There is no such CUDA device here.
+        """
+        import torch
+
+        if self.device == "cpu" or (self.device == "auto" and not torch.cuda.is_available()):
+            return "cpu"
+        index = int(self.device.partition(":")[2] or 0)
+        num_devices = torch.cuda.device_count()
+        if index >= num_devices:
+            raise IncompatibleError(
+                f"device {self.device} is not here: torch {torch.__version__} finds "
+                f"{num_devices} CUDA devices",
+                device=self.device,
+                num_devices=num_devices,
+            )
+        return f"cuda:{index}"
+
+    def resolve_dtype(self) -> str:
+        """Names the dtype of the weights: float32, float16 or bfloat16.
+
+        Raises:
+            IncompatibleError: As `resolve_device`.
+        """
+        if self.dtype != "auto":
+            return self.dtype
+        if self.engine == "emulated":
+            return "float16"
+        return "float32" if self.resolve_device() == "cpu" else "float16"
+
+    def _check_emulation(self) -> None:
+        """Refuses what one engine needs and the other would ignore."""
+        if self.engine != "emulated":
+            if self.emulate is not None or self.efficiency != 1.0:
+                field = "efficiency" if self.emulate is None else "emulate"
+                raise InvalidArgumentError(f"{field} needs engine emulated", field=field)
+            return
+        if self.emulate is None:
+            raise InvalidArgumentError(
+                "engine emulated needs emulate, the name of a GPU such as rtx-3060-12gb",
+                field="emulate",
+            )
+        gpu_named(self.emulate, field="emulate")
+        if not 0 < self.efficiency <= 1:  # also refuses NaN
+            raise InvalidArgumentError(
+                f"efficiency is {self.efficiency}, must be above 0 and at most 1",
+                field="efficiency",
+            )
+        if self.device != "auto":
+            raise InvalidArgumentError(
+                f"device {self.device} is of engine torch; emulate names the emulated one",
+                field="device",
+            )
+        if self.dtype not in ("auto", *DTYPE_BYTES):
+            raise InvalidArgumentError(
+                f"dtype {self.dtype} is not emulated, only {' and '.join(DTYPE_BYTES)}",
+                field="dtype",
+            )
+
+
+def parse_bytes(text: str, *, field: str) -> int:
+    """Reads a size such as `2GiB`, `500MB`, `1.5 GiB` or a plain number of bytes.
+
+    Args:
+        text: The size; units are decimal (`MB`) or binary (`MiB`), in any case.
+        field: Name of the field, for the error.
+
+    Raises:
+        InvalidArgumentError: `text` has another form, or is less than a byte.
+    """
+    match = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)\s*([A-Za-z]*)", text.strip())
+    if match is None or match[2].upper() not in _UNITS_BYTES:
+        raise InvalidArgumentError(
+            f"{field} {text!r} is not a size, such as 2GiB or 500MB", field=field
+        )
+    num_bytes = int(float(match[1]) * _UNITS_BYTES[match[2].upper()])
+    if num_bytes < 1:
+        raise InvalidArgumentError(f"{field} {text!r} must be above 0", field=field)
+    return num_bytes
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InvalidArgumentError(
+            f"{name} {value!r} is not one of {', '.join(choices)}", field=name
+        )
+
+
+def _check_range(name: str, value: float | None, low: float, high: float) -> None:
+    if value is not None and not (math.isfinite(value) and low <= value <= high):
+        raise InvalidArgumentError(f"{name} is {value}, must be in [{low}, {high}]", field=name)

@@ -1,0 +1,62 @@
+"""Where the model thread writes how far the loading is, for the event loop to read."""
+
+from collections.abc import Callable
+
+from stagecoach.contract.load_progress import LoadPhase, LoadProgress
+
+Report = Callable[[LoadProgress], None]
+"""Told how far the loading is."""
+
+
+def no_report(_progress: LoadProgress) -> None:
+    """For those who do not want to know."""
+
+
+class LoadBoard:
+    """Holds the latest progress. Any thread may write and read: it is one reference."""
+
+    def __init__(self) -> None:
+        """Nothing has begun."""
+        self.progress = LoadProgress(phase=LoadPhase.STARTING)
+
+    def write(self, progress: LoadProgress) -> None:
+        """Replaces what stood there."""
+        self.progress = progress
+
+
+class WeightProgress:
+    """Turns rows of tensors that were read into bytes of weights that are loaded.
+
+    A row that is read again, as for an embedding that is the head too, counts once.
+
+    Args:
+        total_elements: Of all tensors that will be read.
+        itemsize: Bytes of an element where it is kept.
+        report: Told after each read.
+    """
+
+    def __init__(self, total_elements: int, itemsize: int, report: Report) -> None:
+        """Nothing was read."""
+        self._total_bytes = total_elements * itemsize
+        self._itemsize = itemsize
+        self._report = report
+        self._rows: dict[str, int] = {}
+        self._done_elements = 0
+        self._tell()
+
+    def read(self, name: str, end_row: int, row_elements: int) -> None:
+        """Takes note that the rows of a tensor up to `end_row` were read."""
+        new_rows = end_row - self._rows.get(name, 0)
+        if new_rows > 0:
+            self._rows[name] = end_row
+            self._done_elements += new_rows * row_elements
+            self._tell()
+
+    def _tell(self) -> None:
+        self._report(
+            LoadProgress(
+                phase=LoadPhase.LOADING,
+                done_bytes=self._done_elements * self._itemsize,
+                total_bytes=self._total_bytes,
+            )
+        )

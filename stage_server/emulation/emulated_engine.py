@@ -1,0 +1,170 @@
+"""The engine that waits instead of computing: the time that a GPU's data sheet promises.
+
+For sizing a cluster before it is bought, and for measuring everything except the GPU. On the wire
+it cannot be told from a real stage: the same messages of the same sizes, the same slots, blocks and
+errors, and tokens that depend on the whole sequence. It needs no weights.
+"""
+
+import logging
+import time
+
+import torch
+
+from stage_server.core.batch import ForwardBatch, ForwardOutput
+from stage_server.core.config import StageConfig
+from stage_server.core.engine import EngineInfo
+from stage_server.emulation.deadline import wait_until
+from stage_server.emulation.logits import HashedLogits
+from stage_server.emulation.prefix_hashes import (
+    MIN_HIDDEN_SIZE,
+    PrefixHashes,
+    agreed,
+    read_rows,
+    write_rows,
+)
+from stage_server.kv_cache.slot_tables import SlotTables
+from stagecoach.contract.errors import UnsupportedModelError
+from stagecoach.model_files import ModelFiles
+from stagecoach.roofline.devices import Gpu, gpu_named
+from stagecoach.roofline.kv_memory import kv_memory_bytes, num_kv_blocks
+from stagecoach.roofline.model_shape import ModelShape
+from stagecoach.roofline.stage_cost import StageCost
+from stagecoach.roofline.work import Work
+
+_log = logging.getLogger(__name__)
+
+
+class EmulatedEngine:
+    """Implements `stage_server.core.engine.StageEngine` by the roofline model.
+
+    Args:
+        config: The stage's configuration; names the GPU.
+        files: The model, of which only the configuration is read.
+    """
+
+    def __init__(self, config: StageConfig, files: ModelFiles) -> None:
+        """Counts what would be allocated.
+
+        Raises:
+            InsufficientMemoryError: Weights or KV memory would not fit the GPU.
+            UnsupportedModelError: The cost of the model is not known.
+        """
+        assert config.emulate is not None, "the configuration was checked"
+        torch.set_num_threads(config.threads or 1)
+        model = files.config
+        if model.hidden_size < MIN_HIDDEN_SIZE:
+            raise UnsupportedModelError(
+                f"hidden size {model.hidden_size} is too small for an emulated stage: it must be "
+                f"at least {MIN_HIDDEN_SIZE}"
+            )
+        dtype = config.resolve_dtype()
+        max_model_len = min(config.max_model_len or model.max_model_len, model.max_model_len)
+        self._gpu = gpu_named(config.emulate)
+        self._efficiency = config.efficiency
+        self._cost = StageCost(model=ModelShape.of(model, dtype), layers=config.layers)
+        self._dtype: torch.dtype = getattr(torch, dtype)
+        num_blocks = min(
+            num_kv_blocks(
+                self._cost,
+                kv_memory_bytes(self._cost, self._gpu, config.kv_memory_bytes),
+                config.kv_block_size,
+            ),
+            config.max_num_seqs * -(-max_model_len // config.kv_block_size),
+        )
+        self._slots = SlotTables(num_blocks, config.kv_block_size)
+        self._hashes = PrefixHashes(num_blocks, config.kv_block_size)
+        self._logits = HashedLogits(model.vocab_size)
+        self._info = EngineInfo(
+            model_id=files.model_id,
+            fingerprint=files.fingerprint,
+            layers=config.layers,
+            num_model_layers=model.num_layers,
+            hidden_size=model.hidden_size,
+            vocab_size=model.vocab_size,
+            dtype=dtype,
+            hidden_states_dtype=dtype,
+            kv_block_size=config.kv_block_size,
+            num_kv_blocks=num_blocks,
+            max_num_seqs=config.max_num_seqs,
+            max_num_batched_tokens=config.max_num_batched_tokens,
+            max_model_len=max_model_len,
+            device=_device(self._gpu, self._efficiency),
+            emulated=True,
+            weight_bytes=self._cost.weight_bytes,
+            kv_bytes=num_blocks * config.kv_block_size * self._cost.kv_bytes_per_token,
+        )
+        _log.info(
+            "emulating",
+            extra={
+                "gpu": self._gpu.name,
+                "efficiency": self._efficiency,
+                "layers": str(config.layers),
+                "weight_bytes": self._info.weight_bytes,
+                "kv_bytes": self._info.kv_bytes,
+            },
+        )
+
+    @property
+    def info(self) -> EngineInfo:
+        """What this engine is."""
+        return self._info
+
+    @property
+    def num_free_kv_blocks(self) -> int:
+        """Free blocks, as a snapshot."""
+        return self._slots.num_free_blocks
+
+    @property
+    def num_held_kv_slots(self) -> int:
+        """Slots that hold tokens, as a snapshot."""
+        return self._slots.num_held_slots
+
+    def warm_up(self) -> None:
+        """Does nothing: the first forward is as fast as any."""
+
+    def forward(self, batch: ForwardBatch) -> ForwardOutput:
+        """Waits for one micro-batch; see `StageEngine.forward`."""
+        started_ns = time.perf_counter_ns()
+        plan = self._slots.apply(batch.slot_ops, batch.slices)
+        if not batch.slices:
+            return ForwardOutput()
+        self._hashes.prepare(plan)
+        if batch.token_ids is not None:
+            token_ids = batch.token_ids.tolist()
+            hashes = self._hashes.extend(batch.slices, plan, token_ids)
+        else:
+            assert batch.hidden_states is not None, "the servicer checked the inputs"
+            token_ids, received = read_rows(batch.hidden_states)
+            hashes = agreed(received, self._hashes.extend(batch.slices, plan, token_ids))
+        output = self._output(batch, token_ids, hashes)
+        wait_until(started_ns + self._duration_ns(batch))
+        return output
+
+    def free_all_slots(self) -> None:
+        """Gives back every slot and checks that the books balance."""
+        self._slots.free_all()
+        self._slots.check_integrity()
+
+    def _output(
+        self, batch: ForwardBatch, token_ids: list[int], hashes: list[int]
+    ) -> ForwardOutput:
+        if not self._info.is_last:
+            rows = write_rows(token_ids, hashes, self._info.hidden_size, self._dtype)
+            return ForwardOutput(hidden_states=rows)
+        return ForwardOutput(
+            logits=tuple(
+                self._logits.reduce(hashes[request.row], request) for request in batch.logits
+            )
+        )
+
+    def _duration_ns(self, batch: ForwardBatch) -> int:
+        work = Work.of(
+            ((piece.start_position, piece.num_tokens) for piece in batch.slices), len(batch.logits)
+        )
+        time_s = self._cost.time(work, self._gpu, efficiency=self._efficiency).total_s
+        return round(time_s * 1e9)
+
+
+def _device(gpu: Gpu, efficiency: float) -> str:
+    """Names the device; whoever wants to know how fast it can be reads it from there."""
+    return f"emulated {gpu.name}" + ("" if efficiency == 1 else f" at efficiency {efficiency:g}")

@@ -1,0 +1,45 @@
+"""Values that Tab completes after a flag of `stage-server`, once completion is installed."""
+
+from collections.abc import Iterable
+
+from stage_server.core.config import DTYPE_NAMES, ENGINE_NAMES
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+def models(incomplete: str) -> list[str]:
+    """The demo model and shapes; what else begins so is completed as a path by the shell."""
+    from stagecoach.model_files.open_model import known_models
+
+    return _beginning_with(incomplete, known_models())
+
+
+def gpus(incomplete: str) -> list[str]:
+    """Names of GPUs that can be emulated."""
+    from stagecoach.roofline.devices import GPUS
+
+    return _beginning_with(incomplete, GPUS)
+
+
+def dtypes(incomplete: str) -> list[str]:
+    """Types of weights."""
+    return _beginning_with(incomplete, DTYPE_NAMES)
+
+
+def engines(incomplete: str) -> list[str]:
+    """Engines."""
+    return _beginning_with(incomplete, ENGINE_NAMES)
+
+
+def devices(incomplete: str) -> list[str]:
+    """Devices."""
+    return _beginning_with(incomplete, ("auto", "cpu", "cuda"))
+
+
+def log_levels(incomplete: str) -> list[str]:
+    """Levels of logs."""
+    return _beginning_with(incomplete, LOG_LEVELS)
+
+
+def _beginning_with(incomplete: str, names: Iterable[str]) -> list[str]:
+    return [name for name in names if name.startswith(incomplete)]

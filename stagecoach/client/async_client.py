@@ -1,0 +1,204 @@
+"""The asyncio client."""
+
+import asyncio
+import time
+from types import TracebackType
+from typing import Self, Unpack
+
+import grpc.aio
+
+from stagecoach.client.async_step_watch import AsyncStepWatch
+from stagecoach.client.async_stream import AsyncTokenStream
+from stagecoach.client.call_timeout import call_timeout_s
+from stagecoach.client.channel import (
+    DEFAULT_ADDRESS,
+    READY_POLL_S,
+    Peer,
+    TlsSetting,
+    channel_options,
+    read_error_async,
+)
+from stagecoach.client.completion import Completion
+from stagecoach.client.prompt import PromptLike, PromptOptions, prompt_message
+from stagecoach.client.request import GenerateOptions, generate_request
+from stagecoach.client.status import CoordinatorStatus, read_status
+from stagecoach.contract.errors import DeadlineExceededError, UnavailableError
+from stagecoach.v1 import generation_pb2, generation_pb2_grpc
+
+
+class AsyncClient:
+    """Talks to one coordinator, from one event loop; make it inside that loop.
+
+    Every method raises `StagecoachError`, one class for each kind of failure. Connects on first
+    use, and again when the connection was lost.
+
+    Args:
+        address: HOST:PORT.
+        tls: Whether to use TLS, and whom to trust; a path names the certificate of an authority.
+        api_key: Shown with every call.
+
+    Raises:
+        InvalidArgumentError: The authority cannot be read, or the key cannot be sent.
+    """
+
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        tls: TlsSetting = False,
+        api_key: str | None = None,
+    ) -> None:
+        """Makes the channel; connects nothing yet."""
+        self.address = address
+        self._peer = peer = Peer.of(address, tls=tls, api_key=api_key)
+        self._metadata = peer.metadata
+        options, credentials = channel_options(address), peer.credentials
+        if credentials is None:
+            self._channel = grpc.aio.insecure_channel(address, options=options)
+        else:
+            self._channel = grpc.aio.secure_channel(address, credentials, options=options)
+        self._stub = generation_pb2_grpc.GenerationServiceStub(self._channel)
+
+    def generate(
+        self,
+        prompt: PromptLike,
+        *,
+        timeout_s: float | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> AsyncTokenStream:
+        """Starts a completion.
+
+        Args:
+            prompt: Text, token ids, or chat messages.
+            timeout_s: For the whole completion. None: no limit.
+            **options: See `GenerateOptions`.
+
+        Returns:
+            An async iterator over the new tokens as they come, also a context manager. Closing it
+            before the end cancels the request. Errors of the coordinator are raised while
+            iterating.
+
+        Raises:
+            InvalidArgumentError: A value has the wrong type, or `timeout_s` is not above 0.
+        """
+        request = generate_request(prompt, **options)
+        return AsyncTokenStream(
+            self._stub.Generate(
+                request, timeout=call_timeout_s(timeout_s), metadata=self._metadata
+            ),
+            self._peer,
+        )
+
+    async def complete(
+        self,
+        prompt: PromptLike,
+        *,
+        timeout_s: float | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Completion:
+        """Makes a completion and waits for its end; arguments as of `generate`.
+
+        Raises:
+            StagecoachError: The request failed.
+        """
+        async with self.generate(prompt, timeout_s=timeout_s, **options) as stream:
+            return await stream.result()
+
+    async def tokenize(
+        self,
+        prompt: PromptLike,
+        *,
+        timeout_s: float | None = None,
+        **options: Unpack[PromptOptions],
+    ) -> list[int]:
+        """Turns a prompt into token ids, special tokens included, as `generate` does.
+
+        Raises:
+            StagecoachError: The prompt cannot be tokenized.
+        """
+        request = generation_pb2.TokenizeRequest(prompt=prompt_message(prompt, **options))
+        try:
+            return list(
+                (
+                    await self._stub.Tokenize(
+                        request, timeout=call_timeout_s(timeout_s), metadata=self._metadata
+                    )
+                ).token_ids
+            )
+        except grpc.RpcError as error:
+            raise await read_error_async(error, self._peer) from error
+
+    async def status(self, *, timeout_s: float | None = None) -> CoordinatorStatus:
+        """Asks for the state of the coordinator and of every stage.
+
+        Raises:
+            StagecoachError: The coordinator did not answer.
+        """
+        request = generation_pb2.GetStatusRequest()
+        try:
+            return read_status(
+                await self._stub.GetStatus(
+                    request, timeout=call_timeout_s(timeout_s), metadata=self._metadata
+                )
+            )
+        except grpc.RpcError as error:
+            raise await read_error_async(error, self._peer) from error
+
+    async def watch_steps(self, *, timeout_s: float | None = None) -> AsyncStepWatch:
+        """Watches what each micro-batch does from now on, whoever's requests are in it.
+
+        Args:
+            timeout_s: For the whole watch. None: no limit.
+
+        Returns:
+            An endless async iterator over `StepRecord`s, also a context manager, which has begun.
+            Reading too slowly loses records, which `num_lost` counts.
+
+        Raises:
+            StagecoachError: The coordinator does not let itself be watched.
+        """
+        call = self._stub.WatchSteps(
+            generation_pb2.WatchStepsRequest(),
+            timeout=call_timeout_s(timeout_s),
+            metadata=self._metadata,
+        )
+        return await AsyncStepWatch(call, self._peer).start()
+
+    async def wait_until_ready(self, timeout_s: float) -> CoordinatorStatus:
+        """Waits until the coordinator serves requests.
+
+        Raises:
+            DeadlineExceededError: It did not within `timeout_s`; the message says why not.
+            InvalidArgumentError: `timeout_s` is not above 0.
+        """
+        call_timeout_s(timeout_s)
+        deadline = time.monotonic() + timeout_s
+        while True:
+            remaining_s = max(deadline - time.monotonic(), READY_POLL_S)
+            try:
+                status = await self.status(timeout_s=remaining_s)
+                if status.ready:
+                    return status
+                reason = f"coordinator at {self.address} is not ready"
+            except (UnavailableError, DeadlineExceededError) as error:
+                reason = error.message
+            if time.monotonic() + READY_POLL_S > deadline:
+                raise DeadlineExceededError(f"not ready within {timeout_s} s: {reason}")
+            await asyncio.sleep(READY_POLL_S)
+
+    async def close(self) -> None:
+        """Closes the connection; streams that still run are cancelled."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        """The client itself."""
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Closes the client."""
+        await self.close()

@@ -1,0 +1,266 @@
+"""What a client gets: token events while a completion grows, and the completion at its end."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+from typing import NamedTuple
+
+from stagecoach.v1 import generation_pb2
+
+
+class FinishReason(StrEnum):
+    """Why a completion ended."""
+
+    STOP = "stop"
+    """An end token or a stop string."""
+    LENGTH = "length"
+    """`max_tokens`, or the length limit of the model."""
+    ABORT = "abort"
+    """An operator ended it."""
+
+
+_FINISH_REASONS: Mapping[int, FinishReason] = MappingProxyType(
+    {
+        generation_pb2.FINISH_REASON_STOP: FinishReason.STOP,
+        generation_pb2.FINISH_REASON_LENGTH: FinishReason.LENGTH,
+        generation_pb2.FINISH_REASON_ABORT: FinishReason.ABORT,
+    }
+)
+
+
+class TokenLogprobs(NamedTuple):
+    """Log-probabilities at the place of one token of output.
+
+    They are those of the model itself: before temperature, penalties, bias, truncation and grammar.
+    """
+
+    logprob: float
+    """Of the token that was chosen."""
+    top: tuple[tuple[int, float], ...]
+    """Token id and log-probability of the most likely tokens, falling. The chosen token is among
+    them only if it is one of these."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenEvent:
+    """New output since the last event."""
+
+    token_ids: tuple[int, ...]
+    """Empty only in a last event, which holds text that was held back."""
+    text: str
+    """May be empty while a character, or what may become a stop string, is incomplete."""
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    """One for each of `token_ids`; empty when none were asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Token counts of one completion."""
+
+    num_prompt_tokens: int
+    num_completion_tokens: int
+    """A final end token is not counted."""
+    num_cached_tokens: int
+    """Tokens of the prompt that the prefix cache held, so that they were not computed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageTotals:
+    """Sums over the steps of a request, for one stage, in nanoseconds."""
+
+    queue_ns: int
+    """Waiting inside the stage."""
+    compute_ns: int
+    """The forward."""
+    serialize_ns: int
+    """Reading and writing messages, on both ends."""
+    wire_ns: int
+    """The rest of the round trip."""
+
+    @property
+    def total_ns(self) -> int:
+        """The round trips."""
+        return self.queue_ns + self.compute_ns + self.serialize_ns + self.wire_ns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepTotals:
+    """Sums over some steps of a request, in nanoseconds; fields as in `Timings`."""
+
+    num_steps: int
+    schedule_ns: int
+    sample_ns: int
+    detokenize_ns: int
+    step_ns: int
+    stages: tuple[StageTotals, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timings:
+    """Where the time of one request went, in nanoseconds, by the coordinator's clock.
+
+    The per-step figures are sums over the steps that the request took part in; a step is shared by
+    all sequences in its micro-batch.
+    """
+
+    queue_ns: int
+    """From acceptance to the first scheduled step."""
+    time_to_first_token_ns: int | None
+    """From acceptance to the first token. None when there was none."""
+    total_ns: int
+    """From acceptance to the end."""
+    num_steps: int
+    """Steps that the request took part in."""
+    schedule_ns: int
+    """Deciding what runs."""
+    sample_ns: int
+    """Choosing tokens."""
+    detokenize_ns: int
+    """Turning tokens into text."""
+    step_ns: int
+    """Wall time of the steps, from the start of scheduling to the end of detokenization."""
+    stages: tuple[StageTotals, ...]
+    """One a stage, in order."""
+    num_preemptions: int
+    """Times that the request was preempted and its KV computed again."""
+    prefill: StepTotals | None
+    """The part of these that is prefill: the steps up to the one that made the first token, and
+    that one. None when there was no token."""
+
+    @property
+    def other_ns(self) -> int:
+        """Time of the steps that nothing above accounts for."""
+        stages_ns = sum(stage.total_ns for stage in self.stages)
+        return self.step_ns - stages_ns - self.schedule_ns - self.sample_ns - self.detokenize_ns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """One finished completion."""
+
+    request_id: str
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    usage: Usage
+    timings: Timings
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    """One for each of `token_ids`; empty when none were asked for."""
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Decode speed: tokens after the first one, by the time since it.
+
+        With fewer than two tokens: tokens by the whole time.
+        """
+        num_tokens, span_ns = len(self.token_ids), self.timings.total_ns
+        if num_tokens > 1 and self.timings.time_to_first_token_ns is not None:
+            num_tokens -= 1
+            span_ns -= self.timings.time_to_first_token_ns
+        return num_tokens * 1e9 / max(span_ns, 1)
+
+
+class PartialCompletion:
+    """Gathers the messages of one Generate call until the completion is whole. No I/O."""
+
+    def __init__(self) -> None:
+        """Nothing has arrived."""
+        self.request_id: str | None = None
+        self.completion: Completion | None = None
+        self._texts: list[str] = []
+        self._token_ids: list[int] = []
+        self._logprobs: list[TokenLogprobs] = []
+
+    @property
+    def text(self) -> str:
+        """All text so far."""
+        return "".join(self._texts)
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """All token ids so far."""
+        return tuple(self._token_ids)
+
+    def take(self, message: generation_pb2.GenerateResponse) -> TokenEvent | None:
+        """Takes in one message; returns what it adds to the output, if anything."""
+        match message.WhichOneof("event"):
+            case "accepted":
+                self.request_id = message.accepted.request_id
+            case "tokens":
+                return self._add(
+                    TokenEvent(
+                        token_ids=tuple(message.tokens.token_ids),
+                        text=message.tokens.text,
+                        logprobs=tuple(map(_token_logprobs, message.tokens.logprobs)),
+                    )
+                )
+            case "finished":
+                text = message.finished.text
+                held_back = self._add(TokenEvent(token_ids=(), text=text)) if text else None
+                self.completion = self._completed(message.finished)
+                return held_back
+        return None
+
+    def _add(self, event: TokenEvent) -> TokenEvent:
+        self._token_ids += event.token_ids
+        self._texts.append(event.text)
+        self._logprobs += event.logprobs
+        return event
+
+    def _completed(self, finished: generation_pb2.Finished) -> Completion:
+        return Completion(
+            request_id=self.request_id or "",
+            text=self.text,
+            token_ids=self.token_ids,
+            finish_reason=_FINISH_REASONS[finished.finish_reason],
+            usage=Usage(
+                num_prompt_tokens=finished.num_prompt_tokens,
+                num_completion_tokens=finished.num_completion_tokens,
+                num_cached_tokens=finished.num_cached_tokens,
+            ),
+            timings=_timings(finished.timings),
+            logprobs=tuple(self._logprobs),
+        )
+
+
+def _token_logprobs(message: generation_pb2.TokenLogprobs) -> TokenLogprobs:
+    top = zip(message.top_token_ids, message.top_logprobs, strict=True)
+    return TokenLogprobs(message.logprob, tuple(top))
+
+
+def _timings(message: generation_pb2.RequestTimings) -> Timings:
+    ttft_ns = message.time_to_first_token_ns
+    return Timings(
+        queue_ns=message.queue_ns,
+        time_to_first_token_ns=ttft_ns if message.HasField("time_to_first_token_ns") else None,
+        total_ns=message.total_ns,
+        num_steps=message.num_steps,
+        schedule_ns=message.schedule_ns,
+        sample_ns=message.sample_ns,
+        detokenize_ns=message.detokenize_ns,
+        step_ns=message.step_ns,
+        stages=tuple(map(_stage_totals, message.stages)),
+        num_preemptions=message.num_preemptions,
+        prefill=_step_totals(message.prefill) if message.HasField("prefill") else None,
+    )
+
+
+def _step_totals(message: generation_pb2.StepTimeTotals) -> StepTotals:
+    return StepTotals(
+        num_steps=message.num_steps,
+        schedule_ns=message.schedule_ns,
+        sample_ns=message.sample_ns,
+        detokenize_ns=message.detokenize_ns,
+        step_ns=message.step_ns,
+        stages=tuple(map(_stage_totals, message.stages)),
+    )
+
+
+def _stage_totals(message: generation_pb2.StageTimeTotals) -> StageTotals:
+    return StageTotals(
+        queue_ns=message.queue_ns,
+        compute_ns=message.compute_ns,
+        serialize_ns=message.serialize_ns,
+        wire_ns=message.wire_ns,
+    )

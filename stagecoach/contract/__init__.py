@@ -1,0 +1,1 @@
+"""What both ends of a connection agree on: errors, statuses, tensors, layer ranges and limits."""

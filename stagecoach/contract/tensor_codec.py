@@ -1,0 +1,164 @@
+"""Arrays and torch tensors <-> `Tensor` messages; the sole owner of the dtype table and byte order.
+
+Every message is checked whole (dtype, rank, sizes, length) before anything is allocated from it.
+The coordinator has no torch, so torch is imported only by the two functions that need it.
+"""
+
+import math
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from stagecoach.contract.errors import InvalidArgumentError
+from stagecoach.v1 import tensor_pb2
+
+if TYPE_CHECKING:
+    import torch
+
+if sys.byteorder != "little":
+    raise ImportError("stagecoach.v1 tensors are little-endian; this machine is not")
+
+MAX_RANK = 4
+
+
+class DTypeSpec(NamedTuple):
+    """One row of the dtype table."""
+
+    name: str
+    """As `--dtype` and torch name it."""
+    itemsize: int
+    """Bytes an element."""
+
+
+DTYPES: dict[tensor_pb2.DType.ValueType, DTypeSpec] = {
+    tensor_pb2.DTYPE_FLOAT32: DTypeSpec("float32", 4),
+    tensor_pb2.DTYPE_FLOAT16: DTypeSpec("float16", 2),
+    tensor_pb2.DTYPE_BFLOAT16: DTypeSpec("bfloat16", 2),
+}
+
+_BY_NAME = {spec.name: dtype for dtype, spec in DTYPES.items()}
+
+
+def dtype_named(name: str) -> tensor_pb2.DType.ValueType:
+    """Returns the wire dtype of that name.
+
+    Raises:
+        InvalidArgumentError: No such dtype.
+    """
+    if name not in _BY_NAME:
+        raise InvalidArgumentError(
+            f"dtype {name!r} is not one of {', '.join(_BY_NAME)}", field="dtype"
+        )
+    return _BY_NAME[name]
+
+
+def from_numpy(array: np.ndarray) -> tensor_pb2.Tensor:
+    """Writes a float32 or float16 array of any layout; copies once.
+
+    Raises:
+        InvalidArgumentError: The array has another dtype or too many dimensions.
+    """
+    if array.ndim > MAX_RANK:
+        raise InvalidArgumentError(f"rank {array.ndim} is above {MAX_RANK}", field="shape")
+    dtype = dtype_named(array.dtype.name)
+    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    return tensor_pb2.Tensor(dtype=dtype, shape=array.shape, data=little.tobytes())
+
+
+def to_numpy(
+    message: tensor_pb2.Tensor,
+    *,
+    dtype: tensor_pb2.DType.ValueType,
+    shape: Sequence[int],
+    field: str,
+) -> np.ndarray:
+    """Reads a float32 or float16 message as a read-only array that shares the message's bytes.
+
+    Raises:
+        InvalidArgumentError: It is not exactly of this dtype and shape; names the field and both
+            values. Or the dtype is one that numpy does not have.
+    """
+    data = _checked_data(message, dtype, shape, field)
+    if dtype == tensor_pb2.DTYPE_BFLOAT16:
+        raise InvalidArgumentError(f"{field}: bfloat16 cannot be read without torch", field=field)
+    return np.frombuffer(data, dtype=DTYPES[dtype].name).reshape(shape)
+
+
+def from_torch(tensor: "torch.Tensor") -> tensor_pb2.Tensor:
+    """Writes a tensor of any device and layout; see `write_torch`."""
+    message = tensor_pb2.Tensor()
+    write_torch(tensor, message)
+    return message
+
+
+def write_torch(tensor: "torch.Tensor", message: tensor_pb2.Tensor) -> None:
+    """Writes a tensor into an empty message; copies once on the CPU, twice from elsewhere.
+
+    Raises:
+        InvalidArgumentError: The tensor's dtype is not in the table or it has too many dimensions.
+    """
+    import torch
+
+    if tensor.ndim > MAX_RANK:
+        raise InvalidArgumentError(f"rank {tensor.ndim} is above {MAX_RANK}", field="shape")
+    message.dtype = dtype_named(str(tensor.dtype).removeprefix("torch."))
+    message.shape.extend(tensor.shape)
+    if tensor.dtype == torch.bfloat16:  # which numpy does not have
+        tensor = tensor.view(torch.int16)
+    message.data = tensor.detach().cpu().numpy().tobytes()
+
+
+def to_torch(
+    message: tensor_pb2.Tensor,
+    *,
+    dtype: tensor_pb2.DType.ValueType,
+    shape: Sequence[int],
+    field: str,
+) -> "torch.Tensor":
+    """Reads a message as a writable CPU tensor of its own memory.
+
+    Args:
+        message: What a peer sent.
+        dtype: Expected wire dtype.
+        shape: Expected sizes.
+        field: Name of the field, for the error.
+
+    Raises:
+        InvalidArgumentError: It is not exactly of this dtype and shape; names the field and both
+            values.
+    """
+    import torch
+
+    data = _checked_data(message, dtype, shape, field)
+    torch_dtype: torch.dtype = getattr(torch, DTYPES[dtype].name)
+    if not data:
+        return torch.empty(tuple(shape), dtype=torch_dtype)
+    return torch.frombuffer(bytearray(data), dtype=torch_dtype).view(tuple(shape))
+
+
+def _checked_data(
+    message: tensor_pb2.Tensor,
+    dtype: tensor_pb2.DType.ValueType,
+    shape: Sequence[int],
+    field: str,
+) -> bytes:
+    """The bytes of a message that is a tensor of exactly this dtype and shape."""
+    name, itemsize = DTYPES[dtype]
+    if message.dtype != dtype:
+        found = DTYPES[message.dtype].name if message.dtype in DTYPES else f"number {message.dtype}"
+        raise InvalidArgumentError(f"{field}: dtype is {found}, expected {name}", field=field)
+    if message.shape != list(shape):
+        raise InvalidArgumentError(
+            f"{field}: shape is {list(message.shape[: MAX_RANK + 1])}, expected {list(shape)}",
+            field=field,
+        )
+    data = message.data
+    if len(data) != math.prod(shape) * itemsize:
+        raise InvalidArgumentError(
+            f"{field}: data has {len(data)} bytes, "
+            f"{list(shape)} of {name} takes {math.prod(shape) * itemsize}",
+            field=field,
+        )
+    return data

@@ -1,0 +1,79 @@
+"""What of a configuration a stage computes with, so that equal models have equal fingerprints.
+
+Each release of transformers that saves a model again writes its `config.json` otherwise: keys move,
+derived and default values are written out, what only training or the tokenizer needs comes and
+goes. So what counts is named here, with the value that an absent key has; nothing else counts.
+"""
+
+from collections.abc import Mapping
+
+from stagecoach.model_files.config import ModelConfig
+from stagecoach.model_files.family_defaults import FAMILY_DEFAULTS, LAYER_DEFAULTS
+from stagecoach.model_files.layer_kinds import (
+    WINDOWS,
+    has_sliding,
+    layer_types,
+    no_rope_layers,
+    sliding_window,
+)
+from stagecoach.model_files.rope_parameters import rope_parameters
+
+
+def canonical_config(config: ModelConfig) -> dict[str, object]:
+    """Returns what of a configuration a stage computes with, in one spelling.
+
+    Of a family that is not served, which nothing here knows, all of it.
+    """
+    raw, family = config.raw, config.model_type
+    if family not in FAMILY_DEFAULTS:
+        return dict(raw)
+    absent = FAMILY_DEFAULTS[family].max_position_embeddings
+    max_positions = raw.get("max_position_embeddings", absent)
+    assert isinstance(max_positions, int), "no model without it is parsed"
+    values = {
+        "model_type": family,
+        "num_hidden_layers": config.num_layers,
+        "hidden_size": config.hidden_size,
+        "vocab_size": config.vocab_size,
+        "num_attention_heads": config.num_attention_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head_dim,
+        "intermediate_size": config.intermediate_size,
+        "max_position_embeddings": max_positions,
+        "max_model_len": config.max_model_len,
+        "tie_word_embeddings": config.tie_word_embeddings,
+        "rope_parameters": rope_parameters(raw, family, max_positions),
+        **_windows(config),
+        **{
+            key: raw.get(key, defaults[family])
+            for key, defaults in LAYER_DEFAULTS.items()
+            if family in defaults
+        },
+    }
+    if family == "smollm3":
+        values["no_rope_layers"] = no_rope_layers(raw, config.num_layers)
+    if family == "gemma" and values["hidden_act"] == "gelu":
+        # The first Gemma models said so and meant this; transformers reads it so.
+        values["hidden_act"] = "gelu_pytorch_tanh"
+    return {key: _plain(value) for key, value in values.items()}
+
+
+def _windows(config: ModelConfig) -> dict[str, object]:
+    """Which layers have a window, and how long it is; nothing of a family without any."""
+    raw, family = config.raw, config.model_type
+    if family not in WINDOWS:
+        return {}
+    kinds = layer_types(raw, family, config.num_layers)
+    # A full layer of an EXAONE 4 knows positions only where there is no window at all.
+    is_read = kinds is None or has_sliding(kinds) or family == "exaone4"
+    window = sliding_window(raw, family) if is_read else None
+    return {"layer_types": kinds, "sliding_window": window}
+
+
+def _plain(value: object) -> object:
+    """A value whose numbers have no point that some writers leave out."""
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(map(_plain, value))
+    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -1,0 +1,174 @@
+"""The shape of a model, parsed once from its configuration; nothing below reads the raw one."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from stagecoach.contract.errors import ModelFilesError, UnsupportedModelError
+from stagecoach.model_files.family_defaults import FAMILY_DEFAULTS
+from stagecoach.model_files.frozen_json import frozen, shown
+from stagecoach.model_files.not_served import not_served
+from stagecoach.model_files.numbers import MAX_POSITIONS, SIZES, TOKEN_ID, check_numbers
+from stagecoach.model_files.rope_parameters import ORIGINAL, rope_parameters
+
+_UNGATED = frozenset({"arcee", "starcoder2"})
+"""Families whose MLP has no gate, and so two matrices instead of three."""
+
+_EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """What the system needs to know of a decoder-only model."""
+
+    model_type: str
+    """Family, as transformers names it."""
+    num_layers: int
+    hidden_size: int
+    vocab_size: int
+    """Rows of the embedding, which may be more than the tokenizer knows."""
+    num_attention_heads: int
+    num_kv_heads: int
+    head_dim: int
+    intermediate_size: int | None
+    """Width of an MLP; None when the configuration leaves it to its family."""
+    num_mlp_matrices: int
+    """Three of a gated MLP, two of another."""
+    has_experts: bool
+    """True when a layer has several MLPs, of which a token uses some."""
+    max_model_len: int
+    """Positions that the model was made for."""
+    tie_word_embeddings: bool
+    """True when the output head is the embedding."""
+    eos_token_ids: tuple[int, ...]
+    """Tokens that end a generation; may be empty."""
+    raw: Mapping[str, object]
+    """The whole Hugging Face configuration as its file says it; see `frozen_json`."""
+
+
+def parse_config(
+    raw: Mapping[str, object], generation: Mapping[str, object] | None = None
+) -> ModelConfig:
+    """Parses a Hugging Face configuration.
+
+    Args:
+        raw: Content of `config.json`.
+        generation: Content of `generation_config.json`; its end-of-sequence tokens win.
+
+    Raises:
+        UnsupportedModelError: It is not of a plain decoder-only model.
+        ModelFilesError: A value has the wrong type or range.
+    """
+    model_type = raw.get("model_type")
+    if not isinstance(model_type, str):
+        raise ModelFilesError(
+            f"config.json: model_type is {shown(model_type)}, must be the name of a model family"
+        )
+    defaults = FAMILY_DEFAULTS.get(model_type)
+    if defaults is not None:
+        return _parse({**defaults._asdict(), **raw}, model_type, raw, generation or {})
+    try:
+        return _parse(raw, model_type, raw, generation or {})
+    except (ModelFilesError, UnsupportedModelError) as error:
+        # What is odd about a configuration of another family is that family.
+        raise not_served(model_type, raw) from error
+
+
+def _parse(
+    values: Mapping[str, object],
+    model_type: str,
+    raw: Mapping[str, object],
+    generation: Mapping[str, object],
+) -> ModelConfig:
+    """Parses `values`, which are those of `raw` and what its absent keys mean."""
+    _check_scaling(values)
+    check_numbers(raw, model_type, "config.json")
+    num_heads = _size(values, "num_attention_heads")
+    hidden_size = _size(values, "hidden_size")
+    num_kv_heads = _size(values, "num_key_value_heads", num_heads)
+    if num_heads % num_kv_heads:
+        raise UnsupportedModelError(
+            f"config.json: num_key_value_heads is {num_kv_heads}, must divide the {num_heads} of "
+            "num_attention_heads"
+        )
+    return ModelConfig(
+        model_type=model_type,
+        num_layers=_size(values, "num_hidden_layers"),
+        hidden_size=hidden_size,
+        vocab_size=_size(values, "vocab_size"),
+        num_attention_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=_size(values, "head_dim", hidden_size // num_heads),
+        intermediate_size=(
+            None if values.get("intermediate_size") is None else _size(values, "intermediate_size")
+        ),
+        num_mlp_matrices=2 if model_type in _UNGATED else 3,
+        has_experts=any(values.get(key) for key in _EXPERT_KEYS),
+        max_model_len=_max_model_len(values, model_type),
+        tie_word_embeddings=_flag(values, "tie_word_embeddings"),
+        eos_token_ids=(
+            _token_ids(values, "eos_token_id", "config.json")
+            if generation.get("eos_token_id") is None
+            else _token_ids(generation, "eos_token_id", "generation_config.json")
+        ),
+        raw=MappingProxyType({name: frozen(value) for name, value in raw.items()}),
+    )
+
+
+def _max_model_len(values: Mapping[str, object], model_type: str) -> int:
+    """Positions that the model was made for, as far as its rotary embedding stays the same.
+
+    LongRoPE (arXiv:2402.13753) changes the frequencies of all positions once a sequence grows
+    beyond the original length, which would make the KV computed before wrong. YaRN
+    (arXiv:2309.00071) is switched on by a few keys that say how far it reaches.
+    """
+    max_positions = _size(values, "max_position_embeddings")
+    reach = max_positions
+    for rope in rope_parameters(values, model_type, max_positions).values():
+        if rope["rope_type"] == "longrope":
+            return min(max_positions, _size(rope, ORIGINAL, max_positions))
+        if rope["rope_type"] == "yarn":
+            original, factor = rope[ORIGINAL], rope.get("factor")
+            if isinstance(original, int | float) and isinstance(factor, int | float):
+                reach = max(reach, int(original * factor))
+    return min(reach, MAX_POSITIONS)
+
+
+def _size(raw: Mapping[str, object], name: str, default: int | None = None) -> int:
+    value = raw.get(name)
+    if value is None:
+        value = default
+    if value is None:
+        raise ModelFilesError(f"config.json does not say {name}")
+    SIZES[name].check(value, name, "config.json")
+    assert isinstance(value, int), "a size is a whole number"
+    return value
+
+
+def _flag(raw: Mapping[str, object], name: str) -> bool:
+    value = raw.get(name)
+    if value is None:
+        return False
+    if not isinstance(value, bool):
+        raise ModelFilesError(f"config.json: {name} is {shown(value)}, must be true or false")
+    return value
+
+
+def _check_scaling(raw: Mapping[str, object]) -> None:
+    """Refuses a rotary embedding that is named and not described."""
+    for name in ("rope_scaling", "rope_parameters"):
+        value = raw.get(name)
+        if value and not isinstance(value, Mapping):
+            raise ModelFilesError(f"config.json: {name} is {shown(value)}, must be an object")
+
+
+def _token_ids(raw: Mapping[str, object], name: str, file_name: str) -> tuple[int, ...]:
+    value = raw.get(name)
+    ids = []
+    for token_id in value if isinstance(value, list) else [value]:
+        if isinstance(token_id, bool) or not isinstance(token_id, int | None):
+            raise ModelFilesError(f"{file_name}: {name} has {shown(token_id)}, must be token ids")
+        if token_id is not None and token_id >= 0:
+            TOKEN_ID.check(token_id, name, file_name)
+            ids.append(token_id)
+    return tuple(ids)

@@ -1,0 +1,324 @@
+"""A model in a GGUF file, shown with the names, layout and configuration of Hugging Face."""
+
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from stagecoach.contract.errors import ModelFilesError, UnsupportedModelError
+from stagecoach.model_files.config import parse_config
+from stagecoach.model_files.gguf_file import GgufFile
+from stagecoach.model_files.gguf_metadata import GgufFields
+from stagecoach.model_files.listing import listed, name_of
+from stagecoach.model_files.model_files import (
+    ByteReport,
+    ModelFiles,
+    TensorInfo,
+    TensorReader,
+    fingerprint_of,
+    no_report,
+)
+from stagecoach.model_files.numbers import FACTOR, HEAD_DIM, VOCABULARY
+from stagecoach.model_files.tokenizer_files import GgufTokenizer
+from stagecoach.model_files.weight_digest import part_digest, parts_of
+
+ARCHITECTURES = ("llama", "qwen2", "qwen3")
+"""Served `general.architecture`s; transformers has a model type of the same name for each."""
+
+_ROPE_FACTORS = "rope_freqs.weight"
+"""Divisors of the rotary frequencies, how llama.cpp stores the scaling of Llama 3."""
+
+_GLOBAL_NAMES = {
+    "token_embd": "model.embed_tokens",
+    "output_norm": "model.norm",
+    "output": "lm_head",
+}
+_LAYER_NAMES = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+
+
+class GgufModel(ModelFiles):
+    """A model in one GGUF file.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ModelFilesError: The file is missing or damaged, or lacks metadata.
+        UnsupportedModelError: Its architecture, or a feature of it, is not served.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Reads the header."""
+        self.model_id = name_of(path.with_suffix(""))
+        self._path = path
+        with GgufFile(path) as file:
+            self._metadata = file.metadata
+            self._tensors = file.tensors
+            factors = _rope_factors(file)
+        raw = _hf_config(GgufFields(path.name, file.metadata), file, factors)
+        self.config = parse_config(raw)
+        self._gguf_names = {
+            _hf_name(name, path.name): name for name in self._tensors if name != _ROPE_FACTORS
+        }
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over the metadata of the architecture, and all tensors' types and shapes."""
+        architecture = self._metadata["general.architecture"]
+        fields = {k: v for k, v in self._metadata.items() if k.startswith(f"{architecture}.")}
+        tensors = {name: (tensor.type.name, tensor.shape) for name, tensor in self._tensors.items()}
+        facts = {"architecture": architecture, "metadata": fields, "tensors": tensors}
+        return fingerprint_of(facts)
+
+    def weight_digests(self) -> Mapping[str, bytes]:
+        """Samples all parts."""
+        with GgufFile(self._path) as file:
+            return {
+                part: part_digest({name: file.sampled(self._gguf_names[name]) for name in names})
+                for part, names in parts_of(self.tensor_names).items()
+            }
+
+    @property
+    def tensor_names(self) -> Collection[str]:
+        """Names of all tensors of the model, as Hugging Face spells them."""
+        return self._gguf_names.keys()
+
+    @contextmanager
+    def open_tensors(
+        self, names: Collection[str], *, on_download: ByteReport = no_report
+    ) -> Iterator[TensorReader]:
+        """Opens the file."""
+        missing = set(names) - self._gguf_names.keys()
+        if missing:
+            raise ModelFilesError(f"{self._path.name} has no tensor for {listed(missing)}")
+        with GgufFile(self._path) as file:
+            yield _DequantizingReader(file, self._gguf_names, self._row_order)
+
+    def tokenizer_files(self) -> GgufTokenizer | None:
+        """Reads the metadata of the tokenizer."""
+        with GgufFile(self._path, string_lists=True) as file:
+            fields = {
+                name: value
+                for name, value in file.metadata.items()
+                if name.startswith("tokenizer.") or name == "general.name"
+            }
+        return GgufTokenizer(metadata=fields) if "tokenizer.ggml.model" in fields else None
+
+    def _row_order(self, name: str) -> npt.NDArray[np.int64] | None:
+        """The stored row of every row of a Hugging Face tensor; None when they are the same.
+
+        llama.cpp interleaves the two halves of each head of Llama's queries and keys for its
+        rotary embedding (`LlamaModel.permute` in its converter).
+        """
+        num_heads = {
+            "attn_q": self.config.num_attention_heads,
+            "attn_k": self.config.num_kv_heads,
+        }.get(name.split(".")[-2])
+        if self._metadata["general.architecture"] != "llama" or num_heads is None:
+            return None
+        num_rows = self._tensors[name].shape[0]
+        return np.arange(num_rows).reshape(num_heads, -1, 2).swapaxes(1, 2).reshape(-1)
+
+
+class _DequantizingReader:
+    """Implements `TensorReader` over an open GGUF file; everything is read as float32."""
+
+    def __init__(
+        self,
+        file: GgufFile,
+        gguf_names: Mapping[str, str],
+        row_order: Callable[[str], npt.NDArray[np.int64] | None],
+    ) -> None:
+        self._file = file
+        self._gguf_names = gguf_names
+        self._row_order = row_order
+
+    def info(self, name: str) -> TensorInfo:
+        return TensorInfo("float32", self._file.tensors[self._gguf_names[name]].shape)
+
+    def read(self, name: str, start: int = 0, end: int | None = None) -> npt.NDArray[np.generic]:
+        gguf_name = self._gguf_names[name]
+        tensor = self._file.tensors[gguf_name]
+        order = self._row_order(gguf_name)
+        wanted = slice(start, tensor.shape[0] if end is None else end)
+        if len(tensor.shape) == 1:
+            vector = _dequantize_rows(self._file, gguf_name, 0, 1)[0]
+            ordered: npt.NDArray[np.float32] = vector if order is None else vector[order]
+            return ordered[wanted]
+        if order is None:
+            return _dequantize_rows(self._file, gguf_name, wanted.start, wanted.stop)
+        rows = order[wanted]
+        first = int(rows.min())
+        stored = _dequantize_rows(self._file, gguf_name, first, int(rows.max()) + 1)
+        return stored[rows - first]
+
+
+def _dequantize_rows(file: GgufFile, name: str, start: int, end: int) -> npt.NDArray[np.float32]:
+    """Float32 rows; a tensor of one dimension is one row."""
+    from gguf.quants import dequantize
+
+    kind = file.tensors[name].type
+    try:
+        values: npt.NDArray[np.float32] = dequantize(file.read_rows(name, start, end), kind)
+    except NotImplementedError as error:  # how the library says that it knows no such kind
+        raise UnsupportedModelError(
+            f"{file.name}: {name!r} is quantized as {kind.name}, which cannot be read"
+        ) from error
+    return values
+
+
+def _hf_config(
+    fields: GgufFields, file: GgufFile, rope_factors: list[float] | None
+) -> dict[str, object]:
+    """Writes the metadata as the config.json that the model was converted from."""
+    # Only the first part of several says the rest.
+    split_count = file.metadata.get("split.count")
+    if isinstance(split_count, int) and split_count > 1:
+        raise fields.refuse("a GGUF model split over several files (merge it first)")
+    if fields.architecture not in ARCHITECTURES:
+        raise fields.refuse(
+            f"GGUF architecture {fields.architecture!r} (known: {', '.join(ARCHITECTURES)})"
+        )
+    kind = file.metadata.get("general.type", "model")
+    if kind != "model":
+        raise fields.refuse(f"a GGUF file that is no model but of type {kind!r}")
+    if fields.number("expert_count", 0):
+        raise fields.refuse("a mixture of experts")
+    vocab_size = _num_rows_of_embedding(file, fields.file_name)
+    hidden_size = fields.number("embedding_length")
+    num_heads = fields.number("attention.head_count")
+    head_dim = fields.number("attention.key_length", hidden_size // num_heads)
+    HEAD_DIM.check(head_dim, "embedding_length over attention.head_count", fields.file_name)
+    for name in ("attention.value_length", "rope.dimension_count"):
+        if fields.number(name, head_dim) != head_dim:
+            raise fields.refuse(f"{name} {fields.get(name)} beside head size {head_dim}")
+    fields.check_keys(head_dim=head_dim)
+    if fields.number("vocab_size", vocab_size) != vocab_size:
+        raise ModelFilesError(
+            f"{fields.file_name}: vocab_size is {fields.get('vocab_size')}, token_embd.weight has "
+            f"{vocab_size} rows"
+        )
+    context_length = fields.number("context_length")
+    eos = [fields.token_id("eos_token_id"), fields.token_id("eot_token_id")]
+    return {
+        **_family(fields),
+        "num_hidden_layers": fields.number("block_count"),
+        "hidden_size": hidden_size,
+        "intermediate_size": fields.number("feed_forward_length"),
+        "vocab_size": vocab_size,
+        "num_attention_heads": num_heads,
+        "num_key_value_heads": fields.number("attention.head_count_kv", num_heads),
+        "head_dim": head_dim,
+        "max_position_embeddings": context_length,
+        "rms_norm_eps": fields.number("attention.layer_norm_rms_epsilon"),
+        "hidden_act": "silu",
+        "rope_theta": fields.number("rope.freq_base", 10000.0),
+        "rope_scaling": _rope_scaling(fields, context_length, rope_factors),
+        "attention_bias": "blk.0.attn_output.bias" in file.tensors,
+        "mlp_bias": "blk.0.ffn_down.bias" in file.tensors,
+        "tie_word_embeddings": "output.weight" not in file.tensors,
+        "bos_token_id": fields.token_id("bos_token_id"),
+        "eos_token_id": sorted({token_id for token_id in eos if token_id is not None}),
+    }
+
+
+def _family(fields: GgufFields) -> dict[str, object]:
+    """The family in transformers, which for Llama's layers with a window is Mistral."""
+    window = fields.number("attention.sliding_window", 0)
+    if not window:
+        return {"model_type": fields.architecture}
+    if fields.architecture == "llama":
+        return {"model_type": "mistral", "sliding_window": window}
+    return {
+        "model_type": fields.architecture,
+        "use_sliding_window": True,
+        "sliding_window": window,
+        "max_window_layers": 0,
+    }
+
+
+def _rope_scaling(
+    fields: GgufFields, context_length: float, factors: list[float] | None
+) -> dict[str, object] | None:
+    kind = fields.get("rope.scaling.type")
+    # As llama.cpp reads it: a factor without a kind is linear, and older files have another key.
+    factor = fields.number("rope.scaling.factor", fields.number("rope.scale_linear", 0.0)) or 1.0
+    if kind not in (None, "none", "linear", "yarn"):
+        raise fields.refuse(f"rope scaling {kind!r}")
+    is_scaled = kind == "yarn" or (kind != "none" and factor != 1.0)
+    if factors is not None:
+        if is_scaled or fields.architecture != "llama":
+            raise fields.refuse(f"{_ROPE_FACTORS} beside rope scaling {kind!r} by {factor:g}")
+        # Frequencies divided by given factors are LongRoPE (arXiv:2402.13753) of one length.
+        return {
+            "rope_type": "longrope",
+            "short_factor": factors,
+            "long_factor": factors,
+            "attention_factor": 1.0,
+            "original_max_position_embeddings": context_length,
+        }
+    if not is_scaled:
+        return None
+    if kind != "yarn":
+        return {"rope_type": "linear", "factor": factor}
+    given = {
+        "attention_factor": fields.optional("rope.scaling.yarn_attn_factor"),
+        "beta_fast": fields.optional("rope.scaling.yarn_beta_fast"),
+        "beta_slow": fields.optional("rope.scaling.yarn_beta_slow"),
+    }
+    return {
+        "rope_type": "yarn",
+        "factor": factor,
+        "original_max_position_embeddings": fields.number(
+            "rope.scaling.original_context_length", context_length
+        ),
+        **{name: value for name, value in given.items() if value is not None},
+    }
+
+
+def _rope_factors(file: GgufFile) -> list[float] | None:
+    if _ROPE_FACTORS not in file.tensors:
+        return None
+    factors = [float(one) for one in _dequantize_rows(file, _ROPE_FACTORS, 0, 1).reshape(-1)]
+    for factor in factors:
+        FACTOR.check(factor, _ROPE_FACTORS, file.name)
+    return factors
+
+
+def _num_rows_of_embedding(file: GgufFile, file_name: str) -> int:
+    """Tokens of the vocabulary, as the matrix that embeds them has rows."""
+    embedding = file.tensors.get("token_embd.weight")
+    if embedding is None:
+        raise ModelFilesError(f"{file_name} has no tensor token_embd.weight")
+    if len(embedding.shape) != 2:
+        raise ModelFilesError(
+            f"{file_name}: token_embd.weight has {len(embedding.shape)} dimensions, must have 2"
+        )
+    VOCABULARY.check(embedding.shape[0], "the number of rows of token_embd.weight", file_name)
+    return embedding.shape[0]
+
+
+def _hf_name(name: str, file_name: str) -> str:
+    layer = re.fullmatch(r"blk\.(\d+)\.(\w+)\.(weight|bias)", name)
+    if layer and layer[2] in _LAYER_NAMES:
+        return f"model.layers.{layer[1]}.{_LAYER_NAMES[layer[2]]}.{layer[3]}"
+    stem, _, kind = name.rpartition(".")
+    if stem in _GLOBAL_NAMES:
+        return f"{_GLOBAL_NAMES[stem]}.{kind}"
+    raise UnsupportedModelError(f"{file_name}: tensor {name!r} is of no served layout")

@@ -1,0 +1,372 @@
+"""A model in the Hugging Face layout: config.json beside safetensors shards, here or on a hub."""
+
+import logging
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from stagecoach.contract.errors import ModelFilesError, UnsupportedModelError
+from stagecoach.model_files.canonical_config import canonical_config
+from stagecoach.model_files.chat_templates import DEFAULT, configured_template
+from stagecoach.model_files.config import parse_config
+from stagecoach.model_files.folder_content import (
+    ADAPTER_CONFIG,
+    adapter_beside,
+    unread_tokenizer,
+    without_config,
+    without_weights,
+)
+from stagecoach.model_files.listing import listed
+from stagecoach.model_files.model_files import (
+    ByteReport,
+    ModelFiles,
+    TensorInfo,
+    TensorReader,
+    fingerprint_of,
+    no_report,
+)
+from stagecoach.model_files.safetensors_file import SafetensorsFile
+from stagecoach.model_files.text_file import json_object, read_text
+from stagecoach.model_files.tokenizer_files import HfTokenizerFiles
+from stagecoach.model_files.weight_digest import (
+    EMBEDDING,
+    HEAD,
+    SampledTensor,
+    is_computed,
+    part_digest,
+    parts_of,
+)
+
+_log = logging.getLogger(__name__)
+
+_INDEX = "model.safetensors.index.json"
+_SINGLE = "model.safetensors"
+_GENERATION = "generation_config.json"
+_TEMPLATE = "chat_template.jinja"
+_BESIDE_TOKENIZER = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+_TEMPLATES = "additional_chat_templates"
+"""Folder of templates with other names than the default."""
+_PROCESSOR_TEMPLATE = "chat_template.json"
+"""Where models of several modalities had their template before `chat_template.jinja`."""
+
+
+class Folder(Protocol):
+    """Files by name, wherever they are."""
+
+    model_id: str
+    """Name of the model, for people."""
+
+    def find(self, name: str) -> Path | None:
+        """Returns the path of a file, fetching it first if need be; None if there is none."""
+        ...
+
+    def find_all(self, names: Sequence[str], on_download: ByteReport) -> dict[str, Path | None]:
+        """Finds several files as `find` does, and tells how far their fetching is."""
+        ...
+
+    def find_here(self, name: str) -> Path | None:
+        """Returns the path of a file if it is on this machine."""
+        ...
+
+    def names(self) -> Sequence[str]:
+        """Names of what there is, or of what is well known of it; for people."""
+        ...
+
+    def names_in(self, subfolder: str) -> Sequence[str]:
+        """Names of what there is in a folder inside, in order; in this one for an empty name.
+
+        A name has no folder in it.
+        """
+        ...
+
+    def unknown(self, name: str) -> str | None:
+        """Says why nobody knows whether there is a file that was not found; None: there is none."""
+        ...
+
+    def checksums(self, names: Sequence[str]) -> Mapping[str, str] | None:
+        """Checksums that a hub knows files by; None where there is none or it does not say."""
+        ...
+
+    def tensor_types(self, name: str) -> dict[str, tuple[str, tuple[int, ...]]] | None:
+        """Reads dtype and shape of all tensors of a safetensors file, without its tensors.
+
+        Returns:
+            None if the file is not found.
+        """
+        ...
+
+
+class HfFiles(ModelFiles):
+    """A model in the Hugging Face layout.
+
+    Args:
+        folder: Where the files are.
+
+    Raises:
+        ModelFilesError: config.json is missing or damaged.
+        UnsupportedModelError: It is not of a plain decoder-only model.
+    """
+
+    def __init__(self, folder: Folder) -> None:
+        """Reads the configuration."""
+        self.model_id = folder.model_id
+        self._folder = folder
+        raw = self._json("config.json")
+        if raw is None:
+            raise ModelFilesError(f"{folder.model_id} {without_config(folder.names())}")
+        if folder.find(ADAPTER_CONFIG) or folder.find_here("adapter_model.safetensors"):
+            raise UnsupportedModelError(adapter_beside(folder.model_id))
+        generation = self._json(_GENERATION)
+        if generation is None:
+            self._warn_of_unknown(_GENERATION)
+        self.config = parse_config(raw, generation)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over what of config.json a stage computes with, and the names of its tensors.
+
+        A configuration without weights, enough for emulated stages, has no tensors.
+        """
+        names = {name for name in self._stored if not is_computed(name)}
+        return fingerprint_of({"config": canonical_config(self.config), "tensors": sorted(names)})
+
+    @property
+    def tensor_names(self) -> Collection[str]:
+        """Names of all tensors of the model."""
+        return self._sharded.keys()
+
+    @contextmanager
+    def open_tensors(
+        self, names: Collection[str], *, on_download: ByteReport = no_report
+    ) -> Iterator[TensorReader]:
+        """Opens the shards that hold the named tensors, and no others."""
+        missing = set(names) - set(self.tensor_names)
+        if missing:
+            raise ModelFilesError(f"{self.model_id} has no tensor {listed(missing)}")
+        index = self._sharded
+        shards = {index[name] for name in names}
+        paths = self._folder.find_all(sorted(shards), on_download)
+        absent = [shard for shard, path in paths.items() if path is None]
+        if absent:
+            raise ModelFilesError(
+                f"{self.model_id} has no file {listed(absent)}, which {_INDEX} names"
+            )
+        with ExitStack() as stack:
+            files = {
+                shard: stack.enter_context(SafetensorsFile(path))
+                for shard, path in paths.items()
+                if path is not None
+            }
+            owners = {name: files[index[name]] for name in names}
+            astray = [name for name, file in owners.items() if name not in file.entries]
+            if astray:
+                raise ModelFilesError(
+                    f"{self.model_id}: the index names a file for {listed(astray)} "
+                    "that does not hold it"
+                )
+            yield _ShardReader(owners)
+
+    def weight_digests(self) -> Mapping[str, bytes]:
+        """Samples the parts whose files are all here and sound."""
+        shards = self._shards or {}
+        stored = self._stored
+        with ExitStack() as stack:
+            files: dict[str, SafetensorsFile] = {}
+            for shard in sorted(set(shards.values())):
+                try:
+                    path = self._folder.find_here(shard)
+                    if path is not None:
+                        files[shard] = stack.enter_context(SafetensorsFile(path))
+                except ModelFilesError as error:
+                    # Nobody may need it here: what a stage loads of it, it refuses itself.
+                    facts = {"model": self.model_id, "error": error.message}
+                    _log.warning("a file of weights is damaged", extra=facts)
+            holders = {name: files.get(shard) for name, shard in shards.items()}
+            return {
+                part: part_digest(tensors)
+                for part, names in parts_of(stored).items()
+                if len(tensors := _sampled({name: stored[name] for name in names}, holders))
+                == len(names)
+            }
+
+    def weights_revision(self) -> str:
+        """Names the files of the weights by their checksums on the hub."""
+        checksums = self._folder.checksums(sorted(set(self._sharded.values())))
+        return "" if checksums is None else fingerprint_of(checksums)
+
+    def tokenizer_files(self) -> HfTokenizerFiles | None:
+        """Finds tokenizer.json, what is beside it, and the chat template."""
+        return self._tokenizer_files
+
+    @cached_property
+    def _tokenizer_files(self) -> HfTokenizerFiles | None:
+        path = self._folder.find("tokenizer.json")
+        if path is None:
+            self._refuse_unknown("tokenizer.json")
+            unread = unread_tokenizer(self._folder.names_in(""))
+            if unread is not None:
+                raise UnsupportedModelError(f"{self.model_id} {unread}")
+            return None
+        beside = {name: self._json(name) for name in _BESIDE_TOKENIZER}
+        config, special_tokens_map, added_tokens = (beside[name] or {} for name in beside)
+        template = self._chat_template(config)
+        absent = [name for name, content in beside.items() if content is None]
+        if template is None:
+            absent += [_TEMPLATE, _PROCESSOR_TEMPLATE]
+        self._warn_of_unknown(*absent)
+        return HfTokenizerFiles(
+            tokenizer_json=path,
+            tokenizer_config=config,
+            chat_template=template,
+            special_tokens_map=special_tokens_map,
+            added_tokens=added_tokens,
+        )
+
+    def _chat_template(self, tokenizer_config: Mapping[str, object]) -> str | None:
+        """The template in a file of its own, or else the tokenizer's or a processor's.
+
+        As for transformers, any file of its own hides those of the configuration.
+        """
+        templates = self._template_files()
+        if templates:
+            if DEFAULT not in templates:
+                _log.warning(
+                    "no chat template is the default one: conversations are refused",
+                    extra={"model": self.model_id, "templates": sorted(templates)},
+                )
+            return templates.get(DEFAULT)
+        template = configured_template("tokenizer_config.json", tokenizer_config)
+        if template is not None:
+            return template
+        return configured_template(_PROCESSOR_TEMPLATE, self._json(_PROCESSOR_TEMPLATE) or {})
+
+    def _template_files(self) -> dict[str, str]:
+        """Templates in files of their own, by name; a default one in the folder comes first."""
+        own = self._text(_TEMPLATE)
+        templates = {} if own is None else {DEFAULT: own}
+        for name in self._folder.names_in(_TEMPLATES):
+            if not name.endswith(".jinja"):
+                continue
+            text = self._text(f"{_TEMPLATES}/{name}")
+            if text is None:
+                self._refuse_unknown(f"{_TEMPLATES}/{name}")
+                raise ModelFilesError(f"{_TEMPLATES}/{name} is not a file")
+            templates[name.removesuffix(".jinja")] = text
+        return templates
+
+    @property
+    def _sharded(self) -> Mapping[str, str]:
+        """As `_shards`, of a model that must have weights."""
+        if self._shards is None:
+            raise ModelFilesError(f"{self.model_id} {without_weights(self._folder.names())}")
+        return self._shards
+
+    @cached_property
+    def _shards(self) -> Mapping[str, str] | None:
+        """Name of the file of every tensor; None without weights.
+
+        As for transformers, a single file hides an index: a model that is saved in one file into
+        the folder of an older one leaves the index of that.
+        """
+        tensors = self._folder.tensor_types(_SINGLE)
+        if tensors is not None:
+            return dict.fromkeys(tensors, _SINGLE)
+        index = self._index()
+        if index is None:
+            self._refuse_unknown(_SINGLE)
+            self._refuse_unknown(_INDEX)
+        return index
+
+    @cached_property
+    def _stored(self) -> Mapping[str, str]:
+        """Name under which each tensor is in the files; both of a pair that is tied have one."""
+        stored = {name: name for name in self._shards or ()}
+        if self.config.tie_word_embeddings and stored.keys() & {EMBEDDING, HEAD}:
+            stored.setdefault(HEAD, EMBEDDING)
+            stored.setdefault(EMBEDDING, HEAD)
+        return stored
+
+    def _index(self) -> Mapping[str, str] | None:
+        """Name of the shard of every tensor, as the index says; None without an index."""
+        index = self._json(_INDEX)
+        if index is None:
+            return None
+        shards = index.get("weight_map")
+        if not isinstance(shards, dict) or not shards:
+            raise ModelFilesError(f"{_INDEX}: weight_map is not an object with names")
+        for name, shard in shards.items():
+            fault = _fault_of_shard(shard)
+            if fault is not None:
+                raise ModelFilesError(f"{_INDEX}: tensor {name!r} is in {shard!r:.80}, {fault}")
+        return shards
+
+    def _refuse_unknown(self, name: str) -> None:
+        """Refuses to go on without a file that was not found but may exist."""
+        unknown = self._folder.unknown(name)
+        if unknown is not None:
+            raise ModelFilesError(unknown)
+
+    def _warn_of_unknown(self, *names: str) -> None:
+        """Names the files that were not found but may exist, and without which a model works."""
+        unknown = [name for name in names if self._folder.unknown(name) is not None]
+        if unknown:
+            _log.warning(
+                "the hub is offline: what is not in the cache counts as not there",
+                extra={"model": self.model_id, "files": unknown},
+            )
+
+    def _text(self, name: str) -> str | None:
+        path = self._folder.find(name)
+        if path is None:
+            return None
+        return read_text(path, name)
+
+    def _json(self, name: str) -> Mapping[str, object] | None:
+        text = self._text(name)
+        if text is None:
+            return None
+        return json_object(text, name)
+
+
+def _fault_of_shard(shard: object) -> str | None:
+    """Why something is not the name of a file of weights beside the index; None: it is one."""
+    if not isinstance(shard, str) or not shard.endswith(".safetensors"):
+        return "not the name of a safetensors file"
+    # A name with a folder in it could point anywhere on this machine.
+    if "/" in shard:
+        return "in another folder, which is not served: put it beside the index"
+    return None if shard.isprintable() else "not a file name"
+
+
+def _sampled(
+    stored: Mapping[str, str], holders: Mapping[str, SafetensorsFile | None]
+) -> dict[str, SampledTensor]:
+    """Those tensors that are in the file where they should be.
+
+    Args:
+        stored: Their names, and those under which the files have them.
+        holders: The files by the latter.
+    """
+    return {
+        name: file.sampled(stored_name)
+        for name, stored_name in stored.items()
+        if (file := holders[stored_name]) is not None and stored_name in file.entries
+    }
+
+
+class _ShardReader:
+    """Implements `TensorReader` over open shards."""
+
+    def __init__(self, owners: Mapping[str, SafetensorsFile]) -> None:
+        self._owners = owners
+
+    def info(self, name: str) -> TensorInfo:
+        return self._owners[name].info(name)
+
+    def read(self, name: str, start: int = 0, end: int | None = None) -> npt.NDArray[np.generic]:
+        return self._owners[name].read(name, start, end)

@@ -1,0 +1,120 @@
+"""The interface of an opened model, whatever its format."""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from stagecoach.model_files.config import ModelConfig
+from stagecoach.model_files.frozen_json import thawed
+from stagecoach.model_files.tokenizer_files import TokenizerFiles
+
+ByteReport = Callable[[int, int], None]
+"""Told how many bytes are done, and of how many."""
+
+
+def no_report(_done_bytes: int, _total_bytes: int) -> None:
+    """For those who do not want to know."""
+
+
+class TensorInfo(NamedTuple):
+    """What `TensorReader.read` gives for a tensor."""
+
+    dtype: str
+    """float32, float16 or bfloat16."""
+    shape: tuple[int, ...]
+
+
+class TensorReader(Protocol):
+    """Reads tensors, whole or a few rows at a time, into memory of the caller's own."""
+
+    def info(self, name: str) -> TensorInfo:
+        """Type and shape of a tensor."""
+        ...
+
+    def read(self, name: str, start: int = 0, end: int | None = None) -> npt.NDArray[np.generic]:
+        """Reads rows `[start, end)` of a tensor, all by default.
+
+        Files are read, not mapped: a file that shrinks raises instead of killing the process, and
+        its pages do not count as the process's memory.
+
+        Returns:
+            A writable array of its own memory; float32 or float16, or int16 holding the bits of
+            bfloat16, which numpy does not have.
+
+        Raises:
+            ModelFilesError: The file ends before the tensor does.
+        """
+        ...
+
+
+class ModelFiles(ABC):
+    """A model whose headers were read and checked; see `open_model`."""
+
+    model_id: str
+    """Name for people: the hub id, or the name of the folder or file."""
+    config: ModelConfig
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """sha256, in hex, of the architecture and the names of tensors.
+
+        Equal for everyone who opened the same model, however its tensors lie in files, also where
+        only some of them are present. Weights of one shape share it; see `weight_digests`.
+        """
+
+    @property
+    @abstractmethod
+    def tensor_names(self) -> Collection[str]:
+        """Names of all tensors of the model, as Hugging Face spells them."""
+
+    @abstractmethod
+    def open_tensors(
+        self, names: Collection[str], *, on_download: ByteReport = no_report
+    ) -> AbstractContextManager[TensorReader]:
+        """Opens the files that hold the named tensors, fetching those not yet on this machine.
+
+        Args:
+            names: Of the tensors.
+            on_download: Told how far the fetching is; not called when there is none.
+
+        Raises:
+            ModelFilesError: Tensors or files are missing, or a file is damaged; says which.
+        """
+
+    def weight_digests(self) -> Mapping[str, bytes]:
+        """Samples the weights that are on this machine; see `weight_digest`.
+
+        Returns:
+            Digests by the name of a part. A part of which a file is missing or damaged is left out.
+        """
+        return {}
+
+    def weights_revision(self) -> str:
+        """Names the content of all weights where a hub says it, also of those not on this machine.
+
+        Returns:
+            A digest that only another one from a hub compares with; empty where it is not known.
+        """
+        return ""
+
+    @abstractmethod
+    def tokenizer_files(self) -> TokenizerFiles | None:
+        """Returns where the tokenizer is, or None for a model without one.
+
+        Raises:
+            UnsupportedModelError: It is there only in a form that is not read.
+            ModelFilesError: A file beside it is damaged.
+        """
+
+
+def fingerprint_of(facts: Mapping[str, object]) -> str:
+    """Hashes facts as canonical JSON, frozen or not; sha256 in hex."""
+    text = json.dumps(thawed(facts), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()

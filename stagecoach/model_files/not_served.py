@@ -1,0 +1,128 @@
+"""Why a model is not served, in words of somebody who chose it by its name."""
+
+from collections.abc import Mapping
+
+from stagecoach.contract.errors import UnsupportedModelError
+from stagecoach.model_files.family_defaults import FAMILY_DEFAULTS
+
+_RECURRENT = frozenset({"falcon_mamba", "mamba", "mamba2", "rwkv", "xlstm"})
+_PARTLY_RECURRENT = frozenset(
+    {
+        "bailing_hybrid",
+        "bamba",
+        "falcon_h1",
+        "granitemoehybrid",
+        "jamba",
+        "kimi_linear",
+        "lfm2",
+        "lfm2_moe",
+        "lfm3",
+        "minimax",
+        "nemotron_h",
+        "olmo_hybrid",
+        "qwen3_5",
+        "qwen3_5_moe",
+        "qwen3_5_moe_text",
+        "qwen3_5_text",
+        "qwen3_next",
+        "recurrent_gemma",
+        "zamba",
+        "zamba2",
+    }
+)
+_ENCODERS = frozenset(
+    {
+        "albert",
+        "bert",
+        "camembert",
+        "convbert",
+        "data2vec-text",
+        "deberta",
+        "deberta-v2",
+        "distilbert",
+        "electra",
+        "ernie",
+        "esm",
+        "eurobert",
+        "longformer",
+        "megatron-bert",
+        "modernbert",
+        "mpnet",
+        "nomic_bert",
+        "rembert",
+        "roberta",
+        "roberta-prelayernorm",
+        "roc_bert",
+        "roformer",
+        "xlm-roberta",
+        "xlm-roberta-xl",
+        "xmod",
+    }
+)
+_ENCODER_DECODERS = frozenset(
+    {
+        "bart",
+        "bigbird_pegasus",
+        "blenderbot",
+        "blenderbot-small",
+        "fsmt",
+        "led",
+        "longt5",
+        "m2m_100",
+        "marian",
+        "mbart",
+        "mt5",
+        "mvp",
+        "nllb-moe",
+        "pegasus",
+        "pegasus_x",
+        "plbart",
+        "prophetnet",
+        "switch_transformers",
+        "t5",
+        "t5gemma",
+        "umt5",
+        "whisper",
+    }
+)
+_EXPERT_KEYS = ("moe_num_experts", "n_routed_experts", "num_experts", "num_local_experts")
+
+
+def not_served(model_type: str, raw: Mapping[str, object]) -> UnsupportedModelError:
+    """Says that a model is not of a served family, why, and what would work instead.
+
+    Args:
+        model_type: Of the model.
+        raw: Its configuration.
+    """
+    return UnsupportedModelError(
+        f"model type {model_type!r} is not served: {_reason(model_type, raw)}; "
+        f"served are {', '.join(FAMILY_DEFAULTS)}",
+        model_type=model_type,
+    )
+
+
+def _reason(model_type: str, raw: Mapping[str, object]) -> str:
+    if model_type in _ENCODER_DECODERS or raw.get("is_encoder_decoder") is True:
+        return "it is an encoder with a decoder, and only plain decoders are"
+    if model_type in _ENCODERS:
+        return "it is an encoder, which generates no text"
+    text = raw.get("text_config")
+    if isinstance(text, Mapping):
+        part = text.get("model_type")
+        known = f" of type {part!r}" if isinstance(part, str) else ""
+        if part in FAMILY_DEFAULTS:
+            return (
+                f"it takes more than text; its language model{known} (text_config) is served once "
+                "it is saved as a model of its own"
+            )
+        return f"it takes more than text, and its language model{known} lies in text_config"
+    if any(isinstance(raw.get(key), Mapping) for key in ("vision_config", "audio_config")):
+        return "it takes more than text"
+    if model_type in _RECURRENT:
+        return "it has no attention; its layers are recurrent"
+    if model_type in _PARTLY_RECURRENT:
+        return "some of its layers have no attention"
+    if any(raw.get(key) for key in _EXPERT_KEYS):
+        return "it is a mixture of experts"
+    return "its layers are built in another way than those of the served families"

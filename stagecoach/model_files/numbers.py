@@ -1,0 +1,203 @@
+"""The numbers of a model's configuration: what each may be, checked once before any is used.
+
+Bounds leave room for models larger than any that is published. What lies outside of them makes
+infinities or overflows, or would keep a machine busy for ever.
+"""
+
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+from stagecoach.contract.errors import ModelFilesError
+from stagecoach.model_files.frozen_json import shown
+from stagecoach.model_files.layer_kinds import PATTERNS, WINDOWED_ON_REQUEST, WINDOWS
+
+
+class Bounds(NamedTuple):
+    """What a number may be; both ends are included."""
+
+    low: float
+    high: float
+    is_whole: bool = False
+    or_null: bool = False
+
+    def check(self, value: object, field: str, file_name: str) -> None:
+        """Checks a value.
+
+        Args:
+            value: As the file has it.
+            field: Its name as the file spells it.
+            file_name: For the error.
+
+        Raises:
+            ModelFilesError: It is no number, or not within the bounds.
+        """
+        if value is None and self.or_null:
+            return
+        wanted = int if self.is_whole else int | float
+        if isinstance(value, bool) or not isinstance(value, wanted) or not self._holds(value):
+            raise ModelFilesError(f"{file_name}: {field} is {shown(value)}, must be {self}")
+
+    def __str__(self) -> str:
+        """Says what the bounds are."""
+        kind = "a whole number" if self.is_whole else "a number"
+        return f"{kind} from {self.low:.12g} to {self.high:.12g}{' or null' * self.or_null}"
+
+    def _holds(self, value: float) -> bool:
+        return self.low <= value <= self.high  # false for NaN
+
+
+def _whole(low: int, high: int) -> Bounds:
+    return Bounds(low, high, is_whole=True)
+
+
+MAX_POSITIONS = 2**31 - 1
+LAYERS = _whole(1, 512)
+WIDTH = _whole(1, 2**20)
+INNER_WIDTH = _whole(1, 2**24)
+VOCABULARY = _whole(1, 2**28)
+HEADS = _whole(1, 2**16)
+HEAD_DIM = _whole(1, 2**16)
+POSITIONS = _whole(1, MAX_POSITIONS)
+TOKEN_ID = _whole(0, 2**31 - 1)
+EPSILON = Bounds(0, 1)
+FACTOR = Bounds(1e-6, 1e6)
+THETA = Bounds(1, 1e18)
+
+_OPTIONAL_FACTOR = FACTOR._replace(or_null=True)
+_WINDOW = POSITIONS._replace(or_null=True)
+_PART = Bounds(1e-6, 1, or_null=True)
+
+SIZES: Mapping[str, Bounds] = MappingProxyType(
+    {
+        "num_hidden_layers": LAYERS,
+        "hidden_size": WIDTH,
+        "vocab_size": VOCABULARY,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": HEADS,
+        "head_dim": HEAD_DIM,
+        "intermediate_size": INNER_WIDTH,
+        "max_position_embeddings": POSITIONS,
+        "original_max_position_embeddings": POSITIONS,
+    }
+)
+"""Numbers that every model has; one that is null is left to the family."""
+
+_ROPE: Mapping[str, Bounds] = MappingProxyType(
+    {
+        "rope_theta": THETA,
+        "factor": _OPTIONAL_FACTOR,
+        "attention_factor": _OPTIONAL_FACTOR,
+        "beta_fast": _OPTIONAL_FACTOR,
+        "beta_slow": _OPTIONAL_FACTOR,
+        "low_freq_factor": _OPTIONAL_FACTOR,
+        "high_freq_factor": _OPTIONAL_FACTOR,
+        "mscale": Bounds(0, 1e6, or_null=True),
+        "mscale_all_dim": Bounds(0, 1e6, or_null=True),
+        "partial_rotary_factor": _PART,
+        "original_max_position_embeddings": Bounds(1, MAX_POSITIONS, or_null=True),
+        "short_factor": FACTOR,
+        "long_factor": FACTOR,
+    }
+)
+"""What describes a rotary embedding, by its key in `rope_scaling` or `rope_parameters`."""
+
+_ROPE_LISTS = frozenset({"short_factor", "long_factor"})
+
+_COHERE = frozenset({"cohere", "cohere2"})
+_GEMMA = frozenset({"gemma2", "gemma3_text"})
+_GRANITE = frozenset({"granite"})
+
+_OF_FAMILIES: Mapping[str, tuple[frozenset[str] | None, Bounds]] = MappingProxyType(
+    {
+        "rope_theta": (None, THETA),
+        "rope_local_base_freq": (frozenset({"gemma3_text"}), THETA._replace(or_null=True)),
+        "partial_rotary_factor": (None, _PART),
+        "rms_norm_eps": (None, EPSILON),
+        "layer_norm_eps": (_COHERE, EPSILON),
+        "norm_epsilon": (frozenset({"starcoder2"}), EPSILON),
+        "logit_scale": (_COHERE, FACTOR),
+        "attn_logit_softcapping": (_GEMMA, _OPTIONAL_FACTOR),
+        "final_logit_softcapping": (_GEMMA, _OPTIONAL_FACTOR),
+        "query_pre_attn_scalar": (_GEMMA, FACTOR),
+        "attention_multiplier": (_GRANITE, FACTOR),
+        "embedding_multiplier": (_GRANITE, FACTOR),
+        "residual_multiplier": (_GRANITE, FACTOR),
+        "logits_scaling": (_GRANITE, FACTOR),
+        "clip_qkv": (frozenset({"olmo"}), _OPTIONAL_FACTOR),
+        "sliding_window": (frozenset(WINDOWS), _WINDOW),
+        "sliding_window_pattern": (frozenset(PATTERNS), POSITIONS),
+        "max_window_layers": (WINDOWED_ON_REQUEST, _whole(0, MAX_POSITIONS)),
+        "no_rope_layer_interval": (frozenset({"smollm3"}), POSITIONS),
+    }
+)
+"""Numbers that some families have, or that have defaults: the families that read them (None: all),
+and what they may be."""
+
+
+def check_numbers(raw: Mapping[str, object], model_type: str, file_name: str) -> None:
+    """Checks every number of a configuration that a model of its family reads.
+
+    All others have to be finite.
+
+    Args:
+        raw: Content of the file.
+        model_type: The family.
+        file_name: For errors.
+
+    Raises:
+        ModelFilesError: A number is not finite, or not within its bounds, or there is none where
+            one has to be; names the field as the file spells it.
+    """
+    for name, value in raw.items():
+        bounds = _bounds_of(name, model_type, raw)
+        if bounds is not None:
+            bounds.check(value, name, file_name)
+        elif name in ("rope_scaling", "rope_parameters") and isinstance(value, Mapping):
+            _check_rope(value, name, file_name)
+        elif not _is_finite(value):
+            raise ModelFilesError(f"{file_name}: {name} is {shown(value)}, must be finite")
+
+
+def _bounds_of(name: str, model_type: str, raw: Mapping[str, object]) -> Bounds | None:
+    if name in SIZES:
+        return SIZES[name]._replace(or_null=True)
+    families, bounds = _OF_FAMILIES.get(name, (frozenset[str](), None))
+    if not (families is None or model_type in families):
+        return None
+    is_listed = raw.get("layer_types") is not None
+    if name == "sliding_window_pattern" and is_listed:
+        return None
+    if name == "sliding_window" and model_type in WINDOWED_ON_REQUEST:
+        return bounds if raw.get("use_sliding_window") else None
+    if name == "sliding_window" and model_type == "exaone4" and not is_listed:
+        return POSITIONS  # transformers makes a pattern of 0 of a window that is null
+    return bounds
+
+
+def _check_rope(values: Mapping[str, object], path: str, file_name: str) -> None:
+    """Checks the numbers of rotary embeddings: of all layers, or by the type of layer."""
+    for name, value in values.items():
+        field = f"{path}.{name}"
+        bounds = _ROPE.get(name)
+        if bounds is not None:
+            is_list = name in _ROPE_LISTS and isinstance(value, list | tuple)
+            for one in value if is_list else [value]:  # type: ignore[attr-defined]
+                bounds.check(one, field, file_name)
+        elif isinstance(value, Mapping):
+            _check_rope(value, field, file_name)
+        elif not _is_finite(value):
+            raise ModelFilesError(f"{file_name}: {field} is {shown(value)}, must be finite")
+
+
+def _is_finite(value: object) -> bool:
+    """Whether a value has no number that is infinite, or none, or larger than any float."""
+    if isinstance(value, Mapping):
+        return all(map(_is_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_finite, value))
+    try:
+        return not isinstance(value, int | float) or math.isfinite(value)
+    except OverflowError:
+        return False

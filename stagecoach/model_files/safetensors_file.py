@@ -1,0 +1,216 @@
+"""Reads safetensors files, checking the header whole before trusting any of it.
+
+Format: https://github.com/huggingface/safetensors. The reader of that library maps files into
+memory, which counts their pages as the process's own and dies of SIGBUS when a file shrinks.
+"""
+
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self, TypeGuard
+
+import numpy as np
+import numpy.typing as npt
+
+from stagecoach.contract.errors import ModelFilesError, UnsupportedModelError
+from stagecoach.model_files.lfs_pointer import LFS_BEGINNING, refuse_lfs_pointer
+from stagecoach.model_files.model_files import TensorInfo
+from stagecoach.model_files.weight_digest import SampledTensor
+
+_MAX_HEADER_BYTES = 100_000_000
+"""As the format's own library limits it."""
+
+_DTYPES: dict[str, tuple[str, type[np.generic]]] = {
+    "F32": ("float32", np.float32),
+    "F16": ("float16", np.float16),
+    "BF16": ("bfloat16", np.int16),
+}
+
+
+class Entry(NamedTuple):
+    """One tensor of a file."""
+
+    dtype: str
+    """As the format names it; any, also such as cannot be read here."""
+    shape: tuple[int, ...]
+    start: int
+    """Offset in the file, in bytes."""
+    end: int
+
+
+class SafetensorsFile:
+    """An open safetensors file; a context manager that closes it.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ModelFilesError: The file cannot be opened, is truncated, or its header is not sound.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Opens the file and reads its header."""
+        self.name = path.name
+        try:
+            self._file = path.open("rb", buffering=0)
+        except OSError as error:
+            raise ModelFilesError(f"{path.name}: {error.strerror}") from error
+        try:
+            self.entries = _read_header(self._file.fileno(), path.name)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Self:
+        """Returns itself."""
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Closes the file."""
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+    def info(self, name: str) -> TensorInfo:
+        """Type and shape of a tensor.
+
+        Raises:
+            UnsupportedModelError: The tensor's type is not one of a plain checkpoint.
+        """
+        entry = self.entries[name]
+        if entry.dtype not in _DTYPES:
+            raise UnsupportedModelError(
+                f"{self.name}: {name} has type {entry.dtype}, must be one of {', '.join(_DTYPES)}"
+            )
+        return TensorInfo(_DTYPES[entry.dtype][0], entry.shape)
+
+    def sampled(self, name: str) -> SampledTensor:
+        """A tensor of any type, to read a few bytes of."""
+        entry = self.entries[name]
+        return SampledTensor(
+            entry.dtype,
+            entry.shape,
+            entry.end - entry.start,
+            window_reader(self._file.fileno(), entry.start, self.name),
+        )
+
+    def read(self, name: str, start: int = 0, end: int | None = None) -> npt.NDArray[np.generic]:
+        """Reads rows of a tensor; see `TensorReader.read`."""
+        _, shape = self.info(name)
+        entry = self.entries[name]
+        _, numpy_type = _DTYPES[entry.dtype]
+        if not shape:
+            rows = np.empty((), numpy_type)
+        else:
+            rows = np.empty(((shape[0] if end is None else end) - start, *shape[1:]), numpy_type)
+        row_bytes = math.prod(shape[1:]) * rows.itemsize
+        read_exactly(self._file.fileno(), rows, entry.start + start * row_bytes, self.name)
+        return rows
+
+
+def read_exactly(
+    descriptor: int, target: npt.NDArray[np.generic], offset: int, file_name: str
+) -> None:
+    """Fills an array from an open file.
+
+    Raises:
+        ModelFilesError: The file ends first.
+    """
+    buffer = target.reshape(-1).view(np.uint8).data
+    filled = 0
+    while filled < len(buffer):
+        count = os.preadv(descriptor, [buffer[filled:]], offset + filled)
+        if count == 0:
+            raise ModelFilesError(
+                f"{file_name} is truncated: it ends at byte {offset + filled}, "
+                f"a tensor needs bytes up to {offset + len(buffer)}"
+            )
+        filled += count
+
+
+def window_reader(descriptor: int, start: int, file_name: str) -> Callable[[int, int], bytes]:
+    """Reads, of what begins at `start` of an open file, `length` bytes from `offset` on."""
+
+    def read(offset: int, length: int) -> bytes:
+        window = np.empty(length, np.uint8)
+        read_exactly(descriptor, window, start + offset, file_name)
+        return window.tobytes()
+
+    return read
+
+
+def _read_header(descriptor: int, name: str) -> dict[str, Entry]:
+    file_size = os.fstat(descriptor).st_size
+    refuse_lfs_pointer(name, os.pread(descriptor, len(LFS_BEGINNING), 0))
+    length = int.from_bytes(os.pread(descriptor, 8, 0), "little")
+    if file_size < 8 or length > min(_MAX_HEADER_BYTES, file_size - 8):
+        raise ModelFilesError(
+            f"{name} is truncated or no safetensors file: it has {file_size} bytes, "
+            f"its header claims {length}"
+        )
+    text = np.empty(length, np.uint8)
+    read_exactly(descriptor, text, 8, name)
+    try:
+        header = json.loads(text.tobytes())
+    except (ValueError, RecursionError) as error:
+        raise ModelFilesError(f"{name}: the safetensors header is not JSON") from error
+    return _parse_entries(header, 8 + length, file_size, name)
+
+
+def _parse_entries(header: object, data_start: int, file_size: int, name: str) -> dict[str, Entry]:
+    """Checks a parsed header: types, shapes, sizes, bounds, overlaps and gaps."""
+    if not isinstance(header, dict):
+        raise ModelFilesError(f"{name}: the safetensors header is not an object")
+    entries = {
+        key: _parse_entry(value, data_start, f"{name}: tensor {key!r}")
+        for key, value in header.items()
+        if key != "__metadata__"
+    }
+    reached, previous = data_start, ""
+    for key, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].end)):
+        if entry.start < reached:
+            raise ModelFilesError(f"{name}: tensors {previous!r} and {key!r} overlap")
+        if entry.start > reached:
+            raise ModelFilesError(
+                f"{name}: {entry.start - reached} bytes before tensor {key!r} are of no tensor"
+            )
+        reached, previous = entry.end, key
+    if reached > file_size:
+        raise ModelFilesError(
+            f"{name} is truncated: it has {file_size} bytes, its tensors need {reached}"
+        )
+    if reached < file_size:
+        raise ModelFilesError(
+            f"{name} has {file_size} bytes, its tensors end at byte {reached}: the rest is of none"
+        )
+    return entries
+
+
+def _parse_entry(value: object, data_start: int, label: str) -> Entry:
+    if not isinstance(value, dict):
+        raise ModelFilesError(f"{label} is not an object")
+    dtype, shape, offsets = (value.get(key) for key in ("dtype", "shape", "data_offsets"))
+    if not (isinstance(dtype, str) and _is_sizes(shape) and _is_sizes(offsets)):
+        raise ModelFilesError(f"{label} has dtype {dtype!r}, shape {shape!r}, offsets {offsets!r}")
+    if len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise ModelFilesError(f"{label} has data_offsets {offsets}")
+    num_bytes = offsets[1] - offsets[0]
+    if dtype in _DTYPES and num_bytes != math.prod(shape) * np.dtype(_DTYPES[dtype][1]).itemsize:
+        raise ModelFilesError(f"{label} of type {dtype} and shape {shape} has {num_bytes} bytes")
+    return Entry(dtype, tuple(shape), data_start + offsets[0], data_start + offsets[1])
+
+
+def _is_sizes(value: object) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and all(
+        isinstance(size, int) and not isinstance(size, bool) and size >= 0 for size in value
+    )

@@ -1,0 +1,114 @@
+"""What a layer range costs: bytes of memory, and the roofline time of a micro-batch."""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Self
+
+from stagecoach.contract.layer_range import LayerRange
+from stagecoach.roofline.devices import Gpu
+from stagecoach.roofline.model_shape import ModelShape
+from stagecoach.roofline.work import Work
+
+
+class StageTime(NamedTuple):
+    """How long a micro-batch takes by either limit; the longer one is the time."""
+
+    bandwidth_s: float
+    """Reading weights and KV and writing KV."""
+    compute_s: float
+    """Arithmetic."""
+
+    @property
+    def total_s(self) -> float:
+        """The roofline: memory and arithmetic overlap perfectly."""
+        return max(self)
+
+    @property
+    def is_bandwidth_bound(self) -> bool:
+        """True when memory is the limit."""
+        return self.bandwidth_s >= self.compute_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageCost:
+    """The cost of one stage."""
+
+    model: ModelShape
+    layers: LayerRange
+
+    @classmethod
+    def of_count(cls, model: ModelShape, count: int, *, is_first: bool, is_last: bool) -> Self:
+        """Any stage with this many layers and these ends: which layers they are costs nothing."""
+        if is_first and is_last:
+            layers = LayerRange(0, model.num_layers)
+        elif is_last:
+            layers = LayerRange(model.num_layers - count, model.num_layers)
+        else:
+            start = 0 if is_first else 1
+            layers = LayerRange(start, start + count)
+        return cls(model=model, layers=layers)
+
+    @property
+    def is_first(self) -> bool:
+        """True for the stage that embeds tokens."""
+        return self.layers.start == 0
+
+    @property
+    def is_last(self) -> bool:
+        """True for the stage that computes logits."""
+        return self.layers.end == self.model.num_layers
+
+    @property
+    def weight_bytes(self) -> int:
+        """Weights that the stage holds; the embedding that is also its head counts once."""
+        num_bytes = len(self.layers) * self.model.layer_bytes
+        if self.is_first:
+            num_bytes += self.model.embedding_bytes
+        if self.is_last:
+            num_bytes += self.model.head_bytes
+            if self.is_first and self.model.ties_head:
+                num_bytes -= self.model.embedding_bytes
+        return num_bytes
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Keys and values of one token in the stage's layers."""
+        return len(self.layers) * self.model.kv_bytes_per_token_and_layer
+
+    def moved_bytes(self, work: Work) -> int:
+        """Bytes between memory and processor: all weights of the layers once, KV, the ends.
+
+        Of the embedding only the rows of the tokens are read, and the head only when there are
+        logits to compute. KV is read once for each sequence, whatever the number of its tokens.
+        Activations stay in caches and are left out, and so are sliding windows, which would read
+        less KV of long sequences.
+        """
+        num_bytes = len(self.layers) * self.model.layer_bytes if work.num_tokens else 0
+        num_bytes += self.kv_bytes_per_token * (work.num_context_tokens + work.num_tokens)
+        if self.is_first:
+            num_bytes += work.num_tokens * self.model.hidden_bytes_per_token
+        if self.is_last and work.num_logit_rows:
+            num_bytes += self.model.head_bytes
+        return num_bytes
+
+    def flops(self, work: Work) -> int:
+        """Operations of the matrices, and of attention: two for each weight and each pair."""
+        per_token = 2 * self.model.layer_matrix_parameters
+        per_pair = 4 * self.model.attention_width
+        layers = per_token * work.num_tokens + per_pair * work.num_attended_tokens
+        num_flops = len(self.layers) * layers
+        if self.is_last:
+            num_flops += 2 * work.num_logit_rows * self.model.vocab_size * self.model.hidden_size
+        return num_flops
+
+    def time(self, work: Work, gpu: Gpu, *, efficiency: float = 1.0) -> StageTime:
+        """Returns the roofline time of a micro-batch.
+
+        Args:
+            work: The micro-batch.
+            gpu: What computes it.
+            efficiency: Share (0, 1] of the published figures that is reached.
+        """
+        return StageTime(
+            self.moved_bytes(work) / gpu.bandwidth_bytes_per_s / efficiency,
+            self.flops(work) / gpu.flops_per_s / efficiency,
+        )

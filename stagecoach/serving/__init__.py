@@ -1,0 +1,1 @@
+"""What every gRPC server of ours does with calls, before a method of its own runs."""

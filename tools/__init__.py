@@ -1,0 +1,1 @@
+"""What builds the repository; not part of what is installed."""
