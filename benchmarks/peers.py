@@ -80,7 +80,6 @@ class LlamaCpp:
     """
 
     def __init__(self, programs: Path, model: Path) -> None:
-        """Starts nothing yet."""
         self._programs = programs
         self._model = model
 

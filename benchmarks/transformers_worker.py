@@ -23,7 +23,6 @@ class ArrivalClock(BaseStreamer):
     """Notes when `generate` hands out the prompt and then each step's tokens."""
 
     def __init__(self) -> None:
-        """Starts without arrivals."""
         self.arrivals_s: list[float] = []
 
     def put(self, value: torch.Tensor) -> None:

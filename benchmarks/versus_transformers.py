@@ -49,7 +49,6 @@ class Transformers:
     """Client of one worker process."""
 
     def __init__(self, worker: subprocess.Popen[str], options: argparse.Namespace) -> None:
-        """Keeps the worker; its pipes are open."""
         self._worker = worker
         self._options = options
 

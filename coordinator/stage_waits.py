@@ -12,7 +12,6 @@ class StageWaits:
     """
 
     def __init__(self, display: Display) -> None:
-        """Nothing was asked."""
         self._display = display
         self._missing: dict[str, str] = {}
 

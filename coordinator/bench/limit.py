@@ -32,7 +32,6 @@ class DecodeLimit:
     """
 
     def __init__(self, status: CoordinatorStatus) -> None:
-        """Reads the model's shape and every stage's device."""
         config = open_model(status.model_id).config
         model = ModelShape.of(config, status.stages[0].dtype or "unknown")
         stages = tuple(_stage_plan(model, stage) for stage in status.pipeline_stages)

@@ -31,7 +31,6 @@ class CompileTurns:
     """Decides whose turn it is. Event loop only."""
 
     def __init__(self) -> None:
-        """Nobody's."""
         self._starting = asyncio.Semaphore(MAX_STARTING)
         self._long = asyncio.Semaphore(MAX_LONG)
         self._num_paused = 0

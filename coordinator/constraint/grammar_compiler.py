@@ -73,7 +73,6 @@ class GrammarCompiler:
     def __init__(
         self, tokenizer: Tokenizer | None, *, vocab_size: int, eos_token_ids: frozenset[int]
     ) -> None:
-        """Starts nothing yet: the model's vocabulary is read by `start` or for a first grammar."""
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
         self._eos_token_ids = eos_token_ids

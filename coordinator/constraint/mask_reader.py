@@ -19,7 +19,6 @@ class MaskReader:
     """
 
     def __init__(self, vocab_size: int, avoided_ids: frozenset[int]) -> None:
-        """Has read none."""
         self._vocab_size = vocab_size
         self._avoided_ids = np.array(sorted(avoided_ids), dtype=np.int64)
         self.read = lru_cache(_MAX_KEPT)(self._read)

@@ -25,7 +25,6 @@ class NumericTokens:
     """The tokens of a vocabulary that a number may go on with, by what of them it goes on with."""
 
     def __init__(self, tokens: Iterable[tuple[int, bytes]]) -> None:
-        """Reads the ids and bytes of all tokens."""
         ids: defaultdict[bytes, list[int]] = defaultdict(list)
         for token_id, spelled in tokens:
             if head := _head(spelled):
@@ -42,7 +41,6 @@ class NumberGuard:
     """
 
     def __init__(self, tokens: NumericTokens, *, limits_integers: bool) -> None:
-        """Starts with no text."""
         self._tokens = tokens
         self._limits_integers = limits_integers
         self._in_string = False

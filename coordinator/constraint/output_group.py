@@ -32,7 +32,6 @@ class OutputGroup:
     """
 
     def __init__(self, process: SandboxProcess) -> None:
-        """Has no outputs."""
         self._process = process
         self._members: dict[int, OnState] = {}
         self._num_joined = 0

@@ -49,7 +49,6 @@ class References:
     """
 
     def __init__(self, document: object) -> None:
-        """Knows none."""
         self._document = document
         self._id = "id" if uses_old_names(document) else "$id"
         self._unresolved: list[_Reference] = []

@@ -60,7 +60,6 @@ class TemplateCache:
     """The templates that were used last."""
 
     def __init__(self) -> None:
-        """Holds none."""
         self._templates: OrderedDict[Grammar, Template] = OrderedDict()
 
     def get(self, grammar: Grammar) -> Template | None:

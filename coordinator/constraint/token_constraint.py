@@ -66,7 +66,6 @@ class TokenConstraint:
         on_fault: Callable[[], None],
         on_closed: Callable[[], None],
     ) -> None:
-        """Starts with no output."""
         self._group = group
         self._number = group.join(self._take)
         self._grammar = grammar

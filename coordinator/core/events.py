@@ -105,7 +105,6 @@ class TokenLogprobs:
     __slots__ = ("_packed_top", "logprob")
 
     def __init__(self, logprob: float, top: Collection[tuple[int, float]]) -> None:
-        """Packs them."""
         self.logprob = logprob
         self._packed_top = struct.pack("<" + len(top) * "Id", *chain.from_iterable(top))
 

@@ -16,9 +16,7 @@ class EventStream(Protocol):
     Iteration raises a `StagecoachError` in the place of `Finished` when the request failed.
     """
 
-    def __aiter__(self) -> AsyncIterator[GenerationEvent]:
-        """The events, for one reader."""
-        ...
+    def __aiter__(self) -> AsyncIterator[GenerationEvent]: ...
 
     def cancel(self) -> None:
         """Ends the request; does nothing when it has ended."""
@@ -36,9 +34,7 @@ class StepFeed(Protocol):
         """When it began, in nanoseconds of `time.perf_counter_ns`; no step began before."""
         ...
 
-    def __aiter__(self) -> AsyncIterator[StepChunk]:
-        """The chunks, for one reader."""
-        ...
+    def __aiter__(self) -> AsyncIterator[StepChunk]: ...
 
     def close(self) -> None:
         """Stops watching; may be called again."""

@@ -11,7 +11,6 @@ class Turn:
     """Tells long work when others must have the loop. Starts when it is made."""
 
     def __init__(self) -> None:
-        """Begins."""
         self._started_ns = time.perf_counter_ns()
 
     async def give_way(self) -> None:

@@ -65,7 +65,6 @@ class Admission:
         eos_token_ids: frozenset[int],
         max_request_tokens: int,
     ) -> None:
-        """Keeps the limits."""
         self._text = text
         self._vocab_size = vocab_size
         self._eos_token_ids = eos_token_ids

@@ -23,7 +23,6 @@ class Dispatcher:
     """
 
     def __init__(self, lanes: ListLike[Lane], *, max_num_waiting: int) -> None:
-        """Has placed nothing."""
         self._lanes = lanes
         self._max_num_waiting = max_num_waiting
         self._lane_of: dict[str, Lane] = {}

@@ -90,7 +90,6 @@ class Engine:
         wake: asyncio.Event,
         observers: ListLike[EngineObserver] = (),
     ) -> None:
-        """Keeps its parts; `start` starts it."""
         self.tokenizer = tokenizer
         self._tokenizer_info = tokenizer_info
         self._pool = pool

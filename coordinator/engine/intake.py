@@ -71,7 +71,6 @@ class Intake:
         on_accepted: Callable[[], None],
         on_cancel: Callable[[str], None],
     ) -> None:
-        """Is open."""
         self._admission = admission
         self._grammars = grammars
         self._outage = outage

@@ -26,7 +26,6 @@ class Lane:
     """
 
     def __init__(self, scheduler: Scheduler, pace: Pace, on_landed: Callable[[], None]) -> None:
-        """Has no pipeline yet."""
         self.scheduler = scheduler
         self.pace = pace
         self.micro_batches = MicroBatches(on_landed)

@@ -20,7 +20,6 @@ class LiveRequests:
     def __init__(
         self, dispatcher: Dispatcher, counters: EngineCounters, observers: Observers
     ) -> None:
-        """Holds none."""
         self.by_id: dict[str, LiveRequest] = {}
         """Read by whoever runs them; changed here alone."""
         self._dispatcher = dispatcher

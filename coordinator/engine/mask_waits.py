@@ -28,7 +28,6 @@ class MaskWaits:
     """
 
     def __init__(self, requests: Mapping[str, LiveRequest], wake: asyncio.Event) -> None:
-        """Holds none."""
         self._requests = requests
         self._wake = wake
         self._fresh: set[str] = set()

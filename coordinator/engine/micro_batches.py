@@ -39,7 +39,6 @@ class MicroBatches:
     """
 
     def __init__(self, on_landed: Callable[[], None]) -> None:
-        """Starts with none."""
         self._on_landed = on_landed
         self._in_flight: set[MicroBatch] = set()
         self._landed: list[MicroBatch] = []

@@ -18,7 +18,6 @@ class Outage:
     """
 
     def __init__(self, stage_wait_s: float) -> None:
-        """Is off."""
         self._stage_wait_s = stage_wait_s
         self._began_s: float | None = None
         self._timer: asyncio.TimerHandle | None = None

@@ -30,7 +30,6 @@ class PreparingStream(Generic[Prepared]):
         start: Callable[[Prepared], RequestStream],
         discard: Callable[[Prepared], None] = lambda _: None,
     ) -> None:
-        """Does nothing yet."""
         self._prepare = prepare
         self._start = start
         self._discard = discard
@@ -47,7 +46,6 @@ class PreparingStream(Generic[Prepared]):
             self._work.cancel()
 
     def __aiter__(self) -> Self:
-        """The stream itself."""
         return self
 
     async def __anext__(self) -> GenerationEvent:

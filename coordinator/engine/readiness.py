@@ -7,7 +7,6 @@ class Readiness:
     """A switch that can be waited for; one event loop."""
 
     def __init__(self) -> None:
-        """Is off."""
         self._is_ready = False
         self._changed = asyncio.Event()
 

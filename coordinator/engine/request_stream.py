@@ -34,7 +34,6 @@ class RequestStream:
     """
 
     def __init__(self, accepted: Accepted, on_cancel: Callable[[], None]) -> None:
-        """Starts with the first event."""
         self._accepted: Accepted | None = accepted
         self._joined: deque[TokensEvent] = deque()
         self._tokens: list[TokensEvent] = []
@@ -66,7 +65,6 @@ class RequestStream:
             self._on_cancel()
 
     def __aiter__(self) -> Self:
-        """The stream itself."""
         return self
 
     async def __anext__(self) -> GenerationEvent:

@@ -11,7 +11,6 @@ class ThroughputMeter:
     """
 
     def __init__(self, window_s: int = 10) -> None:
-        """Starts at zero."""
         self.total = 0
         """Tokens since start."""
         self._window_s = window_s

@@ -108,7 +108,6 @@ class ActivityWindow:
     """
 
     def __init__(self, origin_ns: int, window_s: int = 5) -> None:
-        """Starts without a step."""
         self._origin_ns = origin_ns
         self._window_s = window_s
         self._seconds: deque[_Second] = deque()

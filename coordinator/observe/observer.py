@@ -48,7 +48,6 @@ class Observers:
     """
 
     def __init__(self, observers: Sequence[EngineObserver]) -> None:
-        """Keeps a list of its own."""
         self._observers = list(observers)
         self._of_steps = [one for one in observers if isinstance(one, StepObserver)]
 

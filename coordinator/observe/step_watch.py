@@ -33,7 +33,6 @@ class StepWatch:
     """
 
     def __init__(self, *, origin_ns: int, max_records: int, on_close: Callable[[], None]) -> None:
-        """Starts empty."""
         self.origin_ns = origin_ns
         self._records: deque[StepRecord] = deque(maxlen=max_records)
         self._num_lost = 0
@@ -59,7 +58,6 @@ class StepWatch:
         self._on_close()
 
     def __aiter__(self) -> Self:
-        """The watch itself."""
         return self
 
     async def __anext__(self) -> StepChunk:
@@ -87,7 +85,6 @@ class StepHub:
     """
 
     def __init__(self, max_records: int = BUFFER_RECORDS) -> None:
-        """Starts without watches."""
         self._max_records = max_records
         self._watches: set[StepWatch] = set()
         self._ending: StagecoachError | None = None

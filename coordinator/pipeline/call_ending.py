@@ -31,7 +31,6 @@ class CallEnding:
     """Keeps the peer's ending of one call. Make it with the call, before anything is written."""
 
     def __init__(self, call: grpc.aio.Call) -> None:
-        """Listens."""
         self._call = call
         self._told: _Ending | None = None
         self._is_told = asyncio.Event()

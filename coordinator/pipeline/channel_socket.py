@@ -60,7 +60,6 @@ class ChannelSocket:
     """
 
     def __init__(self, fd: int, inode: int) -> None:
-        """Opens nothing."""
         self._fd = fd
         self._inode = inode
 

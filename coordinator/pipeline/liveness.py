@@ -59,7 +59,6 @@ class Liveness:
     """
 
     def __init__(self, keepalive_s: float) -> None:
-        """Has seen nothing."""
         self._keepalive_s = keepalive_s
         self._last: ConnectionState | None = None
         self._unreachable_s = 0.0
@@ -115,7 +114,6 @@ class TurnMeter:
     """Measures how long the micro-batch whose turn it is keeps the link waiting."""
 
     def __init__(self) -> None:
-        """Nothing has a turn."""
         self._looked_s = 0.0
         self._waited_s = 0.0
         self._longest_s = 0.0

@@ -34,7 +34,6 @@ class Pipeline:
     def __init__(
         self, index: int, links: Sequence[StageLink], *, vocab_size: int, adds_noise: bool
     ) -> None:
-        """Is open."""
         self.index = index
         self._links = tuple(links)
         self._vocab_size = vocab_size

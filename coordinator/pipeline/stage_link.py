@@ -120,7 +120,6 @@ class StageLink:
         on_lost: Callable[["StageLink", Loss], None],
         tls: TlsFiles | None = None,
     ) -> None:
-        """Makes the link; connects nothing yet."""
         self._tls = tls
         self.address = address
         self._coordinator_id = coordinator_id

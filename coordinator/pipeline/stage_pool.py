@@ -66,7 +66,6 @@ class StagePool:
         config: LinkConfig,
         tls: TlsFiles | None = None,
     ) -> None:
-        """Makes the links; connects nothing yet."""
         self._stages = [
             [
                 Replica(

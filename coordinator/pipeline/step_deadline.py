@@ -37,7 +37,6 @@ class StepDeadline:
     """
 
     def __init__(self, timeouts: StepTimeouts) -> None:
-        """Knows nothing."""
         self._timeouts = timeouts
         self._times_s: dict[int, deque[float]] = {}
         self._slowest_s: dict[int, float] = {}

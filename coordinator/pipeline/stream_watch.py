@@ -26,7 +26,6 @@ class StreamWatch:
     def __init__(
         self, deadline: StepDeadline, *, keepalive_s: float, num_token_bytes: int, now_s: float
     ) -> None:
-        """Nothing was sent yet."""
         deadline.restart()
         self._deadline = deadline
         self._liveness = Liveness(keepalive_s)

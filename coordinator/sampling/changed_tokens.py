@@ -20,7 +20,6 @@ class ChangedTokens:
     """
 
     def __init__(self, params: SamplingParams) -> None:
-        """Starts with the biased tokens and no occurrence."""
         self._params = params
         self._size = 0
         self._indices: dict[int, int] = {}

@@ -26,7 +26,6 @@ class Channel:
     """
 
     def __init__(self, sock: socket.socket, on_frame: OnFrame, on_end: OnEnd) -> None:
-        """Starts to listen."""
         sock.setblocking(False)
         self._socket = sock
         self._on_frame = on_frame

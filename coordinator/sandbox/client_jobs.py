@@ -41,7 +41,6 @@ class ClientJobs:
     """
 
     def __init__(self, pool: JobPool) -> None:
-        """Has run none yet."""
         self._pool = pool
         self._is_closed = False
 

@@ -41,7 +41,6 @@ class ForkServer:
     """
 
     def __init__(self, module: str, payload: bytes) -> None:
-        """Starts nothing yet."""
         self._module = module
         self._payload = payload
         self._starting: asyncio.Task[SandboxProcess] | None = None

@@ -47,7 +47,6 @@ class FrameReader:
     """Cuts what comes in into frames."""
 
     def __init__(self) -> None:
-        """Has nothing."""
         self._data = bytearray()
 
     def push(self, data: bytes) -> None:

@@ -30,7 +30,6 @@ class JobPool:
         memory_bytes: int | None = None,
         is_background: bool = False,
     ) -> None:
-        """Has no process yet."""
         self._server = server
         self._slots = asyncio.Semaphore(max_processes)
         self.max_waiting = max_waiting

@@ -33,7 +33,6 @@ class SandboxProcess:
     """
 
     def __init__(self, sock: socket.socket) -> None:
-        """Takes the coordinator's end of the socket of a process that is being started."""
         self._channel = Channel(sock, self._take, self._hear_end)
         self._answers: deque[_Asked] = deque()
         self._end: SandboxError | None = None

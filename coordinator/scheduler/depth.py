@@ -75,7 +75,6 @@ class DepthChooser:
     def __init__(
         self, *, num_stages: int, max_depth: int, max_num_batched_tokens: int, times: StepTimes
     ) -> None:
-        """Starts with nothing measured."""
         self._num_stages = num_stages
         self._max_num_batched_tokens = max_num_batched_tokens
         self._times = times

@@ -29,7 +29,6 @@ class Entrance:
     def __init__(
         self, config: SchedulerConfig, memory: KvMemory, running: dict[str, Sequence]
     ) -> None:
-        """Starts with nobody waiting."""
         self._max_num_seqs = config.max_num_seqs
         self._memory = memory
         self._running = running

@@ -41,7 +41,6 @@ class KvLedger:
     """
 
     def __init__(self, num_blocks: int, block_size: int) -> None:
-        """Starts with every block free."""
         self._num_total_blocks = num_blocks
         self._block_size = block_size
         self._num_free_blocks = num_blocks

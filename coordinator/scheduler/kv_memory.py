@@ -44,7 +44,6 @@ class KvMemory:
     """
 
     def __init__(self, config: SchedulerConfig) -> None:
-        """Starts with every slot empty."""
         self._block_size = config.kv_block_size
         self._num_slots = config.num_slots
         self._shares_prefixes = config.prefix_cache

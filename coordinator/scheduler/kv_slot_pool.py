@@ -11,7 +11,6 @@ class KvSlotPool:
     """
 
     def __init__(self, num_slots: int) -> None:
-        """Starts with every slot free."""
         self._free = list(reversed(range(num_slots)))
         self._held: set[int] = set()
 

@@ -35,7 +35,6 @@ class Pace:
     def __init__(
         self, *, num_stages: int, max_num_batched_tokens: int, depth: int | None = None
     ) -> None:
-        """Starts with nothing measured."""
         self._max_num_batched_tokens = max_num_batched_tokens
         self._fixed_depth = depth
         self._times = StepTimes()

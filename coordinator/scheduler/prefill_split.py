@@ -41,7 +41,6 @@ class PrefillSplit:
     def __init__(
         self, room: StepRoom, running: list[Sequence], entrance: Entrance, *, admits: bool
     ) -> None:
-        """Looks who there is."""
         self._room = room
         self._entrance = entrance
         self._by_slot = {sequence.kv_slot: sequence for sequence in running}

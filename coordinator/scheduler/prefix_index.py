@@ -78,7 +78,6 @@ class PrefixIndex:
     """The names of the full blocks of every kv slot, and which slots are retained."""
 
     def __init__(self) -> None:
-        """Starts empty."""
         self._chains: dict[int, list[bytes]] = {}
         self._holders: dict[bytes, set[int]] = {}
         self._retained: OrderedDict[int, None] = OrderedDict()  # the least recently used first

@@ -31,7 +31,6 @@ class RateWindow:
     """
 
     def __init__(self, depth: int, *, is_filling: bool = True) -> None:
-        """Starts with nothing measured."""
         self.depth = depth
         self.has_moved = False
         """True once the load moved."""

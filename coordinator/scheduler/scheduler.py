@@ -48,7 +48,6 @@ class Scheduler:
     def __init__(
         self, config: SchedulerConfig, *, micro_batch_ids: Iterator[int] | None = None
     ) -> None:
-        """Starts with nothing to do."""
         self.config = config
         self._sequences: dict[str, Sequence] = {}
         self._running: dict[str, Sequence] = {}  # by admission, the first to be preempted last

@@ -13,7 +13,6 @@ class StepRoom:
     """
 
     def __init__(self, num_tokens: int, budget: StepBudget | None) -> None:
-        """Starts empty."""
         self._num_tokens = num_tokens
         self.num_decodes = num_tokens
         """Sequences that may still run their last token."""

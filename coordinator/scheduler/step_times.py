@@ -47,7 +47,6 @@ class StepTimes:
     """The curve from tokens of a micro-batch to its time. Pure: no clock."""
 
     def __init__(self) -> None:
-        """Knows nothing yet."""
         self._points: list[_Point] = []  # by number of tokens, one a bucket
         self._buckets: list[int] = []
         self._fresh: set[int] = set()

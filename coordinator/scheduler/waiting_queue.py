@@ -26,7 +26,6 @@ class WaitingQueue:
     """
 
     def __init__(self) -> None:
-        """Starts empty."""
         self._sequences: OrderedDict[str, Sequence] = OrderedDict()
         self._by_length: list[Prompt] = []
         self._prompts: dict[str, Prompt] = {}
@@ -38,7 +37,6 @@ class WaitingQueue:
         return len(self._sequences)
 
     def __iter__(self) -> Iterator[Sequence]:
-        """Waiting sequences, the oldest first."""
         return iter(self._sequences.values())
 
     def add(self, sequence: Sequence, num_new_tokens: int) -> None:

@@ -144,7 +144,6 @@ class _Namespace(jinja2.utils.Namespace):
     """Refuses names through which a template could reach the interpreter."""
 
     def __init__(*args: object, **kwargs: object) -> None:
-        """Takes what `dict` takes; `self` may be among the names."""
         attributes = dict(*args[1:], **kwargs)
         for name in attributes:
             _check_name(name)

@@ -27,7 +27,6 @@ class ControlTokens:
     """
 
     def __init__(self, contents: Collection[str]) -> None:
-        """Indexes them: some models have thousands."""
         self._contents = frozenset(contents) - {""}
         self._lengths = sorted({len(content) for content in self._contents}, reverse=True)
         first_chars = "".join(sorted({re.escape(content[0]) for content in self._contents}))
@@ -95,7 +94,6 @@ class ShieldedText:
     def __init__(
         self, control_tokens: ControlTokens, *, kept: re.Pattern[str] | None = None
     ) -> None:
-        """Draws digits for this conversation."""
         self._control_tokens = control_tokens
         self._kept = kept
         self._prefix = str(10**23 + secrets.randbelow(9 * 10**23))

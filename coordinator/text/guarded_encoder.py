@@ -24,7 +24,6 @@ class GuardedEncoder:
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, control: Collection[AddedToken]) -> None:
-        """Indexes the control tokens."""
         self.control_tokens = ControlTokens([token.content for token in control])
         self._backend = backend
         self._control = {token.content: token for token in control}

@@ -44,7 +44,6 @@ class TextWorkers:
     """
 
     def __init__(self, tokenizer: Tokenizer, state: bytes) -> None:
-        """Starts no process yet."""
         self._tokenizer = tokenizer
         self._server = ForkServer("coordinator.text.text_job", state)
         self._texts = _Calls(self._server)

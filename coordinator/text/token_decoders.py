@@ -42,7 +42,6 @@ class ByteLevelDecoder:
     """Byte-level BPE, as GPT-2's: every character of a token stands for one byte."""
 
     def __init__(self) -> None:
-        """Starts with no token."""
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token: str) -> str:

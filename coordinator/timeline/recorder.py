@@ -24,7 +24,6 @@ class StepRecorder:
     """
 
     def __init__(self, client: Client) -> None:
-        """Connects nothing yet."""
         self._client = client
         self._records: list[StepRecord] = []
         self._num_slices = 0
@@ -75,7 +74,6 @@ class StepRecorder:
                 self._changed.notify_all()
 
     def __enter__(self) -> Self:
-        """Starts to watch."""
         try:
             self._watch = self._client.watch_steps()
         except BaseException:
@@ -93,7 +91,6 @@ class StepRecorder:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Stops watching."""
         self._watch.close()
         self._thread.join()
         self._client.close()

@@ -44,7 +44,6 @@ class ModelExecutor:
     """
 
     def __init__(self, *, max_queued: int) -> None:
-        """Starts the thread."""
         self._max_queued = max_queued
         self._num_queued = 0
         self._num_started = 0

@@ -85,7 +85,6 @@ class FaultHooks:
     """
 
     def __init__(self, engine: StageEngine, path: Path) -> None:
-        """Warns that this stage can be told to fail."""
         self._engine = engine
         self._path = path
         self._info = replace(

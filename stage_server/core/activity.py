@@ -16,7 +16,6 @@ class StageActivity:
     """Counts from the start of one server."""
 
     def __init__(self) -> None:
-        """Nothing happened yet."""
         self.engine: StageEngine | None = None
         """Once it is loaded."""
         self.load_s: float | None = None

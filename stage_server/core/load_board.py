@@ -16,7 +16,6 @@ class LoadBoard:
     """Holds the latest progress. Any thread may write and read: it is one reference."""
 
     def __init__(self) -> None:
-        """Nothing has begun."""
         self.progress = LoadProgress(phase=LoadPhase.STARTING)
 
     def write(self, progress: LoadProgress) -> None:
@@ -36,7 +35,6 @@ class WeightProgress:
     """
 
     def __init__(self, total_elements: int, itemsize: int, report: Report) -> None:
-        """Nothing was read."""
         self._total_bytes = total_elements * itemsize
         self._itemsize = itemsize
         self._report = report

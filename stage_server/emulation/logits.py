@@ -28,7 +28,6 @@ class HashedLogits:
     """
 
     def __init__(self, vocab_size: int) -> None:
-        """Writes the list of logits by rank."""
         self._vocab_size = vocab_size
         ranks = np.arange(vocab_size, dtype=np.float64)
         by_rank = _HIGHEST - _EXPONENT * np.log1p(ranks)

@@ -38,7 +38,6 @@ class PrefixHashes:
     """
 
     def __init__(self, num_blocks: int, block_size: int) -> None:
-        """Allocates four bytes a token."""
         self._block_size = block_size
         self._hashes = np.zeros((num_blocks, block_size), np.uint32)
 

@@ -17,7 +17,6 @@ class BlockAllocator:
     """
 
     def __init__(self, num_blocks: int) -> None:
-        """Starts with every block free."""
         self.num_blocks = num_blocks
         self._free = list(range(num_blocks - 1, -1, -1))
         self._ref_counts = [0] * num_blocks

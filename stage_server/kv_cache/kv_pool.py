@@ -58,7 +58,6 @@ class KvPool:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        """Allocates the pool."""
         self.num_blocks = num_blocks
         self.block_size = block_size
         shape = (num_layers, 2, num_blocks, block_size, num_kv_heads, head_dim)

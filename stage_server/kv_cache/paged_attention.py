@@ -32,7 +32,6 @@ class PagedAttention:
     """
 
     def __init__(self, pool: KvPool, slices: Sequence[SequenceSlice], plan: BlockPlan) -> None:
-        """Lays out the index tensors that all layers share."""
         self._pool = pool
         self._write_index = _write_index(slices, plan, pool)
         first_rows = _first_rows(slices)

@@ -46,7 +46,6 @@ class SlotTables:
     """
 
     def __init__(self, num_blocks: int, block_size: int) -> None:
-        """Starts with every slot empty."""
         self.block_size = block_size
         self._allocator = BlockAllocator(num_blocks)
         self._slots: dict[int, _Slot] = {}

@@ -77,7 +77,6 @@ class Blueprint:
     """
 
     def __init__(self, files: ModelFiles, layers: LayerRange) -> None:
-        """Builds the modules."""
         config = files.config
         if layers.end > config.num_layers:
             raise ModelFilesError(

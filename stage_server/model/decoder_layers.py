@@ -30,7 +30,6 @@ class DecoderLayers:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        """Loads all weights, layer by layer."""
         self._layers = blueprint.layers
         self._first_layer = blueprint.range.start
         self._rotary = blueprint.rotary

@@ -16,7 +16,6 @@ class TokenEmbedding(nn.Module):
     """
 
     def __init__(self, weight: torch.Tensor, *, scale: float, dtype: torch.dtype) -> None:
-        """Keeps the weight as it is."""
         super().__init__()
         self.weight = nn.Buffer(weight)
         self._dtype = dtype
@@ -47,7 +46,6 @@ class LogitsHead(nn.Module):
         scale: float,
         softcap: float | None,
     ) -> None:
-        """Keeps the parts."""
         super().__init__()
         self.norm = norm
         self.projection = projection

@@ -77,7 +77,6 @@ class LayerStack:
         device: torch.device,
         lean: bool,
     ) -> None:
-        """Loads the weights."""
         self.config = blueprint.config
         self.layers = blueprint.range
         self.device = device

@@ -66,7 +66,6 @@ class LeanLayers:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        """Loads all weights, layer by layer."""
         self._rotary = blueprint.rotary
         self._rotary.to(device)
         self._layers = [

@@ -47,7 +47,6 @@ class PackedLinear(nn.Module):
     """
 
     def __init__(self, source: WeightSource, weights: Sequence[str], biases: Sequence[str]) -> None:
-        """Loads and packs piece by piece."""
         super().__init__()
         self.out_features, self.in_features = source.shape(weights)
         self.num_bytes = 0
@@ -88,7 +87,6 @@ class DenseLinear(nn.Module):
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        """Keeps the tensors as they are."""
         super().__init__()
         self.weight = nn.Buffer(weight)
         self.bias = None if bias is None else nn.Buffer(bias)

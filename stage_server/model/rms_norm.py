@@ -18,7 +18,6 @@ class RmsNorm(nn.Module):
     """
 
     def __init__(self, weight: torch.Tensor, eps: float) -> None:
-        """Keeps the weight as it is."""
         super().__init__()
         self.weight = nn.Buffer(weight)
         self._eps = eps

@@ -53,7 +53,6 @@ class Rotary:
         *,
         max_num_positions: int,
     ) -> None:
-        """Keeps the module."""
         self._module = module
         self._layer_types: Sequence[str | None] = layer_types or [None] * num_layers
         self._max_num_positions = max_num_positions

@@ -33,7 +33,6 @@ class WeightSource:
         max_peek_elements: int,
         progress: WeightProgress | None = None,
     ) -> None:
-        """Starts with the names of the whole model."""
         self._progress = progress
         self.max_peek_elements = max_peek_elements
         self._reader = reader

@@ -27,7 +27,6 @@ class StageCollector(Collector):
     """
 
     def __init__(self, activity: StageActivity, num_lost_log_lines: Callable[[], int]) -> None:
-        """Reads nothing yet."""
         self._activity = activity
         self._num_lost_log_lines = num_lost_log_lines
 

@@ -84,7 +84,6 @@ class StageServer:
         board: LoadBoard | None = None,
         activity: StageActivity | None = None,
     ) -> None:
-        """Binds nothing yet."""
         self._listen = listen
         self._load = load
         self._tls = tls

@@ -41,7 +41,6 @@ class JobMeter:
     """
 
     def __init__(self, timeout_s: float) -> None:
-        """Has seen nothing."""
         self._timeout_s = timeout_s
         self._number: int | None = None
         self._waited_s = 0.0

@@ -29,7 +29,6 @@ class Tenure:
     def __init__(
         self, coordinator_id: str, epoch: int, engine: StageEngine, executor: ModelExecutor
     ) -> None:
-        """Neither opened nor ended yet."""
         self.coordinator_id = coordinator_id
         self.epoch = epoch
         self.fenced: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -78,7 +77,6 @@ class StageLease:
     """Decides which stream owns the KV slots; event loop only."""
 
     def __init__(self, engine: StageEngine, executor: ModelExecutor) -> None:
-        """Nobody holds the stage."""
         self._engine = engine
         self._executor = executor
         self._tenure: Tenure | None = None

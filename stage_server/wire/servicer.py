@@ -67,7 +67,6 @@ class StageServicer:
     def __init__(
         self, board: LoadBoard, activity: StageActivity, *, only_coordinators: bool
     ) -> None:
-        """Has nothing to serve yet."""
         self._board = board
         self._activity = activity
         self._only_coordinators = only_coordinators

@@ -33,7 +33,6 @@ class ForwardStream:
     """
 
     def __init__(self, context: ForwardContext, tenure: Tenure, activity: StageActivity) -> None:
-        """Serves nothing yet."""
         self._context = context
         self._tenure = tenure
         self._activity = activity

@@ -48,7 +48,6 @@ class AsyncClient:
         tls: TlsSetting = False,
         api_key: str | None = None,
     ) -> None:
-        """Makes the channel; connects nothing yet."""
         self.address = address
         self._peer = peer = Peer.of(address, tls=tls, api_key=api_key)
         self._metadata = peer.metadata
@@ -191,7 +190,6 @@ class AsyncClient:
         await self._channel.close()
 
     async def __aenter__(self) -> Self:
-        """The client itself."""
         return self
 
     async def __aexit__(
@@ -200,5 +198,4 @@ class AsyncClient:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Closes the client."""
         await self.close()

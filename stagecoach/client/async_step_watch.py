@@ -26,7 +26,6 @@ class AsyncStepWatch:
     """
 
     def __init__(self, call: AsyncWatchCall, peer: Peer) -> None:
-        """Takes the call over."""
         self._call = call
         self._peer = peer
         self._reader = StepReader()
@@ -48,7 +47,6 @@ class AsyncStepWatch:
         return self
 
     def __aiter__(self) -> Self:
-        """The watch itself."""
         return self
 
     async def __anext__(self) -> StepRecord:
@@ -75,7 +73,6 @@ class AsyncStepWatch:
             self._call.cancel()
 
     async def __aenter__(self) -> Self:
-        """The watch itself."""
         return self
 
     async def __aexit__(
@@ -84,5 +81,4 @@ class AsyncStepWatch:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Closes the watch."""
         self.close()

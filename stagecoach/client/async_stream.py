@@ -29,7 +29,6 @@ class AsyncTokenStream:
     """
 
     def __init__(self, call: AsyncGenerateCall, peer: Peer) -> None:
-        """Takes the call over."""
         self._call = call
         self._peer = peer
         self._partial = PartialCompletion()
@@ -50,7 +49,6 @@ class AsyncTokenStream:
         return self._partial.token_ids
 
     def __aiter__(self) -> Self:
-        """The stream itself."""
         return self
 
     async def __anext__(self) -> TokenEvent:
@@ -89,7 +87,6 @@ class AsyncTokenStream:
             self._call.cancel()
 
     async def __aenter__(self) -> Self:
-        """The stream itself."""
         return self
 
     async def __aexit__(
@@ -98,7 +95,6 @@ class AsyncTokenStream:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Closes the stream."""
         self.close()
 
     def __del__(self) -> None:

@@ -24,14 +24,12 @@ class CallMessages(Generic[MessageT]):
     """
 
     def __init__(self, call: Iterator[MessageT], name: str) -> None:
-        """Takes the call over."""
         self._call = call
         self._name = name
         self._is_closed = False
         self._ending: StopIteration | grpc.RpcError | None = None
 
     def __iter__(self) -> Self:
-        """The iterator itself."""
         return self
 
     def __next__(self) -> MessageT:

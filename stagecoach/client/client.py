@@ -47,7 +47,6 @@ class Client:
         tls: TlsSetting = False,
         api_key: str | None = None,
     ) -> None:
-        """Makes the channel; connects nothing yet."""
         self.address = address
         self._peer = peer = Peer.of(address, tls=tls, api_key=api_key)
         self._metadata = peer.metadata
@@ -188,7 +187,6 @@ class Client:
         self._channel.close()
 
     def __enter__(self) -> Self:
-        """The client itself."""
         return self
 
     def __exit__(
@@ -197,5 +195,4 @@ class Client:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Closes the client."""
         self.close()

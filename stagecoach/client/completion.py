@@ -165,7 +165,6 @@ class PartialCompletion:
     """Gathers the messages of one Generate call until the completion is whole. No I/O."""
 
     def __init__(self) -> None:
-        """Nothing has arrived."""
         self.request_id: str | None = None
         self.completion: Completion | None = None
         self._texts: list[str] = []

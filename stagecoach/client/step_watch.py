@@ -26,7 +26,6 @@ class StepWatch:
     """
 
     def __init__(self, call: Iterator[generation_pb2.WatchStepsResponse], peer: Peer) -> None:
-        """Takes the call over and waits until the watch has begun."""
         self._messages = CallMessages(call, "watch")
         self._peer = peer
         self._reader = StepReader()
@@ -43,7 +42,6 @@ class StepWatch:
         return self._reader.num_lost
 
     def __iter__(self) -> Self:
-        """The watch itself."""
         return self
 
     def __next__(self) -> StepRecord:
@@ -65,7 +63,6 @@ class StepWatch:
         self._messages.close()
 
     def __enter__(self) -> Self:
-        """The watch itself."""
         return self
 
     def __exit__(
@@ -74,5 +71,4 @@ class StepWatch:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Closes the watch."""
         self.close()

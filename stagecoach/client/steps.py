@@ -64,7 +64,6 @@ class StepReader:
     """Turns the messages of one WatchSteps call into records, one at a time. No I/O."""
 
     def __init__(self) -> None:
-        """Nothing has arrived."""
         self.num_lost = 0
         """Over all messages."""
         self._records: list[StepRecord] = []

@@ -26,7 +26,6 @@ class TokenStream:
     """
 
     def __init__(self, call: Iterator[generation_pb2.GenerateResponse], peer: Peer) -> None:
-        """Takes the call over."""
         self._messages = CallMessages(call, "stream")
         self._peer = peer
         self._partial = PartialCompletion()
@@ -47,7 +46,6 @@ class TokenStream:
         return self._partial.token_ids
 
     def __iter__(self) -> Self:
-        """The stream itself."""
         return self
 
     def __next__(self) -> TokenEvent:
@@ -84,7 +82,6 @@ class TokenStream:
         self._messages.close()
 
     def __enter__(self) -> Self:
-        """The stream itself."""
         return self
 
     def __exit__(
@@ -93,7 +90,6 @@ class TokenStream:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Closes the stream."""
         self.close()
 
     def __del__(self) -> None:

@@ -23,7 +23,6 @@ class StagecoachError(Exception):
     """Stable identifier on the wire; unique to the class."""
 
     def __init__(self, message: str, **details: object) -> None:
-        """Keeps the message and the details."""
         super().__init__(message)
         self.message = message
         self.details: dict[str, str] = {name: str(value) for name, value in details.items()}
@@ -35,7 +34,6 @@ class InvalidArgumentError(StagecoachError):
     reason = "INVALID_ARGUMENT"
 
     def __init__(self, message: str, *, field: str = "", **details: object) -> None:
-        """Keeps the name of the offending field, as the contract spells it."""
         super().__init__(message, field=field, **details)
 
     @property
@@ -91,7 +89,6 @@ class LoadingError(UnavailableError):
     def __init__(
         self, message: str, *, progress: LoadProgress | None = None, **details: object
     ) -> None:
-        """Writes the progress into the details."""
         facts = {} if progress is None else progress.to_details()
         super().__init__(message, **facts, **details)
 

@@ -45,7 +45,6 @@ class LayerRange:
         return self.end - self.start
 
     def __iter__(self) -> Iterator[int]:
-        """Global layer indices in order."""
         return iter(range(self.start, self.end))
 
     def __str__(self) -> str:

@@ -81,7 +81,6 @@ class GgufFile:
     """
 
     def __init__(self, path: Path, *, string_lists: bool = False) -> None:
-        """Opens the file and reads its header."""
         self.name = path.name
         try:
             self._file = path.open("rb")
@@ -95,7 +94,6 @@ class GgufFile:
             raise
 
     def __enter__(self) -> Self:
-        """Returns itself."""
         return self
 
     def __exit__(
@@ -104,7 +102,6 @@ class GgufFile:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Closes the file."""
         self._file.close()
 
     def sampled(self, name: str) -> SampledTensor:

@@ -82,7 +82,6 @@ class GgufFields:
     """
 
     def __init__(self, file_name: str, metadata: Mapping[str, object]) -> None:
-        """Keeps the metadata."""
         self.file_name = file_name
         self._metadata = metadata
         self.architecture = str(metadata.get("general.architecture"))

@@ -64,7 +64,6 @@ class GgufModel(ModelFiles):
     """
 
     def __init__(self, path: Path) -> None:
-        """Reads the header."""
         self.model_id = name_of(path.with_suffix(""))
         self._path = path
         with GgufFile(path) as file:

@@ -113,7 +113,6 @@ class HfFiles(ModelFiles):
     """
 
     def __init__(self, folder: Folder) -> None:
-        """Reads the configuration."""
         self.model_id = folder.model_id
         self._folder = folder
         raw = self._json("config.json")

@@ -49,7 +49,6 @@ class HubFolder:
     """
 
     def __init__(self, repo_id: str, revision: str | None) -> None:
-        """Finds the commit, so that a push between two downloads cannot mix two models."""
         self.model_id = repo_id
         self._revision = revision
         config = self.find("config.json")

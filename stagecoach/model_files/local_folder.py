@@ -15,7 +15,6 @@ class LocalFolder:
     """A folder on this machine."""
 
     def __init__(self, path: Path) -> None:
-        """Remembers the folder."""
         self.model_id = name_of(path.resolve())
         self._path = path
 

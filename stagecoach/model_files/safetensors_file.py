@@ -52,7 +52,6 @@ class SafetensorsFile:
     """
 
     def __init__(self, path: Path) -> None:
-        """Opens the file and reads its header."""
         self.name = path.name
         try:
             self._file = path.open("rb", buffering=0)
@@ -65,7 +64,6 @@ class SafetensorsFile:
             raise
 
     def __enter__(self) -> Self:
-        """Returns itself."""
         return self
 
     def __exit__(
@@ -74,7 +72,6 @@ class SafetensorsFile:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Closes the file."""
         self.close()
 
     def close(self) -> None:

@@ -58,7 +58,6 @@ class ShapeModel(ModelFiles):
     """
 
     def __init__(self, name: str) -> None:
-        """Looks the shape up."""
         shape = SHAPES.get(name)
         if shape is None:
             raise ModelFilesError(

@@ -34,7 +34,6 @@ class CertificateFolder:
     """
 
     def __init__(self, path: Path) -> None:
-        """Touches nothing yet."""
         self._path = path
 
     def init(

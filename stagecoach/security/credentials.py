@@ -135,7 +135,6 @@ class RenewedFiles:
     """
 
     def __init__(self, files: TlsFiles) -> None:
-        """Reads the files for the first time."""
         self._files = files
         self._lock = threading.Lock()
         self._stamp = self._look()

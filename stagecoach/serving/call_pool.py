@@ -24,7 +24,6 @@ class CallPool:
     def __init__(
         self, *, max_calls: int, max_calls_of_peer: int, is_of_watches: bool = False
     ) -> None:
-        """Holds no call yet."""
         self.max_calls = max_calls
         self.is_of_watches = is_of_watches
         self._max_calls_of_peer = max_calls_of_peer
@@ -88,7 +87,6 @@ class Place:
     """
 
     def __init__(self, pool: CallPool, peer: str) -> None:
-        """Is taken."""
         self.peer = peer
         self._pool = pool
         self._is_free = False

@@ -71,7 +71,6 @@ class GuardedCalls(grpc.aio.ServerInterceptor):
         message_timeout_s: float,
         peer_of: Callable[[Context], str] = host_of,
     ) -> None:
-        """Keeps the pools."""
         self._pools = pools
         self._message_timeout_s = message_timeout_s
         self._peer_of = peer_of

@@ -35,7 +35,6 @@ class Histogram:
     """
 
     def __init__(self, bounds: Sequence[float], *, unit: int = 1) -> None:
-        """Starts empty."""
         self._labels = [*(f"{bound:g}" for bound in bounds), "+Inf"]
         self._bounds = [bound * unit for bound in bounds]
         self._unit = unit

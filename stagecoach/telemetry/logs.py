@@ -34,7 +34,6 @@ class LogHandler(logging.Handler):
     """
 
     def __init__(self, sink: ByteSink) -> None:
-        """Has lost nothing yet."""
         super().__init__()
         self.num_lost = 0
         self._sink = sink

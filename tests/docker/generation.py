@@ -89,7 +89,6 @@ class Generation:
     """
 
     def __init__(self, engine: DockerEngine, asked: dict[str, Any]) -> None:
-        """Starts the program."""
         self._process = subprocess.Popen(
             ["nsenter", f"--net=/run/netns/{engine.namespace}", sys.executable, "-c", _PROGRAM],
             cwd=ROOT,

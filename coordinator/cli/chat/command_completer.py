@@ -13,7 +13,6 @@ class CommandCompleter(Completer):
     """Completes lines that begin with a slash, and no others."""
 
     def __init__(self) -> None:
-        """Knows all commands."""
         self._paths = PathCompleter(expanduser=True)
 
     def get_completions(

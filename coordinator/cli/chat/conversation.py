@@ -21,7 +21,6 @@ class Conversation:
     """
 
     def __init__(self, system: str | None = None) -> None:
-        """Nothing was said."""
         self.system = system
         self._exchanges: list[Exchange] = []
 

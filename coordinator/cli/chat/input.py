@@ -33,7 +33,6 @@ class LineInput:
     is_interactive = False
 
     def __init__(self, prompt: str = "") -> None:
-        """Reads nothing yet."""
         self._prompt = prompt
 
     async def read(self, toolbar: str) -> str | None:

@@ -64,7 +64,6 @@ class ChatSession:
         view: View,
         timeout_s: float | None,
     ) -> None:
-        """Nothing was asked."""
         self._client = client
         self._model = model
         self._conversation = conversation

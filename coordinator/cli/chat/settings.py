@@ -58,7 +58,6 @@ class Settings:
     """
 
     def __init__(self, options: GenerateOptions, *, drop_oldest: bool) -> None:
-        """Remembers what `default` goes back to."""
         self._defaults = options
         self._drop_oldest = drop_oldest
         self.options: GenerateOptions = {**options}

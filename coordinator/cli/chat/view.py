@@ -45,7 +45,6 @@ class TextView:
     """
 
     def __init__(self, *, stats: bool, in_terminal: bool) -> None:
-        """Shows nothing yet."""
         self._stats = stats
         self._in_terminal = in_terminal
         self._console = Console(stderr=True, highlight=False, soft_wrap=not in_terminal)

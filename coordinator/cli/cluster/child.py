@@ -35,7 +35,6 @@ class Child:
         relay_logs: bool,
         on_progress: Callable[[LoadProgress], None],
     ) -> None:
-        """Starts to read what the child writes."""
         self._on_progress = on_progress
         self.name = name
         self._process = process

@@ -69,7 +69,6 @@ class Cluster:
     """
 
     def __init__(self, plan: ClusterPlan, *, relay_logs: bool) -> None:
-        """Starts nothing yet."""
         self._plan = plan
         self._relay_logs = relay_logs
         self._stages: list[StageKeeper] = []

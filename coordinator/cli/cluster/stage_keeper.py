@@ -48,7 +48,6 @@ class StageKeeper:
         relay_logs: bool,
         report: Callable[[str], None],
     ) -> None:
-        """Starts nothing yet."""
         self.name = name
         self._arguments = arguments
         self._relay_logs = relay_logs

@@ -24,7 +24,6 @@ class ClusterSampler:
     """
 
     def __init__(self, client: AsyncClient, *, interval_s: float) -> None:
-        """Knows nothing yet."""
         self._client = client
         self._now = asyncio.get_running_loop().time
         self._window_s = max(interval_s, MIN_WINDOW_S)

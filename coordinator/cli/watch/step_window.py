@@ -30,7 +30,6 @@ class StepWindow:
     """
 
     def __init__(self, span_s: float, started_s: float) -> None:
-        """Nothing has happened."""
         self._span_s = span_s
         self._started_s = started_s
         self._steps: deque[tuple[float, StepRecord]] = deque()

@@ -28,7 +28,6 @@ class CallerEngine:
     """
 
     def __init__(self, engine: GenerationEngine, *, max_requests: int | None) -> None:
-        """Starts without a request."""
         self._engine = engine
         self._max_requests = max_requests
         self._num_requests: Counter[Caller] = Counter()

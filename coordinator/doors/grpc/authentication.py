@@ -24,7 +24,6 @@ class Authentication(grpc.aio.ServerInterceptor):
     """
 
     def __init__(self, callers: Callers) -> None:
-        """Keeps the keys."""
         self._callers = callers
 
     async def intercept_service(

@@ -92,7 +92,6 @@ class GenerationServer:
         tls: TlsFiles | None = None,
         callers: Callers | None = None,
     ) -> None:
-        """Binds nothing yet."""
         self._listen = listen
         self._tls = tls
         self._engine: GenerationEngine | None = None

@@ -38,7 +38,6 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
     """The service; calls are UNAVAILABLE until there is an engine. Event loop only."""
 
     def __init__(self) -> None:
-        """Starts without an engine."""
         self._engine: GenerationEngine | None = None
         self._why_not = "it waits for its stages"
 

@@ -22,7 +22,6 @@ class Authentication:
     """
 
     def __init__(self, app: ASGIApp, *, callers: Callers) -> None:
-        """Wraps an application."""
         self._app = app
         self._callers = callers
 

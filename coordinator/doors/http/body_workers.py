@@ -33,7 +33,6 @@ class BodyWorkers:
     """Turns bodies into validated requests. Event loop only; the owner closes it."""
 
     def __init__(self) -> None:
-        """Starts no process yet."""
         self.held = ByteBudget(MAX_HELD_BYTES)
         """What large bodies take; whoever reads one holds its bytes."""
         self._server = ForkServer("coordinator.doors.http.body_job", b"")
@@ -84,7 +83,6 @@ class ByteBudget:
     """
 
     def __init__(self, num_bytes: int) -> None:
-        """Has given out none."""
         self._num_bytes = num_bytes
         self._num_free = num_bytes
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()

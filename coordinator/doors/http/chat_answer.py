@@ -29,7 +29,6 @@ class ChatAnswer:
     """
 
     def __init__(self, head: AnswerHead, metadata: Mapping[str, str] | None) -> None:
-        """Keeps what is repeated."""
         self._head = head
         self._metadata = metadata
 

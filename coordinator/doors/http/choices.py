@@ -26,7 +26,6 @@ class Choice:
     """
 
     def __init__(self, stream: EventStream) -> None:
-        """Takes over a stream."""
         self._stream = stream
         self._events = aiter(stream)
 
@@ -37,7 +36,6 @@ class Choice:
         return event
 
     def __aiter__(self) -> Self:
-        """The choice itself."""
         return self
 
     async def __anext__(self) -> GenerationEvent:

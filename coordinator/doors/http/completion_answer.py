@@ -22,7 +22,6 @@ class CompletionAnswer:
     """
 
     def __init__(self, head: AnswerHead) -> None:
-        """Keeps what is repeated."""
         self._head = head
         self._places: dict[int, TextPlaces] = {}
         """By the index of a choice; of those whose log-probabilities were asked for."""

@@ -65,7 +65,6 @@ class LimitedProtocol(HttpToolsProtocol):
         *,
         limits: ConnectionLimits,
     ) -> None:
-        """Starts unconnected."""
         super().__init__(config, server_state, app_state, _loop)
         self.lost: asyncio.Future[None] = self.loop.create_future()
         """Done when the connection is closed."""

@@ -19,7 +19,6 @@ class Door:
     """
 
     def __init__(self, served_names: Sequence[str] = ()) -> None:
-        """Starts without an engine."""
         self._served_names = tuple(served_names)
         self.created_s = int(time.time())
         """When it was made, in seconds of the Unix clock."""

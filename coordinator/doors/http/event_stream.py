@@ -42,7 +42,6 @@ class EventSender:
     """
 
     def __init__(self, send: Send, patience: Patience) -> None:
-        """Has sent nothing."""
         self._send = send
         self._patience = patience
         self._writing = asyncio.Lock()

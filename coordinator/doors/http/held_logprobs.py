@@ -16,7 +16,6 @@ class HeldLogprobs:
     """Counts what whole answers hold. Event loop only."""
 
     def __init__(self) -> None:
-        """Nothing."""
         self._num_bytes = 0
 
     @contextmanager

@@ -71,7 +71,6 @@ class HostGuard:
     """
 
     def __init__(self, app: ASGIApp, *, allowed: AllowedHosts) -> None:
-        """Wraps an application."""
         self._app = app
         self._allowed = allowed
 

@@ -51,7 +51,6 @@ class IgnoredFieldsHeader:
     """
 
     def __init__(self, app: ASGIApp) -> None:
-        """Wraps an application; has logged nothing."""
         self._app = app
         self._logged: set[str] = set()
 

@@ -36,7 +36,6 @@ class Viewer:
     """Async iterator over states, each one JSON object, for one reader."""
 
     def __init__(self) -> None:
-        """Has seen nothing."""
         self._newest: str | None = None
         self._is_over = False
         self._changed = asyncio.Event()
@@ -52,7 +51,6 @@ class Viewer:
         self._changed.set()
 
     def __aiter__(self) -> Self:
-        """The viewer itself."""
         return self
 
     async def __anext__(self) -> str:
@@ -72,7 +70,6 @@ class LiveStatus:
     """
 
     def __init__(self, door: Door) -> None:
-        """Looks at nothing yet."""
         self._door = door
         self._viewers: set[Viewer] = set()
         self._looking: asyncio.Task[None] | None = None

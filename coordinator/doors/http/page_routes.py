@@ -92,7 +92,6 @@ class StatusStream(Response):
     """
 
     def __init__(self, live: LiveStatus) -> None:
-        """Looks at nothing yet."""
         super().__init__(
             media_type="text/event-stream",
             headers={"cache-control": "no-store", "x-accel-buffering": "no"},

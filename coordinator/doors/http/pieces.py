@@ -28,7 +28,6 @@ class PiecewiseResponse(Response):
     media_type = "application/json"
 
     def __init__(self, pieces: Iterable[str]) -> None:
-        """Makes nothing yet."""
         super().__init__()
         self._pieces = pieces
 

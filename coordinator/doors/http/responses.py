@@ -48,7 +48,6 @@ class WholeAnswer(Response):
     def __init__(
         self, engine: GenerationEngine, specs: Specs, answer: Answer, held: HeldLogprobs
     ) -> None:
-        """Admits nothing yet."""
         super().__init__()
         self._held = held
         self._engine = engine
@@ -108,7 +107,6 @@ class StreamedAnswer(Response):
         request_id: str,
         patience: Patience,
     ) -> None:
-        """Admits nothing yet."""
         super().__init__()
         self._engine = engine
         self._specs = specs

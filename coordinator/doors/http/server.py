@@ -46,7 +46,6 @@ class HttpServer:
         *,
         tls: TlsFiles | None = None,
     ) -> None:
-        """Binds nothing yet."""
         protocol = partial(LimitedProtocol, limits=limits)
         self._listen = listen
         self._scheme = "http" if tls is None else "https"

@@ -30,7 +30,6 @@ class TextPlaces:
     """
 
     def __init__(self, spell: SpellToken) -> None:
-        """Starts with no token."""
         self._spell = spell
         self._waiting: list[PlacedToken] = []
         self._num_chars = 0

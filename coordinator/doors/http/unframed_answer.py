@@ -12,7 +12,6 @@ class UnframedAnswer:
     """
 
     def __init__(self, cycle: RequestResponseCycle) -> None:
-        """Has sent nothing."""
         self._cycle = cycle
         self._send = cycle.send
         self._has_length = True

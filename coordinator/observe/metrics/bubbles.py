@@ -29,7 +29,6 @@ class BubbleMeter:
     """
 
     def __init__(self) -> None:
-        """Starts without work."""
         self._worked_ns = 0
         """Up to the last end of all work."""
         self._began_ns: int | None = None

@@ -21,7 +21,6 @@ class CoordinatorMetrics:
     """
 
     def __init__(self, *, model: str, num_lost_log_lines: Callable[[], int] = lambda: 0) -> None:
-        """Starts at zero, not ready."""
         self.recorder = MetricsRecorder()
         self.registry = CollectorRegistry(support_collectors_without_names=True)
         self._collector = CoordinatorCollector(

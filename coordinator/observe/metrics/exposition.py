@@ -44,7 +44,6 @@ class CoordinatorCollector(Collector):
     def __init__(
         self, recorder: MetricsRecorder, *, model: str, num_lost_log_lines: Callable[[], int]
     ) -> None:
-        """Not ready, until there is an engine."""
         self.engine: EngineView | None = None
         self._recorder = recorder
         self._model = model

@@ -30,7 +30,6 @@ class StageTimes:
     """Histograms of the parts of a micro-batch at one stage."""
 
     def __init__(self) -> None:
-        """Starts empty."""
         self.queue = Histogram(STEP_BOUNDS_S, unit=NS_PER_S)
         self.compute = Histogram(STEP_BOUNDS_S, unit=NS_PER_S)
         self.serialize = Histogram(STEP_BOUNDS_S, unit=NS_PER_S)
@@ -52,7 +51,6 @@ class MetricsRecorder:
     """
 
     def __init__(self, clock: Callable[[], int] = time.perf_counter_ns) -> None:
-        """Starts at zero; what is known to occur is exported as zero from the start."""
         self.now_ns = clock
         self.num_accepted = 0
         self.num_ended = 0

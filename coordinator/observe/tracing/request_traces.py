@@ -35,7 +35,6 @@ class RequestTraces:
     """
 
     def __init__(self, tracer: trace.Tracer, *, model: str) -> None:
-        """Has traced nothing yet."""
         self._tracer = tracer
         self._model = model
 

@@ -23,7 +23,6 @@ class Bars:
     """
 
     def __init__(self, names: list[str]) -> None:
-        """Shows nothing yet."""
         self._progress = Progress(
             SpinnerColumn(finished_text="[green]✓[/green]"),
             TextColumn("{task.fields[name]}"),
@@ -54,7 +53,6 @@ class Bars:
         )
 
     def __enter__(self) -> "Bars":
-        """Begins to show the bars."""
         before = sys.stderr
         self._stack.enter_context(self._progress)  # replaces sys.stderr while it runs
         self._stack.callback(_redirect_logs, sys.stderr, before)
@@ -69,7 +67,6 @@ class Bars:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Takes the bars away."""
         self._stack.close()
 
 

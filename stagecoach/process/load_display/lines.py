@@ -21,7 +21,6 @@ class Lines:
     def __init__(
         self, write_line: Callable[[str], None], clock_s: Callable[[], float] = time.monotonic
     ) -> None:
-        """Nothing was said."""
         self._write_line = write_line
         self._clock_s = clock_s
         self._last: dict[str, tuple[str, float]] = {}
@@ -38,7 +37,6 @@ class Lines:
         self._write_line(f"{name}: {entry.text}" if name else entry.text)
 
     def __enter__(self) -> "Lines":
-        """The display itself."""
         return self
 
     def __exit__(

@@ -49,7 +49,6 @@ class UnknownFields:
     """Counts the fields of one request that are not known; the context of its validation."""
 
     def __init__(self) -> None:
-        """Has seen none."""
         self._num_seen = 0
 
     def add(self) -> None:
