@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from coordinator.core.request import FinishReason
-from coordinator.core.stage_info import StageInfo
 from coordinator.core.step import StageTimings
 from stagecoach.contract.errors import StagecoachError
+from stagecoach.contract.stage_info import StageInfo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import Enum
 
-from coordinator.core.stage_info import StageInfo
+from stagecoach.contract.stage_info import StageInfo
 
 
 class StageState(Enum):

@@ -17,15 +17,13 @@ from typing import NamedTuple
 import grpc
 import grpc.aio
 
-from coordinator.core.stage_info import StageInfo
 from coordinator.core.step import StageSpan, StageTimings
-from coordinator.pipeline import wire
 from coordinator.pipeline.call_ending import CallEnding, unless_cancelled
 from coordinator.pipeline.channel_socket import ChannelSocket, new_user_timeout_ms
 from coordinator.pipeline.liveness import PINGS_PER_KEEPALIVE, WATCH_PERIOD_S
 from coordinator.pipeline.step_deadline import StepDeadline, StepTimeouts
 from coordinator.pipeline.stream_watch import StreamWatch
-from stagecoach.contract import status
+from stagecoach.contract import stage_info_codec, status
 from stagecoach.contract.errors import (
     DeadlineExceededError,
     IncompatibleError,
@@ -37,6 +35,7 @@ from stagecoach.contract.errors import (
 )
 from stagecoach.contract.keepalive import keepalive_options, strict_keepalive_options
 from stagecoach.contract.protocol import PROTOCOL_VERSION
+from stagecoach.contract.stage_info import StageInfo
 from stagecoach.security.credentials import channel_credentials, read_tls
 from stagecoach.security.diagnosis import Trust, explained
 from stagecoach.security.role import Role
@@ -198,7 +197,7 @@ class StageLink:
                 expected=PROTOCOL_VERSION,
             )
         try:
-            return wire.stage_info(message)
+            return stage_info_codec.from_message(message)
         except InvalidArgumentError as error:
             raise IncompatibleError(
                 f"stage {self.address} does not say what it is: {error.message}",

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from coordinator.core.observation import StageFigures, StageServerFigures
-from coordinator.core.stage_info import StageInfo
 from coordinator.core.status import StageStatus
 from coordinator.pipeline.pipeline import Pipeline
 from coordinator.pipeline.replica import Replica, check_fits, narrowest
@@ -25,6 +24,7 @@ from stagecoach.contract.errors import (
     StagecoachError,
     UnavailableError,
 )
+from stagecoach.contract.stage_info import StageInfo
 from stagecoach.security.tls_files import TlsFiles
 
 STATUS_TIMEOUT_S = 1.0

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from coordinator.core.stage_info import StageInfo
 from coordinator.pipeline.weights import agreed, with_weights
 from stagecoach.contract.errors import IncompatibleError, InvalidArgumentError
 from stagecoach.contract.protocol import PROTOCOL_VERSION
+from stagecoach.contract.stage_info import StageInfo
 
 MAX_NUM_STAGES = 16
 

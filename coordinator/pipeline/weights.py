@@ -7,8 +7,8 @@ server has files of, which need not be those of its own layers alone.
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
-from coordinator.core.stage_info import StageInfo
 from stagecoach.contract.errors import IncompatibleError
+from stagecoach.contract.stage_info import StageInfo
 
 _LAYER = "layer "
 

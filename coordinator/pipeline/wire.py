@@ -9,7 +9,6 @@ from typing import TypeVar, cast
 
 import numpy as np
 
-from coordinator.core.stage_info import StageInfo
 from coordinator.core.step import (
     ForkSlot,
     FreeSlot,
@@ -20,52 +19,12 @@ from coordinator.core.step import (
     TruncateSlot,
 )
 from stagecoach.contract import tensor_codec
-from stagecoach.contract.errors import InvalidArgumentError
-from stagecoach.contract.layer_range import LayerRange
 from stagecoach.v1 import stage_pb2, tensor_pb2
 
 _Number = TypeVar("_Number", int, float)
 
 _MANY = 32
 """Numbers from which a buffer is faster; of 1 024, a list takes twenty times as long."""
-
-
-def stage_info(message: stage_pb2.GetInfoResponse) -> StageInfo:
-    """Reads what a stage says of itself.
-
-    Raises:
-        InvalidArgumentError: The layer range is empty, or the dtype unknown.
-    """
-    if message.hidden_states_dtype not in tensor_codec.DTYPES:
-        raise InvalidArgumentError(
-            f"hidden_states_dtype is {message.hidden_states_dtype}", field="hidden_states_dtype"
-        )
-    return StageInfo(
-        protocol_version=message.protocol_version,
-        model_id=message.model_id,
-        fingerprint=message.fingerprint,
-        layers=LayerRange(message.layers.start, message.layers.end),
-        num_model_layers=message.num_model_layers,
-        hidden_size=message.hidden_size,
-        vocab_size=message.vocab_size,
-        dtype=message.dtype,
-        hidden_states_dtype=tensor_codec.DTYPES[message.hidden_states_dtype].name,
-        kv_block_size=message.kv_block_size,
-        num_kv_blocks=message.num_kv_blocks,
-        num_free_kv_blocks=message.num_free_kv_blocks,
-        max_num_seqs=message.max_num_seqs,
-        max_num_batched_tokens=message.max_num_batched_tokens,
-        max_model_len=message.max_model_len,
-        device=message.device,
-        emulated=message.emulated,
-        version=message.version,
-        pid=message.pid,
-        weight_bytes=message.weight_bytes,
-        kv_bytes=message.kv_bytes,
-        weight_digests=dict(message.weight_digests),
-        weights_revision=message.weights_revision,
-        adds_noise=message.adds_noise,
-    )
 
 
 def first_request(output: SchedulerOutput) -> stage_pb2.ForwardRequest:

@@ -20,8 +20,9 @@ import torch
 
 from stage_server.compute.device_failures import device_failures
 from stage_server.core.batch import ForwardBatch, ForwardOutput
-from stage_server.core.engine import EngineInfo, StageEngine
+from stage_server.core.engine import StageEngine
 from stagecoach.contract.errors import InvalidArgumentError
+from stagecoach.contract.stage_info import StageInfo
 
 _log = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ class FaultHooks:
         )
 
     @property
-    def info(self) -> EngineInfo:
+    def info(self) -> StageInfo:
         """What the engine is, and that it has hooks."""
         return self._info
 

@@ -10,13 +10,13 @@ from stage_server.compute.device_failures import device_failures
 from stage_server.compute.logits import reduce_logits
 from stage_server.core.batch import ForwardBatch, ForwardOutput, LogitsRequest, SequenceSlice
 from stage_server.core.config import StageConfig
-from stage_server.core.engine import EngineInfo
 from stage_server.core.load_board import Report, no_report
 from stage_server.kv_cache.kv_pool import KvPool
 from stage_server.kv_cache.paged_attention import PagedAttention
 from stage_server.kv_cache.slot_tables import BlockPlan, SlotTables
 from stage_server.model.layer_stack import LayerStack, load_layer_stack
 from stagecoach.contract.errors import InsufficientMemoryError
+from stagecoach.contract.stage_info import StageInfo
 from stagecoach.model_files import ModelFiles
 
 DEFAULT_CPU_KV_BYTES = 1 << 30
@@ -60,7 +60,7 @@ class TorchEngine:
             max_num_blocks=config.max_num_seqs * blocks_per_sequence,
         )
         self._slots = SlotTables(self._pool.num_blocks, config.kv_block_size)
-        self._info = EngineInfo(
+        self._info = StageInfo(
             model_id=files.model_id,
             fingerprint=files.fingerprint,
             layers=config.layers,
@@ -71,6 +71,7 @@ class TorchEngine:
             hidden_states_dtype=str(stack.hidden_states_dtype).removeprefix("torch."),
             kv_block_size=config.kv_block_size,
             num_kv_blocks=self._pool.num_blocks,
+            num_free_kv_blocks=self._pool.num_blocks,
             max_num_seqs=config.max_num_seqs,
             max_num_batched_tokens=config.max_num_batched_tokens,
             max_model_len=max_model_len,
@@ -83,7 +84,7 @@ class TorchEngine:
         )
 
     @property
-    def info(self) -> EngineInfo:
+    def info(self) -> StageInfo:
         """What this engine is."""
         return self._info
 

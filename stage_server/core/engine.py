@@ -1,11 +1,9 @@
 """What the server needs of the thing that computes. Owned by the server, implemented elsewhere."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from stage_server.core.batch import ForwardBatch, ForwardOutput
-from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.stage_info import StageInfo
 
 
 class DeviceLostError(Exception):
@@ -15,46 +13,6 @@ class DeviceLostError(Exception):
     """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineInfo:
-    """What an engine is and what it can hold; constant for its life."""
-
-    model_id: str
-    fingerprint: str
-    layers: LayerRange
-    num_model_layers: int
-    hidden_size: int
-    vocab_size: int
-    dtype: str
-    """Of the weights: float32, float16 or bfloat16."""
-    hidden_states_dtype: str
-    """Of hidden states in and out: float32, float16 or bfloat16."""
-    kv_block_size: int
-    num_kv_blocks: int
-    max_num_seqs: int
-    max_num_batched_tokens: int
-    max_model_len: int
-    device: str
-    emulated: bool
-    weight_bytes: int
-    kv_bytes: int
-    weight_digests: Mapping[str, bytes] = field(default_factory=dict, hash=False)
-    """Of the parts of the model whose weights are on the stage's machine, by part; see
-    `stagecoach.model_files.weight_digest`."""
-    weights_revision: str = ""
-    """Of all weights as a hub names them; empty where that is not known."""
-
-    @property
-    def is_first(self) -> bool:
-        """True for the stage that takes token ids."""
-        return self.layers.start == 0
-
-    @property
-    def is_last(self) -> bool:
-        """True for the stage that computes logits."""
-        return self.layers.end == self.num_model_layers
-
-
 class StageEngine(Protocol):
     """Runs micro-batches against its own KV memory.
 
@@ -62,8 +20,8 @@ class StageEngine(Protocol):
     """
 
     @property
-    def info(self) -> EngineInfo:
-        """What this engine is. Any thread."""
+    def info(self) -> StageInfo:
+        """What this engine is, with all KV blocks free; constant for its life. Any thread."""
         ...
 
     @property

@@ -12,7 +12,6 @@ import torch
 
 from stage_server.core.batch import ForwardBatch, ForwardOutput
 from stage_server.core.config import StageConfig
-from stage_server.core.engine import EngineInfo
 from stage_server.emulation.deadline import wait_until
 from stage_server.emulation.logits import HashedLogits
 from stage_server.emulation.prefix_hashes import (
@@ -24,6 +23,7 @@ from stage_server.emulation.prefix_hashes import (
 )
 from stage_server.kv_cache.slot_tables import SlotTables
 from stagecoach.contract.errors import UnsupportedModelError
+from stagecoach.contract.stage_info import StageInfo
 from stagecoach.model_files import ModelFiles
 from stagecoach.roofline.devices import Gpu, gpu_named
 from stagecoach.roofline.kv_memory import kv_memory_bytes, num_kv_blocks
@@ -74,7 +74,7 @@ class EmulatedEngine:
         self._slots = SlotTables(num_blocks, config.kv_block_size)
         self._hashes = PrefixHashes(num_blocks, config.kv_block_size)
         self._logits = HashedLogits(model.vocab_size)
-        self._info = EngineInfo(
+        self._info = StageInfo(
             model_id=files.model_id,
             fingerprint=files.fingerprint,
             layers=config.layers,
@@ -85,6 +85,7 @@ class EmulatedEngine:
             hidden_states_dtype=dtype,
             kv_block_size=config.kv_block_size,
             num_kv_blocks=num_blocks,
+            num_free_kv_blocks=num_blocks,
             max_num_seqs=config.max_num_seqs,
             max_num_batched_tokens=config.max_num_batched_tokens,
             max_model_len=max_model_len,
@@ -105,7 +106,7 @@ class EmulatedEngine:
         )
 
     @property
-    def info(self) -> EngineInfo:
+    def info(self) -> StageInfo:
         """What this engine is."""
         return self._info
 

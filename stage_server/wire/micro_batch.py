@@ -19,10 +19,11 @@ from stage_server.core.batch import (
     SlotOp,
     TruncateSlot,
 )
-from stage_server.core.engine import EngineInfo
 from stagecoach.contract import tensor_codec
+from stagecoach.contract.dtypes import dtype_named
 from stagecoach.contract.errors import InvalidArgumentError
 from stagecoach.contract.limits import max_logits_bytes
+from stagecoach.contract.stage_info import StageInfo
 from stagecoach.v1 import stage_pb2
 
 _LOGIT_BYTES = 4
@@ -30,7 +31,7 @@ _CANDIDATE_BYTES = 8
 """An id and a logit."""
 
 
-def parse_micro_batch(message: stage_pb2.MicroBatch, info: EngineInfo) -> ForwardBatch:
+def parse_micro_batch(message: stage_pb2.MicroBatch, info: StageInfo) -> ForwardBatch:
     """Reads a micro-batch for the stage that `info` describes.
 
     Raises:
@@ -60,7 +61,7 @@ def write_output(output: ForwardOutput, result: stage_pb2.MicroBatchResult) -> N
 
 
 def _parse_slices(
-    messages: Sequence[stage_pb2.SequenceSlice], info: EngineInfo
+    messages: Sequence[stage_pb2.SequenceSlice], info: StageInfo
 ) -> tuple[SequenceSlice, ...]:
     slices = tuple(SequenceSlice(m.kv_slot, m.start_position, m.num_tokens) for m in messages)
     seen: set[int] = set()
@@ -86,7 +87,7 @@ def _parse_slices(
     return slices
 
 
-def _parse_slot_op(index: int, message: stage_pb2.SlotOp, info: EngineInfo) -> SlotOp:
+def _parse_slot_op(index: int, message: stage_pb2.SlotOp, info: StageInfo) -> SlotOp:
     field = f"slot_ops[{index}]"
     match message.WhichOneof("op"):
         case "free":
@@ -110,7 +111,7 @@ def _parse_slot_op(index: int, message: stage_pb2.SlotOp, info: EngineInfo) -> S
 
 
 def _parse_inputs(
-    message: stage_pb2.MicroBatch, num_tokens: int, info: EngineInfo
+    message: stage_pb2.MicroBatch, num_tokens: int, info: StageInfo
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """Reads token ids or hidden states, whichever this stage takes."""
     found = message.WhichOneof("inputs")
@@ -131,7 +132,7 @@ def _parse_inputs(
         return torch.tensor(ids, dtype=torch.int64), None
     hidden_states = tensor_codec.to_torch(
         message.hidden_states,
-        dtype=tensor_codec.dtype_named(info.hidden_states_dtype),
+        dtype=dtype_named(info.hidden_states_dtype),
         shape=(num_tokens, info.hidden_size),
         field="hidden_states",
     )
@@ -139,7 +140,7 @@ def _parse_inputs(
 
 
 def _parse_logits(
-    messages: Sequence[stage_pb2.LogitsRequest], num_tokens: int, info: EngineInfo
+    messages: Sequence[stage_pb2.LogitsRequest], num_tokens: int, info: StageInfo
 ) -> tuple[LogitsRequest, ...]:
     if messages and not info.is_last:
         raise _invalid(
@@ -155,7 +156,7 @@ def _parse_logits(
 
 
 def _parse_logits_request(
-    index: int, message: stage_pb2.LogitsRequest, num_tokens: int, info: EngineInfo
+    index: int, message: stage_pb2.LogitsRequest, num_tokens: int, info: StageInfo
 ) -> LogitsRequest:
     field = f"logits[{index}]"
     if message.row >= num_tokens:
@@ -216,12 +217,12 @@ def _write_logits_row(row: LogitsRow, message: stage_pb2.LogitsRow) -> None:
         tensor_codec.write_torch(row.full, message.full)
 
 
-def _check_slot(field: str, kv_slot: int, info: EngineInfo) -> None:
+def _check_slot(field: str, kv_slot: int, info: StageInfo) -> None:
     if kv_slot >= info.max_num_seqs:
         raise _invalid(field, f"is {kv_slot}, must be in [0, {info.max_num_seqs})")
 
 
-def _check_token_ids(field: str, ids: Sequence[int], info: EngineInfo) -> None:
+def _check_token_ids(field: str, ids: Sequence[int], info: StageInfo) -> None:
     highest = max(ids, default=0)
     if highest >= info.vocab_size:
         raise _invalid(field, f"holds {highest}, must be in [0, {info.vocab_size})")

@@ -5,20 +5,20 @@ Checks who opens a stream and gives it the lease; `stream` serves it from there.
 
 import asyncio
 import logging
-import os
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import NamedTuple, NoReturn
 
 import grpc
 
 from stage_server.compute.executor import ModelExecutor
 from stage_server.core.activity import StageActivity
-from stage_server.core.engine import DeviceLostError, EngineInfo, StageEngine
+from stage_server.core.engine import DeviceLostError, StageEngine
 from stage_server.core.load_board import LoadBoard
 from stage_server.wire.answer import parse_request
 from stage_server.wire.lease import StageLease
 from stage_server.wire.stream import ForwardContext, ForwardStream
-from stagecoach.contract import status, tensor_codec
+from stagecoach.contract import stage_info_codec, status
 from stagecoach.contract.errors import (
     IncompatibleError,
     InternalError,
@@ -29,10 +29,10 @@ from stagecoach.contract.errors import (
     draining_error,
 )
 from stagecoach.contract.protocol import PROTOCOL_VERSION
+from stagecoach.contract.stage_info import StageInfo
 from stagecoach.security.peer import require_role
 from stagecoach.security.role import Role
 from stagecoach.v1 import stage_pb2
-from stagecoach.version import __version__
 
 SERVICE_NAME = "stagecoach.v1.StageService"
 
@@ -123,7 +123,8 @@ class StageServicer:
             engine = self._ready().engine
         except StagecoachError as error:
             await _abort(context, error)
-        return _build_info(engine)
+        info = replace(engine.info, num_free_kv_blocks=engine.num_free_kv_blocks)
+        return stage_info_codec.to_message(info)
 
     async def check_caller(self, context: InfoContext) -> None:
         """Aborts a call of another service whose caller may not call this one."""
@@ -202,7 +203,7 @@ async def _read_open(requests: AsyncIterator[bytes]) -> stage_pb2.OpenStream:
     return request.open
 
 
-def _check_opening(opening: stage_pb2.OpenStream, info: EngineInfo) -> None:
+def _check_opening(opening: stage_pb2.OpenStream, info: StageInfo) -> None:
     """Refuses a coordinator that means another stage than this one."""
     if not 1 <= len(opening.coordinator_id) <= _MAX_COORDINATOR_ID_CHARS:
         raise InvalidArgumentError(
@@ -224,36 +225,6 @@ def _check_opening(opening: stage_pb2.OpenStream, info: EngineInfo) -> None:
                 expected=shown,
                 found=own,
             )
-
-
-def _build_info(engine: StageEngine) -> stage_pb2.GetInfoResponse:
-    info = engine.info
-    return stage_pb2.GetInfoResponse(
-        protocol_version=PROTOCOL_VERSION,
-        model_id=info.model_id,
-        fingerprint=info.fingerprint,
-        layers=stage_pb2.LayerRange(start=info.layers.start, end=info.layers.end),
-        num_model_layers=info.num_model_layers,
-        hidden_size=info.hidden_size,
-        vocab_size=info.vocab_size,
-        dtype=info.dtype,
-        hidden_states_dtype=tensor_codec.dtype_named(info.hidden_states_dtype),
-        kv_block_size=info.kv_block_size,
-        num_kv_blocks=info.num_kv_blocks,
-        num_free_kv_blocks=engine.num_free_kv_blocks,
-        max_num_seqs=info.max_num_seqs,
-        max_num_batched_tokens=info.max_num_batched_tokens,
-        max_model_len=info.max_model_len,
-        device=info.device,
-        emulated=info.emulated,
-        version=__version__,
-        pid=os.getpid(),
-        weight_bytes=info.weight_bytes,
-        kv_bytes=info.kv_bytes,
-        weight_digests=info.weight_digests,
-        weights_revision=info.weights_revision,
-        adds_noise=True,
-    )
 
 
 async def _abort(context: InfoContext | ForwardContext, error: StagecoachError) -> NoReturn:

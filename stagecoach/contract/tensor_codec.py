@@ -1,4 +1,4 @@
-"""Arrays and torch tensors <-> `Tensor` messages; the sole owner of the dtype table and byte order.
+"""Arrays and torch tensors <-> `Tensor` messages; the sole owner of the byte order.
 
 Every message is checked whole (dtype, rank, sizes, length) before anything is allocated from it.
 The coordinator has no torch, so torch is imported only by the two functions that need it.
@@ -7,10 +7,11 @@ The coordinator has no torch, so torch is imported only by the two functions tha
 import math
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stagecoach.contract.dtypes import DTYPES, dtype_named
 from stagecoach.contract.errors import InvalidArgumentError
 from stagecoach.v1 import tensor_pb2
 
@@ -21,37 +22,6 @@ if sys.byteorder != "little":
     raise ImportError("stagecoach.v1 tensors are little-endian; this machine is not")
 
 MAX_RANK = 4
-
-
-class DTypeSpec(NamedTuple):
-    """One row of the dtype table."""
-
-    name: str
-    """As `--dtype` and torch name it."""
-    itemsize: int
-    """Bytes an element."""
-
-
-DTYPES: dict[tensor_pb2.DType.ValueType, DTypeSpec] = {
-    tensor_pb2.DTYPE_FLOAT32: DTypeSpec("float32", 4),
-    tensor_pb2.DTYPE_FLOAT16: DTypeSpec("float16", 2),
-    tensor_pb2.DTYPE_BFLOAT16: DTypeSpec("bfloat16", 2),
-}
-
-_BY_NAME = {spec.name: dtype for dtype, spec in DTYPES.items()}
-
-
-def dtype_named(name: str) -> tensor_pb2.DType.ValueType:
-    """Returns the wire dtype of that name.
-
-    Raises:
-        InvalidArgumentError: No such dtype.
-    """
-    if name not in _BY_NAME:
-        raise InvalidArgumentError(
-            f"dtype {name!r} is not one of {', '.join(_BY_NAME)}", field="dtype"
-        )
-    return _BY_NAME[name]
 
 
 def from_numpy(array: np.ndarray) -> tensor_pb2.Tensor:

@@ -21,9 +21,9 @@ from stage_server.core.batch import (
     SlotOp,
     TruncateSlot,
 )
-from stage_server.core.engine import EngineInfo
 from stagecoach.contract.errors import KvFullError, StaleStateError
 from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.stage_info import StageInfo
 
 HIDDEN_SIZE = 4
 VOCAB_SIZE = 32
@@ -36,8 +36,8 @@ FIRST_LAYERS = LayerRange(0, 2)
 
 def arithmetic_info(
     layers: LayerRange = FIRST_LAYERS, *, num_kv_blocks: int = 64, max_num_seqs: int = 8
-) -> EngineInfo:
-    return EngineInfo(
+) -> StageInfo:
+    return StageInfo(
         model_id="arithmetic",
         fingerprint=FINGERPRINT,
         layers=layers,
@@ -48,6 +48,7 @@ def arithmetic_info(
         hidden_states_dtype="float32",
         kv_block_size=4,
         num_kv_blocks=num_kv_blocks,
+        num_free_kv_blocks=num_kv_blocks,
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=16,
         max_model_len=32,
@@ -70,7 +71,7 @@ class ArithmeticEngine:
     """Implements `StageEngine`; `on_forward` runs before each forward, on the model thread."""
 
     def __init__(
-        self, info: EngineInfo, on_forward: Callable[[ForwardBatch], None] | None = None
+        self, info: StageInfo, on_forward: Callable[[ForwardBatch], None] | None = None
     ) -> None:
         self._info = info
         self._slots: Slots = {}
@@ -80,7 +81,7 @@ class ArithmeticEngine:
         self.warmed_up = False
 
     @property
-    def info(self) -> EngineInfo:
+    def info(self) -> StageInfo:
         return self._info
 
     @property

@@ -33,7 +33,6 @@ from coordinator.core.request_spec import (
     TokenPrompt,
 )
 from coordinator.core.served_model import ServedModel
-from coordinator.core.stage_info import StageInfo
 from coordinator.core.status import EngineStatus, StageState, StageStatus
 from coordinator.core.step import StageSpan
 from coordinator.core.step_record import StageVisit, StepInstants, StepRecord
@@ -49,6 +48,7 @@ from stagecoach.contract.errors import (
 )
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.protocol import PROTOCOL_VERSION
+from stagecoach.contract.stage_info import StageInfo
 from stagecoach.security.tls_files import TlsFiles
 from stagecoach.version import __version__
 

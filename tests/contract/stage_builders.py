@@ -8,13 +8,14 @@ import grpc
 import numpy as np
 
 from stage_server.core.config import ListenAddress, StageConfig
-from stage_server.core.engine import EngineInfo, StageEngine
+from stage_server.core.engine import StageEngine
 from stage_server.process.server import StageServer
 from stage_server.wire.limits import MessageLimits
-from stagecoach.contract import tensor_codec
+from stagecoach.contract.dtypes import dtype_named
 from stagecoach.contract.errors import StagecoachError
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.protocol import PROTOCOL_VERSION
+from stagecoach.contract.stage_info import StageInfo
 from stagecoach.contract.status import LOST_STATUS, from_rpc_error, from_status
 from stagecoach.security.tls_files import TlsFiles
 from stagecoach.v1 import stage_pb2, stage_pb2_grpc
@@ -169,7 +170,7 @@ async def bound_stage(
 async def running_stage(
     engine: StageEngine | None = None,
     *,
-    info: EngineInfo | None = None,
+    info: StageInfo | None = None,
     tls: TlsFiles | None = None,
 ) -> AsyncIterator[RunningStage]:
     """A server that serves an engine."""
@@ -211,5 +212,5 @@ def micro_batch(
 def first_column(result: stage_pb2.MicroBatchResult) -> list[int]:
     message = result.hidden_states
     rows = np.frombuffer(message.data, dtype=np.float32).reshape(tuple(message.shape))
-    assert message.dtype == tensor_codec.dtype_named("float32")
+    assert message.dtype == dtype_named("float32")
     return [int(value) for value in rows[:, 0]]

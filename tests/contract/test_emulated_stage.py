@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,8 @@ import torch
 from coordinator.core.sampling_params import SamplingParams
 from stage_server.compute.noise import Contenders
 from stage_server.core.config import StageConfig
-from stage_server.core.engine import StageEngine
+from stage_server.emulation.emulated_engine import EmulatedEngine
 from stage_server.process.build_engine import build_engine
-from stage_server.wire import servicer
 from stagecoach.contract.errors import (
     InsufficientMemoryError,
     InvalidArgumentError,
@@ -23,6 +23,7 @@ from stagecoach.contract.errors import (
     UnsupportedModelError,
 )
 from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.stage_info import StageInfo
 from stagecoach.model_files import open_model
 from stagecoach.v1 import stage_pb2, tensor_pb2
 from tests.clusters import generate, running_engine
@@ -158,17 +159,14 @@ async def test_a_last_stage_that_knows_no_noise_gives_the_same_text_from_whole_r
     sampling = SamplingParams(temperature=1.5, presence_penalty=0.5, seed=3)
     async with running_engine(MODEL, [LayerRange(0, 12)], **EMULATED) as engine:
         expected = await generate(engine, [1, 2, 3], 16, sampling=sampling)
-    build_info = servicer._build_info
 
-    def old_info(engine: StageEngine) -> stage_pb2.GetInfoResponse:
-        info = build_info(engine)
-        info.ClearField("adds_noise")
-        return info
+    def old_info(engine: EmulatedEngine) -> StageInfo:
+        return replace(engine._info, adds_noise=False)
 
     def find_nothing(*_: object) -> Contenders:
         raise AssertionError("an old stage was asked for contenders")
 
-    monkeypatch.setattr(servicer, "_build_info", old_info)
+    monkeypatch.setattr(EmulatedEngine, "info", property(old_info))
     monkeypatch.setattr("stage_server.emulation.logits.find_contenders", find_nothing)
     async with running_engine(MODEL, [LayerRange(0, 12)], **EMULATED) as engine:
         assert await generate(engine, [1, 2, 3], 16, sampling=sampling) == expected

@@ -16,7 +16,6 @@ import pytest
 from coordinator.assembly import open_engine
 from coordinator.config import CoordinatorConfig
 from coordinator.core.request_spec import RequestSpec, TokenPrompt
-from coordinator.core.stage_info import StageInfo
 from coordinator.core.step import LogitsRequest, ScheduledSlice, SchedulerOutput, StepOutput
 from coordinator.pipeline import wire
 from coordinator.pipeline.channel_socket import ChannelSocket
@@ -34,6 +33,7 @@ from stagecoach.contract.errors import (
     is_draining,
 )
 from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.stage_info import StageInfo
 from stagecoach.model_files import open_model
 from stagecoach.v1 import stage_pb2
 from tests.clusters import assert_nothing_held, generate, running_stage, status_when

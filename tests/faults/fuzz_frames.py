@@ -26,8 +26,8 @@ with atheris.instrument_imports(
     from stagecoach.contract.errors import InvalidArgumentError
 
 from stage_server.core.batch import ForwardBatch
-from stage_server.core.engine import EngineInfo
 from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.stage_info import StageInfo
 from stagecoach.v1 import stage_pb2
 from tests.faults.malformed import malformed_frame, mutate
 from tests.faults.stage_wire import HIDDEN_SIZE, MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS
@@ -38,8 +38,8 @@ MAX_FRAME_BYTES = 4096
 MEMORY_LIMIT_MB = 1024
 
 
-def _info(layers: LayerRange) -> EngineInfo:
-    return EngineInfo(
+def _info(layers: LayerRange) -> StageInfo:
+    return StageInfo(
         model_id="fuzzed",
         fingerprint="f" * 64,
         layers=layers,
@@ -50,6 +50,7 @@ def _info(layers: LayerRange) -> EngineInfo:
         hidden_states_dtype="float32",
         kv_block_size=16,
         num_kv_blocks=64,
+        num_free_kv_blocks=64,
         max_num_seqs=MAX_NUM_SEQS,
         max_num_batched_tokens=MAX_NUM_BATCHED_TOKENS,
         max_model_len=256,
@@ -80,7 +81,7 @@ def check_frame(data: bytes) -> None:
         _check_batch(batch, info)
 
 
-def _check_batch(batch: ForwardBatch, info: EngineInfo) -> None:
+def _check_batch(batch: ForwardBatch, info: StageInfo) -> None:
     """Asserts what the engine relies on."""
     assert batch.num_tokens <= info.max_num_batched_tokens
     assert all(piece.end_position <= info.max_model_len for piece in batch.slices)

@@ -10,7 +10,7 @@ from typing import Self
 import grpc.aio
 import numpy as np
 
-from stagecoach.contract import tensor_codec
+from stagecoach.contract.dtypes import dtype_named
 from stagecoach.contract.errors import StagecoachError
 from stagecoach.contract.protocol import PROTOCOL_VERSION
 from stagecoach.contract.status import from_ending, from_status
@@ -166,7 +166,7 @@ def micro_batch(
             for slot, start, num in slices
         ],
     )
-    message.hidden_states.dtype = tensor_codec.dtype_named("float32")
+    message.hidden_states.dtype = dtype_named("float32")
     message.hidden_states.shape.extend((num_tokens, HIDDEN_SIZE))
     message.hidden_states.data = rows.tobytes()
     if logits:

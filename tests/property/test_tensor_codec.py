@@ -5,17 +5,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stagecoach.contract import tensor_codec
+from stagecoach.contract.dtypes import DTYPES
 from stagecoach.contract.errors import InvalidArgumentError
 from stagecoach.v1 import tensor_pb2
 
-dtypes = st.sampled_from(sorted(tensor_codec.DTYPES))
+dtypes = st.sampled_from(sorted(DTYPES))
 shapes = st.lists(st.integers(0, 5), max_size=tensor_codec.MAX_RANK)
 
 
 @st.composite
 def tensors(draw: st.DrawFn) -> torch.Tensor:
     """Any bits, NaN payloads and infinities included, in any dtype, shape and strides."""
-    spec = tensor_codec.DTYPES[draw(dtypes)]
+    spec = DTYPES[draw(dtypes)]
     shape = draw(shapes)
     num_bytes = int(np.prod(shape)) * spec.itemsize
     data = draw(st.binary(min_size=num_bytes, max_size=num_bytes))
@@ -71,7 +72,7 @@ def test_only_an_exact_match_is_read(
         shape=claimed_shape,
         data=data,
     )
-    num_bytes = int(np.prod(shape)) * tensor_codec.DTYPES[dtype].itemsize
+    num_bytes = int(np.prod(shape)) * DTYPES[dtype].itemsize
     if claimed == dtype and claimed_shape == shape and len(data) == num_bytes:
         assert list(tensor_codec.to_torch(message, dtype=dtype, shape=shape, field="x").shape) == (
             shape

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from coordinator.core.stage_info import StageInfo
 from coordinator.pipeline.replica import check_fits
 from coordinator.pipeline.topology import Topology
 from stagecoach.contract.errors import IncompatibleError, InvalidArgumentError
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.protocol import PROTOCOL_VERSION
+from stagecoach.contract.stage_info import StageInfo
 
 
 def create_stage(layers: str, **changes: Any) -> tuple[str, StageInfo]:

@@ -36,11 +36,10 @@ from coordinator.core.request_spec import (
     too_many_messages,
 )
 from coordinator.core.sampling_params import SamplingParams, check_num_biases
-from coordinator.core.stage_info import StageInfo
 from coordinator.core.status import EngineStatus, StageState, StageStatus
-from stagecoach.contract import tensor_codec
+from stagecoach.contract import stage_info_codec
 from stagecoach.contract.errors import InvalidArgumentError
-from stagecoach.v1 import generation_pb2, stage_pb2
+from stagecoach.v1 import generation_pb2
 from stagecoach.version import __version__
 
 _FINISH_REASONS: Mapping[FinishReason, generation_pb2.FinishReason.ValueType] = MappingProxyType(
@@ -286,35 +285,6 @@ def _stage_status(status: StageStatus) -> generation_pb2.StageStatus:
         index=status.index,
         address=status.address,
         state=_STAGE_STATES[status.state],
-        info=None if status.info is None else _stage_info(status.info),
+        info=None if status.info is None else stage_info_codec.to_message(status.info),
         pipeline=status.pipeline,
-    )
-
-
-def _stage_info(info: StageInfo) -> stage_pb2.GetInfoResponse:
-    return stage_pb2.GetInfoResponse(
-        protocol_version=info.protocol_version,
-        model_id=info.model_id,
-        fingerprint=info.fingerprint,
-        layers=stage_pb2.LayerRange(start=info.layers.start, end=info.layers.end),
-        num_model_layers=info.num_model_layers,
-        hidden_size=info.hidden_size,
-        vocab_size=info.vocab_size,
-        dtype=info.dtype,
-        hidden_states_dtype=tensor_codec.dtype_named(info.hidden_states_dtype),
-        kv_block_size=info.kv_block_size,
-        num_kv_blocks=info.num_kv_blocks,
-        num_free_kv_blocks=info.num_free_kv_blocks,
-        max_num_seqs=info.max_num_seqs,
-        max_num_batched_tokens=info.max_num_batched_tokens,
-        max_model_len=info.max_model_len,
-        device=info.device,
-        emulated=info.emulated,
-        version=info.version,
-        pid=info.pid,
-        weight_bytes=info.weight_bytes,
-        kv_bytes=info.kv_bytes,
-        weight_digests=info.weight_digests,
-        weights_revision=info.weights_revision,
-        adds_noise=info.adds_noise,
     )

@@ -1,19 +1,23 @@
-"""What a stage said of itself when asked."""
+"""What a stage is and what it can hold. Standard library only."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.protocol import PROTOCOL_VERSION
+from stagecoach.version import __version__
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageInfo:
-    """The fields of `stagecoach.v1.GetInfoResponse`.
+    """What a stage server says of itself; the fields of `stagecoach.v1.GetInfoResponse`.
 
     `num_free_kv_blocks` is a snapshot; everything else holds for the life of the stage's process.
+    The defaults are what a stage of this version says of its own process.
     """
 
-    protocol_version: int
+    protocol_version: int = PROTOCOL_VERSION
     model_id: str
     """As the stage's operator named it; for people."""
     fingerprint: str
@@ -33,12 +37,16 @@ class StageInfo:
     max_num_seqs: int
     """Valid KV slots are [0, max_num_seqs)."""
     max_num_batched_tokens: int
+    """Most tokens of one micro-batch."""
     max_model_len: int
+    """Most tokens of one sequence."""
     device: str
     """For people."""
     emulated: bool
-    version: str
-    pid: int
+    """True when the stage waits as long as a device would take, instead of computing."""
+    version: str = __version__
+    """Of the software."""
+    pid: int = field(default_factory=os.getpid)
     """On the stage's own machine."""
     weight_bytes: int
     kv_bytes: int
@@ -47,8 +55,8 @@ class StageInfo:
     `stagecoach.model_files.weight_digest`."""
     weights_revision: str = ""
     """Of all weights as a hub names them; empty where that is not known."""
-    adds_noise: bool = False
-    """True when it answers `LogitsRequest.num_contenders`."""
+    adds_noise: bool = True
+    """True when the stage answers `LogitsRequest.num_contenders`."""
 
     @property
     def is_first(self) -> bool:

@@ -1,0 +1,75 @@
+"""`StageInfo` <-> `GetInfoResponse`, for stages, coordinators and clients."""
+
+from stagecoach.contract.dtypes import DTYPES, dtype_named
+from stagecoach.contract.errors import InvalidArgumentError
+from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.stage_info import StageInfo
+from stagecoach.v1 import stage_pb2
+
+
+def to_message(info: StageInfo) -> stage_pb2.GetInfoResponse:
+    """Writes what a stage says of itself."""
+    return stage_pb2.GetInfoResponse(
+        protocol_version=info.protocol_version,
+        model_id=info.model_id,
+        fingerprint=info.fingerprint,
+        layers=stage_pb2.LayerRange(start=info.layers.start, end=info.layers.end),
+        num_model_layers=info.num_model_layers,
+        hidden_size=info.hidden_size,
+        vocab_size=info.vocab_size,
+        dtype=info.dtype,
+        hidden_states_dtype=dtype_named(info.hidden_states_dtype),
+        kv_block_size=info.kv_block_size,
+        num_kv_blocks=info.num_kv_blocks,
+        num_free_kv_blocks=info.num_free_kv_blocks,
+        max_num_seqs=info.max_num_seqs,
+        max_num_batched_tokens=info.max_num_batched_tokens,
+        max_model_len=info.max_model_len,
+        device=info.device,
+        emulated=info.emulated,
+        version=info.version,
+        pid=info.pid,
+        weight_bytes=info.weight_bytes,
+        kv_bytes=info.kv_bytes,
+        weight_digests=info.weight_digests,
+        weights_revision=info.weights_revision,
+        adds_noise=info.adds_noise,
+    )
+
+
+def from_message(message: stage_pb2.GetInfoResponse) -> StageInfo:
+    """Reads what a stage says of itself.
+
+    Raises:
+        InvalidArgumentError: The layer range is empty, or the dtype unknown.
+    """
+    if message.hidden_states_dtype not in DTYPES:
+        raise InvalidArgumentError(
+            f"hidden_states_dtype is {message.hidden_states_dtype}", field="hidden_states_dtype"
+        )
+    return StageInfo(
+        protocol_version=message.protocol_version,
+        model_id=message.model_id,
+        fingerprint=message.fingerprint,
+        layers=LayerRange(message.layers.start, message.layers.end),
+        num_model_layers=message.num_model_layers,
+        hidden_size=message.hidden_size,
+        vocab_size=message.vocab_size,
+        dtype=message.dtype,
+        hidden_states_dtype=DTYPES[message.hidden_states_dtype].name,
+        kv_block_size=message.kv_block_size,
+        num_kv_blocks=message.num_kv_blocks,
+        num_free_kv_blocks=message.num_free_kv_blocks,
+        max_num_seqs=message.max_num_seqs,
+        max_num_batched_tokens=message.max_num_batched_tokens,
+        max_model_len=message.max_model_len,
+        device=message.device,
+        emulated=message.emulated,
+        version=message.version,
+        pid=message.pid,
+        weight_bytes=message.weight_bytes,
+        kv_bytes=message.kv_bytes,
+        weight_digests=dict(message.weight_digests),
+        weights_revision=message.weights_revision,
+        adds_noise=message.adds_noise,
+    )
