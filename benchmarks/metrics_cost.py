@@ -64,7 +64,7 @@ def decode_step(requests: list[LiveRequest]) -> LandedStep:
     output = SchedulerOutput(
         micro_batch_id=1,
         slices=tuple(
-            ScheduledSlice(live.request_id, index, 100, (7,), True)
+            ScheduledSlice(live.request_id, index, 100, (7,), 1)
             for index, live in enumerate(requests)
         ),
         slot_ops=(),

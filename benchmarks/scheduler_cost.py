@@ -43,7 +43,7 @@ def step_times_us(num_sequences: int, num_steps: int, *, prefix_cache: bool) -> 
         output = scheduler.schedule()
         decided_ns = time.perf_counter_ns()
         assert output is not None, "96 sequences have something to run"
-        sampled = {piece.request_id: step for piece in output.slices if piece.samples}
+        sampled = {piece.request_id: (step,) for piece in output.slices if piece.num_sampled_rows}
         sampled_ns = time.perf_counter_ns()
         scheduler.update(output, sampled)
         if step >= NUM_WARM_UP_STEPS:

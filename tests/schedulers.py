@@ -61,7 +61,7 @@ def schedule(scheduler: Scheduler, budget: StepBudget | None = None) -> Schedule
 
 
 def update(scheduler: Scheduler, output: SchedulerOutput) -> list[str]:
-    sampled = {piece.request_id: TOKEN for piece in output.slices if piece.samples}
+    sampled = {piece.request_id: (TOKEN,) for piece in output.slices if piece.num_sampled_rows}
     advanced = scheduler.update(output, sampled)
     scheduler.check_integrity()
     return [sequence.request_id for sequence in advanced]
@@ -93,7 +93,7 @@ def run_to_the_end(scheduler: Scheduler) -> tuple[dict[str, list[int]], int]:
     while scheduler.has_work:
         output = schedule(scheduler)
         peak = max(peak, scheduler.config.num_kv_blocks - scheduler.num_free_kv_blocks)
-        sampled = {piece.request_id: TOKEN for piece in output.slices if piece.samples}
+        sampled = {piece.request_id: (TOKEN,) for piece in output.slices if piece.num_sampled_rows}
         for sequence in scheduler.update(output, sampled):
             if sequence.at_max_tokens:
                 assert scheduler.finish(sequence.request_id, FinishReason.LENGTH)

@@ -178,7 +178,7 @@ class SimulatedCluster:
     def _land(self, running: _Running) -> None:
         output = running.output
         del self._in_flight[output.micro_batch_id]
-        sampled = {piece.request_id: 1 for piece in output.slices if piece.samples}
+        sampled = {piece.request_id: (1,) for piece in output.slices if piece.num_sampled_rows}
         for sequence in self.scheduler.update(output, sampled):
             self.token_times_ns[sequence.request_id].append(self.now_ns)
             if sequence.at_max_tokens:

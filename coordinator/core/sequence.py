@@ -94,6 +94,11 @@ class Sequence:
         """Tokens still to be run through the stages."""
         return self.num_tokens - self.num_computed_tokens
 
+    @property
+    def is_decoding(self) -> bool:
+        """True when the slice of all tokens still to be run is a decode."""
+        return self.num_tokens - self.num_computed_tokens == 1
+
     def token_ids(self, start: int, end: int) -> list[int]:
         """Tokens `[start, end)` of prompt and output together."""
         prompt = self.request.prompt_token_ids

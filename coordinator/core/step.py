@@ -12,10 +12,26 @@ class ScheduledSlice(NamedTuple):
     kv_slot: int
     start_position: int
     token_ids: tuple[int, ...]
-    """The tokens to run; at least one."""
-    samples: bool
-    """True when this slice reaches the end of the sequence, so that a next token is sampled from
-    the logits of its last row."""
+    """The tokens to run; at least one. Those that are only guessed, drafts, are the last ones."""
+    num_sampled_rows: int
+    """Rows, the last ones, whose logits a next token is sampled from: 0 when the slice ends before
+    its sequence does, 1 when it ends with it, and 1 more for each draft."""
+
+    @property
+    def is_decode(self) -> bool:
+        """True when a token is sampled from every row. All other slices are prefill."""
+        return self.num_sampled_rows == len(self.token_ids)
+
+    def num_computed_tokens(self, num_sampled_tokens: int) -> int:
+        """Tokens of the slice whose KV is that of the sequence: all but the drafts that failed.
+
+        Args:
+            num_sampled_tokens: Tokens that were sampled from its rows and kept. All but the last
+                of them are drafts that proved right.
+        """
+        if self.num_sampled_rows <= 1:
+            return len(self.token_ids)
+        return len(self.token_ids) - self.num_sampled_rows + max(1, num_sampled_tokens)
 
 
 class FreeSlot(NamedTuple):
@@ -60,12 +76,12 @@ class SchedulerOutput:
     @property
     def is_prefill_only(self) -> bool:
         """True when it holds prompts, or pieces of them, and nothing else."""
-        return bool(self.slices) and all(len(piece.token_ids) > 1 for piece in self.slices)
+        return bool(self.slices) and not any(piece.is_decode for piece in self.slices)
 
     @property
     def num_decode_tokens(self) -> int:
-        """Rows of the slices that run one token and sample; all other rows are prefill."""
-        return sum(piece.samples and len(piece.token_ids) == 1 for piece in self.slices)
+        """Rows of the slices that decode; all other rows are prefill."""
+        return sum(len(piece.token_ids) for piece in self.slices if piece.is_decode)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ _log = logging.getLogger(__name__)
 class Sampled(NamedTuple):
     """What was sampled from one micro-batch, by request id."""
 
-    token_ids: dict[str, int]
+    token_ids: dict[str, tuple[int, ...]]
     logprobs: dict[str, TokenLogprobs]
     """Of the requests that want any."""
     errors: dict[str, StagecoachError]
@@ -61,7 +61,7 @@ async def sample(
                 f"request {request_id} failed in sampling; see the coordinator's log"
             )
             continue
-        sampled.token_ids[request_id] = token_id
+        sampled.token_ids[request_id] = (token_id,)
         if logprobs is not None:
             sampled.logprobs[request_id] = logprobs
     return sampled
@@ -71,5 +71,5 @@ def _sampled_rows(output: SchedulerOutput) -> Iterator[tuple[str, int]]:
     row = -1
     for piece in output.slices:
         row += len(piece.token_ids)
-        if piece.samples:
+        if piece.num_sampled_rows:
             yield piece.request_id, row

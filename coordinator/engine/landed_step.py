@@ -158,8 +158,8 @@ class LandedStep:
         for piece in self.micro_batch.output.slices:  # once, for what two properties would do
             num_rows = len(piece.token_ids)
             num_tokens += num_rows
-            if num_rows == 1 and piece.samples:
-                num_decode_tokens += 1
+            if piece.is_decode:
+                num_decode_tokens += num_rows
         return StepSummary(
             num_prefill_tokens=num_tokens - num_decode_tokens,
             num_decode_tokens=num_decode_tokens,

@@ -91,15 +91,14 @@ class Pace:
         """
         if not output.slices:
             return
-        sizes = [len(piece.token_ids) for piece in output.slices]
-        num_tokens, num_decodes = sum(sizes), sizes.count(1)
+        num_tokens, num_decode_tokens = output.num_tokens, output.num_decode_tokens
         self._times.add(num_tokens, stages)
         weight = self._times.prefill_weight(load.num_decodes)
         self._depth.observe(
             Landing(
                 depth=depth,
                 load=load,
-                work=num_decodes + weight * (num_tokens - num_decodes),
+                work=num_decode_tokens + weight * (num_tokens - num_decode_tokens),
                 landed_ns=landed_ns,
             )
         )

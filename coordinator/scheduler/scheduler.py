@@ -16,6 +16,7 @@ is in at most one of them. Not thread-safe: one task owns the scheduler.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Sequence as ListLike
 from itertools import count, islice
 
 from coordinator.core.request import FinishReason, Request
@@ -160,12 +161,11 @@ class Scheduler:
         """Counts what there is to do; waiting sequences as far as there are slots for them."""
         num_decodes = num_prefills = num_prefill_tokens = 0
         for sequence in self._running.values():
-            num_tokens = sequence.num_uncomputed_tokens
-            if num_tokens == 1:
+            if sequence.is_decoding:
                 num_decodes += 1
             else:
                 num_prefills += 1
-                num_prefill_tokens += num_tokens
+                num_prefill_tokens += sequence.num_uncomputed_tokens
         num_empty_kv_tokens = self.num_free_kv_blocks * self.config.kv_block_size
         num_empty_kv_tokens += num_prefill_tokens  # reserved, and not computed yet
         for sequence in islice(self.waiting, self.config.max_num_seqs - len(self._running)):
@@ -204,7 +204,9 @@ class Scheduler:
             micro_batch_id=micro_batch_id, slices=tuple(slices), slot_ops=slot_ops
         )
 
-    def update(self, output: SchedulerOutput, sampled: Mapping[str, int]) -> list[Sequence]:
+    def update(
+        self, output: SchedulerOutput, sampled: Mapping[str, ListLike[int]]
+    ) -> list[Sequence]:
         """Takes in what became of a micro-batch.
 
         Ends no sequence by itself, but for those already marked by `finish`: the caller, who knows
@@ -214,22 +216,28 @@ class Scheduler:
 
         Args:
             output: From `schedule`. One that was given up meanwhile changes nothing.
-            sampled: Next token by request id, for each slice that samples. It may be left out, and
-                is dropped, for a sequence that was finished meanwhile.
+            sampled: Next tokens by request id, for each slice with sampled rows: at least one, and
+                at most one a row. All but the last are the drafts of the slice that are kept; the
+                KV of the others is dropped. The tokens may be left out, and are dropped, for a
+                sequence that was finished meanwhile.
 
         Returns:
-            The sequences that took a token, in the order of the slices.
+            The sequences that took tokens, in the order of the slices.
         """
         advanced: list[Sequence] = []
         for piece, sequence in self._land(output):
-            sequence.num_computed_tokens += len(piece.token_ids)
-            self._memory.note_computed(sequence)
-            if sequence.finish_reason is not None:
-                self._sweep(sequence)
-            elif piece.samples:
-                sequence.output_token_ids.append(sampled[piece.request_id])
-                self._acquit(sequence)
+            goes_on = sequence.finish_reason is None
+            tokens: ListLike[int] = ()
+            if goes_on and piece.num_sampled_rows:
+                tokens = sampled[piece.request_id]
+                sequence.output_token_ids += tokens
+                if sequence.num_replays:
+                    self._acquit(sequence)
                 advanced.append(sequence)
+            sequence.num_computed_tokens += piece.num_computed_tokens(len(tokens))
+            self._memory.note_computed(sequence)
+            if not goes_on:
+                self._sweep(sequence)
         return advanced
 
     def finish(self, request_id: str, reason: FinishReason) -> bool:
@@ -333,7 +341,7 @@ class Scheduler:
         for sequence in tuple(self._running.values()):
             if sequence.in_flight or sequence.is_held or sequence.kv_slot is None:
                 continue  # without a slot: it was preempted in this very loop
-            if sequence.num_uncomputed_tokens > 1:
+            if not sequence.is_decoding:
                 prompts.append(sequence)
             elif admits and room.num_decodes > 0:
                 admits = self._make_room(sequence)
@@ -383,7 +391,7 @@ class Scheduler:
             sequence.kv_slot,
             start,
             tuple(token_ids),
-            end == sequence.num_tokens,
+            1 if end == sequence.num_tokens else 0,
         )
 
     def _land(self, output: SchedulerOutput) -> Iterator[tuple[ScheduledSlice, Sequence]]:
@@ -400,9 +408,8 @@ class Scheduler:
             self._suspects[sequence.request_id] = sequence
 
     def _acquit(self, sequence: Sequence) -> None:
-        if sequence.num_replays:
-            sequence.num_replays = 0
-            self._suspects.pop(sequence.request_id, None)
+        sequence.num_replays = 0
+        self._suspects.pop(sequence.request_id, None)
 
     def _give_up(self, sequences: list[Sequence]) -> list[Sequence]:
         """Preempts sequences whose KV is lost, or sweeps those marked; returns the former."""

@@ -32,17 +32,16 @@ class StepRoom:
         self._num_tokens -= 1
 
     def take(self, sequence: Sequence, most: int | None = None) -> int:
-        """Tokens that a prompt gets; a single one counts as prefill only when decodes are full.
+        """Tokens that a sequence gets; a decode counts as prefill only when decodes are full.
 
         Args:
             sequence: With tokens to compute.
             most: It gets no more than these. None: as many as fit.
         """
-        num_tokens = sequence.num_uncomputed_tokens
-        if num_tokens == 1 and self.num_decodes > 0:
+        if sequence.is_decoding and self.num_decodes > 0:
             self.take_decode()
             return 1
-        num_tokens = min(num_tokens, self.num_prefill_tokens)
+        num_tokens = min(sequence.num_uncomputed_tokens, self.num_prefill_tokens)
         if most is not None:
             num_tokens = min(num_tokens, most)
         self._num_prefill_tokens -= num_tokens

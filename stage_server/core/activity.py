@@ -46,7 +46,7 @@ class StageActivity:
         """Counts a micro-batch, unless it only freed slots. Model thread only.
 
         Args:
-            slices: Those of one token count as decode.
+            slices: In any order.
             queue_ns: Waiting for the model thread.
             compute_ns: The forward.
             serialize_ns: Reading the message and writing the output.
@@ -56,7 +56,8 @@ class StageActivity:
         num_decode_tokens = num_tokens = 0
         for piece in slices:
             num_tokens += piece.num_tokens
-            num_decode_tokens += piece.num_tokens == 1
+            if piece.is_decode:
+                num_decode_tokens += piece.num_tokens
         self.num_micro_batches += 1
         self.num_prefill_tokens += num_tokens - num_decode_tokens
         self.num_decode_tokens += num_decode_tokens

@@ -21,6 +21,14 @@ class SequenceSlice(NamedTuple):
     """At least 1."""
 
     @property
+    def is_decode(self) -> bool:
+        """True for one token. All other slices are prefill.
+
+        Which rows are sampled only the last stage is told.
+        """
+        return self.num_tokens == 1
+
+    @property
     def end_position(self) -> int:
         """One past the last position; the tokens the slot holds after the forward."""
         return self.start_position + self.num_tokens

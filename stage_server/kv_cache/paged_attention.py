@@ -47,7 +47,7 @@ class PagedAttention:
         self._chunks = [
             _Chunk(pool, first_rows[i], piece, plan.block_tables[i])
             for i, piece in enumerate(slices)
-            if piece.num_tokens > 1
+            if not piece.is_decode
         ]
 
     def attend(
@@ -256,12 +256,12 @@ def place_side_by_side(
 
 
 def groups_of_like_length(slices: Sequence[SequenceSlice]) -> list[list[int]]:
-    """Cuts the slices of one token into groups that padding at most doubles.
+    """Cuts the slices that decode into groups that padding at most doubles.
 
     So what attention gathers is bounded by the KV in use, whatever the mix of lengths. The members
     of a group are in the order of their rows.
     """
-    decodes = [i for i, piece in enumerate(slices) if piece.num_tokens == 1]
+    decodes = [i for i, piece in enumerate(slices) if piece.is_decode]
     groups: list[list[int]] = []
     longest = held = 0
     for i in sorted(decodes, key=lambda i: -slices[i].end_position):

@@ -261,7 +261,9 @@ async def test_a_stage_that_does_not_answer_in_time_is_given_up(
             on_lost=lambda *_: lost.append(None),
         )
         await link.open(await link.get_info(), epoch=1)
-        piece = ScheduledSlice("r", kv_slot=0, start_position=0, token_ids=(5, 6), samples=False)
+        piece = ScheduledSlice(
+            "r", kv_slot=0, start_position=0, token_ids=(5, 6), num_sampled_rows=0
+        )
         output = SchedulerOutput(micro_batch_id=1, slices=(piece,), slot_ops=())
         await link.forward(wire.first_request(output), 2)
         monkeypatch.setattr(TorchEngine, "forward", lambda *_: time.sleep(1.5))
@@ -285,8 +287,10 @@ async def test_a_micro_batch_is_not_late_while_the_one_before_it_has_its_time(
             time.sleep(1.2)
         return real_forward(engine, batch)
 
-    prompt = ScheduledSlice("r", kv_slot=0, start_position=0, token_ids=(5,) * 20, samples=False)
-    token = ScheduledSlice("s", kv_slot=1, start_position=0, token_ids=(6,), samples=False)
+    prompt = ScheduledSlice(
+        "r", kv_slot=0, start_position=0, token_ids=(5,) * 20, num_sampled_rows=0
+    )
+    token = ScheduledSlice("s", kv_slot=1, start_position=0, token_ids=(6,), num_sampled_rows=0)
     async with running_stage(model, LayerRange(0, 6)) as address:
         link = StageLink(
             address,

@@ -140,7 +140,7 @@ def test_everyone_ends_while_others_keep_coming(
 
 
 def land(scheduler: Scheduler, output: SchedulerOutput) -> None:
-    sampled = {piece.request_id: 7 for piece in output.slices if piece.samples}
+    sampled = {piece.request_id: (7,) for piece in output.slices if piece.num_sampled_rows}
     for sequence in scheduler.update(output, sampled):
         if sequence.at_max_tokens:
             scheduler.finish(sequence.request_id, FinishReason.LENGTH)

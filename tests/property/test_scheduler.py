@@ -2,10 +2,13 @@
 
 The stage is a dict from slot to tokens, beside the slot tables of a real one. It takes outputs in
 the order of `schedule`; their results come back in any order, or the output fails, or everything
-is lost at once. With the prefix cache, tokens come from a tiny alphabet, so that prefixes collide.
+is lost at once. Slices that decode carry drafts, right ones and wrong ones, so that a sequence
+takes several tokens at once. With the prefix cache, tokens come from a tiny alphabet, so that
+prefixes collide.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -47,6 +50,36 @@ def generate(request: Request) -> list[int]:
     return list(token_ids[len(request.prompt_token_ids) :])
 
 
+def verified_tokens(piece: ScheduledSlice, token_ids: tuple[int, ...]) -> tuple[int, ...]:
+    """Samples row after row, up to the first token that the draft after it is not.
+
+    Args:
+        piece: The slice.
+        token_ids: All of its sequence, those of the slice last.
+    """
+    tokens: list[int] = []
+    for end in range(len(token_ids) - piece.num_sampled_rows + 1, len(token_ids) + 1):
+        tokens.append(next_token(token_ids[:end]))
+        if token_ids[end : end + 1] != (tokens[-1],):
+            break
+    return tuple(tokens)
+
+
+class Drafts(NamedTuple):
+    """Guesses that are added to every slice that decodes."""
+
+    num_right: int
+    num_wrong: int
+
+    def of(self, token_ids: tuple[int, ...]) -> tuple[int, ...]:
+        """Guesses what follows."""
+        whole = token_ids
+        for index in range(self.num_right + self.num_wrong):
+            right = next_token(whole)
+            whole += (right if index < self.num_right else (right + 1) % 3,)
+        return whole[len(token_ids) :]
+
+
 class Stage:
     """The tokens of each slot, as every stage holds them, and the slot tables of a real stage."""
 
@@ -56,7 +89,7 @@ class Stage:
 
     def forward(
         self, output: SchedulerOutput, salts: dict[str, str | None], *, exactly: bool
-    ) -> dict[str, int] | None:
+    ) -> dict[str, tuple[int, ...]] | None:
         """Does the slot operations, then runs.
 
         Args:
@@ -66,7 +99,7 @@ class Stage:
                 Not so behind an output that failed, the operations of which may be missing.
 
         Returns:
-            A token for each slice that samples; None when the stage refused, and did nothing.
+            Tokens for each slice with sampled rows; None when the stage refused, and did nothing.
         """
         ops = [batch_op(op) for op in output.slot_ops]
         pieces = [
@@ -83,9 +116,10 @@ class Stage:
         for op in output.slot_ops:
             self.do(op)
         return {
-            piece.request_id: next_token(token_ids)
+            piece.request_id: verified_tokens(piece, token_ids)
             for piece in output.slices
-            if (token_ids := self.run(piece, salts[piece.request_id], exactly)) and piece.samples
+            if (token_ids := self.run(piece, salts[piece.request_id], exactly))
+            and piece.num_sampled_rows
         }
 
     def do(self, op: SlotOp) -> None:
@@ -117,7 +151,7 @@ class InFlight:
     """An output on its way, and what the stage made of it; None: it will fail."""
 
     output: SchedulerOutput
-    sampled: dict[str, int] | None
+    sampled: dict[str, tuple[int, ...]] | None
 
 
 class SchedulerMachine(RuleBasedStateMachine):
@@ -190,14 +224,16 @@ class SchedulerMachine(RuleBasedStateMachine):
     @precondition(lambda self: len(self.in_flight) < MAX_NUM_IN_FLIGHT)
     @rule(
         budget=st.none() | BUDGETS,
+        drafts=st.builds(Drafts, st.integers(0, 3), st.integers(0, 2)),
         fate=st.sampled_from(["runs"] * 6 + ["fails before", "fails after"]),
     )
-    def schedule(self, budget: StepBudget | None, fate: str) -> None:
+    def schedule(self, budget: StepBudget | None, drafts: Drafts, fate: str) -> None:
         output = self.scheduler.schedule(budget)
         if output is None:
             assert self.in_flight or not self.scheduler.has_work, "stuck"
             return
         self.check(output, budget)
+        output = self.with_drafts(output, drafts)
         sampled = self.forward(output) if fate != "fails before" else None
         if fate == "fails after":
             sampled = None
@@ -267,7 +303,25 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert self.scheduler.update(late.output, late.sampled or {}) == []
         self.in_flight.clear()
 
-    def forward(self, output: SchedulerOutput) -> dict[str, int] | None:
+    def with_drafts(self, output: SchedulerOutput, drafts: Drafts) -> SchedulerOutput:
+        """The same with drafts, as far as its blocks and `max_tokens` have room for them."""
+        slices: list[ScheduledSlice] = []
+        for piece in output.slices:
+            sequence = self.sequences[piece.request_id]
+            num_most = min(
+                -sequence.num_tokens % self.config.kv_block_size,
+                sequence.request.max_tokens - len(sequence.output_token_ids) - 1,
+            )
+            if piece.is_decode:
+                guessed = drafts.of(tuple(sequence.token_ids(0, sequence.num_tokens)))[:num_most]
+                piece = piece._replace(
+                    token_ids=piece.token_ids + guessed, num_sampled_rows=1 + len(guessed)
+                )
+                assert piece.is_decode
+            slices.append(piece)
+        return replace(output, slices=tuple(slices))
+
+    def forward(self, output: SchedulerOutput) -> dict[str, tuple[int, ...]] | None:
         behind_failure = any(other.sampled is None for other in self.in_flight)
         sampled = self.stage.forward(output, self.salts, exactly=not behind_failure)
         if not behind_failure:
@@ -281,6 +335,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             return
         for sequence in self.scheduler.update(item.output, item.sampled):
             assert sequence.finish_reason is None
+            assert sequence.is_decoding, "all but the last token is computed"
             if sequence.at_max_tokens:
                 self.finish(sequence.request_id, FinishReason.LENGTH)
 
@@ -320,7 +375,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             end = piece.start_position + len(piece.token_ids)
             whole = [*sequence.request.prompt_token_ids, *sequence.output_token_ids]
             assert list(piece.token_ids) == whole[piece.start_position : end]
-            assert piece.samples == (end == len(whole))
+            assert piece.num_sampled_rows == (end == len(whole))
+            assert piece.is_decode == sequence.is_decoding
 
     def check_budget(self, output: SchedulerOutput, budget: StepBudget) -> None:
         """One token of a sequence is a decode, unless it is its first or not its last."""

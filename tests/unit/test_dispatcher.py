@@ -62,7 +62,7 @@ def place(dispatcher: Dispatcher, *request_ids: str) -> None:
 def step(lane: Lane) -> None:
     output = lane.scheduler.schedule()
     assert output is not None
-    lane.scheduler.update(output, {piece.request_id: TOKEN for piece in output.slices})
+    lane.scheduler.update(output, {piece.request_id: (TOKEN,) for piece in output.slices})
 
 
 def test_requests_go_to_the_lane_with_the_least_to_do() -> None:

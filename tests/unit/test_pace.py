@@ -162,7 +162,7 @@ def test_copes_with_prompts_that_cost_nothing_while_the_only_stream_waits_for_me
         assert plan is not None
         depths.add(plan.depth)
         num_tokens = 32 if step else 64
-        piece = ScheduledSlice("prompt", 0, 0, (1,) * num_tokens, samples=False)
+        piece = ScheduledSlice("prompt", 0, 0, (1,) * num_tokens, num_sampled_rows=0)
         pace.observe(
             SchedulerOutput(micro_batch_id=step, slices=(piece,), slot_ops=()),
             depth=plan.depth,

@@ -54,7 +54,7 @@ def schedule(scheduler: Scheduler) -> SchedulerOutput:
 
 
 def land(scheduler: Scheduler, output: SchedulerOutput) -> None:
-    sampled = {piece.request_id: TOKEN for piece in output.slices if piece.samples}
+    sampled = {piece.request_id: (TOKEN,) for piece in output.slices if piece.num_sampled_rows}
     for sequence in scheduler.update(output, sampled):
         if sequence.at_max_tokens:
             scheduler.finish(sequence.request_id, FinishReason.LENGTH)

@@ -1,11 +1,13 @@
 """The scheduler step by step: what it takes, what runs next, and what ends frees."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from coordinator.core.request import FinishReason
 from coordinator.core.sequence import SequenceState
+from coordinator.core.step import ScheduledSlice, SchedulerOutput
 from coordinator.scheduler import Load, SchedulerConfig
 from stagecoach.contract.errors import (
     ContextLengthExceededError,
@@ -90,11 +92,52 @@ class TestSchedule:
         output = schedule(scheduler)
         (piece,) = output.slices
         assert piece.token_ids == (100, 101, 102, 103)
-        assert piece.samples
+        assert piece.num_sampled_rows == 1
         assert sequence.in_flight
         assert update(scheduler, output) == ["a"]
         (piece,) = schedule(scheduler).slices
-        assert (piece.start_position, piece.token_ids, piece.samples) == (4, (TOKEN,), True)
+        assert (piece.start_position, piece.token_ids, piece.num_sampled_rows) == (4, (TOKEN,), 1)
+
+    @pytest.mark.parametrize("tokens", [(8,), (8, 9), (8, 9, 10)])
+    def test_update_keeps_the_drafts_that_proved_right(self, tokens: tuple[int, ...]) -> None:
+        scheduler = create_scheduler()
+        (sequence,) = add(scheduler, "a", num_prompt=4)
+        step(scheduler)
+        output = schedule(scheduler)
+        (piece,) = output.slices
+        drafted = piece._replace(token_ids=(TOKEN, 8, 9), num_sampled_rows=3)
+        assert drafted.is_decode
+        assert scheduler.update(replace(output, slices=(drafted,)), {"a": tokens}) == [sequence]
+        scheduler.check_integrity()
+        assert sequence.output_token_ids == [TOKEN, *tokens]
+        assert sequence.num_computed_tokens == 4 + len(tokens)
+        (piece,) = schedule(scheduler).slices
+        assert (piece.start_position, piece.token_ids) == (4 + len(tokens), tokens[-1:])
+
+    def test_a_sequence_that_ended_meanwhile_keeps_no_draft(self) -> None:
+        scheduler = create_scheduler()
+        (sequence,) = add(scheduler, "a", num_prompt=4)
+        step(scheduler)
+        output = schedule(scheduler)
+        drafted = output.slices[0]._replace(token_ids=(TOKEN, 8, 9), num_sampled_rows=3)
+        assert drafted.num_computed_tokens(0) == 1
+        scheduler.finish("a", FinishReason.ABORT)
+        assert scheduler.update(replace(output, slices=(drafted,)), {"a": (8, 9)}) == []
+        scheduler.check_integrity()
+        assert sequence.output_token_ids == [TOKEN]
+
+    @pytest.mark.parametrize(
+        ("num_tokens", "num_sampled_rows", "is_decode"),
+        [(1, 1, True), (1, 0, False), (5, 1, False), (5, 0, False), (3, 3, True)],
+    )
+    def test_a_slice_decodes_when_every_row_is_sampled(
+        self, num_tokens: int, num_sampled_rows: int, is_decode: bool
+    ) -> None:
+        piece = ScheduledSlice("a", 0, 0, (TOKEN,) * num_tokens, num_sampled_rows)
+        output = SchedulerOutput(micro_batch_id=0, slices=(piece,), slot_ops=())
+        assert piece.is_decode is is_decode
+        assert output.num_decode_tokens == (num_tokens if is_decode else 0)
+        assert output.is_prefill_only is not is_decode
 
     def test_prompt_longer_than_the_budget_runs_in_chunks_and_samples_once(self) -> None:
         scheduler = create_scheduler(max_num_batched_tokens=4)
@@ -103,9 +146,9 @@ class TestSchedule:
         for _ in range(4):
             output = schedule(scheduler)
             (piece,) = output.slices
-            seen.append((piece.start_position, len(piece.token_ids), piece.samples))
+            seen.append((piece.start_position, len(piece.token_ids), piece.num_sampled_rows))
             update(scheduler, output)
-        assert seen == [(0, 4, False), (4, 4, False), (8, 2, True), (10, 1, True)]
+        assert seen == [(0, 4, 0), (4, 4, 0), (8, 2, 1), (10, 1, 1)]
 
     def test_a_request_joins_a_running_batch_at_the_next_step_with_what_the_budget_leaves(
         self,
@@ -268,5 +311,5 @@ class TestFinish:
         failed, neighbour = add(scheduler, "a", "b")
         output = schedule(scheduler)
         scheduler.finish("a", FinishReason.ERROR)
-        assert scheduler.update(output, {"b": TOKEN}) == [neighbour]
+        assert scheduler.update(output, {"b": (TOKEN,)}) == [neighbour]
         assert failed.state is SequenceState.FINISHED

@@ -34,7 +34,7 @@ class TestPromptsSideBySide:
             output = step(scheduler)
             progress.append(scheduled(output)["long"][1])
             for piece in output.slices:
-                if piece.samples:
+                if piece.num_sampled_rows:
                     scheduler.finish(piece.request_id, FinishReason.LENGTH)
         assert progress == [4] * 5
 

@@ -53,7 +53,7 @@ class TestRequeue:
         blamed, flying = add(scheduler, "a", "b")
         step(scheduler)
         output = schedule(scheduler)
-        scheduler.update(output, {"a": TOKEN, "b": TOKEN})
+        scheduler.update(output, {"a": (TOKEN,), "b": (TOKEN,)})
         lost = schedule(scheduler, create_budget(max_num_decodes=1))  # takes a
         schedule(scheduler, create_budget(max_num_decodes=1))  # takes b
         assert scheduler.preempt_all({lost.micro_batch_id}) == [blamed, flying]

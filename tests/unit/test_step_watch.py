@@ -121,18 +121,18 @@ def test_watchers_are_bounded() -> None:
     hub.watch(0)
 
 
-def create_slice(num_tokens: int, *, samples: bool) -> ScheduledSlice:
-    return ScheduledSlice("r", 0, 0, tuple(range(num_tokens)), samples)
+def create_slice(num_tokens: int, *, num_sampled_rows: int) -> ScheduledSlice:
+    return ScheduledSlice("r", 0, 0, tuple(range(num_tokens)), num_sampled_rows)
 
 
 def test_a_record_counts_rows_and_leaves_the_coordinators_serialization_out_of_the_span() -> None:
     output = SchedulerOutput(
         micro_batch_id=9,
         slices=(
-            create_slice(1, samples=True),
-            create_slice(1, samples=True),
-            create_slice(5, samples=True),
-            create_slice(1, samples=False),
+            create_slice(1, num_sampled_rows=1),
+            create_slice(1, num_sampled_rows=1),
+            create_slice(5, num_sampled_rows=1),
+            create_slice(1, num_sampled_rows=0),
         ),
         slot_ops=(),
     )
