@@ -14,7 +14,7 @@ LOCK := $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --no-annotat
 	--no-emit-options --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
 	--no-allow-unsafe --unsafe-package torch --build-deps-for wheel -c constraints.txt pyproject.toml
 
-.PHONY: help install demo test browser test-faults test-docker fuzz check lint format format-check typecheck \
+.PHONY: help install demo test browser test-faults test-docker fuzz docs check lint format format-check typecheck \
 	stub-drift protos lock bench bench-faults clean
 
 help:  ## list the targets
@@ -56,6 +56,11 @@ test-docker: $(INSTALLED)  ## build the images and run every compose file; needs
 fuzz: $(INSTALLED)  ## fuzz what a stage does with a frame, for a minute; ARGS="-max_total_time=600"
 	@$(PIP_INSTALL) -e ".[fuzz]"
 	@$(BIN)/python -m tests.faults.fuzz_frames $(ARGS)
+
+docs: $(INSTALLED)  ## write the tables of docs/ and build the site into build/docs
+	@$(PIP_INSTALL) -e ".[docs]"
+	@$(BIN)/python -m tools.generate_docs
+	@$(BIN)/mkdocs build --strict --quiet
 
 check: lint format-check typecheck stub-drift  ## everything that CI checks besides the tests
 

@@ -43,11 +43,11 @@ class CoordinatorConfig:
     door_tls: TlsFiles | None = None
     """What it shows to clients, over gRPC and HTTP. None: plain text."""
     api_keys_file: Path | None = None
-    """Keys of which clients have to show one."""
+    """File of API keys, made by `coordinator-cli keys new`; clients have to show one of them."""
     api_keys: str | None = field(default=None, repr=False)
     """The same, as text. None of both: clients need no key."""
     max_requests_per_key: int | None = None
-    """Most requests at once with one key; None: no limit of its own."""
+    """Most requests at once with one API key. None: a key has no limit of its own."""
     insecure_bind: bool = False
     """Listen where other machines can reach it even without TLS or keys."""
     max_num_batched_tokens: int | None = None
@@ -57,22 +57,22 @@ class CoordinatorConfig:
     max_model_len: int | None = None
     """Most tokens of one request, prompt and output together."""
     num_micro_batches: int | None = None
-    """Micro-batches in flight; None measures while running how many are best."""
+    """Micro-batches in flight. None: as many as are best, which is measured while running."""
     max_num_waiting: int = 1024
     """Most requests that wait; more are refused."""
     prefix_cache: bool = True
     """Whether requests share the KV of a common prefix, with each other and with later ones."""
     connect_timeout_s: float = 60.0
-    """How long to wait at start until every stage serves."""
+    """Seconds to wait at start until every stage serves."""
     stage_wait_s: float = 60.0
-    """How long requests wait for a lost stage before they fail."""
+    """Seconds that requests wait for a lost stage before they fail."""
     drain_grace_s: float = 30.0
-    """How long running requests may go on after a signal to stop."""
+    """Seconds that running requests may go on after SIGTERM, Ctrl-C, or the end of the terminal."""
     metrics_listen: str | None = None
-    """HOST:PORT that Prometheus scrapes; port 0 takes a free one. None serves no metrics."""
+    """HOST:PORT that Prometheus scrapes; port 0 takes a free one. None: no metrics are served."""
     otlp_endpoint: str | None = None
-    """URL of an OpenTelemetry collector, http:// or https://; None leaves it to the standard
-    OTEL_* environment."""
+    """URL of an OpenTelemetry collector, http:// or https://. None: the standard `OTEL_*`
+    environment decides."""
 
     def __post_init__(self) -> None:
         """Checks every range."""

@@ -80,7 +80,7 @@ class StageConfig:
     model: str
     """Local Hugging Face folder, hub id, path of a `.gguf` file, `demo` or `shape:NAME`."""
     layers: LayerRange
-    """Decoder layers that this stage owns."""
+    """Decoder layers that this stage owns, half-open."""
     listen: ListenAddress = DEFAULT_LISTEN
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:N`; auto takes CUDA when there is a device, or the emulated
@@ -89,9 +89,10 @@ class StageConfig:
     """Of the weights, one of `DTYPE_NAMES`; auto is float16 on CUDA and emulated devices
     and float32 on a CPU."""
     kv_memory_bytes: int | None = None
-    """Size of the KV pool. None: what is left of the device's free memory."""
+    """Size of the KV pool, which is allocated at start. None: 90 % of the free memory of a
+    CUDA device, 1 GiB on a CPU."""
     kv_block_size: int = 16
-    """Tokens in one KV block."""
+    """Tokens in one KV block; equal on all stages."""
     max_num_seqs: int = 256
     """KV slots, and so the most sequences that one micro-batch may carry."""
     max_num_batched_tokens: int = 2048
@@ -121,9 +122,9 @@ class StageConfig:
     drain_grace_s: float = 10.0
     """Seconds that micro-batches in flight get to finish after a stop signal."""
     metrics_listen: ListenAddress | None = None
-    """Where Prometheus scrapes. None serves no metrics."""
+    """Where Prometheus scrapes; port 0 takes a free one. None: no metrics are served."""
     unsafe_fault_hooks: str | None = None
-    """File that tells this stage how to fail, for tests; None: it cannot be told."""
+    """File that tells this stage how to fail, for tests. None: the stage cannot be told."""
     hang_timeout_s: float = 30.0
     """Seconds, and a quarter of one for each token, after which a step counts as hung; after four
     times as long the process ends."""

@@ -1,4 +1,6 @@
-"""Every command and program of the README is run, as it stands there.
+"""Every command and program of the README and of the other documents is run, as it stands there.
+
+One that stands in several of them is run once.
 
 Only addresses differ: free ports on loopback take the place of fixed ones and of the three boxes.
 And a bench repeats once.
@@ -23,9 +25,8 @@ import pytest
 from stagecoach.client import Client, UnauthenticatedError
 from stagecoach.model_files import open_model
 from stagecoach.roofline.layer_split import split_layers
+from tests.documents import ROOT, commands, fenced
 
-ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text()
 READY_S = 900
 """For a command; it only ends what hangs, on a machine that does other things besides."""
 BIN = Path(sys.executable).parent
@@ -33,18 +34,14 @@ BIN = Path(sys.executable).parent
 pytestmark = pytest.mark.timeout(1800)
 
 
-def fenced(language: str) -> list[str]:
-    """The blocks of a language, in order."""
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
-
-
-COMMANDS = [line for block in fenced("sh") for line in block.splitlines() if line]
+COMMANDS = commands()
+DEPLOY = (ROOT / "docs/deploy.md").read_text()
 
 
 def commands_of(*words: str) -> list[str]:
-    """The README's commands that start with these words."""
+    """The documents' commands that start with these words."""
     found = [command for command in COMMANDS if command.split()[: len(words)] == list(words)]
-    assert found, f"the README has no command {' '.join(words)}"
+    assert found, f"no document has a command {' '.join(words)}"
     return found
 
 
@@ -203,7 +200,7 @@ def test_the_chat_answers_what_is_piped_in(coordinator: str, tmp_path: Path) -> 
 
 
 def test_http_answers_as_openai_does(doors: dict[str, str]) -> None:
-    """By the README's request; curl itself need not be here."""
+    """By the documents' request; curl itself need not be here."""
     [command] = commands_of("curl")
     _, url, header, value, data, body = shlex.split(command)
     assert (header, data) == ("-H", "-d")
@@ -222,7 +219,7 @@ def test_the_python_program(coordinator: str) -> None:
 
 
 def test_three_boxes(tmp_path: Path) -> None:
-    """With the README's certificates, keys and variables; only addresses differ."""
+    """With the documents' certificates, keys and variables; only addresses differ."""
     for command in commands_of("coordinator-cli", "certs"):
         output_of(f"{command} --host 127.0.0.1" if "issue" in command else command, cwd=tmp_path)
     [new_key] = commands_of("coordinator-cli", "keys")
@@ -230,7 +227,7 @@ def test_three_boxes(tmp_path: Path) -> None:
     commands = commands_of("stage-server")
     assert len(commands) == 3
     [serve] = commands_of("coordinator-cli", "serve")
-    [door_flags] = re.findall(r"add to `serve` the flags `(.*?)`", README)
+    [door_flags] = re.findall(r"add to `serve` the flags `(.*?)`", DEPLOY)
     door_flags = re.sub(r"0\.0\.0\.0:\d+", "127.0.0.1:0", door_flags)
     with ExitStack() as boxes:
         for index, command in enumerate(commands, start=1):

@@ -10,9 +10,14 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-WITHOUT_HASHES = {"torch", "atheris"}
-"""torch's builds differ by index and machine; atheris has wheels for x86-64 only, and its own
-target."""
+SITE = {
+    *("ghp-import", "markdown", "mergedeep", "mkdocs", "mkdocs-get-deps", "pyyaml-env-tag"),
+    "watchdog",
+}
+"""What `make docs` installs, besides what is there anyway."""
+WITHOUT_HASHES = {"torch", "atheris", *SITE}
+"""torch's builds differ by index and machine; the others belong to targets of their own, and
+atheris has wheels for x86-64 only."""
 PIN = re.compile(r"^([A-Za-z0-9._-]+)==(\S+)(.*)$")
 HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}")
 

@@ -1,0 +1,206 @@
+"""The documents agree with the code, with each other, and with what is on disk."""
+
+import ast
+import re
+from datetime import date
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import typer.main
+import yaml
+
+from coordinator.cli.app import app as coordinator_cli
+from stage_server.process.command import app as stage_server
+from stagecoach.version import __version__
+from tests.documents import (
+    DOCUMENTS,
+    ROOT,
+    anchors,
+    code_words,
+    links,
+    name_of,
+    prose,
+)
+from tools.generate_docs import drift, filled
+
+OF_TODAY = [document for document in DOCUMENTS if document.name != "CHANGELOG.md"]
+"""What a changelog names may be gone."""
+DECISIONS = sorted((ROOT / "docs/decisions").glob("0*.md"))
+SECTIONS = ["Context", "Decision", "Tried and lost", "Measured"]
+TOP = ("benchmarks", "coordinator", "docker", "docs", "examples", "protos", "requirements",
+       "stage_server", "stagecoach", "tests", "tools", ".ci", ".github")  # fmt: skip
+"""Folders that a document may name something in."""
+PATH = re.compile(rf"({'|'.join(map(re.escape, TOP))})(/[\w.*-]+)*/?")
+MODULE = re.compile(r"(benchmarks|coordinator|stage_server|stagecoach|tests|tools)(\.\w+)+")
+
+
+def named_paths(text: list[str]) -> set[str]:
+    """Words that name a file or folder of this repository."""
+    return {word for word in text if PATH.fullmatch(word) and "/" in word}
+
+
+def exists(path: str) -> bool:
+    return any(ROOT.glob(path.rstrip("/")))
+
+
+def is_module_or_in_one(name: str) -> bool:
+    """True for a module or package, and for a name that one defines, or that the contract has."""
+    parts = name.split(".")
+    if parts[:2] == ["stagecoach", "v1"]:
+        protos = "".join(path.read_text() for path in ROOT.glob("protos/stagecoach/v1/*.proto"))
+        return all(re.search(rf"\b{part}\b", protos) for part in parts[2:])
+    for path in (ROOT.joinpath(*parts), ROOT.joinpath(*parts).with_suffix(".py")):
+        if path.exists():
+            return True
+    module = ROOT.joinpath(*parts[:-1])
+    source = module / "__init__.py" if module.is_dir() else module.with_suffix(".py")
+    if not source.exists():
+        return False
+    return re.search(rf"\b{parts[-1]}\b", source.read_text()) is not None
+
+
+def flags_of(group: object) -> set[str]:
+    """Every flag of a command, or of the commands of a group."""
+    found = set()
+    for parameter in getattr(group, "params", ()):
+        found |= {*parameter.opts, *parameter.secondary_opts}
+    for command in getattr(group, "commands", {}).values():
+        found |= flags_of(command)
+    return found
+
+
+def flags_of_scripts() -> set[str]:
+    """What benchmarks and tools take: every flag that their sources spell."""
+    sources = [*(ROOT / "benchmarks").iterdir(), *(ROOT / "tools").glob("*.py")]
+    text = "\n".join(path.read_text() for path in sources if path.suffix in (".py", ".sh"))
+    return set(re.findall(r"--[a-z][a-z0-9-]+", text))
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 170
+
+
+def test_the_generated_tables_are_what_the_code_gives() -> None:
+    assert drift() == [], "`make docs` writes them"
+
+
+def test_a_table_that_differs_is_seen() -> None:
+    page = "<!-- begin generated: up -->\n\nold\n\n<!-- end generated: up -->\n"
+    assert filled(page, {"up": "new\n"}) == page.replace("old", "new")
+    with pytest.raises(KeyError):
+        filled(page, {})
+
+
+def test_links_between_documents_resolve() -> None:
+    broken = []
+    for link in links():
+        if link.target.startswith(("https://", "http://")):
+            continue
+        path, _, anchor = link.target.partition("#")
+        target = (link.document.parent / path).resolve() if path else link.document
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            broken.append(str(link))
+    assert broken == []
+
+
+def test_pages_of_the_site_link_to_nothing_outside_of_it() -> None:
+    site = ROOT / "docs"
+    outside = [
+        str(link)
+        for link in links()
+        if site in link.document.parents
+        and not link.target.startswith("https://")
+        and site not in (link.document.parent / link.target).resolve().parents
+    ]
+    assert outside == []
+
+
+@pytest.mark.parametrize("document", OF_TODAY, ids=name_of)
+def test_paths_and_modules_that_a_document_names_are_there(document: Path) -> None:
+    words = [word.lstrip("('\"").rstrip(")'\":;.") for word in code_words(document)]
+    missing = {path for path in named_paths(words) if not exists(path)}
+    missing |= {word for word in words if MODULE.fullmatch(word) and not is_module_or_in_one(word)}
+    assert missing == set()
+
+
+@pytest.mark.parametrize("document", OF_TODAY, ids=name_of)
+def test_targets_of_make_that_a_document_names_are_there(document: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    named = re.findall(r"`make ([a-z-]+)", document.read_text())
+    assert set(named) <= targets
+
+
+@pytest.mark.parametrize("document", OF_TODAY, ids=name_of)
+def test_flags_that_a_document_names_are_there(document: Path) -> None:
+    known = flags_of_scripts()
+    for app in (coordinator_cli, stage_server):
+        known |= flags_of(typer.main.get_command(app))
+    named = {word.partition("=")[0] for word in code_words(document) if word.startswith("--")}
+    assert {word for word in named if re.fullmatch("--[a-z][a-z0-9-]+", word)} - known == set()
+
+
+@pytest.mark.parametrize("page", DECISIONS, ids=lambda page: page.stem)
+def test_a_decision_says_when_why_and_what(page: Path) -> None:
+    lines = page.read_text().splitlines()
+    assert re.fullmatch("# .*[^.]", lines[0])
+    assert date.fromisoformat(lines[2].removeprefix("Date: ")) >= date(2026, 11, 22)
+    sections = [line.removeprefix("## ") for line in lines if line.startswith("## ")]
+    assert sections == [name for name in SECTIONS if name in sections]
+    assert {"Context", "Decision"} <= set(sections)
+
+
+def test_decisions_are_numbered_without_gaps_and_in_the_order_of_their_dates() -> None:
+    assert [int(page.name[:4]) for page in DECISIONS] == list(range(1, len(DECISIONS) + 1))
+    dates = [page.read_text().splitlines()[2] for page in DECISIONS]
+    assert dates == sorted(dates)
+
+
+def test_the_glossary_is_in_order() -> None:
+    rows = (ROOT / "docs/glossary.md").read_text().splitlines()
+    words = [row.split("|")[1].strip() for row in rows if row.startswith("| ")][2:]
+    assert len(words) >= 20
+    assert all(before < after for before, after in pairwise(words))
+
+
+def test_every_page_is_on_the_site_and_in_the_readme() -> None:
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")}
+    listed = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
+    assert {entry for entry in listed if isinstance(entry, str)} == pages
+    readme = prose(ROOT / "README.md")
+    assert [name for name in pages - {"index.md"} if f"(docs/{name})" not in readme] == []
+
+
+def test_the_newest_entry_of_the_changelog_is_this_version() -> None:
+    entries = re.findall(
+        r"^## \[(.+?)\](?: - (.+))?$", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE
+    )
+    version, day = next(entry for entry in entries if entry[0] != "Unreleased")
+    assert version == __version__
+    assert date.fromisoformat(day)
+
+
+def test_hosted_checks_run_what_one_runs_at_a_desk() -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yaml").read_text())
+    assert ".ci/run" in [step.get("run") for step in workflow["jobs"]["test"]["steps"]]
+
+
+def test_issue_forms_are_whole() -> None:
+    forms = sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml"))
+    assert {"config.yml"} < {form.name for form in forms}
+    for form in forms:
+        content = yaml.safe_load(form.read_text())
+        if form.name != "config.yml":
+            assert {"name", "description", "body"} <= content.keys()
+            assert all(field["type"] == "markdown" or field["id"] for field in content["body"])
+
+
+def test_the_site_is_not_needed_to_test() -> None:
+    imports = {
+        alias.name.partition(".")[0]
+        for path in (ROOT / "tests").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
+    assert "mkdocs" not in imports

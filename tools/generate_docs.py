@@ -1,0 +1,248 @@
+"""Writes the tables of `docs/` that follow from the code; run by `make docs`.
+
+A table stands between `<!-- begin generated: NAME -->` and the line that ends it. What a flag means
+is said by the docstring of the configuration's field that it sets, else by its help. What a room is
+for is said by the first sentence of its docstring. With `--check` nothing is written; the exit code
+says whether every table is what the code gives.
+"""
+
+import argparse
+import ast
+import importlib
+import inspect
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import typer.main
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
+
+from coordinator.cli.app import app as coordinator_cli
+from coordinator.config import CoordinatorConfig
+from stage_server.core.config import StageConfig
+from stage_server.process.command import app as stage_server
+
+Parameter = TyperOption | TyperArgument
+
+
+class Field(NamedTuple):
+    """What a field of a configuration means to whoever sets its flag."""
+
+    meaning: str
+    of_none: str
+    """What holds when it is not given; empty where its default says so."""
+
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+PACKAGES = ("stagecoach", "coordinator", "stage_server")
+NOT_LISTED = ("install_completion", "show_completion")
+"""Flags that every command of typer has."""
+WITH_TABLES_OF_THEIR_OWN = ("serve", "up")
+_REGION = re.compile(
+    r"(<!-- begin generated: ([a-z-]+) -->\n).*?(<!-- end generated: \2 -->)", re.DOTALL
+)
+
+
+def tables() -> dict[str, str]:
+    """Every generated table by its name, in Markdown."""
+    commands = _commands(typer.main.get_command(coordinator_cli))
+    return {
+        "rooms": _rooms(),
+        "stage-server": _flags(
+            _commands(typer.main.get_command(stage_server))[""],
+            prefix="STAGECOACH",
+            fields=_fields(StageConfig),
+        ),
+        "serve": _flags(commands["serve"], prefix="STAGECOACH", fields=_fields(CoordinatorConfig)),
+        "up": _flags(commands["up"], prefix=None, fields={}),
+        "commands": "\n".join(
+            f"### coordinator-cli {name}\n\n{_first_sentence(command.help or '')}\n\n"
+            + _flags(command, prefix=None, fields={})
+            for name, command in commands.items()
+            if name not in WITH_TABLES_OF_THEIR_OWN
+        ),
+        "decisions": _decisions(),
+    }
+
+
+def filled(page: str, contents: Mapping[str, str]) -> str:
+    """A page with its tables as the code gives them.
+
+    Raises:
+        KeyError: The page asks for a table that there is not.
+    """
+    return _REGION.sub(lambda found: f"{found[1]}\n{contents[found[2]]}\n{found[3]}", page)
+
+
+def drift() -> list[str]:
+    """Names the pages whose tables are not what the code gives."""
+    contents = tables()
+    return [
+        str(path.relative_to(ROOT))
+        for path in sorted(DOCS.rglob("*.md"))
+        if path.read_text() != filled(path.read_text(), contents)
+    ]
+
+
+def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    lines = [header, ("---",) * len(header), *rows]
+    return "".join(f"| {' | '.join(map(_cell, line))} |\n" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", r"\|")
+
+
+def _commands(group: object, words: str = "") -> dict[str, TyperCommand]:
+    """The commands of a group and of the groups in it, by what one types."""
+    if isinstance(group, TyperCommand):
+        return {words: group}
+    assert isinstance(group, TyperGroup), "typer makes commands and groups of them"
+    found: dict[str, TyperCommand] = {}
+    for name, command in group.commands.items():
+        found |= _commands(command, f"{words} {name}".strip())
+    return found
+
+
+def _flags(command: TyperCommand, *, prefix: str | None, fields: Mapping[str, Field]) -> str:
+    """The table of a command's arguments and flags.
+
+    Args:
+        command: The command.
+        prefix: Of the environment variables that set its flags; None where each names its own.
+        fields: Those of its configuration.
+    """
+    rows = []
+    for parameter in command.params:
+        assert isinstance(parameter, TyperOption | TyperArgument), "typer makes nothing else"
+        name = str(parameter.name)
+        if name.startswith("_") or name in NOT_LISTED:
+            continue
+        field = next((fields[n] for n in (name, f"{name}_bytes", f"{name}s") if n in fields), None)
+        meaning, of_help = _split(parameter.help or "", "Default: ")
+        if field is not None:
+            meaning = field.meaning
+        default = _default(parameter) or (field and field.of_none) or of_help
+        variable = () if prefix is None else (_variable(parameter, prefix),)
+        rows.append((_spelling(parameter), *variable, default, meaning))
+    header = ("flag", "default", "meaning")
+    return _table(header if prefix is None else (header[0], "variable", *header[1:]), rows)
+
+
+def _spelling(parameter: Parameter) -> str:
+    if isinstance(parameter, TyperArgument):
+        return f"`{parameter.metavar or str(parameter.name).upper()}`"
+    names = ", ".join(f"`{name}`" for name in (*parameter.opts, *parameter.secondary_opts))
+    return f"{names} `{parameter.metavar}`" if parameter.metavar else names
+
+
+def _variable(parameter: Parameter, prefix: str | None) -> str:
+    """The environment variable that sets a parameter; empty for none."""
+    if isinstance(parameter.envvar, str):
+        return f"`{parameter.envvar}`"
+    takes_one = isinstance(parameter, TyperOption) and parameter.allow_from_autoenv
+    return f"`{prefix}_{parameter.name}`".upper() if prefix and takes_one else ""
+
+
+def _default(parameter: Parameter) -> str:
+    if parameter.required:
+        return "required"
+    default = parameter.default
+    if default is False or default is None or default == ():
+        return ""
+    return "on" if default is True else f"`{default}`"
+
+
+def _fields(configuration: type) -> dict[str, Field]:
+    """What a configuration says under each of its fields.
+
+    Names of tuples of choices are replaced by the choices.
+    """
+    module = importlib.import_module(configuration.__module__)
+    tree = ast.parse(inspect.getsource(configuration))
+    [body] = [node.body for node in tree.body if isinstance(node, ast.ClassDef)]
+    fields = {}
+    for field, after in pairwise(body):
+        if (
+            isinstance(field, ast.AnnAssign)
+            and isinstance(field.target, ast.Name)
+            and isinstance(after, ast.Expr)
+            and isinstance(after.value, ast.Constant)
+        ):
+            text = re.sub(
+                "`([A-Z_]+)`",
+                lambda found: ", ".join(f"`{choice}`" for choice in vars(module)[found[1]]),
+                " ".join(str(after.value.value).split()),
+            )
+            meaning, of_none = _split(text, "None: ")
+            is_none = isinstance(field.value, ast.Constant) and field.value.value is None
+            fields[field.target.id] = Field(meaning, of_none if is_none else "")
+    return fields
+
+
+def _split(text: str, opening: str) -> tuple[str, str]:
+    """Parts a text from the rest that opens with a word; that rest has no full stop."""
+    meaning, _, rest = text.partition(opening)
+    return meaning.strip(), rest.removesuffix(".")
+
+
+def _rooms() -> str:
+    """The table of packages, and of the modules that lie flat beside them."""
+    rows = []
+    for path in _room_files():
+        docstring = ast.get_docstring(ast.parse(path.read_text()))
+        if docstring is None:
+            raise ValueError(f"{path} does not say what it is for")
+        name = path.parent if path.name == "__init__.py" else path
+        rows.append((f"`{name.relative_to(ROOT)}`", _first_sentence(docstring)))
+    return _table(("room", "duty"), rows)
+
+
+def _room_files() -> Iterator[Path]:
+    """What says what a room is for: packages with those in them, then modules beside them."""
+    for package in PACKAGES:
+        folder = ROOT / package
+        yield from sorted(folder.rglob("__init__.py"), key=lambda path: path.parent)
+        for path in sorted(folder.glob("*.py")):
+            if not path.name.startswith("__"):
+                yield path
+
+
+def _first_sentence(text: str) -> str:
+    """The first paragraph of a docstring, on one line and without its full stop."""
+    return " ".join(text.partition("\n\n")[0].split()).removesuffix(".")
+
+
+def _decisions() -> str:
+    rows = []
+    for path in sorted(DOCS.glob("decisions/0*.md")):
+        lines = path.read_text().splitlines()
+        title, date = lines[0].removeprefix("# "), lines[2].removeprefix("Date: ")
+        rows.append((path.name[:4], f"[{title}]({path.name})", date))
+    return _table(("number", "decision", "date"), rows)
+
+
+def main() -> int:
+    """Writes the tables; with `--check` says which pages would change."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 on a change")
+    check = parser.parse_args().check
+    pages = drift()
+    if check:
+        for page in pages:
+            print(f"{page} is not what the code gives: make docs writes it", file=sys.stderr)
+        return 1 if pages else 0
+    contents = tables()
+    for page in pages:
+        path = ROOT / page
+        path.write_text(filled(path.read_text(), contents))
+        print(f"wrote {page}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
