@@ -1,7 +1,7 @@
-"""What the peer said of the end of a call, which grpc.aio may replace by words of its own.
+"""The peer's own status at the end of a call, which grpc.aio may replace by another.
 
-A write fails when the peer has just ended the call. grpc.aio then gives the call an ending of its
-own, before or after that of the peer, and the last one stays.
+A write fails when the peer has just ended the call. grpc.aio then makes a status of its own, before
+or after the peer's status arrives, and keeps the later one of the two.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
-"""What the kernel knows of a channel's connection: which bytes still move, whatever gRPC waits for.
+"""Reads from the kernel which bytes of a channel's connection still move.
 
-gRPC shows no socket. That of a channel is told from all others of this process by its TCP user
-timeout, which gRPC sets to the keepalive timeout of the channel (gRFC A18): each channel that is to
-be found gets one of its own. Linux only.
+gRPC shows no socket. gRPC sets the TCP user timeout of a socket to the keepalive timeout of its
+channel (gRFC A18), so each channel gets a keepalive timeout of its own, and its socket is found by
+that number among all sockets of this process. Linux only.
 """
 
 import array

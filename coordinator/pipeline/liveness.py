@@ -5,9 +5,10 @@ Three clocks run, all of them only while this process runs itself:
 - silent: nothing comes from the stage. gRPC pings a link on which nothing comes, so a process that
   lives says something every few seconds;
 - late: the micro-batch whose turn it is has no answer.
-Bytes that move turn the last two back, since pings and answers wait behind them. For a process that
-stands still they soon stop: its kernel acknowledges no more than fits into its buffers, and for a
-micro-batch no more than its own bytes count. Pure; the link brings clock and socket.
+Bytes that move turn the last two clocks back, since pings and answers wait behind those bytes. A
+process that stands still cannot turn them back for long: its kernel acknowledges no more than fits
+into its buffers, and for a micro-batch no more than its own bytes count. Pure; the link brings
+clock and socket.
 """
 
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""One server of a stage: its link, what it said of itself, and whether it is in use."""
+"""One server of a stage: its link, its `StageInfo`, and whether a pipeline uses it."""
 
 import asyncio
 from collections.abc import Sequence

@@ -1,8 +1,9 @@
 """All servers of all stages: keeps each connected, and forms pipelines of those that are.
 
-A stage may have several servers, which are replicas of each other. A pipeline takes one of every
-stage; so there are as many as the stage with the fewest servers has, and the rest is to spare. When
-a server is lost, its pipeline ends, and what is left of it goes into the next ones.
+A stage may have several servers, which are replicas of each other. A pipeline takes one server of
+every stage, so there are as many pipelines as the stage with the fewest servers has servers; the
+other servers are spare. When a server is lost, its pipeline ends, and the remaining servers of that
+pipeline are free for the next one.
 """
 
 import asyncio

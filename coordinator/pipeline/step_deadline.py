@@ -1,7 +1,7 @@
-"""How long a stage may take for a micro-batch: by its size, and by what the stage took so far.
+"""How long a stage may take for a micro-batch: learned from its size and the stage's past times.
 
-A limit that fits every stage would be far too long for most: one that answers in 30 ms shall not be
-waited for half a minute. Pure; the link brings the clock.
+One limit for all stages would be far too long for most of them: a stage that answers in 30 ms is
+lost long before half a minute has passed. Pure; the link brings the clock.
 """
 
 import math
@@ -20,13 +20,13 @@ class StepTimeouts:
     """Bounds of what a stage may take for one micro-batch."""
 
     ceiling_s: float = 30.0
-    """At any number of tokens, for a stage of which nothing is known."""
+    """Limit for a stage of which nothing is known, at any number of tokens."""
     ceiling_per_token_s: float = 0.25
-    """Added to that for every token."""
+    """Added to the ceiling for every token."""
     floor_s: float = 5.0
-    """Never less than this beyond what was measured: what a busy box may hold a process up."""
+    """Slack above the measured time, for a process that a busy box does not run."""
     factor: float = 10.0
-    """Times the slowest that was measured of that size."""
+    """Multiple of the slowest measured time of that size."""
 
 
 class StepDeadline:

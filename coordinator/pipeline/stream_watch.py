@@ -1,6 +1,6 @@
-"""What one stream was sent and is not answered, and when its stage counts as dead.
+"""The unanswered micro-batches of one stream, and when its stage counts as dead.
 
-A stage runs one micro-batch after the other, so only the first of those it has not answered can be
+A stage runs one micro-batch after the other, so only the first unanswered micro-batch can be
 late. Pure; the link brings the clock and the looks at the connection.
 """
 

@@ -1,7 +1,7 @@
 """Do these servers hold the same weights? Pure.
 
-Models of one shape share a fingerprint. What tells them apart are digests of the parts that a
-server has files of, which need not be those of its own layers alone.
+Models of one shape share a fingerprint. Digests of their parts tell them apart. A server has the
+digest of each part whose files lie on its box, also of layers that are not its own.
 """
 
 from collections.abc import Collection, Mapping, Sequence

@@ -1,14 +1,31 @@
 """How many micro-batches are in flight: guessed from measured times, confirmed by measured rates.
 
-More than one keep more stages busy, but each of them reads the weights again, and stages that share
-cores only get into each other's way. Which of it dominates cannot be known beforehand.
+Several micro-batches in flight keep more stages busy. But each of them reads the weights again, and
+stages that share cores get into each other's way. Nobody knows beforehand which effect dominates.
 
-A guess comes from the times of micro-batches (`StepTimes`): with several in flight a round takes
-as long as one takes through all stages, or as the slowest stage takes for all, whichever is longer.
-Trials then compare the rates that are really reached, and correct the guess by what it was wrong
-by. One at a time is always compared with, so nothing worse stays for long. Trials are short, end
-at once when clearly worse, and each failure makes the next one rarer. What they found is kept for
-each size of load, since load comes in bursts, and each would begin with the trials of the last.
+A guess comes from the times of micro-batches (`StepTimes`): a round takes the longer of one
+micro-batch through all stages, and all micro-batches through the slowest stage. Trials measure the
+rate that another depth really reaches, and scale its guess by measured over guessed gain (`trust`).
+Depth 1 is always among the candidates, so a depth that is worse than 1 does not stay for long.
+
+         new load: the depth with the best guess
+        +----------------------------------------+
+        |                                        v
+    +---------------------+  window full,    +--------------------------+
+    | SETTLED at depth d  |  pause over,     | TRIAL of depth t         |
+    | measures rate(d)    |  a candidate t   | measures rate(t)         |
+    | over windows        | ---------------> | over one window,         |
+    |                     |                  | or one hopeless round    |
+    +---------------------+                  +--------------------------+
+        ^                                        |
+        +--- load moved: no verdict, stay at d --+
+        +--- rate(t) worse: verdict on t, stay --+
+        +--- rate(t) better: verdict on d, d = t +
+
+A new load ends a trial too, and so does a pipeline that runs empty. A depth with a verdict is not
+tried for a while, and each further failure doubles that time. Trust and verdicts are kept for each
+size of load: load comes in bursts, and without them each burst would begin with the trials of the
+last.
 """
 
 from dataclasses import dataclass
@@ -23,17 +40,17 @@ MIN_GAIN = 1.01
 
 _WINDOW_ROUNDS = 4
 _WINDOW_NS = 50_000_000
-"""A rate is measured over at least so many rounds, and so long."""
+"""A rate is measured over at least this many rounds and at least this time."""
 
 _HOPELESS = 0.8
-"""A trial that after one round is at less than this share of the rate before it ends at once."""
+"""A trial ends at once when its rate after one round is less than this share of the base rate."""
 
 _PAUSE = 64
-"""From the start of a trial, none follows for so many windows; unless it succeeds, was the first
-to compare with one at a time, or told what makes another depth promising."""
+"""Windows between the starts of two trials. The next trial starts at once after a success, after
+the first comparison with depth 1, and when a result makes another depth look better."""
 
 _VERDICT = 64
-"""A depth that failed is left alone for so many windows; each further failure doubles it."""
+"""Windows for which a depth that failed is not tried; each further failure doubles them."""
 
 _MAX_DOUBLINGS = 8
 
@@ -46,7 +63,7 @@ class _Arm:
     """What is known of one depth."""
 
     trust: float = 1.0
-    """Measured over guessed gain against one at a time."""
+    """Measured over guessed gain, against depth 1."""
     verdict_until_ns: int = 0
     """Until then it is not tried."""
     num_failures: int = 0
@@ -58,7 +75,7 @@ class _Trial:
 
     window: RateWindow
     base: RateWindow
-    """The last one at the current depth."""
+    """The last window at the current depth."""
     load: Load
 
 
@@ -69,7 +86,7 @@ class DepthChooser:
         num_stages: Stages of the pipeline.
         max_depth: Most micro-batches in flight.
         max_num_batched_tokens: Tokens in one micro-batch.
-        times: What was measured; kept up to date by the owner.
+        times: Measured times of micro-batches; the owner keeps them up to date.
     """
 
     def __init__(

@@ -1,7 +1,8 @@
 """How long micro-batches of any size take, learned from those that came back.
 
-No formula of the hardware: a curve through what was measured lately, a point for every half
-doubling of the number of tokens. It follows whatever sets the time, be it weights, KV or FLOPs.
+The times are a curve through the latest measurements, with a point for every half doubling of the
+number of tokens. No formula of the hardware stands behind it, so the curve follows whatever sets
+the time: weights, KV or FLOPs.
 """
 
 import math
@@ -109,10 +110,11 @@ class StepTimes:
         return int(below.num_tokens * slowest_ns / max(1.0, below.time.slowest_ns))
 
     def prefill_weight(self, num_decodes: int) -> float:
-        """What one more token in a micro-batch costs, in tokens of a decode of `num_decodes`.
+        """Returns the cost of a prefill token, as a share of a decoded token's at this batch size.
 
-        Below one where reading weights dominates, because decodes share that cost. Above zero,
-        though a measured curve may fall: a micro-batch of prompts alone gets something done too.
+        The share is below one where reading weights dominates, because decodes share that cost. It
+        is above zero even where a measured curve falls: a micro-batch of prompts alone gets
+        something done too.
         """
         smallest, largest = self._points[0], self._points[-1]
         if num_decodes == 0 or largest is smallest:

@@ -1,7 +1,7 @@
 """Draws by noise: which few tokens of a row a sampler may choose.
 
-The last stage adds the noise because it has the whole row; what it answers with is a few tokens
-instead. `stagecoach.v1.LogitsRequest` specifies the noise to the bit, in unsigned arithmetic.
+The last stage adds the noise because it has the whole row; it answers with a few tokens in place
+of the row. `stagecoach.v1.LogitsRequest` specifies the noise to the bit, in unsigned arithmetic.
 torch's integers of 64 bits are signed: they wrap alike, and shifts are masked.
 """
 

@@ -1,8 +1,8 @@
 """How many CPU threads a stage computes with, and how its idle ones wait.
 
-Several stages often share one machine, and only one of them is busy at a time. OpenMP threads spin
-for milliseconds after each parallel region by default, which takes the cores from the busy stage,
-so idle threads soon sleep unless the user says otherwise.
+Several stages often share one machine, and only one of them is busy at a time. By default, OpenMP
+threads spin for milliseconds after each parallel region, and take the cores from the busy stage.
+Here idle threads soon sleep, unless the user says otherwise.
 """
 
 import math

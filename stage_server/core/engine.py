@@ -1,4 +1,4 @@
-"""What the server needs of the thing that computes. Owned by the server, implemented elsewhere."""
+"""The interface between a stage server and its engine. The server owns it; engines implement it."""
 
 from typing import Protocol
 

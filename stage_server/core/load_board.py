@@ -1,4 +1,4 @@
-"""Where the model thread writes how far the loading is, for the event loop to read."""
+"""The progress of loading: the model thread writes it, the event loop reads it."""
 
 from collections.abc import Callable
 

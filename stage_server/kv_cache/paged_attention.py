@@ -80,7 +80,7 @@ class PagedAttention:
         values.rows.index_copy_(0, self._write_index, value)
         if len(self._decodes) == 1 and not self._chunks:  # all rows, in order
             return self._decodes[0].attend(query, keys, values, scaling, sliding_window, softcap)
-        output = torch.empty_like(query)
+        output = torch.empty_like(query)  # [num_tokens, num_heads, head_dim]
         for group in self._decodes:
             output[group.rows] = group.attend(
                 query[group.rows], keys, values, scaling, sliding_window, softcap
@@ -135,11 +135,11 @@ class _DecodeGroup:
     ) -> torch.Tensor:
         num_seqs, num_heads, head_dim = query.shape
         num_kv_heads = keys.rows.shape[1]
-        output = _attention(
+        output = _attention(  # [num_seqs, num_kv_heads, num_groups, head_dim]
             query.view(num_seqs, num_kv_heads, num_heads // num_kv_heads, head_dim),
-            self._gather(keys),
+            self._gather(keys),  # [num_seqs, num_kv_heads, max_length, head_dim]
             self._gather(values),
-            self._mask(sliding_window),
+            self._mask(sliding_window),  # [num_seqs, 1, 1, max_length]
             scaling,
             softcap,
         )
@@ -148,9 +148,11 @@ class _DecodeGroup:
     def _gather(self, cache: KvViews) -> torch.Tensor:
         """`[num_seqs, num_kv_heads, max_length, head_dim]`."""
         if self._place is not None:
-            return cache.heads.narrow(2, self._place.start, self._max_length)
+            return cache.heads.narrow(2, self._place.start, self._max_length)  # a view
         num_seqs = len(self._padded_tables)
+        # [num_seqs * num_blocks, block_size, num_kv_heads, head_dim]
         gathered = cache.blocks.index_select(0, self._padded_tables.view(-1))
+        # [num_seqs, num_blocks * block_size, num_kv_heads, head_dim]
         gathered = gathered.view(num_seqs, -1, *cache.rows.shape[1:])
         return gathered[:, : self._max_length].transpose(1, 2)
 
@@ -172,9 +174,9 @@ class _DecodeGroup:
         in_window = sliding_window is None or sliding_window >= self._max_length
         if in_window and min(self._lengths) == self._max_length:
             return None
-        positions = torch.arange(self._max_length, device=self._device)
-        lengths = torch.tensor(self._lengths, device=self._device)[:, None]
-        mask = positions < lengths
+        positions = torch.arange(self._max_length, device=self._device)  # [max_length]
+        lengths = torch.tensor(self._lengths, device=self._device)[:, None]  # [num_seqs, 1]
+        mask = positions < lengths  # [num_seqs, max_length]
         if sliding_window is not None:
             mask &= positions >= lengths - sliding_window
         return mask[:, None, None]
@@ -210,9 +212,9 @@ class _Chunk:
         num_kv_heads = key.shape[1]
         in_window = sliding_window is None or sliding_window >= self._end
         plainly_causal = self._start == 0 and in_window and softcap is None
-        output = _attention(
+        output = _attention(  # [num_kv_heads, num_groups, num_tokens, head_dim]
             query.transpose(0, 1).view(num_kv_heads, -1, num_tokens, head_dim),
-            _expand_heads(key, num_heads),
+            _expand_heads(key, num_heads),  # [num_kv_heads, num_groups, end_position, head_dim]
             _expand_heads(value, num_heads),
             None if plainly_causal else self._mask(None if in_window else sliding_window),
             scaling,
@@ -230,9 +232,10 @@ class _Chunk:
     def _mask(self, sliding_window: int | None) -> torch.Tensor:
         """`[num_tokens, end_position]`, True where attended."""
         if sliding_window not in self._masks:
+            # [num_tokens, 1] and [end_position].
             queries = torch.arange(self._start, self._end, device=self._device)[:, None]
             positions = torch.arange(self._end, device=self._device)
-            mask = positions <= queries
+            mask = positions <= queries  # [num_tokens, end_position]
             if sliding_window is not None:
                 mask &= positions > queries - sliding_window
             self._masks[sliding_window] = mask
@@ -297,7 +300,7 @@ def _attention(
         return F.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, scale=scaling, is_causal=is_causal
         )
-    scores = torch.matmul(query, key.transpose(-1, -2)) * scaling
+    scores = torch.matmul(query, key.transpose(-1, -2)) * scaling  # [..., queries, positions]
     scores = torch.tanh(scores / softcap) * softcap
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))

@@ -98,6 +98,7 @@ class LeanLayers:
     ) -> torch.Tensor:
         """Runs all layers; see `Layers.forward`."""
         rows = self._rotary.at(hidden, positions, num_positions)[0]
+        # Both [num_tokens, 1, head_dim].
         cos, swapped_sin = rows.cos.unsqueeze(1), rows.swapped_sin.unsqueeze(1)
         for layer in self._layers:
             hidden = layer(hidden, cos, swapped_sin, attention)
@@ -149,9 +150,9 @@ class _LeanLayer(nn.Module):
         head_norm = None
         if "self_attn.q_norm.weight" in tensors:
             # One row a head: first the queries', then the keys'.
-            query = vector("self_attn.q_norm").expand(self._num_heads, -1)
+            query = vector("self_attn.q_norm").expand(self._num_heads, -1)  # [num_heads, head_dim]
             key = vector("self_attn.k_norm").expand(traits.num_kv_heads, -1)
-            head_norm = torch.cat((query, key))
+            head_norm = torch.cat((query, key))  # [num_heads + num_kv_heads, head_dim]
         self.register_buffer("_head_norm", head_norm)
 
     def forward(
@@ -163,23 +164,25 @@ class _LeanLayer(nn.Module):
     ) -> torch.Tensor:
         """`[num_tokens, hidden_size]` -> the same; `[num_tokens, 1, head_dim]` of the rotary."""
         traits = self._traits
+        # [num_tokens, num_heads + 2 * num_kv_heads, head_dim]: queries, keys, values.
         heads = self._qkv(self._attention_norm(hidden)).view(hidden.shape[0], -1, traits.head_dim)
-        rotated = heads[:, : self._num_rotated]
+        rotated = heads[:, : self._num_rotated]  # [num_tokens, num_heads + num_kv_heads, head_dim]
         if self._head_norm is not None:
             rotated = functional.rms_norm(rotated, (traits.head_dim,), None, self._eps)
             rotated = rotated * self._head_norm
         rotated = torch.addcmul(rotated * cos, rotated.roll(traits.head_dim // 2, -1), swapped_sin)
-        attended = attention.attend(
+        attended = attention.attend(  # [num_tokens, num_heads, head_dim]
             self._index,
-            rotated[:, : self._num_heads],
-            rotated[:, self._num_heads :],
-            heads[:, self._num_rotated :],
+            rotated[:, : self._num_heads],  # queries [num_tokens, num_heads, head_dim]
+            rotated[:, self._num_heads :],  # keys [num_tokens, num_kv_heads, head_dim]
+            heads[:, self._num_rotated :],  # values, as the keys
             scaling=traits.scaling,
             sliding_window=traits.sliding_window,
             softcap=None,
         )
-        attended = self._output(attended.reshape(hidden.shape[0], -1))
+        attended = self._output(attended.reshape(hidden.shape[0], -1))  # [num_tokens, hidden_size]
         hidden = torch.add(hidden, attended, alpha=self._residual_scale)
+        # Both [num_tokens, intermediate_size].
         gate, up = self._gate_up(self._mlp_norm(hidden)).chunk(2, dim=-1)
         return torch.add(
             hidden, self._down(functional.silu(gate).mul_(up)), alpha=self._residual_scale

@@ -1,7 +1,7 @@
-"""From tensors in files to tensors on a device, never more than a few rows at a time in between.
+"""Loads tensors from files onto a device, a few rows at a time.
 
-Converting whole tensors would need room for a second copy of the largest, which for a stage of one
-layer and a head is more than the stage itself.
+Converting a whole tensor would need memory for a second copy of it. For a stage of one layer and a
+head, a copy of the head is more than the stage itself.
 """
 
 import math

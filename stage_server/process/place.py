@@ -1,4 +1,4 @@
-"""Which layers a stage server owns, as its operator names them."""
+"""Finds the layers that a stage server owns, from the flags of its operator."""
 
 import re
 

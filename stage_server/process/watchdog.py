@@ -1,7 +1,7 @@
 """Notices that the model thread hangs, or that its device is lost.
 
-gRPC's own threads answer pings and health while a kernel never returns, so nobody else would. Time
-that this process did not run, stopped or starved, does not count.
+While a kernel of the device never returns, gRPC's own threads still answer pings and health, so
+nothing else would notice. Time in which this process was stopped or starved does not count.
 """
 
 import asyncio

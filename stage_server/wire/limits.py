@@ -1,4 +1,4 @@
-"""How large the messages of one stage may be, both ways: computed from what it serves.
+"""The largest messages of one stage, in both directions, computed from what the stage serves.
 
 A request carries at most one micro-batch of hidden states, and a response one micro-batch of
 hidden states or the logits of one. Logits could be large without end (rows x vocabulary x 4

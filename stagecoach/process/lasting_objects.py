@@ -5,17 +5,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _YOUNG_ONLY = (2000, 1_000_000, 1_000_000)
-"""What is young is looked at, so that memory does not grow; what survived that is not again."""
+"""Only the youngest generation is collected, so that memory does not grow."""
 
 
 @contextmanager
 def lasting_objects() -> Iterator[None]:
     """Takes what is made inside for permanent, as imported modules are.
 
-    The collector leaves what got older alone meanwhile, and never looks at what is there at the
-    end. Importing torch and transformers makes a million objects that stay; looking through them
-    again and again was a quarter of the import, and a pause of 0.1 s each time that it came up
-    later.
+    Inside, the collector looks at young objects only. Afterwards it never looks at any object that
+    is there at the end. Importing torch and transformers makes a million objects that stay: looking
+    through them again and again took a quarter of the import, and later caused pauses of 0.1 s.
     """
     thresholds = gc.get_threshold()
     gc.set_threshold(*_YOUNG_ONLY)
