@@ -4,13 +4,22 @@ from coordinator.core.request import FinishReason, Request
 from coordinator.core.sequence import Sequence
 from coordinator.core.step import FreeSlot, SchedulerOutput
 from coordinator.scheduler import Scheduler, SchedulerConfig, StepBudget
+from coordinator.scheduler.policy import Policy
 
 TOKEN = 7
 """What every row samples."""
 
 
+class ShortestFirst:
+    """Another policy: the fewer tokens a prompt has, the sooner."""
+
+    def rank(self, sequence: Sequence) -> tuple[int, ...]:
+        return (sequence.num_prompt_tokens,)
+
+
 def create_scheduler(
     *,
+    policy: Policy | None = None,
     max_num_batched_tokens: int = 64,
     max_num_seqs: int = 8,
     max_model_len: int = 128,
@@ -26,7 +35,8 @@ def create_scheduler(
             kv_block_size=kv_block_size,
             num_kv_blocks=num_kv_blocks,
             max_num_waiting=max_num_waiting,
-        )
+        ),
+        policy=policy,
     )
 
 

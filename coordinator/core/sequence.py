@@ -42,10 +42,12 @@ class Sequence:
     admitted."""
     finish_reason: FinishReason | None = None
     """Set exactly when finished, or when it is to be swept at the next step boundary."""
+    rank: tuple[int, ...] = ()
+    """What the policy said when it last began to wait; the lowest goes first."""
     arrival: int = 0
     """Its age among the sequences of one scheduler: the lowest is the oldest."""
     num_passes: int = 0
-    """Younger sequences that were admitted while it was the oldest that waited."""
+    """Junior sequences that were admitted while it was the most senior that waited."""
     lacks_memory: bool = False
     """True when it waits because its tokens did not fit the KV memory."""
     num_preemptions: int = 0
@@ -68,6 +70,11 @@ class Sequence:
     def is_suspect(self) -> bool:
         """True when it has to run alone, to see whether it is what breaks the stages."""
         return self.num_replays >= MAX_REPLAYS
+
+    @property
+    def seniority(self) -> tuple[tuple[int, ...], int]:
+        """Rank and age among the sequences of one scheduler: the lowest is the most senior."""
+        return self.rank, self.arrival
 
     @property
     def num_prompt_tokens(self) -> int:

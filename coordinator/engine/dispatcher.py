@@ -87,13 +87,8 @@ class Dispatcher:
         self._relieve()
 
     def _empty(self, lane: Lane) -> None:
-        stranded = [lane.scheduler.hand_over(one) for one in tuple(lane.scheduler.waiting)]
-        for sequence in stranded:
-            if sequence.num_preemptions == 0:
-                self._put(sequence, self._best_lane(sequence))
-        for sequence in reversed(stranded):  # each goes in front
-            if sequence.num_preemptions > 0:
-                self._put(sequence, self._best_lane(sequence))
+        for sequence in lane.scheduler.hand_over_all():
+            self._put(sequence, self._best_lane(sequence))
 
     def _balance(self) -> None:
         """Lets lanes without a queue take from the longest one what has not run yet."""

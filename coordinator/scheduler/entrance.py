@@ -1,9 +1,10 @@
 """Who of those that wait may run: slots, KV memory, and whom one may pass.
 
-The oldest goes first. What fits may pass it while it does not fit itself, or while prompts that
-run need longer; but no more than `MAX_PASSES` pass it, and then nothing does before it runs. The
-last free slot is kept for it. One that ran before is passed only by what fits to its last token,
-so that nobody who passes takes the room that it lacks for longer than need be.
+The most senior goes first: of the lowest rank the oldest. What fits may pass it while it does not
+fit itself, or while prompts that run need longer; but no more than `MAX_PASSES` pass it, and then
+nothing does before it runs. The last free slot is kept for it. One that ran before is passed only
+by what fits to its last token, so that nobody who passes takes the room that it lacks for longer
+than need be.
 """
 
 from collections.abc import Iterable
@@ -11,10 +12,12 @@ from collections.abc import Iterable
 from coordinator.core.sequence import Sequence, SequenceState
 from coordinator.scheduler.config import SchedulerConfig
 from coordinator.scheduler.kv_memory import AwaitedPrefix, KvMemory
+from coordinator.scheduler.policy import Policy
+from coordinator.scheduler.running_sequences import RunningSequences
 from coordinator.scheduler.waiting_queue import Prompt, WaitingQueue
 
 MAX_PASSES = 64
-"""Younger sequences that are admitted before one that is the oldest of those that wait."""
+"""Junior sequences that are admitted before one that is the first of those that wait."""
 
 
 class Entrance:
@@ -22,13 +25,19 @@ class Entrance:
 
     Args:
         config: The limits.
+        policy: Ranks those that come.
         memory: Gives slots and blocks.
-        running: Sequences with a slot, by id; an admitted one is added at the end.
+        running: Sequences with a slot; an admitted one is added.
     """
 
     def __init__(
-        self, config: SchedulerConfig, memory: KvMemory, running: dict[str, Sequence]
+        self,
+        config: SchedulerConfig,
+        policy: Policy,
+        memory: KvMemory,
+        running: RunningSequences,
     ) -> None:
+        self._policy = policy
         self._max_num_seqs = config.max_num_seqs
         self._memory = memory
         self._running = running
@@ -40,7 +49,7 @@ class Entrance:
 
     @property
     def waiting(self) -> Iterable[Sequence]:
-        """Sequences that wait, the oldest first."""
+        """Sequences that wait, the most senior first."""
         return self._queue
 
     @property
@@ -49,32 +58,34 @@ class Entrance:
         return len(self._queue)
 
     @property
-    def oldest(self) -> Sequence | None:
+    def first(self) -> Sequence | None:
         """The one that is next; None when nobody waits."""
         return self._queue.peek()
 
+    def in_moving_order(self) -> list[Sequence]:
+        """Sequences that wait; see `WaitingQueue.in_moving_order`."""
+        return self._queue.in_moving_order()
+
     def add(self, sequence: Sequence) -> None:
-        """Takes in a sequence that waits; one that ran before goes in front of all."""
+        """Takes in a sequence that waits; one that ran before goes in front of its rank."""
+        sequence.rank = self._policy.rank(sequence)
         num_new_tokens = sequence.num_tokens - self._memory.num_prefix_tokens(sequence)
-        if sequence.num_preemptions:
-            self._queue.put_back(sequence, num_new_tokens)
-        else:
-            self._queue.add(sequence, num_new_tokens)
+        self._queue.add(sequence, num_new_tokens)
 
     def remove(self, sequence: Sequence) -> None:
         """Lets a waiting sequence go."""
         self._queue.remove(sequence)
 
     def candidates(self) -> list[Prompt]:
-        """Those that may be admitted now if they fit, the shortest first."""
-        oldest = self._queue.peek()
+        """Those that may be admitted now if they fit, of equal rank the shortest first."""
+        first = self._queue.peek()
         num_slots = self._max_num_seqs - len(self._running)
-        if oldest is None or num_slots == 0:
+        if first is None or num_slots == 0:
             return []
-        if oldest.num_passes >= MAX_PASSES:
-            return [Prompt(0, oldest.arrival, oldest)]  # before those that run, too
+        if first.num_passes >= MAX_PASSES:
+            return [Prompt((), 0, first.arrival, first)]  # before those that run, too
         if num_slots == 1:
-            return [Prompt(oldest.num_tokens, oldest.arrival, oldest)]
+            return [Prompt(first.rank, first.num_tokens, first.arrival, first)]
         return self._queue.shortest_first()
 
     def awaited_prefix(self, sequence: Sequence) -> AwaitedPrefix | None:
@@ -91,18 +102,18 @@ class Entrance:
         """
         if sequence.is_held or len(self._running) == self._max_num_seqs:
             return False
-        oldest = self._queue.peek()
-        assert oldest is not None, "the sequence waits"
-        passes = oldest is not sequence
+        first = self._queue.peek()
+        assert first is not None, "the sequence waits"
+        passes = first is not sequence
         if passes and (
-            oldest.num_passes >= MAX_PASSES or len(self._running) + 1 == self._max_num_seqs
+            first.num_passes >= MAX_PASSES or len(self._running) + 1 == self._max_num_seqs
         ):
             return False
-        if not self._memory.admit(sequence, wholly=passes and oldest.num_preemptions > 0):
+        if not self._memory.admit(sequence, wholly=passes and first.num_preemptions > 0):
             sequence.lacks_memory = True
             return False
         if passes:
-            oldest.num_passes += 1
+            first.num_passes += 1
         self._enter(sequence)
         return True
 
@@ -121,7 +132,7 @@ class Entrance:
     def _enter(self, sequence: Sequence) -> None:
         self._queue.remove(sequence)
         sequence.lacks_memory = False
-        self._running[sequence.request_id] = sequence
+        self._running.add(sequence)
         sequence.state = SequenceState.RUNNING
         if sequence.num_preemptions == 0:
             sequence.num_cached_tokens = sequence.num_computed_tokens

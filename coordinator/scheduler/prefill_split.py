@@ -1,11 +1,12 @@
 """Splits the room for prompts in one micro-batch, so that short ones start soon and none starves.
 
-The oldest prompt that can run is the senior. Prompts that have no more than half of its tokens
-left to compute go before it, the shortest first, and leave it half of the room; then it goes; what
-is left goes to the others, the shortest first. So a short prompt waits for a chunk or two whatever
+The most senior prompt that can run, of the lowest rank the oldest, is the senior. Prompts of its
+rank that have no more than half of its tokens left to compute go before it, the shortest first, and
+leave it half of the room; then it goes; what is left goes to the others, by rank, the shortest
+first. So a short prompt waits for a chunk or two whatever
 is ahead of it, prompts of about one length run one after another in the order in which they came,
-and the senior is at most twice as slow as alone. Each becomes the senior in turn: those that are
-older are finite in number, and all of them end.
+and the senior is at most twice as slow as alone. Of one rank each becomes the senior in turn: those
+that are older are finite in number, and all of them end.
 
 A prompt whose prefix another one is about to compute waits for that, and lends it its own place
 meanwhile: as the senior, or among the short ones up to the end of what they share.
@@ -13,6 +14,7 @@ meanwhile: as the senior, or among the short ones up to the end of what they sha
 
 from collections import deque
 from collections.abc import Iterator
+from operator import attrgetter
 
 from coordinator.core.sequence import Sequence
 from coordinator.scheduler.entrance import Entrance
@@ -22,6 +24,8 @@ from coordinator.scheduler.waiting_queue import Prompt
 
 Share = tuple[Sequence, int]
 """A sequence, and the tokens that it gets in a micro-batch."""
+
+_seniority = attrgetter("seniority")
 
 _MAX_SKIPPED = 16
 """Waiting sequences that do not fit, or wait for a prefix, before a micro-batch looks no further.
@@ -60,7 +64,7 @@ class PrefillSplit:
             num_kept = min(num_left, -(-self._room.num_prefill_tokens // 2))
         late: Prompt | None = None
         for prompt in self._shortest_first():
-            if 2 * prompt.num_new_tokens > num_left:
+            if senior is None or prompt.rank > senior.rank or 2 * prompt.num_new_tokens > num_left:
                 late = prompt
                 break
             if prompt.sequence is not senior:
@@ -84,18 +88,18 @@ class PrefillSplit:
             yield (waiting if is_next_waiting else running).popleft()
 
     def _senior(self) -> Sequence | None:
-        """The oldest, or whoever computes its prefix; admitted if it waits and fits.
+        """The most senior, or whoever computes its prefix; admitted if it waits and fits.
 
         Returns:
-            None when the oldest does not fit and nothing else is there.
+            None when the most senior does not fit and nothing else is there.
         """
-        running = min(self._by_slot.values(), key=_arrival, default=None)
-        oldest = self._entrance.oldest if self._waiting else None
-        if oldest is None or (running is not None and running.arrival < oldest.arrival):
+        running = min(self._by_slot.values(), key=_seniority, default=None)
+        first = self._entrance.first if self._waiting else None
+        if first is None or (running is not None and running.seniority < first.seniority):
             return running
-        if (awaited := self._entrance.awaited_prefix(oldest)) is not None:
+        if (awaited := self._entrance.awaited_prefix(first)) is not None:
             return self._by_slot.get(awaited.kv_slot, running)
-        return oldest if self._entrance.admit(oldest) else running
+        return first if self._entrance.admit(first) else running
 
     def _share(self, sequence: Sequence, num_kept: int) -> Iterator[Share]:
         """Gives a sequence what it needs, but for some tokens that are kept for another."""
@@ -126,8 +130,4 @@ class PrefillSplit:
 
 
 def _prompt(sequence: Sequence) -> Prompt:
-    return Prompt(sequence.num_uncomputed_tokens, sequence.arrival, sequence)
-
-
-def _arrival(sequence: Sequence) -> int:
-    return sequence.arrival
+    return Prompt(sequence.rank, sequence.num_uncomputed_tokens, sequence.arrival, sequence)

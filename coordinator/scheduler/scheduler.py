@@ -26,8 +26,10 @@ from coordinator.scheduler.config import SchedulerConfig
 from coordinator.scheduler.entrance import Entrance
 from coordinator.scheduler.kv_memory import KvMemory
 from coordinator.scheduler.load import Load, StepBudget
+from coordinator.scheduler.policy import FirstComeFirstServed, Policy
 from coordinator.scheduler.prefill_split import PrefillSplit, Share
 from coordinator.scheduler.room import check_room
+from coordinator.scheduler.running_sequences import RunningSequences
 from coordinator.scheduler.step_room import StepRoom
 from stagecoach.contract.errors import ContextLengthExceededError, InvalidArgumentError
 
@@ -42,19 +44,26 @@ class Scheduler:
 
     Args:
         config: The limits.
+        policy: The order of the sequences; None for first come, first served.
         micro_batch_ids: Rising; None for ids of its own. Schedulers that work side by side share
             them.
     """
 
     def __init__(
-        self, config: SchedulerConfig, *, micro_batch_ids: Iterator[int] | None = None
+        self,
+        config: SchedulerConfig,
+        *,
+        policy: Policy | None = None,
+        micro_batch_ids: Iterator[int] | None = None,
     ) -> None:
         self.config = config
         self._sequences: dict[str, Sequence] = {}
-        self._running: dict[str, Sequence] = {}  # by admission, the first to be preempted last
+        self._running = RunningSequences()
         self._suspects: dict[str, Sequence] = {}
         self._memory = KvMemory(config)
-        self._entrance = Entrance(config, self._memory, self._running)
+        self._entrance = Entrance(
+            config, policy or FirstComeFirstServed(), self._memory, self._running
+        )
         self._micro_batch_ids = count() if micro_batch_ids is None else micro_batch_ids
         self.num_preemptions = 0
         """Times that a sequence gave up its KV to others."""
@@ -146,7 +155,7 @@ class Scheduler:
 
     @property
     def waiting(self) -> Iterable[Sequence]:
-        """Sequences without a slot, the oldest first."""
+        """Sequences without a slot, the most senior first."""
         return self._entrance.waiting
 
     def num_prefix_tokens(self, sequence: Sequence) -> int:
@@ -160,7 +169,7 @@ class Scheduler:
     def load(self) -> Load:
         """Counts what there is to do; waiting sequences as far as there are slots for them."""
         num_decodes = num_prefills = num_prefill_tokens = 0
-        for sequence in self._running.values():
+        for sequence in self._running:
             if sequence.is_decoding:
                 num_decodes += 1
             else:
@@ -286,7 +295,7 @@ class Scheduler:
             The sequences that wait again; those in a blamed micro-batch have one more replay.
             Those that were marked by `finish` have ended instead.
         """
-        lost = list(self._running.values())
+        lost = list(self._running)
         for sequence in lost:
             if sequence.micro_batch_id in blamed:
                 self._blame(sequence)
@@ -296,9 +305,9 @@ class Scheduler:
         return requeued
 
     def adopt(self, sequence: Sequence) -> None:
-        """Takes in a sequence that waited elsewhere, behind those that wait here.
+        """Takes in a sequence that waited elsewhere, behind those of its rank that wait here.
 
-        One that has run before goes in front of all.
+        One that has run before goes in front of these.
         """
         assert sequence.state is SequenceState.WAITING
         self._sequences[sequence.request_id] = sequence
@@ -314,11 +323,23 @@ class Scheduler:
         self._suspects.pop(sequence.request_id, None)
         return sequence
 
+    def hand_over_all(self) -> list[Sequence]:
+        """Gives up all that wait, for other schedulers to adopt one by one, in this order.
+
+        Those that meet again in another scheduler wait there in the order in which they wait here.
+        """
+        return [self.hand_over(sequence) for sequence in self._entrance.in_moving_order()]
+
     def check_integrity(self) -> None:
         """Asserts that all tables agree; cheap enough for whenever nothing runs."""
         waiting = {sequence.request_id: sequence for sequence in self.waiting}
-        assert waiting.keys().isdisjoint(self._running), "a sequence both waits and runs"
-        assert self._sequences == waiting | self._running, "a sequence neither waits nor runs"
+        running = {sequence.request_id: sequence for sequence in self._running}
+        assert waiting.keys().isdisjoint(running), "a sequence both waits and runs"
+        assert self._sequences == waiting | running, "a sequence neither waits nor runs"
+        order = [sequence.seniority for sequence in self.waiting]
+        assert order == sorted(order), "the queue is not in order"
+        ranks = [sequence.rank for sequence in self._running]
+        assert ranks == sorted(ranks), "one would be preempted before its turn"
         suspects = {name: one for name, one in self._sequences.items() if one.is_suspect}
         assert self._suspects == suspects, "a suspect is not known as one"
         for sequence in waiting.values():
@@ -327,25 +348,25 @@ class Scheduler:
             assert sequence.num_computed_tokens == 0
             assert not sequence.in_flight
             assert sequence.finish_reason is None
-        for sequence in self._running.values():
+        for sequence in self._running:
             assert sequence.state is SequenceState.RUNNING
             assert 0 <= sequence.num_computed_tokens < sequence.num_tokens
             assert sequence.in_flight or sequence.finish_reason is None
             assert sequence.kv_slot is not None
-        self._memory.check_integrity(self._running.values())
+        self._memory.check_integrity(running.values())
 
     def _shares(self, room: StepRoom) -> Iterator[Share]:
         """Yields sequences that hold the blocks of all their tokens; preempts and admits lazily."""
         prompts: list[Sequence] = []
         admits = True
-        for sequence in tuple(self._running.values()):
+        for sequence in tuple(self._running):
             if sequence.in_flight or sequence.is_held or sequence.kv_slot is None:
                 continue  # without a slot: it was preempted in this very loop
             if not sequence.is_decoding:
                 prompts.append(sequence)
             elif admits and room.num_decodes > 0:
                 admits = self._make_room(sequence)
-                if admits:  # else all that were admitted later are in flight
+                if admits:  # else all that come later in the order are in flight
                     room.take_decode()
                     yield sequence, 1
         if room.num_prefill_tokens > 0:
@@ -354,24 +375,24 @@ class Scheduler:
 
     def _alone(self, room: StepRoom) -> Iterator[Share]:
         """Yields a suspect once no other sequence is in flight."""
-        if any(sequence.in_flight for sequence in self._running.values()):
+        if any(sequence.in_flight for sequence in self._running):
             return
         suspect = next(iter(self._suspects.values()))
         if suspect.is_held:
             return
         if suspect.state is SequenceState.WAITING:
             while not self._entrance.admit_alone(suspect):
-                self._preempt(next(reversed(self._running.values())), keep_kv=True)
+                self._preempt(self._running.victim, keep_kv=True)
         yield suspect, room.take(suspect)  # it holds the blocks of all its tokens
 
     def _make_room(self, sequence: Sequence) -> bool:
-        """Grows a running sequence, at the cost of those admitted after it.
+        """Grows a running sequence, at the cost of those that come after it in the order.
 
-        Never preempts the sequence itself: its KV is kept until one admitted before it wants the
-        blocks, or until the ones in flight are back.
+        Never preempts the sequence itself: its KV is kept until one before it wants the blocks, or
+        until the ones in flight are back.
         """
         while not self._memory.grow(sequence):
-            victim = next(last for last in reversed(self._running.values()) if not last.in_flight)
+            victim = self._running.victim
             if victim is sequence:
                 return False
             self._preempt(victim, keep_kv=True)
@@ -413,7 +434,7 @@ class Scheduler:
 
     def _give_up(self, sequences: list[Sequence]) -> list[Sequence]:
         """Preempts sequences whose KV is lost, or sweeps those marked; returns the former."""
-        for sequence in reversed(sequences):  # so that the first is at the front of the queue
+        for sequence in reversed(sequences):  # so that the first is the most senior again
             if sequence.finish_reason is not None:
                 self._sweep(sequence, keep_kv=False)
             else:
@@ -444,7 +465,7 @@ class Scheduler:
     def _stop(self, sequence: Sequence, *, keep_kv: bool) -> None:
         """Takes everything that a running sequence holds; keeps its prefix for others, or not."""
         assert not sequence.in_flight
-        del self._running[sequence.request_id]
+        self._running.remove(sequence)
         if keep_kv:
             self._memory.retain(sequence)
         else:

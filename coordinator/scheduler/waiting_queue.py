@@ -1,17 +1,20 @@
-"""The sequences that wait: by arrival, and by how much there is to compute of them."""
+"""The sequences that wait: by seniority, and by how much there is to compute of them."""
 
 from bisect import bisect_left, insort
-from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import count
+from operator import attrgetter
 from typing import NamedTuple
 
 from coordinator.core.sequence import Sequence
 
+_seniority = attrgetter("seniority")
+
 
 class Prompt(NamedTuple):
-    """A sequence with tokens to compute; in order, the shortest is first, then the oldest."""
+    """A sequence with tokens to compute; of equal rank the shortest is first, then the oldest."""
 
+    rank: tuple[int, ...]
     num_new_tokens: int
     """Tokens to compute. Of one that waits, as far as was known when it came."""
     arrival: int
@@ -22,11 +25,12 @@ class WaitingQueue:
     """Waiting sequences in two orders. What is here says nothing of who may pass whom.
 
     Gives each sequence its `arrival`, by which it is older or younger than any other here or
-    running. One that ran before is older than all.
+    running. One that ran before is older than all. The queue follows the seniority, so among equal
+    ranks a new sequence is the last and one that ran before is the first.
     """
 
     def __init__(self) -> None:
-        self._sequences: OrderedDict[str, Sequence] = OrderedDict()
+        self._by_seniority: list[Sequence] = []
         self._by_length: list[Prompt] = []
         self._prompts: dict[str, Prompt] = {}
         self._arrivals = count(1)
@@ -34,43 +38,42 @@ class WaitingQueue:
 
     def __len__(self) -> int:
         """Number of waiting sequences."""
-        return len(self._sequences)
+        return len(self._by_seniority)
 
     def __iter__(self) -> Iterator[Sequence]:
-        return iter(self._sequences.values())
+        return iter(self._by_seniority)
 
     def add(self, sequence: Sequence, num_new_tokens: int) -> None:
-        """Takes in a new sequence.
+        """Takes in a sequence with its rank.
 
         Args:
-            sequence: Younger than all others.
+            sequence: Of its rank the youngest, or if it ran before, the oldest from now on.
             num_new_tokens: Tokens to compute, as far as is known; only an order depends on it.
         """
-        sequence.arrival = next(self._arrivals)
-        self._insert(sequence, num_new_tokens)
-
-    def put_back(self, sequence: Sequence, num_new_tokens: int) -> None:
-        """Takes in a sequence that ran before, as the oldest; see `add`."""
-        sequence.arrival = next(self._returns)
-        self._insert(sequence, num_new_tokens)
-        self._sequences.move_to_end(sequence.request_id, last=False)
+        sequence.arrival = next(self._returns if sequence.num_preemptions else self._arrivals)
+        insort(self._by_seniority, sequence, key=_seniority)
+        prompt = Prompt(sequence.rank, num_new_tokens, sequence.arrival, sequence)
+        self._prompts[sequence.request_id] = prompt
+        insort(self._by_length, prompt)
 
     def peek(self) -> Sequence | None:
-        """Returns the oldest without removing it; None when there is none."""
-        return next(iter(self._sequences.values()), None)
+        """Returns the most senior without removing it; None when there is none."""
+        return self._by_seniority[0] if self._by_seniority else None
 
     def shortest_first(self) -> list[Prompt]:
-        """All of them as they are now, the one with the least to compute first."""
+        """All of them as they are now, of equal rank the one with the least to compute first."""
         return list(self._by_length)
+
+    def in_moving_order(self) -> list[Sequence]:
+        """All of them so that one queue that takes them in, one by one, has them in this order."""
+        returned = [one for one in self._by_seniority if one.num_preemptions]
+        new = [one for one in self._by_seniority if not one.num_preemptions]
+        return [*new, *reversed(returned)]
 
     def remove(self, sequence: Sequence) -> None:
         """Removes a sequence that is waiting."""
-        del self._sequences[sequence.request_id]
+        place = bisect_left(self._by_seniority, sequence.seniority, key=_seniority)
+        assert self._by_seniority[place] is sequence
+        del self._by_seniority[place]
         prompt = self._prompts.pop(sequence.request_id)
         del self._by_length[bisect_left(self._by_length, prompt)]
-
-    def _insert(self, sequence: Sequence, num_new_tokens: int) -> None:
-        self._sequences[sequence.request_id] = sequence
-        prompt = Prompt(num_new_tokens, sequence.arrival, sequence)
-        self._prompts[sequence.request_id] = prompt
-        insort(self._by_length, prompt)

@@ -25,9 +25,11 @@ from coordinator.core.step import (
     TruncateSlot,
 )
 from coordinator.scheduler import Scheduler, SchedulerConfig, StepBudget
+from coordinator.scheduler.policy import FirstComeFirstServed, Policy
 from stage_server.core import batch
 from stage_server.kv_cache.slot_tables import SlotTables
 from stagecoach.contract.errors import KvFullError, StaleStateError
+from tests.schedulers import ShortestFirst
 
 MAX_NUM_IN_FLIGHT = 4
 SALTS = (None, "a", "b")
@@ -166,6 +168,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         num_more_slots=st.integers(0, 3),
         prefix_cache=st.sampled_from([True, True, False]),
         min_awaited_tokens=st.sampled_from([1, 1, 5, 100]),
+        policy=st.sampled_from([FirstComeFirstServed(), ShortestFirst()]),
     )
     def start(
         self,
@@ -177,6 +180,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         num_more_slots: int,
         prefix_cache: bool,
         min_awaited_tokens: int,
+        policy: Policy,
     ) -> None:
         self.config = SchedulerConfig(
             max_num_batched_tokens=max_num_batched_tokens,
@@ -189,7 +193,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             prefix_cache=prefix_cache,
             min_awaited_tokens=min_awaited_tokens,
         )
-        self.scheduler = Scheduler(self.config)
+        self.scheduler = Scheduler(self.config, policy=policy)
         self.stage = Stage(self.config)
         self.sequences: dict[str, Sequence] = {}
         self.salts: dict[str, str | None] = {}
