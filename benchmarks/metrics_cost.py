@@ -16,13 +16,7 @@ from coordinator.core.events import Accepted
 from coordinator.core.request import Request
 from coordinator.core.sampling_params import SamplingParams
 from coordinator.core.sequence import Sequence
-from coordinator.core.step import (
-    ScheduledSlice,
-    SchedulerOutput,
-    StageSpan,
-    StageTimings,
-    StepOutput,
-)
+from coordinator.core.step import ScheduledSlice, SchedulerOutput, StepOutput
 from coordinator.engine.landed_step import LandedStep, NewToken, SentTokens
 from coordinator.engine.live_request import LiveRequest
 from coordinator.engine.micro_batches import MicroBatch
@@ -33,6 +27,8 @@ from coordinator.observe.request_log import RequestLog
 from coordinator.sampling.token_sampler import TokenSampler
 from coordinator.scheduler.load import Load
 from coordinator.text.output_text import OutputText
+from stagecoach.contract.stage_timings import StageTimings
+from stagecoach.contract.step_record import StageVisit
 
 NUM_STAGES = 3
 NUM_WARM_UP_STEPS = 200
@@ -69,14 +65,15 @@ def decode_step(requests: list[LiveRequest]) -> LandedStep:
         ),
         slot_ops=(),
     )
+    visit = StageVisit(0, 1, StageTimings(50_000, 5_000_000, 200_000, 400_000))
     load = Load(num_decodes=len(requests), num_prefills=0, num_prefill_tokens=0, empty_kv_share=0.5)
     return LandedStep(
         micro_batch=MicroBatch(output=output, load=load, depth=1, started_ns=0, scheduled_ns=0),
         result=StepOutput(
             micro_batch_id=1,
             logits=(),
-            stage_timings=(StageTimings(50_000, 5_000_000, 200_000, 400_000),) * NUM_STAGES,
-            stage_spans=(StageSpan(0, 1),) * NUM_STAGES,
+            visits=(visit,) * NUM_STAGES,
+            stage_timings=(visit.timings,) * NUM_STAGES,
         ),
         tokens=[NewToken(live, 7, None, False, None, None) for live in requests],
         sample_ns=0,

@@ -1,6 +1,6 @@
 """How a request ends in tests that are not about its end."""
 
-from coordinator.core.events import RequestTimings
+from stagecoach.contract.request_timings import RequestTimings
 
 NO_TIME = RequestTimings(
     queue_ns=0,

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from coordinator.core.request import FinishReason, Request
-from coordinator.core.step import SchedulerOutput, StageTimings
+from coordinator.core.step import SchedulerOutput
 from coordinator.scheduler import Load, Pace, Scheduler, SchedulerConfig
+from stagecoach.contract.stage_timings import StageTimings
 
 MS = 1_000_000
 
@@ -52,7 +53,7 @@ class _Running:
     output: SchedulerOutput
     load: Load
     depth: int
-    timings: list[StageTimings] = field(default_factory=list)
+    timings: list[StageTimings[int]] = field(default_factory=list)
     arrived_ns: float = 0.0
 
 

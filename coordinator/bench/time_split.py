@@ -7,6 +7,7 @@ from typing import Self
 
 from coordinator.bench.decode import DecodedRequest
 from stagecoach.client import StepTotals, Timings
+from stagecoach.contract.stage_timings import NO_TIME
 
 _NS_PER_MS = 1e6
 _MS_PER_S = 1e3
@@ -76,11 +77,12 @@ def _decode_ns(timings: Timings) -> dict[str, int]:
 
 def _sums_ns(totals: Timings | StepTotals) -> dict[str, int]:
     """Adds the stages up; one figure a part."""
+    stages = sum(totals.stages, NO_TIME)
     return {
-        "compute": sum(stage.compute_ns for stage in totals.stages),
-        "wire": sum(stage.wire_ns for stage in totals.stages),
-        "serialize": sum(stage.serialize_ns for stage in totals.stages),
-        "queue": sum(stage.queue_ns for stage in totals.stages),
+        "compute": stages.compute_ns,
+        "wire": stages.wire_ns,
+        "serialize": stages.serialize_ns,
+        "queue": stages.queue_ns,
         "schedule": totals.schedule_ns,
         "sample": totals.sample_ns,
     }

@@ -10,66 +10,7 @@ from itertools import chain
 from typing import Self
 
 from coordinator.core.request import FinishReason
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StageTotals:
-    """Sums over the steps of a request, for one stage, in nanoseconds."""
-
-    queue_ns: int = 0
-    """Waiting inside the stage."""
-    compute_ns: int = 0
-    """The forward."""
-    serialize_ns: int = 0
-    """Reading and writing messages, on both ends."""
-    wire_ns: int = 0
-    """The rest of the round trip."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepTotals:
-    """Sums over some steps of a request, in nanoseconds; fields as in `RequestTimings`."""
-
-    num_steps: int
-    schedule_ns: int
-    sample_ns: int
-    detokenize_ns: int
-    step_ns: int
-    stages: tuple[StageTotals, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestTimings:
-    """Durations of one request, in nanoseconds.
-
-    Per-step figures are sums over the steps that the request took part in; a step is shared by
-    all sequences in its micro-batch.
-    """
-
-    queue_ns: int
-    """From acceptance to the first scheduled step."""
-    time_to_first_token_ns: int | None
-    """From acceptance to the first token. None when there was none."""
-    total_ns: int
-    """From acceptance to the end."""
-    num_steps: int
-    """Steps that the request took part in."""
-    schedule_ns: int
-    """Deciding what runs."""
-    sample_ns: int
-    """Choosing tokens."""
-    detokenize_ns: int
-    """Turning tokens into text."""
-    step_ns: int
-    """Wall time of the steps: from the start of scheduling until the tokens were chosen, and the
-    detokenization, which may overlap with the next step."""
-    stages: tuple[StageTotals, ...]
-    """One a stage, in order."""
-    num_preemptions: int = 0
-    """Times that the request was preempted and its KV computed again."""
-    prefill: StepTotals | None = None
-    """The part of these that is prefill: the steps up to the one that made the first token, and
-    that one. None when there was no token."""
+from stagecoach.contract.request_timings import RequestTimings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

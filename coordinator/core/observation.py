@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from coordinator.core.request import FinishReason
-from coordinator.core.step import StageTimings
 from stagecoach.contract.errors import StagecoachError
 from stagecoach.contract.stage_info import StageInfo
+from stagecoach.contract.stage_timings import StageTimings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +45,8 @@ class StepSummary(NamedTuple):
     inter_token_ns: Mapping[int, int]
     """Time since the token before, of the same request -> how many of the tokens took that long;
     without first tokens. Those of one micro-batch mostly share the one before, and so the time."""
-    stages: tuple[StageTimings, ...]
-    """One a stage, in order."""
+    stages: tuple[StageTimings[int], ...]
+    """One a stage, in order; the serialization is that on both ends."""
 
 
 class StageServerFigures(NamedTuple):

@@ -4,6 +4,9 @@ from collections.abc import Sequence as ListLike
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
 
+from stagecoach.contract.stage_timings import StageTimings
+from stagecoach.contract.step_record import StageVisit
+
 
 class ScheduledSlice(NamedTuple):
     """Consecutive tokens of one sequence that run in a micro-batch."""
@@ -131,37 +134,14 @@ class LogitsRow:
     contender_logits: ListLike[float] = ()
 
 
-class StageTimings(NamedTuple):
-    """Durations of one micro-batch at one stage, in nanoseconds; they sum to the round trip."""
-
-    queue_ns: int
-    compute_ns: int
-    serialize_ns: int
-    """On both ends."""
-    wire_ns: int
-    """What is left of the round trip."""
-
-    def with_serialization(self, duration_ns: int) -> Self:
-        """The same with more time spent on reading or writing messages."""
-        return self._replace(serialize_ns=self.serialize_ns + duration_ns)
-
-
-class StageSpan(NamedTuple):
-    """When a micro-batch was at one stage, in nanoseconds of `time.perf_counter_ns`."""
-
-    sent_ns: int
-    """When it was handed to the link."""
-    arrived_ns: int
-    """When the answer was read."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepOutput:
     """What came back from the last stage."""
 
     micro_batch_id: int
     logits: tuple[LogitsRow, ...]
-    stage_timings: tuple[StageTimings, ...]
+    visits: tuple[StageVisit, ...]
     """One a stage, in order."""
-    stage_spans: tuple[StageSpan, ...]
-    """One a stage, in order."""
+    stage_timings: tuple[StageTimings[int], ...]
+    """One a stage, in order; the serialization is that on both ends, so each adds up to the round
+    trip and what the coordinator did for it before and after."""

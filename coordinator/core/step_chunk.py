@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from coordinator.core.step_record import StepRecord
+from stagecoach.contract.step_record import StepRecord
 
 
 class StepChunk(NamedTuple):

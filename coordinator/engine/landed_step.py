@@ -13,10 +13,11 @@ from coordinator.core.events import TokenLogprobs
 from coordinator.core.observation import StepSummary
 from coordinator.core.request import FinishReason
 from coordinator.core.step import StepOutput
-from coordinator.core.step_record import StepInstants, StepRecord
+from coordinator.core.step_record import StepInstants, step_record
 from coordinator.engine.live_request import LiveRequest, step_times
 from coordinator.engine.micro_batches import MicroBatch
 from coordinator.text.stop_strings import TextDelta
+from stagecoach.contract.step_record import StepRecord
 
 
 class NewToken(NamedTuple):
@@ -179,4 +180,4 @@ class LandedStep:
             emitting_ns=sent.emitting_ns,
             emitted_ns=sent.emitted_ns,
         )
-        return StepRecord.of(micro_batch.output, self.result, instants)
+        return step_record(micro_batch.output, self.result, instants)

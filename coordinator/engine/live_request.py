@@ -13,16 +13,12 @@ import numpy as np
 from coordinator.core.events import (
     Accepted,
     Finished,
-    RequestTimings,
-    StageTotals,
-    StepTotals,
     TokenLogprobs,
     TokensEvent,
 )
 from coordinator.core.observation import RequestEnd
 from coordinator.core.request import FinishReason, Request
 from coordinator.core.sequence import Sequence
-from coordinator.core.step import StageTimings
 from coordinator.engine.request_stream import RequestStream
 from coordinator.pipeline.topology import Topology
 from coordinator.sampling.constraint import Constraint
@@ -30,9 +26,14 @@ from coordinator.sampling.token_sampler import TokenSampler
 from coordinator.text.output_text import OutputText
 from coordinator.text.tokenizer import Tokenizer
 from stagecoach.contract.errors import StagecoachError
+from stagecoach.contract.request_timings import RequestTimings, StepTotals
+from stagecoach.contract.stage_timings import StageTimings
 
 NUM_OWN_TIMES = 4
 """Times of a step that are the coordinator's own: schedule, sample, detokenize, whole step."""
+
+NUM_STAGE_TIMES = 4
+"""Times of a step at each stage: queue, compute, serialize, wire."""
 
 
 def step_times(
@@ -41,11 +42,16 @@ def step_times(
     sample_ns: int,
     detokenize_ns: int,
     step_ns: int,
-    stages: tuple[StageTimings, ...],
+    stages: tuple[StageTimings[int], ...],
 ) -> np.ndarray:
     """Lays the times of one step out as an int64 vector, for `LiveRequest.add_step`."""
     own = (schedule_ns, sample_ns, detokenize_ns, step_ns)
-    return np.array([*own, *(ns for stage in stages for ns in stage)], dtype=np.int64)
+    at_stages = [
+        ns
+        for stage in stages
+        for ns in (stage.queue_ns, stage.compute_ns, stage.serialize_ns, stage.wire_ns)
+    ]
+    return np.array([*own, *at_stages], dtype=np.int64)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -91,7 +97,7 @@ class LiveRequest:
         accepted = Accepted(
             request_id=request.request_id, prompt_token_ids=request.prompt_token_ids
         )
-        num_times = NUM_OWN_TIMES + len(topology.infos) * len(StageTimings._fields)
+        num_times = NUM_OWN_TIMES + len(topology.infos) * NUM_STAGE_TIMES
         return cls(
             request=request,
             sequence=sequence,
@@ -196,15 +202,12 @@ class LiveRequest:
 
     def _totals(self) -> StepTotals:
         schedule_ns, sample_ns, detokenize_ns, step_ns = self.times[:NUM_OWN_TIMES].tolist()
-        stages = self.times[NUM_OWN_TIMES:].reshape(-1, len(StageTimings._fields)).tolist()
+        stages = self.times[NUM_OWN_TIMES:].reshape(-1, NUM_STAGE_TIMES).tolist()
         return StepTotals(
             num_steps=self.num_steps,
             schedule_ns=schedule_ns,
             sample_ns=sample_ns,
             detokenize_ns=detokenize_ns,
             step_ns=step_ns,
-            stages=tuple(
-                StageTotals(**dict(zip(StageTimings._fields, stage, strict=True)))
-                for stage in stages
-            ),
+            stages=tuple(StageTimings(*stage) for stage in stages),
         )

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Self
 
 from coordinator.core.step_chunk import StepChunk
-from coordinator.core.step_record import StepRecord
 from stagecoach.contract.errors import QueueFullError, StagecoachError
+from stagecoach.contract.step_record import StepRecord
 
 MAX_WATCHES = 16
 """Watchers at once; each holds a buffer."""
@@ -42,7 +42,7 @@ class StepWatch:
 
     def put(self, record: StepRecord) -> None:
         """Adds a record; drops the oldest one when there is no room."""
-        if record.instants.started_ns < self.origin_ns:
+        if record.started_ns < self.origin_ns:
             return
         self._num_lost += len(self._records) == self._records.maxlen
         self._records.append(record)

@@ -8,17 +8,12 @@ the next one.
 import time
 from collections.abc import Sequence
 
-from coordinator.core.step import (
-    LogitsRequest,
-    SchedulerOutput,
-    StageSpan,
-    StageTimings,
-    StepOutput,
-)
+from coordinator.core.step import LogitsRequest, SchedulerOutput, StepOutput
 from coordinator.pipeline import wire
 from coordinator.pipeline.answered_logits import read_logits
 from coordinator.pipeline.stage_link import Loss, StageLink
 from stagecoach.contract.errors import InternalError, UnavailableError
+from stagecoach.contract.step_record import StageVisit
 
 
 class Pipeline:
@@ -83,8 +78,8 @@ class Pipeline:
             StagecoachError: A stage refused or failed this micro-batch; later stages have not seen
                 it.
         """
-        timings: list[StageTimings] = []
-        spans: list[StageSpan] = []
+        visits: list[StageVisit] = []
+        own_ns: list[int] = []  # for each stage, writing requests and reading answers here
         num_tokens = output.num_tokens
         last = self._links[-1]
         if not self._adds_noise:
@@ -96,10 +91,9 @@ class Pipeline:
                 raise UnavailableError("a stage was lost meanwhile")
             if link is last:
                 wire.add_logits(request, logits)
-            built_ns = time.perf_counter_ns() - started_ns
+            own_ns.append(time.perf_counter_ns() - started_ns)
             reply = await link.forward(request, num_tokens)
-            timings.append(reply.timings.with_serialization(built_ns))
-            spans.append(reply.span)
+            visits.append(reply.visit)
             started_ns = time.perf_counter_ns()
             if num_tokens and link is not last:
                 wire.set_hidden_states(request, reply.result)
@@ -107,10 +101,13 @@ class Pipeline:
             rows = read_logits(reply.result.logits, logits, self._vocab_size)
         except InternalError as error:
             raise InternalError(f"stage {last.address} {error.message}") from error
-        timings[-1] = timings[-1].with_serialization(time.perf_counter_ns() - started_ns)
+        own_ns[-1] += time.perf_counter_ns() - started_ns
         return StepOutput(
             micro_batch_id=output.micro_batch_id,
             logits=rows,
-            stage_timings=tuple(timings),
-            stage_spans=tuple(spans),
+            visits=tuple(visits),
+            stage_timings=tuple(
+                visit.timings.with_serialization(duration_ns)
+                for visit, duration_ns in zip(visits, own_ns, strict=True)
+            ),
         )

@@ -17,7 +17,6 @@ from typing import NamedTuple
 import grpc
 import grpc.aio
 
-from coordinator.core.step import StageSpan, StageTimings
 from coordinator.pipeline.call_ending import CallEnding, unless_cancelled
 from coordinator.pipeline.channel_socket import ChannelSocket, new_user_timeout_ms
 from coordinator.pipeline.liveness import PINGS_PER_KEEPALIVE, WATCH_PERIOD_S
@@ -36,6 +35,7 @@ from stagecoach.contract.errors import (
 from stagecoach.contract.keepalive import keepalive_options, strict_keepalive_options
 from stagecoach.contract.protocol import PROTOCOL_VERSION
 from stagecoach.contract.stage_info import StageInfo
+from stagecoach.contract.step_record import StageVisit
 from stagecoach.security.credentials import channel_credentials, read_tls
 from stagecoach.security.diagnosis import Trust, explained
 from stagecoach.security.role import Role
@@ -95,8 +95,7 @@ class StageReply(NamedTuple):
     """What a stage made of a micro-batch."""
 
     result: stage_pb2.MicroBatchResult
-    timings: StageTimings
-    span: StageSpan
+    visit: StageVisit
 
 
 class StageLink:
@@ -336,9 +335,15 @@ class StageLink:
             raise arrival
         if arrival.result.HasField("status"):
             raise self._named(status.from_status(arrival.result.status))
-        span = StageSpan(started_ns, arrival.arrived_ns)
-        round_trip_ns = span.arrived_ns - span.sent_ns
-        return StageReply(arrival.result, _timings(arrival.result.timings, round_trip_ns), span)
+        timings = arrival.result.timings
+        visit = StageVisit.of(
+            started_ns,
+            arrival.arrived_ns,
+            queue_ns=timings.queue_ns,
+            compute_ns=timings.compute_ns,
+            serialize_ns=timings.serialize_ns,
+        )
+        return StageReply(arrival.result, visit)
 
     def give_up(self, error: StagecoachError) -> None:
         """Fails what is in flight, though the stream goes on; what was not sent never is."""
@@ -508,16 +513,6 @@ async def _read(call: ForwardCall) -> stage_pb2.ForwardResponse | None:
     """The next message; None at the end of the stream."""
     message = await call.read()
     return message if isinstance(message, stage_pb2.ForwardResponse) else None
-
-
-def _timings(timings: stage_pb2.StageTimings, round_trip_ns: int) -> StageTimings:
-    inside_ns = timings.queue_ns + timings.compute_ns + timings.serialize_ns
-    return StageTimings(
-        queue_ns=timings.queue_ns,
-        compute_ns=timings.compute_ns,
-        serialize_ns=timings.serialize_ns,
-        wire_ns=max(0, round_trip_ns - inside_ns),
-    )
 
 
 def _max_message_bytes(info: StageInfo) -> int:

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from coordinator.core.step import SchedulerOutput, StageTimings
+from coordinator.core.step import SchedulerOutput
 from coordinator.scheduler.depth import DepthChooser
 from coordinator.scheduler.load import Load, StepBudget
 from coordinator.scheduler.rate_window import Landing
 from coordinator.scheduler.step_times import StepTimes
 from coordinator.scheduler.throttle import step_budget
+from stagecoach.contract.stage_timings import StageTimings
 
 NUM_WIRE_MICRO_BATCHES = 2
 """Micro-batches in flight beyond one a stage at most, to hide the wire."""
@@ -77,7 +78,7 @@ class Pace:
         *,
         depth: int,
         load: Load,
-        stages: Sequence[StageTimings],
+        stages: Sequence[StageTimings[int]],
         landed_ns: int,
     ) -> None:
         """Learns from a micro-batch that came back.

@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from coordinator.core.step import StageTimings
+from stagecoach.contract.stage_timings import StageTimings
 
 _MEMORY = 8
 """Micro-batches over which a point of the curve forgets."""
@@ -58,7 +58,7 @@ class StepTimes:
         """False until a micro-batch came back."""
         return bool(self._points)
 
-    def add(self, num_tokens: int, stages: Sequence[StageTimings]) -> None:
+    def add(self, num_tokens: int, stages: Sequence[StageTimings[int]]) -> None:
         """Learns from a micro-batch of at least one token."""
         time = StepTime(
             total_ns=sum(stage.compute_ns for stage in stages),

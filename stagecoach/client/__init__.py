@@ -16,7 +16,6 @@ from stagecoach.client.completion import (
     Completion,
     FinishReason,
     StageTotals,
-    StepTotals,
     Timings,
     TokenEvent,
     TokenLogprobs,
@@ -27,7 +26,6 @@ from stagecoach.client.prompt import ChatMessage, PromptLike
 from stagecoach.client.request import GenerateOptions
 from stagecoach.client.status import CoordinatorStatus, StageState, StageStatus
 from stagecoach.client.step_watch import StepWatch
-from stagecoach.client.steps import StageVisit, StepRecord
 from stagecoach.client.stream import TokenStream
 from stagecoach.contract.errors import (
     ContextLengthExceededError,
@@ -43,6 +41,8 @@ from stagecoach.contract.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
+from stagecoach.contract.request_timings import StepTotals
+from stagecoach.contract.step_record import StageVisit, StepRecord
 
 __all__ = [
     "AsyncClient",

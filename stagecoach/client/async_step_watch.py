@@ -7,7 +7,8 @@ import grpc.aio
 
 from stagecoach.client.async_read import read_message
 from stagecoach.client.channel import Peer
-from stagecoach.client.steps import StepReader, StepRecord, read_origin_unix_ns
+from stagecoach.client.steps import StepReader, read_origin_unix_ns
+from stagecoach.contract.step_record import StepRecord
 from stagecoach.v1 import generation_pb2
 
 AsyncWatchCall = grpc.aio.UnaryStreamCall[

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from stagecoach.contract.request_timings import RequestTimings, StepTotals
+from stagecoach.contract.stage_timings import StageTimings
 from stagecoach.v1 import generation_pb2
 
 
@@ -65,74 +67,13 @@ class Usage:
     """Tokens of the prompt that the prefix cache held, so that they were not computed."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StageTotals:
-    """Sums over the steps of a request, for one stage, in nanoseconds."""
+if TYPE_CHECKING:
+    StageTotals: TypeAlias = StageTimings[int]
+else:
+    StageTotals = StageTimings  # with a parameter it could be neither called nor asked for
+"""Sums over the steps of a request, for one stage; the serialization is that on both ends."""
 
-    queue_ns: int
-    """Waiting inside the stage."""
-    compute_ns: int
-    """The forward."""
-    serialize_ns: int
-    """Reading and writing messages, on both ends."""
-    wire_ns: int
-    """The rest of the round trip."""
-
-    @property
-    def total_ns(self) -> int:
-        """The round trips."""
-        return self.queue_ns + self.compute_ns + self.serialize_ns + self.wire_ns
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepTotals:
-    """Sums over some steps of a request, in nanoseconds; fields as in `Timings`."""
-
-    num_steps: int
-    schedule_ns: int
-    sample_ns: int
-    detokenize_ns: int
-    step_ns: int
-    stages: tuple[StageTotals, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timings:
-    """Where the time of one request went, in nanoseconds, by the coordinator's clock.
-
-    The per-step figures are sums over the steps that the request took part in; a step is shared by
-    all sequences in its micro-batch.
-    """
-
-    queue_ns: int
-    """From acceptance to the first scheduled step."""
-    time_to_first_token_ns: int | None
-    """From acceptance to the first token. None when there was none."""
-    total_ns: int
-    """From acceptance to the end."""
-    num_steps: int
-    """Steps that the request took part in."""
-    schedule_ns: int
-    """Deciding what runs."""
-    sample_ns: int
-    """Choosing tokens."""
-    detokenize_ns: int
-    """Turning tokens into text."""
-    step_ns: int
-    """Wall time of the steps, from the start of scheduling to the end of detokenization."""
-    stages: tuple[StageTotals, ...]
-    """One a stage, in order."""
-    num_preemptions: int
-    """Times that the request was preempted and its KV computed again."""
-    prefill: StepTotals | None
-    """The part of these that is prefill: the steps up to the one that made the first token, and
-    that one. None when there was no token."""
-
-    @property
-    def other_ns(self) -> int:
-        """Time of the steps that nothing above accounts for."""
-        stages_ns = sum(stage.total_ns for stage in self.stages)
-        return self.step_ns - stages_ns - self.schedule_ns - self.sample_ns - self.detokenize_ns
+Timings: TypeAlias = RequestTimings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,7 +198,7 @@ def _step_totals(message: generation_pb2.StepTimeTotals) -> StepTotals:
 
 
 def _stage_totals(message: generation_pb2.StageTimeTotals) -> StageTotals:
-    return StageTotals(
+    return StageTimings(
         queue_ns=message.queue_ns,
         compute_ns=message.compute_ns,
         serialize_ns=message.serialize_ns,

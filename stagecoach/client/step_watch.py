@@ -8,7 +8,8 @@ import grpc
 
 from stagecoach.client.call_messages import CallMessages
 from stagecoach.client.channel import Peer, read_error
-from stagecoach.client.steps import StepReader, StepRecord, read_origin_unix_ns
+from stagecoach.client.steps import StepReader, read_origin_unix_ns
+from stagecoach.contract.step_record import StepRecord
 from stagecoach.v1 import generation_pb2
 
 

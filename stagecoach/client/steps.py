@@ -1,63 +1,8 @@
-"""What each micro-batch did and when, as a watcher gets it."""
-
-from dataclasses import dataclass
+"""Reads what each micro-batch did and when, as a watcher gets it."""
 
 from stagecoach.contract.errors import InternalError
+from stagecoach.contract.step_record import StageVisit, StepRecord
 from stagecoach.v1 import generation_pb2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StageVisit:
-    """A micro-batch at one stage.
-
-    Instants are nanoseconds since the watch began, by the coordinator's clock; durations are
-    nanoseconds by the stage's.
-    """
-
-    sent_ns: int
-    """When the coordinator sent it."""
-    arrived_ns: int
-    """When the answer arrived."""
-    queue_ns: int
-    """Waiting inside the stage."""
-    compute_ns: int
-    """The forward."""
-    serialize_ns: int
-    """Reading and writing messages inside the stage."""
-
-    @property
-    def wire_ns(self) -> int:
-        """What the durations leave of the time between sending and arrival."""
-        inside_ns = self.queue_ns + self.compute_ns + self.serialize_ns
-        return max(0, self.arrived_ns - self.sent_ns - inside_ns)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepRecord:
-    """One micro-batch that went through all stages; instants in nanoseconds since the start."""
-
-    micro_batch_id: int
-    """Rises in the order of scheduling."""
-    num_sequences: int
-    """0 when it only frees KV slots."""
-    num_prefill_tokens: int
-    """Rows that are not decode: prompts, and what is computed again."""
-    num_decode_tokens: int
-    """Rows of sequences that ran one token and sampled the next."""
-    started_ns: int
-    """When scheduling it began."""
-    scheduled_ns: int
-    """When it was ready to be sent."""
-    stages: tuple[StageVisit, ...]
-    """One a stage, in order."""
-    returned_ns: int
-    """When its logits were taken up."""
-    sampled_ns: int
-    """When its tokens were sampled."""
-    emitting_ns: int
-    """When turning them into text and sending them began."""
-    emitted_ns: int
-    """When its tokens were on their way to the clients."""
 
 
 class StepReader:
@@ -101,9 +46,9 @@ def _record(message: generation_pb2.StepRecord) -> StepRecord:
         started_ns=message.started_ns,
         scheduled_ns=message.scheduled_ns,
         stages=tuple(
-            StageVisit(
-                sent_ns=visit.sent_ns,
-                arrived_ns=visit.arrived_ns,
+            StageVisit.of(
+                visit.sent_ns,
+                visit.arrived_ns,
                 queue_ns=visit.queue_ns,
                 compute_ns=visit.compute_ns,
                 serialize_ns=visit.serialize_ns,

@@ -16,9 +16,6 @@ from coordinator.core.events import (
     Accepted,
     Finished,
     GenerationEvent,
-    RequestTimings,
-    StageTotals,
-    StepTotals,
     TokenLogprobs,
     TokensEvent,
 )
@@ -34,8 +31,6 @@ from coordinator.core.request_spec import (
 )
 from coordinator.core.served_model import ServedModel
 from coordinator.core.status import EngineStatus, StageState, StageStatus
-from coordinator.core.step import StageSpan
-from coordinator.core.step_record import StageVisit, StepInstants, StepRecord
 from coordinator.doors.access.callers import Callers
 from coordinator.doors.grpc.server import GenerationServer
 from coordinator.engine.readiness import Readiness
@@ -48,7 +43,10 @@ from stagecoach.contract.errors import (
 )
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.protocol import PROTOCOL_VERSION
+from stagecoach.contract.request_timings import RequestTimings, StepTotals
 from stagecoach.contract.stage_info import StageInfo
+from stagecoach.contract.stage_timings import NO_TIME, StageTimings
+from stagecoach.contract.step_record import StageVisit, StepRecord
 from stagecoach.security.tls_files import TlsFiles
 from stagecoach.version import __version__
 
@@ -67,8 +65,8 @@ TIMINGS = RequestTimings(
     detokenize_ns=300_000,
     step_ns=100_000_000,
     stages=(
-        StageTotals(queue_ns=1_000, compute_ns=40_000_000, serialize_ns=2_000, wire_ns=3_000),
-        StageTotals(queue_ns=4_000, compute_ns=50_000_000, serialize_ns=5_000, wire_ns=6_000),
+        StageTimings(queue_ns=1_000, compute_ns=40_000_000, serialize_ns=2_000, wire_ns=3_000),
+        StageTimings(queue_ns=4_000, compute_ns=50_000_000, serialize_ns=5_000, wire_ns=6_000),
     ),
     num_preemptions=1,
     prefill=StepTotals(
@@ -78,8 +76,8 @@ TIMINGS = RequestTimings(
         detokenize_ns=30_000,
         step_ns=10_000_000,
         stages=(
-            StageTotals(queue_ns=100, compute_ns=4_000_000, serialize_ns=200, wire_ns=300),
-            StageTotals(queue_ns=400, compute_ns=5_000_000, serialize_ns=500, wire_ns=600),
+            StageTimings(queue_ns=100, compute_ns=4_000_000, serialize_ns=200, wire_ns=300),
+            StageTimings(queue_ns=400, compute_ns=5_000_000, serialize_ns=500, wire_ns=600),
         ),
     ),
 )
@@ -281,15 +279,20 @@ class EchoEngine:
         """Tells of the token that a request is about to get; its two stages take no time."""
         now_ns = time.perf_counter_ns()
         self.num_steps += 1
-        visit = StageVisit(StageSpan(now_ns, now_ns), 0, 0, 0)
+        visit = StageVisit(now_ns, now_ns, NO_TIME)
         self.steps.publish(
             StepRecord(
                 micro_batch_id=self.num_steps,
                 num_sequences=1,
                 num_prefill_tokens=num_prefill_tokens,
                 num_decode_tokens=0 if num_prefill_tokens else 1,
-                instants=StepInstants(*[now_ns] * 6),
+                started_ns=now_ns,
+                scheduled_ns=now_ns,
                 stages=(visit, visit),
+                returned_ns=now_ns,
+                sampled_ns=now_ns,
+                emitting_ns=now_ns,
+                emitted_ns=now_ns,
             )
         )
 

@@ -20,7 +20,10 @@ BELOW_SERVERS = CONTRACT | {
 }
 NOUNS = tuple(
     f"stagecoach.contract.{name}"
-    for name in ("errors", "layer_range", "load_progress", "protocol", "stage_info")
+    for name in (
+        *("errors", "layer_range", "load_progress", "protocol", "request_timings", "stage_info"),
+        *("stage_timings", "step_record"),
+    )
 )
 """The part of the contract that needs only the standard library."""
 
@@ -90,7 +93,9 @@ ALLOWED: dict[str, set[str]] = {
     "coordinator.cli.shared": {"stagecoach"},
     "coordinator.cli.chat": {"stagecoach", "coordinator.cli.shared"},
     "coordinator.cli.cluster": {"stagecoach", "coordinator.cli.shared"},
-    "coordinator.cli.watch": {"stagecoach", "coordinator.cli.shared"},
+    "coordinator.cli.watch": {
+        *("stagecoach", "coordinator.cli.shared", "coordinator.observe.step_window"),
+    },
     "coordinator.cli": {"stagecoach", "coordinator"},
 }
 """What a folder, or a module beside the folders, may import besides itself and what is not ours.

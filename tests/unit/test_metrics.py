@@ -7,7 +7,6 @@ from prometheus_client import CollectorRegistry
 
 from coordinator.core.observation import EngineFigures, RequestEnd, StageServerFigures, StepSummary
 from coordinator.core.request import FinishReason
-from coordinator.core.step import StageTimings
 from coordinator.observe.metrics import CoordinatorMetrics
 from coordinator.observe.metrics.bubbles import NS_PER_S, WINDOW_MARKS, BubbleMeter
 from coordinator.observe.metrics.recorder import MetricsRecorder
@@ -22,6 +21,7 @@ from stagecoach.contract.errors import (
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.protocol import PROTOCOL_VERSION
 from stagecoach.contract.stage_info import StageInfo
+from stagecoach.contract.stage_timings import StageTimings
 
 MS = 1_000_000
 

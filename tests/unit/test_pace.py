@@ -2,9 +2,10 @@
 
 import pytest
 
-from coordinator.core.step import ScheduledSlice, SchedulerOutput, StageTimings
+from coordinator.core.step import ScheduledSlice, SchedulerOutput
 from coordinator.scheduler.load import Load
 from coordinator.scheduler.pace import Pace
+from stagecoach.contract.stage_timings import StageTimings
 from tests.simulated_cluster import (
     MS,
     SimulatedCluster,

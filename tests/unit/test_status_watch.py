@@ -10,7 +10,7 @@ from rich.console import Console
 from coordinator.cli.watch.output import snapshot_json
 from coordinator.cli.watch.screen import bar, render, sparkline
 from coordinator.cli.watch.snapshot import Snapshot
-from coordinator.cli.watch.step_window import StageTimes, StepWindow
+from coordinator.observe.step_window import StageActivity, StepWindow
 from stagecoach.client import (
     CoordinatorStatus,
     StageState,
@@ -19,14 +19,17 @@ from stagecoach.client import (
     StepRecord,
     UnavailableError,
 )
+from stagecoach.contract.stage_timings import StageTimings
+
+S = 1_000_000_000
 
 
 def a_step(*compute_ms: float) -> StepRecord:
     """A step whose stages each wait 1 ms, compute, serialize for 2 ms and have 3 ms of wire."""
     visits = tuple(
-        StageVisit(
-            sent_ns=0,
-            arrived_ns=round((6 + time_ms) * 1e6),
+        StageVisit.of(
+            0,
+            round((6 + time_ms) * 1e6),
             queue_ns=1_000_000,
             compute_ns=round(time_ms * 1e6),
             serialize_ns=2_000_000,
@@ -92,12 +95,12 @@ def a_status(*stages: StageStatus, ready: bool = True) -> CoordinatorStatus:
 
 
 def a_snapshot(status: CoordinatorStatus | None, **changes: Any) -> Snapshot:
-    times = StageTimes(busy=0.5, queue_ms=1.0, compute_ms=12345.6, serialize_ms=3.0, wire_ms=4.0)
+    mean = StageTimings(queue_ns=1e6, compute_ns=12345.6e6, serialize_ns=3e6, wire_ns=4e6)
     snapshot = Snapshot(
         address="coordinator.example:50050",
         status=status,
         error=None,
-        times=(times,) * 3,
+        stages=(StageActivity(busy_share=0.5, mean=mean),) * 3,
         tokens_per_s=tuple(map(float, range(120))),
     )
     return dataclasses.replace(snapshot, **changes)
@@ -111,34 +114,33 @@ def shown(snapshot: Snapshot, columns: int) -> str:
 
 
 def test_the_window_holds_means_of_a_step_and_the_busy_share() -> None:
-    window = StepWindow(4.0, started_s=0.0)
-    window.add(a_step(100, 400), 8.0)
-    window.add(a_step(300, 400), 9.0)
-    first, second = window.stages(10.0)
-    assert first == StageTimes(
-        busy=0.1, queue_ms=1.0, compute_ms=200.0, serialize_ms=2.0, wire_ms=3.0
-    )
-    assert second.busy == pytest.approx(0.2)
+    window = StepWindow(0, 4)
+    window.add(a_step(100, 400), 8 * S)
+    window.add(a_step(300, 400), 9 * S)
+    first, second = window.activity(10 * S).stages
+    mean = StageTimings(queue_ns=1e6, compute_ns=200e6, serialize_ns=2e6, wire_ns=3e6)
+    assert first == StageActivity(busy_share=0.1, mean=mean)
+    assert second.busy_share == pytest.approx(0.2)
 
 
 def test_what_is_older_than_the_window_is_forgotten() -> None:
-    window = StepWindow(4.0, started_s=0.0)
-    window.add(a_step(100), 1.0)
-    window.add(a_step(300), 3.0)
-    assert [stage.compute_ms for stage in window.stages(6.0)] == [300.0]
-    assert window.stages(8.0) == ()
+    window = StepWindow(0, 4)
+    window.add(a_step(100), 1 * S)
+    window.add(a_step(300), 3 * S)
+    assert [stage.mean.compute_ns for stage in window.activity(6 * S).stages] == [300e6]
+    assert window.activity(8 * S).stages == ()
 
 
 def test_a_window_that_has_just_begun_is_as_long_as_the_watch() -> None:
-    window = StepWindow(4.0, started_s=7.0)
-    window.add(a_step(500), 8.0)
-    assert window.stages(8.0)[0].busy == pytest.approx(0.5)
+    window = StepWindow(7 * S, 4)
+    window.add(a_step(500), 8 * S)
+    assert window.activity(8 * S).stages[0].busy_share == pytest.approx(0.5)
 
 
 def test_a_stage_is_never_busier_than_all_the_time() -> None:
-    window = StepWindow(4.0, started_s=0.0)
-    window.add(a_step(9000), 9.0)
-    assert window.stages(9.0)[0].busy == 1.0
+    window = StepWindow(0, 4)
+    window.add(a_step(9000), 9 * S)
+    assert window.activity(9 * S).stages[0].busy_share == 1.0
 
 
 def test_a_sparkline_is_as_high_as_its_largest_value() -> None:
@@ -180,7 +182,7 @@ def test_json_has_busy_and_times_for_every_stage_or_the_error() -> None:
     assert content["error"] is None
     assert [stage["busy"] for stage in content["stages"]] == [0.5] * 3
     assert content["stages"][0]["ms_per_step"]["wire"] == 4.0
-    idle: Any = snapshot_json(a_snapshot(a_status(), times=()))
+    idle: Any = snapshot_json(a_snapshot(a_status(), stages=()))
     assert [stage["ms_per_step"] for stage in idle["stages"]] == [None] * 3
     gone = a_snapshot(a_status(), error=UnavailableError("refused"))
     assert snapshot_json(gone) == {

@@ -4,16 +4,11 @@ import asyncio
 
 import pytest
 
-from coordinator.core.step import (
-    ScheduledSlice,
-    SchedulerOutput,
-    StageSpan,
-    StageTimings,
-    StepOutput,
-)
-from coordinator.core.step_record import StageVisit, StepInstants, StepRecord
+from coordinator.core.step import ScheduledSlice, SchedulerOutput, StepOutput
+from coordinator.core.step_record import StepInstants, step_record
 from coordinator.observe.step_watch import CHUNK_RECORDS, MAX_WATCHES, StepHub, StepWatch
 from stagecoach.contract.errors import QueueFullError, UnavailableError
+from stagecoach.contract.step_record import StageVisit, StepRecord
 
 
 def create_record(micro_batch_id: int = 0, started_ns: int = 100) -> StepRecord:
@@ -22,8 +17,13 @@ def create_record(micro_batch_id: int = 0, started_ns: int = 100) -> StepRecord:
         num_sequences=1,
         num_prefill_tokens=0,
         num_decode_tokens=1,
-        instants=StepInstants(started_ns, 110, 180, 190, 190, 200),
-        stages=(StageVisit(StageSpan(120, 170), 5, 20, 3),),
+        started_ns=started_ns,
+        scheduled_ns=110,
+        stages=(StageVisit.of(120, 170, queue_ns=5, compute_ns=20, serialize_ns=3),),
+        returned_ns=180,
+        sampled_ns=190,
+        emitting_ns=190,
+        emitted_ns=200,
     )
 
 
@@ -136,13 +136,17 @@ def test_a_record_counts_rows_and_leaves_the_coordinators_serialization_out_of_t
         ),
         slot_ops=(),
     )
-    inside = StageTimings(queue_ns=10, compute_ns=40, serialize_ns=6, wire_ns=44)
+    visit = StageVisit.of(200, 300, queue_ns=10, compute_ns=40, serialize_ns=6)
     step = StepOutput(
         micro_batch_id=9,
         logits=(),
-        stage_timings=(inside.with_serialization(1000),),
-        stage_spans=(StageSpan(200, 300),),
+        visits=(visit,),
+        stage_timings=(visit.timings.with_serialization(1000),),
     )
-    record = StepRecord.of(output, step, StepInstants(1, 2, 3, 4, 4, 5))
+    record = step_record(output, step, StepInstants(1, 2, 3, 4, 4, 5))
     assert (record.num_sequences, record.num_decode_tokens, record.num_prefill_tokens) == (4, 2, 6)
-    assert record.stages == (StageVisit(StageSpan(200, 300), 10, 40, 6),)
+    (found,) = record.stages
+    assert (found.sent_ns, found.arrived_ns, found.wire_ns) == (200, 300, 44)
+    assert (found.queue_ns, found.compute_ns, found.serialize_ns) == (10, 40, 6)
+    instants = record.started_ns, record.scheduled_ns, record.returned_ns, record.sampled_ns
+    assert (*instants, record.emitting_ns, record.emitted_ns) == (1, 2, 3, 4, 4, 5)

@@ -2,10 +2,10 @@ from typing import Any
 
 import pytest
 
-from coordinator.core.step import StageTimings
 from coordinator.scheduler.load import Load
 from coordinator.scheduler.step_times import StepTimes
 from coordinator.scheduler.throttle import MAX_SLOWDOWN, MIN_PREFILL_TOKENS, step_budget
+from stagecoach.contract.stage_timings import StageTimings
 
 
 def create_load(**changes: Any) -> Load:

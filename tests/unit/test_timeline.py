@@ -16,9 +16,9 @@ US = 1000
 
 def create_visit(sent_us: int, *, queue_us: int = 0) -> StageVisit:
     """10 us of wire, 4 of serialization and 30 of compute, besides the queue."""
-    return StageVisit(
-        sent_ns=sent_us * US,
-        arrived_ns=(sent_us + 44 + queue_us) * US,
+    return StageVisit.of(
+        sent_us * US,
+        (sent_us + 44 + queue_us) * US,
         queue_ns=queue_us * US,
         compute_ns=30 * US,
         serialize_ns=4 * US,

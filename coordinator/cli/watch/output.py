@@ -19,6 +19,8 @@ from coordinator.cli.watch.snapshot import Snapshot
 from stagecoach.client.status_json import status_json
 from stagecoach.process.stop_event import run_until, stop_event
 
+_NS_PER_MS = 1e6
+
 
 async def watch(connection: Connection, *, interval_s: float, json_output: bool) -> None:
     """Shows the state of a cluster until Ctrl-C or q, whether the coordinator is there or not.
@@ -120,13 +122,13 @@ def snapshot_json(snapshot: Snapshot) -> dict[str, object]:
     content = status_json(snapshot.status)
     stages = content["stages"]
     assert isinstance(stages, list)
-    for stage, times in zip(stages, snapshot.times, strict=False):
-        stage["busy"] = times.busy
+    for stage, activity in zip(stages, snapshot.stages, strict=False):
+        stage["busy"] = activity.busy_share
         stage["ms_per_step"] = {
-            "compute": times.compute_ms,
-            "queue": times.queue_ms,
-            "wire": times.wire_ms,
-            "serialize": times.serialize_ms,
+            "compute": activity.mean.compute_ns / _NS_PER_MS,
+            "queue": activity.mean.queue_ns / _NS_PER_MS,
+            "wire": activity.mean.wire_ns / _NS_PER_MS,
+            "serialize": activity.mean.serialize_ns / _NS_PER_MS,
         }
     for stage in stages:
         stage.setdefault("busy", 0.0)

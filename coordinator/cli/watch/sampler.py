@@ -1,15 +1,16 @@
 """Asks a coordinator for its state and listens to its steps; outlives its absence."""
 
 import asyncio
+import math
 from collections import deque
 
 from coordinator.cli.watch.snapshot import Snapshot
-from coordinator.cli.watch.step_window import StepWindow
+from coordinator.observe.step_window import StepWindow
 from stagecoach.client import AsyncClient, CoordinatorStatus, StagecoachError
 
 ANSWER_TIMEOUT_S = 5.0
 RETRY_S = 1.0
-MIN_WINDOW_S = 3.0
+MIN_WINDOW_S = 3
 """Of the means: over a shorter time the figures of a slow model jump."""
 MAX_HISTORY = 120
 """Of the tokens a second; as many as a wide terminal shows."""
@@ -26,8 +27,8 @@ class ClusterSampler:
     def __init__(self, client: AsyncClient, *, interval_s: float) -> None:
         self._client = client
         self._now = asyncio.get_running_loop().time
-        self._window_s = max(interval_s, MIN_WINDOW_S)
-        self._window = StepWindow(self._window_s, self._now())
+        self._window_s = max(math.ceil(interval_s), MIN_WINDOW_S)
+        self._window = self._new_window()
         self._status: CoordinatorStatus | None = None
         self._asked_s = 0.0
         self._tokens_per_s: deque[float] = deque(maxlen=MAX_HISTORY)
@@ -37,9 +38,9 @@ class ClusterSampler:
         while True:
             try:
                 async with await self._client.watch_steps() as steps:
-                    self._window = StepWindow(self._window_s, self._now())
+                    self._window = self._new_window()
                     async for record in steps:
-                        self._window.add(record, self._now())
+                        self._window.add(record, self._now_ns())
             except StagecoachError:
                 pass  # `sample` runs into the same and tells it
             await asyncio.sleep(RETRY_S)
@@ -57,9 +58,15 @@ class ClusterSampler:
             address=self._client.address,
             status=self._status,
             error=error,
-            times=self._window.stages(self._now()),
+            stages=self._window.activity(self._now_ns()).stages,
             tokens_per_s=tuple(self._tokens_per_s),
         )
+
+    def _now_ns(self) -> int:
+        return int(self._now() * 1e9)
+
+    def _new_window(self) -> StepWindow:
+        return StepWindow(self._now_ns(), self._window_s)
 
     def _count(self, status: CoordinatorStatus) -> None:
         """Adds to the history what was generated since the same coordinator answered last."""

@@ -8,11 +8,12 @@ from rich.table import Table
 from rich.text import Text
 
 from coordinator.cli.watch.snapshot import Snapshot
-from coordinator.cli.watch.step_window import StageTimes
+from coordinator.observe.step_window import StageActivity
 from stagecoach.client import CoordinatorStatus, StageState, StageStatus
 
 _UNBOUNDED_COLUMNS = 10_000
 _BAR_COLUMNS = 6
+_NS_PER_MS = 1e6
 _PEAK_COLUMNS = 16
 _SPARKS = "▁▂▃▄▅▆▇█"
 _STATE_STYLES = {
@@ -30,12 +31,12 @@ def render(snapshot: Snapshot, console: Console) -> RenderableType:
         console: Where; its width decides whether there is one table or two.
     """
     parts: list[RenderableType] = [_headline(snapshot)]
-    status, times = snapshot.status, snapshot.times
+    status, stages = snapshot.status, snapshot.stages
     if status is not None:
-        one_table = _stage_table(status, times, with_device=True)
+        one_table = _stage_table(status, stages, with_device=True)
         unbounded = console.options.update(width=_UNBOUNDED_COLUMNS)
         is_wide = console.measure(one_table, options=unbounded).maximum <= console.width
-        table = one_table if is_wide else _stage_table(status, times, with_device=False)
+        table = one_table if is_wide else _stage_table(status, stages, with_device=False)
         parts += [Text(""), table, Text("the times are ms a step", style="dim")]
         if not is_wide:
             parts += [Text(""), _device_table(status)]
@@ -79,7 +80,7 @@ def _headline(snapshot: Snapshot) -> Text:
 
 
 def _stage_table(
-    status: CoordinatorStatus, times: tuple[StageTimes, ...], *, with_device: bool
+    status: CoordinatorStatus, activities: tuple[StageActivity, ...], *, with_device: bool
 ) -> Table:
     """What each stage does; with what it is, if wanted."""
     table = _table("stage", *(("layers",) if with_device else ()), "state", "KV in use", "busy")
@@ -88,13 +89,13 @@ def _stage_table(
     for name in ("device", "address") if with_device else ():
         table.add_column(name, no_wrap=True)
     for stage in status.stages:
-        numbers = _activity(stage, times[stage.index] if stage.index < len(times) else None)
+        activity = activities[stage.index] if stage.index < len(activities) else None
         style = _STATE_STYLES[stage.state]
         table.add_row(
             str(stage.index),
             *((_layers(stage),) if with_device else ()),
             f"[{style}]{stage.state}[/{style}]",
-            *numbers,
+            *_activity(stage, activity),
             *((_device(stage), stage.address) if with_device else ()),
         )
     return table
@@ -124,14 +125,15 @@ def _device(stage: StageStatus) -> str:
     return escape(f"{stage.device or '?'}, {stage.dtype or '?'}")
 
 
-def _activity(stage: StageStatus, times: StageTimes | None) -> list[str]:
+def _activity(stage: StageStatus, activity: StageActivity | None) -> list[str]:
     """KV use, busy share and time split."""
     num_used = stage.num_kv_blocks - stage.num_free_kv_blocks
     kv = "?" if stage.num_kv_blocks == 0 else bar(num_used / stage.num_kv_blocks)
-    if times is None:
+    if activity is None:
         return [kv, bar(0.0), *"----"]
-    split = (times.compute_ms, times.queue_ms, times.wire_ms, times.serialize_ms)
-    return [kv, bar(times.busy), *(f"{value:.1f}" for value in split)]
+    mean = activity.mean
+    split_ns = (mean.compute_ns, mean.queue_ns, mean.wire_ns, mean.serialize_ns)
+    return [kv, bar(activity.busy_share), *(f"{ns / _NS_PER_MS:.1f}" for ns in split_ns)]
 
 
 def _speed(tokens_per_s: tuple[float, ...], columns: int) -> Text:

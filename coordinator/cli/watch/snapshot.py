@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from coordinator.cli.watch.step_window import StageTimes
+from coordinator.observe.step_window import StageActivity
 from stagecoach.client import CoordinatorStatus, StagecoachError, StageState, StageStatus
 
 
@@ -16,8 +16,8 @@ class Snapshot:
     """What it said last; None when it never did."""
     error: StagecoachError | None
     """Why it said nothing this time."""
-    times: tuple[StageTimes, ...]
-    """Of each stage over the last seconds; empty when nothing ran."""
+    stages: tuple[StageActivity, ...]
+    """What each stage did over the last seconds; empty when nothing ran."""
     tokens_per_s: tuple[float, ...]
     """Tokens generated a second between one question and the next, oldest first."""
 

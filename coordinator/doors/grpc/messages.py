@@ -16,9 +16,6 @@ from coordinator.core.events import (
     Accepted,
     Finished,
     GenerationEvent,
-    RequestTimings,
-    StageTotals,
-    StepTotals,
     TokenLogprobs,
     TokensEvent,
 )
@@ -39,6 +36,8 @@ from coordinator.core.sampling_params import SamplingParams, check_num_biases
 from coordinator.core.status import EngineStatus, StageState, StageStatus
 from stagecoach.contract import stage_info_codec
 from stagecoach.contract.errors import InvalidArgumentError
+from stagecoach.contract.request_timings import RequestTimings, StepTotals
+from stagecoach.contract.stage_timings import StageTimings
 from stagecoach.v1 import generation_pb2
 from stagecoach.version import __version__
 
@@ -246,7 +245,7 @@ def _step_totals(totals: StepTotals) -> generation_pb2.StepTimeTotals:
     )
 
 
-def _stage_totals(totals: StageTotals) -> generation_pb2.StageTimeTotals:
+def _stage_totals(totals: StageTimings[int]) -> generation_pb2.StageTimeTotals:
     return generation_pb2.StageTimeTotals(
         queue_ns=totals.queue_ns,
         compute_ns=totals.compute_ns,

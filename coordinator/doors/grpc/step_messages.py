@@ -3,7 +3,7 @@
 import time
 
 from coordinator.core.step_chunk import StepChunk
-from coordinator.core.step_record import StageVisit, StepRecord
+from stagecoach.contract.step_record import StageVisit, StepRecord
 from stagecoach.v1 import generation_pb2
 
 
@@ -26,26 +26,25 @@ def step_chunk(chunk: StepChunk, origin_ns: int) -> generation_pb2.WatchStepsRes
 
 
 def _step_record(record: StepRecord, origin_ns: int) -> generation_pb2.StepRecord:
-    instants = record.instants
     return generation_pb2.StepRecord(
         micro_batch_id=record.micro_batch_id,
         num_sequences=record.num_sequences,
         num_prefill_tokens=record.num_prefill_tokens,
         num_decode_tokens=record.num_decode_tokens,
-        started_ns=instants.started_ns - origin_ns,
-        scheduled_ns=instants.scheduled_ns - origin_ns,
+        started_ns=record.started_ns - origin_ns,
+        scheduled_ns=record.scheduled_ns - origin_ns,
         stages=[_stage_visit(visit, origin_ns) for visit in record.stages],
-        returned_ns=instants.returned_ns - origin_ns,
-        sampled_ns=instants.sampled_ns - origin_ns,
-        emitting_ns=instants.emitting_ns - origin_ns,
-        emitted_ns=instants.emitted_ns - origin_ns,
+        returned_ns=record.returned_ns - origin_ns,
+        sampled_ns=record.sampled_ns - origin_ns,
+        emitting_ns=record.emitting_ns - origin_ns,
+        emitted_ns=record.emitted_ns - origin_ns,
     )
 
 
 def _stage_visit(visit: StageVisit, origin_ns: int) -> generation_pb2.StageVisit:
     return generation_pb2.StageVisit(
-        sent_ns=visit.span.sent_ns - origin_ns,
-        arrived_ns=visit.span.arrived_ns - origin_ns,
+        sent_ns=visit.sent_ns - origin_ns,
+        arrived_ns=visit.arrived_ns - origin_ns,
         queue_ns=visit.queue_ns,
         compute_ns=visit.compute_ns,
         serialize_ns=visit.serialize_ns,

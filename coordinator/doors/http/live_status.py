@@ -15,7 +15,7 @@ from typing import Self
 from coordinator.core.generation_engine import GenerationEngine, StepFeed
 from coordinator.doors.grpc.messages import status_response
 from coordinator.doors.http.door import Door
-from coordinator.observe.activity import ActivityWindow, StepSample, activity_json
+from coordinator.observe.step_window import StepWindow, activity_json
 from stagecoach.client.status import read_status
 from stagecoach.client.status_json import status_json
 from stagecoach.contract.errors import QueueFullError, StagecoachError
@@ -25,6 +25,9 @@ MAX_VIEWERS = 64
 
 PERIOD_S = 1.0
 """Between two states."""
+
+WINDOW_S = 5
+"""Over which the activity is summed up."""
 
 _READ_PAUSE_S = 0.05
 """Between two readings of steps, so that they are taken many at a time."""
@@ -101,7 +104,7 @@ class LiveStatus:
 
     async def _look(self, engine: GenerationEngine, feed: StepFeed) -> None:
         """Shows states until the feed ends, which it does when the engine closes."""
-        window = ActivityWindow(feed.origin_ns)
+        window = StepWindow(feed.origin_ns, WINDOW_S)
         reading = asyncio.create_task(_read(feed, window), name="live-status-steps")
         try:
             while not reading.done():
@@ -120,18 +123,18 @@ class LiveStatus:
             viewer.end()
 
 
-async def _read(feed: StepFeed, window: ActivityWindow) -> None:
+async def _read(feed: StepFeed, window: StepWindow) -> None:
     """Counts steps until the engine closes."""
     try:
         async for chunk in feed:
             for record in chunk.records:
-                window.add(StepSample.of(record))
+                window.add(record, record.emitted_ns)
             await asyncio.sleep(_READ_PAUSE_S)
     except StagecoachError as error:
         _log.info("the live status ends: %s", error)
 
 
-async def _state(engine: GenerationEngine, window: ActivityWindow) -> str:
+async def _state(engine: GenerationEngine, window: StepWindow) -> str:
     """The status of the engine and its activity, as one line of JSON.
 
     `at_s` is a time in seconds that only differences of mean something.

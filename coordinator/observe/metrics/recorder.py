@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 from coordinator.core.observation import RequestEnd, StepSummary
 from coordinator.core.request import FinishReason
-from coordinator.core.step import StageTimings
 from coordinator.observe.metrics.bubbles import BubbleMeter
 from stagecoach.contract.errors import (
     ContextLengthExceededError,
@@ -17,6 +16,7 @@ from stagecoach.contract.errors import (
     StagecoachError,
     UnavailableError,
 )
+from stagecoach.contract.stage_timings import StageTimings
 from stagecoach.telemetry.histogram import (
     NS_PER_S,
     REQUEST_BOUNDS_S,
@@ -26,7 +26,7 @@ from stagecoach.telemetry.histogram import (
 )
 
 
-class StageTimes:
+class StageHistograms:
     """Histograms of the parts of a micro-batch at one stage."""
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class StageTimes:
         self.serialize = Histogram(STEP_BOUNDS_S, unit=NS_PER_S)
         self.wire = Histogram(STEP_BOUNDS_S, unit=NS_PER_S)
 
-    def observe(self, timings: StageTimings) -> None:
+    def observe(self, timings: StageTimings[int]) -> None:
         """Adds one micro-batch."""
         self.queue.observe(timings.queue_ns)
         self.compute.observe(timings.compute_ns)
@@ -72,7 +72,7 @@ class MetricsRecorder:
         self.whole_request = Histogram(REQUEST_BOUNDS_S, unit=NS_PER_S)
         self.prompt_tokens = Histogram(TOKEN_BOUNDS)
         self.generated_tokens = Histogram(TOKEN_BOUNDS)
-        self.stages: list[StageTimes] = []
+        self.stages: list[StageHistograms] = []
         self.bubbles = BubbleMeter()
 
     def request_accepted(self, request_id: str, num_prompt_tokens: int) -> None:
@@ -116,7 +116,7 @@ class MetricsRecorder:
         for duration_ns, num_tokens in step.inter_token_ns.items():
             self.inter_token.observe(duration_ns, num_tokens)
         while len(self.stages) < len(step.stages):
-            self.stages.append(StageTimes())
+            self.stages.append(StageHistograms())
         for times, timings in zip(self.stages, step.stages, strict=True):
             times.observe(timings)
         self.bubbles.add([timings.compute_ns for timings in step.stages], self.now_ns())

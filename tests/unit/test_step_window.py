@@ -4,30 +4,65 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.observe.activity import ActivityWindow, StageSample, StepSample, activity_json
+from coordinator.observe.step_window import StepWindow, activity_json
+from stagecoach.contract.stage_timings import StageTimings
+from stagecoach.contract.step_record import StageVisit, StepRecord
 
 NS_PER_S = 1_000_000_000
 WINDOW_S = 5
 
 durations = st.integers(0, 40_000_000)
-stage_samples = st.builds(
-    StageSample, compute_ns=durations, queue_ns=durations, serialize_ns=durations, wire_ns=durations
+stage_visits = st.builds(
+    StageVisit.of,
+    st.just(0),
+    st.integers(160_000_000, 200_000_000),
+    queue_ns=durations,
+    compute_ns=durations,
+    serialize_ns=durations,
 )
 
 
+def create_record(
+    emitted_ns: int,
+    *stages: StageVisit,
+    num_prefill_tokens: int = 0,
+    num_decode_tokens: int = 4,
+    schedule_ns: int = 0,
+    sample_ns: int = 0,
+    emit_ns: int = 0,
+) -> StepRecord:
+    """A step that ended then, one part right after the other."""
+    emitting_ns = emitted_ns - emit_ns
+    returned_ns = emitting_ns - sample_ns
+    return StepRecord(
+        micro_batch_id=1,
+        num_sequences=1,
+        num_prefill_tokens=num_prefill_tokens,
+        num_decode_tokens=num_decode_tokens,
+        started_ns=returned_ns - schedule_ns,
+        scheduled_ns=returned_ns,
+        stages=stages,
+        returned_ns=returned_ns,
+        sampled_ns=emitting_ns,
+        emitting_ns=emitting_ns,
+        emitted_ns=emitted_ns,
+    )
+
+
 @st.composite
-def histories(draw: st.DrawFn) -> tuple[list[StepSample], int]:
+def histories(draw: st.DrawFn) -> tuple[list[StepRecord], int]:
     """Steps of two stages in the order of their ends, and a time that is not before them."""
     ends = sorted(draw(st.lists(st.integers(3 * NS_PER_S, 20 * NS_PER_S), max_size=30)))
     steps = [
-        StepSample(
-            ended_ns=end_ns,
+        create_record(
+            end_ns,
+            draw(stage_visits),
+            draw(stage_visits),
             num_prefill_tokens=draw(st.integers(0, 64)),
             num_decode_tokens=draw(st.integers(0, 64)),
             schedule_ns=draw(durations),
             sample_ns=draw(durations),
             emit_ns=draw(durations),
-            stages=(draw(stage_samples), draw(stage_samples)),
         )
         for end_ns in ends
     ]
@@ -37,17 +72,17 @@ def histories(draw: st.DrawFn) -> tuple[list[StepSample], int]:
 
 @given(histories())
 def test_activity_equals_a_sum_over_the_steps_of_the_window(
-    history: tuple[list[StepSample], int],
+    history: tuple[list[StepRecord], int],
 ) -> None:
     steps, now_ns = history
     origin_ns = 3 * NS_PER_S
-    window = ActivityWindow(origin_ns, WINDOW_S)
+    window = StepWindow(origin_ns, WINDOW_S)
     for step in steps:
-        window.add(step)
+        window.add(step, step.emitted_ns)
     activity = window.activity(now_ns)
 
     begin_ns = (now_ns // NS_PER_S - WINDOW_S) * NS_PER_S
-    inside = [step for step in steps if step.ended_ns >= begin_ns]
+    inside = [step for step in steps if step.emitted_ns >= begin_ns]
     window_ns = max(1, now_ns - max(begin_ns, origin_ns))
     assert activity.window_s == window_ns / NS_PER_S
     assert activity.num_steps == len(inside)
@@ -56,33 +91,32 @@ def test_activity_equals_a_sum_over_the_steps_of_the_window(
     assert len(activity.stages) == (2 if inside else 0)
     if inside:
         assert activity.sample_ns == pytest.approx(
-            sum(step.sample_ns for step in inside) / len(inside)
+            sum(step.sampled_ns - step.returned_ns for step in inside) / len(inside)
+        )
+        assert activity.schedule_ns == pytest.approx(
+            sum(step.scheduled_ns - step.started_ns for step in inside) / len(inside)
+        )
+        assert activity.emit_ns == pytest.approx(
+            sum(step.emitted_ns - step.emitting_ns for step in inside) / len(inside)
         )
     for index, stage in enumerate(activity.stages):
         visits = [step.stages[index] for step in inside]
         computed_ns = sum(visit.compute_ns for visit in visits)
         assert stage.busy_share == pytest.approx(min(1, computed_ns / window_ns))
-        assert stage.queue_ns == pytest.approx(
+        assert stage.mean.queue_ns == pytest.approx(
             sum(visit.queue_ns for visit in visits) / len(visits)
         )
-        assert stage.wire_ns == pytest.approx(sum(visit.wire_ns for visit in visits) / len(visits))
+        assert stage.mean.wire_ns == pytest.approx(
+            sum(visit.wire_ns for visit in visits) / len(visits)
+        )
 
 
 def test_a_stage_that_computes_half_of_the_time_is_half_busy() -> None:
-    window = ActivityWindow(0, WINDOW_S)
+    window = StepWindow(0, WINDOW_S)
+    visit = StageVisit(0, 5_000_000, StageTimings(0, 5_000_000, 0, 0))
     for index in range(999):
         end_ns = (index + 1) * NS_PER_S // 100
-        window.add(
-            StepSample(
-                ended_ns=end_ns,
-                num_prefill_tokens=0,
-                num_decode_tokens=4,
-                schedule_ns=1_000_000,
-                sample_ns=0,
-                emit_ns=0,
-                stages=(StageSample(compute_ns=5_000_000, queue_ns=0, serialize_ns=0, wire_ns=0),),
-            )
-        )
+        window.add(create_record(end_ns, visit, schedule_ns=1_000_000), end_ns)
     shown = activity_json(window.activity(10 * NS_PER_S - 1))
     assert shown["window_s"] == 6.0
     assert shown["schedule_ms"] == 1.0
@@ -92,5 +126,5 @@ def test_a_stage_that_computes_half_of_the_time_is_half_busy() -> None:
 
 
 def test_nothing_runs_so_nothing_is_busy() -> None:
-    activity = ActivityWindow(NS_PER_S).activity(NS_PER_S)
+    activity = StepWindow(NS_PER_S, WINDOW_S).activity(NS_PER_S)
     assert (activity.num_steps, activity.stages) == (0, ())

@@ -1,0 +1,57 @@
+"""Where the time of one request went. Standard library only."""
+
+from dataclasses import dataclass
+
+from stagecoach.contract.stage_timings import StageTimings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepTotals:
+    """Sums over some steps of a request, in nanoseconds; fields as in `RequestTimings`."""
+
+    num_steps: int
+    schedule_ns: int
+    sample_ns: int
+    detokenize_ns: int
+    step_ns: int
+    stages: tuple[StageTimings[int], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestTimings:
+    """Where the time of one request went, in nanoseconds, by the coordinator's clock.
+
+    The per-step figures are sums over the steps that the request took part in; a step is shared by
+    all sequences in its micro-batch.
+    """
+
+    queue_ns: int
+    """From acceptance to the first scheduled step."""
+    time_to_first_token_ns: int | None
+    """From acceptance to the first token. None when there was none."""
+    total_ns: int
+    """From acceptance to the end."""
+    num_steps: int
+    """Steps that the request took part in."""
+    schedule_ns: int
+    """Deciding what runs."""
+    sample_ns: int
+    """Choosing tokens."""
+    detokenize_ns: int
+    """Turning tokens into text."""
+    step_ns: int
+    """Wall time of the steps: from the start of scheduling until the tokens were chosen, and the
+    detokenization, which may overlap with the next step."""
+    stages: tuple[StageTimings[int], ...]
+    """One a stage, in order; the serialization is that on both ends."""
+    num_preemptions: int = 0
+    """Times that the request was preempted and its KV computed again."""
+    prefill: StepTotals | None = None
+    """The part of these that is prefill: the steps up to the one that made the first token, and
+    that one. None when there was no token."""
+
+    @property
+    def other_ns(self) -> int:
+        """Time of the steps that nothing above accounts for."""
+        stages_ns = sum(stage.total_ns for stage in self.stages)
+        return self.step_ns - stages_ns - self.schedule_ns - self.sample_ns - self.detokenize_ns
