@@ -4,7 +4,7 @@ import os
 import sys
 import time
 
-from stagecoach.client import Client, StagecoachError
+from stagecoach import Client, StagecoachError
 
 ADDRESS = os.environ.get("STAGECOACH_COORDINATOR", "localhost:50050")
 

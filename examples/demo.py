@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from rich.console import Console
 
 from coordinator.cli.shared.completion_output import print_stats
-from stagecoach.client import Client
+from stagecoach import Client
 
 QUESTION = "What is the capital of France?"
 

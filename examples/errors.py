@@ -3,7 +3,7 @@
 import os
 import sys
 
-from stagecoach.client import (
+from stagecoach import (
     Client,
     ContextLengthExceededError,
     DeadlineExceededError,

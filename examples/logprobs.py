@@ -4,7 +4,7 @@ import math
 import os
 import sys
 
-from stagecoach.client import Client, StagecoachError
+from stagecoach import Client, StagecoachError
 
 ADDRESS = os.environ.get("STAGECOACH_COORDINATOR", "localhost:50050")
 

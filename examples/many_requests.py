@@ -5,7 +5,7 @@ import os
 import sys
 import time
 
-from stagecoach.client import AsyncClient, StagecoachError
+from stagecoach import AsyncClient, StagecoachError
 
 ADDRESS = os.environ.get("STAGECOACH_COORDINATOR", "localhost:50050")
 CITIES = ("Paris", "Rome", "Cairo", "Lima", "Oslo", "Kyoto", "Delhi", "Quito")

@@ -3,7 +3,7 @@
 import os
 import sys
 
-from stagecoach.client import Client, StagecoachError
+from stagecoach import Client, StagecoachError
 
 ADDRESS = os.environ.get("STAGECOACH_COORDINATOR", "localhost:50050")
 

@@ -1,9 +1,10 @@
-"""Writes the tables of `docs/` that follow from the code; run by `make docs`.
+"""Writes what documents say and the code decides: tables of `docs/`, lists of `CONTRIBUTING.md`.
 
-A table stands between `<!-- begin generated: NAME -->` and the line that ends it. What a flag means
-is said by the docstring of the configuration's field that it sets, else by its help. What a room is
-for is said by the first sentence of its docstring. With `--check` nothing is written; the exit code
-says whether every table is what the code gives.
+Run by `make docs`. A table stands between `<!-- begin generated: NAME -->` and the line that ends
+it. What a flag means is said by the docstring of the configuration's field that it sets, else by
+its help. What a room is for is said by the first paragraph of its docstring. `files with WORD`
+lists the files that have a word, for recipes that name all places of a change. With `--check`
+nothing is written; the exit code says whether every table is what the code gives.
 """
 
 import argparse
@@ -39,11 +40,12 @@ class Field(NamedTuple):
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PACKAGES = ("stagecoach", "coordinator", "stage_server")
+FILES_WITH = "files with "
 NOT_LISTED = ("install_completion", "show_completion")
 """Flags that every command of typer has."""
 WITH_TABLES_OF_THEIR_OWN = ("serve", "up")
 _REGION = re.compile(
-    r"(<!-- begin generated: ([a-z-]+) -->\n).*?(<!-- end generated: \2 -->)", re.DOTALL
+    r"(<!-- begin generated: ([\w -]+) -->\n).*?(<!-- end generated: \2 -->)", re.DOTALL
 )
 
 
@@ -72,10 +74,25 @@ def tables() -> dict[str, str]:
 def filled(page: str, contents: Mapping[str, str]) -> str:
     """A page with its tables as the code gives them.
 
+    Args:
+        page: Its text.
+        contents: Every table that has a name of its own.
+
     Raises:
         KeyError: The page asks for a table that there is not.
+        ValueError: It asks for the files with a word that none has.
     """
-    return _REGION.sub(lambda found: f"{found[1]}\n{contents[found[2]]}\n{found[3]}", page)
+
+    def content(name: str) -> str:
+        word = name.removeprefix(FILES_WITH)
+        return contents[name] if word == name else _files_with(word)
+
+    return _REGION.sub(lambda found: f"{found[1]}\n{content(found[2])}\n{found[3]}", page)
+
+
+def pages() -> list[Path]:
+    """The documents that may have tables."""
+    return [ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
 
 
 def drift() -> list[str]:
@@ -83,7 +100,7 @@ def drift() -> list[str]:
     contents = tables()
     return [
         str(path.relative_to(ROOT))
-        for path in sorted(DOCS.rglob("*.md"))
+        for path in pages()
         if path.read_text() != filled(path.read_text(), contents)
     ]
 
@@ -217,6 +234,29 @@ def _first_sentence(text: str) -> str:
     return " ".join(text.partition("\n\n")[0].split()).removesuffix(".")
 
 
+def _files_with(word: str) -> str:
+    """The list of source files that have a word, with what each is for."""
+    whole = re.compile(rf"\b{word}\b")
+    lines = [
+        f"- `{path.relative_to(ROOT)}`: {_purpose(path)}\n"
+        for folder in ("protos", *PACKAGES)
+        for path in sorted([*(ROOT / folder).rglob("*.py"), *(ROOT / folder).rglob("*.proto")])
+        if "_pb2" not in path.name and whole.search(path.read_text())
+    ]
+    if not lines:
+        raise ValueError(f"no file has the word {word}")
+    return "".join(lines)
+
+
+def _purpose(path: Path) -> str:
+    """What a source file says that it is for."""
+    text = path.read_text()
+    if path.suffix == ".proto":
+        [comment] = re.findall(r"^// (.*)\npackage ", text, flags=re.MULTILINE)
+        return str(comment).removesuffix(".")
+    return _first_sentence(ast.get_docstring(ast.parse(text)) or "")
+
+
 def _decisions() -> str:
     rows = []
     for path in sorted(DOCS.glob("decisions/0*.md")):
@@ -231,13 +271,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 on a change")
     check = parser.parse_args().check
-    pages = drift()
+    differing = drift()
     if check:
-        for page in pages:
+        for page in differing:
             print(f"{page} is not what the code gives: make docs writes it", file=sys.stderr)
-        return 1 if pages else 0
+        return 1 if differing else 0
     contents = tables()
-    for page in pages:
+    for page in differing:
         path = ROOT / page
         path.write_text(filled(path.read_text(), contents))
         print(f"wrote {page}")

@@ -48,7 +48,7 @@ def make_authority(engine: DockerEngine, pki: Path) -> Path:
 def credentials_of(
     engine: DockerEngine, pki: Path, name: str, *, hosts: tuple[str, ...], role: str
 ) -> Path:
-    """Makes the folder that the compose file of a box mounts from, as the README says."""
+    """Makes the folder that the compose file of a box mounts from, as docs/deploy.md says."""
     wanted = [part for host in hosts for part in ("--host", host)]
     engine.run(*CLI, "certs", "issue", str(pki), "--name", name, "--role", role, *wanted)
     folder = pki.parent / name
