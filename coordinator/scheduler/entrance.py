@@ -1,10 +1,10 @@
-"""Who of those that wait may run: slots, KV memory, and whom one may pass.
+"""Admits waiting sequences: by slots, by KV memory, and by which sequence may pass which.
 
-The most senior goes first: of the lowest rank the oldest. What fits may pass it while it does not
-fit itself, or while prompts that run need longer; but no more than `MAX_PASSES` pass it, and then
-nothing does before it runs. The last free slot is kept for it. One that ran before is passed only
-by what fits to its last token, so that nobody who passes takes the room that it lacks for longer
-than need be.
+The senior sequence is the oldest of the lowest rank, and goes first. Other sequences may pass the
+senior while it does not fit, or while prompts that run need longer. At most `MAX_PASSES` sequences
+pass it; then no sequence is admitted before the senior runs. The last free slot is kept for the
+senior. A senior that ran before is passed only by sequences that fit to their last token, so that
+none of them holds the room that the senior lacks for longer than it must.
 """
 
 from collections.abc import Iterable

@@ -1,13 +1,13 @@
 """Mirrors the block arithmetic of the smallest stage, so that no stage ever runs out of KV blocks.
 
-Counts only: which blocks a slot has is the stage's own affair. What the ledger must know is which
-slots share a block, because the stage counts that one once.
+The ledger counts blocks; only the stage knows which blocks a slot has. The ledger knows which slots
+share a block, because the stage counts a shared block once.
 
     total = free + held by running slots          free = cached + vacant
                                                   cached: held by retained slots alone
 
-Only full blocks are shared, and from the start of a slot on. So a shared block is never written,
-the stage never copies one, and whoever holds a block holds all before it.
+Slots share full blocks only, from their start on. So nobody writes a shared block, no stage copies
+one, and a slot that holds a block holds all blocks before it.
 """
 
 from bisect import bisect_left

@@ -1,20 +1,19 @@
 """The KV memory of all stages, as the scheduler sees it: slots, blocks, and prefixes to share.
 
-Every stage does the same with its slots, in order; so what a slot holds is decided here, and the
-stages are told by slot operations that travel with the micro-batches. What a sequence leaves
-behind is retained for later ones, and is the first to go: retained slots never keep a sequence
-from being admitted or from growing.
+What a slot holds is decided here. Slot operations travel with the micro-batches, and every stage
+applies them in the same order. When a sequence ends, its slot is retained for later sequences.
+Retained slots are the first to go: they never keep a sequence from being admitted or from growing.
 
     empty ---- admit ----> running ---- retain ----> retained
       ^                     |  ^                      |  |
       +------ release ------+  +-- admit (take over) -+  |
       +--------------------------- evict ----------------+
 
-A prefix is shared by forking the slot that holds it, running or retained; a retained slot that
-holds nothing else, or is the only one to be had, is taken over instead.
+A prefix is shared by forking the slot that holds it, running or retained. A retained slot is taken
+over instead when it holds nothing else, or when no other slot can be had.
 
-What a running sequence is about to compute is known too, so that others with the same prefix can
-wait for it instead of computing it once more.
+The prefix that a running sequence is about to compute is known too, so that other sequences with
+the same prefix can wait for it instead of computing it once more.
 """
 
 from collections.abc import Collection, Iterable

@@ -1,15 +1,20 @@
 """Splits the room for prompts in one micro-batch, so that short ones start soon and none starves.
 
-The most senior prompt that can run, of the lowest rank the oldest, is the senior. Prompts of its
-rank that have no more than half of its tokens left to compute go before it, the shortest first, and
-leave it half of the room; then it goes; what is left goes to the others, by rank, the shortest
-first. So a short prompt waits for a chunk or two whatever
-is ahead of it, prompts of about one length run one after another in the order in which they came,
-and the senior is at most twice as slow as alone. Of one rank each becomes the senior in turn: those
-that are older are finite in number, and all of them end.
+The senior is the oldest prompt of the lowest rank that can run. The room is given out in three
+turns:
 
-A prompt whose prefix another one is about to compute waits for that, and lends it its own place
-meanwhile: as the senior, or among the short ones up to the end of what they share.
+1. Short prompts: those of the senior's rank with at most half of its tokens left to compute, the
+   shortest first. They leave the senior half of the room.
+2. The senior.
+3. The other prompts, by rank, the shortest first.
+
+So a short prompt waits for a chunk or two, however much is ahead of it. Prompts of about one length
+run one after another in the order of their arrival. The senior takes at most twice as long as
+alone. Each prompt of a rank becomes the senior in turn, because the older ones are finite in number
+and all of them end.
+
+A prompt waits while another prompt is about to compute its prefix, and lends its own turn to that
+prompt meanwhile: as the senior, or among the short prompts up to the end of the common prefix.
 """
 
 from collections import deque

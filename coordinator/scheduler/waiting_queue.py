@@ -1,4 +1,4 @@
-"""The sequences that wait: by seniority, and by how much there is to compute of them."""
+"""The waiting sequences, in two orders: by seniority, and by the tokens left to compute."""
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator

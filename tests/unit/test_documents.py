@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 from datetime import date
 from itertools import pairwise
 from pathlib import Path
@@ -27,6 +28,7 @@ from tools.generate_docs import drift, filled
 OF_TODAY = [document for document in DOCUMENTS if document.name != "CHANGELOG.md"]
 """What a changelog names may be gone."""
 DECISIONS = sorted((ROOT / "docs/decisions").glob("0*.md"))
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 SECTIONS = ["Context", "Decision", "Tried and lost", "Measured"]
 TOP = ("benchmarks", "coordinator", "docker", "docs", "examples", "protos", "requirements",
        "stage_server", "stagecoach", "tests", "tools", ".ci", ".github")  # fmt: skip
@@ -180,6 +182,12 @@ def test_every_page_is_on_the_site_and_in_the_readme() -> None:
     assert {entry for entry in listed if isinstance(entry, str)} == pages
     readme = prose(ROOT / "README.md")
     assert [name for name in pages - {"index.md"} if f"(docs/{name})" not in readme] == []
+
+
+@pytest.mark.parametrize("document", OF_TODAY, ids=name_of)
+def test_extras_that_a_document_installs_are_there(document: Path) -> None:
+    named = re.findall(r"pip install (?:-e )?'\.\[([a-z,]+)\]'", document.read_text())
+    assert {extra for names in named for extra in names.split(",")} <= EXTRAS.keys()
 
 
 def test_the_newest_entry_of_the_changelog_is_this_version() -> None:
