@@ -12,7 +12,7 @@ from stagecoach.contract.stage_timings import StageTimings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestEnd:
-    """How a request that was accepted ended. Times are of `time.monotonic_ns`."""
+    """How a request that was accepted ended. Times are of `time.perf_counter_ns`."""
 
     request_id: str
     reason: FinishReason

@@ -40,4 +40,4 @@ class Request:
     """Most likely tokens whose log-probabilities are wanted; None when not even the chosen one's
     is."""
     arrival_ns: int = 0
-    """Monotonic clock at admission."""
+    """When it came, on the clock of `time.perf_counter_ns`."""

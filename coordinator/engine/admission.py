@@ -162,7 +162,7 @@ class Admission:
         Args:
             spec: From a client.
             prompt_token_ids: What `encode` made of its prompt.
-            arrival_ns: When it came, on the monotonic clock.
+            arrival_ns: When it came, on the clock of `time.perf_counter_ns`.
 
         Raises:
             ContextLengthExceededError: The prompt leaves no room for one token.

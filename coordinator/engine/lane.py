@@ -85,7 +85,7 @@ class Lane:
             if plan is None or output is None:
                 return
             self._is_at_rest = False
-            now_ns = time.monotonic_ns()
+            now_ns = time.perf_counter_ns()
             for piece in output.slices:
                 live = requests[piece.request_id]
                 live.first_step_ns = live.first_step_ns or now_ns

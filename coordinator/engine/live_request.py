@@ -72,7 +72,7 @@ class LiveRequest:
     first_step_ns: int | None = None
     first_token_ns: int | None = None
     last_sent_ns: int | None = None
-    """When its latest token was sent, on the clock of `time.perf_counter_ns`."""
+    """When its latest token was sent. All times are of `time.perf_counter_ns`."""
 
     @classmethod
     def of(
@@ -137,7 +137,7 @@ class LiveRequest:
     def emit(self, token_id: int, text: str, logprobs: TokenLogprobs | None) -> None:
         """Sends a token that belongs to the output."""
         if self.first_token_ns is None:
-            self.first_token_ns = time.monotonic_ns()
+            self.first_token_ns = time.perf_counter_ns()
         self.num_completion_tokens += 1
         self.stream.put(
             TokensEvent(
@@ -180,11 +180,11 @@ class LiveRequest:
             arrival_ns=self.request.arrival_ns,
             first_step_ns=self.first_step_ns,
             first_token_ns=self.first_token_ns,
-            end_ns=time.monotonic_ns(),
+            end_ns=time.perf_counter_ns(),
         )
 
     def _timings(self) -> RequestTimings:
-        now_ns, arrival_ns = time.monotonic_ns(), self.request.arrival_ns
+        now_ns, arrival_ns = time.perf_counter_ns(), self.request.arrival_ns
         totals = self._totals()
         return RequestTimings(
             queue_ns=(self.first_step_ns or now_ns) - arrival_ns,

@@ -46,7 +46,7 @@ class RequestTraces:
 
     def request_ended(self, end: RequestEnd) -> None:
         """Makes the spans of a request."""
-        to_unix_ns = time.time_ns() - time.monotonic_ns()
+        to_unix_ns = time.time_ns() - time.perf_counter_ns()
         span = self._tracer.start_span(
             "generate",
             context=Context(),  # a trace of its own
