@@ -2,14 +2,12 @@
 
 import asyncio
 import uuid
-from collections.abc import Callable, Sequence
-from itertools import count
+from collections.abc import Sequence
 
 from coordinator.config import CoordinatorConfig
 from coordinator.constraint.grammar_compiler import GrammarCompiler
 from coordinator.engine.admission import Admission
 from coordinator.engine.engine import Engine
-from coordinator.engine.lane import Lane
 from coordinator.observe.observer import EngineObserver
 from coordinator.observe.request_log import RequestLog
 from coordinator.pipeline.stage_link import LinkConfig
@@ -17,8 +15,6 @@ from coordinator.pipeline.stage_pool import OnStage, StagePool, ignore_stage
 from coordinator.pipeline.topology import Topology
 from coordinator.pipeline.weights import differing_parts, shown
 from coordinator.scheduler.config import SchedulerConfig
-from coordinator.scheduler.pace import Pace
-from coordinator.scheduler.scheduler import Scheduler
 from coordinator.text.text_workers import TextWorkers
 from coordinator.text.tokenizer import Tokenizer, load_tokenizer
 from coordinator.text.tokenizer_info import tokenizer_info
@@ -64,12 +60,12 @@ async def open_engine(
     if tokenizer is not None:
         text = TextWorkers(tokenizer, await asyncio.to_thread(tokenizer.to_state))
     limits = _limits(config, topology)
-    wake = asyncio.Event()
     eos_token_ids = _eos_token_ids(files, tokenizer)
     engine = Engine(
         pool=pool,
         topology=topology,
-        lanes=_lanes(config, limits, topology, pool.max_num_pipelines, on_landed=wake.set),
+        limits=limits,
+        num_micro_batches=config.num_micro_batches,
         admission=Admission(
             text=text,
             vocab_size=topology.vocab_size,
@@ -85,34 +81,9 @@ async def open_engine(
         max_num_waiting=config.max_num_waiting,
         stage_wait_s=config.stage_wait_s,
         observers=(RequestLog(), *observers),
-        wake=wake,
     )
     engine.start()
     return engine
-
-
-def _lanes(
-    config: CoordinatorConfig,
-    limits: SchedulerConfig,
-    topology: Topology,
-    num_lanes: int,
-    *,
-    on_landed: Callable[[], None],
-) -> tuple[Lane, ...]:
-    """Schedulers with equal limits; the ids of their micro-batches never meet."""
-    micro_batch_ids = count()
-    return tuple(
-        Lane(
-            Scheduler(limits, micro_batch_ids=micro_batch_ids),
-            Pace(
-                num_stages=len(topology.infos),
-                max_num_batched_tokens=limits.max_num_batched_tokens,
-                depth=config.num_micro_batches,
-            ),
-            on_landed,
-        )
-        for _ in range(num_lanes)
-    )
 
 
 def _check_model(files: ModelFiles, topology: Topology) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence as ListLike
 from coordinator.core.request import FinishReason, Request
 from coordinator.core.sequence import Sequence
 from coordinator.engine.lane import Lane
+from coordinator.scheduler.config import SchedulerConfig
 from coordinator.scheduler.room import check_room
 
 PREFIX_WEIGHT = 4
@@ -18,12 +19,16 @@ class Dispatcher:
     """Owned by the engine's task.
 
     Args:
-        lanes: All there are, with equal limits.
+        lanes: All there are.
+        limits: Of every lane.
         max_num_waiting: Sequences that wait, on all lanes together, beyond which none is taken.
     """
 
-    def __init__(self, lanes: ListLike[Lane], *, max_num_waiting: int) -> None:
+    def __init__(
+        self, lanes: ListLike[Lane], limits: SchedulerConfig, *, max_num_waiting: int
+    ) -> None:
         self._lanes = lanes
+        self._limits = limits
         self._max_num_waiting = max_num_waiting
         self._lane_of: dict[str, Lane] = {}
 
@@ -33,22 +38,8 @@ class Dispatcher:
         Raises:
             QueueFullError: `max_num_waiting` sequences wait already.
         """
-        num_waiting = sum(lane.scheduler.num_waiting for lane in self._lanes)
+        num_waiting = sum(lane.num_waiting for lane in self._lanes)
         check_room(num_waiting, self._max_num_waiting)
-
-    def check_length(self, request: Request) -> None:
-        """Refuses a request that `place` would refuse at any time.
-
-        Raises:
-            ContextLengthExceededError: See `Scheduler.add`.
-        """
-        self._lanes[0].scheduler.check_length(request)
-
-    @property
-    def names_blocks(self) -> int | None:
-        """Tokens of a block of KV, if the names of a prompt's blocks are of use; else None."""
-        config = self._lanes[0].scheduler.config
-        return config.kv_block_size if config.prefix_cache else None
 
     def place(self, request: Request, block_hashes: ListLike[bytes] = ()) -> Sequence:
         """Puts a request in the queue of the lane that suits it best.
@@ -58,22 +49,24 @@ class Dispatcher:
             block_hashes: Names of the full blocks of its prompt, as far as they are known.
 
         Raises:
-            ContextLengthExceededError: See `Scheduler.add`.
+            ContextLengthExceededError: See `SchedulerConfig.check_length`.
             QueueFullError: `max_num_waiting` sequences wait already.
         """
         self.check_room()
-        self.check_length(request)
+        self._limits.check_length(request)
         sequence = Sequence(request=request, block_hashes=list(block_hashes))
         self._put(sequence, self._best_lane(sequence))
         return sequence
 
-    def stop(self, request_id: str, reason: FinishReason) -> None:
-        """Ends the sequence of a request whose end is still to be told."""
-        self._lane_of[request_id].scheduler.finish(request_id, reason)
+    def stop(self, sequence: Sequence, reason: FinishReason) -> None:
+        """Ends a sequence, whose request is to be forgotten later; see `Lane.finish`."""
+        self._lane_of[sequence.request_id].finish(sequence.request_id, reason)
 
-    def finish(self, request_id: str, reason: FinishReason) -> None:
-        """Ends a sequence, wherever it is, and forgets it."""
-        self._lane_of.pop(request_id).scheduler.finish(request_id, reason)
+    def forget(self, sequence: Sequence, reason: FinishReason) -> None:
+        """Forgets a request; ends its sequence, wherever it is, unless that has ended before."""
+        lane = self._lane_of.pop(sequence.request_id)
+        if sequence.finish_reason is None:
+            lane.finish(sequence.request_id, reason)
 
     def spread(self) -> None:
         """Moves sequences that wait: away from lanes that are closed, and to those with room."""
@@ -87,7 +80,7 @@ class Dispatcher:
         self._relieve()
 
     def _empty(self, lane: Lane) -> None:
-        for sequence in lane.scheduler.hand_over_all():
+        for sequence in lane.take_back_all():
             self._put(sequence, self._best_lane(sequence))
 
     def _balance(self) -> None:
@@ -98,25 +91,25 @@ class Dispatcher:
             giver = max(lanes, key=lambda lane: lane.num_sequences)
             if giver.num_sequences - taker.num_sequences <= PREFIX_WEIGHT + 1:
                 return
-            fresh = (one for one in giver.scheduler.waiting if one.num_preemptions == 0)
+            fresh = (one for one in giver.waiting if one.num_preemptions == 0)
             sequence = next(fresh, None)
-            if sequence is None or taker.scheduler.num_waiting > 0:
+            if sequence is None or taker.num_waiting > 0:
                 return
-            self._put(giver.scheduler.hand_over(sequence), taker)
+            self._put(giver.take_back(sequence), taker)
 
     def _relieve(self) -> None:
         """Moves the oldest of a queue, if it lacks memory there, to where it can run at once."""
         lanes = [lane for lane in self._lanes if lane.is_open]
         for giver in lanes:
-            oldest = next(iter(giver.scheduler.waiting), None)
+            oldest = next(iter(giver.waiting), None)
             if oldest is None or oldest.num_preemptions or not oldest.lacks_memory:
                 continue
-            taker = next((lane for lane in lanes if lane.scheduler.fits(oldest)), None)
+            taker = next((lane for lane in lanes if lane.fits(oldest)), None)
             if taker is not None:
-                self._put(giver.scheduler.hand_over(oldest), taker)
+                self._put(giver.take_back(oldest), taker)
 
     def _put(self, sequence: Sequence, lane: Lane) -> None:
-        lane.scheduler.adopt(sequence)
+        lane.place(sequence)
         self._lane_of[sequence.request_id] = lane
 
     def _best_lane(self, sequence: Sequence) -> Lane:
@@ -126,7 +119,7 @@ class Dispatcher:
             return lanes[0]
 
         def cost(lane: Lane) -> float:
-            share = lane.scheduler.num_prefix_tokens(sequence) / sequence.num_tokens
+            share = lane.num_prefix_tokens(sequence) / sequence.num_tokens
             return lane.num_sequences - PREFIX_WEIGHT * share
 
         return min(lanes, key=cost)

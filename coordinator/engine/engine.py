@@ -1,4 +1,4 @@
-"""The loop: admit, fill the pipelines, take in what comes back, emit.
+"""The loop: fill the lanes, send what landed before, take in what comes back.
 
 One task owns the lanes and every request; others only submit and cancel, from the same event loop,
 and micro-batches report to it. When a stage is lost, the sequences of its pipeline go back to the
@@ -11,28 +11,25 @@ import logging
 import time
 from collections.abc import Iterable
 from collections.abc import Sequence as ListLike
+from itertools import count
 
 from coordinator.constraint.grammar_compiler import GrammarCompiler
-from coordinator.core.limits import MAX_REPLAYS
 from coordinator.core.observation import EngineFigures
 from coordinator.core.request import FinishReason
 from coordinator.core.request_spec import Prompt, RequestSpec
-from coordinator.core.sequence import Sequence
 from coordinator.core.served_model import ServedModel
 from coordinator.core.status import EngineStatus
-from coordinator.core.step import SchedulerOutput, StepOutput
 from coordinator.engine.admission import Admission
-from coordinator.engine.batch_sampling import sample
 from coordinator.engine.dispatcher import Dispatcher
 from coordinator.engine.engine_status import EngineCounters, engine_figures, engine_status
 from coordinator.engine.intake import Intake, Prepared
 from coordinator.engine.landed_step import LandedStep
-from coordinator.engine.lane import Lane
+from coordinator.engine.lane import Failure, Lane
 from coordinator.engine.live_request import LiveRequest
 from coordinator.engine.live_requests import LiveRequests
 from coordinator.engine.mask_waits import MaskWaits
-from coordinator.engine.micro_batches import MicroBatch
 from coordinator.engine.outage import Outage
+from coordinator.engine.pipeline_runner import PipelineRunner
 from coordinator.engine.preparing_stream import PreparingStream
 from coordinator.engine.readiness import Readiness
 from coordinator.engine.request_stream import RequestStream
@@ -40,18 +37,13 @@ from coordinator.observe.observer import EngineObserver, Observers
 from coordinator.observe.step_watch import StepHub, StepWatch
 from coordinator.pipeline.stage_pool import StagePool
 from coordinator.pipeline.topology import Topology
+from coordinator.scheduler.config import SchedulerConfig
+from coordinator.scheduler.pace import Pace
+from coordinator.scheduler.scheduler import Scheduler
 from coordinator.text.text_workers import TextWorkers
 from coordinator.text.tokenizer import Tokenizer
 from coordinator.text.tokenizer_info import TokenizerInfo
-from stagecoach.contract.errors import (
-    DeadlineExceededError,
-    DeviceMemoryError,
-    InternalError,
-    KvFullError,
-    StagecoachError,
-    StaleStateError,
-    UnavailableError,
-)
+from stagecoach.contract.errors import UnavailableError
 
 _log = logging.getLogger(__name__)
 
@@ -62,7 +54,8 @@ class Engine:
     Args:
         pool: Connected and not started; the engine closes it.
         topology: The stages.
-        lanes: One for each pipeline that there can be, without; all with equal limits.
+        limits: Of each pipeline.
+        num_micro_batches: In flight in each pipeline; None measures how many are best.
         admission: Validates requests.
         grammars: Compiles the grammars of requests; the engine closes it.
         tokenizer: The model's; None when it serves token ids only.
@@ -70,7 +63,6 @@ class Engine:
         text: Of the tokenizer; the engine starts and closes it.
         max_num_waiting: Requests that wait, beyond which none is taken.
         stage_wait_s: How long requests wait for a lost stage before they fail.
-        wake: Set by the lanes when the engine has something to do.
         observers: Told what happens.
     """
 
@@ -79,7 +71,8 @@ class Engine:
         *,
         pool: StagePool,
         topology: Topology,
-        lanes: tuple[Lane, ...],
+        limits: SchedulerConfig,
+        num_micro_batches: int | None,
         admission: Admission,
         grammars: GrammarCompiler,
         tokenizer: Tokenizer | None,
@@ -87,22 +80,31 @@ class Engine:
         text: TextWorkers | None,
         max_num_waiting: int,
         stage_wait_s: float,
-        wake: asyncio.Event,
         observers: ListLike[EngineObserver] = (),
     ) -> None:
         self.tokenizer = tokenizer
         self._tokenizer_info = tokenizer_info
         self._pool = pool
         self._topology = topology
-        self._lanes = lanes
-        self._dispatcher = Dispatcher(lanes, max_num_waiting=max_num_waiting)
+        self._limits = limits
         self._admission = admission
-        self._outage = Outage(stage_wait_s)
         self._grammars = grammars
         self._text = text
+        self._outage = Outage(stage_wait_s)
         self._observers = Observers(observers)
         self._counters = EngineCounters()
-        self._requests = LiveRequests(self._dispatcher, self._counters, self._observers)
+        self._wake = asyncio.Event()
+        self._by_id: dict[str, LiveRequest] = {}
+        self._masks = MaskWaits(self._by_id, self._wake)
+        self._lanes = self._create_lanes(num_micro_batches)
+        self._dispatcher = Dispatcher(self._lanes, limits, max_num_waiting=max_num_waiting)
+        self._requests = LiveRequests(
+            self._by_id,
+            dispatcher=self._dispatcher,
+            counters=self._counters,
+            observers=self._observers,
+            wake=self._wake,
+        )
         self._intake = Intake(
             admission=admission,
             grammars=grammars,
@@ -111,15 +113,16 @@ class Engine:
             requests=self._requests,
             observers=self._observers,
             topology=topology,
+            limits=limits,
             tokenizer=tokenizer,
             on_accepted=self._hear_request,
-            on_cancel=self._cancel,
+            on_cancel=self._requests.cancel,
         )
-        self._wake = wake
         self._idle = asyncio.Event()
         self._idle.set()
-        self._unsent: list[tuple[Lane, LandedStep]] = []
-        self._masks = MaskWaits(self._requests.by_id, wake)
+        self._running: set[asyncio.Task[None]] = set()
+        """One for each micro-batch that is on its way."""
+        self._unsent: list[LandedStep] = []
         self._endings: list[tuple[LiveRequest, FinishReason]] = []
         """Requests that turned out to be complete; told after their last token."""
         self._steps = StepHub()
@@ -131,18 +134,17 @@ class Engine:
     @property
     def num_requests(self) -> int:
         """Requests that have not ended."""
-        return len(self._requests.by_id)
+        return len(self._by_id)
 
     @property
     def served_model(self) -> ServedModel:
         """What clients may know of the model."""
-        limits = self._lanes[0].scheduler.config
         return ServedModel(
             model_id=self._topology.model_id,
             vocab_size=self._topology.vocab_size,
-            max_model_len=limits.max_request_tokens,
+            max_model_len=self._limits.max_request_tokens,
             has_tokenizer=self.tokenizer is not None,
-            has_prefix_cache=limits.prefix_cache,
+            has_prefix_cache=self._limits.prefix_cache,
             tokenizer_info=self._tokenizer_info,
         )
 
@@ -228,7 +230,7 @@ class Engine:
         self._is_draining = True
         self._intake.close()
         self._readiness.set(False)
-        if self._requests.by_id:
+        if self._by_id:
             idle = asyncio.create_task(self.wait_idle())
             await asyncio.wait(
                 {idle, self._task}, timeout=grace_s, return_when=asyncio.FIRST_COMPLETED
@@ -238,7 +240,9 @@ class Engine:
         self._steps.end(UnavailableError("the coordinator is shutting down"))
         self._task.cancel()
         await asyncio.wait({self._task})
-        await asyncio.gather(*(lane.micro_batches.close() for lane in self._lanes))
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
         await self._pool.close()
         await self._grammars.close()
         if self._text is not None:
@@ -258,23 +262,23 @@ class Engine:
     async def _serve(self) -> None:
         while True:
             if self._has_news:
-                await self._emit()  # before requests are moved, or fail
+                await self._send()  # before requests are moved, or fail
                 self._tend()
             await self._masks.settle()
             self._let_go()
             for lane in self._lanes:
-                lane.fill(self._requests.by_id)
-            await self._emit()
+                lane.fill()
+            await self._send()
             for lane in self._lanes:
-                if lane.is_idle:
-                    lane.rest()
-            if not self._requests.by_id and all(lane.is_idle for lane in self._lanes):
+                lane.rest()
+            if not self._by_id and all(lane.is_idle for lane in self._lanes):
                 self._idle.set()
             await self._wake.wait()
             self._wake.clear()
             for lane in self._lanes:
-                for micro_batch in lane.micro_batches.take_landed():
-                    await self._land(lane, micro_batch)
+                landed = await lane.land()
+                self._unsent += landed.steps
+                self._fail(landed.failures)
             self._dispatcher.spread()
 
     def _hear_request(self) -> None:
@@ -290,9 +294,9 @@ class Engine:
         self._has_news = False
         for lane in self._lanes:
             if lane.is_broken:
-                self._replay(lane.lose(), UnavailableError("a stage was lost again and again"))
+                self._fail(lane.lose())
         for pipeline in self._pool.form():
-            self._lanes[pipeline.index].open(pipeline)
+            self._lanes[pipeline.index].open(PipelineRunner(pipeline, self._running))
             facts = {"pipeline": pipeline.index, "stages": list(pipeline.addresses)}
             _log.info("pipeline formed", extra=facts)
         is_open = any(lane.is_open for lane in self._lanes)
@@ -314,6 +318,7 @@ class Engine:
             ready=self.is_ready,
             has_tokenizer=self.tokenizer is not None,
             lanes=self._lanes,
+            limits=self._limits,
             counters=self._counters,
             now_s=time.monotonic(),
         )
@@ -321,45 +326,11 @@ class Engine:
     def figures(self) -> EngineFigures:
         """The state of the engine now, without asking a stage. Any thread."""
         return engine_figures(
-            is_ready=self.is_ready, lanes=self._lanes, stages=self._pool.stage_figures()
+            is_ready=self.is_ready,
+            lanes=self._lanes,
+            limits=self._limits,
+            stages=self._pool.stage_figures(),
         )
-
-    async def _land(self, lane: Lane, micro_batch: MicroBatch) -> None:
-        """Takes in what became of a micro-batch."""
-        result = micro_batch.result
-        if isinstance(result, StepOutput):
-            await self._take_in(lane, micro_batch, result)
-        elif isinstance(result, StagecoachError):
-            self._give_up(lane, micro_batch.output, result)
-        else:
-            assert result is not None, "a micro-batch landed without a result"
-            raise result
-
-    async def _take_in(self, lane: Lane, micro_batch: MicroBatch, result: StepOutput) -> None:
-        """Samples, and lets the scheduler go on; what clients get of it is sent later.
-
-        Requests may end while it samples; the scheduler drops their tokens.
-        """
-        landed_ns = time.perf_counter_ns()
-        output = micro_batch.output
-        sampled = await sample(output, result, self._requests.by_id)
-        for request_id, error in sampled.errors.items():
-            self._fail(request_id, error)
-        advanced = lane.scheduler.update(output, sampled.token_ids)
-        step = LandedStep.of(
-            micro_batch,
-            result,
-            [self._requests.by_id[sequence.request_id] for sequence in advanced],
-            logprobs=sampled.logprobs,
-            landed_ns=landed_ns,
-        )
-        step_s = (micro_batch.returned_ns - micro_batch.started_ns) / 1e9
-        for token in step.tokens:
-            if token.reason is not None:
-                lane.scheduler.finish(token.live.request_id, token.reason)
-            elif not token.live.sampler.is_ready:
-                self._masks.hold(token.live, step_s=step_s)
-        self._unsent.append((lane, step))
 
     def _let_go(self) -> None:
         """Lets held sequences go on, or ends them, once it is known what may follow."""
@@ -367,18 +338,18 @@ class Engine:
             reason = live.finish_reason
             if reason is None:
                 live.sequence.is_held = False
-            else:
-                self._dispatcher.stop(live.request_id, reason)
+            elif live.sequence.finish_reason is None:  # else its last token is on its way
+                self._dispatcher.stop(live.sequence, reason)
                 self._endings.append((live, reason))
 
-    async def _emit(self) -> None:
+    async def _send(self) -> None:
         """Sends what was taken in, behind the next micro-batches."""
         if not self._unsent and not self._endings:
             return
         await asyncio.sleep(0)  # lets those go out that were just started
         steps, self._unsent = self._unsent, []
-        for lane, step in steps:
-            sent = step.send(self._requests.by_id)
+        for step in steps:
+            sent = step.send(self._by_id)
             if self._steps.is_watched:
                 self._steps.publish(step.record(sent))
             if self._observers.hear_steps:
@@ -387,67 +358,30 @@ class Engine:
                 assert token.reason is not None
                 self._requests.finish(token.live, token.reason)
             self._counters.throughput.add(len(step.tokens), time.monotonic())
-            micro_batch = step.micro_batch
-            lane.pace.observe(
-                micro_batch.output,
-                depth=micro_batch.depth,
-                load=micro_batch.load,
-                stages=step.result.stage_timings,
-                landed_ns=micro_batch.returned_ns,
-            )
+        for lane in self._lanes:
+            lane.learn()
         endings, self._endings = self._endings, []
         for live, reason in endings:
-            if self._requests.by_id.get(live.request_id) is live:
-                self._requests.finish(live, reason)
+            self._requests.finish(live, reason)
 
-    def _give_up(self, lane: Lane, output: SchedulerOutput, error: StagecoachError) -> None:
-        """Replays what a stage could not run, or fails it; hits only this micro-batch."""
-        if isinstance(error, UnavailableError | DeadlineExceededError):
-            self._log_failure(logging.WARNING, "micro-batch lost", output, error)
-            if lane.is_open:  # else all that is in flight was lost with it; see `_tend`
-                self._replay(lane.scheduler.requeue(output), error)
-        elif isinstance(error, KvFullError | StaleStateError | DeviceMemoryError):
-            self._log_failure(logging.WARNING, "micro-batch replayed", output, error)
-            gave_up = InternalError(f"given up after {MAX_REPLAYS} replays: {error.message}")
-            self._replay(lane.scheduler.requeue(output), gave_up)
-        else:
-            self._log_failure(logging.ERROR, "micro-batch failed", output, error)
-            lane.scheduler.requeue(output)
-            for piece in output.slices:
-                # Whatever a stage says, it is not the client's fault.
-                self._fail(
-                    piece.request_id,
-                    InternalError(
-                        f"request {piece.request_id} failed on a stage; see the coordinator's log"
-                    ),
-                )
+    def _fail(self, failures: Iterable[Failure]) -> None:
+        for failure in failures:
+            self._requests.fail(failure.request_id, failure.error)
 
-    @staticmethod
-    def _log_failure(
-        level: int, event: str, output: SchedulerOutput, error: StagecoachError
-    ) -> None:
-        _log.log(
-            level,
-            event,
-            extra={
-                "micro_batch_id": output.micro_batch_id,
-                "request_ids": [piece.request_id for piece in output.slices],
-                "error": error.message,
-            },
+    def _create_lanes(self, num_micro_batches: int | None) -> tuple[Lane, ...]:
+        """One for each pipeline that there can be; the ids of their micro-batches never meet."""
+        micro_batch_ids = count()
+        return tuple(
+            Lane(
+                Scheduler(self._limits, micro_batch_ids=micro_batch_ids),
+                Pace(
+                    num_stages=len(self._topology.infos),
+                    max_num_batched_tokens=self._limits.max_num_batched_tokens,
+                    depth=num_micro_batches,
+                ),
+                requests=self._by_id,
+                masks=self._masks,
+                on_landed=self._wake.set,
+            )
+            for _ in range(self._pool.max_num_pipelines)
         )
-
-    def _replay(self, sequences: Iterable[Sequence], error: StagecoachError) -> None:
-        """Lets requests be computed again, or fails those that had their share of replays."""
-        for sequence in sequences:
-            if sequence.num_replays > MAX_REPLAYS:
-                self._fail(sequence.request_id, error)
-
-    def _cancel(self, request_id: str) -> None:
-        live = self._requests.by_id.get(request_id)
-        if live is not None:
-            self._requests.finish(live, FinishReason.ABORT)
-            self._wake.set()
-
-    def _fail(self, request_id: str, error: StagecoachError) -> None:
-        if self._requests.fail(request_id, error):
-            self._wake.set()

@@ -8,7 +8,7 @@ from coordinator.core.status import EngineStatus, StageStatus
 from coordinator.engine.lane import Lane
 from coordinator.engine.throughput import ThroughputMeter
 from coordinator.pipeline.topology import Topology
-from coordinator.scheduler.scheduler import Scheduler
+from coordinator.scheduler.config import SchedulerConfig
 
 
 @dataclass(slots=True)
@@ -29,6 +29,7 @@ def engine_status(
     ready: bool,
     has_tokenizer: bool,
     lanes: Sequence[Lane],
+    limits: SchedulerConfig,
     counters: EngineCounters,
     now_s: float,
 ) -> EngineStatus:
@@ -40,22 +41,22 @@ def engine_status(
         ready: Whether requests are served.
         has_tokenizer: Whether text is served.
         lanes: What runs and waits; those that are open count for what can be held.
+        limits: Of every lane.
         counters: Of the engine.
         now_s: On the monotonic clock.
     """
-    figures = engine_figures(is_ready=ready, lanes=lanes, stages=())
-    schedulers = _usable(lanes)
+    figures = engine_figures(is_ready=ready, lanes=lanes, limits=limits, stages=())
     return EngineStatus(
         model_id=topology.model_id,
         ready=ready,
         stages=stages,
         num_running=figures.num_running,
         num_waiting=figures.num_waiting,
-        max_num_seqs=sum(one.config.max_num_seqs for one in schedulers),
+        max_num_seqs=limits.max_num_seqs * len(_usable(lanes)),
         num_kv_blocks=figures.num_kv_blocks,
         num_free_kv_blocks=figures.num_free_kv_blocks,
         num_cached_kv_blocks=figures.num_cached_kv_blocks,
-        max_model_len=lanes[0].scheduler.config.max_request_tokens,
+        max_model_len=limits.max_request_tokens,
         num_finished=counters.num_finished,
         num_generated_tokens=counters.throughput.total,
         num_preemptions=counters.num_preemptions,
@@ -67,33 +68,38 @@ def engine_status(
 
 
 def engine_figures(
-    *, is_ready: bool, lanes: Sequence[Lane], stages: tuple[StageFigures, ...]
+    *,
+    is_ready: bool,
+    lanes: Sequence[Lane],
+    limits: SchedulerConfig,
+    stages: tuple[StageFigures, ...],
 ) -> EngineFigures:
     """The state of the engine for those who count; costs nothing, from any thread.
 
     Args:
         is_ready: Whether requests are served.
         lanes: What runs and waits; those that are open count for what can be held.
+        limits: Of every lane.
         stages: In pipeline order.
     """
-    schedulers = [lane.scheduler for lane in lanes]
-    usable = _usable(lanes)
+    figures = [lane.figures() for lane in lanes]
+    usable = [lane.figures() for lane in _usable(lanes)]
     return EngineFigures(
         is_ready=is_ready,
-        num_running=sum(one.num_running for one in schedulers),
-        num_waiting=sum(one.num_waiting for one in schedulers),
-        num_micro_batches=sum(lane.micro_batches.num_in_flight for lane in lanes),
-        num_kv_blocks=sum(one.config.num_kv_blocks for one in usable),
+        num_running=sum(one.num_running for one in figures),
+        num_waiting=sum(one.num_waiting for one in figures),
+        num_micro_batches=sum(one.num_micro_batches for one in figures),
+        num_kv_blocks=limits.num_kv_blocks * len(usable),
         num_free_kv_blocks=sum(one.num_free_kv_blocks for one in usable),
         num_cached_kv_blocks=sum(one.num_cached_kv_blocks for one in usable),
-        num_prefix_query_tokens=sum(one.num_prefix_query_tokens for one in schedulers),
-        num_prefix_hit_tokens=sum(one.num_prefix_hit_tokens for one in schedulers),
-        num_preemptions=sum(one.num_preemptions for one in schedulers),
-        num_replays=sum(one.num_replays for one in schedulers),
+        num_prefix_query_tokens=sum(one.num_prefix_query_tokens for one in figures),
+        num_prefix_hit_tokens=sum(one.num_prefix_hit_tokens for one in figures),
+        num_preemptions=sum(one.num_preemptions for one in figures),
+        num_replays=sum(one.num_replays for one in figures),
         stages=stages,
     )
 
 
-def _usable(lanes: Sequence[Lane]) -> list[Scheduler]:
-    """Those whose room counts: of the lanes that are open, or of all while none is."""
-    return [lane.scheduler for lane in lanes if lane.is_open] or [lane.scheduler for lane in lanes]
+def _usable(lanes: Sequence[Lane]) -> Sequence[Lane]:
+    """Those whose room counts: that are open, or all while none is."""
+    return [lane for lane in lanes if lane.is_open] or lanes

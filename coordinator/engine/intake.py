@@ -19,6 +19,7 @@ from coordinator.engine.preparing_stream import PreparingStream
 from coordinator.engine.request_stream import RequestStream
 from coordinator.observe.observer import Observers
 from coordinator.pipeline.topology import Topology
+from coordinator.scheduler.config import SchedulerConfig
 from coordinator.scheduler.prefix_index import block_hashes
 from coordinator.text.tokenizer import Tokenizer
 from stagecoach.contract.errors import InvalidArgumentError, StagecoachError, UnavailableError
@@ -52,6 +53,7 @@ class Intake:
         requests: Where they live from then on.
         observers: Told of each that is taken, and of each that is not.
         topology: The stages.
+        limits: Of each pipeline.
         tokenizer: The model's; None when it serves token ids only.
         on_accepted: Called for each that was placed.
         on_cancel: Called with the id of each that its client cancels.
@@ -67,6 +69,7 @@ class Intake:
         requests: LiveRequests,
         observers: Observers,
         topology: Topology,
+        limits: SchedulerConfig,
         tokenizer: Tokenizer | None,
         on_accepted: Callable[[], None],
         on_cancel: Callable[[str], None],
@@ -78,6 +81,7 @@ class Intake:
         self._requests = requests
         self._observers = observers
         self._topology = topology
+        self._limits = limits
         self._tokenizer = tokenizer
         self._on_accepted = on_accepted
         self._on_cancel = on_cancel
@@ -111,7 +115,7 @@ class Intake:
                 if token_ids is None:
                     token_ids = await self._admission.encode(spec.prompt)
                 request = self._admission.admit(spec, token_ids, arrival_ns=arrival_ns)
-                self._dispatcher.check_length(request)
+                self._limits.check_length(request)
                 block_hashes = await self._named_blocks(request)
                 constraint = None
                 if spec.grammar is not None:
@@ -132,12 +136,13 @@ class Intake:
 
     async def _named_blocks(self, request: Request) -> list[bytes]:
         """Names the KV blocks of a prompt, so that the scheduler need not do it at one go."""
-        block_size = self._dispatcher.names_blocks
         hashes: list[bytes] = []
-        if block_size is None:
+        if not self._limits.prefix_cache:
             return hashes
         turn = Turn()
-        for name in block_hashes(request.cache_salt, request.prompt_token_ids, block_size):
+        for name in block_hashes(
+            request.cache_salt, request.prompt_token_ids, self._limits.kv_block_size
+        ):
             hashes.append(name)
             await turn.give_way()
         return hashes
@@ -160,7 +165,8 @@ class Intake:
         request_id = request.request_id
         live = LiveRequest.of(
             sequence,
-            topology=self._topology,
+            num_stages=len(self._topology.infos),
+            vocab_size=self._topology.vocab_size,
             tokenizer=self._tokenizer,
             constraint=constraint,
             on_cancel=lambda: self._on_cancel(request_id),
@@ -177,5 +183,5 @@ class Intake:
         self._dispatcher.check_room()
 
     def _check_new(self, request_id: str | None) -> None:
-        if request_id in self._requests.by_id:  # the scheduler forgets it before its end is sent
+        if request_id in self._requests:  # the scheduler forgets it before its end is sent
             raise InvalidArgumentError(f"request_id {request_id!r} is in use", field="request_id")

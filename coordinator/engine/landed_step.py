@@ -5,9 +5,9 @@ on its way.
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from coordinator.core.events import TokenLogprobs
 from coordinator.core.observation import StepSummary
@@ -34,29 +34,29 @@ class NewToken(NamedTuple):
     logprobs: TokenLogprobs | None
     """None when the request wants none."""
 
-    @classmethod
-    def of(cls, live: LiveRequest, logprobs: TokenLogprobs | None) -> Self:
-        """Takes the newest token of a request and decides whether it is the last.
-
-        Makes its text only if that decides it. While the sampler is not ready, it is not known
-        whether anything may follow; see `LiveRequest.finish_reason`.
-        """
-        token_id = live.sequence.output_token_ids[-1]
-        if token_id in live.request.stop_token_ids:
-            return cls(live, token_id, FinishReason.STOP, True, None, logprobs)
-        live.sampler.append(token_id)
-        delta = live.text.push(token_id) if live.request.stop else None
-        if delta is not None and delta.stopped:
-            reason: FinishReason | None = FinishReason.STOP
-        else:
-            reason = live.finish_reason if live.sampler.is_ready else None
-        return cls(live, token_id, reason, False, delta, logprobs)
-
     def send(self) -> None:
         """Sends the token to its client."""
         if not self.is_hidden:
             delta = self.delta or self.live.text.push(self.token_id)
             self.live.emit(self.token_id, delta.text, self.logprobs)
+
+
+def take_token(live: LiveRequest, logprobs: TokenLogprobs | None) -> NewToken:
+    """Counts the newest token of a request, and decides whether it is the last.
+
+    Makes its text only if that decides it. While the sampler is not ready, it is not known whether
+    anything may follow; see `LiveRequest.finish_reason`.
+    """
+    token_id = live.sequence.output_token_ids[-1]
+    if token_id in live.request.stop_token_ids:
+        return NewToken(live, token_id, FinishReason.STOP, True, None, logprobs)
+    live.sampler.append(token_id)
+    delta = live.text.push(token_id) if live.request.stop else None
+    if delta is not None and delta.stopped:
+        reason: FinishReason | None = FinishReason.STOP
+    else:
+        reason = live.finish_reason if live.sampler.is_ready else None
+    return NewToken(live, token_id, reason, False, delta, logprobs)
 
 
 class SentTokens(NamedTuple):
@@ -84,35 +84,6 @@ class LandedStep:
     """When the tokens were chosen."""
     decided_ns: int
     """When it was known which are the last."""
-
-    @classmethod
-    def of(
-        cls,
-        micro_batch: MicroBatch,
-        result: StepOutput,
-        advanced: Iterable[LiveRequest],
-        *,
-        logprobs: Mapping[str, TokenLogprobs],
-        landed_ns: int,
-    ) -> Self:
-        """Takes the tokens of the requests that advanced.
-
-        Args:
-            micro_batch: What came back.
-            result: What the last stage made of it.
-            advanced: The requests whose sequences took a token just now.
-            logprobs: Of the tokens, by request id, for those that want any.
-            landed_ns: When sampling began.
-        """
-        sampled_ns = time.perf_counter_ns()
-        return cls(
-            micro_batch=micro_batch,
-            result=result,
-            tokens=[NewToken.of(live, logprobs.get(live.request_id)) for live in advanced],
-            sample_ns=sampled_ns - landed_ns,
-            sampled_ns=sampled_ns,
-            decided_ns=time.perf_counter_ns(),
-        )
 
     def send(self, requests: Mapping[str, LiveRequest]) -> SentTokens:
         """Sends the tokens, and counts the step's times for every request that took part.

@@ -20,7 +20,6 @@ from coordinator.core.observation import RequestEnd
 from coordinator.core.request import FinishReason, Request
 from coordinator.core.sequence import Sequence
 from coordinator.engine.request_stream import RequestStream
-from coordinator.pipeline.topology import Topology
 from coordinator.sampling.constraint import Constraint
 from coordinator.sampling.token_sampler import TokenSampler
 from coordinator.text.output_text import OutputText
@@ -79,7 +78,8 @@ class LiveRequest:
         cls,
         sequence: Sequence,
         *,
-        topology: Topology,
+        num_stages: int,
+        vocab_size: int,
         tokenizer: Tokenizer | None,
         constraint: Constraint | None,
         on_cancel: Callable[[], None],
@@ -88,7 +88,8 @@ class LiveRequest:
 
         Args:
             sequence: From the scheduler.
-            topology: The stages that serve it.
+            num_stages: Stages of the pipeline that serves it.
+            vocab_size: Logits in a row.
             tokenizer: The model's; None when it serves token ids only.
             constraint: What its output must match, with no output so far; None: anything.
             on_cancel: Called at most once, when the client cancels.
@@ -97,14 +98,14 @@ class LiveRequest:
         accepted = Accepted(
             request_id=request.request_id, prompt_token_ids=request.prompt_token_ids
         )
-        num_times = NUM_OWN_TIMES + len(topology.infos) * NUM_STAGE_TIMES
+        num_times = NUM_OWN_TIMES + num_stages * NUM_STAGE_TIMES
         return cls(
             request=request,
             sequence=sequence,
             sampler=TokenSampler(
                 request.sampling,
                 prompt_token_ids=request.prompt_token_ids,
-                vocab_size=topology.vocab_size,
+                vocab_size=vocab_size,
                 logprobs=request.logprobs,
                 constraint=constraint,
                 min_tokens=request.min_tokens,

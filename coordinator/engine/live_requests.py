@@ -1,5 +1,7 @@
 """All requests that have not ended, by id; whatever ends one does so here, exactly once."""
 
+import asyncio
+
 from coordinator.core.request import FinishReason
 from coordinator.engine.dispatcher import Dispatcher
 from coordinator.engine.engine_status import EngineCounters
@@ -9,60 +11,82 @@ from stagecoach.contract.errors import InternalError, StagecoachError
 
 
 class LiveRequests:
-    """The engine's table of requests. Owned by the engine's task.
+    """Adds to the engine's table of requests, and takes from it. Event loop only.
+
+    Every table that knows a request hears of its end once: its stream, its sampler, the dispatcher,
+    the counters, the observers. The scheduler may have heard of it before, when a lane took in the
+    last token; it is not told again.
 
     Args:
-        dispatcher: Holds their sequences; hears of each end.
+        by_id: The table, empty. Others read it; nobody else changes it.
+        dispatcher: Holds the sequences.
         counters: Counts the ends.
         observers: Hear of each end.
+        wake: Set when an end is to reach the stages.
     """
 
     def __init__(
-        self, dispatcher: Dispatcher, counters: EngineCounters, observers: Observers
+        self,
+        by_id: dict[str, LiveRequest],
+        *,
+        dispatcher: Dispatcher,
+        counters: EngineCounters,
+        observers: Observers,
+        wake: asyncio.Event,
     ) -> None:
-        self.by_id: dict[str, LiveRequest] = {}
-        """Read by whoever runs them; changed here alone."""
+        self._by_id = by_id
         self._dispatcher = dispatcher
         self._counters = counters
         self._observers = observers
+        self._wake = wake
+
+    def __contains__(self, request_id: object) -> bool:
+        return request_id in self._by_id
 
     def add(self, live: LiveRequest) -> None:
         """Takes in one that was placed."""
-        self.by_id[live.request_id] = live
+        self._by_id[live.request_id] = live
 
     def finish(self, live: LiveRequest, reason: FinishReason) -> None:
-        """Ends a request in good order."""
-        live.end(reason, live.text.flush())
-        self._forget(live.request_id, reason)
+        """Ends a request in good order; does nothing when it has ended."""
+        if self._by_id.get(live.request_id) is live:
+            live.end(reason, live.text.flush())
+            self._forget(live, reason)
 
-    def fail(self, request_id: str, error: StagecoachError) -> bool:
-        """Ends a request with an error; returns False when it has ended."""
-        live = self.by_id.get(request_id)
-        if live is None:
-            return False
-        live.stream.end(error)
-        self._forget(request_id, FinishReason.ERROR, error)
-        return True
+    def cancel(self, request_id: str) -> None:
+        """Ends a request because its client wants no more; does nothing when it has ended."""
+        live = self._by_id.get(request_id)
+        if live is not None:
+            self.finish(live, FinishReason.ABORT)
+            self._wake.set()
+
+    def fail(self, request_id: str, error: StagecoachError) -> None:
+        """Ends a request with an error; does nothing when it has ended."""
+        live = self._by_id.get(request_id)
+        if live is not None:
+            live.stream.end(error)
+            self._forget(live, FinishReason.ERROR, error)
+            self._wake.set()
 
     def fail_all(self, error: StagecoachError) -> None:
         """Ends every request with an error."""
-        for request_id in tuple(self.by_id):
+        for request_id in tuple(self._by_id):
             self.fail(request_id, error)
 
     def abandon(self, error: InternalError) -> None:
         """Ends every request past the schedulers, which may be what is broken."""
-        for live in self.by_id.values():
+        for live in self._by_id.values():
             live.stream.end(error)
             live.sampler.close()
             self._observers.request_ended(live.as_ended(FinishReason.ERROR, error))
-        self.by_id.clear()
+        self._by_id.clear()
 
     def _forget(
-        self, request_id: str, reason: FinishReason, error: StagecoachError | None = None
+        self, live: LiveRequest, reason: FinishReason, error: StagecoachError | None = None
     ) -> None:
-        live = self.by_id.pop(request_id)
+        del self._by_id[live.request_id]
         live.sampler.close()
-        self._dispatcher.finish(request_id, reason)
+        self._dispatcher.forget(live.sequence, reason)
         self._counters.num_finished += 1
         self._counters.num_preemptions += live.sequence.num_preemptions
         self._observers.request_ended(live.as_ended(reason, error))

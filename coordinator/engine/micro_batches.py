@@ -1,15 +1,8 @@
-"""The micro-batches that are on their way through the pipeline, each in a task of its own.
+"""The micro-batches of one lane: those that are on their way, and those that came back."""
 
-The engine starts them and takes them in; between the two they touch nothing that is the engine's.
-"""
-
-import asyncio
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from coordinator.core.step import LogitsRequest, SchedulerOutput, StepOutput
-from coordinator.pipeline.pipeline import Pipeline
+from coordinator.core.step import SchedulerOutput, StepOutput
 from coordinator.scheduler.load import Load
 
 
@@ -32,17 +25,11 @@ class MicroBatch:
 
 
 class MicroBatches:
-    """Starts micro-batches and keeps them until they are taken in. Used from one event loop.
+    """Keeps micro-batches from their start until they are taken in. Used from one event loop."""
 
-    Args:
-        on_landed: Called each time that one came back.
-    """
-
-    def __init__(self, on_landed: Callable[[], None]) -> None:
-        self._on_landed = on_landed
+    def __init__(self) -> None:
         self._in_flight: set[MicroBatch] = set()
         self._landed: list[MicroBatch] = []
-        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def num_in_flight(self) -> int:
@@ -64,14 +51,21 @@ class MicroBatches:
         """True when every micro-batch was taken in."""
         return not self._in_flight and not self._landed
 
-    def start(
-        self, micro_batch: MicroBatch, wanted: list[LogitsRequest], pipeline: Pipeline
-    ) -> None:
-        """Sends a micro-batch through a pipeline, behind all that were started before."""
+    def start(self, micro_batch: MicroBatch) -> None:
+        """Takes in a micro-batch that is about to be sent."""
         self._in_flight.add(micro_batch)
-        task = asyncio.create_task(self._run(micro_batch, wanted, pipeline))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+
+    def land(
+        self, micro_batch: MicroBatch, result: StepOutput | Exception, returned_ns: int
+    ) -> bool:
+        """Notes what became of a micro-batch; returns False when it was abandoned before."""
+        if micro_batch not in self._in_flight:
+            return False
+        self._in_flight.remove(micro_batch)
+        micro_batch.result = result
+        micro_batch.returned_ns = returned_ns
+        self._landed.append(micro_batch)
+        return True
 
     def take_landed(self) -> list[MicroBatch]:
         """Hands over those that came back, in the order in which they did."""
@@ -79,28 +73,6 @@ class MicroBatches:
         return landed
 
     def abandon(self) -> None:
-        """Forgets everything in flight, after the loss of a stage.
-
-        Nothing of it reaches a stage any more, and what comes back of it is dropped.
-        """
+        """Forgets everything in flight, and what came back and was not taken in."""
         self._in_flight.clear()
         self._landed.clear()
-
-    async def close(self) -> None:
-        """Ends all tasks."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _run(
-        self, micro_batch: MicroBatch, wanted: list[LogitsRequest], pipeline: Pipeline
-    ) -> None:
-        try:
-            micro_batch.result = await pipeline.run(micro_batch.output, wanted)
-        except Exception as error:  # for the engine to sort out
-            micro_batch.result = error
-        micro_batch.returned_ns = time.perf_counter_ns()
-        if micro_batch in self._in_flight:
-            self._in_flight.remove(micro_batch)
-            self._landed.append(micro_batch)
-            self._on_landed()

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, fields
 
-from stagecoach.contract.errors import InvalidArgumentError
+from coordinator.core.request import Request
+from stagecoach.contract.errors import ContextLengthExceededError, InvalidArgumentError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,3 +58,25 @@ class SchedulerConfig:
     def max_request_tokens(self) -> int:
         """Tokens of prompt and output together that one request may hold."""
         return min(self.max_model_len, self.num_kv_tokens)
+
+    def check_length(self, request: Request) -> None:
+        """Refuses a request that could never run.
+
+        Raises:
+            ContextLengthExceededError: Prompt and `max_tokens` together are more than the model or
+                the KV memory holds.
+        """
+        num_prompt_tokens = len(request.prompt_token_ids)
+        num_tokens = num_prompt_tokens + request.max_tokens
+        for limit, holder in (
+            (self.max_model_len, "the model"),
+            (self.num_kv_tokens, "the KV memory"),
+        ):
+            if num_tokens > limit:
+                raise ContextLengthExceededError(
+                    f"{num_prompt_tokens} prompt tokens and max_tokens {request.max_tokens} are "
+                    f"{num_tokens} tokens, {holder} holds {limit}",
+                    num_prompt_tokens=num_prompt_tokens,
+                    max_tokens=request.max_tokens,
+                    limit=limit,
+                )

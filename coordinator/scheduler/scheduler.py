@@ -31,7 +31,7 @@ from coordinator.scheduler.prefill_split import PrefillSplit, Share
 from coordinator.scheduler.room import check_room
 from coordinator.scheduler.running_sequences import RunningSequences
 from coordinator.scheduler.step_room import StepRoom
-from stagecoach.contract.errors import ContextLengthExceededError, InvalidArgumentError
+from stagecoach.contract.errors import InvalidArgumentError
 
 
 class Scheduler:
@@ -113,27 +113,6 @@ class Scheduler:
         """
         check_room(self.num_waiting, self.config.max_num_waiting)
 
-    def check_length(self, request: Request) -> None:
-        """Refuses a request that could never run.
-
-        Raises:
-            ContextLengthExceededError: As `add`.
-        """
-        num_prompt_tokens = len(request.prompt_token_ids)
-        num_tokens = num_prompt_tokens + request.max_tokens
-        for limit, holder in (
-            (self.config.max_model_len, "the model"),
-            (self.config.num_kv_tokens, "the KV memory"),
-        ):
-            if num_tokens > limit:
-                raise ContextLengthExceededError(
-                    f"{num_prompt_tokens} prompt tokens and max_tokens {request.max_tokens} are "
-                    f"{num_tokens} tokens, {holder} holds {limit}",
-                    num_prompt_tokens=num_prompt_tokens,
-                    max_tokens=request.max_tokens,
-                    limit=limit,
-                )
-
     def add(self, request: Request) -> Sequence:
         """Puts a request in the waiting queue.
 
@@ -147,7 +126,7 @@ class Scheduler:
             raise InvalidArgumentError(
                 f"request_id {request.request_id!r} is in use", field="request_id"
             )
-        self.check_length(request)
+        self.config.check_length(request)
         self.check_room()
         sequence = Sequence(request=request)
         self.adopt(sequence)

@@ -1,25 +1,64 @@
 """Where requests go when there are several pipelines, and where they are moved."""
 
+import asyncio
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import pytest
 
 from coordinator.core.limits import MAX_REPLAYS
 from coordinator.core.request import FinishReason, Request
+from coordinator.core.step import LogitsRequest, SchedulerOutput
 from coordinator.engine.dispatcher import PREFIX_WEIGHT, Dispatcher
-from coordinator.engine.lane import Lane
+from coordinator.engine.lane import Lane, OnLanded
+from coordinator.engine.mask_waits import MaskWaits
 from coordinator.scheduler import Pace, Scheduler, SchedulerConfig
 from stagecoach.contract.errors import QueueFullError
 
 TOKEN = 7
 
 
-class StandInPipeline:
-    """As much of a pipeline as a lane that sends nothing asks for."""
+class StandInRunner:
+    """A pipeline that is sent nothing."""
 
     is_open = True
     blamed: frozenset[int] = frozenset()
 
+    def start(
+        self, output: SchedulerOutput, logits: Sequence[LogitsRequest], on_landed: OnLanded
+    ) -> None:
+        raise AssertionError("nothing is sent here")
 
-def create_lanes(*, num: int = 2, max_num_seqs: int = 4, num_kv_blocks: int = 256) -> list[Lane]:
+
+class Lanes(NamedTuple):
+    """Lanes, and the scheduler of each, which the tests step by hand."""
+
+    lanes: list[Lane]
+    schedulers: list[Scheduler]
+    dispatcher: Dispatcher
+
+    def names(self, index: int) -> list[str]:
+        return [sequence.request_id for sequence in self.lanes[index].waiting]
+
+    def place(self, *request_ids: str) -> None:
+        for name in request_ids:
+            self.dispatcher.place(create_request(name))
+
+    def step(self, index: int) -> None:
+        output = self.schedulers[index].schedule()
+        assert output is not None
+        self.schedulers[index].update(
+            output, {piece.request_id: (TOKEN,) for piece in output.slices}
+        )
+
+    def check_integrity(self) -> None:
+        for scheduler in self.schedulers:
+            scheduler.check_integrity()
+
+
+def create_lanes(
+    *, num: int = 2, max_num_seqs: int = 4, num_kv_blocks: int = 256, max_num_waiting: int = 100
+) -> Lanes:
     config = SchedulerConfig(
         max_num_batched_tokens=64,
         max_num_seqs=max_num_seqs,
@@ -29,158 +68,160 @@ def create_lanes(*, num: int = 2, max_num_seqs: int = 4, num_kv_blocks: int = 25
         max_num_waiting=1000,
         prefix_cache=True,
     )
+    schedulers = [Scheduler(config) for _ in range(num)]
     lanes = [
-        Lane(Scheduler(config), Pace(num_stages=2, max_num_batched_tokens=64), lambda: None)
-        for _ in range(num)
+        Lane(
+            scheduler,
+            Pace(num_stages=2, max_num_batched_tokens=64),
+            requests={},
+            masks=MaskWaits({}, asyncio.Event()),
+            on_landed=lambda: None,
+        )
+        for scheduler in schedulers
     ]
     for lane in lanes:
         reopen(lane)
-    return lanes
+    return Lanes(lanes, schedulers, Dispatcher(lanes, config, max_num_waiting=max_num_waiting))
 
 
 def reopen(lane: Lane) -> None:
-    lane.open(StandInPipeline())  # type: ignore[arg-type]
+    lane.open(StandInRunner())
 
 
 def close(lane: Lane) -> None:
-    lane.lose()
+    assert lane.lose() == []
 
 
 def create_request(name: str, *, prompt: tuple[int, ...] | None = None) -> Request:
     return Request(request_id=name, prompt_token_ids=prompt or (hash(name) % 1000,), max_tokens=4)
 
 
-def names(lane: Lane) -> list[str]:
-    return [sequence.request_id for sequence in lane.scheduler.waiting]
-
-
-def place(dispatcher: Dispatcher, *request_ids: str) -> None:
-    for name in request_ids:
-        dispatcher.place(create_request(name))
-
-
-def step(lane: Lane) -> None:
-    output = lane.scheduler.schedule()
-    assert output is not None
-    lane.scheduler.update(output, {piece.request_id: (TOKEN,) for piece in output.slices})
-
-
 def test_requests_go_to_the_lane_with_the_least_to_do() -> None:
-    lanes = create_lanes(num=3)
-    place(Dispatcher(lanes, max_num_waiting=100), *"abcdef")
-    assert [lane.num_sequences for lane in lanes] == [2, 2, 2]
+    cluster = create_lanes(num=3)
+    cluster.place(*"abcdef")
+    assert [lane.num_sequences for lane in cluster.lanes] == [2, 2, 2]
 
 
 def test_a_lane_that_holds_the_prompt_may_have_more_to_do() -> None:
-    lanes = create_lanes()
-    dispatcher = Dispatcher(lanes, max_num_waiting=100)
+    cluster = create_lanes()
     prompt = tuple(range(41))
-    dispatcher.place(create_request("warm", prompt=prompt))
-    assert names(lanes[0]) == ["warm"]
-    step(lanes[0])
-    dispatcher.finish("warm", FinishReason.STOP)
+    warm = cluster.dispatcher.place(create_request("warm", prompt=prompt))
+    assert cluster.names(0) == ["warm"]
+    cluster.step(0)
+    cluster.dispatcher.forget(warm, FinishReason.STOP)
     for name in ("a", "b", "c"):
-        dispatcher.place(create_request(name, prompt=prompt))
-    assert names(lanes[0]) == ["a", "b", "c"]
+        cluster.dispatcher.place(create_request(name, prompt=prompt))
+    assert cluster.names(0) == ["a", "b", "c"]
     for name in ("d", "e", "f"):
-        dispatcher.place(create_request(name, prompt=prompt))
-    assert len(names(lanes[1])) > 0
-    assert len(names(lanes[0])) - len(names(lanes[1])) <= PREFIX_WEIGHT
+        cluster.dispatcher.place(create_request(name, prompt=prompt))
+    assert len(cluster.names(1)) > 0
+    assert len(cluster.names(0)) - len(cluster.names(1)) <= PREFIX_WEIGHT
 
 
 def test_a_closed_lane_gives_all_away_those_that_ran_first_and_in_order() -> None:
-    lanes = create_lanes()
-    dispatcher = Dispatcher(lanes, max_num_waiting=100)
-    close(lanes[1])
-    place(dispatcher, "a", "b")
-    step(lanes[0])
-    place(dispatcher, "c", "d")
-    reopen(lanes[1])
-    close(lanes[0])
-    assert names(lanes[0]) == ["a", "b", "c", "d"]
-    dispatcher.spread()
-    assert names(lanes[0]) == []
-    assert names(lanes[1]) == ["a", "b", "c", "d"]
-    for lane in lanes:
-        lane.scheduler.check_integrity()
-    dispatcher.finish("a", FinishReason.ABORT)
-    assert names(lanes[1]) == ["b", "c", "d"]
+    cluster = create_lanes()
+    close(cluster.lanes[1])
+    first = cluster.dispatcher.place(create_request("a"))
+    cluster.place("b")
+    cluster.step(0)
+    cluster.place("c", "d")
+    reopen(cluster.lanes[1])
+    close(cluster.lanes[0])
+    assert cluster.names(0) == ["a", "b", "c", "d"]
+    cluster.dispatcher.spread()
+    assert cluster.names(0) == []
+    assert cluster.names(1) == ["a", "b", "c", "d"]
+    cluster.check_integrity()
+    cluster.dispatcher.forget(first, FinishReason.ABORT)
+    assert cluster.names(1) == ["b", "c", "d"]
 
 
 def test_all_wait_where_they_are_while_no_lane_is_open() -> None:
-    lanes = create_lanes()
-    dispatcher = Dispatcher(lanes, max_num_waiting=100)
-    place(dispatcher, "a", "b")
-    for lane in lanes:
+    cluster = create_lanes()
+    cluster.place("a", "b")
+    for lane in cluster.lanes:
         close(lane)
-    dispatcher.spread()
-    place(dispatcher, "c")
-    assert sum(lane.num_sequences for lane in lanes) == 3
+    cluster.dispatcher.spread()
+    cluster.place("c")
+    assert sum(lane.num_sequences for lane in cluster.lanes) == 3
 
 
 def test_a_lane_that_comes_back_takes_from_the_queue_of_the_other() -> None:
-    lanes = create_lanes(max_num_seqs=2)
-    dispatcher = Dispatcher(lanes, max_num_waiting=100)
-    close(lanes[1])
-    place(dispatcher, *(f"r{index}" for index in range(20)))
-    step(lanes[0])
-    reopen(lanes[1])
-    dispatcher.spread()
-    assert lanes[1].num_sequences >= 1
-    while lanes[1].scheduler.num_waiting and lanes[1].scheduler.num_running < 2:
-        step(lanes[1])
-        dispatcher.spread()
-    assert lanes[1].scheduler.num_running == 2
-    assert sum(lane.num_sequences for lane in lanes) == 20
-    assert "r0" not in names(lanes[1])  # what runs stays
+    cluster = create_lanes(max_num_seqs=2)
+    _, back = cluster.lanes
+    close(back)
+    cluster.place(*(f"r{index}" for index in range(20)))
+    cluster.step(0)
+    reopen(back)
+    cluster.dispatcher.spread()
+    assert back.num_sequences >= 1
+    while back.num_waiting and back.figures().num_running < 2:
+        cluster.step(1)
+        cluster.dispatcher.spread()
+    assert back.figures().num_running == 2
+    assert sum(lane.num_sequences for lane in cluster.lanes) == 20
+    assert "r0" not in cluster.names(1)  # what runs stays
 
 
 def test_one_that_does_not_fit_goes_to_a_lane_where_it_does() -> None:
-    lanes = create_lanes(num_kv_blocks=30)
-    dispatcher = Dispatcher(lanes, max_num_waiting=100)
-    place(dispatcher, "here", "there")
-    for lane in lanes:
-        step(lane)
+    cluster = create_lanes(num_kv_blocks=30)
+    placed = [cluster.dispatcher.place(create_request(name)) for name in ("here", "there")]
+    for index in (0, 1):
+        cluster.step(index)
     for name in ("large", "too large for both"):  # one each
-        dispatcher.place(create_request(name, prompt=(900, *range(len(name), 100 + len(name)))))
-    for lane in lanes:
-        step(lane)
-    dispatcher.place(create_request("waits", prompt=tuple(range(500, 600))))
-    [full] = [lane for lane in lanes if names(lane) == ["waits"]]
-    [other] = [lane for lane in lanes if lane is not full]
-    assert full.scheduler.schedule() is not None
-    dispatcher.spread()
-    assert names(full) == ["waits"], "there is no room elsewhere"
-    for name in ("large", "too large for both", "here", "there"):
-        if dispatcher._lane_of[name] is other:
-            dispatcher.finish(name, FinishReason.STOP)
-    dispatcher.spread()
-    assert (names(full), names(other)) == ([], ["waits"])
-    step(other)
-    assert other.scheduler.num_running == 1
+        prompt = (900, *range(len(name), 100 + len(name)))
+        placed.append(cluster.dispatcher.place(create_request(name, prompt=prompt)))
+    for index in (0, 1):
+        cluster.step(index)
+    cluster.dispatcher.place(create_request("waits", prompt=tuple(range(500, 600))))
+    [full] = [index for index in (0, 1) if cluster.names(index) == ["waits"]]
+    other = 1 - full
+    assert cluster.schedulers[full].schedule() is not None
+    cluster.dispatcher.spread()
+    assert cluster.names(full) == ["waits"], "there is no room elsewhere"
+    for sequence in placed:
+        if cluster.schedulers[other].finish(sequence.request_id, FinishReason.STOP):
+            cluster.dispatcher.forget(sequence, FinishReason.STOP)
+    cluster.dispatcher.spread()
+    assert (cluster.names(full), cluster.names(other)) == ([], ["waits"])
+    cluster.step(other)
+    assert cluster.lanes[other].figures().num_running == 1
 
 
 def test_a_suspect_is_one_wherever_it_goes() -> None:
-    lanes = create_lanes()
-    dispatcher = Dispatcher(lanes, max_num_waiting=100)
-    close(lanes[1])
-    place(dispatcher, "a", "b")
+    cluster = create_lanes()
+    close(cluster.lanes[1])
+    cluster.place("a", "b")
     for _ in range(MAX_REPLAYS):
-        output = lanes[0].scheduler.schedule()
+        output = cluster.schedulers[0].schedule()
         assert output is not None
-        lanes[0].scheduler.preempt_all({output.micro_batch_id})
-    reopen(lanes[1])
-    close(lanes[0])
-    dispatcher.spread()
-    output = lanes[1].scheduler.schedule()
+        cluster.schedulers[0].preempt_all({output.micro_batch_id})
+    reopen(cluster.lanes[1])
+    close(cluster.lanes[0])
+    cluster.dispatcher.spread()
+    output = cluster.schedulers[1].schedule()
     assert output is not None
     assert len(output.slices) == 1
-    for lane in lanes:
-        lane.scheduler.check_integrity()
+    cluster.check_integrity()
 
 
 def test_the_queue_is_bounded_over_all_lanes() -> None:
-    dispatcher = Dispatcher(create_lanes(), max_num_waiting=3)
-    place(dispatcher, "a", "b", "c")
+    cluster = create_lanes(max_num_waiting=3)
+    cluster.place("a", "b", "c")
     with pytest.raises(QueueFullError, match="3 requests are waiting, the limit is 3"):
-        dispatcher.check_room()
+        cluster.dispatcher.check_room()
+
+
+def test_an_end_that_the_lane_knows_is_not_told_to_it_again() -> None:
+    cluster = create_lanes(num=1)
+    stopped, cancelled = (cluster.dispatcher.place(create_request(name)) for name in "ab")
+    cluster.step(0)
+    cluster.dispatcher.stop(stopped, FinishReason.STOP)
+    assert cluster.lanes[0].num_sequences == 1
+    cluster.dispatcher.forget(stopped, FinishReason.ABORT)
+    assert stopped.finish_reason is FinishReason.STOP
+    cluster.dispatcher.forget(cancelled, FinishReason.ABORT)
+    assert cluster.lanes[0].num_sequences == 0
+    with pytest.raises(AssertionError, match="told twice"):
+        cluster.lanes[0].finish("b", FinishReason.ABORT)
+    cluster.check_integrity()

@@ -83,7 +83,7 @@ def test_depth_follows_the_load_up_and_down() -> None:
     cluster.run(2)
     assert cluster.depths[-1] >= 3
     cluster.run(20)
-    assert cluster.scheduler.num_running == 1
+    assert cluster.num_running == 1
     assert cluster.depths[-1] == 1
 
 
@@ -118,7 +118,7 @@ def test_a_burst_does_not_begin_with_the_trials_of_the_last(name: str) -> None:
     for _ in range(12):
         first = len(cluster.depths)
         cluster.add(num_requests, max_tokens=64)
-        while cluster.scheduler.has_work:
+        while not cluster.is_idle:
             cluster.run(0.05)
         steps = zip(cluster.depths[first:], cluster.batch_sizes[first:], strict=True)
         num_singles.append(sum(step == (1, num_requests) for step in steps))
@@ -190,7 +190,7 @@ def test_prompts_that_come_together_are_spread_over_the_stages() -> None:
     for depth in (1, None):
         cluster = SimulatedCluster(stages, depth=depth)
         cluster.add(16, num_prompt=512, max_tokens=1)
-        while cluster.scheduler.has_work:
+        while not cluster.is_idle:
             cluster.run(0.1)
         times.append(cluster.now_ns)
     assert times[1] < 0.5 * times[0]

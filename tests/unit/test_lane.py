@@ -1,0 +1,295 @@
+"""The life of a step on one lane: what is sent, what is taken in, what becomes of a failure."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from coordinator.core.limits import MAX_REPLAYS
+from coordinator.core.request import FinishReason, Request
+from coordinator.core.sequence import Sequence as TokenSequence
+from coordinator.core.step import (
+    LogitsRequest,
+    LogitsRow,
+    SchedulerOutput,
+    StepOutput,
+)
+from coordinator.engine.lane import Lane, OnLanded
+from coordinator.engine.live_request import LiveRequest
+from coordinator.engine.mask_waits import MaskWaits
+from coordinator.scheduler import Load, Pace, Scheduler, SchedulerConfig
+from stagecoach.contract.errors import (
+    IncompatibleError,
+    InternalError,
+    KvFullError,
+    UnavailableError,
+)
+from stagecoach.contract.stage_timings import StageTimings
+from stagecoach.contract.step_record import StageVisit
+
+TOKEN = 7
+
+TIMINGS = StageTimings(1, 2, 3, 4)
+
+
+class Sent:
+    """A micro-batch on its way, which a test lets land."""
+
+    def __init__(
+        self, output: SchedulerOutput, logits: Sequence[LogitsRequest], on_landed: OnLanded
+    ) -> None:
+        self.output = output
+        self.logits = logits
+        self.land = on_landed
+
+    def succeed(self, *, log_sum_exp: float = 0.0) -> None:
+        self.land(
+            StepOutput(
+                micro_batch_id=self.output.micro_batch_id,
+                logits=tuple(
+                    LogitsRow(
+                        row=wanted.row,
+                        log_sum_exp=log_sum_exp,
+                        candidate_ids=(TOKEN,),
+                        candidate_logits=(0.0,),
+                        token_logits=(),
+                    )
+                    for wanted in self.logits
+                ),
+                visits=(StageVisit(0, 10, TIMINGS),),
+                stage_timings=(TIMINGS,),
+            )
+        )
+
+
+class HandRunner:
+    """A pipeline whose micro-batches land when a test says so."""
+
+    def __init__(self) -> None:
+        self.is_open = True
+        self.blamed: frozenset[int] = frozenset()
+        self.sent: list[Sent] = []
+
+    def start(
+        self, output: SchedulerOutput, logits: Sequence[LogitsRequest], on_landed: OnLanded
+    ) -> None:
+        self.sent.append(Sent(output, logits, on_landed))
+
+
+class CountingPace(Pace):
+    """Tells how many micro-batches it has learnt from."""
+
+    num_observed = 0
+
+    def observe(
+        self,
+        output: SchedulerOutput,
+        *,
+        depth: int,
+        load: Load,
+        stages: Sequence[StageTimings[int]],
+        landed_ns: int,
+    ) -> None:
+        self.num_observed += 1
+        super().observe(output, depth=depth, load=load, stages=stages, landed_ns=landed_ns)
+
+
+class Rig:
+    """A lane that is open, and the table of its requests."""
+
+    def __init__(self) -> None:
+        limits = SchedulerConfig(
+            max_num_batched_tokens=64,
+            max_num_seqs=8,
+            max_model_len=64,
+            kv_block_size=4,
+            num_kv_blocks=64,
+            max_num_waiting=8,
+        )
+        self.requests: dict[str, LiveRequest] = {}
+        self.runner = HandRunner()
+        self.num_heard = 0
+        self.pace = CountingPace(num_stages=1, max_num_batched_tokens=64, depth=1)
+        self.lane = Lane(
+            Scheduler(limits),
+            self.pace,
+            requests=self.requests,
+            masks=MaskWaits(self.requests, asyncio.Event()),
+            on_landed=self.hear,
+            clock=lambda: 1000,
+        )
+        self.lane.open(self.runner)
+
+    def hear(self) -> None:
+        self.num_heard += 1
+
+    def add(self, *names: str, max_tokens: int = 3) -> None:
+        for name in names:
+            request = Request(request_id=name, prompt_token_ids=(1, 2), max_tokens=max_tokens)
+            sequence = TokenSequence(request=request)
+            self.lane.place(sequence)
+            self.requests[name] = LiveRequest.of(
+                sequence,
+                num_stages=1,
+                vocab_size=16,
+                tokenizer=None,
+                constraint=None,
+                on_cancel=lambda: None,
+            )
+
+    def fill(self) -> Sent:
+        """Fills the lane, which sends exactly one micro-batch."""
+        before = len(self.runner.sent)
+        self.lane.fill()
+        [sent] = self.runner.sent[before:]
+        return sent
+
+    async def failures(self) -> dict[str, str]:
+        """Takes in what landed, forgets the requests that failed, and returns their errors."""
+        landed = await self.lane.land()
+        for failure in landed.failures:
+            del self.requests[failure.request_id]
+        return {request_id: str(error) for request_id, error in landed.failures}
+
+
+async def test_a_request_runs_to_its_end_and_the_lane_comes_to_rest() -> None:
+    rig = Rig()
+    rig.add("a", max_tokens=2)
+    for expected in (None, FinishReason.LENGTH):
+        rig.fill().succeed()
+        assert rig.num_heard == 1
+        rig.num_heard = 0
+        landed = await rig.lane.land()
+        [step] = landed.steps
+        [token] = step.tokens
+        assert (token.token_id, token.reason) == (TOKEN, expected)
+        assert landed.failures == []
+    assert rig.lane.num_sequences == 0
+    assert not rig.lane.is_idle, "the stages do not know of its end"
+    free = rig.fill()
+    assert (free.output.slices, len(free.output.slot_ops)) == ((), 1)
+    free.succeed()
+    await rig.lane.land()
+    assert rig.lane.is_idle
+    rig.lane.rest()
+
+
+async def test_the_pace_learns_of_a_step_only_when_it_is_told_to() -> None:
+    rig = Rig()
+    rig.add("a")
+    rig.fill().succeed()
+    await rig.lane.land()
+    rig.fill()
+    assert rig.pace.num_observed == 0
+    rig.lane.learn()
+    rig.lane.learn()
+    assert rig.pace.num_observed == 1
+
+
+async def test_what_a_stage_cannot_run_now_is_run_again_so_often_and_then_fails() -> None:
+    rig = Rig()
+    rig.add("a", "b")
+    rig.fill().land(KvFullError("full"))
+    assert await rig.failures() == {}
+    rig.lane.finish("b", FinishReason.ABORT)
+    for _ in range(MAX_REPLAYS - 1):
+        rig.fill().land(KvFullError("full"))
+        assert await rig.failures() == {}
+    last = rig.fill()
+    last.land(KvFullError("full"))
+    assert await rig.failures() == {"a": "given up after 2 replays: full"}
+    assert rig.lane.num_sequences == 0
+    rig.fill().succeed()
+    await rig.lane.land()
+    rig.lane.rest()
+
+
+async def test_a_token_in_between_forgives_what_was_replayed() -> None:
+    rig = Rig()
+    rig.add("a", max_tokens=9)
+    for _ in range(4):
+        for _ in range(MAX_REPLAYS):
+            rig.fill().land(KvFullError("full"))
+            assert await rig.failures() == {}
+        rig.fill().succeed()
+        assert await rig.failures() == {}
+
+
+async def test_what_a_stage_will_not_run_fails_the_requests_in_it_and_no_others() -> None:
+    rig = Rig()
+    rig.add("a", "gone")
+    sent = rig.fill()
+    rig.add("later")
+    rig.lane.finish("gone", FinishReason.ABORT)
+    del rig.requests["gone"]
+    sent.land(IncompatibleError("secret"))
+    assert await rig.failures() == {"a": "request a failed on a stage; see the coordinator's log"}
+    rig.fill().succeed()
+    [step] = (await rig.lane.land()).steps
+    assert [token.live.request_id for token in step.tokens] == ["later"]
+
+
+async def test_logits_that_cannot_be_sampled_fail_their_request_alone() -> None:
+    rig = Rig()
+    rig.add("a")
+    rig.fill().succeed(log_sum_exp=float("nan"))
+    landed = await rig.lane.land()
+    [failure] = landed.failures
+    assert isinstance(failure.error, InternalError)
+    assert rig.lane.num_sequences == 0
+    assert [step.tokens for step in landed.steps] == [[]]
+
+
+async def test_a_deadline_on_an_open_pipeline_costs_a_replay() -> None:
+    rig = Rig()
+    rig.add("a")
+    for _ in range(MAX_REPLAYS):
+        rig.fill().land(UnavailableError("late"))
+        assert await rig.failures() == {}
+    rig.fill().land(UnavailableError("late"))
+    assert await rig.failures() == {"a": "late"}
+
+
+async def test_who_is_blamed_for_too_many_lost_pipelines_fails() -> None:
+    rig = Rig()
+    rig.add("a")
+    for num_losses in range(1, MAX_REPLAYS + 2):
+        sent = rig.fill()
+        rig.runner.is_open = False
+        rig.runner.blamed = frozenset({sent.output.micro_batch_id})
+        sent.land(UnavailableError("gone"))
+        assert await rig.failures() == {}, "the loss is one, not two"
+        assert rig.lane.is_broken
+        failures = rig.lane.lose()
+        assert not rig.lane.is_broken
+        assert len(failures) == (num_losses > MAX_REPLAYS)
+        rig.runner = HandRunner()
+        rig.lane.open(rig.runner)
+    [(request_id, error)] = failures
+    assert (request_id, str(error)) == ("a", "a stage was lost again and again")
+    rig.fill().succeed()  # tells the stages that all slots are free
+    await rig.lane.land()
+    assert rig.lane.is_idle
+    rig.lane.rest()
+
+
+async def test_what_comes_back_of_a_lost_pipeline_is_dropped() -> None:
+    rig = Rig()
+    rig.add("a")
+    late = rig.fill()
+    rig.runner.is_open = False
+    assert rig.lane.lose() == []
+    late.succeed()
+    assert rig.num_heard == 0
+    landed = await rig.lane.land()
+    assert (landed.steps, landed.failures) == ([], [])
+    rig.lane.fill()
+    assert rig.runner.sent == [late], "a lane without a pipeline sends nothing"
+
+
+async def test_a_bug_of_ours_is_raised() -> None:
+    rig = Rig()
+    rig.add("a")
+    rig.fill().land(ZeroDivisionError("a bug"))
+    with pytest.raises(ZeroDivisionError):
+        await rig.lane.land()
