@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-c
 PIP_INSTALL := $(PIP) -c constraints.txt
 LOCK := $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --no-annotate --no-header \
 	--no-emit-options --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
-	--no-allow-unsafe --unsafe-package torch --build-deps-for wheel -c constraints.txt pyproject.toml
+	--no-allow-unsafe --unsafe-package torch --unsafe-package stagecoach-llm --build-deps-for wheel -c constraints.txt pyproject.toml
 
 .PHONY: help install demo test browser test-faults test-docker fuzz docs check lint format format-check typecheck \
 	stub-drift protos lock bench bench-faults clean
