@@ -1,6 +1,6 @@
-"""Decides on which lane a request runs, and moves those that wait when lanes come and go.
+"""Decides on which lane a request runs, and moves waiting sequences when lanes come and go.
 
-A sequence that has KV is bound to its lane. One that waits has none, so it can go anywhere.
+A sequence that has KV is bound to its lane. A waiting sequence has none, so it can go anywhere.
 """
 
 from collections.abc import Sequence as ListLike
@@ -12,7 +12,7 @@ from coordinator.scheduler.config import SchedulerConfig
 from coordinator.scheduler.room import check_room
 
 PREFIX_WEIGHT = 4
-"""Sequences less that a lane may have as if it had more, when it holds a request's whole prompt."""
+"""Sequences that a whole prompt in a lane's prefix cache is worth, when lanes are compared."""
 
 
 class Dispatcher:

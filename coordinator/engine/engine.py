@@ -1,9 +1,9 @@
 """The loop: fill the lanes, send what landed before, take in what comes back.
 
-One task owns the lanes and every request; others only submit and cancel, from the same event loop,
-and micro-batches report to it. When a stage is lost, the sequences of its pipeline go back to the
-waiting queue with the tokens they have, and go on by recomputation: on another pipeline if there is
-one, else once the stage is back.
+One task owns the lanes and every request. Other tasks of the same event loop submit and cancel, and
+micro-batches report to the engine's task. When a stage is lost, the sequences of its pipeline go
+back to the waiting queue with the tokens they have. Their KV is recomputed on another pipeline if
+there is one, else once the stage is back.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """A micro-batch between the sampler and the clients: its tokens, their text, its times.
 
-What decides how the next micro-batch looks is done at once; text and events come after that one is
-on its way.
+Tokens and ends are decided before the next micro-batch is scheduled; text and events are made while
+it runs.
 """
 
 import time

@@ -1,6 +1,7 @@
 """Everything the engine keeps of a request from admission to its end, in one record.
 
-One table of these, keyed by request id, is all there is; so a request that ends is gone.
+There is one table of these records, keyed by request id, and no other; so a request that leaves it
+is gone.
 """
 
 import time

@@ -1,8 +1,9 @@
-"""Sequences that are held until it is known what may follow them.
+"""Sequences that are held until the mask of their next token is known.
 
-What may follow a token of a grammar is found by another process while the step's other tokens are
-taken in. The engine waits for it a moment before it fills the next micro-batch, so that as a rule
-no sequence misses one; whoever is not ready by then is held out of micro-batches until it is.
+Another process finds which tokens may follow a token of a grammar, while the step's other tokens
+are taken in. The engine waits a moment for these masks before it fills the next micro-batch, so
+that as a rule no sequence misses a micro-batch. A sequence whose mask is late is held out of
+micro-batches until the mask is there.
 """
 
 import asyncio

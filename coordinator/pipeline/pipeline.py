@@ -1,8 +1,8 @@
 """Runs micro-batches through all stages in turn.
 
-The hub of the system: what one stage answers becomes the next stage's input, undecoded. A pipeline
-lives until one of its stages is lost, which fails all that is in flight at once; `StagePool` makes
-the next one.
+The hub of the system: one stage's answer becomes the next stage's input, undecoded. A pipeline
+lives until one of its stages is lost. The loss fails all micro-batches in flight at once;
+`StagePool` makes the next pipeline.
 """
 
 import time

@@ -1,4 +1,4 @@
-"""The shape of a model, parsed once from its configuration; nothing below reads the raw one."""
+"""The shape of a model, parsed once from its configuration; `raw` keeps what only layers read."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
