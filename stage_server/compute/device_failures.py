@@ -1,4 +1,4 @@
-"""What a failed computation says of its device: too little memory, lost, or nothing."""
+"""Tells from an exception of a computation whether its device is lost or short of memory."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

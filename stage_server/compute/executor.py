@@ -1,8 +1,8 @@
 """The single thread that owns the model and its KV memory.
 
-Everything that touches the engine is a job of this thread, first come first served; the order of
-jobs is therefore the order of effects, and nothing in the stage needs a lock. A hand-off costs one
-`SimpleQueue.put` there and one `call_soon_threadsafe` back.
+Everything that touches the engine is a job of this thread, and jobs run in the order of their
+arrival. So nothing in the stage needs a lock. A hand-off costs one `SimpleQueue.put` there and one
+`call_soon_threadsafe` back.
 """
 
 import asyncio

@@ -1,8 +1,9 @@
 """The engine that waits instead of computing: the time that a GPU's data sheet promises.
 
-For sizing a cluster before it is bought, and for measuring everything except the GPU. On the wire
-it cannot be told from a real stage: the same messages of the same sizes, the same slots, blocks and
-errors, and tokens that depend on the whole sequence. It needs no weights.
+It serves to size a cluster before it is bought, and to measure everything except the GPU. On the
+wire an emulated stage cannot be told from a real one: it sends the same messages of the same sizes,
+keeps the same slots and blocks, raises the same errors, and its tokens depend on the whole
+sequence. It needs no weights.
 """
 
 import logging

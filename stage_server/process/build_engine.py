@@ -1,4 +1,4 @@
-"""From a configuration to the engine that it names; each engine's imports are its own."""
+"""Builds the engine that a configuration names, and imports that engine alone."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Tells people, and a parent process, how far the loading of this stage is."""
+"""Tells people and a parent process the progress of loading."""
 
 import asyncio
 import json

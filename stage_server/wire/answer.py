@@ -1,7 +1,7 @@
 """One micro-batch on the model thread: from the bytes of its message to the bytes of the answer.
 
-Reading and writing messages happens here rather than on the event loop because the model thread
-has torch's code in its caches and would have to be woken anyway; the loop only moves bytes.
+The model thread reads and writes the messages, rather than the event loop: it has torch's code in
+its caches, and it has to be woken anyway. The loop only moves bytes.
 """
 
 import logging

@@ -1,8 +1,8 @@
 """The KV slots of a stage belong to one Forward stream at a time: the stream is the lease.
 
-However a stream ends, its slots are freed by a job on the model thread that stands behind
-everything the stream had queued, and the next stream is told `opened` only after that job. So no
-stream sees another's KV, and a coordinator that dies leaks nothing.
+However a stream ends, a job on the model thread frees its slots. The job runs after all jobs that
+the stream had queued, and the next stream is told `opened` only after it. So no stream sees
+another's KV, and a coordinator that dies leaks nothing.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """`StageService`: says what the stage is, and opens Forward streams.
 
-Checks who opens a stream and gives it the lease; `stream` serves it from there.
+Checks who opens a stream and gives the stream the lease; `stream` then serves that stream.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
 """One open Forward stream: reads micro-batches, has them answered, sends the answers in order.
 
 A reader and a writer run side by side, so that the next micro-batch is here when the model thread
-is free. `MAX_IN_FLIGHT` bounds what is between them; a full pipe is not read from, and HTTP/2 flow
-control slows the coordinator down.
+is free. At most `MAX_IN_FLIGHT` micro-batches are between the two; then the reader stops, and
+HTTP/2 flow control slows the coordinator down.
 """
 
 import asyncio
