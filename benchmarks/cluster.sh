@@ -100,7 +100,7 @@ done
 
 split='
 import sys
-from model_files import open_model
+from stagecoach.model_files import open_model
 from stagecoach.roofline.layer_split import split_layers
 print(*split_layers(open_model(sys.argv[1]).config, int(sys.argv[2])))
 '

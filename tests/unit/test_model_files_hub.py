@@ -125,7 +125,7 @@ def hub(tmp_path: Path) -> Iterator[FakeHub]:
 
 PRELUDE = """
 import json
-from model_files import open_model
+from stagecoach.model_files import open_model
 from stagecoach.contract.errors import StagecoachError
 """
 

@@ -105,7 +105,7 @@ def test_a_stage_holds_the_bytes_of_its_own_weights(tmp_path: Path) -> None:
 MEASURE = """
 import sys
 import torch
-from model_files import open_model
+from stagecoach.model_files import open_model
 from stagecoach.contract.layer_range import LayerRange
 from stage_server.model.layer_stack import load_layer_stack
 torch.set_num_threads(1)
