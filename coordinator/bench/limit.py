@@ -10,7 +10,7 @@ from stagecoach.contract.errors import InvalidArgumentError
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.model_files import open_model
 from stagecoach.roofline.devices import Gpu, gpu_named
-from stagecoach.roofline.model_shape import ModelShape
+from stagecoach.roofline.model_shape import ModelShape, device_precision
 from stagecoach.roofline.networks import Network
 from stagecoach.roofline.stage_cost import StageCost
 
@@ -33,7 +33,7 @@ class DecodeLimit:
 
     def __init__(self, status: CoordinatorStatus) -> None:
         config = open_model(status.model_id).config
-        model = ModelShape.of(config, status.stages[0].dtype or "unknown")
+        model = ModelShape.of(config, device_precision(status.stages[0].dtype or "unknown"))
         stages = tuple(_stage_plan(model, stage) for stage in status.pipeline_stages)
         self._plan = Plan(model=model, stages=stages)
 

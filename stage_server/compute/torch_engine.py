@@ -176,7 +176,7 @@ def build_engine(config: StageConfig, files: ModelFiles, report: Report = no_rep
         stack = load_layer_stack(
             files,
             config.layers,
-            dtype=config.resolve_dtype(),
+            dtype=config.resolve_precision().weights.name,
             device=device,
             report=report,
         )

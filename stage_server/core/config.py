@@ -11,12 +11,13 @@ from typing import NamedTuple, Self
 
 from stagecoach.contract.errors import IncompatibleError, InvalidArgumentError
 from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.precision import DType, Precision
 from stagecoach.roofline.devices import gpu_named
-from stagecoach.roofline.model_shape import DTYPE_BYTES
+from stagecoach.roofline.model_shape import DEVICE_DTYPES
 from stagecoach.security.bind import check_bind
 from stagecoach.security.tls_files import TlsFiles
 
-DTYPE_NAMES = ("auto", "float32", "float16", "bfloat16")
+DTYPE_NAMES = ("auto", *DType)
 ENGINE_NAMES = ("torch", "emulated")
 
 _UNITS_BYTES = {
@@ -184,17 +185,15 @@ class StageConfig:
             )
         return f"cuda:{index}"
 
-    def resolve_dtype(self) -> str:
-        """Names the dtype of the weights: float32, float16 or bfloat16.
+    def resolve_precision(self) -> Precision:
+        """Says in which formats the stage keeps, computes and sends numbers on its device.
 
         Raises:
             IncompatibleError: As `resolve_device`.
         """
-        if self.dtype != "auto":
-            return self.dtype
-        if self.engine == "emulated":
-            return "float16"
-        return "float32" if self.resolve_device() == "cpu" else "float16"
+        on_cpu = self.engine != "emulated" and self.resolve_device() == "cpu"
+        automatic = DType.FLOAT32 if on_cpu else DType.FLOAT16
+        return Precision.of(automatic if self.dtype == "auto" else self.dtype, on_cpu=on_cpu)
 
     def _check_emulation(self) -> None:
         """Refuses what one engine needs and the other would ignore."""
@@ -219,9 +218,9 @@ class StageConfig:
                 f"device {self.device} is of engine torch; emulate names the emulated one",
                 field="device",
             )
-        if self.dtype not in ("auto", *DTYPE_BYTES):
+        if self.dtype not in ("auto", *DEVICE_DTYPES):
             raise InvalidArgumentError(
-                f"dtype {self.dtype} is not emulated, only {' and '.join(DTYPE_BYTES)}",
+                f"dtype {self.dtype} is not emulated, only {' and '.join(DEVICE_DTYPES)}",
                 field="dtype",
             )
 

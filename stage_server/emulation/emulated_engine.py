@@ -13,6 +13,7 @@ import torch
 
 from stage_server.core.batch import ForwardBatch, ForwardOutput
 from stage_server.core.config import StageConfig
+from stage_server.core.torch_dtypes import torch_dtype
 from stage_server.emulation.deadline import wait_until
 from stage_server.emulation.logits import HashedLogits
 from stage_server.emulation.prefix_hashes import (
@@ -58,12 +59,12 @@ class EmulatedEngine:
                 f"hidden size {model.hidden_size} is too small for an emulated stage: it must be "
                 f"at least {MIN_HIDDEN_SIZE}"
             )
-        dtype = config.resolve_dtype()
+        precision = config.resolve_precision()
         max_model_len = min(config.max_model_len or model.max_model_len, model.max_model_len)
         self._gpu = gpu_named(config.emulate)
         self._efficiency = config.efficiency
-        self._cost = StageCost(model=ModelShape.of(model, dtype), layers=config.layers)
-        self._dtype: torch.dtype = getattr(torch, dtype)
+        self._cost = StageCost(model=ModelShape.of(model, precision), layers=config.layers)
+        self._dtype = torch_dtype(precision.wire)
         num_blocks = min(
             num_kv_blocks(
                 self._cost,
@@ -82,8 +83,8 @@ class EmulatedEngine:
             num_model_layers=model.num_layers,
             hidden_size=model.hidden_size,
             vocab_size=model.vocab_size,
-            dtype=dtype,
-            hidden_states_dtype=dtype,
+            dtype=precision.weights.name,
+            hidden_states_dtype=precision.wire.name,
             kv_block_size=config.kv_block_size,
             num_kv_blocks=num_blocks,
             num_free_kv_blocks=num_blocks,

@@ -1,27 +1,15 @@
-"""The dtypes of tensors on the wire: the one table of their numbers, names and sizes."""
+"""The dtypes of tensors on the wire: the one table of their numbers."""
 
-from typing import NamedTuple
-
-from stagecoach.contract.errors import InvalidArgumentError
+from stagecoach.contract.precision import DType
 from stagecoach.v1 import tensor_pb2
 
-
-class DTypeSpec(NamedTuple):
-    """One row of the dtype table."""
-
-    name: str
-    """As `--dtype` and torch name it."""
-    itemsize: int
-    """Bytes an element."""
-
-
-DTYPES: dict[tensor_pb2.DType.ValueType, DTypeSpec] = {
-    tensor_pb2.DTYPE_FLOAT32: DTypeSpec("float32", 4),
-    tensor_pb2.DTYPE_FLOAT16: DTypeSpec("float16", 2),
-    tensor_pb2.DTYPE_BFLOAT16: DTypeSpec("bfloat16", 2),
+DTYPES: dict[tensor_pb2.DType.ValueType, DType] = {
+    tensor_pb2.DTYPE_FLOAT32: DType.FLOAT32,
+    tensor_pb2.DTYPE_FLOAT16: DType.FLOAT16,
+    tensor_pb2.DTYPE_BFLOAT16: DType.BFLOAT16,
 }
 
-_BY_NAME = {spec.name: dtype for dtype, spec in DTYPES.items()}
+_NUMBERS = {dtype: number for number, dtype in DTYPES.items()}
 
 
 def dtype_named(name: str) -> tensor_pb2.DType.ValueType:
@@ -30,8 +18,4 @@ def dtype_named(name: str) -> tensor_pb2.DType.ValueType:
     Raises:
         InvalidArgumentError: No such dtype.
     """
-    if name not in _BY_NAME:
-        raise InvalidArgumentError(
-            f"dtype {name!r} is not one of {', '.join(_BY_NAME)}", field="dtype"
-        )
-    return _BY_NAME[name]
+    return _NUMBERS[DType.named(name)]

@@ -56,7 +56,7 @@ def from_message(message: stage_pb2.GetInfoResponse) -> StageInfo:
         hidden_size=message.hidden_size,
         vocab_size=message.vocab_size,
         dtype=message.dtype,
-        hidden_states_dtype=DTYPES[message.hidden_states_dtype].name,
+        hidden_states_dtype=DTYPES[message.hidden_states_dtype].value,
         kv_block_size=message.kv_block_size,
         num_kv_blocks=message.num_kv_blocks,
         num_free_kv_blocks=message.num_free_kv_blocks,

@@ -53,7 +53,7 @@ def to_numpy(
     data = _checked_data(message, dtype, shape, field)
     if dtype == tensor_pb2.DTYPE_BFLOAT16:
         raise InvalidArgumentError(f"{field}: bfloat16 cannot be read without torch", field=field)
-    return np.frombuffer(data, dtype=DTYPES[dtype].name).reshape(shape)
+    return np.frombuffer(data, dtype=DTYPES[dtype]).reshape(shape)
 
 
 def from_torch(tensor: "torch.Tensor") -> tensor_pb2.Tensor:
@@ -102,7 +102,7 @@ def to_torch(
     import torch
 
     data = _checked_data(message, dtype, shape, field)
-    torch_dtype: torch.dtype = getattr(torch, DTYPES[dtype].name)
+    torch_dtype: torch.dtype = getattr(torch, DTYPES[dtype])
     if not data:
         return torch.empty(tuple(shape), dtype=torch_dtype)
     return torch.frombuffer(bytearray(data), dtype=torch_dtype).view(tuple(shape))
@@ -115,20 +115,20 @@ def _checked_data(
     field: str,
 ) -> bytes:
     """The bytes of a message that is a tensor of exactly this dtype and shape."""
-    name, itemsize = DTYPES[dtype]
+    expected = DTYPES[dtype]
+    num_bytes = math.prod(shape) * expected.itemsize
     if message.dtype != dtype:
-        found = DTYPES[message.dtype].name if message.dtype in DTYPES else f"number {message.dtype}"
-        raise InvalidArgumentError(f"{field}: dtype is {found}, expected {name}", field=field)
+        found = DTYPES.get(message.dtype, f"number {message.dtype}")
+        raise InvalidArgumentError(f"{field}: dtype is {found}, expected {expected}", field=field)
     if message.shape != list(shape):
         raise InvalidArgumentError(
             f"{field}: shape is {list(message.shape[: MAX_RANK + 1])}, expected {list(shape)}",
             field=field,
         )
     data = message.data
-    if len(data) != math.prod(shape) * itemsize:
+    if len(data) != num_bytes:
         raise InvalidArgumentError(
-            f"{field}: data has {len(data)} bytes, "
-            f"{list(shape)} of {name} takes {math.prod(shape) * itemsize}",
+            f"{field}: data has {len(data)} bytes, {list(shape)} of {expected} takes {num_bytes}",
             field=field,
         )
     return data

@@ -85,7 +85,7 @@ class StageCost:
         num_bytes = len(self.layers) * self.model.layer_bytes if work.num_tokens else 0
         num_bytes += self.kv_bytes_per_token * (work.num_context_tokens + work.num_tokens)
         if self.is_first:
-            num_bytes += work.num_tokens * self.model.hidden_bytes_per_token
+            num_bytes += work.num_tokens * self.model.embedding_row_bytes
         if self.is_last and work.num_logit_rows:
             num_bytes += self.model.head_bytes
         return num_bytes

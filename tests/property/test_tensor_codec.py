@@ -16,11 +16,11 @@ shapes = st.lists(st.integers(0, 5), max_size=tensor_codec.MAX_RANK)
 @st.composite
 def tensors(draw: st.DrawFn) -> torch.Tensor:
     """Any bits, NaN payloads and infinities included, in any dtype, shape and strides."""
-    spec = DTYPES[draw(dtypes)]
+    dtype = DTYPES[draw(dtypes)]
     shape = draw(shapes)
-    num_bytes = int(np.prod(shape)) * spec.itemsize
+    num_bytes = int(np.prod(shape)) * dtype.itemsize
     data = draw(st.binary(min_size=num_bytes, max_size=num_bytes))
-    tensor = torch.empty(shape, dtype=getattr(torch, spec.name))
+    tensor = torch.empty(shape, dtype=getattr(torch, dtype.value))
     if data:
         tensor = torch.frombuffer(bytearray(data), dtype=tensor.dtype).reshape(shape)
     return tensor.permute(draw(st.permutations(range(len(shape)))))

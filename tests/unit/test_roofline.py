@@ -14,11 +14,12 @@ from stagecoach.contract.errors import (
     UnsupportedModelError,
 )
 from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.precision import DType, Encoding, Precision
 from stagecoach.model_files import ModelConfig, open_model
 from stagecoach.model_files.config import parse_config
 from stagecoach.roofline.devices import GPUS, gpu_named
 from stagecoach.roofline.kv_memory import kv_memory_bytes, num_kv_blocks
-from stagecoach.roofline.model_shape import ModelShape
+from stagecoach.roofline.model_shape import ModelShape, device_precision
 from stagecoach.roofline.networks import NETWORKS, network_named
 from stagecoach.roofline.stage_cost import StageCost
 from stagecoach.roofline.work import Work
@@ -101,7 +102,28 @@ class TestModelShape:
         with pytest.raises(UnsupportedModelError, match="intermediate_size"):
             ModelShape.of(parse_config({**raw, "intermediate_size": None}))
         with pytest.raises(InvalidArgumentError, match="float32"):
-            ModelShape.of(config_of("llama-1b"), "float32")
+            device_precision("float32")
+
+    def test_each_number_takes_the_bytes_of_its_own_format(self) -> None:
+        config = config_of("llama-2-13b")
+        q4_0 = Encoding("q4_0", 32, 18)
+        mixed = Precision(
+            weights=q4_0,
+            compute=DType.FLOAT16,
+            kv=DType.FLOAT32,
+            wire=Encoding("fp8_e4m3, a scale a row", config.hidden_size, config.hidden_size + 4),
+        )
+        shape = ModelShape.of(config, mixed)
+        norms = (2 * 40 + 1) * 5120
+        matrices = LLAMA_13B.num_parameters - norms
+        assert shape.num_parameters == LLAMA_13B.num_parameters
+        assert shape.weight_bytes == matrices // 32 * 18 + norms * 2
+        assert shape.kv_bytes_per_token == 2 * LLAMA_13B.kv_bytes_per_token
+        assert shape.hidden_bytes_per_token == 5120 + 4
+        stage = StageCost(model=shape, layers=LayerRange(0, 40))
+        assert stage.weight_bytes == shape.weight_bytes
+        one_token = shape.weight_bytes - shape.embedding_bytes + 5120 // 32 * 18
+        assert stage.moved_bytes(Work.decode(1, 0)) == one_token + shape.kv_bytes_per_token
 
 
 class TestTime:

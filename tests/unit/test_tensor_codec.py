@@ -25,7 +25,7 @@ GOLDEN = [
 
 @pytest.mark.parametrize(("dtype", "data"), GOLDEN)
 def test_golden_bytes_of_torch(dtype: tensor_pb2.DType.ValueType, data: bytes) -> None:
-    torch_dtype = getattr(torch, DTYPES[dtype].name)
+    torch_dtype = getattr(torch, DTYPES[dtype].value)
     tensor = torch.tensor([[1.0, -2.0, 0.5]], dtype=torch_dtype)
     message = tensor_codec.from_torch(tensor)
     assert message == tensor_pb2.Tensor(dtype=dtype, shape=[1, 3], data=data)
@@ -36,7 +36,7 @@ def test_golden_bytes_of_torch(dtype: tensor_pb2.DType.ValueType, data: bytes) -
 
 @pytest.mark.parametrize(("dtype", "data"), GOLDEN[:2])
 def test_golden_bytes_of_numpy(dtype: tensor_pb2.DType.ValueType, data: bytes) -> None:
-    array = np.array([[1.0, -2.0, 0.5]], dtype=DTYPES[dtype].name)
+    array = np.array([[1.0, -2.0, 0.5]], dtype=DTYPES[dtype].value)
     message = tensor_codec.from_numpy(array)
     assert message == tensor_pb2.Tensor(dtype=dtype, shape=[1, 3], data=data)
     assert np.array_equal(

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable
 
-DTYPES = ("auto", "float32", "float16", "bfloat16")
+from stagecoach.contract.precision import DType
+
+DTYPES = ("auto", *DType)
 ENGINES = ("torch", "emulated")
 
 

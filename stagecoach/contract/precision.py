@@ -1,0 +1,101 @@
+"""In which formats a stage keeps, computes and sends numbers; made once, from `--dtype`."""
+
+from enum import StrEnum
+from typing import NamedTuple, Self
+
+from stagecoach.contract.errors import InvalidArgumentError
+
+
+_ITEMSIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+class DType(StrEnum):
+    """Type of one number, by the name that torch and `--dtype` have for it."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+
+    def __init__(self, name: str) -> None:
+        self.itemsize = _ITEMSIZES[name]
+        """Bytes of one number."""
+
+    @classmethod
+    def named(cls, name: str) -> Self:
+        """Returns the dtype of that name.
+
+        Raises:
+            InvalidArgumentError: There is no such dtype.
+        """
+        try:
+            return cls(name)
+        except ValueError:
+            raise InvalidArgumentError(
+                f"dtype {name!r} is not one of {', '.join(cls)}", field="dtype"
+            ) from None
+
+
+class Encoding(NamedTuple):
+    """How a row of numbers is kept or sent: in whole blocks of so many numbers and so many bytes.
+
+    Plain numbers are blocks of one. GGUF's Q4_0 has 32 numbers and their scale in 18 bytes.
+    """
+
+    name: str
+    block_size: int
+    """Numbers in a block."""
+    block_bytes: int
+
+    @classmethod
+    def plain(cls, dtype: DType) -> Self:
+        """Numbers of a dtype, one after another."""
+        return cls(dtype.value, 1, dtype.itemsize)
+
+    @property
+    def dtype(self) -> DType | None:
+        """Of plain numbers; None for blocks."""
+        return DType(self.name) if self.block_size == 1 else None
+
+    def row_bytes(self, num_columns: int) -> int:
+        """Bytes of a row, whose last block may be partly unused."""
+        return -(-num_columns // self.block_size) * self.block_bytes
+
+    def matrix_bytes(self, num_rows: int, num_columns: int) -> int:
+        """Bytes of a matrix. That of a linear layer has a row for each of its outputs."""
+        return num_rows * self.row_bytes(num_columns)
+
+
+class Precision(NamedTuple):
+    """The formats of a stage's numbers, one for each use."""
+
+    weights: Encoding
+    """Of matrices: those of the layers, the embedding and the head."""
+    compute: DType
+    """Of activations, and of weights that are no matrices, such as those of norms."""
+    kv: DType
+    """Of keys and values while they are kept."""
+    wire: Encoding
+    """Of hidden states between stages."""
+
+    @classmethod
+    def uniform(cls, dtype: DType) -> Self:
+        """One dtype for everything, as a GPU has it."""
+        return cls(Encoding.plain(dtype), dtype, dtype, Encoding.plain(dtype))
+
+    @classmethod
+    def of(cls, dtype: str, *, on_cpu: bool) -> Self:
+        """Returns what `--dtype` stands for.
+
+        A CPU has no fast arithmetic in float16: it keeps matrices in it and computes in float32.
+
+        Args:
+            dtype: Name of a `DType`.
+            on_cpu: Whether torch computes on the CPU.
+
+        Raises:
+            InvalidArgumentError: There is no such dtype.
+        """
+        weights = DType.named(dtype)
+        if on_cpu and weights is DType.FLOAT16:
+            return cls.uniform(DType.FLOAT32)._replace(weights=Encoding.plain(weights))
+        return cls.uniform(weights)
