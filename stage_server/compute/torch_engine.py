@@ -11,6 +11,7 @@ from stage_server.compute.logits import reduce_logits
 from stage_server.core.batch import ForwardBatch, ForwardOutput, LogitsRequest, SequenceSlice
 from stage_server.core.config import StageConfig
 from stage_server.core.load_board import Report, no_report
+from stage_server.core.torch_dtypes import torch_dtype
 from stage_server.kv_cache.kv_pool import KvPool
 from stage_server.kv_cache.paged_attention import PagedAttention
 from stage_server.kv_cache.slot_tables import BlockPlan, SlotTables
@@ -48,6 +49,9 @@ class TorchEngine:
         max_model_len = min(config.max_model_len or model.max_model_len, model.max_model_len)
         self._stack = stack
         self._device = stack.device
+        precision = stack.precision
+        self._compute_dtype = torch_dtype(precision.compute)
+        self._wire_dtype = torch_dtype(precision.wire)
         blocks_per_sequence = -(-max_model_len // config.kv_block_size)
         self._pool = KvPool.within(
             _kv_bytes(config, stack.device),
@@ -55,7 +59,7 @@ class TorchEngine:
             block_size=config.kv_block_size,
             num_kv_heads=model.num_kv_heads,
             head_dim=model.head_dim,
-            dtype=stack.kv_dtype,
+            dtype=torch_dtype(precision.kv),
             device=stack.device,
             max_num_blocks=config.max_num_seqs * blocks_per_sequence,
         )
@@ -67,8 +71,8 @@ class TorchEngine:
             num_model_layers=model.num_layers,
             hidden_size=model.hidden_size,
             vocab_size=model.vocab_size,
-            dtype=stack.dtype,
-            hidden_states_dtype=str(stack.hidden_states_dtype).removeprefix("torch."),
+            dtype=precision.weights.name,
+            hidden_states_dtype=precision.wire.name,
             kv_block_size=config.kv_block_size,
             num_kv_blocks=self._pool.num_blocks,
             num_free_kv_blocks=self._pool.num_blocks,
@@ -120,7 +124,7 @@ class TorchEngine:
             hidden = self._stack.embed(batch.token_ids.to(self._device))
         else:
             assert batch.hidden_states is not None, "the servicer checked the inputs"
-            hidden = batch.hidden_states.to(self._device)
+            hidden = batch.hidden_states.to(self._device, self._compute_dtype)
         positions = [
             position
             for piece in batch.slices
@@ -129,7 +133,7 @@ class TorchEngine:
         attention = PagedAttention(self._pool, batch.slices, plan)
         hidden = self._stack.forward(hidden, positions, attention)
         if not self._info.is_last:
-            return ForwardOutput(hidden_states=hidden.to("cpu"))
+            return ForwardOutput(hidden_states=hidden.to("cpu", self._wire_dtype))
         if not batch.logits:
             return ForwardOutput()
         rows = torch.tensor([request.row for request in batch.logits], device=self._device)
@@ -146,7 +150,7 @@ class TorchEngine:
             token_ids = torch.zeros(piece.num_tokens, dtype=torch.int64)
         else:
             shape = (piece.num_tokens, self._info.hidden_size)
-            hidden_states = torch.zeros(shape, dtype=self._stack.hidden_states_dtype)
+            hidden_states = torch.zeros(shape, dtype=self._wire_dtype)
         wanted = (LogitsRequest(row=piece.num_tokens - 1, num_candidates=1),)
         return ForwardBatch(
             slices=(piece,),
@@ -176,7 +180,7 @@ def build_engine(config: StageConfig, files: ModelFiles, report: Report = no_rep
         stack = load_layer_stack(
             files,
             config.layers,
-            dtype=config.resolve_precision().weights.name,
+            precision=config.resolve_precision(),
             device=device,
             report=report,
         )

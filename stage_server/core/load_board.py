@@ -30,13 +30,13 @@ class WeightProgress:
 
     Args:
         total_elements: Of all tensors that will be read.
-        itemsize: Bytes of an element where it is kept.
+        total_bytes: Of the same tensors where they are kept.
         report: Told after each read.
     """
 
-    def __init__(self, total_elements: int, itemsize: int, report: Report) -> None:
-        self._total_bytes = total_elements * itemsize
-        self._itemsize = itemsize
+    def __init__(self, total_elements: int, total_bytes: int, report: Report) -> None:
+        self._total_elements = total_elements
+        self._total_bytes = total_bytes
         self._report = report
         self._rows: dict[str, int] = {}
         self._done_elements = 0
@@ -54,7 +54,7 @@ class WeightProgress:
         self._report(
             LoadProgress(
                 phase=LoadPhase.LOADING,
-                done_bytes=self._done_elements * self._itemsize,
+                done_bytes=self._total_bytes * self._done_elements // self._total_elements,
                 total_bytes=self._total_bytes,
             )
         )

@@ -21,10 +21,7 @@ from stagecoach.contract.errors import ModelFilesError, StagecoachError, Unsuppo
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.model_files import ModelConfig, ModelFiles
 from stagecoach.model_files.frozen_json import shown, thawed
-from stagecoach.model_files.listing import listed
-from stagecoach.model_files.weight_digest import EMBEDDING, HEAD, is_computed
-
-NORM = "model.norm."
+from stagecoach.model_files.weight_digest import EMBEDDING, HEAD
 
 _CHECKED = {
     "num_hidden_layers": "num_layers",
@@ -38,19 +35,6 @@ _CHECKED = {
 
 _NOT_HANDED_ON = frozenset({"dtype", "torch_dtype"})
 """Keys that say how to load, which is the operator's to say; transformers refuses `auto` there."""
-
-
-_QUANTIZED_SUFFIXES = (
-    ".qweight",
-    ".weight.absmax",
-    ".weight.quant_map",
-    ".weight_packed",
-    ".weight_scale",
-    ".weight_scale_inv",
-    ".SCB",
-    "_blocks",
-)
-"""Of tensors that quantizing tools write."""
 
 
 class AttentionTraits(NamedTuple):
@@ -84,7 +68,6 @@ class Blueprint:
             )
         self.config = config
         self.range = layers
-        self._model_id = files.model_id
         self.family: Family = family_of(config)
         try:
             self._build()
@@ -140,66 +123,6 @@ class Blueprint:
         """Name of the matrix that embeds tokens: the head, where that is all there is of a pair."""
         is_there = EMBEDDING in self._names or HEAD not in self._names
         return EMBEDDING if is_there or not self.config.tie_word_embeddings else HEAD
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of the tensors that this stage needs."""
-        matrix = (self.config.vocab_size, self.config.hidden_size)
-        shapes: dict[str, tuple[int, ...]] = {}
-        if self.is_first:
-            shapes[self.embedding_name] = matrix
-        for layer_idx, layer in zip(self.range, self.layers, strict=True):
-            shapes |= _shapes(layer, layer_prefix(layer_idx))
-        if self.is_last:
-            shapes |= _shapes(self.norm, NORM)
-            shapes[self.head_name] = matrix
-        return shapes
-
-    def check_names(self) -> None:
-        """Checks that the model has the tensors of this stage, and no others in its layers.
-
-        Raises:
-            ModelFilesError: Tensors are missing, or there are some that would not be used.
-            UnsupportedModelError: The tensors are those of a quantized model.
-        """
-        wanted = self.shapes()
-        missing = wanted.keys() - set(self._names)
-        unused = {name for name in self._names if self._is_own(name)} - wanted.keys()
-        if any(name.endswith(_QUANTIZED_SUFFIXES) for name in unused):
-            raise UnsupportedModelError(
-                f"{self._model_id} has quantized weights ({listed(unused)}), which are not served: "
-                "take the model that they were made from, or a GGUF file"
-            )
-        if missing == {HEAD}:
-            raise ModelFilesError(
-                f"{self._model_id} has no tensor {HEAD}, and its config.json does not say that "
-                "the head is the embedding (tie_word_embeddings)"
-            )
-        if missing & {f"model.{name}" for name in self._names}:
-            raise ModelFilesError(
-                f"{self._model_id} has no tensor {listed(missing)}: the names of its tensors lack "
-                "the 'model.' in front, as those of a model that was saved without its head; save "
-                "it with AutoModelForCausalLM"
-            )
-        if missing:
-            raise ModelFilesError(f"{self._model_id} has no tensor {listed(missing)}")
-        if unused:
-            raise ModelFilesError(
-                f"{self._model_id} has tensors that a {self.config.model_type} model with this "
-                f"config.json ({self.config.num_layers} layers) does not use: {listed(unused)}"
-            )
-
-    def _is_own(self, name: str) -> bool:
-        """Whether a stage with this range has to make use of a tensor."""
-        if is_computed(name):
-            return False
-        if not name.startswith("model.layers."):
-            return name not in (EMBEDDING, HEAD) and (self.is_last or not name.startswith(NORM))
-        number = name.split(".")[2]
-        return (
-            not number.isdecimal()
-            or int(number) in self.range
-            or int(number) >= self.config.num_layers
-        )
 
     def _traits(self, index: int, layer_type: str | None) -> AttentionTraits:
         """Runs a layer without memory and looks at the call of its attention."""
@@ -299,7 +222,3 @@ def _final_norm(module: object, family: Family, hf_config: PreTrainedConfig) -> 
     else:
         norm = norm_class(hf_config.hidden_size, eps=getattr(hf_config, family.norm_eps))
     return norm
-
-
-def _shapes(module: nn.Module, prefix: str) -> dict[str, tuple[int, ...]]:
-    return {f"{prefix}{name}": tuple(t.shape) for name, t in module.state_dict().items()}

@@ -8,8 +8,8 @@ from torch import nn
 from stage_server.model.attention import Attention
 from stage_server.model.blueprint import Blueprint, layer_prefix
 from stage_server.model.decoder_layer import run_layer
-from stage_server.model.linear import load_linear, packs_float16
-from stage_server.model.weights import WeightSource
+from stage_server.model.weight_loader import WeightLoader
+from stage_server.model.weight_plan import ParameterSource, module_sources
 
 
 class DecoderLayers:
@@ -17,25 +17,25 @@ class DecoderLayers:
 
     Args:
         blueprint: Their modules without memory; they are given memory and kept.
-        source: Where the weights are.
-        dtype: Of the weights.
-        device: Where they live.
+        loader: Of their weights.
     """
 
-    def __init__(
-        self,
-        blueprint: Blueprint,
-        source: WeightSource,
-        *,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> None:
+    def __init__(self, blueprint: Blueprint, loader: WeightLoader) -> None:
         self._layers = blueprint.layers
         self._first_layer = blueprint.range.start
         self._rotary = blueprint.rotary
-        self._rotary.to(device)
+        self._rotary.to(loader.device)
         for layer_idx, layer in zip(blueprint.range, self._layers, strict=True):
-            load_module(layer, source.within(layer_prefix(layer_idx)), dtype=dtype, device=device)
+            loader.within(layer_prefix(layer_idx)).fill(layer)
+
+    @staticmethod
+    def weight_sources(blueprint: Blueprint) -> dict[str, ParameterSource]:
+        """Plans the weights: each is a tensor of the same name."""
+        return {
+            name: source
+            for layer_idx, layer in zip(blueprint.range, blueprint.layers, strict=True)
+            for name, source in module_sources(layer, layer_prefix(layer_idx)).items()
+        }
 
     @property
     def modules(self) -> Sequence[nn.Module]:
@@ -57,27 +57,3 @@ class DecoderLayers:
                 layer, hidden, position_ids, rows.cos_sin, attention, self._first_layer
             )
         return hidden[0]
-
-
-def load_module(
-    module: nn.Module, source: WeightSource, *, dtype: torch.dtype, device: torch.device
-) -> None:
-    """Gives a module on the meta device its weights; every matrix in its fastest form.
-
-    What is no matrix is kept in float32 where matrices are packed float16, because that is what
-    they compute in.
-    """
-    vector_dtype = torch.float32 if packs_float16(dtype, device) else dtype
-    for path, child in list(module.named_modules()):
-        prefix = f"{path}." if path else ""
-        if isinstance(child, nn.Linear):
-            biases = [f"{prefix}bias"] if child.bias is not None else []
-            linear = load_linear(source, [f"{prefix}weight"], biases, dtype=dtype, device=device)
-            module.set_submodule(path, linear)
-            continue
-        for name in dict(child.named_parameters(recurse=False)):
-            loaded = source.load(f"{prefix}{name}", dtype=vector_dtype, device=device)
-            setattr(child, name, nn.Parameter(loaded, requires_grad=False))
-    module.eval()
-    on_meta = [name for name, buffer in module.named_buffers() if buffer.is_meta]
-    assert not on_meta, f"a served family has buffers that nothing fills: {on_meta}"

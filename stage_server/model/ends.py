@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from stage_server.model.linear import DenseLinear, PackedLinear
+from stage_server.model.linear_format import Linear
 
 
 class TokenEmbedding(nn.Module):
@@ -41,7 +41,7 @@ class LogitsHead(nn.Module):
     def __init__(
         self,
         norm: nn.Module,
-        projection: PackedLinear | DenseLinear,
+        projection: Linear,
         *,
         scale: float,
         softcap: float | None,

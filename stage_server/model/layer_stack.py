@@ -1,6 +1,5 @@
 """A stage's share of a model: loaded once, then asked for embeddings, hidden states and logits."""
 
-import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -8,19 +7,23 @@ import torch
 from torch import nn
 
 from stage_server.core.load_board import Report, WeightProgress, no_report
+from stage_server.core.torch_dtypes import torch_dtype
 from stage_server.model.attention import Attention
-from stage_server.model.blueprint import NORM, Blueprint
-from stage_server.model.decoder_layers import DecoderLayers, load_module
+from stage_server.model.blueprint import Blueprint
+from stage_server.model.decoder_layers import DecoderLayers
 from stage_server.model.ends import LogitsHead, TokenEmbedding
 from stage_server.model.lean_layers import LeanLayers, is_lean
-from stage_server.model.linear import DenseLinear, PackedLinear, load_linear, packs_float16
+from stage_server.model.linear_format import Linear
+from stage_server.model.linear_formats import linear_format
+from stage_server.model.tensor_names import NORM, check_names
+from stage_server.model.weight_loader import WeightLoader
+from stage_server.model.weight_plan import ParameterSource, WeightPlan, module_sources
 from stage_server.model.weights import WeightSource
-from stagecoach.contract.errors import InvalidArgumentError, ModelFilesError
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.load_progress import LoadPhase, LoadProgress
+from stagecoach.contract.precision import Precision
 from stagecoach.model_files import ModelFiles
-
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+from stagecoach.model_files.weight_digest import EMBEDDING, HEAD
 
 _MIN_PEEK_ELEMENTS = 4 << 20
 _PEEK_SHARE = 20
@@ -29,7 +32,19 @@ their float16. 16 MiB of a small stage hurt nobody."""
 
 
 class Layers(Protocol):
-    """A way to run the layers of a stage."""
+    """A way to run the layers of a stage.
+
+    Args:
+        blueprint: What they are.
+        loader: Of their weights, which are those of `weight_sources`.
+    """
+
+    def __init__(self, blueprint: Blueprint, loader: WeightLoader) -> None: ...
+
+    @staticmethod
+    def weight_sources(blueprint: Blueprint) -> dict[str, ParameterSource]:
+        """Returns what its parameters are made of, by their names in the stage."""
+        ...
 
     @property
     def modules(self) -> Sequence[nn.Module]:
@@ -62,37 +77,26 @@ class LayerStack:
 
     Args:
         blueprint: What the stage consists of.
-        source: Where the weights are.
-        dtype: Of the weights.
-        device: Where they live.
-        lean: False: compute with transformers' modules even where there is a faster way.
+        layers_type: The way to run its layers.
+        loader: Of their weights.
+        precision: The formats of its numbers.
     """
 
     def __init__(
         self,
         blueprint: Blueprint,
-        source: WeightSource,
-        *,
-        dtype: torch.dtype,
-        device: torch.device,
-        lean: bool,
+        layers_type: type[Layers],
+        loader: WeightLoader,
+        precision: Precision,
     ) -> None:
         self.config = blueprint.config
         self.layers = blueprint.range
-        self.device = device
-        self.dtype = str(dtype).removeprefix("torch.")
-        """Of the weights: float32, float16 or bfloat16."""
-        self.hidden_states_dtype = torch.float32 if packs_float16(dtype, device) else dtype
-        """Of what the layers compute with, and of hidden states in and out."""
-        self.kv_dtype = self.hidden_states_dtype
-        """Of keys and values."""
+        self.device = loader.device
+        self.precision = precision
         # The largest tensors come first, while there is most room for what loading needs besides.
-        self._embedding = _load_embedding(
-            blueprint, source, dtype=dtype, compute_dtype=self.hidden_states_dtype, device=device
-        )
-        self._head = _load_head(blueprint, source, self._embedding, dtype=dtype, device=device)
-        layers_type = LeanLayers if lean and is_lean(blueprint) else DecoderLayers
-        self._layers: Layers = layers_type(blueprint, source, dtype=dtype, device=device)
+        self._embedding = _load_embedding(blueprint, loader, precision)
+        self._head = _load_head(blueprint, loader, self._embedding)
+        self._layers = layers_type(blueprint, loader)
 
     @property
     def weight_bytes(self) -> int:
@@ -107,7 +111,7 @@ class LayerStack:
             token_ids: int64 `[num_tokens]` on the device, each below the vocabulary's size.
 
         Returns:
-            `[num_tokens, hidden_size]`, in `hidden_states_dtype`.
+            `[num_tokens, hidden_size]`, in the compute dtype.
         """
         assert self._embedding is not None, "only the first stage embeds"
         embeddings: torch.Tensor = self._embedding(token_ids)
@@ -119,7 +123,7 @@ class LayerStack:
         """Runs the stage's layers over packed tokens.
 
         Args:
-            hidden: `[num_tokens, hidden_size]`, in `hidden_states_dtype`, on the device; kept.
+            hidden: `[num_tokens, hidden_size]`, in the compute dtype, on the device; kept.
             positions: Of every row in its own sequence; below the model's `max_model_len`.
             attention: Knows which token belongs to which sequence; called once a layer.
 
@@ -147,7 +151,7 @@ def load_layer_stack(
     files: ModelFiles,
     layers: LayerRange,
     *,
-    dtype: str,
+    precision: Precision,
     device: torch.device,
     lean: bool = True,
     report: Report = no_report,
@@ -157,24 +161,21 @@ def load_layer_stack(
     Args:
         files: The model.
         layers: The range; the first also embeds tokens, the last also computes logits.
-        dtype: Of the weights: float32, float16 or bfloat16.
-        device: Where they are to live.
+        precision: The formats of its numbers.
+        device: Where the weights are to live.
         lean: False: compute with transformers' modules even where there is a faster way.
         report: Told how far downloading and loading are.
 
     Raises:
         UnsupportedModelError: The model's family or layout is not served.
         ModelFilesError: Layers, tensors or files are missing or damaged.
-        InvalidArgumentError: There is no such dtype on this device.
+        InvalidArgumentError: Nothing computes in such a precision on this device.
     """
-    if dtype not in DTYPES:
-        raise InvalidArgumentError(
-            f"dtype {dtype!r} is not one of {', '.join(DTYPES)}", field="dtype"
-        )
-    packs_float16(DTYPES[dtype], device)
+    format_ = linear_format(precision, device)
     blueprint = Blueprint(files, layers)
-    blueprint.check_names()
-    shapes = blueprint.shapes()
+    layers_type = LeanLayers if lean and is_lean(blueprint) else DecoderLayers
+    plan = _weight_plan(blueprint, layers_type)
+    check_names(plan.tensor_names, files, layers)
 
     def on_download(done_bytes: int, total_bytes: int) -> None:
         report(
@@ -184,63 +185,55 @@ def load_layer_stack(
         )
 
     with (
-        files.open_tensors(shapes.keys(), on_download=on_download) as reader,
+        files.open_tensors(plan.tensor_names, on_download=on_download) as reader,
         torch.inference_mode(),
     ):
-        for name, shape in shapes.items():
-            found = reader.info(name).shape
-            if found != shape:
-                raise ModelFilesError(
-                    f"{files.model_id}: {name} has shape {list(found)}, must be {list(shape)}"
-                )
-        num_elements = sum(math.prod(shape) for shape in shapes.values())
+        plan.check_shapes(reader, files.model_id)
         source = WeightSource(
             reader,
-            max_peek_elements=max(_MIN_PEEK_ELEMENTS, num_elements // _PEEK_SHARE),
-            progress=WeightProgress(num_elements, DTYPES[dtype].itemsize, report),
+            plan,
+            max_peek_elements=max(_MIN_PEEK_ELEMENTS, plan.num_elements // _PEEK_SHARE),
+            progress=WeightProgress(plan.num_elements, plan.num_bytes(precision.weights), report),
         )
-        return LayerStack(blueprint, source, dtype=DTYPES[dtype], device=device, lean=lean)
+        loader = WeightLoader(source, format_, precision, device)
+        return LayerStack(blueprint, layers_type, loader, precision)
+
+
+def _weight_plan(blueprint: Blueprint, layers_type: type[Layers]) -> WeightPlan:
+    matrix = (blueprint.config.vocab_size, blueprint.config.hidden_size)
+    sources = {}
+    if blueprint.is_first:
+        sources[EMBEDDING] = ParameterSource.one(blueprint.embedding_name, matrix)
+    sources |= layers_type.weight_sources(blueprint)
+    if blueprint.is_last:
+        sources |= module_sources(blueprint.norm, NORM)
+        sources[HEAD] = ParameterSource.one(blueprint.head_name, matrix)
+    return WeightPlan(sources)
 
 
 def _load_embedding(
-    blueprint: Blueprint,
-    source: WeightSource,
-    *,
-    dtype: torch.dtype,
-    compute_dtype: torch.dtype,
-    device: torch.device,
+    blueprint: Blueprint, loader: WeightLoader, precision: Precision
 ) -> TokenEmbedding | None:
     if not blueprint.is_first:
         return None
     return TokenEmbedding(
-        source.load(blueprint.embedding_name, dtype=dtype, device=device),
+        loader.embedding(EMBEDDING),
         scale=blueprint.family.embedding_scale(blueprint.config.raw),
-        dtype=compute_dtype,
+        dtype=torch_dtype(precision.compute),
     )
 
 
 def _load_head(
-    blueprint: Blueprint,
-    source: WeightSource,
-    embedding: TokenEmbedding | None,
-    *,
-    dtype: torch.dtype,
-    device: torch.device,
+    blueprint: Blueprint, loader: WeightLoader, embedding: TokenEmbedding | None
 ) -> LogitsHead | None:
     if not blueprint.is_last:
         return None
-    load_module(blueprint.norm, source.within(NORM), dtype=dtype, device=device)
-    names = blueprint.embedding_name, blueprint.head_name
-    shares = (
-        embedding is not None
-        and blueprint.config.tie_word_embeddings
-        and not packs_float16(dtype, device)
-        and source.are_equal(*names)
-    )
-    if embedding is not None and shares:
-        projection: DenseLinear | PackedLinear = DenseLinear(embedding.weight, None)
-    else:
-        projection = load_linear(source, [blueprint.head_name], [], dtype=dtype, device=device)
+    loader.within(NORM).fill(blueprint.norm)
+    projection = None
+    if embedding is not None and blueprint.config.tie_word_embeddings:
+        projection = loader.linear_format.sharing(embedding.weight)
+    if projection is None or not loader.source.are_equal(EMBEDDING, HEAD):
+        projection = loader.linear(HEAD.removesuffix(".weight"))
     return LogitsHead(
         blueprint.norm,
         projection,
@@ -256,5 +249,5 @@ def _num_bytes(modules: Sequence[nn.Module]) -> int:
         for part in parts
         for tensor in [*part.parameters(recurse=False), *part.buffers(recurse=False)]
     }
-    packed = sum(part.num_bytes for part in parts if isinstance(part, PackedLinear))
+    packed = sum(part.packed_bytes for part in parts if isinstance(part, Linear))
     return sum(tensors.values()) + packed

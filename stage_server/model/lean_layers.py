@@ -5,7 +5,7 @@ step. Here query, key and value are one matrix, and so are gate and up; queries 
 normed and rotated together. `decoder_layers` is the slow twin that the tests compare with.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -13,24 +13,23 @@ from torch.nn import functional
 
 from stage_server.model.attention import Attention
 from stage_server.model.blueprint import AttentionTraits, Blueprint, layer_prefix
-from stage_server.model.linear import load_linear, packs_float16
 from stage_server.model.rms_norm import RmsNorm
-from stage_server.model.weights import WeightSource
+from stage_server.model.weight_loader import WeightLoader
+from stage_server.model.weight_plan import ParameterSource, module_sources, stack_linears
 
-_MATRICES = frozenset(
-    f"{name}.{kind}"
-    for kind in ("weight", "bias")
-    for name in (
-        "self_attn.q_proj",
-        "self_attn.k_proj",
-        "self_attn.v_proj",
-        "self_attn.o_proj",
-        "mlp.gate_proj",
-        "mlp.up_proj",
-        "mlp.down_proj",
-    )
+_QKV, _GATE_UP = "self_attn.qkv_proj", "mlp.gate_up_proj"
+_STACKED = {
+    _QKV: ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    _GATE_UP: ("mlp.gate_proj", "mlp.up_proj"),
+}
+"""Linear layers that are one matrix here, and several in files."""
+
+_LINEARS = (
+    "self_attn.o_proj",
+    "mlp.down_proj",
+    *(part for parts in _STACKED.values() for part in parts),
 )
-_NAMES = _MATRICES | {
+_NAMES = {f"{name}.{kind}" for kind in ("weight", "bias") for name in _LINEARS} | {
     "input_layernorm.weight",
     "self_attn.q_norm.weight",
     "self_attn.k_norm.weight",
@@ -53,36 +52,34 @@ class LeanLayers:
 
     Args:
         blueprint: What they are; `is_lean` of it.
-        source: Where the weights are.
-        dtype: Of the weights.
-        device: Where they live.
+        loader: Of their weights.
     """
 
-    def __init__(
-        self,
-        blueprint: Blueprint,
-        source: WeightSource,
-        *,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> None:
+    def __init__(self, blueprint: Blueprint, loader: WeightLoader) -> None:
         self._rotary = blueprint.rotary
-        self._rotary.to(device)
+        self._rotary.to(loader.device)
         self._layers = [
             _LeanLayer(
                 index,
-                layer.state_dict(),
                 blueprint.traits[index],
                 blueprint.hf_config.rms_norm_eps,
                 blueprint.family.residual_scale(blueprint.config.raw),
-                source.within(layer_prefix(layer_idx)),
-                dtype=dtype,
-                device=device,
+                loader.within(layer_prefix(layer_idx)),
             )
-            for index, (layer_idx, layer) in enumerate(
-                zip(blueprint.range, blueprint.layers, strict=True)
-            )
+            for index, layer_idx in enumerate(blueprint.range)
         ]
+
+    @staticmethod
+    def weight_sources(blueprint: Blueprint) -> dict[str, ParameterSource]:
+        """Plans the weights: query, key and value are one matrix, and so are gate and up."""
+        sources: dict[str, ParameterSource] = {}
+        for layer_idx, layer in zip(blueprint.range, blueprint.layers, strict=True):
+            prefix = layer_prefix(layer_idx)
+            of_layer = module_sources(layer, prefix)
+            for stacked, parts in _STACKED.items():
+                stack_linears(of_layer, prefix + stacked, [prefix + part for part in parts])
+            sources |= of_layer
+        return sources
 
     @property
     def modules(self) -> Sequence[nn.Module]:
@@ -106,52 +103,37 @@ class LeanLayers:
 
 
 class _LeanLayer(nn.Module):
-    """One layer; `tensors` are those of transformers' module on the meta device."""
+    """One layer."""
 
     _head_norm: torch.Tensor | None
 
     def __init__(
         self,
         index: int,
-        tensors: Mapping[str, torch.Tensor],
         traits: AttentionTraits,
         eps: float,
         residual_scale: float,
-        source: WeightSource,
-        *,
-        dtype: torch.dtype,
-        device: torch.device,
+        loader: WeightLoader,
     ) -> None:
         super().__init__()
         self._index = index
         self._traits = traits
         self._eps = eps
         self._residual_scale = residual_scale
-        num_query_rows = tensors["self_attn.q_proj.weight"].shape[0]
-        self._num_heads = num_query_rows // traits.head_dim
-        self._num_rotated = self._num_heads + traits.num_kv_heads
-        vector_dtype = torch.float32 if packs_float16(dtype, device) else dtype
-
-        def vector(name: str) -> torch.Tensor:
-            return source.load(f"{name}.weight", dtype=vector_dtype, device=device)
-
-        def linear(*names: str) -> nn.Module:
-            biases = [f"{name}.bias" for name in names if f"{name}.bias" in tensors]
-            assert len(biases) in (0, len(names)), "stacked matrices have biases alike"
-            weights = [f"{name}.weight" for name in names]
-            return load_linear(source, weights, biases, dtype=dtype, device=device)
-
-        self._qkv = linear("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
-        self._output = linear("self_attn.o_proj")
-        self._gate_up = linear("mlp.gate_proj", "mlp.up_proj")
-        self._down = linear("mlp.down_proj")
-        self._attention_norm = RmsNorm(vector("input_layernorm"), eps)
-        self._mlp_norm = RmsNorm(vector("post_attention_layernorm"), eps)
+        num_rows, _ = loader.source.shape(f"{_QKV}.weight")
+        self._num_rotated = num_rows // traits.head_dim - traits.num_kv_heads
+        self._num_heads = self._num_rotated - traits.num_kv_heads
+        self._qkv = loader.linear(_QKV)
+        self._output = loader.linear("self_attn.o_proj")
+        self._gate_up = loader.linear(_GATE_UP)
+        self._down = loader.linear("mlp.down_proj")
+        self._attention_norm = RmsNorm(loader.other("input_layernorm.weight"), eps)
+        self._mlp_norm = RmsNorm(loader.other("post_attention_layernorm.weight"), eps)
         head_norm = None
-        if "self_attn.q_norm.weight" in tensors:
+        if "self_attn.q_norm.weight" in loader.source:
             # One row a head: first the queries', then the keys'.
-            query = vector("self_attn.q_norm").expand(self._num_heads, -1)  # [num_heads, head_dim]
-            key = vector("self_attn.k_norm").expand(traits.num_kv_heads, -1)
+            query = loader.other("self_attn.q_norm.weight").expand(self._num_heads, -1)
+            key = loader.other("self_attn.k_norm.weight").expand(traits.num_kv_heads, -1)
             head_norm = torch.cat((query, key))  # [num_heads + num_kv_heads, head_dim]
         self.register_buffer("_head_norm", head_norm)
 

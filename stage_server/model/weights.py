@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 
 from stage_server.core.load_board import WeightProgress
+from stage_server.model.weight_plan import ParameterSource, Shape, WeightPlan
 from stagecoach.model_files import TensorReader
 
 _MAX_CHUNK_BYTES = 1 << 20
@@ -17,10 +18,11 @@ _MAX_CHUNK_BYTES = 1 << 20
 
 
 class WeightSource:
-    """Reads weights as torch tensors.
+    """Reads parameters as torch tensors.
 
     Args:
         reader: Open tensors.
+        plan: What the parameters are made of; the tensors have its shapes.
         max_peek_elements: How many elements `peek` should be asked for at most; it keeps memory
             for the largest number asked for.
         progress: Told what was read.
@@ -29,6 +31,7 @@ class WeightSource:
     def __init__(
         self,
         reader: TensorReader,
+        plan: WeightPlan,
         *,
         max_peek_elements: int,
         progress: WeightProgress | None = None,
@@ -36,66 +39,84 @@ class WeightSource:
         self._progress = progress
         self.max_peek_elements = max_peek_elements
         self._reader = reader
+        self._plan = plan
         self._prefix = ""
         self._scratch = _Scratch()
 
     def within(self, prefix: str) -> "WeightSource":
         """Returns a source of the names below `prefix`, such as `model.layers.12.`."""
         source = WeightSource(
-            self._reader, max_peek_elements=self.max_peek_elements, progress=self._progress
+            self._reader,
+            self._plan,
+            max_peek_elements=self.max_peek_elements,
+            progress=self._progress,
         )
         source._prefix = self._prefix + prefix
         source._scratch = self._scratch
         return source
 
-    def shape(self, names: Sequence[str]) -> tuple[int, ...]:
-        """Returns the shape of tensors stacked along their first dimension."""
-        shapes = [self._reader.info(self._prefix + name).shape for name in names]
-        return (sum(shape[0] for shape in shapes), *shapes[0][1:])
+    def __contains__(self, name: str) -> bool:
+        return self._prefix + name in self._plan
+
+    def shape(self, name: str) -> Shape:
+        """Returns the shape of a parameter."""
+        return self._made_of(name).shape
 
     def are_equal(self, first: str, second: str) -> bool:
-        """Returns whether two tensors of one shape hold the same values, bit for bit."""
-        names = [self._prefix + name for name in (first, second)]
-        if names[0] == names[1]:
+        """Returns whether two parameters hold the same values, bit for bit.
+
+        Args:
+            first: A parameter that is one tensor of the files.
+            second: Likewise.
+        """
+        tensors = [self._made_of(name).tensors for name in (first, second)]
+        assert all(len(each) == 1 for each in tensors), "both are one tensor"
+        (one,), (other,) = tensors
+        if one.name == other.name:
             return True
-        infos = [self._reader.info(name) for name in names]
-        if infos[0] != infos[1]:
+        if self._reader.info(one.name) != self._reader.info(other.name):
             return False
-        num_rows, *rest = infos[0].shape
+        num_rows, *rest = one.shape
         step = max(_MAX_CHUNK_BYTES // (4 * math.prod(rest)), 1)
         for low in range(0, num_rows, step):
             high = min(low + step, num_rows)
-            rows = [self._reader.read(name, low, high) for name in names]
+            rows = [self._reader.read(tensor.name, low, high) for tensor in (one, other)]
             if rows[0].tobytes() != rows[1].tobytes():
                 return False
         return True
 
-    def load(self, *names: str, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-        """Loads tensors, stacked along their first dimension, into memory of their own."""
-        target = torch.empty(self.shape(names), dtype=dtype, device=device)
-        self._fill(target, names, 0)
+    def load(self, name: str, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        """Loads a parameter into memory of its own."""
+        source = self._made_of(name)
+        target = torch.empty(source.shape, dtype=dtype, device=device)
+        self._fill(target.view(source.num_rows, *source.row_shape), source, 0)
         return target
 
-    def peek(self, names: Sequence[str], start: int, end: int) -> torch.Tensor:
-        """Reads rows `[start, end)` of stacked tensors as float32 on the CPU.
+    def peek(self, name: str, start: int, end: int) -> torch.Tensor:
+        """Reads rows `[start, end)` of a parameter as float32 on the CPU.
+
+        The rows of an expert come after those of the expert before.
 
         Returns:
             `[end - start, ...]`, in memory that the next call overwrites.
         """
-        target = self._scratch.view((end - start, *self.shape(names)[1:]))
-        self._fill(target, names, start)
+        source = self._made_of(name)
+        target = self._scratch.view((end - start, *source.row_shape))
+        self._fill(target, source, start)
         return target
 
-    def _fill(self, target: torch.Tensor, names: Sequence[str], start: int) -> None:
+    def _made_of(self, name: str) -> ParameterSource:
+        return self._plan.source(self._prefix + name)
+
+    def _fill(self, target: torch.Tensor, source: ParameterSource, start: int) -> None:
         """Fills `target` with the rows from `start` on, converted to its dtype."""
         end = start + target.shape[0]
         first = 0
-        for name in names:
-            last = first + self.shape([name])[0]
+        for name, shape in source.tensors:
+            last = first + shape[0]
             low, high = max(start, first), min(end, last)
             if low < high:
-                rows = target[low - start : high - start]
-                self._fill_from_one(rows, self._prefix + name, low - first)
+                self._fill_from_one(target[low - start : high - start], name, low - first)
             first = last
 
     def _fill_from_one(self, target: torch.Tensor, name: str, start: int) -> None:

@@ -12,7 +12,7 @@ from stage_server.model.layer_stack import load_layer_stack
 from stagecoach.contract.errors import ModelFilesError, UnsupportedModelError
 from stagecoach.model_files import open_model
 from tests.layer_ranges import split_evenly
-from tests.parity.test_layer_stack import CPU, generate
+from tests.parity.test_layer_stack import CPU, FLOAT32, generate
 from tests.parity.test_published_configs import expected_tokens
 from tests.tiny_models import NUM_LAYERS, tiny_model
 
@@ -34,7 +34,7 @@ def tokens_of(path: Path, num_stages: int) -> list[int]:
     files = open_model(str(path))
     return generate(
         [
-            load_layer_stack(files, layers, dtype="float32", device=CPU)
+            load_layer_stack(files, layers, precision=FLOAT32, device=CPU)
             for layers in split_evenly(files.config.num_layers, num_stages)
         ]
     )[0]
@@ -58,10 +58,10 @@ class TestHead:
         path = tiny_model("llama-gqa-tied", tmp_path)
         files = open_model(str(path))
         layers = split_evenly(NUM_LAYERS, num_stages)[-1]
-        tied = load_layer_stack(files, layers, dtype="float32", device=CPU).weight_bytes
+        tied = load_layer_stack(files, layers, precision=FLOAT32, device=CPU).weight_bytes
         rewrite(path, lambda tensors: tensors.update({HEAD: tensors[EMBEDDING]}))
         files = open_model(str(path))
-        assert load_layer_stack(files, layers, dtype="float32", device=CPU).weight_bytes == tied
+        assert load_layer_stack(files, layers, precision=FLOAT32, device=CPU).weight_bytes == tied
         assert tokens_of(path, num_stages) == expected_tokens(path)
 
     def test_it_stands_for_the_embedding_where_that_is_missing(

@@ -9,11 +9,13 @@ import torch
 
 from stage_server.model.families import FAMILIES as SERVED
 from stage_server.model.layer_stack import LayerStack, load_layer_stack
+from stagecoach.contract.precision import DType, Precision
 from stagecoach.model_files import open_model
 from tests.layer_ranges import split_evenly
 from tests.tiny_models import FAMILIES, VOCAB_SIZE, reference_model, tiny_model, unsplit_tokens
 
 CPU = torch.device("cpu")
+FLOAT32 = Precision.uniform(DType.FLOAT32)
 PROMPT = [1, *(7 * i % (VOCAB_SIZE - 3) + 3 for i in range(13))]
 NUM_GENERATED = 12
 
@@ -76,11 +78,11 @@ class SplitModel:
 
 
 def load_split(
-    path: Path, num_stages: int, *, dtype: str = "float32", lean: bool = True
+    path: Path, num_stages: int, *, precision: Precision = FLOAT32, lean: bool = True
 ) -> list[LayerStack]:
     files = open_model(str(path))
     return [
-        load_layer_stack(files, layers, dtype=dtype, device=CPU, lean=lean)
+        load_layer_stack(files, layers, precision=precision, device=CPU, lean=lean)
         for layers in split_evenly(files.config.num_layers, num_stages)
     ]
 
@@ -133,7 +135,7 @@ def test_transformers_own_modules_agree_with_the_lean_layers(
 def test_narrow_weights_are_close_to_float32(
     model_path: Path, expected: tuple[list[int], torch.Tensor], dtype: str, tolerance: float
 ) -> None:
-    split = SplitModel(load_split(model_path, 2, dtype=dtype))
+    split = SplitModel(load_split(model_path, 2, precision=Precision.of(dtype, on_cpu=True)))
     logits = split.logits(PROMPT)
     error = (logits - expected[1][: len(PROMPT)]).norm() / expected[1][: len(PROMPT)].norm()
     assert error < tolerance

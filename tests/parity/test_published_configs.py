@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from stage_server.model.layer_stack import load_layer_stack
 from stagecoach.model_files import open_model
 from tests.layer_ranges import split_evenly
-from tests.parity.test_layer_stack import CPU, NUM_GENERATED, PROMPT, generate
+from tests.parity.test_layer_stack import CPU, FLOAT32, NUM_GENERATED, PROMPT, generate
 from tests.published_configs import PUBLISHED
 from tests.tiny_models import reference_model, unsplit_tokens
 
@@ -58,7 +58,7 @@ def test_a_published_form_generates_what_transformers_generates(form: str, tmp_p
     files = open_model(str(path))
     fingerprint = open_model(str(path)).fingerprint
     stacks = [
-        load_layer_stack(files, layers, dtype="float32", device=CPU)
+        load_layer_stack(files, layers, precision=FLOAT32, device=CPU)
         for layers in split_evenly(files.config.num_layers, 2)
     ]
     assert generate(stacks)[0] == expected

@@ -1,9 +1,62 @@
-"""Matrices: a row that is computed alone is what it is among others."""
+"""Matrices: the form that they have, and that a row alone is what it is among others."""
 
 import pytest
 import torch
 
-from stage_server.model.linear import DenseLinear
+from stage_server.model.dense_linear import DenseFormat, DenseLinear
+from stage_server.model.fbgemm_linear import FbgemmFormat
+from stage_server.model.linear_format import LinearFormat
+from stage_server.model.linear_formats import linear_format
+from stagecoach.contract.errors import InvalidArgumentError
+from stagecoach.contract.precision import DType, Encoding, Precision
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "expected"),
+    [
+        (Precision.of("float32", on_cpu=True), CPU, DenseFormat),
+        (Precision.of("bfloat16", on_cpu=True), CPU, DenseFormat),
+        (Precision.of("float16", on_cpu=True), CPU, FbgemmFormat),
+        (Precision.of("float16", on_cpu=False), CUDA, DenseFormat),
+        (Precision.uniform(DType.FLOAT16)._replace(kv=DType.FLOAT32), CUDA, DenseFormat),
+    ],
+)
+def test_each_precision_has_its_form(
+    precision: Precision, device: torch.device, expected: type[LinearFormat]
+) -> None:
+    assert isinstance(linear_format(precision, device), expected)
+
+
+@pytest.mark.parametrize(
+    ("weights", "compute", "device"),
+    [
+        (Encoding("q4_0", 32, 18), DType.FLOAT16, CUDA),
+        (Encoding.plain(DType.FLOAT16), DType.FLOAT32, CUDA),
+        (Encoding.plain(DType.BFLOAT16), DType.FLOAT32, CPU),
+    ],
+)
+def test_a_precision_that_nothing_computes_in_is_refused_by_name(
+    weights: Encoding, compute: DType, device: torch.device
+) -> None:
+    precision = Precision.uniform(compute)._replace(weights=weights)
+    with pytest.raises(InvalidArgumentError) as caught:
+        linear_format(precision, device)
+    assert caught.value.field == "dtype"
+    assert caught.value.message == (
+        f"weights in {weights.name} cannot be computed in {compute} on {device.type}"
+    )
+
+
+def test_a_head_shares_the_embedding_where_both_have_one_form() -> None:
+    embedding = torch.randn(7, 4)
+    shared = linear_format(Precision.uniform(DType.FLOAT32), CPU).sharing(embedding)
+    assert isinstance(shared, DenseLinear)
+    assert shared.weight.data_ptr() == embedding.data_ptr()
+    packed = linear_format(Precision.of("float16", on_cpu=True), CPU)
+    assert packed.embedding_dtype == torch.float16
+    assert packed.sharing(embedding.half()) is None
 
 
 @pytest.mark.parametrize("in_features", [64, 1536, 4096])

@@ -11,6 +11,7 @@ from stagecoach.contract import status
 from stagecoach.contract.errors import LoadingError, UnavailableError
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.load_progress import LoadPhase, LoadProgress
+from stagecoach.contract.precision import Precision
 from stagecoach.model_files import open_model
 from tests.tiny_models import tiny_model
 
@@ -50,7 +51,7 @@ def test_progress_that_cannot_be_read_is_none(phase: str) -> None:
 
 def test_rows_that_are_read_twice_count_once() -> None:
     told: list[LoadProgress] = []
-    progress = WeightProgress(100, 2, told.append)
+    progress = WeightProgress(100, 200, told.append)
     for name, end_row in (("a", 2), ("a", 5), ("a", 5), ("a", 3), ("b", 5)):
         progress.read(name, end_row, 10)
     assert [one.done_bytes for one in told] == [0, 40, 100, 200]
@@ -62,7 +63,10 @@ def test_loading_a_stage_counts_up_to_all_its_weights(tmp_path: Path, dtype: str
     files = open_model(str(tiny_model("llama", tmp_path)))
     told: list[LoadProgress] = []
     layers = LayerRange(0, files.config.num_layers)
-    load_layer_stack(files, layers, dtype=dtype, device=torch.device("cpu"), report=told.append)
+    precision = Precision.of(dtype, on_cpu=True)
+    load_layer_stack(
+        files, layers, precision=precision, device=torch.device("cpu"), report=told.append
+    )
     done = [one.done_bytes for one in told]
     assert {one.phase for one in told} == {LoadPhase.LOADING}
     assert done == sorted(done)

@@ -14,6 +14,7 @@ from stage_server.model.families import FAMILIES as SERVED
 from stage_server.model.layer_stack import load_layer_stack
 from stagecoach.contract.errors import ModelFilesError, StagecoachError
 from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.precision import DType, Precision
 from stagecoach.model_files import open_model
 from stagecoach.model_files.config import parse_config
 from stagecoach.model_files.gguf_file import GgufFile
@@ -55,7 +56,9 @@ def refusal(path: Path) -> str | None:
         files = open_model(str(path))
         split_layers(files.config, 1)
         layers = LayerRange(0, files.config.num_layers)
-        stack = load_layer_stack(files, layers, dtype="float32", device=CPU)
+        stack = load_layer_stack(
+            files, layers, precision=Precision.uniform(DType.FLOAT32), device=CPU
+        )
     except StagecoachError as error:
         return error.message
     split = SplitModel([stack])

@@ -17,6 +17,7 @@ from stage_server.model.families import FAMILIES
 from stage_server.model.layer_stack import load_layer_stack
 from stagecoach.contract.errors import StagecoachError, UnsupportedModelError
 from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.precision import DType, Precision
 from stagecoach.model_files import open_model
 from stagecoach.model_files.hf_files import HfFiles
 from stagecoach.model_files.local_folder import LocalFolder
@@ -38,7 +39,7 @@ def refusal(model: Path | str) -> str:
         load_layer_stack(
             open_model(str(model)),
             LayerRange(0, 1),
-            dtype="float32",
+            precision=Precision.uniform(DType.FLOAT32),
             device=torch.device("cpu"),
         )
     message = caught.value.message
@@ -117,7 +118,10 @@ def test_attention_to_what_follows_is_refused(value: object, tmp_path: Path) -> 
     assert f"is_causal {json.dumps(value)} is not served" in refusal(path)
     (path / "config.json").write_text(json.dumps({**config, "is_causal": True}))
     load_layer_stack(
-        open_model(str(path)), LayerRange(0, 1), dtype="float32", device=torch.device("cpu")
+        open_model(str(path)),
+        LayerRange(0, 1),
+        precision=Precision.uniform(DType.FLOAT32),
+        device=torch.device("cpu"),
     )
 
 

@@ -13,18 +13,22 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
+from stage_server.core.torch_dtypes import torch_dtype
 from stage_server.model import weights
+from stage_server.model.fbgemm_linear import FbgemmLinear
 from stage_server.model.layer_stack import LayerStack, load_layer_stack
-from stage_server.model.linear import PackedLinear
+from stage_server.model.weight_plan import ParameterSource, WeightPlan
 from stage_server.model.weights import WeightSource
 from stagecoach.contract.errors import InvalidArgumentError, ModelFilesError, UnsupportedModelError
 from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.precision import DType, Precision
 from stagecoach.model_files import open_model
 from tests.import_memory import STAGE_MODULES, import_bytes, peak_bytes
 from tests.tiny_models import NUM_LAYERS, tiny_gguf, tiny_model
 
 torch.set_num_threads(1)
 
+CPU = torch.device("cpu")
 MIDDLE = LayerRange(2, 4)
 WHOLE = LayerRange(0, NUM_LAYERS)
 
@@ -32,8 +36,9 @@ WHOLE = LayerRange(0, NUM_LAYERS)
 def load(
     path: Path, layers: LayerRange = MIDDLE, dtype: str = "float32", *, lean: bool = True
 ) -> LayerStack:
+    precision = Precision.of(dtype, on_cpu=True)
     return load_layer_stack(
-        open_model(str(path)), layers, dtype=dtype, device=torch.device("cpu"), lean=lean
+        open_model(str(path)), layers, precision=precision, device=CPU, lean=lean
     )
 
 
@@ -70,7 +75,7 @@ class MeanAttention:
 @torch.inference_mode()
 def run(stack: LayerStack) -> torch.Tensor:
     hidden = torch.linspace(-1, 1, 3 * stack.config.hidden_size).view(3, -1)
-    hidden = hidden.to(stack.hidden_states_dtype)
+    hidden = hidden.to(torch_dtype(stack.precision.compute))
     return stack.forward(hidden, range(3), MeanAttention())
 
 
@@ -107,11 +112,15 @@ import sys
 import torch
 from stagecoach.model_files import open_model
 from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.precision import Precision
 from stage_server.model.layer_stack import load_layer_stack
 torch.set_num_threads(1)
 path, layers, dtype = sys.argv[1:]
 stack = load_layer_stack(
-    open_model(path), LayerRange.parse(layers), dtype=dtype, device=torch.device("cpu")
+    open_model(path),
+    LayerRange.parse(layers),
+    precision=Precision.of(dtype, on_cpu=True),
+    device=torch.device("cpu"),
 )
 print(stack.weight_bytes)
 # Not ru_maxrss: that begins with what the parent process had.
@@ -164,15 +173,15 @@ def test_a_tied_head_on_the_only_stage_shares_the_embedding(tmp_path: Path) -> N
 class TestDtypes:
     def test_float16_on_a_cpu_computes_in_float32(self, tmp_path: Path) -> None:
         stack = load(tiny_model("llama", tmp_path), WHOLE, "float16")
-        assert stack.dtype == "float16"
-        assert stack.hidden_states_dtype == stack.kv_dtype == torch.float32
+        assert stack.precision.weights.name == "float16"
+        assert stack.precision.compute == stack.precision.kv == DType.FLOAT32
         assert stack.embed(torch.tensor([3])).dtype == torch.float32
         assert run(stack).dtype == torch.float32
         assert stack.logits(run(stack)).dtype == torch.float32
 
     def test_bfloat16_is_bfloat16_throughout(self, tmp_path: Path) -> None:
         stack = load(tiny_model("llama", tmp_path), WHOLE, "bfloat16")
-        assert stack.hidden_states_dtype == stack.kv_dtype == torch.bfloat16
+        assert stack.precision.compute == stack.precision.kv == DType.BFLOAT16
         assert stack.embed(torch.tensor([3])).dtype == torch.bfloat16
         assert run(stack).dtype == torch.bfloat16
         assert stack.logits(run(stack)).dtype == torch.float32
@@ -207,21 +216,29 @@ class TestLinear:
         self, tmp_path: Path, has_bias: bool, max_elements: int
     ) -> None:
         path = tiny_model("llama-biases", tmp_path)
-        names = [f"self_attn.{name}_proj" for name in "qkv"]
+        names = [f"model.layers.1.self_attn.{name}_proj" for name in "qkv"]
         tensors = load_file(path / "model.safetensors")
-        weight = torch.cat([tensors[f"model.layers.1.{name}.weight"] for name in names])
-        bias = torch.cat([tensors[f"model.layers.1.{name}.bias"] for name in names])
+        weight = torch.cat([tensors[f"{name}.weight"] for name in names])
+        bias = torch.cat([tensors[f"{name}.bias"] for name in names])
+        plan = WeightPlan(
+            {
+                f"model.layers.1.qkv.{kind}": ParameterSource.rows(
+                    ParameterSource.one(f"{name}.{kind}", tuple(tensors[f"{name}.{kind}"].shape))
+                    for name in names
+                )
+                for kind in ("weight", "bias")
+            }
+        )
         files = open_model(str(path))
-        with files.open_tensors(files.tensor_names) as reader:
-            packed = PackedLinear(
-                WeightSource(reader, max_peek_elements=max_elements).within("model.layers.1."),
-                [f"{name}.weight" for name in names],
-                [f"{name}.bias" for name in names] if has_bias else [],
+        with files.open_tensors(plan.tensor_names) as reader:
+            source = WeightSource(reader, plan, max_peek_elements=max_elements)
+            packed = FbgemmLinear(
+                source.within("model.layers.1."), "qkv.weight", "qkv.bias" if has_bias else None
             )
         hidden = torch.randn(5, 48)
         expected = hidden @ weight.half().float().T + (bias if has_bias else 0)
         torch.testing.assert_close(packed(hidden), expected, rtol=1e-5, atol=1e-5)
-        assert packed.num_bytes >= 2 * weight.numel()
+        assert packed.packed_bytes >= 2 * weight.numel()
 
     def test_reading_few_rows_at_a_time_changes_nothing(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -1,0 +1,51 @@
+"""A form in which the matrices of a model are kept and multiplied.
+
+One file each; `linear_formats` has a line for every one.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from stage_server.model.weights import WeightSource
+
+
+class Linear(nn.Module):
+    """`input @ weight.T + bias`, of `[..., in_features]`, as `[..., out_features]`.
+
+    Takes and returns the compute dtype of the precision that its format was made for.
+    """
+
+    packed_bytes = 0
+    """Bytes of weights that are neither in a parameter nor in a buffer."""
+
+
+class LinearFormat(Protocol):
+    """Makes linear layers of weights in files."""
+
+    @property
+    def embedding_dtype(self) -> torch.dtype:
+        """Of the embedding, whose rows are looked up and not multiplied."""
+        ...
+
+    def load(self, source: WeightSource, weight: str, bias: str | None) -> Linear:
+        """Loads a linear layer, with little more memory than it takes in the end.
+
+        Args:
+            source: Where the weights are.
+            weight: Name of the matrix `[out_features, in_features]`.
+            bias: Name of the bias `[out_features]`; None: there is none.
+        """
+        ...
+
+    def sharing(self, embedding: torch.Tensor) -> Linear | None:
+        """Makes a head without bias that multiplies by an embedding and takes no more memory.
+
+        Args:
+            embedding: `[vocab_size, hidden_size]`, in `embedding_dtype`.
+
+        Returns:
+            The head; None where a matrix that is multiplied has another form.
+        """
+        ...

@@ -1,0 +1,76 @@
+"""Whether a checkpoint has the tensors of a stage, judged by names alone, before any is read."""
+
+from collections.abc import Collection
+
+from stagecoach.contract.errors import ModelFilesError, UnsupportedModelError
+from stagecoach.contract.layer_range import LayerRange
+from stagecoach.model_files import ModelFiles
+from stagecoach.model_files.listing import listed
+from stagecoach.model_files.weight_digest import EMBEDDING, HEAD, is_computed
+
+NORM = "model.norm."
+"""What the names of the final norm's tensors begin with."""
+
+_QUANTIZED_SUFFIXES = (
+    ".qweight",
+    ".weight.absmax",
+    ".weight.quant_map",
+    ".weight_packed",
+    ".weight_scale",
+    ".weight_scale_inv",
+    ".SCB",
+    "_blocks",
+)
+"""Of tensors that quantizing tools write."""
+
+
+def check_names(wanted: Collection[str], files: ModelFiles, layers: LayerRange) -> None:
+    """Checks that a model has the tensors of a stage, and no others in its layers.
+
+    Args:
+        wanted: Names of the tensors that the stage needs.
+        files: The model.
+        layers: The stage's range.
+
+    Raises:
+        ModelFilesError: Tensors are missing, or there are some that would not be used.
+        UnsupportedModelError: The tensors are those of a quantized model.
+    """
+    names, model_id, config = files.tensor_names, files.model_id, files.config
+    missing = set(wanted) - set(names)
+    own = {name for name in names if _is_own(name, layers, config.num_layers)}
+    unused = own - set(wanted)
+    if any(name.endswith(_QUANTIZED_SUFFIXES) for name in unused):
+        raise UnsupportedModelError(
+            f"{model_id} has quantized weights ({listed(unused)}), which are not served: "
+            "take the model that they were made from, or a GGUF file"
+        )
+    if missing == {HEAD}:
+        raise ModelFilesError(
+            f"{model_id} has no tensor {HEAD}, and its config.json does not say that "
+            "the head is the embedding (tie_word_embeddings)"
+        )
+    if missing & {f"model.{name}" for name in names}:
+        raise ModelFilesError(
+            f"{model_id} has no tensor {listed(missing)}: the names of its tensors lack "
+            "the 'model.' in front, as those of a model that was saved without its head; save "
+            "it with AutoModelForCausalLM"
+        )
+    if missing:
+        raise ModelFilesError(f"{model_id} has no tensor {listed(missing)}")
+    if unused:
+        raise ModelFilesError(
+            f"{model_id} has tensors that a {config.model_type} model with this "
+            f"config.json ({config.num_layers} layers) does not use: {listed(unused)}"
+        )
+
+
+def _is_own(name: str, layers: LayerRange, num_layers: int) -> bool:
+    """Whether a stage has to make use of a tensor."""
+    if is_computed(name):
+        return False
+    if not name.startswith("model.layers."):
+        is_last = layers.end == num_layers
+        return name not in (EMBEDDING, HEAD) and (is_last or not name.startswith(NORM))
+    number = name.split(".")[2]
+    return not number.isdecimal() or int(number) in layers or int(number) >= num_layers

@@ -1,0 +1,69 @@
+"""What gives modules their weights, each in the form that it is computed in."""
+
+import torch
+from torch import nn
+
+from stage_server.core.torch_dtypes import torch_dtype
+from stage_server.model.linear_format import Linear, LinearFormat
+from stage_server.model.weights import WeightSource
+from stagecoach.contract.precision import Precision
+
+
+class WeightLoader:
+    """Loads parameters by name.
+
+    Args:
+        source: Where the weights are.
+        linear_format: Of the matrices.
+        precision: Of everything else.
+        device: Where the weights are to live.
+    """
+
+    def __init__(
+        self,
+        source: WeightSource,
+        linear_format: LinearFormat,
+        precision: Precision,
+        device: torch.device,
+    ) -> None:
+        self.source = source
+        self.linear_format = linear_format
+        self.device = device
+        self._precision = precision
+
+    def within(self, prefix: str) -> "WeightLoader":
+        """Returns a loader of the names below `prefix`, such as `model.layers.12.`."""
+        source = self.source.within(prefix)
+        return WeightLoader(source, self.linear_format, self._precision, self.device)
+
+    def linear(self, name: str) -> Linear:
+        """Loads a linear layer, with its bias where the plan has one."""
+        bias = f"{name}.bias"
+        return self.linear_format.load(
+            self.source, f"{name}.weight", bias if bias in self.source else None
+        )
+
+    def embedding(self, name: str) -> torch.Tensor:
+        """Loads a matrix `[vocab_size, hidden_size]` whose rows are looked up."""
+        return self.source.load(name, self.linear_format.embedding_dtype, self.device)
+
+    def other(self, name: str) -> torch.Tensor:
+        """Loads a parameter that no linear layer has, in the compute dtype."""
+        return self.source.load(name, torch_dtype(self._precision.compute), self.device)
+
+    def fill(self, module: nn.Module) -> None:
+        """Gives a module of transformers, on the meta device, its weights.
+
+        Linear layers in it are replaced by those of the format.
+        """
+        for path, child in list(module.named_modules()):
+            if isinstance(child, nn.Linear):
+                module.set_submodule(path, self.linear(path))
+                continue
+            prefix = f"{path}." if path else ""
+            for name in dict(child.named_parameters(recurse=False)):
+                loaded = self.other(f"{prefix}{name}")
+                setattr(child, name, nn.Parameter(loaded, requires_grad=False))
+        module.eval()
+        on_meta = [name for name, buffer in module.named_buffers() if buffer.is_meta]
+        assert not on_meta, f"a served family has buffers that nothing fills: {on_meta}"

@@ -1,0 +1,153 @@
+"""From which tensors of a checkpoint each parameter of a stage is made.
+
+Tensors have the names of the files, as Hugging Face spells them; parameters have the names of the
+modules that compute. What a stage needs, the shapes that it expects and how it loads them all
+follow from the plan.
+"""
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple, Self
+
+from torch import nn
+
+from stagecoach.contract.errors import ModelFilesError
+from stagecoach.contract.precision import Encoding
+from stagecoach.model_files import TensorReader
+
+Shape = tuple[int, ...]
+
+
+class CheckpointTensor(NamedTuple):
+    """A tensor of the files, as it has to be there."""
+
+    name: str
+    shape: Shape
+    """Its first dimension is called rows."""
+
+
+class ParameterSource(NamedTuple):
+    """What one parameter is made of: the rows of its tensors, one after another."""
+
+    tensors: tuple[CheckpointTensor, ...]
+    """At least one; alike in all dimensions but the first."""
+    num_experts: int | None = None
+    """Experts to which the rows belong in equal shares. The parameter has one more dimension for
+    them, its first. None: there are no experts."""
+
+    @classmethod
+    def one(cls, name: str, shape: Shape) -> Self:
+        """A parameter that is a tensor."""
+        return cls((CheckpointTensor(name, shape),))
+
+    @classmethod
+    def rows(cls, parts: Iterable[Self]) -> Self:
+        """A parameter that has the rows of several, such as the matrix of query, key and value."""
+        return cls(tuple(tensor for part in parts for tensor in part.tensors))
+
+    @classmethod
+    def experts(cls, experts: Sequence[Self]) -> Self:
+        """A parameter of all experts of a layer, by what it is made of for each; alike in shape."""
+        assert len({expert.shape for expert in experts}) == 1, "experts have one shape"
+        return cls.rows(experts)._replace(num_experts=len(experts))
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all tensors."""
+        return sum(tensor.shape[0] for tensor in self.tensors)
+
+    @property
+    def row_shape(self) -> Shape:
+        """Shape of one row."""
+        return self.tensors[0].shape[1:]
+
+    @property
+    def shape(self) -> Shape:
+        """Shape of the parameter."""
+        if self.num_experts is None:
+            return (self.num_rows, *self.row_shape)
+        return (self.num_experts, self.num_rows // self.num_experts, *self.row_shape)
+
+
+Sources = Mapping[str, ParameterSource]
+"""By the name of the parameter."""
+
+
+class WeightPlan:
+    """What the parameters of a stage are made of.
+
+    Args:
+        sources: Of each parameter. Two parameters may be made of one tensor.
+    """
+
+    def __init__(self, sources: Sources) -> None:
+        self._sources = MappingProxyType(dict(sources))
+        self._shapes = {
+            tensor.name: tensor.shape for source in sources.values() for tensor in source.tensors
+        }
+
+    def __contains__(self, parameter: str) -> bool:
+        return parameter in self._sources
+
+    def source(self, parameter: str) -> ParameterSource:
+        """Returns what a parameter of the plan is made of."""
+        return self._sources[parameter]
+
+    @property
+    def tensor_names(self) -> Collection[str]:
+        """Names of all tensors that are needed, each once."""
+        return self._shapes.keys()
+
+    @property
+    def num_elements(self) -> int:
+        """Of all tensors that are needed."""
+        return sum(map(math.prod, self._shapes.values()))
+
+    def num_bytes(self, encoding: Encoding) -> int:
+        """Bytes of all tensors in an encoding."""
+        return sum(
+            encoding.matrix_bytes(math.prod(shape[:-1]), shape[-1])
+            for shape in self._shapes.values()
+        )
+
+    def check_shapes(self, reader: TensorReader, model_id: str) -> None:
+        """Checks that every tensor has the shape that its parameter takes.
+
+        Raises:
+            ModelFilesError: One has another; names it and both shapes.
+        """
+        for name, shape in self._shapes.items():
+            found = reader.info(name).shape
+            if found != shape:
+                raise ModelFilesError(
+                    f"{model_id}: {name} has shape {list(found)}, must be {list(shape)}"
+                )
+
+
+def module_sources(module: nn.Module, prefix: str) -> dict[str, ParameterSource]:
+    """Plans a module as transformers defines it, whose names are those of the files.
+
+    Args:
+        module: May be on the meta device.
+        prefix: Before all names.
+    """
+    return {
+        f"{prefix}{name}": ParameterSource.one(f"{prefix}{name}", tuple(tensor.shape))
+        for name, tensor in module.state_dict().items()
+    }
+
+
+def stack_linears(sources: dict[str, ParameterSource], stacked: str, parts: Sequence[str]) -> None:
+    """Makes one linear layer of several that have the same input, in place.
+
+    Args:
+        sources: Of their weights and biases; either all have a bias, or none has.
+        stacked: Name of the new layer, to which its outputs come in the order of the parts.
+        parts: Names of the layers.
+    """
+    for kind in ("weight", "bias"):
+        taken = [sources.pop(name) for part in parts if (name := f"{part}.{kind}") in sources]
+        assert len(taken) in (0, len(parts)), "stacked matrices have biases alike"
+        if taken:
+            sources[f"{stacked}.{kind}"] = ParameterSource.rows(taken)

@@ -1,0 +1,58 @@
+"""The engine's formats of numbers: what it takes, keeps and gives is each of its own format."""
+
+from pathlib import Path
+
+import torch
+
+from stage_server.compute.torch_engine import TorchEngine
+from stage_server.core.batch import ForwardBatch, SequenceSlice
+from stage_server.core.config import StageConfig
+from stage_server.model.layer_stack import load_layer_stack
+from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.precision import DType, Encoding, Precision
+from stagecoach.model_files import open_model
+from tests.tiny_models import tiny_model
+
+MIDDLE = LayerRange(2, 4)
+FLOAT32 = Precision.uniform(DType.FLOAT32)
+
+
+def create_engine(path: Path, precision: Precision) -> TorchEngine:
+    config = StageConfig(model=str(path), layers=MIDDLE, kv_memory_bytes=1 << 20, max_num_seqs=2)
+    files = open_model(config.model)
+    stack = load_layer_stack(files, MIDDLE, precision=precision, device=torch.device("cpu"))
+    return TorchEngine(config, files, stack)
+
+
+def run(engine: TorchEngine, hidden_states: torch.Tensor) -> torch.Tensor:
+    batch = ForwardBatch(slices=(SequenceSlice(0, 0, 5),), hidden_states=hidden_states)
+    output = engine.forward(batch).hidden_states
+    assert output is not None
+    return output
+
+
+def test_hidden_states_travel_in_an_encoding_of_their_own(tmp_path: Path) -> None:
+    path = tiny_model("llama", tmp_path)
+    hidden = torch.linspace(-1, 1, 5 * 48).view(5, 48).bfloat16()
+    narrow = FLOAT32._replace(wire=Encoding.plain(DType.BFLOAT16))
+    engine, wide = create_engine(path, narrow), create_engine(path, FLOAT32)
+    assert (engine.info.dtype, engine.info.hidden_states_dtype) == ("float32", "bfloat16")
+    assert engine.info.weight_bytes == wide.info.weight_bytes
+    assert engine.info.kv_bytes == wide.info.kv_bytes
+    engine.warm_up()
+    # All else is computed as without, and rounded once.
+    assert torch.equal(run(engine, hidden), run(wide, hidden.float()).bfloat16())
+
+
+def test_the_memory_of_kv_follows_its_own_dtype(tmp_path: Path) -> None:
+    path = tiny_model("llama", tmp_path)
+    wide = create_engine(path, FLOAT32).info
+    narrow = create_engine(path, FLOAT32._replace(kv=DType.FLOAT16)).info
+    assert narrow.num_kv_blocks == wide.num_kv_blocks
+    assert 2 * narrow.kv_bytes == wide.kv_bytes
+
+
+def test_float16_on_a_cpu_is_that_of_the_weights_alone(tmp_path: Path) -> None:
+    engine = create_engine(tiny_model("llama", tmp_path), Precision.of("float16", on_cpu=True))
+    assert (engine.info.dtype, engine.info.hidden_states_dtype) == ("float16", "float32")
+    assert run(engine, torch.ones(5, 48)).dtype == torch.float32
