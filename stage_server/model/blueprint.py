@@ -15,11 +15,12 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from stage_server.model.attention import IMPLEMENTATION
 from stage_server.model.decoder_layer import run_layer
-from stage_server.model.families import Family, check_rope, family_of
+from stage_server.model.layout import check_rope, family_of
 from stage_server.model.rotary import Rotary
 from stagecoach.contract.errors import ModelFilesError, StagecoachError, UnsupportedModelError
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.model_files import ModelConfig, ModelFiles
+from stagecoach.model_files.family import Family
 from stagecoach.model_files.frozen_json import shown, thawed
 from stagecoach.model_files.weight_digest import EMBEDDING, HEAD
 
@@ -89,7 +90,7 @@ class Blueprint:
             self.layers: list[nn.Module] = [layer_class(self.hf_config, i) for i in self.range]
             self.norm = _final_norm(module, family, self.hf_config)
         layer_types = None
-        if family.rope_per_layer_type:
+        if family.rope.per_layer_type:
             layer_types = [self.hf_config.layer_types[i] for i in self.range]
         self.rotary = Rotary(
             rotary, layer_types, len(self.range), max_num_positions=self.config.max_model_len

@@ -8,9 +8,9 @@ goes. So what counts is named here, with the value that an absent key has; nothi
 from collections.abc import Mapping
 
 from stagecoach.model_files.config import ModelConfig
-from stagecoach.model_files.family_defaults import FAMILY_DEFAULTS, LAYER_DEFAULTS
+from stagecoach.model_files.families import FAMILIES
+from stagecoach.model_files.family import WindowedLayers, Windows
 from stagecoach.model_files.layer_kinds import (
-    WINDOWS,
     has_sliding,
     layer_types,
     no_rope_layers,
@@ -24,14 +24,13 @@ def canonical_config(config: ModelConfig) -> dict[str, object]:
 
     Of a family that is not served, which nothing here knows, all of it.
     """
-    raw, family = config.raw, config.model_type
-    if family not in FAMILY_DEFAULTS:
+    raw, family = config.raw, FAMILIES.get(config.model_type)
+    if family is None:
         return dict(raw)
-    absent = FAMILY_DEFAULTS[family].max_position_embeddings
-    max_positions = raw.get("max_position_embeddings", absent)
+    max_positions = raw.get("max_position_embeddings", family.sizes.max_position_embeddings)
     assert isinstance(max_positions, int), "no model without it is parsed"
     values = {
-        "model_type": family,
+        "model_type": config.model_type,
         "num_hidden_layers": config.num_layers,
         "hidden_size": config.hidden_size,
         "vocab_size": config.vocab_size,
@@ -42,32 +41,26 @@ def canonical_config(config: ModelConfig) -> dict[str, object]:
         "max_position_embeddings": max_positions,
         "max_model_len": config.max_model_len,
         "tie_word_embeddings": config.tie_word_embeddings,
-        "rope_parameters": rope_parameters(raw, family, max_positions),
-        **_windows(config),
-        **{
-            key: raw.get(key, defaults[family])
-            for key, defaults in LAYER_DEFAULTS.items()
-            if family in defaults
-        },
+        "rope_parameters": rope_parameters(raw, family.rope, max_positions),
+        **({} if family.windows is None else _windows(config, family.windows)),
+        **{key: raw.get(key, absent) for key, absent in family.reads.items()},
     }
-    if family == "smollm3":
-        values["no_rope_layers"] = no_rope_layers(raw, config.num_layers)
-    if family == "gemma" and values["hidden_act"] == "gelu":
+    if config.model_type == "gemma" and values["hidden_act"] == "gelu":
         # The first Gemma models said so and meant this; transformers reads it so.
         values["hidden_act"] = "gelu_pytorch_tanh"
     return {key: _plain(value) for key, value in values.items()}
 
 
-def _windows(config: ModelConfig) -> dict[str, object]:
-    """Which layers have a window, and how long it is; nothing of a family without any."""
-    raw, family = config.raw, config.model_type
-    if family not in WINDOWS:
-        return {}
+def _windows(config: ModelConfig, family: Windows) -> dict[str, object]:
+    """Which layers have a window, and how long it is."""
+    raw = config.raw
     kinds = layer_types(raw, family, config.num_layers)
-    # A full layer of an EXAONE 4 knows positions only where there is no window at all.
-    is_read = kinds is None or has_sliding(kinds) or family == "exaone4"
+    is_read = kinds is None or has_sliding(kinds) or family.full_layers_ask
     window = sliding_window(raw, family) if is_read else None
-    return {"layer_types": kinds, "sliding_window": window}
+    found = {"layer_types": kinds, "sliding_window": window}
+    if family.layers is WindowedLayers.ROTATED:
+        found["no_rope_layers"] = no_rope_layers(raw, config.num_layers)
+    return found
 
 
 def _plain(value: object) -> object:

@@ -5,14 +5,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from stagecoach.contract.errors import ModelFilesError, UnsupportedModelError
-from stagecoach.model_files.family_defaults import FAMILY_DEFAULTS
+from stagecoach.model_files.families import FAMILIES
+from stagecoach.model_files.family import USUAL_ROPE, Family
 from stagecoach.model_files.frozen_json import frozen, shown
 from stagecoach.model_files.not_served import not_served
 from stagecoach.model_files.numbers import MAX_POSITIONS, SIZES, TOKEN_ID, check_numbers
 from stagecoach.model_files.rope_parameters import ORIGINAL, rope_parameters
-
-_UNGATED = frozenset({"arcee", "starcoder2"})
-"""Families whose MLP has no gate, and so two matrices instead of three."""
 
 _EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts")
 
@@ -64,11 +62,12 @@ def parse_config(
         raise ModelFilesError(
             f"config.json: model_type is {shown(model_type)}, must be the name of a model family"
         )
-    defaults = FAMILY_DEFAULTS.get(model_type)
-    if defaults is not None:
-        return _parse({**defaults._asdict(), **raw}, model_type, raw, generation or {})
+    family = FAMILIES.get(model_type)
+    if family is not None:
+        values = {**family.sizes._asdict(), **raw}
+        return _parse(values, model_type, family, raw, generation or {})
     try:
-        return _parse(raw, model_type, raw, generation or {})
+        return _parse(raw, model_type, None, raw, generation or {})
     except (ModelFilesError, UnsupportedModelError) as error:
         # What is odd about a configuration of another family is that family.
         raise not_served(model_type, raw) from error
@@ -77,12 +76,13 @@ def parse_config(
 def _parse(
     values: Mapping[str, object],
     model_type: str,
+    family: Family | None,
     raw: Mapping[str, object],
     generation: Mapping[str, object],
 ) -> ModelConfig:
     """Parses `values`, which are those of `raw` and what its absent keys mean."""
     _check_scaling(values)
-    check_numbers(raw, model_type, "config.json")
+    check_numbers(raw, family, "config.json")
     num_heads = _size(values, "num_attention_heads")
     hidden_size = _size(values, "hidden_size")
     num_kv_heads = _size(values, "num_key_value_heads", num_heads)
@@ -102,9 +102,9 @@ def _parse(
         intermediate_size=(
             None if values.get("intermediate_size") is None else _size(values, "intermediate_size")
         ),
-        num_mlp_matrices=2 if model_type in _UNGATED else 3,
+        num_mlp_matrices=3 if family is None or family.has_gate else 2,
         has_experts=any(values.get(key) for key in _EXPERT_KEYS),
-        max_model_len=_max_model_len(values, model_type),
+        max_model_len=_max_model_len(values, family),
         tie_word_embeddings=_flag(values, "tie_word_embeddings"),
         eos_token_ids=(
             _token_ids(values, "eos_token_id", "config.json")
@@ -115,7 +115,7 @@ def _parse(
     )
 
 
-def _max_model_len(values: Mapping[str, object], model_type: str) -> int:
+def _max_model_len(values: Mapping[str, object], family: Family | None) -> int:
     """Positions that the model was made for, as far as its rotary embedding stays the same.
 
     LongRoPE (arXiv:2402.13753) changes the frequencies of all positions once a sequence grows
@@ -124,7 +124,8 @@ def _max_model_len(values: Mapping[str, object], model_type: str) -> int:
     """
     max_positions = _size(values, "max_position_embeddings")
     reach = max_positions
-    for rope in rope_parameters(values, model_type, max_positions).values():
+    usual = USUAL_ROPE if family is None else family.rope
+    for rope in rope_parameters(values, usual, max_positions).values():
         if rope["rope_type"] == "longrope":
             return min(max_positions, _size(rope, ORIGINAL, max_positions))
         if rope["rope_type"] == "yarn":

@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 from stagecoach.contract.errors import ModelFilesError, UnsupportedModelError
 from stagecoach.model_files.config import parse_config
+from stagecoach.model_files.families import FAMILIES
+from stagecoach.model_files.family import GgufNames
 from stagecoach.model_files.gguf_file import GgufFile
 from stagecoach.model_files.gguf_metadata import GgufFields
 from stagecoach.model_files.listing import listed, name_of
@@ -26,8 +28,12 @@ from stagecoach.model_files.numbers import FACTOR, HEAD_DIM, VOCABULARY
 from stagecoach.model_files.tokenizer_files import GgufTokenizer
 from stagecoach.model_files.weight_digest import part_digest, parts_of
 
-ARCHITECTURES = ("llama", "qwen2", "qwen3")
-"""Served `general.architecture`s; transformers has a model type of the same name for each."""
+_FAMILIES = {
+    family.gguf.architecture: (model_type, family.gguf)
+    for model_type, family in FAMILIES.items()
+    if family.gguf is not None
+}
+"""Type in transformers and names of the served families, by `general.architecture`."""
 
 _ROPE_FACTORS = "rope_freqs.weight"
 """Divisors of the rotary frequencies, how llama.cpp stores the scaling of Llama 3."""
@@ -36,19 +42,6 @@ _GLOBAL_NAMES = {
     "token_embd": "model.embed_tokens",
     "output_norm": "model.norm",
     "output": "lm_head",
-}
-_LAYER_NAMES = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
 }
 
 
@@ -70,10 +63,11 @@ class GgufModel(ModelFiles):
             self._metadata = file.metadata
             self._tensors = file.tensors
             factors = _rope_factors(file)
-        raw = _hf_config(GgufFields(path.name, file.metadata), file, factors)
-        self.config = parse_config(raw)
+        fields = GgufFields(path.name, file.metadata)
+        self.config = parse_config(_hf_config(fields, file, factors))
+        _, self._family = _FAMILIES[fields.architecture]
         self._gguf_names = {
-            _hf_name(name, path.name): name for name in self._tensors if name != _ROPE_FACTORS
+            self._hf_name(name): name for name in self._tensors if name != _ROPE_FACTORS
         }
 
     @cached_property
@@ -129,10 +123,19 @@ class GgufModel(ModelFiles):
             "attn_q": self.config.num_attention_heads,
             "attn_k": self.config.num_kv_heads,
         }.get(name.split(".")[-2])
-        if self._metadata["general.architecture"] != "llama" or num_heads is None:
+        if not self._family.interleaves_heads or num_heads is None:
             return None
         num_rows = self._tensors[name].shape[0]
         return np.arange(num_rows).reshape(num_heads, -1, 2).swapaxes(1, 2).reshape(-1)
+
+    def _hf_name(self, name: str) -> str:
+        layer = re.fullmatch(r"blk\.(\d+)\.(\w+)\.(weight|bias)", name)
+        if layer and layer[2] in self._family.layer_names:
+            return f"model.layers.{layer[1]}.{self._family.layer_names[layer[2]]}.{layer[3]}"
+        stem, _, kind = name.rpartition(".")
+        if stem in _GLOBAL_NAMES:
+            return f"{_GLOBAL_NAMES[stem]}.{kind}"
+        raise UnsupportedModelError(f"{self._path.name}: tensor {name!r} is of no served layout")
 
 
 class _DequantizingReader:
@@ -190,10 +193,11 @@ def _hf_config(
     split_count = file.metadata.get("split.count")
     if isinstance(split_count, int) and split_count > 1:
         raise fields.refuse("a GGUF model split over several files (merge it first)")
-    if fields.architecture not in ARCHITECTURES:
+    if fields.architecture not in _FAMILIES:
         raise fields.refuse(
-            f"GGUF architecture {fields.architecture!r} (known: {', '.join(ARCHITECTURES)})"
+            f"GGUF architecture {fields.architecture!r} (known: {', '.join(_FAMILIES)})"
         )
+    model_type, family = _FAMILIES[fields.architecture]
     kind = file.metadata.get("general.type", "model")
     if kind != "model":
         raise fields.refuse(f"a GGUF file that is no model but of type {kind!r}")
@@ -216,7 +220,7 @@ def _hf_config(
     context_length = fields.number("context_length")
     eos = [fields.token_id("eos_token_id"), fields.token_id("eot_token_id")]
     return {
-        **_family(fields),
+        **_model_type(fields, model_type, family),
         "num_hidden_layers": fields.number("block_count"),
         "hidden_size": hidden_size,
         "intermediate_size": fields.number("feed_forward_length"),
@@ -228,7 +232,7 @@ def _hf_config(
         "rms_norm_eps": fields.number("attention.layer_norm_rms_epsilon"),
         "hidden_act": "silu",
         "rope_theta": fields.number("rope.freq_base", 10000.0),
-        "rope_scaling": _rope_scaling(fields, context_length, rope_factors),
+        "rope_scaling": _rope_scaling(fields, family, context_length, rope_factors),
         "attention_bias": "blk.0.attn_output.bias" in file.tensors,
         "mlp_bias": "blk.0.ffn_down.bias" in file.tensors,
         "tie_word_embeddings": "output.weight" not in file.tensors,
@@ -237,15 +241,15 @@ def _hf_config(
     }
 
 
-def _family(fields: GgufFields) -> dict[str, object]:
+def _model_type(fields: GgufFields, model_type: str, family: GgufNames) -> dict[str, object]:
     """The family in transformers, which for Llama's layers with a window is Mistral."""
     window = fields.number("attention.sliding_window", 0)
     if not window:
-        return {"model_type": fields.architecture}
-    if fields.architecture == "llama":
-        return {"model_type": "mistral", "sliding_window": window}
+        return {"model_type": model_type}
+    if family.windowed_model_type is not None:
+        return {"model_type": family.windowed_model_type, "sliding_window": window}
     return {
-        "model_type": fields.architecture,
+        "model_type": model_type,
         "use_sliding_window": True,
         "sliding_window": window,
         "max_window_layers": 0,
@@ -253,7 +257,7 @@ def _family(fields: GgufFields) -> dict[str, object]:
 
 
 def _rope_scaling(
-    fields: GgufFields, context_length: float, factors: list[float] | None
+    fields: GgufFields, family: GgufNames, context_length: float, factors: list[float] | None
 ) -> dict[str, object] | None:
     kind = fields.get("rope.scaling.type")
     # As llama.cpp reads it: a factor without a kind is linear, and older files have another key.
@@ -262,7 +266,7 @@ def _rope_scaling(
         raise fields.refuse(f"rope scaling {kind!r}")
     is_scaled = kind == "yarn" or (kind != "none" and factor != 1.0)
     if factors is not None:
-        if is_scaled or fields.architecture != "llama":
+        if is_scaled or not family.may_have_rope_factors:
             raise fields.refuse(f"{_ROPE_FACTORS} beside rope scaling {kind!r} by {factor:g}")
         # Frequencies divided by given factors are LongRoPE (arXiv:2402.13753) of one length.
         return {
@@ -311,13 +315,3 @@ def _num_rows_of_embedding(file: GgufFile, file_name: str) -> int:
         )
     VOCABULARY.check(embedding.shape[0], "the number of rows of token_embd.weight", file_name)
     return embedding.shape[0]
-
-
-def _hf_name(name: str, file_name: str) -> str:
-    layer = re.fullmatch(r"blk\.(\d+)\.(\w+)\.(weight|bias)", name)
-    if layer and layer[2] in _LAYER_NAMES:
-        return f"model.layers.{layer[1]}.{_LAYER_NAMES[layer[2]]}.{layer[3]}"
-    stem, _, kind = name.rpartition(".")
-    if stem in _GLOBAL_NAMES:
-        return f"{_GLOBAL_NAMES[stem]}.{kind}"
-    raise UnsupportedModelError(f"{file_name}: tensor {name!r} is of no served layout")

@@ -1,40 +1,12 @@
 """How the layers of a model differ from each other: in their windows, and in who knows positions.
 
 Configurations list it layer by layer, say it by a number, or leave it to their family; transformers
-5 writes the lists out. Families are named as in `model_type`.
+5 writes the lists out.
 """
 
 from collections.abc import Mapping
-from types import MappingProxyType
 
-WINDOWS: Mapping[str, int | None] = MappingProxyType(
-    {
-        "cohere2": 4096,
-        "exaone4": 4096,
-        "gemma2": 4096,
-        "gemma3_text": 4096,
-        "ministral": 4096,
-        "mistral": 4096,
-        "olmo3": 4096,
-        "phi3": None,
-        "qwen2": 4096,
-        "qwen3": 4096,
-        "smollm3": None,
-        "starcoder2": None,
-    }
-)
-"""Families whose attention may have a window, and the one of a configuration that says none."""
-
-WINDOWED_ON_REQUEST = frozenset({"qwen2", "qwen3", "smollm3"})
-"""Families that look at their window only when `use_sliding_window` is true."""
-
-PATTERNS: Mapping[str, int] = MappingProxyType({"cohere2": 4, "exaone4": 4, "gemma3_text": 6})
-"""Families with `sliding_window_pattern`: one in that many layers is full; and its default."""
-
-_FIXED_PATTERNS: Mapping[str, int] = MappingProxyType({"gemma2": 2, "olmo3": 4})
-
-_ALIKE = frozenset({"mistral", "phi3", "starcoder2"})
-"""Families with a window for all layers, whatever a list says."""
+from stagecoach.model_files.family import WindowedLayers, Windows
 
 NUM_FULL_LAYERS = 28
 """Default of `max_window_layers`, from which on the layers of a Qwen have the window."""
@@ -45,43 +17,48 @@ NO_ROPE_INTERVAL = 4
 FULL, SLIDING = "full_attention", "sliding_attention"
 
 
-def sliding_window(raw: Mapping[str, object], model_type: str) -> object:
+def sliding_window(raw: Mapping[str, object], family: Windows) -> object:
     """Returns how many positions a layer with a window sees; None where no layer has one."""
-    if model_type in WINDOWED_ON_REQUEST and not raw.get("use_sliding_window"):
+    if family.on_request and not raw.get("use_sliding_window"):
         return None
-    return raw.get("sliding_window", WINDOWS.get(model_type))
+    return raw.get("sliding_window", family.default)
 
 
-def layer_types(raw: Mapping[str, object], model_type: str, num_layers: int) -> object:
-    """Returns the kind of attention of each layer in a family of `WINDOWS`.
+def layer_types(raw: Mapping[str, object], family: Windows, num_layers: int) -> object:
+    """Returns the kind of attention of each layer.
+
+    Args:
+        raw: The configuration.
+        family: Of the model.
+        num_layers: Of the model.
 
     Returns:
         As the configuration lists it, or `num_layers` of `full_attention` and `sliding_attention`.
         None where all layers have the same window, and where transformers refuses the number that
         should say it.
     """
-    if model_type in _ALIKE:
+    if family.layers is WindowedLayers.ALL:
         return None
     if raw.get("layer_types") is not None:
         return raw["layer_types"]
-    has_window = sliding_window(raw, model_type) is not None
-    match model_type:
-        case "ministral":
+    has_window = sliding_window(raw, family) is not None
+    match family.layers:
+        case WindowedLayers.ALL_UNLESS_LISTED:
             is_full = [not has_window] * num_layers
-        case "qwen2" | "qwen3":
+        case WindowedLayers.FROM_MAX_WINDOW_LAYERS:
             first = raw.get("max_window_layers", NUM_FULL_LAYERS)
             if not isinstance(first, int):
                 return None
             is_full = [not has_window or i < first for i in range(num_layers)]
-        case "smollm3":
+        case WindowedLayers.ROTATED:
             knowing = no_rope_layers(raw, num_layers)
             if not isinstance(knowing, list | tuple):
                 return None
             is_full = [not has_window or bool(knows) for knows in knowing[:num_layers]]
         case _:
-            every: object = _FIXED_PATTERNS.get(model_type)
-            if model_type in PATTERNS:
-                every = raw.get("sliding_window_pattern", PATTERNS[model_type])
+            every: object = family.every
+            if family.layers is WindowedLayers.PATTERN:
+                every = raw.get("sliding_window_pattern", every)
             if not isinstance(every, int) or every < 1:
                 return None
             is_full = [(i + 1) % every == 0 for i in range(num_layers)]

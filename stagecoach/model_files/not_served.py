@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from stagecoach.contract.errors import UnsupportedModelError
-from stagecoach.model_files.family_defaults import FAMILY_DEFAULTS
+from stagecoach.model_files.families import FAMILIES
 
 _RECURRENT = frozenset({"falcon_mamba", "mamba", "mamba2", "rwkv", "xlstm"})
 _PARTLY_RECURRENT = frozenset(
@@ -97,7 +97,7 @@ def not_served(model_type: str, raw: Mapping[str, object]) -> UnsupportedModelEr
     """
     return UnsupportedModelError(
         f"model type {model_type!r} is not served: {_reason(model_type, raw)}; "
-        f"served are {', '.join(FAMILY_DEFAULTS)}",
+        f"served are {', '.join(FAMILIES)}",
         model_type=model_type,
     )
 
@@ -111,7 +111,7 @@ def _reason(model_type: str, raw: Mapping[str, object]) -> str:
     if isinstance(text, Mapping):
         part = text.get("model_type")
         known = f" of type {part!r}" if isinstance(part, str) else ""
-        if part in FAMILY_DEFAULTS:
+        if part in FAMILIES:
             return (
                 f"it takes more than text; its language model{known} (text_config) is served once "
                 "it is saved as a model of its own"

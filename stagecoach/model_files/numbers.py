@@ -10,8 +10,8 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from stagecoach.contract.errors import ModelFilesError
+from stagecoach.model_files.family import Family
 from stagecoach.model_files.frozen_json import shown
-from stagecoach.model_files.layer_kinds import PATTERNS, WINDOWED_ON_REQUEST, WINDOWS
 
 
 class Bounds(NamedTuple):
@@ -105,45 +105,42 @@ _ROPE: Mapping[str, Bounds] = MappingProxyType(
 
 _ROPE_LISTS = frozenset({"short_factor", "long_factor"})
 
-_COHERE = frozenset({"cohere", "cohere2"})
-_GEMMA = frozenset({"gemma2", "gemma3_text"})
-_GRANITE = frozenset({"granite"})
+_OF_ALL: Mapping[str, Bounds] = MappingProxyType(
+    {"rope_theta": THETA, "partial_rotary_factor": _PART, "rms_norm_eps": EPSILON}
+)
+"""Numbers that have defaults, and what they may be in any family."""
 
-_OF_FAMILIES: Mapping[str, tuple[frozenset[str] | None, Bounds]] = MappingProxyType(
+_OF_SOME: Mapping[str, Bounds] = MappingProxyType(
     {
-        "rope_theta": (None, THETA),
-        "rope_local_base_freq": (frozenset({"gemma3_text"}), THETA._replace(or_null=True)),
-        "partial_rotary_factor": (None, _PART),
-        "rms_norm_eps": (None, EPSILON),
-        "layer_norm_eps": (_COHERE, EPSILON),
-        "norm_epsilon": (frozenset({"starcoder2"}), EPSILON),
-        "logit_scale": (_COHERE, FACTOR),
-        "attn_logit_softcapping": (_GEMMA, _OPTIONAL_FACTOR),
-        "final_logit_softcapping": (_GEMMA, _OPTIONAL_FACTOR),
-        "query_pre_attn_scalar": (_GEMMA, FACTOR),
-        "attention_multiplier": (_GRANITE, FACTOR),
-        "embedding_multiplier": (_GRANITE, FACTOR),
-        "residual_multiplier": (_GRANITE, FACTOR),
-        "logits_scaling": (_GRANITE, FACTOR),
-        "clip_qkv": (frozenset({"olmo"}), _OPTIONAL_FACTOR),
-        "sliding_window": (frozenset(WINDOWS), _WINDOW),
-        "sliding_window_pattern": (frozenset(PATTERNS), POSITIONS),
-        "max_window_layers": (WINDOWED_ON_REQUEST, _whole(0, MAX_POSITIONS)),
-        "no_rope_layer_interval": (frozenset({"smollm3"}), POSITIONS),
+        "rope_local_base_freq": THETA._replace(or_null=True),
+        "layer_norm_eps": EPSILON,
+        "norm_epsilon": EPSILON,
+        "logit_scale": FACTOR,
+        "attn_logit_softcapping": _OPTIONAL_FACTOR,
+        "final_logit_softcapping": _OPTIONAL_FACTOR,
+        "query_pre_attn_scalar": FACTOR,
+        "attention_multiplier": FACTOR,
+        "embedding_multiplier": FACTOR,
+        "residual_multiplier": FACTOR,
+        "logits_scaling": FACTOR,
+        "clip_qkv": _OPTIONAL_FACTOR,
+        "sliding_window": _WINDOW,
+        "sliding_window_pattern": POSITIONS,
+        "max_window_layers": _whole(0, MAX_POSITIONS),
+        "no_rope_layer_interval": POSITIONS,
     }
 )
-"""Numbers that some families have, or that have defaults: the families that read them (None: all),
-and what they may be."""
+"""Numbers that some families have, and what they may be in those."""
 
 
-def check_numbers(raw: Mapping[str, object], model_type: str, file_name: str) -> None:
+def check_numbers(raw: Mapping[str, object], family: Family | None, file_name: str) -> None:
     """Checks every number of a configuration that a model of its family reads.
 
     All others have to be finite.
 
     Args:
         raw: Content of the file.
-        model_type: The family.
+        family: Of the model; None: one that is not served.
         file_name: For errors.
 
     Raises:
@@ -151,7 +148,7 @@ def check_numbers(raw: Mapping[str, object], model_type: str, file_name: str) ->
             one has to be; names the field as the file spells it.
     """
     for name, value in raw.items():
-        bounds = _bounds_of(name, model_type, raw)
+        bounds = _bounds_of(name, family, raw)
         if bounds is not None:
             bounds.check(value, name, file_name)
         elif name in ("rope_scaling", "rope_parameters") and isinstance(value, Mapping):
@@ -160,20 +157,22 @@ def check_numbers(raw: Mapping[str, object], model_type: str, file_name: str) ->
             raise ModelFilesError(f"{file_name}: {name} is {shown(value)}, must be finite")
 
 
-def _bounds_of(name: str, model_type: str, raw: Mapping[str, object]) -> Bounds | None:
+def _bounds_of(name: str, family: Family | None, raw: Mapping[str, object]) -> Bounds | None:
     if name in SIZES:
         return SIZES[name]._replace(or_null=True)
-    families, bounds = _OF_FAMILIES.get(name, (frozenset[str](), None))
-    if not (families is None or model_type in families):
+    if name in _OF_ALL:
+        return _OF_ALL[name]
+    if name not in _OF_SOME or family is None or not family.reads_number(name):
         return None
     is_listed = raw.get("layer_types") is not None
     if name == "sliding_window_pattern" and is_listed:
         return None
-    if name == "sliding_window" and model_type in WINDOWED_ON_REQUEST:
-        return bounds if raw.get("use_sliding_window") else None
-    if name == "sliding_window" and model_type == "exaone4" and not is_listed:
-        return POSITIONS  # transformers makes a pattern of 0 of a window that is null
-    return bounds
+    if name == "sliding_window" and family.windows is not None:
+        if family.windows.on_request and not raw.get("use_sliding_window"):
+            return None
+        if not family.windows.may_be_null and not is_listed:
+            return POSITIONS
+    return _OF_SOME[name]
 
 
 def _check_rope(values: Mapping[str, object], path: str, file_name: str) -> None:

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from stage_server.model.families import FAMILIES as SERVED
 from stage_server.model.layer_stack import LayerStack, load_layer_stack
 from stagecoach.contract.precision import DType, Precision
 from stagecoach.model_files import open_model
+from stagecoach.model_files.families import FAMILIES as SERVED
 from tests.layer_ranges import split_evenly
 from tests.tiny_models import FAMILIES, VOCAB_SIZE, reference_model, tiny_model, unsplit_tokens
 

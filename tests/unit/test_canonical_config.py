@@ -15,11 +15,11 @@ import pytest
 from safetensors.torch import load_file, save_file
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
-from stage_server.model.families import FAMILIES
 from stagecoach.model_files import open_model
 from stagecoach.model_files.canonical_config import canonical_config
 from stagecoach.model_files.config import parse_config
-from stagecoach.model_files.family_defaults import FamilyDefaults
+from stagecoach.model_files.families import FAMILIES
+from stagecoach.model_files.family import Sizes
 from stagecoach.model_files.layer_kinds import FULL, SLIDING
 from stagecoach.model_files.model_files import fingerprint_of
 from stagecoach.model_files.rope_parameters import ALL_LAYERS, rope_parameters
@@ -128,9 +128,9 @@ def meaning(raw: dict[str, Any]) -> dict[str, Any]:
     if not has_window and model_type != "exaone4":
         found.pop("sliding_window")
     ropes = found["rope_parameters"]
-    if FAMILIES[model_type].rope_per_layer_type:
+    if FAMILIES[model_type].rope.per_layer_type:
         found["rope_parameters"] = ropes = {name: ropes[name] for name in (FULL, SLIDING)}
-    for rope in ropes.values() if FAMILIES[model_type].rope_per_layer_type else [ropes]:
+    for rope in ropes.values() if FAMILIES[model_type].rope.per_layer_type else [ropes]:
         rope.pop("type", None)
         rope.setdefault("partial_rotary_factor", 1.0)
     return found
@@ -169,7 +169,7 @@ NOT_OF_LAYERS = frozenset(
     | {"sliding_window_pattern", "use_sliding_window"}
 )
 ALWAYS_COUNT = frozenset(
-    {*FamilyDefaults._fields, "model_type", "original_max_position_embeddings", "rope_parameters"}
+    {*Sizes._fields, "model_type", "original_max_position_embeddings", "rope_parameters"}
 )
 
 
@@ -186,8 +186,8 @@ def test_absent_keys_mean_what_they_mean_to_transformers(model_type: str) -> Non
     for key in counted.keys() & theirs.to_dict().keys() - ALWAYS_COUNT - {"sliding_window"}:
         value = getattr(theirs, key)
         assert counted[key] == (tuple(value) if isinstance(value, list) else value), key
-    ropes = rope_parameters({}, model_type, theirs.max_position_embeddings)
-    if FAMILIES[model_type].rope_per_layer_type:
+    ropes = rope_parameters({}, FAMILIES[model_type].rope, theirs.max_position_embeddings)
+    if FAMILIES[model_type].rope.per_layer_type:
         assert theirs.rope_parameters.keys() == ropes.keys()
     else:
         assert theirs.rope_parameters.items() <= ropes[ALL_LAYERS].items()

@@ -1,26 +1,51 @@
 """What a configuration says by the keys that it has, and by those that it leaves out."""
 
+from importlib import import_module
+
 import pytest
 from transformers import CONFIG_MAPPING
 
-from stage_server.model.families import FAMILIES
 from stagecoach.model_files.config import parse_config
-from stagecoach.model_files.family_defaults import FAMILY_DEFAULTS, FamilyDefaults
+from stagecoach.model_files.families import FAMILIES
+from stagecoach.model_files.family import Sizes
 from stagecoach.model_files.model_files import fingerprint_of
 
 
-def test_every_served_family_has_its_defaults_and_no_other_has() -> None:
-    assert FAMILY_DEFAULTS.keys() == FAMILIES.keys()
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_every_family_is_one_of_transformers(model_type: str) -> None:
+    family = FAMILIES[model_type]
+    module = import_module(f"transformers.models.{family.module}.modeling_{family.module}")
+    for class_name in ("DecoderLayer", "RotaryEmbedding"):
+        assert hasattr(module, f"{family.prefix}{class_name}")
+    named = hasattr(module, f"{family.prefix}{family.norm}")
+    assert named or family.norm == "LayerNorm"
 
 
-@pytest.mark.parametrize("model_type", FAMILY_DEFAULTS)
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_keys_that_a_family_reads_are_known_to_transformers(model_type: str) -> None:
+    family, theirs = FAMILIES[model_type], CONFIG_MAPPING[model_type]()
+    for key, absent in family.reads.items():
+        assert getattr(theirs, key) == absent, key
+    special = (
+        *(family.norm_eps, family.embedding_multiplier, family.residual_multiplier),
+        *(family.logits_multiplier, family.logits_divisor, family.logits_softcap),
+    )
+    assert {key for key in special if key is not None} <= family.reads.keys()
+
+
+def test_families_have_names_of_their_own_in_gguf_files() -> None:
+    architectures = [family.gguf.architecture for family in FAMILIES.values() if family.gguf]
+    assert architectures == ["llama", "qwen2", "qwen3"]
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
 def test_absent_keys_mean_what_they_mean_to_transformers(model_type: str) -> None:
     fields = CONFIG_MAPPING[model_type].__dataclass_fields__
-    theirs = [getattr(fields.get(key), "default", None) for key in FamilyDefaults._fields]
-    assert list(FAMILY_DEFAULTS[model_type]) == theirs
+    theirs = [getattr(fields.get(key), "default", None) for key in Sizes._fields]
+    assert list(FAMILIES[model_type].sizes) == theirs
 
 
-@pytest.mark.parametrize("model_type", FAMILY_DEFAULTS)
+@pytest.mark.parametrize("model_type", FAMILIES)
 def test_a_configuration_that_names_its_family_alone_is_whole(model_type: str) -> None:
     ours, theirs = parse_config({"model_type": model_type}), CONFIG_MAPPING[model_type]()
     assert ours.num_layers == theirs.num_hidden_layers

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from stage_server.model.families import FAMILIES as SERVED
 from stage_server.model.layer_stack import load_layer_stack
 from stagecoach.contract.errors import ModelFilesError, StagecoachError
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.precision import DType, Precision
 from stagecoach.model_files import open_model
 from stagecoach.model_files.config import parse_config
+from stagecoach.model_files.families import FAMILIES as SERVED
 from stagecoach.model_files.gguf_file import GgufFile
 from stagecoach.model_files.gguf_metadata import NUMBERS
 from stagecoach.roofline.layer_split import split_layers

@@ -13,12 +13,12 @@ from transformers import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from coordinator.text.tokenizer import load_tokenizer
-from stage_server.model.families import FAMILIES
 from stage_server.model.layer_stack import load_layer_stack
 from stagecoach.contract.errors import StagecoachError, UnsupportedModelError
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.precision import DType, Precision
 from stagecoach.model_files import open_model
+from stagecoach.model_files.families import FAMILIES
 from stagecoach.model_files.hf_files import HfFiles
 from stagecoach.model_files.local_folder import LocalFolder
 from tests.tiny_models import tiny_model

@@ -1,0 +1,187 @@
+"""What there is to know of a model family: its layout, its configuration, its names in GGUF files.
+
+Needs no torch, so that both servers read it. Names of keys are those of `config.json`.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+from types import MappingProxyType
+from typing import NamedTuple
+
+Keys = Mapping[str, object]
+"""Keys of `config.json`, and their values."""
+
+NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+class Sizes(NamedTuple):
+    """Values of absent keys of these names; a key that is null has none of them."""
+
+    num_hidden_layers: int
+    hidden_size: int
+    vocab_size: int
+    num_attention_heads: int
+    num_key_value_heads: int | None
+    """None: as many as attention heads."""
+    head_dim: int | None
+    """None: the hidden size over the attention heads."""
+    intermediate_size: int
+    max_position_embeddings: int
+    tie_word_embeddings: bool
+    eos_token_id: int | None
+
+
+class WindowedLayers(Enum):
+    """Which layers have a window, where there is one and `layer_types` does not list them."""
+
+    ALL = auto()
+    """All, also where `layer_types` says otherwise."""
+    ALL_UNLESS_LISTED = auto()
+    FROM_MAX_WINDOW_LAYERS = auto()
+    """Those from `max_window_layers` on."""
+    ROTATED = auto()
+    """Those that do not know positions: by `no_rope_layers`, or `no_rope_layer_interval`."""
+    PATTERN = auto()
+    """All but one in `sliding_window_pattern`."""
+    FIXED_PATTERN = auto()
+    """All but one in a number of layers that no key says."""
+
+
+class Windows(NamedTuple):
+    """Attention with windows, in a family that may have it."""
+
+    layers: WindowedLayers
+    default: int | None
+    """Of a configuration that says no `sliding_window`."""
+    every: int | None = None
+    """One in so many layers is full: the default of a pattern, or a fixed one."""
+    on_request: bool = False
+    """Only when `use_sliding_window` is true is there a window."""
+    may_be_null: bool = True
+    """False: `sliding_window` may be null only where `layer_types` lists the layers."""
+    full_layers_ask: bool = False
+    """Full layers compute otherwise where other layers have a window."""
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """Numbers of the configuration that say which layers have a window, and how long it is."""
+        keys = {"sliding_window"}
+        if self.on_request:
+            keys.add("max_window_layers")
+        if self.layers is WindowedLayers.ROTATED:
+            keys.add("no_rope_layer_interval")
+        if self.layers is WindowedLayers.PATTERN:
+            keys.add("sliding_window_pattern")
+        return frozenset(keys)
+
+
+class Rope(NamedTuple):
+    """Rotary embedding, as far as the configuration leaves it to the family."""
+
+    theta: float = 1e4
+    """Base of the frequencies."""
+    rotated_part: float = 1
+    """Of each head."""
+    per_layer_type: bool = False
+    """True when layers with a window and those without have each their own."""
+    sliding_theta_key: str | None = None
+    """Key of the base of layers with a window, by default 10 000; None: they have `theta`, whatever
+    the configuration says."""
+    original_positions: int | None = None
+    """Positions that the model was first trained for, which count before those that a scaling says;
+    None: the scaling says it."""
+    renamed_kinds: Mapping[str, str] = NOTHING
+    """Kinds of scaling that are meant by other names."""
+
+
+USUAL_ROPE = Rope()
+"""Of most families, and of those that nobody serves."""
+
+
+class GgufNames(NamedTuple):
+    """How GGUF files name a family and the tensors of its layers."""
+
+    architecture: str
+    """`general.architecture`."""
+    layer_names: Mapping[str, str]
+    """Names of a layer's modules in transformers, by those in the file."""
+    windowed_model_type: str | None = None
+    """Family in transformers of files with a window; None: the same, with `use_sliding_window`."""
+    interleaves_heads: bool = False
+    """Rows of the two halves of each query and key head alternate, as llama.cpp rotates them."""
+    may_have_rope_factors: bool = False
+    """A tensor may say divisors of the rotary frequencies."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """What is special about a family, beyond its decoder layer in transformers."""
+
+    module: str
+    """`transformers.models.<module>.modeling_<module>`."""
+    prefix: str
+    """Of the class names: `<prefix>DecoderLayer`, `<prefix>RotaryEmbedding`."""
+    sizes: Sizes
+    reads: Keys
+    """Keys that layers, or what stands before and behind them, look at beside sizes, rotary
+    embeddings and windows; and their values when they are absent."""
+    norm: str = "RMSNorm"
+    """Class of the final norm: `<prefix><norm>`, or `LayerNorm` of torch."""
+    norm_eps: str | None = "rms_norm_eps"
+    """Key of the final norm's epsilon; None: the norm has its own."""
+    has_gate: bool = True
+    """True when an MLP has three matrices, False when it has two."""
+    rope: Rope = USUAL_ROPE
+    windows: Windows | None = None
+    """None: attention never has a window."""
+    lean: bool = False
+    """True when the stage's lean layers compute the same with less overhead."""
+    embedding_scaled_by_width: bool = False
+    """True when embeddings are multiplied by the square root of the hidden size."""
+    embedding_multiplier: str | None = None
+    """Key of a factor on the embeddings. A key that is absent has no effect."""
+    residual_multiplier: str | None = None
+    """Key of a factor on what attention and MLP add; the layers of transformers know it."""
+    logits_multiplier: str | None = None
+    """Key of a factor on the logits."""
+    logits_divisor: str | None = None
+    """Key of a divisor of the logits."""
+    logits_softcap: str | None = None
+    """Key of a soft cap of the logits."""
+    gguf: GgufNames | None = None
+    """None: GGUF files of the family are not served."""
+
+    def reads_number(self, key: str) -> bool:
+        """Whether a number of the configuration is one that the family computes with."""
+        return (
+            key in self.reads
+            or key == self.rope.sliding_theta_key
+            or (self.windows is not None and key in self.windows.keys)
+        )
+
+    def embedding_scale(self, config: Keys) -> float:
+        """Returns the factor on the embeddings."""
+        if self.embedding_scaled_by_width:
+            return math.sqrt(number(config, "hidden_size", 1.0))
+        return number(config, self.embedding_multiplier, 1.0)
+
+    def residual_scale(self, config: Keys) -> float:
+        """Returns the factor on what attention and MLP add."""
+        return number(config, self.residual_multiplier, 1.0)
+
+    def logits_scale(self, config: Keys) -> float:
+        """Returns the factor on the logits."""
+        multiplier = number(config, self.logits_multiplier, 1.0)
+        return multiplier / number(config, self.logits_divisor, 1.0)
+
+    def softcap(self, config: Keys) -> float | None:
+        """Returns the soft cap of the logits: they become `cap * tanh(logits / cap)`."""
+        return number(config, self.logits_softcap, 0.0) or None
+
+
+def number(values: Keys, key: str | None, default: float) -> float:
+    """Returns a number of a configuration, or the default when it is absent or no number."""
+    value = default if key is None else values.get(key, default)
+    return float(value) if isinstance(value, int | float) else default
