@@ -10,7 +10,7 @@ from coordinator.engine.admission import Admission
 from coordinator.engine.engine import Engine
 from coordinator.observe.observer import EngineObserver
 from coordinator.observe.request_log import RequestLog
-from coordinator.pipeline.stage_link import LinkConfig
+from coordinator.pipeline.link_config import LinkConfig
 from coordinator.pipeline.stage_pool import OnStage, StagePool, ignore_stage
 from coordinator.pipeline.topology import Topology
 from coordinator.pipeline.weights import differing_parts, shown

@@ -68,6 +68,15 @@ def unless_cancelled(error: StagecoachError) -> StagecoachError:
     return error
 
 
+def is_cancelled() -> bool:
+    """True when this task is to end.
+
+    grpc.aio raises `CancelledError` too when another task cancelled the call or closed its channel.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 def _now(ready: Coroutine[Any, Any, T]) -> T:
     """The result of a coroutine that has nothing to wait for: a task's turn would be too late."""
     try:

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from coordinator.core.step import LogitsRequest, SchedulerOutput, StepOutput
 from coordinator.pipeline import wire
 from coordinator.pipeline.answered_logits import read_logits
-from coordinator.pipeline.stage_link import Loss, StageLink
+from coordinator.pipeline.forward_stream import Loss
+from coordinator.pipeline.stage_link import StageLink
 from stagecoach.contract.errors import InternalError, UnavailableError
 from stagecoach.contract.step_record import StageVisit
 

@@ -17,7 +17,8 @@ from coordinator.core.request_spec import RequestSpec, TextPrompt, TokenPrompt
 from coordinator.core.sampling_params import SamplingParams
 from coordinator.core.step import LogitsRow
 from coordinator.engine.engine import Engine
-from coordinator.pipeline.stage_link import StageLink, StageReply
+from coordinator.pipeline.forward_stream import StageReply
+from coordinator.pipeline.stage_link import StageLink
 from coordinator.sampling.token_sampler import TokenSampler
 from coordinator.scheduler import Scheduler
 from stage_server.compute.torch_engine import TorchEngine
@@ -307,7 +308,8 @@ async def test_micro_batches_reach_every_stage_in_the_order_of_their_ids(
 
     async def forward(link: StageLink, request: ForwardRequest, num_tokens: int) -> StageReply:
         seen.setdefault(link.address, []).append(request.micro_batch.micro_batch_id)
-        in_flight.append(len(link._pending) + 1)
+        assert link._stream is not None
+        in_flight.append(len(link._stream._pending) + 1)
         return await real_forward(link, request, num_tokens)
 
     monkeypatch.setattr(StageLink, "forward", forward)

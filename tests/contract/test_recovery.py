@@ -19,8 +19,10 @@ from coordinator.core.request_spec import RequestSpec, TokenPrompt
 from coordinator.core.step import LogitsRequest, ScheduledSlice, SchedulerOutput, StepOutput
 from coordinator.pipeline import wire
 from coordinator.pipeline.channel_socket import ChannelSocket
+from coordinator.pipeline.forward_stream import Loss
+from coordinator.pipeline.link_config import LinkConfig
 from coordinator.pipeline.pipeline import Pipeline
-from coordinator.pipeline.stage_link import LinkConfig, Loss, StageLink
+from coordinator.pipeline.stage_link import StageLink
 from coordinator.pipeline.step_deadline import StepTimeouts
 from stage_server.compute.torch_engine import TorchEngine
 from stage_server.core.batch import ForwardBatch, ForwardOutput
@@ -161,7 +163,7 @@ async def test_what_was_generated_is_sent_though_a_stage_is_lost_at_that_moment(
         if any(piece.start_position == len(PROMPTS[0]) + num_tokens - 2 for piece in output.slices):
             (link,) = pipeline._links
             assert link._stream is not None
-            link._lose(link._stream, UnavailableError("lost with the last token on its way"))
+            link._stream._lose(UnavailableError("lost with the last token on its way"))
         return result
 
     async def get_info(link: StageLink, _timeout_s: float | None = None) -> StageInfo:

@@ -16,7 +16,7 @@ from coordinator.core.events import TokensEvent
 from coordinator.core.request_spec import RequestSpec, TokenPrompt
 from coordinator.core.status import EngineStatus
 from coordinator.engine.engine import Engine
-from coordinator.pipeline.stage_link import LinkConfig
+from coordinator.pipeline.link_config import LinkConfig
 from coordinator.pipeline.step_deadline import StepTimeouts
 from stage_server.core.config import ListenAddress
 from stagecoach.contract.errors import IncompatibleError

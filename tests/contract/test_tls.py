@@ -18,8 +18,9 @@ import httpx2
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from coordinator.pipeline import stage_link
-from coordinator.pipeline.stage_link import LinkConfig, StageLink
+from coordinator.pipeline import stage_channel
+from coordinator.pipeline.link_config import LinkConfig
+from coordinator.pipeline.stage_link import StageLink
 from stage_server.core.config import ListenAddress
 from stagecoach.client import AsyncClient, Client
 from stagecoach.contract.errors import StagecoachError, UnauthenticatedError, UnavailableError
@@ -75,7 +76,7 @@ async def check_works(address: str, tls: TlsFiles | None, epoch: int = 1) -> Non
     link = link_to(address, tls)
     await link.open(await link.get_info(), epoch)
     assert link.is_open
-    assert link._can_look  # at its connection, over TLS as without
+    assert link._opening._can_look  # at its connection, over TLS as without
     await link.close()
 
 
@@ -210,7 +211,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         found.append(timeout_s)
         return certificate_of_role(address, files, role, timeout_s=timeout_s)
 
-    monkeypatch.setattr(stage_link, "certificate_of_role", look)
+    monkeypatch.setattr(stage_channel, "certificate_of_role", look)
     return found
 
 

@@ -109,7 +109,11 @@ WIRE_EDGES = (
     "stage_server.wire.answer",
     "stage_server.wire.micro_batch",
     "coordinator.pipeline.answered_logits",
+    "coordinator.pipeline.forward_call",
+    "coordinator.pipeline.forward_stream",
+    "coordinator.pipeline.stage_inquiry",
     "coordinator.pipeline.stage_link",
+    "coordinator.pipeline.stream_opening",
     "coordinator.pipeline.wire",
     "coordinator.doors.grpc",
 )
