@@ -3,6 +3,7 @@
 from stagecoach.client import CoordinatorStatus, StageState, StageStatus
 from stagecoach.contract.layer_range import LayerRange
 from tests.layer_ranges import split_evenly
+from tests.stage_infos import create_info
 
 
 def create_stage(index: int, layers: LayerRange, device: str) -> StageStatus:
@@ -10,18 +11,16 @@ def create_stage(index: int, layers: LayerRange, device: str) -> StageStatus:
         index=index,
         address=f"h:{index}",
         state=StageState.READY,
-        layers=(layers.start, layers.end),
-        device=device,
-        dtype="float16",
-        emulated=device.startswith("emulated"),
-        version="1",
-        pid=1,
-        vocab_size=32000,
-        kv_block_size=16,
-        num_kv_blocks=600,
-        num_free_kv_blocks=600,
-        weight_bytes=0,
-        kv_bytes=10**10,
+        info=create_info(
+            layers,
+            device=device,
+            dtype="float16",
+            emulated=device.startswith("emulated"),
+            vocab_size=32000,
+            num_kv_blocks=600,
+            num_free_kv_blocks=600,
+            kv_bytes=10**10,
+        ),
     )
 
 

@@ -13,13 +13,13 @@ from coordinator.core.events import Finished, TokensEvent
 from coordinator.core.request import FinishReason
 from coordinator.core.request_spec import RequestSpec, TokenPrompt
 from coordinator.core.sampling_params import SamplingParams
-from coordinator.core.status import EngineStatus
 from coordinator.engine.engine import Engine
 from stage_server.core.activity import StageActivity
 from stage_server.core.config import ListenAddress, StageConfig
 from stage_server.process.build_engine import build_engine
 from stage_server.process.server import StageServer
 from stage_server.wire.limits import MessageLimits
+from stagecoach.contract.cluster_status import CoordinatorStatus
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.model_files import open_model
 
@@ -97,7 +97,9 @@ async def running_engine(
             await engine.close(grace_s=0.0)
 
 
-async def status_when(engine: Engine, condition: Callable[[EngineStatus], bool]) -> EngineStatus:
+async def status_when(
+    engine: Engine, condition: Callable[[CoordinatorStatus], bool]
+) -> CoordinatorStatus:
     """Waits until the engine's status meets a condition."""
     while True:
         status = await engine.status()

@@ -4,7 +4,7 @@ import json
 
 from coordinator.cli.shared.console import plain_table, table_console
 from stagecoach.client import CoordinatorStatus
-from stagecoach.client.status_json import status_json
+from stagecoach.contract.status_json import status_json
 
 
 def print_json(status: CoordinatorStatus) -> None:

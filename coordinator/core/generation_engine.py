@@ -6,8 +6,8 @@ from typing import Protocol
 from coordinator.core.events import GenerationEvent
 from coordinator.core.request_spec import Prompt, RequestSpec
 from coordinator.core.served_model import ServedModel
-from coordinator.core.status import EngineStatus
 from coordinator.core.step_chunk import StepChunk
+from stagecoach.contract.cluster_status import CoordinatorStatus
 
 
 class EventStream(Protocol):
@@ -94,7 +94,7 @@ class GenerationEngine(Protocol):
         """
         ...
 
-    async def status(self) -> EngineStatus:
+    async def status(self) -> CoordinatorStatus:
         """The state of the coordinator and of every stage."""
         ...
 

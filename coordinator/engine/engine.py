@@ -18,7 +18,6 @@ from coordinator.core.observation import EngineFigures
 from coordinator.core.request import FinishReason
 from coordinator.core.request_spec import Prompt, RequestSpec
 from coordinator.core.served_model import ServedModel
-from coordinator.core.status import EngineStatus
 from coordinator.engine.admission import Admission
 from coordinator.engine.dispatcher import Dispatcher
 from coordinator.engine.engine_status import EngineCounters, engine_figures, engine_status
@@ -43,6 +42,7 @@ from coordinator.scheduler.scheduler import Scheduler
 from coordinator.text.text_workers import TextWorkers
 from coordinator.text.tokenizer import Tokenizer
 from coordinator.text.tokenizer_info import TokenizerInfo
+from stagecoach.contract.cluster_status import CoordinatorStatus
 from stagecoach.contract.errors import UnavailableError
 
 _log = logging.getLogger(__name__)
@@ -310,7 +310,7 @@ class Engine:
             self._wake.set()
         self._readiness.set(is_open and not self._is_draining)
 
-    async def status(self) -> EngineStatus:
+    async def status(self) -> CoordinatorStatus:
         """The state of the coordinator and of every stage."""
         return engine_status(
             topology=self._topology,

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from coordinator.core.observation import EngineFigures, StageFigures
-from coordinator.core.status import EngineStatus, StageStatus
 from coordinator.engine.lane import Lane
 from coordinator.engine.throughput import ThroughputMeter
 from coordinator.pipeline.topology import Topology
 from coordinator.scheduler.config import SchedulerConfig
+from stagecoach.contract.cluster_status import CoordinatorStatus, StageStatus
 
 
 @dataclass(slots=True)
@@ -32,7 +34,7 @@ def engine_status(
     limits: SchedulerConfig,
     counters: EngineCounters,
     now_s: float,
-) -> EngineStatus:
+) -> CoordinatorStatus:
     """The state of the coordinator and of every stage.
 
     Args:
@@ -46,7 +48,7 @@ def engine_status(
         now_s: On the monotonic clock.
     """
     figures = engine_figures(is_ready=ready, lanes=lanes, limits=limits, stages=())
-    return EngineStatus(
+    return CoordinatorStatus(
         model_id=topology.model_id,
         ready=ready,
         stages=stages,
@@ -62,7 +64,7 @@ def engine_status(
         num_preemptions=counters.num_preemptions,
         num_prefix_query_tokens=figures.num_prefix_query_tokens,
         num_prefix_hit_tokens=figures.num_prefix_hit_tokens,
-        tokens_per_second=counters.throughput.tokens_per_second(now_s),
+        tokens_per_second=float(np.float32(counters.throughput.tokens_per_second(now_s))),
         has_tokenizer=has_tokenizer,
     )
 

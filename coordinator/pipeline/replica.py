@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from coordinator.core.status import StageState
 from coordinator.pipeline.pipeline import Pipeline
 from coordinator.pipeline.stage_link import StageLink
 from coordinator.pipeline.weights import differing
+from stagecoach.contract.cluster_status import StageState
 from stagecoach.contract.errors import IncompatibleError
 from stagecoach.contract.stage_info import StageInfo
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from coordinator.core.observation import StageFigures, StageServerFigures
-from coordinator.core.status import StageStatus
 from coordinator.pipeline.forward_stream import Loss
 from coordinator.pipeline.link_config import LinkConfig
 from coordinator.pipeline.pipeline import Pipeline
@@ -21,6 +20,7 @@ from coordinator.pipeline.replica import Replica, check_fits, narrowest
 from coordinator.pipeline.stage_link import StageLink
 from coordinator.pipeline.topology import Topology
 from coordinator.pipeline.weights import agreed, with_weights
+from stagecoach.contract.cluster_status import StageStatus
 from stagecoach.contract.errors import (
     DeadlineExceededError,
     LoadingError,

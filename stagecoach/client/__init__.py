@@ -24,9 +24,9 @@ from stagecoach.client.completion import (
 from stagecoach.client.grammar import JsonSchema
 from stagecoach.client.prompt import ChatMessage, PromptLike
 from stagecoach.client.request import GenerateOptions
-from stagecoach.client.status import CoordinatorStatus, StageState, StageStatus
 from stagecoach.client.step_watch import StepWatch
 from stagecoach.client.stream import TokenStream
+from stagecoach.contract.cluster_status import CoordinatorStatus, StageState, StageStatus
 from stagecoach.contract.errors import (
     ContextLengthExceededError,
     DeadlineExceededError,

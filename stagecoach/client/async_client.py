@@ -21,7 +21,8 @@ from stagecoach.client.channel import (
 from stagecoach.client.completion import Completion
 from stagecoach.client.prompt import PromptLike, PromptOptions, prompt_message
 from stagecoach.client.request import GenerateOptions, generate_request
-from stagecoach.client.status import CoordinatorStatus, read_status
+from stagecoach.contract import cluster_status_codec
+from stagecoach.contract.cluster_status import CoordinatorStatus
 from stagecoach.contract.errors import DeadlineExceededError, UnavailableError
 from stagecoach.v1 import generation_pb2, generation_pb2_grpc
 
@@ -135,7 +136,7 @@ class AsyncClient:
         """
         request = generation_pb2.GetStatusRequest()
         try:
-            return read_status(
+            return cluster_status_codec.from_message(
                 await self._stub.GetStatus(
                     request, timeout=call_timeout_s(timeout_s), metadata=self._metadata
                 )

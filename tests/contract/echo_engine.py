@@ -30,11 +30,11 @@ from coordinator.core.request_spec import (
     TokenPrompt,
 )
 from coordinator.core.served_model import ServedModel
-from coordinator.core.status import EngineStatus, StageState, StageStatus
 from coordinator.doors.access.callers import Callers
 from coordinator.doors.grpc.server import GenerationServer
 from coordinator.engine.readiness import Readiness
 from coordinator.observe.step_watch import StepHub, StepWatch
+from stagecoach.contract.cluster_status import CoordinatorStatus, StageState, StageStatus
 from stagecoach.contract.errors import (
     ContextLengthExceededError,
     InvalidArgumentError,
@@ -307,9 +307,9 @@ class EchoEngine:
     async def wait_ready(self, *, ready: bool) -> None:
         await self.readiness.wait(ready)
 
-    async def status(self) -> EngineStatus:
+    async def status(self) -> CoordinatorStatus:
         known = stage_info(LayerRange(0, 2))
-        return EngineStatus(
+        return CoordinatorStatus(
             model_id="echo",
             ready=self.is_ready,
             has_tokenizer=True,

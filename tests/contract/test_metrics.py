@@ -14,12 +14,12 @@ from coordinator.assembly import open_engine
 from coordinator.config import CoordinatorConfig
 from coordinator.core.events import Accepted, Finished, TokensEvent
 from coordinator.core.request_spec import RequestSpec, TokenPrompt
-from coordinator.core.status import StageState
 from coordinator.engine.engine import Engine
 from coordinator.observe.metrics import CoordinatorMetrics
 from stage_server.core.activity import StageActivity
 from stage_server.core.config import ListenAddress
 from stage_server.process.metrics import stage_registry
+from stagecoach.contract.cluster_status import StageState
 from stagecoach.contract.errors import (
     ContextLengthExceededError,
     InvalidArgumentError,

@@ -14,11 +14,11 @@ from coordinator.assembly import open_engine
 from coordinator.config import CoordinatorConfig
 from coordinator.core.events import TokensEvent
 from coordinator.core.request_spec import RequestSpec, TokenPrompt
-from coordinator.core.status import EngineStatus
 from coordinator.engine.engine import Engine
 from coordinator.pipeline.link_config import LinkConfig
 from coordinator.pipeline.step_deadline import StepTimeouts
 from stage_server.core.config import ListenAddress
+from stagecoach.contract.cluster_status import CoordinatorStatus
 from stagecoach.contract.errors import IncompatibleError
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.model_files import open_model
@@ -75,16 +75,16 @@ async def cluster(model: Path, **settings: object) -> AsyncIterator[Cluster]:
             yield Cluster(engine, first, second, expected)
 
 
-def pipelines(status: EngineStatus) -> dict[str, int | None]:
+def pipelines(status: CoordinatorStatus) -> dict[str, int | None]:
     return {stage.address: stage.pipeline for stage in status.stages}
 
 
-async def when(engine: Engine, condition: Callable[[EngineStatus], bool]) -> EngineStatus:
+async def when(engine: Engine, condition: Callable[[CoordinatorStatus], bool]) -> CoordinatorStatus:
     async with asyncio.timeout(DEADLINE_S):
         return await status_when(engine, condition)
 
 
-def num_pipelines(status: EngineStatus) -> int:
+def num_pipelines(status: CoordinatorStatus) -> int:
     return len({stage.pipeline for stage in status.stages if stage.pipeline is not None})
 
 

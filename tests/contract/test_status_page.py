@@ -16,6 +16,7 @@ from coordinator.doors.access.callers import Callers
 from coordinator.doors.http import live_status
 from coordinator.doors.http.page_routes import PAGE_PATHS
 from stagecoach.contract.errors import UnavailableError
+from stagecoach.contract.status_json import status_json
 from tests.contract.echo_engine import EchoEngine
 from tests.contract.http_door import serving_http
 
@@ -161,6 +162,18 @@ async def test_a_stream_ends_when_the_engine_closes() -> None:
         await engine.close(grace_s=0)
         assert all([state["model"] == "echo" async for state in seen])
     await until_unwatched(engine)
+
+
+async def test_the_status_over_http_is_that_of_every_command() -> None:
+    engine = EchoEngine()
+    async with client_of(engine) as client:
+        shown = await client.get("/status")
+        expected = status_json(await engine.status())
+        assert json.dumps(shown.json()) == json.dumps(expected)
+        async with states(client) as seen:
+            state = await anext(seen)
+            assert json.dumps({key: state[key] for key in expected}) == json.dumps(expected)
+            assert set(state) - set(expected) == {"at_s", "activity"}
 
 
 async def test_without_an_engine_a_viewer_is_told_why() -> None:

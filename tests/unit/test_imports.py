@@ -21,7 +21,8 @@ BELOW_SERVERS = CONTRACT | {
 NOUNS = tuple(
     f"stagecoach.contract.{name}"
     for name in (
-        *("errors", "layer_range", "load_progress", "protocol", "request_timings", "stage_info"),
+        *("cluster_status", "errors", "layer_range", "load_progress", "protocol"),
+        *("request_timings", "stage_info", "status_json"),
         *("stage_timings", "step_record"),
     )
 )
@@ -82,8 +83,7 @@ ALLOWED: dict[str, set[str]] = {
     "coordinator.doors.grpc": DOORS,
     "coordinator.doors.http": DOORS
     | {
-        *("coordinator.config", "coordinator.doors.grpc", "coordinator.observe"),
-        *("coordinator.sandbox", "stagecoach.client"),
+        *("coordinator.config", "coordinator.observe", "coordinator.sandbox"),
     },
     "coordinator.process": ENGINE
     | BELOW_SERVERS

@@ -19,9 +19,8 @@ from stagecoach.contract.errors import (
     StagecoachError,
 )
 from stagecoach.contract.layer_range import LayerRange
-from stagecoach.contract.protocol import PROTOCOL_VERSION
-from stagecoach.contract.stage_info import StageInfo
 from stagecoach.contract.stage_timings import StageTimings
+from tests.stage_infos import create_info
 
 MS = 1_000_000
 
@@ -206,36 +205,18 @@ class IdleEngine:
             num_preemptions=4,
             num_replays=5,
             stages=(
-                (StageServerFigures("box1:1", stage_info(LayerRange(0, 2)), True, 0),),
-                (StageServerFigures("box2:1", stage_info(LayerRange(2, 4)), False, 1),),
+                (
+                    StageServerFigures(
+                        "box1:1", create_info(LayerRange(0, 2), num_free_kv_blocks=60), True, 0
+                    ),
+                ),
+                (
+                    StageServerFigures(
+                        "box2:1", create_info(LayerRange(2, 4), num_free_kv_blocks=60), False, 1
+                    ),
+                ),
             ),
         )
-
-
-def stage_info(layers: LayerRange) -> StageInfo:
-    return StageInfo(
-        protocol_version=PROTOCOL_VERSION,
-        model_id="m",
-        fingerprint="f",
-        layers=layers,
-        num_model_layers=4,
-        hidden_size=8,
-        vocab_size=32,
-        dtype="float32",
-        hidden_states_dtype="float32",
-        kv_block_size=4,
-        num_kv_blocks=100,
-        num_free_kv_blocks=60,
-        max_num_seqs=8,
-        max_num_batched_tokens=64,
-        max_model_len=64,
-        device="cpu",
-        emulated=False,
-        version="0",
-        pid=1,
-        weight_bytes=1,
-        kv_bytes=1,
-    )
 
 
 def value(registry: CollectorRegistry, name: str, **labels: str) -> float | None:

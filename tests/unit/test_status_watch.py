@@ -19,7 +19,9 @@ from stagecoach.client import (
     StepRecord,
     UnavailableError,
 )
+from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.stage_timings import StageTimings
+from tests.stage_infos import create_info
 
 S = 1_000_000_000
 
@@ -54,18 +56,13 @@ def a_stage(index: int, **changes: Any) -> StageStatus:
         index=index,
         address=f"box{index}.example:50051",
         state=StageState.READY,
-        layers=(index, index + 1),
-        device="cuda:0 NVIDIA GeForce RTX 3060",
-        dtype="float16",
-        emulated=False,
-        version="1",
-        pid=1,
-        vocab_size=9,
-        kv_block_size=16,
-        num_kv_blocks=100,
-        num_free_kv_blocks=25,
-        weight_bytes=1,
-        kv_bytes=1,
+        info=create_info(
+            LayerRange(index, index + 1),
+            device="cuda:0 NVIDIA GeForce RTX 3060",
+            dtype="float16",
+            num_kv_blocks=100,
+            num_free_kv_blocks=25,
+        ),
     )
     return dataclasses.replace(stage, **changes)
 

@@ -11,33 +11,13 @@ from stagecoach.contract.errors import IncompatibleError, InvalidArgumentError
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.protocol import PROTOCOL_VERSION
 from stagecoach.contract.stage_info import StageInfo
+from tests.stage_infos import create_info
 
 
 def create_stage(layers: str, **changes: Any) -> tuple[str, StageInfo]:
-    info = StageInfo(
-        protocol_version=PROTOCOL_VERSION,
-        model_id="tiny",
-        fingerprint="f" * 64,
-        layers=LayerRange.parse(layers),
-        num_model_layers=6,
-        hidden_size=64,
-        vocab_size=128,
-        dtype="float32",
-        hidden_states_dtype="float32",
-        kv_block_size=16,
-        num_kv_blocks=100,
-        num_free_kv_blocks=100,
-        max_num_seqs=8,
-        max_num_batched_tokens=256,
-        max_model_len=512,
-        device="cpu",
-        emulated=False,
-        version="0",
-        pid=1,
-        weight_bytes=1,
-        kv_bytes=1,
-    )
-    return f"host:{info.layers.start}", replace(info, **changes)
+    values = {"num_model_layers": 6, "hidden_size": 64, "vocab_size": 128, **changes}
+    info = create_info(LayerRange.parse(layers), **values)
+    return f"host:{info.layers.start}", info
 
 
 @pytest.mark.parametrize("ranges", [["0:6"], ["0:1", "1:6"], ["0:2", "2:3", "3:6"]])

@@ -16,7 +16,7 @@ from coordinator.cli.watch.keys import quit_key
 from coordinator.cli.watch.sampler import ClusterSampler
 from coordinator.cli.watch.screen import render
 from coordinator.cli.watch.snapshot import Snapshot
-from stagecoach.client.status_json import status_json
+from stagecoach.contract.status_json import status_json
 from stagecoach.process.stop_event import run_until, stop_event
 
 _NS_PER_MS = 1e6

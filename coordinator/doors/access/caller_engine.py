@@ -13,8 +13,8 @@ from coordinator.core.events import GenerationEvent
 from coordinator.core.generation_engine import EventStream, GenerationEngine, StepFeed
 from coordinator.core.request_spec import Prompt, RequestSpec
 from coordinator.core.served_model import ServedModel
-from coordinator.core.status import EngineStatus
 from coordinator.doors.access.callers import Caller, current_caller
+from stagecoach.contract.cluster_status import CoordinatorStatus
 from stagecoach.contract.errors import QueueFullError
 
 
@@ -78,7 +78,7 @@ class CallerEngine:
         """See `GenerationEngine.detokenize`."""
         return await self._engine.detokenize(token_ids)
 
-    async def status(self) -> EngineStatus:
+    async def status(self) -> CoordinatorStatus:
         """See `GenerationEngine.status`."""
         return await self._engine.status()
 

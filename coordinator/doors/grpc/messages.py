@@ -4,7 +4,6 @@ Every field of a request is read or refused: one that this version does not know
 something to ignore. Unset optional fields take the defaults of the domain types.
 """
 
-import os
 from array import array
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -33,8 +32,6 @@ from coordinator.core.request_spec import (
     too_many_messages,
 )
 from coordinator.core.sampling_params import SamplingParams, check_num_biases
-from coordinator.core.status import EngineStatus, StageState, StageStatus
-from stagecoach.contract import stage_info_codec
 from stagecoach.contract.errors import InvalidArgumentError
 from stagecoach.contract.request_timings import RequestTimings, StepTotals
 from stagecoach.contract.stage_timings import StageTimings
@@ -48,15 +45,6 @@ _FINISH_REASONS: Mapping[FinishReason, generation_pb2.FinishReason.ValueType] = 
         FinishReason.ABORT: generation_pb2.FINISH_REASON_ABORT,
     }
 )
-
-_STAGE_STATES: Mapping[StageState, generation_pb2.StageState.ValueType] = MappingProxyType(
-    {
-        StageState.READY: generation_pb2.STAGE_STATE_READY,
-        StageState.CONNECTING: generation_pb2.STAGE_STATE_CONNECTING,
-        StageState.LOST: generation_pb2.STAGE_STATE_LOST,
-    }
-)
-
 
 _MAX_TUPLE = 4096
 """Token ids that are kept as a tuple; more take a tenth of the memory, and time, as an array."""
@@ -251,39 +239,4 @@ def _stage_totals(totals: StageTimings[int]) -> generation_pb2.StageTimeTotals:
         compute_ns=totals.compute_ns,
         serialize_ns=totals.serialize_ns,
         wire_ns=totals.wire_ns,
-    )
-
-
-def status_response(status: EngineStatus) -> generation_pb2.GetStatusResponse:
-    """Writes the state of an engine in this process."""
-    return generation_pb2.GetStatusResponse(
-        model_id=status.model_id,
-        ready=status.ready,
-        stages=map(_stage_status, status.stages),
-        num_running=status.num_running,
-        num_waiting=status.num_waiting,
-        max_num_seqs=status.max_num_seqs,
-        num_kv_blocks=status.num_kv_blocks,
-        num_free_kv_blocks=status.num_free_kv_blocks,
-        max_model_len=status.max_model_len,
-        num_finished=status.num_finished,
-        num_generated_tokens=status.num_generated_tokens,
-        version=__version__,
-        pid=os.getpid(),
-        num_preemptions=status.num_preemptions,
-        tokens_per_second=status.tokens_per_second,
-        has_tokenizer=status.has_tokenizer,
-        num_cached_kv_blocks=status.num_cached_kv_blocks,
-        num_prefix_query_tokens=status.num_prefix_query_tokens,
-        num_prefix_hit_tokens=status.num_prefix_hit_tokens,
-    )
-
-
-def _stage_status(status: StageStatus) -> generation_pb2.StageStatus:
-    return generation_pb2.StageStatus(
-        index=status.index,
-        address=status.address,
-        state=_STAGE_STATES[status.state],
-        info=None if status.info is None else stage_info_codec.to_message(status.info),
-        pipeline=status.pipeline,
     )

@@ -13,6 +13,7 @@ import grpc.aio
 
 from coordinator.core.generation_engine import GenerationEngine
 from coordinator.doors.grpc import messages, step_messages
+from stagecoach.contract import cluster_status_codec
 from stagecoach.contract.errors import InternalError, StagecoachError, UnavailableError
 from stagecoach.v1 import generation_pb2, generation_pb2_grpc
 
@@ -78,7 +79,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         """Reports the state of the coordinator and of every stage."""
         with _internal_errors():
             messages.refuse_unknown_fields(request, "GetStatusRequest")
-            return messages.status_response(await self._ready_engine().status())
+            return cluster_status_codec.to_message(await self._ready_engine().status())
 
     # Writes to its context for the same reason as `Generate`.
     async def WatchSteps(  # type: ignore[override]  # noqa: N802

@@ -13,12 +13,10 @@ from contextlib import contextmanager
 from typing import Self
 
 from coordinator.core.generation_engine import GenerationEngine, StepFeed
-from coordinator.doors.grpc.messages import status_response
 from coordinator.doors.http.door import Door
 from coordinator.observe.step_window import StepWindow, activity_json
-from stagecoach.client.status import read_status
-from stagecoach.client.status_json import status_json
 from stagecoach.contract.errors import QueueFullError, StagecoachError
+from stagecoach.contract.status_json import status_json
 
 MAX_VIEWERS = 64
 """Who may look at once."""
@@ -139,6 +137,6 @@ async def _state(engine: GenerationEngine, window: StepWindow) -> str:
 
     `at_s` is a time in seconds that only differences of mean something.
     """
-    status = status_json(read_status(status_response(await engine.status())))
+    status = status_json(await engine.status())
     activity = activity_json(window.activity(time.perf_counter_ns()))
     return json.dumps({**status, "at_s": time.monotonic(), "activity": activity})

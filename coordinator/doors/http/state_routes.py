@@ -5,14 +5,12 @@ from typing import Any, Literal
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
-from coordinator.doors.grpc.messages import status_response
 from coordinator.doors.http.door import Door
 from coordinator.doors.http.errors import error_response
 from coordinator.doors.http.openapi import failures
 from coordinator.doors.http.schema.base import ResponseModel
-from stagecoach.client.status import read_status
-from stagecoach.client.status_json import status_json
 from stagecoach.contract.errors import UnavailableError
+from stagecoach.contract.status_json import status_json
 from stagecoach.version import __version__
 
 
@@ -57,7 +55,6 @@ def state_routes(door: Door) -> APIRouter:
     @router.get("/status", response_model=dict[str, Any], responses=unavailable)
     async def status() -> JSONResponse:
         """Shows the coordinator and every stage, as `coordinator-cli status --json` does."""
-        message = status_response(await door.engine().status())
-        return JSONResponse(status_json(read_status(message)))
+        return JSONResponse(status_json(await door.engine().status()))
 
     return router

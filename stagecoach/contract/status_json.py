@@ -1,6 +1,6 @@
 """The state of a coordinator as one JSON object, as every door and command shows it."""
 
-from stagecoach.client.status import CoordinatorStatus, StageStatus
+from stagecoach.contract.cluster_status import CoordinatorStatus, StageStatus
 
 
 def status_json(status: CoordinatorStatus) -> dict[str, object]:

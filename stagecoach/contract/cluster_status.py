@@ -1,0 +1,149 @@
+"""The state of a coordinator and of every stage, as a snapshot. Standard library only."""
+
+import os
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from stagecoach.contract.stage_info import StageInfo
+from stagecoach.version import __version__
+
+
+class StageState(StrEnum):
+    """State of the coordinator's link to a stage."""
+
+    READY = "ready"
+    CONNECTING = "connecting"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageStatus:
+    """One server of a stage, as the coordinator sees it.
+
+    What only the stage knows is None, and counts and sizes are 0, until it has been reached once.
+    """
+
+    index: int
+    """Place of the stage in the pipeline, from 0; equal for the servers of one stage."""
+    address: str
+    """HOST:PORT."""
+    state: StageState
+    info: StageInfo | None
+    """What the stage said of itself last. None when it has never been reached."""
+    pipeline: int | None = None
+    """Index of the pipeline that it is in. None when it is lost, or to spare."""
+
+    @property
+    def layers(self) -> tuple[int, int] | None:
+        """Half-open, global indices."""
+        return None if self.info is None else (self.info.layers.start, self.info.layers.end)
+
+    @property
+    def device(self) -> str | None:
+        """What computes, for people."""
+        return None if self.info is None else self.info.device
+
+    @property
+    def dtype(self) -> str | None:
+        """Of the weights."""
+        return None if self.info is None else self.info.dtype
+
+    @property
+    def emulated(self) -> bool:
+        """True when it takes the time of a device that is not there."""
+        return self.info is not None and self.info.emulated
+
+    @property
+    def version(self) -> str | None:
+        """Of the software."""
+        return None if self.info is None else self.info.version
+
+    @property
+    def pid(self) -> int | None:
+        """On the stage's own machine."""
+        return None if self.info is None else self.info.pid
+
+    @property
+    def vocab_size(self) -> int:
+        """Logits a row."""
+        return 0 if self.info is None else self.info.vocab_size
+
+    @property
+    def kv_block_size(self) -> int:
+        """Tokens in a block."""
+        return 0 if self.info is None else self.info.kv_block_size
+
+    @property
+    def num_kv_blocks(self) -> int:
+        """KV blocks in the pool."""
+        return 0 if self.info is None else self.info.num_kv_blocks
+
+    @property
+    def num_free_kv_blocks(self) -> int:
+        """KV blocks that no sequence holds."""
+        return 0 if self.info is None else self.info.num_free_kv_blocks
+
+    @property
+    def weight_bytes(self) -> int:
+        """Memory that the weights take."""
+        return 0 if self.info is None else self.info.weight_bytes
+
+    @property
+    def kv_bytes(self) -> int:
+        """Memory that the KV pool takes."""
+        return 0 if self.info is None else self.info.kv_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoordinatorStatus:
+    """A coordinator; counters start at 0 with its process.
+
+    The defaults are what a coordinator of this version says of its own process.
+    """
+
+    model_id: str
+    """As the operator named it."""
+    ready: bool
+    """True while requests are served."""
+    has_tokenizer: bool
+    """Without one, only token ids are served."""
+    version: str = __version__
+    """Of the software."""
+    pid: int = field(default_factory=os.getpid)
+    """On the coordinator's own machine."""
+    stages: tuple[StageStatus, ...]
+    """In pipeline order, the servers of one stage together."""
+    num_running: int
+    """Requests that have a KV slot."""
+    num_waiting: int
+    """Requests that wait for one."""
+    max_num_seqs: int
+    """Most requests that have a KV slot at once."""
+    num_kv_blocks: int
+    """Of the ledger, which mirrors the smallest stage."""
+    num_free_kv_blocks: int
+    """Blocks that no running request holds."""
+    num_cached_kv_blocks: int
+    """Those of the free blocks that hold prefixes; given up as soon as a request wants them."""
+    max_model_len: int
+    """Most tokens of one request, prompt and output together."""
+    num_finished: int
+    """Requests ended, by any cause."""
+    num_generated_tokens: int
+    num_preemptions: int
+    num_prefix_query_tokens: int
+    """Tokens of all prompts that were looked up in the prefix cache."""
+    num_prefix_hit_tokens: int
+    """Those of them that it held."""
+    tokens_per_second: float
+    """Over the last ten seconds, all requests together; a float32, as it travels."""
+
+    @property
+    def pipeline_stages(self) -> tuple[StageStatus, ...]:
+        """One server of every stage, in pipeline order."""
+        return tuple({stage.index: stage for stage in reversed(self.stages)}.values())[::-1]
+
+    @property
+    def emulated(self) -> bool:
+        """True when a stage takes the time of a device that is not there."""
+        return any(stage.emulated for stage in self.stages)

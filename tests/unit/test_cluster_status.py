@@ -1,0 +1,116 @@
+"""The state of a coordinator: on the wire, as JSON, and of a stage that was never reached."""
+
+import json
+from dataclasses import fields, replace
+
+import pytest
+
+from stagecoach.contract import cluster_status_codec
+from stagecoach.contract.cluster_status import CoordinatorStatus, StageState, StageStatus
+from stagecoach.contract.errors import IncompatibleError
+from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.status_json import status_json
+from stagecoach.v1 import generation_pb2
+from tests.stage_infos import create_info
+
+KNOWN = StageStatus(
+    index=0,
+    address="[::1]:50051",
+    state=StageState.READY,
+    info=create_info(
+        LayerRange(0, 2),
+        device="emulated t4-16gb",
+        dtype="float16",
+        emulated=True,
+        version="0.0.1",
+        pid=12,
+        num_free_kv_blocks=99,
+        weight_bytes=1 << 40,
+        kv_bytes=1 << 41,
+    ),
+    pipeline=0,
+)
+UNKNOWN = StageStatus(index=1, address="h:2", state=StageState.CONNECTING, info=None)
+LOST = replace(KNOWN, address="h:3", state=StageState.LOST, pipeline=None)
+
+STATUS = CoordinatorStatus(
+    model_id="some-org/some-model",
+    ready=True,
+    has_tokenizer=True,
+    version="0.0.2",
+    pid=13,
+    stages=(KNOWN, LOST, UNKNOWN),
+    num_running=1,
+    num_waiting=2,
+    max_num_seqs=3,
+    num_kv_blocks=4,
+    num_free_kv_blocks=5,
+    num_cached_kv_blocks=6,
+    max_model_len=7,
+    num_finished=8,
+    num_generated_tokens=9,
+    num_preemptions=10,
+    num_prefix_query_tokens=11,
+    num_prefix_hit_tokens=12,
+    tokens_per_second=7.5,
+)
+
+
+def test_every_field_crosses_the_wire() -> None:
+    message = cluster_status_codec.to_message(STATUS)
+    assert {field.name for field, _ in message.ListFields()} == {
+        field.name for field in fields(CoordinatorStatus)
+    }
+    data = message.SerializeToString()
+    read = cluster_status_codec.from_message(generation_pb2.GetStatusResponse.FromString(data))
+    assert read == STATUS
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda stage: setattr(stage, "state", 9),
+        lambda stage: stage.ClearField("state"),
+        lambda stage: setattr(stage.info, "hidden_states_dtype", 9),
+    ],
+)
+def test_what_this_version_does_not_know_is_incompatible(spoil: object) -> None:
+    message = cluster_status_codec.to_message(STATUS)
+    assert callable(spoil)
+    spoil(message.stages[0])
+    with pytest.raises(IncompatibleError, match="cannot be read"):
+        cluster_status_codec.from_message(message)
+
+
+def test_json_has_these_keys_and_values_in_this_order() -> None:
+    stage = (
+        '{"index": 0, "address": "[::1]:50051", "layers": [0, 2], "state": "ready",'
+        ' "device": "emulated t4-16gb", "dtype": "float16", "emulated": true, "version": "0.0.1",'
+        ' "pid": 12, "kv_block_size": 16, "kv_blocks_total": 100, "kv_blocks_free": 99,'
+        ' "weight_bytes": 1099511627776, "kv_bytes": 2199023255552, "pipeline": 0}'
+    )
+    lost = stage.replace("[::1]:50051", "h:3").replace('"ready"', '"lost"')
+    lost = lost.replace('"pipeline": 0', '"pipeline": null')
+    unknown = (
+        '{"index": 1, "address": "h:2", "layers": null, "state": "connecting", "device": null,'
+        ' "dtype": null, "emulated": false, "version": null, "pid": null, "kv_block_size": 0,'
+        ' "kv_blocks_total": 0, "kv_blocks_free": 0, "weight_bytes": 0, "kv_bytes": 0,'
+        ' "pipeline": null}'
+    )
+    assert json.dumps(status_json(STATUS)) == (
+        '{"model": "some-org/some-model", "ready": true, "has_tokenizer": true,'
+        f' "version": "0.0.2", "pid": 13, "stages": [{stage}, {lost}, {unknown}], "running": 1,'
+        ' "waiting": 2, "max_num_seqs": 3, "kv_blocks_total": 4, "kv_blocks_free": 5,'
+        ' "kv_blocks_cached": 6, "max_model_len": 7, "finished": 8, "generated_tokens": 9,'
+        ' "preemptions": 10, "prefix_query_tokens": 11, "prefix_hit_tokens": 12,'
+        ' "tokens_per_s": 7.5}'
+    )
+
+
+def test_a_cluster_is_emulated_when_a_stage_is() -> None:
+    assert STATUS.emulated
+    assert not replace(STATUS, stages=(UNKNOWN,)).emulated
+
+
+def test_the_stages_of_the_pipeline_are_one_server_of_each() -> None:
+    assert STATUS.pipeline_stages == (KNOWN, UNKNOWN)
