@@ -19,15 +19,10 @@ from coordinator.pipeline.stage_channel import StageChannels
 from coordinator.pipeline.stage_errors import named
 from stagecoach.contract.errors import IncompatibleError, UnavailableError
 from stagecoach.contract.keepalive import keepalive_options, strict_keepalive_options
+from stagecoach.contract.limits import ENVELOPE_BYTES, GRPC_CEILING_BYTES
 from stagecoach.contract.protocol import PROTOCOL_VERSION
 from stagecoach.contract.stage_info import StageInfo
 from stagecoach.v1 import stage_pb2, stage_pb2_grpc
-
-MESSAGE_HEADROOM_BYTES = 1 << 20
-"""Room in a message for everything that is not a tensor."""
-
-MAX_MESSAGE_BYTES = 2**31 - 1
-"""gRPC keeps message sizes in a 32-bit integer."""
 
 _log = logging.getLogger(__name__)
 
@@ -146,4 +141,4 @@ def _max_message_bytes(info: StageInfo) -> int:
     """Hidden states of a full micro-batch, or full rows of logits for every slot."""
     hidden_states = info.max_num_batched_tokens * info.hidden_size * 4
     logits = info.max_num_seqs * info.vocab_size * 4
-    return min(max(hidden_states, logits) + MESSAGE_HEADROOM_BYTES, MAX_MESSAGE_BYTES)
+    return min(max(hidden_states, logits) + ENVELOPE_BYTES, GRPC_CEILING_BYTES)

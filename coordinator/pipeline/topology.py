@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
+from coordinator.core.limits import MAX_STAGES
 from coordinator.pipeline.weights import agreed, with_weights
 from stagecoach.contract.errors import IncompatibleError, InvalidArgumentError
 from stagecoach.contract.protocol import PROTOCOL_VERSION
 from stagecoach.contract.stage_info import StageInfo
-
-MAX_NUM_STAGES = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,9 +34,9 @@ class Topology:
                 together; the message names the stage and both values.
             InvalidArgumentError: There are no stages, or more than 16.
         """
-        if not 1 <= len(stages) <= MAX_NUM_STAGES:
+        if not 1 <= len(stages) <= MAX_STAGES:
             raise InvalidArgumentError(
-                f"{len(stages)} stages, must be 1 to {MAX_NUM_STAGES}", field="stage"
+                f"{len(stages)} stages, must be 1 to {MAX_STAGES}", field="stage"
             )
         _, first = stages[0]
         next_layer = 0

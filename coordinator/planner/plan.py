@@ -8,14 +8,11 @@ from coordinator.core.limits import MAX_STAGES
 from stagecoach.contract.errors import InsufficientMemoryError, InvalidArgumentError
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.roofline.devices import Gpu
-from stagecoach.roofline.kv_memory import kv_memory_bytes, num_kv_blocks
+from stagecoach.roofline.kv_memory import KV_BLOCK_SIZE, kv_memory_bytes, num_kv_blocks
 from stagecoach.roofline.model_shape import ModelShape
 from stagecoach.roofline.split import Options, SplitScore, StageFit, best_split, score
 from stagecoach.roofline.stage_cost import StageCost
 from stagecoach.roofline.work import Work
-
-KV_BLOCK_SIZE = 16
-"""Tokens a block, as stages have it unless told otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import NamedTuple
 
-from coordinator.planner.plan import KV_BLOCK_SIZE, Plan
+from coordinator.planner.plan import Plan
+from stagecoach.roofline.kv_memory import KV_BLOCK_SIZE
 from stagecoach.roofline.networks import Network
 from stagecoach.roofline.stage_cost import StageTime
 from stagecoach.roofline.work import Work

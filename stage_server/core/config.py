@@ -13,6 +13,7 @@ from stagecoach.contract.errors import IncompatibleError, InvalidArgumentError
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.precision import DType, Precision
 from stagecoach.roofline.devices import gpu_named
+from stagecoach.roofline.kv_memory import KV_BLOCK_SIZE
 from stagecoach.roofline.model_shape import DEVICE_DTYPES
 from stagecoach.security.bind import check_bind
 from stagecoach.security.tls_files import TlsFiles
@@ -92,7 +93,7 @@ class StageConfig:
     kv_memory_bytes: int | None = None
     """Size of the KV pool, which is allocated at start. None: 90 % of the free memory of a
     CUDA device, 1 GiB on a CPU."""
-    kv_block_size: int = 16
+    kv_block_size: int = KV_BLOCK_SIZE
     """Tokens in one KV block; equal on all stages."""
     max_num_seqs: int = 256
     """KV slots, and so the most sequences that one micro-batch may carry."""

@@ -3,8 +3,7 @@
 from collections.abc import Iterable
 
 from stage_server.core.config import DTYPE_NAMES, ENGINE_NAMES
-
-LOG_LEVELS = ("debug", "info", "warning", "error")
+from stagecoach.telemetry.log_config import LOG_LEVELS
 
 
 def models(incomplete: str) -> list[str]:

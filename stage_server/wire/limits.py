@@ -10,19 +10,13 @@ from typing import NamedTuple, Self
 
 from stage_server.core.config import StageConfig
 from stagecoach.contract.errors import InvalidArgumentError
-from stagecoach.contract.limits import max_logits_bytes
+from stagecoach.contract.limits import ENVELOPE_BYTES, GRPC_CEILING_BYTES, max_logits_bytes
 
 _WIDEST_ELEMENT_BYTES = 4
 """float32; the dtype of hidden states is known only after loading."""
 
-_HEADROOM_BYTES = 2**20
-"""For the envelope: ids, shapes, timings, a status."""
-
 _SLOT_ENVELOPE_BYTES = 256
 """For the slice, the slot operations and the logits request of one sequence, without its ids."""
-
-_GRPC_CEILING_BYTES = 2**31 - 1
-"""gRPC keeps message sizes in a 32-bit integer."""
 
 
 class MessageLimits(NamedTuple):
@@ -48,13 +42,13 @@ class MessageLimits(NamedTuple):
         """
         hidden_bytes = config.max_num_batched_tokens * hidden_size * _WIDEST_ELEMENT_BYTES
         logits_bytes = max_logits_bytes(max_num_seqs=config.max_num_seqs, vocab_size=vocab_size)
-        envelope_bytes = _HEADROOM_BYTES + config.max_num_seqs * _SLOT_ENVELOPE_BYTES
+        envelope_bytes = ENVELOPE_BYTES + config.max_num_seqs * _SLOT_ENVELOPE_BYTES
         request_bytes = hidden_bytes + logits_bytes + envelope_bytes
-        if request_bytes > _GRPC_CEILING_BYTES:
+        if request_bytes > GRPC_CEILING_BYTES:
             raise InvalidArgumentError(
                 f"max_num_batched_tokens {config.max_num_batched_tokens} makes messages of "
                 f"{request_bytes} bytes at hidden size {hidden_size}; gRPC carries at most "
-                f"{_GRPC_CEILING_BYTES}",
+                f"{GRPC_CEILING_BYTES}",
                 field="max_num_batched_tokens",
             )
         return cls(request_bytes, max(hidden_bytes, logits_bytes) + envelope_bytes)

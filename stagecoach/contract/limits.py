@@ -18,6 +18,26 @@ def max_logits_bytes(*, max_num_seqs: int, vocab_size: int) -> int:
     return min(max_num_seqs * vocab_size * _LOGIT_BYTES, LOGITS_CEILING_BYTES)
 
 
+GRPC_CEILING_BYTES = 2**31 - 1
+"""Of a message: gRPC keeps its size in a 32-bit integer."""
+
+ENVELOPE_BYTES = 2**20
+"""Room in a message or a body for everything but its tensors, or the text and token ids that count
+for the length of a request: shapes and ids, long templates, schemas, biases, stop strings."""
+
+_BYTES_PER_TOKEN = 64
+"""Of text, far above the mean of any tokenizer; a token id takes at most 5."""
+
+
+def max_request_bytes(max_model_len: int) -> int:
+    """Returns the bytes of the longest message or body between a client and a coordinator.
+
+    Args:
+        max_model_len: Most tokens of one request, prompt and output together.
+    """
+    return max_model_len * _BYTES_PER_TOKEN + ENVELOPE_BYTES
+
+
 MAX_HEADER_BYTES = 16 * 1024
 """Of the metadata of one call; errors with their details fit in."""
 

@@ -4,6 +4,9 @@ from stagecoach.contract.errors import InsufficientMemoryError
 from stagecoach.roofline.devices import Gpu
 from stagecoach.roofline.stage_cost import StageCost
 
+KV_BLOCK_SIZE = 16
+"""Tokens in a block of KV, when nothing else is asked for."""
+
 KV_SHARE = 0.9
 """Of the memory that weights leave, when nothing else is asked for; the rest is for activations,
 the driver and fragmentation."""

@@ -14,8 +14,9 @@ from coordinator.core.events import TokenLogprobs
 from coordinator.core.grammar import Grammar, GrammarKind
 from coordinator.core.request_spec import ChatMessage, ChatPrompt, TextPrompt, TokenPrompt
 from coordinator.core.sampling_params import SamplingParams
-from coordinator.doors.grpc.server import GenerationServer, max_calls_of_caller, max_message_bytes
+from coordinator.doors.grpc.server import GenerationServer, max_calls_of_caller
 from stagecoach.contract import errors
+from stagecoach.contract.limits import max_request_bytes
 from stagecoach.contract.status import from_rpc_error
 from stagecoach.v1 import generation_pb2, generation_pb2_grpc, stage_pb2
 from tests.contract.echo_engine import (
@@ -350,7 +351,7 @@ async def test_a_request_over_the_context_has_the_numbers(stub: "Stub") -> None:
 
 
 async def test_a_message_over_the_limit_is_refused_and_the_server_lives(stub: "Stub") -> None:
-    error = await refusal(stub, text_request("x" * max_message_bytes(MAX_MODEL_LEN)))
+    error = await refusal(stub, text_request("x" * max_request_bytes(MAX_MODEL_LEN)))
     assert isinstance(error, errors.InvalidArgumentError)
     assert len(await collect(stub, text_request(max_tokens=1))) == 3
 

@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.planner.plan import KV_BLOCK_SIZE, Plan, make_plan
+from coordinator.planner.plan import Plan, make_plan
 from stagecoach.contract.errors import InsufficientMemoryError
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.model_files import open_model
 from stagecoach.roofline.devices import GPUS, Gpu
+from stagecoach.roofline.kv_memory import KV_BLOCK_SIZE
 from stagecoach.roofline.model_shape import ModelShape
 from stagecoach.roofline.split import Options, SplitScore, StageFit, best_split, score
 from stagecoach.roofline.stage_cost import StageCost

@@ -17,7 +17,7 @@ from coordinator.doors.grpc.authentication import Authentication
 from coordinator.doors.grpc.servicer import SERVICE_NAME, GenerationServicer
 from stagecoach.contract.errors import UnavailableError
 from stagecoach.contract.keepalive import keepalive_options, permitted_pings
-from stagecoach.contract.limits import server_limits
+from stagecoach.contract.limits import max_request_bytes, server_limits
 from stagecoach.security.credentials import server_credentials
 from stagecoach.security.tls_files import TlsFiles
 from stagecoach.serving.call_pool import CallPool
@@ -40,24 +40,11 @@ _MESSAGE_TIMEOUT_S = 60.0
 _KEEPALIVE_MS = 10_000
 _PING_ANSWER_MS = 120_000
 """It waits behind a prompt of megabytes that comes over a slow link."""
-_BYTES_PER_TOKEN = 64
-"""Of text, far above the mean of any tokenizer; a token id takes at most 5."""
-_HEADROOM_BYTES = 2**20
-"""For chats with long templates, stop strings, biases."""
 _CLOSING_GRACE_S = 1.0
 """For the last events and statuses on their way, after the engine has ended all requests."""
 _HEALTH_NAMES = ("", SERVICE_NAME)
 
 _log = logging.getLogger(__name__)
-
-
-def max_message_bytes(max_model_len: int) -> int:
-    """Largest message either way: what the longest request can hold, and headroom.
-
-    Args:
-        max_model_len: Most tokens of one request, prompt and output together.
-    """
-    return max_model_len * _BYTES_PER_TOKEN + _HEADROOM_BYTES
 
 
 def max_calls_of_caller(max_num_waiting: int) -> int:
@@ -104,7 +91,7 @@ class GenerationServer:
         self._server = grpc.aio.server(
             interceptors=(guard,) if callers is None else (Authentication(callers), guard),
             options=[
-                *_server_options(max_message_bytes(max_model_len)),
+                *_server_options(max_request_bytes(max_model_len)),
                 *server_limits(max_calls_per_connection=2 * max_calls),
             ],
             maximum_concurrent_rpcs=max_open_calls(pools),

@@ -13,21 +13,7 @@ from coordinator.doors.http.schema.base import ModelRequest
 from coordinator.doors.http.validation import MAX_SHOWN_CHARS
 from stagecoach.contract.errors import RequestAbortedError
 
-_BYTES_PER_TOKEN = 64
-"""Of text, far above the mean of any tokenizer."""
-_HEADROOM_BYTES = 2**20
-"""For chats with long histories in few tokens, schemas, biases."""
-
 Model = TypeVar("Model", bound=ModelRequest)
-
-
-def max_body_bytes(max_model_len: int) -> int:
-    """Longest body that is read: what the longest request can hold, and headroom.
-
-    Args:
-        max_model_len: Most tokens of one request, prompt and output together.
-    """
-    return max_model_len * _BYTES_PER_TOKEN + _HEADROOM_BYTES
 
 
 async def read_body(

@@ -4,10 +4,11 @@ from typing import TypeVar
 
 from fastapi import Request
 
-from coordinator.doors.http.body import max_body_bytes, read_body
+from coordinator.doors.http.body import read_body
 from coordinator.doors.http.door import Door
 from coordinator.doors.http.field_names import field_names
 from coordinator.doors.http.schema.base import ModelRequest
+from stagecoach.contract.limits import max_request_bytes
 
 NAME = "messages[].name"
 """The kind of field, among those that change nothing, of which some models make something."""
@@ -28,7 +29,7 @@ async def read_model_request(request: Request, kind: type[Wanted], door: Door) -
         UnavailableError: There is no engine yet.
         StagecoachError: As `read_body`.
     """
-    max_bytes = max_body_bytes(door.engine().served_model.max_model_len)
+    max_bytes = max_request_bytes(door.engine().served_model.max_model_len)
     wanted, ignored = await read_body(request, kind, door.bodies, max_bytes=max_bytes)
     request.state.field_names = field_names(wanted)
     request.state.ignored = ignored
