@@ -44,7 +44,7 @@ async def open_engine(
     """
     tokenizer = await asyncio.to_thread(load_tokenizer, files)
     pool = StagePool(
-        config.replicas,
+        [list(map(str, stage)) for stage in config.stages],
         coordinator_id=f"coordinator-{uuid.uuid4().hex[:12]}",
         config=LinkConfig(),
         tls=config.stage_tls,

@@ -2,13 +2,18 @@
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from coordinator.core.limits import MAX_STAGES
+from stagecoach.contract.address import Address
 from stagecoach.contract.errors import InvalidArgumentError
 from stagecoach.security.bind import check_bind, is_loopback
 from stagecoach.security.tls_files import TlsFiles
+
+DEFAULT_LISTEN = Address("127.0.0.1", 50050)
+DEFAULT_HTTP_LISTEN = Address("127.0.0.1", 8000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,12 +29,12 @@ class CoordinatorConfig:
 
     model: str
     """Local Hugging Face folder, hub id, `.gguf` file, `demo` or `shape:NAME`."""
-    stages: tuple[str, ...]
+    stages: tuple[tuple[Address, ...], ...]
     """HOST:PORT of each of 1 to 16 stages, several with commas between for replicas; in any order:
     the stages' own layer ranges order them."""
-    listen: str = "127.0.0.1:50050"
+    listen: Address = DEFAULT_LISTEN
     """HOST:PORT of GenerationService; port 0 takes a free one."""
-    http_listen: str | None = "127.0.0.1:8000"
+    http_listen: Address | None = DEFAULT_HTTP_LISTEN
     """HOST:PORT of the HTTP API; port 0 takes a free one. None: there is none."""
     allowed_hosts: tuple[str, ...] = ()
     """Names, beside localhost, by which clients call the HTTP API; `*` for any. The names are
@@ -68,7 +73,7 @@ class CoordinatorConfig:
     """Seconds that requests wait for a lost stage before they fail."""
     drain_grace_s: float = 30.0
     """Seconds that running requests may go on after SIGTERM, Ctrl-C, or the end of the terminal."""
-    metrics_listen: str | None = None
+    metrics_listen: Address | None = None
     """HOST:PORT that Prometheus scrapes; port 0 takes a free one. None: no metrics are served."""
     otlp_endpoint: str | None = None
     """URL of an OpenTelemetry collector, http:// or https://. None: the standard `OTEL_*`
@@ -82,19 +87,14 @@ class CoordinatorConfig:
             raise InvalidArgumentError(
                 f"{len(self.stages)} stages given, must be 1 to {MAX_STAGES}", field="stage"
             )
-        addresses = [address for stage in self.replicas for address in stage]
+        addresses = [address for stage in self.stages for address in stage]
         for address in addresses:
-            if parse_address(address, field="stage")[1] == 0:
+            if address.port == 0:
                 raise InvalidArgumentError(f"stage {address} has port 0", field="stage")
             if addresses.count(address) > 1:
                 raise InvalidArgumentError(f"stage {address} is given twice", field="stage")
-        parse_address(self.listen, field="listen")
-        if self.http_listen is not None:
-            parse_address(self.http_listen, field="http_listen")
         self._check_http()
         self._check_access()
-        if self.metrics_listen is not None:
-            parse_address(self.metrics_listen, field="metrics_listen")
         if self.otlp_endpoint is not None and not re.fullmatch(r"https?://\S+", self.otlp_endpoint):
             raise InvalidArgumentError(
                 f"otlp_endpoint {self.otlp_endpoint!r} is not a URL, such as http://localhost:4317",
@@ -119,11 +119,6 @@ class CoordinatorConfig:
                 )
 
     @property
-    def replicas(self) -> tuple[tuple[str, ...], ...]:
-        """Addresses of all servers of each stage."""
-        return tuple(tuple(map(str.strip, stage.split(","))) for stage in self.stages)
-
-    @property
     def checks_hosts(self) -> bool:
         """True when the HTTP API answers only to names that are its own.
 
@@ -132,8 +127,8 @@ class CoordinatorConfig:
         """
         if self.http_listen is None:
             return False
-        host, _ = parse_address(self.http_listen, field="http_listen")
-        return bool(self.allowed_hosts) or (is_loopback(host) and not self.needs_key)
+        is_local = is_loopback(self.http_listen.host)
+        return bool(self.allowed_hosts) or (is_local and not self.needs_key)
 
     @property
     def needs_key(self) -> bool:
@@ -183,7 +178,7 @@ class CoordinatorConfig:
         for name, address in (("listen", self.listen), ("http_listen", self.http_listen)):
             if address is not None:
                 check_bind(
-                    parse_address(address, field=name)[0],
+                    address.url_host,
                     what="the coordinator",
                     remedy=f"give {missing}" if missing else None,
                     insecure=self.insecure_bind,
@@ -191,7 +186,7 @@ class CoordinatorConfig:
                 )
         if self.metrics_listen is not None:
             check_bind(
-                parse_address(self.metrics_listen, field="metrics_listen")[0],
+                self.metrics_listen.url_host,
                 what="the metrics port",
                 remedy="it has neither TLS nor keys",
                 insecure=self.insecure_bind,
@@ -199,24 +194,13 @@ class CoordinatorConfig:
             )
 
 
-def parse_address(address: str, *, field: str) -> tuple[str, int]:
-    """Splits HOST:PORT; an IPv6 host stands in brackets, `[::1]:50050`.
-
-    Args:
-        address: The text.
-        field: Name of the option, for the error.
+def parse_stages(texts: Iterable[str]) -> tuple[tuple[Address, ...], ...]:
+    """Reads the servers of each stage: HOST:PORT, several with commas between for replicas.
 
     Raises:
-        InvalidArgumentError: The text has another form, or the port is above 65535.
+        InvalidArgumentError: One has another form.
     """
-    host, separator, port = address.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    if not (separator and host and port.isascii() and port.isdigit() and len(port) <= 5):
-        raise InvalidArgumentError(f"{field} {address!r} is not HOST:PORT", field=field)
-    if ":" in host and not bracketed:
-        raise InvalidArgumentError(
-            f"{field} {address!r}: put an IPv6 host in brackets, [HOST]:PORT", field=field
-        )
-    if int(port) > 65535:
-        raise InvalidArgumentError(f"{field} {address!r}: port is above 65535", field=field)
-    return host, int(port)
+    return tuple(
+        tuple(Address.parse(one.strip(), field="stage") for one in text.split(","))
+        for text in texts
+    )

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import uvloop
 
 from coordinator.assembly import open_engine
-from coordinator.config import CoordinatorConfig, parse_address
+from coordinator.config import CoordinatorConfig
 from coordinator.doors.access.caller_engine import CallerEngine
 from coordinator.doors.access.callers import Callers
 from coordinator.doors.grpc.server import GenerationServer
@@ -82,8 +82,8 @@ def _observation(config: CoordinatorConfig, log: LogHandler) -> Iterator[_Observ
             yield _Observation(observers, None, None)
             return
         metrics = CoordinatorMetrics(model=config.model, num_lost_log_lines=lambda: log.num_lost)
-        host, port = parse_address(config.metrics_listen, field="metrics_listen")
-        address = stack.enter_context(metrics_port(host.strip("[]"), port, metrics.registry))
+        listen = config.metrics_listen
+        address = stack.enter_context(metrics_port(listen.host, listen.port, metrics.registry))
         yield _Observation((*observers, metrics.recorder), metrics, address)
 
 
@@ -109,16 +109,20 @@ async def _serve(
     )
     address = await server.start()
     door = Door(config.served_model_names)
-    http = config.http_listen and HttpServer(
-        config.http_listen,
-        create_app(door, _app_options(config, callers)),
-        ConnectionLimits(),
-        tls=config.door_tls,
+    http = (
+        None
+        if config.http_listen is None
+        else HttpServer(
+            config.http_listen,
+            create_app(door, _app_options(config, callers)),
+            ConnectionLimits(),
+            tls=config.door_tls,
+        )
     )
 
     async def work() -> None:
         http_address = await http.start() if http else None
-        addresses = [address for stage in config.replicas for address in stage]
+        addresses = [str(address) for stage in config.stages for address in stage]
         with load_display(addresses, _log.info) as display:
             waits = StageWaits(display)
             engine = await open_engine(
@@ -156,8 +160,8 @@ def _app_options(config: CoordinatorConfig, callers: Callers | None) -> AppOptio
     """What the HTTP API is told; its own address is one of its names."""
     names: frozenset[str] | None = None
     if config.checks_hosts and config.http_listen is not None:
-        host, _ = parse_address(config.http_listen, field="http_listen")
-        names = frozenset(name.lower() for name in (host, *config.allowed_hosts))
+        own = config.http_listen.url_host
+        names = frozenset(name.lower() for name in (own, *config.allowed_hosts))
     return AppOptions(
         callers=callers,
         allowed_hosts=None

@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from coordinator.assembly import open_engine
-from coordinator.config import CoordinatorConfig
+from coordinator.config import CoordinatorConfig, parse_stages
 from coordinator.core.events import Finished, TokensEvent
 from coordinator.core.request import FinishReason
 from coordinator.core.request_spec import RequestSpec, TokenPrompt
 from coordinator.core.sampling_params import SamplingParams
 from coordinator.engine.engine import Engine
 from stage_server.core.activity import StageActivity
-from stage_server.core.config import ListenAddress, StageConfig
+from stage_server.core.config import StageConfig
 from stage_server.process.build_engine import build_engine
 from stage_server.process.server import StageServer
 from stage_server.wire.limits import MessageLimits
+from stagecoach.contract.address import Address
 from stagecoach.contract.cluster_status import CoordinatorStatus
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.model_files import open_model
@@ -43,7 +44,7 @@ async def running_stage(
         **settings: Further fields of `StageConfig`.
     """
     defaults: dict[str, Any] = {
-        "listen": ListenAddress("127.0.0.1", 0),
+        "listen": Address("127.0.0.1", 0),
         "kv_memory_bytes": 1 << 20,
         "max_num_seqs": 16,
         "threads": 1,
@@ -88,7 +89,9 @@ async def running_engine(
             await stack.enter_async_context(running_stage(model, layers, **settings))
             for layers in ranges
         ]
-        config = CoordinatorConfig(model=str(model), stages=tuple(addresses), **(coordinator or {}))
+        config = CoordinatorConfig(
+            model=str(model), stages=parse_stages(addresses), **(coordinator or {})
+        )
         engine = await open_engine(config, open_model(config.model))
         try:
             yield engine

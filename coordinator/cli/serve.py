@@ -9,13 +9,14 @@ import typer
 from coordinator.cli.shared import value_completion
 from coordinator.cli.shared.failures import reported_failures
 from coordinator.cli.shared.flags import AllowedHost, CorsOrigin, ServedModelName
-from coordinator.config import CoordinatorConfig, parse_address
+from coordinator.config import CoordinatorConfig, parse_stages
+from stagecoach.contract.address import Address
 from stagecoach.contract.errors import InvalidArgumentError
 from stagecoach.process.lasting_objects import lasting_objects
 from stagecoach.security.tls_files import TlsFiles
 from stagecoach.telemetry.log_config import LOG_FORMATS, LOG_LEVELS, LogConfig
 
-_DEFAULT = CoordinatorConfig(model="demo", stages=("localhost:50051",))
+_DEFAULT = CoordinatorConfig(model="demo", stages=parse_stages(["localhost:50051"]))
 _DEFAULT_LOG = LogConfig()
 
 
@@ -37,7 +38,7 @@ def serve(
     ],
     listen: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Address; port 0 takes a free one.")
-    ] = _DEFAULT.listen,
+    ] = str(_DEFAULT.listen),
     http_listen: Annotated[
         str | None,
         typer.Option(
@@ -142,11 +143,12 @@ def serve(
 ) -> None:
     """Serves a model whose layers are held by stage servers."""
     with reported_failures():
+        address = Address.parse(listen, field="listen")
         config = CoordinatorConfig(
             model=model,
-            stages=tuple(stage),
-            listen=listen,
-            http_listen=_http_listen(http_listen, listen, no_http=no_http),
+            stages=parse_stages(stage),
+            listen=address,
+            http_listen=_http_listen(http_listen, address, no_http=no_http),
             served_model_names=_split(served_model_name),
             allowed_hosts=tuple(allowed_host or ()),
             cors_origins=tuple(cors_origin or ()),
@@ -165,7 +167,9 @@ def serve(
             connect_timeout_s=connect_timeout_s,
             stage_wait_s=stage_wait_s,
             drain_grace_s=drain_grace_s,
-            metrics_listen=metrics_listen,
+            metrics_listen=None
+            if metrics_listen is None
+            else Address.parse(metrics_listen, field="metrics_listen"),
             otlp_endpoint=otlp_endpoint,
         )
         log = LogConfig(format=log_format, level=log_level)
@@ -180,11 +184,11 @@ def _split(names: list[str] | None) -> tuple[str, ...]:
     return tuple(name.strip() for given in names or () for name in given.split(","))
 
 
-def _http_listen(http_listen: str | None, listen: str, *, no_http: bool) -> str | None:
+def _http_listen(http_listen: str | None, listen: Address, *, no_http: bool) -> Address | None:
     """The address of the HTTP API; None for none.
 
     Raises:
-        InvalidArgumentError: One is given, and none is wanted; or `listen` is not HOST:PORT.
+        InvalidArgumentError: One is given, and none is wanted; or it is not HOST:PORT.
     """
     if no_http:
         if http_listen is not None:
@@ -192,6 +196,6 @@ def _http_listen(http_listen: str | None, listen: str, *, no_http: bool) -> str 
                 "give either --http-listen or --no-http", field="http_listen"
             )
         return None
-    if http_listen is None and parse_address(listen, field="listen")[1] == 0:
-        return "127.0.0.1:0"
-    return http_listen or _DEFAULT.http_listen
+    if http_listen is not None:
+        return Address.parse(http_listen, field="http_listen")
+    return Address("127.0.0.1", 0) if listen.port == 0 else _DEFAULT.http_listen

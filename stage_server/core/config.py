@@ -7,8 +7,8 @@ before torch is loaded.
 import math
 import re
 from dataclasses import dataclass
-from typing import NamedTuple, Self
 
+from stagecoach.contract.address import Address
 from stagecoach.contract.errors import IncompatibleError, InvalidArgumentError
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.precision import DType, Precision
@@ -35,40 +35,7 @@ _UNITS_BYTES = {
 }
 
 
-class ListenAddress(NamedTuple):
-    """Where a server listens."""
-
-    host: str
-    """Name, IPv4 or IPv6 address; without brackets."""
-    port: int
-    """0 takes a free port."""
-
-    @classmethod
-    def parse(cls, text: str, *, field: str = "listen") -> Self:
-        """Reads `HOST:PORT`, with an IPv6 address in brackets: `[::1]:50051`.
-
-        Args:
-            text: The address.
-            field: Name of the field, for the error.
-
-        Raises:
-            InvalidArgumentError: `text` has another form, or the port is above 65535.
-        """
-        match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%\w]+)\]|([^\s:\[\]/]+)):([0-9]{1,5})", text)
-        if match is None or int(match[3]) > 65535:
-            raise InvalidArgumentError(
-                f"address {text!r} is not HOST:PORT, such as 127.0.0.1:50051 or [::1]:50051",
-                field=field,
-            )
-        return cls(match[1] or match[2], int(match[3]))
-
-    def __str__(self) -> str:
-        """The form that `parse` reads."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
-
-
-DEFAULT_LISTEN = ListenAddress("127.0.0.1", 50051)
+DEFAULT_LISTEN = Address("127.0.0.1", 50051)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +50,7 @@ class StageConfig:
     """Local Hugging Face folder, hub id, path of a `.gguf` file, `demo` or `shape:NAME`."""
     layers: LayerRange
     """Decoder layers that this stage owns, half-open."""
-    listen: ListenAddress = DEFAULT_LISTEN
+    listen: Address = DEFAULT_LISTEN
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:N`; auto takes CUDA when there is a device, or the emulated
     one."""
@@ -123,7 +90,7 @@ class StageConfig:
     """Listen where other machines can reach it even without TLS."""
     drain_grace_s: float = 10.0
     """Seconds that micro-batches in flight get to finish after a stop signal."""
-    metrics_listen: ListenAddress | None = None
+    metrics_listen: Address | None = None
     """Where Prometheus scrapes; port 0 takes a free one. None: no metrics are served."""
     unsafe_fault_hooks: str | None = None
     """File that tells this stage how to fail, for tests. None: the stage cannot be told."""

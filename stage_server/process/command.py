@@ -15,12 +15,12 @@ from stage_server.compute.threads import default_num_threads, wait_passively
 from stage_server.core.config import (
     DTYPE_NAMES,
     ENGINE_NAMES,
-    ListenAddress,
     StageConfig,
     parse_bytes,
 )
 from stage_server.process import value_completion
 from stage_server.process.place import own_layers
+from stagecoach.contract.address import Address
 from stagecoach.contract.errors import InvalidArgumentError, StagecoachError
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.unexpected import in_words
@@ -213,7 +213,7 @@ def stage_server(
             config = StageConfig(
                 model=model,
                 layers=own_layers(model, layers=layers, stage=stage, stage_memory=stage_memory),
-                listen=ListenAddress.parse(listen),
+                listen=Address.parse(listen, field="listen"),
                 device=device,
                 dtype=dtype,
                 kv_memory_bytes=(
@@ -238,7 +238,7 @@ def stage_server(
                 metrics_listen=(
                     None
                     if metrics_listen is None
-                    else ListenAddress.parse(metrics_listen, field="metrics_listen")
+                    else Address.parse(metrics_listen, field="metrics_listen")
                 ),
                 unsafe_fault_hooks=unsafe_fault_hooks,
                 hang_timeout_s=hang_timeout_s,

@@ -20,7 +20,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from stage_server.compute.executor import ModelExecutor
 from stage_server.core.activity import StageActivity
-from stage_server.core.config import ListenAddress, StageConfig
+from stage_server.core.config import StageConfig
 from stage_server.core.engine import StageEngine
 from stage_server.core.load_board import LoadBoard
 from stage_server.process.load_watch import shown
@@ -28,6 +28,7 @@ from stage_server.process.watchdog import watch
 from stage_server.wire.limits import MessageLimits
 from stage_server.wire.servicer import SERVICE_NAME, StageServicer
 from stage_server.wire.stream import MAX_IN_FLIGHT
+from stagecoach.contract.address import Address
 from stagecoach.contract.errors import InternalError, InvalidArgumentError
 from stagecoach.contract.keepalive import keepalive_options, permitted_pings
 from stagecoach.contract.limits import server_limits
@@ -76,7 +77,7 @@ class StageServer:
 
     def __init__(
         self,
-        listen: ListenAddress,
+        listen: Address,
         *,
         limits: MessageLimits,
         load: Callable[[], StageEngine],
@@ -108,7 +109,7 @@ class StageServer:
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
 
-    async def start(self) -> ListenAddress:
+    async def start(self) -> Address:
         """Binds and answers calls; health is NOT_SERVING.
 
         Returns:
@@ -134,7 +135,7 @@ class StageServer:
                 field="listen",
             ) from error
         await self._server.start()
-        address = ListenAddress(self._listen.host, port)
+        address = self._listen._replace(port=port)
         transport = "TLS" if self._tls else "plain text"
         _log.info("listening", extra={"address": str(address), "transport": transport})
         return address
@@ -347,7 +348,7 @@ def _server_options(limits: MessageLimits) -> list[tuple[str, int]]:
     ]
 
 
-def _print_ready(address: ListenAddress, config: StageConfig, metrics_address: str | None) -> None:
+def _print_ready(address: Address, config: StageConfig, metrics_address: str | None) -> None:
     ready = {
         "address": str(address),
         "layers": [config.layers.start, config.layers.end],

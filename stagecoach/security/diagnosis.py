@@ -12,7 +12,13 @@ from typing import NamedTuple
 
 from cryptography import x509
 
-from stagecoach.contract.errors import StagecoachError, UnauthenticatedError, UnavailableError
+from stagecoach.contract.address import Address
+from stagecoach.contract.errors import (
+    InvalidArgumentError,
+    StagecoachError,
+    UnauthenticatedError,
+    UnavailableError,
+)
 from stagecoach.security.certificate import Certificate
 from stagecoach.security.credentials import is_signed_by, read_authority
 from stagecoach.security.handshake import tls_connection
@@ -60,16 +66,15 @@ def _is_about_tls(message: str) -> bool:
 
 def _reason(address: str, trust: Trust | None) -> str | None:
     """What is wrong between the two sides; None when it is not TLS."""
-    host, _, port = address.rpartition(":")
-    host = host.strip("[]")
-    with suppress(OSError, ValueError):  # whatever it is, gRPC has said it
-        chain = _served_chain(host, int(port))
+    with suppress(OSError, ValueError, InvalidArgumentError):  # gRPC has said whatever it is
+        host, port = Address.parse(address, field="address")
+        chain = _served_chain(host, port)
         if trust is None:
             return None if chain is None else "it speaks TLS, and this side plain text"
         if chain is None:
             return "it speaks plain text, and this side TLS"
         problem = _problem_of(chain, host, trust)
-        return problem or _refusal(host, int(port), trust.files)
+        return problem or _refusal(host, port, trust.files)
     return None
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from stagecoach.contract.address import Address
 from stagecoach.contract.errors import DeadlineExceededError, UnavailableError
 from stagecoach.security.certificate import Certificate
 from stagecoach.security.handshake import tls_connection
@@ -45,10 +46,9 @@ def certificate_of_role(address: str, files: TlsFiles, role: Role, *, timeout_s:
         DeadlineExceededError: The server did not answer in time.
     """
     started_s = time.monotonic()
-    host, _, port = address.rpartition(":")
-    host = host.strip("[]")
+    host, port = Address.parse(address, field="stage")
     try:
-        with tls_connection(_context(files), host, int(port), timeout_s=timeout_s) as connection:
+        with tls_connection(_context(files), host, port, timeout_s=timeout_s) as connection:
             took_s = time.monotonic() - started_s
             der = connection.getpeercert(binary_form=True)
     except TimeoutError as error:

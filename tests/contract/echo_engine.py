@@ -34,6 +34,7 @@ from coordinator.doors.access.callers import Callers
 from coordinator.doors.grpc.server import GenerationServer
 from coordinator.engine.readiness import Readiness
 from coordinator.observe.step_watch import StepHub, StepWatch
+from stagecoach.contract.address import Address
 from stagecoach.contract.cluster_status import CoordinatorStatus, StageState, StageStatus
 from stagecoach.contract.errors import (
     ContextLengthExceededError,
@@ -347,7 +348,7 @@ async def bound(
 ) -> AsyncIterator[tuple[GenerationServer, str]]:
     """A real server without an engine yet, and its address."""
     server = GenerationServer(
-        listen,
+        Address.parse(listen, field="listen"),
         max_model_len=MAX_MODEL_LEN,
         max_num_waiting=MAX_NUM_WAITING,
         tls=tls,

@@ -14,6 +14,7 @@ from coordinator.doors.http.app import AppOptions, create_app
 from coordinator.doors.http.connection import ConnectionLimits
 from coordinator.doors.http.door import Door
 from coordinator.doors.http.server import HttpServer
+from stagecoach.contract.address import Address
 from stagecoach.security.tls_files import TlsFiles
 
 DEADLINE_S = 20.0
@@ -41,7 +42,7 @@ async def serving_http(
     """
     door = Door(served_names)
     app = create_app(door, AppOptions(callers=callers, **options))
-    server = HttpServer("127.0.0.1:0", app, limits or ConnectionLimits(), tls=tls)
+    server = HttpServer(Address("127.0.0.1", 0), app, limits or ConnectionLimits(), tls=tls)
     address = await server.start()
     if engine is not None:
         door.open(engine)

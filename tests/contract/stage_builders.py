@@ -7,10 +7,11 @@ from contextlib import asynccontextmanager
 import grpc
 import numpy as np
 
-from stage_server.core.config import ListenAddress, StageConfig
+from stage_server.core.config import StageConfig
 from stage_server.core.engine import StageEngine
 from stage_server.process.server import StageServer
 from stage_server.wire.limits import MessageLimits
+from stagecoach.contract.address import Address
 from stagecoach.contract.dtypes import dtype_named
 from stagecoach.contract.errors import StagecoachError
 from stagecoach.contract.layer_range import LayerRange
@@ -25,7 +26,7 @@ from tests.ended_peers import may_have_ended
 ForwardCall = grpc.aio.StreamStreamCall[stage_pb2.ForwardRequest, stage_pb2.ForwardResponse]
 
 DEADLINE_S = 90.0
-FREE_PORT = ListenAddress("127.0.0.1", 0)
+FREE_PORT = Address("127.0.0.1", 0)
 
 
 class RunningStage:
@@ -149,7 +150,7 @@ def stage_config(**changes: object) -> StageConfig:
 @asynccontextmanager
 async def bound_stage(
     load: Callable[[], StageEngine],
-    listen: ListenAddress = FREE_PORT,
+    listen: Address = FREE_PORT,
     *,
     tls: TlsFiles | None = None,
 ) -> AsyncIterator[RunningStage]:

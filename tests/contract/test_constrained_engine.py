@@ -13,14 +13,14 @@ import jsonschema_rs
 import pytest
 
 from coordinator.assembly import open_engine
-from coordinator.config import CoordinatorConfig
+from coordinator.config import CoordinatorConfig, parse_stages
 from coordinator.core.events import Finished, TokensEvent
 from coordinator.core.grammar import Grammar, GrammarKind
 from coordinator.core.request import FinishReason
 from coordinator.core.request_spec import RequestSpec, TokenPrompt
 from coordinator.core.sampling_params import SamplingParams
 from coordinator.engine.engine import Engine
-from stage_server.core.config import ListenAddress
+from stagecoach.contract.address import Address
 from stagecoach.contract.errors import InvalidArgumentError, RequestAbortedError, UnavailableError
 from stagecoach.model_files import open_model
 from tests.clusters import assert_nothing_held, running_engine, running_stage, status_when
@@ -265,7 +265,7 @@ async def test_a_constrained_output_survives_the_loss_of_a_stage(
         kept = await rest.enter_async_context(running_stage(model, THREE_STAGES[0]))
         lost = await victim.enter_async_context(running_stage(model, THREE_STAGES[1]))
         last = await rest.enter_async_context(running_stage(model, THREE_STAGES[2]))
-        config = CoordinatorConfig(model=str(model), stages=(kept, lost, last))
+        config = CoordinatorConfig(model=str(model), stages=parse_stages([kept, lost, last]))
         engine = await open_engine(config, open_model(config.model))
         rest.push_async_callback(engine.close, 0.0)
         # So that all of the next find their grammars, and run side by side.
@@ -274,7 +274,7 @@ async def test_a_constrained_output_survives_the_loss_of_a_stage(
         await status_when(engine, lambda now: now.num_generated_tokens >= 130)
         await victim.aclose()
         assert sum(not task.done() for task in running) >= 2
-        listen = ListenAddress.parse(lost)
+        listen = Address.parse(lost, field="listen")
         await rest.enter_async_context(running_stage(model, THREE_STAGES[1], listen=listen))
         outputs = await asyncio.gather(*running)
         assert [output.token_ids for output in outputs] == [

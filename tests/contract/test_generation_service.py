@@ -16,6 +16,7 @@ from coordinator.core.request_spec import ChatMessage, ChatPrompt, TextPrompt, T
 from coordinator.core.sampling_params import SamplingParams
 from coordinator.doors.grpc.server import GenerationServer, max_calls_of_caller
 from stagecoach.contract import errors
+from stagecoach.contract.address import Address
 from stagecoach.contract.limits import max_request_bytes
 from stagecoach.contract.status import from_rpc_error
 from stagecoach.v1 import generation_pb2, generation_pb2_grpc, stage_pb2
@@ -470,7 +471,9 @@ async def test_before_there_is_an_engine_calls_are_unavailable_and_health_says_s
 async def test_a_port_in_use_is_a_clear_error() -> None:
     async with bound() as (_, address):
         second = GenerationServer(
-            address, max_model_len=MAX_MODEL_LEN, max_num_waiting=MAX_NUM_WAITING
+            Address.parse(address, field="listen"),
+            max_model_len=MAX_MODEL_LEN,
+            max_num_waiting=MAX_NUM_WAITING,
         )
         with pytest.raises(errors.UnavailableError, match=f"cannot listen on {address}"):
             await second.start()

@@ -8,12 +8,13 @@ from typing import Any
 import httpx2
 import pytest
 
-from coordinator.config import CoordinatorConfig
+from coordinator.config import CoordinatorConfig, parse_stages
 from coordinator.doors.access.callers import Callers
 from coordinator.doors.http.connection import ConnectionLimits
 from coordinator.doors.http.host_guard import AllowedHosts
 from coordinator.doors.http.lenient_paths import home_path
 from coordinator.process import _app_options
+from stagecoach.contract.address import Address
 from stagecoach.contract.errors import InvalidArgumentError
 from tests.contract.echo_engine import EchoEngine
 from tests.contract.http_door import DEADLINE_S, send_then_read, serving_http
@@ -213,18 +214,18 @@ async def test_the_host_of_an_absolute_target_counts_and_none_at_all_is_taken() 
 
 
 def options_of(**settings: Any) -> AllowedHosts | None:
-    config = CoordinatorConfig(model="demo", stages=("localhost:1",), **settings)
+    config = CoordinatorConfig(model="demo", stages=parse_stages(["localhost:1"]), **settings)
     return _app_options(config, None).allowed_hosts
 
 
 def test_hosts_are_looked_at_where_nothing_else_keeps_a_page_away() -> None:
     assert options_of() is not None
-    assert options_of(http_listen="[::1]:0") is not None
+    assert options_of(http_listen=Address("::1", 0)) is not None
     assert options_of(api_keys="k" * 40) is None
     assert options_of(http_listen=None) is None
-    assert options_of(http_listen="0.0.0.0:8000", insecure_bind=True) is None
+    assert options_of(http_listen=Address("0.0.0.0", 8000), insecure_bind=True) is None
     given = options_of(
-        http_listen="0.0.0.0:8000",
+        http_listen=Address("0.0.0.0", 8000),
         insecure_bind=True,
         allowed_hosts=("Box.lan",),
         cors_origins=("https://chat.example",),

@@ -11,12 +11,12 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from coordinator.assembly import open_engine
-from coordinator.config import CoordinatorConfig
+from coordinator.config import CoordinatorConfig, parse_stages
 from coordinator.core.sequence import Sequence
 from coordinator.doors.grpc.server import GenerationServer
 from coordinator.engine.engine import Engine
 from coordinator.scheduler import Scheduler
-from stage_server.core.config import ListenAddress
+from stagecoach.contract.address import Address
 from stagecoach.contract.errors import UnavailableError
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.model_files import open_model
@@ -59,7 +59,7 @@ async def opened(
 ) -> AsyncIterator[Engine]:
     config = CoordinatorConfig(
         model=str(model),
-        stages=tuple(addresses),
+        stages=parse_stages(addresses),
         num_micro_batches=num_micro_batches,
     )
     engine = await open_engine(config, open_model(config.model))
@@ -143,7 +143,7 @@ async def test_a_rolling_restart_under_load_counts_against_no_request(
         await status_when(engine, lambda now: now.num_running == len(PROMPTS))
         for life, layers, address in zip(lives, HALVES, addresses, strict=True):
             await life.aclose()
-            listen = ListenAddress.parse(address)
+            listen = Address.parse(address, field="listen")
             await life.enter_async_context(running_stage(model, layers, listen=listen))
             await status_when(engine, lambda now: now.ready)
         async with asyncio.timeout(DEADLINE_S):
@@ -156,7 +156,9 @@ async def test_health_of_the_coordinator_follows_its_stages(model: Path) -> None
     async with running_stage(model, LayerRange(0, 3)) as first:
         async with running_stage(model, LayerRange(3, 6)) as second:
             config = CoordinatorConfig(
-                model=str(model), stages=(first, second), listen="127.0.0.1:0"
+                model=str(model),
+                stages=parse_stages([first, second]),
+                listen=Address("127.0.0.1", 0),
             )
             server = GenerationServer(config.listen, max_model_len=256, max_num_waiting=8)
             address = await server.start()
@@ -166,7 +168,7 @@ async def test_health_of_the_coordinator_follows_its_stages(model: Path) -> None
             assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
         async with asyncio.timeout(1.0):
             assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
-        listen = ListenAddress.parse(second)
+        listen = Address.parse(second, field="listen")
         async with running_stage(model, LayerRange(3, 6), listen=listen):
             async with asyncio.timeout(DEADLINE_S):
                 assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING

@@ -11,14 +11,14 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from coordinator.assembly import open_engine
-from coordinator.config import CoordinatorConfig
+from coordinator.config import CoordinatorConfig, parse_stages
 from coordinator.core.events import Accepted, Finished, TokensEvent
 from coordinator.core.request_spec import RequestSpec, TokenPrompt
 from coordinator.engine.engine import Engine
 from coordinator.observe.metrics import CoordinatorMetrics
 from stage_server.core.activity import StageActivity
-from stage_server.core.config import ListenAddress
 from stage_server.process.metrics import stage_registry
+from stagecoach.contract.address import Address
 from stagecoach.contract.cluster_status import StageState
 from stagecoach.contract.errors import (
     ContextLengthExceededError,
@@ -90,7 +90,7 @@ async def cluster(model: Path, **settings: object) -> AsyncIterator[Cluster]:
             metrics_addresses.append(stack.enter_context(metrics_port("127.0.0.1", 0, registry)))
         stack.push_async_callback(lost.aclose)
         metrics = CoordinatorMetrics(model="tiny")
-        config = CoordinatorConfig(model=str(model), stages=tuple(addresses), **settings)  # type: ignore[arg-type]
+        config = CoordinatorConfig(model=str(model), stages=parse_stages(addresses), **settings)  # type: ignore[arg-type]
         engine = await open_engine(config, open_model(config.model), observers=(metrics.recorder,))
         stack.push_async_callback(engine.close, 0.0)
         metrics.serve(engine)
@@ -223,7 +223,7 @@ async def test_a_lost_stage_is_counted_and_what_was_replayed(model: Path) -> Non
         assert (seen("stage_losses_total", stage="0"), seen("stage_up", stage="0")) == (0, 1)
         assert (seen("stage_losses_total", stage="1"), seen("stage_up", stage="1")) == (1, 0)
         assert seen("ready") == 0
-        listen = ListenAddress.parse(running.last_address)
+        listen = Address.parse(running.last_address, field="listen")
         async with running_stage(model, RANGES[-1], listen=listen):
             await asyncio.gather(*tasks)
             seen = await running.scrape()

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from coordinator.assembly import open_engine
-from coordinator.config import CoordinatorConfig
+from coordinator.config import CoordinatorConfig, parse_stages
 from coordinator.engine.engine import Engine
-from stage_server.core.config import ListenAddress
+from stagecoach.contract.address import Address
 from stagecoach.contract.errors import IncompatibleError, UnavailableError
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.model_files import open_model
@@ -47,7 +47,7 @@ async def cluster(
             [await stack.enter_async_context(running_stage(*server)) for server in servers]
             for servers in stages
         ]
-        config = CoordinatorConfig(model=str(model), stages=tuple(map(",".join, addresses)))
+        config = CoordinatorConfig(model=str(model), stages=parse_stages(map(",".join, addresses)))
         engine = await open_engine(config, open_model(str(model)))
         try:
             yield engine
@@ -137,11 +137,11 @@ async def test_a_stage_that_comes_back_with_other_weights_is_refused(
     async with AsyncExitStack() as stack:
         last = await stack.enter_async_context(running_stage(model, HALVES[1]))
         async with running_stage(model, HALVES[0]) as first:
-            config = CoordinatorConfig(model=str(model), stages=(first, last))
+            config = CoordinatorConfig(model=str(model), stages=parse_stages([first, last]))
             engine = await open_engine(config, open_model(str(model)))
             stack.push_async_callback(engine.close, grace_s=0.0)
             assert len(await generate(engine, PROMPT, 4)) == 4
-        listen = ListenAddress.parse(first)
+        listen = Address.parse(first, field="listen")
         async with running_stage(other, HALVES[0], listen=listen):
             told = "came back with other weights.*differ in embedding, head, norm, layers 0:6"
             async with asyncio.timeout(DEADLINE_S):

@@ -14,7 +14,7 @@ import grpc.aio
 import pytest
 
 from coordinator.assembly import open_engine
-from coordinator.config import CoordinatorConfig
+from coordinator.config import CoordinatorConfig, parse_stages
 from coordinator.core.request_spec import RequestSpec, TokenPrompt
 from coordinator.core.step import LogitsRequest, ScheduledSlice, SchedulerOutput, StepOutput
 from coordinator.pipeline import wire
@@ -26,8 +26,8 @@ from coordinator.pipeline.stage_link import StageLink
 from coordinator.pipeline.step_deadline import StepTimeouts
 from stage_server.compute.torch_engine import TorchEngine
 from stage_server.core.batch import ForwardBatch, ForwardOutput
-from stage_server.core.config import ListenAddress
 from stagecoach.contract import status
+from stagecoach.contract.address import Address
 from stagecoach.contract.errors import (
     DeadlineExceededError,
     UnavailableError,
@@ -68,7 +68,7 @@ async def test_running_requests_survive_the_loss_of_any_stage(
             for index, layers in enumerate(ranges)
         ]
         config = CoordinatorConfig(
-            model=str(model), stages=tuple(addresses), num_micro_batches=num_micro_batches
+            model=str(model), stages=parse_stages(addresses), num_micro_batches=num_micro_batches
         )
         engine = await open_engine(config, open_model(config.model))
         rest.push_async_callback(engine.close, 0.0)
@@ -81,7 +81,7 @@ async def test_running_requests_survive_the_loss_of_any_stage(
         assert not status.ready
         assert [stage.state.value for stage in status.stages].count("lost") == 1
         assert not any(task.done() for task in running)
-        listen = ListenAddress.parse(addresses[lost])
+        listen = Address.parse(addresses[lost], field="listen")
         await rest.enter_async_context(running_stage(model, ranges[lost], listen=listen))
         assert await asyncio.gather(*running) == expected
         assert (await engine.status()).ready
@@ -95,14 +95,14 @@ async def test_a_stage_that_was_lost_shares_no_prefix_of_before(model: Path) -> 
         victim = AsyncExitStack()
         kept = await rest.enter_async_context(running_stage(model, ranges[0]))
         lost = await victim.enter_async_context(running_stage(model, ranges[1]))
-        config = CoordinatorConfig(model=str(model), stages=(kept, lost))
+        config = CoordinatorConfig(model=str(model), stages=parse_stages([kept, lost]))
         engine = await open_engine(config, open_model(config.model))
         rest.push_async_callback(engine.close, 0.0)
         expected = await generate(engine, prompt, NUM_TOKENS)
         assert (await engine.status()).num_cached_kv_blocks > 0
         await victim.aclose()
         await status_when(engine, lambda now: now.num_cached_kv_blocks == 0)
-        listen = ListenAddress.parse(lost)
+        listen = Address.parse(lost, field="listen")
         await rest.enter_async_context(running_stage(model, ranges[1], listen=listen))
         for num_hits in (0, 32):
             assert await generate(engine, prompt, NUM_TOKENS) == expected
@@ -114,7 +114,9 @@ async def test_requests_fail_typed_when_a_stage_stays_away(model: Path) -> None:
     async with AsyncExitStack() as stack:
         victim = AsyncExitStack()
         address = await victim.enter_async_context(running_stage(model, LayerRange(0, 6)))
-        config = CoordinatorConfig(model=str(model), stages=(address,), stage_wait_s=0.3)
+        config = CoordinatorConfig(
+            model=str(model), stages=parse_stages([address]), stage_wait_s=0.3
+        )
         engine = await open_engine(config, open_model(config.model))
         stack.push_async_callback(engine.close, 0.0)
         running = asyncio.create_task(generate(engine, PROMPTS[0], 250))
@@ -133,14 +135,16 @@ async def test_requests_fail_at_once_when_another_stage_comes_back(model: Path) 
     async with AsyncExitStack() as stack:
         victim = AsyncExitStack()
         address = await victim.enter_async_context(running_stage(model, LayerRange(0, 6)))
-        config = CoordinatorConfig(model=str(model), stages=(address,), stage_wait_s=3600)
+        config = CoordinatorConfig(
+            model=str(model), stages=parse_stages([address]), stage_wait_s=3600
+        )
         engine = await open_engine(config, open_model(config.model))
         stack.push_async_callback(engine.close, 0.0)
         expected = await generate(engine, PROMPTS[0], NUM_TOKENS)
         running = asyncio.create_task(generate(engine, PROMPTS[0], 250))
         await status_when(engine, lambda now: now.num_generated_tokens >= NUM_TOKENS + 3)
         await victim.aclose()
-        listen = ListenAddress.parse(address)
+        listen = Address.parse(address, field="listen")
         async with running_stage(model, LayerRange(0, 5), listen=listen):
             with pytest.raises(UnavailableError, match="came back with layers 0:5, expected 0:6"):
                 await running
@@ -170,7 +174,9 @@ async def test_what_was_generated_is_sent_though_a_stage_is_lost_at_that_moment(
         raise UnavailableError("it stays away")
 
     async with running_stage(model, LayerRange(0, 6)) as address:
-        config = CoordinatorConfig(model=str(model), stages=(address,), stage_wait_s=0.5)
+        config = CoordinatorConfig(
+            model=str(model), stages=parse_stages([address]), stage_wait_s=0.5
+        )
         engine = await open_engine(config, open_model(config.model))
         expected = await generate(engine, PROMPTS[0], num_tokens)
         monkeypatch.setattr(Pipeline, "run", run)

@@ -11,13 +11,13 @@ import pytest
 
 from coordinator import assembly
 from coordinator.assembly import open_engine
-from coordinator.config import CoordinatorConfig
+from coordinator.config import CoordinatorConfig, parse_stages
 from coordinator.core.events import TokensEvent
 from coordinator.core.request_spec import RequestSpec, TokenPrompt
 from coordinator.engine.engine import Engine
 from coordinator.pipeline.link_config import LinkConfig
 from coordinator.pipeline.step_deadline import StepTimeouts
-from stage_server.core.config import ListenAddress
+from stagecoach.contract.address import Address
 from stagecoach.contract.cluster_status import CoordinatorStatus
 from stagecoach.contract.errors import IncompatibleError
 from stagecoach.contract.layer_range import LayerRange
@@ -67,7 +67,9 @@ async def cluster(model: Path, **settings: object) -> AsyncIterator[Cluster]:
         first, second = stages[:2], stages[2:]
         config = CoordinatorConfig(
             model=str(model),
-            stages=tuple(",".join(one.address for one in stage) for stage in (second, first)),
+            stages=parse_stages(
+                ",".join(one.address for one in stage) for stage in (second, first)
+            ),
             **settings,  # type: ignore[arg-type]
         )
         async with opened(config) as engine:
@@ -187,7 +189,7 @@ async def test_each_server_may_be_stopped_in_turn_under_load(model: Path) -> Non
             )
         config = CoordinatorConfig(
             model=str(model),
-            stages=tuple(f"{servers[i][1]},{servers[i + 2][1]}" for i in range(2)),
+            stages=parse_stages(f"{servers[i][1]},{servers[i + 2][1]}" for i in range(2)),
         )
         engine = await stack.enter_async_context(opened(config))
         expected = [await generate(engine, prompt, NUM_TOKENS) for prompt in PROMPTS]
@@ -195,7 +197,7 @@ async def test_each_server_may_be_stopped_in_turn_under_load(model: Path) -> Non
             streams = Streams(engine)
             await streams.until(3)
             await life.aclose()
-            listen = ListenAddress.parse(address)
+            listen = Address.parse(address, field="listen")
             await life.enter_async_context(running_stage(model, layers, listen=listen))
             assert await streams.outputs() == expected
             await when(engine, lambda now: num_pipelines(now) == 2)
@@ -207,7 +209,7 @@ async def test_servers_of_one_stage_must_be_alike(model: Path) -> None:
             await stack.enter_async_context(running_stage(model, layers))
             for layers in (LayerRange(0, 3), LayerRange(0, 2), LayerRange(3, 6))
         ]
-        config = CoordinatorConfig(model=str(model), stages=(f"{one},{other}", last))
+        config = CoordinatorConfig(model=str(model), stages=parse_stages([f"{one},{other}", last]))
         with pytest.raises(IncompatibleError, match=f"{other} has layers 0:2, expected 0:3"):
             await open_engine(config, open_model(config.model))
 
@@ -222,17 +224,17 @@ async def test_a_server_that_is_missing_at_the_start_is_done_without_and_taken_i
         life, late_life = [await stack.enter_async_context(AsyncExitStack()) for _ in range(2)]
         one = await life.enter_async_context(running_stage(model, layers))
         config = CoordinatorConfig(
-            model=str(model), stages=(f"{late},{one}",), connect_timeout_s=0.5
+            model=str(model), stages=parse_stages([f"{late},{one}"]), connect_timeout_s=0.5
         )
         engine = await stack.enter_async_context(opened(config))
         assert num_pipelines(await engine.status()) == 1
         expected = await generate(engine, PROMPTS[0], NUM_TOKENS)
-        listen = ListenAddress.parse(late)
+        listen = Address.parse(late, field="listen")
         await late_life.enter_async_context(running_stage(model, layers, listen=listen))
         await when(engine, lambda now: num_pipelines(now) == 2)
         await life.aclose()
         assert await generate(engine, PROMPTS[0], NUM_TOKENS) == expected
         assert (await engine.status()).ready
-        listen = ListenAddress.parse(one)
+        listen = Address.parse(one, field="listen")
         await life.enter_async_context(running_stage(model, layers, listen=listen))
         await when(engine, lambda now: num_pipelines(now) == 2)

@@ -9,9 +9,9 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from stage_server.core.batch import ForwardBatch
-from stage_server.core.config import ListenAddress
 from stage_server.core.engine import DeviceLostError, StageEngine
 from stage_server.wire.servicer import SERVICE_NAME
+from stagecoach.contract.address import Address
 from stagecoach.contract.errors import (
     InvalidArgumentError,
     LoadingError,
@@ -117,14 +117,14 @@ async def test_an_idle_stream_ends_at_once_when_draining() -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
 async def test_port_zero_takes_a_free_port(host: str) -> None:
-    async with bound_stage(load_arithmetic, ListenAddress(host, 0)) as stage:
-        assert ListenAddress.parse(stage.address).port > 0
+    async with bound_stage(load_arithmetic, Address(host, 0)) as stage:
+        assert Address.parse(stage.address, field="listen").port > 0
         assert await health(stage) == NOT_SERVING
 
 
 async def test_a_second_server_on_one_port_fails_at_bind_and_the_port_is_free_after() -> None:
     async with running_stage() as stage:
-        taken = ListenAddress.parse(stage.address)
+        taken = Address.parse(stage.address, field="listen")
         with pytest.raises(InvalidArgumentError, match=f"cannot listen on {stage.address}"):
             async with bound_stage(load_arithmetic, taken):
                 pass
@@ -134,7 +134,7 @@ async def test_a_second_server_on_one_port_fails_at_bind_and_the_port_is_free_af
 
 async def test_an_address_of_another_machine_cannot_be_bound() -> None:
     with pytest.raises(InvalidArgumentError) as caught:
-        async with bound_stage(load_arithmetic, ListenAddress("192.0.2.1", 50051)):
+        async with bound_stage(load_arithmetic, Address("192.0.2.1", 50051)):
             pass
     assert caught.value.field == "listen"
 

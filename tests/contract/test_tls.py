@@ -21,8 +21,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from coordinator.pipeline import stage_channel
 from coordinator.pipeline.link_config import LinkConfig
 from coordinator.pipeline.stage_link import StageLink
-from stage_server.core.config import ListenAddress
 from stagecoach.client import AsyncClient, Client
+from stagecoach.contract.address import Address
 from stagecoach.contract.errors import StagecoachError, UnauthenticatedError, UnavailableError
 from stagecoach.security.certificate import Certificate
 from stagecoach.security.credentials import channel_credentials
@@ -335,7 +335,7 @@ async def test_a_second_stage_on_one_port_is_refused(certificates: Certificates)
             with pytest.raises(StagecoachError, match=f"cannot listen on {stage.address}"):
                 async with bound_stage(
                     lambda: ArithmeticEngine(arithmetic_info()),
-                    ListenAddress.parse(stage.address),
+                    Address.parse(stage.address, field="listen"),
                     tls=tls,
                 ):
                     pass

@@ -13,7 +13,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from coordinator.assembly import open_engine
-from coordinator.config import CoordinatorConfig
+from coordinator.config import CoordinatorConfig, parse_stages
 from coordinator.core.events import TokensEvent
 from coordinator.core.request_spec import RequestSpec, TokenPrompt
 from coordinator.observe.tracing.export import exported_traces, traces_are_wanted
@@ -114,7 +114,7 @@ async def test_each_request_has_a_trace_with_its_phases_and_counts(
     received, url = collector
     with exported_traces(url, model="tiny") as observers:
         async with running_stage(model, LayerRange(0, 6), max_num_seqs=1) as address:
-            config = CoordinatorConfig(model=str(model), stages=(address,))
+            config = CoordinatorConfig(model=str(model), stages=parse_stages([address]))
             engine = await open_engine(config, open_model(config.model), observers=observers)
             assert len([e async for e in engine.submit(request("whole", 5))]) > 1
             running = engine.submit(request("aborted", 50))
@@ -144,7 +144,9 @@ async def test_a_request_that_failed_has_its_error_and_no_message(
     monkeypatch.setenv("OTEL_SERVICE_NAME", "my-cluster")
     with exported_traces(None, model="tiny") as observers:
         async with running_stage(model, LayerRange(0, 6)) as address:
-            config = CoordinatorConfig(model=str(model), stages=(address,), stage_wait_s=0.1)
+            config = CoordinatorConfig(
+                model=str(model), stages=parse_stages([address]), stage_wait_s=0.1
+            )
             engine = await open_engine(config, open_model(config.model), observers=observers)
             task = asyncio.create_task(generate(engine, range(3, 8), 200))
             await status_when(engine, lambda now: now.num_generated_tokens >= 3)

@@ -18,6 +18,7 @@ from stagecoach.client import (
     StepRecord,
     UnavailableError,
 )
+from stagecoach.contract.address import Address
 from stagecoach.contract.status import from_rpc_error
 from stagecoach.v1 import generation_pb2, generation_pb2_grpc
 from tests.clusters import generate, running_engine
@@ -139,7 +140,7 @@ def check_order(record: StepRecord) -> None:
 async def test_a_real_pipeline_tells_when_each_stage_had_each_micro_batch(model: Path) -> None:
     ranges = split_evenly(6, 3)
     async with running_engine(model, ranges, coordinator={"max_num_batched_tokens": 8}) as engine:
-        server = GenerationServer("127.0.0.1:0", max_model_len=64, max_num_waiting=4)
+        server = GenerationServer(Address("127.0.0.1", 0), max_model_len=64, max_num_waiting=4)
         address = await server.start()
         await server.serve(engine)
         async with (

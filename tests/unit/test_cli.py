@@ -65,7 +65,7 @@ def test_serve_has_http_on_loopback_unless_told_otherwise(
     configs: list[CoordinatorConfig] = []
     monkeypatch.setattr("coordinator.process.run", lambda config, **_: configs.append(config))
     app(["serve", "--model", "demo", "--stage", "h:1", *flags], standalone_mode=False)
-    assert [config.http_listen for config in configs] == [expected]
+    assert [http and str(http) for http in (config.http_listen for config in configs)] == [expected]
 
 
 @pytest.mark.parametrize(

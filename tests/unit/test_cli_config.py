@@ -2,29 +2,23 @@
 
 import pytest
 
-from coordinator.config import CoordinatorConfig, parse_address
+from coordinator.config import CoordinatorConfig, parse_stages
+from stagecoach.contract.address import Address
 from stagecoach.contract.errors import InvalidArgumentError
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("localhost:50050", ("localhost", 50050)),
-        ("127.0.0.1:0", ("127.0.0.1", 0)),
-        ("[::1]:65535", ("[::1]", 65535)),
-    ],
-)
-def test_addresses_are_split(text: str, expected: tuple[str, int]) -> None:
-    assert parse_address(text, field="listen") == expected
+def test_the_servers_of_each_stage_are_read() -> None:
+    assert parse_stages(["a:1", "b:2 , [::1]:3"]) == (
+        (Address("a", 1),),
+        (Address("b", 2), Address("::1", 3)),
+    )
 
 
-@pytest.mark.parametrize(
-    "text", ["", "host", ":1", "host:", "host:x", "host:-1", "host:65536", "::1:1", "host:123456"]
-)
-def test_other_forms_are_refused_by_field(text: str) -> None:
+@pytest.mark.parametrize("text", ["", "a:1,", "a:1,b", "::1:1"])
+def test_what_is_no_address_of_a_stage_is_refused_by_field(text: str) -> None:
     with pytest.raises(InvalidArgumentError) as caught:
-        parse_address(text, field="listen")
-    assert caught.value.field == "listen"
+        parse_stages(["a:1", text])
+    assert caught.value.field == "stage"
 
 
 @pytest.mark.parametrize(
@@ -32,9 +26,10 @@ def test_other_forms_are_refused_by_field(text: str) -> None:
     [
         ({"model": ""}, "model"),
         ({"stages": ()}, "stage"),
-        ({"stages": tuple(f"h:{port}" for port in range(1, 18))}, "stage"),
-        ({"stages": ("h:1", "h:1")}, "stage"),
-        ({"stages": ("h:0",)}, "stage"),
+        ({"stages": parse_stages(f"h:{port}" for port in range(1, 18))}, "stage"),
+        ({"stages": parse_stages(["h:1", "h:1"])}, "stage"),
+        ({"stages": parse_stages(["h:1,h:1"])}, "stage"),
+        ({"stages": parse_stages(["h:0"])}, "stage"),
         ({"max_num_batched_tokens": 0}, "max_num_batched_tokens"),
         ({"max_num_seqs": -1}, "max_num_seqs"),
         ({"max_model_len": 0}, "max_model_len"),
@@ -45,12 +40,12 @@ def test_other_forms_are_refused_by_field(text: str) -> None:
     ],
 )
 def test_values_out_of_range_are_refused_by_field(changes: dict[str, object], field: str) -> None:
-    values: dict[str, object] = {"model": "demo", "stages": ("h:1",), **changes}
+    values: dict[str, object] = {"model": "demo", "stages": parse_stages(["h:1"]), **changes}
     with pytest.raises(InvalidArgumentError) as caught:
         CoordinatorConfig(**values)  # type: ignore[arg-type]
     assert caught.value.field == field
 
 
 def test_sixteen_stages_are_allowed() -> None:
-    stages = tuple(f"h:{port}" for port in range(1, 17))
+    stages = parse_stages(f"h:{port}" for port in range(1, 17))
     assert CoordinatorConfig(model="demo", stages=stages).stages == stages

@@ -21,7 +21,7 @@ BELOW_SERVERS = CONTRACT | {
 NOUNS = tuple(
     f"stagecoach.contract.{name}"
     for name in (
-        *("cluster_status", "errors", "layer_range", "load_progress", "protocol"),
+        *("address", "cluster_status", "errors", "layer_range", "load_progress", "protocol"),
         *("request_timings", "stage_info", "status_json"),
         *("stage_timings", "step_record"),
     )
@@ -81,10 +81,7 @@ ALLOWED: dict[str, set[str]] = {
     "coordinator.stage_waits": {"stagecoach.contract", "stagecoach.process"},
     "coordinator.doors.access": DOORS,
     "coordinator.doors.grpc": DOORS,
-    "coordinator.doors.http": DOORS
-    | {
-        *("coordinator.config", "coordinator.observe", "coordinator.sandbox"),
-    },
+    "coordinator.doors.http": DOORS | {"coordinator.observe", "coordinator.sandbox"},
     "coordinator.process": ENGINE
     | BELOW_SERVERS
     | {f"coordinator.{name}" for name in ("assembly", "config", "doors", "stage_waits")},

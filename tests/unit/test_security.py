@@ -13,10 +13,11 @@ from cryptography.x509.verification import PolicyBuilder, Store
 from typer.testing import CliRunner
 
 from coordinator.cli.app import app as coordinator_cli
-from coordinator.config import CoordinatorConfig
+from coordinator.config import CoordinatorConfig, parse_stages
 from coordinator.doors.access.callers import Callers
-from stage_server.core.config import ListenAddress, StageConfig
+from stage_server.core.config import StageConfig
 from stage_server.process.command import app as stage_server
+from stagecoach.contract.address import Address
 from stagecoach.contract.errors import InvalidArgumentError
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.security.bind import is_loopback
@@ -187,7 +188,7 @@ def test_everything_else_is_not_loopback(host: str) -> None:
 
 
 def stage(**changes: object) -> StageConfig:
-    values = {"model": "demo", "layers": LayerRange(0, 1), "listen": ListenAddress("0.0.0.0", 1)}
+    values = {"model": "demo", "layers": LayerRange(0, 1), "listen": Address("0.0.0.0", 1)}
     return StageConfig(**(values | changes))  # type: ignore[arg-type]
 
 
@@ -198,18 +199,18 @@ def test_a_stage_listens_to_others_only_with_tls_or_when_told(certificates: Cert
     assert "--insecure-bind" in caught.value.message
     stage(tls=certificates.stage)
     stage(insecure_bind=True)
-    stage(listen=ListenAddress("127.0.0.1", 1))
+    stage(listen=Address("127.0.0.1", 1))
 
 
 def test_metrics_are_for_this_machine_unless_told_otherwise(certificates: Certificates) -> None:
     """They have neither TLS nor keys, whatever the server itself has."""
-    far = ListenAddress("0.0.0.0", 9)
+    far = Address("0.0.0.0", 9)
     with pytest.raises(InvalidArgumentError, match="the metrics port would listen") as caught:
         stage(tls=certificates.stage, metrics_listen=far)
     assert caught.value.field == "metrics_listen"
     stage(tls=certificates.stage, metrics_listen=far, insecure_bind=True)
     with pytest.raises(InvalidArgumentError, match="the metrics port would listen") as caught:
-        CoordinatorConfig(model="demo", stages=("h:1",), metrics_listen="0.0.0.0:9")
+        CoordinatorConfig(model="demo", stages=parse_stages(["h:1"]), metrics_listen=far)
     assert caught.value.field == "metrics_listen"
 
 
@@ -217,12 +218,12 @@ def test_a_coordinator_listens_to_others_only_with_tls_and_keys_or_when_told(
     certificates: Certificates,
 ) -> None:
     def configure(**changes: object) -> CoordinatorConfig:
-        values = {"model": "demo", "stages": ("h:1",)}
+        values = {"model": "demo", "stages": parse_stages(["h:1"])}
         return CoordinatorConfig(**(values | changes))  # type: ignore[arg-type]
 
     tls, keys = as_server(certificates.coordinator), Path("keys")
     for door in ("listen", "http_listen"):
-        far = {door: "0.0.0.0:1"}
+        far = {door: Address("0.0.0.0", 1)}
         for given, missing in (
             ({}, "--door-tls-cert and --door-tls-key, --api-keys-file"),
             ({"door_tls": tls}, "give --api-keys-file"),

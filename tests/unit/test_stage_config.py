@@ -5,39 +5,12 @@ from typing import Any
 
 import pytest
 
-from stage_server.core.config import ListenAddress, StageConfig, parse_bytes
+from stage_server.core.config import StageConfig, parse_bytes
 from stagecoach.contract.errors import InvalidArgumentError
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.precision import DType, Precision
 
 CONFIG = StageConfig(model="demo", layers=LayerRange(0, 10))
-
-
-@pytest.mark.parametrize(
-    ("text", "host", "port"),
-    [
-        ("127.0.0.1:50051", "127.0.0.1", 50051),
-        ("localhost:0", "localhost", 0),
-        ("stage-1.lan:65535", "stage-1.lan", 65535),
-        ("[::1]:50051", "::1", 50051),
-        ("[::]:1", "::", 1),
-        ("[fe80::1%eth0]:1", "fe80::1%eth0", 1),
-    ],
-)
-def test_an_address_is_read_and_written_back(text: str, host: str, port: int) -> None:
-    address = ListenAddress.parse(text)
-    assert address == (host, port)
-    assert str(address) == text
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", ":50051", "host", "host:", "host:x", "host:65536", "::1:50051", "[::1]", "a b:1", "h:-1"],
-)
-def test_anything_else_is_no_address(text: str) -> None:
-    with pytest.raises(InvalidArgumentError, match="HOST:PORT") as caught:
-        ListenAddress.parse(text)
-    assert caught.value.field == "listen"
 
 
 @pytest.mark.parametrize(

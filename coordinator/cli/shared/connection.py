@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 
+from stagecoach.contract.address import Address
 from stagecoach.contract.errors import InvalidArgumentError
 from stagecoach.security.private_file import read_private
 
@@ -55,16 +56,15 @@ def check_address(address: str) -> str:
     Raises:
         InvalidArgumentError: It is not HOST:PORT; says where it may have come from.
     """
-    host, _, port = address.rpartition(":")
-    is_bare_ipv6 = ":" in host and not (host.startswith("[") and host.endswith("]"))
-    is_host = host and host.isprintable() and "/" not in host and not is_bare_ipv6
-    if is_host and port.isascii() and port.isdecimal() and len(port) <= 5 and int(port) < 2**16:
-        return address
-    source = " (from STAGECOACH_COORDINATOR)" if os.environ.get(COORDINATOR) == address else ""
-    hint = ", without http: and of gRPC, not HTTP" if "://" in address else ""
-    raise InvalidArgumentError(
-        f"the address {address!r}{source} must be HOST:PORT{hint}", field="coordinator"
-    )
+    try:
+        Address.parse(address, field="coordinator")
+    except InvalidArgumentError:
+        source = " (from STAGECOACH_COORDINATOR)" if os.environ.get(COORDINATOR) == address else ""
+        hint = ", without http: and of gRPC, not HTTP" if "://" in address else ""
+        raise InvalidArgumentError(
+            f"the address {address!r}{source} must be HOST:PORT{hint}", field="coordinator"
+        ) from None
+    return address
 
 
 @dataclass(frozen=True, slots=True)

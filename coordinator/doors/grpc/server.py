@@ -15,6 +15,7 @@ from coordinator.core.generation_engine import GenerationEngine
 from coordinator.doors.access.callers import Callers, current_caller
 from coordinator.doors.grpc.authentication import Authentication
 from coordinator.doors.grpc.servicer import SERVICE_NAME, GenerationServicer
+from stagecoach.contract.address import Address
 from stagecoach.contract.errors import UnavailableError
 from stagecoach.contract.keepalive import keepalive_options, permitted_pings
 from stagecoach.contract.limits import max_request_bytes, server_limits
@@ -63,7 +64,7 @@ class GenerationServer:
     """A gRPC server around one engine. Event loop only.
 
     Args:
-        listen: HOST:PORT; port 0 takes a free one.
+        listen: Where; port 0 takes a free one.
         max_model_len: Most tokens of one request; bounds the messages.
         max_num_waiting: Most requests that wait; bounds the calls.
         tls: Who it is. None: it speaks plain text.
@@ -72,7 +73,7 @@ class GenerationServer:
 
     def __init__(
         self,
-        listen: str,
+        listen: Address,
         *,
         max_model_len: int,
         max_num_waiting: int,
@@ -113,15 +114,17 @@ class GenerationServer:
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         try:
             if self._tls is None:
-                port = self._server.add_insecure_port(self._listen)
+                port = self._server.add_insecure_port(str(self._listen))
             else:
-                port = self._server.add_secure_port(self._listen, server_credentials(self._tls))
+                port = self._server.add_secure_port(
+                    str(self._listen), server_credentials(self._tls)
+                )
         except RuntimeError as error:
             raise UnavailableError(
                 f"cannot listen on {self._listen}: the address is in use or not of this machine"
             ) from error
         await self._server.start()
-        address = f"{self._listen.rpartition(':')[0]}:{port}"
+        address = str(self._listen._replace(port=port))
         transport = "TLS" if self._tls else "plain text"
         _log.info("listening", extra={"address": address, "transport": transport})
         return address

@@ -12,8 +12,8 @@ from typing import cast
 import uvicorn
 from starlette.types import ASGIApp
 
-from coordinator.config import parse_address
 from coordinator.doors.http.connection import ConnectionLimits, LimitedProtocol
+from stagecoach.contract.address import Address
 from stagecoach.contract.errors import UnavailableError
 from stagecoach.security.server_context import server_context
 from stagecoach.security.tls_files import TlsFiles
@@ -32,7 +32,7 @@ class HttpServer:
     """An HTTP server around one application. Event loop only.
 
     Args:
-        listen: HOST:PORT; port 0 takes a free one.
+        listen: Where; port 0 takes a free one.
         app: What answers.
         limits: What one connection may take.
         tls: Who it is, for HTTPS. None: plain HTTP.
@@ -40,7 +40,7 @@ class HttpServer:
 
     def __init__(
         self,
-        listen: str,
+        listen: Address,
         app: ASGIApp,
         limits: ConnectionLimits,
         *,
@@ -78,14 +78,13 @@ class HttpServer:
             UnavailableError: The address cannot be bound.
             InvalidArgumentError: The TLS files are not good.
         """
-        host, port = parse_address(self._listen, field="http_listen")
-        bound = _bound_socket(host.strip("[]"), port, self._listen)
+        bound = _bound_socket(self._listen)
         config = self._server.config
         config.load()
         self._server.lifespan = config.lifespan_class(config)
         await self._server.startup(sockets=[bound])
         self._ticking = asyncio.create_task(self._server.main_loop(), name="http-server")
-        address = f"{host}:{bound.getsockname()[1]}"
+        address = str(self._listen._replace(port=bound.getsockname()[1]))
         _log.info("listening on %s://%s", self._scheme, address)
         return address
 
@@ -108,14 +107,14 @@ class HttpServer:
         await asyncio.wait({self._ticking, *self._state.tasks})
 
 
-def _bound_socket(host: str, port: int, listen: str) -> socket.socket:
+def _bound_socket(listen: Address) -> socket.socket:
     """A socket that is bound, not yet listening.
 
     Raises:
         UnavailableError: The host is not known, or the address cannot be bound.
     """
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found = socket.getaddrinfo(*listen, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, *_, address = min(found, key=lambda one: one[0] != socket.AF_INET)
         bound = socket.create_server(address[:2], family=family, backlog=_BACKLOG)
     except OSError as error:

@@ -1,0 +1,51 @@
+"""The one grammar of HOST:PORT. Standard library only."""
+
+import re
+from typing import NamedTuple, Self
+
+from stagecoach.contract.errors import InvalidArgumentError
+
+_FORM = re.compile(r"(?:\[(?P<ipv6>[\w:.%-]+)\]|(?P<name>[^\s:\[\]/]+)):(?P<port>[0-9]{1,5})")
+_BARE_IPV6 = re.compile(r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*:[0-9]*")
+_MAX_PORT = 65535
+
+
+class Address(NamedTuple):
+    """Where a server listens, or is reached."""
+
+    host: str
+    """Name, IPv4 or IPv6 address; without brackets."""
+    port: int
+    """In [0, 65535]. For a server that listens, 0 takes a free one."""
+
+    @classmethod
+    def parse(cls, text: str, *, field: str) -> Self:
+        """Reads `HOST:PORT`, with an IPv6 address in brackets: `[::1]:50051`.
+
+        Args:
+            text: The address.
+            field: Name of the option that it was given to, for the error.
+
+        Raises:
+            InvalidArgumentError: `text` has another form, or the port is above 65535.
+        """
+        match = _FORM.fullmatch(text) if text.isprintable() else None
+        if match is None:
+            hint = ", such as 127.0.0.1:50051 or [::1]:50051"
+            if _BARE_IPV6.fullmatch(text):
+                hint = ": put an IPv6 host in brackets, [HOST]:PORT"
+            raise InvalidArgumentError(f"{field} {text!r} is not HOST:PORT{hint}", field=field)
+        if int(match["port"]) > _MAX_PORT:
+            raise InvalidArgumentError(
+                f"{field} {text!r} is not HOST:PORT: port is above {_MAX_PORT}", field=field
+            )
+        return cls(match["ipv6"] or match["name"], int(match["port"]))
+
+    @property
+    def url_host(self) -> str:
+        """The host as in a URL: an IPv6 address in brackets."""
+        return f"[{self.host}]" if ":" in self.host else self.host
+
+    def __str__(self) -> str:
+        """The form that `parse` reads."""
+        return f"{self.url_host}:{self.port}"
