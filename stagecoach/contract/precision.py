@@ -5,7 +5,6 @@ from typing import NamedTuple, Self
 
 from stagecoach.contract.errors import InvalidArgumentError
 
-
 _ITEMSIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
