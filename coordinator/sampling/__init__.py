@@ -1,6 +1,6 @@
 """Logits and parameters to token ids, exactly, from as few logits as possible; numpy only.
 
-The order of transforms is that of transformers and vLLM: logit bias, repetition, frequency and
+The order of the parameters is that of transformers and vLLM: logit bias, repetition, frequency and
 presence penalty, temperature, top-k, top-p, min-p. Knows nothing of the wire, of batches or of
 text.
 """

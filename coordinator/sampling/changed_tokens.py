@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from coordinator.core.sampling_params import SamplingParams
-from coordinator.sampling.transforms import CHANGES, FloatArray, Occurrences
+from coordinator.sampling.parameters import FloatArray, Occurrences, changes_of
 
 _INITIAL_CAPACITY = 64
 
@@ -20,7 +20,10 @@ class ChangedTokens:
     """
 
     def __init__(self, params: SamplingParams) -> None:
-        self._params = params
+        self._changes = changes_of(params)
+        scopes = [change.scope for change in self._changes]
+        self._counts_prompt = any(scope.prompt for scope in scopes)
+        self._counts_output = any(scope.output for scope in scopes)
         self._size = 0
         self._indices: dict[int, int] = {}
         """Of the tokens but those of the prompt, which are found by bisection."""
@@ -35,9 +38,10 @@ class ChangedTokens:
         self._output_counts = np.zeros(_INITIAL_CAPACITY, dtype=np.int64)
         self._barred = np.empty(0, dtype=np.int64)
         """Indices of tokens that are impossible."""
-        for token_id, bias in params.logit_bias.items():
-            index = self._index(token_id)
-            self._bias[index] = bias
+        for scope in scopes:
+            for token_id, bias in scope.bias.items():
+                index = self._index(token_id)
+                self._bias[index] += bias
 
     @classmethod
     def of(
@@ -58,9 +62,9 @@ class ChangedTokens:
         """
         tokens = cls(params)
         tokens._barred = np.array([tokens._index(one) for one in barred_ids], dtype=np.int64)
-        if not (tokens._is_needed or len(tokens._barred)):
+        if not (tokens._changes or len(tokens._barred)):
             return None
-        if params.repetition_penalty != 1.0:
+        if tokens._counts_prompt:
             tokens._see(prompt_token_ids)
         return tokens
 
@@ -91,8 +95,8 @@ class ChangedTokens:
         """Returns the changed logits of `ids`, given their logits as the model made them."""
         size = len(self)
         tokens = Occurrences(self._bias[:size], self._seen[:size], self._output_counts[:size])
-        for transform in CHANGES:
-            logits = transform(logits, tokens, self._params)
+        for change in self._changes:
+            logits = change.change(logits, tokens)
         if len(self._barred):
             logits = logits.copy()
             logits[self._barred] = -np.inf
@@ -105,24 +109,11 @@ class ChangedTokens:
             Itself; None when no logit changes any more.
         """
         self._barred = self._barred[:0]
-        return self if self._is_needed else None
+        return self if self._changes else None
 
     def bars_all(self, token_ids: npt.NDArray[np.int64]) -> bool:
         """True when each of these tokens is impossible."""
         return bool(len(self._barred) and np.isin(token_ids, self.ids[self._barred]).all())
-
-    @property
-    def _is_needed(self) -> bool:
-        return bool(self._params.logit_bias) or self._counts_output
-
-    @property
-    def _counts_output(self) -> bool:
-        params = self._params
-        return (
-            params.repetition_penalty != 1.0
-            or params.frequency_penalty != 0.0
-            or params.presence_penalty != 0.0
-        )
 
     def _see(self, token_ids: Sequence[int]) -> None:
         """Counts a prompt; as if its tokens came one by one, in a fraction of the time."""

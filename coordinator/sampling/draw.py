@@ -1,12 +1,13 @@
 """Draws a token: temperature, truncations, and the highest sum of logit and noise."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
-from coordinator.core.sampling_params import SamplingParams
 from coordinator.sampling.noise import gumbels, uniforms
+from coordinator.sampling.parameters import FloatArray, Head, Need, Truncation
 from coordinator.sampling.ranking import Ranked, Ranking
-from coordinator.sampling.transforms import TRUNCATIONS, Distribution, FloatArray
 
 HEAD_SIZE = 256
 """Ranks that nearly always hold the wanted share of the mass."""
@@ -18,26 +19,28 @@ _BLOCK = 4096
 """Tokens whose noise is computed at once."""
 
 
-def truncates(params: SamplingParams) -> bool:
-    """True when some tokens cannot be drawn, whatever their noise."""
-    return params.top_k > 0 or params.top_p < 1.0 or params.min_p > 0.0
-
-
 def draw(
-    ranking: Ranking, params: SamplingParams, *, temperature: float, total: float, key: int
+    ranking: Ranking,
+    truncations: Sequence[Truncation],
+    need: Need,
+    *,
+    temperature: float,
+    total: float,
+    key: int,
 ) -> int:
     """Returns one of the tokens that the truncations keep.
 
     Args:
         ranking: Logits after bias and penalties.
-        params: Says what is truncated.
+        truncations: In the order of application.
+        need: What they need together.
         temperature: Above 0.
         total: sum(exp((logits - highest) / temperature)) over the whole row, after bias and
-            penalties. Used with top-p and min-p alone.
+            penalties. Used by truncations alone.
         key: Of the noise.
     """
-    if truncates(params):
-        ids, logits = _kept(ranking, params, temperature, total)
+    if truncations:
+        ids, logits = kept_ranks(ranking, truncations, need, temperature, total)
     else:
         ids, logits = ranking.known()
     return best(ids, logits, temperature=temperature, key=key)
@@ -75,17 +78,32 @@ def _near_best(ids: npt.NDArray[np.int64], gaps: FloatArray, key: int) -> npt.ND
     return np.concatenate(found)
 
 
-def _kept(ranking: Ranking, params: SamplingParams, temperature: float, total: float) -> Ranked:
-    """Ranks until the cut lies among them, and returns those before it."""
-    num_tokens = params.top_k or HEAD_SIZE
+def kept_ranks(
+    ranking: Ranking,
+    truncations: Sequence[Truncation],
+    need: Need,
+    temperature: float,
+    total: float,
+) -> Ranked:
+    """Ranks until the lowest rank is dropped, and returns those that every truncation keeps.
+
+    Args:
+        ranking: Logits after bias and penalties.
+        truncations: As `draw` takes them; at least one.
+        need: As `draw` takes it.
+        temperature: Above 0.
+        total: As `draw` takes it.
+    """
+    first, *others = truncations
+    num_tokens = need.num_candidates or (ranking.size if need.full_row else HEAD_SIZE)
     while True:
         ids, logits = ranking.top(num_tokens)
-        distribution = Distribution(weigh(logits, logits[0], temperature), total)
-        for truncate in TRUNCATIONS:
-            distribution = truncate(distribution, params)
-        num_kept = len(distribution.weights)
-        if num_kept < len(ids) or params.top_k or num_tokens >= ranking.size:
-            return Ranked(ids[:num_kept], logits[:num_kept])
+        weights = weigh(logits, logits[0], temperature)
+        kept = first.keep(Head(weights, total))
+        for truncation in others:
+            kept[kept] = truncation.keep(Head(weights[kept], None))
+        if need.num_candidates is not None or not kept[-1] or num_tokens >= ranking.size:
+            return Ranked(ids[kept], logits[kept])
         num_tokens *= _GROWTH
 
 

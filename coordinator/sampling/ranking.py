@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from coordinator.core.step import LogitsRow
 from coordinator.sampling.changed_tokens import ChangedTokens
-from coordinator.sampling.transforms import FloatArray
+from coordinator.sampling.parameters import FloatArray
 
 
 class Ranked(NamedTuple):

@@ -12,9 +12,10 @@ from coordinator.core.sampling_params import SamplingParams
 from coordinator.core.step import LogitsRequest, LogitsRow
 from coordinator.sampling.changed_tokens import ChangedTokens
 from coordinator.sampling.constraint import Constraint
-from coordinator.sampling.draw import HEAD_SIZE, draw, truncates, weigh
+from coordinator.sampling.draw import HEAD_SIZE, draw, weigh
 from coordinator.sampling.logprobs import token_logprobs
 from coordinator.sampling.noise import noise_key
+from coordinator.sampling.parameters import Need, joint_need, truncations_of
 from coordinator.sampling.ranking import Ranking
 from stagecoach.contract.errors import InternalError
 
@@ -25,10 +26,6 @@ logit, and as many again where it is named: so, at most a quarter of the bytes o
 _NUM_CONTENDERS = 4
 """Of which the best is drawn. One would do if the stage computed logarithms as numpy does; that
 four others are all within its rounding of the best happens once in 10**20 draws."""
-
-_MASS_MARGIN = 1e-4
-_GAP_MARGIN = 1e-3
-"""Asked for in addition, because the stage rounds differently when it decides what suffices."""
 
 
 class TokenSampler:
@@ -68,6 +65,12 @@ class TokenSampler:
         self._params = params
         # As the wire carries it, so that both ends weigh with the same temperature.
         self._temperature = float(np.float32(params.temperature))
+        self._truncations = truncations_of(params)
+        self._need = (
+            Need(num_candidates=1)
+            if self._is_greedy
+            else joint_need(self._truncations, self._temperature)
+        )
         self._vocab_size = vocab_size
         self._logprobs = logprobs
         self._constraint = constraint
@@ -139,9 +142,10 @@ class TokenSampler:
             return int(ranking.top(1).ids[0])
         return draw(
             ranking,
-            self._params,
+            self._truncations,
+            self._need,
             temperature=self._temperature,
-            total=self._total(row, ranking) if truncates(self._params) else math.nan,
+            total=self._total(row, ranking) if self._truncations else math.nan,
             key=self._noise_key(),
         )
 
@@ -196,7 +200,7 @@ class TokenSampler:
     @property
     def _takes_contenders(self) -> bool:
         """True when every token may be drawn."""
-        return not self._is_greedy and self._constraint is None and not truncates(self._params)
+        return not self._is_greedy and self._constraint is None and not self._truncations
 
     def _request_for_choice(self, row: int) -> LogitsRequest:
         """What choosing the token takes, without its log-probability."""
@@ -212,21 +216,28 @@ class TokenSampler:
                 num_contenders=_NUM_CONTENDERS + num_changed,
                 noise_key=self._noise_key(),
             )
-        num_kept = 1 if self._is_greedy else self._params.top_k
-        if self._changed is None and num_kept == 0:
-            return self._head_request(row)
-        num_candidates = num_kept + num_changed
-        if num_kept == 0 or num_candidates > self._max_candidates:
-            return LogitsRequest(row=row, num_candidates=self._vocab_size)
-        token_ids = () if self._changed is None else self._changed.named
-        return LogitsRequest(row=row, num_candidates=num_candidates, token_ids=token_ids)
+        need = self._need
+        if need.num_candidates is not None:
+            num_candidates = need.num_candidates + num_changed
+            if num_candidates <= self._max_candidates:
+                token_ids = () if self._changed is None else self._changed.named
+                return LogitsRequest(row=row, num_candidates=num_candidates, token_ids=token_ids)
+        elif self._changed is None and not need.full_row:
+            return LogitsRequest(
+                row=row,
+                num_candidates=HEAD_SIZE,
+                min_mass=need.min_mass,
+                min_gap=need.min_gap,
+                temperature=self._temperature,
+            )
+        return LogitsRequest(row=row, num_candidates=self._vocab_size)
 
     def _allowed_request(self, row: int, constraint: Constraint) -> LogitsRequest:
         allowed_ids = constraint.allowed_ids
         if len(allowed_ids) <= self._max_candidates:
             return LogitsRequest(row=row, num_candidates=1, token_ids=tuple(allowed_ids.tolist()))
         num_others = self._vocab_size - len(allowed_ids)
-        is_plain = self._changed is None and self._logprobs is None and not truncates(self._params)
+        is_plain = self._changed is None and self._logprobs is None and not self._truncations
         if not is_plain or num_others > self._max_candidates:
             return LogitsRequest(row=row, num_candidates=self._vocab_size)
         if self._is_greedy:
@@ -237,21 +248,6 @@ class TokenSampler:
             temperature=self._temperature,
             num_contenders=_NUM_CONTENDERS + num_others,
             noise_key=self._noise_key(),
-        )
-
-    def _head_request(self, row: int) -> LogitsRequest:
-        params = self._params
-        min_mass = min_gap = None
-        if params.top_p < 1.0:
-            min_mass = params.top_p
-        if params.min_p > 0.0:
-            min_gap = _GAP_MARGIN - self._temperature * math.log(params.min_p)
-        return LogitsRequest(
-            row=row,
-            num_candidates=HEAD_SIZE,
-            min_mass=None if min_mass is None else min(1.0, min_mass + _MASS_MARGIN),
-            min_gap=min_gap,
-            temperature=self._temperature,
         )
 
     def _rank_allowed(self, row: LogitsRow, allowed_ids: npt.NDArray[np.int64]) -> Ranking:

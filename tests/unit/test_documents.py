@@ -99,7 +99,7 @@ def test_a_table_that_differs_is_seen() -> None:
 def test_a_list_of_files_names_those_that_have_the_word_and_no_others() -> None:
     page = "<!-- begin generated: files with min_p -->\n<!-- end generated: files with min_p -->\n"
     named = re.findall(r"^- `([^`]+)`: .", filled(page, {}), flags=re.MULTILINE)
-    assert {"coordinator/sampling/transforms.py", "protos/stagecoach/v1/generation.proto"} < {
+    assert {"coordinator/sampling/parameters.py", "protos/stagecoach/v1/generation.proto"} < {
         *named
     }
     assert all(re.search(r"\bmin_p\b", (ROOT / path).read_text()) for path in named)
