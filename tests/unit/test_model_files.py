@@ -423,7 +423,7 @@ def test_a_demo_model_that_is_not_installed_is_explained(monkeypatch: pytest.Mon
 
 def test_opening_models_imports_neither_torch_nor_transformers() -> None:
     code = (
-        "import sys, model_files; import stagecoach.model_files.hub; "
+        "import sys, stagecoach.model_files, stagecoach.model_files.hub; "
         "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

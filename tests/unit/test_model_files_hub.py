@@ -243,7 +243,7 @@ import logging
 class Shown(logging.Handler):
     def emit(self, record):
         print(record.getMessage(), *getattr(record, "files", ()))
-logging.getLogger("model_files").addHandler(Shown())
+logging.getLogger("stagecoach.model_files").addHandler(Shown())
 try:
     files = open_model("org/tiny")
     found = files.tokenizer_files()
