@@ -155,7 +155,7 @@ async def generate(
 async def run_to_length(engine: Engine, spec: RequestSpec) -> Output:
     """Runs one request to its end by length."""
     token_ids: list[int] = []
-    *events, finished = [event async for event in engine.submit(spec)]
+    *events, finished = [event async for event in await engine.submit(spec)]
     for event in events:
         if isinstance(event, TokensEvent):
             token_ids += event.token_ids

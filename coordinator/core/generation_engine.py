@@ -58,13 +58,14 @@ class GenerationEngine(Protocol):
         """Returns when `is_ready` has become so."""
         ...
 
-    def submit(self, spec: RequestSpec) -> EventStream:
-        """Validates a request and queues it, at once or while its first event is read.
+    async def submit(self, spec: RequestSpec) -> EventStream:
+        """Validates a request and queues it; to cancel the call is to give the request up.
 
-        The caller reads the events to the end or cancels the stream.
+        Returns:
+            Its events; the first is there. The caller reads them to the end or cancels the stream.
 
         Raises:
-            StagecoachError: The request was not taken. Reading the first event may raise it too.
+            StagecoachError: The request was not taken.
         """
         ...
 

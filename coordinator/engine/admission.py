@@ -26,10 +26,6 @@ about 4."""
 class Text(Protocol):
     """Turns text into token ids and back. Implemented by `coordinator.text`."""
 
-    def encode_now(self, prompt: TextPrompt) -> "array[int] | None":
-        """Token ids of a text that takes no time; None for a longer one."""
-        ...
-
     async def encode(self, prompt: TextPrompt | ChatPrompt) -> "array[int]":
         """Token ids of any prompt.
 
@@ -70,33 +66,8 @@ class Admission:
         self._eos_token_ids = eos_token_ids
         self._max_request_tokens = max_request_tokens
 
-    def encode_now(self, prompt: Prompt) -> Sequence[int] | None:
-        """Turns a prompt into token ids, if that takes no time.
-
-        Returns:
-            None for one that `encode` must turn.
-
-        Raises:
-            InvalidArgumentError, ContextLengthExceededError: As `encode`.
-        """
-        match prompt:
-            case EncodedPrompt():
-                return prompt.token_ids
-            case TokenPrompt():
-                if len(prompt.token_ids) > self._max_request_tokens:
-                    raise self._too_long(len(prompt.token_ids))
-                self._check_ids("prompt.token_ids", prompt.token_ids)
-                return prompt.token_ids
-            case TextPrompt():
-                text = self._checked_text(len(prompt.text))
-                token_ids = text.encode_now(prompt)
-                return None if token_ids is None else self._short(self._checked(token_ids))
-            case ChatPrompt():
-                self._checked_text(sum(len(message.content) for message in prompt.messages))
-                return None
-
     async def encode(self, prompt: Prompt) -> Sequence[int]:
-        """Turns any prompt into token ids.
+        """Turns any prompt into token ids; takes no time for those and for short texts.
 
         Raises:
             InvalidArgumentError: The prompt is empty, has ids outside the vocabulary, or is text
@@ -106,11 +77,19 @@ class Admission:
             DeadlineExceededError: It took too long.
             QueueFullError: Too many texts wait.
         """
-        if isinstance(prompt, TextPrompt | ChatPrompt):
-            return self._short(await self._encoded(prompt))
-        token_ids = self.encode_now(prompt)
-        assert token_ids is not None, "token ids take no time"
-        return token_ids
+        match prompt:
+            case EncodedPrompt():
+                return prompt.token_ids
+            case TokenPrompt():
+                if len(prompt.token_ids) > self._max_request_tokens:
+                    raise self._too_long(len(prompt.token_ids))
+                self._check_ids("prompt.token_ids", prompt.token_ids)
+                return prompt.token_ids
+            case TextPrompt() | ChatPrompt():
+                token_ids = await self._encoded(prompt)
+                if len(token_ids) > self._max_request_tokens:
+                    raise self._too_long(len(token_ids))
+                return token_ids
 
     async def tokenize(self, prompt: Prompt) -> Sequence[int]:
         """Turns a prompt into token ids; of a text, there may be more than a request may hold.
@@ -214,11 +193,6 @@ class Admission:
             raise InvalidArgumentError("the prompt is empty", field="prompt")
         # A tokenizer may know added tokens that the model has no embedding for.
         self._check_ids("prompt", token_ids)
-        return token_ids
-
-    def _short(self, token_ids: "array[int]") -> Sequence[int]:
-        if len(token_ids) > self._max_request_tokens:
-            raise self._too_long(len(token_ids))
         return token_ids
 
     def _too_long(self, num_tokens: int) -> ContextLengthExceededError:

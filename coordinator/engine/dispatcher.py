@@ -5,10 +5,9 @@ A sequence that has KV is bound to its lane. A waiting sequence has none, so it 
 
 from collections.abc import Sequence as ListLike
 
-from coordinator.core.request import FinishReason, Request
+from coordinator.core.request import FinishReason
 from coordinator.core.sequence import Sequence
 from coordinator.engine.lane import Lane
-from coordinator.scheduler.config import SchedulerConfig
 from coordinator.scheduler.room import check_room
 
 PREFIX_WEIGHT = 4
@@ -20,20 +19,16 @@ class Dispatcher:
 
     Args:
         lanes: All there are.
-        limits: Of every lane.
         max_num_waiting: Sequences that wait, on all lanes together, beyond which none is taken.
     """
 
-    def __init__(
-        self, lanes: ListLike[Lane], limits: SchedulerConfig, *, max_num_waiting: int
-    ) -> None:
+    def __init__(self, lanes: ListLike[Lane], *, max_num_waiting: int) -> None:
         self._lanes = lanes
-        self._limits = limits
         self._max_num_waiting = max_num_waiting
         self._lane_of: dict[str, Lane] = {}
 
     def check_room(self) -> None:
-        """Refuses a request that `place` would refuse whatever it is; costs nothing.
+        """Refuses one more request than may wait; costs nothing.
 
         Raises:
             QueueFullError: `max_num_waiting` sequences wait already.
@@ -41,22 +36,17 @@ class Dispatcher:
         num_waiting = sum(lane.num_waiting for lane in self._lanes)
         check_room(num_waiting, self._max_num_waiting)
 
-    def place(self, request: Request, block_hashes: ListLike[bytes] = ()) -> Sequence:
-        """Puts a request in the queue of the lane that suits it best.
+    def holds(self, request_id: str) -> bool:
+        """True until the sequence of a request has ended and is in no micro-batch any more."""
+        return any(lane.holds(request_id) for lane in self._lanes)
+
+    def place(self, sequence: Sequence) -> None:
+        """Puts a new sequence in the queue of the lane that suits it best.
 
         Args:
-            request: Valid.
-            block_hashes: Names of the full blocks of its prompt, as far as they are known.
-
-        Raises:
-            ContextLengthExceededError: See `SchedulerConfig.check_length`.
-            QueueFullError: `max_num_waiting` sequences wait already.
+            sequence: No longer than any lane holds; its id is held by none.
         """
-        self.check_room()
-        self._limits.check_length(request)
-        sequence = Sequence(request=request, block_hashes=list(block_hashes))
         self._put(sequence, self._best_lane(sequence))
-        return sequence
 
     def stop(self, sequence: Sequence, reason: FinishReason) -> None:
         """Ends a sequence, whose request is to be forgotten later; see `Lane.finish`."""

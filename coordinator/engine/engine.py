@@ -21,7 +21,7 @@ from coordinator.core.served_model import ServedModel
 from coordinator.engine.admission import Admission
 from coordinator.engine.dispatcher import Dispatcher
 from coordinator.engine.engine_status import EngineCounters, engine_figures, engine_status
-from coordinator.engine.intake import Intake, Prepared
+from coordinator.engine.intake import Intake
 from coordinator.engine.landed_step import LandedStep
 from coordinator.engine.lane import Failure, Lane
 from coordinator.engine.live_request import LiveRequest
@@ -29,7 +29,6 @@ from coordinator.engine.live_requests import LiveRequests
 from coordinator.engine.mask_waits import MaskWaits
 from coordinator.engine.outage import Outage
 from coordinator.engine.pipeline_runner import PipelineRunner
-from coordinator.engine.preparing_stream import PreparingStream
 from coordinator.engine.readiness import Readiness
 from coordinator.engine.request_stream import RequestStream
 from coordinator.observe.observer import EngineObserver, Observers
@@ -97,7 +96,7 @@ class Engine:
         self._by_id: dict[str, LiveRequest] = {}
         self._masks = MaskWaits(self._by_id, self._wake)
         self._lanes = self._create_lanes(num_micro_batches)
-        self._dispatcher = Dispatcher(self._lanes, limits, max_num_waiting=max_num_waiting)
+        self._dispatcher = Dispatcher(self._lanes, max_num_waiting=max_num_waiting)
         self._requests = LiveRequests(
             self._by_id,
             dispatcher=self._dispatcher,
@@ -115,8 +114,6 @@ class Engine:
             topology=topology,
             limits=limits,
             tokenizer=tokenizer,
-            on_accepted=self._hear_request,
-            on_cancel=self._requests.cancel,
         )
         self._idle = asyncio.Event()
         self._idle.set()
@@ -169,23 +166,26 @@ class Engine:
         """Turns token ids into text; see `Admission.detokenize`."""
         return await self._admission.detokenize(token_ids)
 
-    def submit(self, spec: RequestSpec) -> RequestStream | PreparingStream[Prepared]:
-        """Validates a request and queues it: at once if that takes no time.
+    async def submit(self, spec: RequestSpec) -> RequestStream:
+        """Validates a request and queues it.
 
-        A long text and a conversation are tokenized, and a grammar is compiled, while the first
-        event is read; the request is queued then.
+        Takes no time for token ids and short texts. A long text and a conversation are tokenized,
+        and a grammar is compiled, before it returns; to cancel the call is to end that work.
 
         Returns:
-            Its events. The caller reads them to the end or cancels the stream. What is found wrong
-            while the request is prepared is raised in the place of the first event.
+            Its events. The caller reads them to the end or cancels the stream.
 
         Raises:
             UnavailableError: The engine is draining, or a stage has been lost for too long.
-            InvalidArgumentError: The id is in use; or see `Admission`.
+            InvalidArgumentError: The id is in use; or see `Admission` and `GrammarCompiler`.
             ContextLengthExceededError: Prompt and output cannot fit.
-            QueueFullError: Too many requests wait.
+            QueueFullError: Too many requests wait, for a step, for a text or for a grammar.
+            DeadlineExceededError: To tokenize or to compile took too long.
         """
-        return self._intake.submit(spec)
+        live = await self._intake.submit(spec)
+        self._idle.clear()
+        self._wake.set()
+        return live.stream
 
     def watch_steps(self) -> StepWatch:
         """Tells what each micro-batch does from now on; the caller closes the watch.
@@ -280,10 +280,6 @@ class Engine:
                 self._unsent += landed.steps
                 self._fail(landed.failures)
             self._dispatcher.spread()
-
-    def _hear_request(self) -> None:
-        self._idle.clear()
-        self._wake.set()
 
     def _hear(self) -> None:
         self._has_news = True

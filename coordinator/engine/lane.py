@@ -212,6 +212,10 @@ class Lane:
         is_first = self._scheduler.finish(request_id, reason)
         assert is_first, "the end of a sequence is told twice"
 
+    def holds(self, request_id: str) -> bool:
+        """True until a sequence that is here has ended and is in no micro-batch any more."""
+        return self._scheduler.holds(request_id)
+
     def fits(self, sequence: Sequence) -> bool:
         """True when nothing waits here and a sequence that waits elsewhere could run at once."""
         return self._scheduler.fits(sequence)

@@ -132,6 +132,10 @@ class Scheduler:
         self.adopt(sequence)
         return sequence
 
+    def holds(self, request_id: str) -> bool:
+        """True for a sequence from `adopt` until it is handed over, or swept after its end."""
+        return request_id in self._sequences
+
     @property
     def waiting(self) -> Iterable[Sequence]:
         """Sequences without a slot, the most senior first."""

@@ -197,6 +197,25 @@ class EchoStream:
         )
 
 
+class Preparing:
+    """The work for requests that cannot be taken at once: it lasts until it is let go."""
+
+    def __init__(self) -> None:
+        self.num_waiting = 0
+        self.num_cancelled = 0
+        self.go_on = asyncio.Event()
+
+    async def wait(self) -> None:
+        self.num_waiting += 1
+        try:
+            await self.go_on.wait()
+        except asyncio.CancelledError:
+            self.num_cancelled += 1
+            raise
+        finally:
+            self.num_waiting -= 1
+
+
 class EchoEngine:
     """A `GenerationEngine`.
 
@@ -208,6 +227,8 @@ class EchoEngine:
         self.shows_names = False
         """Whether a conversation shows who speaks."""
         self.max_running = max_running
+        self.preparing: Preparing | None = None
+        """What every request waits for before it is taken."""
         self.failure: Exception | None = None
         self.fail_after_tokens: int | None = None
         self.logprobs: TokenLogprobs | None = None
@@ -236,7 +257,9 @@ class EchoEngine:
         await self.tokenize(TokenPrompt(token_ids=tuple(token_ids)))
         return bytes(token_ids).decode(errors="replace")
 
-    def submit(self, spec: RequestSpec) -> EchoStream:
+    async def submit(self, spec: RequestSpec) -> EchoStream:
+        if self.preparing is not None:
+            await self.preparing.wait()
         if self.failure is not None and self.fail_after_tokens is None:
             raise self.failure
         prompt = self._encode(spec.prompt)

@@ -4,7 +4,8 @@ This is row B8 of what has to be survived: a wrong, missing or wrong-case key is
 or UNAUTHENTICATED, and nothing of it is logged.
 """
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import grpc
@@ -29,7 +30,7 @@ from stagecoach.client import (
 from stagecoach.contract.status import from_rpc_error
 from stagecoach.security.private_file import write_private
 from stagecoach.v1 import generation_pb2
-from tests.contract.echo_engine import EchoEngine, serving
+from tests.contract.echo_engine import EchoEngine, Preparing, serving
 from tests.contract.http_door import serving_http
 
 DEADLINE_S = 90.0
@@ -173,6 +174,35 @@ async def test_a_key_has_its_share_of_requests_and_others_have_theirs(doors: Doo
         for stream in running:
             stream.close()
         await until_taken(alice)
+
+
+async def test_a_request_counts_while_it_is_prepared_and_no_more_once_it_is_left(
+    doors: Doors,
+) -> None:
+    preparing = doors.engine.preparing = Preparing()
+    async with doors.client(ALICE.key) as alice, doors.client(BOB.key) as bob:
+        left = [asyncio.create_task(alice.complete("ab", max_tokens=1)) for _ in range(2)]
+        await until(lambda: preparing.num_waiting == 2)
+        with pytest.raises(QueueFullError, match="'alice' has 2 requests at once, its limit is 2"):
+            await alice.complete("ab", max_tokens=1)
+        for call in left:
+            call.cancel()
+        await until(lambda: preparing.num_cancelled == 2)
+        preparing.go_on.set()
+        assert (await bob.complete("ab", max_tokens=1)).text == "a"
+        for _ in range(3):
+            assert (await alice.complete("ab", max_tokens=1)).text == "a"
+        doors.engine.failure = InvalidArgumentError("wrong", field="grammar")
+        for _ in range(3):
+            with pytest.raises(InvalidArgumentError):
+                await alice.complete("ab", max_tokens=1)
+    assert len(doors.engine.specs) == 4
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not condition():  # noqa: ASYNC110 - the engine tells nobody
+            await asyncio.sleep(0.005)
 
 
 async def until_taken(client: AsyncClient) -> None:

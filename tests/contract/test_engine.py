@@ -74,13 +74,13 @@ def create_spec(**changes: Any) -> RequestSpec:
 async def failure(engine: Engine, spec: RequestSpec) -> StagecoachError:
     """The error that a request ends with."""
     with pytest.raises(StagecoachError) as caught:
-        async for _ in engine.submit(spec):
+        async for _ in await engine.submit(spec):
             pass
     return caught.value
 
 
 async def test_events_come_in_order_and_account_for_every_token_and_stage(engine: Engine) -> None:
-    accepted, *chunks, finished = [event async for event in engine.submit(create_spec())]
+    accepted, *chunks, finished = [event async for event in await engine.submit(create_spec())]
     assert isinstance(accepted, Accepted)
     assert accepted.num_prompt_tokens == len(PROMPT)
     assert all(isinstance(chunk, TokensEvent) for chunk in chunks)
@@ -110,12 +110,12 @@ async def test_events_come_in_order_and_account_for_every_token_and_stage(engine
 async def test_cancelling_in_prefill_decode_and_queue_frees_every_stage(model: Path) -> None:
     limits = {"max_num_batched_tokens": 4, "max_num_seqs": 2}
     async with running_engine(model, THREE_STAGES, coordinator=limits) as engine:
-        decoding = engine.submit(create_spec(max_tokens=200))
+        decoding = await engine.submit(create_spec(max_tokens=200))
         await status_when(engine, lambda status: status.num_generated_tokens >= 3)
-        prefilling = engine.submit(
+        prefilling = await engine.submit(
             create_spec(prompt=TokenPrompt(token_ids=PROMPT * 60), max_tokens=20)
         )
-        waiting = engine.submit(create_spec(max_tokens=200))
+        waiting = await engine.submit(create_spec(max_tokens=200))
         await status_when(engine, lambda status: status.num_running == 2)
         for stream in (decoding, prefilling, waiting):
             stream.cancel()
@@ -144,7 +144,7 @@ async def test_a_stop_token_ends_the_output_and_is_not_part_of_it(engine: Engine
     tokens = await generate(engine, PROMPT, 8)
     stop = tokens[4]
     spec = create_spec(stop_token_ids=(stop,))
-    *events, finished = [event async for event in engine.submit(spec)]
+    *events, finished = [event async for event in await engine.submit(spec)]
     seen = [i for event in events if isinstance(event, TokensEvent) for i in event.token_ids]
     assert seen == tokens[: tokens.index(stop)]
     assert isinstance(finished, Finished)
@@ -175,7 +175,7 @@ async def test_requests_that_cannot_be_served_are_refused(
     engine: Engine, changes: dict[str, Any], error: type[StagecoachError], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        engine.submit(create_spec(**changes))
+        await engine.submit(create_spec(**changes))
     assert engine.num_requests == 0
 
 
@@ -185,7 +185,7 @@ async def test_the_longest_request_that_fits_is_served_to_its_end(engine: Engine
 
 @pytest.mark.parametrize("max_tokens", [254, 2**32 - 1])
 async def test_more_tokens_than_fit_become_as_many_as_fit(engine: Engine, max_tokens: int) -> None:
-    events = [event async for event in engine.submit(create_spec(max_tokens=max_tokens))]
+    events = [event async for event in await engine.submit(create_spec(max_tokens=max_tokens))]
     end = events[-1]
     assert isinstance(end, Finished)
     assert end.finish_reason is FinishReason.LENGTH
@@ -198,7 +198,7 @@ async def test_more_tokens_than_the_kv_memory_holds_become_as_many_as_it_holds(m
         assert limit < 256
         assert len(await generate(engine, PROMPT, 10_000)) == limit - len(PROMPT)
         with pytest.raises(ContextLengthExceededError, match=f"{limit} tokens"):
-            engine.submit(create_spec(prompt=TokenPrompt(token_ids=(1,) * limit)))
+            await engine.submit(create_spec(prompt=TokenPrompt(token_ids=(1,) * limit)))
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -211,7 +211,7 @@ async def test_a_request_does_not_end_before_it_has_so_many_tokens(
         temperature=temperature, seed=1, logit_bias=dict.fromkeys(ends, 100.0)
     )
     spec = create_spec(stop_token_ids=ends, min_tokens=min_tokens, sampling=sampling)
-    *events, finished = [event async for event in engine.submit(spec)]
+    *events, finished = [event async for event in await engine.submit(spec)]
     seen = [i for event in events if isinstance(event, TokensEvent) for i in event.token_ids]
     assert len(seen) == min_tokens
     assert not set(seen) & set(ends)
@@ -228,7 +228,7 @@ async def test_a_full_queue_refuses_and_the_accepted_finish(model: Path) -> None
         accepted = [asyncio.create_task(generate(engine, PROMPT, 4)) for _ in range(3)]
         await asyncio.sleep(0)
         with pytest.raises(QueueFullError, match="3 requests are waiting, the limit is 3"):
-            engine.submit(create_spec())
+            await engine.submit(create_spec())
         assert [len(tokens) for tokens in await asyncio.gather(*accepted)] == [4, 4, 4]
         assert len(await running) == 100
 
@@ -329,7 +329,7 @@ async def test_cancelling_with_several_in_flight_disturbs_no_other(model: Path) 
     async with running_engine(model, THREE_STAGES, coordinator={"num_micro_batches": 3}) as engine:
         expected = await generate(engine, PROMPT, 60)
         kept = [asyncio.create_task(generate(engine, PROMPT, 60)) for _ in range(3)]
-        dropped = [engine.submit(create_spec(max_tokens=200)) for _ in range(3)]
+        dropped = [await engine.submit(create_spec(max_tokens=200)) for _ in range(3)]
         await status_when(engine, lambda status: status.num_running == 6)
         for stream in dropped:
             stream.cancel()
@@ -342,18 +342,45 @@ async def test_cancelling_with_several_in_flight_disturbs_no_other(model: Path) 
 
 async def test_an_id_is_in_use_until_its_request_has_ended(engine: Engine) -> None:
     spec = create_spec(request_id="mine", max_tokens=2)
-    first = engine.submit(spec)
+    first = await engine.submit(spec)
     num_refused = 0
     while engine.num_requests:
         with pytest.raises(InvalidArgumentError, match="'mine' is in use"):
-            engine.submit(spec)
+            await engine.submit(spec)
         num_refused += 1
         await asyncio.sleep(0)
     assert num_refused > 0
     *_, finished = [event async for event in first]
     assert isinstance(finished, Finished)
-    *_, finished = [event async for event in engine.submit(spec)]
+    *_, finished = [event async for event in await engine.submit(spec)]
     assert isinstance(finished, Finished)
+
+
+async def test_an_id_that_was_cancelled_is_in_use_until_its_last_step_is_back(
+    engine: Engine,
+) -> None:
+    """It was taken again while the scheduler still had it, and the books went wrong."""
+    spec = create_spec(request_id="mine", max_tokens=200)
+
+    async def is_taken() -> bool:
+        try:
+            again = await engine.submit(replace(spec, max_tokens=3))
+        except InvalidArgumentError:
+            return False
+        *_, finished = [event async for event in again]
+        assert isinstance(finished, Finished)
+        assert finished.num_completion_tokens == 3
+        return True
+
+    num_refused = 0
+    for _ in range(20):
+        stream = await engine.submit(spec)
+        await status_when(engine, lambda status: status.num_running == 1)
+        stream.cancel()
+        while not await is_taken():
+            num_refused += 1
+            await asyncio.sleep(0.001)
+    assert num_refused > 0
 
 
 async def test_nan_logits_fail_one_request_and_not_its_neighbours(
@@ -426,7 +453,7 @@ async def test_a_bug_ends_every_request_whatever_it_broke(
         with pytest.raises(RuntimeError, match="a bug"):
             await engine.wait_stopped()
         with pytest.raises(UnavailableError, match="the engine stopped"):
-            engine.submit(create_spec())
+            await engine.submit(create_spec())
         await engine.close(grace_s=5.0)
 
 

@@ -25,6 +25,7 @@ from tests.contract.echo_engine import (
     MAX_NUM_WAITING,
     TIMINGS,
     EchoEngine,
+    Preparing,
     bound,
     serving,
 )
@@ -368,6 +369,20 @@ async def test_cancelling_the_call_ends_the_request(stub: "Stub", engine: EchoEn
     assert len(engine.running) == 1
     call.cancel()
     await until(lambda: not engine.running)
+
+
+async def test_cancelling_the_call_ends_the_work_for_a_request_that_is_prepared(
+    stub: "Stub", engine: EchoEngine
+) -> None:
+    preparing = engine.preparing = Preparing()
+    call = stub.Generate(text_request("ab"))
+    reading = asyncio.ensure_future(call.read())
+    await until(lambda: preparing.num_waiting == 1)
+    call.cancel()
+    await until(lambda: preparing.num_cancelled == 1)
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert engine.specs == []
 
 
 async def test_a_client_that_vanishes_ends_its_request(engine: EchoEngine) -> None:

@@ -9,7 +9,7 @@ from openai import AsyncOpenAI
 
 from coordinator.doors.http.event_stream import Patience
 from stagecoach.contract import errors
-from tests.contract.echo_engine import EchoEngine
+from tests.contract.echo_engine import EchoEngine, Preparing
 from tests.contract.http_door import events_of, serving_http
 
 SHORT = Patience(head_s=0.05, comment_s=0.05)
@@ -86,6 +86,30 @@ async def test_a_failure_has_its_status_until_the_head_is_gone_and_is_an_event_t
         error = event.chunk["error"]
     assert error["code"] == "unavailable"
     assert "[DONE]" not in response.text
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+async def test_a_request_that_is_refused_late_has_its_status_until_the_head_is_gone(
+    is_late: bool,
+) -> None:
+    engine = EchoEngine()
+    preparing = engine.preparing = Preparing()
+    engine.failure = errors.InvalidArgumentError("a wrong grammar", field="grammar")
+    async with serving_http(engine, patience=SHORT) as address:
+        posting = asyncio.create_task(post(address, chat()))
+        while is_late and not preparing.num_waiting:  # noqa: ASYNC110 - the engine tells nobody
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.3 if is_late else 0)
+        preparing.go_on.set()
+        response = await posting
+    if is_late:
+        assert response.status_code == 200
+        [event] = events_of(without_comments(response.text)[0])
+        error = event.chunk["error"]
+    else:
+        assert response.status_code == 400
+        error = response.json()["error"]
+    assert "a wrong grammar" in error["message"]
 
 
 async def test_a_bug_after_the_head_is_an_event_too() -> None:

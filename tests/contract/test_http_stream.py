@@ -10,7 +10,7 @@ from openai.types import Completion
 from openai.types.chat import ChatCompletionChunk
 
 from stagecoach.contract import errors
-from tests.contract.echo_engine import EchoEngine
+from tests.contract.echo_engine import EchoEngine, Preparing
 from tests.contract.http_door import events_of, serving_http
 
 UNICODE = "naïve 日本語 🚀👩‍👩‍👧 ﷽ e\u0301"
@@ -163,6 +163,30 @@ async def test_a_client_that_leaves_ends_its_requests(stream: bool, n: int, dela
         writer.transport.abort()
         await until(lambda: not engine.running)
         assert all(stream.is_cancelled for stream in streams)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_client_that_leaves_while_its_request_is_prepared_ends_the_work(
+    stream: bool,
+) -> None:
+    engine = EchoEngine()
+    preparing = engine.preparing = Preparing()
+    body = json.dumps(chat("abc", stream=stream, n=3)).encode()
+    async with serving_http(engine) as address:
+        host, _, port = address.partition(":")
+        _, writer = await asyncio.open_connection(host, int(port))
+        writer.write(
+            b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+            b"content-length: %d\r\n\r\n%b" % (len(body), body)
+        )
+        await until(lambda: preparing.num_waiting == 1)
+        writer.transport.abort()
+        await until(lambda: preparing.num_waiting == 0)
+        assert preparing.num_cancelled == 1
+        preparing.go_on.set()
+        response = await post(address, "/v1/chat/completions", chat("abc"))
+        assert response.status_code == 200
+        assert len(engine.specs) == 1, "nothing of the client that left was taken"
 
 
 async def test_the_end_of_the_coordinator_reaches_every_stream() -> None:

@@ -109,7 +109,7 @@ def spec(prompt: range, max_tokens: int = 8, **fields: object) -> RequestSpec:
 
 async def abort_after_the_first_token(engine: Engine, request: RequestSpec) -> int:
     """Cancels a request; returns the tokens that it got."""
-    stream = engine.submit(request)
+    stream = await engine.submit(request)
     async for event in stream:
         if isinstance(event, TokensEvent):
             stream.cancel()
@@ -127,14 +127,16 @@ async def test_the_counts_are_those_of_what_was_done(model: Path) -> None:
         ]
         expected = await generate(engine, range(50, 60), 8)
         end = expected[3]
-        stopped = [e async for e in engine.submit(spec(range(50, 60), stop_token_ids=(end,)))][-1]
+        stopped = [
+            e async for e in await engine.submit(spec(range(50, 60), stop_token_ids=(end,)))
+        ][-1]
         assert isinstance(stopped, Finished)
         cached = await generate(engine, range(3, 43), 2)
         num_aborted = await abort_after_the_first_token(engine, spec(range(20, 26), 1000 // 20))
         with pytest.raises(InvalidArgumentError):
-            engine.submit(spec(range(10_000, 10_003)))
+            await engine.submit(spec(range(10_000, 10_003)))
         with pytest.raises(ContextLengthExceededError):
-            engine.submit(spec(range(3, 100_003)))
+            await engine.submit(spec(range(3, 100_003)))
         await engine.wait_idle()
         lengths = [*map(len, outputs), len(expected), len(cached)]
         num_tokens = sum(lengths) + stopped.num_completion_tokens + num_aborted
@@ -243,7 +245,7 @@ async def test_requests_that_fail_are_counted_by_their_error(model: Path) -> Non
         with pytest.raises(UnavailableError):
             await task
         with pytest.raises(UnavailableError):
-            running.engine.submit(spec(range(3, 8)))
+            await running.engine.submit(spec(range(3, 8)))
         seen = await running.scrape()
         assert seen("request_errors_total", error="UNAVAILABLE") == 1
         assert seen("requests_refused_total", error="UNAVAILABLE") == 1

@@ -126,7 +126,7 @@ async def test_requests_fail_typed_when_a_stage_stays_away(model: Path) -> None:
             await running
         spec = RequestSpec(prompt=TokenPrompt(token_ids=(1,)))
         with pytest.raises(UnavailableError, match="the pipeline is down"):
-            engine.submit(spec)
+            await engine.submit(spec)
         assert engine.num_requests == 0
 
 

@@ -105,7 +105,7 @@ class Streams:
             prompt=TokenPrompt(token_ids=PROMPTS[index]), max_tokens=NUM_TOKENS, ignore_eos=True
         )
         tokens: list[int] = []
-        async for event in engine.submit(spec):
+        async for event in await engine.submit(spec):
             if isinstance(event, TokensEvent):
                 tokens += event.token_ids
                 self._num_tokens[index] = len(tokens)

@@ -118,7 +118,7 @@ async def test_states_show_the_engine_and_what_its_steps_did() -> None:
         status = (await client.get("/status")).json()
         assert status == {name: first[name] for name in status}
         spec = RequestSpec(prompt=TextPrompt(text="hello"), max_tokens=6)
-        assert len([event async for event in engine.submit(spec)]) == 1 + 6 + 1
+        assert len([event async for event in await engine.submit(spec)]) == 1 + 6 + 1
         async for state in seen:
             if state["activity"]["steps"] == 6:
                 break

@@ -116,9 +116,9 @@ async def test_each_request_has_a_trace_with_its_phases_and_counts(
         async with running_stage(model, LayerRange(0, 6), max_num_seqs=1) as address:
             config = CoordinatorConfig(model=str(model), stages=parse_stages([address]))
             engine = await open_engine(config, open_model(config.model), observers=observers)
-            assert len([e async for e in engine.submit(request("whole", 5))]) > 1
-            running = engine.submit(request("aborted", 50))
-            waiting = engine.submit(request("never-ran", 5))
+            assert len([e async for e in await engine.submit(request("whole", 5))]) > 1
+            running = await engine.submit(request("aborted", 50))
+            waiting = await engine.submit(request("never-ran", 5))
             waiting.cancel()
             async for event in running:
                 if isinstance(event, TokensEvent):

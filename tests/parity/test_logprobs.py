@@ -41,7 +41,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def run(engine: Engine, spec: RequestSpec) -> tuple[list[int], list[TokenLogprobs]]:
     token_ids: list[int] = []
     logprobs: list[TokenLogprobs] = []
-    async for event in engine.submit(spec):
+    async for event in await engine.submit(spec):
         if isinstance(event, TokensEvent):
             assert len(event.logprobs) == len(event.token_ids)
             token_ids += event.token_ids
@@ -86,7 +86,9 @@ async def test_logprobs_of_the_chosen_token_alone_and_none_at_all(model: Path) -
         )
         assert [one.top for one in logprobs] == [()] * len(token_ids) == [()] * 4
         spec = RequestSpec(prompt=prompt, max_tokens=4, ignore_eos=True)
-        events = [event async for event in engine.submit(spec) if isinstance(event, TokensEvent)]
+        events = [
+            event async for event in await engine.submit(spec) if isinstance(event, TokensEvent)
+        ]
         assert [event.logprobs for event in events] == [()] * len(events)
 
 

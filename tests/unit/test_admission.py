@@ -21,13 +21,10 @@ from stagecoach.contract.errors import ContextLengthExceededError, InvalidArgume
 
 
 class CharText:
-    """One token a character, up to nine at once; `#` is beyond the vocabulary."""
+    """One token a character; `#` is beyond the vocabulary."""
 
     def __init__(self) -> None:
         self.num_encoded = 0
-
-    def encode_now(self, prompt: TextPrompt) -> "array[int] | None":
-        return self._encode(prompt.text) if len(prompt.text) < 10 else None
 
     async def encode(self, prompt: TextPrompt | ChatPrompt) -> "array[int]":
         if isinstance(prompt, TextPrompt):
@@ -70,7 +67,7 @@ async def test_text_that_cannot_fit_is_refused_before_it_is_tokenized() -> None:
         ChatPrompt(messages=(ChatMessage(role="user", content=huge),)),
     ):
         with pytest.raises(ContextLengthExceededError, match="641 characters"):
-            create_admission(text=text).encode_now(prompt)
+            await create_admission(text=text).encode(prompt)
     assert text.num_encoded == 0
 
 
@@ -95,22 +92,11 @@ async def test_more_tokens_than_a_request_may_hold_are_counted_and_not_admitted(
         await admission.encode(prompt)
 
 
-async def test_what_takes_time_is_left_to_others_and_gives_the_same_ids() -> None:
-    admission = create_admission(100)
-    short, long = TextPrompt(text="x" * 9), TextPrompt(text="x" * 10)
-    chat = ChatPrompt(messages=(ChatMessage(role="user", content="x"),))
-    assert admission.encode_now(short) == await admission.encode(short)
-    assert admission.encode_now(long) is None
-    assert tuple(await admission.encode(long)) == (20,) * 10
-    assert admission.encode_now(chat) is None
-    assert tuple(await admission.encode(chat)) == (20,)
-
-
 async def test_what_was_encoded_once_is_used_as_it_is() -> None:
     text = CharText()
     admission = create_admission(text=text)
     token_ids = (1, 2, 3)
-    assert admission.encode_now(EncodedPrompt(token_ids=token_ids)) is token_ids
+    assert await admission.encode(EncodedPrompt(token_ids=token_ids)) is token_ids
     assert text.num_encoded == 0
 
 
@@ -132,9 +118,9 @@ def test_a_request_id_that_would_forge_a_line_of_a_log_is_refused() -> None:
         RequestSpec(prompt=TextPrompt(text="x"), request_id="a\nb")
 
 
-def test_more_ids_than_a_request_may_hold_are_refused_before_they_are_looked_at() -> None:
+async def test_more_ids_than_a_request_may_hold_are_refused_before_they_are_looked_at() -> None:
     with pytest.raises(ContextLengthExceededError, match=r"has 21 tokens.* may have 20"):
-        create_admission().encode_now(TokenPrompt(token_ids=(999,) * 21))
+        await create_admission().encode(TokenPrompt(token_ids=(999,) * 21))
 
 
 def test_what_a_client_can_make_long_has_a_limit() -> None:

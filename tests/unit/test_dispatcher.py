@@ -8,6 +8,7 @@ import pytest
 
 from coordinator.core.limits import MAX_REPLAYS
 from coordinator.core.request import FinishReason, Request
+from coordinator.core.sequence import Sequence as TokenSequence
 from coordinator.core.step import LogitsRequest, SchedulerOutput
 from coordinator.engine.dispatcher import PREFIX_WEIGHT, Dispatcher
 from coordinator.engine.lane import Lane, OnLanded
@@ -40,9 +41,13 @@ class Lanes(NamedTuple):
     def names(self, index: int) -> list[str]:
         return [sequence.request_id for sequence in self.lanes[index].waiting]
 
+    def place_one(self, sequence: TokenSequence) -> TokenSequence:
+        self.dispatcher.place(sequence)
+        return sequence
+
     def place(self, *request_ids: str) -> None:
         for name in request_ids:
-            self.dispatcher.place(create_request(name))
+            self.place_one(create_sequence(name))
 
     def step(self, index: int) -> None:
         output = self.schedulers[index].schedule()
@@ -81,7 +86,7 @@ def create_lanes(
     ]
     for lane in lanes:
         reopen(lane)
-    return Lanes(lanes, schedulers, Dispatcher(lanes, config, max_num_waiting=max_num_waiting))
+    return Lanes(lanes, schedulers, Dispatcher(lanes, max_num_waiting=max_num_waiting))
 
 
 def reopen(lane: Lane) -> None:
@@ -92,8 +97,11 @@ def close(lane: Lane) -> None:
     assert lane.lose() == []
 
 
-def create_request(name: str, *, prompt: tuple[int, ...] | None = None) -> Request:
-    return Request(request_id=name, prompt_token_ids=prompt or (hash(name) % 1000,), max_tokens=4)
+def create_sequence(name: str, *, prompt: tuple[int, ...] | None = None) -> TokenSequence:
+    prompt_token_ids = prompt or (hash(name) % 1000,)
+    return TokenSequence(
+        request=Request(request_id=name, prompt_token_ids=prompt_token_ids, max_tokens=4)
+    )
 
 
 def test_requests_go_to_the_lane_with_the_least_to_do() -> None:
@@ -105,15 +113,15 @@ def test_requests_go_to_the_lane_with_the_least_to_do() -> None:
 def test_a_lane_that_holds_the_prompt_may_have_more_to_do() -> None:
     cluster = create_lanes()
     prompt = tuple(range(41))
-    warm = cluster.dispatcher.place(create_request("warm", prompt=prompt))
+    warm = cluster.place_one(create_sequence("warm", prompt=prompt))
     assert cluster.names(0) == ["warm"]
     cluster.step(0)
     cluster.dispatcher.forget(warm, FinishReason.STOP)
     for name in ("a", "b", "c"):
-        cluster.dispatcher.place(create_request(name, prompt=prompt))
+        cluster.place_one(create_sequence(name, prompt=prompt))
     assert cluster.names(0) == ["a", "b", "c"]
     for name in ("d", "e", "f"):
-        cluster.dispatcher.place(create_request(name, prompt=prompt))
+        cluster.place_one(create_sequence(name, prompt=prompt))
     assert len(cluster.names(1)) > 0
     assert len(cluster.names(0)) - len(cluster.names(1)) <= PREFIX_WEIGHT
 
@@ -121,7 +129,7 @@ def test_a_lane_that_holds_the_prompt_may_have_more_to_do() -> None:
 def test_a_closed_lane_gives_all_away_those_that_ran_first_and_in_order() -> None:
     cluster = create_lanes()
     close(cluster.lanes[1])
-    first = cluster.dispatcher.place(create_request("a"))
+    first = cluster.place_one(create_sequence("a"))
     cluster.place("b")
     cluster.step(0)
     cluster.place("c", "d")
@@ -165,15 +173,15 @@ def test_a_lane_that_comes_back_takes_from_the_queue_of_the_other() -> None:
 
 def test_one_that_does_not_fit_goes_to_a_lane_where_it_does() -> None:
     cluster = create_lanes(num_kv_blocks=30)
-    placed = [cluster.dispatcher.place(create_request(name)) for name in ("here", "there")]
+    placed = [cluster.place_one(create_sequence(name)) for name in ("here", "there")]
     for index in (0, 1):
         cluster.step(index)
     for name in ("large", "too large for both"):  # one each
         prompt = (900, *range(len(name), 100 + len(name)))
-        placed.append(cluster.dispatcher.place(create_request(name, prompt=prompt)))
+        placed.append(cluster.place_one(create_sequence(name, prompt=prompt)))
     for index in (0, 1):
         cluster.step(index)
-    cluster.dispatcher.place(create_request("waits", prompt=tuple(range(500, 600))))
+    cluster.place_one(create_sequence("waits", prompt=tuple(range(500, 600))))
     [full] = [index for index in (0, 1) if cluster.names(index) == ["waits"]]
     other = 1 - full
     assert cluster.schedulers[full].schedule() is not None
@@ -214,7 +222,7 @@ def test_the_queue_is_bounded_over_all_lanes() -> None:
 
 def test_an_end_that_the_lane_knows_is_not_told_to_it_again() -> None:
     cluster = create_lanes(num=1)
-    stopped, cancelled = (cluster.dispatcher.place(create_request(name)) for name in "ab")
+    stopped, cancelled = (cluster.place_one(create_sequence(name)) for name in "ab")
     cluster.step(0)
     cluster.dispatcher.stop(stopped, FinishReason.STOP)
     assert cluster.lanes[0].num_sequences == 1
@@ -225,3 +233,14 @@ def test_an_end_that_the_lane_knows_is_not_told_to_it_again() -> None:
     with pytest.raises(AssertionError, match="told twice"):
         cluster.lanes[0].finish("b", FinishReason.ABORT)
     cluster.check_integrity()
+
+
+def test_an_id_is_held_until_its_sequence_is_in_no_micro_batch() -> None:
+    cluster = create_lanes(num=1)
+    sequence = cluster.place_one(create_sequence("a"))
+    output = cluster.schedulers[0].schedule()
+    assert output is not None
+    cluster.dispatcher.forget(sequence, FinishReason.ABORT)
+    assert cluster.dispatcher.holds("a")
+    cluster.schedulers[0].update(output, {})
+    assert not cluster.dispatcher.holds("a")

@@ -32,8 +32,10 @@ class CallerEngine:
         self._max_requests = max_requests
         self._num_requests: Counter[Caller] = Counter()
 
-    def submit(self, spec: RequestSpec) -> EventStream:
+    async def submit(self, spec: RequestSpec) -> EventStream:
         """Queues a request of the current caller; see `GenerationEngine.submit`.
+
+        The request counts from the call until its end is read or it is cancelled.
 
         Raises:
             QueueFullError: The caller has its share of requests already.
@@ -41,7 +43,7 @@ class CallerEngine:
         """
         caller = current_caller.get()
         if caller is None:
-            return self._engine.submit(spec)
+            return await self._engine.submit(spec)
         num_requests = self._num_requests[caller]
         if self._max_requests is not None and num_requests >= self._max_requests:
             raise QueueFullError(
@@ -50,7 +52,12 @@ class CallerEngine:
                 limit=self._max_requests,
             )
         salted = replace(spec, cache_salt=salt_of(caller, spec.cache_salt))
-        return _CountedStream(self._engine.submit(salted), caller, self._num_requests)
+        count = _Count(caller, self._num_requests)
+        try:
+            return _CountedStream(await self._engine.submit(salted), count)
+        except BaseException:
+            count.release()
+            raise
 
     @property
     def served_model(self) -> ServedModel:
@@ -101,30 +108,38 @@ def salt_of(caller: Caller, salt: str | None) -> str:
     return blake2b(parts.encode(errors="surrogatepass"), digest_size=32).hexdigest()
 
 
-class _CountedStream:
-    """Events of one request; counts it until its end is read or it is cancelled."""
+class _Count:
+    """One request of a caller, which counts until it is released."""
 
-    def __init__(self, stream: EventStream, caller: Caller, counts: Counter[Caller]) -> None:
-        self._stream = stream
+    def __init__(self, caller: Caller, counts: Counter[Caller]) -> None:
         self._caller = caller
         self._counts = counts
         self._is_counted = True
         counts[caller] += 1
+
+    def release(self) -> None:
+        """Counts the request no more; may be called again."""
+        if self._is_counted:
+            self._is_counted = False
+            self._counts[self._caller] -= 1
+            if not self._counts[self._caller]:
+                del self._counts[self._caller]
+
+
+class _CountedStream:
+    """Events of one request; releases its count when their end is read or it is cancelled."""
+
+    def __init__(self, stream: EventStream, count: _Count) -> None:
+        self._stream = stream
+        self._count = count
 
     async def __aiter__(self) -> AsyncIterator[GenerationEvent]:
         try:
             async for event in self._stream:
                 yield event
         finally:
-            self._release()
+            self._count.release()
 
     def cancel(self) -> None:
         self._stream.cancel()
-        self._release()
-
-    def _release(self) -> None:
-        if self._is_counted:
-            self._is_counted = False
-            self._counts[self._caller] -= 1
-            if not self._counts[self._caller]:
-                del self._counts[self._caller]
+        self._count.release()

@@ -57,7 +57,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
     ) -> None:
         """Streams the events of one request; the end of the call ends the request."""
         with _internal_errors():
-            stream = self._ready_engine().submit(messages.request_spec(request))
+            stream = await self._ready_engine().submit(messages.request_spec(request))
             try:
                 async for event in stream:
                     await context.write(messages.generate_response(event))

@@ -74,31 +74,18 @@ async def open_choices(
         StagecoachError: One was not admitted.
     """
     opened: list[list[Choice]] = []
-    watch = asyncio.create_task(_cancel_when_gone(receive, opened))
+    admission = asyncio.create_task(_admit(engine, specs, opened))
+    watch = asyncio.create_task(_end_when_gone(receive, admission, opened))
     try:
-        prompts: list[EncodedPrompt] = []
-        for index, prompt_specs in enumerate(specs):
-            try:
-                choice = Choice(engine.submit(prompt_specs[0]))
-                opened.append([choice])
-                accepted = await choice.accepted()
-            except StagecoachError as error:
-                if len(specs) == 1:
-                    raise
-                raise of_item(error, index) from error
-            prompts.append(EncodedPrompt(token_ids=accepted.prompt_token_ids))
-            await asyncio.sleep(0)  # many prompts, each of which took some time
-            _check_there(watch)
-        num_prompt_tokens = sum(len(prompt.token_ids) for prompt in prompts)
-        if len(specs[0]) > 1:
-            await _open_siblings(engine, specs, prompts, opened, watch)
+        await asyncio.wait({admission})
+        if admission.cancelled():
+            raise RequestAbortedError("the client is gone")
+        num_prompt_tokens = admission.result()
         yield OpenChoices([choice for group in opened for choice in group], num_prompt_tokens)
     finally:
         watch.cancel()
-        for group in opened:
-            for choice in group:
-                choice.cancel()
-        await asyncio.wait({watch})
+        _end(admission, opened)
+        await asyncio.gather(admission, watch, return_exceptions=True)
 
 
 async def run_all(
@@ -127,33 +114,48 @@ async def run_all(
         await asyncio.wait(readers)
 
 
-async def _open_siblings(
-    engine: GenerationEngine,
-    specs: Sequence[Sequence[RequestSpec]],
-    prompts: Sequence[EncodedPrompt],
-    opened: list[list[Choice]],
-    watch: asyncio.Task[None],
-) -> None:
-    """Admits the other choices of each prompt, which is not encoded again."""
+async def _admit(
+    engine: GenerationEngine, specs: Sequence[Sequence[RequestSpec]], opened: list[list[Choice]]
+) -> int:
+    """Admits the choices into `opened`, one by one; returns the number of tokens of all prompts."""
+    prompts: list[EncodedPrompt] = []
+    for index, prompt_specs in enumerate(specs):
+        group: list[Choice] = []
+        opened.append(group)
+        try:
+            accepted = await _open(engine, prompt_specs[0], group)
+        except StagecoachError as error:
+            if len(specs) == 1:
+                raise
+            raise of_item(error, index) from error
+        prompts.append(EncodedPrompt(token_ids=accepted.prompt_token_ids))
     for group, prompt_specs, prompt in zip(opened, specs, prompts, strict=True):
         for spec in prompt_specs[1:]:
-            choice = Choice(engine.submit(replace(spec, prompt=prompt)))
-            group.append(choice)
-            await choice.accepted()
-            await asyncio.sleep(0)
-            _check_there(watch)
+            await _open(engine, replace(spec, prompt=prompt), group)  # it is not encoded again
+    return sum(len(prompt.token_ids) for prompt in prompts)
 
 
-def _check_there(watch: asyncio.Task[None]) -> None:
-    """After any wait, and before more is admitted: what `watch` has not seen it cannot cancel."""
-    if watch.done():
-        raise RequestAbortedError("the client is gone")
+async def _open(engine: GenerationEngine, spec: RequestSpec, group: list[Choice]) -> Accepted:
+    """Admits one choice into its group."""
+    choice = Choice(await engine.submit(spec))
+    group.append(choice)
+    accepted = await choice.accepted()
+    await asyncio.sleep(0)  # there may be many, each of which took some time
+    return accepted
 
 
-async def _cancel_when_gone(receive: Receive, opened: list[list[Choice]]) -> None:
+async def _end_when_gone(
+    receive: Receive, admission: asyncio.Task[int], opened: list[list[Choice]]
+) -> None:
     """Waits until the client is gone; what it asked for ends with the engine's next step."""
     while (await receive())["type"] != "http.disconnect":
         pass
+    _end(admission, opened)
+
+
+def _end(admission: asyncio.Task[int], opened: list[list[Choice]]) -> None:
+    """Admits no more choices, and cancels those that are there."""
+    admission.cancel()
     for group in opened:
         for choice in group:
             choice.cancel()
