@@ -111,8 +111,9 @@ class Engine:
             dispatcher=self._dispatcher,
             requests=self._requests,
             observers=self._observers,
-            topology=topology,
             limits=limits,
+            num_stages=len(topology.infos),
+            vocab_size=topology.vocab_size,
             tokenizer=tokenizer,
         )
         self._idle = asyncio.Event()

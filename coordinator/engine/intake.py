@@ -15,7 +15,6 @@ from coordinator.engine.live_request import LiveRequest
 from coordinator.engine.live_requests import LiveRequests
 from coordinator.engine.outage import Outage
 from coordinator.observe.observer import Observers
-from coordinator.pipeline.topology import Topology
 from coordinator.scheduler.config import SchedulerConfig
 from coordinator.scheduler.prefix_index import block_hashes
 from coordinator.text.tokenizer import Tokenizer
@@ -32,8 +31,9 @@ class Intake:
         dispatcher: Places them.
         requests: Where they live from then on.
         observers: Told of each that is taken, and of each that is not.
-        topology: The stages.
         limits: Of each pipeline.
+        num_stages: Of each pipeline.
+        vocab_size: Logits in a row.
         tokenizer: The model's; None when it serves token ids only.
     """
 
@@ -46,8 +46,9 @@ class Intake:
         dispatcher: Dispatcher,
         requests: LiveRequests,
         observers: Observers,
-        topology: Topology,
         limits: SchedulerConfig,
+        num_stages: int,
+        vocab_size: int,
         tokenizer: Tokenizer | None,
     ) -> None:
         self._admission = admission
@@ -56,8 +57,9 @@ class Intake:
         self._dispatcher = dispatcher
         self._requests = requests
         self._observers = observers
-        self._topology = topology
         self._limits = limits
+        self._num_stages = num_stages
+        self._vocab_size = vocab_size
         self._tokenizer = tokenizer
         self._is_closed = False
 
@@ -122,8 +124,8 @@ class Intake:
         sequence = Sequence(request=request, block_hashes=block_names)
         live = LiveRequest.of(
             sequence,
-            num_stages=len(self._topology.infos),
-            vocab_size=self._topology.vocab_size,
+            num_stages=self._num_stages,
+            vocab_size=self._vocab_size,
             tokenizer=self._tokenizer,
             constraint=constraint,
             on_cancel=partial(self._requests.cancel, request.request_id),
