@@ -1,7 +1,8 @@
-"""How one stage is reached: channels to it, the certificate that they take, and how long they have.
+"""Makes channels to one stage: which certificate they take, and how long a connection may take.
 
-A connection to a slow stage over TLS takes several round trips, so the time for it grows with what
-was late or slow. What was learned on the way is kept until a stream is open.
+A connection over TLS takes several round trips. So the time for the next one grows when the last
+one was late, and with the time that the look at the certificate took. Both are kept until a stream
+is open.
 """
 
 import asyncio
@@ -27,11 +28,11 @@ from stagecoach.security.served import certificate_of_role
 from stagecoach.security.tls_files import TlsFiles
 
 MAX_PATIENCE = 4
-"""A stage that was not reached in time has twice as long the next time, up to so many times."""
+"""A stage that was not reached in time has twice as long the next time, up to this factor."""
 
 NUM_HANDSHAKES = 4
-"""A call on a new connection takes so many times a look at the certificate: a handshake, the first
-frames of HTTP/2, the call, and one more for what is slower at times."""
+"""Looks at the certificate that a call on a new connection takes as long as: a handshake, the first
+frames of HTTP/2, the call, and one more as slack."""
 
 _log = logging.getLogger(__name__)
 

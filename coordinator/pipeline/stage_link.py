@@ -1,7 +1,7 @@
 """The link to one stage: what the stage says of itself, and one Forward stream after the other.
 
-How the stage is reached, how a stream opens and what is in flight on it are parts of their own.
-gRPC's own retries are off: replay is ours.
+`stage_channel` reaches the stage, `stage_inquiry` asks what it is, `stream_opening` opens a stream,
+and `forward_stream` holds what is in flight on one. gRPC's own retries are off: replay is ours.
 """
 
 import asyncio
