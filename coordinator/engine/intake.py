@@ -1,4 +1,4 @@
-"""The way of a request into the engine: checked, tokenized, its grammar compiled, placed."""
+"""Takes requests into the engine: checks, tokenizes, compiles the grammar, places on a lane."""
 
 import time
 from functools import partial

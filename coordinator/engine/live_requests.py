@@ -1,4 +1,4 @@
-"""All requests that have not ended, by id; whatever ends one does so here, exactly once."""
+"""The requests that have not ended, by id. Whatever ends a request ends it here, exactly once."""
 
 import asyncio
 
