@@ -64,6 +64,7 @@ async def open_engine(
     engine = Engine(
         pool=pool,
         topology=topology,
+        names=config.served_model_names or (topology.model_id,),
         limits=limits,
         num_micro_batches=config.num_micro_batches,
         admission=Admission(

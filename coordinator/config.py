@@ -42,7 +42,7 @@ class CoordinatorConfig:
     cors_origins: tuple[str, ...] = ()
     """Origins of pages that may use the HTTP API, such as `https://chat.example`; `*` for all."""
     served_model_names: tuple[str, ...] = ()
-    """Names of the model over HTTP, the one that answers show first. None given: its own."""
+    """Names of the model, the one that answers show first. None given: its own."""
     stage_tls: TlsFiles | None = None
     """What this coordinator shows to stages, and whom it takes for one. None: plain text."""
     door_tls: TlsFiles | None = None

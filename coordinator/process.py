@@ -11,7 +11,9 @@ import uvloop
 
 from coordinator.assembly import open_engine
 from coordinator.config import CoordinatorConfig
+from coordinator.core.catalog import Catalog
 from coordinator.doors.access.caller_engine import CallerEngine
+from coordinator.doors.access.caller_shares import CallerShares
 from coordinator.doors.access.callers import Callers
 from coordinator.doors.grpc.server import GenerationServer
 from coordinator.doors.http.app import AppOptions, create_app
@@ -19,6 +21,7 @@ from coordinator.doors.http.connection import ConnectionLimits
 from coordinator.doors.http.door import Door
 from coordinator.doors.http.host_guard import AllowedHosts
 from coordinator.doors.http.server import HttpServer
+from coordinator.engine.engines import Engines
 from coordinator.observe.metrics import CoordinatorMetrics
 from coordinator.observe.observer import EngineObserver
 from coordinator.observe.tracing.export import exported_traces
@@ -100,7 +103,9 @@ async def _serve(
     callers = _callers(config)
     if config.stage_tls is not None:
         read_tls(config.stage_tls)  # before anything waits for a stage
+    catalog = Catalog()
     server = GenerationServer(
+        catalog,
         config.listen,
         max_model_len=max_model_len,
         max_num_waiting=config.max_num_waiting,
@@ -108,7 +113,7 @@ async def _serve(
         callers=callers,
     )
     address = await server.start()
-    door = Door(config.served_model_names)
+    door = Door(catalog)
     http = (
         None
         if config.http_listen is None
@@ -128,14 +133,15 @@ async def _serve(
             engine = await open_engine(
                 config,
                 files,
-                lambda address, error: server.starting(waits.update(address, error)),
+                lambda address, error: catalog.starting(waits.update(address, error)),
                 observation.observers,
             )
         if observation.metrics is not None:
             observation.metrics.serve(engine)
-        shared = CallerEngine(engine, max_requests=config.max_requests_per_key)
-        await server.serve(shared)
-        door.open(shared)
+        shares = CallerShares(max_requests=config.max_requests_per_key)
+        catalog.open(Engines([engine]), [CallerEngine(engine, shares)])
+        door.open()
+        await server.serve()
         engine.read_vocabulary()
         if json_output:
             ready = {

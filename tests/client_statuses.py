@@ -1,6 +1,8 @@
 """The state of a cluster, as the SDK gives it, for tests of what is made of it."""
 
-from stagecoach.client import CoordinatorStatus, StageState, StageStatus
+from dataclasses import replace
+
+from stagecoach.client import CoordinatorStatus, ModelStatus, StageState, StageStatus
 from stagecoach.contract.layer_range import LayerRange
 from tests.layer_ranges import split_evenly
 from tests.stage_infos import create_info
@@ -33,12 +35,11 @@ def create_status(
     ready: bool = True,
 ) -> CoordinatorStatus:
     ranges = split_evenly(num_layers, num_stages)
-    return CoordinatorStatus(
+    model = ModelStatus(
         model_id=model_id,
+        names=(model_id,),
         ready=ready,
         has_tokenizer=True,
-        version="1",
-        pid=1,
         stages=tuple(create_stage(index, layers, device) for index, layers in enumerate(ranges)),
         num_running=0,
         num_waiting=0,
@@ -54,3 +55,4 @@ def create_status(
         num_prefix_hit_tokens=0,
         tokens_per_second=0.0,
     )
+    return replace(CoordinatorStatus.of([model]), version="1", pid=1)

@@ -20,7 +20,7 @@ from stage_server.process.build_engine import build_engine
 from stage_server.process.server import StageServer
 from stage_server.wire.limits import MessageLimits
 from stagecoach.contract.address import Address
-from stagecoach.contract.cluster_status import CoordinatorStatus
+from stagecoach.contract.cluster_status import ModelStatus
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.model_files import open_model
 
@@ -100,9 +100,7 @@ async def running_engine(
             await engine.close(grace_s=0.0)
 
 
-async def status_when(
-    engine: Engine, condition: Callable[[CoordinatorStatus], bool]
-) -> CoordinatorStatus:
+async def status_when(engine: Engine, condition: Callable[[ModelStatus], bool]) -> ModelStatus:
     """Waits until the engine's status meets a condition."""
     while True:
         status = await engine.status()

@@ -2,8 +2,10 @@
 
 import json
 
+from rich.console import Console
+
 from coordinator.cli.shared.console import plain_table, table_console
-from stagecoach.client import CoordinatorStatus
+from stagecoach.client import CoordinatorStatus, ModelStatus
 from stagecoach.contract.status_json import status_json
 
 
@@ -13,19 +15,24 @@ def print_json(status: CoordinatorStatus) -> None:
 
 
 def print_table(status: CoordinatorStatus) -> None:
-    """Prints the state for people."""
+    """Prints the state for people, one model after the other."""
     console = table_console()
-    ready = "ready" if status.ready else "not ready"
-    if any(stage.emulated for stage in status.stages):
+    for model in status.models:
+        _print_model(console, status, model)
+
+
+def _print_model(console: Console, status: CoordinatorStatus, model: ModelStatus) -> None:
+    ready = "ready" if model.ready else "not ready"
+    if model.emulated:
         ready += ", emulated"
-    console.print(f"{status.model_id}: {ready}, version {status.version}, pid {status.pid}")
+    console.print(f"{model.model_id}: {ready}, version {status.version}, pid {status.pid}")
     table = plain_table()
     for name in ("stage", "address", "layers", "state", "dtype"):
         table.add_column(name, no_wrap=True)
     for name in ("weights", "KV free"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("device")
-    for stage in status.stages:
+    for stage in model.stages:
         table.add_row(
             str(stage.index),
             stage.address,
@@ -38,13 +45,13 @@ def print_table(status: CoordinatorStatus) -> None:
         )
     console.print(table)
     console.print(
-        f"{status.num_running} running, {status.num_waiting} waiting, "
-        f"{status.num_finished} finished; {status.tokens_per_second:.1f} tokens/s, "
-        f"{status.num_generated_tokens} tokens generated"
+        f"{model.num_running} running, {model.num_waiting} waiting, "
+        f"{model.num_finished} finished; {model.tokens_per_second:.1f} tokens/s, "
+        f"{model.num_generated_tokens} tokens generated"
     )
     console.print(
-        f"prefix cache: held {status.num_prefix_hit_tokens} of {status.num_prefix_query_tokens} "
-        f"prompt tokens; now in {_share(status.num_cached_kv_blocks, status.num_kv_blocks)} of the "
+        f"prefix cache: held {model.num_prefix_hit_tokens} of {model.num_prefix_query_tokens} "
+        f"prompt tokens; now in {_share(model.num_cached_kv_blocks, model.num_kv_blocks)} of the "
         "KV blocks, free for any request"
     )
 

@@ -1,4 +1,4 @@
-"""What the doors need of the thing that generates. Owned here, implemented by the engine."""
+"""What the doors need of what generates, of one model. Owned here, implemented by the engine."""
 
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
@@ -7,7 +7,7 @@ from coordinator.core.events import GenerationEvent
 from coordinator.core.request_spec import Prompt, RequestSpec
 from coordinator.core.served_model import ServedModel
 from coordinator.core.step_chunk import StepChunk
-from stagecoach.contract.cluster_status import CoordinatorStatus
+from stagecoach.contract.cluster_status import ModelStatus
 
 
 class EventStream(Protocol):
@@ -42,20 +42,11 @@ class StepFeed(Protocol):
 
 
 class GenerationEngine(Protocol):
-    """Generates text for many requests at once. Called from one event loop only."""
+    """Generates text of one model for many requests at once. Called from one event loop only."""
 
     @property
     def served_model(self) -> ServedModel:
         """What clients may know of the model."""
-        ...
-
-    @property
-    def is_ready(self) -> bool:
-        """True while requests are served."""
-        ...
-
-    async def wait_ready(self, *, ready: bool) -> None:
-        """Returns when `is_ready` has become so."""
         ...
 
     async def submit(self, spec: RequestSpec) -> EventStream:
@@ -95,8 +86,8 @@ class GenerationEngine(Protocol):
         """
         ...
 
-    async def status(self) -> CoordinatorStatus:
-        """The state of the coordinator and of every stage."""
+    async def status(self) -> ModelStatus:
+        """The state of the model and of every stage."""
         ...
 
     def watch_steps(self) -> StepFeed:
@@ -107,8 +98,4 @@ class GenerationEngine(Protocol):
         Raises:
             QueueFullError: Too many watch already.
         """
-        ...
-
-    async def close(self, grace_s: float) -> None:
-        """Admits nothing more, lets requests finish within the grace time, fails the rest."""
         ...

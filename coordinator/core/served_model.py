@@ -1,4 +1,4 @@
-"""What a client may know of the model that a coordinator serves."""
+"""What a client may know of a model that a coordinator serves."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +10,8 @@ class ServedModel:
 
     model_id: str
     """As the operator named it."""
+    names: tuple[str, ...]
+    """What requests may call it, at least one; answers over HTTP show the first."""
     vocab_size: int
     """Number of token ids."""
     max_model_len: int

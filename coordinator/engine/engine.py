@@ -41,7 +41,7 @@ from coordinator.scheduler.scheduler import Scheduler
 from coordinator.text.text_workers import TextWorkers
 from coordinator.text.tokenizer import Tokenizer
 from coordinator.text.tokenizer_info import TokenizerInfo
-from stagecoach.contract.cluster_status import CoordinatorStatus
+from stagecoach.contract.cluster_status import ModelStatus
 from stagecoach.contract.errors import UnavailableError
 
 _log = logging.getLogger(__name__)
@@ -53,6 +53,7 @@ class Engine:
     Args:
         pool: Connected and not started; the engine closes it.
         topology: The stages.
+        names: What requests may call the model, the one that answers show first.
         limits: Of each pipeline.
         num_micro_batches: In flight in each pipeline; None measures how many are best.
         admission: Validates requests.
@@ -70,6 +71,7 @@ class Engine:
         *,
         pool: StagePool,
         topology: Topology,
+        names: tuple[str, ...],
         limits: SchedulerConfig,
         num_micro_batches: int | None,
         admission: Admission,
@@ -85,6 +87,7 @@ class Engine:
         self._tokenizer_info = tokenizer_info
         self._pool = pool
         self._topology = topology
+        self._names = names
         self._limits = limits
         self._admission = admission
         self._grammars = grammars
@@ -139,6 +142,7 @@ class Engine:
         """What clients may know of the model."""
         return ServedModel(
             model_id=self._topology.model_id,
+            names=self._names,
             vocab_size=self._topology.vocab_size,
             max_model_len=self._limits.max_request_tokens,
             has_tokenizer=self.tokenizer is not None,
@@ -307,10 +311,11 @@ class Engine:
             self._wake.set()
         self._readiness.set(is_open and not self._is_draining)
 
-    async def status(self) -> CoordinatorStatus:
-        """The state of the coordinator and of every stage."""
+    async def status(self) -> ModelStatus:
+        """The state of the model and of every stage."""
         return engine_status(
             topology=self._topology,
+            names=self._names,
             stages=await self._pool.statuses(),
             ready=self.is_ready,
             has_tokenizer=self.tokenizer is not None,

@@ -10,7 +10,7 @@ from coordinator.engine.lane import Lane
 from coordinator.engine.throughput import ThroughputMeter
 from coordinator.pipeline.topology import Topology
 from coordinator.scheduler.config import SchedulerConfig
-from stagecoach.contract.cluster_status import CoordinatorStatus, StageStatus
+from stagecoach.contract.cluster_status import ModelStatus, StageStatus
 
 
 @dataclass(slots=True)
@@ -27,6 +27,7 @@ class EngineCounters:
 def engine_status(
     *,
     topology: Topology,
+    names: tuple[str, ...],
     stages: tuple[StageStatus, ...],
     ready: bool,
     has_tokenizer: bool,
@@ -34,11 +35,12 @@ def engine_status(
     limits: SchedulerConfig,
     counters: EngineCounters,
     now_s: float,
-) -> CoordinatorStatus:
-    """The state of the coordinator and of every stage.
+) -> ModelStatus:
+    """The state of the model and of every stage.
 
     Args:
         topology: The stages as they were when they were connected.
+        names: What requests may call the model.
         stages: As they are now.
         ready: Whether requests are served.
         has_tokenizer: Whether text is served.
@@ -48,8 +50,9 @@ def engine_status(
         now_s: On the monotonic clock.
     """
     figures = engine_figures(is_ready=ready, lanes=lanes, limits=limits, stages=())
-    return CoordinatorStatus(
+    return ModelStatus(
         model_id=topology.model_id,
+        names=names,
         ready=ready,
         stages=stages,
         num_running=figures.num_running,

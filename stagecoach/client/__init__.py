@@ -26,7 +26,12 @@ from stagecoach.client.prompt import ChatMessage, PromptLike
 from stagecoach.client.request import GenerateOptions
 from stagecoach.client.step_watch import StepWatch
 from stagecoach.client.stream import TokenStream
-from stagecoach.contract.cluster_status import CoordinatorStatus, StageState, StageStatus
+from stagecoach.contract.cluster_status import (
+    CoordinatorStatus,
+    ModelStatus,
+    StageState,
+    StageStatus,
+)
 from stagecoach.contract.errors import (
     ContextLengthExceededError,
     DeadlineExceededError,
@@ -34,6 +39,7 @@ from stagecoach.contract.errors import (
     InternalError,
     InvalidArgumentError,
     KvFullError,
+    ModelNotFoundError,
     QueueFullError,
     RequestAbortedError,
     StagecoachError,
@@ -61,6 +67,8 @@ __all__ = [
     "InvalidArgumentError",
     "JsonSchema",
     "KvFullError",
+    "ModelNotFoundError",
+    "ModelStatus",
     "PromptLike",
     "QueueFullError",
     "RequestAbortedError",

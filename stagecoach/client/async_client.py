@@ -19,8 +19,13 @@ from stagecoach.client.channel import (
     read_error_async,
 )
 from stagecoach.client.completion import Completion
-from stagecoach.client.prompt import PromptLike, PromptOptions, prompt_message
-from stagecoach.client.request import GenerateOptions, generate_request
+from stagecoach.client.prompt import PromptLike, PromptOptions
+from stagecoach.client.request import (
+    GenerateOptions,
+    generate_request,
+    tokenize_request,
+    watch_request,
+)
 from stagecoach.contract import cluster_status_codec
 from stagecoach.contract.cluster_status import CoordinatorStatus
 from stagecoach.contract.errors import DeadlineExceededError, UnavailableError
@@ -108,15 +113,22 @@ class AsyncClient:
         self,
         prompt: PromptLike,
         *,
+        model: str | None = None,
         timeout_s: float | None = None,
         **options: Unpack[PromptOptions],
     ) -> list[int]:
         """Turns a prompt into token ids, special tokens included, as `generate` does.
 
+        Args:
+            prompt: Text, token ids, or chat messages.
+            model: A name of the model. None: the only one.
+            timeout_s: For the answer. None: no limit.
+            **options: See `PromptOptions`.
+
         Raises:
             StagecoachError: The prompt cannot be tokenized.
         """
-        request = generation_pb2.TokenizeRequest(prompt=prompt_message(prompt, **options))
+        request = tokenize_request(prompt, model=model, **options)
         try:
             return list(
                 (
@@ -129,7 +141,7 @@ class AsyncClient:
             raise await read_error_async(error, self._peer) from error
 
     async def status(self, *, timeout_s: float | None = None) -> CoordinatorStatus:
-        """Asks for the state of the coordinator and of every stage.
+        """Asks for the state of the coordinator, of every model and of every stage.
 
         Raises:
             StagecoachError: The coordinator did not answer.
@@ -144,10 +156,13 @@ class AsyncClient:
         except grpc.RpcError as error:
             raise await read_error_async(error, self._peer) from error
 
-    async def watch_steps(self, *, timeout_s: float | None = None) -> AsyncStepWatch:
+    async def watch_steps(
+        self, *, model: str | None = None, timeout_s: float | None = None
+    ) -> AsyncStepWatch:
         """Watches what each micro-batch does from now on, whoever's requests are in it.
 
         Args:
+            model: A name of the model whose micro-batches they are. None: the only one.
             timeout_s: For the whole watch. None: no limit.
 
         Returns:
@@ -158,9 +173,7 @@ class AsyncClient:
             StagecoachError: The coordinator does not let itself be watched.
         """
         call = self._stub.WatchSteps(
-            generation_pb2.WatchStepsRequest(),
-            timeout=call_timeout_s(timeout_s),
-            metadata=self._metadata,
+            watch_request(model), timeout=call_timeout_s(timeout_s), metadata=self._metadata
         )
         return await AsyncStepWatch(call, self._peer).start()
 

@@ -16,8 +16,13 @@ from stagecoach.client.channel import (
     read_error,
 )
 from stagecoach.client.completion import Completion
-from stagecoach.client.prompt import PromptLike, PromptOptions, prompt_message
-from stagecoach.client.request import GenerateOptions, generate_request
+from stagecoach.client.prompt import PromptLike, PromptOptions
+from stagecoach.client.request import (
+    GenerateOptions,
+    generate_request,
+    tokenize_request,
+    watch_request,
+)
 from stagecoach.client.step_watch import StepWatch
 from stagecoach.client.stream import TokenStream
 from stagecoach.contract import cluster_status_codec
@@ -106,15 +111,22 @@ class Client:
         self,
         prompt: PromptLike,
         *,
+        model: str | None = None,
         timeout_s: float | None = None,
         **options: Unpack[PromptOptions],
     ) -> list[int]:
         """Turns a prompt into token ids, special tokens included, as `generate` does.
 
+        Args:
+            prompt: Text, token ids, or chat messages.
+            model: A name of the model. None: the only one.
+            timeout_s: For the answer. None: no limit.
+            **options: See `PromptOptions`.
+
         Raises:
             StagecoachError: The prompt cannot be tokenized.
         """
-        request = generation_pb2.TokenizeRequest(prompt=prompt_message(prompt, **options))
+        request = tokenize_request(prompt, model=model, **options)
         try:
             return list(
                 self._stub.Tokenize(
@@ -125,7 +137,7 @@ class Client:
             raise read_error(error, self._peer) from error
 
     def status(self, *, timeout_s: float | None = None) -> CoordinatorStatus:
-        """Asks for the state of the coordinator and of every stage.
+        """Asks for the state of the coordinator, of every model and of every stage.
 
         Raises:
             StagecoachError: The coordinator did not answer.
@@ -140,10 +152,11 @@ class Client:
         except grpc.RpcError as error:
             raise read_error(error, self._peer) from error
 
-    def watch_steps(self, *, timeout_s: float | None = None) -> StepWatch:
+    def watch_steps(self, *, model: str | None = None, timeout_s: float | None = None) -> StepWatch:
         """Watches what each micro-batch does from now on, whoever's requests are in it.
 
         Args:
+            model: A name of the model whose micro-batches they are. None: the only one.
             timeout_s: For the whole watch. None: no limit.
 
         Returns:
@@ -153,7 +166,7 @@ class Client:
         Raises:
             StagecoachError: The coordinator does not let itself be watched.
         """
-        request = generation_pb2.WatchStepsRequest()
+        request = watch_request(model)
         return StepWatch(
             self._stub.WatchSteps(
                 request, timeout=call_timeout_s(timeout_s), metadata=self._metadata

@@ -34,6 +34,8 @@ _FORMS = frozenset(field.name for field in generation_pb2.Grammar.DESCRIPTOR.fie
 class GenerateOptions(PromptOptions, total=False):
     """Keyword arguments of `generate` and `complete`. Left out or None: the default."""
 
+    model: str | None
+    """A name of the model; the status lists them. Default: the only one."""
     max_tokens: int | None
     """Most tokens to generate; of more than fit, as many as fit. Default: as many as fit."""
     min_tokens: int | None
@@ -113,6 +115,33 @@ def generate_request(
     )
     if grammar is not None:
         message.grammar.CopyFrom(grammar)
+    return message
+
+
+def tokenize_request(
+    prompt: PromptLike, *, model: str | None, **options: Unpack[PromptOptions]
+) -> generation_pb2.TokenizeRequest:
+    """Writes a request for the tokens of a prompt.
+
+    Raises:
+        InvalidArgumentError: A value has the wrong type, or one that no message can hold.
+        TypeError: There is no such option.
+    """
+    message = generation_pb2.TokenizeRequest(prompt=prompt_message(prompt, **options))
+    if model is not None:
+        _set(message, "model", model)
+    return message
+
+
+def watch_request(model: str | None) -> generation_pb2.WatchStepsRequest:
+    """Writes a request to watch the micro-batches of a model.
+
+    Raises:
+        InvalidArgumentError: The name is no text.
+    """
+    message = generation_pb2.WatchStepsRequest()
+    if model is not None:
+        _set(message, "model", model)
     return message
 
 

@@ -1,8 +1,10 @@
-"""The state of a coordinator and of every stage, as a snapshot. Standard library only."""
+"""The state of a coordinator, its models and their stages, as a snapshot. Standard library only."""
 
 import os
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from typing import Self
 
 from stagecoach.contract.stage_info import StageInfo
 from stagecoach.version import __version__
@@ -95,22 +97,17 @@ class StageStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CoordinatorStatus:
-    """A coordinator; counters start at 0 with its process.
-
-    The defaults are what a coordinator of this version says of its own process.
-    """
+class ModelStatus:
+    """A model that a coordinator serves; counters start at 0 with the coordinator's process."""
 
     model_id: str
     """As the operator named it."""
+    names: tuple[str, ...]
+    """What requests may call it; answers over HTTP show the first."""
     ready: bool
     """True while requests are served."""
     has_tokenizer: bool
     """Without one, only token ids are served."""
-    version: str = __version__
-    """Of the software."""
-    pid: int = field(default_factory=os.getpid)
-    """On the coordinator's own machine."""
     stages: tuple[StageStatus, ...]
     """In pipeline order, the servers of one stage together."""
     num_running: int
@@ -147,3 +144,30 @@ class CoordinatorStatus:
     def emulated(self) -> bool:
         """True when a stage takes the time of a device that is not there."""
         return any(stage.emulated for stage in self.stages)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoordinatorStatus(ModelStatus):
+    """A coordinator, and what `ModelStatus` says of its only model, or of the first of several.
+
+    `ready` is of the coordinator: true while requests of every model are served. The defaults are
+    what a coordinator of this version says of its own process.
+    """
+
+    models: tuple[ModelStatus, ...]
+    """Every model that is served; at least one."""
+    version: str = __version__
+    """Of the software."""
+    pid: int = field(default_factory=os.getpid)
+    """On the coordinator's own machine."""
+
+    @classmethod
+    def of(cls, models: Sequence[ModelStatus]) -> Self:
+        """The state of this process, which serves these models.
+
+        Args:
+            models: At least one; of the first is what the coordinator says of a model.
+        """
+        first = {one.name: getattr(models[0], one.name) for one in fields(ModelStatus)}
+        is_ready = all(model.ready for model in models)
+        return cls(**{**first, "ready": is_ready}, models=tuple(models))

@@ -1,10 +1,17 @@
 """`CoordinatorStatus` <-> `GetStatusResponse`, for coordinators and clients."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from types import MappingProxyType
+from typing import Any
 
 from stagecoach.contract import stage_info_codec
-from stagecoach.contract.cluster_status import CoordinatorStatus, StageState, StageStatus
+from stagecoach.contract.cluster_status import (
+    CoordinatorStatus,
+    ModelStatus,
+    StageState,
+    StageStatus,
+)
 from stagecoach.contract.errors import IncompatibleError, InvalidArgumentError
 from stagecoach.v1 import generation_pb2
 
@@ -16,66 +23,61 @@ _TO_STATES: Mapping[StageState, generation_pb2.StageState.ValueType] = MappingPr
     }
 )
 
+_OfModel = generation_pb2.GetStatusResponse | generation_pb2.ModelStatus
+_SAME = tuple(one.name for one in fields(ModelStatus) if one.name != "stages")
+"""What is called alike, and is alike, in `ModelStatus` and in both messages."""
+
 _FROM_STATES = MappingProxyType({number: state for state, number in _TO_STATES.items()})
 
 
 def to_message(status: CoordinatorStatus) -> generation_pb2.GetStatusResponse:
     """Writes the state of a coordinator."""
     return generation_pb2.GetStatusResponse(
-        model_id=status.model_id,
-        ready=status.ready,
-        stages=map(_to_stage_message, status.stages),
-        num_running=status.num_running,
-        num_waiting=status.num_waiting,
-        max_num_seqs=status.max_num_seqs,
-        num_kv_blocks=status.num_kv_blocks,
-        num_free_kv_blocks=status.num_free_kv_blocks,
-        max_model_len=status.max_model_len,
-        num_finished=status.num_finished,
-        num_generated_tokens=status.num_generated_tokens,
+        **_model_fields(status),
         version=status.version,
         pid=status.pid,
-        num_preemptions=status.num_preemptions,
-        tokens_per_second=status.tokens_per_second,
-        has_tokenizer=status.has_tokenizer,
-        num_cached_kv_blocks=status.num_cached_kv_blocks,
-        num_prefix_query_tokens=status.num_prefix_query_tokens,
-        num_prefix_hit_tokens=status.num_prefix_hit_tokens,
+        models=[generation_pb2.ModelStatus(**_model_fields(model)) for model in status.models],
     )
 
 
 def from_message(message: generation_pb2.GetStatusResponse) -> CoordinatorStatus:
-    """Reads the state of a coordinator.
+    """Reads the state of a coordinator; one that lists no models serves that of the other fields.
 
     Raises:
         IncompatibleError: The state of a link, or what a stage says of itself, is none that this
             version knows.
     """
     try:
-        stages = tuple(map(_from_stage_message, message.stages))
+        known = _read_model(message)
+        models = [ModelStatus(**_read_model(model)) for model in message.models]
     except InvalidArgumentError as error:
         raise IncompatibleError(f"the status cannot be read: {error.message}") from error
     return CoordinatorStatus(
-        model_id=message.model_id,
-        ready=message.ready,
-        has_tokenizer=message.has_tokenizer,
+        **known,
         version=message.version,
         pid=message.pid,
-        stages=stages,
-        num_running=message.num_running,
-        num_waiting=message.num_waiting,
-        max_num_seqs=message.max_num_seqs,
-        num_kv_blocks=message.num_kv_blocks,
-        num_free_kv_blocks=message.num_free_kv_blocks,
-        num_cached_kv_blocks=message.num_cached_kv_blocks,
-        max_model_len=message.max_model_len,
-        num_finished=message.num_finished,
-        num_generated_tokens=message.num_generated_tokens,
-        num_preemptions=message.num_preemptions,
-        num_prefix_query_tokens=message.num_prefix_query_tokens,
-        num_prefix_hit_tokens=message.num_prefix_hit_tokens,
-        tokens_per_second=message.tokens_per_second,
+        models=tuple(models) or (ModelStatus(**known),),
     )
+
+
+def _model_fields(status: ModelStatus) -> dict[str, Any]:
+    """The fields that both messages have of a model."""
+    same = {name: getattr(status, name) for name in _SAME}
+    return {**same, "stages": map(_to_stage_message, status.stages)}
+
+
+def _read_model(message: _OfModel) -> dict[str, Any]:
+    """The fields of a `ModelStatus`.
+
+    Raises:
+        InvalidArgumentError: A stage cannot be read.
+    """
+    same = {name: getattr(message, name) for name in _SAME}
+    return {
+        **same,
+        "names": tuple(message.names),
+        "stages": tuple(map(_from_stage_message, message.stages)),
+    }
 
 
 def _to_stage_message(status: StageStatus) -> generation_pb2.StageStatus:

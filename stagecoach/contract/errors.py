@@ -42,6 +42,12 @@ class InvalidArgumentError(StagecoachError):
         return self.details["field"]
 
 
+class ModelNotFoundError(InvalidArgumentError):
+    """The request names a model that is not served."""
+
+    reason = "MODEL_NOT_FOUND"
+
+
 class ContextLengthExceededError(StagecoachError):
     """Prompt and output together exceed what the model or the KV memory can hold."""
 

@@ -22,6 +22,7 @@ _METADATA_KEY = "grpc-status-details-bin"
 
 _CODES: dict[type[errors.StagecoachError], int] = {
     errors.InvalidArgumentError: code_pb2.INVALID_ARGUMENT,
+    errors.ModelNotFoundError: code_pb2.NOT_FOUND,
     errors.ContextLengthExceededError: code_pb2.OUT_OF_RANGE,
     errors.QueueFullError: code_pb2.RESOURCE_EXHAUSTED,
     errors.KvFullError: code_pb2.RESOURCE_EXHAUSTED,

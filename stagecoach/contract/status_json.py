@@ -1,16 +1,30 @@
 """The state of a coordinator as one JSON object, as every door and command shows it."""
 
-from stagecoach.contract.cluster_status import CoordinatorStatus, StageStatus
+from stagecoach.contract.cluster_status import CoordinatorStatus, ModelStatus, StageStatus
 
 
 def status_json(status: CoordinatorStatus) -> dict[str, object]:
     """Writes the state as plain data."""
     return {
-        "model": status.model_id,
-        "ready": status.ready,
-        "has_tokenizer": status.has_tokenizer,
+        **_identity_json(status),
         "version": status.version,
         "pid": status.pid,
+        **_load_json(status),
+        "models": [{**_identity_json(model), **_load_json(model)} for model in status.models],
+    }
+
+
+def _identity_json(status: ModelStatus) -> dict[str, object]:
+    return {
+        "model": status.model_id,
+        "names": status.names,
+        "ready": status.ready,
+        "has_tokenizer": status.has_tokenizer,
+    }
+
+
+def _load_json(status: ModelStatus) -> dict[str, object]:
+    return {
         "stages": [_stage_json(stage) for stage in status.stages],
         "running": status.num_running,
         "waiting": status.num_waiting,

@@ -332,6 +332,7 @@ class GenerateRequest(_message.Message):
     LOGPROBS_FIELD_NUMBER: _builtins.int
     GRAMMAR_FIELD_NUMBER: _builtins.int
     MIN_TOKENS_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
     max_tokens: _builtins.int
     """Most tokens to generate; at least 1. Unset, or more than fit: as many as fit."""
     ignore_eos: _builtins.bool
@@ -350,6 +351,10 @@ class GenerateRequest(_message.Message):
     """Tokens before which neither an end token nor a stop string ends the output; a stop string that
     begins in them does not count. A grammar that allows nothing else ends it all the same. At most
     max_tokens.
+    """
+    model: _builtins.str
+    """One of the names of the model, which GetStatus tells. Unset: the only model; refused where
+    several are served. A name that no model has ends the call with NOT_FOUND.
     """
     @_builtins.property
     def prompt(self) -> Global___Prompt:
@@ -387,10 +392,11 @@ class GenerateRequest(_message.Message):
         logprobs: _builtins.int | None = ...,
         grammar: Global___Grammar | None = ...,
         min_tokens: _builtins.int = ...,
+        model: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_cache_salt", b"_cache_salt", "_logprobs", b"_logprobs", "_max_tokens", b"_max_tokens", "_request_id", b"_request_id", "cache_salt", b"cache_salt", "grammar", b"grammar", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "prompt", b"prompt", "request_id", b"request_id", "sampling", b"sampling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cache_salt", b"_cache_salt", "_logprobs", b"_logprobs", "_max_tokens", b"_max_tokens", "_model", b"_model", "_request_id", b"_request_id", "cache_salt", b"cache_salt", "grammar", b"grammar", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "model", b"model", "prompt", b"prompt", "request_id", b"request_id", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cache_salt", b"_cache_salt", "_logprobs", b"_logprobs", "_max_tokens", b"_max_tokens", "_request_id", b"_request_id", "cache_salt", b"cache_salt", "grammar", b"grammar", "ignore_eos", b"ignore_eos", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "min_tokens", b"min_tokens", "prompt", b"prompt", "request_id", b"request_id", "sampling", b"sampling", "stop", b"stop", "stop_token_ids", b"stop_token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cache_salt", b"_cache_salt", "_logprobs", b"_logprobs", "_max_tokens", b"_max_tokens", "_model", b"_model", "_request_id", b"_request_id", "cache_salt", b"cache_salt", "grammar", b"grammar", "ignore_eos", b"ignore_eos", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "min_tokens", b"min_tokens", "model", b"model", "prompt", b"prompt", "request_id", b"request_id", "sampling", b"sampling", "stop", b"stop", "stop_token_ids", b"stop_token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cache_salt: _TypeAlias = _typing.Literal["cache_salt"]  # noqa: Y015
     _WhichOneofArgType__cache_salt: _TypeAlias = _typing.Literal["_cache_salt", b"_cache_salt"]  # noqa: Y015
@@ -398,6 +404,8 @@ class GenerateRequest(_message.Message):
     _WhichOneofArgType__logprobs: _TypeAlias = _typing.Literal["_logprobs", b"_logprobs"]  # noqa: Y015
     _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__model: _TypeAlias = _typing.Literal["model"]  # noqa: Y015
+    _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
     _WhichOneofReturnType__request_id: _TypeAlias = _typing.Literal["request_id"]  # noqa: Y015
     _WhichOneofArgType__request_id: _TypeAlias = _typing.Literal["_request_id", b"_request_id"]  # noqa: Y015
     @_typing.overload
@@ -406,6 +414,8 @@ class GenerateRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__logprobs) -> _WhichOneofReturnType__logprobs | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_tokens) -> _WhichOneofReturnType__max_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__model) -> _WhichOneofReturnType__model | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__request_id) -> _WhichOneofReturnType__request_id | None: ...
 
@@ -807,6 +817,9 @@ class TokenizeRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PROMPT_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Whose tokens; as in GenerateRequest."""
     @_builtins.property
     def prompt(self) -> Global___Prompt:
         """The prompt."""
@@ -815,12 +828,15 @@ class TokenizeRequest(_message.Message):
         self,
         *,
         prompt: Global___Prompt | None = ...,
+        model: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["prompt", b"prompt"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "model", b"model", "prompt", b"prompt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["prompt", b"prompt"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "model", b"model", "prompt", b"prompt"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__model: _TypeAlias = _typing.Literal["model"]  # noqa: Y015
+    _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__model) -> _WhichOneofReturnType__model | None: ...
 
 Global___TokenizeRequest: _TypeAlias = TokenizeRequest  # noqa: Y015
 
@@ -908,8 +924,104 @@ class StageStatus(_message.Message):
 Global___StageStatus: _TypeAlias = StageStatus  # noqa: Y015
 
 @_typing.final
+class ModelStatus(_message.Message):
+    """State of a model that the coordinator serves."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    READY_FIELD_NUMBER: _builtins.int
+    STAGES_FIELD_NUMBER: _builtins.int
+    NUM_RUNNING_FIELD_NUMBER: _builtins.int
+    NUM_WAITING_FIELD_NUMBER: _builtins.int
+    NUM_KV_BLOCKS_FIELD_NUMBER: _builtins.int
+    NUM_FREE_KV_BLOCKS_FIELD_NUMBER: _builtins.int
+    MAX_MODEL_LEN_FIELD_NUMBER: _builtins.int
+    NUM_FINISHED_FIELD_NUMBER: _builtins.int
+    NUM_GENERATED_TOKENS_FIELD_NUMBER: _builtins.int
+    NUM_PREEMPTIONS_FIELD_NUMBER: _builtins.int
+    TOKENS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    HAS_TOKENIZER_FIELD_NUMBER: _builtins.int
+    NUM_CACHED_KV_BLOCKS_FIELD_NUMBER: _builtins.int
+    NUM_PREFIX_QUERY_TOKENS_FIELD_NUMBER: _builtins.int
+    NUM_PREFIX_HIT_TOKENS_FIELD_NUMBER: _builtins.int
+    MAX_NUM_SEQS_FIELD_NUMBER: _builtins.int
+    NAMES_FIELD_NUMBER: _builtins.int
+    model_id: _builtins.str
+    """The model as the operator named it."""
+    ready: _builtins.bool
+    """True when its requests are being served."""
+    num_running: _builtins.int
+    """Requests that have a KV slot."""
+    num_waiting: _builtins.int
+    """Requests that wait for one."""
+    num_kv_blocks: _builtins.int
+    """Blocks of the KV ledger, which mirrors the smallest stage."""
+    num_free_kv_blocks: _builtins.int
+    """Blocks of the ledger that no running request holds."""
+    max_model_len: _builtins.int
+    """Most tokens that one request may hold, prompt and output together."""
+    num_finished: _builtins.int
+    """Requests ended since start, by any cause."""
+    num_generated_tokens: _builtins.int
+    """Tokens generated since start."""
+    num_preemptions: _builtins.int
+    """Preemptions since start."""
+    tokens_per_second: _builtins.float
+    """Tokens a second over the last ten seconds, all requests together."""
+    has_tokenizer: _builtins.bool
+    """True when the model has a tokenizer; without one only token ids are served."""
+    num_cached_kv_blocks: _builtins.int
+    """Those of the free blocks that hold prefixes; given up as soon as a request wants them."""
+    num_prefix_query_tokens: _builtins.int
+    """Tokens of all prompts that were looked up in the prefix cache since start."""
+    num_prefix_hit_tokens: _builtins.int
+    """Those of them that it held."""
+    max_num_seqs: _builtins.int
+    """Most requests that have a KV slot at once."""
+    @_builtins.property
+    def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageStatus]:
+        """Stages in pipeline order."""
+
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What requests may call it; answers over HTTP show the first. At least one."""
+
+    def __init__(
+        self,
+        *,
+        model_id: _builtins.str = ...,
+        ready: _builtins.bool = ...,
+        stages: _abc.Iterable[Global___StageStatus] | None = ...,
+        num_running: _builtins.int = ...,
+        num_waiting: _builtins.int = ...,
+        num_kv_blocks: _builtins.int = ...,
+        num_free_kv_blocks: _builtins.int = ...,
+        max_model_len: _builtins.int = ...,
+        num_finished: _builtins.int = ...,
+        num_generated_tokens: _builtins.int = ...,
+        num_preemptions: _builtins.int = ...,
+        tokens_per_second: _builtins.float = ...,
+        has_tokenizer: _builtins.bool = ...,
+        num_cached_kv_blocks: _builtins.int = ...,
+        num_prefix_query_tokens: _builtins.int = ...,
+        num_prefix_hit_tokens: _builtins.int = ...,
+        max_num_seqs: _builtins.int = ...,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["has_tokenizer", b"has_tokenizer", "max_model_len", b"max_model_len", "max_num_seqs", b"max_num_seqs", "model_id", b"model_id", "names", b"names", "num_cached_kv_blocks", b"num_cached_kv_blocks", "num_finished", b"num_finished", "num_free_kv_blocks", b"num_free_kv_blocks", "num_generated_tokens", b"num_generated_tokens", "num_kv_blocks", b"num_kv_blocks", "num_preemptions", b"num_preemptions", "num_prefix_hit_tokens", b"num_prefix_hit_tokens", "num_prefix_query_tokens", b"num_prefix_query_tokens", "num_running", b"num_running", "num_waiting", b"num_waiting", "ready", b"ready", "stages", b"stages", "tokens_per_second", b"tokens_per_second"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelStatus: _TypeAlias = ModelStatus  # noqa: Y015
+
+@_typing.final
 class GetStatusResponse(_message.Message):
-    """State of the coordinator."""
+    """State of the coordinator. `ready`, `version` and `pid` are of its process. All other fields besides
+    `models` are of the only model, or of the first of several.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -932,10 +1044,12 @@ class GetStatusResponse(_message.Message):
     NUM_PREFIX_QUERY_TOKENS_FIELD_NUMBER: _builtins.int
     NUM_PREFIX_HIT_TOKENS_FIELD_NUMBER: _builtins.int
     MAX_NUM_SEQS_FIELD_NUMBER: _builtins.int
+    NAMES_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """The model as the operator named it."""
     ready: _builtins.bool
-    """True when requests are being served."""
+    """True when requests are being served, of every model."""
     num_running: _builtins.int
     """Requests that have a KV slot."""
     num_waiting: _builtins.int
@@ -972,6 +1086,14 @@ class GetStatusResponse(_message.Message):
     def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageStatus]:
         """Stages in pipeline order."""
 
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What requests may call the model; answers over HTTP show the first."""
+
+    @_builtins.property
+    def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelStatus]:
+        """Every model that is served; at least one."""
+
     def __init__(
         self,
         *,
@@ -994,10 +1116,12 @@ class GetStatusResponse(_message.Message):
         num_prefix_query_tokens: _builtins.int = ...,
         num_prefix_hit_tokens: _builtins.int = ...,
         max_num_seqs: _builtins.int = ...,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+        models: _abc.Iterable[Global___ModelStatus] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["has_tokenizer", b"has_tokenizer", "max_model_len", b"max_model_len", "max_num_seqs", b"max_num_seqs", "model_id", b"model_id", "num_cached_kv_blocks", b"num_cached_kv_blocks", "num_finished", b"num_finished", "num_free_kv_blocks", b"num_free_kv_blocks", "num_generated_tokens", b"num_generated_tokens", "num_kv_blocks", b"num_kv_blocks", "num_preemptions", b"num_preemptions", "num_prefix_hit_tokens", b"num_prefix_hit_tokens", "num_prefix_query_tokens", b"num_prefix_query_tokens", "num_running", b"num_running", "num_waiting", b"num_waiting", "pid", b"pid", "ready", b"ready", "stages", b"stages", "tokens_per_second", b"tokens_per_second", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["has_tokenizer", b"has_tokenizer", "max_model_len", b"max_model_len", "max_num_seqs", b"max_num_seqs", "model_id", b"model_id", "models", b"models", "names", b"names", "num_cached_kv_blocks", b"num_cached_kv_blocks", "num_finished", b"num_finished", "num_free_kv_blocks", b"num_free_kv_blocks", "num_generated_tokens", b"num_generated_tokens", "num_kv_blocks", b"num_kv_blocks", "num_preemptions", b"num_preemptions", "num_prefix_hit_tokens", b"num_prefix_hit_tokens", "num_prefix_query_tokens", b"num_prefix_query_tokens", "num_running", b"num_running", "num_waiting", b"num_waiting", "pid", b"pid", "ready", b"ready", "stages", b"stages", "tokens_per_second", b"tokens_per_second", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1005,18 +1129,25 @@ Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
 
 @_typing.final
 class WatchStepsRequest(_message.Message):
-    """No parameters."""
+    """Whose micro-batches to watch."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    MODEL_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Of the model; as in GenerateRequest."""
     def __init__(
         self,
+        *,
+        model: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "model", b"model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__model: _TypeAlias = _typing.Literal["model"]  # noqa: Y015
+    _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__model) -> _WhichOneofReturnType__model | None: ...
 
 Global___WatchStepsRequest: _TypeAlias = WatchStepsRequest  # noqa: Y015
 

@@ -83,7 +83,8 @@ class GenerationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetStatus(self, request, context):
-        """The state of the coordinator and of every stage. Answers while the pipeline is busy.
+        """The state of the coordinator, of every model and of every stage. Answers while the pipelines
+        are busy.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

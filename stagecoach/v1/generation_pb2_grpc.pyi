@@ -44,7 +44,9 @@ class GenerationServiceStub:
     Tokenize: _grpc.UnaryUnaryMultiCallable[_generation_pb2.TokenizeRequest, _generation_pb2.TokenizeResponse]
     """Turns a prompt into token ids as Generate would."""
     GetStatus: _grpc.UnaryUnaryMultiCallable[_generation_pb2.GetStatusRequest, _generation_pb2.GetStatusResponse]
-    """The state of the coordinator and of every stage. Answers while the pipeline is busy."""
+    """The state of the coordinator, of every model and of every stage. Answers while the pipelines
+    are busy.
+    """
     WatchSteps: _grpc.UnaryStreamMultiCallable[_generation_pb2.WatchStepsRequest, _generation_pb2.WatchStepsResponse]
     """Tells what each micro-batch did and when, for a timeline. The stream is `started`, then any
     number of `steps`, until the call is cancelled or the coordinator stops. Micro-batches that
@@ -68,7 +70,9 @@ class GenerationServiceAsyncStub(GenerationServiceStub):
     Tokenize: _aio.UnaryUnaryMultiCallable[_generation_pb2.TokenizeRequest, _generation_pb2.TokenizeResponse]  # type: ignore[assignment]
     """Turns a prompt into token ids as Generate would."""
     GetStatus: _aio.UnaryUnaryMultiCallable[_generation_pb2.GetStatusRequest, _generation_pb2.GetStatusResponse]  # type: ignore[assignment]
-    """The state of the coordinator and of every stage. Answers while the pipeline is busy."""
+    """The state of the coordinator, of every model and of every stage. Answers while the pipelines
+    are busy.
+    """
     WatchSteps: _aio.UnaryStreamMultiCallable[_generation_pb2.WatchStepsRequest, _generation_pb2.WatchStepsResponse]  # type: ignore[assignment]
     """Tells what each micro-batch did and when, for a timeline. The stream is `started`, then any
     number of `steps`, until the call is cancelled or the coordinator stops. Micro-batches that
@@ -107,7 +111,9 @@ class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _generation_pb2.GetStatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_generation_pb2.GetStatusResponse, _abc.Awaitable[_generation_pb2.GetStatusResponse]]:
-        """The state of the coordinator and of every stage. Answers while the pipeline is busy."""
+        """The state of the coordinator, of every model and of every stage. Answers while the pipelines
+        are busy.
+        """
 
     @_abc_1.abstractmethod
     def WatchSteps(

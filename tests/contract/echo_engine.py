@@ -11,7 +11,9 @@ import itertools
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from typing import NamedTuple
 
+from coordinator.core.catalog import Catalog
 from coordinator.core.events import (
     Accepted,
     Finished,
@@ -19,7 +21,6 @@ from coordinator.core.events import (
     TokenLogprobs,
     TokensEvent,
 )
-from coordinator.core.generation_engine import GenerationEngine
 from coordinator.core.request import FinishReason
 from coordinator.core.request_spec import (
     ChatMessage,
@@ -30,12 +31,13 @@ from coordinator.core.request_spec import (
     TokenPrompt,
 )
 from coordinator.core.served_model import ServedModel
+from coordinator.doors.access.caller_shares import CallerShares
 from coordinator.doors.access.callers import Callers
 from coordinator.doors.grpc.server import GenerationServer
 from coordinator.engine.readiness import Readiness
 from coordinator.observe.step_watch import StepHub, StepWatch
 from stagecoach.contract.address import Address
-from stagecoach.contract.cluster_status import CoordinatorStatus, StageState, StageStatus
+from stagecoach.contract.cluster_status import ModelStatus, StageState, StageStatus
 from stagecoach.contract.errors import (
     ContextLengthExceededError,
     InvalidArgumentError,
@@ -50,6 +52,7 @@ from stagecoach.contract.stage_timings import NO_TIME, StageTimings
 from stagecoach.contract.step_record import StageVisit, StepRecord
 from stagecoach.security.tls_files import TlsFiles
 from stagecoach.version import __version__
+from tests.contract.catalogs import ServedEngine, open_catalog
 
 VOCAB_SIZE = 256
 MAX_MODEL_LEN = 4096
@@ -137,7 +140,7 @@ class EchoStream:
         self._engine.running.discard(self)
 
     def _max_tokens(self, prompt: list[int]) -> int:
-        room = MAX_MODEL_LEN - len(prompt)
+        room = self._engine.max_model_len - len(prompt)
         return min(self._spec.max_tokens or room, room)
 
     def _output(self, prompt: list[int]) -> Iterator[int]:
@@ -220,9 +223,27 @@ class EchoEngine:
     """A `GenerationEngine`.
 
     `failure` is raised by `submit`, or in the middle of a stream when `fail_after_tokens` is set.
+
+    Args:
+        delay_s: That a token takes.
+        max_running: More requests at once are refused.
+        names: Of its model, whose id is the first.
+        begin: Tokens that it puts before a text.
+        max_model_len: Most tokens of one request.
     """
 
-    def __init__(self, *, delay_s: float = 0.0, max_running: int = 8) -> None:
+    def __init__(
+        self,
+        *,
+        delay_s: float = 0.0,
+        max_running: int = 8,
+        names: Sequence[str] = ("echo",),
+        begin: Sequence[int] = (),
+        max_model_len: int = MAX_MODEL_LEN,
+    ) -> None:
+        self.names = tuple(names)
+        self.begin = tuple(begin)
+        self.max_model_len = max_model_len
         self.delay_s = delay_s
         self.shows_names = False
         """Whether a conversation shows who speaks."""
@@ -244,8 +265,9 @@ class EchoEngine:
     def served_model(self) -> ServedModel:
         return ServedModel(
             model_id="echo",
+            names=self.names,
             vocab_size=VOCAB_SIZE,
-            max_model_len=MAX_MODEL_LEN,
+            max_model_len=self.max_model_len,
             has_tokenizer=True,
             has_prefix_cache=True,
         )
@@ -263,11 +285,11 @@ class EchoEngine:
         if self.failure is not None and self.fail_after_tokens is None:
             raise self.failure
         prompt = self._encode(spec.prompt)
-        if len(prompt) >= MAX_MODEL_LEN:
+        if len(prompt) >= self.max_model_len:
             raise ContextLengthExceededError(
-                f"{len(prompt)} prompt tokens leave no room in {MAX_MODEL_LEN}",
+                f"{len(prompt)} prompt tokens leave no room in {self.max_model_len}",
                 num_prompt_tokens=len(prompt),
-                limit=MAX_MODEL_LEN,
+                limit=self.max_model_len,
             )
         if len(self.running) == self.max_running:
             raise QueueFullError(f"{self.max_running} requests wait already")
@@ -284,7 +306,7 @@ class EchoEngine:
 
     def _encode(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, TextPrompt):
-            return list(prompt.text.encode())
+            return [*self.begin, *prompt.text.encode()]
         if isinstance(prompt, ChatPrompt):
             turns = (f"{self._speaker(turn)}: {turn.content}\n" for turn in prompt.messages)
             return list("".join(turns).encode())
@@ -331,10 +353,11 @@ class EchoEngine:
     async def wait_ready(self, *, ready: bool) -> None:
         await self.readiness.wait(ready)
 
-    async def status(self) -> CoordinatorStatus:
+    async def status(self) -> ModelStatus:
         known = stage_info(LayerRange(0, 2))
-        return CoordinatorStatus(
+        return ModelStatus(
             model_id="echo",
+            names=self.names,
             ready=self.is_ready,
             has_tokenizer=True,
             stages=(
@@ -347,7 +370,7 @@ class EchoEngine:
             num_kv_blocks=256,
             num_free_kv_blocks=200,
             num_cached_kv_blocks=120,
-            max_model_len=MAX_MODEL_LEN,
+            max_model_len=self.max_model_len,
             num_finished=4,
             num_generated_tokens=5,
             num_preemptions=6,
@@ -365,12 +388,31 @@ class EchoEngine:
         self.steps.end(UnavailableError("the coordinator is shutting down"))
 
 
+class BoundServer(NamedTuple):
+    """A server that answers calls, and perhaps serves."""
+
+    server: GenerationServer
+    catalog: Catalog
+    address: str
+
+    async def serve(self, *engines: ServedEngine, shares: CallerShares | None = None) -> None:
+        """Serves these engines from now on; see `open_catalog`."""
+        open_catalog(self.catalog, engines, shares)
+        await self.server.serve()
+
+    async def stop(self, *, grace_s: float) -> None:
+        """Drains and closes; see `GenerationServer.stop`."""
+        await self.server.stop(grace_s=grace_s)
+
+
 @asynccontextmanager
 async def bound(
     listen: str = "127.0.0.1:0", *, tls: TlsFiles | None = None, callers: Callers | None = None
-) -> AsyncIterator[tuple[GenerationServer, str]]:
-    """A real server without an engine yet, and its address."""
+) -> AsyncIterator[BoundServer]:
+    """A real server without an engine yet."""
+    catalog = Catalog()
     server = GenerationServer(
+        catalog,
         Address.parse(listen, field="listen"),
         max_model_len=MAX_MODEL_LEN,
         max_num_waiting=MAX_NUM_WAITING,
@@ -379,20 +421,20 @@ async def bound(
     )
     address = await server.start()
     try:
-        yield server, address
+        yield BoundServer(server, catalog, address)
     finally:
         await server.stop(grace_s=0)
 
 
 @asynccontextmanager
 async def serving(
-    engine: GenerationEngine,
+    *engines: ServedEngine,
     listen: str = "127.0.0.1:0",
-    *,
     tls: TlsFiles | None = None,
     callers: Callers | None = None,
+    shares: CallerShares | None = None,
 ) -> AsyncIterator[str]:
-    """A real server around the engine; yields its address."""
-    async with bound(listen, tls=tls, callers=callers) as (server, address):
-        await server.serve(engine)
-        yield address
+    """A real server around the engines; yields its address."""
+    async with bound(listen, tls=tls, callers=callers) as server:
+        await server.serve(*engines, shares=shares)
+        yield server.address

@@ -3,12 +3,13 @@
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any, NamedTuple
 
-from coordinator.core.generation_engine import GenerationEngine
+from coordinator.core.catalog import Catalog
+from coordinator.doors.access.caller_shares import CallerShares
 from coordinator.doors.access.callers import Callers
 from coordinator.doors.http.app import AppOptions, create_app
 from coordinator.doors.http.connection import ConnectionLimits
@@ -16,36 +17,38 @@ from coordinator.doors.http.door import Door
 from coordinator.doors.http.server import HttpServer
 from stagecoach.contract.address import Address
 from stagecoach.security.tls_files import TlsFiles
+from tests.contract.catalogs import ServedEngine, open_catalog
 
 DEADLINE_S = 20.0
 
 
 @asynccontextmanager
 async def serving_http(
-    engine: GenerationEngine | None,
+    *engines: ServedEngine,
     limits: ConnectionLimits | None = None,
-    *,
     tls: TlsFiles | None = None,
     callers: Callers | None = None,
-    served_names: Sequence[str] = (),
+    shares: CallerShares | None = None,
     **options: Any,
 ) -> AsyncIterator[str]:
-    """A server around the engine, or one that still waits for it; yields HOST:PORT.
+    """A server around the engines, or one that still waits for them; yields HOST:PORT.
 
     Args:
-        engine: What generates. None: nothing yet.
+        *engines: What generates. None given: nothing yet.
         limits: Of each connection.
         tls: For HTTPS.
         callers: Who has a key.
-        served_names: Of the model.
+        shares: Of whoever has a key.
         **options: Further fields of `AppOptions`.
     """
-    door = Door(served_names)
+    catalog = Catalog()
+    door = Door(catalog)
     app = create_app(door, AppOptions(callers=callers, **options))
     server = HttpServer(Address("127.0.0.1", 0), app, limits or ConnectionLimits(), tls=tls)
     address = await server.start()
-    if engine is not None:
-        door.open(engine)
+    if engines:
+        open_catalog(catalog, engines, shares)
+        door.open()
     try:
         yield address
     finally:

@@ -14,8 +14,9 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from coordinator.cli.shared.connection import Connection
+from coordinator.core.catalog import Catalog
 from coordinator.doors.access.api_key import new_key
-from coordinator.doors.access.caller_engine import CallerEngine
+from coordinator.doors.access.caller_shares import CallerShares
 from coordinator.doors.access.callers import Callers
 from coordinator.doors.http.app import create_app
 from coordinator.doors.http.authentication import OPEN_PATHS
@@ -69,10 +70,10 @@ class Doors:
 async def doors() -> AsyncIterator[Doors]:
     engine = EchoEngine()
     callers = Callers.of_text(f"{ALICE.line}\n{BOB.line}")
-    shared = CallerEngine(engine, max_requests=2)
+    shares = CallerShares(max_requests=2)
     async with (
-        serving(shared, callers=callers) as grpc_address,
-        serving_http(shared, callers=callers) as http_address,
+        serving(engine, callers=callers, shares=shares) as grpc_address,
+        serving_http(engine, callers=callers, shares=shares) as http_address,
     ):
         yield Doors(engine, grpc_address, http_address)
 
@@ -125,7 +126,7 @@ async def test_health_is_open_to_all(doors: Doors) -> None:
 
 
 async def test_every_route_is_refused_without_a_good_key(doors: Doors) -> None:
-    paths = create_app(Door()).openapi()["paths"].keys() - OPEN_PATHS
+    paths = create_app(Door(Catalog())).openapi()["paths"].keys() - OPEN_PATHS
     assert {"/v1/chat/completions", "/status"} <= paths
     async with httpx2.AsyncClient(trust_env=False) as http:
         for path in (*paths, "/openapi.json", "/nothing", "/health/x", "/v1/models/", "/READY"):
@@ -153,7 +154,7 @@ async def test_the_description_names_the_key_and_the_routes_that_are_open(doors:
                 operation.get("security") == [{"api_key": []}] and "401" in operation["responses"]
             )
             assert asks == (path not in OPEN_PATHS), path
-    assert "securitySchemes" not in create_app(Door()).openapi()["components"]
+    assert "securitySchemes" not in create_app(Door(Catalog())).openapi()["components"]
 
 
 async def test_a_key_has_its_share_of_requests_and_others_have_theirs(doors: Doors) -> None:

@@ -24,6 +24,7 @@ from coordinator.scheduler import Scheduler
 from stage_server.compute.torch_engine import TorchEngine
 from stage_server.core.batch import ForwardBatch, ForwardOutput
 from stagecoach.contract import cluster_status_codec
+from stagecoach.contract.cluster_status import CoordinatorStatus
 from stagecoach.contract.errors import (
     ContextLengthExceededError,
     IncompatibleError,
@@ -469,7 +470,7 @@ async def test_a_coordinator_refuses_stages_of_another_model(model: Path, tmp_pa
 async def test_the_state_of_a_cluster_is_the_same_on_both_sides_of_the_wire(model: Path) -> None:
     async with running_engine(model, THREE_STAGES) as engine:
         await generate(engine, PROMPT, 3)
-        status = await engine.status()
+        status = CoordinatorStatus.of([await engine.status()])
         assert 0 < status.tokens_per_second < 1  # 0.3, which a float32 rounds
         assert cluster_status_codec.from_message(cluster_status_codec.to_message(status)) == status
 

@@ -57,7 +57,7 @@ class BackgroundServer:
 
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        async with serving(self.engine, self.address) as self.address:
+        async with serving(self.engine, listen=self.address) as self.address:
             self._started.set()
             await self._stop.wait()
 

@@ -43,6 +43,7 @@ FIELD_100 = b"\xa0\x06\x01"
 
 ERROR_TABLE = [
     (errors.InvalidArgumentError("bad", field="stop"), grpc.StatusCode.INVALID_ARGUMENT),
+    (errors.ModelNotFoundError("another", field="model"), grpc.StatusCode.NOT_FOUND),
     (errors.ContextLengthExceededError("long", limit=5), grpc.StatusCode.OUT_OF_RANGE),
     (errors.QueueFullError("full"), grpc.StatusCode.RESOURCE_EXHAUSTED),
     (errors.UnavailableError("draining"), grpc.StatusCode.UNAVAILABLE),
@@ -473,7 +474,7 @@ async def health(channel: grpc.aio.Channel, service: str = "") -> int:
 
 
 async def test_before_there_is_an_engine_calls_are_unavailable_and_health_says_so() -> None:
-    async with bound() as (server, address), grpc.aio.insecure_channel(address) as channel:
+    async with bound() as server, grpc.aio.insecure_channel(server.address) as channel:
         assert await health(channel) == health_pb2.HealthCheckResponse.NOT_SERVING
         error = await refusal(open_stub(channel), text_request())
         assert isinstance(error, errors.UnavailableError)
@@ -484,8 +485,9 @@ async def test_before_there_is_an_engine_calls_are_unavailable_and_health_says_s
 
 
 async def test_a_port_in_use_is_a_clear_error() -> None:
-    async with bound() as (_, address):
+    async with bound() as (_, catalog, address):
         second = GenerationServer(
+            catalog,
             Address.parse(address, field="listen"),
             max_model_len=MAX_MODEL_LEN,
             max_num_waiting=MAX_NUM_WAITING,
@@ -497,7 +499,7 @@ async def test_a_port_in_use_is_a_clear_error() -> None:
 
 async def test_stopping_lets_a_request_finish_within_the_grace_time() -> None:
     engine = EchoEngine(delay_s=0.02)
-    async with bound() as (server, address), grpc.aio.insecure_channel(address) as channel:
+    async with bound() as server, grpc.aio.insecure_channel(server.address) as channel:
         await server.serve(engine)
         call = open_stub(channel).Generate(text_request(max_tokens=10))
         await until(lambda: bool(engine.running))
@@ -509,7 +511,7 @@ async def test_stopping_lets_a_request_finish_within_the_grace_time() -> None:
 
 async def test_stopping_fails_typed_what_is_left_after_the_grace_time() -> None:
     engine = EchoEngine(delay_s=0.02)
-    async with bound() as (server, address), grpc.aio.insecure_channel(address) as channel:
+    async with bound() as server, grpc.aio.insecure_channel(server.address) as channel:
         await server.serve(engine)
         call = open_stub(channel).Generate(text_request())
         await until(lambda: bool(engine.running))

@@ -36,7 +36,7 @@ async def test_servers_that_serve_are_healthy() -> None:
 
 
 async def test_one_that_does_not_serve_yet_is_not_healthy() -> None:
-    async with bound() as (_, address):
+    async with bound() as (_, _, address):
         assert await ask(address) == (1, f"coordinator-cli: {address} says NOT_SERVING")
 
 

@@ -18,7 +18,7 @@ BODIES: list[dict[str, Any]] = json.loads(
 @pytest.mark.parametrize("sent", BODIES, ids=[f"{one['client']}: {one['what']}" for one in BODIES])
 async def test_what_a_client_sends_is_answered(sent: dict[str, Any]) -> None:
     async with (
-        serving_http(EchoEngine(), served_names=["demo"]) as address,
+        serving_http(EchoEngine(names=["demo"])) as address,
         httpx2.AsyncClient(base_url=f"http://{address}") as client,
     ):
         response = await client.post(sent["path"], json=sent["body"])

@@ -24,7 +24,7 @@ REQUEST = HEAD + b"content-length: %d\r\n\r\n%b" % (len(BODY), BODY)
 async def connected(
     limits: ConnectionLimits | None = None, engine: EchoEngine | None = None
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    async with serving_http(engine or EchoEngine(), limits) as address:
+    async with serving_http(engine or EchoEngine(), limits=limits) as address:
         host, _, port = address.partition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         try:

@@ -317,7 +317,7 @@ async def test_without_an_allowed_origin_no_page_may_read(client: httpx2.AsyncCl
 async def test_a_model_is_served_under_each_of_its_names() -> None:
     names = ("gpt-4o", "org/name", "/srv/models/x")
     async with (
-        serving_http(EchoEngine(), served_names=names) as address,
+        serving_http(EchoEngine(names=names)) as address,
         httpx2.AsyncClient(base_url=f"http://{address}") as client,
     ):
         listed = (await client.get("/v1/models")).json()["data"]
@@ -467,7 +467,7 @@ TOO_LONG = b"HTTP/1.1 413 "
 async def test_a_client_that_stops_after_a_413_is_not_left_waiting(
     headers: tuple[bytes, ...],
 ) -> None:
-    async with serving_http(EchoEngine(), ConnectionLimits(linger_s=0.1)) as address:
+    async with serving_http(EchoEngine(), limits=ConnectionLimits(linger_s=0.1)) as address:
         received = await exchange(address, post(b"", *headers))
     assert received.startswith(TOO_LONG)
     assert b"\r\nconnection: close\r\n" in received
@@ -499,7 +499,7 @@ async def test_a_short_body_that_was_refused_unread_leaves_the_connection_usable
 
 async def test_garbage_after_an_early_answer_gets_no_second_answer() -> None:
     limits = ConnectionLimits(linger_s=5)
-    async with serving_http(EchoEngine(), limits) as address:
+    async with serving_http(EchoEngine(), limits=limits) as address:
         start = post(b"", b"transfer-encoding: chunked").replace(b"application/json", b"text/plain")
         received = await exchange(address, start, b"not a length\r\n")
     assert received.startswith(b"HTTP/1.1 415 ")

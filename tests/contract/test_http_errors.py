@@ -96,7 +96,7 @@ async def test_a_bug_is_a_500_with_the_id_that_the_log_has(
 
 async def test_without_an_engine_only_health_and_version_are_well() -> None:
     async with (
-        serving_http(None) as address,
+        serving_http() as address,
         httpx2.AsyncClient(base_url=f"http://{address}") as client,
     ):
         for path in ("/health", "/version"):

@@ -19,6 +19,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from coordinator.core.catalog import Catalog
 from coordinator.doors.http.app import create_app
 from coordinator.doors.http.door import Door
 from stagecoach.contract.layer_range import LayerRange
@@ -38,7 +39,7 @@ CHECKS = [
 
 NUM_EXAMPLES = 60
 TIMEOUT_S = 10.0
-SCHEMA = schemathesis.openapi.from_dict(create_app(Door()).openapi())
+SCHEMA = schemathesis.openapi.from_dict(create_app(Door(Catalog())).openapi())
 REFUSALS = SCHEMA.config.checks.negative_data_rejection
 # A body may be wrong and longer than any that is read.
 REFUSALS.expected_statuses = [*REFUSALS.expected_statuses, "413"]

@@ -12,6 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from coordinator.assembly import open_engine
 from coordinator.config import CoordinatorConfig, parse_stages
+from coordinator.core.catalog import Catalog
 from coordinator.core.sequence import Sequence
 from coordinator.doors.grpc.server import GenerationServer
 from coordinator.engine.engine import Engine
@@ -21,6 +22,7 @@ from stagecoach.contract.errors import UnavailableError
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.model_files import open_model
 from tests.clusters import assert_nothing_held, generate, running_stage, status_when
+from tests.contract.catalogs import open_catalog
 from tests.layer_ranges import split_evenly
 from tests.stage_processes import StageProcess, stage_processes
 from tests.tiny_models import tiny_model
@@ -160,9 +162,11 @@ async def test_health_of_the_coordinator_follows_its_stages(model: Path) -> None
                 stages=parse_stages([first, second]),
                 listen=Address("127.0.0.1", 0),
             )
-            server = GenerationServer(config.listen, max_model_len=256, max_num_waiting=8)
+            catalog = Catalog()
+            server = GenerationServer(catalog, config.listen, max_model_len=256, max_num_waiting=8)
             address = await server.start()
-            await server.serve(await open_engine(config, open_model(config.model)))
+            open_catalog(catalog, [await open_engine(config, open_model(config.model))])
+            await server.serve()
             channel = grpc.aio.insecure_channel(address)
             watch = service(channel).Watch(health_pb2.HealthCheckRequest())
             assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING

@@ -18,7 +18,7 @@ from coordinator.engine.engine import Engine
 from coordinator.pipeline.link_config import LinkConfig
 from coordinator.pipeline.step_deadline import StepTimeouts
 from stagecoach.contract.address import Address
-from stagecoach.contract.cluster_status import CoordinatorStatus
+from stagecoach.contract.cluster_status import ModelStatus
 from stagecoach.contract.errors import IncompatibleError
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.model_files import open_model
@@ -77,16 +77,16 @@ async def cluster(model: Path, **settings: object) -> AsyncIterator[Cluster]:
             yield Cluster(engine, first, second, expected)
 
 
-def pipelines(status: CoordinatorStatus) -> dict[str, int | None]:
+def pipelines(status: ModelStatus) -> dict[str, int | None]:
     return {stage.address: stage.pipeline for stage in status.stages}
 
 
-async def when(engine: Engine, condition: Callable[[CoordinatorStatus], bool]) -> CoordinatorStatus:
+async def when(engine: Engine, condition: Callable[[ModelStatus], bool]) -> ModelStatus:
     async with asyncio.timeout(DEADLINE_S):
         return await status_when(engine, condition)
 
 
-def num_pipelines(status: CoordinatorStatus) -> int:
+def num_pipelines(status: ModelStatus) -> int:
     return len({stage.pipeline for stage in status.stages if stage.pipeline is not None})
 
 

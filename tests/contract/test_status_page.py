@@ -15,6 +15,7 @@ from coordinator.core.request_spec import RequestSpec, TextPrompt
 from coordinator.doors.access.callers import Callers
 from coordinator.doors.http import live_status
 from coordinator.doors.http.page_routes import PAGE_PATHS
+from coordinator.engine.engines import Engines
 from stagecoach.contract.errors import UnavailableError
 from stagecoach.contract.status_json import status_json
 from tests.contract.echo_engine import EchoEngine
@@ -28,7 +29,7 @@ async def client_of(
     engine: EchoEngine | None, callers: Callers | None = None
 ) -> AsyncIterator[httpx2.AsyncClient]:
     async with (
-        serving_http(engine, callers=callers) as address,
+        serving_http(*([] if engine is None else [engine]), callers=callers) as address,
         httpx2.AsyncClient(base_url=f"http://{address}", timeout=30, trust_env=False) as client,
     ):
         yield client
@@ -168,7 +169,7 @@ async def test_the_status_over_http_is_that_of_every_command() -> None:
     engine = EchoEngine()
     async with client_of(engine) as client:
         shown = await client.get("/status")
-        expected = status_json(await engine.status())
+        expected = status_json(await Engines([engine]).status())
         assert json.dumps(shown.json()) == json.dumps(expected)
         async with states(client) as seen:
             state = await anext(seen)

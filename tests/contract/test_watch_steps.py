@@ -7,6 +7,7 @@ import grpc
 import grpc.aio
 import pytest
 
+from coordinator.core.catalog import Catalog
 from coordinator.doors.grpc.server import GenerationServer
 from coordinator.observe.step_watch import MAX_WATCHES, StepHub
 from stagecoach.client import (
@@ -22,6 +23,7 @@ from stagecoach.contract.address import Address
 from stagecoach.contract.status import from_rpc_error
 from stagecoach.v1 import generation_pb2, generation_pb2_grpc
 from tests.clusters import generate, running_engine
+from tests.contract.catalogs import open_catalog
 from tests.contract.echo_engine import EchoEngine, bound, serving
 from tests.contract.test_generation_client import BackgroundServer
 from tests.contract.test_generation_service import until
@@ -106,13 +108,13 @@ async def test_an_unknown_field_is_refused(engine: EchoEngine) -> None:
 
 
 async def test_there_is_nothing_to_watch_before_the_stages_are_connected() -> None:
-    async with bound() as (_, address), AsyncClient(address) as client:
+    async with bound() as (_, _, address), AsyncClient(address) as client:
         with pytest.raises(UnavailableError, match="waits for its stages"):
             await client.watch_steps(timeout_s=DEADLINE_S)
 
 
 async def test_a_coordinator_that_stops_ends_the_watch(engine: EchoEngine) -> None:
-    async with bound() as (server, address), AsyncClient(address) as client:
+    async with bound() as server, AsyncClient(server.address) as client:
         await server.serve(engine)
         watch = await client.watch_steps(timeout_s=DEADLINE_S)
         await server.stop(grace_s=0)
@@ -140,9 +142,13 @@ def check_order(record: StepRecord) -> None:
 async def test_a_real_pipeline_tells_when_each_stage_had_each_micro_batch(model: Path) -> None:
     ranges = split_evenly(6, 3)
     async with running_engine(model, ranges, coordinator={"max_num_batched_tokens": 8}) as engine:
-        server = GenerationServer(Address("127.0.0.1", 0), max_model_len=64, max_num_waiting=4)
+        catalog = Catalog()
+        open_catalog(catalog, [engine])
+        server = GenerationServer(
+            catalog, Address("127.0.0.1", 0), max_model_len=64, max_num_waiting=4
+        )
         address = await server.start()
-        await server.serve(engine)
+        await server.serve()
         async with (
             AsyncClient(address) as client,
             await client.watch_steps(timeout_s=DEADLINE_S) as watch,

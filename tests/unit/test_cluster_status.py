@@ -6,7 +6,12 @@ from dataclasses import fields, replace
 import pytest
 
 from stagecoach.contract import cluster_status_codec
-from stagecoach.contract.cluster_status import CoordinatorStatus, StageState, StageStatus
+from stagecoach.contract.cluster_status import (
+    CoordinatorStatus,
+    ModelStatus,
+    StageState,
+    StageStatus,
+)
 from stagecoach.contract.errors import IncompatibleError
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.status_json import status_json
@@ -33,12 +38,11 @@ KNOWN = StageStatus(
 UNKNOWN = StageStatus(index=1, address="h:2", state=StageState.CONNECTING, info=None)
 LOST = replace(KNOWN, address="h:3", state=StageState.LOST, pipeline=None)
 
-STATUS = CoordinatorStatus(
+MODEL = ModelStatus(
     model_id="some-org/some-model",
+    names=("mine", "some-org/some-model"),
     ready=True,
     has_tokenizer=True,
-    version="0.0.2",
-    pid=13,
     stages=(KNOWN, LOST, UNKNOWN),
     num_running=1,
     num_waiting=2,
@@ -54,6 +58,8 @@ STATUS = CoordinatorStatus(
     num_prefix_hit_tokens=12,
     tokens_per_second=7.5,
 )
+OTHER = replace(MODEL, model_id="other", names=("other",), ready=False, stages=(UNKNOWN,))
+STATUS = replace(CoordinatorStatus.of([MODEL]), version="0.0.2", pid=13)
 
 
 def test_every_field_crosses_the_wire() -> None:
@@ -97,14 +103,74 @@ def test_json_has_these_keys_and_values_in_this_order() -> None:
         ' "kv_blocks_total": 0, "kv_blocks_free": 0, "weight_bytes": 0, "kv_bytes": 0,'
         ' "pipeline": null}'
     )
-    assert json.dumps(status_json(STATUS)) == (
-        '{"model": "some-org/some-model", "ready": true, "has_tokenizer": true,'
-        f' "version": "0.0.2", "pid": 13, "stages": [{stage}, {lost}, {unknown}], "running": 1,'
+    identity = (
+        '"model": "some-org/some-model", "names": ["mine", "some-org/some-model"],'
+        ' "ready": true, "has_tokenizer": true,'
+    )
+    load = (
+        f' "stages": [{stage}, {lost}, {unknown}], "running": 1,'
         ' "waiting": 2, "max_num_seqs": 3, "kv_blocks_total": 4, "kv_blocks_free": 5,'
         ' "kv_blocks_cached": 6, "max_model_len": 7, "finished": 8, "generated_tokens": 9,'
         ' "preemptions": 10, "prefix_query_tokens": 11, "prefix_hit_tokens": 12,'
-        ' "tokens_per_s": 7.5}'
+        ' "tokens_per_s": 7.5'
     )
+    assert json.dumps(status_json(STATUS)) == (
+        f'{{{identity} "version": "0.0.2", "pid": 13,{load}, "models": [{{{identity}{load}}}]}}'
+    )
+
+
+def test_of_several_models_each_is_told_and_the_first_stands_for_the_old_fields() -> None:
+    both = replace(CoordinatorStatus.of([MODEL, OTHER]), version="0.0.2", pid=13)
+    assert (both.model_id, both.stages, both.models) == (
+        MODEL.model_id,
+        STATUS.stages,
+        (MODEL, OTHER),
+    )
+    assert not both.ready, "the other model is not"
+    message = cluster_status_codec.to_message(both)
+    assert cluster_status_codec.from_message(message) == both
+    content = status_json(both)
+    models = content["models"]
+    assert isinstance(models, list)
+    assert [model["model"] for model in models] == ["some-org/some-model", "other"]
+    assert [model["ready"] for model in models] == [True, False]
+    assert (content["model"], content["ready"]) == ("some-org/some-model", False)
+
+
+def test_a_coordinator_that_lists_no_models_has_the_one_of_its_old_fields() -> None:
+    message = cluster_status_codec.to_message(STATUS)
+    del message.models[:]
+    del message.names[:]
+    read = cluster_status_codec.from_message(message)
+    nameless = replace(MODEL, names=())
+    assert read == replace(STATUS, names=(), models=(nameless,))
+
+
+def test_the_numbers_of_the_old_fields_never_change() -> None:
+    known = generation_pb2.GetStatusResponse.DESCRIPTOR.fields
+    assert {field.number: field.name for field in known} == {
+        1: "model_id",
+        2: "ready",
+        3: "stages",
+        4: "num_running",
+        5: "num_waiting",
+        6: "num_kv_blocks",
+        7: "num_free_kv_blocks",
+        8: "max_model_len",
+        9: "num_finished",
+        10: "num_generated_tokens",
+        11: "version",
+        12: "pid",
+        13: "num_preemptions",
+        14: "tokens_per_second",
+        15: "has_tokenizer",
+        16: "num_cached_kv_blocks",
+        17: "num_prefix_query_tokens",
+        18: "num_prefix_hit_tokens",
+        19: "max_num_seqs",
+        20: "names",
+        21: "models",
+    }
 
 
 def test_a_cluster_is_emulated_when_a_stage_is() -> None:

@@ -9,6 +9,7 @@ from openai.types import chat, completion_create_params, shared_params
 from openai.types.chat import completion_create_params as chat_create_params
 from pydantic import BaseModel, ValidationError
 
+from coordinator.core.catalog import Catalog
 from coordinator.core.grammar import Grammar, GrammarKind
 from coordinator.core.request_spec import ChatMessage, ChatPrompt, TextPrompt, TokenPrompt
 from coordinator.core.sampling_params import SamplingParams
@@ -489,7 +490,7 @@ VALUES: tuple[Any, ...] = (
     *([""], ["x"], [1], [None], {"x": 1}),
 )
 MESSAGE = {"role": "user", "content": "x"}
-OPENAPI = create_app(Door()).openapi()
+OPENAPI = create_app(Door(Catalog())).openapi()
 
 
 @pytest.mark.parametrize(

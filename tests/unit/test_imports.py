@@ -84,7 +84,7 @@ ALLOWED: dict[str, set[str]] = {
     "coordinator.doors.http": DOORS | {"coordinator.observe", "coordinator.sandbox"},
     "coordinator.process": ENGINE
     | BELOW_SERVERS
-    | {f"coordinator.{name}" for name in ("assembly", "config", "doors", "stage_waits")},
+    | {f"coordinator.{name}" for name in ("assembly", "config", "doors", "engine", "stage_waits")},
     "coordinator.timeline": {"stagecoach.client"},
     "coordinator.bench": {"stagecoach", "coordinator.planner"},
     "coordinator.cli.shared": {"stagecoach"},

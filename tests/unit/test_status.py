@@ -98,6 +98,7 @@ def test_reasons_are_unique() -> None:
     ("error_type", "code"),
     [
         (errors.InvalidArgumentError, grpc.StatusCode.INVALID_ARGUMENT),
+        (errors.ModelNotFoundError, grpc.StatusCode.NOT_FOUND),
         (errors.ContextLengthExceededError, grpc.StatusCode.OUT_OF_RANGE),
         (errors.QueueFullError, grpc.StatusCode.RESOURCE_EXHAUSTED),
         (errors.KvFullError, grpc.StatusCode.RESOURCE_EXHAUSTED),

@@ -13,6 +13,7 @@ from coordinator.cli.watch.snapshot import Snapshot
 from coordinator.observe.step_window import StageActivity, StepWindow
 from stagecoach.client import (
     CoordinatorStatus,
+    ModelStatus,
     StageState,
     StageStatus,
     StageVisit,
@@ -68,12 +69,11 @@ def a_stage(index: int, **changes: Any) -> StageStatus:
 
 
 def a_status(*stages: StageStatus, ready: bool = True) -> CoordinatorStatus:
-    return CoordinatorStatus(
+    model = ModelStatus(
         model_id="some-org/some-model-13b",
+        names=("some-org/some-model-13b",),
         ready=ready,
         has_tokenizer=True,
-        version="1",
-        pid=1,
         stages=stages or tuple(map(a_stage, range(3))),
         num_running=1234,
         num_waiting=2,
@@ -89,6 +89,7 @@ def a_status(*stages: StageStatus, ready: bool = True) -> CoordinatorStatus:
         num_prefix_hit_tokens=0,
         tokens_per_second=1.0,
     )
+    return dataclasses.replace(CoordinatorStatus.of([model]), version="1", pid=1)
 
 
 def a_snapshot(status: CoordinatorStatus | None, **changes: Any) -> Snapshot:

@@ -54,7 +54,7 @@ ServedModelName = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME[,...]",
-        help="Name of the model over HTTP instead of its own, or several with commas between; "
+        help="Name of the model instead of its own, or several with commas between; "
         "repeatable. Answers show the first.",
     ),
 ]

@@ -4,7 +4,6 @@ Stands between the doors and the engine. Without API keys there are no callers, 
 passed on as it is.
 """
 
-from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from hashlib import blake2b
@@ -13,9 +12,9 @@ from coordinator.core.events import GenerationEvent
 from coordinator.core.generation_engine import EventStream, GenerationEngine, StepFeed
 from coordinator.core.request_spec import Prompt, RequestSpec
 from coordinator.core.served_model import ServedModel
+from coordinator.doors.access.caller_shares import CallerShares, Share
 from coordinator.doors.access.callers import Caller, current_caller
-from stagecoach.contract.cluster_status import CoordinatorStatus
-from stagecoach.contract.errors import QueueFullError
+from stagecoach.contract.cluster_status import ModelStatus
 
 
 class CallerEngine:
@@ -23,14 +22,12 @@ class CallerEngine:
 
     Args:
         engine: Does the work.
-        max_requests: Requests that one caller may have at once, waiting ones included. None: no
-            limit of its own.
+        shares: Of the process: a caller has one share of the requests to all models.
     """
 
-    def __init__(self, engine: GenerationEngine, *, max_requests: int | None) -> None:
+    def __init__(self, engine: GenerationEngine, shares: CallerShares) -> None:
         self._engine = engine
-        self._max_requests = max_requests
-        self._num_requests: Counter[Caller] = Counter()
+        self._shares = shares
 
     async def submit(self, spec: RequestSpec) -> EventStream:
         """Queues a request of the current caller; see `GenerationEngine.submit`.
@@ -44,34 +41,18 @@ class CallerEngine:
         caller = current_caller.get()
         if caller is None:
             return await self._engine.submit(spec)
-        num_requests = self._num_requests[caller]
-        if self._max_requests is not None and num_requests >= self._max_requests:
-            raise QueueFullError(
-                f"API key {caller.name!r} has {num_requests} requests at once, its limit is "
-                f"{self._max_requests}",
-                limit=self._max_requests,
-            )
         salted = replace(spec, cache_salt=salt_of(caller, spec.cache_salt))
-        count = _Count(caller, self._num_requests)
+        share = self._shares.take(caller)
         try:
-            return _CountedStream(await self._engine.submit(salted), count)
+            return _CountedStream(await self._engine.submit(salted), share)
         except BaseException:
-            count.release()
+            share.release()
             raise
 
     @property
     def served_model(self) -> ServedModel:
         """See `GenerationEngine.served_model`."""
         return self._engine.served_model
-
-    @property
-    def is_ready(self) -> bool:
-        """See `GenerationEngine.is_ready`."""
-        return self._engine.is_ready
-
-    async def wait_ready(self, *, ready: bool) -> None:
-        """See `GenerationEngine.wait_ready`."""
-        await self._engine.wait_ready(ready=ready)
 
     async def tokenize(self, prompt: Prompt) -> Sequence[int]:
         """See `GenerationEngine.tokenize`."""
@@ -85,17 +66,13 @@ class CallerEngine:
         """See `GenerationEngine.detokenize`."""
         return await self._engine.detokenize(token_ids)
 
-    async def status(self) -> CoordinatorStatus:
+    async def status(self) -> ModelStatus:
         """See `GenerationEngine.status`."""
         return await self._engine.status()
 
     def watch_steps(self) -> StepFeed:
         """See `GenerationEngine.watch_steps`."""
         return self._engine.watch_steps()
-
-    async def close(self, grace_s: float) -> None:
-        """See `GenerationEngine.close`."""
-        await self._engine.close(grace_s)
 
 
 def salt_of(caller: Caller, salt: str | None) -> str:
@@ -108,38 +85,20 @@ def salt_of(caller: Caller, salt: str | None) -> str:
     return blake2b(parts.encode(errors="surrogatepass"), digest_size=32).hexdigest()
 
 
-class _Count:
-    """One request of a caller, which counts until it is released."""
-
-    def __init__(self, caller: Caller, counts: Counter[Caller]) -> None:
-        self._caller = caller
-        self._counts = counts
-        self._is_counted = True
-        counts[caller] += 1
-
-    def release(self) -> None:
-        """Counts the request no more; may be called again."""
-        if self._is_counted:
-            self._is_counted = False
-            self._counts[self._caller] -= 1
-            if not self._counts[self._caller]:
-                del self._counts[self._caller]
-
-
 class _CountedStream:
-    """Events of one request; releases its count when their end is read or it is cancelled."""
+    """Events of one request; releases its share when their end is read or it is cancelled."""
 
-    def __init__(self, stream: EventStream, count: _Count) -> None:
+    def __init__(self, stream: EventStream, share: Share) -> None:
         self._stream = stream
-        self._count = count
+        self._share = share
 
     async def __aiter__(self) -> AsyncIterator[GenerationEvent]:
         try:
             async for event in self._stream:
                 yield event
         finally:
-            self._count.release()
+            self._share.release()
 
     def cancel(self) -> None:
         self._stream.cancel()
-        self._count.release()
+        self._share.release()

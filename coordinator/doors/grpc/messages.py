@@ -50,6 +50,15 @@ _MAX_TUPLE = 4096
 """Token ids that are kept as a tuple; more take a tenth of the memory, and time, as an array."""
 
 
+def model_name(
+    message: generation_pb2.GenerateRequest
+    | generation_pb2.TokenizeRequest
+    | generation_pb2.WatchStepsRequest,
+) -> str | None:
+    """Reads which model a request names; None when it names none."""
+    return message.model if message.HasField("model") else None
+
+
 def request_spec(message: generation_pb2.GenerateRequest) -> RequestSpec:
     """Reads a request.
 

@@ -1,6 +1,6 @@
-"""The life of the gRPC door: bind, serve an engine, drain, stop.
+"""The life of the gRPC door: bind, serve the engines of a catalog, drain, stop.
 
-The port is bound before the engine exists, so that a port in use is found at once and health can
+The port is bound before the engines exist, so that a port in use is found at once and health can
 say NOT_SERVING while the stages load.
 """
 
@@ -11,7 +11,8 @@ from typing import Any
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from coordinator.core.generation_engine import GenerationEngine
+from coordinator.core.catalog import Catalog
+from coordinator.core.process_state import ProcessState
 from coordinator.doors.access.callers import Callers, current_caller
 from coordinator.doors.grpc.authentication import Authentication
 from coordinator.doors.grpc.servicer import SERVICE_NAME, GenerationServicer
@@ -61,9 +62,10 @@ def max_calls_of_caller(max_num_waiting: int) -> int:
 
 
 class GenerationServer:
-    """A gRPC server around one engine. Event loop only.
+    """A gRPC server around the engines of one process. Event loop only.
 
     Args:
+        catalog: Holds the engines, now or later; requests are UNAVAILABLE until it does.
         listen: Where; port 0 takes a free one.
         max_model_len: Most tokens of one request; bounds the messages.
         max_num_waiting: Most requests that wait; bounds the calls.
@@ -73,6 +75,7 @@ class GenerationServer:
 
     def __init__(
         self,
+        catalog: Catalog,
         listen: Address,
         *,
         max_model_len: int,
@@ -82,8 +85,7 @@ class GenerationServer:
     ) -> None:
         self._listen = listen
         self._tls = tls
-        self._engine: GenerationEngine | None = None
-        self._servicer = GenerationServicer()
+        self._catalog = catalog
         self._reporter: asyncio.Task[None] | None = None
         self._health = health.aio.HealthServicer()
         max_calls = max_calls_of_caller(max_num_waiting)
@@ -97,7 +99,9 @@ class GenerationServer:
             ],
             maximum_concurrent_rpcs=max_open_calls(pools),
         )
-        generation_pb2_grpc.add_GenerationServiceServicer_to_server(self._servicer, self._server)
+        generation_pb2_grpc.add_GenerationServiceServicer_to_server(
+            GenerationServicer(catalog), self._server
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._server.add_generic_rpc_handlers(reflection_handlers(SERVICE_NAME))
 
@@ -129,22 +133,14 @@ class GenerationServer:
         _log.info("listening", extra={"address": address, "transport": transport})
         return address
 
-    def starting(self, why: str) -> None:
-        """Tells callers what they wait for until there is an engine."""
-        self._servicer.starting(why)
-
-    async def serve(self, engine: GenerationEngine) -> None:
-        """Takes requests from now on; the server closes the engine when it stops.
-
-        Health is SERVING while the engine is ready.
-        """
-        self._engine = engine
-        self._servicer.serve(engine)
-        await self._set_health(_health(is_ready=engine.is_ready))
-        self._reporter = asyncio.create_task(self._report(engine), name="health")
+    async def serve(self) -> None:
+        """Makes health SERVING from now on while requests are served; needs an open catalog."""
+        process = self._catalog.process()
+        await self._set_health(_health(is_ready=process.is_ready))
+        self._reporter = asyncio.create_task(self._report(process), name="health")
 
     async def stop(self, *, grace_s: float) -> None:
-        """Drains and closes the port.
+        """Drains and closes the port, and every engine of the catalog.
 
         Args:
             grace_s: Seconds for requests that were accepted; the rest fail as UNAVAILABLE.
@@ -153,18 +149,18 @@ class GenerationServer:
             self._reporter.cancel()
             await asyncio.wait({self._reporter})
         await self._health.enter_graceful_shutdown()
-        if self._engine is not None:
+        if self._catalog.is_open:
             _log.info("draining", extra={"grace_s": grace_s})
-            await self._engine.close(grace_s)
+            await self._catalog.process().close(grace_s)
         await self._server.stop(_CLOSING_GRACE_S)
         _log.info("stopped")
 
-    async def _report(self, engine: GenerationEngine) -> None:
-        """Keeps health true to the engine."""
+    async def _report(self, process: ProcessState) -> None:
+        """Keeps health true to the process."""
         while True:
-            is_ready = engine.is_ready
+            is_ready = process.is_ready
             await self._set_health(_health(is_ready=is_ready))
-            await engine.wait_ready(ready=not is_ready)
+            await process.wait_ready(ready=not is_ready)
 
     async def _set_health(self, state: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for name in _HEALTH_NAMES:

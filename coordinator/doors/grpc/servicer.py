@@ -1,4 +1,4 @@
-"""Answers the calls of `stagecoach.v1.GenerationService` from an engine.
+"""Answers the calls of `stagecoach.v1.GenerationService` from the engines of a catalog.
 
 A call that fails ends with the status of a typed error, never with UNKNOWN; what was not foreseen
 is logged here and reaches the client as INTERNAL without details.
@@ -11,10 +11,10 @@ from contextlib import contextmanager
 
 import grpc.aio
 
-from coordinator.core.generation_engine import GenerationEngine
+from coordinator.core.catalog import Catalog
 from coordinator.doors.grpc import messages, step_messages
 from stagecoach.contract import cluster_status_codec
-from stagecoach.contract.errors import InternalError, StagecoachError, UnavailableError
+from stagecoach.contract.errors import InternalError, StagecoachError
 from stagecoach.v1 import generation_pb2, generation_pb2_grpc
 
 SERVICE_NAME = generation_pb2.DESCRIPTOR.services_by_name["GenerationService"].full_name
@@ -36,19 +36,14 @@ _log = logging.getLogger(__name__)
 
 
 class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
-    """The service; calls are UNAVAILABLE until there is an engine. Event loop only."""
+    """The service; calls are UNAVAILABLE until the catalog is open. Event loop only.
 
-    def __init__(self) -> None:
-        self._engine: GenerationEngine | None = None
-        self._why_not = "it waits for its stages"
+    Args:
+        catalog: Holds the engines.
+    """
 
-    def starting(self, why: str) -> None:
-        """Tells callers from now on what they wait for."""
-        self._why_not = why
-
-    def serve(self, engine: GenerationEngine) -> None:
-        """Answers from this engine from now on."""
-        self._engine = engine
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
 
     # `Generate` writes to its context instead of yielding: a call that is cancelled while it sends
     # would leave a generator suspended, and its request running, until the garbage collector came.
@@ -57,7 +52,8 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
     ) -> None:
         """Streams the events of one request; the end of the call ends the request."""
         with _internal_errors():
-            stream = await self._ready_engine().submit(messages.request_spec(request))
+            engine = self._catalog.engine(messages.model_name(request))
+            stream = await engine.submit(messages.request_spec(request))
             try:
                 async for event in stream:
                     await context.write(messages.generate_response(event))
@@ -70,16 +66,17 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         """Turns a prompt into token ids."""
         with _internal_errors():
             prompt = messages.tokenize_prompt(request)
-            token_ids = await self._ready_engine().tokenize(prompt)
+            engine = self._catalog.engine(messages.model_name(request))
+            token_ids = await engine.tokenize(prompt)
             return generation_pb2.TokenizeResponse(token_ids=token_ids)
 
     async def GetStatus(  # noqa: N802
         self, request: generation_pb2.GetStatusRequest, context: GetStatusContext
     ) -> generation_pb2.GetStatusResponse:
-        """Reports the state of the coordinator and of every stage."""
+        """Reports the state of the coordinator, of every model and of every stage."""
         with _internal_errors():
             messages.refuse_unknown_fields(request, "GetStatusRequest")
-            return cluster_status_codec.to_message(await self._ready_engine().status())
+            return cluster_status_codec.to_message(await self._catalog.process().status())
 
     # Writes to its context for the same reason as `Generate`.
     async def WatchSteps(  # type: ignore[override]  # noqa: N802
@@ -88,18 +85,13 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         """Streams what each micro-batch did, until the call ends."""
         with _internal_errors():
             messages.refuse_unknown_fields(request, "WatchStepsRequest")
-            feed = self._ready_engine().watch_steps()
+            feed = self._catalog.engine(messages.model_name(request)).watch_steps()
             try:
                 await context.write(step_messages.watch_started(feed.origin_ns))
                 async for chunk in feed:
                     await context.write(step_messages.step_chunk(chunk, feed.origin_ns))
             finally:
                 feed.close()
-
-    def _ready_engine(self) -> GenerationEngine:
-        if self._engine is None:
-            raise UnavailableError(f"the coordinator is starting: {self._why_not}")
-        return self._engine
 
 
 @contextmanager

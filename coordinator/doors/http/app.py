@@ -34,7 +34,7 @@ EXPOSED_HEADERS = (REQUEST_ID_HEADER, IGNORED_HEADER, "retry-after")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppOptions:
-    """What an application may be told beside its engine."""
+    """What an application may be told beside its door."""
 
     callers: Callers | None = None
     """Whose API keys are good. None: no key is needed."""
@@ -50,7 +50,7 @@ def create_app(door: Door, options: AppOptions | None = None) -> FastAPI:
     """Makes the application of one coordinator.
 
     Args:
-        door: Holds the engine, now or later; requests are refused as unavailable until it does.
+        door: Holds the models, now or later; requests are refused as unavailable until it does.
         options: None for the usual.
     """
     options = options or AppOptions()

@@ -28,7 +28,7 @@ def completion_routes(door: Door, patience: Patience) -> APIRouter:
     """Makes the routes.
 
     Args:
-        door: Holds the engine.
+        door: Holds the models.
         patience: How long the client of a stream is left without a byte.
     """
     router = APIRouter(prefix="/v1", tags=["completions"])
@@ -45,10 +45,9 @@ def completion_routes(door: Door, patience: Patience) -> APIRouter:
     )
     async def create_chat_completion(request: Request) -> Response:
         """Answers a conversation; with `stream`, as server-sent events of chunks."""
-        engine = door.engine()
-        wanted = await read_model_request(request, ChatCompletionRequest, door)
+        wanted, engine = await read_model_request(request, ChatCompletionRequest, door)
         head = _head(
-            door,
+            engine,
             wanted,
             f"chatcmpl-{request.state.request_id}",
             with_logprobs=wanted.logprobs or False,
@@ -64,10 +63,9 @@ def completion_routes(door: Door, patience: Patience) -> APIRouter:
     )
     async def create_completion(request: Request) -> Response:
         """Continues prompts; with `stream`, as server-sent events of partial completions."""
-        engine = door.engine()
-        wanted = await read_model_request(request, CompletionRequest, door)
+        wanted, engine = await read_model_request(request, CompletionRequest, door)
         head = _head(
-            door,
+            engine,
             wanted,
             f"cmpl-{request.state.request_id}",
             with_logprobs=wanted.logprobs is not None,
@@ -79,14 +77,15 @@ def completion_routes(door: Door, patience: Patience) -> APIRouter:
     return router
 
 
-def _head(door: Door, wanted: SamplingFields, answer_id: str, *, with_logprobs: bool) -> AnswerHead:
-    engine = door.engine()
+def _head(
+    engine: GenerationEngine, wanted: SamplingFields, answer_id: str, *, with_logprobs: bool
+) -> AnswerHead:
     served = engine.served_model
     with_token_ids = wanted.return_token_ids
     return AnswerHead(
         id=answer_id,
         created_s=int(time.time()),
-        model=door.served_names()[0],
+        model=served.names[0],
         with_token_ids=not served.has_tokenizer if with_token_ids is None else with_token_ids,
         with_logprobs=with_logprobs,
         with_usage=bool(wanted.stream_options and wanted.stream_options.include_usage),

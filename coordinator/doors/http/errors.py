@@ -37,10 +37,6 @@ class ErrorResponse(ResponseModel):
     error: ErrorBody
 
 
-class ModelNotFoundError(errors.InvalidArgumentError):
-    """The request names a model that is not the one served."""
-
-
 class BodyTooLargeError(errors.InvalidArgumentError):
     """The body of a request is longer than any request that could be served."""
 
@@ -73,7 +69,7 @@ _ANSWERS: dict[type[errors.StagecoachError], _Answer] = {
         400, "invalid_request_error", "context_length_exceeded"
     ),
     ForeignHostError: _Answer(403, "invalid_request_error", "foreign_host"),
-    ModelNotFoundError: _Answer(404, "not_found_error", "model_not_found"),
+    errors.ModelNotFoundError: _Answer(404, "not_found_error", "model_not_found"),
     NotFoundError: _Answer(404, "not_found_error", "not_found"),
     MethodNotAllowedError: _Answer(405, "invalid_request_error", "method_not_allowed"),
     BodyTooLargeError: _Answer(413, "invalid_request_error", "body_too_large"),

@@ -1,7 +1,7 @@
 """The state of the coordinator once a second, for as many as look; costs nothing while nobody does.
 
-All who look share one watch of the engine's steps and one question to every stage. One who reads
-slowly skips what is out of date: only the newest state is kept.
+All who look share one watch of steps, those of the first model, and one question to every stage.
+One who reads slowly skips what is out of date: only the newest state is kept.
 """
 
 import asyncio
@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Self
 
-from coordinator.core.generation_engine import GenerationEngine, StepFeed
+from coordinator.core.generation_engine import StepFeed
+from coordinator.core.process_state import ProcessState
 from coordinator.doors.http.door import Door
 from coordinator.observe.step_window import StepWindow, activity_json
 from stagecoach.contract.errors import QueueFullError, StagecoachError
@@ -64,10 +65,10 @@ class Viewer:
 
 
 class LiveStatus:
-    """Looks at an engine while somebody wants to see it. Event loop only.
+    """Looks at a coordinator while somebody wants to see it. Event loop only.
 
     Args:
-        door: Holds the engine.
+        door: Holds the models.
     """
 
     def __init__(self, door: Door) -> None:
@@ -83,12 +84,13 @@ class LiveStatus:
             UnavailableError: There is no engine yet, or no more.
             QueueFullError: Too many look already.
         """
-        engine = self._door.engine()
+        catalog = self._door.catalog
+        process, engine = catalog.process(), catalog.engines()[0]
         if len(self._viewers) >= MAX_VIEWERS:
             raise QueueFullError(f"{MAX_VIEWERS} viewers of the status are connected already")
         if self._looking is None:
             self._looking = asyncio.create_task(
-                self._look(engine, engine.watch_steps()), name="live-status"
+                self._look(process, engine.watch_steps()), name="live-status"
             )
         viewer = Viewer()
         self._viewers.add(viewer)
@@ -100,13 +102,13 @@ class LiveStatus:
                 self._looking.cancel()
                 self._looking = None
 
-    async def _look(self, engine: GenerationEngine, feed: StepFeed) -> None:
+    async def _look(self, process: ProcessState, feed: StepFeed) -> None:
         """Shows states until the feed ends, which it does when the engine closes."""
         window = StepWindow(feed.origin_ns, WINDOW_S)
         reading = asyncio.create_task(_read(feed, window), name="live-status-steps")
         try:
             while not reading.done():
-                state = await _state(engine, window)
+                state = await _state(process, window)
                 for viewer in self._viewers:
                     viewer.show(state)
                 await asyncio.wait({reading}, timeout=PERIOD_S)
@@ -132,11 +134,11 @@ async def _read(feed: StepFeed, window: StepWindow) -> None:
         _log.info("the live status ends: %s", error)
 
 
-async def _state(engine: GenerationEngine, window: StepWindow) -> str:
-    """The status of the engine and its activity, as one line of JSON.
+async def _state(process: ProcessState, window: StepWindow) -> str:
+    """The status of the coordinator and the activity of its first model, as one line of JSON.
 
     `at_s` is a time in seconds that only differences of mean something.
     """
-    status = status_json(await engine.status())
+    status = status_json(await process.status())
     activity = activity_json(window.activity(time.perf_counter_ns()))
     return json.dumps({**status, "at_s": time.monotonic(), "activity": activity})

@@ -1,10 +1,11 @@
-"""`/v1/models`: the one model that is served, under its names."""
+"""`/v1/models`: the models that are served, under their names."""
 
 from typing import Literal
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
+from coordinator.core.served_model import ServedModel
 from coordinator.doors.http.door import Door
 from coordinator.doors.http.openapi import failures
 from coordinator.doors.http.schema.base import ResponseModel
@@ -31,12 +32,11 @@ def model_routes(door: Door) -> APIRouter:
     """Makes the routes.
 
     Args:
-        door: Holds the engine.
+        door: Holds the models.
     """
     router = APIRouter(prefix="/v1/models", tags=["models"])
 
-    def card(name: str) -> ModelCard:
-        served = door.engine().served_model
+    def card(name: str, served: ServedModel) -> ModelCard:
         return ModelCard(
             id=name,
             object="model",
@@ -47,8 +47,9 @@ def model_routes(door: Door) -> APIRouter:
 
     @router.get("", response_model=ModelList, responses=failures(503))
     async def list_models() -> JSONResponse:
-        """Lists the model that is served, under each of its names."""
-        cards = list(map(card, door.served_names()))
+        """Lists the models that are served, each under each of its names."""
+        models = [engine.served_model for engine in door.catalog.engines()]
+        cards = [card(name, served) for served in models for name in served.names]
         return JSONResponse(ModelList(object="list", data=cards).model_dump())
 
     # An id such as `org/name` has a slash in it.
@@ -58,8 +59,8 @@ def model_routes(door: Door) -> APIRouter:
         responses=failures(404, 503),
     )
     async def retrieve_model(model: str) -> JSONResponse:
-        """Describes the model that is served."""
-        door.check_model(model)
-        return JSONResponse(card(model).model_dump())
+        """Describes a model that is served."""
+        served = door.catalog.engine(model).served_model
+        return JSONResponse(card(model, served).model_dump())
 
     return router

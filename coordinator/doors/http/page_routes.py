@@ -125,7 +125,7 @@ def page_routes(door: Door) -> APIRouter:
     """Makes the routes; reads the files of the page.
 
     Args:
-        door: Holds the engine.
+        door: Holds the models.
     """
     router = APIRouter(include_in_schema=False)
     live = LiveStatus(door)

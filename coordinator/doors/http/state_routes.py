@@ -30,7 +30,7 @@ def state_routes(door: Door) -> APIRouter:
     """Makes the routes.
 
     Args:
-        door: Holds the engine.
+        door: Holds the models.
     """
     router = APIRouter(tags=["state"])
     unavailable = failures(503)
@@ -43,7 +43,7 @@ def state_routes(door: Door) -> APIRouter:
     @router.get("/ready", response_model=State, responses=unavailable)
     async def ready() -> JSONResponse:
         """Answers 200 while requests are served, else 503."""
-        if door.is_ready:
+        if door.catalog.is_ready:
             return JSONResponse({"status": "ok"})
         return error_response(UnavailableError("the coordinator serves no requests at present"))
 
@@ -54,7 +54,7 @@ def state_routes(door: Door) -> APIRouter:
 
     @router.get("/status", response_model=dict[str, Any], responses=unavailable)
     async def status() -> JSONResponse:
-        """Shows the coordinator and every stage, as `coordinator-cli status --json` does."""
-        return JSONResponse(status_json(await door.engine().status()))
+        """Shows the coordinator, its models and every stage, as `coordinator-cli status` does."""
+        return JSONResponse(status_json(await door.catalog.process().status()))
 
     return router

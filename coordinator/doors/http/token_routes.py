@@ -28,7 +28,7 @@ def token_routes(door: Door) -> APIRouter:
     """Makes the routes.
 
     Args:
-        door: Holds the engine.
+        door: Holds the models.
     """
     router = APIRouter(tags=["tokens"])
     statuses = failures(400, 404, 413, 415, 500, 503)
@@ -41,20 +41,22 @@ def token_routes(door: Door) -> APIRouter:
     )
     async def tokenize(request: Request) -> PiecewiseResponse:
         """Turns a prompt into token ids, as a completion would."""
-        engine = door.engine()
-        served = engine.served_model
-        wanted = await read_model_request(request, TokenizeRequest, door)
+        wanted, engine = await read_model_request(request, TokenizeRequest, door)
         if wanted.messages is not None:
             token_ids = await engine.tokenize(chat_prompt(wanted, wanted.messages))
         else:
             token_ids = await engine.tokenize(text_prompt(wanted, wanted.prompt or ""))
         spell = engine.token_bytes if wanted.return_token_strs else None
-        return PiecewiseResponse(_token_pieces(token_ids, served.max_model_len, spell))
+        max_model_len = engine.served_model.max_model_len
+        return PiecewiseResponse(_token_pieces(token_ids, max_model_len, spell))
 
-    @router.get("/tokenizer_info", response_model=TokenizerInfo, responses=failures(404, 503))
-    async def tokenizer_info() -> JSONResponse:
-        """Tells the tokenizer's configuration and chat template, for clients that write prompts."""
-        info = door.engine().served_model.tokenizer_info
+    @router.get("/tokenizer_info", response_model=TokenizerInfo, responses=failures(400, 404, 503))
+    async def tokenizer_info(model: str | None = None) -> JSONResponse:
+        """Tells the tokenizer's configuration and chat template, for clients that write prompts.
+
+        `model` is a name of the model, needed only where several are served.
+        """
+        info = door.catalog.engine(model or None).served_model.tokenizer_info
         if info is None:
             raise NotFoundError("the model has no tokenizer: send token ids")
         return JSONResponse(dict(info))
@@ -67,8 +69,7 @@ def token_routes(door: Door) -> APIRouter:
     )
     async def detokenize(request: Request) -> JSONResponse:
         """Turns token ids into text."""
-        engine = door.engine()
-        wanted = await read_model_request(request, DetokenizeRequest, door)
+        wanted, engine = await read_model_request(request, DetokenizeRequest, door)
         return JSONResponse({"prompt": await engine.detokenize(wanted.tokens)})
 
     return router

@@ -108,7 +108,7 @@ class ModelRequest(RequestModel):
     """Base of what is asked of a model."""
 
     model: Annotated[str | None, NONE_IF_EMPTY] = Field(
-        None, description="A name of the model. Null or empty: the one that is served."
+        None, description="A name of a model. Null or empty: the only one that is served."
     )
 
 
