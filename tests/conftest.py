@@ -17,6 +17,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 # In the background of a shell it is ignored, and what the tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# So is SIGHUP under `nohup`. A handler is not inherited, and keeps this process alive as well.
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 # No deadline: an example's time says nothing on a busy machine.
 settings.register_profile("stagecoach", deadline=None, print_blob=True)

@@ -46,6 +46,10 @@ _HANDSHAKE_TIMEOUT_MS = 10_000
 _IDLE_CONNECTION_MS = 300_000
 """A connection without a call; clients connect again by themselves."""
 
+_MAX_UNREAD_S = 86_400
+"""A call that the event loop has not taken up for so long is cancelled. gRPC's own bound of 30 s
+hits calls that wait their turn on a starved box, and gives no reason."""
+
 
 def server_limits(*, max_calls_per_connection: int) -> list[tuple[str, int]]:
     """Returns options of a gRPC server that bound what strangers can make it hold.
@@ -61,6 +65,7 @@ def server_limits(*, max_calls_per_connection: int) -> list[tuple[str, int]]:
         # from 1000 on, and all from 3000.
         ("grpc.server.max_pending_requests", max_calls_per_connection),
         ("grpc.server.max_pending_requests_hard_limit", max_calls_per_connection),
+        ("grpc.server_max_unrequested_time_in_server", _MAX_UNREAD_S),
         ("grpc.max_metadata_size", MAX_HEADER_BYTES),
         ("grpc.absolute_max_metadata_size", MAX_HEADER_BYTES),
         ("grpc.server_handshake_timeout_ms", _HANDSHAKE_TIMEOUT_MS),

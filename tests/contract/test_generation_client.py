@@ -55,6 +55,10 @@ class BackgroundServer:
             self._loop.call_soon_threadsafe(self._stop.set)
             self._thread.join(DEADLINE_S)
 
+    def stand_still(self, seconds: float) -> None:
+        """Lets the event loop do nothing for a while, beginning soon."""
+        self._loop.call_soon_threadsafe(time.sleep, seconds)
+
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         async with serving(self.engine, listen=self.address) as self.address:

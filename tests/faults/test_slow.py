@@ -6,11 +6,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from coordinator.client import Client
+from tests.contract.echo_engine import EchoEngine
+from tests.contract.test_generation_client import BackgroundServer
 from tests.faults.cluster import Stage
 from tests.faults.fault_proxy import BLACKHOLE, Network
 from tests.faults.oracle import RECOVERY_S, STEP_DEADLINE_S, Oracle
@@ -29,6 +33,9 @@ SLOW_RECOVERY_S = 120.0
 STARVED_RECOVERY_S = 200.0
 BUSY = "while True: pass"
 NUM_BUSY = 2
+LOOP_STANDS_STILL_S = 35.0
+"""Longer than gRPC by itself lets a call wait for the event loop."""
+NUM_CALLERS = 8
 STARVED_S = 25.0
 """Longer than an idle link may be silent."""
 
@@ -179,3 +186,15 @@ async def test_f36_a_stage_that_stands_still_for_two_seconds_is_not_lost(
     await traffic.ended(RECOVERY_S)
     oracle.check_streams(traffic)
     assert num_losses(oracle) == num_before
+
+
+@pytest.mark.slow_fault
+def test_calls_wait_for_an_event_loop_that_stands_still() -> None:
+    with BackgroundServer(EchoEngine()) as server, Client(server.address) as client:
+        client.complete("abc", max_tokens=2)  # connected
+        server.stand_still(LOOP_STANDS_STILL_S)
+        with ThreadPoolExecutor(NUM_CALLERS) as callers:
+            calls = [
+                callers.submit(client.complete, "abc", max_tokens=2) for _ in range(NUM_CALLERS)
+            ]
+            assert [call.result().finish_reason for call in calls] == ["length"] * NUM_CALLERS

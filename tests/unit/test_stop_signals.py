@@ -3,9 +3,12 @@
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from signal import SIGHUP, SIGINT, SIGTERM
 
 import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
 
 # Prints what each signal does to it, and ends well when it is told to by its stdin.
 SERVER = """
@@ -52,3 +55,16 @@ def test_a_second_request_to_end_ends_at_once(second: signal.Signals) -> None:
 
 def test_what_nohup_started_outlives_its_terminal() -> None:
     assert served(SIGHUP, SIGTERM, nohup=True) == (["False", "True"], 0)
+
+
+def test_what_a_test_starts_hears_a_hangup_under_nohup_too() -> None:
+    child = "import signal; print(signal.getsignal(signal.SIGHUP).name)"
+    program = (
+        "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "import tests.conftest, subprocess, sys\n"
+        f"subprocess.run([sys.executable, '-c', {child!r}], check=True)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert done.stdout == "SIG_DFL\n"
