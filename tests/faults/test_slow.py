@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.client import Client
+from stagecoach import Client
 from tests.contract.echo_engine import EchoEngine
 from tests.contract.test_generation_client import BackgroundServer
 from tests.faults.cluster import Stage
