@@ -10,6 +10,7 @@ from statistics import median
 
 from benchmarks.report import print_table
 from coordinator.core.request import Request
+from coordinator.core.sequence import Sequence
 from coordinator.scheduler import Scheduler, SchedulerConfig
 
 NUM_PROMPT_TOKENS = 100
@@ -27,15 +28,13 @@ def step_times_us(num_sequences: int, num_steps: int, *, prefix_cache: bool) -> 
             max_model_len=NUM_PROMPT_TOKENS + max_tokens,
             kv_block_size=16,
             num_kv_blocks=num_sequences * blocks_per_sequence,
-            max_num_waiting=num_sequences,
             prefix_cache=prefix_cache,
         )
     )
     for index in range(num_sequences):
         prompt = tuple(range(index, index + NUM_PROMPT_TOKENS))
-        scheduler.add(
-            Request(request_id=str(index), prompt_token_ids=prompt, max_tokens=max_tokens)
-        )
+        request = Request(request_id=str(index), prompt_token_ids=prompt, max_tokens=max_tokens)
+        scheduler.adopt(Sequence(request=request))
     scheduled_ns, updated_ns = [], []
     for step in range(num_steps + NUM_WARM_UP_STEPS):
         started_ns = time.perf_counter_ns()

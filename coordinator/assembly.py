@@ -133,7 +133,6 @@ def _limits(config: CoordinatorConfig, topology: Topology) -> SchedulerConfig:
         max_model_len=_lower(config.max_model_len, topology.max_model_len),
         kv_block_size=topology.kv_block_size,
         num_kv_blocks=topology.num_kv_blocks,
-        max_num_waiting=config.max_num_waiting,
         num_kv_slots=topology.max_num_seqs,
         prefix_cache=config.prefix_cache,
     )

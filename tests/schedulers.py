@@ -25,7 +25,6 @@ def create_scheduler(
     max_model_len: int = 128,
     kv_block_size: int = 4,
     num_kv_blocks: int = 64,
-    max_num_waiting: int = 64,
 ) -> Scheduler:
     return Scheduler(
         SchedulerConfig(
@@ -34,7 +33,6 @@ def create_scheduler(
             max_model_len=max_model_len,
             kv_block_size=kv_block_size,
             num_kv_blocks=num_kv_blocks,
-            max_num_waiting=max_num_waiting,
         ),
         policy=policy,
     )
@@ -52,9 +50,17 @@ def add(
     scheduler: Scheduler, *request_ids: str, num_prompt: int = 4, max_tokens: int = 8
 ) -> list[Sequence]:
     return [
-        scheduler.add(create_request(request_id, num_prompt=num_prompt, max_tokens=max_tokens))
+        adopt(scheduler, create_request(request_id, num_prompt=num_prompt, max_tokens=max_tokens))
         for request_id in request_ids
     ]
+
+
+def adopt(scheduler: Scheduler, request: Request) -> Sequence:
+    """Puts a request in the waiting queue, as the dispatcher does."""
+    scheduler.config.check_length(request)
+    sequence = Sequence(request=request)
+    scheduler.adopt(sequence)
+    return sequence
 
 
 def create_budget(*, max_num_decodes: int = 64, max_num_prefill_tokens: int = 64) -> StepBudget:

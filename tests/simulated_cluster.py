@@ -166,7 +166,6 @@ class SimulatedCluster:
             max_model_len=100_000,
             kv_block_size=16,
             num_kv_blocks=100_000,
-            max_num_waiting=100_000,
         )
         self._lane = Lane(
             Scheduler(limits),

@@ -8,7 +8,7 @@ from collections.abc import Sequence as ListLike
 from coordinator.core.request import FinishReason
 from coordinator.core.sequence import Sequence
 from coordinator.engine.lane import Lane
-from coordinator.scheduler.room import check_room
+from stagecoach.contract.errors import QueueFullError
 
 PREFIX_WEIGHT = 4
 """Sequences that a whole prompt in a lane's prefix cache is worth, when lanes are compared."""
@@ -34,7 +34,12 @@ class Dispatcher:
             QueueFullError: `max_num_waiting` sequences wait already.
         """
         num_waiting = sum(lane.num_waiting for lane in self._lanes)
-        check_room(num_waiting, self._max_num_waiting)
+        if num_waiting >= self._max_num_waiting:
+            raise QueueFullError(
+                f"{num_waiting} requests are waiting, the limit is {self._max_num_waiting}",
+                num_waiting=num_waiting,
+                max_num_waiting=self._max_num_waiting,
+            )
 
     def holds(self, request_id: str) -> bool:
         """True until the sequence of a request has ended and is in no micro-batch any more."""

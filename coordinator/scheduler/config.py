@@ -24,8 +24,6 @@ class SchedulerConfig:
     """Tokens a block, the same on every stage."""
     num_kv_blocks: int
     """Blocks of the smallest stage."""
-    max_num_waiting: int
-    """Waiting sequences beyond which no request is accepted."""
     num_kv_slots: int | None = None
     """Slots of the smallest stage; those in which nothing runs can hold prefixes. None: as many as
     sequences run at once."""

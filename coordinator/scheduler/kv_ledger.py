@@ -58,11 +58,6 @@ class KvLedger:
         """Blocks that no slot holds, running or retained."""
         return self._num_vacant_blocks
 
-    def num_held_blocks(self, kv_slot: int) -> int:
-        """Blocks that a slot holds; 0 for an empty one."""
-        table = self._tables.get(kv_slot)
-        return len(table.blocks) if table else 0
-
     def fits(self, num_tokens: int, prefix: PrefixMatch | None = None) -> bool:
         """Tells whether a sequence may be admitted.
 

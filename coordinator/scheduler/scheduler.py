@@ -3,7 +3,7 @@
 A sequence's `num_computed_tokens` catches up with its `num_tokens` under the token budget; chunked
 prefill, decode and recomputation after a preemption are this one subtraction.
 
-    add --> waiting --- admitted --> running --- finish --> finished
+  adopt --> waiting --- admitted --> running --- finish --> finished
                ^                        |
                +------- preempted ------+
 
@@ -19,7 +19,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from collections.abc import Sequence as ListLike
 from itertools import count, islice
 
-from coordinator.core.request import FinishReason, Request
+from coordinator.core.request import FinishReason
 from coordinator.core.sequence import Sequence, SequenceState
 from coordinator.core.step import ScheduledSlice, SchedulerOutput
 from coordinator.scheduler.config import SchedulerConfig
@@ -28,10 +28,8 @@ from coordinator.scheduler.kv_memory import KvMemory
 from coordinator.scheduler.load import Load, StepBudget
 from coordinator.scheduler.policy import FirstComeFirstServed, Policy
 from coordinator.scheduler.prefill_split import PrefillSplit, Share
-from coordinator.scheduler.room import check_room
 from coordinator.scheduler.running_sequences import RunningSequences
 from coordinator.scheduler.step_room import StepRoom
-from stagecoach.contract.errors import InvalidArgumentError
 
 
 class Scheduler:
@@ -104,33 +102,6 @@ class Scheduler:
     def has_work(self) -> bool:
         """True while a sequence has not ended or the stages must still be told of a slot."""
         return bool(self._sequences) or self._memory.has_untold_ops
-
-    def check_room(self) -> None:
-        """Refuses a request that `add` would refuse whatever it is; costs nothing.
-
-        Raises:
-            QueueFullError: `max_num_waiting` sequences wait already.
-        """
-        check_room(self.num_waiting, self.config.max_num_waiting)
-
-    def add(self, request: Request) -> Sequence:
-        """Puts a request in the waiting queue.
-
-        Raises:
-            InvalidArgumentError: A request of the same id has not ended.
-            ContextLengthExceededError: Prompt and `max_tokens` together are more than the model or
-                the KV memory holds.
-            QueueFullError: `max_num_waiting` sequences wait already.
-        """
-        if request.request_id in self._sequences:
-            raise InvalidArgumentError(
-                f"request_id {request.request_id!r} is in use", field="request_id"
-            )
-        self.config.check_length(request)
-        self.check_room()
-        sequence = Sequence(request=request)
-        self.adopt(sequence)
-        return sequence
 
     def holds(self, request_id: str) -> bool:
         """True for a sequence from `adopt` until it is handed over, or swept after its end."""
@@ -293,6 +264,7 @@ class Scheduler:
         One that has run before goes in front of these.
         """
         assert sequence.state is SequenceState.WAITING
+        assert sequence.request_id not in self._sequences, "an id stands for one request"
         self._sequences[sequence.request_id] = sequence
         self._entrance.add(sequence)
         if sequence.is_suspect:

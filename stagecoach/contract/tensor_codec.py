@@ -24,19 +24,6 @@ if sys.byteorder != "little":
 MAX_RANK = 4
 
 
-def from_numpy(array: np.ndarray) -> tensor_pb2.Tensor:
-    """Writes a float32 or float16 array of any layout; copies once.
-
-    Raises:
-        InvalidArgumentError: The array has another dtype or too many dimensions.
-    """
-    if array.ndim > MAX_RANK:
-        raise InvalidArgumentError(f"rank {array.ndim} is above {MAX_RANK}", field="shape")
-    dtype = dtype_named(array.dtype.name)
-    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-    return tensor_pb2.Tensor(dtype=dtype, shape=array.shape, data=little.tobytes())
-
-
 def to_numpy(
     message: tensor_pb2.Tensor,
     *,
@@ -54,13 +41,6 @@ def to_numpy(
     if dtype == tensor_pb2.DTYPE_BFLOAT16:
         raise InvalidArgumentError(f"{field}: bfloat16 cannot be read without torch", field=field)
     return np.frombuffer(data, dtype=DTYPES[dtype]).reshape(shape)
-
-
-def from_torch(tensor: "torch.Tensor") -> tensor_pb2.Tensor:
-    """Writes a tensor of any device and layout; see `write_torch`."""
-    message = tensor_pb2.Tensor()
-    write_torch(tensor, message)
-    return message
 
 
 def write_torch(tensor: "torch.Tensor", message: tensor_pb2.Tensor) -> None:

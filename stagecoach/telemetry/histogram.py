@@ -42,11 +42,6 @@ class Histogram:
         self._sum = 0
 
     @property
-    def num_values(self) -> int:
-        """Values observed."""
-        return sum(self._counts)
-
-    @property
     def total(self) -> float:
         """Their sum, in units."""
         return self._sum / self._unit

@@ -7,7 +7,6 @@ import grpc
 import numpy as np
 import pytest
 
-from stagecoach.contract import tensor_codec
 from stagecoach.contract.errors import InvalidArgumentError, StaleStateError
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.v1 import stage_pb2, tensor_pb2
@@ -25,6 +24,7 @@ from tests.contract.stage_builders import (
     running_stage,
 )
 from tests.ended_peers import may_have_ended
+from tests.tensor_messages import from_numpy
 
 MIDDLE = LayerRange(2, 4)
 LAST = LayerRange(4, 6)
@@ -65,7 +65,7 @@ def hidden_batch(
 def hidden_states(
     rows: int = 2, width: int = HIDDEN_SIZE, dtype: str = "float32"
 ) -> tensor_pb2.Tensor:
-    return tensor_codec.from_numpy(np.ones((rows, width), dtype=dtype))
+    return from_numpy(np.ones((rows, width), dtype=dtype))
 
 
 def slot_op(**op: object) -> stage_pb2.MicroBatch:

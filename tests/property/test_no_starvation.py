@@ -10,11 +10,14 @@ from coordinator.core.request import FinishReason, Request
 from coordinator.core.sequence import Sequence
 from coordinator.core.step import SchedulerOutput
 from coordinator.scheduler import Scheduler, SchedulerConfig, StepBudget
+from tests.schedulers import adopt
 
 NUM_KV_TOKENS = 96
 MAX_STEPS = 4000
 """Each of 64 that pass may run for a dozen steps, two at a time, before each of four that wait."""
 
+
+MAX_NUM_WAITING = 64
 
 ARRIVALS = st.tuples(
     st.integers(1, 12) | st.integers(1, NUM_KV_TOKENS - 8),  # tokens of the prompt
@@ -85,7 +88,6 @@ def test_everyone_ends_while_others_keep_coming(
             max_model_len=NUM_KV_TOKENS,
             kv_block_size=2,
             num_kv_blocks=NUM_KV_TOKENS // 2,
-            max_num_waiting=64,
             prefix_cache=prefix_cache,
             min_awaited_tokens=4,
         )
@@ -101,12 +103,13 @@ def test_everyone_ends_while_others_keep_coming(
         name = next(names)
         first = 1000 * name if prefix is None else 10 * prefix
         token_ids = range(first, first + num_prompt)
-        return scheduler.add(
+        return adopt(
+            scheduler,
             Request(
                 request_id=f"{name}",
                 prompt_token_ids=(*token_ids[:-1], 5000 + name),
                 max_tokens=max_tokens,
-            )
+            ),
         )
 
     add(NUM_KV_TOKENS // 2, 8, None)  # runs before the others wait
@@ -122,7 +125,7 @@ def test_everyone_ends_while_others_keep_coming(
             ]
         for _ in range(num_arrivals):
             num_prompt, max_tokens, prefix, lifetime = next(shapes)
-            if scheduler.num_waiting < scheduler.config.max_num_waiting - len(patient):
+            if scheduler.num_waiting < MAX_NUM_WAITING - len(patient):
                 sequence = add(num_prompt, max_tokens, prefix)
                 if lifetime is not None:
                     deadlines.setdefault(step + lifetime, []).append(sequence.request_id)

@@ -29,7 +29,7 @@ from coordinator.scheduler.policy import FirstComeFirstServed, Policy
 from stage_server.core import batch
 from stage_server.kv_cache.slot_tables import SlotTables
 from stagecoach.contract.errors import KvFullError, StaleStateError
-from tests.schedulers import ShortestFirst
+from tests.schedulers import ShortestFirst, adopt
 
 MAX_NUM_IN_FLIGHT = 4
 SALTS = (None, "a", "b")
@@ -188,11 +188,11 @@ class SchedulerMachine(RuleBasedStateMachine):
             max_model_len=40,
             kv_block_size=kv_block_size,
             num_kv_blocks=num_kv_blocks,
-            max_num_waiting=max_num_waiting,
             num_kv_slots=max_num_seqs + num_more_slots,
             prefix_cache=prefix_cache,
             min_awaited_tokens=min_awaited_tokens,
         )
+        self.max_num_waiting = max_num_waiting
         self.scheduler = Scheduler(self.config, policy=policy)
         self.stage = Stage(self.config)
         self.sequences: dict[str, Sequence] = {}
@@ -200,7 +200,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.num_finishes: dict[str, int] = {}
         self.in_flight: list[InFlight] = []
 
-    @precondition(lambda self: self.scheduler.num_waiting < self.config.max_num_waiting)
+    @precondition(lambda self: self.scheduler.num_waiting < self.max_num_waiting)
     @rule(data=st.data())
     def add(self, data: st.DataObject) -> None:
         limit = min(self.config.max_model_len, self.config.num_kv_tokens)
@@ -221,7 +221,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             cache_salt=salt,
             max_tokens=data.draw(st.integers(1, min(10, limit - num_prompt)), label="max_tokens"),
         )
-        self.sequences[request.request_id] = self.scheduler.add(request)
+        self.sequences[request.request_id] = adopt(self.scheduler, request)
         self.salts[request.request_id] = request.cache_salt
         self.num_finishes[request.request_id] = 0
 

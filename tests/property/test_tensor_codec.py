@@ -8,6 +8,7 @@ from stagecoach.contract import tensor_codec
 from stagecoach.contract.dtypes import DTYPES
 from stagecoach.contract.errors import InvalidArgumentError
 from stagecoach.v1 import tensor_pb2
+from tests.tensor_messages import from_numpy, from_torch
 
 dtypes = st.sampled_from(sorted(DTYPES))
 shapes = st.lists(st.integers(0, 5), max_size=tensor_codec.MAX_RANK)
@@ -34,7 +35,7 @@ def bits(tensor: torch.Tensor) -> list[int]:
 
 @given(tensor=tensors())
 def test_a_tensor_survives_bit_for_bit(tensor: torch.Tensor) -> None:
-    sent = tensor_codec.from_torch(tensor)
+    sent = from_torch(tensor)
     message = tensor_pb2.Tensor.FromString(sent.SerializeToString())
     received = tensor_codec.to_torch(
         message, dtype=message.dtype, shape=list(tensor.shape), field="x"
@@ -46,8 +47,8 @@ def test_a_tensor_survives_bit_for_bit(tensor: torch.Tensor) -> None:
 
 @given(tensor=tensors().filter(lambda tensor: tensor.dtype != torch.bfloat16))
 def test_numpy_and_torch_write_and_read_the_same(tensor: torch.Tensor) -> None:
-    message = tensor_codec.from_torch(tensor)
-    assert tensor_codec.from_numpy(tensor.numpy()) == message
+    message = from_torch(tensor)
+    assert from_numpy(tensor.numpy()) == message
     array = tensor_codec.to_numpy(message, dtype=message.dtype, shape=tensor.shape, field="x")
     assert array.shape == tuple(tensor.shape)
     assert array.tobytes() == message.data
@@ -84,7 +85,7 @@ def test_only_an_exact_match_is_read(
 
 @given(tensor=tensors(), cut=st.integers(1, 8))
 def test_a_truncated_message_is_refused(tensor: torch.Tensor, cut: int) -> None:
-    message = tensor_codec.from_torch(tensor)
+    message = from_torch(tensor)
     message.data = message.data[:-cut] or b"x" * (len(message.data) + cut)
     with pytest.raises(InvalidArgumentError, match="bytes"):
         tensor_codec.to_torch(message, dtype=message.dtype, shape=list(tensor.shape), field="x")

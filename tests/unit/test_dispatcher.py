@@ -70,7 +70,6 @@ def create_lanes(
         max_model_len=128,
         kv_block_size=4,
         num_kv_blocks=num_kv_blocks,
-        max_num_waiting=1000,
         prefix_cache=True,
     )
     schedulers = [Scheduler(config) for _ in range(num)]
@@ -216,8 +215,11 @@ def test_a_suspect_is_one_wherever_it_goes() -> None:
 def test_the_queue_is_bounded_over_all_lanes() -> None:
     cluster = create_lanes(max_num_waiting=3)
     cluster.place("a", "b", "c")
-    with pytest.raises(QueueFullError, match="3 requests are waiting, the limit is 3"):
+    with pytest.raises(QueueFullError, match="3 requests are waiting, the limit is 3") as caught:
         cluster.dispatcher.check_room()
+    assert caught.value.details == {"num_waiting": "3", "max_num_waiting": "3"}
+    cluster.step(0)
+    cluster.dispatcher.check_room()
 
 
 def test_an_end_that_the_lane_knows_is_not_told_to_it_again() -> None:

@@ -106,7 +106,6 @@ class Rig:
             max_model_len=64,
             kv_block_size=4,
             num_kv_blocks=64,
-            max_num_waiting=MAX_NUM_WAITING,
             prefix_cache=True,
         )
         wake = asyncio.Event()

@@ -104,7 +104,6 @@ class Rig:
             max_model_len=64,
             kv_block_size=4,
             num_kv_blocks=64,
-            max_num_waiting=8,
         )
         self.requests: dict[str, LiveRequest] = {}
         self.runner = HandRunner()

@@ -20,9 +20,14 @@ from stagecoach.contract.errors import (
 )
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.stage_timings import StageTimings
+from stagecoach.telemetry.histogram import Histogram
 from tests.stage_infos import create_info
 
 MS = 1_000_000
+
+
+def num_values(histogram: Histogram) -> int:
+    return sum(histogram._counts)
 
 
 def request_end(reason: FinishReason = FinishReason.LENGTH, **changes: object) -> RequestEnd:
@@ -82,7 +87,7 @@ def test_requests_are_counted_by_their_ends() -> None:
     assert recorder.ends == {"stop": 2, "length": 0, "abort": 1, "error": 1}
     assert recorder.errors["INTERNAL"] == 1
     assert recorder.num_prompt_tokens == 20
-    assert recorder.whole_request.num_values == 4
+    assert num_values(recorder.whole_request) == 4
     assert recorder.time_to_first_token.total == pytest.approx(0.08)
 
 
@@ -90,8 +95,8 @@ def test_a_request_that_never_ran_has_no_time_to_its_first_token() -> None:
     recorder = MetricsRecorder()
     recorder.request_accepted("r", 5)
     recorder.request_ended(request_end(FinishReason.ABORT, first_step_ns=None, first_token_ns=None))
-    assert recorder.whole_request.num_values == 1
-    assert recorder.queue_time.num_values == recorder.time_to_first_token.num_values == 0
+    assert num_values(recorder.whole_request) == 1
+    assert num_values(recorder.queue_time) == num_values(recorder.time_to_first_token) == 0
 
 
 @pytest.mark.parametrize(
@@ -115,7 +120,7 @@ def test_a_step_counts_each_token_and_each_part_of_each_stage() -> None:
     recorder.step_ended(step_summary())
     assert (recorder.num_prefill_tokens, recorder.num_decode_tokens) == (6, 4)
     assert recorder.num_generated_tokens == 4
-    assert (recorder.inter_token.num_values, recorder.inter_token.total) == (4, 0.08)
+    assert (num_values(recorder.inter_token), recorder.inter_token.total) == (4, 0.08)
     for times in recorder.stages:
         parts = (times.queue, times.compute, times.serialize, times.wire)
         assert [part.total for part in parts] == pytest.approx([0.002, 0.016, 0.004, 0.006])

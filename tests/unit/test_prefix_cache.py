@@ -9,6 +9,7 @@ from coordinator.core.sequence import Sequence
 from coordinator.core.step import ForkSlot, FreeSlot, SchedulerOutput, TruncateSlot
 from coordinator.scheduler import Scheduler, SchedulerConfig
 from coordinator.scheduler.prefix_index import chain_hash
+from tests.schedulers import adopt
 
 TOKEN = 7
 SHARED = tuple(range(100, 112))
@@ -22,7 +23,6 @@ def create_scheduler(**changes: Any) -> Scheduler:
         "max_model_len": 128,
         "kv_block_size": 4,
         "num_kv_blocks": 64,
-        "max_num_waiting": 64,
         "prefix_cache": True,
     }
     return Scheduler(SchedulerConfig(**(limits | changes)))
@@ -36,13 +36,14 @@ def add(
     max_tokens: int = 4,
     cache_salt: str | None = None,
 ) -> Sequence:
-    return scheduler.add(
+    return adopt(
+        scheduler,
         Request(
             request_id=request_id,
             prompt_token_ids=(*prompt, *suffix),
             max_tokens=max_tokens,
             cache_salt=cache_salt,
-        )
+        ),
     )
 
 

@@ -12,7 +12,6 @@ from coordinator.scheduler import Load, SchedulerConfig
 from stagecoach.contract.errors import (
     ContextLengthExceededError,
     InvalidArgumentError,
-    QueueFullError,
 )
 from tests.schedulers import (
     TOKEN,
@@ -35,7 +34,6 @@ from tests.schedulers import (
         "max_model_len",
         "kv_block_size",
         "num_kv_blocks",
-        "max_num_waiting",
         "num_kv_slots",
         "min_awaited_tokens",
     ],
@@ -48,12 +46,11 @@ def test_config_refuses_a_limit_below_one(field: str) -> None:
 
 
 class TestAdd:
-    def test_refuses_an_id_in_use_until_it_has_ended(self) -> None:
+    def test_an_id_is_free_again_when_its_request_has_ended(self) -> None:
         scheduler = create_scheduler()
         add(scheduler, "a")
-        with pytest.raises(InvalidArgumentError, match="'a' is in use") as caught:
+        with pytest.raises(AssertionError, match="an id stands for one request"):
             add(scheduler, "a")
-        assert caught.value.field == "request_id"
         scheduler.finish("a", FinishReason.ABORT)
         add(scheduler, "a")
         assert scheduler.num_waiting == 1
@@ -71,15 +68,6 @@ class TestAdd:
         add(scheduler, "a", num_prompt=11, max_tokens=1)
         with pytest.raises(ContextLengthExceededError, match="13 tokens, the KV memory holds 12"):
             add(scheduler, "b", num_prompt=12, max_tokens=1)
-
-    def test_refuses_beyond_the_waiting_limit(self) -> None:
-        scheduler = create_scheduler(max_num_waiting=2)
-        add(scheduler, "a", "b")
-        with pytest.raises(QueueFullError, match="2 requests are waiting, the limit is 2") as c:
-            add(scheduler, "c")
-        assert c.value.details == {"num_waiting": "2", "max_num_waiting": "2"}
-        step(scheduler)
-        add(scheduler, "c")
 
 
 class TestSchedule:

@@ -79,7 +79,7 @@ class TestOvertaking:
         assert set(scheduled(step(scheduler))) == {"running", *names}
 
     def test_no_more_than_so_many_pass_and_then_nothing_does(self) -> None:
-        scheduler = create_scheduler(num_kv_blocks=30, max_num_waiting=1000)
+        scheduler = create_scheduler(num_kv_blocks=30)
         add(scheduler, "running", num_prompt=20, max_tokens=100)
         step(scheduler)
         (large,) = add(scheduler, "large", num_prompt=100)

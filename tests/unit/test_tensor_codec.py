@@ -10,6 +10,7 @@ from stagecoach.contract import tensor_codec
 from stagecoach.contract.dtypes import DTYPES
 from stagecoach.contract.errors import InvalidArgumentError
 from stagecoach.v1 import tensor_pb2
+from tests.tensor_messages import from_numpy, from_torch
 
 FLOAT32 = tensor_pb2.DTYPE_FLOAT32
 FLOAT16 = tensor_pb2.DTYPE_FLOAT16
@@ -27,7 +28,7 @@ GOLDEN = [
 def test_golden_bytes_of_torch(dtype: tensor_pb2.DType.ValueType, data: bytes) -> None:
     torch_dtype = getattr(torch, DTYPES[dtype].value)
     tensor = torch.tensor([[1.0, -2.0, 0.5]], dtype=torch_dtype)
-    message = tensor_codec.from_torch(tensor)
+    message = from_torch(tensor)
     assert message == tensor_pb2.Tensor(dtype=dtype, shape=[1, 3], data=data)
     back = tensor_codec.to_torch(message, dtype=dtype, shape=[1, 3], field="x")
     assert back.dtype == torch_dtype
@@ -37,7 +38,7 @@ def test_golden_bytes_of_torch(dtype: tensor_pb2.DType.ValueType, data: bytes) -
 @pytest.mark.parametrize(("dtype", "data"), GOLDEN[:2])
 def test_golden_bytes_of_numpy(dtype: tensor_pb2.DType.ValueType, data: bytes) -> None:
     array = np.array([[1.0, -2.0, 0.5]], dtype=DTYPES[dtype].value)
-    message = tensor_codec.from_numpy(array)
+    message = from_numpy(array)
     assert message == tensor_pb2.Tensor(dtype=dtype, shape=[1, 3], data=data)
     assert np.array_equal(
         tensor_codec.to_numpy(message, dtype=dtype, shape=[1, 3], field="x"), array
@@ -46,37 +47,32 @@ def test_golden_bytes_of_numpy(dtype: tensor_pb2.DType.ValueType, data: bytes) -
 
 def test_golden_bytes_of_the_message() -> None:
     tensor = torch.tensor([[1.0, -2.0]], dtype=torch.float16)
-    encoded = tensor_codec.from_torch(tensor).SerializeToString(deterministic=True)
+    encoded = from_torch(tensor).SerializeToString(deterministic=True)
     assert encoded == bytes.fromhex("0802120201021a04003c00c0")
-
-
-def test_a_big_endian_array_is_written_little_endian() -> None:
-    big = np.array([1.0, -2.0, 0.5], dtype=">f4")
-    assert tensor_codec.from_numpy(big).data == GOLDEN[0][1]
 
 
 def test_rows_are_written_in_order_whatever_the_strides() -> None:
     tensor = torch.arange(6, dtype=torch.float32).reshape(2, 3).t()
     assert not tensor.is_contiguous()
-    expected = tensor_codec.from_torch(tensor.contiguous())
-    assert tensor_codec.from_torch(tensor) == expected
-    assert tensor_codec.from_numpy(tensor.numpy()) == expected
+    expected = from_torch(tensor.contiguous())
+    assert from_torch(tensor) == expected
+    assert from_numpy(tensor.numpy()) == expected
 
 
 def test_a_tensor_that_needs_gradients_is_written() -> None:
     tensor = torch.ones(2, requires_grad=True)
-    assert tensor_codec.from_torch(tensor).shape == [2]
+    assert from_torch(tensor).shape == [2]
 
 
 def test_a_read_tensor_is_writable_and_independent_of_the_message() -> None:
-    message = tensor_codec.from_torch(torch.zeros(4))
+    message = from_torch(torch.zeros(4))
     tensor = tensor_codec.to_torch(message, dtype=FLOAT32, shape=[4], field="x")
     tensor += 1
     assert not any(message.data)
 
 
 def test_a_read_array_is_read_only() -> None:
-    message = tensor_codec.from_numpy(np.zeros(4, dtype=np.float32))
+    message = from_numpy(np.zeros(4, dtype=np.float32))
     array = tensor_codec.to_numpy(message, dtype=FLOAT32, shape=[4], field="x")
     assert not array.flags.writeable
 
@@ -127,7 +123,7 @@ def test_a_huge_claim_is_refused_before_anything_is_allocated() -> None:
 
 
 def test_bfloat16_needs_torch_to_be_read() -> None:
-    message = tensor_codec.from_torch(torch.ones(2, dtype=torch.bfloat16))
+    message = from_torch(torch.ones(2, dtype=torch.bfloat16))
     with pytest.raises(InvalidArgumentError, match="bfloat16") as caught:
         tensor_codec.to_numpy(message, dtype=BFLOAT16, shape=[2], field="full")
     assert caught.value.field == "full"
@@ -136,25 +132,20 @@ def test_bfloat16_needs_torch_to_be_read() -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.int64, torch.bool])
 def test_a_torch_dtype_that_is_not_in_the_table_is_refused(dtype: torch.dtype) -> None:
     with pytest.raises(InvalidArgumentError, match=r"is not one of float32, float16, bfloat16"):
-        tensor_codec.from_torch(torch.zeros(2, dtype=dtype))
-
-
-@pytest.mark.parametrize("dtype", ["float64", "int32", "complex64"])
-def test_a_numpy_dtype_that_is_not_in_the_table_is_refused(dtype: str) -> None:
-    with pytest.raises(InvalidArgumentError, match=dtype):
-        tensor_codec.from_numpy(np.zeros(2, dtype=dtype))
+        from_torch(torch.zeros(2, dtype=dtype))
 
 
 def test_five_dimensions_are_refused() -> None:
     with pytest.raises(InvalidArgumentError, match="rank 5"):
-        tensor_codec.from_torch(torch.zeros(1, 1, 1, 1, 1))
-    with pytest.raises(InvalidArgumentError, match="rank 5"):
-        tensor_codec.from_numpy(np.zeros((1, 1, 1, 1, 1), dtype=np.float32))
+        from_torch(torch.zeros(1, 1, 1, 1, 1))
 
 
 def test_the_codec_is_usable_without_torch() -> None:
     program = (
-        "import sys, numpy; from stagecoach.contract import tensor_codec as codec;"
-        "codec.from_numpy(numpy.zeros(2, dtype='float32')); sys.exit('torch' in sys.modules)"
+        "import sys; from stagecoach.contract import tensor_codec as codec;"
+        "from stagecoach.v1.tensor_pb2 import DTYPE_FLOAT32 as dtype, Tensor;"
+        "message = Tensor(dtype=dtype, shape=[2], data=bytes(8));"
+        "codec.to_numpy(message, dtype=dtype, shape=[2], field='x');"
+        "sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -1,6 +1,5 @@
 """What was said so far, and what of it the model gets to see. Pure."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from stagecoach.client import ChatMessage
@@ -23,11 +22,6 @@ class Conversation:
     def __init__(self, system: str | None = None) -> None:
         self.system = system
         self._exchanges: list[Exchange] = []
-
-    @property
-    def exchanges(self) -> Sequence[Exchange]:
-        """All exchanges, oldest first."""
-        return self._exchanges
 
     def messages(self, question: str | None = None) -> list[ChatMessage]:
         """The conversation as a model gets it.
