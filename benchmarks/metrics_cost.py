@@ -8,7 +8,6 @@ import argparse
 import time
 from statistics import median
 
-import numpy as np
 from prometheus_client import generate_latest
 
 from benchmarks.report import print_table
@@ -21,6 +20,7 @@ from coordinator.engine.landed_step import LandedStep, NewToken, SentTokens
 from coordinator.engine.live_request import LiveRequest
 from coordinator.engine.micro_batches import MicroBatch
 from coordinator.engine.request_stream import RequestStream
+from coordinator.engine.time_vector import TimeVector
 from coordinator.observe.metrics import CoordinatorMetrics
 from coordinator.observe.observer import Observers
 from coordinator.observe.request_log import RequestLog
@@ -51,7 +51,7 @@ def live_request(index: int) -> LiveRequest:
             Accepted(request_id=request.request_id, prompt_token_ids=(1, 2, 3)),
             on_cancel=lambda: None,
         ),
-        times=np.zeros(4 + 4 * NUM_STAGES, dtype=np.int64),
+        times=TimeVector.zeros(NUM_STAGES),
     )
 
 

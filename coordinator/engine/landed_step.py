@@ -14,8 +14,9 @@ from coordinator.core.observation import StepSummary
 from coordinator.core.request import FinishReason
 from coordinator.core.step import StepOutput
 from coordinator.core.step_record import StepInstants, step_record
-from coordinator.engine.live_request import LiveRequest, step_times
+from coordinator.engine.live_request import LiveRequest
 from coordinator.engine.micro_batches import MicroBatch
+from coordinator.engine.time_vector import TimeVector
 from coordinator.text.stop_strings import TextDelta
 from stagecoach.contract.step_record import StepRecord
 
@@ -100,7 +101,7 @@ class LandedStep:
         emitted_ns = time.perf_counter_ns()
         detokenize_ns = emitted_ns - emitting_ns + self.decided_ns - self.sampled_ns
         micro_batch = self.micro_batch
-        times = step_times(
+        times = TimeVector.of_step(
             schedule_ns=micro_batch.scheduled_ns - micro_batch.started_ns,
             sample_ns=self.sample_ns,
             detokenize_ns=detokenize_ns,

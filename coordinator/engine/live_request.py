@@ -9,8 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
-import numpy as np
-
 from coordinator.core.events import (
     Accepted,
     Finished,
@@ -21,37 +19,13 @@ from coordinator.core.observation import RequestEnd
 from coordinator.core.request import FinishReason, Request
 from coordinator.core.sequence import Sequence
 from coordinator.engine.request_stream import RequestStream
+from coordinator.engine.time_vector import TimeVector
 from coordinator.sampling.constraint import Constraint
 from coordinator.sampling.token_sampler import TokenSampler
 from coordinator.text.output_text import OutputText
 from coordinator.text.tokenizer import Tokenizer
 from stagecoach.contract.errors import StagecoachError
 from stagecoach.contract.request_timings import RequestTimings, StepTotals
-from stagecoach.contract.stage_timings import StageTimings
-
-NUM_OWN_TIMES = 4
-"""Times of a step that are the coordinator's own: schedule, sample, detokenize, whole step."""
-
-NUM_STAGE_TIMES = 4
-"""Times of a step at each stage: queue, compute, serialize, wire."""
-
-
-def step_times(
-    *,
-    schedule_ns: int,
-    sample_ns: int,
-    detokenize_ns: int,
-    step_ns: int,
-    stages: tuple[StageTimings[int], ...],
-) -> np.ndarray:
-    """Lays the times of one step out as an int64 vector, for `LiveRequest.add_step`."""
-    own = (schedule_ns, sample_ns, detokenize_ns, step_ns)
-    at_stages = [
-        ns
-        for stage in stages
-        for ns in (stage.queue_ns, stage.compute_ns, stage.serialize_ns, stage.wire_ns)
-    ]
-    return np.array([*own, *at_stages], dtype=np.int64)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -63,8 +37,8 @@ class LiveRequest:
     sampler: TokenSampler
     text: OutputText
     stream: RequestStream
-    times: np.ndarray
-    """Sum of `step_times` over the steps that the request took part in."""
+    times: TimeVector
+    """Sums over the steps that the request took part in."""
     num_steps: int = 0
     prefill: StepTotals | None = None
     """Sums over the steps until the first token was sampled."""
@@ -99,7 +73,6 @@ class LiveRequest:
         accepted = Accepted(
             request_id=request.request_id, prompt_token_ids=request.prompt_token_ids
         )
-        num_times = NUM_OWN_TIMES + num_stages * NUM_STAGE_TIMES
         return cls(
             request=request,
             sequence=sequence,
@@ -114,7 +87,7 @@ class LiveRequest:
             ),
             text=OutputText(tokenizer, request.stop, min_tokens=request.min_tokens),
             stream=RequestStream(accepted, on_cancel),
-            times=np.zeros(num_times, dtype=np.int64),
+            times=TimeVector.zeros(num_stages),
         )
 
     @property
@@ -129,12 +102,12 @@ class LiveRequest:
             return FinishReason.STOP
         return FinishReason.LENGTH if self.sequence.at_max_tokens else None
 
-    def add_step(self, times: np.ndarray) -> None:
+    def add_step(self, times: TimeVector) -> None:
         """Counts a step that the request took part in."""
         self.num_steps += 1
-        self.times += times
+        self.times.add(times)
         if self.prefill is None and self.sequence.output_token_ids:
-            self.prefill = self._totals()
+            self.prefill = self.times.totals(self.num_steps)
 
     def emit(self, token_id: int, text: str, logprobs: TokenLogprobs | None) -> None:
         """Sends a token that belongs to the output."""
@@ -187,7 +160,7 @@ class LiveRequest:
 
     def _timings(self) -> RequestTimings:
         now_ns, arrival_ns = time.perf_counter_ns(), self.request.arrival_ns
-        totals = self._totals()
+        totals = self.times.totals(self.num_steps)
         return RequestTimings(
             queue_ns=(self.first_step_ns or now_ns) - arrival_ns,
             time_to_first_token_ns=self.first_token_ns and self.first_token_ns - arrival_ns,
@@ -200,16 +173,4 @@ class LiveRequest:
             step_ns=totals.step_ns,
             num_preemptions=self.sequence.num_preemptions,
             prefill=self.prefill,
-        )
-
-    def _totals(self) -> StepTotals:
-        schedule_ns, sample_ns, detokenize_ns, step_ns = self.times[:NUM_OWN_TIMES].tolist()
-        stages = self.times[NUM_OWN_TIMES:].reshape(-1, NUM_STAGE_TIMES).tolist()
-        return StepTotals(
-            num_steps=self.num_steps,
-            schedule_ns=schedule_ns,
-            sample_ns=sample_ns,
-            detokenize_ns=detokenize_ns,
-            step_ns=step_ns,
-            stages=tuple(StageTimings(*stage) for stage in stages),
         )
