@@ -151,7 +151,7 @@ async def test_bytes_that_are_no_message_are_refused_without_a_traceback(
 async def test_a_message_that_does_not_come_passes_its_deadline(
     server: Server, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for package in ("coordinator.doors.grpc", "stage_server"):
+    for package in ("coordinator.doors.grpc", "stage_server.process"):
         monkeypatch.setattr(f"{package}.server._MESSAGE_TIMEOUT_S", 0.05)
     async with server() as address, grpc.aio.insecure_channel(address) as channel:
         error = await error_of(unsent(channel, method))
