@@ -27,7 +27,8 @@ class Address(NamedTuple):
             field: Name of the option that it was given to, for the error.
 
         Raises:
-            InvalidArgumentError: `text` has another form, or the port is above 65535.
+            InvalidArgumentError: `text` has another form, no resolver looks up its host, or the
+                port is above 65535.
         """
         match = _FORM.fullmatch(text) if text.isprintable() else None
         if match is None:
@@ -39,7 +40,14 @@ class Address(NamedTuple):
             raise InvalidArgumentError(
                 f"{field} {text!r} is not HOST:PORT: port is above {_MAX_PORT}", field=field
             )
-        return cls(match["ipv6"] or match["name"], int(match["port"]))
+        host = match["ipv6"] or match["name"]
+        try:
+            host.encode("idna")  # as every resolver of Python does
+        except UnicodeError as error:
+            raise InvalidArgumentError(
+                f"{field} {text!r} is not HOST:PORT: no such host can be looked up", field=field
+            ) from error
+        return cls(host, int(match["port"]))
 
     @property
     def url_host(self) -> str:

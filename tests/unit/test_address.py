@@ -12,6 +12,9 @@ from stagecoach.contract.errors import InvalidArgumentError
         ("127.0.0.1:50051", "127.0.0.1", 50051),
         ("localhost:0", "localhost", 0),
         ("stage-1.lan:65535", "stage-1.lan", 65535),
+        ("my_box.lan.:1", "my_box.lan.", 1),
+        ("bücher.lan:1", "bücher.lan", 1),
+        (f"{63 * 'a'}:1", 63 * "a", 1),
         ("[::1]:50051", "::1", 50051),
         ("[::]:1", "::", 1),
         ("[fe80::1%eth0]:1", "fe80::1%eth0", 1),
@@ -40,6 +43,8 @@ def test_an_address_is_read_and_written_back(text: str, host: str, port: int) ->
         "host:123456",
         "h\udcff:1",
         "h\0:1",
+        "a..b:1",
+        f"{64 * 'a'}:1",
     ],
 )
 def test_anything_else_is_no_address(text: str) -> None:
@@ -54,6 +59,7 @@ def test_anything_else_is_no_address(text: str) -> None:
         ("9400", "metrics_listen '9400' is not HOST:PORT, such as 127.0.0.1:50051 or [::1]:50051"),
         ("::1:1", "metrics_listen '::1:1' is not HOST:PORT: put an IPv6 host in brackets"),
         ("h:65536", "metrics_listen 'h:65536' is not HOST:PORT: port is above 65535"),
+        ("a..b:1", "metrics_listen 'a..b:1' is not HOST:PORT: no such host can be looked up"),
     ],
 )
 def test_a_refusal_says_what_is_wrong(text: str, message: str) -> None:
