@@ -28,7 +28,11 @@ from stagecoach.client.request import (
 )
 from stagecoach.contract import cluster_status_codec
 from stagecoach.contract.cluster_status import CoordinatorStatus
-from stagecoach.contract.errors import DeadlineExceededError, UnavailableError
+from stagecoach.contract.errors import (
+    DeadlineExceededError,
+    RequestAbortedError,
+    UnavailableError,
+)
 from stagecoach.v1 import generation_pb2, generation_pb2_grpc
 
 
@@ -63,6 +67,7 @@ class AsyncClient:
         else:
             self._channel = grpc.aio.secure_channel(address, credentials, options=options)
         self._stub = generation_pb2_grpc.GenerationServiceStub(self._channel)
+        self._is_closed = False
 
     def generate(
         self,
@@ -85,10 +90,11 @@ class AsyncClient:
 
         Raises:
             InvalidArgumentError: A value has the wrong type, or `timeout_s` is not above 0.
+            RequestAbortedError: The client is closed.
         """
         request = generate_request(prompt, **options)
         return AsyncTokenStream(
-            self._stub.Generate(
+            self._open_stub().Generate(
                 request, timeout=call_timeout_s(timeout_s), metadata=self._metadata
             ),
             self._peer,
@@ -132,7 +138,7 @@ class AsyncClient:
         try:
             return list(
                 (
-                    await self._stub.Tokenize(
+                    await self._open_stub().Tokenize(
                         request, timeout=call_timeout_s(timeout_s), metadata=self._metadata
                     )
                 ).token_ids
@@ -149,7 +155,7 @@ class AsyncClient:
         request = generation_pb2.GetStatusRequest()
         try:
             return cluster_status_codec.from_message(
-                await self._stub.GetStatus(
+                await self._open_stub().GetStatus(
                     request, timeout=call_timeout_s(timeout_s), metadata=self._metadata
                 )
             )
@@ -172,7 +178,7 @@ class AsyncClient:
         Raises:
             StagecoachError: The coordinator does not let itself be watched.
         """
-        call = self._stub.WatchSteps(
+        call = self._open_stub().WatchSteps(
             watch_request(model), timeout=call_timeout_s(timeout_s), metadata=self._metadata
         )
         return await AsyncStepWatch(call, self._peer).start()
@@ -201,7 +207,18 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Closes the connection; streams that still run are cancelled."""
+        self._is_closed = True
         await self._channel.close()
+
+    def _open_stub(self) -> "generation_pb2_grpc.GenerationServiceAsyncStub":
+        """Returns the calls of the service.
+
+        Raises:
+            RequestAbortedError: The client is closed.
+        """
+        if self._is_closed:
+            raise RequestAbortedError("the client is closed")
+        return self._stub
 
     async def __aenter__(self) -> Self:
         return self

@@ -27,7 +27,11 @@ from stagecoach.client.step_watch import StepWatch
 from stagecoach.client.stream import TokenStream
 from stagecoach.contract import cluster_status_codec
 from stagecoach.contract.cluster_status import CoordinatorStatus
-from stagecoach.contract.errors import DeadlineExceededError, UnavailableError
+from stagecoach.contract.errors import (
+    DeadlineExceededError,
+    RequestAbortedError,
+    UnavailableError,
+)
 from stagecoach.v1 import generation_pb2, generation_pb2_grpc
 
 
@@ -62,6 +66,7 @@ class Client:
         else:
             self._channel = grpc.secure_channel(address, credentials, options=options)
         self._stub = generation_pb2_grpc.GenerationServiceStub(self._channel)
+        self._is_closed = False
 
     def generate(
         self,
@@ -83,10 +88,11 @@ class Client:
 
         Raises:
             InvalidArgumentError: A value has the wrong type, or `timeout_s` is not above 0.
+            RequestAbortedError: The client is closed.
         """
         request = generate_request(prompt, **options)
         return TokenStream(
-            self._stub.Generate(
+            self._open_stub().Generate(
                 request, timeout=call_timeout_s(timeout_s), metadata=self._metadata
             ),
             self._peer,
@@ -129,9 +135,9 @@ class Client:
         request = tokenize_request(prompt, model=model, **options)
         try:
             return list(
-                self._stub.Tokenize(
-                    request, timeout=call_timeout_s(timeout_s), metadata=self._metadata
-                ).token_ids
+                self._open_stub()
+                .Tokenize(request, timeout=call_timeout_s(timeout_s), metadata=self._metadata)
+                .token_ids
             )
         except grpc.RpcError as error:
             raise read_error(error, self._peer) from error
@@ -145,7 +151,7 @@ class Client:
         request = generation_pb2.GetStatusRequest()
         try:
             return cluster_status_codec.from_message(
-                self._stub.GetStatus(
+                self._open_stub().GetStatus(
                     request, timeout=call_timeout_s(timeout_s), metadata=self._metadata
                 )
             )
@@ -168,7 +174,7 @@ class Client:
         """
         request = watch_request(model)
         return StepWatch(
-            self._stub.WatchSteps(
+            self._open_stub().WatchSteps(
                 request, timeout=call_timeout_s(timeout_s), metadata=self._metadata
             ),
             self._peer,
@@ -198,7 +204,18 @@ class Client:
 
     def close(self) -> None:
         """Closes the connection; streams that still run are cancelled."""
+        self._is_closed = True
         self._channel.close()
+
+    def _open_stub(self) -> generation_pb2_grpc.GenerationServiceStub:
+        """Returns the calls of the service.
+
+        Raises:
+            RequestAbortedError: The client is closed.
+        """
+        if self._is_closed:
+            raise RequestAbortedError("the client is closed")
+        return self._stub
 
     def __enter__(self) -> Self:
         return self

@@ -245,6 +245,21 @@ def test_waiting_ends_when_the_coordinator_says_that_it_is_ready(
     assert client.wait_until_ready(timeout_s=DEADLINE_S).ready
 
 
+def test_a_closed_client_refuses_every_call_with_a_typed_error() -> None:
+    client = Client(UNUSED_ADDRESS)
+    client.close()
+    for call in (
+        lambda: client.generate("hi"),
+        lambda: client.complete("hi"),
+        lambda: client.tokenize("hi"),
+        client.status,
+        client.watch_steps,
+        lambda: client.wait_until_ready(5.0),
+    ):
+        with pytest.raises(RequestAbortedError, match="the client is closed"):
+            call()
+
+
 def test_status_tells_known_and_unknown_stages(client: Client) -> None:
     status = client.status()
     known, unknown = status.stages
@@ -307,6 +322,22 @@ async def test_async_closing_the_client_ends_its_streams_with_a_typed_error() ->
         await client.close()
         with pytest.raises(RequestAbortedError):
             await stream.result()
+
+
+async def test_async_a_closed_client_refuses_every_call_with_a_typed_error() -> None:
+    client = AsyncClient(UNUSED_ADDRESS)
+    await client.close()
+    with pytest.raises(RequestAbortedError, match="the client is closed"):
+        client.generate("hi")
+    for call in (
+        client.complete("hi"),
+        client.tokenize("hi"),
+        client.status(),
+        client.watch_steps(),
+        client.wait_until_ready(5.0),
+    ):
+        with pytest.raises(RequestAbortedError, match="the client is closed"):
+            await call
 
 
 async def test_cancelling_the_task_that_reads_cancels_the_request_and_the_task() -> None:
