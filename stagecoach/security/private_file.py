@@ -77,15 +77,21 @@ def _write(path: Path, data: bytes, *, mode: int, overwrite: bool) -> None:
             if overwrite:
                 partial.replace(path)
             else:
-                os.link(partial, path)  # unlike a rename, never in the place of another file
+                _move_beside_others(partial, path)
         finally:
             partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise InvalidArgumentError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _move_beside_others(partial: Path, path: Path) -> None:
+    """Gives a file its name; unlike a rename, never in the place of another file."""
+    try:
+        os.link(partial, path)
     except FileExistsError:
         raise InvalidArgumentError(
             f"{path} is there already; --overwrite replaces it", field="overwrite"
         ) from None
-    except OSError as error:
-        raise InvalidArgumentError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _read(path: Path, *, field: str) -> tuple[bytes, os.stat_result]:

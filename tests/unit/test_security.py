@@ -79,6 +79,13 @@ def test_nothing_is_overwritten_unless_told(tmp_path: Path) -> None:
     assert modes == {".key": 0o600, ".pem": 0o644}  # a server may run as another user
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_that_is_a_file_is_not_taken_for_a_key(tmp_path: Path, overwrite: bool) -> None:
+    (tmp_path / "pki").write_text("")
+    with pytest.raises(InvalidArgumentError, match=r"cannot write .*ca\.key: File exists"):
+        write_private(tmp_path / "pki" / "ca.key", b"key", overwrite=overwrite)
+
+
 def test_no_certificate_outlives_its_authority(tmp_path: Path) -> None:
     folder = CertificateFolder(tmp_path)
     authority = folder.init(now=NOW, days=10).certificate
