@@ -63,6 +63,9 @@ class PagedAttention:
     ) -> torch.Tensor:
         """Stores key and value, and attends every query to its own sequence up to itself.
 
+        Where the pool has another dtype than the query, keys and values are rounded to it first, so
+        that a chunk attends to the same numbers as the chunks after it.
+
         Args:
             layer_index: Local layer, from 0.
             query: `[num_tokens, num_heads, head_dim]`.
@@ -76,6 +79,7 @@ class PagedAttention:
             `[num_tokens, num_heads, head_dim]`.
         """
         keys, values = self._pool.layer(layer_index)
+        key, value = key.to(keys.rows.dtype), value.to(values.rows.dtype)
         keys.rows.index_copy_(0, self._write_index, key)
         values.rows.index_copy_(0, self._write_index, value)
         if len(self._decodes) == 1 and not self._chunks:  # all rows, in order
@@ -296,6 +300,7 @@ def _attention(
     *,
     is_causal: bool = False,
 ) -> torch.Tensor:
+    key, value = key.to(query.dtype), value.to(query.dtype)
     if softcap is None:
         return F.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, scale=scaling, is_causal=is_causal

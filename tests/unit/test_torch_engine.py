@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from stage_server.compute.torch_engine import TorchEngine
@@ -24,11 +25,12 @@ def create_engine(path: Path, precision: Precision) -> TorchEngine:
     return TorchEngine(config, files, stack)
 
 
-def run(engine: TorchEngine, hidden_states: torch.Tensor) -> torch.Tensor:
-    batch = ForwardBatch(slices=(SequenceSlice(0, 0, 5),), hidden_states=hidden_states)
-    output = engine.forward(batch).hidden_states
-    assert output is not None
-    return output
+def run(engine: TorchEngine, hidden_states: torch.Tensor, start: int = 0) -> torch.Tensor:
+    """What the engine makes of the next tokens of its first sequence."""
+    piece = SequenceSlice(0, start, len(hidden_states))
+    output = engine.forward(ForwardBatch(slices=(piece,), hidden_states=hidden_states))
+    assert output.hidden_states is not None
+    return output.hidden_states
 
 
 def test_hidden_states_travel_in_an_encoding_of_their_own(tmp_path: Path) -> None:
@@ -50,6 +52,25 @@ def test_the_memory_of_kv_follows_its_own_dtype(tmp_path: Path) -> None:
     narrow = create_engine(path, FLOAT32._replace(kv=DType.FLOAT16)).info
     assert narrow.num_kv_blocks == wide.num_kv_blocks
     assert 2 * narrow.kv_bytes == wide.kv_bytes
+
+
+@pytest.mark.parametrize("kv", [DType.FLOAT16, DType.BFLOAT16])
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_kv_is_rounded_to_its_own_dtype_and_computed_in_that_of_the_arithmetic(
+    tmp_path: Path, family: str, kv: DType
+) -> None:
+    """Its dtype was counted, and the first token of such a stage failed."""
+    path = tiny_model(family, tmp_path)
+    hidden = torch.linspace(-1, 1, 8 * 48).view(8, 48)
+    wide = create_engine(path, FLOAT32)
+    narrow = create_engine(path, FLOAT32._replace(kv=kv))
+    exact, rounded = run(wide, hidden), run(narrow, hidden)
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(rounded, exact)
+    torch.testing.assert_close(rounded, exact, rtol=0.02, atol=0.02)
+    narrow.free_all_slots()
+    pieces = [run(narrow, hidden[a:b], a) for a, b in ((0, 4), (4, 7), (7, 8))]
+    torch.testing.assert_close(torch.cat(pieces), rounded, rtol=0.005, atol=0.005)
 
 
 def test_float16_on_a_cpu_is_that_of_the_weights_alone(tmp_path: Path) -> None:
