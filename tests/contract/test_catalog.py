@@ -1,5 +1,6 @@
 """Two models behind both doors of one process: each request reaches the model that it names."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import grpc.aio
 import httpx2
 import pytest
 
+from coordinator.cli.watch.sampler import ClusterSampler
 from coordinator.core.catalog import Catalog
 from coordinator.doors.access.api_key import new_key
 from coordinator.doors.access.caller_shares import CallerShares
@@ -88,6 +90,22 @@ async def test_over_grpc_each_model_has_its_own_steps(process: Process) -> None:
         assert (await anext(watch)).num_prefill_tokens == 5
     with pytest.raises(InvalidArgumentError, match="name one of 'large', 'org/large', 'small'"):
         await process.client.watch_steps(timeout_s=DEADLINE_S)
+
+
+async def test_a_terminal_that_watches_hears_of_the_steps_of_each_model(process: Process) -> None:
+    """It named no model, and so was told of none."""
+    sampler = ClusterSampler(process.client, interval_s=1.0)
+    listening = asyncio.create_task(sampler.listen())
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            activities = (await sampler.sample()).activities
+            while not any(activities):
+                await process.client.complete("ab", model="small", max_tokens=1)
+                activities = (await sampler.sample()).activities
+    finally:
+        listening.cancel()
+        await asyncio.wait({listening})
+    assert list(map(len, activities)) == [0, 2]
 
 
 async def test_over_grpc_a_model_that_is_not_served_is_not_found(

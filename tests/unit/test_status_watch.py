@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import re
 from typing import Any
 
 import pytest
@@ -98,7 +99,7 @@ def a_snapshot(status: CoordinatorStatus | None, **changes: Any) -> Snapshot:
         address="coordinator.example:50050",
         status=status,
         error=None,
-        stages=(StageActivity(busy_share=0.5, mean=mean),) * 3,
+        activities=((StageActivity(busy_share=0.5, mean=mean),) * 3,),
         tokens_per_s=tuple(map(float, range(120))),
     )
     return dataclasses.replace(snapshot, **changes)
@@ -160,6 +161,47 @@ def test_nothing_is_cut_off_from_80_columns_on(columns: int) -> None:
         assert part in text
 
 
+def two_models() -> CoordinatorStatus:
+    """One that is ready, and one that has lost a stage."""
+    large = a_status(*map(a_stage, range(3))).models[0]
+    lost = a_stage(0, address="other.example:1", state=StageState.LOST)
+    small = a_status(lost, ready=False).models[0]
+    small = dataclasses.replace(small, model_id="small", num_running=77)
+    return CoordinatorStatus.of([large, small])
+
+
+def test_each_model_has_its_own_stages_and_figures() -> None:
+    """Only the first of them was shown, as not ready while all its stages were."""
+    snapshot = a_snapshot(two_models())
+    busy = dataclasses.replace(snapshot.activities[0][0], busy_share=0.25)
+    text = shown(dataclasses.replace(snapshot, activities=(*snapshot.activities, (busy,))), 150)
+    head, first, second = re.split(
+        r"^(?:some-org/some-model-13b|small  not ready)$", text, flags=re.M
+    )
+    assert "some-org/some-model-13b, small at coordinator.example:50050  not ready" in head
+    assert "stage 0 at other.example:1 is lost" in head
+    assert [first.count(part) for part in ("box2.example", "1234 running", " 50 %")] == [1, 1, 3]
+    assert [second.count(part) for part in ("other.example", "77 running", " 25 %")] == [1, 1, 1]
+    assert text.count("tokens/s") == 1
+
+
+def test_json_has_the_activity_of_each_model() -> None:
+    content: Any = snapshot_json(a_snapshot(two_models()))
+    first, second = content["models"]
+    assert [stage["busy"] for stage in first["stages"]] == [0.5] * 3
+    assert content["stages"] == first["stages"]
+    assert [stage["busy"] for stage in second["stages"]] == [0.0], "nothing was heard of it yet"
+
+
+def test_json_gives_all_servers_of_a_stage_what_that_stage_did() -> None:
+    """The second server of a stage had the figures of the next stage."""
+    servers = [a_stage(index, address=f"{name}:1") for index in (0, 1) for name in "ab"]
+    mean = StageTimings(queue_ns=1e6, compute_ns=1e6, serialize_ns=1e6, wire_ns=1e6)
+    did = tuple(StageActivity(busy_share=share, mean=mean) for share in (0.25, 0.75))
+    content: Any = snapshot_json(a_snapshot(a_status(*servers), activities=(did,)))
+    assert [stage["busy"] for stage in content["stages"]] == [0.25, 0.25, 0.75, 0.75]
+
+
 def test_it_says_why_requests_are_not_served() -> None:
     status = a_status(a_stage(0), a_stage(1, state=StageState.LOST), ready=False)
     text = shown(a_snapshot(status), 80)
@@ -180,7 +222,7 @@ def test_json_has_busy_and_times_for_every_stage_or_the_error() -> None:
     assert content["error"] is None
     assert [stage["busy"] for stage in content["stages"]] == [0.5] * 3
     assert content["stages"][0]["ms_per_step"]["wire"] == 4.0
-    idle: Any = snapshot_json(a_snapshot(a_status(), stages=()))
+    idle: Any = snapshot_json(a_snapshot(a_status(), activities=((),)))
     assert [stage["ms_per_step"] for stage in idle["stages"]] == [None] * 3
     gone = a_snapshot(a_status(), error=UnavailableError("refused"))
     assert snapshot_json(gone) == {

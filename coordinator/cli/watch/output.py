@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Protocol
 
@@ -16,6 +16,7 @@ from coordinator.cli.watch.keys import quit_key
 from coordinator.cli.watch.sampler import ClusterSampler
 from coordinator.cli.watch.screen import render
 from coordinator.cli.watch.snapshot import Snapshot
+from coordinator.observe.step_window import StageActivity
 from stagecoach.contract.status_json import status_json
 from stagecoach.process.stop_event import run_until, stop_event
 
@@ -109,8 +110,8 @@ async def _display(*, json_output: bool) -> AsyncIterator[_Display]:
 def snapshot_json(snapshot: Snapshot) -> dict[str, object]:
     """A snapshot as the fields of one JSON object.
 
-    Those of `status`; with `error`, and for each stage `busy` and `ms_per_step`. While the
-    coordinator does not answer there are only `ready`, which is false, and `error`.
+    Those of `status`; with `error`, and for each stage of each model `busy` and `ms_per_step`.
+    While the coordinator does not answer there are only `ready`, which is false, and `error`.
     """
     error = snapshot.error
     if error is not None or snapshot.status is None:
@@ -120,17 +121,25 @@ def snapshot_json(snapshot: Snapshot) -> dict[str, object]:
             "error": error and {"reason": error.reason, "message": message},
         }
     content = status_json(snapshot.status)
-    stages = content["stages"]
-    assert isinstance(stages, list)
-    for stage, activity in zip(stages, snapshot.stages, strict=False):
-        stage["busy"] = activity.busy_share
-        stage["ms_per_step"] = {
-            "compute": activity.mean.compute_ns / _NS_PER_MS,
-            "queue": activity.mean.queue_ns / _NS_PER_MS,
-            "wire": activity.mean.wire_ns / _NS_PER_MS,
-            "serialize": activity.mean.serialize_ns / _NS_PER_MS,
-        }
-    for stage in stages:
-        stage.setdefault("busy", 0.0)
-        stage.setdefault("ms_per_step", None)
-    return {**content, "error": None}
+    models = content["models"]
+    assert isinstance(models, list)
+    for model, (_, activities) in zip(models, snapshot.models, strict=True):
+        for stage in model["stages"]:
+            stage.update(_activity_json(stage["index"], activities))
+    return {**content, "stages": models[0]["stages"], "error": None}
+
+
+def _activity_json(index: int, activities: Sequence[StageActivity]) -> dict[str, object]:
+    """What a stage did, which its servers share."""
+    if index >= len(activities):
+        return {"busy": 0.0, "ms_per_step": None}
+    mean = activities[index].mean
+    return {
+        "busy": activities[index].busy_share,
+        "ms_per_step": {
+            "compute": mean.compute_ns / _NS_PER_MS,
+            "queue": mean.queue_ns / _NS_PER_MS,
+            "wire": mean.wire_ns / _NS_PER_MS,
+            "serialize": mean.serialize_ns / _NS_PER_MS,
+        },
+    }

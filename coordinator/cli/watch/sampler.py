@@ -28,7 +28,8 @@ class ClusterSampler:
         self._client = client
         self._now = asyncio.get_running_loop().time
         self._window_s = max(math.ceil(interval_s), MIN_WINDOW_S)
-        self._window = self._new_window()
+        self._windows: list[StepWindow] = []
+        """One for each model, in their order."""
         self._status: CoordinatorStatus | None = None
         self._asked_s = 0.0
         self._tokens_per_s: deque[float] = deque(maxlen=MAX_HISTORY)
@@ -37,13 +38,21 @@ class ClusterSampler:
         """Takes in what the steps did, for ever; begins anew when the coordinator goes away."""
         while True:
             try:
-                async with await self._client.watch_steps() as steps:
-                    self._window = self._new_window()
-                    async for record in steps:
-                        self._window.add(record, self._now_ns())
-            except StagecoachError:
+                status = await self._client.status(timeout_s=ANSWER_TIMEOUT_S)
+                self._windows = [self._new_window() for _ in status.models]
+                async with asyncio.TaskGroup() as group:
+                    for model, window in zip(status.models, self._windows, strict=True):
+                        # A coordinator that names no model has one.
+                        name = next(iter(model.names), None)
+                        group.create_task(self._listen_to(name, window))
+            except* StagecoachError:
                 pass  # `sample` runs into the same and tells it
             await asyncio.sleep(RETRY_S)
+
+    async def _listen_to(self, model: str | None, window: StepWindow) -> None:
+        async with await self._client.watch_steps(model=model) as steps:
+            async for record in steps:
+                window.add(record, self._now_ns())
 
     async def sample(self) -> Snapshot:
         """Asks once and sums up."""
@@ -58,7 +67,7 @@ class ClusterSampler:
             address=self._client.address,
             status=self._status,
             error=error,
-            stages=self._window.activity(self._now_ns()).stages,
+            activities=tuple(window.activity(self._now_ns()).stages for window in self._windows),
             tokens_per_s=tuple(self._tokens_per_s),
         )
 
@@ -72,6 +81,10 @@ class ClusterSampler:
         """Adds to the history what was generated since the same coordinator answered last."""
         now_s, before = self._now(), self._status
         if before is not None and before.pid == status.pid and now_s > self._asked_s:
-            new_tokens = status.num_generated_tokens - before.num_generated_tokens
+            new_tokens = _num_generated_tokens(status) - _num_generated_tokens(before)
             self._tokens_per_s.append(max(new_tokens, 0) / (now_s - self._asked_s))
         self._asked_s = now_s
+
+
+def _num_generated_tokens(status: CoordinatorStatus) -> int:
+    return sum(model.num_generated_tokens for model in status.models)

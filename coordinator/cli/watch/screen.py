@@ -1,6 +1,6 @@
 """A snapshot for people: what it looks like in a terminal of any width."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
@@ -9,7 +9,7 @@ from rich.text import Text
 
 from coordinator.cli.watch.snapshot import Snapshot
 from coordinator.observe.step_window import StageActivity
-from stagecoach.client import CoordinatorStatus, StageState, StageStatus
+from stagecoach.client import ModelStatus, StageState, StageStatus
 
 _UNBOUNDED_COLUMNS = 10_000
 _BAR_COLUMNS = 6
@@ -28,24 +28,20 @@ def render(snapshot: Snapshot, console: Console) -> RenderableType:
 
     Args:
         snapshot: What to show.
-        console: Where; its width decides whether there is one table or two.
+        console: Where; its width decides whether a model has one table or two.
     """
     parts: list[RenderableType] = [_headline(snapshot)]
-    status, stages = snapshot.status, snapshot.stages
-    if status is not None:
-        one_table = _stage_table(status, stages, with_device=True)
-        unbounded = console.options.update(width=_UNBOUNDED_COLUMNS)
-        is_wide = console.measure(one_table, options=unbounded).maximum <= console.width
-        table = one_table if is_wide else _stage_table(status, stages, with_device=False)
-        parts += [Text(""), table, Text("the times are ms a step", style="dim")]
-        if not is_wide:
-            parts += [Text(""), _device_table(status)]
-        parts += [
-            Text(""),
-            _speed(snapshot.tokens_per_s, console.width),
-            _requests(status),
-            _memory(status),
-        ]
+    is_only = len(snapshot.models) == 1
+    for model, activities in snapshot.models:
+        title = () if is_only else (Text(""), _title(model))
+        parts += [*title, Text(""), *_tables(model, activities, console)]
+        if not is_only:
+            parts += [Text(""), _requests(model), _memory(model)]
+    if snapshot.models:
+        parts += [Text(""), _speed(snapshot.tokens_per_s, console.width)]
+    if is_only:
+        [(model, _)] = snapshot.models
+        parts += [_requests(model), _memory(model)]
     return Group(*parts)
 
 
@@ -65,11 +61,12 @@ def bar(share: float) -> str:
 
 def _headline(snapshot: Snapshot) -> Text:
     status = snapshot.status
-    name = snapshot.address if status is None else f"{status.model_id} at {snapshot.address}"
+    models = ", ".join(model.model_id for model, _ in snapshot.models)
+    name = f"{models} at {snapshot.address}" if models else snapshot.address
     line = Text(name, style="bold")
     if snapshot.is_ready:
         line.append("  ready", style="bold green")
-        if status is not None and status.emulated:
+        if any(model.emulated for model, _ in snapshot.models):
             line.append(", emulated", style="bold yellow")
     else:
         line.append("  not ready", style="bold red")
@@ -79,8 +76,28 @@ def _headline(snapshot: Snapshot) -> Text:
     return line
 
 
+def _title(model: ModelStatus) -> Text:
+    """Of one model among several."""
+    line = Text(model.model_id, style="bold")
+    return line if model.ready else line.append("  not ready", style="bold red")
+
+
+def _tables(
+    model: ModelStatus, activities: tuple[StageActivity, ...], console: Console
+) -> Iterator[RenderableType]:
+    """What the stages of a model are and do, in one table if there is room for it."""
+    one_table = _stage_table(model, activities, with_device=True)
+    unbounded = console.options.update(width=_UNBOUNDED_COLUMNS)
+    is_wide = console.measure(one_table, options=unbounded).maximum <= console.width
+    yield one_table if is_wide else _stage_table(model, activities, with_device=False)
+    yield Text("the times are ms a step", style="dim")
+    if not is_wide:
+        yield Text("")
+        yield _device_table(model)
+
+
 def _stage_table(
-    status: CoordinatorStatus, activities: tuple[StageActivity, ...], *, with_device: bool
+    model: ModelStatus, activities: tuple[StageActivity, ...], *, with_device: bool
 ) -> Table:
     """What each stage does; with what it is, if wanted."""
     table = _table("stage", *(("layers",) if with_device else ()), "state", "KV in use", "busy")
@@ -88,7 +105,7 @@ def _stage_table(
         table.add_column(name, justify="right", no_wrap=True)
     for name in ("device", "address") if with_device else ():
         table.add_column(name, no_wrap=True)
-    for stage in status.stages:
+    for stage in model.stages:
         activity = activities[stage.index] if stage.index < len(activities) else None
         style = _STATE_STYLES[stage.state]
         table.add_row(
@@ -101,11 +118,11 @@ def _stage_table(
     return table
 
 
-def _device_table(status: CoordinatorStatus) -> Table:
+def _device_table(model: ModelStatus) -> Table:
     """What each stage is, for a narrow terminal."""
     table = _table("stage", "layers", "address")
     table.add_column("device")
-    for stage in status.stages:
+    for stage in model.stages:
         table.add_row(str(stage.index), _layers(stage), stage.address, _device(stage))
     return table
 
@@ -146,17 +163,17 @@ def _speed(tokens_per_s: tuple[float, ...], columns: int) -> Text:
     return line
 
 
-def _requests(status: CoordinatorStatus) -> Text:
+def _requests(model: ModelStatus) -> Text:
     return Text(
-        f"{status.num_running:8} running, {status.num_waiting} waiting, "
-        f"{status.num_finished} finished, {status.num_preemptions} preempted"
+        f"{model.num_running:8} running, {model.num_waiting} waiting, "
+        f"{model.num_finished} finished, {model.num_preemptions} preempted"
     )
 
 
-def _memory(status: CoordinatorStatus) -> Text:
-    num_used = status.num_kv_blocks - status.num_free_kv_blocks
+def _memory(model: ModelStatus) -> Text:
+    num_used = model.num_kv_blocks - model.num_free_kv_blocks
     used, cached = (
-        f"{100 * count / max(status.num_kv_blocks, 1):.0f} %"
-        for count in (num_used, status.num_cached_kv_blocks)
+        f"{100 * count / max(model.num_kv_blocks, 1):.0f} %"
+        for count in (num_used, model.num_cached_kv_blocks)
     )
     return Text(f"{used:>8} of the KV held by requests, {cached} by the prefix cache")

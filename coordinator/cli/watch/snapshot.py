@@ -3,7 +3,13 @@
 from dataclasses import dataclass
 
 from coordinator.observe.step_window import StageActivity
-from stagecoach.client import CoordinatorStatus, StagecoachError, StageState, StageStatus
+from stagecoach.client import (
+    CoordinatorStatus,
+    ModelStatus,
+    StagecoachError,
+    StageState,
+    StageStatus,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,14 +22,22 @@ class Snapshot:
     """What it said last; None when it never did."""
     error: StagecoachError | None
     """Why it said nothing this time."""
-    stages: tuple[StageActivity, ...]
-    """What each stage did over the last seconds; empty when nothing ran."""
+    activities: tuple[tuple[StageActivity, ...], ...]
+    """What each stage of each model did over the last seconds, in the order of the models; of a
+    model, empty when nothing ran. There may be fewer than models."""
     tokens_per_s: tuple[float, ...]
-    """Tokens generated a second between one question and the next, oldest first."""
+    """Tokens of all models generated a second between one question and the next, oldest first."""
+
+    @property
+    def models(self) -> tuple[tuple[ModelStatus, tuple[StageActivity, ...]], ...]:
+        """Each model with what its stages did; none when nothing is known."""
+        models = () if self.status is None else self.status.models
+        idle = ((),) * (len(models) - len(self.activities))
+        return tuple(zip(models, (*self.activities, *idle), strict=False))
 
     @property
     def is_ready(self) -> bool:
-        """True when requests are being served."""
+        """True when requests of every model are being served."""
         return self.error is None and self.status is not None and self.status.ready
 
     @property
@@ -33,7 +47,8 @@ class Snapshot:
             return self.error.message
         if self.status is None or self.status.ready:
             return None
-        missing = [_missing(stage) for stage in self.status.stages if _is_missing(stage)]
+        stages = [stage for model in self.status.models for stage in model.stages]
+        missing = [_missing(stage) for stage in stages if _is_missing(stage)]
         return "; ".join(missing) or "it is draining or connecting its stages"
 
 
