@@ -282,6 +282,44 @@ def test_an_answer_whose_stream_ends_early_is_not_taken_for_whole(page: Page) ->
         page.goto("about:blank")
 
 
+def test_of_two_models_the_first_is_shown_and_talked_to(page: Page) -> None:
+    """The playground named none of them, and each of its messages was refused."""
+    first, second = EchoEngine(names=("large", "big")), EchoEngine(names=("small",))
+    second.is_ready = False
+    with in_background(serving_http(first, second)) as address:
+        page.goto(f"http://{address}/")
+        expect(page.locator("#model")).to_have_text("echo, the first of 2 models")
+        expect(page.locator("#ready")).to_have_text("ready")
+        ask(page, "hello", max_tokens=11)
+        assert wait_for_answer(page) == "user: hello"
+        assert (len(first.specs), len(second.specs)) == (1, 0)
+        page.goto("about:blank")
+
+
+def test_servers_of_one_stage_share_what_it_did(page: Page) -> None:
+    """The second server of a stage had the figures of the next stage."""
+    with in_background(serving_http(EchoEngine())) as address:
+        with urllib.request.urlopen(f"http://{address}/status") as response:
+            state = json.load(response)
+        stage = state["stages"][0]
+        state["stages"] = [{**stage, "index": index} for index in (0, 0, 1, 1)]
+        did = dict.fromkeys(("compute_ms", "queue_ms", "wire_ms", "serialize_ms"), 1.0)
+        state["activity"] = {
+            **dict.fromkeys(("steps", "window_s", "schedule_ms", "sample_ms", "emit_ms"), 1.0),
+            "stages": [{**did, "busy_share": share} for share in (0.25, 0.75)],
+        }
+        body = f"data: {json.dumps({**state, 'at_s': 1.0})}\n\n"
+        page.route(
+            "**/status/stream",
+            lambda route: route.fulfill(body=body, content_type="text/event-stream"),
+        )
+        page.goto(f"http://{address}/")
+        boxes = page.locator(".stages > li")
+        expect(boxes).to_have_count(4)
+        for place, share in enumerate((25, 25, 75, 75)):
+            expect(boxes.nth(place)).to_contain_text(f"{share} %")
+
+
 @pytest.mark.parametrize("body", ["<html>", '{"error": "bad gateway"}', '{"error": {"code": 502}}'])
 def test_an_error_of_a_proxy_is_shown_by_its_status(page: Page, body: str) -> None:
     with in_background(serving_http(EchoEngine())) as address:

@@ -20,6 +20,7 @@ export class Chat {
   constructor() {
     this.messages = [];
     this.mode = "chat";
+    this.model = undefined; // until the coordinator has said its name
     this.abort = null;
     this.log = byId("log");
     this.empty = this.log.firstElementChild;
@@ -39,7 +40,8 @@ export class Chat {
   }
 
   /** Takes in what the coordinator says of its model. */
-  know({ has_tokenizer: hasTokenizer, max_model_len: maxModelLen }) {
+  know({ names, has_tokenizer: hasTokenizer, max_model_len: maxModelLen }) {
+    [this.model] = names;
     byId("max-tokens").max = maxModelLen;
     if (!hasTokenizer) {
       this.#setMode("tokens");
@@ -111,6 +113,7 @@ export class Chat {
 
   #request(signal) {
     const options = {
+      model: this.model,
       stream: true,
       stream_options: { include_usage: true },
       temperature: byId("temperature").valueAsNumber || 0,

@@ -12,8 +12,12 @@ const chat = new Chat();
 const figures = new Figures();
 const pipeline = new Pipeline();
 
-function show(state) {
-  setText(byId("model"), state.model);
+/** Shows the first model; where there are more, it says so. */
+function show(status) {
+  const { models } = status;
+  const state = { ...status, ready: models[0].ready };
+  const more = models.length > 1 ? `, the first of ${models.length} models` : "";
+  setText(byId("model"), `${state.model}${more}`);
   setText(byId("version"), state.version);
   byId("emulated").hidden = !state.stages.some(({ emulated }) => emulated);
   setReady(state);

@@ -24,9 +24,9 @@ export class Pipeline {
     }
     this.row.classList.toggle("compact", state.stages.length > MAX_LARGE_BOXES);
     const longestMs = Math.max(...state.activity.stages.map(roundTripMs), 1e-6);
-    state.stages.forEach((stage, index) => {
-      const activity = state.activity.stages[index] ?? IDLE;
-      this.stages[index].show(stage, activity, longestMs);
+    state.stages.forEach((stage, place) => {
+      const activity = state.activity.stages[stage.index] ?? IDLE; // of all its servers
+      this.stages[place].show(stage, activity, longestMs);
     });
   }
 }
