@@ -45,6 +45,11 @@ def commands() -> list[str]:
     return list(dict.fromkeys(lines))
 
 
+def spans(document: Path) -> list[str]:
+    """What a document's prose sets as code, whole."""
+    return _CODE.findall(prose(document))
+
+
 def prose(document: Path) -> str:
     """A document without its blocks of code."""
     return _FENCE.sub("", document.read_text())
@@ -52,7 +57,7 @@ def prose(document: Path) -> str:
 
 def code_words(document: Path) -> list[str]:
     """The words of what a document's prose sets as code."""
-    return [word for code in _CODE.findall(prose(document)) for word in re.split(r"[\s,]+", code)]
+    return [word for code in spans(document) for word in re.split(r"[\s,]+", code)]
 
 
 def links() -> list[Link]:

@@ -1,1 +1,1 @@
-"""The nouns of the coordinator. Standard library only, besides the typed errors of the contract."""
+"""The nouns of the coordinator. Needs the standard library and the contract's nouns alone."""

@@ -19,9 +19,11 @@ from tests.documents import (
     ROOT,
     anchors,
     code_words,
+    commands,
     links,
     name_of,
     prose,
+    spans,
 )
 from tools.generate_docs import drift, filled
 
@@ -60,6 +62,47 @@ def is_module_or_in_one(name: str) -> bool:
     if not source.exists():
         return False
     return re.search(rf"\b{parts[-1]}\b", source.read_text()) is not None
+
+
+@cache
+def cli() -> object:
+    """The whole of `coordinator-cli`."""
+    return typer.main.get_command(coordinator_cli)
+
+
+def flags_of_script(path: Path) -> set[str]:
+    """Every flag that a benchmark or a tool takes."""
+    source = path.read_text()
+    if path.suffix == ".py":
+        return set(re.findall(r'add_argument\(\s*"(--[a-z][a-z0-9-]+)"', source))
+    own = set(re.findall(r"^\s*(--[a-z][a-z0-9-]+)\)", source, flags=re.MULTILINE))
+    return own | flags_of_cli("bench")  # to which it passes the others on
+
+
+def flags_of_cli(*names: str) -> set[str]:
+    """Every flag of a command of `coordinator-cli`, or of the commands of a group."""
+    command = cli()
+    for name in names:
+        command = getattr(command, "commands", {}).get(name, command)
+    return flags_of(command)
+
+
+def flags_of_command(command: str) -> set[str] | None:
+    """The flags that a command takes; None for what is no command of ours.
+
+    Commands of `coordinator-cli` may stand without it.
+    """
+    program, *words = re.sub(r"^\S*python -m ", "", command).split()
+    script = re.fullmatch(r"((?:benchmarks|tools)[./][\w/]+)(?:\.(py|sh))?", program)
+    if script is not None:
+        path = ROOT / script[1].replace(".", "/")
+        return flags_of_script(path.with_suffix(f".{script[2] or 'py'}"))
+    if program == "stage-server":
+        return flags_of(typer.main.get_command(stage_server))
+    if program == "coordinator-cli":
+        return flags_of_cli(*words)
+    is_command = program in getattr(cli(), "commands", {})
+    return flags_of_cli(program, *words) if is_command else None
 
 
 def flags_of(group: object) -> set[str]:
@@ -150,6 +193,27 @@ def test_targets_of_make_that_a_document_names_are_there(document: Path) -> None
 def test_flags_that_a_document_names_are_there(document: Path) -> None:
     named = {word.partition("=")[0] for word in code_words(document)}
     assert {word for word in named if re.fullmatch("--[a-z][a-z0-9-]+", word)} <= known_flags()
+
+
+def test_a_flag_of_another_command_is_seen() -> None:
+    assert "--stages" in (flags_of_command("benchmarks/cluster.sh --stages 3") or ())
+    assert "--minutes" in (flags_of_command(".venv/bin/python -m benchmarks.soak") or ())
+    assert "--minutes" not in (flags_of_command("benchmarks.growth --minutes 3") or ())
+    assert "--overwrite" in (flags_of_command("certs issue pki") or ())
+    assert "--overwrite" not in (flags_of_command("coordinator-cli certs show pki") or ())
+    assert flags_of_command("git clone --depth 1") is None
+
+
+def test_flags_of_a_command_are_its_own() -> None:
+    """Benchmarks are not run, so a flag that one has lost would go unseen."""
+    wrong = []
+    for command in {*commands(), *(span for document in OF_TODAY for span in spans(document))}:
+        taken = flags_of_command(command)
+        words = (word.partition("=")[0] for word in command.split())
+        given = {word for word in words if re.fullmatch("--[a-z][a-z0-9-]+", word)}
+        if taken is not None and not given <= taken | {"--help", "--version"}:
+            wrong.append(command)
+    assert wrong == []
 
 
 @pytest.mark.parametrize("page", DECISIONS, ids=lambda page: page.stem)

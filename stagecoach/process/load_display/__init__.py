@@ -1,6 +1,6 @@
 """Shows people how far models are on their way into memory: bars in a terminal, else lines.
 
-For stage servers and for the coordinator, which share nothing else.
+For stage servers and for the coordinator, alike.
 """
 
 from stagecoach.process.load_display.display import Display, load_display
