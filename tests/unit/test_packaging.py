@@ -46,6 +46,16 @@ def test_classifiers_and_hosted_checks_name_the_same_pythons() -> None:
     assert classified == ["3.11", "3.12", "3.13"]
 
 
+@pytest.mark.parametrize("extra", ["coordinator", "stage"])
+def test_images_install_all_that_an_extra_asks_for(extra: str) -> None:
+    """They install the file, and this distribution without what it depends on."""
+    extras = PROJECT["optional-dependencies"]
+    asked = [*PROJECT["dependencies"], *extras["server"], *extras[extra]]
+    names = {canonical(re.split(r"[\[<>=]", requirement)[0]) for requirement in asked}
+    pinned = pins(ROOT / "requirements" / f"{extra}.txt").keys()
+    assert names - pinned <= {PROJECT["name"], *WITHOUT_HASHES}
+
+
 @pytest.mark.parametrize("name", ["coordinator", "stage", "dev"])
 def test_every_pin_has_hashes_and_is_that_of_the_constraints(name: str) -> None:
     path = ROOT / "requirements" / f"{name}.txt"
