@@ -12,14 +12,12 @@ from stagecoach.contract.address import Address
 from stagecoach.contract.errors import IncompatibleError, InvalidArgumentError
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.precision import DType, Precision
+from stagecoach.contract.stage_choices import DTYPE_NAMES, ENGINE_NAMES
 from stagecoach.roofline.devices import gpu_named
 from stagecoach.roofline.kv_memory import KV_BLOCK_SIZE
 from stagecoach.roofline.model_shape import DEVICE_DTYPES
 from stagecoach.security.bind import check_bind
 from stagecoach.security.tls_files import TlsFiles
-
-DTYPE_NAMES = ("auto", *DType)
-ENGINE_NAMES = ("torch", "emulated")
 
 _UNITS_BYTES = {
     "": 1,

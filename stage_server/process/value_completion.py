@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from stage_server.core.config import DTYPE_NAMES, ENGINE_NAMES
+from stagecoach.contract.stage_choices import DTYPE_NAMES, ENGINE_NAMES
 from stagecoach.telemetry.log_config import LOG_LEVELS
 
 

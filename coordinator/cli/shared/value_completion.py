@@ -2,10 +2,7 @@
 
 from collections.abc import Iterable
 
-from stagecoach.contract.precision import DType
-
-DTYPES = ("auto", *DType)
-ENGINES = ("torch", "emulated")
+from stagecoach.contract.stage_choices import DTYPE_NAMES, ENGINE_NAMES
 
 
 def models(incomplete: str) -> list[str]:
@@ -31,12 +28,12 @@ def networks(incomplete: str) -> list[str]:
 
 def dtypes(incomplete: str) -> list[str]:
     """Types of weights."""
-    return _beginning_with(incomplete, DTYPES)
+    return _beginning_with(incomplete, DTYPE_NAMES)
 
 
 def engines(incomplete: str) -> list[str]:
     """Engines of a stage."""
-    return _beginning_with(incomplete, ENGINES)
+    return _beginning_with(incomplete, ENGINE_NAMES)
 
 
 def devices(incomplete: str) -> list[str]:
