@@ -368,7 +368,7 @@ class Engine:
 
     def _fail(self, failures: Iterable[Failure]) -> None:
         for failure in failures:
-            self._requests.fail(failure.request_id, failure.error)
+            self._requests.fail(failure.live, failure.error)
 
     def _create_lanes(self, num_micro_batches: int | None) -> tuple[Lane, ...]:
         """One for each pipeline that there can be; the ids of their micro-batches never meet."""

@@ -63,7 +63,7 @@ class Runner(Protocol):
 class Failure(NamedTuple):
     """A request that cannot go on. Its sequence has ended; its client is still to be told."""
 
-    request_id: str
+    live: LiveRequest
     error: StagecoachError
 
 
@@ -369,4 +369,4 @@ class Lane:
 
     def _fail(self, request_id: str, error: StagecoachError) -> Failure:
         self.finish(request_id, FinishReason.ERROR)
-        return Failure(request_id, error)
+        return Failure(self._requests[request_id], error)

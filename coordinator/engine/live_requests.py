@@ -60,18 +60,17 @@ class LiveRequests:
             self.finish(live, FinishReason.ABORT)
             self._wake.set()
 
-    def fail(self, request_id: str, error: StagecoachError) -> None:
+    def fail(self, live: LiveRequest, error: StagecoachError) -> None:
         """Ends a request with an error; does nothing when it has ended."""
-        live = self._by_id.get(request_id)
-        if live is not None:
+        if self._by_id.get(live.request_id) is live:
             live.stream.end(error)
             self._forget(live, FinishReason.ERROR, error)
             self._wake.set()
 
     def fail_all(self, error: StagecoachError) -> None:
         """Ends every request with an error."""
-        for request_id in tuple(self._by_id):
-            self.fail(request_id, error)
+        for live in tuple(self._by_id.values()):
+            self.fail(live, error)
 
     def abandon(self, error: InternalError) -> None:
         """Ends every request past the schedulers, which may be what is broken."""

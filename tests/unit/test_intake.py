@@ -25,6 +25,7 @@ from coordinator.engine.outage import Outage
 from coordinator.observe.observer import Observers
 from coordinator.scheduler import Pace, Scheduler, SchedulerConfig
 from stagecoach.contract.errors import (
+    InternalError,
     InvalidArgumentError,
     QueueFullError,
     StagecoachError,
@@ -122,6 +123,13 @@ class Rig:
         self.counters = EngineCounters()
         dispatcher = Dispatcher([self.lane], max_num_waiting=MAX_NUM_WAITING)
         observers = Observers((self.heard,))
+        self.requests = LiveRequests(
+            self.by_id,
+            dispatcher=dispatcher,
+            counters=self.counters,
+            observers=observers,
+            wake=wake,
+        )
         self.intake = Intake(
             admission=Admission(
                 text=None,
@@ -132,13 +140,7 @@ class Rig:
             grammars=self.grammars,
             outage=Outage(stage_wait_s=60.0),
             dispatcher=dispatcher,
-            requests=LiveRequests(
-                self.by_id,
-                dispatcher=dispatcher,
-                counters=self.counters,
-                observers=observers,
-                wake=wake,
-            ),
+            requests=self.requests,
             observers=observers,
             limits=limits,
             num_stages=1,
@@ -250,3 +252,15 @@ async def test_an_id_that_is_taken_meanwhile_refuses_what_is_ready() -> None:
         await submitting
     rig.check_refused(caught.value)
     assert rig.lane.num_waiting == 1
+
+
+async def test_a_failure_ends_the_request_that_failed_and_not_the_next_of_its_id() -> None:
+    """A lane tells of failures once all that landed is taken in; an id may change hands before."""
+    rig = Rig()
+    failed = await rig.intake.submit(create_spec())
+    failed.stream.cancel()
+    successor = await rig.intake.submit(create_spec())
+    rig.requests.fail(failed, InternalError("too late"))
+    assert rig.by_id == {"r": successor}
+    rig.requests.fail(successor, InternalError("in time"))
+    assert [str(end.error) for end in rig.heard.ended] == ["None", "in time"]

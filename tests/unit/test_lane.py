@@ -147,8 +147,8 @@ class Rig:
         """Takes in what landed, forgets the requests that failed, and returns their errors."""
         landed = await self.lane.land()
         for failure in landed.failures:
-            del self.requests[failure.request_id]
-        return {request_id: str(error) for request_id, error in landed.failures}
+            del self.requests[failure.live.request_id]
+        return {failure.live.request_id: str(failure.error) for failure in landed.failures}
 
 
 async def test_a_request_runs_to_its_end_and_the_lane_comes_to_rest() -> None:
@@ -264,8 +264,9 @@ async def test_who_is_blamed_for_too_many_lost_pipelines_fails() -> None:
         assert len(failures) == (num_losses > MAX_REPLAYS)
         rig.runner = HandRunner()
         rig.lane.open(rig.runner)
-    [(request_id, error)] = failures
-    assert (request_id, str(error)) == ("a", "a stage was lost again and again")
+    [failure] = failures
+    assert failure.live is rig.requests["a"]
+    assert str(failure.error) == "a stage was lost again and again"
     rig.fill().succeed()  # tells the stages that all slots are free
     await rig.lane.land()
     assert rig.lane.is_idle
