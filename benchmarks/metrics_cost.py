@@ -68,7 +68,14 @@ def decode_step(requests: list[LiveRequest]) -> LandedStep:
     visit = StageVisit(0, 1, StageTimings(50_000, 5_000_000, 200_000, 400_000))
     load = Load(num_decodes=len(requests), num_prefills=0, num_prefill_tokens=0, empty_kv_share=0.5)
     return LandedStep(
-        micro_batch=MicroBatch(output=output, load=load, depth=1, started_ns=0, scheduled_ns=0),
+        micro_batch=MicroBatch(
+            output=output,
+            participants=requests,
+            load=load,
+            depth=1,
+            started_ns=0,
+            scheduled_ns=0,
+        ),
         result=StepOutput(
             micro_batch_id=1,
             logits=(),

@@ -108,9 +108,9 @@ class LandedStep:
             step_ns=self.sampled_ns - micro_batch.started_ns + detokenize_ns,
             stages=self.result.stage_timings,
         )
-        for piece in micro_batch.output.slices:
-            if (participant := requests.get(piece.request_id)) is not None:
-                participant.add_step(times)
+        for live in micro_batch.participants:
+            if requests.get(live.request_id) is live:
+                live.add_step(times)
         last_tokens = [token for token in tokens if token.reason is not None]
         return SentTokens(tokens, last_tokens, emitting_ns, emitted_ns)
 

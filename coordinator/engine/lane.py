@@ -238,12 +238,13 @@ class Lane:
             if plan is None or output is None:
                 return
             self._is_at_rest = False
-            for piece in output.slices:
-                live = self._requests[piece.request_id]
+            participants = [self._requests[piece.request_id] for piece in output.slices]
+            for live in participants:
                 live.first_step_ns = live.first_step_ns or started_ns
             wanted = logits_requests(output, self._requests)
             micro_batch = MicroBatch(
                 output=output,
+                participants=participants,
                 load=load,
                 depth=plan.depth,
                 started_ns=started_ns,

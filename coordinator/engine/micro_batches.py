@@ -1,8 +1,10 @@
 """The micro-batches of one lane: those that are on their way, and those that came back."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from coordinator.core.step import SchedulerOutput, StepOutput
+from coordinator.engine.live_request import LiveRequest
 from coordinator.scheduler.load import Load
 
 
@@ -11,6 +13,8 @@ class MicroBatch:
     """What was scheduled, why so, and what came back."""
 
     output: SchedulerOutput
+    participants: Sequence[LiveRequest]
+    """The requests of its slices."""
     load: Load
     """What there was to do when it was scheduled."""
     depth: int

@@ -287,6 +287,19 @@ async def test_what_comes_back_of_a_lost_pipeline_is_dropped() -> None:
     assert rig.runner.sent == [late], "a lane without a pipeline sends nothing"
 
 
+async def test_a_step_counts_for_who_was_in_it_and_not_for_the_next_of_its_id() -> None:
+    rig = Rig()
+    rig.add("a", "b")
+    sent = rig.fill()
+    rig.lane.finish("a", FinishReason.ABORT)
+    del rig.requests["a"]
+    sent.succeed()
+    [step] = (await rig.lane.land()).steps
+    rig.add("a")
+    step.send(rig.requests)
+    assert [rig.requests[name].num_steps for name in "ab"] == [0, 1]
+
+
 async def test_a_bug_of_ours_is_raised() -> None:
     rig = Rig()
     rig.add("a")
