@@ -18,7 +18,7 @@ from stage_server.core.activity import StageActivity
 from stage_server.core.config import StageConfig
 from stage_server.process.build_engine import build_engine
 from stage_server.process.server import StageServer
-from stage_server.wire.limits import MessageLimits
+from stage_server.wire.limits import message_limits
 from stagecoach.contract.address import Address
 from stagecoach.contract.cluster_status import ModelStatus
 from stagecoach.contract.layer_range import LayerRange
@@ -51,7 +51,7 @@ async def running_stage(
     }
     config = StageConfig(model=str(model), layers=layers, **{**defaults, **settings})
     files = open_model(config.model)
-    limits = MessageLimits.of_stage(
+    limits = message_limits(
         config, hidden_size=files.config.hidden_size, vocab_size=files.config.vocab_size
     )
     server = StageServer(

@@ -19,7 +19,7 @@ from coordinator.pipeline.stage_channel import StageChannels
 from coordinator.pipeline.stage_errors import named
 from stagecoach.contract.errors import IncompatibleError, UnavailableError
 from stagecoach.contract.keepalive import keepalive_options, strict_keepalive_options
-from stagecoach.contract.limits import ENVELOPE_BYTES, GRPC_CEILING_BYTES
+from stagecoach.contract.limits import GRPC_CEILING_BYTES, MessageLimits
 from stagecoach.contract.protocol import PROTOCOL_VERSION
 from stagecoach.contract.stage_info import StageInfo
 from stagecoach.v1 import stage_pb2, stage_pb2_grpc
@@ -112,7 +112,12 @@ class StreamOpening:
 
     def _options(self, info: StageInfo, user_timeout_ms: int) -> list[tuple[str, int]]:
         keepalive_ms = self._channels.config.keepalive_ms
-        max_message_bytes = _max_message_bytes(info)
+        limits = MessageLimits.of_stage(
+            max_num_batched_tokens=info.max_num_batched_tokens,
+            max_num_seqs=info.max_num_seqs,
+            hidden_size=info.hidden_size,
+            vocab_size=info.vocab_size,
+        )
         return [
             *(
                 keepalive_options(
@@ -121,8 +126,8 @@ class StreamOpening:
                 if self._can_look
                 else strict_keepalive_options(keepalive_ms)
             ),
-            ("grpc.max_send_message_length", max_message_bytes),
-            ("grpc.max_receive_message_length", max_message_bytes),
+            ("grpc.max_send_message_length", min(limits.request_bytes, GRPC_CEILING_BYTES)),
+            ("grpc.max_receive_message_length", min(limits.response_bytes, GRPC_CEILING_BYTES)),
         ]
 
     def _request(self, info: StageInfo, epoch: int) -> stage_pb2.ForwardRequest:
@@ -135,10 +140,3 @@ class StreamOpening:
                 epoch=epoch,
             )
         )
-
-
-def _max_message_bytes(info: StageInfo) -> int:
-    """Hidden states of a full micro-batch, or full rows of logits for every slot."""
-    hidden_states = info.max_num_batched_tokens * info.hidden_size * 4
-    logits = info.max_num_seqs * info.vocab_size * 4
-    return min(max(hidden_states, logits) + ENVELOPE_BYTES, GRPC_CEILING_BYTES)

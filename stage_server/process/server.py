@@ -25,13 +25,13 @@ from stage_server.core.engine import StageEngine
 from stage_server.core.load_board import LoadBoard
 from stage_server.process.load_watch import shown
 from stage_server.process.watchdog import watch
-from stage_server.wire.limits import MessageLimits
+from stage_server.wire.limits import message_limits
 from stage_server.wire.servicer import SERVICE_NAME, StageServicer
 from stage_server.wire.stream import MAX_IN_FLIGHT
 from stagecoach.contract.address import Address
 from stagecoach.contract.errors import InternalError, InvalidArgumentError
 from stagecoach.contract.keepalive import keepalive_options, permitted_pings
-from stagecoach.contract.limits import server_limits
+from stagecoach.contract.limits import MessageLimits, server_limits
 from stagecoach.contract.load_progress import LoadPhase, LoadProgress
 from stagecoach.model_files import open_model
 from stagecoach.process.stop_event import stop_event
@@ -223,9 +223,7 @@ def run(config: StageConfig, *, num_lost_log_lines: Callable[[], int]) -> None:
             f"layers {config.layers} go beyond the {model.num_layers} layers of {config.model}",
             field="layers",
         )
-    limits = MessageLimits.of_stage(
-        config, hidden_size=model.hidden_size, vocab_size=model.vocab_size
-    )
+    limits = message_limits(config, hidden_size=model.hidden_size, vocab_size=model.vocab_size)
 
     def load() -> StageEngine:
         # Here, because its imports take seconds in which health should answer.

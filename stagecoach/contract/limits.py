@@ -1,5 +1,7 @@
 """Limits that both ends of a connection keep to. Standard library only."""
 
+from typing import NamedTuple, Self
+
 LOGITS_CEILING_BYTES = 256 * 2**20
 """Bytes of logits that the answer to one micro-batch may hold: full rows of 262 144 logits for 256
 sequences. The stage refuses a micro-batch that asks for more; the coordinator schedules no more
@@ -24,6 +26,44 @@ GRPC_CEILING_BYTES = 2**31 - 1
 ENVELOPE_BYTES = 2**20
 """Room in a message or a body for everything but its tensors, or the text and token ids that count
 for the length of a request: shapes and ids, long templates, schemas, biases, stop strings."""
+
+_WIDEST_ELEMENT_BYTES = 4
+"""float32; the dtype of hidden states is known only after loading."""
+
+_SLOT_ENVELOPE_BYTES = 256
+"""For the slice, the slot operations and the logits request of one sequence, without its ids."""
+
+
+class MessageLimits(NamedTuple):
+    """Largest messages between a coordinator and one stage, in bytes."""
+
+    request_bytes: int
+    response_bytes: int
+
+    @classmethod
+    def of_stage(
+        cls, *, max_num_batched_tokens: int, max_num_seqs: int, hidden_size: int, vocab_size: int
+    ) -> Self:
+        """Computes the limits of a stage.
+
+        A request carries at most one micro-batch of hidden states, and may name ids whose logits
+        are wanted; a response carries hidden states or logits. An id takes at most the 4 bytes that
+        its logit takes in the answer, so both directions leave the same room for logits.
+
+        Args:
+            max_num_batched_tokens: Most tokens of one micro-batch.
+            max_num_seqs: Sequences that the stage can hold.
+            hidden_size: Width of a hidden state, in elements.
+            vocab_size: Logits in a row.
+        """
+        hidden_bytes = max_num_batched_tokens * hidden_size * _WIDEST_ELEMENT_BYTES
+        logits_bytes = max_logits_bytes(max_num_seqs=max_num_seqs, vocab_size=vocab_size)
+        envelope_bytes = ENVELOPE_BYTES + max_num_seqs * _SLOT_ENVELOPE_BYTES
+        return cls(
+            hidden_bytes + logits_bytes + envelope_bytes,
+            max(hidden_bytes, logits_bytes) + envelope_bytes,
+        )
+
 
 _BYTES_PER_TOKEN = 64
 """Of text, far above the mean of any tokenizer; a token id takes at most 5."""

@@ -10,7 +10,7 @@ import numpy as np
 from stage_server.core.config import StageConfig
 from stage_server.core.engine import StageEngine
 from stage_server.process.server import StageServer
-from stage_server.wire.limits import MessageLimits
+from stage_server.wire.limits import message_limits
 from stagecoach.contract.address import Address
 from stagecoach.contract.dtypes import dtype_named
 from stagecoach.contract.errors import StagecoachError
@@ -155,7 +155,7 @@ async def bound_stage(
     tls: TlsFiles | None = None,
 ) -> AsyncIterator[RunningStage]:
     """A server that is bound and has not loaded; drained at the end."""
-    limits = MessageLimits.of_stage(stage_config(), hidden_size=4, vocab_size=32)
+    limits = message_limits(stage_config(), hidden_size=4, vocab_size=32)
     server = StageServer(listen, limits=limits, load=load, tls=tls)
     try:
         address = str(await server.start())
