@@ -13,7 +13,6 @@ STAGE_MODULES = (
     "stage_server.process.command",
     "stage_server.process.server",
     "stage_server.compute.torch_engine",
-    "transformers.models.llama.modeling_llama",
 )
 """What a stage of a Llama has imported once it is ready."""
 

@@ -1,41 +1,23 @@
-"""A stage's modules as transformers defines them, without memory: what has to be loaded.
+"""What a stage consists of, found before any weight is read.
 
-Built before any weight is read, so that a model that is not served, or not complete, is refused at
-once. A decoder layer is built with its index in the whole model, so per-layer lists of the
-configuration need no slicing.
+So a model that is not served, or not complete, is refused at once.
 """
 
-import importlib
-import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 from torch import nn
-from transformers import CONFIG_MAPPING, PreTrainedConfig
 
-from stage_server.model.attention import IMPLEMENTATION
-from stage_server.model.decoder_layer import run_layer
-from stage_server.model.layout import check_rope, family_of
+from stage_server.model.layout import family_of
 from stage_server.model.rotary import Rotary
-from stagecoach.contract.errors import ModelFilesError, StagecoachError, UnsupportedModelError
+from stage_server.model.weight_loader import WeightLoader
+from stage_server.model.weight_plan import ParameterSource
+from stagecoach.contract.errors import ModelFilesError
 from stagecoach.contract.layer_range import LayerRange
-from stagecoach.model_files import ModelConfig, ModelFiles
+from stagecoach.model_files import ModelFiles
 from stagecoach.model_files.family import Family
-from stagecoach.model_files.frozen_json import shown, thawed
 from stagecoach.model_files.weight_digest import EMBEDDING, HEAD
-
-_CHECKED = {
-    "num_hidden_layers": "num_layers",
-    "hidden_size": "hidden_size",
-    "vocab_size": "vocab_size",
-    "num_attention_heads": "num_attention_heads",
-    "num_key_value_heads": "num_kv_heads",
-    "tie_word_embeddings": "tie_word_embeddings",
-}
-"""Attributes of transformers' configuration, and ours."""
-
-_NOT_HANDED_ON = frozenset({"dtype", "torch_dtype"})
-"""Keys that say how to load, which is the operator's to say; transformers refuses `auto` there."""
 
 
 class AttentionTraits(NamedTuple):
@@ -48,8 +30,8 @@ class AttentionTraits(NamedTuple):
     softcap: float | None
 
 
-class Blueprint:
-    """The modules of a stage on the meta device.
+class Blueprint(ABC):
+    """The layers and the final norm of a stage, without memory.
 
     Args:
         files: The model; only its configuration and the names of its tensors are read.
@@ -57,9 +39,16 @@ class Blueprint:
 
     Raises:
         UnsupportedModelError: The model is not served.
-        ModelFilesError: Its configuration does not make sense, or has no such layers, or there are
-            no weights.
+        ModelFilesError: Its configuration does not make sense, or has no such layers.
     """
+
+    traits: Sequence[AttentionTraits]
+    """One a local layer."""
+    rotary: Rotary
+    hidden_act: str
+    """Activation of the MLP, as transformers names it."""
+    norm_eps: float
+    """Added under the root of the layers' norms; 0 where they have their own."""
 
     def __init__(self, files: ModelFiles, layers: LayerRange) -> None:
         config = files.config
@@ -70,33 +59,7 @@ class Blueprint:
         self.config = config
         self.range = layers
         self.family: Family = family_of(config)
-        try:
-            self._build()
-        except StagecoachError:
-            raise
-        except Exception as error:
-            # transformers checks a configuration as it goes, with errors of every class.
-            raise ModelFilesError(_in_words(config, error)) from error
-        self._names = files.tensor_names
-
-    def _build(self) -> None:
-        family, name = self.family, self.family.module
-        self.hf_config = _hf_config(self.config)
-        check_rope(self.config, self.hf_config.rope_parameters)
-        module = importlib.import_module(f"transformers.models.{name}.modeling_{name}")
-        layer_class = getattr(module, f"{family.prefix}DecoderLayer")
-        rotary = getattr(module, f"{family.prefix}RotaryEmbedding")(config=self.hf_config)
-        with torch.device("meta"):
-            self.layers: list[nn.Module] = [layer_class(self.hf_config, i) for i in self.range]
-            self.norm = _final_norm(module, family, self.hf_config)
-        layer_types = None
-        if family.rope.per_layer_type:
-            layer_types = [self.hf_config.layer_types[i] for i in self.range]
-        self.rotary = Rotary(
-            rotary, layer_types, len(self.range), max_num_positions=self.config.max_model_len
-        )
-        types = layer_types or [None] * len(self.range)
-        self.traits = [self._traits(index, layer_type) for index, layer_type in enumerate(types)]
+        self._files = files
 
     @property
     def is_first(self) -> bool:
@@ -115,111 +78,29 @@ class Blueprint:
         A head in the files is used even where the configuration calls it tied to the embedding, as
         transformers does: fine-tuned models have been saved so.
         """
-        if self.config.tie_word_embeddings and HEAD not in self._names:
+        if self.config.tie_word_embeddings and HEAD not in self._files.tensor_names:
             return EMBEDDING
         return HEAD
 
     @property
     def embedding_name(self) -> str:
         """Name of the matrix that embeds tokens: the head, where that is all there is of a pair."""
-        is_there = EMBEDDING in self._names or HEAD not in self._names
+        is_there = EMBEDDING in self._files.tensor_names or HEAD not in self._files.tensor_names
         return EMBEDDING if is_there or not self.config.tie_word_embeddings else HEAD
 
-    def _traits(self, index: int, layer_type: str | None) -> AttentionTraits:
-        """Runs a layer without memory and looks at the call of its attention."""
-        recorder = _Recorder()
-        positions = torch.zeros(1, dtype=torch.int64)
-        cos, sin = self.rotary.compute(torch.zeros(1), positions, layer_type)
-        run_layer(
-            self.layers[index],
-            torch.empty(1, 1, self.config.hidden_size, device="meta"),
-            positions.unsqueeze(0).to("meta"),
-            (cos.to("meta"), sin.to("meta")),
-            recorder,
-            self.range.start,
-        )
-        traits, config = recorder.traits, self.config
-        assert traits is not None, "every layer attends"
-        if (traits.num_kv_heads, traits.head_dim) != (config.num_kv_heads, config.head_dim):
-            raise UnsupportedModelError(
-                "config.json must say num_key_value_heads and head_dim: transformers takes "
-                f"{traits.num_kv_heads} and {traits.head_dim}, the coordinator "
-                f"{config.num_kv_heads} and {config.head_dim}"
-            )
-        return traits
+    @abstractmethod
+    def layer_sources(self) -> Sequence[dict[str, ParameterSource]]:
+        """Returns what the parameters of each local layer are made of, by their names in files."""
+
+    @abstractmethod
+    def norm_sources(self) -> dict[str, ParameterSource]:
+        """Returns the same of the final norm."""
+
+    @abstractmethod
+    def load_norm(self, loader: WeightLoader) -> nn.Module:
+        """Makes the final norm, with its weights."""
 
 
 def layer_prefix(layer_idx: int) -> str:
     """Returns what the names of a layer's tensors begin with; `layer_idx` is global."""
     return f"model.layers.{layer_idx}."
-
-
-class _Recorder:
-    """An `Attention` that keeps what it is told and computes nothing."""
-
-    def __init__(self) -> None:
-        self.traits: AttentionTraits | None = None
-
-    def attend(
-        self,
-        layer_index: int,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        *,
-        scaling: float,
-        sliding_window: int | None,
-        softcap: float | None,
-    ) -> torch.Tensor:
-        _, num_kv_heads, head_dim = key.shape
-        self.traits = AttentionTraits(num_kv_heads, head_dim, scaling, sliding_window, softcap)
-        return query
-
-
-def _hf_config(config: ModelConfig) -> PreTrainedConfig:
-    """Makes transformers' configuration and checks that it says what ours says."""
-    raw = {name: thawed(value) for name, value in config.raw.items() if name not in _NOT_HANDED_ON}
-    scaling = raw.get("rope_scaling")
-    if isinstance(scaling, dict) and scaling.get("type") == "su":
-        # The name that LongRoPE had when the first Phi-3 was published.
-        raw["rope_scaling"] = {**scaling, "type": "longrope"}
-    hf_config: PreTrainedConfig = CONFIG_MAPPING[config.model_type].from_dict(raw)
-    if getattr(hf_config, "head_dim", config.head_dim) is None:  # some families take it as it is
-        hf_config.head_dim = config.head_dim
-    for theirs, ours in _CHECKED.items():
-        expected, found = getattr(config, ours), getattr(hf_config, theirs)
-        if expected != found:
-            raise UnsupportedModelError(
-                f"config.json must say {theirs}: transformers takes {shown(found)}, "
-                f"the coordinator {shown(expected)}"
-            )
-    hf_config._attn_implementation = IMPLEMENTATION
-    return hf_config
-
-
-def _in_words(config: ModelConfig, error: Exception) -> str:
-    """Says what transformers does not take, as far as its error tells."""
-    family = f"{config.model_type} model"
-    field = re.search(r"for field '(\w+)'", str(error))
-    if field is not None:
-        value = shown(config.raw.get(field[1]))
-        return f"config.json: {field[1]} is {value}, which no {family} has"
-    cause = error.__cause__ or error
-    reason = " ".join(str(cause.args[0] if cause.args else "").split())
-    named = [key for key, value in config.raw.items() if value == reason]
-    if isinstance(cause, KeyError) and named:
-        return f"config.json: {named[0]} is {shown(reason)}, which no {family} has"
-    if isinstance(cause, KeyError) and reason.isidentifier():
-        return f"config.json does not say {reason}, which a {family} needs"
-    if isinstance(cause, AttributeError | TypeError):
-        return f"config.json has values of types that no {family} has"
-    return f"config.json is not one of a {family}: {reason}"
-
-
-def _final_norm(module: object, family: Family, hf_config: PreTrainedConfig) -> nn.Module:
-    norm_class = getattr(module, f"{family.prefix}{family.norm}", nn.LayerNorm)
-    if family.norm_eps is None:
-        norm: nn.Module = norm_class(hf_config.hidden_size)
-    else:
-        norm = norm_class(hf_config.hidden_size, eps=getattr(hf_config, family.norm_eps))
-    return norm

@@ -1,10 +1,18 @@
-"""How a decoder layer of transformers is called."""
+"""How a decoder layer of transformers is called, and how it calls our attention.
+
+Its modules reach the `Attention` through an attention function that is registered once, under
+`IMPLEMENTATION`.
+"""
 
 import torch
 from torch import nn
+from transformers import AttentionInterface
 
 from stage_server.model.attention import Attention
 from stage_server.model.rotary import CosSin
+
+IMPLEMENTATION = "stagecoach"
+"""`_attn_implementation` of the configurations of our layers."""
 
 
 def run_layer(
@@ -22,7 +30,7 @@ def run_layer(
         hidden: `[1, num_tokens, hidden_size]`.
         position_ids: int64 `[1, num_tokens]`.
         cos_sin: Rotary embedding of the positions.
-        attention: Passed on to `attention.attend_from_transformers`.
+        attention: Passed on to `attend_from_transformers`.
         first_layer: Global index of the stage's first layer.
 
     Returns:
@@ -40,3 +48,53 @@ def run_layer(
     )
     assert isinstance(output, torch.Tensor), "layers of the pinned transformers return a tensor"
     return output
+
+
+def attend_from_transformers(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    attention: Attention,
+    first_layer: int,
+    scaling: float,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **_: object,
+) -> tuple[torch.Tensor, None]:
+    """Implements the signature that transformers' attention modules call.
+
+    Args:
+        module: The attention module; has its global `layer_idx`.
+        query: `[1, num_heads, num_tokens, head_dim]`.
+        key: `[1, num_kv_heads, num_tokens, head_dim]`.
+        value: As `key`.
+        attention_mask: None: the attention makes its own.
+        attention: Passed through the decoder layer.
+        first_layer: Global index of the stage's first layer, passed likewise.
+        scaling: As in `Attention.attend`.
+        sliding_window: As in `Attention.attend`.
+        softcap: As in `Attention.attend`.
+        **_: What concerns training and other implementations.
+
+    Returns:
+        `[1, num_tokens, num_heads, head_dim]`, and no weights.
+    """
+    assert attention_mask is None, "the attention makes its own masks"
+    layer_idx = module.layer_idx
+    assert isinstance(layer_idx, int), "every attention module knows its layer"
+    output = attention.attend(
+        layer_idx - first_layer,
+        query[0].transpose(0, 1).contiguous(),
+        key[0].transpose(0, 1).contiguous(),
+        value[0].transpose(0, 1).contiguous(),
+        scaling=scaling,
+        sliding_window=sliding_window,
+        softcap=softcap,
+    )
+    return output.unsqueeze(0), None
+
+
+AttentionInterface.register(IMPLEMENTATION, attend_from_transformers)

@@ -8,8 +8,9 @@ from torch import nn
 from stage_server.model.attention import Attention
 from stage_server.model.blueprint import Blueprint, layer_prefix
 from stage_server.model.decoder_layer import run_layer
+from stage_server.model.module_blueprint import ModuleBlueprint
 from stage_server.model.weight_loader import WeightLoader
-from stage_server.model.weight_plan import ParameterSource, module_sources
+from stage_server.model.weight_plan import ParameterSource
 
 
 class DecoderLayers:
@@ -21,6 +22,7 @@ class DecoderLayers:
     """
 
     def __init__(self, blueprint: Blueprint, loader: WeightLoader) -> None:
+        assert isinstance(blueprint, ModuleBlueprint), "only it has modules"
         self._layers = blueprint.layers
         self._first_layer = blueprint.range.start
         self._rotary = blueprint.rotary
@@ -33,8 +35,8 @@ class DecoderLayers:
         """Plans the weights: each is a tensor of the same name."""
         return {
             name: source
-            for layer_idx, layer in zip(blueprint.range, blueprint.layers, strict=True)
-            for name, source in module_sources(layer, layer_prefix(layer_idx)).items()
+            for sources in blueprint.layer_sources()
+            for name, source in sources.items()
         }
 
     @property

@@ -10,14 +10,14 @@ from stage_server.core.load_board import Report, WeightProgress, no_report
 from stage_server.core.torch_dtypes import torch_dtype
 from stage_server.model.attention import Attention
 from stage_server.model.blueprint import Blueprint
-from stage_server.model.decoder_layers import DecoderLayers
 from stage_server.model.ends import LogitsHead, TokenEmbedding
+from stage_server.model.lean_blueprint import LeanBlueprint, is_plain
 from stage_server.model.lean_layers import LeanLayers, is_lean
 from stage_server.model.linear_format import Linear
 from stage_server.model.linear_formats import linear_format
-from stage_server.model.tensor_names import NORM, check_names
+from stage_server.model.tensor_names import check_names
 from stage_server.model.weight_loader import WeightLoader
-from stage_server.model.weight_plan import ParameterSource, WeightPlan, module_sources
+from stage_server.model.weight_plan import ParameterSource, WeightPlan
 from stage_server.model.weights import WeightSource
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.load_progress import LoadPhase, LoadProgress
@@ -172,8 +172,7 @@ def load_layer_stack(
         InvalidArgumentError: Nothing computes in such a precision on this device.
     """
     format_ = linear_format(precision, device)
-    blueprint = Blueprint(files, layers)
-    layers_type = LeanLayers if lean and is_lean(blueprint) else DecoderLayers
+    blueprint, layers_type = _way_to_run(files, layers, lean=lean)
     plan = _weight_plan(blueprint, layers_type)
     check_names(plan.tensor_names, files, layers)
 
@@ -199,6 +198,19 @@ def load_layer_stack(
         return LayerStack(blueprint, layers_type, loader, precision)
 
 
+def _way_to_run(
+    files: ModelFiles, layers: LayerRange, *, lean: bool
+) -> tuple[Blueprint, type[Layers]]:
+    """Chooses how the layers are run. Imports transformers only for those that need it."""
+    if lean and is_plain(files.config):
+        return LeanBlueprint(files, layers), LeanLayers
+    from stage_server.model.decoder_layers import DecoderLayers
+    from stage_server.model.module_blueprint import ModuleBlueprint
+
+    blueprint = ModuleBlueprint(files, layers)
+    return blueprint, LeanLayers if lean and is_lean(blueprint) else DecoderLayers
+
+
 def _weight_plan(blueprint: Blueprint, layers_type: type[Layers]) -> WeightPlan:
     matrix = (blueprint.config.vocab_size, blueprint.config.hidden_size)
     sources = {}
@@ -206,7 +218,7 @@ def _weight_plan(blueprint: Blueprint, layers_type: type[Layers]) -> WeightPlan:
         sources[EMBEDDING] = ParameterSource.one(blueprint.embedding_name, matrix)
     sources |= layers_type.weight_sources(blueprint)
     if blueprint.is_last:
-        sources |= module_sources(blueprint.norm, NORM)
+        sources |= blueprint.norm_sources()
         sources[HEAD] = ParameterSource.one(blueprint.head_name, matrix)
     return WeightPlan(sources)
 
@@ -228,14 +240,13 @@ def _load_head(
 ) -> LogitsHead | None:
     if not blueprint.is_last:
         return None
-    loader.within(NORM).fill(blueprint.norm)
     projection = None
     if embedding is not None and blueprint.config.tie_word_embeddings:
         projection = loader.linear_format.sharing(embedding.weight)
     if projection is None or not loader.source.are_equal(EMBEDDING, HEAD):
         projection = loader.linear(HEAD.removesuffix(".weight"))
     return LogitsHead(
-        blueprint.norm,
+        blueprint.load_norm(loader),
         projection,
         scale=blueprint.family.logits_scale(blueprint.config.raw),
         softcap=blueprint.family.softcap(blueprint.config.raw),

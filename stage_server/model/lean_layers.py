@@ -15,7 +15,7 @@ from stage_server.model.attention import Attention
 from stage_server.model.blueprint import AttentionTraits, Blueprint, layer_prefix
 from stage_server.model.rms_norm import RmsNorm
 from stage_server.model.weight_loader import WeightLoader
-from stage_server.model.weight_plan import ParameterSource, module_sources, stack_linears
+from stage_server.model.weight_plan import ParameterSource, stack_linears
 
 _QKV, _GATE_UP = "self_attn.qkv_proj", "mlp.gate_up_proj"
 _STACKED = {
@@ -40,10 +40,14 @@ _NAMES = {f"{name}.{kind}" for kind in ("weight", "bias") for name in _LINEARS} 
 def is_lean(blueprint: Blueprint) -> bool:
     """Returns whether `LeanLayers` computes what the blueprint's layers do."""
     return (
-        blueprint.family.lean
-        and blueprint.hf_config.hidden_act == "silu"
+        blueprint.family.lean is not None
+        and blueprint.hidden_act == "silu"
         and all(traits.softcap is None for traits in blueprint.traits)
-        and all(layer.state_dict().keys() <= _NAMES for layer in blueprint.layers)
+        and all(
+            name.removeprefix(layer_prefix(layer_idx)) in _NAMES
+            for layer_idx, sources in zip(blueprint.range, blueprint.layer_sources(), strict=True)
+            for name in sources
+        )
     )
 
 
@@ -62,7 +66,7 @@ class LeanLayers:
             _LeanLayer(
                 index,
                 blueprint.traits[index],
-                blueprint.hf_config.rms_norm_eps,
+                blueprint.norm_eps,
                 blueprint.family.residual_scale(blueprint.config.raw),
                 loader.within(layer_prefix(layer_idx)),
             )
@@ -73,9 +77,8 @@ class LeanLayers:
     def weight_sources(blueprint: Blueprint) -> dict[str, ParameterSource]:
         """Plans the weights: query, key and value are one matrix, and so are gate and up."""
         sources: dict[str, ParameterSource] = {}
-        for layer_idx, layer in zip(blueprint.range, blueprint.layers, strict=True):
+        for layer_idx, of_layer in zip(blueprint.range, blueprint.layer_sources(), strict=True):
             prefix = layer_prefix(layer_idx)
-            of_layer = module_sources(layer, prefix)
             for stacked, parts in _STACKED.items():
                 stack_linears(of_layer, prefix + stacked, [prefix + part for part in parts])
             sources |= of_layer

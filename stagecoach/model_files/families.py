@@ -12,6 +12,7 @@ from stagecoach.model_files.family import (
     Family,
     GgufNames,
     Keys,
+    LeanLayout,
     Rope,
     Sizes,
     WindowedLayers,
@@ -159,7 +160,9 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 residual_multiplier=1.0,
                 rms_norm_eps=1e-6,
             ),
-            lean=True,
+            lean=LeanLayout(
+                "attention_bias", "attention_bias", "mlp_bias", scaling="attention_multiplier"
+            ),
             embedding_multiplier="embedding_multiplier",
             residual_multiplier="residual_multiplier",
             logits_divisor="logits_scaling",
@@ -176,7 +179,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             prefix="Llama",
             sizes=Sizes(32, 4096, 32000, 32, None, None, 11008, 2048, False, 2),
             reads=_keys(attention_bias=False, hidden_act="silu", mlp_bias=False, rms_norm_eps=1e-6),
-            lean=True,
+            lean=LeanLayout("attention_bias", "attention_bias", "mlp_bias"),
             gguf=GgufNames(
                 "llama",
                 _LLAMA_TENSORS,
@@ -190,7 +193,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             prefix="Ministral",
             sizes=Sizes(32, 4096, 32000, 32, 8, None, 14336, 131072, False, 2),
             reads=_keys(hidden_act="silu", rms_norm_eps=1e-6),
-            lean=True,
+            lean=LeanLayout(),
             windows=Windows(WindowedLayers.ALL_UNLESS_LISTED, 4096),
         ),
         "mistral": Family(
@@ -198,7 +201,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             prefix="Mistral",
             sizes=Sizes(32, 4096, 32000, 32, 8, None, 14336, 131072, False, 2),
             reads=_keys(hidden_act="silu", rms_norm_eps=1e-6),
-            lean=True,
+            lean=LeanLayout(),
             windows=Windows(WindowedLayers.ALL, 4096),
         ),
         "olmo": Family(
@@ -236,7 +239,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             prefix="Qwen2",
             sizes=Sizes(32, 4096, 151936, 32, 32, None, 22016, 32768, False, None),
             reads=_keys(hidden_act="silu", rms_norm_eps=1e-6),
-            lean=True,
+            lean=LeanLayout(query_bias=True),
             windows=Windows(WindowedLayers.FROM_MAX_WINDOW_LAYERS, 4096, on_request=True),
             gguf=GgufNames("qwen2", _LLAMA_TENSORS),
         ),
@@ -245,7 +248,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             prefix="Qwen3",
             sizes=Sizes(32, 4096, 151936, 32, 32, 128, 22016, 32768, False, None),
             reads=_keys(attention_bias=False, hidden_act="silu", rms_norm_eps=1e-6),
-            lean=True,
+            lean=LeanLayout("attention_bias", "attention_bias", has_head_norms=True),
             windows=Windows(WindowedLayers.FROM_MAX_WINDOW_LAYERS, 4096, on_request=True),
             gguf=GgufNames("qwen3", _LLAMA_TENSORS),
         ),
@@ -260,7 +263,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 mlp_bias=False,
                 rms_norm_eps=1e-6,
             ),
-            lean=True,
+            lean=LeanLayout("attention_bias", "attention_out_bias", "mlp_bias"),
         ),
         "smollm3": Family(
             module="smollm3",

@@ -115,6 +115,26 @@ class GgufNames(NamedTuple):
     """A tensor may say divisors of the rotary frequencies."""
 
 
+class LeanLayout(NamedTuple):
+    """What a Llama-like decoder layer has. A bias is always there, or where a key says so."""
+
+    query_bias: bool | str = False
+    """Of queries, keys and values."""
+    output_bias: bool | str = False
+    """Of the output of attention."""
+    mlp_bias: bool | str = False
+    """Of the three matrices of the MLP."""
+    has_head_norms: bool = False
+    """True when each head of the queries and keys is normed."""
+    scaling: str | None = None
+    """Key of the factor on the scores; None: one over the root of the head's size."""
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """Keys of the configuration that it goes by."""
+        return frozenset(key for key in self if isinstance(key, str))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
     """What is special about a family, beyond its decoder layer in transformers."""
@@ -136,8 +156,8 @@ class Family:
     rope: Rope = USUAL_ROPE
     windows: Windows | None = None
     """None: attention never has a window."""
-    lean: bool = False
-    """True when the stage's lean layers compute the same with less overhead."""
+    lean: LeanLayout | None = None
+    """Of families whose layers are those of Llama, which lean layers compute with less overhead."""
     embedding_scaled_by_width: bool = False
     """True when embeddings are multiplied by the square root of the hidden size."""
     embedding_multiplier: str | None = None

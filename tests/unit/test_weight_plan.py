@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, MixtralConfig, PreTrainedConfig, Qwen2MoeConfig
 
 from stage_server.model import weights
-from stage_server.model.blueprint import Blueprint
 from stage_server.model.decoder_layers import DecoderLayers
 from stage_server.model.lean_layers import LeanLayers
+from stage_server.model.module_blueprint import ModuleBlueprint
 from stage_server.model.tensor_names import check_names
 from stage_server.model.weight_plan import ParameterSource, WeightPlan, stack_linears
 from stage_server.model.weights import WeightSource
@@ -138,7 +138,7 @@ def test_lean_layers_have_one_matrix_where_the_files_have_several(
     tmp_path: Path, case: str
 ) -> None:
     files = open_model(str(tiny_model(case, tmp_path)))
-    blueprint = Blueprint(files, LayerRange(2, 4))
+    blueprint = ModuleBlueprint(files, LayerRange(2, 4))
     lean = WeightPlan(LeanLayers.weight_sources(blueprint))
     plain = WeightPlan(DecoderLayers.weight_sources(blueprint))
     assert set(lean.tensor_names) == set(plain.tensor_names)
@@ -267,4 +267,4 @@ class TestMixturesOfExperts:
     ) -> None:
         files = open_model(str(self.save(config, tmp_path)))
         with pytest.raises(UnsupportedModelError, match=config.model_type):
-            Blueprint(files, LayerRange(0, 2))
+            ModuleBlueprint(files, LayerRange(0, 2))
