@@ -15,8 +15,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from stagecoach.client import *  # noqa: F403
 
+    __version__: str
+
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the client has
+    if name == "__version__":
+        return import_module("stagecoach.version").__version__
     client = import_module("stagecoach.client")
     if name not in client.__all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -98,7 +98,7 @@ def walk(
         if token_id == EOS:
             return document.decode()
         document += SPELLED[token_id]
-        (state,) = decode_states(output(encode_tokens([NewTokens(0, (token_id,))])))
+        (state,) = decode_states(output(encode_tokens([NewTokens(0, (token_id,))])), 1)
     return document.decode() if state.standing is Standing.COMPLETE else None
 
 
@@ -112,7 +112,7 @@ def accepts(
         token_id = SPELLED.index(bytes([byte]))
         if state.standing is not Standing.OPEN or not _allows(state, token_id):
             return False
-        (state,) = decode_states(output(encode_tokens([NewTokens(0, (token_id,))])))
+        (state,) = decode_states(output(encode_tokens([NewTokens(0, (token_id,))])), 1)
     return state.standing is Standing.COMPLETE or _allows(state, EOS)
 
 

@@ -78,13 +78,24 @@ def encode_states(states: Iterable[OutputState]) -> bytes:
     return b"".join(parts)
 
 
-def decode_states(data: bytes) -> Iterator[OutputState]:
-    """Reads what may follow in several outputs."""
+def decode_states(data: bytes, num_states: int) -> list[OutputState]:
+    """Reads what may follow in several outputs.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    states: list[OutputState] = []
     start = 0
-    while start < len(data):
-        (num_bytes,) = _LENGTH.unpack_from(data, start)
-        start += _LENGTH.size + num_bytes
-        yield decode_state(data[start - num_bytes : start])[0]
+    try:
+        while start < len(data):
+            (num_bytes,) = _LENGTH.unpack_from(data, start)
+            start += _LENGTH.size + num_bytes
+            states.append(decode_state(data[start - num_bytes : start])[0])
+    except struct.error as error:
+        raise ValueError("a state is cut off") from error
+    if len(states) != num_states or start != len(data):
+        raise ValueError(f"{len(states)} states in {len(data)} bytes, {num_states} were asked for")
+    return states
 
 
 class NewTokens(NamedTuple):

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from coordinator.constraint.messages import NewTokens, OutputState, decode_states, encode_tokens
-from coordinator.sandbox import SandboxError, SandboxProcess
+from coordinator.sandbox import ProcessDiedError, SandboxError, SandboxProcess
 
 MAX_MEMBERS = 32
 """Outputs in one process. Their masks are found one after another: some 20 us each as a rule."""
@@ -93,13 +93,17 @@ class OutputGroup:
         answer.add_done_callback(lambda answer: self._land(numbers, answer))
 
     def _land(self, numbers: Sequence[int], answer: asyncio.Future[bytes]) -> None:
-        error = answer.exception()
-        if error is None:
-            for number, state in zip(numbers, decode_states(answer.result()), strict=True):
+        try:
+            states = decode_states(answer.result(), len(numbers))
+        except SandboxError as error:
+            self._lose(numbers, error)
+        except ValueError as error:  # its memory may be what a client made of it
+            self._lose(numbers, ProcessDiedError(f"it answered nonsense: {error}"))
+        else:
+            for number, state in zip(numbers, states, strict=True):
                 self._tell(number, state)
-            return
-        if not isinstance(error, SandboxError):
-            raise error
+
+    def _lose(self, numbers: Sequence[int], error: SandboxError) -> None:
         # The first one says what it was; those behind it hear only that the process has ended.
         self._error = self._error or error
         self._process.close()

@@ -14,6 +14,9 @@ def call_timeout_s(timeout_s: float | None) -> float | None:
     """
     if timeout_s is None:
         return None
-    if not timeout_s > 0:  # also refuses NaN
-        raise InvalidArgumentError(f"timeout_s is {timeout_s}, must be above 0", field="timeout_s")
+    is_number = isinstance(timeout_s, int | float) and not isinstance(timeout_s, bool)
+    if not is_number or not timeout_s > 0:  # also refuses NaN
+        raise InvalidArgumentError(
+            f"timeout_s is {timeout_s!r}, must be seconds above 0", field="timeout_s"
+        )
     return None if timeout_s > LONGEST_S else timeout_s

@@ -6,9 +6,14 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from grpc import ChannelCredentials, RpcError, ssl_channel_credentials
+from grpc import ChannelCredentials, RpcError, StatusCode, ssl_channel_credentials
 
-from stagecoach.contract.errors import InvalidArgumentError, StagecoachError, UnavailableError
+from stagecoach.contract.errors import (
+    IncompatibleError,
+    InvalidArgumentError,
+    StagecoachError,
+    UnavailableError,
+)
 from stagecoach.contract.keepalive import keepalive_options
 from stagecoach.contract.status import from_rpc_error
 
@@ -105,6 +110,11 @@ def read_error(error: RpcError, peer: Peer) -> StagecoachError:
     May block for some seconds, to find out why a connection did not come about.
     """
     read = from_rpc_error(error)
+    if error.code() is StatusCode.UNIMPLEMENTED:
+        return IncompatibleError(
+            f"{peer.address} does not know this call ({read.message}): it is a coordinator of "
+            "another version, or none"
+        )
     if not isinstance(read, UnavailableError):
         return read
     # Here, because a client that has no trouble needs no certificates read.

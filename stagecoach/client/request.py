@@ -65,7 +65,8 @@ class GenerateOptions(PromptOptions, total=False):
     ignore_eos: bool
     """Do not end at the model's own end-of-sequence tokens."""
     request_id: str | None
-    """Name in the coordinator's logs. Default: made by the coordinator."""
+    """Name in the coordinator's logs, in use until the last step of the request is over, also when
+    it was cancelled. Default: made by the coordinator."""
     cache_salt: str | None
     """Only requests of the same salt share the KV of a common prefix. Default: shared with all
     others that have none."""

@@ -1,12 +1,12 @@
 """The one grammar of HOST:PORT. Standard library only."""
 
 import re
+from ipaddress import IPv6Address
 from typing import NamedTuple, Self
 
 from stagecoach.contract.errors import InvalidArgumentError
 
 _FORM = re.compile(r"(?:\[(?P<ipv6>[\w:.%-]+)\]|(?P<name>[^\s:\[\]/]+)):(?P<port>[0-9]{1,5})")
-_BARE_IPV6 = re.compile(r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*:[0-9]*")
 _MAX_PORT = 65535
 
 
@@ -33,7 +33,7 @@ class Address(NamedTuple):
         match = _FORM.fullmatch(text) if text.isprintable() else None
         if match is None:
             hint = ", such as 127.0.0.1:50051 or [::1]:50051"
-            if _BARE_IPV6.fullmatch(text):
+            if _is_ipv6(text) or _is_ipv6(text.rpartition(":")[0]):
                 hint = ": put an IPv6 host in brackets, [HOST]:PORT"
             raise InvalidArgumentError(f"{field} {text!r} is not HOST:PORT{hint}", field=field)
         if int(match["port"]) > _MAX_PORT:
@@ -57,3 +57,11 @@ class Address(NamedTuple):
     def __str__(self) -> str:
         """The form that `parse` reads."""
         return f"{self.url_host}:{self.port}"
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        IPv6Address(text)
+    except ValueError:
+        return False
+    return True

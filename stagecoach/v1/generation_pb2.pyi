@@ -338,7 +338,9 @@ class GenerateRequest(_message.Message):
     ignore_eos: _builtins.bool
     """Do not end at the model's own end-of-sequence tokens."""
     request_id: _builtins.str
-    """Name of the request in logs; at most 128 characters. Unset: made by the coordinator."""
+    """Name of the request in logs; at most 128 characters. Unset: made by the coordinator. In use
+    until its last step is over, also when it was cancelled.
+    """
     cache_salt: _builtins.str
     """Only requests of the same salt share the KV of a common prefix; 1 to 128 characters. Unset:
     shared with all other requests that have none.

@@ -5,7 +5,9 @@ import gc
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
+import grpc
 import pytest
 
 from coordinator.core.request_spec import TextPrompt
@@ -17,6 +19,7 @@ from stagecoach.client import (
     Completion,
     DeadlineExceededError,
     FinishReason,
+    IncompatibleError,
     InvalidArgumentError,
     PromptLike,
     QueueFullError,
@@ -211,6 +214,20 @@ def test_errors_of_the_engine_keep_their_class(client: Client, engine: EchoEngin
     engine.failure = QueueFullError("full")
     with pytest.raises(QueueFullError, match=r"^full$"):
         client.complete("x")
+
+
+def test_a_server_that_is_no_coordinator_is_called_so() -> None:
+    other = grpc.server(ThreadPoolExecutor(1))
+    port = other.add_insecure_port("127.0.0.1:0")
+    other.start()
+    try:
+        with (
+            Client(f"127.0.0.1:{port}") as client,
+            pytest.raises(IncompatibleError, match=rf"127.0.0.1:{port} does not know this call"),
+        ):
+            client.status()
+    finally:
+        other.stop(None).wait()
 
 
 def test_a_deadline_is_a_typed_error(client: Client, engine: EchoEngine) -> None:

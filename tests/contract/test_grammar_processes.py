@@ -124,7 +124,8 @@ async def test_a_grammar_that_the_engine_crashes_on_costs_its_request_alone(
     before = steady.allowed_ids.tolist()
     (result,) = await asyncio.gather(grammars.compile(CRASHING[name]), return_exceptions=True)
     if not isinstance(result, TokenConstraint):
-        assert isinstance(result, InvalidArgumentError)
+        # On a busy machine its time may be over before it crashes.
+        assert isinstance(result, InvalidArgumentError | DeadlineExceededError)
         assert result.field == CRASHING[name].field
     await append(steady, BYTE_TOKENS.index("a"))
     assert steady.allowed_ids.tolist() == [*before, len(BYTE_TOKENS)]

@@ -172,7 +172,7 @@ async def test_masks_through_a_process_are_those_of_an_engine_of_ones_own(make: 
             if not allowed:
                 break
             token_id = generator.choice(allowed)
-            (state,) = decode_states(twin(encode_tokens([NewTokens(0, (token_id,))])))
+            (state,) = decode_states(twin(encode_tokens([NewTokens(0, (token_id,))])), 1)
             await append(constraint, token_id)
 
 

@@ -198,6 +198,6 @@ class Writer:
             token_ids.append(token_id)
             rest = rest[length:]
             (state,) = decode_states(
-                self._output(encode_tokens([NewTokens(self._num_outputs, (token_id,))]))
+                self._output(encode_tokens([NewTokens(self._num_outputs, (token_id,))])), 1
             )
         return token_ids

@@ -58,6 +58,8 @@ def test_anything_else_is_no_address(text: str) -> None:
     [
         ("9400", "metrics_listen '9400' is not HOST:PORT, such as 127.0.0.1:50051 or [::1]:50051"),
         ("::1:1", "metrics_listen '::1:1' is not HOST:PORT: put an IPv6 host in brackets"),
+        ("127.0.0.1::5", "metrics_listen '127.0.0.1::5' is not HOST:PORT, such as 127.0.0.1:50051"),
+        ("fe80::1", "metrics_listen 'fe80::1' is not HOST:PORT: put an IPv6 host in brackets"),
         ("h:65536", "metrics_listen 'h:65536' is not HOST:PORT: port is above 65535"),
         ("a..b:1", "metrics_listen 'a..b:1' is not HOST:PORT: no such host can be looked up"),
     ],

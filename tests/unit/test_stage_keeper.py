@@ -63,3 +63,16 @@ async def test_a_stage_that_cannot_start_at_all_is_not_started_again() -> None:
         with pytest.raises(UnavailableError, match="stage 0 ended with exit code 1: no such model"):
             await wait()
     await keeper.stop(grace_s=5.0)
+
+
+async def test_what_a_killed_stage_logged_last_is_not_called_the_reason() -> None:
+    keeper = StageKeeper(
+        "stage 0",
+        lambda _: ["-c", "import os; os.write(2, b'all is well\\n'); os.kill(os.getpid(), 9)"],
+        relay_logs=False,
+        report=lambda _: None,
+    )
+    await keeper.start()
+    with pytest.raises(UnavailableError) as caught:
+        await keeper.ready()
+    assert caught.value.message == "stage 0 ended with signal SIGKILL; logged last: all is well"

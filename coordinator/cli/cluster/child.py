@@ -112,10 +112,13 @@ class Child:
         """
         code = await self._process.wait()
         await asyncio.wait(self._readers)
-        cause = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        if code < 0:  # what it logged before need not be the reason
+            cause, said = f"signal {signal.Signals(-code).name}", "; logged last: "
+        else:
+            cause, said = f"exit code {code}", ": "
         message = f"{self.name} ended with {cause}"
         if self._last_log_line:
-            message = f"{message}: {self._last_log_line}"
+            message = f"{message}{said}{self._last_log_line}"
         if code == EXIT_USAGE:
             return InvalidArgumentError(message)
         return UnavailableError(message)
