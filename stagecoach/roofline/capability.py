@@ -1,0 +1,22 @@
+"""The compute capability of a card: which generation of NVIDIA's instructions it runs."""
+
+from typing import NamedTuple
+
+
+class Capability(NamedTuple):
+    """Such as 8.6; newer ones compare as greater."""
+
+    major: int
+    minor: int
+
+    @property
+    def has_bfloat16(self) -> bool:
+        """Whether cards multiply matrices of bfloat16, as all do since Ampere."""
+        return self >= MIN_BFLOAT16
+
+    def __str__(self) -> str:
+        """As NVIDIA writes it."""
+        return f"{self.major}.{self.minor}"
+
+
+MIN_BFLOAT16 = Capability(8, 0)
