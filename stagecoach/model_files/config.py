@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from stagecoach.contract.errors import ModelFilesError, UnsupportedModelError
+from stagecoach.contract.precision import DType
 from stagecoach.model_files.families import FAMILIES
 from stagecoach.model_files.family import USUAL_ROPE, Family
 from stagecoach.model_files.frozen_json import frozen, shown
@@ -38,6 +39,9 @@ class ModelConfig:
     """Positions that the model was made for."""
     tie_word_embeddings: bool
     """True when the output head is the embedding."""
+    checkpoint_dtype: DType | None
+    """Of the weights as they were published; None when the configuration names none that is
+    served, as in a GGUF file."""
     eos_token_ids: tuple[int, ...]
     """Tokens that end a generation; may be empty."""
     raw: Mapping[str, object]
@@ -106,6 +110,7 @@ def _parse(
         has_experts=any(values.get(key) for key in _EXPERT_KEYS),
         max_model_len=_max_model_len(values, family),
         tie_word_embeddings=_flag(values, "tie_word_embeddings"),
+        checkpoint_dtype=_checkpoint_dtype(raw),
         eos_token_ids=(
             _token_ids(values, "eos_token_id", "config.json")
             if generation.get("eos_token_id") is None
@@ -153,6 +158,12 @@ def _flag(raw: Mapping[str, object], name: str) -> bool:
     if not isinstance(value, bool):
         raise ModelFilesError(f"config.json: {name} is {shown(value)}, must be true or false")
     return value
+
+
+def _checkpoint_dtype(raw: Mapping[str, object]) -> DType | None:
+    """Reads the dtype under its present name, else under that of transformers before 4.56."""
+    name = raw.get("dtype") or raw.get("torch_dtype")
+    return next((dtype for dtype in DType if dtype == name), None)
 
 
 def _check_scaling(raw: Mapping[str, object]) -> None:

@@ -114,6 +114,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             embedding_scaled_by_width=True,
             logits_softcap="final_logit_softcapping",
             windows=Windows(WindowedLayers.FIXED_PATTERN, 4096, every=2),
+            overflows_in_float16=True,
         ),
         "gemma3_text": Family(
             module="gemma3",
@@ -131,6 +132,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             logits_softcap="final_logit_softcapping",
             rope=Rope(theta=1e6, per_layer_type=True, sliding_theta_key="rope_local_base_freq"),
             windows=Windows(WindowedLayers.PATTERN, 4096, every=6),
+            overflows_in_float16=True,
         ),
         "glm": Family(
             module="glm",
@@ -145,6 +147,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             sizes=Sizes(40, 4096, 151552, 32, 2, 128, 13696, 131072, False, None),
             reads=_keys(attention_bias=True, hidden_act="silu", rms_norm_eps=1.5625e-7),
             rope=Rope(rotated_part=0.5),
+            overflows_in_float16=True,
         ),
         "granite": Family(
             module="granite",

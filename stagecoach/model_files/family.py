@@ -158,6 +158,9 @@ class Family:
     """None: attention never has a window."""
     lean: LeanLayout | None = None
     """Of families whose layers are those of Llama, which lean layers compute with less overhead."""
+    overflows_in_float16: bool = False
+    """True when hidden states grow beyond 65504, the largest number of float16. The same families
+    as in vLLM."""
     embedding_scaled_by_width: bool = False
     """True when embeddings are multiplied by the square root of the hidden size."""
     embedding_multiplier: str | None = None
