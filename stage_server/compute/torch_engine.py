@@ -7,6 +7,7 @@ import psutil
 import torch
 
 from stage_server.compute.device_failures import device_failures
+from stage_server.compute.devices import precision_on, take_device
 from stage_server.compute.logits import reduce_logits
 from stage_server.core.batch import ForwardBatch, ForwardOutput, LogitsRequest, SequenceSlice
 from stage_server.core.config import StageConfig
@@ -169,10 +170,12 @@ def build_engine(config: StageConfig, files: ModelFiles, report: Report = no_rep
         report: Told how far it is.
 
     Raises:
-        IncompatibleError: The model is not supported, its files are damaged, the layers do not
-            exist, or weights or KV memory do not fit the device.
+        IncompatibleError: The device cannot be used, the model is not supported, its files are
+            damaged, the layers do not exist, or weights or KV memory do not fit the device.
     """
-    device = torch.device(config.resolve_device())
+    chosen = take_device(config.device)
+    precision = precision_on(chosen, config.dtype, files.config)
+    device = torch.device(chosen.name)
     if config.threads:
         torch.set_num_threads(config.threads)
     started = time.perf_counter()
@@ -180,7 +183,7 @@ def build_engine(config: StageConfig, files: ModelFiles, report: Report = no_rep
         stack = load_layer_stack(
             files,
             config.layers,
-            precision=config.resolve_precision(),
+            precision=precision,
             device=device,
             report=report,
         )
@@ -205,7 +208,9 @@ def build_engine(config: StageConfig, files: ModelFiles, report: Report = no_rep
 def _kv_bytes(config: StageConfig, device: torch.device) -> int:
     """Bytes for the pool, after the weights are loaded."""
     if device.type == "cuda":
-        available = torch.cuda.mem_get_info(device)[0]
+        free, total = torch.cuda.mem_get_info(device)
+        own = int(total * config.device_share) - torch.cuda.memory_reserved(device)
+        available = max(0, min(free, own))
         default = int(available * CUDA_KV_SHARE)
     else:
         available = psutil.virtual_memory().available

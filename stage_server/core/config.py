@@ -1,7 +1,6 @@
 """What one stage server was asked to be: flags and environment, parsed once into a frozen value.
 
-Imports torch only to find a device, so that `--help` is quick and the threads' environment is set
-before torch is loaded.
+Imports no torch, so that `--help` is quick and the environment is set before torch is loaded.
 """
 
 import math
@@ -9,9 +8,8 @@ import re
 from dataclasses import dataclass
 
 from stagecoach.contract.address import Address
-from stagecoach.contract.errors import IncompatibleError, InvalidArgumentError
+from stagecoach.contract.errors import InvalidArgumentError
 from stagecoach.contract.layer_range import LayerRange
-from stagecoach.contract.precision import DType, Precision
 from stagecoach.contract.stage_choices import DTYPE_NAMES, ENGINE_NAMES
 from stagecoach.roofline.devices import gpu_named
 from stagecoach.roofline.kv_memory import KV_BLOCK_SIZE
@@ -50,14 +48,18 @@ class StageConfig:
     """Decoder layers that this stage owns, half-open."""
     listen: Address = DEFAULT_LISTEN
     device: str = "auto"
-    """`auto`, `cpu`, `cuda` or `cuda:N`; auto takes CUDA when there is a device, or the emulated
-    one."""
+    """`auto`, `cpu`, `cuda` or `cuda:N`; auto takes the first NVIDIA card that torch has kernels
+    for, or the emulated one, and the CPU where there is no card. A card that torch cannot use is an
+    error."""
+    device_share: float = 1.0
+    """Share (0, 1] of a card's memory that this stage may take; what else runs on the card has the
+    rest. An emulated card is the stage's alone."""
     dtype: str = "auto"
-    """Of the weights, one of `DTYPE_NAMES`; auto is float16 on CUDA and emulated devices
-    and float32 on a CPU."""
+    """Of the weights, one of `DTYPE_NAMES`; auto is float32 on a CPU, and on CUDA and emulated
+    devices that of the checkpoint: bfloat16, or float16 for one in float16 or float32."""
     kv_memory_bytes: int | None = None
-    """Size of the KV pool, which is allocated at start. None: 90 % of the free memory of a
-    CUDA device, 1 GiB on a CPU."""
+    """Size of the KV pool, which is allocated at start. None: 90 % of what is free of the stage's
+    share of a CUDA device, 1 GiB on a CPU."""
     kv_block_size: int = KV_BLOCK_SIZE
     """Tokens in one KV block; equal on all stages."""
     max_num_seqs: int = 256
@@ -106,6 +108,7 @@ class StageConfig:
             )
         _check_choice("dtype", self.dtype, DTYPE_NAMES)
         _check_choice("engine", self.engine, ENGINE_NAMES)
+        _check_share("device_share", self.device_share)
         _check_range("kv_memory_bytes", self.kv_memory_bytes, 1, 2**50)
         _check_range("kv_block_size", self.kv_block_size, 1, 1024)
         _check_range("max_num_seqs", self.max_num_seqs, 1, 65536)
@@ -130,37 +133,6 @@ class StageConfig:
             )
         self._check_emulation()
 
-    def resolve_device(self) -> str:
-        """Names the device as torch does: `cpu` or `cuda:N`.
-
-        Raises:
-            IncompatibleError: There is no such CUDA device here.
-        """
-        import torch
-
-        if self.device == "cpu" or (self.device == "auto" and not torch.cuda.is_available()):
-            return "cpu"
-        index = int(self.device.partition(":")[2] or 0)
-        num_devices = torch.cuda.device_count()
-        if index >= num_devices:
-            raise IncompatibleError(
-                f"device {self.device} is not here: torch {torch.__version__} finds "
-                f"{num_devices} CUDA devices",
-                device=self.device,
-                num_devices=num_devices,
-            )
-        return f"cuda:{index}"
-
-    def resolve_precision(self) -> Precision:
-        """Says in which formats the stage keeps, computes and sends numbers on its device.
-
-        Raises:
-            IncompatibleError: As `resolve_device`.
-        """
-        on_cpu = self.engine != "emulated" and self.resolve_device() == "cpu"
-        automatic = DType.FLOAT32 if on_cpu else DType.FLOAT16
-        return Precision.of(automatic if self.dtype == "auto" else self.dtype, on_cpu=on_cpu)
-
     def _check_emulation(self) -> None:
         """Refuses what one engine needs and the other would ignore."""
         if self.engine != "emulated":
@@ -174,11 +146,7 @@ class StageConfig:
                 field="emulate",
             )
         gpu_named(self.emulate, field="emulate")
-        if not 0 < self.efficiency <= 1:  # also refuses NaN
-            raise InvalidArgumentError(
-                f"efficiency is {self.efficiency}, must be above 0 and at most 1",
-                field="efficiency",
-            )
+        _check_share("efficiency", self.efficiency)
         if self.device != "auto":
             raise InvalidArgumentError(
                 f"device {self.device} is of engine torch; emulate names the emulated one",
@@ -222,3 +190,8 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 def _check_range(name: str, value: float | None, low: float, high: float) -> None:
     if value is not None and not (math.isfinite(value) and low <= value <= high):
         raise InvalidArgumentError(f"{name} is {value}, must be in [{low}, {high}]", field=name)
+
+
+def _check_share(name: str, value: float) -> None:
+    if not 0 < value <= 1:  # also refuses NaN
+        raise InvalidArgumentError(f"{name} is {value}, must be above 0 and at most 1", field=name)

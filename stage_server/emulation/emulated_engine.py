@@ -27,6 +27,7 @@ from stage_server.kv_cache.slot_tables import SlotTables
 from stagecoach.contract.errors import UnsupportedModelError
 from stagecoach.contract.stage_info import StageInfo
 from stagecoach.model_files import ModelFiles
+from stagecoach.roofline.card_precision import card_precision
 from stagecoach.roofline.devices import Gpu, gpu_named
 from stagecoach.roofline.kv_memory import kv_memory_bytes, num_kv_blocks
 from stagecoach.roofline.model_shape import ModelShape
@@ -48,6 +49,7 @@ class EmulatedEngine:
         """Counts what would be allocated.
 
         Raises:
+            IncompatibleError: The GPU has no such dtype, or the model overflows in it.
             InsufficientMemoryError: Weights or KV memory would not fit the GPU.
             UnsupportedModelError: The cost of the model is not known.
         """
@@ -59,9 +61,11 @@ class EmulatedEngine:
                 f"hidden size {model.hidden_size} is too small for an emulated stage: it must be "
                 f"at least {MIN_HIDDEN_SIZE}"
             )
-        precision = config.resolve_precision()
-        max_model_len = min(config.max_model_len or model.max_model_len, model.max_model_len)
         self._gpu = gpu_named(config.emulate)
+        precision = card_precision(
+            config.dtype, model, card=self._gpu.name, capability=self._gpu.capability
+        )
+        max_model_len = min(config.max_model_len or model.max_model_len, model.max_model_len)
         self._efficiency = config.efficiency
         self._cost = StageCost(model=ModelShape.of(model, precision), layers=config.layers)
         self._dtype = torch_dtype(precision.wire)

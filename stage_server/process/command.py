@@ -1,6 +1,7 @@
 """The `stage-server` command: flags and environment become one `StageConfig`."""
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from stage_server.compute.cuda_environment import prepare_cuda
 from stage_server.compute.threads import default_num_threads, wait_passively
 from stage_server.core.config import StageConfig, parse_bytes
 from stage_server.process import value_completion
@@ -82,6 +84,9 @@ def stage_server(
         str,
         typer.Option(autocompletion=value_completion.devices, help="auto, cpu, cuda or cuda:N."),
     ] = _DEFAULT.device,
+    device_share: Annotated[
+        float, typer.Option(help="Share of a card's memory that this stage may take.")
+    ] = _DEFAULT.device_share,
     dtype: Annotated[
         str,
         typer.Option(
@@ -211,6 +216,7 @@ def stage_server(
                 layers=own_layers(model, layers=layers, stage=stage, stage_memory=stage_memory),
                 listen=Address.parse(listen, field="listen"),
                 device=device,
+                device_share=device_share,
                 dtype=dtype,
                 kv_memory_bytes=(
                     None if kv_memory is None else parse_bytes(kv_memory, field="kv_memory")
@@ -265,6 +271,7 @@ def _run(config: StageConfig, log: LogConfig) -> None:
     handler = set_up_logging(log)
     prepare_grpc()
     wait_passively()
+    prepare_cuda(os.environ)
     with lasting_objects():
         from stage_server.process.server import run  # imports torch, after its environment is set
 

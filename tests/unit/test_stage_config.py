@@ -8,7 +8,6 @@ import pytest
 from stage_server.core.config import StageConfig, parse_bytes
 from stagecoach.contract.errors import InvalidArgumentError
 from stagecoach.contract.layer_range import LayerRange
-from stagecoach.contract.precision import DType, Precision
 
 CONFIG = StageConfig(model="demo", layers=LayerRange(0, 10))
 
@@ -44,6 +43,9 @@ def test_anything_else_is_no_size(text: str) -> None:
         ("device", "cuda:x"),
         ("dtype", "int8"),
         ("engine", "magic"),
+        ("device_share", 0.0),
+        ("device_share", 1.1),
+        ("device_share", float("nan")),
         ("kv_memory_bytes", 0),
         ("kv_block_size", 0),
         ("max_num_seqs", 0),
@@ -81,20 +83,3 @@ def test_what_an_engine_would_ignore_or_lacks_is_refused(
     with pytest.raises(InvalidArgumentError) as caught:
         replace(CONFIG, **settings)
     assert caught.value.field == field
-
-
-def test_an_emulated_gpu_computes_in_float16_unless_told_otherwise() -> None:
-    emulated = replace(CONFIG, engine="emulated", emulate="rtx-3060-12gb")
-    assert emulated.resolve_precision() == Precision.uniform(DType.FLOAT16)
-    in_bfloat16 = replace(emulated, dtype="bfloat16").resolve_precision()
-    assert in_bfloat16 == Precision.uniform(DType.BFLOAT16)
-
-
-def test_the_cpu_computes_in_float32_unless_told_otherwise() -> None:
-    on_cpu = replace(CONFIG, device="cpu")
-    assert on_cpu.resolve_device() == "cpu"
-    assert on_cpu.resolve_precision() == Precision.uniform(DType.FLOAT32)
-    in_bfloat16 = replace(on_cpu, dtype="bfloat16").resolve_precision()
-    assert in_bfloat16 == Precision.uniform(DType.BFLOAT16)
-    packed = replace(on_cpu, dtype="float16").resolve_precision()
-    assert packed == Precision.of("float16", on_cpu=True)

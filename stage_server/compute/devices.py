@@ -1,0 +1,49 @@
+"""The device of this process, and in which formats a stage computes on it."""
+
+import os
+
+import torch
+
+from stage_server.compute.cuda_cards import ChosenDevice, TorchCuda, choose_device
+from stage_server.compute.nvidia_machine import NvidiaMachine
+from stagecoach.contract.precision import DType, Precision
+from stagecoach.model_files.config import ModelConfig
+from stagecoach.roofline.card_precision import AUTO, card_precision
+
+
+def take_device(asked: str) -> ChosenDevice:
+    """Chooses the device and makes it that of the calling thread, which is to compute.
+
+    Sums are kept in float32 from then on, also where matrices of 16 bits are split for a sum.
+
+    Args:
+        asked: As `StageConfig.device`.
+
+    Raises:
+        IncompatibleError: As `choose_device`.
+    """
+    torch_cuda, machine = TorchCuda.of_this_process(), NvidiaMachine.look()
+    chosen = choose_device(asked, torch_cuda, machine, os.environ)
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    if chosen.card is not None:
+        # Else what names no index, such as Triton and pinned memory, takes memory of cuda:0.
+        torch.cuda.set_device(chosen.name)
+    return chosen
+
+
+def precision_on(device: ChosenDevice, dtype: str, config: ModelConfig) -> Precision:
+    """Returns the formats in which a stage keeps, computes and sends numbers.
+
+    Args:
+        device: Where it computes.
+        dtype: As `StageConfig.dtype`; auto is float32 on the CPU, and see `card_precision`.
+        config: The model.
+
+    Raises:
+        IncompatibleError: The card or the family of the model cannot do with this dtype.
+    """
+    if device.card is None:
+        return Precision.of(DType.FLOAT32 if dtype == AUTO else dtype, on_cpu=True)
+    card = device.card
+    return card_precision(dtype, config, card=card.name, capability=card.capability)
