@@ -73,7 +73,12 @@ def up(
     ] = None,
     device: Annotated[
         str | None,
-        typer.Option(autocompletion=value_completion.devices, help="auto, cpu, cuda or cuda:N."),
+        typer.Option(
+            autocompletion=value_completion.devices,
+            metavar="NAME,...",
+            help="auto, cpu, cuda or cuda:N; of several, such as cuda:0,cuda:1, stages take one "
+            "each by turns. Stages on one card share its memory.",
+        ),
     ] = None,
     engine: Annotated[
         str | None,
@@ -158,7 +163,6 @@ def up(
         "--dtype": dtype,
         "--kv-memory": kv_memory,
         "--threads": threads,
-        "--device": device,
         "--engine": engine,
         "--efficiency": efficiency,
         "--max-num-seqs": max_num_seqs,
@@ -169,12 +173,16 @@ def up(
     with reported_failures():
         from coordinator.cli.cluster.cluster import ClusterPlan
         from coordinator.cli.cluster.cluster_run import run_cluster
+        from coordinator.cli.cluster.device_turns import DeviceTurns
 
         ranges = tuple(_layer_ranges(model, stages, layers))
         plan = ClusterPlan(
             model=model,
             layers=ranges,
             num_replicas=replicas,
+            devices=DeviceTurns.parse(
+                device, 1 if engine == "emulated" else len(ranges) * replicas
+            ),
             emulated_gpus=_gpu_of_each_stage(emulate or [], len(ranges)),
             grpc_port=grpc_port,
             http_port=_http_port(http_port, grpc_port, no_http=no_http),

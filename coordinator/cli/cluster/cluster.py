@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from coordinator.cli.cluster.child import Child
+from coordinator.cli.cluster.device_turns import OWN_CHOICE, DeviceTurns
 from coordinator.cli.cluster.stage_keeper import RunningStage, StageKeeper
 from stagecoach.contract.errors import StagecoachError
 from stagecoach.contract.layer_range import LayerRange
@@ -35,6 +36,8 @@ class ClusterPlan:
     """Of the coordinator's HTTP API; 0 takes a free one. None: there is none."""
     stage_options: tuple[str, ...]
     """Further arguments of every stage server."""
+    devices: DeviceTurns = OWN_CHOICE
+    """Of the stage servers."""
     emulated_gpus: tuple[str, ...] = ()
     """GPU that each stage emulates, in order; empty when they compute."""
     coordinator_options: tuple[str, ...]
@@ -145,13 +148,15 @@ class Cluster:
     def _stage_arguments(
         self, index: int, replica: int, layers: LayerRange, listen: str
     ) -> list[str]:
-        gpus = self._plan.emulated_gpus
+        gpus, devices = self._plan.emulated_gpus, self._plan.devices
+        server = index * self._plan.num_replicas + replica
         return [
             *("-m", "stage_server", "--model", self._plan.model, "--layers", str(layers)),
             *("--listen", listen, "--json", "--json-progress", "--exit-with-parent"),
             *self._plan.stage_options,
+            *devices.arguments(server),
             *(("--emulate", gpus[index]) if gpus else ()),
-            *self._metrics_arguments(1 + index * self._plan.num_replicas + replica),
+            *self._metrics_arguments(1 + server),
         ]
 
     def _stage_options(self, addresses: Sequence[str]) -> list[str]:
