@@ -10,7 +10,11 @@ from coordinator.planner.plan import StagePlan
 from coordinator.planner.prediction import Prediction, Speed
 from coordinator.planner.report import PlanReport
 from coordinator.planner.what_if import FACTORS, WhatIf
+from stagecoach.roofline.torch_builds import OLDER_BUILD, PINNED_TORCH
 from stagecoach.roofline.work import Work
+
+_MARK = " (*)"
+"""Of a GPU that the pinned build of torch has no kernels for."""
 
 
 def print_json(report: PlanReport) -> None:
@@ -22,6 +26,9 @@ def print_json(report: PlanReport) -> None:
                 "model": report.model_id,
                 "num_parameters": plan.model.num_parameters,
                 "weight_bytes": plan.model.weight_bytes,
+                "dtype": plan.model.precision.compute,
+                "dtype_is_auto": report.is_automatic_dtype,
+                "torch": PINNED_TORCH.version,
                 "network": conditions.network.name,
                 "efficiency": conditions.efficiency,
                 "overhead_ms": conditions.overhead_s * 1e3,
@@ -54,6 +61,8 @@ def _stage_json(index: int, report: PlanReport) -> dict[str, object]:
         "index": index,
         "gpu": stage.gpu.name,
         "gpu_index": stage.gpu_index,
+        "capability": str(stage.gpu.capability),
+        "runs_pinned_torch": stage.gpu.runs_pinned_torch,
         "layers": [layers.start, layers.end],
         "memory_bytes": stage.gpu.memory_bytes,
         "weight_bytes": stage.cost.weight_bytes,
@@ -87,7 +96,7 @@ def print_tables(report: PlanReport) -> None:
     plan, conditions = report.plan, report.conditions
     console.print(
         f"{report.model_id}: {plan.model.num_parameters / 1e9:.2f} B parameters, "
-        f"{plan.model.weight_bytes / 1e9:.2f} GB in 16-bit floats, "
+        f"{plan.model.weight_bytes / 1e9:.2f} GB in {plan.model.precision.compute}, "
         f"{plan.model.kv_bytes_per_token / 1e3:.0f} kB of KV a token"
     )
     console.print(
@@ -96,6 +105,7 @@ def print_tables(report: PlanReport) -> None:
         f"{conditions.context_tokens} tokens"
     )
     _print_stages(console, report)
+    _print_warnings(console, report)
     if plan.is_reordered:
         console.print("The GPUs stand in another order than given: it makes the plan better.")
     console.print(
@@ -114,13 +124,14 @@ def _print_stages(console: Console, report: PlanReport) -> None:
     table = plain_table()
     for name in ("stage", "GPU", "layers"):
         table.add_column(name, no_wrap=True)
-    for name in ("weights", "KV", "of", "KV tokens", "ms at batch 1"):
+    for name in ("capability", "weights", "KV", "of", "KV tokens", "ms at batch 1"):
         table.add_column(name, justify="right", no_wrap=True)
     for index, stage in enumerate(report.plan.stages):
         table.add_row(
             str(index),
             stage.gpu.name,
             str(stage.cost.layers),
+            f"{stage.gpu.capability}{'' if stage.gpu.runs_pinned_torch else _MARK}",
             _gib(stage.cost.weight_bytes),
             _gib(stage.kv_bytes),
             _gib(stage.gpu.memory_bytes),
@@ -128,6 +139,21 @@ def _print_stages(console: Console, report: PlanReport) -> None:
             f"{_step_ms(stage, report):.1f}",
         )
     console.print(table)
+
+
+def _print_warnings(console: Console, report: PlanReport) -> None:
+    """Says what must be done before the plan's GPUs compute."""
+    gpus = [stage.gpu for stage in report.plan.stages]
+    if not all(gpu.runs_pinned_torch for gpu in gpus):
+        console.print(
+            f"{_MARK.strip()} torch {PINNED_TORCH.version} as pip installs it has no kernels for "
+            f"this card: install {OLDER_BUILD} on its box"
+        )
+    if not report.is_automatic_dtype:
+        console.print(
+            f"Give --dtype {report.plan.model.precision.compute} to every stage: not every GPU has "
+            "that of the checkpoint, bfloat16"
+        )
 
 
 def _print_speeds(console: Console, report: PlanReport) -> None:

@@ -13,8 +13,9 @@ from coordinator.planner.prediction import (
 )
 from coordinator.planner.what_if import WhatIf, what_if
 from stagecoach.model_files.config import ModelConfig
+from stagecoach.roofline.card_precision import automatic_dtype, dtype_of_all
 from stagecoach.roofline.devices import Gpu
-from stagecoach.roofline.model_shape import ModelShape
+from stagecoach.roofline.model_shape import ModelShape, device_precision
 from stagecoach.roofline.networks import Network
 
 
@@ -24,6 +25,8 @@ class PlanReport:
 
     model_id: str
     plan: Plan
+    is_automatic_dtype: bool
+    """True when `--dtype auto` stands for the plan's dtype on all GPUs; else it must be given."""
     conditions: Conditions
     max_model_len: int
     """Longest sequence that the model was made for and that the cluster has room for."""
@@ -63,12 +66,14 @@ def make_report(
         with_what_if: Predict other GPUs too.
 
     Raises:
+        IncompatibleError: The GPUs have no dtype of 16 bits in which the model can be computed.
         InsufficientMemoryError: It does not fit.
         InvalidArgumentError: There are too many GPUs.
         UnsupportedModelError: The cost of the model is not known.
     """
+    dtype = dtype_of_all(config, gpus)
     plan = make_plan(
-        ModelShape.of(config),
+        ModelShape.of(config, device_precision(dtype)),
         gpus,
         context_tokens=context_tokens,
         min_kv_tokens=max(max_model_len or 0, context_tokens),
@@ -83,6 +88,7 @@ def make_report(
     return PlanReport(
         model_id=model_id,
         plan=plan,
+        is_automatic_dtype=dtype is automatic_dtype(config),
         conditions=conditions,
         max_model_len=min(max_model_len or config.max_model_len, plan.kv_tokens),
         time_to_first_token_s=time_to_first_token_s(plan, conditions),
