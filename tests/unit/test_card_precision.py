@@ -39,7 +39,7 @@ def precision(dtype: str, config: ModelConfig, capability: Capability = AMPERE) 
     ],
 )
 def test_a_configuration_says_the_dtype_under_its_new_or_its_old_name(
-    keys: dict[str, object], dtype: DType | None
+    keys: dict[str, Any], dtype: DType | None
 ) -> None:
     assert create_config(**keys).checkpoint_dtype is dtype
 

@@ -1,12 +1,14 @@
 """`coordinator-cli plan`: what it prints and how it refuses."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from coordinator.cli.app import app
+from stagecoach.roofline.torch_builds import PINNED_TORCH
 
 THREE_CARDS = ["--gpu", "rtx-3060-12gb"] * 3
 MODEL = ["--model", "shape:llama-2-13b"]
@@ -83,3 +85,56 @@ def test_a_sequence_that_must_fit_counts() -> None:
     long = ["--model", "shape:llama-3.1-8b", "--gpu", "rtx-3090-24gb"]
     assert run(*long, "--max-model-len", "131072").exit_code == 1
     assert run(*long, "--max-model-len", "32768").exit_code == 0
+
+
+@pytest.fixture
+def gemma(tmp_path: Path) -> list[str]:
+    """A model of its configuration alone, in bfloat16, of a family that float16 cannot hold."""
+    return model_of(tmp_path, "gemma2")
+
+
+def model_of(folder: Path, model_type: str) -> list[str]:
+    config = {"model_type": model_type, "torch_dtype": "bfloat16"}
+    (folder / "config.json").write_text(json.dumps(config))
+    return ["--model", str(folder)]
+
+
+def test_a_card_that_the_pinned_torch_cannot_run_is_marked() -> None:
+    cards = ["--gpu", "rtx-3060-12gb", "--gpu", "v100-16gb", "--gpu", "p40-24gb"]
+    tables = run(*MODEL, *cards).stdout
+    assert [tables.count(mark) for mark in (" 8.6 ", "7.0 (*)", "6.1 (*)")] == [1, 1, 1]
+    assert f"(*) torch {PINNED_TORCH.version} as pip installs it has no kernels" in tables
+    answer = json.loads(run(*MODEL, *cards, "--json").stdout)
+    assert answer["torch"] == PINNED_TORCH.version
+    assert {
+        stage["gpu"]: (stage["capability"], stage["runs_pinned_torch"])
+        for stage in answer["stages"]
+    } == {
+        "rtx-3060-12gb": ("8.6", True),
+        "v100-16gb": ("7.0", False),
+        "p40-24gb": ("6.1", False),
+    }
+    assert "(*)" not in run(*MODEL, *THREE_CARDS).stdout
+
+
+def test_the_dtype_of_a_plan_is_that_of_auto(gemma: list[str]) -> None:
+    result = run(*gemma, *THREE_CARDS)
+    assert "GB in bfloat16," in result.stdout
+    assert "--dtype" not in result.stdout
+    answer = json.loads(run(*gemma, *THREE_CARDS, "--json").stdout)
+    assert (answer["dtype"], answer["dtype_is_auto"]) == ("bfloat16", True)
+    answer = json.loads(run(*MODEL, *THREE_CARDS, "--json").stdout)
+    assert (answer["dtype"], answer["dtype_is_auto"]) == ("float16", True)
+
+
+def test_a_card_without_the_checkpoints_dtype_makes_all_take_the_other(tmp_path: Path) -> None:
+    arguments = [*model_of(tmp_path, "llama"), "--gpu", "rtx-3060-12gb", "--gpu", "t4-16gb"]
+    assert "Give --dtype float16 to every stage" in run(*arguments).stdout
+    answer = json.loads(run(*arguments, "--json").stdout)
+    assert (answer["dtype"], answer["dtype_is_auto"]) == ("float16", False)
+
+
+def test_a_model_that_no_dtype_of_16_bits_holds_is_refused(gemma: list[str]) -> None:
+    result = run(*gemma, "--gpu", "rtx-3060-12gb", "--gpu", "t4-16gb")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "gemma2 models need bfloat16, which t4-16gb of compute capability 7.5" in result.stderr

@@ -1,5 +1,8 @@
 """The parts of an emulated stage: logits without rows, hashes as KV, waiting without a clock."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import assume, given
@@ -7,9 +10,15 @@ from hypothesis import strategies as st
 
 from stage_server.compute.logits import reduce_logits
 from stage_server.core.batch import LogitsRequest
+from stage_server.core.config import StageConfig
+from stage_server.core.engine import StageEngine
 from stage_server.emulation import deadline
 from stage_server.emulation.logits import HashedLogits
 from stage_server.emulation.prefix_hashes import agreed, read_rows, write_rows
+from stage_server.process.build_engine import build_engine
+from stagecoach.contract.errors import IncompatibleError
+from stagecoach.contract.layer_range import LayerRange
+from stagecoach.model_files import open_model
 
 VOCAB_SIZE = 97
 LOGITS = HashedLogits(VOCAB_SIZE)
@@ -130,3 +139,39 @@ def test_a_moment_that_has_passed_is_not_waited_for(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(deadline, "time", clock)
     deadline.wait_until(500)
     assert clock.slept_ns == 0
+
+
+@pytest.mark.parametrize(
+    ("gpu", "dtype", "expected"),
+    [
+        ("rtx-3060-12gb", "auto", "bfloat16"),
+        ("rtx-3060-12gb", "float16", "float16"),
+        ("t4-16gb", "float16", "float16"),
+    ],
+)
+def test_an_emulated_gpu_takes_the_dtype_that_the_card_would(
+    gpu: str, dtype: str, expected: str, tmp_path: Path
+) -> None:
+    info = create_engine(tmp_path, gpu, dtype).info
+    assert (info.dtype, info.hidden_states_dtype) == (expected, expected)
+
+
+def test_an_emulated_gpu_refuses_a_dtype_as_the_card_would(tmp_path: Path) -> None:
+    with pytest.raises(IncompatibleError, match=r"t4-16gb .* give --dtype float16 to every box"):
+        create_engine(tmp_path, "t4-16gb", "auto")
+
+
+def create_engine(folder: Path, gpu: str, dtype: str) -> StageEngine:
+    """An emulated stage of a model whose checkpoint is in bfloat16."""
+    config = {"model_type": "llama", "torch_dtype": "bfloat16", "num_hidden_layers": 2}
+    (folder / "config.json").write_text(json.dumps(config))
+    return build_engine(
+        StageConfig(
+            model=str(folder),
+            layers=LayerRange(0, 2),
+            engine="emulated",
+            emulate=gpu,
+            dtype=dtype,
+        ),
+        open_model(str(folder)),
+    )

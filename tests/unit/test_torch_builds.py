@@ -68,7 +68,9 @@ def test_the_installed_build_is_as_written() -> None:
     assert torch.version.cuda == PINNED_TORCH.cuda
     assert torch.__version__.partition("+")[0] == PINNED_TORCH.version
     # get_arch_list is empty where no card is.
-    assert tuple(torch._C._cuda_getArchFlags().split()) == PINNED_TORCH.architectures
+    flags = torch._C._cuda_getArchFlags()
+    assert flags is not None
+    assert tuple(flags.split()) == PINNED_TORCH.architectures
 
 
 def test_pascal_and_volta_need_the_older_build_and_no_other_card_does() -> None:
