@@ -85,13 +85,13 @@ CPU = ChosenDevice("cpu", None)
 def choose_device(
     asked: str, torch_cuda: TorchCuda, machine: NvidiaMachine, environment: Mapping[str, str]
 ) -> ChosenDevice:
-    """Returns the device that `--device` stands for.
+    """Returns the device that `--device` stands for, where it is not the CPU that is asked for.
 
     `auto` is the first card that torch has kernels for. Where no card is, and where
     `CUDA_VISIBLE_DEVICES` hides all of them, it is the CPU.
 
     Args:
-        asked: `auto`, `cpu`, `cuda` or `cuda:N`.
+        asked: `auto`, `cuda` or `cuda:N`.
         torch_cuda: What torch finds.
         machine: What the kernel shows.
         environment: Variables of this process.
@@ -100,8 +100,6 @@ def choose_device(
         IncompatibleError: There is a card, and torch cannot use it, or there is not the one that
             was asked for; says why and what to do.
     """
-    if asked == "cpu":
-        return CPU
     if hides_all_cards(environment):
         if asked == "auto":
             return CPU

@@ -4,7 +4,7 @@ import os
 
 import torch
 
-from stage_server.compute.cuda_cards import ChosenDevice, TorchCuda, choose_device
+from stage_server.compute.cuda_cards import CPU, ChosenDevice, TorchCuda, choose_device
 from stage_server.compute.nvidia_machine import NvidiaMachine
 from stagecoach.contract.precision import DType, Precision
 from stagecoach.model_files.config import ModelConfig
@@ -22,14 +22,17 @@ def take_device(asked: str) -> ChosenDevice:
     Raises:
         IncompatibleError: As `choose_device`.
     """
-    torch_cuda, machine = TorchCuda.of_this_process(), NvidiaMachine.look()
-    chosen = choose_device(asked, torch_cuda, machine, os.environ)
+    chosen = CPU if asked == "cpu" else _choose(asked)
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     if chosen.card is not None:
         # Else what names no index, such as Triton and pinned memory, takes memory of cuda:0.
         torch.cuda.set_device(chosen.name)
     return chosen
+
+
+def _choose(asked: str) -> ChosenDevice:
+    return choose_device(asked, TorchCuda.of_this_process(), NvidiaMachine.look(), os.environ)
 
 
 def precision_on(device: ChosenDevice, dtype: str, config: ModelConfig) -> Precision:

@@ -3,6 +3,7 @@
 Machines are folders that stand for `/`, with texts of real ones. No card is needed.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from stage_server.compute import devices
+from stage_server.compute import devices, torch_engine
 from stage_server.compute.cuda_cards import (
     CPU,
     ChosenDevice,
@@ -24,8 +25,12 @@ from stage_server.compute.cuda_cards import (
 from stage_server.compute.cuda_environment import prepare_cuda
 from stage_server.compute.devices import precision_on, take_device
 from stage_server.compute.nvidia_machine import NvidiaMachine
+from stage_server.core.config import StageConfig
+from stage_server.process.build_engine import build_engine
 from stagecoach.contract.errors import IncompatibleError
+from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.precision import DType, Precision
+from stagecoach.model_files import open_model
 from stagecoach.model_files.config import parse_config
 from stagecoach.roofline.capability import Capability
 from stagecoach.roofline.torch_builds import PINNED_TORCH, TorchBuild
@@ -166,10 +171,14 @@ def test_each_sign_of_a_card_that_torch_cannot_use_is_an_error(
     assert message.endswith("; or give --device cpu to compute without it")
 
 
-def test_the_cpu_is_taken_when_it_is_asked_for(box: Box) -> None:
-    machine = box(driver=DEBIAN_12, cards=CARD, files=DEVICE_FILES)
-    assert choose_device("cpu", torch_with(), machine, {}) == CPU
-    assert choose_device("cpu", torch_with(RTX_3060), machine, {}) == CPU
+def test_the_cpu_is_taken_when_it_is_asked_for_and_cuda_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def begin() -> bool:
+        raise AssertionError("asked for a card")
+
+    monkeypatch.setattr(torch.cuda, "is_available", begin)
+    assert take_device("cpu") == CPU
 
 
 @pytest.mark.parametrize("visible", ["", " ", "-1", "-1,0"])
@@ -349,7 +358,7 @@ def test_the_device_becomes_that_of_the_thread_and_sums_stay_in_float32(
     current: list[str] = []
     monkeypatch.setattr(devices, "choose_device", lambda *_: chosen)
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
-    assert take_device(name) == chosen
+    assert take_device("auto") == chosen
     assert current == ([] if name == "cpu" else [name])
     assert torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction is False
     assert torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction is False
@@ -369,6 +378,30 @@ def test_a_card_computes_in_the_dtype_of_the_checkpoint() -> None:
     assert precision_on(card, "auto", config) == Precision.uniform(DType.BFLOAT16)
     with pytest.raises(IncompatibleError, match="NVIDIA GeForce GTX 1060 6GB"):
         precision_on(ChosenDevice("cuda:0", GTX_1060), "auto", config)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "asked", "words"),
+    [("llama", "cuda", "hides every card"), ("gemma2", "auto", "gemma2 models overflow")],
+    ids=["device", "dtype"],
+)
+def test_a_stage_refuses_before_it_loads_anything(
+    model_type: str, asked: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: object, **__: object) -> None:
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr(torch_engine, "load_layer_stack", load)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    if asked == "auto":
+        monkeypatch.setattr(devices, "choose_device", lambda *_: ChosenDevice("cuda:0", RTX_3060))
+        monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    write(tmp_path / "config.json", json.dumps({"model_type": model_type}))
+    config = StageConfig(
+        model=str(tmp_path), layers=LayerRange(0, 1), device=asked, dtype="float16"
+    )
+    with pytest.raises(IncompatibleError, match=words):
+        build_engine(config, open_model(config.model))
 
 
 def test_the_environment_of_cuda_suits_a_stage_unless_the_operator_decided() -> None:
