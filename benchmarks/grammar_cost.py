@@ -67,7 +67,7 @@ def in_process(tokenizer: Tokenizer, grammar: Grammar) -> Callable[[int, int], O
     job(encode_grammar(grammar.kind, grammar.text))
 
     def push(output: int, token_id: int) -> OutputState:
-        (state,) = decode_states(job(encode_tokens([NewTokens(output, (token_id,))])))
+        (state,) = decode_states(job(encode_tokens([NewTokens(output, (token_id,))])), 1)
         return state
 
     return push

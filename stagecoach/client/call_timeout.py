@@ -17,6 +17,6 @@ def call_timeout_s(timeout_s: float | None) -> float | None:
     is_number = isinstance(timeout_s, int | float) and not isinstance(timeout_s, bool)
     if not is_number or not timeout_s > 0:  # also refuses NaN
         raise InvalidArgumentError(
-            f"timeout_s is {timeout_s!r}, must be seconds above 0", field="timeout_s"
+            f"timeout_s is {timeout_s!r}, must be above 0", field="timeout_s"
         )
     return None if timeout_s > LONGEST_S else timeout_s
