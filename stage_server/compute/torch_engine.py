@@ -3,30 +3,23 @@
 import logging
 import time
 
-import psutil
 import torch
 
 from stage_server.compute.device_failures import device_failures
 from stage_server.compute.devices import precision_on, take_device
-from stage_server.compute.logits import reduce_logits
+from stage_server.compute.divided_steps import DividedSteps
+from stage_server.compute.forward_pass import ForwardPass
+from stage_server.compute.kv_budget import kv_budget, max_num_batched_tokens
 from stage_server.core.batch import ForwardBatch, ForwardOutput, LogitsRequest, SequenceSlice
 from stage_server.core.config import StageConfig
 from stage_server.core.load_board import Report, no_report
 from stage_server.core.torch_dtypes import torch_dtype
 from stage_server.kv_cache.kv_pool import KvPool
-from stage_server.kv_cache.paged_attention import PagedAttention
-from stage_server.kv_cache.slot_tables import BlockPlan, SlotTables
+from stage_server.kv_cache.slot_tables import SlotTables
 from stage_server.model.layer_stack import LayerStack, load_layer_stack
 from stagecoach.contract.errors import InsufficientMemoryError
 from stagecoach.contract.stage_info import StageInfo
 from stagecoach.model_files import ModelFiles
-
-DEFAULT_CPU_KV_BYTES = 1 << 30
-"""KV memory on the CPU when `--kv-memory` is not given."""
-
-CUDA_KV_SHARE = 0.9
-"""Share of the memory that is free after loading which KV takes when `--kv-memory` is not given;
-the rest is for activations and the allocator's fragmentation."""
 
 _log = logging.getLogger(__name__)
 
@@ -41,21 +34,22 @@ class TorchEngine:
     """
 
     def __init__(self, config: StageConfig, files: ModelFiles, stack: LayerStack) -> None:
-        """Allocates the KV pool.
+        """Allocates the KV pool; on CUDA, after running the largest micro-batches.
 
         Raises:
-            InsufficientMemoryError: The KV memory does not fit the device, or holds no block.
+            InsufficientMemoryError: The KV memory does not fit the device beside a micro-batch, or
+                holds no block.
         """
         model = files.config
         max_model_len = min(config.max_model_len or model.max_model_len, model.max_model_len)
-        self._stack = stack
         self._device = stack.device
         precision = stack.precision
-        self._compute_dtype = torch_dtype(precision.compute)
         self._wire_dtype = torch_dtype(precision.wire)
+        device_name = _device_name(stack.device)
+        budget = kv_budget(config, stack, device_name, max_model_len=max_model_len)
         blocks_per_sequence = -(-max_model_len // config.kv_block_size)
         self._pool = KvPool.within(
-            _kv_bytes(config, stack.device),
+            budget.kv_bytes,
             num_layers=len(config.layers),
             block_size=config.kv_block_size,
             num_kv_heads=model.num_kv_heads,
@@ -64,7 +58,10 @@ class TorchEngine:
             device=stack.device,
             max_num_blocks=config.max_num_seqs * blocks_per_sequence,
         )
+        self._forward_pass = ForwardPass(stack, self._pool)
+        self._steps = DividedSteps(self._forward_pass.run, stack.device)
         self._slots = SlotTables(self._pool.num_blocks, config.kv_block_size)
+        self.activation_bytes = budget.activation_bytes
         self._info = StageInfo(
             model_id=files.model_id,
             fingerprint=files.fingerprint,
@@ -78,9 +75,9 @@ class TorchEngine:
             num_kv_blocks=self._pool.num_blocks,
             num_free_kv_blocks=self._pool.num_blocks,
             max_num_seqs=config.max_num_seqs,
-            max_num_batched_tokens=config.max_num_batched_tokens,
+            max_num_batched_tokens=max_num_batched_tokens(config, stack.device),
             max_model_len=max_model_len,
-            device=_device_name(stack.device),
+            device=device_name,
             emulated=False,
             weight_bytes=stack.weight_bytes,
             kv_bytes=self._pool.num_bytes,
@@ -116,29 +113,8 @@ class TorchEngine:
         if not batch.slices:
             return ForwardOutput()
         with device_failures(self._device):
-            return self._compute(batch, plan)
-
-    @torch.inference_mode()
-    def _compute(self, batch: ForwardBatch, plan: BlockPlan) -> ForwardOutput:
-        self._pool.prepare(plan)
-        if batch.token_ids is not None:
-            hidden = self._stack.embed(batch.token_ids.to(self._device))
-        else:
-            assert batch.hidden_states is not None, "the servicer checked the inputs"
-            hidden = batch.hidden_states.to(self._device, self._compute_dtype)
-        positions = [
-            position
-            for piece in batch.slices
-            for position in range(piece.start_position, piece.end_position)
-        ]
-        attention = PagedAttention(self._pool, batch.slices, plan)
-        hidden = self._stack.forward(hidden, positions, attention)
-        if not self._info.is_last:
-            return ForwardOutput(hidden_states=hidden.to("cpu", self._wire_dtype))
-        if not batch.logits:
-            return ForwardOutput()
-        rows = torch.tensor([request.row for request in batch.logits], device=self._device)
-        return ForwardOutput(logits=reduce_logits(self._stack.logits(hidden[rows]), batch.logits))
+            self._forward_pass.prepare(plan)
+        return self._steps.run(batch, plan)
 
     def free_all_slots(self) -> None:
         """Gives back every slot and checks that the books balance."""
@@ -199,30 +175,11 @@ def build_engine(config: StageConfig, files: ModelFiles, report: Report = no_rep
             "device": engine.info.device,
             "weight_bytes": stack.weight_bytes,
             "kv_bytes": engine.info.kv_bytes,
+            "activation_bytes": engine.activation_bytes,
             "elapsed_s": round(time.perf_counter() - started, 3),
         },
     )
     return engine
-
-
-def _kv_bytes(config: StageConfig, device: torch.device) -> int:
-    """Bytes for the pool, after the weights are loaded."""
-    if device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(device)
-        own = int(total * config.device_share) - torch.cuda.memory_reserved(device)
-        available = max(0, min(free, own))
-        default = int(available * CUDA_KV_SHARE)
-    else:
-        available = psutil.virtual_memory().available
-        default = min(DEFAULT_CPU_KV_BYTES, available // 2)
-    wanted = config.kv_memory_bytes or default
-    if wanted > available:
-        raise InsufficientMemoryError(
-            f"kv_memory asks for {wanted} bytes, {_device_name(device)} has {available} free",
-            kv_bytes=wanted,
-            available_bytes=available,
-        )
-    return wanted
 
 
 def _device_name(device: torch.device) -> str:

@@ -12,7 +12,7 @@ from stagecoach.contract.errors import InvalidArgumentError
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.stage_choices import DTYPE_NAMES, ENGINE_NAMES
 from stagecoach.roofline.devices import gpu_named
-from stagecoach.roofline.kv_memory import KV_BLOCK_SIZE
+from stagecoach.roofline.kv_memory import DEFAULT_MAX_NUM_SEQS, KV_BLOCK_SIZE
 from stagecoach.roofline.model_shape import DEVICE_DTYPES
 from stagecoach.security.bind import check_bind
 from stagecoach.security.tls_files import TlsFiles
@@ -58,14 +58,14 @@ class StageConfig:
     """Of the weights, one of `DTYPE_NAMES`; auto is float32 on a CPU, and on CUDA and emulated
     devices that of the checkpoint: bfloat16, or float16 for one in float16 or float32."""
     kv_memory_bytes: int | None = None
-    """Size of the KV pool, which is allocated at start. None: 90 % of what is free of the stage's
-    share of a CUDA device, 1 GiB on a CPU."""
+    """Size of the KV pool, which is allocated at start. None: what the largest micro-batch leaves
+    of the stage's share of a CUDA device, less 256 MiB; 1 GiB on a CPU."""
     kv_block_size: int = KV_BLOCK_SIZE
     """Tokens in one KV block; equal on all stages."""
-    max_num_seqs: int = 256
+    max_num_seqs: int = DEFAULT_MAX_NUM_SEQS
     """KV slots, and so the most sequences that one micro-batch may carry."""
-    max_num_batched_tokens: int = 2048
-    """Most tokens that one micro-batch may carry."""
+    max_num_batched_tokens: int | None = None
+    """Most tokens that one micro-batch may carry. None: 2048, or 512 on a GPU below 16 GB."""
     max_model_len: int | None = None
     """Most tokens that one sequence may hold. None: what the model and the KV pool allow."""
     threads: int | None = None

@@ -45,8 +45,8 @@ class StageEngine(Protocol):
             StaleStateError: A slice starts beyond what its slot holds, a fork or truncate asks for
                 more than there is, or a fork's target is not empty. Nothing took effect.
             KvFullError: There are not enough free blocks. Nothing took effect.
-            DeviceMemoryError: The device has no memory for the activations; fewer tokens may fit.
-                The content of the batch's slots is undefined.
+            DeviceMemoryError: The device has no memory for the activations, not even for those of
+                one token at a time. The content of the batch's slots is undefined.
             DeviceLostError: The device cannot be used any more.
             Exception: Anything else leaves the content of the batch's slots undefined, their
                 block accounting intact, and the engine usable.

@@ -29,7 +29,11 @@ from stagecoach.contract.stage_info import StageInfo
 from stagecoach.model_files import ModelFiles
 from stagecoach.roofline.card_precision import card_precision
 from stagecoach.roofline.devices import Gpu, gpu_named
-from stagecoach.roofline.kv_memory import kv_memory_bytes, num_kv_blocks
+from stagecoach.roofline.kv_memory import (
+    default_num_batched_tokens,
+    kv_memory_bytes,
+    num_kv_blocks,
+)
 from stagecoach.roofline.model_shape import ModelShape
 from stagecoach.roofline.stage_cost import StageCost
 from stagecoach.roofline.work import Work
@@ -69,10 +73,20 @@ class EmulatedEngine:
         self._efficiency = config.efficiency
         self._cost = StageCost(model=ModelShape.of(model, precision), layers=config.layers)
         self._dtype = torch_dtype(precision.wire)
+        num_tokens = config.max_num_batched_tokens or default_num_batched_tokens(
+            self._gpu.memory_bytes
+        )
         num_blocks = min(
             num_kv_blocks(
                 self._cost,
-                kv_memory_bytes(self._cost, self._gpu, config.kv_memory_bytes),
+                kv_memory_bytes(
+                    self._cost,
+                    self._gpu,
+                    config.kv_memory_bytes,
+                    max_num_batched_tokens=num_tokens,
+                    max_num_seqs=config.max_num_seqs,
+                    max_model_len=max_model_len,
+                ),
                 config.kv_block_size,
             ),
             config.max_num_seqs * -(-max_model_len // config.kv_block_size),
@@ -93,7 +107,7 @@ class EmulatedEngine:
             num_kv_blocks=num_blocks,
             num_free_kv_blocks=num_blocks,
             max_num_seqs=config.max_num_seqs,
-            max_num_batched_tokens=config.max_num_batched_tokens,
+            max_num_batched_tokens=num_tokens,
             max_model_len=max_model_len,
             device=_device(self._gpu, self._efficiency),
             emulated=True,

@@ -108,6 +108,11 @@ class KvPool:
         return self._pool.nbytes
 
     @property
+    def bytes_per_token_and_layer(self) -> int:
+        """Keys and values of one token in one layer."""
+        return 2 * self._pool[0, 0, 0, 0].nbytes
+
+    @property
     def device(self) -> torch.device:
         """Where the pool lives."""
         return self._pool.device

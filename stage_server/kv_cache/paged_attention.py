@@ -17,6 +17,7 @@ import torch.nn.functional as F  # noqa: N812
 from stage_server.core.batch import SequenceSlice
 from stage_server.kv_cache.kv_pool import KvPool, KvViews
 from stage_server.kv_cache.slot_tables import BlockPlan
+from stagecoach.roofline.activation_memory import MAX_GATHERED_BYTES
 
 MAX_PADDING = 2
 """How many times the KV that a group of sequences holds may be gathered for it."""
@@ -42,7 +43,11 @@ class PagedAttention:
                 lengths=[slices[i].end_position for i in group],
                 block_tables=[plan.block_tables[i] for i in group],
             )
-            for group in groups_of_like_length(slices)
+            for group in groups_of_like_length(
+                slices,
+                block_size=pool.block_size,
+                max_tokens=MAX_GATHERED_BYTES // pool.bytes_per_token_and_layer,
+            )
         ]
         self._chunks = [
             _Chunk(pool, first_rows[i], piece, plan.block_tables[i])
@@ -262,20 +267,30 @@ def place_side_by_side(
     return slice(first * block_size, first * block_size + num_tokens)
 
 
-def groups_of_like_length(slices: Sequence[SequenceSlice]) -> list[list[int]]:
+def groups_of_like_length(
+    slices: Sequence[SequenceSlice], *, block_size: int, max_tokens: int
+) -> list[list[int]]:
     """Cuts the slices that decode into groups that padding at most doubles.
 
-    So what attention gathers is bounded by the KV in use, whatever the mix of lengths. The members
-    of a group are in the order of their rows.
+    So the time of a gather is bounded by the KV in use, whatever the mix of lengths, and its memory
+    even where many sequences share their blocks. The members of a group are in the order of their
+    rows.
+
+    Args:
+        slices: All of the micro-batch.
+        block_size: Tokens a block; whole ones are gathered.
+        max_tokens: Tokens that a group of several may gather, padding included.
     """
     decodes = [i for i, piece in enumerate(slices) if piece.is_decode]
     groups: list[list[int]] = []
-    longest = held = 0
+    longest = held = most = 0
     for i in sorted(decodes, key=lambda i: -slices[i].end_position):
         length = slices[i].end_position
-        if not groups or (len(groups[-1]) + 1) * longest > MAX_PADDING * (held + length):
+        size = len(groups[-1]) + 1 if groups else 0
+        if not groups or size > most or size * longest > MAX_PADDING * (held + length):
             groups.append([])
             longest, held = length, 0
+            most = max_tokens // (-(-longest // block_size) * block_size)
         groups[-1].append(i)
         held += length
     return [sorted(group) for group in groups]

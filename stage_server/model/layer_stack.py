@@ -99,6 +99,16 @@ class LayerStack:
         self._layers = layers_type(blueprint, loader)
 
     @property
+    def is_first(self) -> bool:
+        """True for the stage that embeds tokens."""
+        return self.layers.start == 0
+
+    @property
+    def is_last(self) -> bool:
+        """True for the stage that computes logits."""
+        return self.layers.end == self.config.num_layers
+
+    @property
     def weight_bytes(self) -> int:
         """Bytes of all weights; what is shared counts once."""
         ends = [module for module in (self._embedding, self._head) if module is not None]

@@ -165,8 +165,10 @@ class _LeanLayer(nn.Module):
             sliding_window=traits.sliding_window,
             softcap=None,
         )
+        del heads, rotated  # what lives on beside the MLP's tensors would raise the peak
         attended = self._output(attended.reshape(hidden.shape[0], -1))  # [num_tokens, hidden_size]
         hidden = torch.add(hidden, attended, alpha=self._residual_scale)
+        del attended
         # Both [num_tokens, intermediate_size].
         gate, up = self._gate_up(self._mlp_norm(hidden)).chunk(2, dim=-1)
         return torch.add(

@@ -105,8 +105,11 @@ def stage_server(
         int, typer.Option(help="Most sequences at once.")
     ] = _DEFAULT.max_num_seqs,
     max_num_batched_tokens: Annotated[
-        int, typer.Option(help="Most tokens in one micro-batch.")
-    ] = _DEFAULT.max_num_batched_tokens,
+        int | None,
+        typer.Option(
+            help="Most tokens in one micro-batch. Default: 2048; 512 on GPUs below 16 GB."
+        ),
+    ] = None,
     max_model_len: Annotated[
         int | None, typer.Option(help="Most tokens in one sequence. Default: the model's.")
     ] = None,

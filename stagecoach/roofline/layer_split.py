@@ -10,7 +10,6 @@ from itertools import pairwise
 from stagecoach.contract.errors import InsufficientMemoryError, InvalidArgumentError
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.model_files.config import ModelConfig
-from stagecoach.roofline.kv_memory import KV_SHARE
 from stagecoach.roofline.model_shape import ModelShape
 from stagecoach.roofline.split import StageFit, best_split
 from stagecoach.roofline.stage_cost import StageCost
@@ -89,5 +88,4 @@ def _fit(cost: StageCost, memory_bytes: int | None) -> StageFit | None:
         load = cost.weight_bytes * _PARTS // memory_bytes
         if load >= _PARTS:
             return None
-    kv_bytes = int((spare_bytes - cost.weight_bytes) * KV_SHARE)
-    return StageFit(load, kv_bytes // cost.kv_bytes_per_token)
+    return StageFit(load, (spare_bytes - cost.weight_bytes) // cost.kv_bytes_per_token)

@@ -44,6 +44,10 @@ class ModelShape:
     """Elements of the queries of one token in one layer: heads times their size."""
     kv_width: int
     """Elements of the keys and values of one token in one layer."""
+    mlp_width: int
+    """Elements between the matrices of an MLP, of one token."""
+    max_model_len: int
+    """Positions that the model was made for."""
     layer_matrix_parameters: int
     """Of one layer."""
     layer_matrix_bytes: int
@@ -90,6 +94,8 @@ class ModelShape:
             precision=precision,
             attention_width=attention_width,
             kv_width=kv_width,
+            mlp_width=inner_size,
+            max_model_len=config.max_model_len,
             layer_matrix_parameters=sum(rows * columns for rows, columns in matrices),
             layer_matrix_bytes=sum(precision.weights.matrix_bytes(*shape) for shape in matrices),
             ties_head=config.tie_word_embeddings,

@@ -127,7 +127,7 @@ def test_a_pool_too_small_for_a_block_is_refused(num_bytes: int) -> None:
 @given(st.lists(st.tuples(st.integers(0, 5000), st.sampled_from([1, 1, 1, 7])), max_size=60))
 def test_what_is_gathered_is_bounded_by_the_kv_in_use(pieces: list[tuple[int, int]]) -> None:
     slices = [SequenceSlice(i, start, count) for i, (start, count) in enumerate(pieces)]
-    groups = groups_of_like_length(slices)
+    groups = groups_of_like_length(slices, block_size=1, max_tokens=10**6)
     assert sorted(i for group in groups for i in group) == [
         i for i, piece in enumerate(slices) if piece.num_tokens == 1
     ]
@@ -139,7 +139,7 @@ def test_what_is_gathered_is_bounded_by_the_kv_in_use(pieces: list[tuple[int, in
 
 def test_sequences_of_like_length_are_computed_together() -> None:
     slices = [SequenceSlice(i, 100 + i, 1) for i in range(20)]
-    assert groups_of_like_length(slices) == [list(range(20))]
+    assert groups_of_like_length(slices, block_size=16, max_tokens=10**6) == [list(range(20))]
 
 
 def test_blocks_side_by_side_are_read_in_place() -> None:

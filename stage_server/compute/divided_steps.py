@@ -1,0 +1,153 @@
+"""Runs a micro-batch in parts where the device has no memory for the whole of it.
+
+A part is a range of the micro-batch's rows. A slice that is cut is a prefill in two chunks, and the
+parts run in the order of their rows, so that the second chunk finds the KV of the first.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+
+from stage_server.compute.device_failures import device_failures
+from stage_server.core.batch import ForwardBatch, ForwardOutput, LogitsRow, SequenceSlice
+from stage_server.kv_cache.slot_tables import BlockPlan
+from stagecoach.contract.errors import DeviceMemoryError
+
+NUM_STEPS_TO_GROW = 64
+"""So many micro-batches are run in parts before parts of twice the size are tried."""
+
+_log = logging.getLogger(__name__)
+
+
+class DividedSteps:
+    """Runs micro-batches, whole ones as long as they fit.
+
+    The size that did not fit is remembered, and later micro-batches are cut before they fail. Those
+    that only decode have a size of their own: they need memory for their contexts rather than for
+    their rows.
+
+    Args:
+        run: Computes a micro-batch; to compute one twice, whole or in part, changes nothing.
+        device: Where it does.
+    """
+
+    def __init__(
+        self, run: Callable[[ForwardBatch, BlockPlan], ForwardOutput], device: torch.device
+    ) -> None:
+        self._run = run
+        self._device = device
+        self._decode_size, self._prefill_size = _Size(), _Size()
+
+    def run(self, batch: ForwardBatch, plan: BlockPlan) -> ForwardOutput:
+        """Computes a micro-batch, in as many parts as it takes.
+
+        Raises:
+            DeviceMemoryError: A single row does not fit.
+            DeviceLostError: As `device_failures`.
+        """
+        only_decodes = all(piece.is_decode for piece in batch.slices)
+        size = self._decode_size if only_decodes else self._prefill_size
+        todo = size.cut(batch.num_tokens)
+        outputs: list[tuple[int, ForwardOutput]] = []
+        while todo:
+            start, end = todo.pop()
+            output = self._output(*rows_between(batch, plan, start, end), is_last=end - start == 1)
+            if output is not None:
+                outputs.append((start, output))
+                continue
+            middle = (start + end) // 2
+            todo += [(middle, end), (start, middle)]
+            size.shrink(middle - start)
+            _log.warning(
+                "a micro-batch does not fit the memory of the device and is run in parts",
+                extra={"device": str(self._device), "rows": end - start, "part": middle - start},
+            )
+        return _joined(batch, outputs)
+
+    def _output(
+        self, batch: ForwardBatch, plan: BlockPlan, *, is_last: bool
+    ) -> ForwardOutput | None:
+        """None when it does not fit and can be cut."""
+        try:
+            with device_failures(self._device):
+                return self._run(batch, plan)
+        except DeviceMemoryError:
+            if is_last:
+                raise
+            return None
+
+
+class _Size:
+    """How many rows a part may have."""
+
+    def __init__(self) -> None:
+        self._max_rows: int | None = None
+        self._num_cut = 0
+
+    def cut(self, num_rows: int) -> list[tuple[int, int]]:
+        """Cuts rows into ranges `[start, end)`, the first one last."""
+        if self._max_rows is None or num_rows <= self._max_rows:
+            return [(0, num_rows)]
+        self._num_cut += 1
+        if self._num_cut > NUM_STEPS_TO_GROW:
+            self._max_rows, self._num_cut = 2 * self._max_rows, 0
+        starts = range(0, num_rows, self._max_rows)
+        return [(start, min(start + self._max_rows, num_rows)) for start in reversed(starts)]
+
+    def shrink(self, num_rows: int) -> None:
+        """Takes note that more rows than these did not fit."""
+        self._max_rows = max(1, num_rows)
+        self._num_cut = 0
+
+
+def rows_between(
+    batch: ForwardBatch, plan: BlockPlan, start: int, end: int
+) -> tuple[ForwardBatch, BlockPlan]:
+    """Returns the micro-batch of the rows `[start, end)` of one, without slot operations.
+
+    Args:
+        batch: The whole.
+        plan: Its blocks; those of the part hold its slices, or more.
+        start: First row.
+        end: One past the last row.
+    """
+    if (start, end) == (0, batch.num_tokens):
+        return batch, plan
+    slices, tables = [], []
+    first_row = 0
+    for piece, table in zip(batch.slices, plan.block_tables, strict=True):
+        low, high = max(start - first_row, 0), min(end - first_row, piece.num_tokens)
+        if low < high:
+            position = piece.start_position + low
+            slices.append(SequenceSlice(piece.kv_slot, position, high - low))
+            tables.append(table)
+        first_row += piece.num_tokens
+    part = ForwardBatch(
+        slices=tuple(slices),
+        token_ids=None if batch.token_ids is None else batch.token_ids[start:end],
+        hidden_states=None if batch.hidden_states is None else batch.hidden_states[start:end],
+        logits=tuple(
+            replace(request, row=request.row - start)
+            for request in batch.logits
+            if start <= request.row < end
+        ),
+    )
+    return part, replace(plan, block_tables=tuple(tables))
+
+
+def _joined(batch: ForwardBatch, outputs: Sequence[tuple[int, ForwardOutput]]) -> ForwardOutput:
+    """Puts the outputs of parts together, each with its first row, in the order of rows."""
+    if len(outputs) == 1:
+        return outputs[0][1]
+    hidden = [output.hidden_states for _, output in outputs if output.hidden_states is not None]
+    # The rows of a part have the order of their requests.
+    rows_of: dict[int, list[LogitsRow]] = {}
+    for start, output in outputs:
+        for row in output.logits:
+            rows_of.setdefault(start + row.row, []).append(replace(row, row=start + row.row))
+    return ForwardOutput(
+        hidden_states=torch.cat(hidden) if hidden else None,
+        logits=tuple(rows_of[request.row].pop(0) for request in batch.logits),
+    )

@@ -1,0 +1,61 @@
+"""Runs micro-batches through a stage's layers, against a pool of KV blocks."""
+
+import torch
+
+from stage_server.compute.logits import reduce_logits
+from stage_server.core.batch import ForwardBatch, ForwardOutput
+from stage_server.core.torch_dtypes import torch_dtype
+from stage_server.kv_cache.kv_pool import KvPool
+from stage_server.kv_cache.paged_attention import PagedAttention
+from stage_server.kv_cache.slot_tables import BlockPlan
+from stage_server.model.layer_stack import LayerStack
+
+
+class ForwardPass:
+    """The arithmetic of a stage; which blocks belong to which slot is decided elsewhere.
+
+    Args:
+        stack: The stage's layers.
+        pool: Where their KV lies.
+    """
+
+    def __init__(self, stack: LayerStack, pool: KvPool) -> None:
+        self._stack = stack
+        self._pool = pool
+        self._compute_dtype = torch_dtype(stack.precision.compute)
+        self._wire_dtype = torch_dtype(stack.precision.wire)
+
+    @torch.inference_mode()
+    def prepare(self, plan: BlockPlan) -> None:
+        """Makes blocks ready; once for a micro-batch, before `run` of it or of its parts."""
+        self._pool.prepare(plan)
+
+    @torch.inference_mode()
+    def run(self, batch: ForwardBatch, plan: BlockPlan) -> ForwardOutput:
+        """Computes a micro-batch, and writes its KV. To run it again changes nothing.
+
+        Args:
+            batch: At least one slice; slot operations are not looked at.
+            plan: Has the blocks of each slice.
+        """
+        positions = [
+            position
+            for piece in batch.slices
+            for position in range(piece.start_position, piece.end_position)
+        ]
+        attention = PagedAttention(self._pool, batch.slices, plan)
+        hidden = self._stack.forward(self._inputs(batch), positions, attention)
+        if not self._stack.is_last:
+            return ForwardOutput(hidden_states=hidden.to("cpu", self._wire_dtype))
+        if not batch.logits:
+            return ForwardOutput()
+        rows = torch.tensor([request.row for request in batch.logits], device=self._stack.device)
+        hidden = hidden[rows]
+        return ForwardOutput(logits=reduce_logits(self._stack.logits(hidden), batch.logits))
+
+    def _inputs(self, batch: ForwardBatch) -> torch.Tensor:
+        """`[num_tokens, hidden_size]`, on the device."""
+        if batch.token_ids is not None:
+            return self._stack.embed(batch.token_ids.to(self._stack.device))
+        assert batch.hidden_states is not None, "the servicer checked the inputs"
+        return batch.hidden_states.to(self._stack.device, self._compute_dtype)

@@ -1,0 +1,66 @@
+"""What a micro-batch takes of a device's memory while a stage computes it.
+
+A stage server measures this where it can; a plan has only the shapes. The formula follows the
+tensors that live at once where most do. `tests/gpu/test_memory.py` holds it against the engine.
+"""
+
+from stagecoach.roofline.stage_cost import StageCost
+
+MAX_GATHERED_BYTES = 128 * 2**20
+"""KV of one layer that attention gathers at once for sequences that decode; a longer sequence is
+gathered alone. Reading so much takes far longer than launching the kernels that do it."""
+
+_LOGIT_BYTES = 24
+"""For each logit: itself in the compute dtype and in float32, and what sampling makes of it."""
+
+
+def activation_bytes(
+    stage: StageCost, *, max_num_batched_tokens: int, max_num_seqs: int, context_tokens: int
+) -> int:
+    """Returns what the largest micro-batch of a stage takes besides weights and KV.
+
+    Args:
+        stage: The stage.
+        max_num_batched_tokens: Tokens in the micro-batch.
+        max_num_seqs: Sequences in it, each of which may want its logits.
+        context_tokens: Of the longest sequence.
+    """
+    num_rows = min(max_num_batched_tokens, max_num_seqs)
+    largest = max(
+        _prefill_bytes(stage, min(max_num_batched_tokens, context_tokens), context_tokens),
+        _decode_bytes(stage, num_rows, context_tokens),
+    )
+    if stage.is_last:
+        model = stage.model
+        rows = max_num_batched_tokens * model.hidden_size * model.precision.compute.itemsize
+        largest = max(largest, rows + num_rows * model.vocab_size * _LOGIT_BYTES)
+    return largest
+
+
+def _prefill_bytes(stage: StageCost, num_tokens: int, context_tokens: int) -> int:
+    """A chunk of one sequence, whose last tokens it is."""
+    model = stage.model
+    size = model.precision.compute.itemsize
+    hidden, queries, keys = model.hidden_size, model.attention_width, model.kv_width // 2
+    # For each token, three hidden states: of the stage's input, of the layer's, and a normed one.
+    projected = 3 * hidden + queries + 2 * keys
+    rotating = projected + 3 * (queries + keys)
+    in_mlp = 4 * hidden + 3 * model.mlp_width
+    attending = projected + 3 * queries + keys
+    behind = 0
+    if num_tokens < context_tokens:
+        # Keys and values in one piece, and a mask: of booleans, added, and with padded rows.
+        behind = context_tokens * (
+            model.kv_width * model.precision.kv.itemsize + num_tokens * (1 + 2 * size)
+        )
+    in_attention = num_tokens * attending * size + behind
+    return max(num_tokens * max(rotating, in_mlp) * size, in_attention)
+
+
+def _decode_bytes(stage: StageCost, num_rows: int, context_tokens: int) -> int:
+    """One token of each of many sequences."""
+    model = stage.model
+    gathered = max(
+        MAX_GATHERED_BYTES, context_tokens * model.kv_width * model.precision.kv.itemsize
+    )
+    return _prefill_bytes(stage, num_rows, num_rows) + gathered

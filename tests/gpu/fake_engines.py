@@ -1,0 +1,127 @@
+"""Engines on a fake card: real layers of any configuration, with weights that are only shapes."""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import torch
+
+from stage_server.compute.torch_engine import TorchEngine
+from stage_server.core.batch import ForwardBatch, LogitsRequest, SequenceSlice, SlotOp
+from stage_server.core.config import StageConfig
+from stage_server.core.torch_dtypes import torch_dtype
+from stage_server.model.blueprint import Blueprint
+from stage_server.model.decoder_layers import DecoderLayers
+from stage_server.model.layer_stack import LayerStack, _weight_plan
+from stage_server.model.lean_layers import LeanLayers, is_lean
+from stage_server.model.linear_formats import linear_format
+from stage_server.model.weight_loader import WeightLoader
+from stage_server.model.weight_plan import WeightPlan
+from stage_server.model.weights import WeightSource
+from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.precision import DType, Precision
+from stagecoach.model_files import ModelConfig, ModelFiles, TokenizerFiles, open_model
+from stagecoach.model_files.config import parse_config
+from tests.gpu.fake_card import CUDA
+from tests.tiny_models import FAMILIES
+
+
+class ShapesOnly(ModelFiles):
+    """A configuration, as if its weights were there."""
+
+    def __init__(self, model_id: str, config: ModelConfig) -> None:
+        self.model_id = model_id
+        self.config = config
+
+    @property
+    def fingerprint(self) -> str:
+        return self.model_id
+
+    @property
+    def tensor_names(self) -> Collection[str]:
+        return ()
+
+    def open_tensors(self, names: Collection[str], **_: object) -> Any:
+        raise AssertionError("there are no weights")
+
+    def tokenizer_files(self) -> TokenizerFiles | None:
+        return None
+
+
+def tiny_files(case: str, **overrides: Any) -> ShapesOnly:
+    """A case of `tests.tiny_models`, without weights."""
+    config = FAMILIES[case](**overrides)
+    return ShapesOnly(case, parse_config(config.to_diff_dict() | {"model_type": config.model_type}))
+
+
+def shape_files(name: str) -> ShapesOnly:
+    """A model of the table of shapes."""
+    return ShapesOnly(name, open_model(f"shape:{name}").config)
+
+
+class _EmptyWeights(WeightSource):
+    """Gives every parameter memory and no values."""
+
+    def __init__(self, plan: WeightPlan, prefix: str = "") -> None:
+        self._plan = plan
+        self._prefix = prefix
+
+    def within(self, prefix: str) -> "_EmptyWeights":
+        return _EmptyWeights(self._plan, self._prefix + prefix)
+
+    def are_equal(self, first: str, second: str) -> bool:
+        return self._made_of(first).tensors == self._made_of(second).tensors
+
+    def load(self, name: str, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        return torch.empty(self.shape(name), dtype=dtype, device=device)
+
+
+def fake_engine(
+    files: ModelFiles,
+    layers: LayerRange,
+    *,
+    dtype: DType = DType.FLOAT16,
+    lean: bool = True,
+    **settings: Any,
+) -> TorchEngine:
+    """Makes an engine on the card that is in.
+
+    Args:
+        files: The model.
+        layers: Of the stage.
+        dtype: Of everything.
+        lean: False: layers by transformers' modules in any case.
+        **settings: Of the configuration.
+    """
+    precision = Precision.uniform(dtype)
+    blueprint = Blueprint(files, layers)
+    layers_type = LeanLayers if lean and is_lean(blueprint) else DecoderLayers
+    source = _EmptyWeights(_weight_plan(blueprint, layers_type))
+    loader = WeightLoader(source, linear_format(precision, CUDA), precision, CUDA)
+    with torch.inference_mode():
+        stack = LayerStack(blueprint, layers_type, loader, precision)
+    return TorchEngine(StageConfig(model=files.model_id, layers=layers, **settings), files, stack)
+
+
+def batch_for(
+    engine: TorchEngine,
+    slices: Sequence[SequenceSlice],
+    *,
+    slot_ops: Sequence[SlotOp] = (),
+    logits: Sequence[LogitsRequest] = (),
+) -> ForwardBatch:
+    """Makes a micro-batch that the engine's stage can take."""
+    info = engine.info
+    num_tokens = sum(piece.num_tokens for piece in slices)
+    token_ids = hidden_states = None
+    if info.is_first:
+        token_ids = torch.zeros(num_tokens, dtype=torch.int64)
+    else:
+        dtype = torch_dtype(DType(info.hidden_states_dtype))
+        hidden_states = torch.zeros(num_tokens, info.hidden_size, dtype=dtype)
+    return ForwardBatch(
+        slices=tuple(slices),
+        slot_ops=tuple(slot_ops),
+        token_ids=token_ids,
+        hidden_states=hidden_states,
+        logits=tuple(logits) if info.is_last else (),
+    )
