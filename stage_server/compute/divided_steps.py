@@ -49,32 +49,30 @@ class DividedSteps:
         """
         only_decodes = all(piece.is_decode for piece in batch.slices)
         size = self._decode_size if only_decodes else self._prefill_size
-        todo = size.cut(batch.num_tokens)
+        todo = size.cut(0, batch.num_tokens)
         outputs: list[tuple[int, ForwardOutput]] = []
         while todo:
             start, end = todo.pop()
-            output = self._output(*rows_between(batch, plan, start, end), is_last=end - start == 1)
+            part, part_plan = rows_between(batch, plan, start, end)
+            output = self._output(part, part_plan)
             if output is not None:
                 outputs.append((start, output))
                 continue
-            middle = (start + end) // 2
-            todo += [(middle, end), (start, middle)]
-            size.shrink(middle - start)
+            size.shrink((end - start) // 2)
             _log.warning(
                 "a micro-batch does not fit the memory of the device and is run in parts",
-                extra={"device": str(self._device), "rows": end - start, "part": middle - start},
+                extra={"device": str(self._device), "rows": end - start},
             )
+            todo = size.cut(start, batch.num_tokens)
         return _joined(batch, outputs)
 
-    def _output(
-        self, batch: ForwardBatch, plan: BlockPlan, *, is_last: bool
-    ) -> ForwardOutput | None:
+    def _output(self, batch: ForwardBatch, plan: BlockPlan) -> ForwardOutput | None:
         """None when it does not fit and can be cut."""
         try:
             with device_failures(self._device):
                 return self._run(batch, plan)
         except DeviceMemoryError:
-            if is_last:
+            if batch.num_tokens == 1:
                 raise
             return None
 
@@ -86,15 +84,15 @@ class _Size:
         self._max_rows: int | None = None
         self._num_cut = 0
 
-    def cut(self, num_rows: int) -> list[tuple[int, int]]:
-        """Cuts rows into ranges `[start, end)`, the first one last."""
-        if self._max_rows is None or num_rows <= self._max_rows:
-            return [(0, num_rows)]
-        self._num_cut += 1
-        if self._num_cut > NUM_STEPS_TO_GROW:
+    def cut(self, first_row: int, end: int) -> list[tuple[int, int]]:
+        """Cuts the rows `[first_row, end)` of a micro-batch into ranges, the first one last."""
+        if self._max_rows is None or end - first_row <= self._max_rows:
+            return [(first_row, end)]
+        if self._num_cut == NUM_STEPS_TO_GROW:
             self._max_rows, self._num_cut = 2 * self._max_rows, 0
-        starts = range(0, num_rows, self._max_rows)
-        return [(start, min(start + self._max_rows, num_rows)) for start in reversed(starts)]
+        self._num_cut += 1
+        starts = range(first_row, end, self._max_rows)
+        return [(start, min(start + self._max_rows, end)) for start in reversed(starts)]
 
     def shrink(self, num_rows: int) -> None:
         """Takes note that more rows than these did not fit."""

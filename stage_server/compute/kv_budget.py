@@ -21,6 +21,7 @@ from stagecoach.roofline.kv_memory import (
 DEFAULT_CPU_KV_BYTES = 1 << 30
 """KV memory on the CPU when `--kv-memory` is not given."""
 
+
 class KvBudget(NamedTuple):
     """What was decided, and what it follows from."""
 

@@ -42,25 +42,27 @@ def _prefill_bytes(stage: StageCost, num_tokens: int, context_tokens: int) -> in
     model = stage.model
     size = model.precision.compute.itemsize
     hidden, queries, keys = model.hidden_size, model.attention_width, model.kv_width // 2
-    # For each token, three hidden states: of the stage's input, of the layer's, and a normed one.
-    projected = 3 * hidden + queries + 2 * keys
+    # For each token, hidden states that wait, such as the stage's input and the layer's.
+    projected = 5 * hidden + queries + 2 * keys
     rotating = projected + 3 * (queries + keys)
-    in_mlp = 4 * hidden + 3 * model.mlp_width
     attending = projected + 3 * queries + keys
-    behind = 0
+    in_mlp = 5 * hidden + 3 * model.mlp_width
+    mask = gathered = 0
     if num_tokens < context_tokens:
-        # Keys and values in one piece, and a mask: of booleans, added, and with padded rows.
-        behind = context_tokens * (
-            model.kv_width * model.precision.kv.itemsize + num_tokens * (1 + 2 * size)
-        )
-    in_attention = num_tokens * attending * size + behind
-    return max(num_tokens * max(rotating, in_mlp) * size, in_attention)
+        # The mask lives as long as the step; attention adds a copy, and one with padded rows.
+        mask = num_tokens * context_tokens
+        gathered = context_tokens * model.kv_width * model.precision.kv.itemsize + 2 * size * mask
+    # Scores in the compute dtype twice, and in float32.
+    scores = num_tokens * context_tokens * model.num_capped_heads * (2 * size + 4)
+    in_attention = num_tokens * attending * size + gathered + scores
+    return mask + max(num_tokens * max(rotating, in_mlp) * size, in_attention)
 
 
 def _decode_bytes(stage: StageCost, num_rows: int, context_tokens: int) -> int:
     """One token of each of many sequences."""
     model = stage.model
-    gathered = max(
-        MAX_GATHERED_BYTES, context_tokens * model.kv_width * model.precision.kv.itemsize
-    )
+    one = context_tokens * model.kv_width * model.precision.kv.itemsize
+    gathered = max(one, min(num_rows * one, MAX_GATHERED_BYTES))
+    if model.num_capped_heads:  # which multiplies with a copy of the keys
+        gathered += gathered // 2
     return _prefill_bytes(stage, num_rows, num_rows) + gathered

@@ -6,9 +6,13 @@ from typing import Self
 from stagecoach.contract.errors import InvalidArgumentError, UnsupportedModelError
 from stagecoach.contract.precision import DType, Precision
 from stagecoach.model_files.config import ModelConfig
+from stagecoach.model_files.families import FAMILIES
 
 DEVICE_DTYPES = (DType.FLOAT16, DType.BFLOAT16)
 """Those for whose arithmetic the table of devices holds."""
+
+_SCORE_CAP = "attn_logit_softcapping"
+"""Key of configurations; None: scores are not capped."""
 
 _FLOAT16 = Precision.uniform(DType.FLOAT16)
 
@@ -44,6 +48,8 @@ class ModelShape:
     """Elements of the queries of one token in one layer: heads times their size."""
     kv_width: int
     """Elements of the keys and values of one token in one layer."""
+    num_capped_heads: int
+    """Heads whose scores attention caps, for which it writes them to memory; else 0."""
     mlp_width: int
     """Elements between the matrices of an MLP, of one token."""
     max_model_len: int
@@ -94,6 +100,7 @@ class ModelShape:
             precision=precision,
             attention_width=attention_width,
             kv_width=kv_width,
+            num_capped_heads=config.num_attention_heads if _caps_scores(config) else 0,
             mlp_width=inner_size,
             max_model_len=config.max_model_len,
             layer_matrix_parameters=sum(rows * columns for rows, columns in matrices),
@@ -152,3 +159,9 @@ class ModelShape:
     @property
     def _norm_bytes(self) -> int:
         return self.hidden_size * self.precision.compute.itemsize
+
+
+def _caps_scores(config: ModelConfig) -> bool:
+    family = FAMILIES.get(config.model_type)
+    default = None if family is None else family.reads.get(_SCORE_CAP)
+    return config.raw.get(_SCORE_CAP, default) is not None

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -75,31 +76,33 @@ class _EmptyWeights(WeightSource):
         return torch.empty(self.shape(name), dtype=dtype, device=device)
 
 
-def fake_engine(
-    files: ModelFiles,
-    layers: LayerRange,
-    *,
-    dtype: DType = DType.FLOAT16,
-    lean: bool = True,
-    **settings: Any,
-) -> TorchEngine:
-    """Makes an engine on the card that is in.
+def fake_stack(
+    files: ModelFiles, layers: LayerRange, *, dtype: DType = DType.FLOAT16, lean: bool = True
+) -> LayerStack:
+    """Makes the layers of a stage on the card that is in.
 
     Args:
         files: The model.
         layers: Of the stage.
         dtype: Of everything.
         lean: False: layers by transformers' modules in any case.
-        **settings: Of the configuration.
     """
     precision = Precision.uniform(dtype)
-    blueprint = Blueprint(files, layers)
+    with mock.patch.object(torch.nn.Linear, "reset_parameters", lambda _: None):  # slow, and vain
+        blueprint = Blueprint(files, layers)
     layers_type = LeanLayers if lean and is_lean(blueprint) else DecoderLayers
     source = _EmptyWeights(_weight_plan(blueprint, layers_type))
     loader = WeightLoader(source, linear_format(precision, CUDA), precision, CUDA)
     with torch.inference_mode():
-        stack = LayerStack(blueprint, layers_type, loader, precision)
-    return TorchEngine(StageConfig(model=files.model_id, layers=layers, **settings), files, stack)
+        return LayerStack(blueprint, layers_type, loader, precision)
+
+
+def fake_engine(
+    files: ModelFiles, layers: LayerRange, *, lean: bool = True, **settings: Any
+) -> TorchEngine:
+    """Makes an engine on the card that is in; `settings` are of its configuration."""
+    config = StageConfig(model=files.model_id, layers=layers, **settings)
+    return TorchEngine(config, files, fake_stack(files, layers, lean=lean))
 
 
 def batch_for(

@@ -1,5 +1,7 @@
 """When a model thread counts as hung, and what a failed computation says of its device."""
 
+import weakref
+
 import pytest
 import torch
 
@@ -57,12 +59,24 @@ def test_time_in_which_the_process_was_stopped_does_not_count() -> None:
     assert meter.look(None, 3600.0 + PERIOD_S) is Verdict.WORKS
 
 
+def accelerator_error(code: int) -> torch.AcceleratorError:
+    """What torch raises of itself, with the code of CUDA's error."""
+    error = torch.AcceleratorError(f"CUDA error: {code}")
+    error.error_code = code  # type: ignore[attr-defined]
+    return error
+
+
 @pytest.mark.parametrize(
     ("raised", "named"),
     [
         (torch.OutOfMemoryError("CUDA out of memory"), DeviceMemoryError),
         (MemoryError(), DeviceMemoryError),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), DeviceMemoryError),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), DeviceMemoryError),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when"), DeviceMemoryError),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED"), RuntimeError),
+        (accelerator_error(2), DeviceMemoryError),
+        (accelerator_error(700), DeviceLostError),
         (torch.AcceleratorError("an illegal memory access"), DeviceLostError),
         (RuntimeError("a bug"), RuntimeError),
         (ValueError("another"), ValueError),
@@ -74,3 +88,34 @@ def test_failures_of_the_device_are_told_from_bugs(
     with pytest.raises(Exception) as caught, device_failures(CPU):  # noqa: PT011
         raise raised
     assert type(caught.value) is named
+
+
+def test_out_of_memory_lets_go_of_what_was_computed_before_it_tidies_up() -> None:
+    """The exception's traceback held the activations, and there was nothing to give back."""
+    alive: list[weakref.ref[torch.Tensor]] = []
+
+    def compute() -> None:
+        activations = torch.zeros(3)
+        alive.append(weakref.ref(activations))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(DeviceMemoryError) as caught, device_failures(CPU):
+        compute()
+    assert caught.value.__cause__ is not None
+    assert alive[0]() is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.AcceleratorError("unspecified launch failure"), RuntimeError("whatever it says")],
+)
+def test_a_card_that_does_not_even_synchronize_is_lost_whatever_it_says(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(_device: torch.device) -> None:
+        raise error
+
+    monkeypatch.setattr(torch.cuda, "synchronize", fail)
+    for raised in (torch.OutOfMemoryError("CUDA out of memory"), ValueError("a bug")):
+        with pytest.raises(DeviceLostError), device_failures(torch.device("cuda:0")):
+            raise raised

@@ -1,0 +1,164 @@
+"""The memory of micro-batches: the formula of plans against the engine, and the KV it leaves."""
+
+from typing import Any
+
+import pytest
+
+from stage_server.compute.memory_profile import StepSizes, activation_peak
+from stage_server.core.batch import LogitsRequest, SequenceSlice
+from stagecoach.contract.errors import InsufficientMemoryError
+from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.precision import DType, Precision
+from stagecoach.roofline.activation_memory import activation_bytes
+from stagecoach.roofline.devices import gpu_named
+from stagecoach.roofline.kv_memory import CONTEXT_BYTES, RESERVE_BYTES, kv_memory_bytes
+from stagecoach.roofline.model_shape import ModelShape
+from stagecoach.roofline.stage_cost import StageCost
+from tests.gpu.fake_card import FakeCard
+from tests.gpu.fake_engines import (
+    ShapesOnly,
+    batch_for,
+    fake_engine,
+    fake_stack,
+    shape_files,
+    tiny_files,
+)
+
+MIB = 1 << 20
+GIB = 1 << 30
+FLOAT16 = Precision.uniform(DType.FLOAT16)
+PHI3: dict[str, Any] = {
+    "hidden_size": 3072,
+    "intermediate_size": 8192,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "vocab_size": 32064,
+    "max_position_embeddings": 4096,
+}
+
+GEMMA2: dict[str, Any] = {
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "sliding_window": 4096,
+    "max_position_embeddings": 8192,
+}
+
+MAX_EXCESS = 1.3
+"""How much more than it takes a micro-batch may be expected to take."""
+
+
+def cost_of(files: ShapesOnly, layers: LayerRange) -> StageCost:
+    return StageCost(model=ModelShape.of(files.config, FLOAT16), layers=layers)
+
+
+@pytest.mark.parametrize(
+    ("files", "layers"),
+    [
+        (shape_files("llama-2-13b"), LayerRange(13, 15)),
+        (shape_files("llama-2-13b"), LayerRange(38, 40)),
+        (shape_files("llama-3.1-8b"), LayerRange(30, 32)),
+        (shape_files("llama-1b"), LayerRange(0, 2)),
+        (tiny_files("phi3", **PHI3), LayerRange(2, 4)),
+        (tiny_files("gemma2", **GEMMA2), LayerRange(2, 4)),
+    ],
+    ids=["13b-middle", "13b-last", "8b-last", "1b-first", "phi3-middle", "gemma2-middle"],
+)
+@pytest.mark.parametrize(("num_tokens", "context_tokens"), [(512, 2049), (2048, 4096)])
+def test_the_formula_holds_what_the_engine_takes(
+    files: ShapesOnly, layers: LayerRange, num_tokens: int, context_tokens: int
+) -> None:
+    sizes = StepSizes(
+        max_num_batched_tokens=num_tokens,
+        max_num_seqs=64,
+        context_tokens=context_tokens,
+        block_size=16,
+    )
+    with FakeCard():
+        taken = activation_peak(fake_stack(files, layers), sizes)
+    expected = activation_bytes(
+        cost_of(files, layers),
+        max_num_batched_tokens=num_tokens,
+        max_num_seqs=64,
+        context_tokens=context_tokens,
+    )
+    assert taken <= expected <= MAX_EXCESS * taken, f"{taken / MIB:.0f} {expected / MIB:.0f} MiB"
+
+
+class TestKvOnA12GbCard:
+    """14 layers of Llama-2 13B, the stage that a third of the model on such a card is."""
+
+    FILES = shape_files("llama-2-13b")
+    LAYERS = LayerRange(0, 14)
+
+    def test_what_is_left_holds_every_default_micro_batch(self) -> None:
+        with FakeCard(memory_bytes=12 * GIB, used_bytes=CONTEXT_BYTES) as card:
+            engine = fake_engine(self.FILES, self.LAYERS)
+            info = engine.info
+            assert info.max_num_batched_tokens == 512
+            planned = kv_memory_bytes(cost_of(self.FILES, self.LAYERS), gpu_named("rtx-3060-12gb"))
+            assert planned <= info.kv_bytes <= 1.02 * planned
+            assert card.free_bytes > RESERVE_BYTES
+            with card.record() as prefill:
+                engine.forward(batch_for(engine, [SequenceSlice(0, 0, 512)]))
+            with card.record() as behind:
+                engine._slots.apply((), [SequenceSlice(1, 0, 3000)])
+                engine.forward(batch_for(engine, [SequenceSlice(1, 3000, 512)]))
+            # As many sequences as there is KV for, of the lengths that are hardest to group.
+            engine.free_all_slots()
+            lengths = [16 + 7 * i % 150 for i in range(96)]
+            lengths = lengths[: info.num_kv_blocks // 12]
+            held = [SequenceSlice(slot, 0, length) for slot, length in enumerate(lengths)]
+            engine._slots.apply((), held)
+            with card.record() as decode:
+                rows = [SequenceSlice(slot, length, 1) for slot, length in enumerate(lengths)]
+                engine.forward(batch_for(engine, rows))
+            for counts in (prefill, behind, decode):
+                assert engine.activation_bytes is not None
+                assert 0 < counts.taken_bytes <= engine.activation_bytes
+
+    def test_two_stages_on_one_card_take_their_shares(self) -> None:
+        memory_bytes = 6 * GIB
+        with FakeCard(memory_bytes=memory_bytes, used_bytes=CONTEXT_BYTES) as card:
+            first = fake_engine(self.FILES, LayerRange(1, 3), memory_share=0.5)
+            taken = memory_bytes - card.free_bytes
+        with FakeCard(memory_bytes=memory_bytes, used_bytes=taken + CONTEXT_BYTES) as card:
+            second = fake_engine(self.FILES, LayerRange(3, 5), memory_share=0.5)
+            assert card.free_bytes > 2 * RESERVE_BYTES
+        assert first.info.kv_bytes == pytest.approx(second.info.kv_bytes, rel=0.15)
+
+    def test_what_a_screen_holds_is_not_counted_as_free(self) -> None:
+        found = []
+        for used_bytes in (CONTEXT_BYTES, CONTEXT_BYTES + 700 * MIB):
+            with FakeCard(memory_bytes=4 * GIB, used_bytes=used_bytes):
+                found.append(fake_engine(self.FILES, LayerRange(1, 2)).info.kv_bytes)
+        assert found[0] - found[1] == pytest.approx(700 * MIB, rel=0.02)
+
+    def test_kv_memory_that_was_asked_for_is_taken_as_it_is(self) -> None:
+        with FakeCard(memory_bytes=4 * GIB, used_bytes=CONTEXT_BYTES):
+            info = fake_engine(self.FILES, LayerRange(1, 2), kv_memory_bytes=GIB).info
+        assert GIB - info.kv_bytes < info.kv_bytes / info.num_kv_blocks
+
+    def test_a_card_without_room_for_a_micro_batch_is_refused_with_the_remedy(self) -> None:
+        with (
+            FakeCard(memory_bytes=2 * GIB, used_bytes=CONTEXT_BYTES),
+            pytest.raises(InsufficientMemoryError, match="lower max_num_batched_tokens"),
+        ):
+            fake_engine(self.FILES, LayerRange(1, 2), max_num_batched_tokens=2**14)
+
+
+def test_the_last_stage_has_room_for_the_logits_of_all_its_sequences() -> None:
+    files = shape_files("llama-3.1-8b")
+    with FakeCard(memory_bytes=6 * GIB, used_bytes=CONTEXT_BYTES) as card:
+        engine = fake_engine(files, LayerRange(31, 32), max_model_len=4096)
+        rows = [SequenceSlice(slot, 0, 1) for slot in range(256)]
+        wanted = [
+            LogitsRequest(row=i, num_candidates=64, min_mass=0.9, wants_unit_log_sum_exp=True)
+            for i in range(256)
+        ]
+        with card.record() as counts:
+            engine.forward(batch_for(engine, rows, logits=wanted))
+        assert engine.activation_bytes is not None
+        assert counts.taken_bytes <= engine.activation_bytes
