@@ -88,7 +88,7 @@ def fake_stack(
         lean: False: layers by transformers' modules in any case.
     """
     precision = Precision.uniform(dtype)
-    with mock.patch.object(torch.nn.Linear, "reset_parameters", lambda _: None):  # slow, and vain
+    with mock.patch.object(torch.nn.Linear, "reset_parameters"):  # slow, and in vain
         blueprint = Blueprint(files, layers)
     layers_type = LeanLayers if lean and is_lean(blueprint) else DecoderLayers
     source = _EmptyWeights(_weight_plan(blueprint, layers_type))

@@ -122,10 +122,10 @@ class TestKvOnA12GbCard:
     def test_two_stages_on_one_card_take_their_shares(self) -> None:
         memory_bytes = 6 * GIB
         with FakeCard(memory_bytes=memory_bytes, used_bytes=CONTEXT_BYTES) as card:
-            first = fake_engine(self.FILES, LayerRange(1, 3), memory_share=0.5)
+            first = fake_engine(self.FILES, LayerRange(1, 3), device_share=0.5)
             taken = memory_bytes - card.free_bytes
         with FakeCard(memory_bytes=memory_bytes, used_bytes=taken + CONTEXT_BYTES) as card:
-            second = fake_engine(self.FILES, LayerRange(3, 5), memory_share=0.5)
+            second = fake_engine(self.FILES, LayerRange(3, 5), device_share=0.5)
             assert card.free_bytes > 2 * RESERVE_BYTES
         assert first.info.kv_bytes == pytest.approx(second.info.kv_bytes, rel=0.15)
 
