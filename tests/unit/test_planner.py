@@ -148,7 +148,7 @@ class TestPrediction:
         assert prediction.num_running == 9_616 // 512
         assert prediction.pipelined.limit is Limit.KV_MEMORY
         assert predict_on(3, 16).num_running == 16
-        assert predict_on(3, 24).pipelined.limit is Limit.BANDWIDTH
+        assert predict_on(3, 16).pipelined.limit is Limit.BANDWIDTH
 
     def test_a_slow_network_is_named_as_the_limit(self) -> None:
         plan = create_plan(*["h100-sxm-80gb"] * 4)
