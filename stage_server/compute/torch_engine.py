@@ -8,6 +8,7 @@ import torch
 
 from stage_server.compute.device_failures import device_failures
 from stage_server.compute.devices import precision_on, take_device
+from stage_server.compute.kernel_check import find_kernels
 from stage_server.compute.logits import reduce_logits
 from stage_server.core.batch import ForwardBatch, ForwardOutput, LogitsRequest, SequenceSlice
 from stage_server.core.config import StageConfig
@@ -16,6 +17,7 @@ from stage_server.core.torch_dtypes import torch_dtype
 from stage_server.kv_cache.kv_pool import KvPool
 from stage_server.kv_cache.paged_attention import PagedAttention
 from stage_server.kv_cache.slot_tables import BlockPlan, SlotTables
+from stage_server.kv_cache.step_indices import StepIndices
 from stage_server.model.layer_stack import LayerStack, load_layer_stack
 from stagecoach.contract.errors import InsufficientMemoryError
 from stagecoach.contract.stage_info import StageInfo
@@ -86,6 +88,7 @@ class TorchEngine:
             kv_bytes=self._pool.num_bytes,
             weight_digests=files.weight_digests(),
             weights_revision=files.weights_revision(),
+            attention="gather" if stack.kernels is None else "kernel",
         )
 
     @property
@@ -120,25 +123,29 @@ class TorchEngine:
 
     @torch.inference_mode()
     def _compute(self, batch: ForwardBatch, plan: BlockPlan) -> ForwardOutput:
-        self._pool.prepare(plan)
+        kernels = self._stack.kernels
+        indices = StepIndices.of(
+            batch.slices,
+            plan,
+            block_size=self._pool.block_size,
+            device=self._device,
+            logits_rows=[request.row for request in batch.logits],
+            ragged=kernels is not None,
+        )
+        self._pool.prepare(indices)
         if batch.token_ids is not None:
             hidden = self._stack.embed(batch.token_ids.to(self._device))
         else:
             assert batch.hidden_states is not None, "the servicer checked the inputs"
             hidden = batch.hidden_states.to(self._device, self._compute_dtype)
-        positions = [
-            position
-            for piece in batch.slices
-            for position in range(piece.start_position, piece.end_position)
-        ]
-        attention = PagedAttention(self._pool, batch.slices, plan)
-        hidden = self._stack.forward(hidden, positions, attention)
+        attention = PagedAttention(self._pool, batch.slices, plan, indices, kernels)
+        hidden = self._stack.forward(hidden, indices.positions, indices.num_positions, attention)
         if not self._info.is_last:
             return ForwardOutput(hidden_states=hidden.to("cpu", self._wire_dtype))
         if not batch.logits:
             return ForwardOutput()
-        rows = torch.tensor([request.row for request in batch.logits], device=self._device)
-        return ForwardOutput(logits=reduce_logits(self._stack.logits(hidden[rows]), batch.logits))
+        rows = hidden[indices.logits_rows]
+        return ForwardOutput(logits=reduce_logits(self._stack.logits(rows), batch.logits))
 
     def free_all_slots(self) -> None:
         """Gives back every slot and checks that the books balance."""
@@ -185,6 +192,9 @@ def build_engine(config: StageConfig, files: ModelFiles, report: Report = no_rep
             config.layers,
             precision=precision,
             device=device,
+            find_kernels=lambda blueprint: find_kernels(
+                blueprint, config.kv_block_size, precision, device
+            ),
             report=report,
         )
         engine = TorchEngine(config, files, stack)
@@ -197,6 +207,7 @@ def build_engine(config: StageConfig, files: ModelFiles, report: Report = no_rep
         extra={
             "layers": str(config.layers),
             "device": engine.info.device,
+            "attention": engine.info.attention,
             "weight_bytes": stack.weight_bytes,
             "kv_bytes": engine.info.kv_bytes,
             "elapsed_s": round(time.perf_counter() - started, 3),

@@ -49,7 +49,7 @@ def _decode_splits(
     log_sums: torch.Tensor | None,
     block_size: int,
 ) -> None:
-    from stage_server.kernels.paged_decode import (
+    from stage_server.kernels.jit.paged_decode import (
         decode_constants,
         decode_options,
         decode_splits_kernel,
@@ -78,6 +78,7 @@ def _decode_splits(
             num_kv_heads=num_kv_heads,
             head_dim=head_dim,
             block_size=block_size,
+            itemsize=query.itemsize,
             has_window=sliding_window is not None,
             has_softcap=softcap is not None,
             has_scales=key_scales is not None,
@@ -90,7 +91,7 @@ def _decode_splits(
 def _merge_splits(
     partial: torch.Tensor, log_sums: torch.Tensor, rows: torch.Tensor, output: torch.Tensor
 ) -> None:
-    from stage_server.kernels.paged_decode import merge_constants, merge_splits_kernel
+    from stage_server.kernels.jit.paged_decode import merge_constants, merge_splits_kernel
 
     num_sequences, num_heads, num_splits, head_dim = partial.shape
     merge_splits_kernel[(num_sequences, num_heads)](
@@ -113,7 +114,7 @@ def _rotate_and_store(
     keys: torch.Tensor,
     values: torch.Tensor,
 ) -> torch.Tensor:
-    from stage_server.kernels.rotate_and_store import rotate_and_store_kernel, rotate_constants
+    from stage_server.kernels.jit.rotate_and_store import rotate_and_store_kernel, rotate_constants
 
     num_tokens, num_all_heads, head_dim = heads.shape
     query = _fake_rotate_and_store(heads, cos, swapped_sin, head_norm, eps, slots, keys, values)
@@ -131,7 +132,7 @@ def _rotate_and_store(
 
 
 def _silu_and_mul(gate_up: torch.Tensor) -> torch.Tensor:
-    from stage_server.kernels.elementwise import silu_and_mul_kernel, silu_constants
+    from stage_server.kernels.jit.elementwise import silu_and_mul_kernel, silu_constants
 
     output = _fake_silu_and_mul(gate_up)
     num_tokens, size = output.shape
@@ -143,7 +144,7 @@ def _silu_and_mul(gate_up: torch.Tensor) -> torch.Tensor:
 def _add_rms_norm(
     hidden: torch.Tensor, update: torch.Tensor, weight: torch.Tensor, scale: float, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    from stage_server.kernels.elementwise import (
+    from stage_server.kernels.jit.elementwise import (
         add_rms_norm_kernel,
         norm_constants,
         norm_options,

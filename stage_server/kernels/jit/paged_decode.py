@@ -1,10 +1,8 @@
 """Decode attention over paged KV with split KV (Flash-Decoding): every key and value is read once.
 
 One program takes one sequence, one key head and one part of the sequence's positions. Parts that
-are empty read nothing. Where there is one part, it writes the output; else `merge_splits` joins
-the parts by their log-sum-exp.
-
-Imports Triton, so it is imported where a kernel is launched and nowhere else.
+are empty read nothing. Where there is one part, it writes the output; else `merge_splits_kernel`
+joins the parts by their log-sum-exp.
 """
 
 from typing import Any
@@ -51,6 +49,10 @@ def decode_splits_kernel(
     HAS_SCALES: tl.constexpr,
     IS_SPLIT: tl.constexpr,
 ):
+    """Attends one sequence's query heads of one key head to one part of its positions.
+
+    Grid: sequences, key heads, parts. `output` or `partial` and `log_sums` are written.
+    """
     sequence, kv_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     num_splits = tl.num_programs(2)
     group: tl.constexpr = NUM_HEADS // NUM_KV_HEADS
@@ -125,6 +127,7 @@ def merge_splits_kernel(
     DIMS: tl.constexpr,
     SPLITS: tl.constexpr,
 ):
+    """Joins the parts of one head of one sequence. Grid: sequences, heads."""
     sequence, head = tl.program_id(0), tl.program_id(1)
     split, dim = tl.arange(0, SPLITS), tl.arange(0, DIMS)
     part = (sequence * NUM_HEADS + head) * num_splits + split
@@ -148,6 +151,7 @@ def decode_constants(
     num_kv_heads: int,
     head_dim: int,
     block_size: int,
+    itemsize: int,
     has_window: bool,
     has_softcap: bool,
     has_scales: bool,
@@ -162,8 +166,8 @@ def decode_constants(
         "ROWS": max(_MIN_ROWS, triton.next_power_of_2(num_heads // num_kv_heads)),
         "DIMS": dims,
         "BLOCK_SIZE": block_size,
-        # Larger tiles spill registers.
-        "TILE": 32 if dims <= 128 else 16,
+        # Twice as much spills registers.
+        "TILE": 32 if dims * itemsize <= 256 else 16,
         "HAS_WINDOW": has_window,
         "HAS_SOFTCAP": has_softcap,
         "HAS_SCALES": has_scales,

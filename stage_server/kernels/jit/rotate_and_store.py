@@ -1,7 +1,4 @@
-"""Norms and rotates queries and keys, and writes keys and values to the KV pool, in one pass.
-
-Imports Triton, so it is imported where a kernel is launched and nowhere else.
-"""
+"""Norms and rotates queries and keys, and writes keys and values to the KV pool, in one pass."""
 
 from typing import Any
 
@@ -34,6 +31,7 @@ def rotate_and_store_kernel(
     ROTARY_STRIDE: tl.constexpr,
     HAS_NORM: tl.constexpr,
 ):
+    """Takes `BLOCK_HEADS` heads of one row. Grid: rows, blocks of heads."""
     token = tl.program_id(0).to(tl.int64)
     head = (tl.program_id(1) * BLOCK_HEADS + tl.arange(0, BLOCK_HEADS))[:, None]
     dim = tl.arange(0, DIMS)[None, :]

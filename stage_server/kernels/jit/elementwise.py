@@ -1,7 +1,4 @@
-"""What else lies between a layer's matrices: the gate of an MLP, and a residual with its norm.
-
-Imports Triton, so it is imported where a kernel is launched and nowhere else.
-"""
+"""What else lies between a layer's matrices: the gate of an MLP, and a residual with its norm."""
 
 from typing import Any
 
@@ -14,6 +11,7 @@ _SILU_BLOCK = 1024
 
 @triton.jit
 def silu_and_mul_kernel(gate_up, output, SIZE: tl.constexpr, BLOCK: tl.constexpr):
+    """Takes `BLOCK` elements of one row. Grid: rows, blocks of elements."""
     token = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < SIZE
@@ -36,6 +34,7 @@ def add_rms_norm_kernel(
     SIZE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    """Takes one row. Grid: rows."""
     token = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     inside = column < SIZE

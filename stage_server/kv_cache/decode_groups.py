@@ -1,0 +1,32 @@
+"""Which sequences that decode are gathered together, where attention gathers."""
+
+from collections.abc import Sequence
+
+from stage_server.core.batch import SequenceSlice
+
+MAX_PADDING = 2
+"""How many times the KV that a group of sequences holds may be gathered for it."""
+
+
+def groups_of_like_length(slices: Sequence[SequenceSlice]) -> list[list[int]]:
+    """Cuts the slices that decode into groups that padding at most doubles.
+
+    So what attention gathers is bounded by the KV in use, whatever the mix of lengths. The members
+    of a group are in the order of their rows.
+    """
+    decodes = indices_of_decodes(slices)
+    groups: list[list[int]] = []
+    longest = held = 0
+    for i in sorted(decodes, key=lambda i: -slices[i].end_position):
+        length = slices[i].end_position
+        if not groups or (len(groups[-1]) + 1) * longest > MAX_PADDING * (held + length):
+            groups.append([])
+            longest, held = length, 0
+        groups[-1].append(i)
+        held += length
+    return [sorted(group) for group in groups]
+
+
+def indices_of_decodes(slices: Sequence[SequenceSlice]) -> list[int]:
+    """Returns which slices decode."""
+    return [i for i, piece in enumerate(slices) if piece.is_decode]
