@@ -101,7 +101,8 @@ def decode_splits_kernel(
         highest = higher
 
     is_empty = start >= stop
-    attended = result / tl.where(is_empty, 1.0, total)[:, None]
+    total = tl.where(is_empty, 1.0, total)
+    attended = result / total[:, None]
     if IS_SPLIT:
         part = (sequence * NUM_HEADS + head) * num_splits + split
         of_part = part[:, None] * HEAD_DIM + dim[None, :]
@@ -132,12 +133,12 @@ def merge_splits_kernel(
     split, dim = tl.arange(0, SPLITS), tl.arange(0, DIMS)
     part = (sequence * NUM_HEADS + head) * num_splits + split
     log_sum = tl.load(log_sums + part, mask=split < num_splits, other=float("-inf"))
-    is_full = log_sum > float("-inf")
-    weight = tl.where(is_full, tl.exp(log_sum - tl.max(log_sum, 0)), 0.0)
+    # Finite, so that a sequence of empty parts has weights of zero and no NaN.
+    weight = tl.exp(log_sum - tl.maximum(tl.max(log_sum, 0), -3.0e38))
     total = tl.sum(weight, 0)
     weight /= tl.where(total > 0, total, 1.0)
     # An empty part has written nothing but its log-sum-exp.
-    is_there = is_full[:, None] & (dim[None, :] < HEAD_DIM)
+    is_there = (log_sum > float("-inf"))[:, None] & (dim[None, :] < HEAD_DIM)
     parts = tl.load(partial + part[:, None] * HEAD_DIM + dim[None, :], mask=is_there, other=0.0)
     merged = tl.sum(parts * weight[:, None], 0).to(output.dtype.element_ty)
     row = tl.load(rows + sequence).to(tl.int64)
