@@ -7,11 +7,16 @@ needs no mask on CUDA, where kernels know that its last row sees everything.
 from typing import NamedTuple
 
 import torch
-from torch.nn.attention.bias import causal_lower_right
 
 from stage_server.core.batch import SequenceSlice
 from stage_server.kv_cache.kv_pool import KvViews, LayerKv
-from stage_server.kv_cache.scoring import Scoring, additive_mask, attention
+from stage_server.kv_cache.scoring import (
+    Scoring,
+    additive_mask,
+    attention,
+    lower_right_attention,
+    takes_lower_right,
+)
 from stage_server.kv_cache.side_by_side import place_side_by_side
 
 
@@ -71,19 +76,19 @@ class PrefillChunk:
         query = query[self._rows]
         num_tokens, num_heads, head_dim = query.shape
         num_kv_heads = key.shape[1]
+        # [num_kv_heads, num_groups, num_tokens or end_position, head_dim] each.
+        query = query.transpose(0, 1).view(num_kv_heads, -1, num_tokens, head_dim)
+        key, value = _expand_heads(key, num_heads), _expand_heads(value, num_heads)
         window = scoring.sliding_window
         if window is not None and window >= self._end:
             window = None
-        is_causal = self._start == 0 and window is None and scoring.softcap is None
-        mask = None if is_causal else self._mask(window, scoring.softcap is None, query)
-        attended = attention(  # [num_kv_heads, num_groups, num_tokens, head_dim]
-            query.transpose(0, 1).view(num_kv_heads, -1, num_tokens, head_dim),
-            _expand_heads(key, num_heads),  # [num_kv_heads, num_groups, end_position, head_dim]
-            _expand_heads(value, num_heads),
-            mask,
-            scoring,
-            is_causal=is_causal,
-        )
+        is_plain = window is None and scoring.softcap is None
+        if is_plain and self._start == 0:
+            attended = attention(query, key, value, None, scoring, is_causal=True)
+        elif is_plain and takes_lower_right(query):
+            attended = lower_right_attention(query, key, value, scoring.scaling)
+        else:
+            attended = attention(query, key, value, self._mask(window, query), scoring)
         output[self._rows] = attended.reshape(num_heads, num_tokens, head_dim).transpose(0, 1)
 
     def _gather(self, cache: KvViews) -> torch.Tensor:
@@ -92,13 +97,10 @@ class PrefillChunk:
             return cache.rows[self._place]
         return cache.blocks.index_select(0, self._table).flatten(0, 1)[: self._end]
 
-    def _mask(self, window: int | None, is_fused: bool, query: torch.Tensor) -> torch.Tensor:
+    def _mask(self, window: int | None, query: torch.Tensor) -> torch.Tensor:
         """`[num_tokens, end_position]`, made once a step."""
         if window not in self._masks:
-            if window is None and is_fused and query.is_cuda:
-                self._masks[window] = causal_lower_right(self._end - self._start, self._end)
-            else:
-                self._masks[window] = self._make_mask(window, query)
+            self._masks[window] = self._make_mask(window, query)
         return self._masks[window]
 
     def _make_mask(self, window: int | None, query: torch.Tensor) -> torch.Tensor:

@@ -18,6 +18,9 @@ from triton.compiler import ASTSource  # noqa: E402
 from stage_server.kernels.jit import elementwise, paged_decode, rotate_and_store  # noqa: E402
 from stage_server.kernels.operators import MAX_SPLITS  # noqa: E402
 
+# Triton builds nodes of Python's grammar in a way that Python 3.13 calls deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:AnnAssign:DeprecationWarning")
+
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 CAPABILITIES = (75, 80, 86, 89, 90, 120)
 SOME = (75, 86, 120)
