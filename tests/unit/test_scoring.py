@@ -48,11 +48,11 @@ def test_a_lower_right_bias_equals_the_mask_bit_for_bit(
         assert torch.equal(found, expected)
 
 
-class Calls(TorchDispatchMode):
+class Calls(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records attention kernels with what they are given, fake tensors by their shapes."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.made: list[tuple[object, object]] = []
 
     def __torch_dispatch__(

@@ -67,7 +67,7 @@ def test_blocks_that_are_copied_are_among_the_indices(tables: SlotTables) -> Non
     slices = [SequenceSlice(3, 5, 1)]
     plan = tables.apply([ForkSlot(0, 3, 5)], slices)
     indices = make_indices(slices, plan)
-    assert list(zip(indices.copy_sources.tolist(), indices.copy_targets.tolist())) == [
+    assert list(zip(indices.copy_sources.tolist(), indices.copy_targets.tolist(), strict=True)) == [
         tuple(copy) for copy in plan.copies
     ]
     assert len(plan.copies) == 1
