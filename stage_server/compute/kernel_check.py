@@ -6,7 +6,7 @@ of torch. Where one fails or differs, the stage says so and computes by the twin
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -19,7 +19,7 @@ from stage_server.kv_cache.kv_pool import KvPool
 from stage_server.kv_cache.paged_attention import PagedAttention
 from stage_server.kv_cache.slot_tables import SlotTables
 from stage_server.kv_cache.step_indices import StepIndices
-from stage_server.model.blueprint import AttentionTraits, Blueprint
+from stage_server.model.blueprint import AttentionTraits, Blueprint, layer_prefix
 from stage_server.model.lean_layers import is_lean, residual_scale
 from stagecoach.contract.precision import Precision
 
@@ -143,14 +143,14 @@ def _pairs(
 
 
 def _lean_pairs(blueprint: Blueprint, random: Callable[..., torch.Tensor]) -> Iterator[_Pair]:
-    weights = blueprint.layers[0].state_dict()
-    eps = blueprint.hf_config.rms_norm_eps
+    sources, prefix = blueprint.layer_sources()[0], layer_prefix(blueprint.range.start)
+    eps = blueprint.norm_eps
     num_kv_heads, head_dim = blueprint.traits[0].num_kv_heads, blueprint.traits[0].head_dim
     num_rotated = blueprint.config.num_attention_heads + num_kv_heads
     heads = random(_NUM_TOKENS, num_rotated + num_kv_heads, head_dim)
     cos, swapped_sin, _ = random(_NUM_TOKENS, 3, head_dim).unbind(1)
     head_norm = None
-    if "self_attn.q_norm.weight" in weights:
+    if f"{prefix}self_attn.q_norm.weight" in sources:
         head_norm = random(num_rotated, head_dim)
     keys, values = (torch.zeros_like(heads[:, :num_kv_heads]) for _ in range(2))
     slots = torch.arange(_NUM_TOKENS, device=heads.device).flip(0)
@@ -170,7 +170,7 @@ def _lean_pairs(blueprint: Blueprint, random: Callable[..., torch.Tensor]) -> It
     yield "rotation of queries", query, rotated.queries
     yield "rotation of keys", keys, rotated.keys.flip(0)
     yield "storage of values", values, rotated.values.flip(0)
-    gate_up = random(_NUM_TOKENS, 2 * len(weights["mlp.gate_proj.weight"]))
+    gate_up = random(_NUM_TOKENS, 2 * sources[f"{prefix}mlp.gate_proj.weight"].num_rows)
     yield "gate", fused.silu_and_mul(gate_up), twins.silu_and_mul(gate_up)
     hidden, update = random(2, _NUM_TOKENS, blueprint.config.hidden_size)
     weight = random(blueprint.config.hidden_size)
@@ -181,7 +181,7 @@ def _lean_pairs(blueprint: Blueprint, random: Callable[..., torch.Tensor]) -> It
     yield "norm of the residual", found[1], expected[1]
 
 
-def _kinds(layers: list[AttentionTraits]) -> set[AttentionTraits]:
+def _kinds(layers: Sequence[AttentionTraits]) -> set[AttentionTraits]:
     """The layers' traits, each once, with windows that the sequences of the check fill."""
     return {
         traits._replace(

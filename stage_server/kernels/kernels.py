@@ -60,7 +60,7 @@ class Kernels:
 
         Args:
             query: `[num_tokens, num_heads, head_dim]`: float32, float16 or bfloat16.
-            keys: `[num_slots, num_kv_heads, head_dim]`, of that dtype, or int8 with scales.
+            keys: `[num_slots, num_kv_heads, head_dim]`, of any of those, or int8 with scales.
             values: As `keys`.
             rows: int64 `[num_sequences]`: each sequence's row of `query` and `output`.
             tables: int64 `[num_sequences, num_blocks]`: blocks of each sequence, in order; what
@@ -126,7 +126,7 @@ def rotate_and_store(
             and key before it is rotated; None: there is none.
         eps: Of that norm.
         slots: int64 `[num_tokens]`: where each row goes.
-        keys: `[num_slots, num_kv_heads, head_dim]`; written.
+        keys: `[num_slots, num_kv_heads, head_dim]`, of any dtype to round to; written.
         values: As `keys`.
 
     Returns:

@@ -217,12 +217,6 @@ def load_layer_stack(
         return LayerStack(blueprint, layers_type, loader, precision, kernels)
 
 
-def _layers_type(blueprint: Blueprint, *, lean: bool, kernels: Kernels | None) -> type[Layers]:
-    if not (lean and is_lean(blueprint)):
-        return DecoderLayers
-    return LeanLayers if kernels is None else FusedLayers
-
-
 def _blueprint(files: ModelFiles, layers: LayerRange, *, lean: bool) -> tuple[Blueprint, bool]:
     """Says what the layers are, and whether they are run lean.
 

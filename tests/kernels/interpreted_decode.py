@@ -116,7 +116,7 @@ def _bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     multiply_bfloat16(monkeypatch)
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(
     st.lists(st.integers(1, 70), min_size=1, max_size=3),
     st.sampled_from([(1, 1), (4, 2), (6, 1), (34, 2)]),
@@ -159,6 +159,12 @@ def test_parts_of_a_sequence_are_joined_and_empty_ones_are_nothing(
 @pytest.mark.parametrize("num_processors", [1, 28])
 def test_a_sequence_of_no_positions_gives_zeros(num_processors: int) -> None:
     check(Case([0, 200]), num_processors=num_processors)
+
+
+def test_kv_that_is_kept_narrower_is_widened() -> None:
+    case = Case([40, 3])
+    case.pool = case.pool.to(torch.float16)
+    check(case)
 
 
 @pytest.mark.parametrize("num_processors", [1, 28])

@@ -12,9 +12,9 @@ from stage_server.core.batch import ForkSlot, ForwardBatch, SequenceSlice
 from stage_server.core.config import StageConfig
 from stage_server.kernels import twins
 from stage_server.kernels.kernels import Kernels
-from stage_server.model.blueprint import Blueprint
 from stage_server.model.fused_layers import FusedLayers
 from stage_server.model.layer_stack import load_layer_stack, no_kernels
+from stage_server.model.module_blueprint import ModuleBlueprint
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.precision import DType, Precision
 from stagecoach.model_files import open_model
@@ -56,9 +56,9 @@ def steps(hidden_size: int) -> Iterator[ForwardBatch]:
     """First chunks, a later one beside decodes, decodes, and a decode after a fork."""
     generator = torch.Generator().manual_seed(0)
     for slices, ops in (
-        ([SequenceSlice(0, 0, 5), SequenceSlice(1, 0, 20)], ()),
-        ([SequenceSlice(1, 20, 1), SequenceSlice(0, 5, 3), SequenceSlice(2, 0, 1)], ()),
-        ([SequenceSlice(2, 1, 1), SequenceSlice(0, 8, 1), SequenceSlice(1, 21, 1)], ()),
+        ([SequenceSlice(0, 0, 2), SequenceSlice(1, 0, 17)], ()),
+        ([SequenceSlice(1, 17, 1), SequenceSlice(0, 2, 3), SequenceSlice(2, 0, 1)], ()),
+        ([SequenceSlice(2, 1, 1), SequenceSlice(0, 5, 1), SequenceSlice(1, 18, 1)], ()),
         ([SequenceSlice(3, 18, 1)], (ForkSlot(1, 3, 18),)),
     ):
         num_tokens = sum(piece.num_tokens for piece in slices)
@@ -77,14 +77,14 @@ def test_every_kind_of_step_equals_its_twin(path: Path, family: str) -> None:
 
 
 def test_the_check_at_start_passes(path: Path) -> None:
-    blueprint = Blueprint(open_model(str(path)), MIDDLE)
+    blueprint = ModuleBlueprint(open_model(str(path)), MIDDLE)
     assert failure_of(KERNELS, blueprint, 16, torch.float32, CPU) is None
 
 
 def test_the_check_at_start_names_what_differs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    blueprint = Blueprint(open_model(str(tiny_model("llama", tmp_path))), MIDDLE)
+    blueprint = ModuleBlueprint(open_model(str(tiny_model("llama", tmp_path))), MIDDLE)
     monkeypatch.setattr(twins, "silu_and_mul", lambda gate_up: gate_up.chunk(2, -1)[0] + 1)
     failure = failure_of(KERNELS, blueprint, 16, torch.float32, CPU)
     assert failure is not None

@@ -19,10 +19,10 @@ def assert_like(found: Any, expected: Any, dtype: torch.dtype) -> None:
     torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
 
 
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(
     st.integers(1, 5),
-    st.sampled_from([(1, 1), (4, 2), (5, 1), (40, 40)]),
+    st.sampled_from([(1, 1), (4, 2), (5, 1), (16, 16)]),
     st.sampled_from([8, 24, 128]),
     st.booleans(),
     dtypes,

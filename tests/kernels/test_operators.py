@@ -11,7 +11,7 @@ from stage_server.compute.kernel_check import failure_of, find_kernels
 from stage_server.kernels import kernels
 from stage_server.kernels.kernels import Kernels
 from stage_server.kernels.operators import MAX_SPLITS
-from stage_server.model.blueprint import Blueprint
+from stage_server.model.module_blueprint import ModuleBlueprint
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.precision import DType, Precision
 from stagecoach.model_files import open_model
@@ -67,7 +67,7 @@ def test_parts_fill_the_device_and_depend_on_no_length() -> None:
 
 
 def test_the_cpu_runs_without_kernels(tmp_path: Path) -> None:
-    blueprint = Blueprint(open_model(str(tiny_model("llama", tmp_path))), LayerRange(0, 1))
+    blueprint = ModuleBlueprint(open_model(str(tiny_model("llama", tmp_path))), LayerRange(0, 1))
     assert find_kernels(blueprint, 16, FLOAT32, torch.device("cpu")) is None
 
 
@@ -75,7 +75,7 @@ def test_where_kernels_cannot_be_compiled_the_stage_says_why_and_gathers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A card whose machine has no driver stands for one without a compiler: Triton raises."""
-    blueprint = Blueprint(open_model(str(tiny_model("llama", tmp_path))), LayerRange(0, 1))
+    blueprint = ModuleBlueprint(open_model(str(tiny_model("llama", tmp_path))), LayerRange(0, 1))
     cpu = torch.device("cpu")
     reason = failure_of(Kernels(num_processors=1), blueprint, 16, torch.float32, cpu)
     assert reason
