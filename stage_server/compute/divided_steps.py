@@ -132,6 +132,8 @@ def rows_between(
             if start <= request.row < end
         ),
     )
+    if start:  # the part that begins with the first row makes the blocks ready for all
+        plan = replace(plan, new_blocks=(), copies=())
     return part, replace(plan, block_tables=tuple(tables))
 
 

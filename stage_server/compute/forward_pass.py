@@ -8,6 +8,7 @@ from stage_server.core.torch_dtypes import torch_dtype
 from stage_server.kv_cache.kv_pool import KvPool
 from stage_server.kv_cache.paged_attention import PagedAttention
 from stage_server.kv_cache.slot_tables import BlockPlan
+from stage_server.kv_cache.step_indices import StepIndices
 from stage_server.model.layer_stack import LayerStack
 
 
@@ -26,31 +27,32 @@ class ForwardPass:
         self._wire_dtype = torch_dtype(stack.precision.wire)
 
     @torch.inference_mode()
-    def prepare(self, plan: BlockPlan) -> None:
-        """Makes blocks ready; once for a micro-batch, before `run` of it or of its parts."""
-        self._pool.prepare(plan)
-
-    @torch.inference_mode()
     def run(self, batch: ForwardBatch, plan: BlockPlan) -> ForwardOutput:
         """Computes a micro-batch, and writes its KV. To run it again changes nothing.
 
         Args:
             batch: At least one slice; slot operations are not looked at.
-            plan: Has the blocks of each slice.
+            plan: Has the blocks of each slice. Those that are new or copied are made ready first.
         """
-        positions = [
-            position
-            for piece in batch.slices
-            for position in range(piece.start_position, piece.end_position)
-        ]
-        attention = PagedAttention(self._pool, batch.slices, plan)
-        hidden = self._stack.forward(self._inputs(batch), positions, attention)
+        kernels, pool = self._stack.kernels, self._pool
+        indices = StepIndices.of(
+            batch.slices,
+            plan,
+            block_size=pool.block_size,
+            device=self._stack.device,
+            logits_rows=[request.row for request in batch.logits],
+            max_gathered_tokens=None if kernels is not None else pool.max_gathered_tokens,
+        )
+        pool.prepare(indices)
+        attention = PagedAttention(pool, batch.slices, plan, indices, kernels)
+        hidden = self._stack.forward(
+            self._inputs(batch), indices.positions, indices.num_positions, attention
+        )
         if not self._stack.is_last:
             return ForwardOutput(hidden_states=hidden.to("cpu", self._wire_dtype))
         if not batch.logits:
             return ForwardOutput()
-        rows = torch.tensor([request.row for request in batch.logits], device=self._stack.device)
-        hidden = hidden[rows]
+        hidden = hidden[indices.logits_rows]
         return ForwardOutput(logits=reduce_logits(self._stack.logits(hidden), batch.logits))
 
     def _inputs(self, batch: ForwardBatch) -> torch.Tensor:

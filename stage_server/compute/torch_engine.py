@@ -5,10 +5,10 @@ import time
 
 import torch
 
-from stage_server.compute.device_failures import device_failures
 from stage_server.compute.devices import precision_on, take_device
 from stage_server.compute.divided_steps import DividedSteps
 from stage_server.compute.forward_pass import ForwardPass
+from stage_server.compute.kernel_check import find_kernels
 from stage_server.compute.kv_budget import kv_budget, max_num_batched_tokens
 from stage_server.core.batch import ForwardBatch, ForwardOutput, LogitsRequest, SequenceSlice
 from stage_server.core.config import StageConfig
@@ -83,6 +83,7 @@ class TorchEngine:
             kv_bytes=self._pool.num_bytes,
             weight_digests=files.weight_digests(),
             weights_revision=files.weights_revision(),
+            attention="gather" if stack.kernels is None else "kernel",
         )
 
     @property
@@ -112,8 +113,6 @@ class TorchEngine:
         plan = self._slots.apply(batch.slot_ops, batch.slices)
         if not batch.slices:
             return ForwardOutput()
-        with device_failures(self._device):
-            self._forward_pass.prepare(plan)
         return self._steps.run(batch, plan)
 
     def free_all_slots(self) -> None:
@@ -161,6 +160,9 @@ def build_engine(config: StageConfig, files: ModelFiles, report: Report = no_rep
             config.layers,
             precision=precision,
             device=device,
+            find_kernels=lambda blueprint: find_kernels(
+                blueprint, config.kv_block_size, precision, device
+            ),
             report=report,
         )
         engine = TorchEngine(config, files, stack)
@@ -173,6 +175,7 @@ def build_engine(config: StageConfig, files: ModelFiles, report: Report = no_rep
         extra={
             "layers": str(config.layers),
             "device": engine.info.device,
+            "attention": engine.info.attention,
             "weight_bytes": stack.weight_bytes,
             "kv_bytes": engine.info.kv_bytes,
             "activation_bytes": engine.activation_bytes,

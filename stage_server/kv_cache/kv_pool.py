@@ -4,8 +4,9 @@ from typing import NamedTuple, Self
 
 import torch
 
-from stage_server.kv_cache.slot_tables import BlockPlan
+from stage_server.kv_cache.step_indices import StepIndices
 from stagecoach.contract.errors import InsufficientMemoryError
+from stagecoach.roofline.activation_memory import MAX_GATHERED_BYTES
 
 
 class KvViews(NamedTuple):
@@ -113,23 +114,25 @@ class KvPool:
         return 2 * self._pool[0, 0, 0, 0].nbytes
 
     @property
+    def max_gathered_tokens(self) -> int:
+        """Tokens whose keys and values of one layer may be gathered at once."""
+        return MAX_GATHERED_BYTES // self.bytes_per_token_and_layer
+
+    @property
     def device(self) -> torch.device:
         """Where the pool lives."""
         return self._pool.device
 
-    def prepare(self, plan: BlockPlan) -> None:
+    def prepare(self, indices: StepIndices) -> None:
         """Copies shared blocks that will be written, and clears new ones.
 
-        A new block is cleared because attention reads whole blocks and masks what lies beyond the
-        sequence: a NaN that a former owner left there would pass any mask.
+        A new block is cleared because attention that gathers reads whole blocks and masks what
+        lies beyond the sequence: a NaN that a former owner left there would pass any mask.
         """
-        if plan.copies:
-            sources = torch.tensor([copy.source for copy in plan.copies], device=self.device)
-            targets = torch.tensor([copy.target for copy in plan.copies], device=self.device)
-            self._pool[:, :, targets] = self._pool[:, :, sources]
-        if plan.new_blocks:
-            blocks = torch.tensor(plan.new_blocks, device=self.device)
-            self._pool.index_fill_(2, blocks, 0)
+        if len(indices.copy_sources):
+            self._pool[:, :, indices.copy_targets] = self._pool[:, :, indices.copy_sources]
+        if len(indices.new_blocks):
+            self._pool.index_fill_(2, indices.new_blocks, 0)
 
     def layer(self, layer_index: int) -> LayerKv:
         """Keys and values of a local layer."""

@@ -4,7 +4,7 @@ All sequences of a micro-batch lie packed in one row of tokens; only the `Attent
 token belongs to which sequence.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -38,5 +38,41 @@ class Attention(Protocol):
 
         Returns:
             `[num_tokens, num_heads, head_dim]`.
+        """
+        ...
+
+
+@runtime_checkable
+class FusedAttention(Attention, Protocol):
+    """An attention that rotates as well, where the device has kernels of ours."""
+
+    def rotate_and_attend(
+        self,
+        layer_index: int,
+        heads: torch.Tensor,
+        cos: torch.Tensor,
+        swapped_sin: torch.Tensor,
+        *,
+        head_norm: torch.Tensor | None,
+        eps: float,
+        scaling: float,
+        sliding_window: int | None,
+    ) -> torch.Tensor:
+        """Norms and rotates queries and keys, stores keys and values, and attends.
+
+        Args:
+            layer_index: Local layer, from 0.
+            heads: `[num_tokens, num_heads + 2 * num_kv_heads, head_dim]`, contiguous: queries,
+                keys and values, without positions.
+            cos: `[num_tokens, head_dim]` of `RotaryRows`.
+            swapped_sin: Likewise.
+            head_norm: `[num_heads + num_kv_heads, head_dim]`: weights of the RMS norm of each
+                query and key; None: there is none.
+            eps: Of that norm.
+            scaling: As in `Attention.attend`.
+            sliding_window: As in `Attention.attend`.
+
+        Returns:
+            `[num_tokens, num_heads, head_dim]`, contiguous.
         """
         ...

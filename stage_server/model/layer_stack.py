@@ -1,6 +1,6 @@
 """A stage's share of a model: loaded once, then asked for embeddings, hidden states and logits."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -8,9 +8,11 @@ from torch import nn
 
 from stage_server.core.load_board import Report, WeightProgress, no_report
 from stage_server.core.torch_dtypes import torch_dtype
+from stage_server.kernels.kernels import Kernels
 from stage_server.model.attention import Attention
 from stage_server.model.blueprint import Blueprint
 from stage_server.model.ends import LogitsHead, TokenEmbedding
+from stage_server.model.fused_layers import FusedLayers
 from stage_server.model.lean_blueprint import LeanBlueprint, is_plain
 from stage_server.model.lean_layers import LeanLayers, is_lean
 from stage_server.model.linear_format import Linear
@@ -80,6 +82,7 @@ class LayerStack:
         layers_type: The way to run its layers.
         loader: Of their weights.
         precision: The formats of its numbers.
+        kernels: What the layers' attention runs with; None: without kernels.
     """
 
     def __init__(
@@ -88,7 +91,9 @@ class LayerStack:
         layers_type: type[Layers],
         loader: WeightLoader,
         precision: Precision,
+        kernels: Kernels | None,
     ) -> None:
+        self.kernels = kernels
         self.config = blueprint.config
         self.layers = blueprint.range
         self.device = loader.device
@@ -128,20 +133,24 @@ class LayerStack:
         return embeddings
 
     def forward(
-        self, hidden: torch.Tensor, positions: Sequence[int], attention: Attention
+        self,
+        hidden: torch.Tensor,
+        positions: torch.Tensor,
+        num_positions: int,
+        attention: Attention,
     ) -> torch.Tensor:
         """Runs the stage's layers over packed tokens.
 
         Args:
             hidden: `[num_tokens, hidden_size]`, in the compute dtype, on the device; kept.
-            positions: Of every row in its own sequence; below the model's `max_model_len`.
+            positions: int64 `[num_tokens]` on the device: of every row in its own sequence.
+            num_positions: All positions are below this, at most the model's `max_model_len`.
             attention: Knows which token belongs to which sequence; called once a layer.
 
         Returns:
             `[num_tokens, hidden_size]`.
         """
-        on_device = torch.tensor(positions, device=self.device)
-        return self._layers.forward(hidden, on_device, max(positions) + 1, attention)
+        return self._layers.forward(hidden, positions, num_positions, attention)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Computes logits; last stage only.
@@ -157,6 +166,11 @@ class LayerStack:
         return logits
 
 
+def no_kernels(_: Blueprint) -> Kernels | None:
+    """Says that nothing runs by kernels of ours, as on the CPU."""
+    return None
+
+
 def load_layer_stack(
     files: ModelFiles,
     layers: LayerRange,
@@ -164,6 +178,7 @@ def load_layer_stack(
     precision: Precision,
     device: torch.device,
     lean: bool = True,
+    find_kernels: Callable[[Blueprint], Kernels | None] = no_kernels,
     report: Report = no_report,
 ) -> LayerStack:
     """Loads a range of a model's layers, and nothing else of it.
@@ -174,6 +189,8 @@ def load_layer_stack(
         precision: The formats of its numbers.
         device: Where the weights are to live.
         lean: False: compute with transformers' modules even where there is a faster way.
+        find_kernels: Says, before anything is loaded, which kernels compute such layers on the
+            device; None: none do.
         report: Told how far downloading and loading are.
 
     Raises:
@@ -182,7 +199,9 @@ def load_layer_stack(
         InvalidArgumentError: Nothing computes in such a precision on this device.
     """
     format_ = linear_format(precision, device)
-    blueprint, layers_type = _way_to_run(files, layers, lean=lean)
+    blueprint, runs_lean = _blueprint(files, layers, lean=lean)
+    kernels = find_kernels(blueprint)
+    layers_type = _layers_type(runs_lean=runs_lean, kernels=kernels)
     plan = _weight_plan(blueprint, layers_type)
     check_names(plan.tensor_names, files, layers)
 
@@ -205,20 +224,28 @@ def load_layer_stack(
             progress=WeightProgress(plan.num_elements, plan.num_bytes(precision.weights), report),
         )
         loader = WeightLoader(source, format_, precision, device)
-        return LayerStack(blueprint, layers_type, loader, precision)
+        return LayerStack(blueprint, layers_type, loader, precision, kernels)
 
 
-def _way_to_run(
-    files: ModelFiles, layers: LayerRange, *, lean: bool
-) -> tuple[Blueprint, type[Layers]]:
-    """Chooses how the layers are run. Imports transformers only for those that need it."""
+def _blueprint(files: ModelFiles, layers: LayerRange, *, lean: bool) -> tuple[Blueprint, bool]:
+    """Says what the layers are, and whether they are run lean.
+
+    Imports transformers only for those that need it.
+    """
     if lean and is_plain(files.config):
-        return LeanBlueprint(files, layers), LeanLayers
-    from stage_server.model.decoder_layers import DecoderLayers
+        return LeanBlueprint(files, layers), True
     from stage_server.model.module_blueprint import ModuleBlueprint
 
     blueprint = ModuleBlueprint(files, layers)
-    return blueprint, LeanLayers if lean and is_lean(blueprint) else DecoderLayers
+    return blueprint, lean and is_lean(blueprint)
+
+
+def _layers_type(*, runs_lean: bool, kernels: Kernels | None) -> type[Layers]:
+    if runs_lean:
+        return LeanLayers if kernels is None else FusedLayers
+    from stage_server.model.decoder_layers import DecoderLayers
+
+    return DecoderLayers
 
 
 def _weight_plan(blueprint: Blueprint, layers_type: type[Layers]) -> WeightPlan:

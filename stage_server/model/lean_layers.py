@@ -6,6 +6,7 @@ normed and rotated together. `decoder_layers` is the slow twin that the tests co
 """
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -62,16 +63,7 @@ class LeanLayers:
     def __init__(self, blueprint: Blueprint, loader: WeightLoader) -> None:
         self._rotary = blueprint.rotary
         self._rotary.to(loader.device)
-        self._layers = [
-            _LeanLayer(
-                index,
-                blueprint.traits[index],
-                blueprint.norm_eps,
-                blueprint.family.residual_scale(blueprint.config.raw),
-                loader.within(layer_prefix(layer_idx)),
-            )
-            for index, layer_idx in enumerate(blueprint.range)
-        ]
+        self._layers = load_layers(LeanLayer, blueprint, loader)
 
     @staticmethod
     def weight_sources(blueprint: Blueprint) -> dict[str, ParameterSource]:
@@ -105,7 +97,7 @@ class LeanLayers:
         return hidden
 
 
-class _LeanLayer(nn.Module):
+class LeanLayer(nn.Module):
     """One layer."""
 
     _head_norm: torch.Tensor | None
@@ -174,3 +166,27 @@ class _LeanLayer(nn.Module):
         return torch.add(
             hidden, self._down(functional.silu(gate).mul_(up)), alpha=self._residual_scale
         )
+
+
+_LayerT = TypeVar("_LayerT", bound=LeanLayer)
+
+
+def load_layers(
+    layer_type: type[_LayerT], blueprint: Blueprint, loader: WeightLoader
+) -> list[_LayerT]:
+    """Loads the layers of a stage, each as a `layer_type`."""
+    return [
+        layer_type(
+            index,
+            blueprint.traits[index],
+            blueprint.norm_eps,
+            residual_scale(blueprint),
+            loader.within(layer_prefix(layer_idx)),
+        )
+        for index, layer_idx in enumerate(blueprint.range)
+    ]
+
+
+def residual_scale(blueprint: Blueprint) -> float:
+    """Returns the factor on what a layer adds to its hidden states."""
+    return blueprint.family.residual_scale(blueprint.config.raw)

@@ -112,6 +112,7 @@ def _engine(engine: StageEngine) -> Iterator[Metric]:
             "layers": str(about.layers),
             "device": about.device,
             "dtype": about.dtype,
+            "attention": about.attention,
         },
     )
     num_free_blocks = engine.num_free_kv_blocks

@@ -57,6 +57,9 @@ class StageInfo:
     """Of all weights as a hub names them; empty where that is not known."""
     adds_noise: bool = True
     """True when the stage answers `LogitsRequest.num_contenders`."""
+    attention: str = ""
+    """How attention reads the KV of sequences that decode: `kernel` where it lies, `gather` after
+    gathering it; empty where nothing is read."""
 
     @property
     def is_first(self) -> bool:

@@ -34,6 +34,7 @@ def to_message(info: StageInfo) -> stage_pb2.GetInfoResponse:
         weight_digests=info.weight_digests,
         weights_revision=info.weights_revision,
         adds_noise=info.adds_noise,
+        attention=info.attention,
     )
 
 
@@ -72,4 +73,5 @@ def from_message(message: stage_pb2.GetInfoResponse) -> StageInfo:
         weight_digests=dict(message.weight_digests),
         weights_revision=message.weights_revision,
         adds_noise=message.adds_noise,
+        attention=message.attention,
     )

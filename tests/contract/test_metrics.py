@@ -193,7 +193,12 @@ def check_stage(own: Scrape, seen: Scrape, model: Path, stage: int) -> None:
     assert own("stage_server_kv_blocks", state="used") == seen("kv_blocks", state="cached")
     assert own("stage_server_kv_slots", state="used") > 0
     assert own("stage_server_weight_bytes") > 0
-    about = {"layers": str(RANGES[stage]), "device": "cpu (1 threads)", "dtype": "float32"}
+    about = {
+        "layers": str(RANGES[stage]),
+        "device": "cpu (1 threads)",
+        "dtype": "float32",
+        "attention": "gather",
+    }
     assert own("stage_server_info", model_name=model.name, **about) == 1
 
 

@@ -10,10 +10,8 @@ from stage_server.compute.torch_engine import TorchEngine
 from stage_server.core.batch import ForwardBatch, LogitsRequest, SequenceSlice, SlotOp
 from stage_server.core.config import StageConfig
 from stage_server.core.torch_dtypes import torch_dtype
-from stage_server.model.blueprint import Blueprint
-from stage_server.model.decoder_layers import DecoderLayers
-from stage_server.model.layer_stack import LayerStack, _weight_plan
-from stage_server.model.lean_layers import LeanLayers, is_lean
+from stage_server.kernels.kernels import Kernels
+from stage_server.model.layer_stack import LayerStack, _blueprint, _layers_type, _weight_plan
 from stage_server.model.linear_formats import linear_format
 from stage_server.model.weight_loader import WeightLoader
 from stage_server.model.weight_plan import WeightPlan
@@ -77,7 +75,12 @@ class _EmptyWeights(WeightSource):
 
 
 def fake_stack(
-    files: ModelFiles, layers: LayerRange, *, dtype: DType = DType.FLOAT16, lean: bool = True
+    files: ModelFiles,
+    layers: LayerRange,
+    *,
+    dtype: DType = DType.FLOAT16,
+    lean: bool = True,
+    kernels: Kernels | None = None,
 ) -> LayerStack:
     """Makes the layers of a stage on the card that is in.
 
@@ -86,23 +89,29 @@ def fake_stack(
         layers: Of the stage.
         dtype: Of everything.
         lean: False: layers by transformers' modules in any case.
+        kernels: Those of the card; None: it has none.
     """
     precision = Precision.uniform(dtype)
     with mock.patch.object(torch.nn.Linear, "reset_parameters"):  # slow, and in vain
-        blueprint = Blueprint(files, layers)
-    layers_type = LeanLayers if lean and is_lean(blueprint) else DecoderLayers
+        blueprint, runs_lean = _blueprint(files, layers, lean=lean)
+    layers_type = _layers_type(runs_lean=runs_lean, kernels=kernels)
     source = _EmptyWeights(_weight_plan(blueprint, layers_type))
     loader = WeightLoader(source, linear_format(precision, CUDA), precision, CUDA)
     with torch.inference_mode():
-        return LayerStack(blueprint, layers_type, loader, precision)
+        return LayerStack(blueprint, layers_type, loader, precision, kernels)
 
 
 def fake_engine(
-    files: ModelFiles, layers: LayerRange, *, lean: bool = True, **settings: Any
+    files: ModelFiles,
+    layers: LayerRange,
+    *,
+    lean: bool = True,
+    kernels: Kernels | None = None,
+    **settings: Any,
 ) -> TorchEngine:
     """Makes an engine on the card that is in; `settings` are of its configuration."""
     config = StageConfig(model=files.model_id, layers=layers, **settings)
-    return TorchEngine(config, files, fake_stack(files, layers, lean=lean))
+    return TorchEngine(config, files, fake_stack(files, layers, lean=lean, kernels=kernels))
 
 
 def batch_for(

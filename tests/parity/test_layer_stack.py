@@ -66,12 +66,12 @@ class SplitModel:
 
     @torch.inference_mode()
     def logits(self, token_ids: list[int]) -> torch.Tensor:
-        positions = range(self._num_tokens, self._num_tokens + len(token_ids))
+        positions = torch.arange(self._num_tokens, self._num_tokens + len(token_ids))
         self._num_tokens += len(token_ids)
         hidden = self._stacks[0].embed(torch.tensor(token_ids))
         for stack, attention in zip(self._stacks, self._attentions, strict=True):
             before = hidden.clone()
-            output = stack.forward(hidden, positions, attention)
+            output = stack.forward(hidden, positions, self._num_tokens, attention)
             assert torch.equal(hidden, before), "a stage changed its input"
             hidden = output
         return self._stacks[-1].logits(hidden)

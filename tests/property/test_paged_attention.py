@@ -8,14 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stage_server.core.batch import FreeSlot, SequenceSlice
+from stage_server.kv_cache.decode_groups import MAX_PADDING, groups_of_like_length
 from stage_server.kv_cache.kv_pool import KvPool
-from stage_server.kv_cache.paged_attention import (
-    MAX_PADDING,
-    PagedAttention,
-    groups_of_like_length,
-    place_side_by_side,
-)
+from stage_server.kv_cache.paged_attention import PagedAttention
+from stage_server.kv_cache.side_by_side import place_side_by_side
 from stage_server.kv_cache.slot_tables import SlotTables
+from stage_server.kv_cache.step_indices import StepIndices
 from stagecoach.contract.errors import InsufficientMemoryError
 
 BLOCK_SIZE, NUM_BLOCKS, NUM_SLOTS, HEAD_DIM, NUM_KV_HEADS = 4, 40, 4, 8, 2
@@ -90,12 +88,19 @@ def test_every_row_equals_the_attention_of_its_own_sequence(
     for step in script:
         slices = [SequenceSlice(slot, len(history[slot][0]), count) for slot, count in step]
         plan = tables.apply([], slices)
-        pool.prepare(plan)
+        indices = StepIndices.of(
+            slices,
+            plan,
+            block_size=BLOCK_SIZE,
+            device=pool.device,
+            max_gathered_tokens=pool.max_gathered_tokens,
+        )
+        pool.prepare(indices)
         num_tokens = sum(piece.num_tokens for piece in slices)
         query = torch.randn(num_tokens, num_groups * NUM_KV_HEADS, HEAD_DIM, generator=generator)
         key = torch.randn(num_tokens, NUM_KV_HEADS, HEAD_DIM, generator=generator)
         value = torch.randn(num_tokens, NUM_KV_HEADS, HEAD_DIM, generator=generator)
-        output = PagedAttention(pool, slices, plan).attend(
+        output = PagedAttention(pool, slices, plan, indices).attend(
             1, query, key, value, scaling=0.3, sliding_window=sliding_window, softcap=softcap
         )
         row = 0

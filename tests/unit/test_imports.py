@@ -51,10 +51,11 @@ ALLOWED: dict[str, set[str]] = {
     "stagecoach.roofline": {"stagecoach.contract", "stagecoach.model_files"},
     "stagecoach.client": CONTRACT | {"stagecoach.security"},
     "stage_server.core": BELOW_SERVERS,
-    "stage_server.kv_cache": BELOW_SERVERS | {"stage_server.core"},
-    "stage_server.model": BELOW_SERVERS | {"stage_server.core"},
+    "stage_server.kernels": set(),
+    "stage_server.kv_cache": BELOW_SERVERS | {"stage_server.core", "stage_server.kernels"},
+    "stage_server.model": BELOW_SERVERS | {"stage_server.core", "stage_server.kernels"},
     "stage_server.compute": BELOW_SERVERS
-    | {"stage_server.core", "stage_server.kv_cache", "stage_server.model"},
+    | {f"stage_server.{name}" for name in ("core", "kernels", "kv_cache", "model")},
     "stage_server.emulation": BELOW_SERVERS
     | {"stage_server.core", "stage_server.kv_cache", "stage_server.compute"},
     "stage_server.wire": BELOW_SERVERS | {"stage_server.core", "stage_server.compute"},

@@ -39,6 +39,7 @@ INFO = StageInfo(
     weight_digests={"layer 2": b"digest"},
     weights_revision="r" * 40,
     adds_noise=True,
+    attention="kernel",
 )
 
 

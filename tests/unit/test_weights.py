@@ -76,7 +76,7 @@ class MeanAttention:
 def run(stack: LayerStack) -> torch.Tensor:
     hidden = torch.linspace(-1, 1, 3 * stack.config.hidden_size).view(3, -1)
     hidden = hidden.to(torch_dtype(stack.precision.compute))
-    return stack.forward(hidden, range(3), MeanAttention())
+    return stack.forward(hidden, torch.arange(3), 3, MeanAttention())
 
 
 @pytest.mark.parametrize("case", ["llama", "gemma2"])
@@ -367,7 +367,7 @@ class TestGguf:
         with torch.inference_mode():
             token_ids = torch.tensor([3, 1, 4])
             hidden = stack.embed(token_ids)
-            last = stack.forward(hidden, range(3), _CausalAttention())
+            last = stack.forward(hidden, torch.arange(3), 3, _CausalAttention())
             expected = reference(token_ids.unsqueeze(0)).logits[0]
             torch.testing.assert_close(stack.logits(last), expected, rtol=1e-4, atol=1e-4)
 

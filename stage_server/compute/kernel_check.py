@@ -1,0 +1,208 @@
+"""Decides at start whether a stage runs by kernels of ours: each is compiled, run and compared.
+
+Triton needs a C compiler on the machine, and a card may compute what nobody has tested. So every
+kernel that the stage's layers need runs once on small random data, beside its twin in operations
+of torch. Where one fails or differs, the stage says so and computes by the twins.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+
+from stage_server.core.batch import SequenceSlice
+from stage_server.core.torch_dtypes import torch_dtype
+from stage_server.kernels import kernels as fused
+from stage_server.kernels import twins
+from stage_server.kernels.kernels import Kernels
+from stage_server.kv_cache.kv_pool import KvPool
+from stage_server.kv_cache.paged_attention import PagedAttention
+from stage_server.kv_cache.slot_tables import SlotTables
+from stage_server.kv_cache.step_indices import StepIndices
+from stage_server.model.blueprint import AttentionTraits, Blueprint, layer_prefix
+from stage_server.model.lean_layers import is_lean, residual_scale
+from stagecoach.contract.precision import Precision
+
+_TOLERANCES = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 8e-2}
+"""Largest difference of a kernel from its twin, as a share of the largest element or of 1."""
+
+_LENGTHS = ((3,), (300, 9))
+"""Lengths of the sequences that are attended: within one part, and in several, some empty."""
+
+_MAX_WINDOW = 100
+"""What a window is cut to, so that those sequences are longer."""
+
+_NUM_TOKENS = 3
+
+_log = logging.getLogger(__name__)
+
+_Pair = tuple[str, torch.Tensor, torch.Tensor]
+"""What was computed, by a kernel and by its twin."""
+
+
+def find_kernels(
+    blueprint: Blueprint, block_size: int, precision: Precision, device: torch.device
+) -> Kernels | None:
+    """Returns the kernels that the stage's layers run by; None: there are none, or they fail.
+
+    Takes seconds the first time on a machine, as Triton compiles and keeps what it has compiled.
+
+    Args:
+        blueprint: What the layers are.
+        block_size: Tokens of a KV block.
+        precision: The formats of its numbers.
+        device: Where they run.
+
+    Raises:
+        torch.OutOfMemoryError: The device has no memory left.
+        torch.AcceleratorError: The device is lost.
+    """
+    if device.type != "cuda":
+        return None
+    kernels = Kernels(num_processors=torch.cuda.get_device_properties(device).multi_processor_count)
+    failure = failure_of(kernels, blueprint, block_size, torch_dtype(precision.compute), device)
+    if failure is None:
+        return kernels
+    _log.warning(
+        "kernels cannot be used: attention gathers, which is slower",
+        extra={"device": str(device), "reason": failure},
+    )
+    return None
+
+
+@torch.inference_mode()
+def failure_of(
+    kernels: Kernels,
+    blueprint: Blueprint,
+    block_size: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> str | None:
+    """Runs every kernel that the layers need; returns what is wrong, or None.
+
+    Raises:
+        torch.OutOfMemoryError: The device has no memory left.
+        torch.AcceleratorError: The device is lost.
+    """
+    try:
+        for name, found, expected in _pairs(kernels, blueprint, block_size, dtype, device):
+            scale = max(1.0, float(expected.abs().max()))
+            difference = float((found - expected).abs().max()) / scale
+            if not difference <= _TOLERANCES[dtype]:  # a NaN differs too
+                return f"{name} differs from its twin by {difference:.2g}"
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
+    except Exception as error:  # Triton and what it calls raise errors of every class
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return None
+
+
+def _pairs(
+    kernels: Kernels,
+    blueprint: Blueprint,
+    block_size: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Iterator[_Pair]:
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator).to(device, dtype)
+
+    num_heads = blueprint.config.num_attention_heads
+    for traits in _kinds(blueprint.traits):
+        pool = KvPool(
+            num_layers=1,
+            num_blocks=sum(-(-length // block_size) for length in _LENGTHS[-1]),
+            block_size=block_size,
+            num_kv_heads=traits.num_kv_heads,
+            head_dim=traits.head_dim,
+            dtype=dtype,
+            device=device,
+        )
+        for views in pool.layer(0):
+            views.rows.copy_(random(*views.rows.shape))
+        for lengths in _LENGTHS:
+            query = random(len(lengths), num_heads, traits.head_dim)
+            new = random(2, len(lengths), traits.num_kv_heads, traits.head_dim)
+            found, expected = (
+                _attention(pool, lengths, choice).attend(
+                    0,
+                    query,
+                    new[0],
+                    new[1],
+                    scaling=traits.scaling,
+                    sliding_window=traits.sliding_window,
+                    softcap=traits.softcap,
+                )
+                for choice in (kernels, None)
+            )
+            yield "decode attention", found, expected
+    if is_lean(blueprint):
+        yield from _lean_pairs(blueprint, random)
+
+
+def _lean_pairs(blueprint: Blueprint, random: Callable[..., torch.Tensor]) -> Iterator[_Pair]:
+    sources, prefix = blueprint.layer_sources()[0], layer_prefix(blueprint.range.start)
+    eps = blueprint.norm_eps
+    num_kv_heads, head_dim = blueprint.traits[0].num_kv_heads, blueprint.traits[0].head_dim
+    num_rotated = blueprint.config.num_attention_heads + num_kv_heads
+    heads = random(_NUM_TOKENS, num_rotated + num_kv_heads, head_dim)
+    cos, swapped_sin, _ = random(_NUM_TOKENS, 3, head_dim).unbind(1)
+    head_norm = None
+    if f"{prefix}self_attn.q_norm.weight" in sources:
+        head_norm = random(num_rotated, head_dim)
+    keys, values = (torch.zeros_like(heads[:, :num_kv_heads]) for _ in range(2))
+    slots = torch.arange(_NUM_TOKENS, device=heads.device).flip(0)
+    query = fused.rotate_and_store(
+        heads,
+        cos,
+        swapped_sin,
+        head_norm=head_norm,
+        eps=eps,
+        slots=slots,
+        keys=keys,
+        values=values,
+    )
+    rotated = twins.rotate(
+        heads, cos, swapped_sin, head_norm=head_norm, eps=eps, num_kv_heads=num_kv_heads
+    )
+    yield "rotation of queries", query, rotated.queries
+    yield "rotation of keys", keys, rotated.keys.flip(0)
+    yield "storage of values", values, rotated.values.flip(0)
+    gate_up = random(_NUM_TOKENS, 2 * sources[f"{prefix}mlp.gate_proj.weight"].num_rows)
+    yield "gate", fused.silu_and_mul(gate_up), twins.silu_and_mul(gate_up)
+    hidden, update = random(2, _NUM_TOKENS, blueprint.config.hidden_size)
+    weight = random(blueprint.config.hidden_size)
+    scale = residual_scale(blueprint)
+    found = fused.add_rms_norm(hidden, update, weight, scale=scale, eps=eps)
+    expected = twins.add_rms_norm(hidden, update, weight, scale=scale, eps=eps)
+    yield "residual", found[0], expected[0]
+    yield "norm of the residual", found[1], expected[1]
+
+
+def _kinds(layers: Sequence[AttentionTraits]) -> set[AttentionTraits]:
+    """The layers' traits, each once, with windows that the sequences of the check fill."""
+    return {
+        traits._replace(
+            sliding_window=traits.sliding_window and min(traits.sliding_window, _MAX_WINDOW)
+        )
+        for traits in layers
+    }
+
+
+def _attention(pool: KvPool, lengths: tuple[int, ...], kernels: Kernels | None) -> PagedAttention:
+    """Of one more token of sequences that the pool holds."""
+    tables = SlotTables(pool.num_blocks, pool.block_size)
+    held = [SequenceSlice(i, 0, length - 1) for i, length in enumerate(lengths)]
+    tables.apply([], held)
+    slices = [SequenceSlice(i, length - 1, 1) for i, length in enumerate(lengths)]
+    plan = tables.apply([], slices)
+    indices = StepIndices.of(
+        slices,
+        plan,
+        block_size=pool.block_size,
+        device=pool.device,
+        max_gathered_tokens=None if kernels is not None else pool.max_gathered_tokens,
+    )
+    return PagedAttention(pool, slices, plan, indices, kernels)

@@ -1,0 +1,1 @@
+"""Triton kernels for CUDA: paged decode attention, and what lies between a layer's matrices."""

@@ -1,0 +1,1 @@
+"""The kernels themselves, in Triton's language; imported where one is launched, nowhere else."""

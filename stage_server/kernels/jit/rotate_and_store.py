@@ -1,0 +1,79 @@
+"""Norms and rotates queries and keys, and writes keys and values to the KV pool, in one pass."""
+
+from typing import Any
+
+import triton
+import triton.language as tl
+
+_BLOCK_ELEMENTS = 1024
+"""About as many as one program takes."""
+
+
+@triton.jit(
+    do_not_specialize=["eps"],
+    do_not_specialize_on_alignment=["slots"],
+)
+def rotate_and_store_kernel(
+    heads,
+    cos,
+    swapped_sin,
+    head_norm,
+    slots,
+    query,
+    keys,
+    values,
+    eps,
+    NUM_HEADS: tl.constexpr,
+    NUM_KV_HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    DIMS: tl.constexpr,
+    BLOCK_HEADS: tl.constexpr,
+    ROTARY_STRIDE: tl.constexpr,
+    HAS_NORM: tl.constexpr,
+):
+    """Takes `BLOCK_HEADS` heads of one row. Grid: rows, blocks of heads."""
+    token = tl.program_id(0).to(tl.int64)
+    head = (tl.program_id(1) * BLOCK_HEADS + tl.arange(0, BLOCK_HEADS))[:, None]
+    dim = tl.arange(0, DIMS)[None, :]
+    half: tl.constexpr = HEAD_DIM // 2
+    swapped = tl.where(dim < half, dim + half, dim - half)
+    first_value: tl.constexpr = NUM_HEADS + NUM_KV_HEADS
+    in_head = dim < HEAD_DIM
+    is_there = in_head & (head < first_value + NUM_KV_HEADS)
+    is_rotated = in_head & (head < first_value)
+    row = heads + (token * (first_value + NUM_KV_HEADS) + head) * HEAD_DIM
+    given = tl.load(row + dim, mask=is_there, other=0.0)
+    straight = given.to(tl.float32)
+    crossed = tl.load(row + swapped, mask=is_rotated, other=0.0).to(tl.float32)
+    if HAS_NORM:
+        factor = tl.rsqrt(tl.sum(straight * straight, 1, keep_dims=True) / HEAD_DIM + eps)
+        weights = head_norm + head * HEAD_DIM
+        straight *= factor * tl.load(weights + dim, mask=is_rotated, other=0.0).to(tl.float32)
+        crossed *= factor * tl.load(weights + swapped, mask=is_rotated, other=0.0).to(tl.float32)
+    of_rotary = token * ROTARY_STRIDE + dim
+    cosine = tl.load(cos + of_rotary, mask=in_head, other=0.0).to(tl.float32)
+    sine = tl.load(swapped_sin + of_rotary, mask=in_head, other=0.0).to(tl.float32)
+    rotated = (straight * cosine + crossed * sine).to(given.dtype)
+    of_query = (token * NUM_HEADS + head) * HEAD_DIM + dim
+    tl.store(query + of_query, rotated, mask=in_head & (head < NUM_HEADS))
+    place = tl.load(slots + token).to(tl.int64) * NUM_KV_HEADS
+    of_key = (place + head - NUM_HEADS) * HEAD_DIM + dim
+    tl.store(keys + of_key, rotated, mask=is_rotated & (head >= NUM_HEADS))
+    of_value = (place + head - first_value) * HEAD_DIM + dim
+    tl.store(values + of_value, given, mask=is_there & (head >= first_value))
+
+
+def rotate_constants(
+    *, num_heads: int, num_kv_heads: int, head_dim: int, rotary_stride: int, has_norm: bool
+) -> dict[str, Any]:
+    """Returns what `rotate_and_store_kernel` is compiled for."""
+    dims = triton.next_power_of_2(head_dim)
+    return {
+        "NUM_HEADS": num_heads,
+        "NUM_KV_HEADS": num_kv_heads,
+        "HEAD_DIM": head_dim,
+        "DIMS": dims,
+        "BLOCK_HEADS": max(1, _BLOCK_ELEMENTS // dims),
+        "ROTARY_STRIDE": rotary_stride,
+        "HAS_NORM": has_norm,
+    }

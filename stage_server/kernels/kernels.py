@@ -1,0 +1,160 @@
+"""What the stage calls of our kernels, with types, shapes and the launches' sizes."""
+
+from dataclasses import dataclass
+
+import torch
+
+from stage_server.kernels.operators import MAX_SPLITS  # defines torch.ops.stagecoach
+
+_MIN_SPLIT_TOKENS = 128
+"""Positions that are worth a part of their own."""
+
+_PROGRAMS_PER_PROCESSOR = 4
+"""Programs of decode attention that keep a streaming multiprocessor busy."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kernels:
+    """Kernels that run on the stage's device; what launches a step needs is constant in them.
+
+    Every tensor is contiguous and on that device. Every sum is taken in float32.
+    """
+
+    num_processors: int
+    """Streaming multiprocessors of the device."""
+
+    def num_splits(self, num_sequences: int, num_kv_heads: int, max_num_positions: int) -> int:
+        """Returns into how many parts `decode` cuts every sequence.
+
+        Depends on no length, so a CUDA graph may hold the launch.
+
+        Args:
+            num_sequences: Sequences of the launch.
+            num_kv_heads: Key heads.
+            max_num_positions: What the block tables have room for.
+        """
+        wanted = _PROGRAMS_PER_PROCESSOR * self.num_processors
+        parts = -(-wanted // (num_sequences * num_kv_heads))
+        return max(1, min(parts, -(-max_num_positions // _MIN_SPLIT_TOKENS), MAX_SPLITS))
+
+    def decode(
+        self,
+        query: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        *,
+        rows: torch.Tensor,
+        tables: torch.Tensor,
+        lengths: torch.Tensor,
+        block_size: int,
+        scaling: float,
+        sliding_window: int | None,
+        softcap: float | None,
+        output: torch.Tensor,
+        key_scales: torch.Tensor | None = None,
+        value_scales: torch.Tensor | None = None,
+    ) -> None:
+        """Attends one query a sequence to the sequence's keys, and writes the rows of `output`.
+
+        Launches one kernel, or two where sequences are cut into parts.
+
+        Args:
+            query: `[num_tokens, num_heads, head_dim]`: float32, float16 or bfloat16.
+            keys: `[num_slots, num_kv_heads, head_dim]`, of any of those, or int8 with scales.
+            values: As `keys`.
+            rows: int64 `[num_sequences]`: each sequence's row of `query` and `output`.
+            tables: int64 `[num_sequences, num_blocks]`: blocks of each sequence, in order; what
+                lies beyond its length is not read. The last dimension alone has to be contiguous.
+            lengths: int64 `[num_sequences]`: positions of each, the query's included; 0: the row
+                becomes zeros.
+            block_size: Slots a block.
+            scaling: Factor on the scores.
+            sliding_window: The query sees the last this many positions; None: all.
+            softcap: Scores become `softcap * tanh(score / softcap)`; None: unchanged.
+            output: As `query`; other rows stay as they are.
+            key_scales: float32 `[num_slots, num_kv_heads]`: factors of int8 keys; None: no int8.
+            value_scales: As `key_scales`.
+        """
+        num_sequences, num_blocks = tables.shape
+        _, num_heads, head_dim = query.shape
+        num_splits = self.num_splits(num_sequences, keys.shape[1], num_blocks * block_size)
+        partial = log_sums = None
+        if num_splits > 1:
+            shape = (num_sequences, num_heads, num_splits)
+            partial = query.new_empty(*shape, head_dim, dtype=torch.float32)
+            log_sums = query.new_empty(shape, dtype=torch.float32)
+        torch.ops.stagecoach.decode_splits(
+            query,
+            keys,
+            values,
+            key_scales,
+            value_scales,
+            rows,
+            tables,
+            lengths,
+            scaling,
+            sliding_window,
+            softcap,
+            num_splits,
+            output,
+            partial,
+            log_sums,
+            block_size,
+        )
+        if num_splits > 1:
+            torch.ops.stagecoach.merge_splits(partial, log_sums, rows, output)
+
+
+def rotate_and_store(
+    heads: torch.Tensor,
+    cos: torch.Tensor,
+    swapped_sin: torch.Tensor,
+    *,
+    head_norm: torch.Tensor | None,
+    eps: float,
+    slots: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+) -> torch.Tensor:
+    """Norms and rotates queries and keys, and writes keys and values into the pool.
+
+    Args:
+        heads: `[num_tokens, num_heads + 2 * num_kv_heads, head_dim]`: queries, keys, values.
+        cos: `[num_tokens, head_dim]`, of the same dtype; rows may lie apart.
+        swapped_sin: As `cos`, with the same strides; see `RotaryRows`.
+        head_norm: `[num_heads + num_kv_heads, head_dim]`: weights of an RMS norm of each query
+            and key before it is rotated; None: there is none.
+        eps: Of that norm.
+        slots: int64 `[num_tokens]`: where each row goes.
+        keys: `[num_slots, num_kv_heads, head_dim]`, of any dtype to round to; written.
+        values: As `keys`.
+
+    Returns:
+        The queries, `[num_tokens, num_heads, head_dim]`.
+    """
+    query: torch.Tensor = torch.ops.stagecoach.rotate_and_store(
+        heads, cos, swapped_sin, head_norm, eps, slots, keys, values
+    )
+    return query
+
+
+def silu_and_mul(gate_up: torch.Tensor) -> torch.Tensor:
+    """`silu(gate) * up` of `[num_tokens, 2 * size]`, gate first; `[num_tokens, size]`."""
+    output: torch.Tensor = torch.ops.stagecoach.silu_and_mul(gate_up)
+    return output
+
+
+def add_rms_norm(
+    hidden: torch.Tensor, update: torch.Tensor, weight: torch.Tensor, *, scale: float, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns `hidden + scale * update`, and the RMS norm of that.
+
+    Args:
+        hidden: `[num_tokens, hidden_size]`.
+        update: As `hidden`.
+        weight: `[hidden_size]`, of the norm.
+        scale: Factor on the update.
+        eps: Added to the mean of squares.
+    """
+    added, normed = torch.ops.stagecoach.add_rms_norm(hidden, update, weight, scale, eps)
+    return added, normed

@@ -1,0 +1,207 @@
+"""Our kernels as operators of torch, `torch.ops.stagecoach.*`, with fakes for `FakeTensorMode`.
+
+Triton is imported when the first of them is launched. An operator launches one kernel, on CUDA or,
+in Triton's interpreter (`TRITON_INTERPRET=1`), on the CPU. They are defined by `Library.define`:
+what `torch.library.custom_op` adds for gradients costs more host time than a launch.
+"""
+
+import torch
+
+MAX_SPLITS = 32
+"""Most parts that a sequence is cut into; `merge_splits` reads so many at once."""
+
+_LIBRARY = torch.library.Library("stagecoach", "DEF")
+_LIBRARY.define(
+    "decode_splits(Tensor query, Tensor keys, Tensor values, Tensor? key_scales,"
+    " Tensor? value_scales, Tensor rows, Tensor tables, Tensor lengths, float scaling,"
+    " int? sliding_window, float? softcap, int num_splits, Tensor(a!) output,"
+    " Tensor(b!)? partial, Tensor(c!)? log_sums, int block_size) -> ()"
+)
+_LIBRARY.define(
+    "merge_splits(Tensor partial, Tensor log_sums, Tensor rows, Tensor(a!) output) -> ()"
+)
+_LIBRARY.define(
+    "rotate_and_store(Tensor heads, Tensor cos, Tensor swapped_sin, Tensor? head_norm, float eps,"
+    " Tensor slots, Tensor(a!) keys, Tensor(b!) values) -> Tensor"
+)
+_LIBRARY.define("silu_and_mul(Tensor gate_up) -> Tensor")
+_LIBRARY.define(
+    "add_rms_norm(Tensor hidden, Tensor update, Tensor weight, float scale, float eps)"
+    " -> (Tensor, Tensor)"
+)
+
+
+def _decode_splits(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    key_scales: torch.Tensor | None,
+    value_scales: torch.Tensor | None,
+    rows: torch.Tensor,
+    tables: torch.Tensor,
+    lengths: torch.Tensor,
+    scaling: float,
+    sliding_window: int | None,
+    softcap: float | None,
+    num_splits: int,
+    output: torch.Tensor,
+    partial: torch.Tensor | None,
+    log_sums: torch.Tensor | None,
+    block_size: int,
+) -> None:
+    from stage_server.kernels.jit.paged_decode import (
+        decode_constants,
+        decode_options,
+        decode_splits_kernel,
+    )
+
+    _, num_heads, head_dim = query.shape
+    num_kv_heads = keys.shape[1]
+    decode_splits_kernel[(len(rows), num_kv_heads, num_splits)](
+        query,
+        keys,
+        values,
+        key_scales,
+        value_scales,
+        rows,
+        tables,
+        lengths,
+        output,
+        partial,
+        log_sums,
+        scaling,
+        0.0 if softcap is None else softcap,
+        0 if sliding_window is None else sliding_window,
+        tables.stride(0),
+        **decode_constants(
+            num_heads=num_heads,
+            num_kv_heads=num_kv_heads,
+            head_dim=head_dim,
+            block_size=block_size,
+            itemsize=query.itemsize,
+            has_window=sliding_window is not None,
+            has_softcap=softcap is not None,
+            has_scales=key_scales is not None,
+            is_split=num_splits > 1,
+        ),
+        **decode_options(),
+    )
+
+
+def _merge_splits(
+    partial: torch.Tensor, log_sums: torch.Tensor, rows: torch.Tensor, output: torch.Tensor
+) -> None:
+    from stage_server.kernels.jit.paged_decode import merge_constants, merge_splits_kernel
+
+    num_sequences, num_heads, num_splits, head_dim = partial.shape
+    merge_splits_kernel[(num_sequences, num_heads)](
+        partial,
+        log_sums,
+        rows,
+        output,
+        num_splits,
+        **merge_constants(num_heads=num_heads, head_dim=head_dim, max_splits=MAX_SPLITS),
+    )
+
+
+def _rotate_and_store(
+    heads: torch.Tensor,
+    cos: torch.Tensor,
+    swapped_sin: torch.Tensor,
+    head_norm: torch.Tensor | None,
+    eps: float,
+    slots: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+) -> torch.Tensor:
+    from stage_server.kernels.jit.rotate_and_store import rotate_and_store_kernel, rotate_constants
+
+    num_tokens, num_all_heads, head_dim = heads.shape
+    query = _fake_rotate_and_store(heads, cos, swapped_sin, head_norm, eps, slots, keys, values)
+    constants = rotate_constants(
+        num_heads=query.shape[1],
+        num_kv_heads=keys.shape[1],
+        head_dim=head_dim,
+        rotary_stride=cos.stride(0),
+        has_norm=head_norm is not None,
+    )
+    rotate_and_store_kernel[(num_tokens, -(-num_all_heads // constants["BLOCK_HEADS"]))](
+        heads, cos, swapped_sin, head_norm, slots, query, keys, values, eps, **constants
+    )
+    return query
+
+
+def _silu_and_mul(gate_up: torch.Tensor) -> torch.Tensor:
+    from stage_server.kernels.jit.elementwise import silu_and_mul_kernel, silu_constants
+
+    output = _fake_silu_and_mul(gate_up)
+    num_tokens, size = output.shape
+    constants = silu_constants(size)
+    silu_and_mul_kernel[(num_tokens, -(-size // constants["BLOCK"]))](gate_up, output, **constants)
+    return output
+
+
+def _add_rms_norm(
+    hidden: torch.Tensor, update: torch.Tensor, weight: torch.Tensor, scale: float, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    from stage_server.kernels.jit.elementwise import (
+        add_rms_norm_kernel,
+        norm_constants,
+        norm_options,
+    )
+
+    added, normed = _fake_add_rms_norm(hidden, update, weight, scale, eps)
+    num_tokens, size = hidden.shape
+    add_rms_norm_kernel[(num_tokens,)](
+        hidden,
+        update,
+        weight,
+        added,
+        normed,
+        scale,
+        eps,
+        **norm_constants(size),
+        **norm_options(size),
+    )
+    return added, normed
+
+
+def _fake_nothing(*_: object) -> None:
+    """Of operators that return nothing."""
+
+
+def _fake_rotate_and_store(
+    heads: torch.Tensor,
+    cos: torch.Tensor,
+    swapped_sin: torch.Tensor,
+    head_norm: torch.Tensor | None,
+    eps: float,
+    slots: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+) -> torch.Tensor:
+    num_tokens, num_all_heads, head_dim = heads.shape
+    return heads.new_empty(num_tokens, num_all_heads - 2 * keys.shape[1], head_dim)
+
+
+def _fake_silu_and_mul(gate_up: torch.Tensor) -> torch.Tensor:
+    num_tokens, size = gate_up.shape
+    return gate_up.new_empty(num_tokens, size // 2)
+
+
+def _fake_add_rms_norm(
+    hidden: torch.Tensor, update: torch.Tensor, weight: torch.Tensor, scale: float, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.empty_like(hidden), torch.empty_like(hidden)
+
+
+for _name, _launch, _fake in (
+    ("decode_splits", _decode_splits, _fake_nothing),
+    ("merge_splits", _merge_splits, _fake_nothing),
+    ("rotate_and_store", _rotate_and_store, _fake_rotate_and_store),
+    ("silu_and_mul", _silu_and_mul, _fake_silu_and_mul),
+    ("add_rms_norm", _add_rms_norm, _fake_add_rms_norm),
+):
+    for _key in ("CUDA", "CPU"):
+        _LIBRARY.impl(_name, _launch, _key)
+    torch.library.register_fake(f"stagecoach::{_name}", _fake, lib=_LIBRARY)

@@ -1,0 +1,132 @@
+"""Scores of attention: what a layer does with them, which are masked, and the sum that follows."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch.nn.attention.bias import CausalVariant
+
+_MASK_ALIGNMENT = 8
+"""Elements; CUDA's kernels copy a mask whose rows do not begin at a multiple of these."""
+
+
+_HEAD_ALIGNMENT = 8
+_MAX_HEAD_DIM = 256
+"""Of a head, in elements, where flash attention and memory-efficient attention take it as it is."""
+
+_FLASH_CAPABILITY = (8, 0)
+"""Lowest compute capability that flash attention runs on."""
+
+
+class Scoring(NamedTuple):
+    """What a layer does with the scores of its attention."""
+
+    scaling: float
+    """Factor on the scores."""
+    sliding_window: int | None
+    """A position sees this many positions, itself included; None: all."""
+    softcap: float | None
+    """Scores become `softcap * tanh(score / softcap)`; None: unchanged."""
+
+
+def additive_mask(is_seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Returns what is added to scores: 0 where `is_seen`, else minus infinity.
+
+    Args:
+        is_seen: bool `[..., num_positions]`.
+        dtype: Of the query, as fused kernels take no other.
+
+    Returns:
+        `[..., num_positions]`; its rows begin where fused kernels read them in place.
+    """
+    num_positions = is_seen.shape[-1]
+    padding = -num_positions % _MASK_ALIGNMENT
+    mask = torch.full(
+        (*is_seen.shape[:-1], num_positions + padding),
+        float("-inf"),
+        dtype=dtype,
+        device=is_seen.device,
+    )[..., :num_positions]
+    return mask.masked_fill_(is_seen, 0)
+
+
+def attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scoring: Scoring,
+    *,
+    is_causal: bool = False,
+) -> torch.Tensor:
+    """Attends `[..., num_queries, head_dim]` to keys and values `[..., num_positions, head_dim]`.
+
+    Args:
+        query: The queries.
+        key: The keys, in the dtype in which KV is kept.
+        value: As `key`.
+        mask: `[..., num_queries, num_positions]` of `additive_mask`; None: all is seen, or, where
+            `is_causal`, the positions up to one's own.
+        scoring: Its window is in the mask.
+        is_causal: Whether there are as many queries as positions, and each sees up to its own.
+    """
+    key, value = key.to(query.dtype), value.to(query.dtype)
+    if scoring.softcap is None:
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, scale=scoring.scaling, is_causal=is_causal
+        )
+    scores = torch.matmul(query, key.transpose(-1, -2)) * scoring.scaling
+    scores = torch.tanh(scores / scoring.softcap) * scoring.softcap
+    if mask is not None:
+        scores += mask
+    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype)
+    return torch.matmul(weights, value)
+
+
+def takes_lower_right(query: torch.Tensor) -> bool:
+    """Returns whether `lower_right_attention` takes such queries, `[..., head_dim]`."""
+    head_dim = query.shape[-1]
+    return query.is_cuda and head_dim % _HEAD_ALIGNMENT == 0 and head_dim <= _MAX_HEAD_DIM
+
+
+def lower_right_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
+) -> torch.Tensor:
+    """Attends queries whose last one sees everything, and each other one position less.
+
+    Calls the kernels that torch chooses for `torch.nn.attention.bias.causal_lower_right`, without
+    that bias, which takes the memory of two masks.
+
+    Args:
+        query: `[num_sequences, num_heads, num_queries, head_dim]`; `takes_lower_right` of it.
+        key: `[num_sequences, num_heads, num_positions, head_dim]`, no fewer positions.
+        value: As `key`.
+        scaling: Factor on the scores.
+
+    Returns:
+        As `query`.
+    """
+    output: torch.Tensor
+    key, value = key.to(query.dtype), value.to(query.dtype)
+    is_narrow = query.dtype != torch.float32
+    if is_narrow and torch.cuda.get_device_capability(query.device) >= _FLASH_CAPABILITY:
+        output = torch.ops.aten._scaled_dot_product_flash_attention(
+            query, key, value, 0.0, is_causal=True, return_debug_mask=False, scale=scaling
+        )[0]
+        return output
+    output = torch.ops.aten._efficient_attention_forward(
+        query.transpose(1, 2),
+        key.transpose(1, 2),
+        value.transpose(1, 2),
+        bias=None,
+        cu_seqlens_q=None,
+        cu_seqlens_k=None,
+        max_seqlen_q=None,
+        max_seqlen_k=None,
+        dropout_p=0.0,
+        custom_mask_type=int(CausalVariant.LOWER_RIGHT),
+        compute_log_sumexp=False,
+        scale=scaling,
+        seqlen_k=None,
+    )[0]
+    return output.transpose(1, 2)

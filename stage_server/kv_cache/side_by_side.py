@@ -1,0 +1,17 @@
+"""Where a sequence's blocks lie in one piece, so that they are read in place."""
+
+
+def place_side_by_side(
+    block_table: tuple[int, ...], block_size: int, num_tokens: int
+) -> slice | None:
+    """Returns where in the pool's tokens a sequence lies in one piece; None when it does not.
+
+    Args:
+        block_table: Its blocks, at least one.
+        block_size: Tokens a block.
+        num_tokens: Its length.
+    """
+    first = block_table[0]
+    if block_table != tuple(range(first, first + len(block_table))):
+        return None
+    return slice(first * block_size, first * block_size + num_tokens)

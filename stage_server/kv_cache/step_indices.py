@@ -1,0 +1,154 @@
+"""All index tensors of one step: packed in one host buffer, and copied to the device at once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Self
+
+import torch
+
+from stage_server.core.batch import SequenceSlice
+from stage_server.kv_cache.decode_groups import groups_of_like_length, indices_of_decodes
+from stage_server.kv_cache.slot_tables import BlockPlan
+
+
+class DecodeIndices(NamedTuple):
+    """Sequences that run one token each and are attended together; int64 on the device."""
+
+    rows: torch.Tensor
+    """`[num_sequences]`: the row of each in the micro-batch, ascending."""
+    lengths: torch.Tensor
+    """`[num_sequences]`: positions of each, the new one included."""
+    tables: torch.Tensor
+    """`[num_sequences, num_blocks]`: a shorter table is padded with its own first block, so that a
+    sequence never reads another's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepIndices:
+    """What a step looks up with; every tensor is int64, one-dimensional and on the device."""
+
+    positions: torch.Tensor
+    """`[num_tokens]`: of every row in its own sequence."""
+    num_positions: int
+    """All positions are below this."""
+    slots: torch.Tensor
+    """`[num_tokens]`: place of every row in the pool's tokens."""
+    logits_rows: torch.Tensor
+    """`[num_rows]`: rows whose logits are wanted."""
+    new_blocks: torch.Tensor
+    """`[num_new_blocks]`: as in `BlockPlan`."""
+    copy_sources: torch.Tensor
+    """`[num_copies]`: shared blocks that are about to be written."""
+    copy_targets: torch.Tensor
+    """`[num_copies]`: the blocks that their content moves to."""
+    groups: tuple[tuple[int, ...], ...]
+    """Slices that decode, by the groups in which they are attended."""
+    decodes: tuple[DecodeIndices, ...]
+    """One a group."""
+    chunk_tables: tuple[torch.Tensor, ...]
+    """Block tables of the slices that do not decode, in order, `[num_blocks]` each."""
+
+    @classmethod
+    def of(
+        cls,
+        slices: Sequence[SequenceSlice],
+        plan: BlockPlan,
+        *,
+        block_size: int,
+        device: torch.device,
+        logits_rows: Sequence[int] = (),
+        max_gathered_tokens: int | None,
+    ) -> Self:
+        """Makes the indices of a micro-batch, with one copy to the device.
+
+        Args:
+            slices: Slices of the micro-batch, at least one, in the order of its rows.
+            plan: Their blocks.
+            block_size: Tokens a block.
+            device: Where the indices go.
+            logits_rows: Rows whose logits are wanted.
+            max_gathered_tokens: Tokens that a group of several sequences may gather, padding
+                included. None: nothing is gathered, and sequences of any lengths are attended
+                together.
+        """
+        if max_gathered_tokens is None:
+            decodes = indices_of_decodes(slices)
+            groups = [decodes] if decodes else []
+        else:
+            groups = groups_of_like_length(
+                slices, block_size=block_size, max_tokens=max_gathered_tokens
+            )
+        first_rows = rows_of_slices(slices)
+        tables = plan.block_tables
+        padded = [_padded([tables[i] for i in group]) for group in groups]
+        pack = _Pack()
+        pack.add([position for piece in slices for position in _positions(piece)])
+        pack.add(
+            [
+                table[position // block_size] * block_size + position % block_size
+                for piece, table in zip(slices, tables, strict=True)
+                for position in _positions(piece)
+            ]
+        )
+        pack.add(logits_rows)
+        pack.add(plan.new_blocks)
+        pack.add([copy.source for copy in plan.copies])
+        pack.add([copy.target for copy in plan.copies])
+        for group, group_tables in zip(groups, padded, strict=True):
+            pack.add([first_rows[i] for i in group])
+            pack.add([slices[i].end_position for i in group])
+            pack.add([block for table in group_tables for block in table])
+        chunks = [table for piece, table in zip(slices, tables, strict=True) if not piece.is_decode]
+        for table in chunks:
+            pack.add(table)
+        sent = iter(pack.sent_to(device))
+        return cls(
+            num_positions=max(piece.end_position for piece in slices),
+            positions=next(sent),
+            slots=next(sent),
+            logits_rows=next(sent),
+            new_blocks=next(sent),
+            copy_sources=next(sent),
+            copy_targets=next(sent),
+            groups=tuple(map(tuple, groups)),
+            decodes=tuple(
+                DecodeIndices(next(sent), next(sent), next(sent).view(len(group), -1))
+                for group in groups
+            ),
+            chunk_tables=tuple(sent),
+        )
+
+
+class _Pack:
+    """Lists of integers, one behind the other."""
+
+    def __init__(self) -> None:
+        self._values: list[int] = []
+        self._sizes: list[int] = []
+
+    def add(self, values: Sequence[int]) -> None:
+        self._values += values
+        self._sizes.append(len(values))
+
+    def sent_to(self, device: torch.device) -> tuple[torch.Tensor, ...]:
+        """The lists on the device, as views of one tensor."""
+        packed = torch.tensor(self._values, dtype=torch.int64).to(device)
+        return torch.split_with_sizes(packed, self._sizes)
+
+
+def rows_of_slices(slices: Sequence[SequenceSlice]) -> list[int]:
+    """Returns the first row of each slice."""
+    rows, row = [], 0
+    for piece in slices:
+        rows.append(row)
+        row += piece.num_tokens
+    return rows
+
+
+def _positions(piece: SequenceSlice) -> range:
+    return range(piece.start_position, piece.end_position)
+
+
+def _padded(tables: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    num_blocks = max(len(table) for table in tables)
+    return [table + (table[0],) * (num_blocks - len(table)) for table in tables]

@@ -1,0 +1,109 @@
+"""Lean layers on CUDA: between the matrices run kernels of ours, five launches a layer.
+
+A layer hands its last residual on, so that the next one's norm adds it in the same pass.
+`LeanLayers` is the slow twin that the tests compare with.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from stage_server.kernels.kernels import add_rms_norm, silu_and_mul
+from stage_server.model.attention import Attention, FusedAttention
+from stage_server.model.blueprint import Blueprint
+from stage_server.model.lean_layers import LeanLayer, LeanLayers, load_layers, residual_scale
+from stage_server.model.rotary import RotaryRows
+from stage_server.model.weight_loader import WeightLoader
+from stage_server.model.weight_plan import ParameterSource
+
+
+class FusedLayers:
+    """A stage's layers, of a Llama-like family, on a device that has kernels.
+
+    Args:
+        blueprint: What they are; `is_lean` of it.
+        loader: Of their weights.
+    """
+
+    def __init__(self, blueprint: Blueprint, loader: WeightLoader) -> None:
+        self._rotary = blueprint.rotary
+        self._rotary.to(loader.device)
+        self._layers = load_layers(FusedLayer, blueprint, loader)
+        self._residual_scale = residual_scale(blueprint)
+
+    @staticmethod
+    def weight_sources(blueprint: Blueprint) -> dict[str, ParameterSource]:
+        """Plans the weights, as of the lean layers."""
+        return LeanLayers.weight_sources(blueprint)
+
+    @property
+    def modules(self) -> Sequence[nn.Module]:
+        """All that holds weights."""
+        return self._layers
+
+    def forward(
+        self,
+        hidden: torch.Tensor,
+        positions: torch.Tensor,
+        num_positions: int,
+        attention: Attention,
+    ) -> torch.Tensor:
+        """Runs all layers; see `Layers.forward`."""
+        assert isinstance(attention, FusedAttention), "the engine has kernels for both or neither"
+        rows = self._rotary.at(hidden, positions, num_positions)[0]
+        update = None
+        for layer in self._layers:
+            hidden, update = layer.advance(hidden, update, rows, attention)
+        assert update is not None, "a stage has a layer"
+        return torch.add(hidden, update, alpha=self._residual_scale)
+
+
+class FusedLayer(LeanLayer):
+    """One layer."""
+
+    def advance(
+        self,
+        hidden: torch.Tensor,
+        update: torch.Tensor | None,
+        rotary: RotaryRows,
+        attention: FusedAttention,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Runs the layer, but for its last residual.
+
+        Args:
+            hidden: `[num_tokens, hidden_size]`.
+            update: What the layer before has left to add; None: nothing.
+            rotary: Of the rows.
+            attention: Of the micro-batch.
+
+        Returns:
+            Hidden states and what is left to add to them, `[num_tokens, hidden_size]` each.
+        """
+        traits = self._traits
+        if update is None:
+            normed = self._attention_norm(hidden)
+        else:
+            hidden, normed = self._add_and_norm(hidden, update, self._attention_norm.weight)
+        # [num_tokens, num_heads + 2 * num_kv_heads, head_dim]: queries, keys, values.
+        heads = self._qkv(normed).view(hidden.shape[0], -1, traits.head_dim)
+        attended = attention.rotate_and_attend(  # [num_tokens, num_heads, head_dim]
+            self._index,
+            heads,
+            rotary.cos,
+            rotary.swapped_sin,
+            head_norm=self._head_norm,
+            eps=self._eps,
+            scaling=traits.scaling,
+            sliding_window=traits.sliding_window,
+        )
+        del heads
+        update = self._output(attended.view(hidden.shape[0], -1))  # [num_tokens, hidden_size]
+        del attended
+        hidden, normed = self._add_and_norm(hidden, update, self._mlp_norm.weight)
+        return hidden, self._down(silu_and_mul(self._gate_up(normed)))
+
+    def _add_and_norm(
+        self, hidden: torch.Tensor, update: torch.Tensor, weight: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return add_rms_norm(hidden, update, weight, scale=self._residual_scale, eps=self._eps)

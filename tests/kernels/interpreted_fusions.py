@@ -1,0 +1,92 @@
+"""The kernels between a layer's matrices in Triton's interpreter, against their twins."""
+
+from typing import Any
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stage_server.kernels import kernels, twins
+
+TOLERANCES = {torch.float32: 1e-5, torch.float16: 8e-3, torch.bfloat16: 8e-2}
+EPS = 1e-5
+
+dtypes = st.sampled_from(sorted(TOLERANCES, key=str))
+
+
+def assert_like(found: Any, expected: Any, dtype: torch.dtype) -> None:
+    tolerance = TOLERANCES[dtype]
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+
+
+@settings(max_examples=10)
+@given(
+    st.integers(1, 5),
+    st.sampled_from([(1, 1), (4, 2), (5, 1), (16, 16)]),
+    st.sampled_from([8, 24, 128]),
+    st.booleans(),
+    dtypes,
+)
+def test_heads_are_rotated_and_stored(
+    num_tokens: int, num_heads: tuple[int, int], head_dim: int, has_norm: bool, dtype: torch.dtype
+) -> None:
+    generator = torch.Generator().manual_seed(num_tokens)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator).to(dtype)
+
+    num_queries, num_kv_heads = num_heads
+    heads = random(num_tokens, num_queries + 2 * num_kv_heads, head_dim)
+    cos, _, swapped_sin = random(num_tokens, 3, head_dim).unbind(1)  # as `Rotary.at` gives them
+    head_norm = random(num_queries + num_kv_heads, head_dim) if has_norm else None
+    pool = torch.full((2, 12, num_kv_heads, head_dim), 7, dtype=dtype)
+    slots = torch.randperm(12, generator=generator)[:num_tokens]
+    expected = twins.rotate(
+        heads, cos, swapped_sin, head_norm=head_norm, eps=EPS, num_kv_heads=num_kv_heads
+    )
+    stored = pool.clone()
+    stored[0, slots], stored[1, slots] = expected.keys, expected.values
+    query = kernels.rotate_and_store(
+        heads,
+        cos,
+        swapped_sin,
+        head_norm=head_norm,
+        eps=EPS,
+        slots=slots,
+        keys=pool[0],
+        values=pool[1],
+    )
+    assert_like(query, expected.queries, dtype)
+    assert_like(pool, stored, dtype)
+    assert torch.equal(pool[1], stored[1]), "values are copied"
+
+
+@settings(max_examples=10)
+@given(st.integers(1, 3), st.sampled_from([1, 1000, 1024, 2500]), dtypes)
+def test_a_gate_opens_as_its_twin(num_tokens: int, size: int, dtype: torch.dtype) -> None:
+    gate_up = torch.randn(num_tokens, 2 * size, dtype=torch.float32).to(dtype)
+    assert_like(kernels.silu_and_mul(gate_up), twins.silu_and_mul(gate_up), dtype)
+
+
+@settings(max_examples=10)
+@given(
+    st.integers(1, 3),
+    st.sampled_from([48, 1024, 3000]),
+    st.sampled_from([1.0, 0.22]),
+    dtypes,
+)
+def test_a_residual_is_added_and_normed(
+    num_tokens: int, size: int, scale: float, dtype: torch.dtype
+) -> None:
+    hidden, update = torch.randn(2, num_tokens, size).to(dtype)
+    weight = torch.randn(size).to(dtype)
+    found = kernels.add_rms_norm(hidden, update, weight, scale=scale, eps=EPS)
+    expected = twins.add_rms_norm(hidden, update, weight, scale=scale, eps=EPS)
+    assert_like(found, expected, dtype)
+
+
+def test_a_residual_that_cancels_is_normed_to_zero() -> None:
+    hidden = torch.randn(1, 48)
+    added, normed = kernels.add_rms_norm(hidden, -hidden, torch.ones(48), scale=1.0, eps=EPS)
+    assert not added.any()
+    assert not normed.any()

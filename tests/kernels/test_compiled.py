@@ -1,0 +1,171 @@
+"""Every kernel compiles for every kind of card that is served, and spills no register.
+
+No card is needed: Triton brings NVIDIA's assembler, and a tool that shows what it made.
+"""
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+triton = pytest.importorskip("triton", reason="Triton has no wheel for this machine")
+
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.compiler import ASTSource  # noqa: E402
+
+from stage_server.kernels.jit import elementwise, paged_decode, rotate_and_store  # noqa: E402
+from stage_server.kernels.operators import MAX_SPLITS  # noqa: E402
+
+# Triton builds nodes of Python's grammar in a way that Python 3.13 calls deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:AnnAssign:DeprecationWarning")
+
+CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+CAPABILITIES = (75, 80, 86, 89, 90, 120)
+SOME = (75, 86, 120)
+MAX_REGISTERS = 128
+"""Above, fewer than four blocks of four warps have room on a multiprocessor."""
+
+TYPES = {
+    **dict.fromkeys(("rows", "tables", "lengths", "slots"), "*i64"),
+    **dict.fromkeys(("partial", "log_sums"), "*fp32"),
+    **dict.fromkeys(("scaling", "softcap", "eps", "scale"), "fp32"),
+    **dict.fromkeys(("window", "table_stride", "num_splits"), "i32"),
+}
+"""Types of arguments; every other one points at elements of the compute dtype."""
+
+
+class Usage(NamedTuple):
+    num_registers: int
+    num_spilled_bytes: int
+
+
+def compiled(
+    kernel: Any,
+    constants: dict[str, Any],
+    capability: int,
+    cache: Path,
+    *,
+    dtype: str = "fp16",
+    options: dict[str, int] | None = None,
+    **types: str | None,
+) -> Usage:
+    """Compiles as a launch does; `types` says what differs, None that an argument is not given."""
+    signature = {}
+    aligned = {}
+    for index, parameter in enumerate(kernel.params):
+        name = parameter.name
+        given = {**TYPES, **types}.get(name, f"*{dtype}")
+        if name in constants or given is None:
+            signature[name] = "constexpr"
+            constants = {name: None, **constants}
+            continue
+        signature[name] = given
+        if given.startswith("*") and not parameter.do_not_specialize_on_alignment:
+            aligned[(index,)] = [["tt.divisibility", 16]]
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
+    with triton.knobs.cache.scope():
+        triton.knobs.cache.dir = str(cache)
+        target = GPUTarget("cuda", capability, 32)
+        binary = triton.compile(source, target=target, options=options or {})
+    path = cache / "kernel.cubin"
+    path.write_bytes(binary.asm["cubin"])
+    command = [str(CUOBJDUMP), "-res-usage", str(path)]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found = {name: int(number) for name, number in re.findall(r"(REG|STACK|LOCAL):(\d+)", shown)}
+    return Usage(found["REG"], found["STACK"] + found["LOCAL"])
+
+
+def decode_usage(capability: int, cache: Path, **case: Any) -> Usage:
+    """Of decode attention; `case` says what differs from a Llama 3 of 8 B."""
+    dtype = case.pop("dtype", "fp16")
+    constants = {
+        "num_heads": 32,
+        "num_kv_heads": 8,
+        "head_dim": 128,
+        "block_size": 16,
+        "itemsize": 4 if dtype == "fp32" else 2,
+        "has_window": False,
+        "has_softcap": False,
+        "has_scales": False,
+        "is_split": True,
+        **case,
+    }
+    types: dict[str, str | None] = {"key_scales": None, "value_scales": None}
+    if constants["has_scales"]:
+        types = {"keys": "*i8", "values": "*i8", "key_scales": "*fp32", "value_scales": "*fp32"}
+    if not constants["is_split"]:
+        types |= {"partial": None, "log_sums": None}
+    return compiled(
+        paged_decode.decode_splits_kernel,
+        paged_decode.decode_constants(**constants),
+        capability,
+        cache,
+        dtype=dtype,
+        options=paged_decode.decode_options(),
+        **types,
+    )
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_decode_attention_fits_every_card(capability: int, tmp_path: Path) -> None:
+    usage = decode_usage(capability, tmp_path)
+    assert usage.num_spilled_bytes == 0
+    # Before sm_80 products of matrices are taken without tensor cores, from more registers.
+    assert usage.num_registers <= (MAX_REGISTERS if capability >= 80 else 255)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        {"num_kv_heads": 32, "is_split": False},
+        {"dtype": "fp32"},
+        {"dtype": "bf16", "head_dim": 256, "has_window": True, "has_softcap": True},
+        {"has_scales": True},
+        {"head_dim": 80, "block_size": 24},
+    ],
+    ids=lambda case: "-".join(case),
+)
+def test_every_form_of_decode_attention_fits(case: dict[str, Any], tmp_path: Path) -> None:
+    usage = decode_usage(86, tmp_path, **case)
+    assert usage.num_spilled_bytes == 0
+    assert usage.num_registers <= MAX_REGISTERS
+
+
+@pytest.mark.parametrize("capability", SOME)
+def test_the_other_kernels_fit_every_card(capability: int, tmp_path: Path) -> None:
+    # The largest of Llama, 13B and 405B.
+    usages = [
+        compiled(
+            paged_decode.merge_splits_kernel,
+            paged_decode.merge_constants(num_heads=40, head_dim=128, max_splits=MAX_SPLITS),
+            capability,
+            tmp_path,
+        ),
+        compiled(
+            rotate_and_store.rotate_and_store_kernel,
+            rotate_and_store.rotate_constants(
+                num_heads=32, num_kv_heads=8, head_dim=128, rotary_stride=384, has_norm=True
+            ),
+            capability,
+            tmp_path,
+        ),
+        compiled(
+            elementwise.silu_and_mul_kernel, elementwise.silu_constants(13824), capability, tmp_path
+        ),
+        compiled(
+            elementwise.add_rms_norm_kernel,
+            elementwise.norm_constants(16384),
+            capability,
+            tmp_path,
+            options=elementwise.norm_options(16384),
+        ),
+    ]
+    assert [usage.num_spilled_bytes for usage in usages] == [0] * len(usages)
+    assert max(usage.num_registers for usage in usages) <= 64
+
+
+def test_a_spill_would_be_seen(tmp_path: Path) -> None:
+    usage = decode_usage(86, tmp_path, dtype="fp32", itemsize=2)  # a tile twice too large
+    assert usage.num_spilled_bytes > 0

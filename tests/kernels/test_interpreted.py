@@ -1,0 +1,32 @@
+"""Runs the tests of kernels that need Triton's interpreter, each file in a process of its own.
+
+Triton decides when it is imported whether kernels are compiled or interpreted.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton", reason="Triton has no wheel for this machine")
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = sorted(path.name for path in Path(__file__).parent.glob("interpreted_*.py"))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_kernels_equal_their_twins(name: str) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/kernels/{name}"],
+        cwd=ROOT,
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_there_are_such_files() -> None:
+    assert len(FILES) >= 3

@@ -1,0 +1,81 @@
+"""The index tensors of a step, against what they are made of."""
+
+import pytest
+import torch
+
+from stage_server.core.batch import ForkSlot, SequenceSlice
+from stage_server.kv_cache.slot_tables import BlockPlan, SlotTables
+from stage_server.kv_cache.step_indices import StepIndices
+
+CPU = torch.device("cpu")
+BLOCK_SIZE = 4
+
+
+def make_indices(
+    slices: list[SequenceSlice], plan: BlockPlan, *, max_gathered_tokens: int | None = 10**6
+) -> StepIndices:
+    return StepIndices.of(
+        slices,
+        plan,
+        block_size=BLOCK_SIZE,
+        device=CPU,
+        logits_rows=[len(slices) - 1],
+        max_gathered_tokens=max_gathered_tokens,
+    )
+
+
+@pytest.fixture
+def tables() -> SlotTables:
+    tables = SlotTables(32, BLOCK_SIZE)
+    tables.apply([], [SequenceSlice(0, 0, 5), SequenceSlice(1, 0, 1), SequenceSlice(2, 0, 40)])
+    return tables
+
+
+def test_rows_are_told_where_they_are_and_where_they_go(tables: SlotTables) -> None:
+    slices = [SequenceSlice(0, 5, 1), SequenceSlice(1, 1, 4), SequenceSlice(2, 40, 1)]
+    plan = tables.apply([], slices)
+    indices = make_indices(slices, plan, max_gathered_tokens=None)
+    assert indices.positions.tolist() == [5, 1, 2, 3, 4, 40]
+    assert indices.num_positions == 41
+    first, second, third = plan.block_tables
+    assert indices.slots.tolist() == [
+        first[1] * 4 + 1,
+        *(second[0] * 4 + i for i in (1, 2, 3)),
+        second[1] * 4,
+        third[10] * 4,
+    ]
+    assert indices.logits_rows.tolist() == [2]
+    assert indices.new_blocks.tolist() == list(plan.new_blocks)
+    assert [table.tolist() for table in indices.chunk_tables] == [list(second)]
+    [decodes] = indices.decodes
+    assert decodes.rows.tolist() == [0, 5]
+    assert decodes.lengths.tolist() == [6, 41]
+    assert decodes.tables.tolist() == [[*first, *[first[0]] * 9], list(third)]
+
+
+def test_only_sequences_of_like_length_are_gathered_together(tables: SlotTables) -> None:
+    slices = [SequenceSlice(0, 5, 1), SequenceSlice(1, 1, 1), SequenceSlice(2, 40, 1)]
+    plan = tables.apply([], slices)
+    apart = make_indices(slices, plan)
+    assert len(apart.decodes) > 1
+    assert sorted(i for group in apart.groups for i in group) == [0, 1, 2]
+    together = make_indices(slices, plan, max_gathered_tokens=None)
+    assert together.groups == ((0, 1, 2),)
+
+
+def test_blocks_that_are_copied_are_among_the_indices(tables: SlotTables) -> None:
+    slices = [SequenceSlice(3, 5, 1)]
+    plan = tables.apply([ForkSlot(0, 3, 5)], slices)
+    indices = make_indices(slices, plan)
+    assert list(zip(indices.copy_sources.tolist(), indices.copy_targets.tolist(), strict=True)) == [
+        tuple(copy) for copy in plan.copies
+    ]
+    assert len(plan.copies) == 1
+
+
+def test_all_of_them_are_copied_to_the_device_at_once(tables: SlotTables) -> None:
+    slices = [SequenceSlice(0, 5, 1), SequenceSlice(1, 1, 4), SequenceSlice(2, 40, 1)]
+    indices = make_indices(slices, tables.apply([], slices))
+    tensors = [indices.positions, indices.slots, indices.new_blocks, *indices.chunk_tables]
+    tensors += [part for decodes in indices.decodes for part in decodes]
+    assert len({tensor.untyped_storage().data_ptr() for tensor in tensors}) == 1
