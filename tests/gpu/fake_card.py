@@ -211,7 +211,7 @@ class _Operations(TorchDispatchMode):
     """Sees every operation, after torch has taken it apart as far as it does by itself."""
 
     def __init__(self, card: FakeCard) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._card = card
 
     def __torch_dispatch__(
@@ -357,7 +357,8 @@ def _launches(
 
 def _storage_key(tensor: torch.Tensor) -> int:
     """Tells the memory of one tensor from that of another, as an address would."""
-    return StorageWeakRef(tensor.untyped_storage()).cdata
+    key: int = StorageWeakRef(tensor.untyped_storage()).cdata
+    return key
 
 
 def _tensors(tree: Any) -> list[torch.Tensor]:

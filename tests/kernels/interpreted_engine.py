@@ -69,7 +69,7 @@ def steps(hidden_size: int) -> Iterator[ForwardBatch]:
 def test_every_kind_of_step_equals_its_twin(path: Path, family: str) -> None:
     fused, plain = create_engine(path, KERNELS), create_engine(path, None)
     assert (fused.info.attention, plain.info.attention) == ("kernel", "gather")
-    assert isinstance(fused._stack._layers, FusedLayers) == IS_LEAN[family]
+    assert isinstance(fused._forward_pass._stack._layers, FusedLayers) == IS_LEAN[family]
     assert fused.info.weight_bytes == plain.info.weight_bytes
     for batch in steps(plain.info.hidden_size):
         found, expected = (engine.forward(batch).hidden_states for engine in (fused, plain))

@@ -12,7 +12,7 @@ from stagecoach.contract.errors import InsufficientMemoryError
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.model_files import open_model
 from stagecoach.roofline.devices import GPUS, Gpu
-from stagecoach.roofline.kv_memory import KV_BLOCK_SIZE
+from stagecoach.roofline.kv_memory import KV_BLOCK_SIZE, kv_memory_bytes
 from stagecoach.roofline.model_shape import ModelShape
 from stagecoach.roofline.split import Options, SplitScore, StageFit, best_split, score
 from stagecoach.roofline.stage_cost import StageCost
@@ -59,7 +59,10 @@ def score_of(gpus: Sequence[Gpu], split: Sequence[int]) -> SplitScore | None:
         start += count
         time = cost.time(Work.decode(1, CONTEXT_TOKENS), gpu)
         times_ns.append(round(time.total_s * 1e9))
-        kv_bytes = max(0, int((gpu.memory_bytes - cost.weight_bytes) * 0.9))
+        try:
+            kv_bytes = kv_memory_bytes(cost, gpu)
+        except InsufficientMemoryError:
+            return None
         block_bytes = cost.kv_bytes_per_token * KV_BLOCK_SIZE
         kv_tokens.append(kv_bytes // block_bytes * KV_BLOCK_SIZE)
     if min(kv_tokens) < CONTEXT_TOKENS:

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from stage_server.compute import kv_budget
 from stage_server.compute.torch_engine import TorchEngine
 from stage_server.core.batch import ForwardBatch, SequenceSlice
 from stage_server.core.config import StageConfig
@@ -78,27 +77,3 @@ def test_float16_on_a_cpu_is_that_of_the_weights_alone(tmp_path: Path) -> None:
     engine = create_engine(tiny_model("llama", tmp_path), Precision.of("float16", on_cpu=True))
     assert (engine.info.dtype, engine.info.hidden_states_dtype) == ("float16", "float32")
     assert run(engine, torch.ones(5, 48)).dtype == torch.float32
-
-
-@pytest.mark.parametrize(
-    ("share", "free_gib", "held_gib", "expected_gib"),
-    [
-        (1.0, 6, 5, 6),  # the card is the stage's own: what is free
-        (0.5, 6, 4.5, 1),  # 6 of 12 are the stage's, of which weights and context hold 5
-        (0.5, 0.5, 5, 0.5),  # the other stage has taken more than its half
-    ],
-)
-def test_kv_on_a_shared_card_comes_from_the_share_of_the_stage(
-    share: float,
-    free_gib: float,
-    held_gib: float,
-    expected_gib: float,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    gib = 1 << 30
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (int(free_gib * gib), 12 * gib))
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: int(held_gib * gib))
-    config = StageConfig(model="demo", layers=MIDDLE, device_share=share)
-    monkeypatch.setattr(kv_budget, "CONTEXT_BYTES", gib // 2)
-    free = kv_budget._free_bytes(config, torch.device("cuda:0"))
-    assert free == int(expected_gib * gib)
