@@ -48,7 +48,7 @@ def test_a_lower_right_bias_equals_the_mask_bit_for_bit(
         assert torch.equal(found, expected)
 
 
-class Calls(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Calls(TorchDispatchMode):
     """Records attention kernels with what they are given, fake tensors by their shapes."""
 
     def __init__(self) -> None:
