@@ -2,7 +2,8 @@
 
 import torch
 
-from stage_server.compute.logits import reduce_logits
+from stage_server.compute.host_copies import on_host
+from stage_server.compute.logits import reduce_logits, request_numbers
 from stage_server.core.batch import ForwardBatch, ForwardOutput
 from stage_server.core.torch_dtypes import torch_dtype
 from stage_server.kv_cache.kv_pool import KvPool
@@ -38,26 +39,24 @@ class ForwardPass:
         indices = StepIndices.of(
             batch.slices,
             plan,
+            batch.inputs,
             block_size=pool.block_size,
             device=self._stack.device,
             logits_rows=[request.row for request in batch.logits],
+            logits_numbers=request_numbers(batch.logits),
             max_gathered_tokens=None if kernels is not None else pool.max_gathered_tokens,
         )
         pool.prepare(indices)
         attention = PagedAttention(pool, batch.slices, plan, indices, kernels)
-        hidden = self._stack.forward(
-            self._inputs(batch), indices.positions, indices.num_positions, attention
-        )
+        hidden = self._hidden(indices.inputs)
+        hidden = self._stack.forward(hidden, indices.positions, indices.num_positions, attention)
         if not self._stack.is_last:
-            return ForwardOutput(hidden_states=hidden.to("cpu", self._wire_dtype))
+            return ForwardOutput(hidden_states=on_host(hidden.to(self._wire_dtype)))
         if not batch.logits:
             return ForwardOutput()
-        hidden = hidden[indices.logits_rows]
-        return ForwardOutput(logits=reduce_logits(self._stack.logits(hidden), batch.logits))
+        logits = self._stack.logits(hidden[indices.logits_rows])
+        return ForwardOutput(logits=reduce_logits(logits, batch.logits, indices.logits_numbers))
 
-    def _inputs(self, batch: ForwardBatch) -> torch.Tensor:
-        """`[num_tokens, hidden_size]`, on the device."""
-        if batch.token_ids is not None:
-            return self._stack.embed(batch.token_ids.to(self._stack.device))
-        assert batch.hidden_states is not None, "the servicer checked the inputs"
-        return batch.hidden_states.to(self._stack.device, self._compute_dtype)
+    def _hidden(self, inputs: torch.Tensor) -> torch.Tensor:
+        """What goes into the first layer, `[num_tokens, hidden_size]`."""
+        return self._stack.embed(inputs) if self._stack.is_first else inputs.to(self._compute_dtype)

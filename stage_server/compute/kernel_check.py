@@ -201,6 +201,7 @@ def _attention(pool: KvPool, lengths: tuple[int, ...], kernels: Kernels | None) 
     indices = StepIndices.of(
         slices,
         plan,
+        torch.empty(0),
         block_size=pool.block_size,
         device=pool.device,
         max_gathered_tokens=None if kernels is not None else pool.max_gathered_tokens,

@@ -1,109 +1,226 @@
-"""Reduces rows of logits to what the coordinator's sampler asked for."""
+"""Reduces rows of logits to what the coordinator's sampler asked for.
+
+The device is waited for once: what is found of all rows comes back in one copy. Whole rows, and
+rows in which more logits equal the lowest candidate than there is room for, are asked for
+afterwards; both are rare.
+"""
 
 import math
+import struct
 from collections.abc import Sequence
-from dataclasses import replace
+from typing import NamedTuple, Self
 
 import torch
 
-from stage_server.compute.noise import Contenders, find_contenders
+from stage_server.compute.host_copies import on_host
+from stage_server.compute.noise import contenders_of, signed
 from stage_server.core.batch import LogitsRequest, LogitsRow
 
-_NO_CONTENDERS = Contenders([], [])
+
+class _Wanted(NamedTuple):
+    """What requests want beside candidates, by their places among the requests."""
+
+    unit_rows: list[int]
+    """Those that want the sum at temperature 1."""
+    contender_rows: list[int]
+    """Those that want contenders."""
+    token_rows: list[int]
+    """Of each named token."""
+    token_ids: list[int]
+
+    @classmethod
+    def by(cls, requests: Sequence[LogitsRequest]) -> Self:
+        named = [(i, token_id) for i, r in enumerate(requests) for token_id in r.token_ids]
+        return cls(
+            [i for i, request in enumerate(requests) if request.wants_unit_log_sum_exp],
+            [i for i, request in enumerate(requests) if request.num_contenders],
+            [i for i, _ in named],
+            [token_id for _, token_id in named],
+        )
 
 
-def reduce_logits(logits: torch.Tensor, requests: Sequence[LogitsRequest]) -> tuple[LogitsRow, ...]:
+class _Found(NamedTuple):
+    """What was found of all rows; on the device, and then on the host."""
+
+    log_sum_exps: torch.Tensor
+    """float32 `[num_rows]`."""
+    unit_log_sum_exps: torch.Tensor
+    """float32, of `unit_rows`."""
+    contender_ids: torch.Tensor
+    """int64 `[num_contender_rows, most]`, of `contender_rows`."""
+    contender_logits: torch.Tensor
+    """float32, likewise."""
+    token_logits: torch.Tensor
+    """float32, of each named token."""
+    top_ids: torch.Tensor
+    """int64 `[num_rows, num_candidates]`."""
+    top_logits: torch.Tensor
+    """float32, likewise; falling."""
+    are_tied: torch.Tensor
+    """int64 `[num_rows]`: not 0 where the ids of the lowest candidates may be of any equal logits
+    instead of the first ones."""
+
+
+def request_numbers(requests: Sequence[LogitsRequest]) -> list[int]:
+    """Returns what the device has to know of requests, in integers of 64 bits."""
+    wanted = _Wanted.by(requests)
+    return [
+        *(_float64_bits(request.temperature) for request in requests),
+        *wanted.unit_rows,
+        *wanted.contender_rows,
+        *(signed(requests[i].noise_key) for i in wanted.contender_rows),
+        *wanted.token_rows,
+        *wanted.token_ids,
+    ]
+
+
+def reduce_logits(
+    logits: torch.Tensor, requests: Sequence[LogitsRequest], numbers: torch.Tensor | None = None
+) -> tuple[LogitsRow, ...]:
     """Reduces each row as its request says.
 
     Args:
         logits: float32 `[num_requests, vocab_size]`, one row a request, on any device.
-        requests: What is wanted of each row.
+        requests: What is wanted of each row, at least one.
+        numbers: int64, `request_numbers` of them, on that device. None: they are sent there.
 
     Returns:
         One row a request, in order. Candidates lie by falling logit, equal logits by rising id,
         exactly as a stable sort of the full row would place them.
     """
-    vocab_size = logits.shape[1]
-    temperatures = torch.tensor([request.temperature for request in requests], device=logits.device)
-    gaps = logits - logits.amax(dim=1, keepdim=True)  # NaN where the highest is not finite
-    weights = (gaps / temperatures[:, None]).exp_()
-    log_sum_exps = weights.sum(dim=1).log_().tolist()
-    unit_log_sum_exps: list[float | None] = [None] * len(requests)
-    if wanted := [i for i, r in enumerate(requests) if r.wants_unit_log_sum_exp]:
-        values = gaps[wanted].exp_().sum(dim=1).log_().tolist()
-        for i, value in zip(wanted, values, strict=True):
-            unit_log_sum_exps[i] = value
-    contenders = _contenders(logits, weights, requests)
-    num_candidates = max(
-        (r.num_candidates for r in requests if r.num_candidates < vocab_size), default=0
-    )
-    top_logits, top_ids = _top(logits, num_candidates)
-    return tuple(
-        replace(
-            _reduce_row(
-                request,
-                logits[i],
-                log_sum_exps[i],
-                top_logits[i],
-                top_ids[i],
-                contenders.get(i, _NO_CONTENDERS),
-            ),
-            unit_log_sum_exp=unit_log_sum_exps[i],
+    if numbers is None:
+        numbers = torch.tensor(request_numbers(requests), device=logits.device)
+    wanted = _Wanted.by(requests)
+    found = _fetched(_find(logits, requests, wanted, numbers))
+    _correct_ties(found, logits)
+    log_sum_exps = found.log_sum_exps.tolist()
+    top_ids, top_logits = found.top_ids.tolist(), found.top_logits.tolist()
+    units = dict(zip(wanted.unit_rows, found.unit_log_sum_exps.tolist(), strict=True))
+    contenders = {
+        row: (ids, values)
+        for row, ids, values in zip(
+            wanted.contender_rows,
+            found.contender_ids.tolist(),
+            found.contender_logits.tolist(),
+            strict=True,
         )
-        for i, request in enumerate(requests)
-    )
-
-
-def _contenders(
-    logits: torch.Tensor, weights: torch.Tensor, requests: Sequence[LogitsRequest]
-) -> dict[int, Contenders]:
-    """By row, of those that want any."""
-    wanted = [i for i, request in enumerate(requests) if request.num_contenders]
-    if not wanted:
-        return {}
-    found = find_contenders(
-        logits,
-        weights,
-        wanted,
-        [requests[i].noise_key for i in wanted],
-        max(requests[i].num_contenders for i in wanted),
-    )
-    return {
-        i: Contenders(
-            one.ids[: requests[i].num_contenders], one.logits[: requests[i].num_contenders]
-        )
-        for i, one in zip(wanted, found, strict=True)
     }
-
-
-def _reduce_row(
-    request: LogitsRequest,
-    row: torch.Tensor,
-    log_sum_exp: float,
-    top_logits: list[float],
-    top_ids: list[int],
-    contenders: Contenders,
-) -> LogitsRow:
-    candidates = top_logits[: request.num_candidates]
-    if request.num_candidates >= row.shape[0] or not covers(request, log_sum_exp, candidates):
-        return LogitsRow(
+    token_logits = iter(found.token_logits.tolist())
+    rows: list[LogitsRow] = []
+    incomplete: list[int] = []
+    for i, request in enumerate(requests):
+        named = [next(token_logits) for _ in request.token_ids]
+        ids, values = contenders.get(i, ([], []))
+        row = LogitsRow(
             row=request.row,
-            log_sum_exp=log_sum_exp,
+            log_sum_exp=log_sum_exps[i],
+            candidate_ids=top_ids[i][: request.num_candidates],
+            candidate_logits=top_logits[i][: request.num_candidates],
+            token_logits=named,
+            unit_log_sum_exp=units.get(i),
+            contender_ids=ids[: request.num_contenders],
+            contender_logits=values[: request.num_contenders],
+        )
+        if request.num_candidates >= logits.shape[1] or not covers(
+            request, row.log_sum_exp, list(row.candidate_logits)
+        ):
+            incomplete.append(i)
+        rows.append(row)
+    for i, full in zip(incomplete, _full_rows(logits, incomplete), strict=True):
+        rows[i] = LogitsRow(
+            row=rows[i].row,
+            log_sum_exp=rows[i].log_sum_exp,
             candidate_ids=[],
             candidate_logits=[],
             token_logits=[],
-            full=row.to("cpu"),
+            full=full,
+            unit_log_sum_exp=rows[i].unit_log_sum_exp,
         )
-    token_ids = torch.tensor(request.token_ids, dtype=torch.int64, device=row.device)
-    return LogitsRow(
-        row=request.row,
-        log_sum_exp=log_sum_exp,
-        candidate_ids=top_ids[: request.num_candidates],
-        candidate_logits=candidates,
-        token_logits=row[token_ids].tolist() if request.token_ids else [],
-        contender_ids=contenders.ids,
-        contender_logits=contenders.logits,
+    return tuple(rows)
+
+
+def _find(
+    logits: torch.Tensor,
+    requests: Sequence[LogitsRequest],
+    wanted: _Wanted,
+    numbers: torch.Tensor,
+) -> _Found:
+    """Finds everything, without waiting for the device."""
+    temperatures, unit_rows, contender_rows, noise_keys, token_rows, token_ids = (
+        numbers.split_with_sizes(
+            [
+                len(requests),
+                len(wanted.unit_rows),
+                *(2 * [len(wanted.contender_rows)]),
+                *(2 * [len(wanted.token_ids)]),
+            ]
+        )
     )
+    gaps = logits - logits.amax(dim=1, keepdim=True)  # NaN where the highest is not finite
+    weights = (gaps / temperatures.view(torch.float64).to(torch.float32)[:, None]).exp_()
+    units = contender_logits = token_logits = logits.new_empty(0)
+    contender_ids = numbers.new_empty(0)
+    if wanted.unit_rows:
+        units = gaps[unit_rows].exp_().sum(dim=1).log_()
+    if wanted.contender_rows:
+        most = max(request.num_contenders for request in requests)
+        contender_ids, contender_logits = contenders_of(
+            logits, weights, contender_rows, noise_keys, most
+        )
+    if wanted.token_ids:
+        token_logits = logits[token_rows, token_ids]
+    reduced = [r.num_candidates for r in requests if r.num_candidates < logits.shape[1]]
+    return _Found(
+        weights.sum(dim=1).log_(),
+        units,
+        contender_ids,
+        contender_logits,
+        token_logits,
+        *_top(logits, max(reduced, default=0)),
+    )
+
+
+def _fetched(found: _Found) -> _Found:
+    """Brings everything to the host in one copy. Ids fit 32 bits."""
+    if found.log_sum_exps.device.type == "cpu":
+        return found
+    words = [
+        part.flatten().view(torch.int32) if part.is_floating_point() else part.flatten().int()
+        for part in found
+    ]
+    fetched = on_host(torch.cat(words)).split_with_sizes([part.numel() for part in found])
+    return _Found(
+        *(
+            (part.view(torch.float32) if like.is_floating_point() else part.long()).view(like.shape)
+            for part, like in zip(fetched, found, strict=True)
+        )
+    )
+
+
+def _correct_ties(found: _Found, logits: torch.Tensor) -> None:
+    """Names the first of the logits that equal the lowest candidate of a row."""
+    num_candidates = found.top_ids.shape[1]
+    for i, is_tied in enumerate(found.are_tied.tolist()):
+        if not is_tied:
+            continue
+        lowest = found.top_logits[i, -1].item()
+        num_lowest = int((found.top_logits[i] == lowest).sum())
+        equal = (logits[i] == lowest).nonzero().flatten()[:num_lowest]
+        found.top_ids[i, num_candidates - num_lowest :] = equal.to("cpu")
+
+
+def _full_rows(logits: torch.Tensor, rows: Sequence[int]) -> Sequence[torch.Tensor]:
+    """float32 `[vocab_size]` each, on the host."""
+    if not rows:
+        return ()
+    if logits.device.type == "cpu":
+        return [logits[i] for i in rows]
+    return on_host(torch.stack([logits[i] for i in rows])).unbind()
+
+
+def _float64_bits(value: float) -> int:
+    bits: int = struct.unpack("<q", struct.pack("<d", value))[0]
+    return bits
 
 
 def covers(request: LogitsRequest, log_sum_exp: float, candidates: list[float]) -> bool:
@@ -125,21 +242,20 @@ def covers(request: LogitsRequest, log_sum_exp: float, candidates: list[float]) 
     return log_mass >= math.log(request.min_mass)
 
 
-def _top(logits: torch.Tensor, k: int) -> tuple[list[list[float]], list[list[int]]]:
-    """Highest `k` logits of every row and their ids, placed as a stable sort would place them."""
+def _top(logits: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Ids and logits of the highest `k` of every row as in `_Found`, and which rows are tied."""
+    none_tied = logits.new_zeros(len(logits), dtype=torch.int64)
     if k == 0:
-        return [[] for _ in logits], [[] for _ in logits]
+        empty = logits.new_empty(len(logits), 0)
+        return empty.long(), empty, none_tied
     if k == 1:  # what greedy decoding asks for; argmax finds the first of equals
         ids = logits.argmax(dim=1, keepdim=True)
-        return logits.gather(1, ids).tolist(), ids.tolist()
+        return ids, logits.gather(1, ids), none_tied
     ids = logits.topk(k, dim=1).indices.sort(dim=1).values
     values = logits.gather(1, ids)
     values, order = values.sort(dim=1, descending=True, stable=True)
     ids = ids.gather(1, order)
     # topk keeps any of the logits that equal the lowest; the ones with the lowest ids are wanted.
     lowest = values[:, -1:]
-    tied = (logits == lowest).sum(dim=1) > (values == lowest).sum(dim=1)
-    for i in tied.nonzero().flatten().tolist():
-        num_tied = int((values[i] == lowest[i]).sum())
-        ids[i, k - num_tied :] = (logits[i] == lowest[i]).nonzero().flatten()[:num_tied]
-    return values.tolist(), ids.tolist()
+    num_left_out = (logits == lowest).sum(dim=1) - (values == lowest).sum(dim=1)
+    return ids, values, num_left_out

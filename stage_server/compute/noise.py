@@ -52,22 +52,48 @@ def find_contenders(
         noise_keys: One for each of `rows`.
         num_contenders: At least 1, at most vocab_size.
     """
-    vocab_size = logits.shape[1]
     device = logits.device
-    steps = _steps(vocab_size, device)
-    keys = torch.tensor([_signed(key) for key in noise_keys], device=device)[:, None]
-    chunk = _CPU_CHUNK if device.type == "cpu" else _CUDA_CHUNK
+    ids, values = contenders_of(
+        logits,
+        weights,
+        torch.tensor(rows, device=device),
+        torch.tensor([signed(key) for key in noise_keys], device=device),
+        num_contenders,
+    )
+    return list(map(Contenders, ids.tolist(), values.tolist()))
+
+
+def contenders_of(
+    logits: torch.Tensor,
+    weights: torch.Tensor,
+    rows: torch.Tensor,
+    noise_keys: torch.Tensor,
+    num_contenders: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Finds the same, without waiting for the device.
+
+    Args:
+        logits: As in `find_contenders`.
+        weights: As in `find_contenders`.
+        rows: int64 `[num_wanted]`, at least one.
+        noise_keys: int64 `[num_wanted]`, see `signed`.
+        num_contenders: As in `find_contenders`.
+
+    Returns:
+        Ids, int64, and logits, float32, `[num_wanted, num_contenders]` each.
+    """
+    vocab_size = logits.shape[1]
+    steps = _steps(vocab_size, logits.device)
+    chunk = _CPU_CHUNK if logits.device.type == "cpu" else _CUDA_CHUNK
     num_rows_at_once = max(1, chunk // vocab_size)
-    found: list[Contenders] = []
+    found = []
     for start in range(0, len(rows), num_rows_at_once):
-        end = start + num_rows_at_once
-        some = torch.tensor(rows[start:end], device=device)
-        numbers = _uniforms(steps + keys[start:end])
-        races = torch.log1p(numbers.neg_()).neg_().div_(weights[some])
-        ids = _smallest(races, num_contenders)
-        values = logits[some[:, None], ids]
-        found += map(Contenders, ids.tolist(), values.tolist())
-    return found
+        some = slice(start, start + num_rows_at_once)
+        numbers = _uniforms(steps + noise_keys[some, None])
+        races = torch.log1p(numbers.neg_()).neg_().div_(weights[rows[some]])
+        found.append(_smallest(races, num_contenders))
+    ids = torch.cat(found)
+    return ids, logits[rows[:, None], ids]
 
 
 def _smallest(values: torch.Tensor, k: int) -> torch.Tensor:
@@ -94,7 +120,7 @@ def hashed(x: torch.Tensor) -> torch.Tensor:
         shifted.bitwise_and_(2 ** (64 - shift) - 1)
         x.bitwise_xor_(shifted)
         if factor != 1:
-            x.mul_(_signed(factor))
+            x.mul_(signed(factor))
     return x.bitwise_right_shift_(12).bitwise_and_(2**52 - 1)
 
 
@@ -106,9 +132,9 @@ def _uniforms(x: torch.Tensor) -> torch.Tensor:
 @lru_cache(maxsize=8)
 def _steps(vocab_size: int, device: torch.device) -> torch.Tensor:
     """(id + 1) * gamma of every id, int64 `[vocab_size]`."""
-    return torch.arange(1, vocab_size + 1, device=device).mul_(_signed(0x9E3779B97F4A7C15))
+    return torch.arange(1, vocab_size + 1, device=device).mul_(signed(0x9E3779B97F4A7C15))
 
 
-def _signed(value: int) -> int:
-    """The int64 with the bits of an unsigned number."""
+def signed(value: int) -> int:
+    """Returns the int64 with the bits of an unsigned number."""
     return value - 2**64 if value >= 2**63 else value

@@ -93,6 +93,13 @@ class ForwardBatch:
         """Rows."""
         return sum(piece.num_tokens for piece in self.slices)
 
+    @property
+    def inputs(self) -> torch.Tensor:
+        """Token ids or hidden states, whichever there are."""
+        inputs = self.hidden_states if self.token_ids is None else self.token_ids
+        assert inputs is not None, "the servicer checked the inputs"
+        return inputs
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogitsRow:

@@ -1,4 +1,4 @@
-"""All index tensors of one step: packed in one host buffer, and copied to the device at once."""
+"""What a step needs on its device: packed in one pinned buffer, and copied there at once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,6 +35,8 @@ class StepIndices:
     """`[num_tokens]`: place of every row in the pool's tokens."""
     logits_rows: torch.Tensor
     """`[num_rows]`: rows whose logits are wanted."""
+    logits_numbers: torch.Tensor
+    """What the reduction of logits has to know, as it was given."""
     new_blocks: torch.Tensor
     """`[num_new_blocks]`: as in `BlockPlan`."""
     copy_sources: torch.Tensor
@@ -47,16 +49,20 @@ class StepIndices:
     """One a group."""
     chunk_tables: tuple[torch.Tensor, ...]
     """Block tables of the slices that do not decode, in order, `[num_blocks]` each."""
+    inputs: torch.Tensor
+    """Token ids or hidden states of the micro-batch, of the shape and dtype that they came in."""
 
     @classmethod
     def of(
         cls,
         slices: Sequence[SequenceSlice],
         plan: BlockPlan,
+        inputs: torch.Tensor,
         *,
         block_size: int,
         device: torch.device,
         logits_rows: Sequence[int] = (),
+        logits_numbers: Sequence[int] = (),
         max_gathered_tokens: int | None,
     ) -> Self:
         """Makes the indices of a micro-batch, with one copy to the device.
@@ -64,9 +70,11 @@ class StepIndices:
         Args:
             slices: Slices of the micro-batch, at least one, in the order of its rows.
             plan: Their blocks.
+            inputs: Token ids or hidden states, on the host.
             block_size: Tokens a block.
-            device: Where the indices go.
+            device: Where the indices and the inputs go.
             logits_rows: Rows whose logits are wanted.
+            logits_numbers: What the reduction of logits has to know.
             max_gathered_tokens: Tokens that a group of several sequences may gather, padding
                 included. None: nothing is gathered, and sequences of any lengths are attended
                 together.
@@ -91,6 +99,7 @@ class StepIndices:
             ]
         )
         pack.add(logits_rows)
+        pack.add(logits_numbers)
         pack.add(plan.new_blocks)
         pack.add([copy.source for copy in plan.copies])
         pack.add([copy.target for copy in plan.copies])
@@ -101,12 +110,14 @@ class StepIndices:
         chunks = [table for piece, table in zip(slices, tables, strict=True) if not piece.is_decode]
         for table in chunks:
             pack.add(table)
-        sent = iter(pack.sent_to(device))
+        lists, sent_inputs = pack.sent_to(device, inputs)
+        sent = iter(lists)
         return cls(
             num_positions=max(piece.end_position for piece in slices),
             positions=next(sent),
             slots=next(sent),
             logits_rows=next(sent),
+            logits_numbers=next(sent),
             new_blocks=next(sent),
             copy_sources=next(sent),
             copy_targets=next(sent),
@@ -116,6 +127,7 @@ class StepIndices:
                 for group in groups
             ),
             chunk_tables=tuple(sent),
+            inputs=sent_inputs,
         )
 
 
@@ -130,10 +142,30 @@ class _Pack:
         self._values += values
         self._sizes.append(len(values))
 
-    def sent_to(self, device: torch.device) -> tuple[torch.Tensor, ...]:
-        """The lists on the device, as views of one tensor."""
-        packed = torch.tensor(self._values, dtype=torch.int64).to(device)
-        return torch.split_with_sizes(packed, self._sizes)
+    def sent_to(
+        self, device: torch.device, inputs: torch.Tensor
+    ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+        """The lists, as views of one tensor, and the inputs; both on the device."""
+        packed = torch.tensor(self._values, dtype=torch.int64)
+        if device.type != "cpu":
+            packed, inputs = _sent_together(packed, inputs, device)
+        return torch.split_with_sizes(packed, self._sizes), inputs
+
+
+def _sent_together(
+    first: torch.Tensor, second: torch.Tensor, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Copies two tensors to the device as one, without waiting; the first is of int64."""
+    num_bytes, is_pinned = first.nbytes + second.nbytes, device.type == "cuda"
+    host = torch.empty(num_bytes, dtype=torch.uint8, pin_memory=is_pinned)
+    views = host[: first.nbytes].view(torch.int64), host[first.nbytes :].view(second.dtype)
+    views[0].copy_(first)
+    views[1].copy_(second.flatten())
+    sent = host.to(device, non_blocking=True)
+    return (
+        sent[: first.nbytes].view(torch.int64),
+        sent[first.nbytes :].view(second.dtype).view(second.shape),
+    )
 
 
 def rows_of_slices(slices: Sequence[SequenceSlice]) -> list[int]:

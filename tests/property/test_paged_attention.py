@@ -91,6 +91,7 @@ def test_every_row_equals_the_attention_of_its_own_sequence(
         indices = StepIndices.of(
             slices,
             plan,
+            torch.empty(0),
             block_size=BLOCK_SIZE,
             device=pool.device,
             max_gathered_tokens=pool.max_gathered_tokens,

@@ -5,7 +5,7 @@ import torch
 
 from stage_server.core.batch import ForkSlot, SequenceSlice
 from stage_server.kv_cache.slot_tables import BlockPlan, SlotTables
-from stage_server.kv_cache.step_indices import StepIndices
+from stage_server.kv_cache.step_indices import StepIndices, _sent_together
 
 CPU = torch.device("cpu")
 BLOCK_SIZE = 4
@@ -17,6 +17,7 @@ def make_indices(
     return StepIndices.of(
         slices,
         plan,
+        torch.empty(0),
         block_size=BLOCK_SIZE,
         device=CPU,
         logits_rows=[len(slices) - 1],
@@ -79,3 +80,13 @@ def test_all_of_them_are_copied_to_the_device_at_once(tables: SlotTables) -> Non
     tensors = [indices.positions, indices.slots, indices.new_blocks, *indices.chunk_tables]
     tensors += [part for decodes in indices.decodes for part in decodes]
     assert len({tensor.untyped_storage().data_ptr() for tensor in tensors}) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float32, torch.bfloat16])
+def test_indices_and_inputs_go_to_a_card_in_one_copy(dtype: torch.dtype) -> None:
+    lists = torch.tensor([3, 1, 2**40])
+    inputs = torch.arange(6).view(2, 3).to(dtype)
+    found = _sent_together(lists, inputs, CPU)
+    assert torch.equal(found[0], lists)
+    assert torch.equal(found[1], inputs)
+    assert found[0].untyped_storage().data_ptr() == found[1].untyped_storage().data_ptr()
