@@ -113,6 +113,7 @@ def stage_info(layers: LayerRange) -> StageInfo:
         weight_digests={"layer 0": b"digest"},
         weights_revision="r" * 40,
         adds_noise=True,
+        attention="gather",
     )
 
 
