@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import torch
 
+from stage_server.compute.blank_batch import blank_batch
 from stage_server.compute.forward_pass import ForwardPass
-from stage_server.core.batch import ForwardBatch, LogitsRequest, SequenceSlice
+from stage_server.core.batch import LogitsRequest, SequenceSlice
 from stage_server.core.torch_dtypes import torch_dtype
 from stage_server.kv_cache.kv_pool import KvPool
 from stage_server.kv_cache.slot_tables import BlockPlan
@@ -54,11 +55,17 @@ def activation_peak(stack: LayerStack, sizes: StepSizes) -> int:
         device=stack.device,
     )
     forward_pass = ForwardPass(stack, pool)
+    wanted = LogitsRequest(  # all that can be
+        row=0,
+        num_candidates=min(_NUM_CANDIDATES, config.vocab_size - 1),
+        wants_unit_log_sum_exp=True,
+        num_contenders=1,
+    )
     peak_bytes = 0
     for slices in largest_steps(sizes, pool.bytes_per_token_and_layer):
         before_bytes = torch.cuda.memory_allocated(stack.device)
         torch.cuda.reset_peak_memory_stats(stack.device)
-        forward_pass.run(_blank_batch(stack, slices), _plan(slices, sizes.block_size))
+        forward_pass.run(blank_batch(stack, slices, wanted), _plan(slices, sizes.block_size))
         taken_bytes = torch.cuda.max_memory_allocated(stack.device) - before_bytes
         peak_bytes = max(peak_bytes, taken_bytes)
     return peak_bytes
@@ -80,36 +87,6 @@ def largest_steps(sizes: StepSizes, kv_bytes: int) -> Iterator[tuple[SequenceSli
     num_seqs = min(sizes.max_num_batched_tokens, sizes.max_num_seqs)
     length = max(1, min(context, MAX_GATHERED_BYTES // kv_bytes // num_seqs))
     yield tuple(SequenceSlice(slot, length - 1, 1) for slot in range(num_seqs))
-
-
-def _blank_batch(stack: LayerStack, slices: Sequence[SequenceSlice]) -> ForwardBatch:
-    """A micro-batch of zeros that wants of the last row of every slice all that can be wanted."""
-    num_tokens = sum(piece.num_tokens for piece in slices)
-    token_ids = hidden_states = None
-    if stack.is_first:
-        token_ids = torch.zeros(num_tokens, dtype=torch.int64)
-    else:
-        shape = (num_tokens, stack.config.hidden_size)
-        hidden_states = torch.zeros(shape, dtype=torch_dtype(stack.precision.wire))
-    logits = []
-    if stack.is_last:
-        row = -1
-        for piece in slices:
-            row += piece.num_tokens
-            logits.append(
-                LogitsRequest(
-                    row=row,
-                    num_candidates=min(_NUM_CANDIDATES, stack.config.vocab_size - 1),
-                    wants_unit_log_sum_exp=True,
-                    num_contenders=1,
-                )
-            )
-    return ForwardBatch(
-        slices=tuple(slices),
-        token_ids=token_ids,
-        hidden_states=hidden_states,
-        logits=tuple(logits),
-    )
 
 
 def _plan(slices: Sequence[SequenceSlice], block_size: int) -> BlockPlan:

@@ -5,6 +5,7 @@ import time
 
 import torch
 
+from stage_server.compute.blank_batch import blank_batch
 from stage_server.compute.devices import precision_on, take_device
 from stage_server.compute.divided_steps import DividedSteps
 from stage_server.compute.forward_pass import ForwardPass
@@ -42,9 +43,8 @@ class TorchEngine:
         """
         model = files.config
         max_model_len = min(config.max_model_len or model.max_model_len, model.max_model_len)
-        self._device = stack.device
+        self._stack = stack
         precision = stack.precision
-        self._wire_dtype = torch_dtype(precision.wire)
         device_name = _device_name(stack.device)
         budget = kv_budget(config, stack, device_name, max_model_len=max_model_len)
         blocks_per_sequence = -(-max_model_len // config.kv_block_size)
@@ -104,8 +104,9 @@ class TorchEngine:
     def warm_up(self) -> None:
         """Runs a prefill chunk and a decode within one block, so that kernels are chosen."""
         num_tokens = min(self._info.kv_block_size, self._info.max_model_len)
+        wanted = LogitsRequest(row=0, num_candidates=1)
         for piece in (SequenceSlice(0, 0, num_tokens), SequenceSlice(0, num_tokens - 1, 1)):
-            self.forward(self._blank_batch(piece))
+            self.forward(blank_batch(self._stack, (piece,), wanted))
         self.free_all_slots()
 
     def forward(self, batch: ForwardBatch) -> ForwardOutput:
@@ -119,21 +120,6 @@ class TorchEngine:
         """Gives back every slot and checks that the books balance."""
         self._slots.free_all()
         self._slots.check_integrity()
-
-    def _blank_batch(self, piece: SequenceSlice) -> ForwardBatch:
-        token_ids = hidden_states = None
-        if self._info.is_first:
-            token_ids = torch.zeros(piece.num_tokens, dtype=torch.int64)
-        else:
-            shape = (piece.num_tokens, self._info.hidden_size)
-            hidden_states = torch.zeros(shape, dtype=self._wire_dtype)
-        wanted = (LogitsRequest(row=piece.num_tokens - 1, num_candidates=1),)
-        return ForwardBatch(
-            slices=(piece,),
-            token_ids=token_ids,
-            hidden_states=hidden_states,
-            logits=wanted if self._info.is_last else (),
-        )
 
 
 def build_engine(config: StageConfig, files: ModelFiles, report: Report = no_report) -> TorchEngine:

@@ -106,12 +106,12 @@ class LayerStack:
     @property
     def is_first(self) -> bool:
         """True for the stage that embeds tokens."""
-        return self.layers.start == 0
+        return self._embedding is not None
 
     @property
     def is_last(self) -> bool:
         """True for the stage that computes logits."""
-        return self.layers.end == self.config.num_layers
+        return self._head is not None
 
     @property
     def weight_bytes(self) -> int:

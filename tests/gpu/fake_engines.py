@@ -1,15 +1,16 @@
 """Engines on a fake card: real layers of any configuration, with weights that are only shapes."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
 import torch
 
+from stage_server.compute.blank_batch import blank_batch
 from stage_server.compute.torch_engine import TorchEngine
 from stage_server.core.batch import ForwardBatch, LogitsRequest, SequenceSlice, SlotOp
 from stage_server.core.config import StageConfig
-from stage_server.core.torch_dtypes import torch_dtype
 from stage_server.kernels.kernels import Kernels
 from stage_server.model.layer_stack import LayerStack, _blueprint, _layers_type, _weight_plan
 from stage_server.model.linear_formats import linear_format
@@ -18,32 +19,11 @@ from stage_server.model.weight_plan import WeightPlan
 from stage_server.model.weights import WeightSource
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.precision import DType, Precision
-from stagecoach.model_files import ModelConfig, ModelFiles, TokenizerFiles, open_model
+from stagecoach.model_files import ModelFiles, open_model
 from stagecoach.model_files.config import parse_config
 from tests.gpu.fake_card import CUDA
+from tests.shapes_only import ShapesOnly
 from tests.tiny_models import FAMILIES
-
-
-class ShapesOnly(ModelFiles):
-    """A configuration, as if its weights were there."""
-
-    def __init__(self, model_id: str, config: ModelConfig) -> None:
-        self.model_id = model_id
-        self.config = config
-
-    @property
-    def fingerprint(self) -> str:
-        return self.model_id
-
-    @property
-    def tensor_names(self) -> Collection[str]:
-        return ()
-
-    def open_tensors(self, names: Collection[str], **_: object) -> Any:
-        raise AssertionError("there are no weights")
-
-    def tokenizer_files(self) -> TokenizerFiles | None:
-        return None
 
 
 def tiny_files(case: str, **overrides: Any) -> ShapesOnly:
@@ -122,18 +102,7 @@ def batch_for(
     logits: Sequence[LogitsRequest] = (),
 ) -> ForwardBatch:
     """Makes a micro-batch that the engine's stage can take."""
-    info = engine.info
-    num_tokens = sum(piece.num_tokens for piece in slices)
-    token_ids = hidden_states = None
-    if info.is_first:
-        token_ids = torch.zeros(num_tokens, dtype=torch.int64)
-    else:
-        dtype = torch_dtype(DType(info.hidden_states_dtype))
-        hidden_states = torch.zeros(num_tokens, info.hidden_size, dtype=dtype)
-    return ForwardBatch(
-        slices=tuple(slices),
-        slot_ops=tuple(slot_ops),
-        token_ids=token_ids,
-        hidden_states=hidden_states,
-        logits=tuple(logits) if info.is_last else (),
+    blank = blank_batch(engine._stack, slices, LogitsRequest(row=0, num_candidates=1))
+    return replace(
+        blank, slot_ops=tuple(slot_ops), logits=tuple(logits) if engine.info.is_last else ()
     )

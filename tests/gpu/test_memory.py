@@ -16,13 +16,13 @@ from stagecoach.roofline.model_shape import ModelShape
 from stagecoach.roofline.stage_cost import StageCost
 from tests.gpu.fake_card import FakeCard
 from tests.gpu.fake_engines import (
-    ShapesOnly,
     batch_for,
     fake_engine,
     fake_stack,
     shape_files,
     tiny_files,
 )
+from tests.shapes_only import ShapesOnly
 
 MIB = 1 << 20
 GIB = 1 << 30

@@ -2,9 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -17,10 +15,10 @@ from stage_server.model.lean_layers import is_lean
 from stage_server.model.module_blueprint import ModuleBlueprint
 from stagecoach.contract.errors import StagecoachError
 from stagecoach.contract.layer_range import LayerRange
-from stagecoach.model_files import ModelFiles
 from stagecoach.model_files.config import ModelConfig, parse_config
 from stagecoach.model_files.families import FAMILIES
 from tests.published_configs import NUM_LAYERS, PUBLISHED
+from tests.shapes_only import ShapesOnly
 from tests.tiny_models import tiny_model
 
 LEAN = {form: raw for form, raw in PUBLISHED.items() if FAMILIES[str(raw["model_type"])].lean}
@@ -43,31 +41,9 @@ NOT_PLAIN = {
 }
 
 
-class ConfigFiles(ModelFiles):
-    """A model of which only the configuration is there."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        self.model_id = "tests"
-        self.config = config
-
-    @property
-    def fingerprint(self) -> str:
-        raise NotImplementedError
-
-    @property
-    def tensor_names(self) -> Collection[str]:
-        return ()
-
-    def open_tensors(self, names: Collection[str], **_: object) -> Any:
-        raise NotImplementedError
-
-    def tokenizer_files(self) -> Any:
-        raise NotImplementedError
-
-
 def assert_alike(config: ModelConfig, layers: LayerRange) -> None:
     """Compares what both make of a configuration, bit by bit."""
-    files = ConfigFiles(config)
+    files = ShapesOnly("tests", config)
     lean, modules = LeanBlueprint(files, layers), ModuleBlueprint(files, layers)
     assert is_lean(lean)
     assert is_lean(modules)

@@ -1,0 +1,36 @@
+"""Micro-batches of zeros, for runs whose values nobody reads."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate
+
+import torch
+
+from stage_server.core.batch import ForwardBatch, LogitsRequest, SequenceSlice
+from stage_server.core.torch_dtypes import torch_dtype
+from stage_server.model.layer_stack import LayerStack
+
+
+def blank_batch(
+    stack: LayerStack, slices: Sequence[SequenceSlice], wanted: LogitsRequest
+) -> ForwardBatch:
+    """Makes a micro-batch that a stage can take.
+
+    Args:
+        stack: The stage's layers.
+        slices: Of the micro-batch.
+        wanted: Of the last row of each slice, where the stage has logits; its `row` says nothing.
+    """
+    ends = list(accumulate(piece.num_tokens for piece in slices))
+    token_ids = hidden_states = None
+    if stack.is_first:
+        token_ids = torch.zeros(ends[-1], dtype=torch.int64)
+    else:
+        dtype = torch_dtype(stack.precision.wire)
+        hidden_states = torch.zeros(ends[-1], stack.config.hidden_size, dtype=dtype)
+    return ForwardBatch(
+        slices=tuple(slices),
+        token_ids=token_ids,
+        hidden_states=hidden_states,
+        logits=tuple(replace(wanted, row=end - 1) for end in ends) if stack.is_last else (),
+    )
