@@ -7,56 +7,11 @@ A layer hands its last residual on, so that the next one's norm adds it in the s
 from collections.abc import Sequence
 
 import torch
-from torch import nn
 
 from stage_server.kernels.kernels import add_rms_norm, silu_and_mul
 from stage_server.model.attention import Attention, FusedAttention
-from stage_server.model.blueprint import Blueprint
-from stage_server.model.lean_layers import LeanLayer, LeanLayers, load_layers, residual_scale
+from stage_server.model.lean_layers import LeanLayer, LeanLayers
 from stage_server.model.rotary import RotaryRows
-from stage_server.model.weight_loader import WeightLoader
-from stage_server.model.weight_plan import ParameterSource
-
-
-class FusedLayers:
-    """A stage's layers, of a Llama-like family, on a device that has kernels.
-
-    Args:
-        blueprint: What they are; `is_lean` of it.
-        loader: Of their weights.
-    """
-
-    def __init__(self, blueprint: Blueprint, loader: WeightLoader) -> None:
-        self._rotary = blueprint.rotary
-        self._rotary.to(loader.device)
-        self._layers = load_layers(FusedLayer, blueprint, loader)
-        self._residual_scale = residual_scale(blueprint)
-
-    @staticmethod
-    def weight_sources(blueprint: Blueprint) -> dict[str, ParameterSource]:
-        """Plans the weights, as of the lean layers."""
-        return LeanLayers.weight_sources(blueprint)
-
-    @property
-    def modules(self) -> Sequence[nn.Module]:
-        """All that holds weights."""
-        return self._layers
-
-    def forward(
-        self,
-        hidden: torch.Tensor,
-        positions: torch.Tensor,
-        num_positions: int,
-        attention: Attention,
-    ) -> torch.Tensor:
-        """Runs all layers; see `Layers.forward`."""
-        assert isinstance(attention, FusedAttention), "the engine has kernels for both or neither"
-        rows = self._rotary.at(hidden, positions, num_positions)[0]
-        update = None
-        for layer in self._layers:
-            hidden, update = layer.advance(hidden, update, rows, attention)
-        assert update is not None, "a stage has a layer"
-        return torch.add(hidden, update, alpha=self._residual_scale)
 
 
 class FusedLayer(LeanLayer):
@@ -107,3 +62,26 @@ class FusedLayer(LeanLayer):
         self, hidden: torch.Tensor, update: torch.Tensor, weight: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         return add_rms_norm(hidden, update, weight, scale=self._residual_scale, eps=self._eps)
+
+
+class FusedLayers(LeanLayers):
+    """A stage's layers, of a Llama-like family, on a device that has kernels."""
+
+    layer_type = FusedLayer
+    _layers: Sequence[FusedLayer]
+
+    def forward(
+        self,
+        hidden: torch.Tensor,
+        positions: torch.Tensor,
+        num_positions: int,
+        attention: Attention,
+    ) -> torch.Tensor:
+        """Runs all layers; see `Layers.forward`."""
+        assert isinstance(attention, FusedAttention), "the engine has kernels for both or neither"
+        rows = self._rotary.at(hidden, positions, num_positions)[0]
+        update = None
+        for layer in self._layers:
+            hidden, update = layer.advance(hidden, update, rows, attention)
+        assert update is not None, "a stage has a layer"
+        return torch.add(hidden, update, alpha=self._residual_scale)

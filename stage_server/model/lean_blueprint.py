@@ -88,15 +88,16 @@ def is_plain(config: ModelConfig) -> bool:
     Where it does, transformers takes the configuration as well, and reads the same from it.
     """
     family = FAMILIES.get(config.model_type)
+    if family is None or family.lean is None:
+        return False
+    says = canonical_config(config)
     return (
-        family is not None
-        and family.lean is not None
-        and all(_is_usual(name, value) for name, value in config.raw.items())
+        all(_is_usual(name, value) for name, value in config.raw.items())
         and config.raw.get("hidden_act", "silu") == "silu"
         and config.hidden_size % config.num_attention_heads == 0
         and config.head_dim % 2 == 0
-        and _has_plain_rope(config)
-        and _has_plain_windows(config)
+        and _has_plain_rope(config.raw, says)
+        and _has_plain_windows(config, says)
     )
 
 
@@ -121,7 +122,10 @@ class LeanBlueprint(Blueprint):
         self.hidden_act = "silu"
         self.norm_eps = _number(self._says, "rms_norm_eps")
         self.rotary = Rotary(
-            _rope(config), None, len(layers), max_num_positions=config.max_model_len
+            _rope(self._says, config.head_dim),
+            None,
+            len(layers),
+            max_num_positions=config.max_model_len,
         )
         scaling = config.head_dim**-0.5
         if layout.scaling is not None:
@@ -198,11 +202,10 @@ def _is_usual(name: str, value: object) -> bool:
     return name != "initializer_range" or (isinstance(value, float) and 0 <= value <= 1)
 
 
-def _has_plain_rope(config: ModelConfig) -> bool:
-    raw = config.raw
+def _has_plain_rope(raw: Mapping[str, object], config_says: Mapping[str, object]) -> bool:
     if "rope_parameters" in raw and ("rope_theta" in raw or "rope_scaling" in raw):
         return False
-    says = _rope_says(config)
+    says = _rope_says(config_says)
     kind = says.get("rope_type")
     if not isinstance(kind, str) or kind not in KINDS:
         return False
@@ -215,13 +218,12 @@ def _has_plain_rope(config: ModelConfig) -> bool:
     )
 
 
-def _has_plain_windows(config: ModelConfig) -> bool:
+def _has_plain_windows(config: ModelConfig, says: Mapping[str, object]) -> bool:
     windows = FAMILIES[config.model_type].windows
     if windows is None or windows.layers is WindowedLayers.ALL:
         if "layer_types" in config.raw:
             return False
         return windows is None or _is_window(config.raw.get("sliding_window", windows.default))
-    says = canonical_config(config)
     kinds = says["layer_types"]
     return (
         isinstance(kinds, tuple)
@@ -239,21 +241,21 @@ def _is_positive(value: object) -> bool:
     return isinstance(value, _NUMBER) and not isinstance(value, bool) and 0 < value < math.inf
 
 
-def _rope_says(config: ModelConfig) -> Mapping[str, object]:
-    parameters = canonical_config(config)["rope_parameters"]
+def _rope_says(config_says: Mapping[str, object]) -> Mapping[str, object]:
+    parameters = config_says["rope_parameters"]
     assert isinstance(parameters, Mapping), "by the types of layers"
     says = parameters[ALL_LAYERS]
     assert isinstance(says, Mapping), "no lean family has an embedding for each type of layer"
     return says
 
 
-def _rope(config: ModelConfig) -> PlainRope:
-    says = _rope_says(config)
+def _rope(config_says: Mapping[str, object], head_dim: int) -> PlainRope:
+    says = _rope_says(config_says)
     kind = says["rope_type"]
     assert isinstance(kind, str), "a plain embedding has a kind"
     return PlainRope(
         kind,
-        head_dim=config.head_dim,
+        head_dim=head_dim,
         base=_number(says, "rope_theta"),
         numbers={name: _number(says, name) for name in KINDS[kind]},
     )

@@ -6,7 +6,6 @@ normed and rotated together. `decoder_layers` is the slow twin that the tests co
 """
 
 from collections.abc import Sequence
-from typing import TypeVar
 
 import torch
 from torch import nn
@@ -50,51 +49,6 @@ def is_lean(blueprint: Blueprint) -> bool:
             for name in sources
         )
     )
-
-
-class LeanLayers:
-    """A stage's layers, of a Llama-like family.
-
-    Args:
-        blueprint: What they are; `is_lean` of it.
-        loader: Of their weights.
-    """
-
-    def __init__(self, blueprint: Blueprint, loader: WeightLoader) -> None:
-        self._rotary = blueprint.rotary
-        self._rotary.to(loader.device)
-        self._layers = load_layers(LeanLayer, blueprint, loader)
-
-    @staticmethod
-    def weight_sources(blueprint: Blueprint) -> dict[str, ParameterSource]:
-        """Plans the weights: query, key and value are one matrix, and so are gate and up."""
-        sources: dict[str, ParameterSource] = {}
-        for layer_idx, of_layer in zip(blueprint.range, blueprint.layer_sources(), strict=True):
-            prefix = layer_prefix(layer_idx)
-            for stacked, parts in _STACKED.items():
-                stack_linears(of_layer, prefix + stacked, [prefix + part for part in parts])
-            sources |= of_layer
-        return sources
-
-    @property
-    def modules(self) -> Sequence[nn.Module]:
-        """All that holds weights."""
-        return self._layers
-
-    def forward(
-        self,
-        hidden: torch.Tensor,
-        positions: torch.Tensor,
-        num_positions: int,
-        attention: Attention,
-    ) -> torch.Tensor:
-        """Runs all layers; see `Layers.forward`."""
-        rows = self._rotary.at(hidden, positions, num_positions)[0]
-        # Both [num_tokens, 1, head_dim].
-        cos, swapped_sin = rows.cos.unsqueeze(1), rows.swapped_sin.unsqueeze(1)
-        for layer in self._layers:
-            hidden = layer(hidden, cos, swapped_sin, attention)
-        return hidden
 
 
 class LeanLayer(nn.Module):
@@ -168,23 +122,63 @@ class LeanLayer(nn.Module):
         )
 
 
-_LayerT = TypeVar("_LayerT", bound=LeanLayer)
+class LeanLayers:
+    """A stage's layers, of a Llama-like family.
 
+    Args:
+        blueprint: What they are; `is_lean` of it.
+        loader: Of their weights.
+    """
 
-def load_layers(
-    layer_type: type[_LayerT], blueprint: Blueprint, loader: WeightLoader
-) -> list[_LayerT]:
-    """Loads the layers of a stage, each as a `layer_type`."""
-    return [
-        layer_type(
-            index,
-            blueprint.traits[index],
-            blueprint.norm_eps,
-            residual_scale(blueprint),
-            loader.within(layer_prefix(layer_idx)),
-        )
-        for index, layer_idx in enumerate(blueprint.range)
-    ]
+    layer_type: type[LeanLayer] = LeanLayer
+    """How one layer is run."""
+    _layers: Sequence[LeanLayer]
+
+    def __init__(self, blueprint: Blueprint, loader: WeightLoader) -> None:
+        self._rotary = blueprint.rotary
+        self._rotary.to(loader.device)
+        self._residual_scale = residual_scale(blueprint)
+        self._layers = [
+            self.layer_type(
+                index,
+                blueprint.traits[index],
+                blueprint.norm_eps,
+                self._residual_scale,
+                loader.within(layer_prefix(layer_idx)),
+            )
+            for index, layer_idx in enumerate(blueprint.range)
+        ]
+
+    @staticmethod
+    def weight_sources(blueprint: Blueprint) -> dict[str, ParameterSource]:
+        """Plans the weights: query, key and value are one matrix, and so are gate and up."""
+        sources: dict[str, ParameterSource] = {}
+        for layer_idx, of_layer in zip(blueprint.range, blueprint.layer_sources(), strict=True):
+            prefix = layer_prefix(layer_idx)
+            for stacked, parts in _STACKED.items():
+                stack_linears(of_layer, prefix + stacked, [prefix + part for part in parts])
+            sources |= of_layer
+        return sources
+
+    @property
+    def modules(self) -> Sequence[nn.Module]:
+        """All that holds weights."""
+        return self._layers
+
+    def forward(
+        self,
+        hidden: torch.Tensor,
+        positions: torch.Tensor,
+        num_positions: int,
+        attention: Attention,
+    ) -> torch.Tensor:
+        """Runs all layers; see `Layers.forward`."""
+        rows = self._rotary.at(hidden, positions, num_positions)[0]
+        # Both [num_tokens, 1, head_dim].
+        cos, swapped_sin = rows.cos.unsqueeze(1), rows.swapped_sin.unsqueeze(1)
+        for layer in self._layers:
+            hidden = layer(hidden, cos, swapped_sin, attention)
+        return hidden
 
 
 def residual_scale(blueprint: Blueprint) -> float:
