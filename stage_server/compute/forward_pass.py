@@ -3,7 +3,7 @@
 import torch
 
 from stage_server.compute.host_copies import on_host
-from stage_server.compute.logits import reduce_logits, request_numbers
+from stage_server.compute.logits import WantedLogits, reduce_logits
 from stage_server.core.batch import ForwardBatch, ForwardOutput
 from stage_server.core.torch_dtypes import torch_dtype
 from stage_server.kv_cache.kv_pool import KvPool
@@ -36,6 +36,7 @@ class ForwardPass:
             plan: Has the blocks of each slice. Those that are new or copied are made ready first.
         """
         kernels, pool = self._stack.kernels, self._pool
+        wanted = WantedLogits.by(batch.logits)
         indices = StepIndices.of(
             batch.slices,
             plan,
@@ -43,7 +44,7 @@ class ForwardPass:
             block_size=pool.block_size,
             device=self._stack.device,
             logits_rows=[request.row for request in batch.logits],
-            logits_numbers=request_numbers(batch.logits),
+            logits_numbers=wanted.numbers(),
             max_gathered_tokens=None if kernels is not None else pool.max_gathered_tokens,
         )
         pool.prepare(indices)
@@ -55,7 +56,7 @@ class ForwardPass:
         if not batch.logits:
             return ForwardOutput()
         logits = self._stack.logits(hidden[indices.logits_rows])
-        return ForwardOutput(logits=reduce_logits(logits, batch.logits, indices.logits_numbers))
+        return ForwardOutput(logits=reduce_logits(logits, wanted, indices.logits_numbers))
 
     def _hidden(self, inputs: torch.Tensor) -> torch.Tensor:
         """What goes into the first layer, `[num_tokens, hidden_size]`."""

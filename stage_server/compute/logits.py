@@ -17,9 +17,10 @@ from stage_server.compute.noise import contenders_of, signed
 from stage_server.core.batch import LogitsRequest, LogitsRow
 
 
-class _Wanted(NamedTuple):
-    """What requests want beside candidates, by their places among the requests."""
+class WantedLogits(NamedTuple):
+    """Requests of a micro-batch, and what they want beside candidates, by their places."""
 
+    requests: Sequence[LogitsRequest]
     unit_rows: list[int]
     """Those that want the sum at temperature 1."""
     contender_rows: list[int]
@@ -30,13 +31,26 @@ class _Wanted(NamedTuple):
 
     @classmethod
     def by(cls, requests: Sequence[LogitsRequest]) -> Self:
+        """Looks through requests."""
         named = [(i, token_id) for i, r in enumerate(requests) for token_id in r.token_ids]
         return cls(
+            requests,
             [i for i, request in enumerate(requests) if request.wants_unit_log_sum_exp],
             [i for i, request in enumerate(requests) if request.num_contenders],
             [i for i, _ in named],
             [token_id for _, token_id in named],
         )
+
+    def numbers(self) -> list[int]:
+        """Returns what the device has to know of them, in integers of 64 bits."""
+        return [
+            *(_float64_bits(request.temperature) for request in self.requests),
+            *self.unit_rows,
+            *self.contender_rows,
+            *(signed(self.requests[i].noise_key) for i in self.contender_rows),
+            *self.token_rows,
+            *self.token_ids,
+        ]
 
 
 class _Found(NamedTuple):
@@ -61,37 +75,21 @@ class _Found(NamedTuple):
     instead of the first ones."""
 
 
-def request_numbers(requests: Sequence[LogitsRequest]) -> list[int]:
-    """Returns what the device has to know of requests, in integers of 64 bits."""
-    wanted = _Wanted.by(requests)
-    return [
-        *(_float64_bits(request.temperature) for request in requests),
-        *wanted.unit_rows,
-        *wanted.contender_rows,
-        *(signed(requests[i].noise_key) for i in wanted.contender_rows),
-        *wanted.token_rows,
-        *wanted.token_ids,
-    ]
-
-
 def reduce_logits(
-    logits: torch.Tensor, requests: Sequence[LogitsRequest], numbers: torch.Tensor | None = None
+    logits: torch.Tensor, wanted: WantedLogits, numbers: torch.Tensor
 ) -> tuple[LogitsRow, ...]:
     """Reduces each row as its request says.
 
     Args:
         logits: float32 `[num_requests, vocab_size]`, one row a request, on any device.
-        requests: What is wanted of each row, at least one.
-        numbers: int64, `request_numbers` of them, on that device. None: they are sent there.
+        wanted: What is wanted of each row, at least one.
+        numbers: int64, those of `wanted`, on that device.
 
     Returns:
         One row a request, in order. Candidates lie by falling logit, equal logits by rising id,
         exactly as a stable sort of the full row would place them.
     """
-    if numbers is None:
-        numbers = torch.tensor(request_numbers(requests), device=logits.device)
-    wanted = _Wanted.by(requests)
-    found = _fetched(_find(logits, requests, wanted, numbers))
+    found = _fetched(_find(logits, wanted, numbers))
     _correct_ties(found, logits)
     log_sum_exps = found.log_sum_exps.tolist()
     top_ids, top_logits = found.top_ids.tolist(), found.top_logits.tolist()
@@ -108,7 +106,7 @@ def reduce_logits(
     token_logits = iter(found.token_logits.tolist())
     rows: list[LogitsRow] = []
     incomplete: list[int] = []
-    for i, request in enumerate(requests):
+    for i, request in enumerate(wanted.requests):
         named = [next(token_logits) for _ in request.token_ids]
         ids, values = contenders.get(i, ([], []))
         row = LogitsRow(
@@ -139,13 +137,9 @@ def reduce_logits(
     return tuple(rows)
 
 
-def _find(
-    logits: torch.Tensor,
-    requests: Sequence[LogitsRequest],
-    wanted: _Wanted,
-    numbers: torch.Tensor,
-) -> _Found:
+def _find(logits: torch.Tensor, wanted: WantedLogits, numbers: torch.Tensor) -> _Found:
     """Finds everything, without waiting for the device."""
+    requests = wanted.requests
     temperatures, unit_rows, contender_rows, noise_keys, token_rows, token_ids = (
         numbers.split_with_sizes(
             [

@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import torch
 
-from stage_server.compute.logits import reduce_logits
 from stage_server.core.batch import (
     ForkSlot,
     ForwardBatch,
@@ -24,6 +23,7 @@ from stage_server.core.batch import (
 from stagecoach.contract.errors import KvFullError, StaleStateError
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.stage_info import StageInfo
+from tests.reduced_logits import reduce_logits
 
 HIDDEN_SIZE = 4
 VOCAB_SIZE = 32

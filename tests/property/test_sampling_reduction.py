@@ -14,11 +14,11 @@ from coordinator.core.sampling_params import SamplingParams
 from coordinator.core.step import LogitsRequest, LogitsRow
 from coordinator.pipeline import wire
 from coordinator.sampling import TokenSampler
-from stage_server.compute.logits import reduce_logits
 from stage_server.core import batch
 from stagecoach.contract import tensor_codec
 from stagecoach.contract.errors import InternalError
 from stagecoach.v1 import stage_pb2
+from tests.reduced_logits import reduce_logits
 
 torch.set_num_threads(1)
 

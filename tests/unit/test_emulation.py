@@ -8,7 +8,6 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from stage_server.compute.logits import reduce_logits
 from stage_server.core.batch import LogitsRequest
 from stage_server.core.config import StageConfig
 from stage_server.core.engine import StageEngine
@@ -19,6 +18,7 @@ from stage_server.process.build_engine import build_engine
 from stagecoach.contract.errors import IncompatibleError
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.model_files import open_model
+from tests.reduced_logits import reduce_logits
 
 VOCAB_SIZE = 97
 LOGITS = HashedLogits(VOCAB_SIZE)

@@ -1,0 +1,14 @@
+"""Rows of logits as a stage answers them."""
+
+from collections.abc import Sequence
+
+import torch
+
+from stage_server.compute import logits as stage_logits
+from stage_server.core.batch import LogitsRequest, LogitsRow
+
+
+def reduce_logits(logits: torch.Tensor, requests: Sequence[LogitsRequest]) -> tuple[LogitsRow, ...]:
+    """Reduces float32 `[num_requests, vocab_size]` as the requests say."""
+    wanted = stage_logits.WantedLogits.by(requests)
+    return stage_logits.reduce_logits(logits, wanted, torch.tensor(wanted.numbers()))
