@@ -11,4 +11,5 @@ from stage_server.core.batch import LogitsRequest, LogitsRow
 def reduce_logits(logits: torch.Tensor, requests: Sequence[LogitsRequest]) -> tuple[LogitsRow, ...]:
     """Reduces float32 `[num_requests, vocab_size]` as the requests say."""
     wanted = stage_logits.WantedLogits.by(requests)
-    return stage_logits.reduce_logits(logits, wanted, torch.tensor(wanted.numbers()))
+    numbers = torch.tensor(wanted.numbers())
+    return stage_logits.LogitsReduction(logits, wanted, numbers).rows()

@@ -7,11 +7,13 @@ parts run in the order of their rows, so that the second chunk finds the KV of t
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 
 from stage_server.compute.device_failures import device_failures
 from stage_server.core.batch import ForwardBatch, ForwardOutput, LogitsRow, SequenceSlice
+from stage_server.core.engine import Launched, finished
 from stage_server.kv_cache.slot_tables import BlockPlan
 from stagecoach.contract.errors import DeviceMemoryError
 
@@ -29,19 +31,22 @@ class DividedSteps:
     their rows.
 
     Args:
-        run: Computes a micro-batch; to compute one twice, whole or in part, changes nothing.
-        device: Where it does.
+        launch: Launches a micro-batch; to do so twice, whole or in part, changes nothing.
+        device: Where it is computed.
     """
 
     def __init__(
-        self, run: Callable[[ForwardBatch, BlockPlan], ForwardOutput], device: torch.device
+        self, launch: Callable[[ForwardBatch, BlockPlan], Launched], device: torch.device
     ) -> None:
-        self._run = run
+        self._launch = launch
         self._device = device
         self._decode_size, self._prefill_size = _Size(), _Size()
 
-    def run(self, batch: ForwardBatch, plan: BlockPlan) -> ForwardOutput:
-        """Computes a micro-batch, in as many parts as it takes.
+    def launch(self, batch: ForwardBatch, plan: BlockPlan) -> Launched:
+        """Launches a micro-batch, in as many parts as it takes.
+
+        Memory is taken at launch. What is launched is never run again, since later micro-batches
+        may own its blocks when it is finished.
 
         Raises:
             DeviceMemoryError: A single row does not fit.
@@ -50,13 +55,13 @@ class DividedSteps:
         only_decodes = all(piece.is_decode for piece in batch.slices)
         size = self._decode_size if only_decodes else self._prefill_size
         todo = size.cut(0, batch.num_tokens)
-        outputs: list[tuple[int, ForwardOutput]] = []
+        parts: list[_Part] = []
         while todo:
             start, end = todo.pop()
             part, part_plan = rows_between(batch, plan, start, end)
-            output = self._output(part, part_plan)
-            if output is not None:
-                outputs.append((start, output))
+            launched = self._launched(part, part_plan)
+            if launched is not None:
+                parts.append(_Part(start, launched))
                 continue
             size.shrink((end - start) // 2)
             _log.warning(
@@ -64,17 +69,44 @@ class DividedSteps:
                 extra={"device": str(self._device), "rows": end - start},
             )
             todo = size.cut(start, batch.num_tokens)
-        return _joined(batch, outputs)
+        forward = _UnfinishedParts(batch, parts, self._device)
+        return forward.finish() if self._device.type == "cpu" else forward
 
-    def _output(self, batch: ForwardBatch, plan: BlockPlan) -> ForwardOutput | None:
+    def _launched(self, batch: ForwardBatch, plan: BlockPlan) -> Launched | None:
         """None when it does not fit and can be cut."""
         try:
             with device_failures(self._device):
-                return self._run(batch, plan)
+                return self._launch(batch, plan)
         except DeviceMemoryError:
             if batch.num_tokens == 1:
                 raise
             return None
+
+
+class _Part(NamedTuple):
+    """Rows of a micro-batch that are launched, or done."""
+
+    first_row: int
+    launched: Launched
+
+
+class _UnfinishedParts:
+    """A micro-batch that was launched in parts, the last of which ends last."""
+
+    def __init__(self, batch: ForwardBatch, parts: Sequence[_Part], device: torch.device) -> None:
+        self._batch = batch
+        self._parts = parts
+        self._device = device
+
+    def is_due(self) -> bool:
+        last = self._parts[-1].launched
+        return isinstance(last, ForwardOutput) or last.is_due()
+
+    def finish(self) -> ForwardOutput:
+        with device_failures(self._device):
+            return _joined(
+                self._batch, [(part.first_row, finished(part.launched)) for part in self._parts]
+            )
 
 
 class _Size:

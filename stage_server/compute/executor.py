@@ -3,17 +3,40 @@
 Everything that touches the engine is a job of this thread, and jobs run in the order of their
 arrival. So nothing in the stage needs a lock. A hand-off costs one `SimpleQueue.put` there and one
 `call_soon_threadsafe` back.
+
+A job may leave its end to a device, as a `Deferred`. While the device is at work the thread takes
+the next job, so that the device finds work when it has done with this one. At most two jobs are
+begun at a time, and outcomes are told in the order of the jobs:
+
+    jobs      n          n+1            n+2
+    thread    [begin n]  [begin n+1]    .  [end n] [begin n+2] [end n+1] ...
+    device        [------- n -------------][------ n+1 ---------------][----
 """
 
 import asyncio
 import threading
 from collections.abc import Callable
-from queue import SimpleQueue
-from typing import NamedTuple, TypeVar
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Generic, NamedTuple, TypeVar
 
 from stage_server.core.engine import DeviceLostError
 
+POLL_S = 50e-6
+"""How often a device is asked whether it is done, while no job comes. A kernel's timers are about
+as exact."""
+
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Deferred(Generic[T]):
+    """The end of a job, for which a device is at work."""
+
+    is_due: Callable[[], bool]
+    """True once `finish` hardly waits. Never raises."""
+    finish: Callable[[], T]
+    """Waits for the device and gives the job's outcome; called once, on the thread."""
 
 
 class RunningJob(NamedTuple):
@@ -31,6 +54,22 @@ class _Job(NamedTuple):
     function: Callable[[], object]
     future: asyncio.Future[object]
     loop: asyncio.AbstractEventLoop
+
+
+class _Ended(NamedTuple):
+    """A job with its outcome."""
+
+    job: _Job
+    value: object
+    error: Exception | None
+
+
+class _Unfinished(NamedTuple):
+    """A job that has left its end to a device."""
+
+    job: _Job
+    running: RunningJob | None
+    deferred: Deferred[object]
 
 
 class ModelExecutor:
@@ -55,7 +94,7 @@ class ModelExecutor:
 
     @property
     def running(self) -> RunningJob | None:
-        """The job that runs now; None when the thread waits for work. Any thread."""
+        """The job that the thread or its device is at; None when both wait for work. Any thread."""
         return self._running
 
     @property
@@ -67,13 +106,13 @@ class ModelExecutor:
         """Says how many rows the present job computes; called by the job itself."""
         self._running = RunningJob(self._num_started, num_tokens)
 
-    def submit(self, function: Callable[[], T]) -> asyncio.Future[T]:
+    def submit(self, function: Callable[[], T | Deferred[T]]) -> asyncio.Future[T]:
         """Queues a call; event loop only.
 
         A job that is queued will run, even if its future is cancelled.
 
         Returns:
-            What the call returned or raised.
+            What the call, or what it deferred, returned or raised.
         """
         assert self._num_queued < self._max_queued, f"{self._num_queued} jobs are queued"
         loop = asyncio.get_running_loop()
@@ -93,31 +132,74 @@ class ModelExecutor:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            value = error = None
-            self._num_started += 1
-            self._running = RunningJob(self._num_started, 0)
+        unfinished: _Unfinished | None = None
+        is_stopping = False
+        while not is_stopping:
+            begun: _Ended | _Unfinished | None = None
             try:
-                value = job.function()
-            except Exception as raised:  # the caller gets whatever the job raised
-                error = raised
-                if isinstance(raised, DeviceLostError):
-                    self._lost_device = raised
-            self._running = None
-            if job.loop.is_closed():
-                return
-            job.loop.call_soon_threadsafe(self._resolve, job.future, value, error)
+                job = self._next(unfinished)
+            except Empty:  # the device has done with its job, and there is no other
+                pass
+            else:
+                is_stopping = job is None
+                begun = None if job is None else self._begin(job)
+                del job
+            if unfinished is not None:
+                self._finish(unfinished)
+            if isinstance(begun, _Ended):
+                self._tell(begun)
+            unfinished = begun if isinstance(begun, _Unfinished) else None
+            self._running = None if unfinished is None else unfinished.running
             # Or the last outcome and its tensors would live until the next job comes.
-            del job, value, error
+            del begun
 
-    def _resolve(
-        self, future: asyncio.Future[object], value: object, error: Exception | None
-    ) -> None:
+    def _next(self, unfinished: _Unfinished | None) -> _Job | None:
+        """Waits for a job; None: there will be no more.
+
+        Raises:
+            Empty: The unfinished job was due before another came.
+        """
+        if unfinished is None:
+            return self._jobs.get()
+        while True:
+            is_due = unfinished.deferred.is_due()
+            try:
+                return self._jobs.get(block=not is_due, timeout=POLL_S)
+            except Empty:
+                if is_due:
+                    raise
+
+    def _begin(self, job: _Job) -> _Ended | _Unfinished:
+        self._num_started += 1
+        self._running = RunningJob(self._num_started, 0)
+        ended = self._outcome(job, job.function)
+        if isinstance(ended.value, Deferred):
+            return _Unfinished(job, self._running, ended.value)
+        return ended
+
+    def _finish(self, unfinished: _Unfinished) -> None:
+        self._running = unfinished.running
+        self._tell(self._outcome(unfinished.job, unfinished.deferred.finish))
+
+    def _outcome(self, job: _Job, function: Callable[[], object]) -> _Ended:
+        try:
+            return _Ended(job, function(), None)
+        except Exception as error:  # the caller gets whatever the job raised
+            if isinstance(error, DeviceLostError):
+                self._lost_device = error
+            return _Ended(job, None, error)
+
+    def _tell(self, ended: _Ended) -> None:
+        if not ended.job.loop.is_closed():
+            ended.job.loop.call_soon_threadsafe(self._resolve, ended)
+
+    def _resolve(self, ended: _Ended) -> None:
         self._num_queued -= 1
+        future = ended.job.future
         if future.cancelled():
             return
-        if error is not None:
-            future.set_exception(error)
+        if ended.error is not None:
+            future.set_exception(ended.error)
             future.exception()  # heard: a caller that is gone shall not be warned about
         else:
-            future.set_result(value)
+            future.set_result(ended.value)

@@ -19,8 +19,8 @@ from typing import NoReturn
 import torch
 
 from stage_server.compute.device_failures import device_failures
-from stage_server.core.batch import ForwardBatch, ForwardOutput
-from stage_server.core.engine import StageEngine
+from stage_server.core.batch import ForwardBatch
+from stage_server.core.engine import Launched, StageEngine
 from stagecoach.contract.errors import InvalidArgumentError
 from stagecoach.contract.stage_info import StageInfo
 
@@ -119,18 +119,18 @@ class FaultHooks:
         """Gives back every slot."""
         self._engine.free_all_slots()
 
-    def forward(self, batch: ForwardBatch) -> ForwardOutput:
-        """Runs a forward, or fails as planned.
+    def launch(self, batch: ForwardBatch) -> Launched:
+        """Launches a forward, or fails as planned.
 
         Raises:
             InvalidArgumentError: The plan cannot be read, or is not for this stage.
         """
         planned = self._planned(batch)
         if planned is None:
-            return self._engine.forward(batch)
+            return self._engine.launch(batch)
         _log.warning("fault hook strikes", extra={"fault": planned.fault.value})
         if planned.fault is Fault.NAN_ROW:
-            return self._engine.forward(_with_nan_row(batch))
+            return self._engine.launch(_with_nan_row(batch))
         return _fail(planned.fault)
 
     def _planned(self, batch: ForwardBatch) -> PlannedFault | None:

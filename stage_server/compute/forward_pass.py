@@ -2,9 +2,10 @@
 
 import torch
 
-from stage_server.compute.host_copies import on_host
-from stage_server.compute.logits import WantedLogits, reduce_logits
+from stage_server.compute.host_copies import HostCopy, Moment
+from stage_server.compute.logits import LogitsReduction, WantedLogits
 from stage_server.core.batch import ForwardBatch, ForwardOutput
+from stage_server.core.engine import Launched, UnfinishedForward
 from stage_server.core.torch_dtypes import torch_dtype
 from stage_server.kv_cache.kv_pool import KvPool
 from stage_server.kv_cache.paged_attention import PagedAttention
@@ -28,8 +29,10 @@ class ForwardPass:
         self._wire_dtype = torch_dtype(stack.precision.wire)
 
     @torch.inference_mode()
-    def run(self, batch: ForwardBatch, plan: BlockPlan) -> ForwardOutput:
+    def launch(self, batch: ForwardBatch, plan: BlockPlan) -> Launched:
         """Computes a micro-batch, and writes its KV. To run it again changes nothing.
+
+        On CUDA everything is enqueued and nothing is waited for. On the CPU it is done at once.
 
         Args:
             batch: At least one slice; slot operations are not looked at.
@@ -51,13 +54,46 @@ class ForwardPass:
         attention = PagedAttention(pool, batch.slices, plan, indices, kernels)
         hidden = self._hidden(indices.inputs)
         hidden = self._stack.forward(hidden, indices.positions, indices.num_positions, attention)
+        forward: UnfinishedForward
         if not self._stack.is_last:
-            return ForwardOutput(hidden_states=on_host(hidden.to(self._wire_dtype)))
-        if not batch.logits:
-            return ForwardOutput()
-        logits = self._stack.logits(hidden[indices.logits_rows])
-        return ForwardOutput(logits=reduce_logits(logits, wanted, indices.logits_numbers))
+            forward = _HiddenStates(hidden.to(self._wire_dtype))
+        elif batch.logits:
+            logits = self._stack.logits(hidden[indices.logits_rows])
+            forward = _Logits(logits, wanted, indices.logits_numbers)
+        else:
+            forward = _StoredKv(self._stack.device)
+        return forward.finish() if self._stack.device.type == "cpu" else forward
 
     def _hidden(self, inputs: torch.Tensor) -> torch.Tensor:
         """What goes into the first layer, `[num_tokens, hidden_size]`."""
         return self._stack.embed(inputs) if self._stack.is_first else inputs.to(self._compute_dtype)
+
+
+class _HiddenStates(HostCopy):
+    """Hidden states on their way to the next stage."""
+
+    def finish(self) -> ForwardOutput:
+        return ForwardOutput(hidden_states=self.wait())
+
+
+class _StoredKv:
+    """Rows of a last stage whose logits nobody wants."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._end = None if device.type == "cpu" else Moment()
+
+    def is_due(self) -> bool:
+        return self._end is None or self._end.is_due()
+
+    def finish(self) -> ForwardOutput:
+        if self._end is not None:
+            self._end.wait()
+        return ForwardOutput()
+
+
+class _Logits(LogitsReduction):
+    """Logits that the device reduces."""
+
+    @torch.inference_mode()
+    def finish(self) -> ForwardOutput:
+        return ForwardOutput(logits=self.rows())

@@ -1,8 +1,8 @@
 """Reduces rows of logits to what the coordinator's sampler asked for.
 
-The device is waited for once: what is found of all rows comes back in one copy. Whole rows, and
-rows in which more logits equal the lowest candidate than there is room for, are asked for
-afterwards; both are rare.
+What is found of all rows comes back in one copy, which the device makes after whatever it has to do
+before. Whole rows, and rows in which more logits equal the lowest candidate than there is room for,
+are asked for afterwards; both are rare. So the logits are kept until the rows are read.
 """
 
 import math
@@ -12,7 +12,7 @@ from typing import NamedTuple, Self
 
 import torch
 
-from stage_server.compute.host_copies import on_host
+from stage_server.compute.host_copies import HostCopy
 from stage_server.compute.noise import contenders_of, signed
 from stage_server.core.batch import LogitsRequest, LogitsRow
 
@@ -75,66 +75,77 @@ class _Found(NamedTuple):
     instead of the first ones."""
 
 
-def reduce_logits(
-    logits: torch.Tensor, wanted: WantedLogits, numbers: torch.Tensor
-) -> tuple[LogitsRow, ...]:
-    """Reduces each row as its request says.
+class LogitsReduction:
+    """Rows of logits that are being reduced, each as its request says.
 
     Args:
-        logits: float32 `[num_requests, vocab_size]`, one row a request, on any device.
+        logits: float32 `[num_requests, vocab_size]`, one row a request, on any device; kept.
         wanted: What is wanted of each row, at least one.
         numbers: int64, those of `wanted`, on that device.
-
-    Returns:
-        One row a request, in order. Candidates lie by falling logit, equal logits by rising id,
-        exactly as a stable sort of the full row would place them.
     """
-    found = _fetched(_find(logits, wanted, numbers))
-    _correct_ties(found, logits)
-    log_sum_exps = found.log_sum_exps.tolist()
-    top_ids, top_logits = found.top_ids.tolist(), found.top_logits.tolist()
-    units = dict(zip(wanted.unit_rows, found.unit_log_sum_exps.tolist(), strict=True))
-    contenders = {
-        row: (ids, values)
-        for row, ids, values in zip(
-            wanted.contender_rows,
-            found.contender_ids.tolist(),
-            found.contender_logits.tolist(),
-            strict=True,
-        )
-    }
-    token_logits = iter(found.token_logits.tolist())
-    rows: list[LogitsRow] = []
-    incomplete: list[int] = []
-    for i, request in enumerate(wanted.requests):
-        named = [next(token_logits) for _ in request.token_ids]
-        ids, values = contenders.get(i, ([], []))
-        row = LogitsRow(
-            row=request.row,
-            log_sum_exp=log_sum_exps[i],
-            candidate_ids=top_ids[i][: request.num_candidates],
-            candidate_logits=top_logits[i][: request.num_candidates],
-            token_logits=named,
-            unit_log_sum_exp=units.get(i),
-            contender_ids=ids[: request.num_contenders],
-            contender_logits=values[: request.num_contenders],
-        )
-        if request.num_candidates >= logits.shape[1] or not covers(
-            request, row.log_sum_exp, list(row.candidate_logits)
-        ):
-            incomplete.append(i)
-        rows.append(row)
-    for i, full in zip(incomplete, _full_rows(logits, incomplete), strict=True):
-        rows[i] = LogitsRow(
-            row=rows[i].row,
-            log_sum_exp=rows[i].log_sum_exp,
-            candidate_ids=[],
-            candidate_logits=[],
-            token_logits=[],
-            full=full,
-            unit_log_sum_exp=rows[i].unit_log_sum_exp,
-        )
-    return tuple(rows)
+
+    def __init__(self, logits: torch.Tensor, wanted: WantedLogits, numbers: torch.Tensor) -> None:
+        self._logits = logits
+        self._wanted = wanted
+        self._found = _FoundCopy(_find(logits, wanted, numbers))
+
+    def is_due(self) -> bool:
+        """True once `rows` hardly waits. Never raises."""
+        return self._found.is_due()
+
+    def rows(self) -> tuple[LogitsRow, ...]:
+        """Waits for the device, and returns one row a request, in order.
+
+        Candidates lie by falling logit, equal logits by rising id, exactly as a stable sort of the
+        full row would place them.
+        """
+        logits, wanted = self._logits, self._wanted
+        found = self._found.wait()
+        _correct_ties(found, logits)
+        log_sum_exps = found.log_sum_exps.tolist()
+        top_ids, top_logits = found.top_ids.tolist(), found.top_logits.tolist()
+        units = dict(zip(wanted.unit_rows, found.unit_log_sum_exps.tolist(), strict=True))
+        contenders = {
+            row: (ids, values)
+            for row, ids, values in zip(
+                wanted.contender_rows,
+                found.contender_ids.tolist(),
+                found.contender_logits.tolist(),
+                strict=True,
+            )
+        }
+        token_logits = iter(found.token_logits.tolist())
+        rows: list[LogitsRow] = []
+        incomplete: list[int] = []
+        for i, request in enumerate(wanted.requests):
+            named = [next(token_logits) for _ in request.token_ids]
+            ids, values = contenders.get(i, ([], []))
+            row = LogitsRow(
+                row=request.row,
+                log_sum_exp=log_sum_exps[i],
+                candidate_ids=top_ids[i][: request.num_candidates],
+                candidate_logits=top_logits[i][: request.num_candidates],
+                token_logits=named,
+                unit_log_sum_exp=units.get(i),
+                contender_ids=ids[: request.num_contenders],
+                contender_logits=values[: request.num_contenders],
+            )
+            if request.num_candidates >= logits.shape[1] or not covers(
+                request, row.log_sum_exp, list(row.candidate_logits)
+            ):
+                incomplete.append(i)
+            rows.append(row)
+        for i, full in zip(incomplete, _full_rows(logits, incomplete), strict=True):
+            rows[i] = LogitsRow(
+                row=rows[i].row,
+                log_sum_exp=rows[i].log_sum_exp,
+                candidate_ids=[],
+                candidate_logits=[],
+                token_logits=[],
+                full=full,
+                unit_log_sum_exp=rows[i].unit_log_sum_exp,
+            )
+        return tuple(rows)
 
 
 def _find(logits: torch.Tensor, wanted: WantedLogits, numbers: torch.Tensor) -> _Found:
@@ -174,21 +185,36 @@ def _find(logits: torch.Tensor, wanted: WantedLogits, numbers: torch.Tensor) -> 
     )
 
 
-def _fetched(found: _Found) -> _Found:
-    """Brings everything to the host in one copy. Ids fit 32 bits."""
-    if found.log_sum_exps.device.type == "cpu":
-        return found
-    words = [
-        part.flatten().view(torch.int32) if part.is_floating_point() else part.flatten().int()
-        for part in found
-    ]
-    fetched = on_host(torch.cat(words)).split_with_sizes([part.numel() for part in found])
-    return _Found(
-        *(
-            (part.view(torch.float32) if like.is_floating_point() else part.long()).view(like.shape)
-            for part, like in zip(fetched, found, strict=True)
+class _FoundCopy:
+    """What was found, on its way to the host in one copy. Ids fit 32 bits."""
+
+    def __init__(self, found: _Found) -> None:
+        self._found = found
+        self._words: HostCopy | None = None
+        if found.log_sum_exps.device.type == "cpu":
+            return
+        words = [
+            part.flatten().view(torch.int32) if part.is_floating_point() else part.flatten().int()
+            for part in found
+        ]
+        self._words = HostCopy(torch.cat(words))
+
+    def is_due(self) -> bool:
+        return self._words is None or self._words.is_due()
+
+    def wait(self) -> _Found:
+        if self._words is None:
+            return self._found
+        sizes = [part.numel() for part in self._found]
+        fetched = self._words.wait().split_with_sizes(sizes)
+        return _Found(
+            *(
+                (part.view(torch.float32) if like.is_floating_point() else part.long()).view(
+                    like.shape
+                )
+                for part, like in zip(fetched, self._found, strict=True)
+            )
         )
-    )
 
 
 def _correct_ties(found: _Found, logits: torch.Tensor) -> None:
@@ -205,11 +231,9 @@ def _correct_ties(found: _Found, logits: torch.Tensor) -> None:
 
 def _full_rows(logits: torch.Tensor, rows: Sequence[int]) -> Sequence[torch.Tensor]:
     """float32 `[vocab_size]` each, on the host."""
-    if not rows:
-        return ()
-    if logits.device.type == "cpu":
-        return [logits[i] for i in rows]
-    return on_host(torch.stack([logits[i] for i in rows])).unbind()
+    # One by one, as the device may have no memory for all of them.
+    copies = [HostCopy(logits[i]) for i in rows]
+    return [copy.wait() for copy in copies]
 
 
 def _float64_bits(value: float) -> int:

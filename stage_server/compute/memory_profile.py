@@ -12,6 +12,7 @@ import torch
 from stage_server.compute.blank_batch import blank_batch
 from stage_server.compute.forward_pass import ForwardPass
 from stage_server.core.batch import LogitsRequest, SequenceSlice
+from stage_server.core.engine import finished
 from stage_server.core.torch_dtypes import torch_dtype
 from stage_server.kv_cache.kv_pool import KvPool
 from stage_server.kv_cache.slot_tables import BlockPlan
@@ -34,6 +35,9 @@ class StepSizes(NamedTuple):
 
 def activation_peak(stack: LayerStack, sizes: StepSizes) -> int:
     """Returns the bytes that the largest micro-batches take besides weights and KV. CUDA only.
+
+    That is what one takes while it is launched, and what the one before it may keep until it is
+    finished: its logits.
 
     What the device keeps after them, such as code of kernels, is not counted: it is no longer free.
 
@@ -61,14 +65,19 @@ def activation_peak(stack: LayerStack, sizes: StepSizes) -> int:
         wants_unit_log_sum_exp=True,
         num_contenders=1,
     )
-    peak_bytes = 0
+    peak_bytes = kept_bytes = 0
     for slices in largest_steps(sizes, pool.bytes_per_token_and_layer):
         before_bytes = torch.cuda.memory_allocated(stack.device)
         torch.cuda.reset_peak_memory_stats(stack.device)
-        forward_pass.run(blank_batch(stack, slices, wanted), _plan(slices, sizes.block_size))
+        batch = blank_batch(stack, slices, wanted)
+        launched = forward_pass.launch(batch, _plan(slices, sizes.block_size))
         taken_bytes = torch.cuda.max_memory_allocated(stack.device) - before_bytes
         peak_bytes = max(peak_bytes, taken_bytes)
-    return peak_bytes
+        launched_bytes = torch.cuda.memory_allocated(stack.device)
+        finished(launched)
+        del launched
+        kept_bytes = max(kept_bytes, launched_bytes - torch.cuda.memory_allocated(stack.device))
+    return peak_bytes + kept_bytes
 
 
 def largest_steps(sizes: StepSizes, kv_bytes: int) -> Iterator[tuple[SequenceSlice, ...]]:

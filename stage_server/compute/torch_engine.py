@@ -13,6 +13,7 @@ from stage_server.compute.kernel_check import find_kernels
 from stage_server.compute.kv_budget import kv_budget, max_num_batched_tokens
 from stage_server.core.batch import ForwardBatch, ForwardOutput, LogitsRequest, SequenceSlice
 from stage_server.core.config import StageConfig
+from stage_server.core.engine import Launched, finished
 from stage_server.core.load_board import Report, no_report
 from stage_server.core.torch_dtypes import torch_dtype
 from stage_server.kv_cache.kv_pool import KvPool
@@ -59,7 +60,7 @@ class TorchEngine:
             max_num_blocks=config.max_num_seqs * blocks_per_sequence,
         )
         self._forward_pass = ForwardPass(stack, self._pool)
-        self._steps = DividedSteps(self._forward_pass.run, stack.device)
+        self._steps = DividedSteps(self._forward_pass.launch, stack.device)
         self._slots = SlotTables(self._pool.num_blocks, config.kv_block_size)
         self.activation_bytes = budget.activation_bytes
         self._info = StageInfo(
@@ -109,12 +110,16 @@ class TorchEngine:
             self.forward(blank_batch(self._stack, (piece,), wanted))
         self.free_all_slots()
 
-    def forward(self, batch: ForwardBatch) -> ForwardOutput:
-        """Runs one micro-batch; see `StageEngine.forward`."""
+    def launch(self, batch: ForwardBatch) -> Launched:
+        """Launches one micro-batch; see `StageEngine.launch`."""
         plan = self._slots.apply(batch.slot_ops, batch.slices)
         if not batch.slices:
             return ForwardOutput()
-        return self._steps.run(batch, plan)
+        return self._steps.launch(batch, plan)
+
+    def forward(self, batch: ForwardBatch) -> ForwardOutput:
+        """Launches one micro-batch and waits for it; raises as `launch` and its `finish`."""
+        return finished(self.launch(batch))
 
     def free_all_slots(self) -> None:
         """Gives back every slot and checks that the books balance."""

@@ -25,6 +25,8 @@ class StageActivity:
         self.num_micro_batches = 0
         self.num_prefill_tokens = 0
         self.num_decode_tokens = 0
+        self.device_free_ns = 0
+        """When the latest forward ended, by `time.perf_counter_ns()`. Model thread only."""
         self.queue = Histogram(STEP_BOUNDS_S, unit=NS_PER_S)
         self.compute = Histogram(STEP_BOUNDS_S, unit=NS_PER_S)
         self.serialize = Histogram(STEP_BOUNDS_S, unit=NS_PER_S)

@@ -13,6 +13,34 @@ class DeviceLostError(Exception):
     """
 
 
+class UnfinishedForward(Protocol):
+    """A micro-batch that a device computes; called from the engine's thread."""
+
+    def is_due(self) -> bool:
+        """True once `finish` hardly waits, be it for an output or for an error. Never raises."""
+        ...
+
+    def finish(self) -> ForwardOutput:
+        """Waits for the device and returns the output; called once.
+
+        Later micro-batches may have been launched, and slots freed, in the meantime.
+
+        Raises:
+            DeviceMemoryError: The device has no memory to look through logits once more.
+            DeviceLostError: The device cannot be used any more.
+        """
+        ...
+
+
+Launched = ForwardOutput | UnfinishedForward
+"""What was computed already, or what a device goes on with by itself."""
+
+
+def finished(launched: Launched) -> ForwardOutput:
+    """Returns the output of a micro-batch, waiting for it; raises as `UnfinishedForward.finish`."""
+    return launched if isinstance(launched, ForwardOutput) else launched.finish()
+
+
 class StageEngine(Protocol):
     """Runs micro-batches against its own KV memory.
 
@@ -38,8 +66,12 @@ class StageEngine(Protocol):
         """Runs one forward of each kind, so that the first request is not slow; leaves no KV."""
         ...
 
-    def forward(self, batch: ForwardBatch) -> ForwardOutput:
+    def launch(self, batch: ForwardBatch) -> Launched:
         """Applies the slot operations, runs the layers, stores the new KV.
+
+        A device that computes by itself is not waited for: the next micro-batch may be launched
+        before this one is finished. It finds the slots and the KV as this one leaves them. Each is
+        finished in the order of the launches.
 
         Raises:
             StaleStateError: A slice starts beyond what its slot holds, a fork or truncate asks for

@@ -8,13 +8,15 @@ sequence. It needs no weights.
 
 import logging
 import time
+from typing import NamedTuple
 
 import torch
 
 from stage_server.core.batch import ForwardBatch, ForwardOutput
 from stage_server.core.config import StageConfig
+from stage_server.core.engine import Launched
 from stage_server.core.torch_dtypes import torch_dtype
-from stage_server.emulation.deadline import wait_until
+from stage_server.emulation.deadline import SPIN_NS, wait_until
 from stage_server.emulation.logits import HashedLogits
 from stage_server.emulation.prefix_hashes import (
     MIN_HIDDEN_SIZE,
@@ -94,6 +96,7 @@ class EmulatedEngine:
         self._slots = SlotTables(num_blocks, config.kv_block_size)
         self._hashes = PrefixHashes(num_blocks, config.kv_block_size)
         self._logits = HashedLogits(model.vocab_size)
+        self._free_ns = 0
         self._info = StageInfo(
             model_id=files.model_id,
             fingerprint=files.fingerprint,
@@ -143,9 +146,9 @@ class EmulatedEngine:
     def warm_up(self) -> None:
         """Does nothing: the first forward is as fast as any."""
 
-    def forward(self, batch: ForwardBatch) -> ForwardOutput:
-        """Waits for one micro-batch; see `StageEngine.forward`."""
-        started_ns = time.perf_counter_ns()
+    def launch(self, batch: ForwardBatch) -> Launched:
+        """Gives the card one micro-batch, behind those that it has; see `StageEngine.launch`."""
+        launched_ns = time.perf_counter_ns()
         plan = self._slots.apply(batch.slot_ops, batch.slices)
         if not batch.slices:
             return ForwardOutput()
@@ -158,8 +161,8 @@ class EmulatedEngine:
             token_ids, received = read_rows(batch.hidden_states)
             hashes = agreed(received, self._hashes.extend(batch.slices, plan, token_ids))
         output = self._output(batch, token_ids, hashes)
-        wait_until(started_ns + self._duration_ns(batch))
-        return output
+        self._free_ns = max(self._free_ns, launched_ns) + self._duration_ns(batch)
+        return _EmulatedForward(output, self._free_ns)
 
     def free_all_slots(self) -> None:
         """Gives back every slot and checks that the books balance."""
@@ -184,6 +187,21 @@ class EmulatedEngine:
         )
         time_s = self._cost.time(work, self._gpu, efficiency=self._efficiency).total_s
         return round(time_s * 1e9)
+
+
+class _EmulatedForward(NamedTuple):
+    """What a card that is not there has until its end."""
+
+    output: ForwardOutput
+    end_ns: int
+    """`time.perf_counter_ns()`."""
+
+    def is_due(self) -> bool:
+        return time.perf_counter_ns() >= self.end_ns - SPIN_NS
+
+    def finish(self) -> ForwardOutput:
+        wait_until(self.end_ns)
+        return self.output
 
 
 def _device(gpu: Gpu, efficiency: float) -> str:

@@ -40,7 +40,7 @@ class HashedLogits:
         return torch.from_numpy(np.roll(self._by_rank, prefix_hash % self._vocab_size))
 
     def reduce(self, prefix_hash: int, request: LogitsRequest) -> LogitsRow:
-        """Reduces a row as `stage_server.compute.logits.reduce_logits` would."""
+        """Reduces a row as `stage_server.compute.logits.LogitsReduction` would."""
         log_sum_exp = self._log_sum_exp(request.temperature)
         unit_log_sum_exp = self._log_sum_exp(1.0) if request.wants_unit_log_sum_exp else None
         candidates = self._by_rank[: request.num_candidates].tolist()

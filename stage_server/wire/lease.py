@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from stage_server.compute.executor import ModelExecutor
+from stage_server.compute.executor import Deferred, ModelExecutor
 from stage_server.core.engine import StageEngine
 from stagecoach.contract.errors import IncompatibleError, StaleStateError
 
@@ -41,8 +41,8 @@ class Tenure:
         """True once the slots are no longer this stream's. Any thread."""
         return self._ended
 
-    def run(self, job: Callable[[StageEngine], T]) -> asyncio.Future[T]:
-        """Queues a job for the model thread.
+    def run(self, job: Callable[[StageEngine], T | Deferred[T]]) -> asyncio.Future[T]:
+        """Queues a job for the model thread. What it defers ends also after the tenure.
 
         Raises:
             StaleStateError: In the future, when the tenure had ended before the job's turn came;
@@ -67,7 +67,7 @@ class Tenure:
             epoch=self.epoch,
         )
 
-    def _run(self, job: Callable[[StageEngine], T]) -> T:
+    def _run(self, job: Callable[[StageEngine], T | Deferred[T]]) -> T | Deferred[T]:
         if self._ended:
             raise StaleStateError(f"the stream of epoch {self.epoch} has ended", epoch=self.epoch)
         return job(self._engine)

@@ -13,6 +13,9 @@ gathered alone. Reading so much takes far longer than launching the kernels that
 _LOGIT_BYTES = 24
 """For each logit: itself in the compute dtype and in float32, and what sampling makes of it."""
 
+_KEPT_LOGIT_BYTES = 4
+"""For each logit of the micro-batch before, which may not be finished."""
+
 
 def activation_bytes(
     stage: StageCost, *, max_num_batched_tokens: int, max_num_seqs: int, context_tokens: int
@@ -33,7 +36,8 @@ def activation_bytes(
     if stage.is_last:
         model = stage.model
         rows = max_num_batched_tokens * model.hidden_size * model.precision.compute.itemsize
-        largest = max(largest, rows + num_rows * model.vocab_size * _LOGIT_BYTES)
+        num_logits = num_rows * model.vocab_size
+        largest = max(largest, rows + num_logits * _LOGIT_BYTES) + num_logits * _KEPT_LOGIT_BYTES
     return largest
 
 

@@ -789,9 +789,11 @@ class StageTimings(_message.Message):
     COMPUTE_NS_FIELD_NUMBER: _builtins.int
     SERIALIZE_NS_FIELD_NUMBER: _builtins.int
     queue_ns: _builtins.int
-    """From the arrival of the message to the start of its forward, without `serialize_ns`."""
+    """From the arrival of the message to the start of its forward, without `serialize_ns`. A forward
+    that is launched before the last one has ended starts when that ends.
+    """
     compute_ns: _builtins.int
-    """The forward itself, device included."""
+    """The forward itself, device included. Those of a stage never overlap."""
     serialize_ns: _builtins.int
     """Reading the request into tensors and writing the result into a message."""
     def __init__(

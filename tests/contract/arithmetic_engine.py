@@ -96,7 +96,7 @@ class ArithmeticEngine:
         self.threads.add(threading.get_ident())
         self.warmed_up = True
 
-    def forward(self, batch: ForwardBatch) -> ForwardOutput:
+    def launch(self, batch: ForwardBatch) -> ForwardOutput:
         self.threads.add(threading.get_ident())
         self.num_forwards += 1
         if self._on_forward is not None:

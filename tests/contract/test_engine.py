@@ -23,6 +23,7 @@ from coordinator.sampling.token_sampler import TokenSampler
 from coordinator.scheduler import Scheduler
 from stage_server.compute.torch_engine import TorchEngine
 from stage_server.core.batch import ForwardBatch, ForwardOutput
+from stage_server.core.engine import finished
 from stagecoach.contract import cluster_status_codec
 from stagecoach.contract.cluster_status import CoordinatorStatus
 from stagecoach.contract.errors import (
@@ -252,21 +253,21 @@ class Saboteur:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.actions: list[Exception | None] = []
         self.poison_token: int | None = None
-        real_forward = TorchEngine.forward
+        real_launch = TorchEngine.launch
 
-        def forward(engine: TorchEngine, batch: ForwardBatch) -> ForwardOutput:
+        def launch(engine: TorchEngine, batch: ForwardBatch) -> ForwardOutput:
             if batch.slices and engine.info.is_last and self.actions:
                 action = self.actions.pop(0)
                 if action is not None:
                     raise action
-            output = real_forward(engine, batch)
+            output = finished(real_launch(engine, batch))
             if self.poison_token is not None and batch.token_ids is not None:
                 assert output.hidden_states is not None
                 with torch.inference_mode():
                     output.hidden_states[batch.token_ids == self.poison_token] = torch.nan
             return output
 
-        monkeypatch.setattr(TorchEngine, "forward", forward)
+        monkeypatch.setattr(TorchEngine, "launch", launch)
 
 
 async def test_an_exception_in_a_forward_fails_only_its_micro_batch(
@@ -494,13 +495,13 @@ async def test_a_stage_that_never_comes_is_named(model: Path) -> None:
 async def test_a_stage_that_leaves_logits_out_fails_the_request_and_not_the_engine(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real_forward = TorchEngine.forward
+    real_launch = TorchEngine.launch
 
-    def forward(stage: TorchEngine, batch: ForwardBatch) -> ForwardOutput:
-        return ForwardOutput(hidden_states=real_forward(stage, batch).hidden_states)
+    def launch(stage: TorchEngine, batch: ForwardBatch) -> ForwardOutput:
+        return ForwardOutput(hidden_states=finished(real_launch(stage, batch)).hidden_states)
 
     with monkeypatch.context() as patch:
-        patch.setattr(TorchEngine, "forward", forward)
+        patch.setattr(TorchEngine, "launch", launch)
         assert isinstance(await failure(engine, create_spec()), InternalError)
     assert len(await generate(engine, PROMPT, 5)) == 5
 
@@ -509,15 +510,15 @@ async def test_malformed_logits_fail_their_micro_batch_and_not_the_engine(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = await generate(engine, PROMPT, 20)
-    real_forward = TorchEngine.forward
+    real_launch = TorchEngine.launch
 
-    def forward(stage: TorchEngine, batch: ForwardBatch) -> ForwardOutput:
-        output = real_forward(stage, batch)
+    def launch(stage: TorchEngine, batch: ForwardBatch) -> ForwardOutput:
+        output = finished(real_launch(stage, batch))
         rows = tuple(replace(row, candidate_ids=[1000]) for row in output.logits)
         return replace(output, logits=rows)
 
     with monkeypatch.context() as patch:
-        patch.setattr(TorchEngine, "forward", forward)
+        patch.setattr(TorchEngine, "launch", launch)
         error = await failure(engine, create_spec())
     assert isinstance(error, InternalError)
     assert "failed on a stage" in error.message

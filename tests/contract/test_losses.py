@@ -39,12 +39,12 @@ FRAGILE = f"""
 import os
 from stage_server.compute import torch_engine
 from stage_server.__main__ import main
-real_forward = torch_engine.TorchEngine.forward
-def forward(engine, batch):
+real_launch = torch_engine.TorchEngine.launch
+def launch(engine, batch):
     if batch.token_ids is not None and "{POISON}" in str(batch.token_ids.tolist()):
         os._exit(9)
-    return real_forward(engine, batch)
-torch_engine.TorchEngine.forward = forward
+    return real_launch(engine, batch)
+torch_engine.TorchEngine.launch = launch
 main()
 """
 """A stage that dies of three token ids in a row."""

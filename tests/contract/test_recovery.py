@@ -25,7 +25,8 @@ from coordinator.pipeline.pipeline import Pipeline
 from coordinator.pipeline.stage_link import StageLink
 from coordinator.pipeline.step_deadline import StepTimeouts
 from stage_server.compute.torch_engine import TorchEngine
-from stage_server.core.batch import ForwardBatch, ForwardOutput
+from stage_server.core.batch import ForwardBatch
+from stage_server.core.engine import Launched
 from stagecoach.contract import status
 from stagecoach.contract.address import Address
 from stagecoach.contract.errors import (
@@ -274,7 +275,7 @@ async def test_a_stage_that_does_not_answer_in_time_is_given_up(
         )
         output = SchedulerOutput(micro_batch_id=1, slices=(piece,), slot_ops=())
         await link.forward(wire.first_request(output), 2)
-        monkeypatch.setattr(TorchEngine, "forward", lambda *_: time.sleep(1.5))
+        monkeypatch.setattr(TorchEngine, "launch", lambda *_: time.sleep(1.5))
         with pytest.raises(DeadlineExceededError, match=f"stage {address}.* 2 tokens"):
             await link.forward(wire.first_request(output), 2)
         assert lost == [None]
@@ -288,12 +289,12 @@ async def test_a_stage_that_does_not_answer_in_time_is_given_up(
 async def test_a_micro_batch_is_not_late_while_the_one_before_it_has_its_time(
     model: Path, monkeypatch: pytest.MonkeyPatch, *, given_up: bool
 ) -> None:
-    real_forward = TorchEngine.forward
+    real_launch = TorchEngine.launch
 
-    def forward(engine: TorchEngine, batch: ForwardBatch) -> ForwardOutput:
+    def launch(engine: TorchEngine, batch: ForwardBatch) -> Launched:
         if batch.num_tokens > 1:
             time.sleep(1.2)
-        return real_forward(engine, batch)
+        return real_launch(engine, batch)
 
     prompt = ScheduledSlice(
         "r", kv_slot=0, start_position=0, token_ids=(5,) * 20, num_sampled_rows=0
@@ -307,7 +308,7 @@ async def test_a_micro_batch_is_not_late_while_the_one_before_it_has_its_time(
             on_lost=lambda *_: None,
         )
         await link.open(await link.get_info(), epoch=1)
-        monkeypatch.setattr(TorchEngine, "forward", forward)
+        monkeypatch.setattr(TorchEngine, "launch", launch)
         long, short = (
             asyncio.create_task(
                 link.forward(

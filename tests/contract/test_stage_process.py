@@ -293,7 +293,7 @@ def fail(*_):
     {failure}
 def warm_up(engine):
     real_warm_up(engine)
-    torch_engine.TorchEngine.forward = fail
+    torch_engine.TorchEngine.launch = fail
 torch_engine.TorchEngine.warm_up = warm_up
 main()
 """

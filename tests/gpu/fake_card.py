@@ -45,6 +45,8 @@ _LAUNCH_NOTHING = {
 }
 """Take memory, or change nothing on the card."""
 
+WAIT = "wait for an event"
+
 _WAITS = {"nonzero", "masked_select", "_unique2", "equal", "is_nonzero"}
 """Operations whose result the host must see before it goes on."""
 
@@ -58,6 +60,8 @@ class Counts:
     transfers: Counter[str] = field(default_factory=Counter)
     """Copies between host and card, and other waits for the card, by what they are. None of them
     is asynchronous unless it says so."""
+    crossings: list[str] = field(default_factory=list)
+    """The transfers, and `WAIT` for each event that was waited for, in their order."""
     start_bytes: int = 0
     """That lived before."""
     peak_bytes: int = 0
@@ -143,6 +147,7 @@ class FakeCard:
     def count_transfer(self, what: str) -> None:
         """Counts a copy between host and card, or another wait for the card."""
         self.counts.transfers[what] += 1
+        self.counts.crossings.append(what)
         self.counts.launches[f"copy, {what}"] += 1
 
     @property
@@ -172,6 +177,7 @@ class FakeCard:
             "get_device_name": lambda *_: "no card",
             "get_device_capability": lambda *_: (8, 6),
             "synchronize": lambda *_: None,
+            "Event": lambda: _Event(self),
             "empty_cache": lambda *_: None,
         }
         for name, answer in answers.items():
@@ -188,6 +194,24 @@ class FakeCard:
     def __exit__(self, *_: object) -> None:
         """Takes the card out."""
         self._stack.close()
+
+
+class _Event:
+    """Never comes by itself, so that whoever needs it has to wait."""
+
+    def __init__(self, card: FakeCard) -> None:
+        self._card = card
+        self._is_over = False
+
+    def record(self) -> None:
+        self._is_over = False
+
+    def query(self) -> bool:
+        return self._is_over
+
+    def synchronize(self) -> None:
+        self._is_over = True
+        self._card.counts.crossings.append(WAIT)
 
 
 @contextmanager

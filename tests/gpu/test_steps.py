@@ -8,10 +8,12 @@ from typing import NamedTuple
 
 import pytest
 
+from stage_server.core.batch import ForwardOutput, LogitsRequest, SequenceSlice
+from stage_server.core.engine import finished
 from stage_server.kernels.kernels import Kernels
 from stagecoach.contract.layer_range import LayerRange
-from tests.gpu.fake_card import Counts, FakeCard
-from tests.gpu.fake_engines import fake_engine, shape_files, tiny_files
+from tests.gpu.fake_card import WAIT, Counts, FakeCard
+from tests.gpu.fake_engines import batch_for, fake_engine, shape_files, tiny_files
 from tests.gpu.steps import LARGE_STEPS, SETTINGS, STEPS, Kind, count_steps
 from tests.tiny_models import FAMILIES, NUM_LAYERS
 
@@ -59,6 +61,9 @@ KERNEL_LIMITS = {
 layer at batch 1, 14 at 8 and 96, and 2 transfers everywhere."""
 
 
+SENT, FETCHED = "host to card, without waiting", "card to host, without waiting"
+
+
 def counts_of(layers: LayerRange, kernels: Kernels | None) -> dict[Kind, Counts]:
     with FakeCard() as card:
         engine = fake_engine(shape_files("llama-2-13b"), layers, kernels=kernels, **SETTINGS)
@@ -85,6 +90,7 @@ def test_launches_and_transfers_of_lean_layers_stay_within_their_limits(
             besides = max(besides, few - a_layer)
             transfers = firsts[0][kind].num_transfers
         last_transfers = lasts[0][kind].num_transfers
+        assert lasts[0][kind].crossings == [SENT, FETCHED, WAIT]
         found[kind] = Limit(a_layer, round(besides), transfers, last_transfers)
     assert found == limits
 
@@ -101,3 +107,37 @@ def test_every_family_computes_every_kind_of_step_on_the_card_alone(case: str) -
     assert counts.keys() == {step.kind for step in STEPS}
     for kind, counted in counts.items():
         assert counted.num_transfers <= LIMITS[kind].last_transfers
+
+
+@pytest.mark.parametrize("layers", [LayerRange(0, 2), LayerRange(38, 40)], ids=["first", "last"])
+def test_a_step_is_launched_without_waiting_for_the_one_before(layers: LayerRange) -> None:
+    with FakeCard() as card:
+        engine = fake_engine(shape_files("llama-2-13b"), layers, **SETTINGS)
+        engine.warm_up()
+        batches = [
+            batch_for(
+                engine,
+                [SequenceSlice(slot, 0, 9)],
+                logits=[LogitsRequest(row=8, num_candidates=64, min_mass=0.9)],
+            )
+            for slot in range(2)
+        ]
+        with card.record() as counts:
+            first, second = (engine.launch(batch) for batch in batches)
+            assert counts.crossings == [SENT, FETCHED] * 2
+            for forward in (first, second):
+                assert not isinstance(forward, ForwardOutput)
+                assert not forward.is_due()
+                finished(forward)
+                assert forward.is_due()
+    assert counts.crossings == [SENT, FETCHED] * 2 + [WAIT] * 2
+
+
+def test_rows_whose_logits_nobody_wants_are_waited_for_as_others_are() -> None:
+    """Or the step would seem to take no time, and the next one the time of both."""
+    with FakeCard() as card:
+        engine = fake_engine(shape_files("llama-2-13b"), LayerRange(39, 40), **SETTINGS)
+        engine.warm_up()
+        with card.record() as counts:
+            engine.forward(batch_for(engine, [SequenceSlice(0, 0, 9)]))
+    assert counts.crossings == [SENT, WAIT]

@@ -17,6 +17,7 @@ from stage_server.core.batch import (
     SlotOp,
 )
 from stage_server.core.config import StageConfig
+from stage_server.core.engine import Launched
 from stage_server.kv_cache.slot_tables import BlockPlan
 from stage_server.model.layer_stack import load_layer_stack
 from stagecoach.contract.errors import DeviceMemoryError
@@ -49,15 +50,15 @@ class SmallDevice:
     def __init__(self, engine: TorchEngine, max_rows: int) -> None:
         self.max_rows = max_rows
         self.tried: list[int] = []
-        self._run = engine._forward_pass.run
-        engine._steps = DividedSteps(self.run, CPU)
+        self._launch = engine._forward_pass.launch
+        engine._steps = DividedSteps(self.launch, CPU)
 
-    def run(self, batch: ForwardBatch, plan: BlockPlan) -> ForwardOutput:
+    def launch(self, batch: ForwardBatch, plan: BlockPlan) -> Launched:
         self.tried.append(batch.num_tokens)
-        output = self._run(batch, plan)  # its KV is written before memory runs out
+        launched = self._launch(batch, plan)  # its KV is written before memory runs out
         if batch.num_tokens > self.max_rows:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return output
+        return launched
 
 
 def steps() -> Iterator[tuple[tuple[SequenceSlice, ...], tuple[SlotOp, ...], tuple[int, ...]]]:

@@ -14,6 +14,7 @@ from stage_server.core.batch import (
     TruncateSlot,
 )
 from stage_server.core.config import StageConfig
+from stage_server.core.engine import finished
 from stage_server.emulation.emulated_engine import EmulatedEngine
 from stage_server.process.build_engine import build_engine
 from stagecoach.contract.errors import KvFullError
@@ -57,7 +58,7 @@ def run(
         slices=tuple(slices), slot_ops=tuple(ops), token_ids=torch.tensor(token_ids)
     )
     for engine in engines[:-1]:
-        hidden = engine.forward(batch).hidden_states
+        hidden = finished(engine.launch(batch)).hidden_states
         batch = ForwardBatch(slices=tuple(slices), slot_ops=tuple(ops), hidden_states=hidden)
     wanted = tuple(LogitsRequest(row=row, num_candidates=1) for row in range(len(token_ids)))
     last = ForwardBatch(
@@ -67,7 +68,7 @@ def run(
         hidden_states=batch.hidden_states,
         logits=wanted,
     )
-    return [row.candidate_ids[0] for row in engines[-1].forward(last).logits]
+    return [row.candidate_ids[0] for row in finished(engines[-1].launch(last)).logits]
 
 
 @settings(max_examples=60)
@@ -114,5 +115,5 @@ def test_memory_that_was_mixed_up_on_one_stage_spoils_the_tokens() -> None:
     run([first, second], [], [SequenceSlice(0, 0, 3), SequenceSlice(1, 0, 3)], [5, 6, 7, 5, 6, 8])
     step = [SequenceSlice(0, 3, 1)]
     assert run([first, second], [], step, [9]) == [expected_token([*prompt, 9])]
-    second.forward(ForwardBatch(slices=(), slot_ops=(FreeSlot(0), ForkSlot(1, 0, 3))))
+    second.launch(ForwardBatch(slices=(), slot_ops=(FreeSlot(0), ForkSlot(1, 0, 3))))
     assert run([first, second], [], step, [9]) != [expected_token([*prompt, 9])]

@@ -8,7 +8,7 @@ import torch
 
 from stage_server.compute.fault_hooks import FaultHooks, PlannedFault
 from stage_server.core.batch import ForwardBatch, LogitsRequest, SequenceSlice
-from stage_server.core.engine import DeviceLostError
+from stage_server.core.engine import DeviceLostError, finished
 from stagecoach.contract.errors import DeviceMemoryError, InvalidArgumentError
 from stagecoach.contract.layer_range import LayerRange
 from tests.contract.arithmetic_engine import HIDDEN_SIZE, ArithmeticEngine, arithmetic_info
@@ -34,7 +34,9 @@ def batch_of(*token_ids: int) -> ForwardBatch:
 
 def test_without_a_plan_forwards_are_the_engines_own(plan: Path) -> None:
     hooked, plain = first_stage(plan), ArithmeticEngine(arithmetic_info())
-    ours, theirs = (one.forward(batch_of(*TOKENS)).hidden_states for one in (hooked, plain))
+    ours, theirs = (
+        finished(one.launch(batch_of(*TOKENS))).hidden_states for one in (hooked, plain)
+    )
     assert ours is not None
     assert theirs is not None
     assert torch.equal(ours, theirs)
@@ -57,23 +59,23 @@ def test_a_planned_fault_strikes_once(plan: Path, fault: str, raised: type[Excep
     engine = first_stage(plan)
     plan.write_text(json.dumps({"fault": fault}))
     with pytest.raises(raised):
-        engine.forward(batch_of(*TOKENS))
+        engine.launch(batch_of(*TOKENS))
     assert not plan.exists()
-    assert engine.forward(batch_of(*TOKENS)).hidden_states is not None
+    assert finished(engine.launch(batch_of(*TOKENS))).hidden_states is not None
 
 
 def test_a_fault_of_a_token_strikes_each_time_that_it_comes_and_no_other(plan: Path) -> None:
     engine = first_stage(plan)
     plan.write_text(json.dumps({"fault": "raise", "token_id": 9, "repeats": True}))
     for _ in range(2):
-        engine.forward(batch_of(*TOKENS))
+        engine.launch(batch_of(*TOKENS))
         with pytest.raises(RuntimeError, match="planned: raise"):
-            engine.forward(batch_of(1, 9))
+            engine.launch(batch_of(1, 9))
 
 
 def test_a_micro_batch_without_tokens_is_spared(plan: Path) -> None:
     plan.write_text(json.dumps({"fault": "raise"}))
-    first_stage(plan).forward(ForwardBatch(slices=()))
+    first_stage(plan).launch(ForwardBatch(slices=()))
     assert plan.exists()
 
 
@@ -96,7 +98,7 @@ def test_the_last_row_that_comes_in_is_not_a_number_and_the_batch_itself_is_unto
         logits=(LogitsRequest(row=1, num_candidates=1),),
     )
     with pytest.raises(InterruptedError):
-        engine.forward(batch)
+        engine.launch(batch)
     assert seen[0][0].isfinite().all()
     assert seen[0][1].isnan().all()
     assert hidden_states.isfinite().all()
@@ -105,7 +107,7 @@ def test_the_last_row_that_comes_in_is_not_a_number_and_the_batch_itself_is_unto
 def test_a_first_stage_has_no_row_to_spoil(plan: Path) -> None:
     plan.write_text(json.dumps({"fault": "nan-row"}))
     with pytest.raises(InvalidArgumentError, match="nan-row"):
-        first_stage(plan).forward(batch_of(*TOKENS))
+        first_stage(plan).launch(batch_of(*TOKENS))
 
 
 @pytest.mark.parametrize(
