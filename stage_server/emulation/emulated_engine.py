@@ -162,7 +162,7 @@ class EmulatedEngine:
             hashes = agreed(received, self._hashes.extend(batch.slices, plan, token_ids))
         output = self._output(batch, token_ids, hashes)
         self._free_ns = max(self._free_ns, launched_ns) + self._duration_ns(batch)
-        return _EmulatedForward(output, self._free_ns)
+        return EmulatedForward(output, self._free_ns)
 
     def free_all_slots(self) -> None:
         """Gives back every slot and checks that the books balance."""
@@ -189,7 +189,7 @@ class EmulatedEngine:
         return round(time_s * 1e9)
 
 
-class _EmulatedForward(NamedTuple):
+class EmulatedForward(NamedTuple):
     """What a card that is not there has until its end."""
 
     output: ForwardOutput
@@ -197,9 +197,11 @@ class _EmulatedForward(NamedTuple):
     """`time.perf_counter_ns()`."""
 
     def is_due(self) -> bool:
+        """True shortly before the end: `finish` is exact, and whoever asks is not."""
         return time.perf_counter_ns() >= self.end_ns - SPIN_NS
 
     def finish(self) -> ForwardOutput:
+        """Waits until the end."""
         wait_until(self.end_ns)
         return self.output
 

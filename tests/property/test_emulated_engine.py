@@ -1,5 +1,7 @@
 """An emulated stage is a function of the sequence, whatever happens to slots on the way."""
 
+import time
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,7 +17,7 @@ from stage_server.core.batch import (
 )
 from stage_server.core.config import StageConfig
 from stage_server.core.engine import finished
-from stage_server.emulation.emulated_engine import EmulatedEngine
+from stage_server.emulation.emulated_engine import EmulatedEngine, EmulatedForward
 from stage_server.process.build_engine import build_engine
 from stagecoach.contract.errors import KvFullError
 from stagecoach.contract.layer_range import LayerRange
@@ -117,3 +119,19 @@ def test_memory_that_was_mixed_up_on_one_stage_spoils_the_tokens() -> None:
     assert run([first, second], [], step, [9]) == [expected_token([*prompt, 9])]
     second.launch(ForwardBatch(slices=(), slot_ops=(FreeSlot(0), ForkSlot(1, 0, 3))))
     assert run([first, second], [], step, [9]) != [expected_token([*prompt, 9])]
+
+
+def test_a_card_begins_a_micro_batch_when_it_has_ended_the_one_before() -> None:
+    engine = create_engine(LayerRange(0, 6))
+    batches = [
+        ForwardBatch(slices=(SequenceSlice(slot, 0, 9),), token_ids=torch.arange(9))
+        for slot in range(3)
+    ]
+    launched = [engine.launch(batch) for batch in batches]
+    ends_ns = [forward.end_ns for forward in launched if isinstance(forward, EmulatedForward)]
+    duration_ns = engine._duration_ns(batches[0])
+    assert ends_ns[1] - ends_ns[0] >= duration_ns > 0
+    assert ends_ns[2] - ends_ns[1] >= duration_ns
+    for forward, end_ns in zip(launched, ends_ns, strict=True):
+        finished(forward)
+        assert time.perf_counter_ns() >= end_ns

@@ -71,7 +71,7 @@ class Deferral:
         self.begun, self.done = threading.Event(), threading.Event()
         self._outcome = outcome
 
-    def __call__(self) -> Deferred[str]:
+    def __call__(self) -> str | Deferred[str]:
         self.begun.set()
         return Deferred(self.done.is_set, self._finish)
 
@@ -115,7 +115,7 @@ async def test_the_job_that_a_device_is_at_counts_as_running() -> None:
     executor = ModelExecutor(max_queued=2)
     deferral = Deferral("a")
 
-    def job() -> Deferred[str]:
+    def job() -> str | Deferred[str]:
         executor.note_tokens(7)
         return deferral()
 
