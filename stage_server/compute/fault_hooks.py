@@ -88,9 +88,6 @@ class FaultHooks:
     def __init__(self, engine: StageEngine, path: Path) -> None:
         self._engine = engine
         self._path = path
-        self._info = replace(
-            engine.info, device=f"{engine.info.device}, with unsafe fault hooks for tests"
-        )
         _log.warning(
             "unsafe fault hooks are on: whoever writes the file makes this stage fail",
             extra={"file": str(path)},
@@ -99,7 +96,8 @@ class FaultHooks:
     @property
     def info(self) -> StageInfo:
         """What the engine is, and that it has hooks."""
-        return self._info
+        about = self._engine.info
+        return replace(about, device=f"{about.device}, with unsafe fault hooks for tests")
 
     @property
     def num_free_kv_blocks(self) -> int:

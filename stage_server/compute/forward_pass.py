@@ -1,12 +1,14 @@
 """Runs micro-batches through a stage's layers, against a pool of KV blocks."""
 
+from collections.abc import Sequence
+
 import torch
 
+from stage_server.compute.decode_graphs import DecodeGraphs
 from stage_server.compute.host_copies import HostCopy, Moment
 from stage_server.compute.logits import LogitsReduction, WantedLogits
-from stage_server.core.batch import ForwardBatch, ForwardOutput
+from stage_server.core.batch import ForwardBatch, ForwardOutput, SequenceSlice
 from stage_server.core.engine import Launched, UnfinishedForward
-from stage_server.core.torch_dtypes import torch_dtype
 from stage_server.kv_cache.kv_pool import KvPool
 from stage_server.kv_cache.paged_attention import PagedAttention
 from stage_server.kv_cache.slot_tables import BlockPlan
@@ -20,13 +22,15 @@ class ForwardPass:
     Args:
         stack: The stage's layers.
         pool: Where their KV lies.
+
+    Attributes:
+        graphs: Run the layers of the decode steps that they hold; None: there are none.
     """
 
     def __init__(self, stack: LayerStack, pool: KvPool) -> None:
-        self._stack = stack
-        self._pool = pool
-        self._compute_dtype = torch_dtype(stack.precision.compute)
-        self._wire_dtype = torch_dtype(stack.precision.wire)
+        self.stack = stack
+        self.pool = pool
+        self.graphs: DecodeGraphs | None = None
 
     @torch.inference_mode()
     def launch(self, batch: ForwardBatch, plan: BlockPlan) -> Launched:
@@ -38,35 +42,45 @@ class ForwardPass:
             batch: At least one slice; slot operations are not looked at.
             plan: Has the blocks of each slice. Those that are new or copied are made ready first.
         """
-        kernels, pool = self._stack.kernels, self._pool
+        stack, pool = self.stack, self.pool
         wanted = WantedLogits.by(batch.logits)
         indices = StepIndices.of(
             batch.slices,
             plan,
             batch.inputs,
             block_size=pool.block_size,
-            device=self._stack.device,
+            device=stack.device,
             logits_rows=[request.row for request in batch.logits],
             logits_numbers=wanted.numbers(),
-            max_gathered_tokens=None if kernels is not None else pool.max_gathered_tokens,
+            max_gathered_tokens=None if stack.kernels is not None else pool.max_gathered_tokens,
         )
         pool.prepare(indices)
-        attention = PagedAttention(pool, batch.slices, plan, indices, kernels)
-        hidden = self._hidden(indices.inputs)
-        hidden = self._stack.forward(hidden, indices.positions, indices.num_positions, attention)
+        size = None if self.graphs is None else self.graphs.size_for(batch.slices)
+        if self.graphs is not None and size is not None:
+            hidden = self.graphs.run(indices, size)
+        else:
+            hidden = self.run_layers(batch.slices, plan, indices)
         forward: UnfinishedForward
-        if not self._stack.is_last:
-            forward = _HiddenStates(hidden.to(self._wire_dtype))
+        if not stack.is_last:
+            forward = _HiddenStates(hidden.to(stack.wire_dtype))
         elif batch.logits:
-            logits = self._stack.logits(hidden[indices.logits_rows])
+            logits = stack.logits(hidden[indices.logits_rows])
             forward = _Logits(logits, wanted, indices.logits_numbers)
         else:
-            forward = _StoredKv(self._stack.device)
-        return forward.finish() if self._stack.device.type == "cpu" else forward
+            forward = _StoredKv(stack.device)
+        return forward.finish() if stack.device.type == "cpu" else forward
 
-    def _hidden(self, inputs: torch.Tensor) -> torch.Tensor:
-        """What goes into the first layer, `[num_tokens, hidden_size]`."""
-        return self._stack.embed(inputs) if self._stack.is_first else inputs.to(self._compute_dtype)
+    def run_layers(
+        self, slices: Sequence[SequenceSlice], plan: BlockPlan, indices: StepIndices
+    ) -> torch.Tensor:
+        """Runs the layers over a step whose blocks are ready, one launch after the other.
+
+        Returns:
+            `[num_tokens, hidden_size]`, in the compute dtype.
+        """
+        attention = PagedAttention(self.pool, slices, plan, indices, self.stack.kernels)
+        hidden = self.stack.first_hidden(indices.inputs)
+        return self.stack.forward(hidden, indices.positions, indices.num_positions, attention)
 
 
 class _HiddenStates(HostCopy):

@@ -23,8 +23,8 @@ from stage_server.model.blueprint import AttentionTraits, Blueprint, layer_prefi
 from stage_server.model.lean_layers import is_lean, residual_scale
 from stagecoach.contract.precision import Precision
 
-_TOLERANCES = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 8e-2}
-"""Largest difference of a kernel from its twin, as a share of the largest element or of 1."""
+TOLERANCES = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 8e-2}
+"""Largest `difference` of what is taken for the same."""
 
 _LENGTHS = ((3,), (300, 9))
 """Lengths of the sequences that are attended: within one part, and in several, some empty."""
@@ -86,15 +86,20 @@ def failure_of(
     """
     try:
         for name, found, expected in _pairs(kernels, blueprint, block_size, dtype, device):
-            scale = max(1.0, float(expected.abs().max()))
-            difference = float((found - expected).abs().max()) / scale
-            if not difference <= _TOLERANCES[dtype]:  # a NaN differs too
-                return f"{name} differs from its twin by {difference:.2g}"
+            differs_by = difference(found, expected)
+            if not differs_by <= TOLERANCES[dtype]:  # a NaN differs too
+                return f"{name} differs from its twin by {differs_by:.2g}"
     except (torch.OutOfMemoryError, torch.AcceleratorError):
         raise
     except Exception as error:  # Triton and what it calls raise errors of every class
         return f"{type(error).__name__}: {' '.join(str(error).split())}"
     return None
+
+
+def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Returns the largest difference, as a share of the largest expected element or of 1."""
+    scale = max(1.0, float(expected.abs().max()))
+    return float((found - expected).abs().max()) / scale
 
 
 def _pairs(

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from dataclasses import replace
 
 import torch
 
@@ -9,6 +10,7 @@ from stage_server.compute.blank_batch import blank_batch
 from stage_server.compute.devices import precision_on, take_device
 from stage_server.compute.divided_steps import DividedSteps
 from stage_server.compute.forward_pass import ForwardPass
+from stage_server.compute.graph_check import find_graphs
 from stage_server.compute.kernel_check import find_kernels
 from stage_server.compute.kv_budget import kv_budget, max_num_batched_tokens
 from stage_server.core.batch import ForwardBatch, ForwardOutput, LogitsRequest, SequenceSlice
@@ -49,6 +51,7 @@ class TorchEngine:
         device_name = _device_name(stack.device)
         budget = kv_budget(config, stack, device_name, max_model_len=max_model_len)
         blocks_per_sequence = -(-max_model_len // config.kv_block_size)
+        may_have_graphs = stack.device.type == "cuda" and stack.is_fused
         self._pool = KvPool.within(
             budget.kv_bytes,
             num_layers=len(config.layers),
@@ -57,11 +60,14 @@ class TorchEngine:
             head_dim=model.head_dim,
             dtype=torch_dtype(precision.kv),
             device=stack.device,
-            max_num_blocks=config.max_num_seqs * blocks_per_sequence,
+            max_num_blocks=config.max_num_seqs * blocks_per_sequence + may_have_graphs,
         )
+        # For rows that a step leaves over in its graph; no sequence is ever given it.
+        self._has_scratch_block = may_have_graphs and self._pool.num_blocks > 1
+        num_blocks = self._pool.num_blocks - self._has_scratch_block
         self._forward_pass = ForwardPass(stack, self._pool)
         self._steps = DividedSteps(self._forward_pass.launch, stack.device)
-        self._slots = SlotTables(self._pool.num_blocks, config.kv_block_size)
+        self._slots = SlotTables(num_blocks, config.kv_block_size)
         self.activation_bytes = budget.activation_bytes
         self._info = StageInfo(
             model_id=files.model_id,
@@ -73,8 +79,8 @@ class TorchEngine:
             dtype=precision.weights.name,
             hidden_states_dtype=precision.wire.name,
             kv_block_size=config.kv_block_size,
-            num_kv_blocks=self._pool.num_blocks,
-            num_free_kv_blocks=self._pool.num_blocks,
+            num_kv_blocks=num_blocks,
+            num_free_kv_blocks=num_blocks,
             max_num_seqs=config.max_num_seqs,
             max_num_batched_tokens=max_num_batched_tokens(config, stack.device),
             max_model_len=max_model_len,
@@ -103,12 +109,30 @@ class TorchEngine:
         return self._slots.num_held_slots
 
     def warm_up(self) -> None:
-        """Runs a prefill chunk and a decode within one block, so that kernels are chosen."""
+        """Runs a prefill chunk and a decode within one block, so that kernels are chosen.
+
+        On CUDA decode steps are recorded as graphs where that pays.
+        """
         num_tokens = min(self._info.kv_block_size, self._info.max_model_len)
         wanted = LogitsRequest(row=0, num_candidates=1)
         for piece in (SequenceSlice(0, 0, num_tokens), SequenceSlice(0, num_tokens - 1, 1)):
             self.forward(blank_batch(self._stack, (piece,), wanted))
         self.free_all_slots()
+        if self._has_scratch_block:
+            self._find_graphs()
+
+    def _find_graphs(self) -> None:
+        about = self._info
+        graphs = find_graphs(
+            self._forward_pass,
+            scratch_block=about.num_kv_blocks,
+            max_rows=min(about.max_num_seqs, about.max_num_batched_tokens, about.num_kv_blocks),
+            max_num_positions=min(about.max_model_len, about.num_kv_blocks * about.kv_block_size),
+        )
+        self._forward_pass.graphs = graphs
+        if graphs is not None:
+            max_seqs = min(graphs.sizes[-1], about.max_num_seqs)
+            self._info = replace(about, max_graph_seqs=max_seqs)
 
     def launch(self, batch: ForwardBatch) -> Launched:
         """Launches one micro-batch; see `StageEngine.launch`."""

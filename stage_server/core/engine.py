@@ -49,7 +49,7 @@ class StageEngine(Protocol):
 
     @property
     def info(self) -> StageInfo:
-        """What this engine is, with all KV blocks free; constant for its life. Any thread."""
+        """What this engine is, with all KV blocks free; constant after `warm_up`. Any thread."""
         ...
 
     @property

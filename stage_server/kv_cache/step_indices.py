@@ -51,6 +51,9 @@ class StepIndices:
     """Block tables of the slices that do not decode, in order, `[num_blocks]` each."""
     inputs: torch.Tensor
     """Token ids or hidden states of the micro-batch, of the shape and dtype that they came in."""
+    packed: torch.Tensor
+    """All lists, one behind the other: positions and slots, then rows, lengths and tables of each
+    group."""
 
     @classmethod
     def of(
@@ -98,36 +101,37 @@ class StepIndices:
                 for position in _positions(piece)
             ]
         )
+        for group, group_tables in zip(groups, padded, strict=True):
+            pack.add([first_rows[i] for i in group])
+            pack.add([slices[i].end_position for i in group])
+            pack.add([block for table in group_tables for block in table])
         pack.add(logits_rows)
         pack.add(logits_numbers)
         pack.add(plan.new_blocks)
         pack.add([copy.source for copy in plan.copies])
         pack.add([copy.target for copy in plan.copies])
-        for group, group_tables in zip(groups, padded, strict=True):
-            pack.add([first_rows[i] for i in group])
-            pack.add([slices[i].end_position for i in group])
-            pack.add([block for table in group_tables for block in table])
         chunks = [table for piece, table in zip(slices, tables, strict=True) if not piece.is_decode]
         for table in chunks:
             pack.add(table)
-        lists, sent_inputs = pack.sent_to(device, inputs)
-        sent = iter(lists)
+        packed, sent_inputs = pack.sent_to(device, inputs)
+        sent = iter(torch.split_with_sizes(packed, pack.sizes))
         return cls(
             num_positions=max(piece.end_position for piece in slices),
             positions=next(sent),
             slots=next(sent),
-            logits_rows=next(sent),
-            logits_numbers=next(sent),
-            new_blocks=next(sent),
-            copy_sources=next(sent),
-            copy_targets=next(sent),
             groups=tuple(map(tuple, groups)),
             decodes=tuple(
                 DecodeIndices(next(sent), next(sent), next(sent).view(len(group), -1))
                 for group in groups
             ),
+            logits_rows=next(sent),
+            logits_numbers=next(sent),
+            new_blocks=next(sent),
+            copy_sources=next(sent),
+            copy_targets=next(sent),
             chunk_tables=tuple(sent),
             inputs=sent_inputs,
+            packed=packed,
         )
 
 
@@ -136,20 +140,20 @@ class _Pack:
 
     def __init__(self) -> None:
         self._values: list[int] = []
-        self._sizes: list[int] = []
+        self.sizes: list[int] = []
 
     def add(self, values: Sequence[int]) -> None:
         self._values += values
-        self._sizes.append(len(values))
+        self.sizes.append(len(values))
 
     def sent_to(
         self, device: torch.device, inputs: torch.Tensor
-    ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
-        """The lists, as views of one tensor, and the inputs; both on the device."""
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The lists, in one tensor, and the inputs; both on the device."""
         packed = torch.tensor(self._values, dtype=torch.int64)
         if device.type != "cpu":
             packed, inputs = _sent_together(packed, inputs, device)
-        return torch.split_with_sizes(packed, self._sizes), inputs
+        return packed, inputs
 
 
 def _sent_together(

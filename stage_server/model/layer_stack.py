@@ -104,6 +104,21 @@ class LayerStack:
         self._layers = layers_type(blueprint, loader)
 
     @property
+    def compute_dtype(self) -> torch.dtype:
+        """Of hidden states inside the stage."""
+        return torch_dtype(self.precision.compute)
+
+    @property
+    def wire_dtype(self) -> torch.dtype:
+        """Of hidden states between stages."""
+        return torch_dtype(self.precision.wire)
+
+    @property
+    def is_fused(self) -> bool:
+        """True where kernels of ours run between the matrices."""
+        return isinstance(self._layers, FusedLayers)
+
+    @property
     def is_first(self) -> bool:
         """True for the stage that embeds tokens."""
         return self._embedding is not None
@@ -131,6 +146,17 @@ class LayerStack:
         assert self._embedding is not None, "only the first stage embeds"
         embeddings: torch.Tensor = self._embedding(token_ids)
         return embeddings
+
+    def first_hidden(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Makes of a stage's inputs what goes into its first layer.
+
+        Args:
+            inputs: Token ids as in `embed`, or hidden states of any dtype, on the device.
+
+        Returns:
+            `[num_tokens, hidden_size]`, in the compute dtype.
+        """
+        return self.embed(inputs) if self.is_first else inputs.to(self.compute_dtype)
 
     def forward(
         self,

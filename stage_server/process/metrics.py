@@ -113,6 +113,7 @@ def _engine(engine: StageEngine) -> Iterator[Metric]:
             "device": about.device,
             "dtype": about.dtype,
             "attention": about.attention,
+            "max_graph_seqs": str(about.max_graph_seqs),
         },
     )
     num_free_blocks = engine.num_free_kv_blocks

@@ -60,6 +60,8 @@ class StageInfo:
     attention: str = ""
     """How attention reads the KV of sequences that decode: `kernel` where it lies, `gather` after
     gathering it; empty where nothing is read."""
+    max_graph_seqs: int = 0
+    """Sequences of the largest step of decoding that is launched as one CUDA graph; 0: none is."""
 
     @property
     def is_first(self) -> bool:

@@ -35,6 +35,7 @@ def to_message(info: StageInfo) -> stage_pb2.GetInfoResponse:
         weights_revision=info.weights_revision,
         adds_noise=info.adds_noise,
         attention=info.attention,
+        max_graph_seqs=info.max_graph_seqs,
     )
 
 
@@ -74,4 +75,5 @@ def from_message(message: stage_pb2.GetInfoResponse) -> StageInfo:
         weights_revision=message.weights_revision,
         adds_noise=message.adds_noise,
         attention=message.attention,
+        max_graph_seqs=message.max_graph_seqs,
     )

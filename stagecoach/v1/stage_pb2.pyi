@@ -114,6 +114,7 @@ class GetInfoResponse(_message.Message):
     WEIGHTS_REVISION_FIELD_NUMBER: _builtins.int
     ADDS_NOISE_FIELD_NUMBER: _builtins.int
     ATTENTION_FIELD_NUMBER: _builtins.int
+    MAX_GRAPH_SEQS_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     """Version of this protocol; both sides must agree exactly."""
     model_id: _builtins.str
@@ -166,6 +167,10 @@ class GetInfoResponse(_message.Message):
     """How attention reads the KV of sequences that decode: "kernel" where it lies, "gather" after
     gathering it. Empty where nothing is read, or the stage is older than this field.
     """
+    max_graph_seqs: _builtins.int
+    """Sequences of the largest step of decoding that the stage launches as one CUDA graph. 0 where it
+    launches every step piece by piece, or is older than this field.
+    """
     @_builtins.property
     def layers(self) -> Global___LayerRange:
         """Layers that this stage owns."""
@@ -206,10 +211,11 @@ class GetInfoResponse(_message.Message):
         weights_revision: _builtins.str = ...,
         adds_noise: _builtins.bool = ...,
         attention: _builtins.str = ...,
+        max_graph_seqs: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["layers", b"layers"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adds_noise", b"adds_noise", "attention", b"attention", "device", b"device", "dtype", b"dtype", "emulated", b"emulated", "fingerprint", b"fingerprint", "hidden_size", b"hidden_size", "hidden_states_dtype", b"hidden_states_dtype", "kv_block_size", b"kv_block_size", "kv_bytes", b"kv_bytes", "layers", b"layers", "max_model_len", b"max_model_len", "max_num_batched_tokens", b"max_num_batched_tokens", "max_num_seqs", b"max_num_seqs", "model_id", b"model_id", "num_free_kv_blocks", b"num_free_kv_blocks", "num_kv_blocks", b"num_kv_blocks", "num_model_layers", b"num_model_layers", "pid", b"pid", "protocol_version", b"protocol_version", "version", b"version", "vocab_size", b"vocab_size", "weight_bytes", b"weight_bytes", "weight_digests", b"weight_digests", "weights_revision", b"weights_revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adds_noise", b"adds_noise", "attention", b"attention", "device", b"device", "dtype", b"dtype", "emulated", b"emulated", "fingerprint", b"fingerprint", "hidden_size", b"hidden_size", "hidden_states_dtype", b"hidden_states_dtype", "kv_block_size", b"kv_block_size", "kv_bytes", b"kv_bytes", "layers", b"layers", "max_graph_seqs", b"max_graph_seqs", "max_model_len", b"max_model_len", "max_num_batched_tokens", b"max_num_batched_tokens", "max_num_seqs", b"max_num_seqs", "model_id", b"model_id", "num_free_kv_blocks", b"num_free_kv_blocks", "num_kv_blocks", b"num_kv_blocks", "num_model_layers", b"num_model_layers", "pid", b"pid", "protocol_version", b"protocol_version", "version", b"version", "vocab_size", b"vocab_size", "weight_bytes", b"weight_bytes", "weight_digests", b"weight_digests", "weights_revision", b"weights_revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -198,6 +198,7 @@ def check_stage(own: Scrape, seen: Scrape, model: Path, stage: int) -> None:
         "device": "cpu (1 threads)",
         "dtype": "float32",
         "attention": "gather",
+        "max_graph_seqs": "0",
     }
     assert own("stage_server_info", model_name=model.name, **about) == 1
 

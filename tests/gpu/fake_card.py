@@ -89,9 +89,14 @@ class FakeCard:
     Args:
         memory_bytes: Of the card.
         used_bytes: What others hold: the driver, a screen, another stage.
+        records_graphs: False: to record a CUDA graph fails.
     """
 
-    def __init__(self, *, memory_bytes: int = 80 << 30, used_bytes: int = 0) -> None:
+    def __init__(
+        self, *, memory_bytes: int = 80 << 30, used_bytes: int = 0, records_graphs: bool = False
+    ) -> None:
+        self.records_graphs = records_graphs
+        self.stream = _Stream()
         self.memory_bytes = memory_bytes
         self.used_bytes = used_bytes
         self.counts = Counts()
@@ -159,6 +164,24 @@ class FakeCard:
 
         return to_list
 
+    @contextmanager
+    def _on_stream(self, stream: "_Stream") -> Iterator[None]:
+        before, self.stream = self.stream, stream
+        try:
+            yield
+        finally:
+            self.stream = before
+
+    @contextmanager
+    def _recording(self, _graph: "_Graph", *, stream: "_Stream", **_: object) -> Iterator[None]:
+        """What is launched inside is launched by replays alone, and nothing may be waited for."""
+        if not self.records_graphs:
+            self.stream = stream  # as torch leaves it
+            raise RuntimeError("this card records no graphs")
+        with self._on_stream(stream), self.record() as counts:
+            yield
+        assert not counts.crossings, "a graph holds no copies between host and card"
+
     def _reset_peak(self) -> None:
         self._peak_bytes = self.allocated_bytes
 
@@ -178,6 +201,12 @@ class FakeCard:
             "get_device_capability": lambda *_: (8, 6),
             "synchronize": lambda *_: None,
             "Event": lambda: _Event(self),
+            "Stream": _Stream,
+            "current_stream": lambda: self.stream,
+            "stream": self._on_stream,
+            "graph_pool_handle": lambda: None,
+            "CUDAGraph": lambda: _Graph(self),
+            "graph": self._recording,
             "empty_cache": lambda *_: None,
         }
         for name, answer in answers.items():
@@ -212,6 +241,23 @@ class _Event:
     def synchronize(self) -> None:
         self._is_over = True
         self._card.counts.crossings.append(WAIT)
+
+
+class _Stream:
+    """All work is in one order."""
+
+    def wait_stream(self, _other: "_Stream") -> None:
+        pass
+
+
+class _Graph:
+    """Launches all that it holds at once."""
+
+    def __init__(self, card: FakeCard) -> None:
+        self._card = card
+
+    def replay(self) -> None:
+        self._card.counts.launches["graph"] += 1
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from stage_server.model.module_blueprint import ModuleBlueprint
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.precision import DType, Precision
 from stagecoach.model_files import open_model
+from tests.recorded_decodes import add_graphs
 from tests.tiny_models import tiny_model
 
 FLOAT32 = Precision.uniform(DType.FLOAT32)
@@ -69,11 +70,20 @@ def steps(hidden_size: int) -> Iterator[ForwardBatch]:
 def test_every_kind_of_step_equals_its_twin(path: Path, family: str) -> None:
     fused, plain = create_engine(path, KERNELS), create_engine(path, None)
     assert (fused.info.attention, plain.info.attention) == ("kernel", "gather")
-    assert isinstance(fused._forward_pass._stack._layers, FusedLayers) == IS_LEAN[family]
+    assert isinstance(fused._forward_pass.stack._layers, FusedLayers) == IS_LEAN[family]
     assert fused.info.weight_bytes == plain.info.weight_bytes
     for batch in steps(plain.info.hidden_size):
         found, expected = (engine.forward(batch).hidden_states for engine in (fused, plain))
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_recorded_decodes_equal_those_of_the_twin(path: Path) -> None:
+    fused, plain = create_engine(path, KERNELS), create_engine(path, None)
+    recorder = add_graphs(fused, sizes=(4,))
+    for batch in steps(plain.info.hidden_size):
+        found, expected = (engine.forward(batch).hidden_states for engine in (fused, plain))
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert recorder.replays == [4, 4]
 
 
 def test_the_check_at_start_passes(path: Path) -> None:

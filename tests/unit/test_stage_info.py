@@ -40,6 +40,7 @@ INFO = StageInfo(
     weights_revision="r" * 40,
     adds_noise=True,
     attention="kernel",
+    max_graph_seqs=64,
 )
 
 

@@ -1,0 +1,208 @@
+"""Decides at start which decode steps run as CUDA graphs: each is recorded, run and compared.
+
+A graph pays where launching a step takes longer than computing it: small models, few bits a weight,
+fast cards, slow hosts. That is measured on the card, beside the same step launched plainly. Sizes
+are tried from the smallest on, because what a graph saves is the same for all, and a step of more
+sequences takes longer. At the first one that saves too little, differs or cannot be recorded, the
+stage says so, and larger steps are launched plainly.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+
+from stage_server.compute.decode_graphs import CudaRecorder, DecodeGraphs, graph_sizes
+from stage_server.compute.forward_pass import ForwardPass
+from stage_server.compute.kernel_check import TOLERANCES, difference
+from stage_server.compute.static_decodes import StaticDecodes
+from stage_server.core.batch import SequenceSlice
+from stage_server.kv_cache.slot_tables import BlockPlan
+from stage_server.kv_cache.step_indices import StepIndices
+from stagecoach.roofline.kv_memory import RESERVE_BYTES
+
+MIN_GAIN = 0.05
+"""Share of a step's time that a graph has to save."""
+
+MAX_GRAPH_BYTES = RESERVE_BYTES // 2
+"""What all graphs may take of the memory that KV leaves alone."""
+
+_NUM_RUNS = 5
+"""The quickest counts."""
+
+_NUM_SHARED_BLOCKS = 2
+"""Blocks that all sequences of a trial begin with, so that they attend to more than themselves."""
+
+_log = logging.getLogger(__name__)
+
+
+class Meter(Protocol):
+    """Asks a device how it is."""
+
+    def seconds(self, run: Callable[[], object]) -> float:
+        """How long the device and the host take together for what `run` launches."""
+        ...
+
+    def free_bytes(self) -> int:
+        """Memory that nobody holds."""
+        ...
+
+    def check(self) -> None:
+        """Raises where the device computes no more."""
+        ...
+
+
+class CardMeter:
+    """Asks a card."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def seconds(self, run: Callable[[], object]) -> float:
+        """The quickest of a few runs."""
+        times = []
+        for _ in range(_NUM_RUNS):
+            self.check()
+            started_s = time.perf_counter()
+            run()
+            self.check()
+            times.append(time.perf_counter() - started_s)
+        return min(times)
+
+    def free_bytes(self) -> int:
+        """What neither tensors nor graphs hold, of any process."""
+        torch.cuda.empty_cache()
+        return torch.cuda.mem_get_info(self._device)[0]
+
+    def check(self) -> None:
+        """Waits for the card.
+
+        Raises:
+            torch.AcceleratorError: The card is lost.
+        """
+        torch.cuda.synchronize(self._device)
+
+
+def find_graphs(
+    forward_pass: ForwardPass, *, scratch_block: int, max_rows: int, max_num_positions: int
+) -> DecodeGraphs | None:
+    """Returns the graphs by which a stage's decode steps run; None: they are launched plainly.
+
+    Takes a second or a few. The content of blocks that no sequence holds is lost.
+
+    Args:
+        forward_pass: Of the stage, on a card, with kernels.
+        scratch_block: A block of the pool that no sequence ever holds.
+        max_rows: Sequences of the largest step.
+        max_num_positions: Positions of the longest sequence.
+
+    Raises:
+        torch.AcceleratorError: The card is lost.
+    """
+    stack = forward_pass.stack
+    static = StaticDecodes(
+        stack,
+        forward_pass.pool,
+        scratch_block=scratch_block,
+        max_rows=graph_sizes(max_rows)[-1],
+        max_num_positions=max_num_positions,
+    )
+    graphs = DecodeGraphs(static, CudaRecorder())
+    reason = record_useful(graphs, forward_pass, graph_sizes(max_rows), CardMeter(stack.device))
+    _log.info(
+        "decode steps run as CUDA graphs" if graphs.sizes else "decode steps run without graphs",
+        extra={"sizes": graphs.sizes, "reason": reason},
+    )
+    return graphs if graphs.sizes else None
+
+
+@torch.inference_mode()
+def record_useful(
+    graphs: DecodeGraphs, forward_pass: ForwardPass, sizes: Sequence[int], meter: Meter
+) -> str | None:
+    """Records the sizes that are worth it.
+
+    Returns:
+        Why not the next one; None: all of them are.
+
+    Raises:
+        Exception: What `meter.check` raises.
+    """
+    free_bytes = meter.free_bytes()
+    for size in sizes:
+        try:
+            graphs.record(size)
+            reason = _objection(graphs, forward_pass, size, meter)
+        except Exception as error:  # torch and what it calls raise errors of every class
+            meter.check()
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        taken_bytes = free_bytes - meter.free_bytes()
+        if reason is None and taken_bytes > MAX_GRAPH_BYTES:
+            reason = f"graphs would take {taken_bytes} bytes, and may take {MAX_GRAPH_BYTES}"
+        if reason is not None:
+            graphs.drop(size)
+            return f"batch {size}: {reason}"
+    return None
+
+
+def _objection(
+    graphs: DecodeGraphs, forward_pass: ForwardPass, size: int, meter: Meter
+) -> str | None:
+    """Says what speaks against a graph, compared with the same step launched plainly."""
+    trial = _trial(forward_pass, size, graphs.max_num_positions)
+
+    def run_graph() -> torch.Tensor:
+        return graphs.run(trial.indices, size)
+
+    def run_plain() -> torch.Tensor:
+        return forward_pass.run_layers(trial.slices, trial.plan, trial.indices)
+
+    differs_by = difference(run_graph(), run_plain())
+    if not differs_by <= TOLERANCES[forward_pass.stack.compute_dtype]:  # a NaN differs too
+        return f"the graph differs from the plain step by {differs_by:.2g}"
+    graph_s, plain_s = meter.seconds(run_graph), meter.seconds(run_plain)
+    if graph_s > (1 - MIN_GAIN) * plain_s:
+        return f"the graph takes {graph_s * 1e3:.3f} ms, the plain step {plain_s * 1e3:.3f} ms"
+    return None
+
+
+class _Trial(NamedTuple):
+    """A decode step."""
+
+    slices: tuple[SequenceSlice, ...]
+    plan: BlockPlan
+    indices: StepIndices
+
+
+def _trial(forward_pass: ForwardPass, size: int, max_num_positions: int) -> _Trial:
+    """Makes a step that a graph of this size computes, with a row left over where it can be."""
+    stack, pool = forward_pass.stack, forward_pass.pool
+    count = max(1, size - 1)
+    num_before_last = (max_num_positions - 1) // pool.block_size
+    num_shared = max(0, min(_NUM_SHARED_BLOCKS, num_before_last, pool.num_blocks - 1 - count))
+    for index in range(len(stack.layers)):
+        for views in pool.layer(index):
+            views.blocks[: num_shared + count].normal_()
+    held = num_shared * pool.block_size
+    room = min(pool.block_size, max_num_positions - held)
+    slices = tuple(SequenceSlice(i, held + i % room, 1) for i in range(count))
+    shared = tuple(range(num_shared))
+    tables = tuple((*shared, num_shared + i) for i in range(count))
+    plan = BlockPlan(block_tables=tables, new_blocks=(), copies=())
+    generator = torch.Generator().manual_seed(size)
+    inputs = (
+        torch.randint(stack.config.vocab_size, (count,), generator=generator)
+        if stack.is_first
+        else torch.randn(count, stack.config.hidden_size, generator=generator).to(stack.wire_dtype)
+    )
+    indices = StepIndices.of(
+        slices,
+        plan,
+        inputs,
+        block_size=pool.block_size,
+        device=stack.device,
+        max_gathered_tokens=None,
+    )
+    return _Trial(slices, plan, indices)
