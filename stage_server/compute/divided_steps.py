@@ -98,9 +98,9 @@ class _UnfinishedParts:
         self._parts = parts
         self._device = device
 
-    def is_due(self) -> bool:
+    def due_in_s(self) -> float:
         last = self._parts[-1].launched
-        return isinstance(last, ForwardOutput) or last.is_due()
+        return 0.0 if isinstance(last, ForwardOutput) else last.due_in_s()
 
     def finish(self) -> ForwardOutput:
         with device_failures(self._device):

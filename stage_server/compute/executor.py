@@ -22,10 +22,6 @@ from typing import Generic, NamedTuple, TypeVar
 
 from stage_server.core.engine import DeviceLostError
 
-POLL_S = 50e-6
-"""How often a device is asked whether it is done, while no job comes. A kernel's timers are about
-as exact."""
-
 T = TypeVar("T")
 
 
@@ -33,8 +29,8 @@ T = TypeVar("T")
 class Deferred(Generic[T]):
     """The end of a job, for which a device is at work."""
 
-    is_due: Callable[[], bool]
-    """True once `finish` hardly waits. Never raises."""
+    due_in_s: Callable[[], float]
+    """Says in how many seconds to ask again; 0 once `finish` hardly waits. Never raises."""
     finish: Callable[[], T]
     """Waits for the device and gives the job's outcome; called once, on the thread."""
 
@@ -162,11 +158,11 @@ class ModelExecutor:
         if unfinished is None:
             return self._jobs.get()
         while True:
-            is_due = unfinished.deferred.is_due()
+            due_in_s = unfinished.deferred.due_in_s()
             try:
-                return self._jobs.get(block=not is_due, timeout=POLL_S)
+                return self._jobs.get(block=due_in_s > 0, timeout=due_in_s)
             except Empty:
-                if is_due:
+                if not due_in_s:
                     raise
 
     def _begin(self, job: _Job) -> _Ended | _Unfinished:

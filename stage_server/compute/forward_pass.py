@@ -96,8 +96,8 @@ class _StoredKv:
     def __init__(self, device: torch.device) -> None:
         self._end = None if device.type == "cpu" else Moment()
 
-    def is_due(self) -> bool:
-        return self._end is None or self._end.is_due()
+    def due_in_s(self) -> float:
+        return 0.0 if self._end is None else self._end.due_in_s()
 
     def finish(self) -> ForwardOutput:
         if self._end is not None:

@@ -2,6 +2,9 @@
 
 import torch
 
+POLL_S = 50e-6
+"""How often a card is asked whether it is done. A kernel's timers are about as exact."""
+
 
 class Moment:
     """When a card has done everything that it was given so far. CUDA only."""
@@ -10,12 +13,13 @@ class Moment:
         self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._event.record()
 
-    def is_due(self) -> bool:
-        """True once `wait` does not wait, be it because the card fails. Never raises."""
+    def due_in_s(self) -> float:
+        """Says in how many seconds to ask again; 0 once `wait` does not wait. Never raises."""
         try:
-            return bool(self._event.query())  # type: ignore[no-untyped-call]
+            is_over = self._event.query()  # type: ignore[no-untyped-call]
         except torch.AcceleratorError:  # and `wait` says so
-            return True
+            is_over = True
+        return 0.0 if is_over else POLL_S
 
     def wait(self) -> None:
         """Waits for the moment.
@@ -45,9 +49,9 @@ class HostCopy:
             self._host = host.copy_(tensor, non_blocking=True)
             self._end = Moment()
 
-    def is_due(self) -> bool:
-        """True once `wait` does not wait, be it because the device fails. Never raises."""
-        return self._end is None or self._end.is_due()
+    def due_in_s(self) -> float:
+        """Says in how many seconds to ask again; 0 once `wait` does not wait. Never raises."""
+        return 0.0 if self._end is None else self._end.due_in_s()
 
     def wait(self) -> torch.Tensor:
         """Waits for the device and returns the copy.

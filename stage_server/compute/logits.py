@@ -89,9 +89,9 @@ class LogitsReduction:
         self._wanted = wanted
         self._found = _FoundCopy(_find(logits, wanted, numbers))
 
-    def is_due(self) -> bool:
-        """True once `rows` hardly waits. Never raises."""
-        return self._found.is_due()
+    def due_in_s(self) -> float:
+        """Says in how many seconds to ask again; 0 once `rows` hardly waits. Never raises."""
+        return self._found.due_in_s()
 
     def rows(self) -> tuple[LogitsRow, ...]:
         """Waits for the device, and returns one row a request, in order.
@@ -199,8 +199,8 @@ class _FoundCopy:
         ]
         self._words = HostCopy(torch.cat(words))
 
-    def is_due(self) -> bool:
-        return self._words is None or self._words.is_due()
+    def due_in_s(self) -> float:
+        return 0.0 if self._words is None else self._words.due_in_s()
 
     def wait(self) -> _Found:
         if self._words is None:

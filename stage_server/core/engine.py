@@ -16,8 +16,11 @@ class DeviceLostError(Exception):
 class UnfinishedForward(Protocol):
     """A micro-batch that a device computes; called from the engine's thread."""
 
-    def is_due(self) -> bool:
-        """True once `finish` hardly waits, be it for an output or for an error. Never raises."""
+    def due_in_s(self) -> float:
+        """Says in how many seconds to ask again; 0 once `finish` hardly waits. Never raises.
+
+        An error is due as an output is.
+        """
         ...
 
     def finish(self) -> ForwardOutput:

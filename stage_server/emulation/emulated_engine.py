@@ -196,9 +196,9 @@ class EmulatedForward(NamedTuple):
     end_ns: int
     """`time.perf_counter_ns()`."""
 
-    def is_due(self) -> bool:
-        """True shortly before the end: `finish` is exact, and whoever asks is not."""
-        return time.perf_counter_ns() >= self.end_ns - SPIN_NS
+    def due_in_s(self) -> float:
+        """Seconds until shortly before the end: `finish` is exact, and whoever asks is not."""
+        return max(0, self.end_ns - SPIN_NS - time.perf_counter_ns()) / 1e9
 
     def finish(self) -> ForwardOutput:
         """Waits until the end."""

@@ -88,7 +88,7 @@ def answer(
         )
         if isinstance(launched, ForwardOutput):
             return _written(pending, launched, parsed_ns, activity)
-        return Deferred(launched.is_due, partial(_finish, pending, launched, activity))
+        return Deferred(launched.due_in_s, partial(_finish, pending, launched, activity))
     except DeviceLostError:
         raise
     except Exception as raised:  # of one micro-batch, a bug included; the stream goes on

@@ -44,8 +44,8 @@ class DeferredForward(NamedTuple):
     number: int
     output: ForwardOutput
 
-    def is_due(self) -> bool:
-        return self.device.is_done(self.number)
+    def due_in_s(self) -> float:
+        return 0.0 if self.device.is_done(self.number) else 0.001
 
     def finish(self) -> ForwardOutput:
         self.device.wait(self.number)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
+from stage_server.compute.host_copies import POLL_S
 from stage_server.core.batch import ForwardOutput, LogitsRequest, SequenceSlice
 from stage_server.core.engine import finished
 from stage_server.kernels.kernels import Kernels
@@ -127,9 +128,9 @@ def test_a_step_is_launched_without_waiting_for_the_one_before(layers: LayerRang
             assert counts.crossings == [SENT, FETCHED] * 2
             for forward in (first, second):
                 assert not isinstance(forward, ForwardOutput)
-                assert not forward.is_due()
+                assert forward.due_in_s() == POLL_S
                 finished(forward)
-                assert forward.is_due()
+                assert forward.due_in_s() == 0
     assert counts.crossings == [SENT, FETCHED] * 2 + [WAIT] * 2
 
 
