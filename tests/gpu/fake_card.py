@@ -200,7 +200,7 @@ class FakeCard:
             "get_device_name": lambda *_: "no card",
             "get_device_capability": lambda *_: (8, 6),
             "synchronize": lambda *_: None,
-            "Event": lambda: _Event(self),
+            "Event": lambda: FakeEvent(self),
             "Stream": _Stream,
             "current_stream": lambda: self.stream,
             "stream": self._on_stream,
@@ -225,7 +225,7 @@ class FakeCard:
         self._stack.close()
 
 
-class _Event:
+class FakeEvent:
     """Never comes by itself, so that whoever needs it has to wait."""
 
     def __init__(self, card: FakeCard) -> None:

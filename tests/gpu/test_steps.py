@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import pytest
+import torch
 
 from stage_server.compute.host_copies import POLL_S
 from stage_server.core.batch import ForwardOutput, LogitsRequest, SequenceSlice
-from stage_server.core.engine import finished
+from stage_server.core.engine import DeviceLostError, finished
 from stage_server.kernels.kernels import Kernels
+from stagecoach.contract.errors import DeviceMemoryError
 from stagecoach.contract.layer_range import LayerRange
-from tests.gpu.fake_card import WAIT, Counts, FakeCard
+from tests.gpu.fake_card import WAIT, Counts, FakeCard, FakeEvent
 from tests.gpu.fake_engines import batch_for, fake_engine, shape_files, tiny_files
 from tests.gpu.steps import LARGE_STEPS, SETTINGS, STEPS, Kind, count_steps
 from tests.tiny_models import FAMILIES, NUM_LAYERS
@@ -142,3 +144,45 @@ def test_rows_whose_logits_nobody_wants_are_waited_for_as_others_are() -> None:
         with card.record() as counts:
             engine.forward(batch_for(engine, [SequenceSlice(0, 0, 9)]))
     assert counts.crossings == [SENT, WAIT]
+
+
+def test_whole_rows_are_fetched_at_the_end_when_the_next_step_is_launched() -> None:
+    with FakeCard() as card:
+        engine = fake_engine(shape_files("llama-2-13b"), LayerRange(39, 40), **SETTINGS)
+        engine.warm_up()
+        whole = LogitsRequest(row=0, num_candidates=engine.info.vocab_size)
+        first, second = (
+            engine.launch(batch_for(engine, [SequenceSlice(slot, 0, 1)], logits=[whole]))
+            for slot in range(2)
+        )
+        with card.record() as counts:
+            rows = finished(first).logits
+        assert counts.crossings == [WAIT, FETCHED, WAIT]
+        assert rows[0].full is not None
+        assert rows[0].full.shape == (engine.info.vocab_size,)
+        assert [row.row for row in finished(second).logits] == [0]
+
+
+@pytest.mark.parametrize(
+    ("raised", "named"),
+    [
+        (torch.AcceleratorError("an illegal memory access"), DeviceLostError),
+        (torch.OutOfMemoryError("CUDA out of memory"), DeviceMemoryError),
+    ],
+)
+def test_what_a_card_fails_with_is_named_at_the_end_of_a_step(
+    raised: Exception, named: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_event: object) -> None:
+        raise raised
+
+    with FakeCard():
+        engine = fake_engine(shape_files("llama-2-13b"), LayerRange(0, 1), **SETTINGS)
+        forward = engine.launch(batch_for(engine, [SequenceSlice(0, 0, 9)]))
+        assert not isinstance(forward, ForwardOutput)
+        monkeypatch.setattr(FakeEvent, "synchronize", fail)
+        if isinstance(raised, torch.AcceleratorError):
+            monkeypatch.setattr(FakeEvent, "query", fail)
+            assert forward.due_in_s() == 0
+        with pytest.raises(named):
+            forward.finish()
