@@ -7,6 +7,7 @@ of torch. Where one fails or differs, the stage says so and computes by the twin
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -23,7 +24,7 @@ from stage_server.model.blueprint import AttentionTraits, Blueprint, layer_prefi
 from stage_server.model.lean_layers import is_lean, residual_scale
 from stagecoach.contract.precision import Precision
 
-_TOLERANCES = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 8e-2}
+TOLERANCES = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 8e-2}
 """Largest difference of a kernel from its twin, as a share of the largest element or of 1."""
 
 _LENGTHS = ((3,), (300, 9))
@@ -38,6 +39,15 @@ _log = logging.getLogger(__name__)
 
 _Pair = tuple[str, torch.Tensor, torch.Tensor]
 """What was computed, by a kernel and by its twin."""
+
+
+class Comparison(NamedTuple):
+    """What a kernel computed beside its twin."""
+
+    name: str
+    """Of what was computed, for people."""
+    difference: float
+    """The largest of any element, as a share of the largest element or of 1; may be NaN."""
 
 
 def find_kernels(
@@ -85,16 +95,39 @@ def failure_of(
         torch.AcceleratorError: The device is lost.
     """
     try:
-        for name, found, expected in _pairs(kernels, blueprint, block_size, dtype, device):
-            scale = max(1.0, float(expected.abs().max()))
-            difference = float((found - expected).abs().max()) / scale
-            if not difference <= _TOLERANCES[dtype]:  # a NaN differs too
+        for name, difference in comparisons(kernels, blueprint, block_size, dtype, device):
+            if not difference <= TOLERANCES[dtype]:  # a NaN differs too
                 return f"{name} differs from its twin by {difference:.2g}"
     except (torch.OutOfMemoryError, torch.AcceleratorError):
         raise
     except Exception as error:  # Triton and what it calls raise errors of every class
         return f"{type(error).__name__}: {' '.join(str(error).split())}"
     return None
+
+
+@torch.inference_mode()
+def comparisons(
+    kernels: Kernels,
+    blueprint: Blueprint,
+    block_size: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Iterator[Comparison]:
+    """Runs every kernel that the layers need beside its twin, on small random data.
+
+    Args:
+        kernels: Those of the device.
+        blueprint: What the layers are.
+        block_size: Tokens of a KV block.
+        dtype: Of all numbers: float32, float16 or bfloat16.
+        device: Where they run: CUDA, or the CPU for Triton's interpreter.
+
+    Raises:
+        Exception: Triton, or what it calls, fails; of any class.
+    """
+    for name, found, expected in _pairs(kernels, blueprint, block_size, dtype, device):
+        scale = max(1.0, float(expected.abs().max()))
+        yield Comparison(name, float((found - expected).abs().max()) / scale)
 
 
 def _pairs(
