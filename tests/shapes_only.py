@@ -4,8 +4,6 @@ from collections.abc import Collection
 from typing import Any
 
 from stagecoach.model_files import ModelConfig, ModelFiles, TokenizerFiles
-from stagecoach.model_files.config import parse_config
-from tests.tiny_models import FAMILIES
 
 
 class ShapesOnly(ModelFiles):
@@ -28,9 +26,3 @@ class ShapesOnly(ModelFiles):
 
     def tokenizer_files(self) -> TokenizerFiles | None:
         return None
-
-
-def tiny_files(case: str, **overrides: Any) -> ShapesOnly:
-    """A case of `tests.tiny_models`, without weights."""
-    config = FAMILIES[case](**overrides)
-    return ShapesOnly(case, parse_config(config.to_diff_dict() | {"model_type": config.model_type}))

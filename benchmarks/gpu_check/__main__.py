@@ -12,6 +12,8 @@ import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from benchmarks.gpu_check.checks import CHECKS, DEADLINE_S, chosen_checks
 from benchmarks.gpu_check.page import as_json, as_page
@@ -27,13 +29,18 @@ _ROOT = Path(__file__).resolve().parents[2]
 def main() -> None:
     """Runs the checks."""
     options = _parse_options()
-    # As Ctrl-C does: what was started is ended.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("gpu-check: ended by SIGTERM"))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _end)
     try:
         sys.exit(0 if _check(options) else 1)
     except (StagecoachError, OSError) as error:
         message = error.message if isinstance(error, StagecoachError) else in_words(error)
         sys.exit(f"gpu-check: {message}")
+
+
+def _end(number: int, _: FrameType | None) -> NoReturn:
+    """Ends this process, and on the way what it has started."""
+    sys.exit(f"gpu-check: ended by {signal.Signals(number).name}")
 
 
 def _check(options: argparse.Namespace) -> bool:

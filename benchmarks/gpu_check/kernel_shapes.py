@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from stagecoach.contract.precision import DType
 from stagecoach.model_files import ModelFiles
-from tests.shapes_only import tiny_files
+from tests.tiny_files import tiny_files
 
 
 class KernelShape(NamedTuple):

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-_PAGE_BYTES = 2 << 20
-"""In which CUDA gives memory out."""
+_PAGE_BYTES = 20 << 20
+"""In which torch's allocator takes memory of a card for large tensors."""
 
 _SMALLEST_BYTES = 512
 """Of a block of torch's allocator."""

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from benchmarks.gpu_check.logit_errors import parity_figure, reference_of
+from benchmarks.gpu_check.logit_errors import kernels_figure, parity_of, reference_of
 from benchmarks.gpu_check.report import Figure
 from benchmarks.gpu_check.stage_runs import random_sequences
 from benchmarks.gpu_check.subject import Subject
 from stagecoach.contract.precision import DType
 from stagecoach.model_files import open_model
-from tests.shapes_only import tiny_files
+from tests.tiny_files import tiny_files
 from tests.tiny_models import FAMILIES, VOCAB_SIZE, tiny_model
 
 _QUICK_CASES = ("llama-gqa-tied", "gemma2")
@@ -21,16 +21,20 @@ _QUICK_CASES = ("llama-gqa-tied", "gemma2")
 _LENGTHS = (200, 33, 20)
 """Of the sequences; the first is longer than a part of a decode that is split."""
 
+_KERNELS = "tiny models that run by kernels"
+
 CPU = torch.device("cpu")
 
 
 def names(subject: Subject) -> Sequence[str]:
     """Names the rows."""
-    return [f"{case} {dtype}" for case in _cases(subject) for dtype in _dtypes(subject, case)]
+    models = [f"{case} {dtype}" for case in _cases(subject) for dtype in _dtypes(subject, case)]
+    return [*models, _KERNELS]
 
 
 def figures(subject: Subject) -> Iterator[Figure]:
     """Compares one family after another."""
+    parities = []
     for case in _cases(subject):
         path = tiny_model(case, subject.folder)
         longest = min(_LENGTHS[0], open_model(str(path)).config.max_model_len)
@@ -38,7 +42,7 @@ def figures(subject: Subject) -> Iterator[Figure]:
         dtypes = _dtypes(subject, case)
         reference = reference_of(path, sequences, dtypes, float32_device=CPU, device=subject.device)
         for dtype in dtypes:
-            yield parity_figure(
+            parity = parity_of(
                 subject,
                 path,
                 sequences,
@@ -47,6 +51,9 @@ def figures(subject: Subject) -> Iterator[Figure]:
                 name=f"{case} {dtype}",
                 group=f"tiny models, {dtype}",
             )
+            parities.append(parity)
+            yield parity.figure
+    yield kernels_figure(_KERNELS, parities)
 
 
 def _cases(subject: Subject) -> Sequence[str]:

@@ -5,7 +5,7 @@ What is expected is computed in float32 on the same device, as it would take a C
 
 from collections.abc import Iterator, Sequence
 
-from benchmarks.gpu_check.logit_errors import parity_figure, reference_of
+from benchmarks.gpu_check.logit_errors import kernels_figure, parity_of, reference_of
 from benchmarks.gpu_check.models import large_model
 from benchmarks.gpu_check.report import Figure
 from benchmarks.gpu_check.stage_runs import random_sequences
@@ -14,11 +14,12 @@ from stagecoach.contract.precision import DType
 from stagecoach.model_files import open_model
 
 _LENGTHS = (400, 120, 40)
+_KERNELS = "1.1 B, dtypes that run by kernels"
 
 
 def names(subject: Subject) -> Sequence[str]:
     """Names the rows."""
-    return [_name(dtype) for dtype in _dtypes(subject)]
+    return [*(_name(dtype) for dtype in _dtypes(subject)), _KERNELS]
 
 
 def figures(subject: Subject) -> Iterator[Figure]:
@@ -32,8 +33,12 @@ def figures(subject: Subject) -> Iterator[Figure]:
         float32_device=subject.device,
         device=subject.device,
     )
+    parities = []
     for dtype in _dtypes(subject):
-        yield parity_figure(subject, path, sequences, dtype, reference, name=_name(dtype))
+        parity = parity_of(subject, path, sequences, dtype, reference, name=_name(dtype))
+        parities.append(parity)
+        yield parity.figure
+    yield kernels_figure(_KERNELS, parities)
 
 
 def _name(dtype: DType) -> str:

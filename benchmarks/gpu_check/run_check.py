@@ -5,7 +5,6 @@ For `benchmarks.gpu_check.runner`. Facts and figures go to a file, logs and trac
 
 import argparse
 import importlib
-import logging
 import os
 import sys
 import traceback
@@ -17,9 +16,14 @@ from benchmarks.gpu_check.messages import End, Failure, Names, write_message
 from benchmarks.gpu_check.report import Figure
 from stage_server.compute.cuda_environment import prepare_cuda
 from stagecoach.contract.errors import StagecoachError
+from stagecoach.telemetry.log_config import LogConfig
+from stagecoach.telemetry.logs import set_up_logging
 
 if TYPE_CHECKING:
     from benchmarks.gpu_check.subject import CheckModule
+
+_MAX_SIDE = 200
+"""Characters of a long error's beginning, and of its end, that the report shows."""
 
 
 def main() -> None:
@@ -31,7 +35,7 @@ def main() -> None:
     parser.add_argument("--messages", type=Path, required=True)
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+    set_up_logging(LogConfig())
     # Both before torch is imported, the first as a stage does.
     prepare_cuda(os.environ)
     if options.device == CPU:
@@ -63,9 +67,13 @@ def _run(options: argparse.Namespace, file: TextIO) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """What the error says, in a line."""
+    """What the error says, in a line: its beginning and its end, where it is long."""
     text = " ".join(str(error).split())
-    return text if isinstance(error, StagecoachError) else f"{type(error).__name__}: {text}"
+    if not isinstance(error, StagecoachError):
+        text = f"{type(error).__name__}: {text}"
+    if len(text) > 2 * _MAX_SIDE:
+        text = f"{text[:_MAX_SIDE]} ... {text[-_MAX_SIDE:]}"
+    return text
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from stagecoach.contract.layer_range import LayerRange
 from tests.gpu.fake_card import Counts, FakeCard
 from tests.gpu.fake_engines import fake_engine, shape_files
 from tests.gpu.steps import LARGE_STEPS, SETTINGS, STEPS, Kind, count_steps
-from tests.shapes_only import tiny_files
+from tests.tiny_files import tiny_files
 from tests.tiny_models import FAMILIES, NUM_LAYERS
 
 

@@ -2,13 +2,17 @@
 
 import json
 import math
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from benchmarks.gpu_check.checks import CHECKS, DEVICE, chosen_checks
+from benchmarks.gpu_check.kernel_shapes import SHAPES, KernelShape
 from benchmarks.gpu_check.messages import (
     End,
     Fact,
@@ -31,7 +35,9 @@ from benchmarks.gpu_check.report import (
     not_started,
 )
 from benchmarks.gpu_check.runner import RunPlan, run_check, run_checks
+from stage_server.model.module_blueprint import ModuleBlueprint
 from stagecoach.contract.errors import InvalidArgumentError
+from stagecoach.contract.layer_range import LayerRange
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -253,3 +259,30 @@ def test_a_wrong_flag_is_refused_in_words(flags: tuple[str, ...], words: str) ->
     assert done.returncode == 1
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
+def test_kernels_are_compared_in_the_shape_of_the_model_that_is_named(shape: KernelShape) -> None:
+    config = shape.files.config
+    found = (config.num_attention_heads, config.num_kv_heads, config.head_dim, config.hidden_size)
+    assert found == (shape.num_heads, shape.num_kv_heads, shape.head_dim, shape.hidden_size)
+    blueprint = ModuleBlueprint(shape.files, LayerRange(2, 4))
+    assert blueprint.traits[0].sliding_window == shape.sliding_window
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_in_words_with_what_it_has_started(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "benchmarks.gpu_check", "--device", "cpu", "--quick"]
+    with subprocess.Popen(
+        [*command, "--output", str(tmp_path)], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "device ...\n"
+        while not (children := psutil.Process(process.pid).children()):
+            time.sleep(0.01)
+        process.send_signal(number)
+        assert process.stderr.read() == f"gpu-check: ended by {number.name}\n"
+    assert process.returncode == 1
+    assert not any(child.is_running() for child in children)
