@@ -50,6 +50,10 @@ def _check(options: argparse.Namespace) -> bool:
         raise InvalidArgumentError(
             f"device {options.device!r} is not one of cuda, cuda:N, cpu", field="device"
         )
+    if not options.deadline_s > 0:  # also refuses NaN
+        raise InvalidArgumentError(
+            f"deadline-s is {options.deadline_s:g}, must be above 0", field="deadline_s"
+        )
     output = options.output.resolve()
     output.mkdir(parents=True, exist_ok=True)
     plan = RunPlan(

@@ -23,7 +23,7 @@ _LENGTHS = (200, 33, 20)
 
 _KERNELS = "tiny models that run by kernels"
 
-CPU = torch.device("cpu")
+_CPU = torch.device("cpu")
 
 
 def names(subject: Subject) -> Sequence[str]:
@@ -40,7 +40,9 @@ def figures(subject: Subject) -> Iterator[Figure]:
         longest = min(_LENGTHS[0], open_model(str(path)).config.max_model_len)
         sequences = random_sequences([longest, *_LENGTHS[1:]], VOCAB_SIZE)
         dtypes = _dtypes(subject, case)
-        reference = reference_of(path, sequences, dtypes, float32_device=CPU, device=subject.device)
+        reference = reference_of(
+            path, sequences, dtypes, float32_device=_CPU, device=subject.device
+        )
         for dtype in dtypes:
             parity = parity_of(
                 subject,

@@ -251,6 +251,7 @@ def test_a_device_that_cannot_be_taken_is_told_in_a_line_and_ends_all(tmp_path: 
     [
         (("--device", "auto"), "device 'auto' is not one of cuda, cuda:N, cpu"),
         (("--only", "sped"), "only 'sped' is not one of"),
+        (("--deadline-s", "nan"), "deadline-s is nan, must be above 0"),
     ],
 )
 def test_a_wrong_flag_is_refused_in_words(flags: tuple[str, ...], words: str) -> None:
