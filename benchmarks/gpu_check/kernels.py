@@ -1,0 +1,85 @@
+"""The check of the kernels: each beside its twin in operations of torch, in the shapes of models.
+
+It is the comparison that a stage makes at start, for many models, with the differences as figures.
+On a CPU, `run_check` lets them run in Triton's interpreter, which multiplies no bfloat16.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+
+from benchmarks.gpu_check.kernel_shapes import QUICK_SHAPES, SHAPES, KernelShape, dtypes_of
+from benchmarks.gpu_check.report import Figure, Limit
+from benchmarks.gpu_check.subject import Subject
+from stage_server.compute.kernel_check import TOLERANCES, Comparison, comparisons
+from stage_server.core.torch_dtypes import torch_dtype
+from stage_server.kernels.kernels import Kernels
+from stage_server.model.module_blueprint import ModuleBlueprint
+from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.precision import DType
+from stagecoach.roofline.kv_memory import KV_BLOCK_SIZE
+
+_LAYERS = LayerRange(2, 4)
+"""Neither end of the model; of families that alternate, one layer of each kind."""
+
+_NUM_CPU_PROCESSORS = 4
+
+
+class _Case(NamedTuple):
+    shape: KernelShape
+    dtype: DType
+
+    @property
+    def name(self) -> str:
+        return f"{self.shape.name} {self.dtype}"
+
+
+def names(subject: Subject) -> Sequence[str]:
+    """Names the rows."""
+    return [case.name for case in _cases(subject)]
+
+
+def figures(subject: Subject) -> Iterator[Figure]:
+    """Compares the kernels of one shape after another."""
+    num_processors = _NUM_CPU_PROCESSORS
+    if subject.is_card:
+        properties = torch.cuda.get_device_properties(subject.device)
+        num_processors = properties.multi_processor_count
+    where = "" if subject.is_card else ", in Triton's interpreter"
+    kernels = Kernels(num_processors=num_processors)
+    for case in _cases(subject):
+        blueprint = ModuleBlueprint(case.shape.files, _LAYERS)
+        dtype = torch_dtype(case.dtype)
+        found = list(comparisons(kernels, blueprint, KV_BLOCK_SIZE, dtype, subject.device))
+        largest = max(found, key=_rank)
+        yield Figure(
+            case.name,
+            largest.difference,
+            "",
+            Limit(most=TOLERANCES[dtype]),
+            note=f"{largest.name}, of {len(found)} comparisons{where}",
+            group=f"kernels beside their twins, {case.dtype}",
+        )
+
+
+def _rank(comparison: Comparison) -> tuple[bool, float]:
+    """By difference; NaN is above all."""
+    is_nan = comparison.difference != comparison.difference
+    return is_nan, comparison.difference
+
+
+def _cases(subject: Subject) -> list[_Case]:
+    return [
+        _Case(shape, dtype)
+        for shape in (QUICK_SHAPES if subject.is_quick else SHAPES)
+        for dtype in dtypes_of(shape)
+        if _computes(subject, dtype)
+    ]
+
+
+def _computes(subject: Subject, dtype: DType) -> bool:
+    """Whether the device has the dtype. What models overflow does not matter here."""
+    if dtype is not DType.BFLOAT16:
+        return True
+    return subject.chosen.card is not None and subject.chosen.card.capability.has_bfloat16
