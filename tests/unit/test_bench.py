@@ -150,8 +150,8 @@ def emulated_13b(num_stages: int, device: str = "emulated rtx-3060-12gb") -> Coo
 
 @pytest.mark.parametrize(
     ("num_stages", "batch", "length", "tokens_per_s"),
-    # By weights and KV alone it would be 13.9, 106 and 1 089; with 10 layers on each of 4 stages the
-    # head makes the last one the slowest.
+    # By weights and KV alone it would be 13.9, 106 and 1 089. With 10 layers on each of 4 stages
+    # the head makes the last one the slowest.
     [(3, 1, 2, 13.75), (3, 8, 512, 103.2), (4, 96, 256, 1053.0)],
 )
 def test_the_limit_is_that_of_the_devices(
