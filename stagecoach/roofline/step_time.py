@@ -28,6 +28,9 @@ COPY_S = 15e-6
 COPIED_BYTES_PER_S = 12e9
 """From and to pinned memory, over 16 lanes of PCI Express 3.0 or 8 of 4.0."""
 
+MAX_GRAPH_ROWS = 256
+"""Sequences of the largest decode step that is launched as a CUDA graph, where that is quicker."""
+
 _STEP_LAUNCHES = 6
 """Before and after the layers, without logits."""
 
@@ -88,9 +91,11 @@ def step_time(stage: StageCost, work: Work, gpu: Gpu, *, efficiency: float = 1.0
             bandwidth_s += moving_s
         else:
             compute_s += computing_s
-    launches = num_launches(stage, work)
     # The host launches ahead, and is waited for only where it takes longer than the device.
-    launching_s = max(launches * KERNEL_GAP_S, launches * LAUNCH_S - bandwidth_s - compute_s)
+    launching_s = max(
+        num_launches(stage, work) * KERNEL_GAP_S,
+        num_host_launches(stage, work) * LAUNCH_S - bandwidth_s - compute_s,
+    )
     # Hidden states in and out. Ids and logits are fewer bytes, and stages with ends no faster.
     copied_bytes = 2 * work.num_tokens * stage.model.hidden_bytes_per_token
     copying_s = 2 * COPY_S + copied_bytes / COPIED_BYTES_PER_S
@@ -157,10 +162,26 @@ def head_work(stage: StageCost, work: Work) -> KernelWork:
 
 
 def num_launches(stage: StageCost, work: Work) -> int:
-    """Kernels that a micro-batch launches."""
+    """Kernels that run for a micro-batch."""
     a_layer = stage.model.layer_launches + _CHUNK_LAUNCHES * work.num_chunks
-    launches = len(stage.layers) * a_layer + _STEP_LAUNCHES
-    return launches + (_HEAD_LAUNCHES if stage.is_last and work.num_logit_rows else 0)
+    return len(stage.layers) * a_layer + _launches_besides(stage, work)
+
+
+def num_host_launches(stage: StageCost, work: Work) -> int:
+    """What the host launches for a micro-batch: steps that only decode are one graph."""
+    is_graph = (
+        stage.model.layer_launches == LEAN_LAUNCHES
+        and not work.num_chunks
+        and work.num_tokens <= MAX_GRAPH_ROWS
+    )
+    if is_graph:
+        return 1 + _launches_besides(stage, work)
+    return num_launches(stage, work)
+
+
+def _launches_besides(stage: StageCost, work: Work) -> int:
+    has_logits = stage.is_last and work.num_logit_rows
+    return _STEP_LAUNCHES + (_HEAD_LAUNCHES if has_logits else 0)
 
 
 def _size(model: ModelShape) -> int:
