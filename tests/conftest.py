@@ -14,6 +14,8 @@ from stagecoach.telemetry.logs import LogHandler
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Requests outlast the restart of a stage, however long it takes, unless a test says otherwise.
+os.environ.setdefault("STAGECOACH_STAGE_WAIT_S", "300")
 # What a test compares with is computed on the CPU, and a stage refuses a card that it cannot use.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 

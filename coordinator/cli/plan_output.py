@@ -10,6 +10,7 @@ from coordinator.planner.plan import StagePlan
 from coordinator.planner.prediction import Prediction, Speed
 from coordinator.planner.report import PlanReport
 from coordinator.planner.what_if import FACTORS, WhatIf
+from stagecoach.roofline.step_time import step_time
 from stagecoach.roofline.torch_builds import OLDER_BUILD, PINNED_TORCH
 from stagecoach.roofline.work import Work
 
@@ -207,7 +208,7 @@ def _step_ms(stage: StagePlan, report: PlanReport) -> float:
     """Time of the stage for one sequence."""
     conditions = report.conditions
     work = Work.decode(1, conditions.context_tokens)
-    return stage.cost.time(work, stage.gpu, efficiency=conditions.efficiency).total_s * 1e3
+    return step_time(stage.cost, work, stage.gpu, efficiency=conditions.efficiency).total_s * 1e3
 
 
 def _gib(num_bytes: int) -> str:

@@ -12,6 +12,7 @@ from stagecoach.roofline.kv_memory import KV_BLOCK_SIZE, kv_memory_bytes, num_kv
 from stagecoach.roofline.model_shape import ModelShape
 from stagecoach.roofline.split import Options, SplitScore, StageFit, best_split, score
 from stagecoach.roofline.stage_cost import StageCost
+from stagecoach.roofline.step_time import step_time
 from stagecoach.roofline.work import Work
 
 
@@ -165,7 +166,7 @@ class _Planner:
         kv_tokens = num_blocks * KV_BLOCK_SIZE
         if kv_tokens < self._min_kv_tokens:
             return None
-        return StageFit(round(cost.time(self._work, gpu).total_s * 1e9), kv_tokens)
+        return StageFit(round(step_time(cost, self._work, gpu).total_s * 1e9), kv_tokens)
 
 
 def _orders(gpus: Sequence[Gpu]) -> Iterator[tuple[int, ...]]:

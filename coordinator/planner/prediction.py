@@ -13,7 +13,7 @@ from typing import NamedTuple
 from coordinator.planner.plan import Plan
 from stagecoach.roofline.kv_memory import KV_BLOCK_SIZE
 from stagecoach.roofline.networks import Network
-from stagecoach.roofline.stage_cost import StageTime
+from stagecoach.roofline.step_time import StepTime, step_time
 from stagecoach.roofline.work import Work
 
 OVERHEAD_PER_STAGE_S = 0.001
@@ -32,6 +32,8 @@ class Limit(StrEnum):
 
     BANDWIDTH = "bandwidth"
     COMPUTE = "compute"
+    HOST = "host"
+    """Launches of kernels, and copies to and from the GPU."""
     WIRE = "wire"
     SOFTWARE = "software"
     KV_MEMORY = "KV memory"
@@ -76,7 +78,7 @@ class Prediction:
 class _Lap(NamedTuple):
     """One micro-batch on its way through all stages."""
 
-    stages: tuple[StageTime, ...]
+    stages: tuple[StepTime, ...]
     wire_s: float
     """Until every message has arrived."""
     link_s: float
@@ -162,7 +164,7 @@ def _lap(plan: Plan, work: Work, conditions: Conditions) -> _Lap:
     num_hops = len(plan.stages) - 1  # each of them comes in and goes out at the coordinator
     return _Lap(
         stages=tuple(
-            stage.cost.time(work, stage.gpu, efficiency=conditions.efficiency)
+            step_time(stage.cost, work, stage.gpu, efficiency=conditions.efficiency)
             for stage in plan.stages
         ),
         wire_s=2 * (num_hops * hidden_s + ends_s) + len(plan.stages) * network.round_trip_s,
@@ -176,9 +178,19 @@ def _lap_limit(lap: _Lap, conditions: Conditions) -> Limit:
     shares[Limit.WIRE] = lap.wire_s
     shares[Limit.SOFTWARE] = conditions.overhead_s
     for stage in lap.stages:
-        shares[_gpu_limit(stage)] += stage.total_s
+        for limit, part_s in _parts(stage).items():
+            shares[limit] += part_s
     return max(shares, key=lambda limit: shares[limit])
 
 
-def _gpu_limit(time: StageTime) -> Limit:
-    return Limit.BANDWIDTH if time.is_bandwidth_bound else Limit.COMPUTE
+def _gpu_limit(time: StepTime) -> Limit:
+    parts = _parts(time)
+    return max(parts, key=lambda limit: parts[limit])
+
+
+def _parts(time: StepTime) -> dict[Limit, float]:
+    return {
+        Limit.BANDWIDTH: time.bandwidth_s,
+        Limit.COMPUTE: time.compute_s,
+        Limit.HOST: time.host_s,
+    }

@@ -1,4 +1,4 @@
-"""The engine that waits instead of computing: the time that a GPU's data sheet promises.
+"""The engine that waits instead of computing: as long as the real one would take on a GPU.
 
 It serves to size a cluster before it is bought, and to measure everything except the GPU. On the
 wire an emulated stage cannot be told from a real one: it sends the same messages of the same sizes,
@@ -38,13 +38,14 @@ from stagecoach.roofline.kv_memory import (
 )
 from stagecoach.roofline.model_shape import ModelShape
 from stagecoach.roofline.stage_cost import StageCost
+from stagecoach.roofline.step_time import step_time
 from stagecoach.roofline.work import Work
 
 _log = logging.getLogger(__name__)
 
 
 class EmulatedEngine:
-    """Implements `stage_server.core.engine.StageEngine` by the roofline model.
+    """Implements `stage_server.core.engine.StageEngine` by `stagecoach.roofline.step_time`.
 
     Args:
         config: The stage's configuration; names the GPU.
@@ -185,7 +186,7 @@ class EmulatedEngine:
         work = Work.of(
             ((piece.start_position, piece.num_tokens) for piece in batch.slices), len(batch.logits)
         )
-        time_s = self._cost.time(work, self._gpu, efficiency=self._efficiency).total_s
+        time_s = step_time(self._cost, work, self._gpu, efficiency=self._efficiency).total_s
         return round(time_s * 1e9)
 
 

@@ -86,6 +86,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "exaone4": Family(
             module="exaone4",
             prefix="Exaone4",
+            module_launches=56,
             sizes=Sizes(32, 4096, 102400, 32, 32, None, 16384, 2048, False, 2),
             reads=_keys(hidden_act="silu", rms_norm_eps=1e-5),
             windows=Windows(
@@ -102,6 +103,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "gemma2": Family(
             module="gemma2",
             prefix="Gemma2",
+            module_launches=64,
             sizes=Sizes(26, 2304, 256000, 8, 4, 256, 9216, 8192, True, 1),
             reads=_keys(
                 attention_bias=False,
@@ -119,6 +121,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "gemma3_text": Family(
             module="gemma3",
             prefix="Gemma3",
+            module_launches=85,
             sizes=Sizes(26, 2304, 262208, 8, 4, 256, 9216, 131072, True, 1),
             reads=_keys(
                 attention_bias=False,
@@ -144,6 +147,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "glm4": Family(
             module="glm4",
             prefix="Glm4",
+            module_launches=61,
             sizes=Sizes(40, 4096, 151552, 32, 2, 128, 13696, 131072, False, None),
             reads=_keys(attention_bias=True, hidden_act="silu", rms_norm_eps=1.5625e-7),
             rope=Rope(rotated_part=0.5),
@@ -210,6 +214,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "olmo": Family(
             module="olmo",
             prefix="Olmo",
+            module_launches=32,
             sizes=Sizes(32, 4096, 50304, 32, None, None, 11008, 2048, False, 50279),
             reads=_keys(attention_bias=False, clip_qkv=None, hidden_act="silu"),
             norm="LayerNorm",
@@ -218,12 +223,14 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "olmo2": Family(
             module="olmo2",
             prefix="Olmo2",
+            module_launches=58,
             sizes=Sizes(32, 4096, 50304, 32, None, None, 11008, 2048, False, 50279),
             reads=_keys(attention_bias=False, hidden_act="silu", rms_norm_eps=1e-5),
         ),
         "olmo3": Family(
             module="olmo3",
             prefix="Olmo3",
+            module_launches=59,
             sizes=Sizes(32, 4096, 50304, 32, None, None, 11008, 2048, False, 50279),
             reads=_keys(attention_bias=False, hidden_act="silu", rms_norm_eps=1e-5),
             rope=Rope(theta=5e5, per_layer_type=True),
@@ -279,6 +286,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "starcoder2": Family(
             module="starcoder2",
             prefix="Starcoder2",
+            module_launches=26,
             sizes=Sizes(30, 3072, 49152, 24, 2, None, 12288, 4096, True, 50256),
             reads=_keys(hidden_act=_GELU, norm_epsilon=1e-5, use_bias=True),
             norm="LayerNorm",

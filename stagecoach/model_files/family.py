@@ -15,6 +15,9 @@ Keys = Mapping[str, object]
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
+MODULE_LAUNCHES = 44
+"""Kernels of a decoder layer of transformers' modules, as most families have them."""
+
 
 class Sizes(NamedTuple):
     """Values of absent keys of these names; a key that is null has none of them."""
@@ -158,6 +161,8 @@ class Family:
     """None: attention never has a window."""
     lean: LeanLayout | None = None
     """Of families whose layers are those of Llama, which lean layers compute with less overhead."""
+    module_launches: int = MODULE_LAUNCHES
+    """Kernels that transformers' decoder layer launches for tokens of sequences that decode."""
     overflows_in_float16: bool = False
     """True when hidden states grow beyond 65504, the largest number of float16. The same families
     as in vLLM."""

@@ -7,12 +7,19 @@ from stagecoach.contract.errors import InvalidArgumentError, UnsupportedModelErr
 from stagecoach.contract.precision import DType, Precision
 from stagecoach.model_files.config import ModelConfig
 from stagecoach.model_files.families import FAMILIES
+from stagecoach.model_files.family import MODULE_LAUNCHES
 
 DEVICE_DTYPES = (DType.FLOAT16, DType.BFLOAT16)
 """Those for whose arithmetic the table of devices holds."""
 
 _SCORE_CAP = "attn_logit_softcapping"
 """Key of configurations; None: scores are not capped."""
+
+LEAN_LAUNCHES = 9
+"""Of a Llama-like layer: four matrices, and five kernels between them."""
+
+_LEAN_ACTIVATION = "silu"
+"""Between the matrices of an MLP: the one for which there is a kernel."""
 
 _FLOAT16 = Precision.uniform(DType.FLOAT16)
 
@@ -50,6 +57,8 @@ class ModelShape:
     """Elements of the keys and values of one token in one layer."""
     num_capped_heads: int
     """Heads whose scores attention caps, for which it writes them to memory; else 0."""
+    layer_launches: int
+    """Kernels that a layer launches for tokens of sequences that decode."""
     mlp_width: int
     """Elements between the matrices of an MLP, of one token."""
     max_model_len: int
@@ -101,6 +110,7 @@ class ModelShape:
             attention_width=attention_width,
             kv_width=kv_width,
             num_capped_heads=config.num_attention_heads if _caps_scores(config) else 0,
+            layer_launches=_layer_launches(config),
             mlp_width=inner_size,
             max_model_len=config.max_model_len,
             layer_matrix_parameters=sum(rows * columns for rows, columns in matrices),
@@ -159,6 +169,15 @@ class ModelShape:
     @property
     def _norm_bytes(self) -> int:
         return self.hidden_size * self.precision.compute.itemsize
+
+
+def _layer_launches(config: ModelConfig) -> int:
+    family = FAMILIES.get(config.model_type)
+    if family is None:
+        return MODULE_LAUNCHES
+    activation = config.raw.get("hidden_act", _LEAN_ACTIVATION)
+    is_lean = family.lean is not None and activation == _LEAN_ACTIVATION
+    return LEAN_LAUNCHES if is_lean else family.module_launches
 
 
 def _caps_scores(config: ModelConfig) -> bool:

@@ -1,31 +1,11 @@
-"""What a layer range costs: bytes of memory, and the roofline time of a micro-batch."""
+"""What a layer range costs: the memory that it takes, and the least that a micro-batch moves."""
 
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import Self
 
 from stagecoach.contract.layer_range import LayerRange
-from stagecoach.roofline.devices import Gpu
 from stagecoach.roofline.model_shape import ModelShape
 from stagecoach.roofline.work import Work
-
-
-class StageTime(NamedTuple):
-    """How long a micro-batch takes by either limit; the longer one is the time."""
-
-    bandwidth_s: float
-    """Reading weights and KV and writing KV."""
-    compute_s: float
-    """Arithmetic."""
-
-    @property
-    def total_s(self) -> float:
-        """The roofline: memory and arithmetic overlap perfectly."""
-        return max(self)
-
-    @property
-    def is_bandwidth_bound(self) -> bool:
-        """True when memory is the limit."""
-        return self.bandwidth_s >= self.compute_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +55,7 @@ class StageCost:
         return len(self.layers) * self.model.kv_bytes_per_token_and_layer
 
     def moved_bytes(self, work: Work) -> int:
-        """Bytes between memory and processor: all weights of the layers once, KV, the ends.
+        """The least bytes between memory and processor: all weights of the layers once, KV, ends.
 
         Of the embedding only the rows of the tokens are read, and the head only when there are
         logits to compute. KV is read once for each sequence, whatever the number of its tokens.
@@ -89,26 +69,3 @@ class StageCost:
         if self.is_last and work.num_logit_rows:
             num_bytes += self.model.head_bytes
         return num_bytes
-
-    def flops(self, work: Work) -> int:
-        """Operations of the matrices, and of attention: two for each weight and each pair."""
-        per_token = 2 * self.model.layer_matrix_parameters
-        per_pair = 4 * self.model.attention_width
-        layers = per_token * work.num_tokens + per_pair * work.num_attended_tokens
-        num_flops = len(self.layers) * layers
-        if self.is_last:
-            num_flops += 2 * work.num_logit_rows * self.model.vocab_size * self.model.hidden_size
-        return num_flops
-
-    def time(self, work: Work, gpu: Gpu, *, efficiency: float = 1.0) -> StageTime:
-        """Returns the roofline time of a micro-batch.
-
-        Args:
-            work: The micro-batch.
-            gpu: What computes it.
-            efficiency: Share (0, 1] of the published figures that is reached.
-        """
-        return StageTime(
-            self.moved_bytes(work) / gpu.bandwidth_bytes_per_s / efficiency,
-            self.flops(work) / gpu.flops_per_s / efficiency,
-        )

@@ -63,6 +63,7 @@ async def opened(
         model=str(model),
         stages=parse_stages(addresses),
         num_micro_batches=num_micro_batches,
+        stage_wait_s=DEADLINE_S,
     )
     engine = await open_engine(config, open_model(config.model))
     try:

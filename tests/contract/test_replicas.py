@@ -70,6 +70,7 @@ async def cluster(model: Path, **settings: object) -> AsyncIterator[Cluster]:
             stages=parse_stages(
                 ",".join(one.address for one in stage) for stage in (second, first)
             ),
+            stage_wait_s=DEADLINE_S,
             **settings,  # type: ignore[arg-type]
         )
         async with opened(config) as engine:
@@ -190,6 +191,7 @@ async def test_each_server_may_be_stopped_in_turn_under_load(model: Path) -> Non
         config = CoordinatorConfig(
             model=str(model),
             stages=parse_stages(f"{servers[i][1]},{servers[i + 2][1]}" for i in range(2)),
+            stage_wait_s=DEADLINE_S,
         )
         engine = await stack.enter_async_context(opened(config))
         expected = [await generate(engine, prompt, NUM_TOKENS) for prompt in PROMPTS]

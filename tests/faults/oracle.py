@@ -34,7 +34,7 @@ STEP_DEADLINE_S = 45.0
 """Bound for a stage that is frozen, cut off or hung while it has work."""
 KEEPALIVE_BOUND_S = 16.0
 """Bound for the same while it has none, and for a status that was asked for just before."""
-RECOVERY_S = 60.0
+RECOVERY_S = 240.0
 """For streams to end once nothing is broken any more; restarts on a busy machine included."""
 STATUS_TIMEOUT_S = 10.0
 SETTLE_S = 20.0

@@ -47,6 +47,15 @@ _LAUNCH_NOTHING = {
 
 WAIT = "wait for an event"
 
+_GATHERS = {"index_select", "index", "embedding", "gather"}
+"""Read as many rows of a tensor as they return."""
+
+_SCATTERS = {"index_fill_", "index_put_", "index_copy_"}
+"""Write rows of a KV pool."""
+
+_POOLS = {"keys", "values"}
+"""Arguments of our kernels that are KV pools."""
+
 _WAITS = {"nonzero", "masked_select", "_unique2", "equal", "is_nonzero"}
 """Operations whose result the host must see before it goes on."""
 
@@ -57,6 +66,8 @@ class Counts:
 
     launches: Counter[str] = field(default_factory=Counter)
     """Kernels by the name of their operation, copies between host and card among them."""
+    moved_bytes: Counter[str] = field(default_factory=Counter)
+    """What these kernels read and write at least, by the same names, without KV in its pool."""
     transfers: Counter[str] = field(default_factory=Counter)
     """Copies between host and card, and other waits for the card, by what they are. None of them
     is asynchronous unless it says so."""
@@ -313,6 +324,7 @@ class _Operations(TorchDispatchMode):
             self._check_devices(name, inputs, outputs)
             if _launches(func, name, inputs, outputs):
                 self._card.counts.launches[name] += 1
+                self._card.counts.moved_bytes[name] += _moved_bytes(func, name, args, outputs)
         self._note(outputs)
         return output
 
@@ -328,6 +340,7 @@ class _Operations(TorchDispatchMode):
         if source.device.type == device.type:
             if source.is_cuda:
                 self._card.counts.launches[name] += 1
+                self._card.counts.moved_bytes[name] += 2 * source.nbytes
             output = func(*args, **kwargs)
         else:
             direction = "host to card" if device.type == "cuda" else "card to host"
@@ -371,6 +384,7 @@ class _Functions(TorchFunctionMode):
         on_card = isinstance(args[0], torch.Tensor) and args[0].is_cuda if args else False
         if on_card and func in (F.rms_norm, torch.rms_norm):
             self._card.counts.launches["rms_norm"] += 1
+            self._card.counts.moved_bytes["rms_norm"] += 2 * args[0].nbytes
             return torch.empty_like(args[0], memory_format=torch.contiguous_format)
         if on_card and func is F.scaled_dot_product_attention:
             return self._attention(*args, **kwargs)
@@ -407,6 +421,7 @@ class _Functions(TorchFunctionMode):
                     device=query.device,
                 )
         counts.launches["attention"] += 1
+        counts.moved_bytes["attention"] += 2 * query.nbytes + key.nbytes + value.nbytes
         *batch, num_tokens, head_dim = query.shape
         # The kernels write `[batch, tokens, heads, head_dim]`.
         order = (*batch[:-1], num_tokens, batch[-1], head_dim)
@@ -423,6 +438,20 @@ def _launches(
         return True
     held = {_storage_key(tensor) for tensor in inputs}
     return any(_storage_key(tensor) not in held for tensor in outputs)
+
+
+def _moved_bytes(func: Any, name: str, args: Any, outputs: list[torch.Tensor]) -> int:
+    """Bytes of everything that an operation reads and writes, but for KV where it lies."""
+    if name in _GATHERS:
+        return 2 * sum(tensor.nbytes for tensor in outputs)
+    if name in _SCATTERS:
+        return 0
+    moved: dict[int, torch.Tensor] = {}
+    for argument, value in zip(func._schema.arguments, args, strict=False):
+        if func.namespace != "stagecoach" or argument.name not in _POOLS:
+            moved |= {id(tensor): tensor for tensor in _tensors(value)}
+    moved |= {id(tensor): tensor for tensor in outputs}
+    return sum(tensor.nbytes for tensor in moved.values())
 
 
 def _storage_key(tensor: torch.Tensor) -> int:

@@ -15,9 +15,19 @@ from stage_server.core.engine import DeviceLostError, finished
 from stage_server.kernels.kernels import Kernels
 from stagecoach.contract.errors import DeviceMemoryError
 from stagecoach.contract.layer_range import LayerRange
+from stagecoach.roofline.model_shape import ModelShape
+from stagecoach.roofline.stage_cost import StageCost
+from stagecoach.roofline.step_time import (
+    attention_work,
+    elementwise_work,
+    head_work,
+    matrices_work,
+    num_launches,
+)
+from stagecoach.roofline.work import Work
 from tests.gpu.fake_card import WAIT, Counts, FakeCard, FakeEvent
 from tests.gpu.fake_engines import batch_for, fake_engine, shape_files
-from tests.gpu.steps import LARGE_STEPS, SETTINGS, STEPS, Kind, count_steps
+from tests.gpu.steps import GREEDY, LARGE_STEPS, SETTINGS, STEPS, Kind, Step, count_steps
 from tests.tiny_files import tiny_files
 from tests.tiny_models import FAMILIES, NUM_LAYERS
 
@@ -99,16 +109,58 @@ def test_launches_and_transfers_of_lean_layers_stay_within_their_limits(
     assert found == limits
 
 
+def work_of(step: Step) -> Work:
+    pieces = [(piece.start_position, piece.num_tokens) for piece in step.slices]
+    return Work.of(pieces, len(pieces) if step.logits else 0)
+
+
+def assert_charged(predicted: float, counted: float) -> None:
+    """A plan that promises what the engine cannot do is worse than one that promises less."""
+    assert counted <= 1.02 * predicted
+    assert predicted <= 1.35 * counted
+
+
+@pytest.mark.parametrize("layers", [LayerRange(0, 2), LayerRange(20, 22), LayerRange(38, 40)])
+def test_plans_charge_the_launches_and_the_bytes_of_the_engine(layers: LayerRange) -> None:
+    files = shape_files("llama-2-13b")
+    stage = StageCost(model=ModelShape.of(files.config), layers=layers)
+    steps = [step for step in LARGE_STEPS if step.logits in (None, GREEDY)]
+    with FakeCard() as card:
+        engine = fake_engine(files, layers, kernels=Kernels(num_processors=28), **SETTINGS)
+        counts = count_steps(card, engine, steps)
+    for step in steps:
+        if step.kind not in counts or step.kind is Kind.FORK:  # whose copies a plan leaves out
+            continue
+        work = work_of(step)._replace(num_logit_rows=len(step.slices) if stage.is_last else 0)
+        counted = counts[step.kind]
+        assert_charged(num_launches(stage, work), counted.num_launches)
+        kinds = (matrices_work, attention_work, elementwise_work, head_work)
+        moved_bytes = sum(kind(stage, work).moved_bytes for kind in kinds)
+        # The card counts KV where kernels get it as a tensor, which those of decodes do not.
+        chunks = [piece for piece in step.slices if piece.num_tokens > 1]
+        kv_tokens = work.num_tokens + sum(
+            piece.end_position for piece in step.slices if piece not in chunks
+        )
+        moved_bytes -= stage.kv_bytes_per_token * kv_tokens
+        assert_charged(moved_bytes, counted.moved_bytes.total())
+
+
 @pytest.mark.parametrize("case", FAMILIES)
 def test_every_family_computes_every_kind_of_step_on_the_card_alone(case: str) -> None:
     """A tensor on the wrong device fails, whichever operation meets it."""
+    files, layers = tiny_files(case), LayerRange(0, 2)
     with FakeCard() as card:
-        first = fake_engine(tiny_files(case), LayerRange(0, 2), **SETTINGS)
+        first = fake_engine(files, layers, kernels=Kernels(num_processors=28), **SETTINGS)
         without_head = count_steps(card, first, STEPS[:3])
         last = fake_engine(tiny_files(case), LayerRange(NUM_LAYERS - 2, NUM_LAYERS), **SETTINGS)
         counts = count_steps(card, last)
     assert without_head.keys() == {step.kind for step in STEPS[:3]}
     assert counts.keys() == {step.kind for step in STEPS}
+    stage = StageCost(model=ModelShape.of(files.config), layers=layers)
+    decode = STEPS[2]  # Heads as small as these take more kernels for a chunk than real ones do.
+    # Around the layers a family may have some more, such as those of long rotary tables.
+    predicted = num_launches(stage, work_of(decode)) + 10
+    assert_charged(predicted, without_head[decode.kind].num_launches)
     for kind, counted in counts.items():
         assert counted.num_transfers <= LIMITS[kind].last_transfers
 

@@ -16,6 +16,7 @@ from stagecoach.roofline.kv_memory import KV_BLOCK_SIZE, kv_memory_bytes
 from stagecoach.roofline.model_shape import ModelShape
 from stagecoach.roofline.split import Options, SplitScore, StageFit, best_split, score
 from stagecoach.roofline.stage_cost import StageCost
+from stagecoach.roofline.step_time import step_time
 from stagecoach.roofline.work import Work
 
 
@@ -57,7 +58,7 @@ def score_of(gpus: Sequence[Gpu], split: Sequence[int]) -> SplitScore | None:
     for gpu, count in zip(gpus, split, strict=True):
         cost = StageCost(model=MODEL, layers=LayerRange(start, start + count))
         start += count
-        time = cost.time(Work.decode(1, CONTEXT_TOKENS), gpu)
+        time = step_time(cost, Work.decode(1, CONTEXT_TOKENS), gpu)
         times_ns.append(round(time.total_s * 1e9))
         try:
             kv_bytes = kv_memory_bytes(cost, gpu)

@@ -150,22 +150,25 @@ def emulated_13b(num_stages: int, device: str = "emulated rtx-3060-12gb") -> Coo
 
 @pytest.mark.parametrize(
     ("num_stages", "batch", "length", "tokens_per_s"),
-    # With 10 layers on each of 4 stages the head makes the last one the slowest: without it 1 113.
-    [(3, 1, 2, 13.8), (3, 8, 512, 106.0), (4, 96, 256, 1089.0)],
+    # By weights and KV alone it would be 13.9, 106 and 1 089. With 10 layers on each of 4 stages
+    # the head makes the last one the slowest.
+    [(3, 1, 2, 13.75), (3, 8, 512, 103.2), (4, 96, 256, 1053.0)],
 )
 def test_the_limit_is_that_of_the_devices(
     num_stages: int, batch: int, length: int, tokens_per_s: float
 ) -> None:
     limit = DecodeLimit(emulated_13b(num_stages))
     found = limit.tokens_per_s(batch, prompt_tokens=length - 1, output_tokens=2)
-    assert found == pytest.approx(tokens_per_s, rel=0.02)
+    assert found == pytest.approx(tokens_per_s, rel=0.005)
 
 
 def test_the_limit_knows_the_efficiency_that_is_emulated() -> None:
     whole = DecodeLimit(emulated_13b(3))
     half = DecodeLimit(emulated_13b(3, "emulated rtx-3060-12gb at efficiency 0.5"))
     one = whole.tokens_per_s(8, prompt_tokens=32, output_tokens=64)
-    assert half.tokens_per_s(8, prompt_tokens=32, output_tokens=64) == pytest.approx(one / 2)
+    found = half.tokens_per_s(8, prompt_tokens=32, output_tokens=64)
+    # Launches take as long as ever.
+    assert one / 2 < found < 1.01 * one / 2
 
 
 @pytest.mark.parametrize(

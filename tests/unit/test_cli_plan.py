@@ -44,7 +44,7 @@ def test_tables_name_every_card_and_every_limit() -> None:
 
 
 def test_another_order_is_said() -> None:
-    result = run(*MODEL, "--gpu", "rtx-3090-24gb", "--gpu", "rtx-3060-12gb")
+    result = run(*MODEL, "--gpu", "rtx-3060-12gb", "--gpu", "rtx-3090-24gb")
     assert "in another order" in result.stdout
 
 

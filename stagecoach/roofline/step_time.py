@@ -1,0 +1,188 @@
+"""How long a stage takes for a micro-batch on a GPU, as the engine of this project computes it.
+
+Each kind of kernel has a roofline of its own, and kernels run one after the other: what memory
+limits does not hide behind what arithmetic limits. Beside weights and KV it counts what kernels
+pass to each other, launches, and copies between host and device. `tests/gpu/test_steps.py`
+holds these counts against the engine. Left out are sliding windows, which would read less KV of
+long sequences.
+"""
+
+from typing import NamedTuple
+
+from stagecoach.roofline.devices import Gpu
+from stagecoach.roofline.model_shape import LEAN_LAUNCHES, ModelShape
+from stagecoach.roofline.stage_cost import StageCost
+from stagecoach.roofline.work import Work
+
+KERNEL_GAP_S = 3e-6
+"""From the end of one kernel's work to the start of the next one's: one drains, the other ramps up.
+It is what small kernels cost on a device that does not wait for its host."""
+
+LAUNCH_S = 10e-6
+"""Host time of a launch. An operator of torch takes 7 us on a core of 2024 (AMD Zen 5); the cores
+of boxes with cheap GPUs are older."""
+
+COPY_S = 15e-6
+"""Of a copy between host and device, besides its bytes."""
+
+COPIED_BYTES_PER_S = 12e9
+"""From and to pinned memory, over 16 lanes of PCI Express 3.0 or 8 of 4.0."""
+
+MAX_GRAPH_ROWS = 256
+"""Sequences of the largest decode step that is launched as a CUDA graph, where that is quicker."""
+
+_STEP_LAUNCHES = 6
+"""Before and after the layers, without logits."""
+
+_HEAD_LAUNCHES = 18
+"""Of the head, and of the reduction of its logits to what greedy sampling wants."""
+
+_LOGIT_BYTES = 44
+"""Of each logit, while it is reduced: it passes memory some ten times in float32."""
+
+_CHUNK_LAUNCHES = 4
+"""More in each layer, for each sequence that runs several tokens."""
+
+
+class StepTime(NamedTuple):
+    """Time of a micro-batch on one stage, by what it is spent on; the sum is how long it takes."""
+
+    bandwidth_s: float
+    """In kernels that memory limits."""
+    compute_s: float
+    """In kernels that arithmetic limits."""
+    host_s: float
+    """In launching kernels and in copies, as far as the device waits for them."""
+
+    @property
+    def total_s(self) -> float:
+        """From the arrival of the inputs on the host to that of the outputs."""
+        return sum(self)
+
+
+class KernelWork(NamedTuple):
+    """What one kind of kernel does in a micro-batch."""
+
+    moved_bytes: int
+    """Between the GPU's memory and its processors."""
+    flops: int
+    """A multiplication and an addition count two."""
+
+
+def step_time(stage: StageCost, work: Work, gpu: Gpu, *, efficiency: float = 1.0) -> StepTime:
+    """Returns the time of a micro-batch.
+
+    Args:
+        stage: The stage.
+        work: The micro-batch, at least one token.
+        gpu: What computes it.
+        efficiency: Share (0, 1] of its published figures that the GPU reaches.
+    """
+    bandwidth_s = compute_s = 0.0
+    for kernels in (
+        matrices_work(stage, work),
+        attention_work(stage, work),
+        elementwise_work(stage, work),
+        head_work(stage, work),
+    ):
+        moving_s = kernels.moved_bytes / gpu.bandwidth_bytes_per_s / efficiency
+        computing_s = kernels.flops / gpu.flops_per_s / efficiency
+        if moving_s >= computing_s:
+            bandwidth_s += moving_s
+        else:
+            compute_s += computing_s
+    # The host launches ahead, and is waited for only where it takes longer than the device.
+    launching_s = max(
+        num_launches(stage, work) * KERNEL_GAP_S,
+        num_host_launches(stage, work) * LAUNCH_S - bandwidth_s - compute_s,
+    )
+    # Hidden states in and out. Ids and logits are fewer bytes, and stages with ends no faster.
+    copied_bytes = 2 * work.num_tokens * stage.model.hidden_bytes_per_token
+    copying_s = 2 * COPY_S + copied_bytes / COPIED_BYTES_PER_S
+    return StepTime(bandwidth_s, compute_s, launching_s + copying_s)
+
+
+def matrices_work(stage: StageCost, work: Work) -> KernelWork:
+    """Matrices of the layers: each is read once, whatever the number of rows."""
+    model, num_layers = stage.model, len(stage.layers)
+    a_token = (
+        4 * model.hidden_size + 2 * model.attention_width + model.kv_width + 3 * model.mlp_width
+    )
+    return KernelWork(
+        num_layers * (model.layer_bytes + work.num_tokens * a_token * _size(model)),
+        num_layers * 2 * model.layer_matrix_parameters * work.num_tokens,
+    )
+
+
+def attention_work(stage: StageCost, work: Work) -> KernelWork:
+    """Attention: writes new keys and values, and reads those of every sequence once.
+
+    For a chunk behind a context they are gathered before, and where scores are capped, a chunk's
+    are written and read, one operation after the other.
+    """
+    model, num_layers = stage.model, len(stage.layers)
+    kv_tokens = work.num_context_tokens + work.num_tokens + 2 * work.num_gathered_tokens
+    score_bytes = work.num_chunk_pairs * model.num_capped_heads * (13 * _size(model) + 8)
+    a_token = 2 * model.attention_width * _size(model)
+    return KernelWork(
+        kv_tokens * stage.kv_bytes_per_token
+        + num_layers * (work.num_tokens * a_token + score_bytes),
+        num_layers * 4 * model.attention_width * work.num_attended_tokens,
+    )
+
+
+def elementwise_work(stage: StageCost, work: Work) -> KernelWork:
+    """What lies between matrices: norms, residuals, rotation, activation, the embedding.
+
+    That of transformers' modules comes in more kernels, each of which moves about three rows.
+    """
+    model, num_layers = stage.model, len(stage.layers)
+    more_launches = model.layer_launches - LEAN_LAUNCHES
+    a_token = (
+        (8 + 3 * more_launches) * model.hidden_size
+        + 2 * model.attention_width
+        + model.kv_width
+        + 3 * model.mlp_width
+    )
+    num_bytes = num_layers * work.num_tokens * a_token * _size(model)
+    if stage.is_first:
+        num_bytes += work.num_tokens * model.embedding_row_bytes
+    return KernelWork(num_bytes, 0)
+
+
+def head_work(stage: StageCost, work: Work) -> KernelWork:
+    """The head, which is read only for logits, and what greedy sampling wants of these."""
+    model = stage.model
+    if not stage.is_last or not work.num_logit_rows:
+        return KernelWork(0, 0)
+    num_logits = work.num_logit_rows * model.vocab_size
+    return KernelWork(
+        model.head_bytes + num_logits * _LOGIT_BYTES, 2 * num_logits * model.hidden_size
+    )
+
+
+def num_launches(stage: StageCost, work: Work) -> int:
+    """Kernels that run for a micro-batch."""
+    a_layer = stage.model.layer_launches + _CHUNK_LAUNCHES * work.num_chunks
+    return len(stage.layers) * a_layer + _launches_besides(stage, work)
+
+
+def num_host_launches(stage: StageCost, work: Work) -> int:
+    """What the host launches for a micro-batch: steps that only decode are one graph."""
+    is_graph = (
+        stage.model.layer_launches == LEAN_LAUNCHES
+        and not work.num_chunks
+        and work.num_tokens <= MAX_GRAPH_ROWS
+    )
+    if is_graph:
+        return 1 + _launches_besides(stage, work)
+    return num_launches(stage, work)
+
+
+def _launches_besides(stage: StageCost, work: Work) -> int:
+    has_logits = stage.is_last and work.num_logit_rows
+    return _STEP_LAUNCHES + (_HEAD_LAUNCHES if has_logits else 0)
+
+
+def _size(model: ModelShape) -> int:
+    return model.precision.compute.itemsize
