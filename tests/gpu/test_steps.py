@@ -158,11 +158,15 @@ def test_every_family_computes_every_kind_of_step_on_the_card_alone(case: str) -
     assert counts.keys() == {step.kind for step in STEPS}
     stage = StageCost(model=ModelShape.of(files.config), layers=layers)
     decode = STEPS[2]  # Heads as small as these take more kernels for a chunk than real ones do.
+    predicted, counted = (
+        num_launches(stage, work_of(decode)),
+        without_head[decode.kind].num_launches,
+    )
     # Around the layers a family may have some more, such as those of long rotary tables.
-    predicted = num_launches(stage, work_of(decode)) + 10
-    assert_charged(predicted, without_head[decode.kind].num_launches)
-    for kind, counted in counts.items():
-        assert counted.num_transfers <= LIMITS[kind].last_transfers
+    assert counted <= predicted + 10
+    assert predicted <= 1.35 * counted
+    for kind, counts_of_kind in counts.items():
+        assert counts_of_kind.num_transfers <= LIMITS[kind].last_transfers
 
 
 @pytest.mark.parametrize("layers", [LayerRange(0, 2), LayerRange(38, 40)], ids=["first", "last"])
