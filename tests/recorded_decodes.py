@@ -7,7 +7,6 @@ import torch
 from stage_server.compute.decode_graphs import DecodeGraphs, Recording
 from stage_server.compute.static_decodes import StaticDecodes
 from stage_server.compute.torch_engine import TorchEngine
-from stage_server.kernels.kernels import Kernels
 from stage_server.kv_cache.slot_tables import SlotTables
 
 
@@ -51,39 +50,3 @@ def add_graphs(engine: TorchEngine, *, sizes: Sequence[int]) -> Rerun:
         graphs.record(size)
     engine._forward_pass.graphs = graphs
     return recorder
-
-
-class ObviousKernels(Kernels):
-    """Decode attention in operations of torch, one sequence after the other."""
-
-    def decode(  # type: ignore[override]
-        self,
-        query: torch.Tensor,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        *,
-        rows: torch.Tensor,
-        tables: torch.Tensor,
-        lengths: torch.Tensor,
-        block_size: int,
-        scaling: float,
-        sliding_window: int | None,
-        softcap: float | None,
-        output: torch.Tensor,
-    ) -> None:
-        group = query.shape[1] // keys.shape[1]
-        for row, table, length in zip(rows.tolist(), tables, lengths.tolist(), strict=True):
-            if length == 0:
-                output[row] = 0
-                continue
-            first = 0 if sliding_window is None else max(0, length - sliding_window)
-            positions = torch.arange(first, length)
-            slots = table[positions // block_size] * block_size + positions % block_size
-            # [num_heads, num_positions, head_dim]
-            key, value = (
-                part[slots].repeat_interleave(group, 1).transpose(0, 1) for part in (keys, values)
-            )
-            scores = (key @ query[row, :, :, None]).squeeze(2) * scaling
-            if softcap is not None:
-                scores = softcap * torch.tanh(scores / softcap)
-            output[row] = (scores.softmax(1)[:, None] @ value).squeeze(1)

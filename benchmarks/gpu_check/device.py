@@ -93,9 +93,7 @@ def _why_no_kernels(device: torch.device) -> str | None:
     """What is wrong with the kernels of a Llama of 1.1 B in float16; None: nothing."""
     files = ShapesOnly("llama-1b", open_model("shape:llama-1b").config)
     blueprint = LeanBlueprint(files, LayerRange(0, 1))
-    num_processors = torch.cuda.get_device_properties(device).multi_processor_count
-    kernels = Kernels(num_processors=num_processors)
-    return failure_of(kernels, blueprint, KV_BLOCK_SIZE, torch.float16, device)
+    return failure_of(Kernels.of(device), blueprint, KV_BLOCK_SIZE, torch.float16, device)
 
 
 def _version_of(package: str) -> str:

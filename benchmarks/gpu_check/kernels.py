@@ -7,8 +7,6 @@ On a CPU, `run_check` lets them run in Triton's interpreter, which multiplies no
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import torch
-
 from benchmarks.gpu_check.kernel_shapes import QUICK_SHAPES, SHAPES, KernelShape, dtypes_of
 from benchmarks.gpu_check.report import Figure, Limit
 from benchmarks.gpu_check.subject import Subject
@@ -42,12 +40,12 @@ def names(subject: Subject) -> Sequence[str]:
 
 def figures(subject: Subject) -> Iterator[Figure]:
     """Compares the kernels of one shape after another."""
-    num_processors = _NUM_CPU_PROCESSORS
-    if subject.is_card:
-        properties = torch.cuda.get_device_properties(subject.device)
-        num_processors = properties.multi_processor_count
     where = "" if subject.is_card else ", in Triton's interpreter"
-    kernels = Kernels(num_processors=num_processors)
+    kernels = (
+        Kernels.of(subject.device)
+        if subject.is_card
+        else Kernels(num_processors=_NUM_CPU_PROCESSORS)
+    )
     for case in _cases(subject):
         blueprint = ModuleBlueprint(case.shape.files, _LAYERS)
         dtype = torch_dtype(case.dtype)

@@ -27,8 +27,15 @@ from stagecoach.contract.precision import Precision
 TOLERANCES = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 8e-2}
 """Largest `difference` of what is taken for the same."""
 
-_LENGTHS = ((3,), (300, 9))
-"""Lengths of the sequences that are attended: within one part, and in several, some empty."""
+_LENGTHS = (300, 9)
+"""Of the sequences whose KV the pool holds."""
+
+_STEPS = (
+    ("decode attention", (SequenceSlice(0, 2, 1),)),
+    ("decode attention", (SequenceSlice(0, 299, 1), SequenceSlice(1, 8, 1))),
+    ("attention of chunks", (SequenceSlice(0, 260, 40), SequenceSlice(1, 0, 9))),
+)
+"""What is attended: within one part; in several, some empty; behind a context and without."""
 
 _MAX_WINDOW = 100
 """What a window is cut to, so that those sequences are longer."""
@@ -69,7 +76,7 @@ def find_kernels(
     """
     if device.type != "cuda":
         return None
-    kernels = Kernels(num_processors=torch.cuda.get_device_properties(device).multi_processor_count)
+    kernels = Kernels.of(device)
     failure = failure_of(kernels, blueprint, block_size, torch_dtype(precision.compute), device)
     if failure is None:
         return kernels
@@ -151,7 +158,7 @@ def _pairs(
     for traits in _kinds(blueprint.traits):
         pool = KvPool(
             num_layers=1,
-            num_blocks=sum(-(-length // block_size) for length in _LENGTHS[-1]),
+            num_blocks=sum(-(-length // block_size) for length in _LENGTHS),
             block_size=block_size,
             num_kv_heads=traits.num_kv_heads,
             head_dim=traits.head_dim,
@@ -160,11 +167,12 @@ def _pairs(
         )
         for views in pool.layer(0):
             views.rows.copy_(random(*views.rows.shape))
-        for lengths in _LENGTHS:
-            query = random(len(lengths), num_heads, traits.head_dim)
-            new = random(2, len(lengths), traits.num_kv_heads, traits.head_dim)
+        for name, slices in _STEPS:
+            num_tokens = sum(piece.num_tokens for piece in slices)
+            query = random(num_tokens, num_heads, traits.head_dim)
+            new = random(2, num_tokens, traits.num_kv_heads, traits.head_dim)
             found, expected = (
-                _attention(pool, lengths, choice).attend(
+                _attention(pool, slices, choice).attend(
                     0,
                     query,
                     new[0],
@@ -175,7 +183,7 @@ def _pairs(
                 )
                 for choice in (kernels, None)
             )
-            yield "decode attention", found, expected
+            yield name, found, expected
     if is_lean(blueprint):
         yield from _lean_pairs(blueprint, random)
 
@@ -229,12 +237,19 @@ def _kinds(layers: Sequence[AttentionTraits]) -> set[AttentionTraits]:
     }
 
 
-def _attention(pool: KvPool, lengths: tuple[int, ...], kernels: Kernels | None) -> PagedAttention:
-    """Of one more token of sequences that the pool holds."""
+def _attention(
+    pool: KvPool, slices: Sequence[SequenceSlice], kernels: Kernels | None
+) -> PagedAttention:
+    """Of sequences that the pool holds as far as the slices begin."""
     tables = SlotTables(pool.num_blocks, pool.block_size)
-    held = [SequenceSlice(i, 0, length - 1) for i, length in enumerate(lengths)]
-    tables.apply([], held)
-    slices = [SequenceSlice(i, length - 1, 1) for i, length in enumerate(lengths)]
+    tables.apply(
+        [],
+        [
+            SequenceSlice(piece.kv_slot, 0, piece.start_position)
+            for piece in slices
+            if piece.start_position
+        ],
+    )
     plan = tables.apply([], slices)
     indices = StepIndices.of(
         slices,

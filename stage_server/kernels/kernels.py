@@ -1,6 +1,7 @@
 """What the stage calls of our kernels, with types, shapes and the launches' sizes."""
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 
@@ -12,6 +13,12 @@ _MIN_SPLIT_TOKENS = 128
 _PROGRAMS_PER_PROCESSOR = 4
 """Programs of decode attention that keep a streaming multiprocessor busy."""
 
+_TENSOR_CORE_CAPABILITY = 8
+"""Lowest major compute capability on whose tensor cores Triton multiplies."""
+
+_TENSOR_CORE_ITEMSIZE = 2
+"""Bytes of the elements that it multiplies there; it has no product of float32 that is exact."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kernels:
@@ -22,6 +29,17 @@ class Kernels:
 
     num_processors: int
     """Streaming multiprocessors of the device."""
+    has_tensor_cores: bool = True
+    """Whether matrices of 16 bits are multiplied on tensor cores."""
+
+    @classmethod
+    def of(cls, device: torch.device) -> Self:
+        """Returns the kernels of a CUDA device."""
+        properties = torch.cuda.get_device_properties(device)
+        return cls(
+            num_processors=properties.multi_processor_count,
+            has_tensor_cores=properties.major >= _TENSOR_CORE_CAPABILITY,
+        )
 
     def num_splits(self, num_sequences: int, num_kv_heads: int, max_num_positions: int) -> int:
         """Returns into how many parts `decode` cuts every sequence.
@@ -103,6 +121,57 @@ class Kernels:
         )
         if num_splits > 1:
             torch.ops.stagecoach.merge_splits(partial, log_sums, rows, output)
+
+    def prefill(
+        self,
+        query: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        *,
+        table: torch.Tensor,
+        first_row: int,
+        num_tokens: int,
+        start_position: int,
+        block_size: int,
+        scaling: float,
+        sliding_window: int | None,
+        softcap: float | None,
+        output: torch.Tensor,
+    ) -> None:
+        """Attends a chunk of one sequence, each token up to itself; writes its rows of `output`.
+
+        Launches one kernel, which takes no memory for scores.
+
+        Args:
+            query: `[num_rows, num_heads, head_dim]`, of a micro-batch: float32, float16 or
+                bfloat16.
+            keys: `[num_slots, num_kv_heads, head_dim]`, of any of those; has the chunk's own.
+            values: As `keys`.
+            table: int64 `[num_blocks]`: blocks of the sequence, in order.
+            first_row: Where the chunk's rows of `query` and `output` begin.
+            num_tokens: Of the chunk, at least one.
+            start_position: Of its first token in the sequence.
+            block_size: Slots a block.
+            scaling: Factor on the scores.
+            sliding_window: A token sees the last this many positions, itself included; None: all.
+            softcap: Scores become `softcap * tanh(score / softcap)`; None: unchanged.
+            output: As `query`; other rows stay as they are.
+        """
+        torch.ops.stagecoach.prefill(
+            query,
+            keys,
+            values,
+            table,
+            first_row,
+            num_tokens,
+            start_position,
+            scaling,
+            sliding_window,
+            softcap,
+            output,
+            block_size,
+            self.has_tensor_cores and query.itemsize == _TENSOR_CORE_ITEMSIZE,
+        )
 
 
 def rotate_and_store(

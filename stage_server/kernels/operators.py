@@ -21,6 +21,11 @@ _LIBRARY.define(
     "merge_splits(Tensor partial, Tensor log_sums, Tensor rows, Tensor(a!) output) -> ()"
 )
 _LIBRARY.define(
+    "prefill(Tensor query, Tensor keys, Tensor values, Tensor table, int first_row,"
+    " int num_tokens, int start_position, float scaling, int? sliding_window, float? softcap,"
+    " Tensor(a!) output, int block_size, bool on_tensor_cores) -> ()"
+)
+_LIBRARY.define(
     "rotate_and_store(Tensor heads, Tensor cos, Tensor swapped_sin, Tensor? head_norm, float eps,"
     " Tensor slots, Tensor(a!) keys, Tensor(b!) values) -> Tensor"
 )
@@ -101,6 +106,56 @@ def _merge_splits(
         output,
         num_splits,
         **merge_constants(num_heads=num_heads, head_dim=head_dim, max_splits=MAX_SPLITS),
+    )
+
+
+def _prefill(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    table: torch.Tensor,
+    first_row: int,
+    num_tokens: int,
+    start_position: int,
+    scaling: float,
+    sliding_window: int | None,
+    softcap: float | None,
+    output: torch.Tensor,
+    block_size: int,
+    on_tensor_cores: bool,
+) -> None:
+    from stage_server.kernels.jit.paged_prefill import (
+        prefill_constants,
+        prefill_kernel,
+        prefill_options,
+    )
+
+    _, num_heads, head_dim = query.shape
+    num_kv_heads = keys.shape[1]
+    constants = prefill_constants(
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=head_dim,
+        block_size=block_size,
+        on_tensor_cores=on_tensor_cores,
+        has_window=sliding_window is not None,
+        has_softcap=softcap is not None,
+    )
+    num_rows = num_tokens * (num_heads // num_kv_heads)
+    prefill_kernel[(-(-num_rows // constants["ROWS"]), num_kv_heads)](
+        query,
+        keys,
+        values,
+        table,
+        output,
+        first_row,
+        num_tokens,
+        start_position,
+        scaling,
+        0.0 if softcap is None else softcap,
+        0 if sliding_window is None else sliding_window,
+        **constants,
+        **prefill_options(on_tensor_cores=on_tensor_cores),
     )
 
 
@@ -198,6 +253,7 @@ def _fake_add_rms_norm(
 for _name, _launch, _fake in (
     ("decode_splits", _decode_splits, _fake_nothing),
     ("merge_splits", _merge_splits, _fake_nothing),
+    ("prefill", _prefill, _fake_nothing),
     ("rotate_and_store", _rotate_and_store, _fake_rotate_and_store),
     ("silu_and_mul", _silu_and_mul, _fake_silu_and_mul),
     ("add_rms_norm", _add_rms_norm, _fake_add_rms_norm),

@@ -2,7 +2,8 @@
 
 All sequences lie packed in one row of tokens. Slices of one token, which is what decoding sends,
 are computed together: by a kernel that reads the KV in place, or, without kernels, gathered in
-groups of like length. Longer slices (prefill chunks) are computed one by one.
+groups of like length. Longer slices (prefill chunks) are computed one by one, by fused kernels of
+torch or, where these do not serve, by a kernel of ours.
 """
 
 from collections.abc import Sequence
@@ -57,7 +58,7 @@ class PagedAttention:
         first_rows = rows_of_slices(slices)
         chunks = [i for i, piece in enumerate(slices) if not piece.is_decode]
         self._chunks = [
-            PrefillChunk(first_rows[i], slices[i], tables[i], table, pool.block_size)
+            PrefillChunk(first_rows[i], slices[i], tables[i], table, pool.block_size, kernels)
             for i, table in zip(chunks, indices.chunk_tables, strict=True)
         ]
 

@@ -56,7 +56,12 @@ class FusedLayer(LeanLayer):
         update = self._output(attended.view(hidden.shape[0], -1))  # [num_tokens, hidden_size]
         del attended
         hidden, normed = self._add_and_norm(hidden, update, self._mlp_norm.weight)
-        return hidden, self._down(silu_and_mul(self._gate_up(normed)))
+        del update  # what lives on beside the MLP's tensors would raise the peak
+        gate_up = self._gate_up(normed)  # [num_tokens, 2 * intermediate_size]
+        del normed
+        gated = silu_and_mul(gate_up)  # [num_tokens, intermediate_size]
+        del gate_up
+        return hidden, self._down(gated)
 
     def _add_and_norm(
         self, hidden: torch.Tensor, update: torch.Tensor, weight: torch.Tensor

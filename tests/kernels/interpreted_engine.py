@@ -25,7 +25,13 @@ FLOAT32 = Precision.uniform(DType.FLOAT32)
 CPU = torch.device("cpu")
 MIDDLE = LayerRange(2, 4)
 KERNELS = Kernels(num_processors=4)
-IS_LEAN = {"llama": True, "qwen3": True, "granite": True, "gemma2": False}
+IS_LEAN = {
+    "llama": True,
+    "qwen3": True,
+    "granite": True,
+    "mistral-window": True,
+    "gemma2": False,
+}
 
 
 def create_engine(path: Path, kernels: Kernels | None) -> TorchEngine:

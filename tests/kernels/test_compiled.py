@@ -15,7 +15,12 @@ triton = pytest.importorskip("triton", reason="Triton has no wheel for this mach
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from stage_server.kernels.jit import elementwise, paged_decode, rotate_and_store  # noqa: E402
+from stage_server.kernels.jit import (  # noqa: E402
+    elementwise,
+    paged_decode,
+    paged_prefill,
+    rotate_and_store,
+)
 from stage_server.kernels.operators import MAX_SPLITS  # noqa: E402
 
 # Triton builds nodes of Python's grammar in a way that Python 3.13 calls deprecated.
@@ -26,12 +31,17 @@ CAPABILITIES = (75, 80, 86, 89, 90, 120)
 SOME = (75, 86, 120)
 MAX_REGISTERS = 128
 """Above, fewer than four blocks of four warps have room on a multiprocessor."""
+MAX_PREFILL_REGISTERS = 255
+"""Of a chunk, whose tile of rows stays in registers: one block of eight warps has room."""
+MAX_SHARED_KIB = {75: 64, 80: 163, 86: 99, 89: 99, 90: 227, 120: 99}
+"""Shared memory of a block, by capability; from CUDA's table of compute capabilities."""
 
 TYPES = {
-    **dict.fromkeys(("rows", "tables", "lengths", "slots"), "*i64"),
+    **dict.fromkeys(("rows", "table", "tables", "lengths", "slots"), "*i64"),
     **dict.fromkeys(("partial", "log_sums"), "*fp32"),
     **dict.fromkeys(("scaling", "softcap", "eps", "scale"), "fp32"),
     **dict.fromkeys(("window", "table_stride", "num_splits"), "i32"),
+    **dict.fromkeys(("first_row", "num_tokens", "start_position"), "i32"),
 }
 """Types of arguments; every other one points at elements of the compute dtype."""
 
@@ -74,6 +84,7 @@ def compiled(
     command = [str(CUOBJDUMP), "-res-usage", str(path)]
     shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     found = {name: int(number) for name, number in re.findall(r"(REG|STACK|LOCAL):(\d+)", shown)}
+    assert binary.metadata.shared <= MAX_SHARED_KIB[capability] << 10, "no card would launch it"
     return Usage(found["REG"], found["STACK"] + found["LOCAL"])
 
 
@@ -131,6 +142,52 @@ def test_every_form_of_decode_attention_fits(case: dict[str, Any], tmp_path: Pat
     usage = decode_usage(86, tmp_path, **case)
     assert usage.num_spilled_bytes == 0
     assert usage.num_registers <= MAX_REGISTERS
+
+
+def prefill_usage(capability: int, cache: Path, **case: Any) -> Usage:
+    """Of attention of a chunk; `case` says what differs from a Gemma 2 of 9 B."""
+    dtype = case.pop("dtype", "bf16" if capability >= 80 else "fp16")
+    constants = {
+        "num_heads": 16,
+        "num_kv_heads": 8,
+        "head_dim": 256,
+        "block_size": 16,
+        "on_tensor_cores": capability >= 80 and dtype != "fp32",
+        "has_window": True,
+        "has_softcap": True,
+        **case,
+    }
+    return compiled(
+        paged_prefill.prefill_kernel,
+        paged_prefill.prefill_constants(**constants),
+        capability,
+        cache,
+        dtype=dtype,
+        options=paged_prefill.prefill_options(on_tensor_cores=constants["on_tensor_cores"]),
+    )
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_attention_of_chunks_fits_every_card(capability: int, tmp_path: Path) -> None:
+    usage = prefill_usage(capability, tmp_path)
+    assert usage.num_spilled_bytes == 0
+    assert usage.num_registers <= MAX_PREFILL_REGISTERS
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        {"dtype": "fp32"},
+        {"head_dim": 128, "num_heads": 32, "has_softcap": False},
+        {"head_dim": 64, "has_window": False},
+        {"dtype": "fp16", "head_dim": 80, "block_size": 24},
+    ],
+    ids=lambda case: "-".join(case),
+)
+def test_every_form_of_attention_of_chunks_fits(case: dict[str, Any], tmp_path: Path) -> None:
+    usage = prefill_usage(86, tmp_path, **case)
+    assert usage.num_spilled_bytes == 0
+    assert usage.num_registers <= MAX_PREFILL_REGISTERS
 
 
 @pytest.mark.parametrize("capability", SOME)

@@ -83,7 +83,9 @@ def test_where_kernels_cannot_be_compiled_the_stage_says_why_and_gathers(
         "stage_server.compute.kernel_check.failure_of", lambda *_: "no C compiler: install gcc"
     )
     monkeypatch.setattr(
-        torch.cuda, "get_device_properties", lambda _: type("", (), {"multi_processor_count": 28})
+        torch.cuda,
+        "get_device_properties",
+        lambda _: type("", (), {"multi_processor_count": 28, "major": 8}),
     )
     with caplog.at_level(logging.WARNING):
         assert find_kernels(blueprint, 16, FLOAT32, torch.device("cuda", 0)) is None

@@ -15,7 +15,8 @@ from stage_server.model.layer_stack import load_layer_stack
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.precision import DType, Precision
 from stagecoach.model_files import open_model
-from tests.recorded_decodes import ObviousKernels, Rerun, add_graphs, graphs_of
+from tests.obvious_kernels import ObviousKernels
+from tests.recorded_decodes import Rerun, add_graphs, graphs_of
 from tests.tiny_models import VOCAB_SIZE, tiny_model
 
 BLOCK_SIZE = 4

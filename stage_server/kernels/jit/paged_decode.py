@@ -10,6 +10,8 @@ from typing import Any
 import triton
 import triton.language as tl
 
+from stage_server.kernels.jit.scores import soft_capped
+
 _MIN_ROWS = 16
 """Fewest rows of a matrix product on tensor cores; also the fewest columns."""
 
@@ -87,7 +89,7 @@ def decode_splits_kernel(
         if HAS_SCALES:
             score *= tl.load(key_scales + place, mask=is_seen, other=0.0)[None, :]
         if HAS_SOFTCAP:
-            score = softcap * (2 * tl.sigmoid(2 * score / softcap) - 1)  # softcap * tanh
+            score = soft_capped(score, softcap)
         score = tl.where(is_seen[None, :], score, float("-inf"))
         higher = tl.maximum(highest, tl.max(score, 1))
         weight = tl.exp(score - higher[:, None])

@@ -1,0 +1,67 @@
+"""What the kernels of attention compute, slow and obvious."""
+
+from typing import Any
+
+import torch
+
+from stage_server.kernels.kernels import Kernels
+
+
+class ObviousKernels(Kernels):
+    """Attention in operations of torch, one token of one sequence after the other."""
+
+    def decode(  # type: ignore[override]
+        self,
+        query: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        *,
+        rows: torch.Tensor,
+        tables: torch.Tensor,
+        lengths: torch.Tensor,
+        block_size: int,
+        scaling: float,
+        sliding_window: int | None,
+        softcap: float | None,
+        output: torch.Tensor,
+    ) -> None:
+        group = query.shape[1] // keys.shape[1]
+        for row, table, length in zip(rows.tolist(), tables, lengths.tolist(), strict=True):
+            if length == 0:
+                output[row] = 0
+                continue
+            first = 0 if sliding_window is None else max(0, length - sliding_window)
+            positions = torch.arange(first, length)
+            slots = table[positions // block_size] * block_size + positions % block_size
+            # [num_heads, num_positions, head_dim]
+            key, value = (
+                part[slots].repeat_interleave(group, 1).transpose(0, 1) for part in (keys, values)
+            )
+            scores = (key @ query[row, :, :, None]).squeeze(2) * scaling
+            if softcap is not None:
+                scores = softcap * torch.tanh(scores / softcap)
+            output[row] = (scores.softmax(1)[:, None] @ value).squeeze(1)
+
+    def prefill(  # type: ignore[override]
+        self,
+        query: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        *,
+        table: torch.Tensor,
+        first_row: int,
+        num_tokens: int,
+        start_position: int,
+        **rest: Any,
+    ) -> None:
+        """A chunk is as many decodes, each of which sees one position more."""
+        own = torch.arange(num_tokens)
+        self.decode(
+            query,
+            keys,
+            values,
+            rows=first_row + own,
+            tables=table.expand(num_tokens, -1),
+            lengths=start_position + own + 1,
+            **rest,
+        )
