@@ -1,14 +1,16 @@
 """What a micro-batch takes of a device's memory while a stage computes it.
 
 A stage server measures this where it can; a plan has only the shapes. The formula follows the
-tensors that live at once where most do. `tests/gpu/test_memory.py` holds it against the engine.
+tensors that live at once where most do, on a card with kernels of ours. `tests/gpu/test_memory.py`
+holds it against the engine.
 """
 
 from stagecoach.roofline.stage_cost import StageCost
 
 MAX_GATHERED_BYTES = 128 * 2**20
-"""KV of one layer that attention gathers at once for sequences that decode; a longer sequence is
-gathered alone. Reading so much takes far longer than launching the kernels that do it."""
+"""KV of one layer that attention gathers at once for sequences that decode, where there are no
+kernels; a longer sequence is gathered alone. Reading so much takes far longer than launching the
+kernels that do it."""
 
 _LOGIT_BYTES = 24
 """For each logit: itself in the compute dtype and in float32, and what sampling makes of it."""
@@ -30,8 +32,8 @@ def activation_bytes(
     """
     num_rows = min(max_num_batched_tokens, max_num_seqs)
     largest = max(
-        _prefill_bytes(stage, min(max_num_batched_tokens, context_tokens), context_tokens),
-        _decode_bytes(stage, num_rows, context_tokens),
+        _chunk_bytes(stage, min(max_num_batched_tokens, context_tokens), context_tokens),
+        _chunk_bytes(stage, num_rows, num_rows),  # one token of each of many sequences
     )
     if stage.is_last:
         model = stage.model
@@ -41,32 +43,22 @@ def activation_bytes(
     return largest
 
 
-def _prefill_bytes(stage: StageCost, num_tokens: int, context_tokens: int) -> int:
+def _chunk_bytes(stage: StageCost, num_tokens: int, context_tokens: int) -> int:
     """A chunk of one sequence, whose last tokens it is."""
     model = stage.model
-    size = model.precision.compute.itemsize
     hidden, queries, keys = model.hidden_size, model.attention_width, model.kv_width // 2
     # For each token, hidden states that wait, such as the stage's input and the layer's.
     projected = 5 * hidden + queries + 2 * keys
-    rotating = projected + 3 * (queries + keys)
-    attending = projected + 3 * queries + keys
+    rotating = projected + 4 * queries + 3 * keys
+    attending = projected + 4 * queries + 2 * keys
     in_mlp = 5 * hidden + 3 * model.mlp_width
-    mask = gathered = 0
-    if num_tokens < context_tokens:
-        # The mask lives as long as the step; attention adds a copy, and one with padded rows.
-        mask = num_tokens * context_tokens
-        gathered = context_tokens * model.kv_width * model.precision.kv.itemsize + 2 * size * mask
-    # Scores in the compute dtype twice, and in float32.
-    scores = num_tokens * context_tokens * model.num_capped_heads * (2 * size + 4)
-    in_attention = num_tokens * attending * size + gathered + scores
-    return mask + max(num_tokens * max(rotating, in_mlp) * size, in_attention)
-
-
-def _decode_bytes(stage: StageCost, num_rows: int, context_tokens: int) -> int:
-    """One token of each of many sequences."""
-    model = stage.model
-    one = context_tokens * model.kv_width * model.precision.kv.itemsize
-    gathered = max(one, min(num_rows * one, MAX_GATHERED_BYTES))
-    if model.num_capped_heads:  # which multiplies with a copy of the keys
-        gathered += gathered // 2
-    return _prefill_bytes(stage, num_rows, num_rows) + gathered
+    gathered = 0
+    if num_tokens < context_tokens and not model.caps_scores:
+        gathered = context_tokens * model.kv_width * model.precision.kv.itemsize
+    # Cosines and sines: the table of all positions, and the rows of this step.
+    rotary = 3 * (context_tokens + 2 * num_tokens) * model.head_dim
+    size = model.precision.compute.itemsize
+    in_layer = max(
+        num_tokens * max(rotating, in_mlp) * size, num_tokens * attending * size + gathered
+    )
+    return rotary * size + in_layer

@@ -55,8 +55,10 @@ class ModelShape:
     """Elements of the queries of one token in one layer: heads times their size."""
     kv_width: int
     """Elements of the keys and values of one token in one layer."""
-    num_capped_heads: int
-    """Heads whose scores attention caps, for which it writes them to memory; else 0."""
+    head_dim: int
+    """Elements of a head."""
+    caps_scores: bool
+    """Whether attention caps scores: chunks then read keys and values in place."""
     layer_launches: int
     """Kernels that a layer launches for tokens of sequences that decode."""
     mlp_width: int
@@ -109,7 +111,8 @@ class ModelShape:
             precision=precision,
             attention_width=attention_width,
             kv_width=kv_width,
-            num_capped_heads=config.num_attention_heads if _caps_scores(config) else 0,
+            head_dim=config.head_dim,
+            caps_scores=_caps_scores(config),
             layer_launches=_layer_launches(config),
             mlp_width=inner_size,
             max_model_len=config.max_model_len,

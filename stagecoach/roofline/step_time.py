@@ -43,6 +43,9 @@ _LOGIT_BYTES = 44
 _CHUNK_LAUNCHES = 4
 """More in each layer, for each sequence that runs several tokens."""
 
+_CAPPED_CHUNK_LAUNCHES = 1
+"""The same where scores are capped: nothing is gathered, and rows are written in place."""
+
 
 class StepTime(NamedTuple):
     """Time of a micro-batch on one stage, by what it is spent on; the sum is how long it takes."""
@@ -117,16 +120,15 @@ def matrices_work(stage: StageCost, work: Work) -> KernelWork:
 def attention_work(stage: StageCost, work: Work) -> KernelWork:
     """Attention: writes new keys and values, and reads those of every sequence once.
 
-    For a chunk behind a context they are gathered before, and where scores are capped, a chunk's
-    are written and read, one operation after the other.
+    For a chunk behind a context they are gathered before, unless scores are capped.
     """
     model, num_layers = stage.model, len(stage.layers)
-    kv_tokens = work.num_context_tokens + work.num_tokens + 2 * work.num_gathered_tokens
-    score_bytes = work.num_chunk_pairs * model.num_capped_heads * (13 * _size(model) + 8)
+    kv_tokens = work.num_context_tokens + work.num_tokens
+    if not model.caps_scores:
+        kv_tokens += 2 * work.num_gathered_tokens
     a_token = 2 * model.attention_width * _size(model)
     return KernelWork(
-        kv_tokens * stage.kv_bytes_per_token
-        + num_layers * (work.num_tokens * a_token + score_bytes),
+        kv_tokens * stage.kv_bytes_per_token + num_layers * work.num_tokens * a_token,
         num_layers * 4 * model.attention_width * work.num_attended_tokens,
     )
 
@@ -163,7 +165,9 @@ def head_work(stage: StageCost, work: Work) -> KernelWork:
 
 def num_launches(stage: StageCost, work: Work) -> int:
     """Kernels that run for a micro-batch."""
-    a_layer = stage.model.layer_launches + _CHUNK_LAUNCHES * work.num_chunks
+    model = stage.model
+    a_chunk = _CAPPED_CHUNK_LAUNCHES if model.caps_scores else _CHUNK_LAUNCHES
+    a_layer = model.layer_launches + a_chunk * work.num_chunks
     return len(stage.layers) * a_layer + _launches_besides(stage, work)
 
 

@@ -17,8 +17,6 @@ class Work(NamedTuple):
     """Rows whose logits are wanted."""
     num_chunks: int = 0
     """Sequences that run several tokens, each of which is attended by itself."""
-    num_chunk_pairs: int = 0
-    """Pairs of a token and a token that it attends to, of those sequences."""
     num_gathered_tokens: int = 0
     """Tokens of those that run behind a context, for whom keys and values are gathered."""
 
@@ -31,15 +29,13 @@ class Work(NamedTuple):
             num_logit_rows: Rows whose logits are wanted.
         """
         num_tokens = num_context_tokens = num_attended_tokens = 0
-        num_chunks = num_chunk_pairs = num_gathered_tokens = 0
+        num_chunks = num_gathered_tokens = 0
         for start, count in slices:
-            num_pairs = count * start + count * (count + 1) // 2
             num_tokens += count
             num_context_tokens += start + count
-            num_attended_tokens += num_pairs
+            num_attended_tokens += count * start + count * (count + 1) // 2
             if count > 1:
                 num_chunks += 1
-                num_chunk_pairs += num_pairs
                 num_gathered_tokens += start + count if start else 0
         return cls(
             num_tokens,
@@ -47,7 +43,6 @@ class Work(NamedTuple):
             num_attended_tokens,
             num_logit_rows,
             num_chunks,
-            num_chunk_pairs,
             num_gathered_tokens,
         )
 

@@ -23,6 +23,17 @@ from stagecoach.model_files import ModelFiles, open_model
 from tests.gpu.fake_card import CUDA
 from tests.shapes_only import ShapesOnly
 
+GEMMA2: dict[str, Any] = {
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "sliding_window": 4096,
+    "max_position_embeddings": 8192,
+}
+"""Sizes of Gemma 2 of 2 B, for `tiny_files`: it caps scores."""
+
 
 def shape_files(name: str) -> ShapesOnly:
     """A model of the table of shapes."""

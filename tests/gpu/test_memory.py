@@ -8,6 +8,7 @@ import torch
 from stage_server.compute.memory_profile import StepSizes, activation_peak
 from stage_server.core.batch import LogitsRequest, SequenceSlice
 from stage_server.core.engine import finished
+from stage_server.kernels.kernels import Kernels
 from stagecoach.contract.errors import InsufficientMemoryError
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.precision import DType, Precision
@@ -18,6 +19,7 @@ from stagecoach.roofline.model_shape import ModelShape
 from stagecoach.roofline.stage_cost import StageCost
 from tests.gpu.fake_card import CUDA, FakeCard
 from tests.gpu.fake_engines import (
+    GEMMA2,
     batch_for,
     fake_engine,
     fake_stack,
@@ -29,6 +31,7 @@ from tests.tiny_files import tiny_files
 MIB = 1 << 20
 GIB = 1 << 30
 FLOAT16 = Precision.uniform(DType.FLOAT16)
+KERNELS = Kernels(num_processors=28)
 PHI3: dict[str, Any] = {
     "hidden_size": 3072,
     "intermediate_size": 8192,
@@ -36,16 +39,6 @@ PHI3: dict[str, Any] = {
     "num_key_value_heads": 32,
     "vocab_size": 32064,
     "max_position_embeddings": 4096,
-}
-
-GEMMA2: dict[str, Any] = {
-    "hidden_size": 2304,
-    "intermediate_size": 9216,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 4,
-    "head_dim": 256,
-    "sliding_window": 4096,
-    "max_position_embeddings": 8192,
 }
 
 MAX_EXCESS = 1.3
@@ -79,7 +72,7 @@ def test_the_formula_holds_what_the_engine_takes(
         block_size=16,
     )
     with FakeCard():
-        taken = activation_peak(fake_stack(files, layers), sizes)
+        taken = activation_peak(fake_stack(files, layers, kernels=KERNELS), sizes)
     expected = activation_bytes(
         cost_of(files, layers),
         max_num_batched_tokens=num_tokens,
@@ -87,6 +80,24 @@ def test_the_formula_holds_what_the_engine_takes(
         context_tokens=context_tokens,
     )
     assert taken <= expected <= MAX_EXCESS * taken, f"{taken / MIB:.0f} {expected / MIB:.0f} MiB"
+
+
+def test_a_chunk_whose_scores_are_capped_takes_no_memory_for_its_context() -> None:
+    files, layers = tiny_files("gemma2", **GEMMA2), LayerRange(2, 4)
+    taken = {}
+    for kernels in (KERNELS, None):
+        with FakeCard() as card:
+            engine = fake_engine(files, layers, kernels=kernels, kv_memory_bytes=GIB)
+            for start in (4096, 0, 4096):  # the first grows the rotary table
+                engine._slots.apply((), [SequenceSlice(1, 0, start)] if start else [])
+                batch = batch_for(engine, [SequenceSlice(1, start, 512)])
+                with card.record() as counts:
+                    engine.forward(batch)
+                engine.free_all_slots()
+                taken[kernels, start] = counts.taken_bytes
+    assert taken[KERNELS, 4096] - taken[KERNELS, 0] <= 4096, "the block table"
+    scores_bytes = 8 * 512 * (4096 + 512) * (2 + 2 + 4)
+    assert taken[None, 4096] - taken[KERNELS, 4096] > scores_bytes / 2
 
 
 class TestKvOnA12GbCard:
@@ -97,7 +108,7 @@ class TestKvOnA12GbCard:
 
     def test_what_is_left_holds_every_default_micro_batch(self) -> None:
         with FakeCard(memory_bytes=12 * GIB, used_bytes=CONTEXT_BYTES) as card:
-            engine = fake_engine(self.FILES, self.LAYERS)
+            engine = fake_engine(self.FILES, self.LAYERS, kernels=KERNELS)
             info = engine.info
             assert info.max_num_batched_tokens == 512
             planned = kv_memory_bytes(cost_of(self.FILES, self.LAYERS), gpu_named("rtx-3060-12gb"))

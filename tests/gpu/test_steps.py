@@ -26,10 +26,13 @@ from stagecoach.roofline.step_time import (
 )
 from stagecoach.roofline.work import Work
 from tests.gpu.fake_card import WAIT, Counts, FakeCard, FakeEvent
-from tests.gpu.fake_engines import batch_for, fake_engine, shape_files
+from tests.gpu.fake_engines import GEMMA2, batch_for, fake_engine, shape_files
 from tests.gpu.steps import GREEDY, LARGE_STEPS, SETTINGS, STEPS, Kind, Step, count_steps
+from tests.shapes_only import ShapesOnly
 from tests.tiny_files import tiny_files
 from tests.tiny_models import FAMILIES, NUM_LAYERS
+
+KERNELS = Kernels(num_processors=28)
 
 
 class Limit(NamedTuple):
@@ -84,9 +87,7 @@ def counts_of(layers: LayerRange, kernels: Kernels | None) -> dict[Kind, Counts]
         return count_steps(card, engine, LARGE_STEPS)
 
 
-@pytest.mark.parametrize(
-    ("kernels", "limits"), [(None, LIMITS), (Kernels(num_processors=28), KERNEL_LIMITS)]
-)
+@pytest.mark.parametrize(("kernels", "limits"), [(None, LIMITS), (KERNELS, KERNEL_LIMITS)])
 def test_launches_and_transfers_of_lean_layers_stay_within_their_limits(
     kernels: Kernels | None, limits: Mapping[Kind, Limit]
 ) -> None:
@@ -120,13 +121,23 @@ def assert_charged(predicted: float, counted: float) -> None:
     assert predicted <= 1.35 * counted
 
 
-@pytest.mark.parametrize("layers", [LayerRange(0, 2), LayerRange(20, 22), LayerRange(38, 40)])
-def test_plans_charge_the_launches_and_the_bytes_of_the_engine(layers: LayerRange) -> None:
-    files = shape_files("llama-2-13b")
+@pytest.mark.parametrize(
+    ("files", "layers"),
+    [
+        (shape_files("llama-2-13b"), LayerRange(0, 2)),
+        (shape_files("llama-2-13b"), LayerRange(20, 22)),
+        (shape_files("llama-2-13b"), LayerRange(38, 40)),
+        (tiny_files("gemma2", **GEMMA2), LayerRange(2, 4)),
+    ],
+    ids=["13b-first", "13b-middle", "13b-last", "gemma2-middle"],
+)
+def test_plans_charge_the_launches_and_the_bytes_of_the_engine(
+    files: ShapesOnly, layers: LayerRange
+) -> None:
     stage = StageCost(model=ModelShape.of(files.config), layers=layers)
     steps = [step for step in LARGE_STEPS if step.logits in (None, GREEDY)]
     with FakeCard() as card:
-        engine = fake_engine(files, layers, kernels=Kernels(num_processors=28), **SETTINGS)
+        engine = fake_engine(files, layers, kernels=KERNELS, **SETTINGS)
         counts = count_steps(card, engine, steps)
     for step in steps:
         if step.kind not in counts or step.kind is Kind.FORK:  # whose copies a plan leaves out
@@ -145,12 +156,50 @@ def test_plans_charge_the_launches_and_the_bytes_of_the_engine(layers: LayerRang
         assert_charged(moved_bytes, counted.moved_bytes.total())
 
 
+WITHOUT_TENSOR_CORES = Kernels(num_processors=28, has_tensor_cores=False)
+CHUNKS = STEPS[:2]
+OF_SCORES = {"bmm", "tanh", "_softmax", "masked_fill_"}
+"""What attention launches where scores or a mask are written."""
+
+
+@pytest.mark.parametrize(
+    ("case", "kernels", "is_fused"),
+    [
+        ("gemma2", KERNELS, True),
+        ("gemma2", WITHOUT_TENSOR_CORES, True),
+        ("mistral-window", KERNELS, True),
+        ("mistral-window", WITHOUT_TENSOR_CORES, False),
+    ],
+)
+def test_a_chunk_that_torch_does_not_fuse_is_one_launch_a_layer(
+    case: str, kernels: Kernels, *, is_fused: bool
+) -> None:
+    """Scores are capped, or a window ends within the chunk; a mask loses no tensor cores."""
+    with FakeCard() as card:
+        layers = LayerRange(0, 2)
+        engine = fake_engine(tiny_files(case), layers, kernels=kernels, **SETTINGS)
+        found = count_steps(card, engine, CHUNKS)
+    for step in CHUNKS:
+        launches = found[step.kind].launches
+        assert launches["stagecoach::prefill"] == (len(layers) if is_fused else 0)
+        assert launches["attention"] == (0 if is_fused else len(layers))
+        assert (OF_SCORES & launches.keys() == set()) == is_fused
+
+
+def test_a_chunk_within_its_window_is_attended_by_torch() -> None:
+    with FakeCard() as card:
+        files = tiny_files("mistral-window", head_dim=16, sliding_window=65)
+        engine = fake_engine(files, LayerRange(0, 2), kernels=KERNELS, **SETTINGS)
+        found = count_steps(card, engine, CHUNKS)
+    assert [found[step.kind].launches["stagecoach::prefill"] for step in CHUNKS] == [0, 0]
+
+
 @pytest.mark.parametrize("case", FAMILIES)
 def test_every_family_computes_every_kind_of_step_on_the_card_alone(case: str) -> None:
     """A tensor on the wrong device fails, whichever operation meets it."""
     files, layers = tiny_files(case), LayerRange(0, 2)
     with FakeCard() as card:
-        first = fake_engine(files, layers, kernels=Kernels(num_processors=28), **SETTINGS)
+        first = fake_engine(files, layers, kernels=KERNELS, **SETTINGS)
         without_head = count_steps(card, first, STEPS[:3])
         last = fake_engine(tiny_files(case), LayerRange(NUM_LAYERS - 2, NUM_LAYERS), **SETTINGS)
         counts = count_steps(card, last)

@@ -205,19 +205,23 @@ class TestTime:
         assert step_time(whole, decode, fast).host_s == pytest.approx(gaps_s + copies_s)
         assert num_host_launches(whole, Work.decode(257, 1)) == 6 + 12 * 9 + 18
 
-    def test_a_chunk_behind_a_context_gathers_it_and_capped_scores_pass_memory(self) -> None:
+    def test_a_chunk_behind_a_context_gathers_it_unless_scores_are_capped(self) -> None:
         stage = create_stages("llama-2-13b", 3)[1]
         first, later = Work.of([(0, 64)], 0), Work.of([(960, 64)], 0)
         gathered = 2 * 1024 * stage.kv_bytes_per_token
         read = 960 * stage.kv_bytes_per_token
         difference = attention_work(stage, later).moved_bytes - attention_work(stage, first)[0]
         assert difference == gathered + read
-        shape = replace(LLAMA_13B, num_capped_heads=40)
-        capped = StageCost(model=shape, layers=stage.layers)
-        scores = 64 * 65 // 2 * 40 * (13 * 2 + 8) * len(stage.layers)
-        assert attention_work(capped, first)[0] - attention_work(stage, first)[0] == scores
+        capped = StageCost(model=replace(LLAMA_13B, caps_scores=True), layers=stage.layers)
+        assert attention_work(capped, first) == attention_work(stage, first)
+        assert attention_work(stage, later)[0] - attention_work(capped, later)[0] == gathered
+        # Both gathers, and the copy of the output, are launches that go too.
+        for work in (first, later):
+            saved = 3 * len(stage.layers)
+            assert num_launches(stage, work) - num_launches(capped, work) == saved
         decode = Work.decode(8, 512)
         assert attention_work(capped, decode) == attention_work(stage, decode)
+        assert num_launches(capped, decode) == num_launches(stage, decode)
 
     def test_the_head_is_read_only_for_logits_and_only_once(self) -> None:
         last = create_stages("llama-2-13b", 3)[-1]
@@ -244,7 +248,6 @@ class TestTime:
         assert work.num_context_tokens == sum(start + count for start, count in slices)
         chunks = [(start, count) for start, count in slices if count > 1]
         assert work.num_chunks == len(chunks)
-        assert work.num_chunk_pairs == Work.of(chunks, 0).num_attended_tokens
         assert work.num_gathered_tokens == sum(start + count for start, count in chunks if start)
 
 
