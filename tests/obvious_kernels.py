@@ -42,7 +42,7 @@ class ObviousKernels(Kernels):
                 scores = softcap * torch.tanh(scores / softcap)
             output[row] = (scores.softmax(1)[:, None] @ value).squeeze(1)
 
-    def prefill(  # type: ignore[override]
+    def prefill(
         self,
         query: torch.Tensor,
         keys: torch.Tensor,
