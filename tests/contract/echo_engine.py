@@ -114,6 +114,7 @@ def stage_info(layers: LayerRange) -> StageInfo:
         weights_revision="r" * 40,
         adds_noise=True,
         attention="gather",
+        max_graph_seqs=1,
     )
 
 
