@@ -5,7 +5,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -90,24 +91,43 @@ def run_check(check: Check, plan: RunPlan, *, max_elapsed_s: float) -> Outcome:
 
 def _run(command: Sequence[str], log: Path, max_elapsed_s: float) -> str:
     """Runs a command in a process group of its own; says how it ended, if not by itself."""
-    with (
-        log.open("w") as output,
-        subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            env={**os.environ, **_ENV},
-            start_new_session=True,
-        ) as process,
-    ):
+    process: subprocess.Popen[bytes] | None = None
+    with log.open("w") as output:
         try:
+            with _signals_put_off():
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    env={**os.environ, **_ENV},
+                    start_new_session=True,
+                )
             code = process.wait(max_elapsed_s)
         except subprocess.TimeoutExpired:
             return f"ended after {max_elapsed_s:.0f} s, which it may take at most"
         finally:
-            _kill_group(process.pid)
+            if process is not None:
+                _kill_group(process.pid)
+                process.wait()
     return f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+
+
+@contextmanager
+def _signals_put_off() -> Iterator[None]:
+    """Handles signals at the end: in the middle of a start they leave a process nobody knows of."""
+    arrived: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: arrived.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for late in arrived:
+            signal.raise_signal(late)
 
 
 def _kill_group(group: int) -> None:
