@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.gpu_check.bandwidth import read_bytes_per_s
+from benchmarks.gpu_check.decode_times import DecodeTime, decode_time
 from benchmarks.gpu_check.local_cluster import cluster_on
 from benchmarks.gpu_check.models import large_model
 from benchmarks.gpu_check.report import Figure, Limit
 from benchmarks.gpu_check.stage_runs import load_engine, release
-from benchmarks.gpu_check.step_times import StepTime, decode_time
 from benchmarks.gpu_check.subject import Subject
 from coordinator.bench.result import BenchPlan
 from coordinator.bench.sweep import sweep
@@ -76,7 +76,7 @@ def figures(subject: Subject) -> Iterator[Figure]:
         yield _client_figure(batch, tokens_per_s, stage_times[batch])
 
 
-def _stage_times(subject: Subject, path: Path, sizes: _Sizes) -> dict[int, StepTime]:
+def _stage_times(subject: Subject, path: Path, sizes: _Sizes) -> dict[int, DecodeTime]:
     engine = load_engine(subject, path, _DTYPE, kv_memory_bytes=None)
     config = open_model(str(path)).config
     return {
@@ -92,7 +92,7 @@ def _stage_times(subject: Subject, path: Path, sizes: _Sizes) -> dict[int, StepT
     }
 
 
-def _stage_figure(batch: int, time: StepTime, bandwidth: float, num_layers: int) -> Figure:
+def _stage_figure(batch: int, time: DecodeTime, bandwidth: float, num_layers: int) -> Figure:
     roofline_s = time.moved_bytes / bandwidth
     launches_s = num_layers * _LAUNCHES_S_PER_LAYER + _LAUNCHES_S_PER_STEP
     slowest_s = max(roofline_s / _LEAST_SHARE[batch], launches_s)
@@ -107,7 +107,7 @@ def _stage_figure(batch: int, time: StepTime, bandwidth: float, num_layers: int)
     return Figure(_stage_name(batch), share, "of the roofline", limit, note, is_of_cards=True)
 
 
-def _client_figure(batch: int, tokens_per_s: float, time: StepTime) -> Figure:
+def _client_figure(batch: int, tokens_per_s: float, time: DecodeTime) -> Figure:
     step_s = batch / tokens_per_s
     return Figure(
         _client_name(batch),

@@ -76,7 +76,7 @@ def forced_logits(engine: TorchEngine, sequences: Sequence[Sequence[int]]) -> to
             for piece in step
             for token in sequences[piece.kv_slot][piece.start_position : piece.end_position]
         ]
-        found = _forward(engine, step, token_ids, _every_row(engine, len(token_ids)))
+        found = forward(engine, step, token_ids, _every_row(engine, len(token_ids)))
         ends = list(accumulate(piece.num_tokens for piece in step))
         for piece, end in zip(step, ends, strict=True):
             for row in found[end - piece.num_tokens : end]:
@@ -105,6 +105,19 @@ def greedy_tokens(engine: TorchEngine, prompt: Sequence[int], num_tokens: int) -
         engine.free_all_slots()
 
 
+def forward(
+    engine: TorchEngine,
+    slices: Sequence[SequenceSlice],
+    token_ids: Sequence[int],
+    wanted: Sequence[LogitsRequest],
+) -> Sequence[LogitsRow]:
+    """Runs one micro-batch of a stage that has a whole model; returns what was wanted, in order."""
+    batch = ForwardBatch(
+        slices=tuple(slices), token_ids=torch.tensor(token_ids), logits=tuple(wanted)
+    )
+    return engine.forward(batch).logits
+
+
 def random_sequences(lengths: Sequence[int], vocab_size: int) -> list[list[int]]:
     """Makes sequences of token ids, the same ones each time, without special tokens."""
     generator = torch.Generator().manual_seed(0)
@@ -115,19 +128,7 @@ def random_sequences(lengths: Sequence[int], vocab_size: int) -> list[list[int]]
 
 def _greedy(engine: TorchEngine, piece: SequenceSlice, token_ids: Sequence[int]) -> int:
     wanted = [LogitsRequest(row=row, num_candidates=1) for row in range(piece.num_tokens)]
-    return _forward(engine, [piece], token_ids, wanted)[-1].candidate_ids[0]
-
-
-def _forward(
-    engine: TorchEngine,
-    slices: Sequence[SequenceSlice],
-    token_ids: Sequence[int],
-    wanted: Sequence[LogitsRequest],
-) -> Sequence[LogitsRow]:
-    batch = ForwardBatch(
-        slices=tuple(slices), token_ids=torch.tensor(token_ids), logits=tuple(wanted)
-    )
-    return engine.forward(batch).logits
+    return forward(engine, [piece], token_ids, wanted)[-1].candidate_ids[0]
 
 
 def _every_row(engine: TorchEngine, num_rows: int) -> list[LogitsRequest]:

@@ -45,7 +45,9 @@ def names(_: Subject) -> Sequence[str]:
 def figures(subject: Subject) -> Iterator[Figure]:
     """Generates in float32 and in the dtype that the device has by itself."""
     model = text_model(subject)
-    reference = reference_model(Path(model)) if subject.is_quick else _demo()
+    reference: PreTrainedModel = (
+        reference_model(Path(model)) if subject.is_quick else read_with_transformers(demo_gguf())
+    )
     exact = _generate(subject, model, "float32")
     expected = unsplit_tokens(reference, exact.prompt_ids, _NUM_TOKENS)
     pairs = zip(exact.token_ids, expected, strict=True)
@@ -56,13 +58,6 @@ def figures(subject: Subject) -> Iterator[Figure]:
     below = _furthest_below(reference, by_itself)
     note = f"{by_itself.dtype}: {by_itself.text!r}"
     yield Figure(_AUTO, below, "", Limit(most=_MOST_BELOW), note=note)
-
-
-def _demo() -> PreTrainedModel:
-    """The demo model in transformers, float32, on the CPU."""
-    model: PreTrainedModel = read_with_transformers(demo_gguf())
-    model.eval()
-    return model
 
 
 def _generate(subject: Subject, model: str, dtype: str) -> _Output:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from coordinator.planner.plan import Plan
 from stagecoach.roofline.kv_memory import KV_BLOCK_SIZE
 from stagecoach.roofline.networks import Network
-from stagecoach.roofline.step_time import StepTime, step_time
+from stagecoach.roofline.step_time import StageTime, step_time
 from stagecoach.roofline.work import Work
 
 OVERHEAD_PER_STAGE_S = 0.001
@@ -78,7 +78,7 @@ class Prediction:
 class _Lap(NamedTuple):
     """One micro-batch on its way through all stages."""
 
-    stages: tuple[StepTime, ...]
+    stages: tuple[StageTime, ...]
     wire_s: float
     """Until every message has arrived."""
     link_s: float
@@ -183,12 +183,12 @@ def _lap_limit(lap: _Lap, conditions: Conditions) -> Limit:
     return max(shares, key=lambda limit: shares[limit])
 
 
-def _gpu_limit(time: StepTime) -> Limit:
+def _gpu_limit(time: StageTime) -> Limit:
     parts = _parts(time)
     return max(parts, key=lambda limit: parts[limit])
 
 
-def _parts(time: StepTime) -> dict[Limit, float]:
+def _parts(time: StageTime) -> dict[Limit, float]:
     return {
         Limit.BANDWIDTH: time.bandwidth_s,
         Limit.COMPUTE: time.compute_s,

@@ -12,9 +12,7 @@ import torch
 from stage_server.compute.static_decodes import StaticDecodes
 from stage_server.core.batch import SequenceSlice
 from stage_server.kv_cache.step_indices import StepIndices
-
-MAX_GRAPH_ROWS = 256
-"""Sequences of the largest graph; with more, a card has enough to do between launches."""
+from stagecoach.roofline.step_time import MAX_GRAPH_ROWS
 
 _NUM_WARM_UP_RUNS = 2
 

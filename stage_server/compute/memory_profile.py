@@ -14,10 +14,9 @@ from stage_server.compute.forward_pass import ForwardPass
 from stage_server.core.batch import LogitsRequest, SequenceSlice
 from stage_server.core.engine import finished
 from stage_server.core.torch_dtypes import torch_dtype
-from stage_server.kv_cache.kv_pool import KvPool
+from stage_server.kv_cache.kv_pool import MAX_GATHERED_BYTES, KvPool
 from stage_server.kv_cache.slot_tables import BlockPlan
 from stage_server.model.layer_stack import LayerStack
-from stagecoach.roofline.activation_memory import MAX_GATHERED_BYTES
 
 _NUM_CANDIDATES = 64
 """What a sampler asks for, and more than greedy decoding does."""

@@ -6,7 +6,11 @@ import torch
 
 from stage_server.kv_cache.step_indices import StepIndices
 from stagecoach.contract.errors import InsufficientMemoryError
-from stagecoach.roofline.activation_memory import MAX_GATHERED_BYTES
+
+MAX_GATHERED_BYTES = 128 * 2**20
+"""KV of one layer that attention gathers at once for sequences that decode, where there are no
+kernels; a longer sequence is gathered alone. Reading so much takes far longer than launching the
+kernels that do it."""
 
 
 class KvViews(NamedTuple):

@@ -7,11 +7,6 @@ holds it against the engine.
 
 from stagecoach.roofline.stage_cost import StageCost
 
-MAX_GATHERED_BYTES = 128 * 2**20
-"""KV of one layer that attention gathers at once for sequences that decode, where there are no
-kernels; a longer sequence is gathered alone. Reading so much takes far longer than launching the
-kernels that do it."""
-
 _LOGIT_BYTES = 24
 """For each logit: itself in the compute dtype and in float32, and what sampling makes of it."""
 

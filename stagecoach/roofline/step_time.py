@@ -29,7 +29,8 @@ COPIED_BYTES_PER_S = 12e9
 """From and to pinned memory, over 16 lanes of PCI Express 3.0 or 8 of 4.0."""
 
 MAX_GRAPH_ROWS = 256
-"""Sequences of the largest decode step that is launched as a CUDA graph, where that is quicker."""
+"""Sequences of the largest decode step that is launched as a CUDA graph, where that is quicker;
+with more, a card has enough to do between launches."""
 
 _STEP_LAUNCHES = 6
 """Before and after the layers, without logits."""
@@ -47,7 +48,7 @@ _CAPPED_CHUNK_LAUNCHES = 1
 """The same where scores are capped: nothing is gathered, and rows are written in place."""
 
 
-class StepTime(NamedTuple):
+class StageTime(NamedTuple):
     """Time of a micro-batch on one stage, by what it is spent on; the sum is how long it takes."""
 
     bandwidth_s: float
@@ -72,7 +73,7 @@ class KernelWork(NamedTuple):
     """A multiplication and an addition count two."""
 
 
-def step_time(stage: StageCost, work: Work, gpu: Gpu, *, efficiency: float = 1.0) -> StepTime:
+def step_time(stage: StageCost, work: Work, gpu: Gpu, *, efficiency: float = 1.0) -> StageTime:
     """Returns the time of a micro-batch.
 
     Args:
@@ -102,7 +103,7 @@ def step_time(stage: StageCost, work: Work, gpu: Gpu, *, efficiency: float = 1.0
     # Hidden states in and out. Ids and logits are fewer bytes, and stages with ends no faster.
     copied_bytes = 2 * work.num_tokens * stage.model.hidden_bytes_per_token
     copying_s = 2 * COPY_S + copied_bytes / COPIED_BYTES_PER_S
-    return StepTime(bandwidth_s, compute_s, launching_s + copying_s)
+    return StageTime(bandwidth_s, compute_s, launching_s + copying_s)
 
 
 def matrices_work(stage: StageCost, work: Work) -> KernelWork:

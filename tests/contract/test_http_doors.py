@@ -521,3 +521,15 @@ async def test_an_idle_connection_is_kept_longer_than_pools_keep_it_and_says_so(
     assert (await client.get("/health")).headers["keep-alive"] == "timeout=75"
     closing = await client.get("/health", headers={"connection": "close"})
     assert "keep-alive" not in closing.headers
+
+
+async def test_status_is_what_the_command_line_prints(client: httpx2.AsyncClient) -> None:
+    status = (await client.get("/status")).json()
+    assert status["model"] == "echo"
+    assert status["stages"][0]["layers"] == [0, 2]
+    assert status["stages"][1] == {
+        **dict.fromkeys(("device", "dtype", "layers", "pid", "pipeline", "version")),
+        **dict.fromkeys(("kv_block_size", "kv_blocks_total", "kv_blocks_free"), 0),
+        **dict.fromkeys(("weight_bytes", "kv_bytes"), 0),
+        **{"index": 1, "address": "h:2", "state": "lost", "emulated": False},
+    }

@@ -525,18 +525,6 @@ async def test_a_body_that_does_not_call_itself_json_is_refused(
     assert error_of(response)["code"] == "unsupported_media_type"
 
 
-async def test_status_is_what_the_command_line_prints(client: httpx2.AsyncClient) -> None:
-    status = (await client.get("/status")).json()
-    assert status["model"] == "echo"
-    assert status["stages"][0]["layers"] == [0, 2]
-    assert status["stages"][1] == {
-        **dict.fromkeys(("device", "dtype", "layers", "pid", "pipeline", "version")),
-        **dict.fromkeys(("kv_block_size", "kv_blocks_total", "kv_blocks_free"), 0),
-        **dict.fromkeys(("weight_bytes", "kv_bytes"), 0),
-        **{"index": 1, "address": "h:2", "state": "lost", "emulated": False},
-    }
-
-
 async def test_a_burst_above_the_queue_is_refused_and_the_accepted_finish(
     engine: EchoEngine, client: httpx2.AsyncClient
 ) -> None:

@@ -23,6 +23,9 @@ from stagecoach.model_files import ModelFiles, open_model
 from tests.gpu.fake_card import CUDA
 from tests.shapes_only import ShapesOnly
 
+KERNELS = Kernels(num_processors=28)
+"""Those of a card such as the RTX 3060."""
+
 GEMMA2: dict[str, Any] = {
     "hidden_size": 2304,
     "intermediate_size": 9216,

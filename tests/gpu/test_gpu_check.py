@@ -9,9 +9,9 @@ import torch
 
 from benchmarks.gpu_check import kernels, parity, parity_1b, shortage
 from benchmarks.gpu_check.bandwidth import nominal_bytes_per_s
+from benchmarks.gpu_check.decode_times import DecodeTime
 from benchmarks.gpu_check.memory_taken import memory_taken
 from benchmarks.gpu_check.speed import _client_figure, _stage_figure
-from benchmarks.gpu_check.step_times import StepTime
 from benchmarks.gpu_check.subject import Subject
 from stage_server.compute.cuda_cards import ChosenDevice, CudaCard
 from stagecoach.roofline.capability import Capability
@@ -80,13 +80,13 @@ def test_the_clock_of_the_memory_gives_the_bandwidth_of_the_data_sheet(
 def test_decoding_is_judged_by_bandwidth_or_where_that_is_ample_by_launches(
     bandwidth: float, batch: int, least: float
 ) -> None:
-    figure = _stage_figure(batch, StepTime(0.01, MOVED_BYTES), bandwidth, NUM_LAYERS)
+    figure = _stage_figure(batch, DecodeTime(0.01, MOVED_BYTES), bandwidth, NUM_LAYERS)
     assert figure.limit.least == pytest.approx(least, rel=1e-3)
     assert figure.value == pytest.approx(MOVED_BYTES / bandwidth / 0.01)
     assert figure.is_of_cards
 
 
 def test_what_is_outside_of_the_stage_is_the_difference_of_two_steps() -> None:
-    figure = _client_figure(8, 400.0, StepTime(0.015, MOVED_BYTES))
+    figure = _client_figure(8, 400.0, DecodeTime(0.015, MOVED_BYTES))
     assert figure.value == pytest.approx(5.0)
     assert figure.limit.most == pytest.approx(4.8)

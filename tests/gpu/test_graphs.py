@@ -9,10 +9,9 @@ import torch
 from stage_server.compute import graph_check
 from stage_server.compute.graph_check import CardMeter
 from stage_server.core.batch import SequenceSlice
-from stage_server.kernels.kernels import Kernels
 from stagecoach.contract.layer_range import LayerRange
 from tests.gpu.fake_card import WAIT, Counts, FakeCard
-from tests.gpu.fake_engines import batch_for, fake_engine, shape_files
+from tests.gpu.fake_engines import KERNELS, batch_for, fake_engine, shape_files
 from tests.gpu.steps import LARGE_STEPS, SETTINGS, Kind, count_steps
 from tests.gpu.test_steps import FETCHED, KERNEL_LIMITS, SENT
 
@@ -31,9 +30,7 @@ def counts_of(layers: LayerRange) -> tuple[dict[Kind, Counts], tuple[int, ...]]:
         mock.patch.object(graph_check, "difference", return_value=0.0),
         mock.patch.object(CardMeter, "seconds", side_effect=cycle([1.0, 2.0])),
     ):
-        engine = fake_engine(
-            shape_files("llama-2-13b"), layers, kernels=Kernels(num_processors=28), **SETTINGS
-        )
+        engine = fake_engine(shape_files("llama-2-13b"), layers, kernels=KERNELS, **SETTINGS)
         counts = count_steps(card, engine, LARGE_STEPS)
         graphs = engine._forward_pass.graphs
         assert graphs is not None
@@ -60,7 +57,7 @@ def test_a_card_that_cannot_record_serves_as_before() -> None:
         engine = fake_engine(
             shape_files("llama-2-13b"),
             LayerRange(0, 1),
-            kernels=Kernels(num_processors=28),
+            kernels=KERNELS,
             **SETTINGS,
         )
         before = torch.cuda.current_stream()

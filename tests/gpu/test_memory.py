@@ -8,7 +8,6 @@ import torch
 from stage_server.compute.memory_profile import StepSizes, activation_peak
 from stage_server.core.batch import LogitsRequest, SequenceSlice
 from stage_server.core.engine import finished
-from stage_server.kernels.kernels import Kernels
 from stagecoach.contract.errors import InsufficientMemoryError
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.precision import DType, Precision
@@ -20,6 +19,7 @@ from stagecoach.roofline.stage_cost import StageCost
 from tests.gpu.fake_card import CUDA, FakeCard
 from tests.gpu.fake_engines import (
     GEMMA2,
+    KERNELS,
     batch_for,
     fake_engine,
     fake_stack,
@@ -31,7 +31,6 @@ from tests.tiny_files import tiny_files
 MIB = 1 << 20
 GIB = 1 << 30
 FLOAT16 = Precision.uniform(DType.FLOAT16)
-KERNELS = Kernels(num_processors=28)
 PHI3: dict[str, Any] = {
     "hidden_size": 3072,
     "intermediate_size": 8192,

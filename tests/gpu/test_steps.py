@@ -26,13 +26,11 @@ from stagecoach.roofline.step_time import (
 )
 from stagecoach.roofline.work import Work
 from tests.gpu.fake_card import WAIT, Counts, FakeCard, FakeEvent
-from tests.gpu.fake_engines import GEMMA2, batch_for, fake_engine, shape_files
+from tests.gpu.fake_engines import GEMMA2, KERNELS, batch_for, fake_engine, shape_files
 from tests.gpu.steps import GREEDY, LARGE_STEPS, SETTINGS, STEPS, Kind, Step, count_steps
 from tests.shapes_only import ShapesOnly
 from tests.tiny_files import tiny_files
 from tests.tiny_models import FAMILIES, NUM_LAYERS
-
-KERNELS = Kernels(num_processors=28)
 
 
 class Limit(NamedTuple):
@@ -110,9 +108,9 @@ def test_launches_and_transfers_of_lean_layers_stay_within_their_limits(
     assert found == limits
 
 
-def work_of(step: Step) -> Work:
+def work_of(step: Step, stage: StageCost) -> Work:
     pieces = [(piece.start_position, piece.num_tokens) for piece in step.slices]
-    return Work.of(pieces, len(pieces) if step.logits else 0)
+    return Work.of(pieces, len(pieces) if stage.is_last else 0)
 
 
 def assert_charged(predicted: float, counted: float) -> None:
@@ -142,15 +140,14 @@ def test_plans_charge_the_launches_and_the_bytes_of_the_engine(
     for step in steps:
         if step.kind not in counts or step.kind is Kind.FORK:  # whose copies a plan leaves out
             continue
-        work = work_of(step)._replace(num_logit_rows=len(step.slices) if stage.is_last else 0)
+        work = work_of(step, stage)
         counted = counts[step.kind]
         assert_charged(num_launches(stage, work), counted.num_launches)
         kinds = (matrices_work, attention_work, elementwise_work, head_work)
         moved_bytes = sum(kind(stage, work).moved_bytes for kind in kinds)
         # The card counts KV where kernels get it as a tensor, which those of decodes do not.
-        chunks = [piece for piece in step.slices if piece.num_tokens > 1]
         kv_tokens = work.num_tokens + sum(
-            piece.end_position for piece in step.slices if piece not in chunks
+            piece.end_position for piece in step.slices if piece.is_decode
         )
         moved_bytes -= stage.kv_bytes_per_token * kv_tokens
         assert_charged(moved_bytes, counted.moved_bytes.total())
@@ -201,14 +198,14 @@ def test_every_family_computes_every_kind_of_step_on_the_card_alone(case: str) -
     with FakeCard() as card:
         first = fake_engine(files, layers, kernels=KERNELS, **SETTINGS)
         without_head = count_steps(card, first, STEPS[:3])
-        last = fake_engine(tiny_files(case), LayerRange(NUM_LAYERS - 2, NUM_LAYERS), **SETTINGS)
+        last = fake_engine(files, LayerRange(NUM_LAYERS - 2, NUM_LAYERS), **SETTINGS)
         counts = count_steps(card, last)
     assert without_head.keys() == {step.kind for step in STEPS[:3]}
     assert counts.keys() == {step.kind for step in STEPS}
     stage = StageCost(model=ModelShape.of(files.config), layers=layers)
     decode = STEPS[2]  # Heads as small as these take more kernels for a chunk than real ones do.
     predicted, counted = (
-        num_launches(stage, work_of(decode)),
+        num_launches(stage, work_of(decode, stage)),
         without_head[decode.kind].num_launches,
     )
     # Around the layers a family may have some more, such as those of long rotary tables.

@@ -10,10 +10,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from stage_server.kernels.jit.scores import soft_capped
-
-_MIN_ROWS = 16
-"""Fewest rows of a matrix product on tensor cores; also the fewest columns."""
+from stage_server.kernels.jit.scores import product_size, soft_capped
 
 _NUM_WARPS = 4
 _NUM_STAGES = 2
@@ -161,12 +158,12 @@ def decode_constants(
     is_split: bool,
 ) -> dict[str, Any]:
     """Returns what `decode_splits_kernel` is compiled for."""
-    dims = max(_MIN_ROWS, triton.next_power_of_2(head_dim))
+    dims = product_size(head_dim)
     return {
         "NUM_HEADS": num_heads,
         "NUM_KV_HEADS": num_kv_heads,
         "HEAD_DIM": head_dim,
-        "ROWS": max(_MIN_ROWS, triton.next_power_of_2(num_heads // num_kv_heads)),
+        "ROWS": product_size(num_heads // num_kv_heads),
         "DIMS": dims,
         "BLOCK_SIZE": block_size,
         # Twice as much spills registers.

@@ -12,10 +12,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from stage_server.kernels.jit.scores import soft_capped
-
-_MIN_COLUMNS = 16
-"""Fewest of a matrix product on tensor cores."""
+from stage_server.kernels.jit.scores import product_size, soft_capped
 
 _MAX_DIMS_OF_LARGE_TILES = 128
 
@@ -117,7 +114,7 @@ def prefill_constants(
     has_softcap: bool,
 ) -> dict[str, Any]:
     """Returns what `prefill_kernel` is compiled for."""
-    dims = max(_MIN_COLUMNS, triton.next_power_of_2(head_dim))
+    dims = product_size(head_dim)
     # With 256 elements a head, twice as many spill registers.
     rows = 16
     if on_tensor_cores:

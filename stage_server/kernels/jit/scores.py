@@ -1,7 +1,17 @@
-"""What every kernel of attention does with its scores."""
+"""What every kernel of attention does to get its scores."""
 
 import triton
 import triton.language as tl
+
+_MIN_SIZE = 16
+
+
+def product_size(size: int) -> int:
+    """Returns the rows, or columns, of a matrix product on tensor cores that has room for `size`.
+
+    They are a power of two, and there are at least 16.
+    """
+    return max(_MIN_SIZE, int(triton.next_power_of_2(size)))
 
 
 @triton.jit

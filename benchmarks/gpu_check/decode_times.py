@@ -1,13 +1,13 @@
 """How long a stage takes to decode a batch, measured in this process, without a coordinator."""
 
 import time
+from itertools import accumulate
 from statistics import median
 from typing import NamedTuple
 
-import torch
-
+from benchmarks.gpu_check.stage_runs import forward
 from stage_server.compute.torch_engine import TorchEngine
-from stage_server.core.batch import ForwardBatch, LogitsRequest, SequenceSlice
+from stage_server.core.batch import LogitsRequest, SequenceSlice
 from stagecoach.contract.precision import DType, Precision
 from stagecoach.model_files import ModelConfig
 from stagecoach.roofline.model_shape import ModelShape
@@ -15,7 +15,7 @@ from stagecoach.roofline.stage_cost import StageCost
 from stagecoach.roofline.work import Work
 
 
-class StepTime(NamedTuple):
+class DecodeTime(NamedTuple):
     """Of a decode."""
 
     step_s: float
@@ -32,7 +32,7 @@ def decode_time(
     *,
     context: int,
     num_steps: int,
-) -> StepTime:
+) -> DecodeTime:
     """Decodes greedily with a batch of sequences of one length; frees the slots at the end.
 
     Args:
@@ -44,31 +44,23 @@ def decode_time(
         num_steps: Counted steps, after some that warm up.
     """
     for slot in range(batch):
-        _forward(engine, [SequenceSlice(slot, 0, context)])
+        _run(engine, [SequenceSlice(slot, 0, context)])
     num_warm = max(2, num_steps // 4)
     times_s = []
     for position in range(context, context + num_warm + num_steps):
         slices = [SequenceSlice(slot, position, 1) for slot in range(batch)]
         started_s = time.perf_counter()
-        _forward(engine, slices)
+        _run(engine, slices)
         times_s.append(time.perf_counter() - started_s)
     engine.free_all_slots()
     model = ModelShape.of(config, Precision.uniform(dtype))
     cost = StageCost(model=model, layers=engine.info.layers)
     work = Work.decode(batch, context + num_warm + num_steps // 2)
-    return StepTime(median(times_s[num_warm:]), cost.moved_bytes(work))
+    return DecodeTime(median(times_s[num_warm:]), cost.moved_bytes(work))
 
 
-def _forward(engine: TorchEngine, slices: list[SequenceSlice]) -> None:
+def _run(engine: TorchEngine, slices: list[SequenceSlice]) -> None:
     """One micro-batch of any tokens; the next token of each sequence is asked for."""
-    num_tokens = sum(piece.num_tokens for piece in slices)
-    rows, row = [], -1
-    for piece in slices:
-        row += piece.num_tokens
-        rows.append(row)
-    batch = ForwardBatch(
-        slices=tuple(slices),
-        token_ids=torch.arange(num_tokens) % engine.info.vocab_size,
-        logits=tuple(LogitsRequest(row=each, num_candidates=1) for each in rows),
-    )
-    engine.forward(batch)
+    ends = list(accumulate(piece.num_tokens for piece in slices))
+    token_ids = [row % engine.info.vocab_size for row in range(ends[-1])]
+    forward(engine, slices, token_ids, [LogitsRequest(row=e - 1, num_candidates=1) for e in ends])
