@@ -4,11 +4,9 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from torch.nn.attention.bias import CausalVariant
 
 _MASK_ALIGNMENT = 8
 """Elements; CUDA's kernels copy a mask whose rows do not begin at a multiple of these."""
-
 
 _HEAD_ALIGNMENT = 8
 _MAX_HEAD_DIM = 256
@@ -16,6 +14,9 @@ _MAX_HEAD_DIM = 256
 
 _FLASH_CAPABILITY = (8, 0)
 """Lowest compute capability that flash attention runs on."""
+
+LOWER_RIGHT = 2
+"""`torch.nn.attention.bias.CausalVariant.LOWER_RIGHT`; that module imports torch's compiler."""
 
 
 class Scoring(NamedTuple):
@@ -124,7 +125,7 @@ def lower_right_attention(
         max_seqlen_q=None,
         max_seqlen_k=None,
         dropout_p=0.0,
-        custom_mask_type=int(CausalVariant.LOWER_RIGHT),
+        custom_mask_type=LOWER_RIGHT,
         compute_log_sumexp=False,
         scale=scaling,
         seqlen_k=None,

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.import_memory import STAGE_MODULES
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("stagecoach", "stage_server", "coordinator")
 
@@ -346,6 +348,10 @@ def test_nothing_that_unpickles_is_imported() -> None:
     assert found == []
 
 
+HEAVY = {"transformers", "sympy"}
+"""sympy stands for torch's compiler, which transformers and many corners of torch import."""
+
+
 def imported_by(*names: str) -> set[str]:
     """Top-level modules that a fresh interpreter holds after importing these."""
     program = f"import sys, {', '.join(names)}; print(*{{m.split('.')[0] for m in sys.modules}})"
@@ -366,6 +372,9 @@ def test_importing_the_client_loads_neither_torch_nor_numpy() -> None:
 
 
 def test_a_stage_listens_before_it_imports_what_only_loading_needs() -> None:
-    # sympy stands for torch's compiler, which transformers imports.
-    assert imported_by("stage_server.process.server").isdisjoint({"transformers", "sympy"})
+    assert imported_by("stage_server.process.server").isdisjoint(HEAVY)
     assert imported_by("stage_server.process.command").isdisjoint(NEEDS_TORCH)
+
+
+def test_a_stage_of_a_llama_never_imports_what_takes_longer_than_torch() -> None:
+    assert imported_by(*STAGE_MODULES).isdisjoint(HEAVY)

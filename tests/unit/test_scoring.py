@@ -7,11 +7,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import bias as torch_bias
-from torch.nn.attention.bias import causal_lower_right
+from torch.nn.attention.bias import CausalVariant, causal_lower_right
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from stage_server.kv_cache.scoring import (
+    LOWER_RIGHT,
     Scoring,
     additive_mask,
     attention,
@@ -46,6 +47,10 @@ def test_a_lower_right_bias_equals_the_mask_bit_for_bit(
     for same in (causal_lower_right(num_tokens, num_positions), torch.arange(num_positions) <= own):
         expected = F.scaled_dot_product_attention(query, key, value, attn_mask=same, scale=0.3)
         assert torch.equal(found, expected)
+
+
+def test_a_lower_right_bias_has_the_number_that_torch_gives_it() -> None:
+    assert LOWER_RIGHT == CausalVariant.LOWER_RIGHT
 
 
 class Calls(TorchDispatchMode):
