@@ -25,10 +25,10 @@ from coordinator.engine.engines import Engines
 from coordinator.observe.metrics import CoordinatorMetrics
 from coordinator.observe.observer import EngineObserver
 from coordinator.observe.tracing.export import exported_traces
-from coordinator.sandbox import adopt_orphans
 from coordinator.stage_waits import StageWaits
 from stagecoach.model_files import ModelFiles, open_model
 from stagecoach.process.load_display import load_display
+from stagecoach.process.orphans import adopt_orphans
 from stagecoach.process.stop_event import run_until, stop_event
 from stagecoach.security.credentials import read_tls
 from stagecoach.telemetry.log_config import LogConfig

@@ -23,7 +23,6 @@ from coordinator.sandbox.errors import (
 )
 from coordinator.sandbox.fork_server import ForkServer
 from coordinator.sandbox.job_pool import JobPool
-from coordinator.sandbox.orphans import adopt_orphans
 from coordinator.sandbox.sandbox_process import SandboxProcess
 
 __all__ = [
@@ -39,6 +38,5 @@ __all__ = [
     "ProcessKilledError",
     "SandboxError",
     "SandboxProcess",
-    "adopt_orphans",
     "unless_killed",
 ]

@@ -33,7 +33,7 @@ class ForkServer:
 
     That one is started for the first `fork` or `start`, prepares the job, and is started again for
     the next `fork` after it died; what it forked lives on. What it leaves to this process, see
-    `orphans`, is reaped here. Event loop only; the owner closes it.
+    `adopt_orphans`, is reaped here. Event loop only; the owner closes it.
 
     Args:
         module: Path of the job's module; see the package.

@@ -30,7 +30,7 @@ from coordinator.sandbox.frames import (
     FrameReader,
     encode,
 )
-from coordinator.sandbox.orphans import adopt_orphans
+from stagecoach.process.orphans import adopt_orphans
 
 Handler = Callable[[bytes], bytes]
 """What a job does with the payload of a call."""

@@ -1,5 +1,6 @@
 """The `stage-server` command: flags and environment become one `StageConfig`."""
 
+import importlib
 import logging
 import os
 import signal
@@ -272,13 +273,26 @@ def _run(config: StageConfig, log: LogConfig) -> None:
     for number in stop_signals():
         signal.signal(number, _exit_early)
     handler = set_up_logging(log)
-    prepare_grpc()
-    wait_passively()
-    prepare_cuda(os.environ)
+    _set_environment()
     with lasting_objects():
         from stage_server.process.server import run  # imports torch, after its environment is set
 
     run(config, num_lost_log_lines=lambda: handler.num_lost)
+
+
+def prepare() -> None:
+    """Imports what a stage that computes needs, for a process that stages are forked from."""
+    _set_environment()
+    with lasting_objects():
+        importlib.import_module("stage_server.process.server")
+        importlib.import_module("stage_server.compute.torch_engine")
+
+
+def _set_environment() -> None:
+    """Sets what libraries read when they are imported."""
+    prepare_grpc()
+    wait_passively()
+    prepare_cuda(os.environ)
 
 
 def _exit_early(_number: int, _frame: FrameType | None) -> None:

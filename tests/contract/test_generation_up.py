@@ -135,10 +135,24 @@ def stages_when(
     return status.stages
 
 
-def test_a_stage_that_dies_is_started_again_and_its_requests_go_on(model: Path) -> None:
+def fork_server_of(process: "subprocess.Popen[str]") -> psutil.Process:
+    (found,) = (
+        child
+        for child in psutil.Process(process.pid).children()
+        if "stagecoach.process.fork_server" in child.cmdline() and child.name() != "stage_server"
+    )
+    return found
+
+
+@pytest.mark.parametrize("is_forked_anew", [False, True])
+def test_a_stage_that_dies_is_started_again_and_its_requests_go_on(
+    model: Path, *, is_forked_anew: bool
+) -> None:
     with up(model, "--stages", "2", "--grpc-port", "0", "--json") as process:
         ready = read_ready(process)
         first, victim = (stage["pid"] for stage in ready["stages"])
+        if is_forked_anew:
+            fork_server_of(process).kill()
         with Client(ready["grpc"]) as client:
             expected = client.complete([1, 2, 3], max_tokens=200, ignore_eos=True).token_ids
             tokens: list[int] = []
@@ -184,7 +198,7 @@ def test_a_coordinator_that_dies_is_named_and_everything_stops(model: Path) -> N
 
 def test_killing_the_command_itself_leaves_no_process(model: Path) -> None:
     with up(model, "--stages", "2", "--grpc-port", "0", "--json") as process:
-        pids = pids_of(read_ready(process))
+        pids = [*pids_of(read_ready(process)), fork_server_of(process).pid]
         process.kill()
         check_gone(pids)
 

@@ -25,9 +25,9 @@ from coordinator.sandbox import (
     ProcessDiedError,
     ProcessKilledError,
     SandboxProcess,
-    adopt_orphans,
 )
 from coordinator.sandbox.frames import FrameKind, FrameReader, encode
+from stagecoach.process.orphans import adopt_orphans
 from tests.open_files import OpenFile, open_files
 
 ROOT = Path(__file__).resolve().parents[2]

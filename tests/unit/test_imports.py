@@ -65,7 +65,7 @@ ALLOWED: dict[str, set[str]] = {
     | {f"stage_server.{name}" for name in ("core", "compute", "emulation", "wire")},
     "stage_server.__main__": {"stagecoach.contract", "stage_server.process"},
     "coordinator.core": CORE,
-    "coordinator.sandbox": {"stagecoach.contract"},
+    "coordinator.sandbox": {"stagecoach.contract", "stagecoach.process"},
     "coordinator.scheduler": CORE,
     "coordinator.sampling": CORE,
     "coordinator.text": CORE

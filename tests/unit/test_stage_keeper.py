@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from coordinator.cli.cluster.child import Process, spawn
 from coordinator.cli.cluster.stage_keeper import StageKeeper
 from stagecoach.contract.errors import UnavailableError
 
@@ -31,12 +32,16 @@ async def test_pauses_grow_and_the_address_stays(monkeypatch: pytest.MonkeyPatch
             await asyncio.Event().wait()
         await real_sleep(0)
 
-    def arguments(listen: str) -> list[str]:
+    async def start(listen: str) -> Process:
         listens.append(listen)
-        return ["-c", READY if len(listens) < 3 else "import sys; sys.exit('cannot start')"]
+        if len(listens) == 3:
+            raise UnavailableError("no stage can be started: no memory")
+        return await spawn(
+            ["-c", READY if len(listens) < 3 else "import sys; sys.exit('cannot start')"]
+        )
 
     monkeypatch.setattr(asyncio, "sleep", sleep)
-    keeper = StageKeeper("stage 0", arguments, relay_logs=False, report=lines.append)
+    keeper = StageKeeper("stage 0", start, relay_logs=False, report=lines.append)
     await keeper.start()
     assert await keeper.listening() == "127.0.0.1:7"
     assert (await keeper.ready()).address == "127.0.0.1:7"
@@ -48,13 +53,14 @@ async def test_pauses_grow_and_the_address_stays(monkeypatch: pytest.MonkeyPatch
     assert pauses == [0.2, 0.4, 0.8, 1.6]
     assert listens == ["127.0.0.1:0", *["127.0.0.1:7"] * 3]
     assert "stage 0 ended with exit code 3: the last words; starts again in 0.2 s" in lines
+    assert "no stage can be started: no memory; starts again in 0.8 s" in lines
     assert lines[-1] == "stage 0 ended with exit code 1: cannot start; starts again in 1.6 s"
 
 
 async def test_a_stage_that_cannot_start_at_all_is_not_started_again() -> None:
     keeper = StageKeeper(
         "stage 0",
-        lambda _: ["-c", "import sys; sys.exit('no such model')"],
+        lambda _: spawn(["-c", "import sys; sys.exit('no such model')"]),
         relay_logs=False,
         report=lambda _: None,
     )
@@ -68,7 +74,9 @@ async def test_a_stage_that_cannot_start_at_all_is_not_started_again() -> None:
 async def test_what_a_killed_stage_logged_last_is_not_called_the_reason() -> None:
     keeper = StageKeeper(
         "stage 0",
-        lambda _: ["-c", "import os; os.write(2, b'all is well\\n'); os.kill(os.getpid(), 9)"],
+        lambda _: spawn(
+            ["-c", "import os; os.write(2, b'all is well\\n'); os.kill(os.getpid(), 9)"]
+        ),
         relay_logs=False,
         report=lambda _: None,
     )

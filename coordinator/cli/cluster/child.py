@@ -5,8 +5,8 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Self
 
+from coordinator.cli.cluster.forked_process import ForkedProcess
 from coordinator.cli.shared.failures import EXIT_USAGE
 from stagecoach.contract.errors import (
     InternalError,
@@ -16,24 +16,51 @@ from stagecoach.contract.errors import (
 )
 from stagecoach.contract.load_progress import LoadProgress
 
-_MAX_LINE_BYTES = 2**20
+MAX_LINE_BYTES = 2**20
+
+
+Process = asyncio.subprocess.Process | ForkedProcess
+"""A child with pipes for its standard streams, in a process group of its own."""
+
+
+async def spawn(arguments: Sequence[str]) -> Process:
+    """Starts this Python.
+
+    Args:
+        arguments: After the interpreter.
+    """
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        *arguments,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        limit=MAX_LINE_BYTES,
+        process_group=0,
+    )
 
 
 class Child:
-    """One running child; `start` makes it. Used from one event loop.
+    """One running child. Used from one event loop.
 
     Its stdin is a pipe that nothing is written to: it ends when this process ends in whatever way,
     and a child that runs with `--exit-with-parent` ends with it. It has its own process group, so
     that Ctrl-C reaches this process alone, which stops its children in order.
+
+    Args:
+        name: For people.
+        process: Nobody else waits for it.
+        relay_logs: Write what the child logs to our stderr, with its name.
+        on_progress: Told how far the child is, if it says so before it is ready.
     """
 
     def __init__(
         self,
         name: str,
-        process: asyncio.subprocess.Process,
+        process: Process,
         *,
         relay_logs: bool,
-        on_progress: Callable[[LoadProgress], None],
+        on_progress: Callable[[LoadProgress], None] = lambda _: None,
     ) -> None:
         self._on_progress = on_progress
         self.name = name
@@ -47,34 +74,6 @@ class Child:
             asyncio.create_task(self._read_stdout()),
             asyncio.create_task(self._read_stderr()),
         )
-
-    @classmethod
-    async def start(
-        cls,
-        name: str,
-        arguments: Sequence[str],
-        *,
-        relay_logs: bool,
-        on_progress: Callable[[LoadProgress], None] = lambda _: None,
-    ) -> Self:
-        """Starts this Python with `arguments`.
-
-        Args:
-            name: For people.
-            arguments: After the interpreter.
-            relay_logs: Write what the child logs to our stderr, with its name.
-            on_progress: Told how far the child is, if it says so before it is ready.
-        """
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *arguments,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            limit=_MAX_LINE_BYTES,
-            process_group=0,
-        )
-        return cls(name, process, relay_logs=relay_logs, on_progress=on_progress)
 
     async def listening(self) -> str:
         """Waits for the line that says where the child listens; it may be long from ready.
@@ -143,7 +142,7 @@ class Child:
         if not self._address.done():
             self._address.set_result(None)
         self._ready_line.set_result(line)
-        while await self._process.stdout.read(_MAX_LINE_BYTES):
+        while await self._process.stdout.read(MAX_LINE_BYTES):
             pass  # a child that nobody listens to must not block on a full pipe
 
     async def _read_stderr(self) -> None:

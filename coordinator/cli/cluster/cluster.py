@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from coordinator.cli.cluster.child import Child
+from coordinator.cli.cluster.child import Child, Process, spawn
 from coordinator.cli.cluster.device_turns import OWN_CHOICE, DeviceTurns
+from coordinator.cli.cluster.stage_forks import StageForks
 from coordinator.cli.cluster.stage_keeper import RunningStage, StageKeeper
 from stagecoach.contract.errors import StagecoachError
 from stagecoach.contract.layer_range import LayerRange
@@ -74,6 +75,7 @@ class Cluster:
     def __init__(self, plan: ClusterPlan, *, relay_logs: bool) -> None:
         self._plan = plan
         self._relay_logs = relay_logs
+        self._forks = StageForks()
         self._stages: list[StageKeeper] = []
         self._coordinator: Child | None = None
 
@@ -92,7 +94,7 @@ class Cluster:
                 name = self.names[len(self._stages)]
                 keeper = StageKeeper(
                     name,
-                    partial(self._stage_arguments, index, replica, layers),
+                    partial(self._start_stage, index, replica, layers),
                     relay_logs=self._relay_logs,
                     report=report,
                 )
@@ -101,8 +103,10 @@ class Cluster:
         addresses = await asyncio.gather(*(keeper.listening() for keeper in self._stages))
         display.show(_COORDINATOR, Entry("starting"))
         # While the stages load, which it waits for.
-        self._coordinator = await Child.start(
-            _COORDINATOR, self._coordinator_arguments(addresses), relay_logs=self._relay_logs
+        self._coordinator = Child(
+            _COORDINATOR,
+            await spawn(self._coordinator_arguments(addresses)),
+            relay_logs=self._relay_logs,
         )
         stages, ready = await asyncio.gather(
             asyncio.gather(*(_shown_when_ready(keeper, display) for keeper in self._stages)),
@@ -144,6 +148,12 @@ class Cluster:
         if self._coordinator is not None:
             await self._coordinator.stop(grace_s=self._plan.drain_grace_s + _KILL_MARGIN_S)
         await asyncio.gather(*(keeper.stop(grace_s=_KILL_MARGIN_S) for keeper in self._stages))
+        await self._forks.close()
+
+    async def _start_stage(
+        self, index: int, replica: int, layers: LayerRange, listen: str
+    ) -> Process:
+        return await self._forks.start(self._stage_arguments(index, replica, layers, listen))
 
     def _stage_arguments(
         self, index: int, replica: int, layers: LayerRange, listen: str
@@ -151,7 +161,7 @@ class Cluster:
         gpus, devices = self._plan.emulated_gpus, self._plan.devices
         server = index * self._plan.num_replicas + replica
         return [
-            *("-m", "stage_server", "--model", self._plan.model, "--layers", str(layers)),
+            *("--model", self._plan.model, "--layers", str(layers)),
             *("--listen", listen, "--json", "--json-progress", "--exit-with-parent"),
             *self._plan.stage_options,
             *devices.arguments(server),

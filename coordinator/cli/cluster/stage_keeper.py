@@ -2,13 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NoReturn
 
-from coordinator.cli.cluster.child import Child
-from stagecoach.contract.errors import InternalError, StagecoachError
+from coordinator.cli.cluster.child import Child, Process
+from stagecoach.contract.errors import InternalError, StagecoachError, UnavailableError
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.load_progress import LoadProgress
 
@@ -35,7 +35,7 @@ class StageKeeper:
 
     Args:
         name: For people.
-        arguments: After the interpreter, given the address to listen on.
+        start: Starts it on an address, or raises UnavailableError.
         relay_logs: Write what the stage logs to our stderr.
         report: Told in a line what becomes of the stage.
     """
@@ -43,13 +43,13 @@ class StageKeeper:
     def __init__(
         self,
         name: str,
-        arguments: Callable[[str], list[str]],
+        start: Callable[[str], Awaitable[Process]],
         *,
         relay_logs: bool,
         report: Callable[[str], None],
     ) -> None:
         self.name = name
-        self._arguments = arguments
+        self._start = start
         self._relay_logs = relay_logs
         self._report = report
         self._address = "127.0.0.1:0"
@@ -60,12 +60,13 @@ class StageKeeper:
 
         Args:
             on_progress: Told how far it is.
+
+        Raises:
+            UnavailableError: It cannot be started.
         """
-        self._child = await Child.start(
-            self.name,
-            self._arguments(self._address),
-            relay_logs=self._relay_logs,
-            on_progress=on_progress,
+        process = await self._start(self._address)
+        self._child = Child(
+            self.name, process, relay_logs=self._relay_logs, on_progress=on_progress
         )
 
     async def listening(self) -> str:
@@ -100,19 +101,24 @@ class StageKeeper:
 
     async def keep(self) -> NoReturn:
         """Starts the stage again each time that it ends; runs until it is cancelled."""
+        assert self._child is not None, "the stage was started"
         pause_s, ready_s = FIRST_PAUSE_S, time.monotonic()
+        ended = await self._child.ended()
         while True:
-            assert self._child is not None, "the stage was started"
-            ended = await self._child.ended()
             if time.monotonic() - ready_s > STEADY_S:
                 pause_s = FIRST_PAUSE_S
             self._report(f"{ended.message}; starts again in {pause_s:.1f} s")
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-            await self.start()
+            try:
+                await self.start()
+            except UnavailableError as error:
+                ended, ready_s = error, time.monotonic()
+                continue
             with suppress(StagecoachError):  # the next turn tells of its end
                 await self.ready()
             ready_s = time.monotonic()
+            ended = await self._child.ended()
 
     async def stop(self, *, grace_s: float) -> None:
         """Ends the stage server; nobody keeps it any more."""

@@ -8,7 +8,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 def adopt_orphans() -> None:
     """Makes this process the new parent of all below it that lose theirs.
 
-    It has to reap them then. For a process of our own, which starts none but sandboxed ones: where
-    the first process of a container reaps nothing, they would stay as zombies.
+    It has to reap them then. For a process of our own that knows all processes below it. Where the
+    first process of a container reaps nothing, they would stay as zombies.
     """
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
