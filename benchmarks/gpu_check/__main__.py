@@ -21,6 +21,7 @@ from benchmarks.gpu_check.runner import RunPlan, run_checks
 from benchmarks.report import machine
 from stagecoach.contract.errors import InvalidArgumentError, StagecoachError
 from stagecoach.contract.unexpected import in_words
+from stagecoach.process.stop_signals import stop_signals
 from stagecoach.version import __version__
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -29,7 +30,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 def main() -> None:
     """Runs the checks."""
     options = _parse_options()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in stop_signals():
         signal.signal(number, _end)
     try:
         sys.exit(0 if _check(options) else 1)
@@ -97,7 +98,11 @@ def _parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="gpu-check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--device", default="cuda", help="cuda, cuda:N, or cpu to try it")
+    parser.add_argument(
+        "--device",
+        default="cuda",
+        help="cuda, cuda:N, or cpu to try the program",
+    )
     parser.add_argument("--output", type=Path, default=Path("build/gpu-check"))
     names = ", ".join(check.name for check in CHECKS)
     parser.add_argument("--only", metavar="NAME,...", help=f"some checks of {names}")

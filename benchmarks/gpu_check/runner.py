@@ -14,7 +14,9 @@ from tempfile import TemporaryDirectory
 from benchmarks.gpu_check.checks import CPU, DEVICE, DEVICE_FACT, Check
 from benchmarks.gpu_check.messages import End, Fact, Failure, Names, read_messages
 from benchmarks.gpu_check.report import CheckReport, Figure, Outcome, Report, judge, not_started
+from stagecoach.process.stop_signals import stop_signals
 
+_HINT = "; run it again, as kernels that it has compiled are kept"
 _ENV = {"TOKENIZERS_PARALLELISM": "false"}
 
 
@@ -105,7 +107,7 @@ def _run(command: Sequence[str], log: Path, max_elapsed_s: float) -> str:
                 )
             code = process.wait(max_elapsed_s)
         except subprocess.TimeoutExpired:
-            return f"ended after {max_elapsed_s:.0f} s, which it may take at most"
+            return f"ended after {max_elapsed_s:.0f} s, which it may take at most{_HINT}"
         finally:
             if process is not None:
                 _kill_group(process.pid)
@@ -119,7 +121,7 @@ def _signals_put_off() -> Iterator[None]:
     arrived: list[int] = []
     before = {
         number: signal.signal(number, lambda number, _: arrived.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
+        for number in stop_signals()
     }
     try:
         yield

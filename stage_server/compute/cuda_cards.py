@@ -87,8 +87,8 @@ def choose_device(
 ) -> ChosenDevice:
     """Returns the device that `--device` stands for, where it is not the CPU that is asked for.
 
-    `auto` is the first card that torch has kernels for. Where no card is, and where
-    `CUDA_VISIBLE_DEVICES` hides all of them, it is the CPU.
+    `auto` and `cuda` are the first card that torch has kernels for. Where no card is, and where
+    `CUDA_VISIBLE_DEVICES` hides all of them, `auto` is the CPU.
 
     Args:
         asked: `auto`, `cuda` or `cuda:N`.
@@ -112,9 +112,9 @@ def choose_device(
         if asked == "auto":
             return CPU
         raise _refusal(asked, f"no NVIDIA card is found here, nor by torch {_named(torch_cuda)}")
-    if asked == "auto":
-        return _first_usable(torch_cuda)
-    index = int(asked.partition(":")[2] or 0)
+    if asked in ("auto", "cuda"):
+        return _first_usable(asked, torch_cuda)
+    index = int(asked.partition(":")[2])
     if index >= len(torch_cuda.cards):
         raise _refusal(asked, f"torch finds {_listed(torch_cuda)}")
     card = torch_cuda.cards[index]
@@ -132,11 +132,11 @@ def hides_all_cards(environment: Mapping[str, str]) -> bool:
     return not first or first.startswith("-")
 
 
-def _first_usable(torch_cuda: TorchCuda) -> ChosenDevice:
+def _first_usable(asked: str, torch_cuda: TorchCuda) -> ChosenDevice:
     for index, card in enumerate(torch_cuda.cards):
         if _has_kernels_for(torch_cuda, card):
             return ChosenDevice(f"cuda:{index}", card)
-    raise _refusal("auto", f"{_lacks_kernels(torch_cuda, torch_cuda.cards[0])}; {_CPU}")
+    raise _refusal(asked, f"{_lacks_kernels(torch_cuda, torch_cuda.cards[0])}; {_CPU}")
 
 
 def _has_kernels_for(torch_cuda: TorchCuda, card: CudaCard) -> bool:

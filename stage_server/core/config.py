@@ -48,9 +48,9 @@ class StageConfig:
     """Decoder layers that this stage owns, half-open."""
     listen: Address = DEFAULT_LISTEN
     device: str = "auto"
-    """`auto`, `cpu`, `cuda` or `cuda:N`; auto takes the first NVIDIA card that torch has kernels
-    for, or the emulated one, and the CPU where there is no card. A card that torch cannot use is an
-    error."""
+    """`auto`, `cpu`, `cuda` or `cuda:N`; auto and cuda take the first NVIDIA card that torch has
+    kernels for. Where there is no card, auto takes the emulated one, or the CPU. A card that torch
+    cannot use is an error."""
     device_share: float = 1.0
     """Share (0, 1] of a card's memory that this stage may take; what else runs on the card has the
     rest. An emulated card is the stage's alone."""

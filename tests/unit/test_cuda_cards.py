@@ -292,9 +292,10 @@ def test_a_card_newer_than_the_build_needs_a_newer_torch(box: Box) -> None:
     assert "alone: install a newer torch" in refusal("auto", torch_with(FUTURE), box())
 
 
-def test_auto_passes_over_a_card_without_kernels(box: Box) -> None:
+@pytest.mark.parametrize("asked", ["auto", "cuda"])
+def test_a_card_without_kernels_is_passed_over(asked: str, box: Box) -> None:
     mixed = torch_with(GTX_1060, RTX_3060)
-    assert choose_device("auto", mixed, box(), {}) == ChosenDevice("cuda:1", RTX_3060)
+    assert choose_device(asked, mixed, box(), {}) == ChosenDevice("cuda:1", RTX_3060)
     assert "compute capability 6.1" in refusal("cuda:0", mixed, box())
 
 

@@ -226,7 +226,10 @@ def test_a_check_that_takes_too_long_is_ended_and_has_failed(tmp_path: Path) -> 
     outcome = run_check(DEVICE, create_plan(tmp_path), max_elapsed_s=0.01)
     (row,) = judge(outcome, is_card=False)
     assert row.verdict is Verdict.FAIL
-    assert row.note == "ended after 0 s, which it may take at most (device.log)"
+    assert row.note == (
+        "ended after 0 s, which it may take at most; run it again, as kernels that it has compiled "
+        "are kept (device.log)"
+    )
 
 
 def test_a_device_that_cannot_be_taken_is_told_in_a_line_and_ends_all(tmp_path: Path) -> None:
@@ -271,7 +274,7 @@ def test_kernels_are_compared_in_the_shape_of_the_model_that_is_named(shape: Ker
     assert blueprint.traits[0].sliding_window == shape.sliding_window
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_it_in_words_with_what_it_has_started(
     number: signal.Signals, tmp_path: Path
 ) -> None:
