@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from stagecoach.client import CoordinatorStatus, ModelStatus, StageState, StageStatus
 from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.precision import DType, Precision
 from tests.layer_ranges import split_evenly
 from tests.stage_infos import create_info
 
@@ -16,7 +17,7 @@ def create_stage(index: int, layers: LayerRange, device: str) -> StageStatus:
         info=create_info(
             layers,
             device=device,
-            dtype="float16",
+            precision=Precision.uniform(DType.FLOAT16),
             emulated=device.startswith("emulated"),
             vocab_size=32000,
             num_kv_blocks=600,

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.precision import DType, Precision
 from stagecoach.contract.stage_info import StageInfo
 
 _INFO = StageInfo(
@@ -13,8 +14,7 @@ _INFO = StageInfo(
     num_model_layers=4,
     hidden_size=8,
     vocab_size=32,
-    dtype="float32",
-    hidden_states_dtype="float32",
+    precision=Precision.uniform(DType.FLOAT32),
     kv_block_size=16,
     num_kv_blocks=100,
     num_free_kv_blocks=100,

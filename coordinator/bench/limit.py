@@ -8,9 +8,10 @@ from coordinator.planner.prediction import Conditions, predict
 from stagecoach.client import CoordinatorStatus, StageStatus
 from stagecoach.contract.errors import InvalidArgumentError
 from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.precision import Precision
 from stagecoach.model_files import open_model
 from stagecoach.roofline.devices import Gpu, gpu_named
-from stagecoach.roofline.model_shape import ModelShape, device_precision
+from stagecoach.roofline.model_shape import ModelShape
 from stagecoach.roofline.networks import Network
 from stagecoach.roofline.stage_cost import StageCost
 
@@ -33,7 +34,7 @@ class DecodeLimit:
 
     def __init__(self, status: CoordinatorStatus) -> None:
         config = open_model(status.model_id).config
-        model = ModelShape.of(config, device_precision(status.stages[0].dtype or "unknown"))
+        model = ModelShape.of(config, _precision(status.stages[0]))
         stages = tuple(_stage_plan(model, stage) for stage in status.pipeline_stages)
         self._plan = Plan(model=model, stages=stages)
 
@@ -52,6 +53,12 @@ class DecodeLimit:
             network=_NO_NETWORK, overhead_s=0.0, context_tokens=prompt_tokens + output_tokens // 2
         )
         return predict(self._plan, batch, conditions).pipelined.tokens_per_s
+
+
+def _precision(stage: StageStatus) -> Precision:
+    if stage.info is None:
+        raise InvalidArgumentError(f"stage {stage.index} has never been reached", field="stages")
+    return stage.info.precision
 
 
 def _stage_plan(model: ModelShape, stage: StageStatus) -> StagePlan:

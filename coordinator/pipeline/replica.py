@@ -18,8 +18,7 @@ _SAME = (
     "num_model_layers",
     "hidden_size",
     "vocab_size",
-    "hidden_states_dtype",
-    "dtype",
+    "precision",
     "kv_block_size",
 )
 _AT_LEAST = ("num_kv_blocks", "max_num_seqs", "max_num_batched_tokens", "max_model_len")

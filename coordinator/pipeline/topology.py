@@ -47,7 +47,7 @@ class Topology:
                 ("model fingerprint", info.fingerprint, first.fingerprint),
                 ("number of layers", info.num_model_layers, first.num_model_layers),
                 ("hidden size", info.hidden_size, first.hidden_size),
-                ("hidden states dtype", info.hidden_states_dtype, first.hidden_states_dtype),
+                ("hidden states dtype", info.precision.wire.name, first.precision.wire.name),
                 ("KV block size", info.kv_block_size, first.kv_block_size),
             ):
                 if found != expected:

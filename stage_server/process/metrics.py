@@ -111,7 +111,7 @@ def _engine(engine: StageEngine) -> Iterator[Metric]:
             "model_name": about.model_id,
             "layers": str(about.layers),
             "device": about.device,
-            "dtype": about.dtype,
+            "dtype": about.precision.weights.name,
             "attention": about.attention,
             "max_graph_seqs": str(about.max_graph_seqs),
         },

@@ -132,7 +132,7 @@ def _parse_inputs(
         return torch.tensor(ids, dtype=torch.int64), None
     hidden_states = tensor_codec.to_torch(
         message.hidden_states,
-        dtype=dtype_named(info.hidden_states_dtype),
+        dtype=dtype_named(info.precision.wire.name),
         shape=(num_tokens, info.hidden_size),
         field="hidden_states",
     )

@@ -47,8 +47,8 @@ class StageStatus:
 
     @property
     def dtype(self) -> str | None:
-        """Of the weights."""
-        return None if self.info is None else self.info.dtype
+        """Name of the format in which matrices are kept."""
+        return None if self.info is None else self.info.precision.weights.name
 
     @property
     def emulated(self) -> bool:

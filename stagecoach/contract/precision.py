@@ -76,6 +76,13 @@ class Precision(NamedTuple):
     wire: Encoding
     """Of hidden states between stages."""
 
+    def __str__(self) -> str:
+        """For people: one name where all formats are one."""
+        names = (self.weights.name, self.compute, self.kv, self.wire.name)
+        if len(set(names)) == 1:
+            return self.weights.name
+        return "{} weights, {} arithmetic, {} KV, {} on the wire".format(*names)
+
     @classmethod
     def uniform(cls, dtype: DType) -> Self:
         """One dtype for everything, as a GPU has it."""

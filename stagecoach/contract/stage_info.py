@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.precision import Precision
 from stagecoach.contract.protocol import PROTOCOL_VERSION
 from stagecoach.version import __version__
 
@@ -26,10 +27,8 @@ class StageInfo:
     num_model_layers: int
     hidden_size: int
     vocab_size: int
-    dtype: str
-    """Of the weights: float32, float16 or bfloat16."""
-    hidden_states_dtype: str
-    """Of hidden states on the wire: float32, float16 or bfloat16."""
+    precision: Precision
+    """In which formats it keeps, computes and sends numbers."""
     kv_block_size: int
     """Tokens in a block."""
     num_kv_blocks: int

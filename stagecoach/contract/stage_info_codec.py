@@ -3,6 +3,7 @@
 from stagecoach.contract.dtypes import DTYPES, dtype_named
 from stagecoach.contract.errors import InvalidArgumentError
 from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.precision import DType, Encoding, Precision
 from stagecoach.contract.stage_info import StageInfo
 from stagecoach.v1 import stage_pb2
 
@@ -17,8 +18,8 @@ def to_message(info: StageInfo) -> stage_pb2.GetInfoResponse:
         num_model_layers=info.num_model_layers,
         hidden_size=info.hidden_size,
         vocab_size=info.vocab_size,
-        dtype=info.dtype,
-        hidden_states_dtype=dtype_named(info.hidden_states_dtype),
+        dtype=info.precision.weights.name,
+        hidden_states_dtype=dtype_named(info.precision.wire.name),
         kv_block_size=info.kv_block_size,
         num_kv_blocks=info.num_kv_blocks,
         num_free_kv_blocks=info.num_free_kv_blocks,
@@ -36,6 +37,9 @@ def to_message(info: StageInfo) -> stage_pb2.GetInfoResponse:
         adds_noise=info.adds_noise,
         attention=info.attention,
         max_graph_seqs=info.max_graph_seqs,
+        weights_encoding=stage_pb2.Encoding(**info.precision.weights._asdict()),
+        compute_dtype=info.precision.compute,
+        kv_dtype=info.precision.kv,
     )
 
 
@@ -43,12 +47,8 @@ def from_message(message: stage_pb2.GetInfoResponse) -> StageInfo:
     """Reads what a stage says of itself.
 
     Raises:
-        InvalidArgumentError: The layer range is empty, or the dtype unknown.
+        InvalidArgumentError: The layer range is empty, or a dtype or an encoding unknown.
     """
-    if message.hidden_states_dtype not in DTYPES:
-        raise InvalidArgumentError(
-            f"hidden_states_dtype is {message.hidden_states_dtype}", field="hidden_states_dtype"
-        )
     return StageInfo(
         protocol_version=message.protocol_version,
         model_id=message.model_id,
@@ -57,8 +57,7 @@ def from_message(message: stage_pb2.GetInfoResponse) -> StageInfo:
         num_model_layers=message.num_model_layers,
         hidden_size=message.hidden_size,
         vocab_size=message.vocab_size,
-        dtype=message.dtype,
-        hidden_states_dtype=DTYPES[message.hidden_states_dtype].value,
+        precision=_precision(message),
         kv_block_size=message.kv_block_size,
         num_kv_blocks=message.num_kv_blocks,
         num_free_kv_blocks=message.num_free_kv_blocks,
@@ -76,4 +75,29 @@ def from_message(message: stage_pb2.GetInfoResponse) -> StageInfo:
         adds_noise=message.adds_noise,
         attention=message.attention,
         max_graph_seqs=message.max_graph_seqs,
+    )
+
+
+def _precision(message: stage_pb2.GetInfoResponse) -> Precision:
+    if message.hidden_states_dtype not in DTYPES:
+        raise InvalidArgumentError(
+            f"hidden_states_dtype is {message.hidden_states_dtype}", field="hidden_states_dtype"
+        )
+    wire = DTYPES[message.hidden_states_dtype]
+    encoding = message.weights_encoding
+    if not message.HasField("weights_encoding"):
+        weights = Encoding.plain(DType.named(message.dtype))
+    elif encoding.block_size < 1 or encoding.block_bytes < 1:
+        raise InvalidArgumentError(
+            f"weights_encoding has blocks of {encoding.block_size} numbers and"
+            f" {encoding.block_bytes} bytes",
+            field="weights_encoding",
+        )
+    else:
+        weights = Encoding(encoding.name, encoding.block_size, encoding.block_bytes)
+    return Precision(
+        weights=weights,
+        compute=DType.named(message.compute_dtype or wire),
+        kv=DType.named(message.kv_dtype or wire),
+        wire=Encoding.plain(wire),
     )

@@ -26,7 +26,7 @@ from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from stagecoach.v1 import tensor_pb2 as stagecoach_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19stagecoach/v1/stage.proto\x12\rstagecoach.v1\x1a\x17google/rpc/status.proto\x1a\x1astagecoach/v1/tensor.proto\"(\n\nLayerRange\x12\r\n\x05start\x18\x01 \x01(\r\x12\x0b\n\x03\x65nd\x18\x02 \x01(\r\"\x10\n\x0eGetInfoRequest\"\xdb\x05\n\x0fGetInfoResponse\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x10\n\x08model_id\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12)\n\x06layers\x18\x04 \x01(\x0b\x32\x19.stagecoach.v1.LayerRange\x12\x18\n\x10num_model_layers\x18\x05 \x01(\r\x12\x13\n\x0bhidden_size\x18\x06 \x01(\r\x12\x12\n\nvocab_size\x18\x07 \x01(\r\x12\r\n\x05\x64type\x18\x08 \x01(\t\x12\x31\n\x13hidden_states_dtype\x18\t \x01(\x0e\x32\x14.stagecoach.v1.DType\x12\x15\n\rkv_block_size\x18\n \x01(\r\x12\x15\n\rnum_kv_blocks\x18\x0b \x01(\r\x12\x1a\n\x12num_free_kv_blocks\x18\x0c \x01(\r\x12\x14\n\x0cmax_num_seqs\x18\r \x01(\r\x12\x1e\n\x16max_num_batched_tokens\x18\x0e \x01(\r\x12\x15\n\rmax_model_len\x18\x0f \x01(\r\x12\x0e\n\x06\x64\x65vice\x18\x10 \x01(\t\x12\x10\n\x08\x65mulated\x18\x11 \x01(\x08\x12\x0f\n\x07version\x18\x12 \x01(\t\x12\x0b\n\x03pid\x18\x13 \x01(\r\x12\x14\n\x0cweight_bytes\x18\x14 \x01(\x04\x12\x10\n\x08kv_bytes\x18\x15 \x01(\x04\x12I\n\x0eweight_digests\x18\x16 \x03(\x0b\x32\x31.stagecoach.v1.GetInfoResponse.WeightDigestsEntry\x12\x18\n\x10weights_revision\x18\x17 \x01(\t\x12\x12\n\nadds_noise\x18\x18 \x01(\x08\x12\x11\n\tattention\x18\x19 \x01(\t\x12\x16\n\x0emax_graph_seqs\x18\x1a \x01(\r\x1a\x34\n\x12WeightDigestsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\"x\n\x0e\x46orwardRequest\x12)\n\x04open\x18\x01 \x01(\x0b\x32\x19.stagecoach.v1.OpenStreamH\x00\x12\x30\n\x0bmicro_batch\x18\x02 \x01(\x0b\x32\x19.stagecoach.v1.MicroBatchH\x00\x42\t\n\x07payload\"\x8d\x01\n\nOpenStream\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12)\n\x06layers\x18\x03 \x01(\x0b\x32\x19.stagecoach.v1.LayerRange\x12\x16\n\x0e\x63oordinator_id\x18\x04 \x01(\t\x12\r\n\x05\x65poch\x18\x05 \x01(\x04\"\x91\x02\n\nMicroBatch\x12\x16\n\x0emicro_batch_id\x18\x01 \x01(\x04\x12,\n\x06slices\x18\x02 \x03(\x0b\x32\x1c.stagecoach.v1.SequenceSlice\x12\'\n\x08slot_ops\x18\x03 \x03(\x0b\x32\x15.stagecoach.v1.SlotOp\x12,\n\ttoken_ids\x18\x04 \x01(\x0b\x32\x17.stagecoach.v1.TokenIdsH\x00\x12.\n\rhidden_states\x18\x05 \x01(\x0b\x32\x15.stagecoach.v1.TensorH\x00\x12,\n\x06logits\x18\x06 \x03(\x0b\x32\x1c.stagecoach.v1.LogitsRequestB\x08\n\x06inputs\"L\n\rSequenceSlice\x12\x0f\n\x07kv_slot\x18\x01 \x01(\r\x12\x16\n\x0estart_position\x18\x02 \x01(\r\x12\x12\n\nnum_tokens\x18\x03 \x01(\r\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\x91\x01\n\x06SlotOp\x12\'\n\x04\x66ree\x18\x01 \x01(\x0b\x32\x17.stagecoach.v1.FreeSlotH\x00\x12/\n\x08truncate\x18\x02 \x01(\x0b\x32\x1b.stagecoach.v1.TruncateSlotH\x00\x12\'\n\x04\x66ork\x18\x03 \x01(\x0b\x32\x17.stagecoach.v1.ForkSlotH\x00\x42\x04\n\x02op\"\x1b\n\x08\x46reeSlot\x12\x0f\n\x07kv_slot\x18\x01 \x01(\r\"3\n\x0cTruncateSlot\x12\x0f\n\x07kv_slot\x18\x01 \x01(\r\x12\x12\n\nnum_tokens\x18\x02 \x01(\r\"N\n\x08\x46orkSlot\x12\x16\n\x0esource_kv_slot\x18\x01 \x01(\r\x12\x16\n\x0etarget_kv_slot\x18\x02 \x01(\r\x12\x12\n\nnum_tokens\x18\x03 \x01(\r\"\x82\x02\n\rLogitsRequest\x12\x0b\n\x03row\x18\x01 \x01(\r\x12\x16\n\x0enum_candidates\x18\x02 \x01(\r\x12\x15\n\x08min_mass\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12\x14\n\x07min_gap\x18\x04 \x01(\x02H\x01\x88\x01\x01\x12\x18\n\x0btemperature\x18\x05 \x01(\x02H\x02\x88\x01\x01\x12\x11\n\ttoken_ids\x18\x06 \x03(\r\x12\x1e\n\x16wants_unit_log_sum_exp\x18\x07 \x01(\x08\x12\x16\n\x0enum_contenders\x18\x08 \x01(\r\x12\x11\n\tnoise_key\x18\t \x01(\x06\x42\x0b\n\t_min_massB\n\n\x08_min_gapB\x0e\n\x0c_temperature\"~\n\x0f\x46orwardResponse\x12-\n\x06opened\x18\x01 \x01(\x0b\x32\x1b.stagecoach.v1.StreamOpenedH\x00\x12\x31\n\x06result\x18\x02 \x01(\x0b\x32\x1f.stagecoach.v1.MicroBatchResultH\x00\x42\t\n\x07payload\"\x1d\n\x0cStreamOpened\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\"\xd4\x01\n\x10MicroBatchResult\x12\x16\n\x0emicro_batch_id\x18\x01 \x01(\x04\x12\"\n\x06status\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status\x12,\n\rhidden_states\x18\x03 \x01(\x0b\x32\x15.stagecoach.v1.Tensor\x12(\n\x06logits\x18\x04 \x03(\x0b\x32\x18.stagecoach.v1.LogitsRow\x12,\n\x07timings\x18\x05 \x01(\x0b\x32\x1b.stagecoach.v1.StageTimings\"\xfe\x01\n\tLogitsRow\x12\x0b\n\x03row\x18\x01 \x01(\r\x12\x13\n\x0blog_sum_exp\x18\x02 \x01(\x02\x12\x15\n\rcandidate_ids\x18\x03 \x03(\r\x12\x18\n\x10\x63\x61ndidate_logits\x18\x04 \x03(\x02\x12\x14\n\x0ctoken_logits\x18\x05 \x03(\x02\x12#\n\x04\x66ull\x18\x06 \x01(\x0b\x32\x15.stagecoach.v1.Tensor\x12\x1d\n\x10unit_log_sum_exp\x18\x07 \x01(\x02H\x00\x88\x01\x01\x12\x15\n\rcontender_ids\x18\x08 \x03(\r\x12\x18\n\x10\x63ontender_logits\x18\t \x03(\x02\x42\x13\n\x11_unit_log_sum_exp\"J\n\x0cStageTimings\x12\x10\n\x08queue_ns\x18\x01 \x01(\x04\x12\x12\n\ncompute_ns\x18\x02 \x01(\x04\x12\x14\n\x0cserialize_ns\x18\x03 \x01(\x04\x32\xa6\x01\n\x0cStageService\x12H\n\x07GetInfo\x12\x1d.stagecoach.v1.GetInfoRequest\x1a\x1e.stagecoach.v1.GetInfoResponse\x12L\n\x07\x46orward\x12\x1d.stagecoach.v1.ForwardRequest\x1a\x1e.stagecoach.v1.ForwardResponse(\x01\x30\x01\x42\x1cZ\x1astagecoach/v1;stagecoachv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19stagecoach/v1/stage.proto\x12\rstagecoach.v1\x1a\x17google/rpc/status.proto\x1a\x1astagecoach/v1/tensor.proto\"(\n\nLayerRange\x12\r\n\x05start\x18\x01 \x01(\r\x12\x0b\n\x03\x65nd\x18\x02 \x01(\r\"\x10\n\x0eGetInfoRequest\"\xb7\x06\n\x0fGetInfoResponse\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x10\n\x08model_id\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12)\n\x06layers\x18\x04 \x01(\x0b\x32\x19.stagecoach.v1.LayerRange\x12\x18\n\x10num_model_layers\x18\x05 \x01(\r\x12\x13\n\x0bhidden_size\x18\x06 \x01(\r\x12\x12\n\nvocab_size\x18\x07 \x01(\r\x12\r\n\x05\x64type\x18\x08 \x01(\t\x12\x31\n\x13hidden_states_dtype\x18\t \x01(\x0e\x32\x14.stagecoach.v1.DType\x12\x15\n\rkv_block_size\x18\n \x01(\r\x12\x15\n\rnum_kv_blocks\x18\x0b \x01(\r\x12\x1a\n\x12num_free_kv_blocks\x18\x0c \x01(\r\x12\x14\n\x0cmax_num_seqs\x18\r \x01(\r\x12\x1e\n\x16max_num_batched_tokens\x18\x0e \x01(\r\x12\x15\n\rmax_model_len\x18\x0f \x01(\r\x12\x0e\n\x06\x64\x65vice\x18\x10 \x01(\t\x12\x10\n\x08\x65mulated\x18\x11 \x01(\x08\x12\x0f\n\x07version\x18\x12 \x01(\t\x12\x0b\n\x03pid\x18\x13 \x01(\r\x12\x14\n\x0cweight_bytes\x18\x14 \x01(\x04\x12\x10\n\x08kv_bytes\x18\x15 \x01(\x04\x12I\n\x0eweight_digests\x18\x16 \x03(\x0b\x32\x31.stagecoach.v1.GetInfoResponse.WeightDigestsEntry\x12\x18\n\x10weights_revision\x18\x17 \x01(\t\x12\x12\n\nadds_noise\x18\x18 \x01(\x08\x12\x11\n\tattention\x18\x19 \x01(\t\x12\x16\n\x0emax_graph_seqs\x18\x1a \x01(\r\x12\x31\n\x10weights_encoding\x18\x1b \x01(\x0b\x32\x17.stagecoach.v1.Encoding\x12\x15\n\rcompute_dtype\x18\x1c \x01(\t\x12\x10\n\x08kv_dtype\x18\x1d \x01(\t\x1a\x34\n\x12WeightDigestsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\"A\n\x08\x45ncoding\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nblock_size\x18\x02 \x01(\r\x12\x13\n\x0b\x62lock_bytes\x18\x03 \x01(\r\"x\n\x0e\x46orwardRequest\x12)\n\x04open\x18\x01 \x01(\x0b\x32\x19.stagecoach.v1.OpenStreamH\x00\x12\x30\n\x0bmicro_batch\x18\x02 \x01(\x0b\x32\x19.stagecoach.v1.MicroBatchH\x00\x42\t\n\x07payload\"\x8d\x01\n\nOpenStream\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12)\n\x06layers\x18\x03 \x01(\x0b\x32\x19.stagecoach.v1.LayerRange\x12\x16\n\x0e\x63oordinator_id\x18\x04 \x01(\t\x12\r\n\x05\x65poch\x18\x05 \x01(\x04\"\x91\x02\n\nMicroBatch\x12\x16\n\x0emicro_batch_id\x18\x01 \x01(\x04\x12,\n\x06slices\x18\x02 \x03(\x0b\x32\x1c.stagecoach.v1.SequenceSlice\x12\'\n\x08slot_ops\x18\x03 \x03(\x0b\x32\x15.stagecoach.v1.SlotOp\x12,\n\ttoken_ids\x18\x04 \x01(\x0b\x32\x17.stagecoach.v1.TokenIdsH\x00\x12.\n\rhidden_states\x18\x05 \x01(\x0b\x32\x15.stagecoach.v1.TensorH\x00\x12,\n\x06logits\x18\x06 \x03(\x0b\x32\x1c.stagecoach.v1.LogitsRequestB\x08\n\x06inputs\"L\n\rSequenceSlice\x12\x0f\n\x07kv_slot\x18\x01 \x01(\r\x12\x16\n\x0estart_position\x18\x02 \x01(\r\x12\x12\n\nnum_tokens\x18\x03 \x01(\r\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\x91\x01\n\x06SlotOp\x12\'\n\x04\x66ree\x18\x01 \x01(\x0b\x32\x17.stagecoach.v1.FreeSlotH\x00\x12/\n\x08truncate\x18\x02 \x01(\x0b\x32\x1b.stagecoach.v1.TruncateSlotH\x00\x12\'\n\x04\x66ork\x18\x03 \x01(\x0b\x32\x17.stagecoach.v1.ForkSlotH\x00\x42\x04\n\x02op\"\x1b\n\x08\x46reeSlot\x12\x0f\n\x07kv_slot\x18\x01 \x01(\r\"3\n\x0cTruncateSlot\x12\x0f\n\x07kv_slot\x18\x01 \x01(\r\x12\x12\n\nnum_tokens\x18\x02 \x01(\r\"N\n\x08\x46orkSlot\x12\x16\n\x0esource_kv_slot\x18\x01 \x01(\r\x12\x16\n\x0etarget_kv_slot\x18\x02 \x01(\r\x12\x12\n\nnum_tokens\x18\x03 \x01(\r\"\x82\x02\n\rLogitsRequest\x12\x0b\n\x03row\x18\x01 \x01(\r\x12\x16\n\x0enum_candidates\x18\x02 \x01(\r\x12\x15\n\x08min_mass\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12\x14\n\x07min_gap\x18\x04 \x01(\x02H\x01\x88\x01\x01\x12\x18\n\x0btemperature\x18\x05 \x01(\x02H\x02\x88\x01\x01\x12\x11\n\ttoken_ids\x18\x06 \x03(\r\x12\x1e\n\x16wants_unit_log_sum_exp\x18\x07 \x01(\x08\x12\x16\n\x0enum_contenders\x18\x08 \x01(\r\x12\x11\n\tnoise_key\x18\t \x01(\x06\x42\x0b\n\t_min_massB\n\n\x08_min_gapB\x0e\n\x0c_temperature\"~\n\x0f\x46orwardResponse\x12-\n\x06opened\x18\x01 \x01(\x0b\x32\x1b.stagecoach.v1.StreamOpenedH\x00\x12\x31\n\x06result\x18\x02 \x01(\x0b\x32\x1f.stagecoach.v1.MicroBatchResultH\x00\x42\t\n\x07payload\"\x1d\n\x0cStreamOpened\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\"\xd4\x01\n\x10MicroBatchResult\x12\x16\n\x0emicro_batch_id\x18\x01 \x01(\x04\x12\"\n\x06status\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status\x12,\n\rhidden_states\x18\x03 \x01(\x0b\x32\x15.stagecoach.v1.Tensor\x12(\n\x06logits\x18\x04 \x03(\x0b\x32\x18.stagecoach.v1.LogitsRow\x12,\n\x07timings\x18\x05 \x01(\x0b\x32\x1b.stagecoach.v1.StageTimings\"\xfe\x01\n\tLogitsRow\x12\x0b\n\x03row\x18\x01 \x01(\r\x12\x13\n\x0blog_sum_exp\x18\x02 \x01(\x02\x12\x15\n\rcandidate_ids\x18\x03 \x03(\r\x12\x18\n\x10\x63\x61ndidate_logits\x18\x04 \x03(\x02\x12\x14\n\x0ctoken_logits\x18\x05 \x03(\x02\x12#\n\x04\x66ull\x18\x06 \x01(\x0b\x32\x15.stagecoach.v1.Tensor\x12\x1d\n\x10unit_log_sum_exp\x18\x07 \x01(\x02H\x00\x88\x01\x01\x12\x15\n\rcontender_ids\x18\x08 \x03(\r\x12\x18\n\x10\x63ontender_logits\x18\t \x03(\x02\x42\x13\n\x11_unit_log_sum_exp\"J\n\x0cStageTimings\x12\x10\n\x08queue_ns\x18\x01 \x01(\x04\x12\x12\n\ncompute_ns\x18\x02 \x01(\x04\x12\x14\n\x0cserialize_ns\x18\x03 \x01(\x04\x32\xa6\x01\n\x0cStageService\x12H\n\x07GetInfo\x12\x1d.stagecoach.v1.GetInfoRequest\x1a\x1e.stagecoach.v1.GetInfoResponse\x12L\n\x07\x46orward\x12\x1d.stagecoach.v1.ForwardRequest\x1a\x1e.stagecoach.v1.ForwardResponse(\x01\x30\x01\x42\x1cZ\x1astagecoach/v1;stagecoachv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,39 +41,41 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETINFOREQUEST']._serialized_start=139
   _globals['_GETINFOREQUEST']._serialized_end=155
   _globals['_GETINFORESPONSE']._serialized_start=158
-  _globals['_GETINFORESPONSE']._serialized_end=889
-  _globals['_GETINFORESPONSE_WEIGHTDIGESTSENTRY']._serialized_start=837
-  _globals['_GETINFORESPONSE_WEIGHTDIGESTSENTRY']._serialized_end=889
-  _globals['_FORWARDREQUEST']._serialized_start=891
-  _globals['_FORWARDREQUEST']._serialized_end=1011
-  _globals['_OPENSTREAM']._serialized_start=1014
-  _globals['_OPENSTREAM']._serialized_end=1155
-  _globals['_MICROBATCH']._serialized_start=1158
-  _globals['_MICROBATCH']._serialized_end=1431
-  _globals['_SEQUENCESLICE']._serialized_start=1433
-  _globals['_SEQUENCESLICE']._serialized_end=1509
-  _globals['_TOKENIDS']._serialized_start=1511
-  _globals['_TOKENIDS']._serialized_end=1534
-  _globals['_SLOTOP']._serialized_start=1537
-  _globals['_SLOTOP']._serialized_end=1682
-  _globals['_FREESLOT']._serialized_start=1684
-  _globals['_FREESLOT']._serialized_end=1711
-  _globals['_TRUNCATESLOT']._serialized_start=1713
-  _globals['_TRUNCATESLOT']._serialized_end=1764
-  _globals['_FORKSLOT']._serialized_start=1766
-  _globals['_FORKSLOT']._serialized_end=1844
-  _globals['_LOGITSREQUEST']._serialized_start=1847
-  _globals['_LOGITSREQUEST']._serialized_end=2105
-  _globals['_FORWARDRESPONSE']._serialized_start=2107
-  _globals['_FORWARDRESPONSE']._serialized_end=2233
-  _globals['_STREAMOPENED']._serialized_start=2235
-  _globals['_STREAMOPENED']._serialized_end=2264
-  _globals['_MICROBATCHRESULT']._serialized_start=2267
-  _globals['_MICROBATCHRESULT']._serialized_end=2479
-  _globals['_LOGITSROW']._serialized_start=2482
-  _globals['_LOGITSROW']._serialized_end=2736
-  _globals['_STAGETIMINGS']._serialized_start=2738
-  _globals['_STAGETIMINGS']._serialized_end=2812
-  _globals['_STAGESERVICE']._serialized_start=2815
-  _globals['_STAGESERVICE']._serialized_end=2981
+  _globals['_GETINFORESPONSE']._serialized_end=981
+  _globals['_GETINFORESPONSE_WEIGHTDIGESTSENTRY']._serialized_start=929
+  _globals['_GETINFORESPONSE_WEIGHTDIGESTSENTRY']._serialized_end=981
+  _globals['_ENCODING']._serialized_start=983
+  _globals['_ENCODING']._serialized_end=1048
+  _globals['_FORWARDREQUEST']._serialized_start=1050
+  _globals['_FORWARDREQUEST']._serialized_end=1170
+  _globals['_OPENSTREAM']._serialized_start=1173
+  _globals['_OPENSTREAM']._serialized_end=1314
+  _globals['_MICROBATCH']._serialized_start=1317
+  _globals['_MICROBATCH']._serialized_end=1590
+  _globals['_SEQUENCESLICE']._serialized_start=1592
+  _globals['_SEQUENCESLICE']._serialized_end=1668
+  _globals['_TOKENIDS']._serialized_start=1670
+  _globals['_TOKENIDS']._serialized_end=1693
+  _globals['_SLOTOP']._serialized_start=1696
+  _globals['_SLOTOP']._serialized_end=1841
+  _globals['_FREESLOT']._serialized_start=1843
+  _globals['_FREESLOT']._serialized_end=1870
+  _globals['_TRUNCATESLOT']._serialized_start=1872
+  _globals['_TRUNCATESLOT']._serialized_end=1923
+  _globals['_FORKSLOT']._serialized_start=1925
+  _globals['_FORKSLOT']._serialized_end=2003
+  _globals['_LOGITSREQUEST']._serialized_start=2006
+  _globals['_LOGITSREQUEST']._serialized_end=2264
+  _globals['_FORWARDRESPONSE']._serialized_start=2266
+  _globals['_FORWARDRESPONSE']._serialized_end=2392
+  _globals['_STREAMOPENED']._serialized_start=2394
+  _globals['_STREAMOPENED']._serialized_end=2423
+  _globals['_MICROBATCHRESULT']._serialized_start=2426
+  _globals['_MICROBATCHRESULT']._serialized_end=2638
+  _globals['_LOGITSROW']._serialized_start=2641
+  _globals['_LOGITSROW']._serialized_end=2895
+  _globals['_STAGETIMINGS']._serialized_start=2897
+  _globals['_STAGETIMINGS']._serialized_end=2971
+  _globals['_STAGESERVICE']._serialized_start=2974
+  _globals['_STAGESERVICE']._serialized_end=3140
 # @@protoc_insertion_point(module_scope)

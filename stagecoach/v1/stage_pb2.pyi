@@ -115,6 +115,9 @@ class GetInfoResponse(_message.Message):
     ADDS_NOISE_FIELD_NUMBER: _builtins.int
     ATTENTION_FIELD_NUMBER: _builtins.int
     MAX_GRAPH_SEQS_FIELD_NUMBER: _builtins.int
+    WEIGHTS_ENCODING_FIELD_NUMBER: _builtins.int
+    COMPUTE_DTYPE_FIELD_NUMBER: _builtins.int
+    KV_DTYPE_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     """Version of this protocol; both sides must agree exactly."""
     model_id: _builtins.str
@@ -128,7 +131,7 @@ class GetInfoResponse(_message.Message):
     vocab_size: _builtins.int
     """Number of logits a row of the last stage has."""
     dtype: _builtins.str
-    """Element type of the weights, as `--dtype` names it: float32, float16 or bfloat16."""
+    """How matrices are kept, by its name: float32, float16 or bfloat16."""
     hidden_states_dtype: _tensor_pb2.DType.ValueType
     """Element type of hidden states on the wire, in and out."""
     kv_block_size: _builtins.int
@@ -171,6 +174,12 @@ class GetInfoResponse(_message.Message):
     """Sequences of the largest step of decoding that the stage launches as one CUDA graph. 0 where it
     launches every step piece by piece, or is older than this field.
     """
+    compute_dtype: _builtins.str
+    """Element type of activations, as `--dtype` names it. Empty where the stage is older than this
+    field; then it is that of hidden states, and so is the next.
+    """
+    kv_dtype: _builtins.str
+    """Element type of keys and values while they are kept."""
     @_builtins.property
     def layers(self) -> Global___LayerRange:
         """Layers that this stage owns."""
@@ -182,6 +191,10 @@ class GetInfoResponse(_message.Message):
         of one pipeline must agree in the parts that both have. Empty where the stage has no weights, or
         is older than this field.
         """
+
+    @_builtins.property
+    def weights_encoding(self) -> Global___Encoding:
+        """How matrices are kept. Unset where the stage is older than this field; `dtype` has its name."""
 
     def __init__(
         self,
@@ -212,14 +225,47 @@ class GetInfoResponse(_message.Message):
         adds_noise: _builtins.bool = ...,
         attention: _builtins.str = ...,
         max_graph_seqs: _builtins.int = ...,
+        weights_encoding: Global___Encoding | None = ...,
+        compute_dtype: _builtins.str = ...,
+        kv_dtype: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["layers", b"layers"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["layers", b"layers", "weights_encoding", b"weights_encoding"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adds_noise", b"adds_noise", "attention", b"attention", "device", b"device", "dtype", b"dtype", "emulated", b"emulated", "fingerprint", b"fingerprint", "hidden_size", b"hidden_size", "hidden_states_dtype", b"hidden_states_dtype", "kv_block_size", b"kv_block_size", "kv_bytes", b"kv_bytes", "layers", b"layers", "max_graph_seqs", b"max_graph_seqs", "max_model_len", b"max_model_len", "max_num_batched_tokens", b"max_num_batched_tokens", "max_num_seqs", b"max_num_seqs", "model_id", b"model_id", "num_free_kv_blocks", b"num_free_kv_blocks", "num_kv_blocks", b"num_kv_blocks", "num_model_layers", b"num_model_layers", "pid", b"pid", "protocol_version", b"protocol_version", "version", b"version", "vocab_size", b"vocab_size", "weight_bytes", b"weight_bytes", "weight_digests", b"weight_digests", "weights_revision", b"weights_revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adds_noise", b"adds_noise", "attention", b"attention", "compute_dtype", b"compute_dtype", "device", b"device", "dtype", b"dtype", "emulated", b"emulated", "fingerprint", b"fingerprint", "hidden_size", b"hidden_size", "hidden_states_dtype", b"hidden_states_dtype", "kv_block_size", b"kv_block_size", "kv_bytes", b"kv_bytes", "kv_dtype", b"kv_dtype", "layers", b"layers", "max_graph_seqs", b"max_graph_seqs", "max_model_len", b"max_model_len", "max_num_batched_tokens", b"max_num_batched_tokens", "max_num_seqs", b"max_num_seqs", "model_id", b"model_id", "num_free_kv_blocks", b"num_free_kv_blocks", "num_kv_blocks", b"num_kv_blocks", "num_model_layers", b"num_model_layers", "pid", b"pid", "protocol_version", b"protocol_version", "version", b"version", "vocab_size", b"vocab_size", "weight_bytes", b"weight_bytes", "weight_digests", b"weight_digests", "weights_encoding", b"weights_encoding", "weights_revision", b"weights_revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetInfoResponse: _TypeAlias = GetInfoResponse  # noqa: Y015
+
+@_typing.final
+class Encoding(_message.Message):
+    """How a row of numbers is kept: in whole blocks of so many numbers and so many bytes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    BLOCK_SIZE_FIELD_NUMBER: _builtins.int
+    BLOCK_BYTES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """As people name it: float16, q4_0."""
+    block_size: _builtins.int
+    """Numbers in a block; 1 for plain numbers, one after another."""
+    block_bytes: _builtins.int
+    """Bytes of a block."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        block_size: _builtins.int = ...,
+        block_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_bytes", b"block_bytes", "block_size", b"block_size", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Encoding: _TypeAlias = Encoding  # noqa: Y015
 
 @_typing.final
 class ForwardRequest(_message.Message):

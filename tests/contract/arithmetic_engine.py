@@ -22,6 +22,7 @@ from stage_server.core.batch import (
 )
 from stagecoach.contract.errors import KvFullError, StaleStateError
 from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.precision import DType, Precision
 from stagecoach.contract.stage_info import StageInfo
 from tests.reduced_logits import reduce_logits
 
@@ -44,8 +45,7 @@ def arithmetic_info(
         num_model_layers=6,
         hidden_size=HIDDEN_SIZE,
         vocab_size=VOCAB_SIZE,
-        dtype="float32",
-        hidden_states_dtype="float32",
+        precision=Precision.uniform(DType.FLOAT32),
         kv_block_size=4,
         num_kv_blocks=num_kv_blocks,
         num_free_kv_blocks=num_kv_blocks,

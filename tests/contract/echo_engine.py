@@ -45,6 +45,7 @@ from stagecoach.contract.errors import (
     UnavailableError,
 )
 from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.precision import Precision
 from stagecoach.contract.protocol import PROTOCOL_VERSION
 from stagecoach.contract.request_timings import RequestTimings, StepTotals
 from stagecoach.contract.stage_info import StageInfo
@@ -96,8 +97,7 @@ def stage_info(layers: LayerRange) -> StageInfo:
         num_model_layers=4,
         hidden_size=8,
         vocab_size=VOCAB_SIZE,
-        dtype="float16",
-        hidden_states_dtype="float32",
+        precision=Precision.of("float16", on_cpu=True),
         kv_block_size=16,
         num_kv_blocks=256,
         num_free_kv_blocks=200,

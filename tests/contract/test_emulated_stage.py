@@ -76,7 +76,7 @@ async def test_it_says_that_it_is_emulated_and_what_it_would_hold() -> None:
         info = await stage.info()
         assert info.emulated
         assert info.device == "emulated h200-141gb"
-        assert info.dtype == "float16"
+        assert info.dtype == info.compute_dtype == info.kv_dtype == "float16"
         assert info.hidden_states_dtype == tensor_pb2.DTYPE_FLOAT16
         assert info.weight_bytes == 4 * 2 * (4 * 768**2 + 3 * 768 * 3072 + 2 * 768)
         assert info.num_kv_blocks == (32 << 20) // (16 * 4 * 2 * 768 * 2)

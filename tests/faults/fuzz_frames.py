@@ -27,6 +27,7 @@ with atheris.instrument_imports(
 
 from stage_server.core.batch import ForwardBatch
 from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.precision import DType, Precision
 from stagecoach.contract.stage_info import StageInfo
 from stagecoach.v1 import stage_pb2
 from tests.faults.malformed import malformed_frame, mutate
@@ -46,8 +47,7 @@ def _info(layers: LayerRange) -> StageInfo:
         num_model_layers=6,
         hidden_size=HIDDEN_SIZE,
         vocab_size=128,
-        dtype="float32",
-        hidden_states_dtype="float32",
+        precision=Precision.uniform(DType.FLOAT32),
         kv_block_size=16,
         num_kv_blocks=64,
         num_free_kv_blocks=64,

@@ -127,7 +127,7 @@ async def test_f19_a_flapping_link_is_neither_stormed_nor_leaks(oracle: Oracle) 
         (("--layers", "1:4"), "came back with layers 1:4, expected 2:4"),
         (
             ("--dtype", "bfloat16"),
-            "came back with hidden_states_dtype bfloat16, expected float32",
+            "came back with precision bfloat16, expected float32",
         ),
         (("--model", "demo", "--layers", "2:4"), "came back with fingerprint"),
     ],

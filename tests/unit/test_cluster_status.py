@@ -14,6 +14,7 @@ from stagecoach.contract.cluster_status import (
 )
 from stagecoach.contract.errors import IncompatibleError
 from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.precision import DType, Precision
 from stagecoach.contract.status_json import status_json
 from stagecoach.v1 import generation_pb2
 from tests.stage_infos import create_info
@@ -25,7 +26,7 @@ KNOWN = StageStatus(
     info=create_info(
         LayerRange(0, 2),
         device="emulated t4-16gb",
-        dtype="float16",
+        precision=Precision.uniform(DType.FLOAT16),
         emulated=True,
         version="0.0.1",
         pid=12,

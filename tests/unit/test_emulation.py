@@ -17,6 +17,7 @@ from stage_server.emulation.prefix_hashes import agreed, read_rows, write_rows
 from stage_server.process.build_engine import build_engine
 from stagecoach.contract.errors import IncompatibleError
 from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.precision import DType, Precision
 from stagecoach.model_files import open_model
 from tests.reduced_logits import reduce_logits
 
@@ -153,7 +154,7 @@ def test_an_emulated_gpu_takes_the_dtype_that_the_card_would(
     gpu: str, dtype: str, expected: str, tmp_path: Path
 ) -> None:
     info = create_engine(tmp_path, gpu, dtype).info
-    assert (info.dtype, info.hidden_states_dtype) == (expected, expected)
+    assert info.precision == Precision.uniform(DType(expected))
 
 
 def test_an_emulated_gpu_refuses_a_dtype_as_the_card_would(tmp_path: Path) -> None:

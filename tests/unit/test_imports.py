@@ -24,7 +24,7 @@ NOUNS = tuple(
     f"stagecoach.contract.{name}"
     for name in (
         *("address", "cluster_status", "errors", "layer_range", "load_progress", "protocol"),
-        *("request_timings", "stage_info", "status_json"),
+        *("precision", "request_timings", "stage_info", "status_json"),
         *("stage_timings", "step_record"),
     )
 )

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 
@@ -9,6 +10,7 @@ from stagecoach.contract import stage_info_codec
 from stagecoach.contract.dtypes import dtype_named
 from stagecoach.contract.errors import InvalidArgumentError
 from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.precision import DType, Encoding, Precision
 from stagecoach.contract.protocol import PROTOCOL_VERSION
 from stagecoach.contract.stage_info import StageInfo
 from stagecoach.v1 import stage_pb2
@@ -22,8 +24,12 @@ INFO = StageInfo(
     num_model_layers=6,
     hidden_size=64,
     vocab_size=128,
-    dtype="float16",
-    hidden_states_dtype="bfloat16",
+    precision=Precision(
+        weights=Encoding("q4_0", 32, 18),
+        compute=DType.FLOAT32,
+        kv=DType.FLOAT16,
+        wire=Encoding.plain(DType.BFLOAT16),
+    ),
     kv_block_size=16,
     num_kv_blocks=100,
     num_free_kv_blocks=99,
@@ -44,11 +50,17 @@ INFO = StageInfo(
 )
 
 
+PRECISION = {
+    *("dtype", "hidden_states_dtype", "weights_encoding", "compute_dtype", "kv_dtype"),
+}
+"""Fields of the message for one field of `StageInfo`."""
+
+
 def test_every_field_crosses_the_wire() -> None:
     message = stage_info_codec.to_message(INFO)
-    assert {field.name for field, _ in message.ListFields()} == {
-        field.name for field in fields(StageInfo)
-    }
+    written = {field.name for field, _ in message.ListFields()}
+    assert written - PRECISION == {field.name for field in fields(StageInfo)} - {"precision"}
+    assert written >= PRECISION
     data = message.SerializeToString()
     read = stage_info_codec.from_message(stage_pb2.GetInfoResponse.FromString(data))
     assert read == INFO
@@ -66,10 +78,12 @@ def test_a_stage_says_its_own_version_and_process() -> None:
 def test_what_is_set_on_no_message_is_not_taken_from_this_process() -> None:
     message = stage_pb2.GetInfoResponse(
         layers=stage_pb2.LayerRange(start=0, end=1),
+        dtype="float16",
         hidden_states_dtype=dtype_named("float32"),
     )
     info = stage_info_codec.from_message(message)
     assert (info.protocol_version, info.version, info.pid, info.adds_noise) == (0, "", 0, False)
+    assert info.precision == Precision.of("float16", on_cpu=True)
 
 
 def test_an_unknown_dtype_is_refused() -> None:
@@ -78,6 +92,25 @@ def test_an_unknown_dtype_is_refused() -> None:
     with pytest.raises(InvalidArgumentError, match="99") as caught:
         stage_info_codec.from_message(message)
     assert caught.value.field == "hidden_states_dtype"
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"compute_dtype": "float8"}, "dtype"),
+        ({"kv_dtype": "int3"}, "dtype"),
+        ({"weights_encoding": stage_pb2.Encoding(name="q4_0", block_size=32)}, "weights_encoding"),
+        ({"weights_encoding": stage_pb2.Encoding(name="f", block_bytes=2)}, "weights_encoding"),
+    ],
+)
+def test_an_unknown_format_is_refused(change: dict[str, Any], field: str) -> None:
+    message = stage_info_codec.to_message(INFO)
+    message.ClearField("weights_encoding")
+    message.dtype = "float16"
+    message.MergeFrom(stage_pb2.GetInfoResponse(**change))
+    with pytest.raises(InvalidArgumentError) as caught:
+        stage_info_codec.from_message(message)
+    assert caught.value.field == field
 
 
 def test_an_empty_layer_range_is_refused() -> None:

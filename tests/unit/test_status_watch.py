@@ -22,6 +22,7 @@ from stagecoach.client import (
     UnavailableError,
 )
 from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.precision import DType, Precision
 from stagecoach.contract.stage_timings import StageTimings
 from tests.stage_infos import create_info
 
@@ -61,7 +62,7 @@ def a_stage(index: int, **changes: Any) -> StageStatus:
         info=create_info(
             LayerRange(index, index + 1),
             device="cuda:0 NVIDIA GeForce RTX 3060",
-            dtype="float16",
+            precision=Precision.uniform(DType.FLOAT16),
             num_kv_blocks=100,
             num_free_kv_blocks=25,
         ),

@@ -9,6 +9,7 @@ from coordinator.pipeline.replica import check_fits
 from coordinator.pipeline.topology import Topology
 from stagecoach.contract.errors import IncompatibleError, InvalidArgumentError
 from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.precision import DType, Precision
 from stagecoach.contract.protocol import PROTOCOL_VERSION
 from stagecoach.contract.stage_info import StageInfo
 from tests.stage_infos import create_info
@@ -46,7 +47,10 @@ def test_gaps_and_overlaps_are_refused(ranges: list[str], message: str) -> None:
         ({"fingerprint": "e" * 64}, "model fingerprint is e+, expected f+"),
         ({"protocol_version": 9}, f"protocol version is 9, expected {PROTOCOL_VERSION}"),
         ({"hidden_size": 32}, "hidden size is 32, expected 64"),
-        ({"hidden_states_dtype": "float16"}, "hidden states dtype is float16, expected float32"),
+        (
+            {"precision": Precision.uniform(DType.FLOAT16)},
+            "hidden states dtype is float16, expected float32",
+        ),
         ({"kv_block_size": 32}, "KV block size is 32, expected 16"),
         ({"num_model_layers": 7}, "number of layers is 7, expected 6"),
     ],

@@ -38,7 +38,9 @@ def test_hidden_states_travel_in_an_encoding_of_their_own(tmp_path: Path) -> Non
     hidden = torch.linspace(-1, 1, 5 * 48).view(5, 48).bfloat16()
     narrow = FLOAT32._replace(wire=Encoding.plain(DType.BFLOAT16))
     engine, wide = create_engine(path, narrow), create_engine(path, FLOAT32)
-    assert (engine.info.dtype, engine.info.hidden_states_dtype) == ("float32", "bfloat16")
+    assert str(engine.info.precision) == (
+        "float32 weights, float32 arithmetic, float32 KV, bfloat16 on the wire"
+    )
     assert engine.info.weight_bytes == wide.info.weight_bytes
     assert engine.info.kv_bytes == wide.info.kv_bytes
     engine.warm_up()
@@ -75,5 +77,7 @@ def test_kv_is_rounded_to_its_own_dtype_and_computed_in_that_of_the_arithmetic(
 
 def test_float16_on_a_cpu_is_that_of_the_weights_alone(tmp_path: Path) -> None:
     engine = create_engine(tiny_model("llama", tmp_path), Precision.of("float16", on_cpu=True))
-    assert (engine.info.dtype, engine.info.hidden_states_dtype) == ("float16", "float32")
+    assert str(engine.info.precision) == (
+        "float16 weights, float32 arithmetic, float32 KV, float32 on the wire"
+    )
     assert run(engine, torch.ones(5, 48)).dtype == torch.float32

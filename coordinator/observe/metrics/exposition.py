@@ -264,6 +264,7 @@ def _stages(figures: EngineFigures) -> Iterator[Metric]:
     for index, servers in enumerate(figures.stages):
         for server in servers:
             if (stage := server.info) is not None:
-                facts = (str(index), server.address, str(stage.layers), stage.device, stage.dtype)
+                weights = stage.precision.weights.name
+                facts = (str(index), server.address, str(stage.layers), stage.device, weights)
                 family.add_metric(facts, 1)
     yield family
