@@ -3,18 +3,17 @@
 Run by `make docs`. A table stands between `<!-- begin generated: NAME -->` and the line that ends
 it. What a flag means is said by the docstring of the configuration's field that it sets, else by
 its help. What a room is for is said by the first paragraph of its docstring. `files with WORD`
-lists the files that have a word, for recipes that name all places of a change. With `--check`
+lists the files that have a word, for recipes that name all places of a change. What a request of a
+client may say follows from the schemas and the client (`http_fields`, `sdk_tables`). With `--check`
 nothing is written; the exit code says whether every table is what the code gives.
 """
 
 import argparse
 import ast
 import importlib
-import inspect
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +24,9 @@ from coordinator.cli.app import app as coordinator_cli
 from coordinator.config import CoordinatorConfig
 from stage_server.core.config import StageConfig
 from stage_server.process.command import app as stage_server
+from tools import http_fields, sdk_tables
+from tools.attributes import attributes
+from tools.markdown import first_sentence, split_at, table
 
 Parameter = TyperOption | TyperArgument
 
@@ -62,12 +64,19 @@ def tables() -> dict[str, str]:
         "serve": _flags(commands["serve"], prefix="STAGECOACH", fields=_fields(CoordinatorConfig)),
         "up": _flags(commands["up"], prefix=None, fields={}),
         "commands": "\n".join(
-            f"### coordinator-cli {name}\n\n{_first_sentence(command.help or '')}\n\n"
+            f"### coordinator-cli {name}\n\n{first_sentence(command.help or '')}\n\n"
             + _flags(command, prefix=None, fields={})
             for name, command in commands.items()
             if name not in WITH_TABLES_OF_THEIR_OWN
         ),
         "decisions": _decisions(),
+        "fields that are honoured": http_fields.honoured(),
+        "fields that are refused": http_fields.refused(),
+        "fields that are ignored": http_fields.ignored(),
+        "options of a completion": sdk_tables.options(),
+        "methods of a client": sdk_tables.methods(),
+        "results of a client": sdk_tables.results(),
+        "errors of a client": sdk_tables.errors(),
     }
 
 
@@ -105,15 +114,6 @@ def drift() -> list[str]:
     ]
 
 
-def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    lines = [header, ("---",) * len(header), *rows]
-    return "".join(f"| {' | '.join(map(_cell, line))} |\n" for line in lines)
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", r"\|")
-
-
 def _commands(group: object, words: str = "") -> dict[str, TyperCommand]:
     """The commands of a group and of the groups in it, by what one types."""
     if isinstance(group, TyperCommand):
@@ -140,14 +140,14 @@ def _flags(command: TyperCommand, *, prefix: str | None, fields: Mapping[str, Fi
         if name.startswith("_") or name in NOT_LISTED:
             continue
         field = next((fields[n] for n in (name, f"{name}_bytes", f"{name}s") if n in fields), None)
-        meaning, of_help = _split(parameter.help or "", "Default: ")
+        meaning, of_help = split_at(parameter.help or "", "Default: ")
         if field is not None:
             meaning = field.meaning
         default = _default(parameter) or (field and field.of_none) or of_help
         variable = () if prefix is None else (_variable(parameter, prefix),)
         rows.append((_spelling(parameter), *variable, default, meaning))
     header = ("flag", "default", "meaning")
-    return _table(header if prefix is None else (header[0], "variable", *header[1:]), rows)
+    return table(header if prefix is None else (header[0], "variable", *header[1:]), rows)
 
 
 def _spelling(parameter: Parameter) -> str:
@@ -179,32 +179,18 @@ def _fields(configuration: type) -> dict[str, Field]:
 
     Names of tuples of choices are replaced by the choices.
     """
-    module = importlib.import_module(configuration.__module__)
-    tree = ast.parse(inspect.getsource(configuration))
-    [body] = [node.body for node in tree.body if isinstance(node, ast.ClassDef)]
+    choices = vars(importlib.import_module(configuration.__module__))
     fields = {}
-    for field, after in pairwise(body):
-        if (
-            isinstance(field, ast.AnnAssign)
-            and isinstance(field.target, ast.Name)
-            and isinstance(after, ast.Expr)
-            and isinstance(after.value, ast.Constant)
-        ):
-            text = re.sub(
-                "`([A-Z_]+)`",
-                lambda found: ", ".join(f"`{choice}`" for choice in vars(module)[found[1]]),
-                " ".join(str(after.value.value).split()),
-            )
-            meaning, of_none = _split(text, "None: ")
-            is_none = isinstance(field.value, ast.Constant) and field.value.value is None
-            fields[field.target.id] = Field(meaning, of_none if is_none else "")
+    for name, attribute in attributes(configuration).items():
+        text = re.sub(
+            "`([A-Z_]+)`",
+            lambda found: ", ".join(f"`{choice}`" for choice in choices[found[1]]),
+            attribute.text,
+        )
+        meaning, of_none = split_at(text, "None: ")
+        is_none = isinstance(attribute.value, ast.Constant) and attribute.value.value is None
+        fields[name] = Field(meaning, of_none if is_none else "")
     return fields
-
-
-def _split(text: str, opening: str) -> tuple[str, str]:
-    """Parts a text from the rest that opens with a word; that rest has no full stop."""
-    meaning, _, rest = text.partition(opening)
-    return meaning.strip(), rest.removesuffix(".")
 
 
 def _rooms() -> str:
@@ -215,8 +201,8 @@ def _rooms() -> str:
         if docstring is None:
             raise ValueError(f"{path} does not say what it is for")
         name = path.parent if path.name == "__init__.py" else path
-        rows.append((f"`{name.relative_to(ROOT)}`", _first_sentence(docstring)))
-    return _table(("room", "duty"), rows)
+        rows.append((f"`{name.relative_to(ROOT)}`", first_sentence(docstring)))
+    return table(("room", "duty"), rows)
 
 
 def _room_files() -> Iterator[Path]:
@@ -227,11 +213,6 @@ def _room_files() -> Iterator[Path]:
         for path in sorted(folder.glob("*.py")):
             if not path.name.startswith("__"):
                 yield path
-
-
-def _first_sentence(text: str) -> str:
-    """The first paragraph of a docstring, on one line and without its full stop."""
-    return " ".join(text.partition("\n\n")[0].split()).removesuffix(".")
 
 
 def _files_with(word: str) -> str:
@@ -254,7 +235,7 @@ def _purpose(path: Path) -> str:
     if path.suffix == ".proto":
         [comment] = re.findall(r"^// (.*)\npackage ", text, flags=re.MULTILINE)
         return str(comment).removesuffix(".")
-    return _first_sentence(ast.get_docstring(ast.parse(text)) or "")
+    return first_sentence(ast.get_docstring(ast.parse(text)) or "")
 
 
 def _decisions() -> str:
@@ -263,7 +244,7 @@ def _decisions() -> str:
         lines = path.read_text().splitlines()
         title, date = lines[0].removeprefix("# "), lines[2].removeprefix("Date: ")
         rows.append((path.name[:4], f"[{title}]({path.name})", date))
-    return _table(("number", "decision", "date"), rows)
+    return table(("number", "decision", "date"), rows)
 
 
 def main() -> int:

@@ -26,12 +26,14 @@ class AsyncStepWatch:
         peer: The coordinator, for errors.
     """
 
+    origin_unix_ns: int
+    """Wall clock of the coordinator when the watch began, in nanoseconds since 1970."""
+
     def __init__(self, call: AsyncWatchCall, peer: Peer) -> None:
         self._call = call
         self._peer = peer
         self._reader = StepReader()
         self.origin_unix_ns = 0
-        """Wall clock of the coordinator when the watch began, in nanoseconds since 1970."""
 
     @property
     def num_lost(self) -> int:

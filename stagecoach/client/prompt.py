@@ -36,7 +36,8 @@ class PromptOptions(TypedDict, total=False):
     """End chat messages with what the assistant's next message begins with. Default: true, or
     false with `continue_final_message`."""
     continue_final_message: bool | None
-    """End inside the last of the chat messages, so that the output goes on with it."""
+    """End inside the last of the chat messages, so that the output goes on with it. Default:
+    False."""
 
 
 _NO_FORM = "prompt is neither text, nor token ids, nor chat messages"

@@ -35,35 +35,35 @@ class GenerateOptions(PromptOptions, total=False):
     """Keyword arguments of `generate` and `complete`. Left out or None: the default."""
 
     model: str | None
-    """A name of the model; the status lists them. Default: the only one."""
+    """A name of a model; the status lists them. Default: the only one."""
     max_tokens: int | None
     """Most tokens to generate; of more than fit, as many as fit. Default: as many as fit."""
     min_tokens: int | None
-    """Tokens before which neither an end token nor a stop string ends the text. Default 0."""
+    """Tokens before which neither an end token nor a stop string ends the text. Default: 0."""
     temperature: float | None
-    """0, the default, is greedy."""
+    """Logits are divided by it; 0 takes the likeliest token. Default: 0."""
     top_p: float | None
-    """Keep the smallest set of tokens that holds this share of the probability. Default 1."""
+    """Keep the smallest set of tokens that holds this share of the probability. Default: 1."""
     top_k: int | None
-    """Keep this many of the most likely tokens. Default 0: all."""
+    """Keep this many of the most likely tokens; 0 keeps all. Default: 0."""
     min_p: float | None
-    """Drop tokens less likely than this share of the most likely one. Default 0."""
+    """Drop tokens less likely than this share of the most likely one. Default: 0."""
     repetition_penalty: float | None
-    """Makes tokens of prompt and output less likely. Default 1: not."""
+    """Above 1, makes tokens of prompt and output less likely. Default: 1."""
     presence_penalty: float | None
-    """Subtracted from the logits of tokens in the output. Default 0."""
+    """Subtracted from the logits of tokens that the output has. Default: 0."""
     frequency_penalty: float | None
-    """Subtracted once per occurrence in the output. Default 0."""
+    """Subtracted from a token's logit once for each time that the output has it. Default: 0."""
     logit_bias: Mapping[int, float] | None
-    """Added to logits, by token id."""
+    """Added to logits, by token id. Default: nothing."""
     seed: int | None
-    """The same seed gives the same text. Default, and -1 as over HTTP: drawn at random."""
+    """The same seed gives the same text; -1 is no seed, as over HTTP. Default: drawn at random."""
     stop: str | Sequence[str]
-    """The text ends before the first of these that it would contain."""
+    """The text ends before the first of these that it would contain. Default: none."""
     stop_token_ids: Sequence[int]
-    """Generation ends at any of these ids."""
+    """The text ends at any of these tokens. Default: none."""
     ignore_eos: bool
-    """Do not end at the model's own end-of-sequence tokens."""
+    """Do not end at the model's own end-of-sequence tokens. Default: False."""
     request_id: str | None
     """Name in the coordinator's logs, in use until the last step of the request is over, also when
     it was cancelled. Default: made by the coordinator."""
@@ -74,14 +74,16 @@ class GenerateOptions(PromptOptions, total=False):
     """Log-probabilities wanted with every token: 0 for that of the chosen token alone, up to 20 for
     those of as many of the most likely tokens too. Default: none."""
     json_schema: JsonSchema | None
-    """The output is JSON that is valid against this schema. Default, as for the next three: the
-    output may be anything. Only one of the four may be given."""
+    """The output is JSON that is valid against this schema. At most one of `json_schema`,
+    `json_object`, `regex` and `lark` may be given. Default: any output."""
     json_object: bool
-    """The output is a JSON object."""
+    """The output is a JSON object. Default: False."""
     regex: str | None
-    """The output is what this regular expression, in Rust's syntax, matches as a whole."""
+    """The output is what this regular expression, in Rust's syntax, matches as a whole. Default:
+    any output."""
     lark: str | None
-    """The output is what the rule `start` of this Lark grammar, in llguidance's dialect, makes."""
+    """The output is what the rule `start` of this Lark grammar, in llguidance's dialect, makes.
+    Default: any output."""
 
 
 def generate_request(

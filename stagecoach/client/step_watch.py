@@ -26,6 +26,9 @@ class StepWatch:
         StagecoachError: The coordinator does not let itself be watched.
     """
 
+    origin_unix_ns: int
+    """Wall clock of the coordinator when the watch began, in nanoseconds since 1970."""
+
     def __init__(self, call: Iterator[generation_pb2.WatchStepsResponse], peer: Peer) -> None:
         self._messages = CallMessages(call, "watch")
         self._peer = peer
@@ -35,7 +38,6 @@ class StepWatch:
         except grpc.RpcError as error:
             raise read_error(error, peer) from error
         self.origin_unix_ns = read_origin_unix_ns(first, peer.address)
-        """Wall clock of the coordinator when the watch began, in nanoseconds since 1970."""
 
     @property
     def num_lost(self) -> int:

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 from coordinator.core.request_spec import MAX_CHAT_MESSAGES, MAX_LOGPROBS
 from coordinator.doors.http.schema.base import (
     ITEMS,
+    NEUTRAL,
     TEXT,
     UP_TO_MODEL,
     Advisory,
@@ -36,11 +37,17 @@ MAX_PATH_CHARS = 64
 
 
 class ContentPart(MessagePart):
-    """A part of a message; the texts of all parts are joined."""
+    """A part of a message."""
 
-    type: Literal["text"]
-    text: str
+    type: Literal["text"] = Field(description="Images, sounds and files are refused.")
+    text: str = Field(description="The texts of all parts are joined.")
 
+
+NoToolChoice = Annotated[
+    Literal["none", "auto", ""] | None,
+    NEUTRAL,
+    Field(description="Not supported: only what asks for no tool is taken."),
+]
 
 Content = Annotated[
     Annotated[str, TEXT] | Annotated[list[ContentPart], Field(max_length=MAX_CHAT_MESSAGES), ITEMS],
@@ -115,7 +122,7 @@ class ChatCompletionRequest(ConversationFields, SamplingFields):
         None,
         ge=0,
         le=MAX_LOGPROBS,
-        description="And of as many of the most likely tokens. Only with `logprobs`.",
+        description="Return those of as many of the most likely tokens too. Only with `logprobs`.",
     )
 
     metadata: Annotated[dict[str, Any], AfterValidator(_check_metadata)] | None = Field(
@@ -123,15 +130,17 @@ class ChatCompletionRequest(ConversationFields, SamplingFields):
         description="Kept nowhere; returned with a response that is not streamed. At most "
         f"{MAX_METADATA_CHARS} characters as JSON.",
     )
-    modalities: list[Literal["text"]] | None = None
+    modalities: Annotated[list[Literal["text"]] | None, NEUTRAL] = Field(
+        None, description="Only text is made."
+    )
     audio: Unsupported = None
     moderation: Unsupported = None
     prediction: Advisory = None
     web_search_options: Unsupported = None
     tools: Unsupported = None
-    tool_choice: Literal["none", "auto", ""] | None = None
+    tool_choice: NoToolChoice = None
     functions: Unsupported = None
-    function_call: Literal["none", "auto", ""] | None = None
+    function_call: NoToolChoice = None
     best_of: OnlyOne = None
     echo: Unsupported = None
 

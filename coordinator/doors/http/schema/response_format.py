@@ -16,17 +16,19 @@ from coordinator.doors.http.schema.base import (
 _OBJECT = Tag("<object>")
 GrammarText = Annotated[str, Field(min_length=1, max_length=MAX_GRAMMAR_CHARS)]
 
+_FORM = Field(description="Any text, any JSON object, or JSON that conforms to a schema.")
+
 
 class TextFormat(RequestModel):
     """Any text."""
 
-    type: Literal["text"]
+    type: Literal["text"] = _FORM
 
 
 class JsonObjectFormat(RequestModel):
     """Any JSON object."""
 
-    type: Literal["json_object"]
+    type: Literal["json_object"] = _FORM
 
 
 class JsonSchema(RequestModel):
@@ -47,8 +49,8 @@ class JsonSchema(RequestModel):
 class JsonSchemaFormat(RequestModel):
     """JSON that conforms to a schema."""
 
-    type: Literal["json_schema"]
-    json_schema: JsonSchema
+    type: Literal["json_schema"] = _FORM
+    json_schema: JsonSchema = Field(description="Only with the type `json_schema`.")
 
 
 _TYPES = ("text", "json_object", "json_schema")

@@ -97,8 +97,19 @@ class SamplingFields(OtherServersFields, ModelRequest):
         le=1,
         description="Share of the probability that is kept; 0: the likeliest token. Default 1.",
     )
-    frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(
+        None,
+        ge=-2,
+        le=2,
+        description="Subtracted from a token's logit once for each time that the output has it. "
+        "Default 0.",
+    )
+    presence_penalty: float | None = Field(
+        None,
+        ge=-2,
+        le=2,
+        description="Subtracted from the logits of tokens that the output has. Default 0.",
+    )
     logit_bias: dict[TokenIdText, Bias] | None = Field(
         None, max_length=MAX_LOGIT_BIASES, description="Added to logits, by token id."
     )
@@ -136,7 +147,12 @@ class SamplingFields(OtherServersFields, ModelRequest):
     min_p: float | None = Field(
         None, ge=0, le=1, description="Least share of the highest probability that is kept."
     )
-    repetition_penalty: float | None = Field(None, ge=0.001, le=100)
+    repetition_penalty: float | None = Field(
+        None,
+        ge=0.001,
+        le=100,
+        description="Makes tokens of prompt and output less likely. Default 1: not.",
+    )
     min_tokens: Integer | None = Field(
         None,
         ge=0,
@@ -146,7 +162,11 @@ class SamplingFields(OtherServersFields, ModelRequest):
     ignore_eos: bool | None = Field(
         None, description="Do not end at the model's end-of-sequence tokens."
     )
-    stop_token_ids: list[TokenId] | None = Field(None, max_length=MAX_STOP_TOKEN_IDS)
+    stop_token_ids: list[TokenId] | None = Field(
+        None,
+        max_length=MAX_STOP_TOKEN_IDS,
+        description="The text ends at any of these tokens.",
+    )
     cache_salt: str | None = Field(
         None,
         min_length=1,

@@ -51,7 +51,7 @@ class TokenizeResponse(ResponseModel):
 class DetokenizeRequest(ModelRequest):
     """Tokens."""
 
-    tokens: list[TokenId]
+    tokens: list[TokenId] = Field(description="Token ids; special tokens leave no text.")
 
 
 class DetokenizeResponse(ResponseModel):

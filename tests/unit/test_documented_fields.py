@@ -1,0 +1,71 @@
+"""The tables of fields in `docs/clients.md` say what the HTTP door does with a request."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from coordinator.doors.http.ignored_fields import ignored_fields
+from coordinator.doors.http.schema.base import RequestModel
+from coordinator.doors.http.schema.chat import ChatCompletionRequest
+from coordinator.doors.http.schema.completion import CompletionRequest
+from coordinator.doors.http.schema.tokens import DetokenizeRequest, TokenizeRequest
+from tools.http_fields import ENDPOINTS, Treatment, fields, honoured, ignored, refused
+
+LEAST: dict[type[RequestModel], dict[str, Any]] = {
+    ChatCompletionRequest: {"messages": [{"role": "user", "content": "x"}]},
+    CompletionRequest: {"prompt": "x"},
+    TokenizeRequest: {"prompt": "x"},
+    DetokenizeRequest: {"tokens": [1]},
+}
+"""A request with what it must have and nothing else."""
+
+
+def places(model: type[RequestModel], treatment: Treatment) -> list[str]:
+    """Fields of a request itself; not of the objects inside."""
+    return [
+        field.place
+        for field in fields(model)
+        if field.treatment is treatment and "." not in field.place
+    ]
+
+
+@pytest.mark.parametrize("model", ENDPOINTS.values(), ids=lambda model: model.__name__)
+def test_a_field_that_is_said_to_be_refused_is_refused_by_name(model: type[RequestModel]) -> None:
+    for place in places(model, Treatment.REFUSED):
+        with pytest.raises(ValidationError) as caught:
+            model.model_validate({**LEAST[model], place: "something"})
+        assert {error["loc"][0] for error in caught.value.errors()} == {place}
+
+
+@pytest.mark.parametrize("model", ENDPOINTS.values(), ids=lambda model: model.__name__)
+def test_a_field_that_is_said_to_be_ignored_is_taken_and_named(model: type[RequestModel]) -> None:
+    for place in places(model, Treatment.IGNORED):
+        wanted = model.model_validate({**LEAST[model], place: "something"})
+        assert ignored_fields(wanted) == {place: place}
+
+
+def test_every_field_stands_in_one_table_with_what_it_means() -> None:
+    for model in ENDPOINTS.values():
+        assert {field.place for field in fields(model)} >= {
+            info.alias or name for name, info in model.model_fields.items()
+        }
+        assert [one.place for one in fields(model) if not (one.meaning and one.values)] == []
+    tables = {
+        Treatment.HONOURED: honoured(),
+        Treatment.REFUSED: refused(),
+        Treatment.IGNORED: ignored(),
+    }
+    for model in ENDPOINTS.values():
+        for field in fields(model):
+            assert f"`{field.place}`" in tables[field.treatment]
+
+
+def test_fields_of_objects_are_named_by_their_place() -> None:
+    found = {field.place: field for field in fields(ChatCompletionRequest)}
+    assert found["messages[].tool_calls"].treatment is Treatment.REFUSED
+    assert found["messages[].name"].treatment is Treatment.HONOURED
+    assert found["stream_options.include_obfuscation"].treatment is Treatment.IGNORED
+    assert found["response_format.json_schema.schema"].values == "object"
+    assert found["response_format.type"].values == '`"text"` or `"json_object"` or `"json_schema"`'
+    assert found["temperature"].values == "number 0 to 2"
