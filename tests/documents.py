@@ -50,6 +50,25 @@ def spans(document: Path) -> list[str]:
     return _CODE.findall(prose(document))
 
 
+def named_commands(*programs: str) -> list[str]:
+    """The commands that the prose of today's documents sets as code, with these programs first.
+
+    Each once, in order. A record of the past may name what is gone: the changelog, a decision.
+    """
+    of_today = [
+        document
+        for document in DOCUMENTS
+        if document.name != "CHANGELOG.md" and document.parent.name != "decisions"
+    ]
+    found = [
+        span
+        for document in of_today
+        for span in spans(document)
+        if span.split()[:1] and span.split()[0] in programs
+    ]
+    return list(dict.fromkeys(found))
+
+
 def prose(document: Path) -> str:
     """A document without its blocks of code."""
     return _FENCE.sub("", document.read_text())

@@ -1,9 +1,12 @@
-"""Every command and program of the README and of the other documents is run, as it stands there.
+"""The commands and programs that stand in blocks of the documents are run, as they stand there.
 
-One that stands in several of them is run once.
+One that stands in several of them is run once. Only addresses differ: free ports on loopback take
+the place of fixed ones and of the three boxes. And a bench repeats once.
 
-Only addresses differ: free ports on loopback take the place of fixed ones and of the three boxes.
-And a bench repeats once.
+Of commands in prose and tables, `coordinator-cli health` and `--version` are run. What takes hours,
+root or a card is not: a benchmark is asked for its help, and make what it would do. What needs
+docker or the network is not run at all; `tests/unit/test_documents.py` checks that its commands,
+flags and files are there.
 """
 
 import contextlib
@@ -25,7 +28,7 @@ import pytest
 from stagecoach.client import Client, UnauthenticatedError
 from stagecoach.model_files import open_model
 from stagecoach.roofline.layer_split import split_layers
-from tests.documents import ROOT, commands, fenced
+from tests.documents import ROOT, commands, fenced, named_commands, spans
 
 READY_S = 900
 """For a command; it only ends what hangs, on a machine that does other things besides."""
@@ -43,6 +46,12 @@ def commands_of(*words: str) -> list[str]:
     found = [command for command in COMMANDS if command.split()[: len(words)] == list(words)]
     assert found, f"no document has a command {' '.join(words)}"
     return found
+
+
+def named_commands_of(beginning: str) -> list[str]:
+    """Commands in prose that begin so."""
+    program = beginning.split()[0]
+    return [one for one in named_commands(program) if one.startswith(beginning)]
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -209,19 +218,70 @@ def test_http_answers_as_openai_does(doors: dict[str, str]) -> None:
     assert answer.json()["choices"][0]["message"]["content"].strip()
 
 
-def test_the_python_program(coordinator: str) -> None:
-    [program] = fenced("python")
+@pytest.mark.parametrize("program", fenced("python"))
+def test_python_programs(coordinator: str, program: str) -> None:
     assert "localhost:50050" in program
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        exec(compile(program.replace("localhost:50050", coordinator), "README.md", "exec"), {})
+        exec(compile(program.replace("localhost:50050", coordinator), "document", "exec"), {})
     assert len(printed.getvalue()) > 40
+    assert ("temperature" in program) == ("temperature is -1.0" in printed.getvalue())
+
+
+def test_health_tells_whether_a_server_serves(coordinator: str) -> None:
+    [command] = named_commands_of("coordinator-cli health")
+    assert output_of(command.replace("HOST:PORT", coordinator))
+    [version] = named_commands_of("coordinator-cli --version")
+    assert output_of(version)
+
+
+BENCHMARKS = sorted(
+    {
+        found[1]
+        for page in ("docs/performance.md", "CONTRIBUTING.md")
+        for span in spans(ROOT / page)
+        if (found := re.fullmatch(r"(?:\S*python -m )?(benchmarks[./]\w+(?:\.sh)?)( --.*)?", span))
+    }
+)
+"""Benchmarks that a page names; each takes minutes, one needs root."""
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_a_benchmark_starts_and_says_what_it_measures(name: str) -> None:
+    is_script = name.endswith(".sh")
+    command = f"{ROOT / name} --help" if is_script else f"{sys.executable} -m {name} --help"
+    assert len(output_of(command)) > 40
+
+
+@pytest.mark.parametrize("command", named_commands("make"))
+def test_make_knows_how_to_do_what_a_document_names(command: str) -> None:
+    """Targets that need a card, root, the network or an hour too: make says what it would do."""
+    variables = dict(
+        word.split("=", 1) for word in shlex.split(command) if re.match(r"[A-Z]+=", word)
+    )
+    told = output_of(f"{command} --dry-run")
+    assert variables.get("ARGS", "") in told
+
+
+def certificates(folder: Path) -> set[tuple[str, bytes]]:
+    """Name and content of every certificate that lies in the folder of the documents."""
+    return {(path.name, path.read_bytes()) for path in folder.glob("pki/*.pem")}
 
 
 def test_three_boxes(tmp_path: Path) -> None:
     """With the documents' certificates, keys and variables; only addresses differ."""
     for command in commands_of("coordinator-cli", "certs"):
-        output_of(f"{command} --host 127.0.0.1" if "issue" in command else command, cwd=tmp_path)
+        if " issue " in command:
+            command += " --host 127.0.0.1"
+        before = certificates(tmp_path)
+        text = output_of(command, cwd=tmp_path)
+        changed = {name for name, _ in certificates(tmp_path) - before}
+        if " show " in command:
+            assert not changed
+            assert all(name in text for name, _ in before)
+        else:
+            assert len(changed) == 1
+            assert changed.pop() in text
     [new_key] = commands_of("coordinator-cli", "keys")
     key = output_of(new_key, cwd=tmp_path).strip()
     commands = commands_of("stage-server")

@@ -22,6 +22,7 @@ from tests.documents import (
     commands,
     links,
     name_of,
+    named_commands,
     prose,
     spans,
 )
@@ -217,6 +218,46 @@ def test_flags_of_a_command_are_its_own() -> None:
         if taken is not None and not given <= taken | {"--help", "--version"}:
             wrong.append(command)
     assert wrong == []
+
+
+def test_commands_of_the_cli_that_a_document_names_are_there() -> None:
+    """A wrong name of a command would pass the test of flags, which takes those of the group."""
+    wrong = []
+    for command in {*commands(), *named_commands("coordinator-cli")}:
+        program, *words = command.split()
+        group = cli()
+        while program == "coordinator-cli" and words and hasattr(group, "commands"):
+            word = words.pop(0)
+            if word.startswith("--"):
+                break
+            group = group.commands.get(word)
+        if group is None:
+            wrong.append(command)
+    assert wrong == []
+
+
+def test_what_needs_docker_names_files_that_are_there() -> None:
+    """`make test-docker` runs the compose files; that needs root and a daemon."""
+    compose = named_commands("docker")
+    assert compose
+    for command in compose:
+        assert command.split()[:2] == ["docker", "compose"]
+        for name in re.findall(r"-f (\S+)", command):
+            assert (ROOT / "docker/stage" / name).is_file(), command
+    assert all((ROOT / "docker" / part / "compose.yaml").is_file() for part in ("stage", "local"))
+    assert (ROOT / "docker/coordinator/compose.yaml").is_file()
+
+
+def test_what_installs_names_what_can_be_installed() -> None:
+    """Installing takes the network; that pip installs the wheel is shown by its own test."""
+    installs = named_commands("pip", ".venv/bin/pip")
+    assert installs
+    for command in installs:
+        found = re.fullmatch(r"\S*pip install (?:-e )?(?:\.|'\.\[([a-z,]+)\]')", command)
+        assert found, command
+        assert {*(found[1] or "").split(",")} - {""} <= EXTRAS.keys()
+    assert named_commands(".venv/bin/pre-commit") == [".venv/bin/pre-commit install"]
+    assert (ROOT / ".pre-commit-config.yaml").is_file()
 
 
 @pytest.mark.parametrize("page", DECISIONS, ids=lambda page: page.stem)
