@@ -50,7 +50,7 @@ class CoordinatorConfig:
     api_keys_file: Path | None = None
     """File of API keys, made by `coordinator-cli keys new`; clients have to show one of them."""
     api_keys: str | None = field(default=None, repr=False)
-    """The same, as text. None of both: clients need no key."""
+    """API keys as text, in place of a file. None of both: clients need no key."""
     max_requests_per_key: int | None = None
     """Most requests at once with one API key. None: a key has no limit of its own."""
     insecure_bind: bool = False
@@ -80,7 +80,6 @@ class CoordinatorConfig:
     environment decides."""
 
     def __post_init__(self) -> None:
-        """Checks every range."""
         if not self.model:
             raise InvalidArgumentError("model is empty", field="model")
         if not 1 <= len(self.stages) <= MAX_STAGES:

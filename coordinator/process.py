@@ -43,7 +43,7 @@ class _Observation(NamedTuple):
 
     observers: tuple[EngineObserver, ...]
     metrics: CoordinatorMetrics | None
-    """None when they are not served."""
+    """The exported metrics; None when they are not served."""
     metrics_address: str | None
 
 

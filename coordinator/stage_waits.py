@@ -19,7 +19,7 @@ class StageWaits:
         """Takes in how a stage answered.
 
         Args:
-            address: Of the stage.
+            address: Address of the stage.
             error: Why it does not serve; None when it does.
 
         Returns:

@@ -130,8 +130,8 @@ def _flags(command: TyperCommand, *, prefix: str | None, fields: Mapping[str, Fi
 
     Args:
         command: The command.
-        prefix: Of the environment variables that set its flags; None where each names its own.
-        fields: Those of its configuration.
+        prefix: Beginning of the variables that set its flags; None where each names its own.
+        fields: Fields of its configuration.
     """
     rows = []
     for parameter in command.params:

@@ -22,7 +22,7 @@ class DecodedRequest:
 
     @property
     def time_to_first_token_s(self) -> float:
-        """From sending to the arrival of the first token."""
+        """Time from sending to the arrival of the first token."""
         return self.arrivals_s[0] - self.started_s
 
 

@@ -25,7 +25,7 @@ class DecodeLimit:
     """The limit of a cluster all of whose stages are emulated.
 
     Args:
-        status: Of the cluster.
+        status: State of the cluster.
 
     Raises:
         StagecoachError: A stage is real or its device is not known here, or the model cannot be
@@ -46,8 +46,8 @@ class DecodeLimit:
 
         Args:
             batch: Sequences that decode together.
-            prompt_tokens: Of each.
-            output_tokens: Of each.
+            prompt_tokens: Tokens of each prompt.
+            output_tokens: Tokens of each output.
         """
         conditions = Conditions(
             network=_NO_NETWORK, overhead_s=0.0, context_tokens=prompt_tokens + output_tokens // 2

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 FORMATS = ("png", "svg", "pdf")
 
 _COLORS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#a463f2", "#9c9c9c")
-"""One a part of the time; told apart also by people who see few colours (Observable's 10)."""
+"""A color for each part of the time, told apart also by people who see few colors (Observable's
+10)."""
 
 _LIMIT_COLOR = "#888888"
 

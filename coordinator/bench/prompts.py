@@ -6,7 +6,7 @@ COMMON_VOCAB_SIZE = 32000
 """Token ids that every model measured in `benchmarks` has."""
 
 _SPECIAL_SHARE = 32
-"""One in so many ids, the lowest, is left out: special tokens and bytes are there."""
+"""The lowest ids, one in so many of all, are left out: special tokens and bytes are there."""
 
 
 def fixed_prompts(

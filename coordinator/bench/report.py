@@ -11,7 +11,7 @@ from coordinator.bench.result import BenchResult, BenchRow
 from coordinator.bench.time_split import TimeSplit
 
 PARTS = tuple(field.name for field in fields(TimeSplit))
-"""Of the time of a token, in the order in which they are shown."""
+"""Parts of the time of a token, in the order in which they are shown."""
 
 _PIPE_WIDTH = 160
 """Columns of a table that does not go to a terminal; nothing is cut there."""

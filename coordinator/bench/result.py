@@ -28,7 +28,7 @@ class BenchPlan:
     same_prompt: bool = False
     """All requests send the same prompt, so that a prefix cache helps; else all differ."""
     timeout_s: float = 600.0
-    """For one run."""
+    """Time limit of one run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,8 +92,8 @@ class BenchResult:
 
     plan: BenchPlan
     status: CoordinatorStatus
-    """Of the cluster, before the first run."""
+    """State of the cluster before the first run."""
     no_limit_reason: str | None
     """Why the limit of an emulated cluster is not known; None when it is, or for a real one."""
     rows: tuple[BenchRow, ...]
-    """One a batch size, in the order of the plan."""
+    """Results of each batch size, in the order of the plan."""

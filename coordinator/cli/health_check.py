@@ -22,7 +22,7 @@ def check_health(
         tls: The certificate that is shown to the server, and whose it has to show; or only the
             latter, as the clients take it.
         server_name: Name that its certificate bears, if that is not the host of `address`.
-        timeout_s: For the answer.
+        timeout_s: Time limit of the answer.
 
     Raises:
         UnavailableError: It cannot be reached in time, or says that it is not serving.

@@ -15,7 +15,7 @@ from stagecoach.roofline.torch_builds import OLDER_BUILD, PINNED_TORCH
 from stagecoach.roofline.work import Work
 
 _MARK = " (*)"
-"""Of a GPU that the pinned build of torch has no kernels for."""
+"""Mark of a GPU that the pinned build of torch has no kernels for."""
 
 
 def print_json(report: PlanReport) -> None:

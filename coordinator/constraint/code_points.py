@@ -18,7 +18,7 @@ class CodePoints(NamedTuple):
 
     @classmethod
     def of(cls, ranges: Iterable[tuple[int, int]]) -> Self:
-        """Those in any of some ranges, which may overlap."""
+        """The code points in any of some ranges, which may overlap."""
         merged: list[tuple[int, int]] = []
         for first, last in sorted(ranges):
             if merged and first <= merged[-1][1] + 1:
@@ -37,7 +37,7 @@ class CodePoints(NamedTuple):
         return bool(self.ranges)
 
     def __or__(self, other: "CodePoints") -> "CodePoints":
-        """Those in either."""
+        """The code points in either set."""
         return CodePoints.of((*self.ranges, *other.ranges))
 
     def __invert__(self) -> "CodePoints":
@@ -53,11 +53,11 @@ class CodePoints(NamedTuple):
         return CodePoints(tuple(gaps))
 
     def __and__(self, other: "CodePoints") -> "CodePoints":
-        """Those in both."""
+        """The code points in both sets."""
         return ~(~self | ~other)
 
     def __sub__(self, other: "CodePoints") -> "CodePoints":
-        """Those that the other has not."""
+        """The code points that the other set has not."""
         return ~(~self | other)
 
     def filled(self, num_ranges: int) -> "CodePoints":

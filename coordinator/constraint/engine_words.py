@@ -30,7 +30,7 @@ def plain_words(kind: GrammarKind, message: str, originals: Mapping[str, str]) -
     """Returns a message of the engine in words of a client.
 
     Args:
-        kind: Of the grammar.
+        kind: Kind of the grammar.
         message: Why it was refused; may have several lines.
         originals: Patterns as the client wrote them, by what was written for them.
     """

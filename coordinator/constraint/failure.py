@@ -33,7 +33,7 @@ def failure(grammar: Grammar, message: str) -> InvalidArgumentError:
 
     Args:
         grammar: The grammar.
-        message: Of the library; may have several lines.
+        message: What the library says; may have several lines.
     """
     line = " ".join(message.partition(_BACKTRACE)[0].replace(_NOISE, "").split())
     if line in _NO_TOKEN:

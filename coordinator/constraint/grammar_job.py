@@ -31,8 +31,8 @@ from coordinator.constraint.vocabulary import Vocabulary
 from coordinator.core.grammar import GrammarKind
 
 _WHITESPACE = r"[\x20\x0A\x0D\x09]{1,40}"
-"""Between the tokens of JSON. Bounded, because a model may otherwise write it without end; enough
-for ten levels of indentation."""
+"""Whitespace between the tokens of JSON. Bounded, because a model may otherwise write it without
+end; enough for ten levels of indentation."""
 
 # Counted in operations, so that the same output always keeps to them or never does. The worst
 # grammars known take some ten milliseconds a mask with these and some ten megabytes an output,

@@ -19,10 +19,11 @@ _ATTRIBUTES: Mapping[str, str] = MappingProxyType(
         "stop_capture": "nothing but the output is returned",
     }
 )
-"""Those of a rule that are not honoured, and why. `lazy`, `suffix` and `max_tokens` are."""
+"""Attributes of a rule that are not honoured, and why. `lazy`, `suffix` and `max_tokens` are."""
 
 _OPTIONS = frozenset({"no_forcing", "allow_initial_skip", "ignore_once"})
-"""Of `%llguidance`. The engine knows another one, which allows bytes that are no text."""
+"""Options of `%llguidance` that are taken. The engine knows another one, which allows bytes that
+are no text."""
 
 # What the engine's lexer tells apart, as far as that matters here: see parser/src/lark/lexer.rs of
 # llguidance. It takes the longest match of all; these cannot begin alike, but for a comment and a

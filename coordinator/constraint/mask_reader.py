@@ -22,7 +22,7 @@ class MaskReader:
         self._vocab_size = vocab_size
         self._avoided_ids = np.array(sorted(avoided_ids), dtype=np.int64)
         self.read = lru_cache(_MAX_KEPT)(self._read)
-        """From a bit for every token, the lowest first, to the ids of those set, rising."""
+        """Turns a bit for every token, the lowest first, into the ids of those set, rising."""
 
     def _read(self, mask: bytes) -> npt.NDArray[np.int64]:
         num_bits = min(8 * len(mask), self._vocab_size)

@@ -20,7 +20,7 @@ class Standing(IntEnum):
     OPEN = 1
     """Tokens may follow."""
     COMPLETE = 2
-    """It is whole, and nothing can follow."""
+    """The output is whole, and nothing can follow."""
     BROKEN = 3
     """Nothing can follow, and it is not whole."""
 
@@ -104,7 +104,7 @@ class NewTokens(NamedTuple):
     output: int
     """Its number in the process."""
     token_ids: Sequence[int]
-    """None at all: nobody follows the output any more."""
+    """New tokens of the output; empty when nobody follows the output any more."""
 
 
 def encode_tokens(news: Iterable[NewTokens]) -> bytes:

@@ -36,7 +36,7 @@ class NumberGuard:
     """Follows a JSON text byte by byte, and says how a number in it may not go on.
 
     Args:
-        tokens: Of the vocabulary.
+        tokens: Tokens of the vocabulary.
         limits_integers: True when whole numbers may have no more digits either.
     """
 
@@ -98,7 +98,7 @@ class _Number:
         """Significant ones, before the exponent."""
         self.num_places = 0
         self.num_exponent_digits: int | None = None
-        """None without an exponent."""
+        """Digits of the exponent; None without an exponent."""
         self.has_fraction = False
         self.ends_with_point = False
 

@@ -54,7 +54,7 @@ def check_characters(value: object, where: str) -> None:
     """Refuses a literal that could not be spelled with short escapes.
 
     Args:
-        value: Of a keyword; keys in it are spelled as they are.
+        value: Value of a keyword; keys in it are spelled as they are.
         where: The path to the keyword.
 
     Raises:

@@ -40,7 +40,7 @@ class OutputGroup:
 
     @property
     def process_id(self) -> int | None:
-        """Of its process."""
+        """Id of the process that follows the output."""
         return self._process.process_id
 
     @property

@@ -23,9 +23,9 @@ class Characters:
     """What one character of a text may be; found when it is asked for."""
 
     for_all: Callable[[], CodePoints]
-    """Those that every validator takes."""
+    """Characters that every validator takes."""
     for_some: Callable[[], CodePoints]
-    """Those that at least one takes."""
+    """Characters that at least one validator takes."""
 
     def __invert__(self) -> "Characters":
         """All others."""
@@ -104,6 +104,6 @@ _POSITIVE = {
 SHORTHANDS = MappingProxyType(
     _POSITIVE | {name.upper(): ~positive for name, positive in _POSITIVE.items()}
 )
-"""By the letter behind the backslash."""
+"""Sets of characters such as digits, by the letter behind the backslash."""
 
 _CATEGORIES = re.compile("C[cfo]?|L[ultmo]?|M[nce]?|N[dlo]?|P[cdseifo]?|S[mcko]?|Z[slp]?")

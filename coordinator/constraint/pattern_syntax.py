@@ -132,7 +132,7 @@ class _Parser:
             self._literal = in_either_case if "i" in flags[1] else exactly
 
     def _whole(self, node: Node) -> Node:
-        """The same, when nothing follows it."""
+        """Returns a node, after which the pattern must end."""
         if self._next() == "|":
             raise PatternError("it has (?= in one of several branches, which is not followed")
         if self._index < len(self._text):
@@ -304,7 +304,7 @@ class _Parser:
 
 
 def _character(found: re.Match[str]) -> str:
-    """That of a code."""
+    """The character of a hexadecimal code."""
     code = int(found[1] or found[2], 16)
     if 0xD800 <= code <= 0xDFFF:
         raise PatternError(f"\\{found[0]} is half a character")

@@ -52,7 +52,7 @@ def rewrite_dialect(schema: dict[str, Any], path: str) -> bool:
 
 
 def _number(named: object) -> int | None:
-    """That of a draft that had one; draft 5 is the fourth without its hyper-schema."""
+    """Number of a draft that had one; draft 5 is the fourth without its hyper-schema."""
     found = _DRAFT.fullmatch(named) if isinstance(named, str) else None
     if found is None or found["number"] is None:
         return None

@@ -29,7 +29,7 @@ _HOST = rf"^{_LABEL}(\.{_LABEL}){{0,5}}$"
 _BASE64 = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 _POINTER = "(/([A-Za-z0-9 _.:@$-]|~[01])*)*"
 _PLAIN = "[A-Za-z0-9._~-]"
-"""Of a URI, wherever it stands."""
+"""Characters that may stand anywhere in a URI."""
 _WEB_ADDRESS = rf"https?://{_LABEL}(\.{_LABEL}){{0,4}}(:[1-9][0-9]{{0,3}})?(/{_PLAIN}*)*"
 _REFERENCE = (
     rf"^({_WEB_ADDRESS}"
@@ -75,7 +75,7 @@ _FORMATS: Mapping[str, str] = MappingProxyType(
 _OTHER_NAMES = MappingProxyType({"iri": "uri", "url": "uri", "ip-address": "ipv4"})
 """Formats that have all that one of the engine has."""
 _FOR_ENGINE = frozenset({"uri", "ipv4", "ipv6", "uuid", "duration"})
-"""Those that the engine has right."""
+"""Formats that the engine has right."""
 
 _FOR_KEYS: Mapping[str, str] = MappingProxyType(
     {

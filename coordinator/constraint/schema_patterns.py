@@ -165,9 +165,9 @@ class _Writer:
         """What may lie at an end of the text.
 
         Args:
-            node: Of the pattern.
+            node: Node of the pattern.
             before: What to write in front where it asks for no start; None where none can be.
-            after: Likewise, behind it.
+            after: What to write behind where it asks for no end; None where none can be.
         """
         if isinstance(node, Choice):
             branches = (self._ends(branch, before, after) for branch in node.branches)

@@ -17,7 +17,7 @@ _UNFOLLOWED = ("not", "if", "oneOf", "$dynamicRef", "$recursiveRef")
 """What may ask something of a string, beside what is read here."""
 
 _MOST_CHARS = 999_999
-"""Of a key; no pattern counts further."""
+"""Most characters of a key; no pattern counts further."""
 
 _Names = tuple[str, ...]
 _Keys = _Names | str | None

@@ -21,7 +21,7 @@ class Target(NamedTuple):
 
     schema: object
     path: str
-    """From `#`, which is the whole document."""
+    """Path from `#`, which is the whole document."""
     base: str
     """Path of the schema that its own references start from."""
 

@@ -19,7 +19,7 @@ class Template:
     """One compiled grammar, and the processes that follow its outputs."""
 
     process: SandboxProcess
-    """At the start of an output; those that follow outputs are forked from it."""
+    """Process at the start of an output; those that follow outputs are forked from it."""
     state: OutputState
     """What may follow at the start."""
     own_bytes: int

@@ -89,7 +89,7 @@ class TokenConstraint:
 
     @property
     def process_id(self) -> int | None:
-        """Of the process that follows the output."""
+        """Id of the process that follows the output."""
         return self._group.process_id
 
     def when_ready(self, on_ready: Callable[[], None]) -> None:

@@ -7,7 +7,7 @@ from coordinator.core.process_state import ProcessState
 from stagecoach.contract.errors import InvalidArgumentError, ModelNotFoundError, UnavailableError
 
 _MAX_SHOWN_CHARS = 128
-"""Of a name that a request gives."""
+"""Most characters of a model's name in a request that an error shows."""
 
 
 class Catalog:

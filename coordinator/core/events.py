@@ -27,7 +27,7 @@ class Accepted:
 
 
 _LOGPROBS_BYTES = 113
-"""Of an object, a float and an empty bytes."""
+"""Bytes of an object, a float and an empty bytes, which one token's log-probabilities take."""
 
 
 class TokenLogprobs:
@@ -37,7 +37,7 @@ class TokenLogprobs:
     Packed, because an answer may hold twenty for each of a million tokens.
 
     Args:
-        logprob: Of the token that was chosen.
+        logprob: Log-probability of the token that was chosen.
         top: Token id and log-probability of the most likely tokens, falling, equal ones by rising
             id; as many as `RequestSpec.logprobs`. The chosen token is among them only if it is one
             of these.
@@ -60,17 +60,14 @@ class TokenLogprobs:
         return _LOGPROBS_BYTES + len(self._packed_top)
 
     def __eq__(self, other: object) -> bool:
-        """True for the same values."""
         if not isinstance(other, TokenLogprobs):
             return NotImplemented
         return (self.logprob, self._packed_top) == (other.logprob, other._packed_top)
 
     def __hash__(self) -> int:
-        """Equal ones have equal hashes."""
         return hash((self.logprob, self._packed_top))
 
     def __repr__(self) -> str:
-        """As it is made."""
         return f"TokenLogprobs({self.logprob!r}, {self.top!r})"
 
 
@@ -79,11 +76,11 @@ class TokensEvent:
     """New output since the last event."""
 
     token_ids: tuple[int, ...]
-    """At least one. End tokens are not among them."""
+    """New tokens, at least one. End tokens are not among them."""
     text: str
     """May be empty while a character, or what may become a stop string, is incomplete."""
     logprobs: tuple[TokenLogprobs, ...] = ()
-    """One for each of `token_ids`; empty when the request asked for none."""
+    """Log-probabilities of each of `token_ids`; empty when the request asked for none."""
     text_ends: tuple[int, ...] = ()
     """Where the text of each of `token_ids` ends in all text of the request, in characters, as
     `OutputText.num_chars` counts them; empty when the request asked for no log-probabilities."""

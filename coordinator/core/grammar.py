@@ -42,7 +42,6 @@ class Grammar:
     Empty exactly for `JSON_OBJECT`, which is any JSON object."""
 
     def __post_init__(self) -> None:
-        """Checks the text."""
         if self.kind is GrammarKind.JSON_OBJECT:
             if self.text:
                 raise InvalidArgumentError(f"{self.field} takes no text", field=self.field)

@@ -46,11 +46,12 @@ class StepSummary(NamedTuple):
     """Time since the token before, of the same request -> how many of the tokens took that long;
     without first tokens. Those of one micro-batch mostly share the one before, and so the time."""
     stages: tuple[StageTimings[int], ...]
-    """One a stage, in order; the serialization is that on both ends."""
+    """Times at each stage, in pipeline order; `serialize_ns` counts the stage's and the
+    coordinator's."""
 
 
 class StageServerFigures(NamedTuple):
-    """One server of a stage."""
+    """A server of a stage, as metrics show it."""
 
     address: str
     info: StageInfo | None
@@ -73,13 +74,13 @@ class EngineFigures(NamedTuple):
     num_running: int
     num_waiting: int
     num_micro_batches: int
-    """In flight."""
+    """Micro-batches in flight."""
     num_kv_blocks: int
-    """Of the ledger, which mirrors the smallest stage."""
+    """KV blocks of the scheduler's ledger, which mirrors the smallest stage."""
     num_free_kv_blocks: int
     """That no running request holds."""
     num_cached_kv_blocks: int
-    """Those of the free ones that hold prefixes."""
+    """Free KV blocks that hold prefixes."""
     num_prefix_query_tokens: int
     num_prefix_hit_tokens: int
     num_preemptions: int
@@ -87,4 +88,4 @@ class EngineFigures(NamedTuple):
     num_replays: int
     """Times that a sequence has to be computed again because a micro-batch or a stage was lost."""
     stages: tuple[StageFigures, ...]
-    """In pipeline order."""
+    """What is known of each stage, in pipeline order."""

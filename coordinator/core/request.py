@@ -23,11 +23,12 @@ class Request:
     request_id: str
     """Unique among the requests that have not ended."""
     prompt_token_ids: Sequence[int]
-    """At least one; never changed."""
+    """Tokens of the prompt, at least one; never changed."""
     max_tokens: int
-    """At least 1; prompt and output together fit the model and the KV memory."""
+    """Most tokens of output, at least 1; prompt and output together fit the model and the KV
+    memory."""
     min_tokens: int = 0
-    """As in `RequestSpec`."""
+    """Tokens before which neither an end token nor a stop string ends the text."""
     sampling: SamplingParams = field(default_factory=SamplingParams)
     """Its `seed` is set."""
     stop: tuple[str, ...] = ()

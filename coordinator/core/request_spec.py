@@ -18,7 +18,7 @@ DEVELOPER_ROLE = "developer"
 MAX_CHAT_MESSAGES = 4096
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARS = 1024
-"""Of one stop string; every new piece of text is looked through for it."""
+"""Most characters of one stop string; every new piece of text is looked through for it."""
 MAX_STOP_TOKEN_IDS = 64
 MAX_REQUEST_ID_CHARS = 128
 MAX_CACHE_SALT_CHARS = 128
@@ -136,7 +136,7 @@ class EncodedPrompt:
     """What the engine made of a prompt, to be used again as it is; never from a client."""
 
     token_ids: Sequence[int]
-    """Of `Accepted`."""
+    """Token ids of the prompt, told in `Accepted`."""
 
 
 Prompt = TextPrompt | TokenPrompt | ChatPrompt | EncodedPrompt
@@ -175,7 +175,6 @@ class RequestSpec:
     """What the whole output must match; it ends when nothing can follow. None: anything."""
 
     def __post_init__(self) -> None:
-        """Checks counts and lengths."""
         if self.max_tokens is not None and not 1 <= self.max_tokens <= MAX_UINT32:
             raise InvalidArgumentError(
                 f"max_tokens is {self.max_tokens}, must be in [1, {MAX_UINT32}]",

@@ -36,10 +36,9 @@ class SamplingParams:
     logit_bias: Mapping[int, float] = field(default_factory=lambda: MappingProxyType({}))
     """Added to logits by token id; at most `MAX_LOGIT_BIASES` values in [-100, 100]."""
     seed: int | None = None
-    """In [0, 2**64). None: the coordinator draws one."""
+    """Seed in [0, 2**64). None: the coordinator draws one."""
 
     def __post_init__(self) -> None:
-        """Checks every range."""
         _check_range("temperature", self.temperature, 0.0, 100.0)
         _check_range("top_p", self.top_p, 0.0, 1.0, open_low=True)
         _check_range("top_k", self.top_k, 0, 2**32 - 1)
@@ -55,7 +54,7 @@ class SamplingParams:
             _check_range("seed", self.seed, 0, 2**64 - 1)
 
     def with_seed(self, seed: int) -> Self:
-        """The same with a seed, if there is none."""
+        """These parameters with a seed, where they have none."""
         return self if self.seed is not None else replace(self, seed=seed)
 
 

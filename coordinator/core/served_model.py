@@ -9,7 +9,7 @@ class ServedModel:
     """The model of one engine; never changes."""
 
     model_id: str
-    """As the operator named it."""
+    """Name of the model, as the operator gave it."""
     names: tuple[str, ...]
     """What requests may call it, at least one; answers over HTTP show the first."""
     vocab_size: int
@@ -17,7 +17,7 @@ class ServedModel:
     max_model_len: int
     """Most tokens that one request may hold, prompt and output together."""
     has_tokenizer: bool
-    """Without one, only token ids are served."""
+    """Whether the model has a tokenizer; without one, only token ids are served."""
     has_prefix_cache: bool
     """Whether requests share the KV of a common prefix."""
     tokenizer_info: Mapping[str, object] | None = None

@@ -102,7 +102,7 @@ class LogitsRequest:
     noise_key: int = 0
 
     def without_contenders(self, vocab_size: int) -> Self:
-        """The same of a stage that does not know them: then with the full row."""
+        """This request for a stage that does not know contenders, with the full row instead."""
         if self.num_contenders == 0:
             return self
         return replace(self, num_candidates=vocab_size, num_contenders=0, noise_key=0, token_ids=())
@@ -121,7 +121,7 @@ class LogitsRow:
     """log(sum(exp((logits - highest) / temperature))) over the whole row; not finite when the row
     has NaN or infinities."""
     candidate_ids: ListLike[int]
-    """By falling logit, equal logits by rising id; empty when `full` is set."""
+    """Token ids by falling logit, equal logits by rising id; empty when `full` is set."""
     candidate_logits: ListLike[float]
     token_logits: ListLike[float]
     """Logits of `LogitsRequest.token_ids`; empty when `full` is set."""
@@ -130,7 +130,7 @@ class LogitsRow:
     unit_log_sum_exp: float | None = None
     """`log_sum_exp` at temperature 1, when it was asked for."""
     contender_ids: ListLike[int] = ()
-    """As many as were asked for; empty when `full` is set."""
+    """Token ids, as many as were asked for; empty when `full` is set."""
     contender_logits: ListLike[float] = ()
 
 
@@ -141,7 +141,8 @@ class StepOutput:
     micro_batch_id: int
     logits: tuple[LogitsRow, ...]
     visits: tuple[StageVisit, ...]
-    """One a stage, in order."""
+    """Visits to the stages, in pipeline order."""
     stage_timings: tuple[StageTimings[int], ...]
-    """One a stage, in order; the serialization is that on both ends, so each adds up to the round
-    trip and what the coordinator did for it before and after."""
+    """Times at each stage, in pipeline order. `serialize_ns` counts the stage's and the
+    coordinator's, so each adds up to the round trip and what the coordinator did for it before and
+    after."""

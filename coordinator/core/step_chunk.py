@@ -9,6 +9,6 @@ class StepChunk(NamedTuple):
     """Records that a watcher has not had, in the order in which the steps ended."""
 
     records: tuple[StepRecord, ...]
-    """At least one."""
+    """Records of steps, at least one."""
     num_lost: int
     """Steps right before these that were dropped."""

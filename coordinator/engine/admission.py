@@ -47,7 +47,7 @@ class Admission:
     """Validates requests for one model.
 
     Args:
-        text: Of the model's tokenizer; None when it serves token ids only.
+        text: Workers of the model's tokenizer; None when it serves token ids only.
         vocab_size: Number of token ids.
         eos_token_ids: Ids that end the output unless a request ignores them.
         max_request_tokens: Tokens of prompt and output together that one request may hold.
@@ -139,7 +139,7 @@ class Admission:
         """Makes the request that a checked `spec` asks for; more tokens than fit become what fits.
 
         Args:
-            spec: From a client.
+            spec: Request as its client put it.
             prompt_token_ids: What `encode` made of its prompt.
             arrival_ns: When it came, on the clock of `time.perf_counter_ns`.
 

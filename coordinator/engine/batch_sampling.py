@@ -18,9 +18,9 @@ class Sampled(NamedTuple):
 
     token_ids: dict[str, tuple[int, ...]]
     logprobs: dict[str, TokenLogprobs]
-    """Of the requests that want any."""
+    """Log-probabilities, of the requests that want any."""
     errors: dict[str, StagecoachError]
-    """Of the requests that cannot go on."""
+    """What went wrong with the requests that cannot go on."""
 
 
 def logits_requests(

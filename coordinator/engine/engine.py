@@ -54,13 +54,14 @@ class Engine:
         pool: Connected and not started; the engine closes it.
         topology: The stages.
         names: What requests may call the model, the one that answers show first.
-        limits: Of each pipeline.
-        num_micro_batches: In flight in each pipeline; None measures how many are best.
+        limits: Most sequences, tokens and KV blocks of each pipeline's scheduler.
+        num_micro_batches: Micro-batches in flight in each pipeline; None measures how many are
+            best.
         admission: Validates requests.
         grammars: Compiles the grammars of requests; the engine closes it.
         tokenizer: The model's; None when it serves token ids only.
         tokenizer_info: What clients may know of it.
-        text: Of the tokenizer; the engine starts and closes it.
+        text: Workers of the tokenizer; the engine starts and closes them.
         max_num_waiting: Requests that wait, beyond which none is taken.
         stage_wait_s: How long requests wait for a lost stage before they fail.
         observers: Told what happens.
@@ -122,7 +123,7 @@ class Engine:
         self._idle = asyncio.Event()
         self._idle.set()
         self._running: set[asyncio.Task[None]] = set()
-        """One for each micro-batch that is on its way."""
+        """A task for each micro-batch that is on its way."""
         self._unsent: list[LandedStep] = []
         self._endings: list[tuple[LiveRequest, FinishReason]] = []
         """Requests that turned out to be complete; told after their last token."""
@@ -371,7 +372,10 @@ class Engine:
             self._requests.fail(failure.live, failure.error)
 
     def _create_lanes(self, num_micro_batches: int | None) -> tuple[Lane, ...]:
-        """One for each pipeline that there can be; the ids of their micro-batches never meet."""
+        """Creates a lane for each pipeline that there can be.
+
+        The ids of the micro-batches of all lanes are different.
+        """
         micro_batch_ids = count()
         return tuple(
             Lane(

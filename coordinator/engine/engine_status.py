@@ -20,7 +20,7 @@ class EngineCounters:
     num_finished: int = 0
     """Requests ended, by any cause."""
     num_preemptions: int = 0
-    """Of the requests that have ended."""
+    """Preemptions of the requests that have ended."""
     throughput: ThroughputMeter = field(default_factory=ThroughputMeter)
 
 
@@ -45,8 +45,8 @@ def engine_status(
         ready: Whether requests are served.
         has_tokenizer: Whether text is served.
         lanes: What runs and waits; those that are open count for what can be held.
-        limits: Of every lane.
-        counters: Of the engine.
+        limits: Limits of every lane's scheduler.
+        counters: Counters of the engine.
         now_s: On the monotonic clock.
     """
     figures = engine_figures(is_ready=ready, lanes=lanes, limits=limits, stages=())
@@ -84,7 +84,7 @@ def engine_figures(
     Args:
         is_ready: Whether requests are served.
         lanes: What runs and waits; those that are open count for what can be held.
-        limits: Of every lane.
+        limits: Limits of every lane's scheduler.
         stages: In pipeline order.
     """
     figures = [lane.figures() for lane in lanes]
@@ -106,5 +106,5 @@ def engine_figures(
 
 
 def _usable(lanes: Sequence[Lane]) -> Sequence[Lane]:
-    """Those whose room counts: that are open, or all while none is."""
+    """The lanes whose room counts: those that are open, or all while none is."""
     return [lane for lane in lanes if lane.is_open] or lanes

@@ -31,8 +31,8 @@ class Intake:
         dispatcher: Places them.
         requests: Where they live from then on.
         observers: Told of each that is taken, and of each that is not.
-        limits: Of each pipeline.
-        num_stages: Of each pipeline.
+        limits: Limits of each pipeline's scheduler.
+        num_stages: Stages of each pipeline.
         vocab_size: Logits in a row.
         tokenizer: The model's; None when it serves token ids only.
     """

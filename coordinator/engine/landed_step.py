@@ -33,7 +33,7 @@ class NewToken(NamedTuple):
     delta: TextDelta | None
     """Its text; None when that is still to be made."""
     logprobs: TokenLogprobs | None
-    """None when the request wants none."""
+    """Log-probabilities of the token; None when the request wants none."""
 
     def send(self) -> None:
         """Sends the token to its client."""
@@ -64,9 +64,9 @@ class SentTokens(NamedTuple):
     """What `LandedStep.send` did."""
 
     tokens: list[NewToken]
-    """Those whose requests had not ended meanwhile."""
+    """New tokens of requests that had not ended meanwhile."""
     last_tokens: list[NewToken]
-    """Those that end their requests, which is still to be done."""
+    """Tokens of `tokens` that end their requests, which is still to be done."""
     emitting_ns: int
     """When it began."""
     emitted_ns: int
@@ -90,7 +90,7 @@ class LandedStep:
         """Sends the tokens, and counts the step's times for every request that took part.
 
         Args:
-            requests: Those that have not ended meanwhile; the others hear nothing more.
+            requests: Requests that have not ended meanwhile; the others hear nothing more.
         """
         emitting_ns = time.perf_counter_ns()
         tokens = [

@@ -84,7 +84,7 @@ class LaneFigures(NamedTuple):
     """On their way."""
     num_free_kv_blocks: int
     num_cached_kv_blocks: int
-    """Those of the free ones that hold prefixes."""
+    """Free KV blocks that hold prefixes."""
     num_prefix_query_tokens: int
     num_prefix_hit_tokens: int
     num_preemptions: int
@@ -156,7 +156,7 @@ class Lane:
 
     @property
     def waiting(self) -> Iterable[Sequence]:
-        """Those sequences, the most senior first."""
+        """Sequences that wait on this lane, the most senior first."""
         return self._scheduler.waiting
 
     def figures(self) -> LaneFigures:

@@ -62,7 +62,7 @@ class LiveRequest:
         """Makes the record of a request that was just accepted.
 
         Args:
-            sequence: From the scheduler.
+            sequence: The request's sequence, from the scheduler.
             num_stages: Stages of the pipeline that serves it.
             vocab_size: Logits in a row.
             tokenizer: The model's; None when it serves token ids only.

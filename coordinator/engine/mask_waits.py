@@ -17,7 +17,8 @@ MAX_WAIT_S = 0.02
 """Most seconds that the sequences of others wait for those that were just held."""
 
 WAIT_SHARE = 0.25
-"""Of the time that their micro-batch took: to miss the next one costs a sequence all of that."""
+"""Longest wait for masks, as a share of the time that their micro-batch took: to miss the next one
+costs a sequence all of that."""
 
 
 class MaskWaits:
@@ -40,7 +41,7 @@ class MaskWaits:
         """Holds a sequence whose sampler is not ready.
 
         Args:
-            live: Its request.
+            live: Request whose mask is waited for.
             step_s: What the micro-batch took that it was in.
         """
         self._wait_s = max(self._wait_s, WAIT_SHARE * step_s)
@@ -63,7 +64,10 @@ class MaskWaits:
         self._wait_s = 0.0
 
     def take_ready(self) -> list[LiveRequest]:
-        """Those that are ready since the last time and have not ended; still held."""
+        """Takes the requests whose masks became ready since the last call; they are still held.
+
+        A request that has ended is left out.
+        """
         ready, self._ready = self._ready, []
         return [live for live in ready if self._requests.get(live.request_id) is live]
 

@@ -24,7 +24,7 @@ class MicroBatch:
     scheduled_ns: int
     """When it was ready to go."""
     result: StepOutput | Exception | None = None
-    """None while it is on its way."""
+    """What the pipeline answered; None while the micro-batch is on its way."""
     returned_ns: int = 0
 
 
@@ -47,7 +47,7 @@ class MicroBatches:
 
     @property
     def num_prefill_only(self) -> int:
-        """Those of them in which no sequence decodes."""
+        """Micro-batches in flight in which no sequence decodes."""
         return sum(one.output.is_prefill_only for one in self._in_flight)
 
     @property

@@ -1,4 +1,4 @@
-"""Those who observe the engine: its log, metrics, traces. The engine knows this protocol alone."""
+"""What observes the engine: its log, metrics, traces. The engine knows this protocol alone."""
 
 import logging
 from collections.abc import Callable, Sequence

@@ -21,7 +21,7 @@ class StageActivity:
     busy_share: float
     """Share of the window that it computed, from 0 to 1."""
     mean: StageTimings[float]
-    """Of a step."""
+    """Mean times of a step at the stage."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +114,7 @@ class StepWindow:
         """Sums the window up.
 
         Args:
-            now_ns: Its end.
+            now_ns: End of the window.
         """
         first_second = now_ns // _NS_PER_S - self._window_s
         self._drop_before(first_second)

@@ -26,7 +26,7 @@ _SINCE_HEARD_MS_OFFSET = 56
 _RTT_US_OFFSET = 68
 _COUNTS_OFFSET = 120
 _INFO_BYTES = 136
-"""Of `struct tcp_info`, up to the two counts (linux/tcp.h; since Linux 4.1)."""
+"""Bytes of `struct tcp_info` up to the two counts (linux/tcp.h; since Linux 4.1)."""
 
 
 class ConnectionState(NamedTuple):
@@ -35,7 +35,7 @@ class ConnectionState(NamedTuple):
     num_acked_bytes: int
     """That the peer's kernel has acknowledged so far."""
     num_received_bytes: int
-    """From the peer so far, in order."""
+    """Bytes that came from the peer so far, in order."""
     num_queued_bytes: int
     """Written to the socket and not acknowledged."""
     num_unread_bytes: int
@@ -55,7 +55,7 @@ class ChannelSocket:
     """The socket under a channel, which stays gRPC's own: nothing here keeps it open.
 
     Args:
-        fd: Its descriptor.
+        fd: Descriptor of the socket.
         inode: Tells it from another that gets the descriptor later.
     """
 

@@ -38,7 +38,8 @@ class Loss(NamedTuple):
     """What was lost with a stream that ended without being asked to."""
 
     micro_batch_ids: frozenset[int]
-    """Those that the stage was sent and did not answer: what it may have been lost by."""
+    """Micro-batches that the stage was sent and did not answer: it may have been lost by one of
+    them."""
     is_announced: bool
     """True when the stage said that it stops, so that nothing is to blame."""
 
@@ -60,7 +61,7 @@ class ForwardStream:
 
     Args:
         opened: The stream.
-        address: Of the stage.
+        address: Address of the stage.
         watch: Says when the stage counts as dead.
         on_lost: Called once, if the stream ends without being asked to.
     """

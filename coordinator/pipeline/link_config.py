@@ -10,14 +10,14 @@ class LinkConfig:
     """Deadlines of a link, in seconds."""
 
     connect_timeout_s: float = 5.0
-    """For GetInfo and for opening the stream, at first."""
+    """Time limit for GetInfo and for opening the stream, at first."""
     step: StepTimeouts = field(default_factory=StepTimeouts)
-    """For one micro-batch, once those before it are answered."""
+    """Deadlines of one micro-batch, counted from when those before it are answered."""
     keepalive_s: float = 5.0
     """A stage that is cut off is lost after twice as long. Connections on which nothing comes are
     pinged more often."""
 
     @property
     def keepalive_ms(self) -> int:
-        """The same in the unit of gRPC's options."""
+        """Time between pings in milliseconds, the unit of gRPC's options."""
         return int(1000 * self.keepalive_s)

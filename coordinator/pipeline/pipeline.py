@@ -39,7 +39,7 @@ class Pipeline:
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """Of the server of every stage, in order."""
+        """Addresses of the pipeline's server of every stage, in order."""
         return tuple(link.address for link in self._links)
 
     @property

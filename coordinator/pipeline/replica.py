@@ -84,7 +84,7 @@ def check_fits(
     """Checks that a server can stand for its stage.
 
     Args:
-        address: Of the server.
+        address: Address of the server.
         expected: What every server of the stage is, and can at least hold.
         found: What this one says.
         is_back: It was there before.

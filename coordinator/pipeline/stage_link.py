@@ -97,7 +97,7 @@ class StageLink:
 
         Args:
             request: The micro-batch; the caller may change it once this returns.
-            num_tokens: Its rows, which the deadline depends on.
+            num_tokens: Tokens of the micro-batch, which the deadline depends on.
 
         Raises:
             UnavailableError: The stream is or goes down.

@@ -31,21 +31,21 @@ from stagecoach.contract.stage_info import StageInfo
 from stagecoach.security.tls_files import TlsFiles
 
 STATUS_TIMEOUT_S = 1.0
-"""For what a stage says of itself to operators."""
+"""Time limit for what a stage says of itself to operators."""
 
 STEADY_S = 5.0
 """A link that was up for so long is tried again at once when it goes down."""
 
 _RETRY_FIRST_S, _RETRY_MAX_S = 0.1, 2.0
 _LOADING_POLL_S = 0.25
-"""Between two questions to a stage that loads, for its progress to be seen."""
+"""Time between two questions to a stage that loads, for its progress to be seen."""
 
 OnStage = Callable[[str, StagecoachError | None], None]
 """Told the address of a stage server and why it does not serve; None when it does."""
 
 
 def ignore_stage(_address: str, _error: StagecoachError | None) -> None:
-    """For those who only want to know when all serve."""
+    """Ignores how a stage answers, for callers who only want to know when all serve."""
 
 
 _log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class StagePool:
         stages: For each stage, HOST:PORT of all its servers; stages in any order.
         coordinator_id: Identity of this coordinator process.
         config: Deadlines of the links.
-        tls: Of the links; None: they speak plain text.
+        tls: TLS files of the links; None: they speak plain text.
     """
 
     def __init__(
@@ -96,12 +96,19 @@ class StagePool:
 
     @property
     def is_hopeless(self) -> bool:
-        """True when a stage's servers are all there, as other stages: an operator must act."""
+        """True when no server of some stage can ever be that stage, so that an operator must act.
+
+        Each of them answers, but with other layers or another model than the stage had at first.
+        """
         return any(all(one.is_misfit for one in stage) for stage in self._stages)
 
     @property
     def problem(self) -> str:
-        """Why there is no pipeline: a server of each stage that has none up."""
+        """Says in one line, for people, why no pipeline can be formed.
+
+        For each stage without a connected server it has what is wrong with the first one; empty
+        when every stage has one.
+        """
         missing = (stage[0] for stage in self._stages if not any(one.link.is_open for one in stage))
         return "; ".join(
             one.problem or f"stage {one.address} is being connected" for one in missing

@@ -33,7 +33,7 @@ class OpenedStream(NamedTuple):
     call: ForwardCall
     ending: CallEnding
     socket: ChannelSocket | None
-    """None when the connection cannot be looked at."""
+    """Socket of the connection; None when it cannot be looked at."""
 
 
 class StreamOpening:

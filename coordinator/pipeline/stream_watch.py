@@ -10,7 +10,7 @@ from coordinator.pipeline.step_deadline import StepDeadline
 from stagecoach.contract.errors import DeadlineExceededError, UnavailableError
 
 REST_BYTES = 1 << 16
-"""Of a micro-batch, besides its hidden states: about what it has on the wire."""
+"""Bytes of a micro-batch besides its hidden states: about what it has on the wire."""
 
 
 class StreamWatch:
@@ -19,7 +19,7 @@ class StreamWatch:
     Args:
         deadline: What is known of how long the stage takes; goes on from stream to stream.
         keepalive_s: As `Liveness` takes it.
-        num_token_bytes: Of the hidden states of one token, at most.
+        num_token_bytes: Most bytes of the hidden states of one token.
         now_s: When the stream opened.
     """
 

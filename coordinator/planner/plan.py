@@ -18,11 +18,11 @@ from stagecoach.roofline.work import Work
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StagePlan:
-    """One stage."""
+    """A stage of a plan: its GPU, its layers and the room that is left for KV."""
 
     gpu: Gpu
     gpu_index: int
-    """Of the GPU among those that were given."""
+    """Index of the stage's GPU among those that were given."""
     cost: StageCost
     kv_bytes: int
     """Room for KV: the share of the GPU's memory that stages take by default."""
@@ -39,7 +39,7 @@ class Plan:
 
     model: ModelShape
     stages: tuple[StagePlan, ...]
-    """In pipeline order."""
+    """Plans of the stages, in pipeline order."""
 
     @property
     def kv_tokens(self) -> int:

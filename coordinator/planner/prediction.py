@@ -72,7 +72,7 @@ class Prediction:
     """Sequences for whose KV there is room; the others wait."""
     one_micro_batch: Speed
     pipelined: Speed
-    """With the number of micro-batches that is fastest."""
+    """Prediction with the number of micro-batches that is fastest."""
 
 
 class _Lap(NamedTuple):
@@ -82,7 +82,7 @@ class _Lap(NamedTuple):
     wire_s: float
     """Until every message has arrived."""
     link_s: float
-    """Of which the coordinator's link is busy in its busier direction."""
+    """Time for which the coordinator's link is busy in its busier direction."""
 
     @property
     def gpu_s(self) -> float:

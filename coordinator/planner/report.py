@@ -31,11 +31,12 @@ class PlanReport:
     max_model_len: int
     """Longest sequence that the model was made for and that the cluster has room for."""
     time_to_first_token_s: float
-    """Of a prompt as long as the sequences, on an idle cluster."""
+    """Time to the first token of a prompt as long as the sequences, on an idle cluster."""
     predictions: tuple[Prediction, ...]
-    """One a batch size, in the order asked for."""
+    """Predictions for each batch size, in the order asked for."""
     what_ifs: tuple[WhatIf, ...]
-    """Of the smallest and the largest batch size; empty unless asked for."""
+    """Predictions for other GPUs at the smallest and the largest batch size; empty unless asked
+    for."""
 
 
 def make_report(
@@ -54,7 +55,7 @@ def make_report(
     """Plans a cluster and predicts its speed.
 
     Args:
-        model_id: For people.
+        model_id: Name of the model, for people.
         config: The model.
         gpus: All are used.
         network: What joins them.

@@ -6,7 +6,7 @@ from coordinator.planner.plan import Plan
 from coordinator.planner.prediction import Conditions, predict, time_to_first_token_s
 
 FACTORS = (0.5, 1.0, 2.0, 4.0)
-"""Of bandwidth and of arithmetic, each with each."""
+"""Factors of bandwidth and of arithmetic, each combined with each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +20,7 @@ class WhatIf:
     """Factor on their arithmetic."""
     tokens_per_s: float
     time_to_first_token_s: float
-    """Of one prompt as long as the sequences, whatever the batch size."""
+    """Time to the first token of one prompt as long as the sequences, whatever the batch size."""
 
 
 def what_if(plan: Plan, batch_size: int, conditions: Conditions) -> list[WhatIf]:

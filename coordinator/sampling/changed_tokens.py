@@ -26,7 +26,7 @@ class ChangedTokens:
         self._counts_output = any(scope.output for scope in scopes)
         self._size = 0
         self._indices: dict[int, int] = {}
-        """Of the tokens but those of the prompt, which are found by bisection."""
+        """Index of each token but those of the prompt, which are found by bisection."""
         self._prompt_start = 0
         self._prompt_ids = np.empty(0, dtype=np.int64)
         """Rising; without those that are biased or barred."""
@@ -53,8 +53,8 @@ class ChangedTokens:
         """Returns the tokens to change of a request that has no output yet.
 
         Args:
-            params: Of the request.
-            prompt_token_ids: Of the request.
+            params: Sampling parameters of the request.
+            prompt_token_ids: Prompt of the request.
             barred_ids: Tokens that are impossible until `unbar`.
 
         Returns:

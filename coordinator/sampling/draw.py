@@ -37,7 +37,7 @@ def draw(
         temperature: Above 0.
         total: sum(exp((logits - highest) / temperature)) over the whole row, after bias and
             penalties. Used by truncations alone.
-        key: Of the noise.
+        key: Key of the noise.
     """
     if truncations:
         ids, logits = kept_ranks(ranking, truncations, need, temperature, total)
@@ -53,7 +53,7 @@ def best(ids: npt.NDArray[np.int64], logits: FloatArray, *, temperature: float, 
         ids: `[num_tokens]`, in any order; the lowest wins among equals.
         logits: `[num_tokens]`.
         temperature: Above 0.
-        key: Of the noise.
+        key: Key of the noise.
     """
     gaps = (logits - logits.max()) / temperature
     if len(ids) > _BLOCK:

@@ -31,9 +31,9 @@ class Scope(NamedTuple):
     bias: Mapping[int, float] = MappingProxyType({})
     """Tokens that are changed from the start, by an amount for each."""
     prompt: bool = False
-    """Those of the prompt too."""
+    """Whether tokens of the prompt change too."""
     output: bool = False
-    """Those of the output too, as it grows."""
+    """Whether tokens of the output change too, as it grows."""
 
 
 class Occurrences(NamedTuple):
@@ -260,10 +260,11 @@ CHANGES: tuple[Callable[[SamplingParams], Change | None], ...] = (
     FrequencyPenalty.of,
     PresencePenalty.of,
 )
-"""In the order of application; each gives that of a request, or None."""
+"""Constructors of changes in the order of application; each gives that of a request, or None."""
 
 TRUNCATIONS: tuple[Callable[[SamplingParams], Truncation | None], ...] = (TopK.of, TopP.of, MinP.of)
-"""In the order of application; each gives that of a request, or None."""
+"""Constructors of truncations in the order of application; each gives that of a request, or
+None."""
 
 
 def changes_of(params: SamplingParams) -> tuple[Change, ...]:

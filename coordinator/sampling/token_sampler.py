@@ -24,8 +24,9 @@ _MIN_REDUCTION = 16
 logit, and as many again where it is named: so, at most a quarter of the bytes of the full row."""
 
 _NUM_CONTENDERS = 4
-"""Of which the best is drawn. One would do if the stage computed logarithms as numpy does; that
-four others are all within its rounding of the best happens once in 10**20 draws."""
+"""Contenders that a stage is asked for, of which the best is drawn. One would do if the stage
+computed logarithms as numpy does; that four others are all within its rounding of the best happens
+once in 10**20 draws."""
 
 
 class TokenSampler:

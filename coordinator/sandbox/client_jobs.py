@@ -48,7 +48,7 @@ class ClientJobs:
         """Runs one job; to give up the wait is to end it.
 
         Args:
-            call: For the job.
+            call: What the job is called with.
             content: What it is about.
             timeout_s: How long it may run, without the wait for a process.
 

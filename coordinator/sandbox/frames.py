@@ -22,12 +22,12 @@ class FrameKind(IntEnum):
 
     CALL = 1
     FORK = 2
-    """With a socket, for the new process."""
+    """Asks for a fork; carries a socket for the new process."""
     DONE = 3
     FAILED = 4
     NO_MEMORY = 5
     FORKED = 6
-    """With a descriptor of the new process."""
+    """Tells that it forked; carries a descriptor of the new process."""
     NOT_FORKED = 7
 
 

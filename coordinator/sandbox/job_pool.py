@@ -50,13 +50,13 @@ class JobPool:
         """Runs one job, again if its process is killed; to give up the wait is to end it.
 
         Args:
-            payload: For the job.
+            payload: Bytes that the job is given.
             timeout_s: How long it may run, without the wait for a process; None for no limit.
 
         Raises:
             asyncio.QueueFull: Too many wait; see `is_full`.
             ProcessDiedError: It crashed, or the pool was closed.
-            ProcessKilledError: Its process was killed each time.
+            ProcessKilledError: The job's process was killed each time.
             CallTimeoutError: It took too long.
             MemoryLimitError: It wanted too much memory.
             JobError: The job has a bug, or cannot be prepared.

@@ -20,7 +20,7 @@ from coordinator.sandbox.errors import (
 from coordinator.sandbox.frames import CALL_HEADER, FORK_BODY, FORKED_BODY, Frame, FrameKind, encode
 
 _FORK_TIMEOUT_S = 30.0
-"""For a process that has nothing else to do; a bound for a starved machine."""
+"""Time limit of a fork by a process that has nothing else to do; a bound for a starved machine."""
 _GRACE_S = 1.0
 """After its time the process is killed from here; this much later by the kernel."""
 _MAX_LAST_WORDS = 200
@@ -38,7 +38,7 @@ class SandboxProcess:
         self._end: SandboxError | None = None
         self._process_fd: int | None = None
         self.process_id: int | None = None
-        """None for a fork server's own, which is not forked."""
+        """Process id of the fork; None for a fork server's own, which is not forked."""
 
     @property
     def is_alive(self) -> bool:
@@ -49,7 +49,7 @@ class SandboxProcess:
         """Sends a call at once.
 
         Args:
-            payload: For the job.
+            payload: Bytes that the job is given.
             timeout_s: How long it may take, all calls before it included; None for no limit.
 
         Returns:
@@ -214,7 +214,7 @@ class _Asked(NamedTuple):
     answer: asyncio.Future[bytes]
     timer: asyncio.TimerHandle | None
     child: SandboxProcess | None
-    """Of a fork: the process that it becomes."""
+    """The process that a fork becomes; None where the job is no fork."""
 
 
 def _resolve(answer: asyncio.Future[bytes], result: bytes) -> None:

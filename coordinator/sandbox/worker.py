@@ -39,7 +39,8 @@ _READ_BYTES = 1 << 18
 _STACK_BYTES = 64 << 20
 """Native parsers recurse on what a client nests; the usual 8 MiB are soon gone."""
 _FIRST_VICTIM = "800"
-"""For the kernel when memory is short: rather one of these than the coordinator or a stage."""
+"""Score for the kernel when memory is short: rather one of these than the coordinator or a
+stage."""
 
 
 class _Channel:

@@ -34,7 +34,6 @@ class SchedulerConfig:
     for it; fewer cost less than the wait."""
 
     def __post_init__(self) -> None:
-        """Checks every value."""
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, int) and not isinstance(value, bool) and value < 1:

@@ -96,7 +96,7 @@ class DepthChooser:
         self._max_num_batched_tokens = max_num_batched_tokens
         self._times = times
         self._arms = {depth: _Arm() for depth in range(1, max_depth + 1)}
-        """Of the load that the depth was guessed for."""
+        """What was measured at each depth, under the load that the depth was guessed for."""
         self._arms_by_size: dict[int, dict[int, _Arm]] = {}
         self._depth = 1
         self._window = RateWindow(1)

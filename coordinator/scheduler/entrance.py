@@ -45,7 +45,7 @@ class Entrance:
         self.num_prefix_query_tokens = 0
         """Tokens of all prompts that were admitted."""
         self.num_prefix_hit_tokens = 0
-        """Those of them that the prefix cache held."""
+        """Tokens of `num_prefix_query_tokens` that the prefix cache held."""
 
     @property
     def waiting(self) -> Iterable[Sequence]:
@@ -77,7 +77,7 @@ class Entrance:
         self._queue.remove(sequence)
 
     def candidates(self) -> list[Prompt]:
-        """Those that may be admitted now if they fit, of equal rank the shortest first."""
+        """Sequences that may be admitted now if they fit; of equal rank the shortest first."""
         first = self._queue.peek()
         num_slots = self._max_num_seqs - len(self._running)
         if first is None or num_slots == 0:

@@ -22,7 +22,7 @@ class _Block:
     num_slots: int = 1
     """Slots that hold it."""
     num_running: int = 1
-    """Those of them that a sequence runs in."""
+    """Slots of `num_slots` in which a sequence runs."""
 
 
 @dataclass(slots=True, eq=False)
@@ -66,7 +66,7 @@ class KvLedger:
         more requests than fit, a fifth to a third of all tokens were computed twice.
 
         Args:
-            num_tokens: Its tokens now; at least 1.
+            num_tokens: Tokens of the sequence now; at least 1.
             prefix: Blocks that it would share.
         """
         num_blocks = self._blocks_of(num_tokens)

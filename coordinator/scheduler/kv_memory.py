@@ -32,7 +32,7 @@ class AwaitedPrefix(NamedTuple):
 
     kv_slot: int
     num_tokens: int
-    """Those that both sequences begin with, whole blocks of them."""
+    """Tokens that both sequences begin with, whole blocks of them."""
 
 
 class KvMemory:
@@ -59,7 +59,7 @@ class KvMemory:
 
     @property
     def num_cached_blocks(self) -> int:
-        """Those of the free blocks that hold prefixes for later sequences."""
+        """Free blocks that hold prefixes for later sequences."""
         return self._ledger.num_free_blocks - self._ledger.num_vacant_blocks
 
     @property

@@ -54,7 +54,7 @@ class Pace:
         Args:
             load: What there is to do.
             num_in_flight: Micro-batches in flight that hold tokens.
-            num_prefill_only: Those of them without a decode.
+            num_prefill_only: Micro-batches of `num_in_flight` in which no sequence decodes.
 
         Returns:
             None when enough are in flight.
@@ -85,9 +85,9 @@ class Pace:
 
         Args:
             output: The micro-batch.
-            depth: Of its plan.
+            depth: Depth of the plan that the micro-batch followed.
             load: The load then.
-            stages: Its times.
+            stages: Times of the micro-batch at each stage.
             landed_ns: When it came back, on a monotonic clock.
         """
         if not output.slices:

@@ -43,7 +43,7 @@ class PrefillSplit:
     Args:
         room: What is left of the micro-batch.
         running: Sequences that are not in flight and have more than a decode to compute.
-        entrance: Those that wait.
+        entrance: Entrance where sequences wait.
         admits: Whether any of these may be admitted.
     """
 
@@ -86,7 +86,7 @@ class PrefillSplit:
             yield from self._share(prompt.sequence, 0)
 
     def _shortest_first(self) -> Iterator[Prompt]:
-        """Those not looked at yet."""
+        """The sequences that have not been looked at yet, the shortest first."""
         running, waiting = self._running, self._waiting
         while running or waiting:
             is_next_waiting = not running or (waiting and waiting[0] < running[0])

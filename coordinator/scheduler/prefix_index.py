@@ -35,7 +35,7 @@ def chain_hash(parent: bytes, token_ids: Iterable[int]) -> bytes:
 
     Args:
         parent: Name of the block before it, or `root_hash`.
-        token_ids: Its tokens, unsigned 32-bit.
+        token_ids: Tokens of the block, unsigned 32-bit.
     """
     return blake2b(parent + array("I", token_ids).tobytes(), digest_size=_HASH_BYTES).digest()
 
@@ -46,7 +46,7 @@ def block_hashes(
     """Names the full blocks of a prompt in turn, as a sequence does of its own accord.
 
     Args:
-        cache_salt: Of its request.
+        cache_salt: Salt of the sequence's request.
         token_ids: The prompt.
         block_size: Tokens of a block.
     """
@@ -71,7 +71,7 @@ class ExpectedPrefix(NamedTuple):
     num_blocks: int
     """Full blocks from the start of the slot; at least 1."""
     num_new_blocks: int
-    """Those of them that the slot lacked when its sequence was admitted."""
+    """Blocks of `num_blocks` that the slot lacked when its sequence was admitted."""
 
 
 class PrefixIndex:
@@ -87,7 +87,7 @@ class PrefixIndex:
 
     @property
     def num_retained(self) -> int:
-        """Number of retained slots."""
+        """Slots that no sequence runs in, and that keep their blocks for later ones."""
         return len(self._retained)
 
     @property
@@ -118,9 +118,9 @@ class PrefixIndex:
         Holds until the slot has them all, or no sequence runs in it any more.
 
         Args:
-            kv_slot: Of a sequence that was just admitted.
+            kv_slot: Slot of a sequence that was just admitted.
             hashes: Names of its blocks, from its start.
-            num_blocks: Those of them that it has already.
+            num_blocks: Blocks of the prefix that the slot has already.
         """
         if len(hashes) > num_blocks:
             self._expected[kv_slot] = hashes

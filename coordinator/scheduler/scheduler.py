@@ -85,7 +85,7 @@ class Scheduler:
 
     @property
     def num_cached_kv_blocks(self) -> int:
-        """Those of the free blocks that hold prefixes; given up when a sequence wants them."""
+        """Free blocks that hold prefixes; given up when a sequence wants them."""
         return self._memory.num_cached_blocks
 
     @property
@@ -95,7 +95,7 @@ class Scheduler:
 
     @property
     def num_prefix_hit_tokens(self) -> int:
-        """Those of them that the prefix cache held."""
+        """Tokens of `num_prefix_query_tokens` that the prefix cache held."""
         return self._entrance.num_prefix_hit_tokens
 
     @property
@@ -178,7 +178,7 @@ class Scheduler:
         one place.
 
         Args:
-            output: From `schedule`. One that was given up meanwhile changes nothing.
+            output: What `schedule` returned. One that was given up meanwhile changes nothing.
             sampled: Next tokens by request id, for each slice with sampled rows: at least one, and
                 at most one a row. All but the last are the drafts of the slice that are kept; the
                 KV of the others is dropped. The tokens may be left out, and are dropped, for a
@@ -224,7 +224,7 @@ class Scheduler:
         too, so that what failed is not built upon.
 
         Args:
-            output: From `schedule`. One that was given up before changes nothing.
+            output: What `schedule` returned. One that was given up before changes nothing.
 
         Returns:
             The sequences that wait again, each with one more replay. Those that were marked by

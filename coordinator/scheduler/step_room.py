@@ -27,7 +27,7 @@ class StepRoom:
         return min(self._num_tokens, self._num_prefill_tokens)
 
     def take_decode(self) -> None:
-        """Takes one of `num_decodes`."""
+        """Takes the room that one decode was promised: one of `num_decodes`, and one token."""
         self.num_decodes -= 1
         self._num_tokens -= 1
 

@@ -35,7 +35,7 @@ class StepTime(NamedTuple):
     """Wire and serialization, all stages together."""
 
     def scaled(self, factor: float) -> "StepTime":
-        """The same with compute taking `factor` times as long."""
+        """These times with compute taking `factor` times as long."""
         return StepTime(self.total_ns * factor, self.slowest_ns * factor, self.wire_ns)
 
 
@@ -82,7 +82,7 @@ class StepTimes:
         """Time of a micro-batch; proportional to its tokens beyond the largest that was seen.
 
         Args:
-            num_tokens: Its tokens.
+            num_tokens: Tokens of the micro-batch.
             fixed_share: Share of the time of the smallest that was seen which is assumed to stay
                 below it; 0 is hopeful about splitting.
         """

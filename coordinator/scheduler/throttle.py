@@ -10,7 +10,7 @@ from coordinator.scheduler.load import Load, StepBudget
 from coordinator.scheduler.step_times import StepTimes
 
 MAX_SLOWDOWN = 1.75
-"""By how much prefill may lengthen a micro-batch that decodes."""
+"""Factor by which prefill may lengthen a micro-batch that decodes."""
 
 MIN_PREFILL_TOKENS = 32
 """A prompt goes on by as much, whatever the decodes feel; gLLM's constant."""

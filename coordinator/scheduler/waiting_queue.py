@@ -47,7 +47,7 @@ class WaitingQueue:
         """Takes in a sequence with its rank.
 
         Args:
-            sequence: Of its rank the youngest, or if it ran before, the oldest from now on.
+            sequence: Youngest sequence of its rank, or if it ran before, the oldest from now on.
             num_new_tokens: Tokens to compute, as far as is known; only an order depends on it.
         """
         sequence.arrival = next(self._returns if sequence.num_preemptions else self._arrivals)

@@ -179,7 +179,7 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """As json.dumps: jinja2's own filter escapes HTML."""
+    """Writes JSON as json.dumps does: jinja2's own filter escapes HTML."""
     return json.dumps(
         value,
         ensure_ascii=ensure_ascii,

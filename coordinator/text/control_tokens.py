@@ -15,8 +15,8 @@ import secrets
 from collections.abc import Collection, Iterator, Sequence
 
 _START_CHARS = 4
-"""Of a control token, by which the places are found where there may be one: text of nothing but
-first characters must not be looked at one by one."""
+"""Characters of the beginning of a control token by which places are found where there may be one:
+text of nothing but first characters must not be looked at one by one."""
 
 
 class ControlTokens:
@@ -44,7 +44,7 @@ class ControlTokens:
         """Yields start and end of each character with which one could begin, from the left.
 
         Args:
-            text: Of a client.
+            text: Text that a client sent.
             kept: What is passed over: strings that a template looks for.
         """
         position = 0
@@ -54,7 +54,7 @@ class ControlTokens:
         yield from self._beginnings_in(text, position, len(text))
 
     def found_in(self, text: str) -> list[str]:
-        """Those that are in a text, in order."""
+        """The control tokens that are in a text, in order."""
         return [text[start:end] for start, end in self.find(text)]
 
     def _beginnings_in(self, text: str, start: int, end: int) -> Iterator[tuple[int, int]]:

@@ -37,11 +37,11 @@ class DeclaredTokens(NamedTuple):
     """What the files beside a `tokenizer.json` say of tokens."""
 
     named: Mapping[str, AddedToken]
-    """By the name that templates use."""
+    """Tokens by the name that templates use."""
     extra: Sequence[AddedToken]
     """Special ones without a name."""
     by_id: Mapping[int, AddedToken]
-    """With the ids that they shall have."""
+    """Tokens by the ids that they shall have."""
     by_id_file: str
     """What says so."""
 
@@ -101,7 +101,7 @@ def add_declared_tokens(backend: Tokenizer, declared: DeclaredTokens) -> None:
     """Adds what a tokenizer lacks.
 
     Args:
-        backend: Of the `tokenizer.json`; changed in place.
+        backend: Backend of the `tokenizer.json`; changed in place.
         declared: By the files beside it.
 
     Raises:
@@ -198,7 +198,7 @@ def _token(where: str, value: object, *, special: bool) -> AddedToken:
     """A token: a text, which makes a special one, or an object with its text and properties.
 
     Args:
-        where: For errors.
+        where: Place of the token, for errors.
         value: The token.
         special: Whether an object is special that does not say so.
     """

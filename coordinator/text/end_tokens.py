@@ -58,7 +58,7 @@ def end_tokens(tokens: Collection[str], special: Collection[str]) -> frozenset[s
 
     Args:
         tokens: All of them.
-        special: Those that are no ordinary text.
+        special: Tokens that are no ordinary text.
     """
     found = (_NAMES & set(tokens)) | (_ENDS_IF_SPECIAL & set(special))
     # Where a whole answer has ends of its own, this one only ends a part of it.

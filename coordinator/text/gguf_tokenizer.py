@@ -90,7 +90,10 @@ _KINDS = {"gpt2": _byte_level, "llama": _sentence_piece}
 
 
 def _ids(vocabulary: GgufVocabulary) -> dict[str, int]:
-    """Of equal tokens the last one counts; those that spell nothing are never made of text."""
+    """Ids of the tokens by their text; the last one counts of equal ones.
+
+    Tokens that spell nothing are never made of text, and are left out.
+    """
     return {token: token_id for token_id, token in enumerate(vocabulary.tokens) if token}
 
 

@@ -34,7 +34,7 @@ _PHI_3 = ("phi-3", "phi3")
 """What the name of a model holds whose control tokens take the spaces after them, in llama.cpp."""
 
 _NOT_STRIPPING = frozenset({"<unk>", "<s>", "<|endoftext|>"})
-"""Of Phi-3: those that leave the spaces after them."""
+"""Tokens of Phi-3 that leave the spaces after them."""
 
 T = TypeVar("T", str, int, float, bool)
 
@@ -48,15 +48,16 @@ class GgufVocabulary:
     pre: str
     """Name of the split of text before BPE."""
     tokens: list[str]
-    """By id."""
+    """Texts of the tokens, by id."""
     token_types: list[int]
-    """By id."""
+    """Types of the tokens, by id."""
     scores: list[float]
-    """By id; empty when the file has none."""
+    """Scores of the tokens, by id; empty when the file has none."""
     merges: list[str] | None
-    """In order of application. None when the file does not have the field."""
+    """Merges in order of application. None when the file does not have the field."""
     adds_bos: bool | None
-    """None where the file leaves it to the kind of tokenizer."""
+    """Whether a begin token is put before a text; None where the file leaves it to the kind of
+    tokenizer."""
     adds_eos: bool
     adds_space_prefix: bool
     special_tokens: Mapping[str, str]

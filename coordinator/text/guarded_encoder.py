@@ -20,7 +20,7 @@ class GuardedEncoder:
 
     Args:
         backend: The tokenizer; not changed.
-        control: Those of its added tokens that count as control tokens.
+        control: Added tokens of the tokenizer that count as control tokens.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, control: Collection[AddedToken]) -> None:

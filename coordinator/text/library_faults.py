@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from stagecoach.contract.errors import StagecoachError
 
 _PANIC = "PanicException"
-"""Of a module that cannot be imported."""
+"""Name of the class of a panic in a native library; the module of that class cannot be imported."""
 
 
 @contextmanager

@@ -8,7 +8,7 @@ class TextDelta(NamedTuple):
     """What became of new tokens or text."""
 
     text: str
-    """To show; may be empty."""
+    """Text to show; may be empty."""
     stopped: bool
     """True when a stop string ended the text."""
 
@@ -33,8 +33,8 @@ class StopStrings:
         self._in_shown = [_Match(stop) for stop in stops]
         self._in_all = [_Match(stop) for stop in stops]
         self._is_shown: list[bool] = []
-        """Of the last characters of all, as many as the longest stop string has; they differ
-        between the two ways of matching only while one of these is False."""
+        """Whether each of the last characters is shown, for as many as the longest stop string has;
+        the two ways of matching differ only while one of these is False."""
         self._max_chars = max(map(len, stops), default=0)
         self._held = ""
 

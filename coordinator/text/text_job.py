@@ -59,7 +59,7 @@ def prepare(state: bytes) -> Callable[[bytes], bytes]:
     """Makes the job.
 
     Args:
-        state: Of `Tokenizer.to_state`.
+        state: State that `Tokenizer.to_state` made.
     """
     tokenizer = Tokenizer.from_state(state)
 

@@ -12,8 +12,8 @@ from coordinator.text.tokenizer import Tokenizer
 from stagecoach.contract.errors import DeadlineExceededError, InvalidArgumentError
 
 MAX_INLINE_BYTES = 2048
-"""Of UTF-8: what is tokenized at once. The worst text of that length that was found, of digits or
-emoji, takes two milliseconds, and the usual one half a millisecond."""
+"""Most bytes of UTF-8 that are tokenized at once. The worst text of that length that was found, of
+digits or emoji, takes two milliseconds, and the usual one half a millisecond."""
 
 MAX_INLINE_TOKENS = 512
 """What is detokenized at once; about half a millisecond."""

@@ -16,7 +16,7 @@ _FAST_TOKENIZER = "PreTrainedTokenizerFast"
 _FILE_FIELDS = frozenset(
     {"vocab_file", "merges_file", "tokenizer_file", "name_or_path", "auto_map", "init_inputs"}
 )
-"""Of the configuration: paths of the machine that wrote it, and code."""
+"""Fields of the configuration that are paths of the machine that wrote it, or code."""
 
 TokenizerInfo = Mapping[str, object]
 
@@ -25,7 +25,7 @@ def tokenizer_info(files: TokenizerFiles | None) -> TokenizerInfo | None:
     """Tells of the tokenizer of a model.
 
     Args:
-        files: Of the tokenizer; None for a model without one.
+        files: Files of the tokenizer; None for a model without one.
 
     Raises:
         ModelFilesError: They are damaged or contradict each other.

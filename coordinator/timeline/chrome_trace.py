@@ -17,7 +17,7 @@ TraceEvent = dict[str, object]
 PIPELINE_PID = 1
 MICRO_BATCHES_PID = 2
 COORDINATOR_TID = 0
-"""Of the pipeline; stage `i` has the row `i + 1`."""
+"""Row of the pipeline in the trace; stage `i` has the row `i + 1`."""
 
 _NS_PER_US = 1e3
 _NS_PER_MS = 1e6
@@ -30,7 +30,7 @@ def chrome_trace(
 
     Args:
         status: Names the model and the stages, and says which of them are emulated.
-        records: Of one watch.
+        records: Records of one watch.
         num_lost: Steps that the watch lost.
     """
     spans = [span for record in records for span in phases(record)]

@@ -25,7 +25,7 @@ class Phase(IntEnum):
     QUEUE = 5
     WIRE = 6
     RELAY = 7
-    """Between the answer of one stage and the request to the next, in the coordinator."""
+    """Time between the answer of one stage and the request to the next, in the coordinator."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

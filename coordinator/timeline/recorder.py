@@ -17,7 +17,7 @@ class StepRecorder:
     """Watches a coordinator in a `with` block, in a thread of its own.
 
     Args:
-        client: Of the coordinator; the recorder closes it.
+        client: Client of the coordinator; the recorder closes it.
 
     Raises:
         StagecoachError: On entering: the coordinator cannot be watched.

@@ -18,8 +18,9 @@ def blank_batch(
 
     Args:
         stack: The stage's layers.
-        slices: Of the micro-batch.
-        wanted: Of the last row of each slice, where the stage has logits; its `row` says nothing.
+        slices: Slices of the micro-batch.
+        wanted: What is asked of the last row of each slice, where the stage has logits; its `row`
+            says nothing.
     """
     ends = list(accumulate(piece.num_tokens for piece in slices))
     token_ids = hidden_states = None

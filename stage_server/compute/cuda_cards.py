@@ -37,7 +37,7 @@ class TorchCuda(NamedTuple):
     is_rocm: bool
     """True for AMD's build, which calls its cards cuda and has architectures of other names."""
     cards: tuple[CudaCard, ...]
-    """By index; empty when torch cannot use any."""
+    """Cards by their index; empty when torch cannot use any."""
     failure: str
     """Why it found none, in its own words; may be empty."""
 
@@ -74,9 +74,9 @@ class ChosenDevice(NamedTuple):
     """Where a stage computes."""
 
     name: str
-    """As torch spells it: `cpu` or `cuda:N`."""
+    """Name that torch has for the device: `cpu` or `cuda:N`."""
     card: CudaCard | None
-    """None for the CPU."""
+    """The card; None for the CPU."""
 
 
 CPU = ChosenDevice("cpu", None)

@@ -18,7 +18,7 @@ def prepare_cuda(environment: MutableMapping[str, str], *, is_wsl: bool | None =
     stays.
 
     Args:
-        environment: Of this process.
+        environment: Environment of this process; changed in place.
         is_wsl: Whether Windows' driver serves the card; None: find out.
     """
     environment.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")

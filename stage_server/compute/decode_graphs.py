@@ -109,7 +109,7 @@ class DecodeGraphs:
         """Runs the layers over a step.
 
         Args:
-            indices: Of the step; its blocks are ready.
+            indices: Indices of the step; its blocks are ready.
             size: What `size_for` has returned.
 
         Returns:

@@ -73,7 +73,7 @@ class DividedSteps:
         return forward.finish() if self._device.type == "cpu" else forward
 
     def _launched(self, batch: ForwardBatch, plan: BlockPlan) -> Launched | None:
-        """None when it does not fit and can be cut."""
+        """Launches a part of a step; None when it does not fit and can be cut."""
         try:
             with device_failures(self._device):
                 return self._launch(batch, plan)

@@ -93,7 +93,7 @@ def find_graphs(
     Takes a second or a few. The content of blocks that no sequence holds is lost.
 
     Args:
-        forward_pass: Of the stage, on a card, with kernels.
+        forward_pass: Forward pass of the stage, on a card, with kernels.
         scratch_block: A block of the pool that no sequence ever holds.
         max_rows: Sequences of the largest step.
         max_num_positions: Positions of the longest sequence.

@@ -28,7 +28,7 @@ TOLERANCES = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 8e-2}
 """Largest `difference` of what is taken for the same."""
 
 _LENGTHS = (300, 9)
-"""Of the sequences whose KV the pool holds."""
+"""Lengths of the sequences whose KV the pool holds."""
 
 _STEPS = (
     ("decode attention", (SequenceSlice(0, 2, 1),)),
@@ -52,7 +52,7 @@ class Comparison(NamedTuple):
     """What a kernel computed beside its twin."""
 
     name: str
-    """Of what was computed, for people."""
+    """Name of what was computed, for people."""
     difference: float
     """The largest of any element, as a share of the largest element or of 1; may be NaN."""
 
@@ -129,10 +129,10 @@ def comparisons(
     """Runs every kernel that the layers need beside its twin, on small random data.
 
     Args:
-        kernels: Those of the device.
+        kernels: Kernels of the device.
         blueprint: What the layers are.
         block_size: Tokens of a KV block.
-        dtype: Of all numbers: float32, float16 or bfloat16.
+        dtype: Dtype of all numbers: float32, float16 or bfloat16.
         device: Where they run: CUDA, or the CPU for Triton's interpreter.
 
     Raises:
@@ -240,7 +240,7 @@ def _kinds(layers: Sequence[AttentionTraits]) -> set[AttentionTraits]:
 def _attention(
     pool: KvPool, slices: Sequence[SequenceSlice], kernels: Kernels | None
 ) -> PagedAttention:
-    """Of sequences that the pool holds as far as the slices begin."""
+    """Attention of sequences that the pool holds as far as the slices begin."""
     tables = SlotTables(pool.num_blocks, pool.block_size)
     tables.apply(
         [],

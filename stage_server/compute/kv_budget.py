@@ -48,7 +48,7 @@ def kv_budget(
     Args:
         config: The stage's configuration.
         stack: The stage's layers, loaded.
-        device_name: For people.
+        device_name: Name of the device, for people.
         max_model_len: Tokens of the longest sequence.
 
     Raises:

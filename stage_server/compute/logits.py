@@ -22,11 +22,11 @@ class WantedLogits(NamedTuple):
 
     requests: Sequence[LogitsRequest]
     unit_rows: list[int]
-    """Those that want the sum at temperature 1."""
+    """Rows that want the sum at temperature 1."""
     contender_rows: list[int]
-    """Those that want contenders."""
+    """Rows that want contenders."""
     token_rows: list[int]
-    """Of each named token."""
+    """Row of each named token."""
     token_ids: list[int]
 
     @classmethod
@@ -246,7 +246,7 @@ def covers(request: LogitsRequest, log_sum_exp: float, candidates: list[float]) 
 
     Args:
         request: What is wanted.
-        log_sum_exp: Of the whole row, as `LogitsRow` has it.
+        log_sum_exp: Log-sum-exp of the whole row, as `LogitsRow` has it.
         candidates: The highest logits, falling.
     """
     if request.min_mass is None and request.min_gap is None:

@@ -28,7 +28,7 @@ class StepSizes(NamedTuple):
     max_num_batched_tokens: int
     max_num_seqs: int
     context_tokens: int
-    """Of the longest sequence."""
+    """Tokens of the longest sequence."""
     block_size: int
 
 

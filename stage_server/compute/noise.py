@@ -48,7 +48,7 @@ def find_contenders(
     Args:
         logits: float32 `[num_rows, vocab_size]`.
         weights: float32, of the same shape, w.
-        rows: Those that are wanted.
+        rows: Rows whose contenders are wanted.
         noise_keys: One for each of `rows`.
         num_contenders: At least 1, at most vocab_size.
     """

@@ -9,18 +9,17 @@ _DISPLAY = "0x03"
 """PCI's base class of display controllers, to which cards that drive no screen belong too."""
 
 _DRIVER_VERSION = re.compile(r"^NVRM version: .*?Kernel.*?\s(\d{3,}(?:\.\d+)+)\s", re.MULTILINE)
-"""In /proc/driver/nvidia/version. The open kernel modules word their line in another order, and
-have changed it."""
+"""Finds the version in /proc/driver/nvidia/version. The open kernel modules word their line in
+another order, and have changed it."""
 
 
 class NvidiaMachine(NamedTuple):
     """Signs of NVIDIA cards."""
 
     driver_version: str | None
-    """Of NVIDIA's kernel driver, such as 535.261.03; None: it is not loaded."""
+    """Version of NVIDIA's kernel driver, such as 535.261.03; None: it is not loaded."""
     pci_drivers: tuple[str | None, ...]
-    """Of each card on the PCI bus, the kernel driver in charge, such as nouveau; None: there is
-    none."""
+    """Kernel driver in charge of each card on the PCI bus, such as nouveau; None: there is none."""
     has_device_files: bool
     """True when programs can reach a card: a container has the files only if it was given one."""
     is_wsl: bool

@@ -60,7 +60,7 @@ class StaticDecodes:
         """Takes over a step, behind whatever the device has to do before.
 
         Args:
-            indices: Of sequences that run one token each, all of them one group.
+            indices: Indices of sequences that run one token each, all of them one group.
             num_rows: Rows of the forward that comes next, at least as many as sequences.
         """
         (decodes,) = indices.decodes

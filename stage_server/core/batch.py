@@ -18,7 +18,7 @@ class SequenceSlice(NamedTuple):
     start_position: int
     """Position of the first token in its sequence."""
     num_tokens: int
-    """At least 1."""
+    """Tokens to compute, at least 1."""
 
     @property
     def is_decode(self) -> bool:
@@ -86,7 +86,7 @@ class ForwardBatch:
     hidden_states: torch.Tensor | None = None
     """`[num_tokens, hidden_size]` on the CPU; for every other stage."""
     logits: tuple[LogitsRequest, ...] = ()
-    """For the last stage."""
+    """Rows of logits that are wanted; for the last stage."""
 
     @property
     def num_tokens(self) -> int:
@@ -124,4 +124,4 @@ class ForwardOutput:
     hidden_states: torch.Tensor | None = None
     """`[num_tokens, hidden_size]`; of every stage but the last."""
     logits: tuple[LogitsRow, ...] = ()
-    """Of the last stage, in the order of the requests."""
+    """Reduced rows of logits in the order of the requests; of the last stage."""

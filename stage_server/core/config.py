@@ -55,8 +55,8 @@ class StageConfig:
     """Share (0, 1] of a card's memory that this stage may take; what else runs on the card has the
     rest. An emulated card is the stage's alone."""
     dtype: str = "auto"
-    """Of the weights, one of `DTYPE_NAMES`; auto is float32 on a CPU, and on CUDA and emulated
-    devices that of the checkpoint: bfloat16, or float16 for one in float16 or float32."""
+    """Dtype of the weights, one of `DTYPE_NAMES`; auto is float32 on a CPU, and on CUDA and
+    emulated devices that of the checkpoint: bfloat16, or float16 for one in float16 or float32."""
     kv_memory_bytes: int | None = None
     """Size of the KV pool, which is allocated at start. None: what the largest micro-batch leaves
     of the stage's share of a CUDA device, less 256 MiB; 1 GiB on a CPU."""
@@ -84,8 +84,8 @@ class StageConfig:
     exit_with_parent: bool = False
     """Stop when stdin reaches its end, as it does when the process that holds it dies."""
     tls: TlsFiles | None = None
-    """Only coordinators that show a certificate of its authority may use the stage. None: anyone
-    who reaches it may."""
+    """Files of TLS: only coordinators that show a certificate of its authority may use the stage.
+    None: anyone who reaches it may."""
     insecure_bind: bool = False
     """Listen where other machines can reach it even without TLS."""
     drain_grace_s: float = 10.0
@@ -99,7 +99,6 @@ class StageConfig:
     times as long the process ends."""
 
     def __post_init__(self) -> None:
-        """Checks every range."""
         if not self.model:
             raise InvalidArgumentError("model is empty", field="model")
         if re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", self.device) is None:

@@ -9,7 +9,7 @@ Report = Callable[[LoadProgress], None]
 
 
 def no_report(_progress: LoadProgress) -> None:
-    """For those who do not want to know."""
+    """Ignores progress, for callers who do not want to know it."""
 
 
 class LoadBoard:
@@ -29,8 +29,8 @@ class WeightProgress:
     A row that is read again, as for an embedding that is the head too, counts once.
 
     Args:
-        total_elements: Of all tensors that will be read.
-        total_bytes: Of the same tensors where they are kept.
+        total_elements: Elements of all tensors that will be read.
+        total_bytes: Bytes of the same tensors where they are kept.
         report: Told after each read.
     """
 

@@ -23,7 +23,7 @@ MIN_HIDDEN_SIZE = 8
 """Digits of a row. Whole numbers up to 255 are exact in each dtype of hidden states."""
 
 EMPTY_HASH = 0x9E3779B9
-"""Of a sequence without tokens."""
+"""Hash of a sequence without tokens."""
 
 _MULTIPLIER = 0x85EBCA6B
 _MASK = 0xFFFFFFFF
@@ -54,7 +54,7 @@ class PrefixHashes:
         Args:
             slices: The micro-batch's.
             plan: Their blocks.
-            token_ids: Of all slices, packed.
+            token_ids: Token ids of all slices, packed.
 
         Returns:
             One hash a token.

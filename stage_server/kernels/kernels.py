@@ -149,8 +149,8 @@ class Kernels:
             values: As `keys`.
             table: int64 `[num_blocks]`: blocks of the sequence, in order.
             first_row: Where the chunk's rows of `query` and `output` begin.
-            num_tokens: Of the chunk, at least one.
-            start_position: Of its first token in the sequence.
+            num_tokens: Tokens of the chunk, at least one.
+            start_position: Position of the chunk's first token in the sequence.
             block_size: Slots a block.
             scaling: Factor on the scores.
             sliding_window: A token sees the last this many positions, itself included; None: all.
@@ -193,7 +193,7 @@ def rotate_and_store(
         swapped_sin: As `cos`, with the same strides; see `RotaryRows`.
         head_norm: `[num_heads + num_kv_heads, head_dim]`: weights of an RMS norm of each query
             and key before it is rotated; None: there is none.
-        eps: Of that norm.
+        eps: Epsilon of that norm.
         slots: int64 `[num_tokens]`: where each row goes.
         keys: `[num_slots, num_kv_heads, head_dim]`, of any dtype to round to; written.
         values: As `keys`.

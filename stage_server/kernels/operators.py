@@ -222,7 +222,7 @@ def _add_rms_norm(
 
 
 def _fake_nothing(*_: object) -> None:
-    """Of operators that return nothing."""
+    """Stands for operators that return nothing, where shapes alone are traced."""
 
 
 def _fake_rotate_and_store(

@@ -18,7 +18,7 @@ class GatheredDecodes:
     """Sequences that run one token each, padded to the blocks of the longest.
 
     Args:
-        indices: Of these sequences.
+        indices: Indices of the step's sequences that decode.
         lengths: Positions of each.
         block_tables: Blocks of each.
         block_size: Tokens a block.

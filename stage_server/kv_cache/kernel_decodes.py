@@ -13,7 +13,7 @@ class KernelDecodes:
 
     Args:
         kernels: The kernels of the device.
-        indices: Of these sequences.
+        indices: Indices of the step's sequences that decode.
         block_size: Tokens a block.
     """
 

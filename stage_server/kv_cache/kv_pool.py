@@ -109,7 +109,7 @@ class KvPool:
 
     @property
     def num_bytes(self) -> int:
-        """Size of the pool."""
+        """Bytes of the keys and values of all blocks and layers."""
         return self._pool.nbytes
 
     @property

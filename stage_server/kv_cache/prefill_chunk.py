@@ -35,8 +35,8 @@ class PrefillChunk:
 
     Args:
         first_row: Where its rows begin in the micro-batch.
-        piece: Its slice.
-        block_table: Its blocks.
+        piece: Slice of the chunk.
+        block_table: Blocks of the chunk's sequence.
         table: The same, int64 `[num_blocks]` on the device.
         block_size: Tokens a block.
         kernels: The device's; None: it has none.
@@ -72,9 +72,9 @@ class PrefillChunk:
         Args:
             output: `[num_tokens, num_heads, head_dim]`, of the micro-batch.
             query: As `output`.
-            new: Of the micro-batch; None: they are in the pool alone.
+            new: Keys and values of the micro-batch; None: they are in the pool alone.
             layer: The pool's; has the new keys and values already.
-            scoring: Of the layer.
+            scoring: How the layer scores.
         """
         kernels, is_capped = self._kernels, scoring.softcap is not None
         if kernels is None or not (
@@ -103,7 +103,7 @@ class PrefillChunk:
         return is_windowed or (self._start > 0 and not takes_lower_right(query))
 
     def _window(self, scoring: Scoring) -> int | None:
-        """None: everything is in it."""
+        """The sliding window; None: everything is in it."""
         window = scoring.sliding_window
         return None if window is None or window >= self._end else window
 

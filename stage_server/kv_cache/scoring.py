@@ -10,7 +10,7 @@ _MASK_ALIGNMENT = 8
 
 _HEAD_ALIGNMENT = 8
 _MAX_HEAD_DIM = 256
-"""Of a head, in elements, where flash attention and memory-efficient attention take it as it is."""
+"""Most elements of a head that flash attention and memory-efficient attention take as they are."""
 
 _FLASH_CAPABILITY = (8, 0)
 """Lowest compute capability that flash attention runs on."""
@@ -35,7 +35,7 @@ def additive_mask(is_seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
     Args:
         is_seen: bool `[..., num_positions]`.
-        dtype: Of the query, as fused kernels take no other.
+        dtype: Dtype of the query, as fused kernels take no other.
 
     Returns:
         `[..., num_positions]`; its rows begin where fused kernels read them in place.
@@ -68,7 +68,7 @@ def attention(
         value: As `key`.
         mask: `[..., num_queries, num_positions]` of `additive_mask`; None: all is seen, or, where
             `is_causal`, the positions up to one's own.
-        scoring: Its window is in the mask.
+        scoring: How the layer scores; its window is in the mask.
         is_causal: Whether there are as many queries as positions, and each sees up to its own.
     """
     key, value = key.to(query.dtype), value.to(query.dtype)

@@ -7,9 +7,9 @@ def place_side_by_side(
     """Returns where in the pool's tokens a sequence lies in one piece; None when it does not.
 
     Args:
-        block_table: Its blocks, at least one.
+        block_table: Blocks of the sequence, at least one.
         block_size: Tokens a block.
-        num_tokens: Its length.
+        num_tokens: Tokens of the sequence.
     """
     first = block_table[0]
     if block_table != tuple(range(first, first + len(block_table))):

@@ -46,7 +46,7 @@ class StepIndices:
     groups: tuple[tuple[int, ...], ...]
     """Slices that decode, by the groups in which they are attended."""
     decodes: tuple[DecodeIndices, ...]
-    """One a group."""
+    """Indices of each group of sequences that decode."""
     chunk_tables: tuple[torch.Tensor, ...]
     """Block tables of the slices that do not decode, in order, `[num_blocks]` each."""
     inputs: torch.Tensor

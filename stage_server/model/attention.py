@@ -65,10 +65,10 @@ class FusedAttention(Attention, Protocol):
             heads: `[num_tokens, num_heads + 2 * num_kv_heads, head_dim]`, contiguous: queries,
                 keys and values, without positions.
             cos: `[num_tokens, head_dim]` of `RotaryRows`.
-            swapped_sin: Likewise.
+            swapped_sin: `[num_tokens, head_dim]` of `RotaryRows`.
             head_norm: `[num_heads + num_kv_heads, head_dim]`: weights of the RMS norm of each
                 query and key; None: there is none.
-            eps: Of that norm.
+            eps: Epsilon of that norm.
             scaling: As in `Attention.attend`.
             sliding_window: As in `Attention.attend`.
 

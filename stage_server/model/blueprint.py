@@ -43,7 +43,7 @@ class Blueprint(ABC):
     """
 
     traits: Sequence[AttentionTraits]
-    """One a local layer."""
+    """Traits of each local layer."""
     rotary: Rotary
     hidden_act: str
     """Activation of the MLP, as transformers names it."""

@@ -18,7 +18,7 @@ class DecoderLayers:
 
     Args:
         blueprint: Their modules without memory; they are given memory and kept.
-        loader: Of their weights.
+        loader: Loader of the layers' weights.
     """
 
     def __init__(self, blueprint: Blueprint, loader: WeightLoader) -> None:

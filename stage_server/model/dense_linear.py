@@ -15,7 +15,7 @@ class DenseFormat:
     """Implements `LinearFormat` for weights in the compute dtype.
 
     Args:
-        dtype: Of weights and activations.
+        dtype: Dtype of weights and activations.
         device: Where the weights live.
     """
 

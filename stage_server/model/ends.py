@@ -12,7 +12,7 @@ class TokenEmbedding(nn.Module):
     Args:
         weight: `[vocab_size, hidden_size]`.
         scale: Factor on the embeddings.
-        dtype: Of the output; the weights may be narrower.
+        dtype: Dtype of the output; the weights may be narrower.
     """
 
     def __init__(self, weight: torch.Tensor, *, scale: float, dtype: torch.dtype) -> None:

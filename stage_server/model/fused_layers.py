@@ -15,7 +15,7 @@ from stage_server.model.rotary import RotaryRows
 
 
 class FusedLayer(LeanLayer):
-    """One layer."""
+    """A decoder layer whose norms, residuals and rotations are kernels of this project."""
 
     def advance(
         self,
@@ -29,8 +29,8 @@ class FusedLayer(LeanLayer):
         Args:
             hidden: `[num_tokens, hidden_size]`.
             update: What the layer before has left to add; None: nothing.
-            rotary: Of the rows.
-            attention: Of the micro-batch.
+            rotary: Cosines and sines of the rows.
+            attention: Attention of the micro-batch.
 
         Returns:
             Hidden states and what is left to add to them, `[num_tokens, hidden_size]` each.

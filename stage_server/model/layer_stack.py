@@ -38,7 +38,7 @@ class Layers(Protocol):
 
     Args:
         blueprint: What they are.
-        loader: Of their weights, which are those of `weight_sources`.
+        loader: Loader of the layers' weights, which are those of `weight_sources`.
     """
 
     def __init__(self, blueprint: Blueprint, loader: WeightLoader) -> None: ...
@@ -80,7 +80,7 @@ class LayerStack:
     Args:
         blueprint: What the stage consists of.
         layers_type: The way to run its layers.
-        loader: Of their weights.
+        loader: Loader of the stack's weights.
         precision: The formats of its numbers.
         kernels: What the layers' attention runs with; None: without kernels.
     """
@@ -105,12 +105,12 @@ class LayerStack:
 
     @property
     def compute_dtype(self) -> torch.dtype:
-        """Of hidden states inside the stage."""
+        """Dtype of hidden states inside the stage."""
         return torch_dtype(self.precision.compute)
 
     @property
     def wire_dtype(self) -> torch.dtype:
-        """Of hidden states between stages."""
+        """Dtype of hidden states between stages."""
         return torch_dtype(self.precision.wire)
 
     @property

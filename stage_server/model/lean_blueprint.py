@@ -158,7 +158,7 @@ class LeanBlueprint(Blueprint):
         return RmsNorm(loader.other(f"{NORM}weight"), self.norm_eps)
 
     def _layer_shapes(self) -> dict[str, Shape]:
-        """Of the tensors of one layer, by their names in it."""
+        """Shapes of the tensors of one layer, by their names in it."""
         config, layout = self.config, self._layout
         width, inner = config.hidden_size, config.intermediate_size
         assert inner is not None, "every lean family has a default"

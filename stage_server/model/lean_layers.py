@@ -52,7 +52,7 @@ def is_lean(blueprint: Blueprint) -> bool:
 
 
 class LeanLayer(nn.Module):
-    """One layer."""
+    """A Llama-like decoder layer, with its queries, keys and values in one matrix."""
 
     _head_norm: torch.Tensor | None
 
@@ -127,7 +127,7 @@ class LeanLayers:
 
     Args:
         blueprint: What they are; `is_lean` of it.
-        loader: Of their weights.
+        loader: Loader of the layers' weights.
     """
 
     layer_type: type[LeanLayer] = LeanLayer

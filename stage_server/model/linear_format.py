@@ -26,7 +26,7 @@ class LinearFormat(Protocol):
 
     @property
     def embedding_dtype(self) -> torch.dtype:
-        """Of the embedding, whose rows are looked up and not multiplied."""
+        """Dtype of the embedding, whose rows are looked up and not multiplied."""
         ...
 
     def load(self, source: WeightSource, weight: str, bias: str | None) -> Linear:

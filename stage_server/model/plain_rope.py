@@ -26,8 +26,8 @@ class PlainRope(nn.Module):
     Args:
         kind: One of `KINDS`.
         head_dim: Elements a head, even; all of them are rotated.
-        base: Of the frequencies.
-        numbers: Those of the kind.
+        base: Base of the frequencies.
+        numbers: Numbers that the kind goes by.
     """
 
     inv_freq: torch.Tensor

@@ -28,7 +28,7 @@ class RotaryRows(NamedTuple):
 
     @property
     def cos_sin(self) -> CosSin:
-        """As transformers' layers take it."""
+        """Cosines and sines in the shape that transformers' layers take."""
         return self.cos.unsqueeze(0), self.sin.unsqueeze(0)
 
 

@@ -21,7 +21,7 @@ _QUANTIZED_SUFFIXES = (
     ".SCB",
     "_blocks",
 )
-"""Of tensors that quantizing tools write."""
+"""Ends of names of tensors that quantizing tools write."""
 
 
 def check_names(wanted: Collection[str], files: ModelFiles, layers: LayerRange) -> None:

@@ -14,8 +14,8 @@ class WeightLoader:
 
     Args:
         source: Where the weights are.
-        linear_format: Of the matrices.
-        precision: Of everything else.
+        linear_format: Form of the matrices.
+        precision: Precision of everything else.
         device: Where the weights are to live.
     """
 

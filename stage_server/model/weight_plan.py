@@ -31,7 +31,7 @@ class ParameterSource(NamedTuple):
     """What one parameter is made of: the rows of its tensors, one after another."""
 
     tensors: tuple[CheckpointTensor, ...]
-    """At least one; alike in all dimensions but the first."""
+    """Tensors that make up the parameter, at least one; alike in all dimensions but the first."""
     num_experts: int | None = None
     """Experts to which the rows belong in equal shares. The parameter has one more dimension for
     them, its first. None: there are no experts."""
@@ -71,14 +71,14 @@ class ParameterSource(NamedTuple):
 
 
 Sources = Mapping[str, ParameterSource]
-"""By the name of the parameter."""
+"""What each parameter is made of, by the parameter's name."""
 
 
 class WeightPlan:
     """What the parameters of a stage are made of.
 
     Args:
-        sources: Of each parameter. Two parameters may be made of one tensor.
+        sources: Sources of each parameter. Two parameters may be made of one tensor.
     """
 
     def __init__(self, sources: Sources) -> None:
@@ -101,7 +101,7 @@ class WeightPlan:
 
     @property
     def num_elements(self) -> int:
-        """Of all tensors that are needed."""
+        """Elements of all tensors that are needed."""
         return sum(map(math.prod, self._shapes.values()))
 
     def num_bytes(self, encoding: Encoding) -> int:
@@ -142,7 +142,7 @@ def stack_linears(sources: dict[str, ParameterSource], stacked: str, parts: Sequ
     """Makes one linear layer of several that have the same input, in place.
 
     Args:
-        sources: Of their weights and biases; either all have a bias, or none has.
+        sources: Sources of the layers' weights and biases; either all have a bias, or none has.
         stacked: Name of the new layer, to which its outputs come in the order of the parts.
         parts: Names of the layers.
     """

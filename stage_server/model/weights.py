@@ -67,7 +67,7 @@ class WeightSource:
 
         Args:
             first: A parameter that is one tensor of the files.
-            second: Likewise.
+            second: Another parameter that is one tensor of the files.
         """
         tensors = [self._made_of(name).tensors for name in (first, second)]
         assert all(len(each) == 1 for each in tensors), "both are one tensor"

@@ -9,7 +9,7 @@ from stage_server.core.load_board import LoadBoard
 from stagecoach.process.load_display import Display, Entry, load_display
 
 PERIOD_S = 0.1
-"""Between two looks at the board."""
+"""Time between two looks at the board."""
 
 
 @asynccontextmanager
@@ -20,7 +20,7 @@ async def shown(
 
     Args:
         board: Where the model thread writes.
-        name: Of this stage, for people.
+        name: Name of this stage, for people.
         write_line: Takes a line where stderr is no terminal.
         json_lines: Also print every change as a JSON line on stdout, `{"progress": {...}}`.
     """

@@ -18,7 +18,7 @@ def own_layers(
         model: As `StageConfig.model`; opened only for `stage`.
         layers: START:END, half-open.
         stage: I/N, the Ith of N stages, from 1.
-        stage_memory: For `stage`: N sizes, separated by commas.
+        stage_memory: With `stage`: N sizes, separated by commas.
 
     Raises:
         InvalidArgumentError: Neither or both are given, or one has another form.

@@ -56,7 +56,7 @@ _UNACKNOWLEDGED_MS = 30_000
 """What a coordinator's machine may leave so long without an acknowledgement or without room for it;
 a coordinator that is stopped for less goes on where it was."""
 _CLOSING_GRACE_S = 0.5
-"""For statuses on their way and for health watchers, after the streams have ended."""
+"""Time for statuses on their way and for health watchers, after the streams have ended."""
 _HEALTH_NAMES = ("", SERVICE_NAME)
 
 _log = logging.getLogger(__name__)

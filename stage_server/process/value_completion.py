@@ -21,22 +21,22 @@ def gpus(incomplete: str) -> list[str]:
 
 
 def dtypes(incomplete: str) -> list[str]:
-    """Types of weights."""
+    """Values of `--dtype`."""
     return _beginning_with(incomplete, DTYPE_NAMES)
 
 
 def engines(incomplete: str) -> list[str]:
-    """Engines."""
+    """Values of `--engine`."""
     return _beginning_with(incomplete, ENGINE_NAMES)
 
 
 def devices(incomplete: str) -> list[str]:
-    """Devices."""
+    """Values of `--device`; that of one card is typed."""
     return _beginning_with(incomplete, ("auto", "cpu", "cuda"))
 
 
 def log_levels(incomplete: str) -> list[str]:
-    """Levels of logs."""
+    """Values of `--log-level`."""
     return _beginning_with(incomplete, LOG_LEVELS)
 
 

@@ -22,7 +22,7 @@ class Tenure:
 
     Attributes:
         coordinator_id: Who holds it.
-        epoch: Of the stream.
+        epoch: Epoch of the stream.
         fenced: Done when a stream of a higher epoch took the slots away.
     """
 

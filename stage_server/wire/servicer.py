@@ -38,7 +38,8 @@ SERVICE_NAME = "stagecoach.v1.StageService"
 
 _MAX_COORDINATOR_ID_CHARS = 256
 _MAX_SHOWN_CHARS = 128
-"""Of what a peer sent and is told back: an error has to fit into the headers of a response."""
+"""Most characters of what a peer sent that it is told back: an error has to fit into the headers of
+a response."""
 
 InfoContext = grpc.aio.ServicerContext[bytes, stage_pb2.GetInfoResponse]
 

@@ -80,7 +80,7 @@ class AsyncClient:
 
         Args:
             prompt: Text, token ids, or chat messages.
-            timeout_s: For the whole completion. None: no limit.
+            timeout_s: Time limit of the whole completion. None: no limit.
             **options: See `GenerateOptions`.
 
         Returns:
@@ -128,7 +128,7 @@ class AsyncClient:
         Args:
             prompt: Text, token ids, or chat messages.
             model: A name of the model. None: the only one.
-            timeout_s: For the answer. None: no limit.
+            timeout_s: Time limit of the answer. None: no limit.
             **options: See `PromptOptions`.
 
         Raises:
@@ -169,7 +169,7 @@ class AsyncClient:
 
         Args:
             model: A name of the model whose micro-batches they are. None: the only one.
-            timeout_s: For the whole watch. None: no limit.
+            timeout_s: Time limit of the whole watch. None: no limit.
 
         Returns:
             An endless async iterator over `StepRecord`s, also a context manager, which has begun.

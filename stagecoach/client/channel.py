@@ -26,10 +26,11 @@ READY_POLL_S = 0.1
 """Pause between two questions whether the coordinator is ready."""
 
 _MAX_MESSAGE_BYTES = 64 * 2**20
-"""Of one answer. Tokens that a slow reader has not taken come in one message."""
+"""Most bytes of one answer. Tokens that a slow reader has not taken come in one message."""
 _KEEPALIVE_MS = 20_000
 _PING_ANSWER_MS = 120_000
-"""It waits behind a prompt of megabytes that goes over a slow link."""
+"""How long an answer to a ping may take: it waits behind a prompt of megabytes that goes over a
+slow link."""
 
 _LOOPBACK = ("localhost:", "127.", "[::1]:")
 
@@ -46,7 +47,7 @@ class Peer:
     address: str
     """HOST:PORT."""
     trust: "Trust | None" = None
-    """None: plain text."""
+    """Whom the client trusts over TLS; None for plain text."""
     api_key: str | None = field(default=None, repr=False)
 
     @classmethod
@@ -125,5 +126,5 @@ def read_error(error: RpcError, peer: Peer) -> StagecoachError:
 
 
 async def read_error_async(error: RpcError, peer: Peer) -> StagecoachError:
-    """The same as `read_error`, without blocking the event loop."""
+    """Reads the error that ended a call, as `read_error` does, without blocking the event loop."""
     return await asyncio.to_thread(read_error, error, peer)

@@ -79,7 +79,7 @@ class Client:
 
         Args:
             prompt: Text, token ids, or chat messages.
-            timeout_s: For the whole completion. None: no limit.
+            timeout_s: Time limit of the whole completion. None: no limit.
             **options: See `GenerateOptions`.
 
         Returns:
@@ -126,7 +126,7 @@ class Client:
         Args:
             prompt: Text, token ids, or chat messages.
             model: A name of the model. None: the only one.
-            timeout_s: For the answer. None: no limit.
+            timeout_s: Time limit of the answer. None: no limit.
             **options: See `PromptOptions`.
 
         Raises:
@@ -163,7 +163,7 @@ class Client:
 
         Args:
             model: A name of the model whose micro-batches they are. None: the only one.
-            timeout_s: For the whole watch. None: no limit.
+            timeout_s: Time limit of the whole watch. None: no limit.
 
         Returns:
             An endless iterator over `StepRecord`s, also a context manager, which has begun. Reading

@@ -38,7 +38,7 @@ class TokenLogprobs(NamedTuple):
     """
 
     logprob: float
-    """Of the token that was chosen."""
+    """Log-probability of the token that was chosen."""
     top: tuple[tuple[int, float], ...]
     """Token id and log-probability of the most likely tokens, falling. The chosen token is among
     them only if it is one of these."""

@@ -47,7 +47,7 @@ class StageStatus:
 
     @property
     def dtype(self) -> str | None:
-        """Name of the format in which matrices are kept."""
+        """Name of the format in which the stage keeps matrices; None until it was reached."""
         return None if self.info is None else self.info.precision.weights.name
 
     @property
@@ -57,7 +57,7 @@ class StageStatus:
 
     @property
     def version(self) -> str | None:
-        """Of the software."""
+        """Version of the stage's software; None until it was reached."""
         return None if self.info is None else self.info.version
 
     @property
@@ -101,15 +101,15 @@ class ModelStatus:
     """A model that a coordinator serves; counters start at 0 with the coordinator's process."""
 
     model_id: str
-    """As the operator named it."""
+    """Name of the model, as the operator gave it."""
     names: tuple[str, ...]
     """What requests may call it; answers over HTTP show the first."""
     ready: bool
     """True while requests are served."""
     has_tokenizer: bool
-    """Without one, only token ids are served."""
+    """Whether the model has a tokenizer; without one, only token ids are served."""
     stages: tuple[StageStatus, ...]
-    """In pipeline order, the servers of one stage together."""
+    """All servers of all stages in pipeline order, the servers of one stage together."""
     num_running: int
     """Requests that have a KV slot."""
     num_waiting: int
@@ -117,11 +117,11 @@ class ModelStatus:
     max_num_seqs: int
     """Most requests that have a KV slot at once."""
     num_kv_blocks: int
-    """Of the ledger, which mirrors the smallest stage."""
+    """KV blocks of the scheduler's ledger, which mirrors the smallest stage."""
     num_free_kv_blocks: int
     """Blocks that no running request holds."""
     num_cached_kv_blocks: int
-    """Those of the free blocks that hold prefixes; given up as soon as a request wants them."""
+    """Free blocks that hold prefixes; given up as soon as a request wants them."""
     max_model_len: int
     """Most tokens of one request, prompt and output together."""
     num_finished: int
@@ -131,13 +131,13 @@ class ModelStatus:
     num_prefix_query_tokens: int
     """Tokens of all prompts that were looked up in the prefix cache."""
     num_prefix_hit_tokens: int
-    """Those of them that it held."""
+    """Tokens of `num_prefix_query_tokens` that the prefix cache held."""
     tokens_per_second: float
     """Over the last ten seconds, all requests together; a float32, as it travels."""
 
     @property
     def pipeline_stages(self) -> tuple[StageStatus, ...]:
-        """One server of every stage, in pipeline order."""
+        """The first server of every stage, in pipeline order."""
         return tuple({stage.index: stage for stage in reversed(self.stages)}.values())[::-1]
 
     @property
@@ -157,7 +157,7 @@ class CoordinatorStatus(ModelStatus):
     models: tuple[ModelStatus, ...]
     """Every model that is served; at least one."""
     version: str = __version__
-    """Of the software."""
+    """Version of the coordinator's software."""
     pid: int = field(default_factory=os.getpid)
     """On the coordinator's own machine."""
 

@@ -41,7 +41,6 @@ class LayerRange:
         return cls(int(match[1]), int(match[2]))
 
     def __len__(self) -> int:
-        """Number of layers."""
         return self.end - self.start
 
     def __iter__(self) -> Iterator[int]:

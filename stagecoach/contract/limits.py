@@ -21,7 +21,7 @@ def max_logits_bytes(*, max_num_seqs: int, vocab_size: int) -> int:
 
 
 GRPC_CEILING_BYTES = 2**31 - 1
-"""Of a message: gRPC keeps its size in a 32-bit integer."""
+"""Most bytes of a message: gRPC keeps its size in a 32-bit integer."""
 
 ENVELOPE_BYTES = 2**20
 """Room in a message or a body for everything but its tensors, or the text and token ids that count
@@ -31,7 +31,8 @@ _WIDEST_ELEMENT_BYTES = 4
 """float32; the dtype of hidden states is known only after loading."""
 
 _SLOT_ENVELOPE_BYTES = 256
-"""For the slice, the slot operations and the logits request of one sequence, without its ids."""
+"""Bytes of the slice, the slot operations and the logits request of one sequence, without its
+ids."""
 
 
 class MessageLimits(NamedTuple):
@@ -66,7 +67,7 @@ class MessageLimits(NamedTuple):
 
 
 _BYTES_PER_TOKEN = 64
-"""Of text, far above the mean of any tokenizer; a token id takes at most 5."""
+"""Bytes of text for each token, far above the mean of any tokenizer; a token id takes at most 5."""
 
 
 def max_request_bytes(max_model_len: int) -> int:
@@ -79,10 +80,10 @@ def max_request_bytes(max_model_len: int) -> int:
 
 
 MAX_HEADER_BYTES = 16 * 1024
-"""Of the metadata of one call; errors with their details fit in."""
+"""Most bytes of the metadata of one call; errors with their details fit in."""
 
 _HANDSHAKE_TIMEOUT_MS = 10_000
-"""For connections that never say what they want."""
+"""When a server closes a connection that has not said what it wants."""
 _IDLE_CONNECTION_MS = 300_000
 """A connection without a call; clients connect again by themselves."""
 

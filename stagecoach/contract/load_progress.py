@@ -25,7 +25,7 @@ class LoadProgress:
     phase: LoadPhase
     done_bytes: int = 0
     total_bytes: int | None = None
-    """None where bytes say nothing."""
+    """Bytes of the whole phase; None for a phase that is not measured in bytes."""
 
     @property
     def share(self) -> float | None:
@@ -35,7 +35,7 @@ class LoadProgress:
         return min(self.done_bytes / self.total_bytes, 1.0)
 
     def __str__(self) -> str:
-        """For people, such as `loading 3.1 of 8.6 GB (36 %)`."""
+        """Words for people, such as `loading 3.1 of 8.6 GB (36 %)`."""
         if self.total_bytes is None or self.share is None:
             return str(self.phase)
         unit, name = (_GB, "GB") if self.total_bytes >= _GB else (_MB, "MB")
@@ -45,7 +45,7 @@ class LoadProgress:
         )
 
     def to_details(self) -> dict[str, object]:
-        """The same as the details of an error, or as the fields of a JSON object."""
+        """Writes the progress as the details of an error, or as the fields of a JSON object."""
         details: dict[str, object] = {"phase": str(self.phase), "done_bytes": self.done_bytes}
         return details if self.total_bytes is None else {**details, "total_bytes": self.total_bytes}
 

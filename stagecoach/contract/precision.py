@@ -52,7 +52,7 @@ class Encoding(NamedTuple):
 
     @property
     def dtype(self) -> DType | None:
-        """Of plain numbers; None for blocks."""
+        """Dtype of plain numbers; None for blocks."""
         return DType(self.name) if self.block_size == 1 else None
 
     def row_bytes(self, num_columns: int) -> int:
@@ -68,13 +68,13 @@ class Precision(NamedTuple):
     """The formats of a stage's numbers, one for each use."""
 
     weights: Encoding
-    """Of matrices: those of the layers, the embedding and the head."""
+    """Encoding of matrices: those of the layers, the embedding and the head."""
     compute: DType
-    """Of activations, and of weights that are no matrices, such as those of norms."""
+    """Dtype of activations, and of weights that are no matrices, such as those of norms."""
     kv: DType
-    """Of keys and values while they are kept."""
+    """Dtype of keys and values in the KV cache."""
     wire: Encoding
-    """Of hidden states between stages."""
+    """Encoding of hidden states between stages."""
 
     def __str__(self) -> str:
         """For people: one name where all formats are one."""
@@ -85,7 +85,7 @@ class Precision(NamedTuple):
 
     @classmethod
     def uniform(cls, dtype: DType) -> Self:
-        """One dtype for everything, as a GPU has it."""
+        """A precision that has one dtype for everything, as a GPU has it."""
         return cls(Encoding.plain(dtype), dtype, dtype, Encoding.plain(dtype))
 
     @classmethod

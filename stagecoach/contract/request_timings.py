@@ -26,11 +26,11 @@ class RequestTimings:
     """
 
     queue_ns: int
-    """From acceptance to the first scheduled step."""
+    """Time from acceptance to the first scheduled step."""
     time_to_first_token_ns: int | None
-    """From acceptance to the first token. None when there was none."""
+    """Time from acceptance to the first token. None when there was none."""
     total_ns: int
-    """From acceptance to the end."""
+    """Time from acceptance to the end."""
     num_steps: int
     """Steps that the request took part in."""
     schedule_ns: int
@@ -43,7 +43,8 @@ class RequestTimings:
     """Wall time of the steps: from the start of scheduling until the tokens were chosen, and the
     detokenization, which may overlap with the next step."""
     stages: tuple[StageTimings[int], ...]
-    """One a stage, in order; the serialization is that on both ends."""
+    """Times at each stage, in pipeline order; `serialize_ns` counts the stage's and the
+    coordinator's."""
     num_preemptions: int = 0
     """Times that the request was preempted and its KV computed again."""
     prefill: StepTotals | None = None

@@ -20,7 +20,7 @@ class StageInfo:
 
     protocol_version: int = PROTOCOL_VERSION
     model_id: str
-    """As the stage's operator named it; for people."""
+    """Name of the model for people, as the stage's operator gave it."""
     fingerprint: str
     """Digest of config and tensor index; equal on every stage of one pipeline."""
     layers: LayerRange
@@ -40,20 +40,20 @@ class StageInfo:
     max_model_len: int
     """Most tokens of one sequence."""
     device: str
-    """For people."""
+    """Name of the device, for people."""
     emulated: bool
     """True when the stage waits as long as a device would take, instead of computing."""
     version: str = __version__
-    """Of the software."""
+    """Version of the stage's software."""
     pid: int = field(default_factory=os.getpid)
     """On the stage's own machine."""
     weight_bytes: int
     kv_bytes: int
     weight_digests: Mapping[str, bytes] = field(default_factory=dict, hash=False)
-    """Of the parts of the model whose weights are on the stage's machine, by part; see
-    `stagecoach.model_files.weight_digest`."""
+    """Digest of each part of the model whose weights are on the stage's machine, by the part's
+    name; see `stagecoach.model_files.weight_digest`."""
     weights_revision: str = ""
-    """Of all weights as a hub names them; empty where that is not known."""
+    """Revision of all weights, as a hub names it; empty where that is not known."""
     adds_noise: bool = True
     """True when the stage answers `LogitsRequest.num_contenders`."""
     attention: str = ""

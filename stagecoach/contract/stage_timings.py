@@ -28,7 +28,7 @@ class StageTimings(Generic[_Ns]):
         return self.queue_ns + self.compute_ns + self.serialize_ns + self.wire_ns
 
     def with_serialization(self, duration_ns: _Ns) -> "StageTimings[_Ns]":
-        """The same with more time spent on reading or writing messages."""
+        """These timings with more time spent on reading or writing messages."""
         serialize_ns = self.serialize_ns + duration_ns
         return StageTimings(self.queue_ns, self.compute_ns, serialize_ns, self.wire_ns)
 

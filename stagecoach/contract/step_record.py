@@ -70,7 +70,7 @@ class StepRecord:
     scheduled_ns: int
     """When it was ready to be sent."""
     stages: tuple[StageVisit, ...]
-    """One a stage, in order."""
+    """Visits to the stages, in pipeline order."""
     returned_ns: int
     """When its logits were taken up."""
     sampled_ns: int

@@ -11,7 +11,7 @@ def configured_template(file_name: str, config: Mapping[str, object]) -> str | N
     """Returns the chat template of a configuration file.
 
     Args:
-        file_name: Of the configuration, for errors.
+        file_name: Name of the configuration's file, for errors.
         config: Its content. `chat_template` is a template, or several by name: a list of objects
             with `name` and `template`, or one object. Of several the one called `default` counts.
 

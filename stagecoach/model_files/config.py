@@ -40,7 +40,7 @@ class ModelConfig:
     tie_word_embeddings: bool
     """True when the output head is the embedding."""
     checkpoint_dtype: DType | None
-    """Of the weights as they were published; None when the configuration names none that is
+    """Dtype of the weights as they were published; None when the configuration names none that is
     served, as in a GGUF file."""
     eos_token_ids: tuple[int, ...]
     """Tokens that end a generation; may be empty."""

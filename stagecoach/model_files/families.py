@@ -21,7 +21,7 @@ from stagecoach.model_files.family import (
 
 _GELU = "gelu_pytorch_tanh"
 _YARN_IS_LONGROPE = MappingProxyType({"yarn": "longrope"})
-"""As the first Phi-3 models called it."""
+"""The first Phi-3 models called their longrope embedding `yarn`."""
 
 _LLAMA_TENSORS: Mapping[str, str] = MappingProxyType(
     {
@@ -296,4 +296,4 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         ),
     }
 )
-"""By `model_type`."""
+"""Every served family by its `model_type`."""

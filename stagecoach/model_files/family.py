@@ -27,9 +27,9 @@ class Sizes(NamedTuple):
     vocab_size: int
     num_attention_heads: int
     num_key_value_heads: int | None
-    """None: as many as attention heads."""
+    """Number of key and value heads; None for as many as attention heads."""
     head_dim: int | None
-    """None: the hidden size over the attention heads."""
+    """Elements of a head; None for the hidden size over the attention heads."""
     intermediate_size: int
     max_position_embeddings: int
     tie_word_embeddings: bool
@@ -40,16 +40,17 @@ class WindowedLayers(Enum):
     """Which layers have a window, where there is one and `layer_types` does not list them."""
 
     ALL = auto()
-    """All, also where `layer_types` says otherwise."""
+    """All layers have one, also where `layer_types` says otherwise."""
     ALL_UNLESS_LISTED = auto()
     FROM_MAX_WINDOW_LAYERS = auto()
-    """Those from `max_window_layers` on."""
+    """Layers from `max_window_layers` on have a window."""
     ROTATED = auto()
-    """Those that do not know positions: by `no_rope_layers`, or `no_rope_layer_interval`."""
+    """Layers that do not know positions have one, by `no_rope_layers` or
+    `no_rope_layer_interval`."""
     PATTERN = auto()
-    """All but one in `sliding_window_pattern`."""
+    """All layers but one in `sliding_window_pattern` have one."""
     FIXED_PATTERN = auto()
-    """All but one in a number of layers that no key says."""
+    """All layers but one in a number of layers that no key says have one."""
 
 
 class Windows(NamedTuple):
@@ -57,11 +58,11 @@ class Windows(NamedTuple):
 
     layers: WindowedLayers
     default: int | None
-    """Of a configuration that says no `sliding_window`."""
+    """Window of a configuration that says no `sliding_window`."""
     every: int | None = None
-    """One in so many layers is full: the default of a pattern, or a fixed one."""
+    """One in so many layers has no window: the default of a pattern, or a fixed one."""
     on_request: bool = False
-    """Only when `use_sliding_window` is true is there a window."""
+    """Whether there is a window only when `use_sliding_window` is true."""
     may_be_null: bool = True
     """False: `sliding_window` may be null only where `layer_types` lists the layers."""
     full_layers_ask: bool = False
@@ -86,7 +87,7 @@ class Rope(NamedTuple):
     theta: float = 1e4
     """Base of the frequencies."""
     rotated_part: float = 1
-    """Of each head."""
+    """Share of each head that is rotated."""
     per_layer_type: bool = False
     """True when layers with a window and those without have each their own."""
     sliding_theta_key: str | None = None
@@ -100,7 +101,7 @@ class Rope(NamedTuple):
 
 
 USUAL_ROPE = Rope()
-"""Of most families, and of those that nobody serves."""
+"""Rotary embedding of most families; also assumed of models of unserved families."""
 
 
 class GgufNames(NamedTuple):
@@ -122,11 +123,11 @@ class LeanLayout(NamedTuple):
     """What a Llama-like decoder layer has. A bias is always there, or where a key says so."""
 
     query_bias: bool | str = False
-    """Of queries, keys and values."""
+    """Whether queries, keys and values have biases, or the key that says so."""
     output_bias: bool | str = False
-    """Of the output of attention."""
+    """Whether the output of attention has a bias, or the key that says so."""
     mlp_bias: bool | str = False
-    """Of the three matrices of the MLP."""
+    """Whether the three matrices of the MLP have biases, or the key that says so."""
     has_head_norms: bool = False
     """True when each head of the queries and keys is normed."""
     scaling: str | None = None
@@ -145,7 +146,7 @@ class Family:
     module: str
     """`transformers.models.<module>.modeling_<module>`."""
     prefix: str
-    """Of the class names: `<prefix>DecoderLayer`, `<prefix>RotaryEmbedding`."""
+    """Beginning of transformers' class names: `<prefix>DecoderLayer`, `<prefix>RotaryEmbedding`."""
     sizes: Sizes
     reads: Keys
     """Keys that layers, or what stands before and behind them, look at beside sizes, rotary
@@ -158,9 +159,9 @@ class Family:
     """True when an MLP has three matrices, False when it has two."""
     rope: Rope = USUAL_ROPE
     windows: Windows | None = None
-    """None: attention never has a window."""
+    """Which layers attend within a window; None where none ever does."""
     lean: LeanLayout | None = None
-    """Of families whose layers are those of Llama, which lean layers compute with less overhead."""
+    """How lean layers, which have less overhead, compute the family; None: they cannot."""
     module_launches: int = MODULE_LAUNCHES
     """Kernels that transformers' decoder layer launches for tokens of sequences that decode."""
     overflows_in_float16: bool = False
@@ -179,7 +180,7 @@ class Family:
     logits_softcap: str | None = None
     """Key of a soft cap of the logits."""
     gguf: GgufNames | None = None
-    """None: GGUF files of the family are not served."""
+    """How GGUF files of the family are read; None where they are not served."""
 
     def reads_number(self, key: str) -> bool:
         """Whether a number of the configuration is one that the family computes with."""

@@ -48,7 +48,7 @@ class GgufTensor(NamedTuple):
     shape: tuple[int, ...]
     """Rows first, as everywhere but in the file."""
     offset: int
-    """In the file, in bytes."""
+    """Bytes from the beginning of the file."""
 
     @property
     def row_bytes(self) -> int:

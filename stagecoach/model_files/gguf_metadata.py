@@ -60,7 +60,8 @@ _WITHOUT_EFFECT = frozenset(
         "tensor_data_layout",
     }
 )
-"""Of a model without experts whose norms are RMS norms, and that generates."""
+"""Keys that change nothing in a model without experts whose norms are RMS norms, and that
+generates."""
 
 _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "attention.causal": (True,),
@@ -77,8 +78,8 @@ class GgufFields:
     """Checked access to the metadata of one architecture.
 
     Args:
-        file_name: For error messages.
-        metadata: Of the file.
+        file_name: Name of the file, for error messages.
+        metadata: Metadata that the file holds.
     """
 
     def __init__(self, file_name: str, metadata: Mapping[str, object]) -> None:
@@ -105,7 +106,7 @@ class GgufFields:
         return value
 
     def optional(self, name: str) -> float | None:
-        """As `number`; None for one that is missing."""
+        """Reads a number; None for one that is missing."""
         value = self.get(name)
         if isinstance(value, list) and value:
             for one in value:
@@ -144,7 +145,7 @@ class GgufFields:
         """Refuses whatever would change the arithmetic and is not read.
 
         Args:
-            head_dim: Of the model, which decides what attention is scaled by.
+            head_dim: Elements of a head, which decide what attention is scaled by.
 
         Raises:
             UnsupportedModelError: There is such a key; names it and its value.

@@ -260,7 +260,7 @@ class HfFiles(ModelFiles):
 
     @property
     def _sharded(self) -> Mapping[str, str]:
-        """As `_shards`, of a model that must have weights."""
+        """Name of the file of every tensor, of a model that must have weights."""
         if self._shards is None:
             raise ModelFilesError(f"{self.model_id} {without_weights(self._folder.names())}")
         return self._shards
@@ -345,7 +345,7 @@ def _fault_of_shard(shard: object) -> str | None:
 def _sampled(
     stored: Mapping[str, str], holders: Mapping[str, SafetensorsFile | None]
 ) -> dict[str, SampledTensor]:
-    """Those tensors that are in the file where they should be.
+    """Describes the tensors that are in the file where they should be.
 
     Args:
         stored: Their names, and those under which the files have them.

@@ -65,7 +65,7 @@ class HubFolder:
         compared with the hub's checksum.
 
         Args:
-            name: Of the file.
+            name: Name of the file.
             on_bytes: Told how many more bytes have arrived; less than none when some are lost.
 
         Raises:

@@ -28,9 +28,9 @@ def in_words(error: BaseException, *, repo_id: str, revision: str | None, name: 
 
     Args:
         error: Whatever fetching it raised.
-        repo_id: Of the model.
+        repo_id: Hub id of the model.
         revision: Wanted one; None: the main branch.
-        name: Of the file.
+        name: Name of the file.
     """
     endpoint = constants.ENDPOINT
     match error:

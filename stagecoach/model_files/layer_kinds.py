@@ -29,8 +29,8 @@ def layer_types(raw: Mapping[str, object], family: Windows, num_layers: int) -> 
 
     Args:
         raw: The configuration.
-        family: Of the model.
-        num_layers: Of the model.
+        family: Family of the model.
+        num_layers: Layers of the model.
 
     Returns:
         As the configuration lists it, or `num_layers` of `full_attention` and `sliding_attention`.

@@ -9,8 +9,8 @@ def refuse_lfs_pointer(name: str, beginning: bytes) -> None:
     """Checks that a file is not the pointer to one.
 
     Args:
-        name: Of the file.
-        beginning: Its first bytes, as many as `LFS_BEGINNING` has.
+        name: Name of the file.
+        beginning: First bytes of the file, as many as `LFS_BEGINNING` has.
 
     Raises:
         ModelFilesError: It is; says how to get the file.

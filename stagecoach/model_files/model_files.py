@@ -19,7 +19,7 @@ ByteReport = Callable[[int, int], None]
 
 
 def no_report(_done_bytes: int, _total_bytes: int) -> None:
-    """For those who do not want to know."""
+    """Ignores progress, for callers who do not want to know it."""
 
 
 class TensorInfo(NamedTuple):
@@ -81,7 +81,7 @@ class ModelFiles(ABC):
         """Opens the files that hold the named tensors, fetching those not yet on this machine.
 
         Args:
-            names: Of the tensors.
+            names: Names of the tensors.
             on_download: Told how far the fetching is; not called when there is none.
 
         Raises:

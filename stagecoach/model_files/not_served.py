@@ -92,8 +92,8 @@ def not_served(model_type: str, raw: Mapping[str, object]) -> UnsupportedModelEr
     """Says that a model is not of a served family, why, and what would work instead.
 
     Args:
-        model_type: Of the model.
-        raw: Its configuration.
+        model_type: Type that the model's configuration names.
+        raw: Configuration of the model.
     """
     return UnsupportedModelError(
         f"model type {model_type!r} is not served: {_reason(model_type, raw)}; "

@@ -27,8 +27,8 @@ class Bounds(NamedTuple):
 
         Args:
             value: As the file has it.
-            field: Its name as the file spells it.
-            file_name: For the error.
+            field: Name of the number as the file spells it.
+            file_name: Name of the file, for the error.
 
         Raises:
             ModelFilesError: It is no number, or not within the bounds.
@@ -140,8 +140,8 @@ def check_numbers(raw: Mapping[str, object], family: Family | None, file_name: s
 
     Args:
         raw: Content of the file.
-        family: Of the model; None: one that is not served.
-        file_name: For errors.
+        family: Family of the model; None: one that is not served.
+        file_name: Name of the file, for errors.
 
     Raises:
         ModelFilesError: A number is not finite, or not within its bounds, or there is none where

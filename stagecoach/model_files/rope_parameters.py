@@ -24,7 +24,7 @@ def rope_parameters(
     """Returns the rotary embeddings by the type of layer, or one for `ALL_LAYERS`.
 
     Args:
-        values: Of `config.json`. What is there of a scaling is an object.
+        values: Content of `config.json`. What is there of a scaling is an object.
         family: What holds where they say nothing.
         max_positions: `max_position_embeddings`.
     """

@@ -21,7 +21,7 @@ from stagecoach.model_files.model_files import TensorInfo
 from stagecoach.model_files.weight_digest import SampledTensor
 
 _MAX_HEADER_BYTES = 100_000_000
-"""As the format's own library limits it."""
+"""Most bytes of a header, as the format's own library limits it."""
 
 _DTYPES: dict[str, tuple[str, type[np.generic]]] = {
     "F32": ("float32", np.float32),
@@ -34,7 +34,7 @@ class Entry(NamedTuple):
     """One tensor of a file."""
 
     dtype: str
-    """As the format names it; any, also such as cannot be read here."""
+    """Name that the format has for the dtype; any, also such as cannot be read here."""
     shape: tuple[int, ...]
     start: int
     """Offset in the file, in bytes."""

@@ -44,7 +44,8 @@ SHAPES = {
     "qwen2.5-14b": _Shape("qwen2", 48, 5120, 13824, 40, 8, 152064, 32768),
     "qwen2.5-32b": _Shape("qwen2", 64, 5120, 27648, 40, 8, 152064, 32768),
 }
-"""As their authors published them; llama-1b is TinyLlama's, mistral-7b that of version 0.3."""
+"""Shapes of models as their authors published them; llama-1b is TinyLlama's, mistral-7b that of
+version 0.3."""
 
 
 class ShapeModel(ModelFiles):

@@ -14,10 +14,11 @@ from typing import NamedTuple
 
 WINDOW_BYTES = 1024
 _NUM_WINDOWS = 4
-"""Of a tensor in a layer: all layers of a 13B model are 1500 short reads."""
+"""Pieces that are read of a tensor in a layer: all layers of a 13B model are 1500 short reads."""
 
 _NUM_END_WINDOWS = 64
-"""Of the embedding and the head, whose rows are what people change one by one."""
+"""Pieces that are read of the embedding and the head, whose rows are what people change one by
+one."""
 
 _DIGEST_BYTES = 16
 

@@ -8,10 +8,11 @@ holds it against the engine.
 from stagecoach.roofline.stage_cost import StageCost
 
 _LOGIT_BYTES = 24
-"""For each logit: itself in the compute dtype and in float32, and what sampling makes of it."""
+"""Bytes for each logit: itself in the compute dtype and in float32, and what sampling makes of
+it."""
 
 _KEPT_LOGIT_BYTES = 4
-"""For each logit of the micro-batch before, which may not be finished."""
+"""Bytes for each logit of the micro-batch before, which may not be finished."""
 
 
 def activation_bytes(
@@ -23,7 +24,7 @@ def activation_bytes(
         stage: The stage.
         max_num_batched_tokens: Tokens in the micro-batch.
         max_num_seqs: Sequences in it, each of which may want its logits.
-        context_tokens: Of the longest sequence.
+        context_tokens: Tokens of the longest sequence.
     """
     num_rows = min(max_num_batched_tokens, max_num_seqs)
     largest = max(

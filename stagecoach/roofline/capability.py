@@ -15,7 +15,7 @@ class Capability(NamedTuple):
         return self >= MIN_BFLOAT16
 
     def __str__(self) -> str:
-        """As NVIDIA writes it."""
+        """The capability as NVIDIA writes it."""
         return f"{self.major}.{self.minor}"
 
 

@@ -43,8 +43,8 @@ def card_precision(
     Args:
         dtype: What was asked for: `auto`, or the name of a `DType`.
         config: The model.
-        card: Its name, for the error.
-        capability: Of the card.
+        card: Name of the card, for the error.
+        capability: Compute capability of the card.
 
     Raises:
         IncompatibleError: The card has no such arithmetic, or the family overflows in it; says

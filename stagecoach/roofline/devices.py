@@ -25,10 +25,10 @@ class Gpu:
     """One GPU, as its data sheet describes it."""
 
     name: str
-    """As options spell it: `rtx-3060-12gb`."""
+    """Name that options take: `rtx-3060-12gb`."""
     memory_bytes: int
     bandwidth_bytes_per_s: float
-    """Of its memory."""
+    """Bandwidth of the GPU's memory."""
     flops_per_s: float
     """Dense float16 with float32 accumulation; a multiplication and an addition count two."""
     capability: Capability

@@ -37,7 +37,7 @@ def default_num_batched_tokens(memory_bytes: int | None) -> int:
     """Returns how many tokens a micro-batch may hold when nothing else is asked for.
 
     Args:
-        memory_bytes: Of the GPU, as it reports it or as its label says; None: there is none.
+        memory_bytes: Memory of the GPU, as it reports it or as its label says; None: there is none.
     """
     if memory_bytes is not None and memory_bytes < _SMALL_DEVICE_BYTES:
         return _SMALL_DEVICE_BATCHED_TOKENS

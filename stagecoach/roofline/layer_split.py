@@ -16,7 +16,7 @@ from stagecoach.roofline.stage_cost import StageCost
 from stagecoach.roofline.work import Work
 
 _PARTS = 10**9
-"""Of a stage's memory, in which the share that its weights fill is counted."""
+"""Parts of a stage's memory in which the share that its weights fill is counted."""
 
 
 def split_layers(

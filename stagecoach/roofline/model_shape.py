@@ -10,16 +10,16 @@ from stagecoach.model_files.families import FAMILIES
 from stagecoach.model_files.family import MODULE_LAUNCHES
 
 DEVICE_DTYPES = (DType.FLOAT16, DType.BFLOAT16)
-"""Those for whose arithmetic the table of devices holds."""
+"""Dtypes for whose arithmetic the figures of the table of devices hold."""
 
 _SCORE_CAP = "attn_logit_softcapping"
 """Key of configurations; None: scores are not capped."""
 
 LEAN_LAUNCHES = 9
-"""Of a Llama-like layer: four matrices, and five kernels between them."""
+"""Kernel launches of a Llama-like layer: four matrices, and five kernels between them."""
 
 _LEAN_ACTIVATION = "silu"
-"""Between the matrices of an MLP: the one for which there is a kernel."""
+"""Activation between the matrices of an MLP for which there is a kernel."""
 
 _FLOAT16 = Precision.uniform(DType.FLOAT16)
 
@@ -66,9 +66,9 @@ class ModelShape:
     max_model_len: int
     """Positions that the model was made for."""
     layer_matrix_parameters: int
-    """Of one layer."""
+    """Parameters in the matrices of one layer."""
     layer_matrix_bytes: int
-    """Of the same matrices, as they are kept."""
+    """Bytes of the matrices of one layer, as they are kept."""
     ties_head: bool
     """True when the head is the embedding."""
 
@@ -148,19 +148,19 @@ class ModelShape:
 
     @property
     def hidden_bytes_per_token(self) -> int:
-        """One hidden state, as it travels between stages."""
+        """Bytes of one hidden state as it travels between stages."""
         return self.precision.wire.row_bytes(self.hidden_size)
 
     @property
     def num_parameters(self) -> int:
-        """Of the whole model."""
+        """Parameters of the whole model."""
         layers = self.num_layers * (self.layer_matrix_parameters + 2 * self.hidden_size)
         ends = self.vocab_size * self.hidden_size * (1 if self.ties_head else 2)
         return layers + ends + self.hidden_size
 
     @property
     def weight_bytes(self) -> int:
-        """Of the whole model."""
+        """Bytes of the weights of the whole model."""
         ends = self.embedding_bytes * (1 if self.ties_head else 2)
         return self.num_layers * self.layer_bytes + ends + self._norm_bytes
 

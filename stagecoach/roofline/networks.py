@@ -12,9 +12,9 @@ class Network:
     """A network whose every box has a full-duplex link of the same speed to one switch."""
 
     name: str
-    """As options spell it: `1gbe`."""
+    """Name that options take: `1gbe`."""
     bits_per_s: float
-    """Of payload: the line's rate less the headers of Ethernet, IP and TCP."""
+    """Rate of payload: the line's rate less the headers of Ethernet, IP and TCP."""
     round_trip_s: float
     """Assumed for a small message and its answer, without the software at the ends."""
 

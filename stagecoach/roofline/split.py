@@ -13,7 +13,7 @@ class StageFit(NamedTuple):
     """What a stage with some number of layers would be."""
 
     time_ns: int
-    """Of one step."""
+    """Time of one step at the stage."""
     kv_tokens: int
     """Room for KV."""
 

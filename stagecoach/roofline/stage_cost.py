@@ -10,7 +10,7 @@ from stagecoach.roofline.work import Work
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageCost:
-    """The cost of one stage."""
+    """Memory and time that a layer range of a model costs on a GPU, by the roofline model."""
 
     model: ModelShape
     layers: LayerRange

@@ -15,18 +15,18 @@ from stagecoach.roofline.stage_cost import StageCost
 from stagecoach.roofline.work import Work
 
 KERNEL_GAP_S = 3e-6
-"""From the end of one kernel's work to the start of the next one's: one drains, the other ramps up.
-It is what small kernels cost on a device that does not wait for its host."""
+"""Time from the end of one kernel's work to the start of the next one's: one drains, the other
+ramps up. It is what small kernels cost on a device that does not wait for its host."""
 
 LAUNCH_S = 10e-6
 """Host time of a launch. An operator of torch takes 7 us on a core of 2024 (AMD Zen 5); the cores
 of boxes with cheap GPUs are older."""
 
 COPY_S = 15e-6
-"""Of a copy between host and device, besides its bytes."""
+"""Time of a copy between host and device, besides that of its bytes."""
 
 COPIED_BYTES_PER_S = 12e9
-"""From and to pinned memory, over 16 lanes of PCI Express 3.0 or 8 of 4.0."""
+"""Rate of copies from and to pinned memory, over 16 lanes of PCI Express 3.0 or 8 of 4.0."""
 
 MAX_GRAPH_ROWS = 256
 """Sequences of the largest decode step that is launched as a CUDA graph, where that is quicker;
@@ -36,31 +36,32 @@ _STEP_LAUNCHES = 6
 """Before and after the layers, without logits."""
 
 _HEAD_LAUNCHES = 18
-"""Of the head, and of the reduction of its logits to what greedy sampling wants."""
+"""Kernel launches of the head, and of the reduction of its logits to what greedy sampling wants."""
 
 _LOGIT_BYTES = 44
-"""Of each logit, while it is reduced: it passes memory some ten times in float32."""
+"""Bytes that pass memory for each logit while it is reduced: some ten times its float32."""
 
 _CHUNK_LAUNCHES = 4
 """More in each layer, for each sequence that runs several tokens."""
 
 _CAPPED_CHUNK_LAUNCHES = 1
-"""The same where scores are capped: nothing is gathered, and rows are written in place."""
+"""Kernel launches of a chunk's attention where scores are capped: nothing is gathered, and rows are
+written in place."""
 
 
 class StageTime(NamedTuple):
     """Time of a micro-batch on one stage, by what it is spent on; the sum is how long it takes."""
 
     bandwidth_s: float
-    """In kernels that memory limits."""
+    """Time in kernels that memory limits."""
     compute_s: float
-    """In kernels that arithmetic limits."""
+    """Time in kernels that arithmetic limits."""
     host_s: float
-    """In launching kernels and in copies, as far as the device waits for them."""
+    """Time in launching kernels and in copies, as far as the device waits for them."""
 
     @property
     def total_s(self) -> float:
-        """From the arrival of the inputs on the host to that of the outputs."""
+        """Time from the arrival of the inputs on the host to that of the outputs."""
         return sum(self)
 
 
@@ -68,7 +69,7 @@ class KernelWork(NamedTuple):
     """What one kind of kernel does in a micro-batch."""
 
     moved_bytes: int
-    """Between the GPU's memory and its processors."""
+    """Bytes that move between the GPU's memory and its processors."""
     flops: int
     """A multiplication and an addition count two."""
 

@@ -27,7 +27,7 @@ class TorchBuild(NamedTuple):
     cuda: str | None
     """Version of its CUDA, such as 13.0; None: it has none."""
     architectures: tuple[str, ...]
-    """As `torch.cuda.get_arch_list` names them."""
+    """Architectures that the build has kernels for, as `torch.cuda.get_arch_list` names them."""
 
     @property
     def min_driver(self) -> str | None:
@@ -54,7 +54,7 @@ PINNED_TORCH = TorchBuild(
     cuda="13.0",
     architectures=("sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"),
 )
-"""That of the package index for the version in `constraints.txt`; a test compares both."""
+"""The package index's build of the version in `constraints.txt`; a test compares both."""
 
 
 class _Architecture(NamedTuple):

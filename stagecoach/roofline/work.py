@@ -48,6 +48,11 @@ class Work(NamedTuple):
 
     @classmethod
     def decode(cls, batch_size: int, context_tokens: int) -> Self:
-        """One token of each of `batch_size` sequences, which then hold `context_tokens` each."""
+        """The work of a step that decodes.
+
+        Args:
+            batch_size: Sequences, of which each computes one token.
+            context_tokens: Tokens that each of them holds after the step.
+        """
         num_context_tokens = batch_size * context_tokens
         return cls(batch_size, num_context_tokens, num_context_tokens, batch_size)

@@ -89,7 +89,7 @@ class Authority:
         """Makes the certificate of one node, good for servers and for clients.
 
         Args:
-            name: Of the node: letters, digits, dots and hyphens.
+            name: Name of the node: letters, digits, dots and hyphens.
             role: What it may do.
             hosts: Names and addresses under which others reach it.
             now: The time, with its zone.

@@ -25,18 +25,19 @@ ExtensionT = TypeVar("ExtensionT", bound=x509.ExtensionType)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Certificate:
-    """One certificate."""
+    """What is read of a certificate: whose it is, what for, and until when."""
 
     name: str
     """Common name of the subject."""
     role: Role | None
-    """None for an authority, and for one that was made elsewhere without a SPIFFE id of ours."""
+    """Role of the node; None for an authority, and for one that was made elsewhere without a SPIFFE
+    id of ours."""
     hosts: tuple[str, ...]
     """Names and addresses that it is valid for."""
     is_authority: bool
     not_before: datetime
     not_after: datetime
-    """In UTC, like `not_before`."""
+    """End of validity, in UTC like `not_before`."""
     sha256: str
     """Fingerprint, in hexadecimal."""
 

@@ -27,7 +27,7 @@ from stagecoach.security.tls_files import TlsFiles
 PROBE_TIMEOUT_S = 2.0
 
 _SIGNS = ("handshake failed", "verification check", "socket closed", "endpoint closed", "goaway")
-"""In what gRPC says when a connection fails for a reason that a handshake would explain."""
+"""Words that gRPC uses when a connection fails for a reason that a handshake would explain."""
 
 
 class Trust(NamedTuple):

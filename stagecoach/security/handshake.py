@@ -17,7 +17,7 @@ def tls_connection(
         context: What this side shows, and what it checks.
         host: Every address of it is tried in turn.
         port: TCP.
-        timeout_s: For the connection to an address, and for each part of the handshake.
+        timeout_s: Time limit of the connection to an address, and of each part of the handshake.
 
     Raises:
         ssl.SSLError: The handshake failed.

@@ -14,7 +14,7 @@ def require_role(role: Role, auth_context: AuthContext) -> None:
 
     Args:
         role: Who may pass.
-        auth_context: Of the call.
+        auth_context: What gRPC knows of the peer of the call.
 
     Raises:
         UnauthenticatedError: The peer is another one; says who, and what is needed.

@@ -7,7 +7,7 @@ from pathlib import Path
 from stagecoach.contract.errors import InvalidArgumentError
 
 MAX_SECRET_FILE_BYTES = 2**20
-"""Of one key, certificate chain or list of API keys; a larger file is not one."""
+"""Most bytes of one key, certificate chain or list of API keys; a larger file is not one."""
 
 
 def read_private(path: Path, *, field: str) -> bytes:

@@ -38,7 +38,7 @@ def certificate_of_role(address: str, files: TlsFiles, role: Role, *, timeout_s:
         address: HOST:PORT of the server.
         files: What this side shows, and whom it trusts.
         role: What the server has to be.
-        timeout_s: For the connection and for each part of the handshake.
+        timeout_s: Time limit of the connection and of each part of the handshake.
 
     Raises:
         UnauthenticatedError: It has another role; names both.

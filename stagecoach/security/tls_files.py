@@ -15,7 +15,7 @@ class TlsFiles:
     """PEM; the certificates of intermediate authorities may follow."""
     key: Path
     authority: Path | None = None
-    """Of the peers that have to show a certificate. None: they show none."""
+    """CA of the peers that have to show a certificate. None: they show none."""
     prefix: str = "tls"
     """What the options' names begin with, for errors: tls_cert, tls_key and tls_ca."""
 

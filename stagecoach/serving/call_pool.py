@@ -17,7 +17,7 @@ class CallPool:
 
     Args:
         max_calls: Calls at once.
-        max_calls_of_peer: Those of one peer.
+        max_calls_of_peer: Calls of one peer at once.
         is_of_watches: They wait for as long as they live, so each may have to end for another.
     """
 

@@ -22,7 +22,7 @@ from stagecoach.serving.call_pool import CallPool, Place
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 HEALTH_WATCH = "/grpc.health.v1.Health/Watch"
 EVERY_OTHER = ""
-"""In place of a method."""
+"""Stands, in place of a method, for every method that is not named."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

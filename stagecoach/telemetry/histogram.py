@@ -16,14 +16,14 @@ STEP_BOUNDS_S = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
     *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
 )
-"""For parts of one step, from a wire on loopback to a long prompt on a slow stage."""
+"""Bounds for parts of one step, from a wire on loopback to a long prompt on a slow stage."""
 REQUEST_BOUNDS_S = (
     *(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5),
     *(10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0),
 )
-"""For what a client waits for."""
+"""Bounds for what a client waits for."""
 TOKEN_BOUNDS = tuple(float(2**exponent) for exponent in range(0, 18))
-"""For tokens of a prompt or an output: 1 to 131 072."""
+"""Bounds for tokens of a prompt or an output: 1 to 131 072."""
 
 
 class Histogram:

@@ -22,7 +22,6 @@ class LogConfig:
     """One of `LOG_LEVELS`: the least important events that are written."""
 
     def __post_init__(self) -> None:
-        """Checks both choices."""
         for field, value, choices in (
             ("log_format", self.format, LOG_FORMATS),
             ("log_level", self.level, LOG_LEVELS),

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 from stagecoach.contract.errors import UnavailableError
 
 CLIENT_TIMEOUT_S = 10.0
-"""For a client to send its request or to take the answer."""
+"""Time in which a client must send its request, and take the answer."""
 
 _log = logging.getLogger(__name__)
 

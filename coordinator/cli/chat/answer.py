@@ -18,7 +18,7 @@ class Answer:
 
     @property
     def finish_reason(self) -> str:
-        """As of a completion; abort when it was stopped, error when it failed."""
+        """Finish reason of the completion; abort when it was stopped, error when it failed."""
         if self.completion is not None:
             return str(self.completion.finish_reason)
         return "error" if self.error is not None else str(FinishReason.ABORT)

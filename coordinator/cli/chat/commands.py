@@ -42,7 +42,7 @@ _ALIASES = {"quit": Verb.EXIT, "bye": Verb.EXIT, "?": Verb.HELP}
 
 
 class Command(NamedTuple):
-    """One command."""
+    """A line of a chat that begins with a slash."""
 
     verb: Verb
     argument: str

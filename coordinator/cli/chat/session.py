@@ -51,7 +51,7 @@ class ChatSession:
         conversation: What was said before.
         settings: How answers are made.
         view: Where everything is shown.
-        timeout_s: For one answer.
+        timeout_s: Time limit of one answer.
     """
 
     def __init__(

@@ -46,7 +46,7 @@ _KINDS: Mapping[str, _Kind] = {
 }
 
 NAMES = tuple(sorted(name.replace("_", "-") for name in _KINDS))
-"""As they are typed."""
+"""Names of the settings, as they are typed."""
 
 
 class Settings:

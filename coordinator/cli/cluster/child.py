@@ -48,7 +48,7 @@ class Child:
     that Ctrl-C reaches this process alone, which stops its children in order.
 
     Args:
-        name: For people.
+        name: Name that people read.
         process: Nobody else waits for it.
         relay_logs: Write what the child logs to our stderr, with its name.
         on_progress: Told how far the child is, if it says so before it is ready.

@@ -19,7 +19,7 @@ _KILL_MARGIN_S = 15.0
 """What a process gets to end besides the grace time of its own work."""
 
 _LOAD_S = 7 * 86_400
-"""For which the coordinator waits for stages: no limit, since those that end are seen here."""
+"""Time for which the coordinator waits for stages: no limit, since those that end are seen here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,25 +28,26 @@ class ClusterPlan:
 
     model: str
     layers: tuple[LayerRange, ...]
-    """Of each stage, in order."""
+    """Layers of each stage, in order."""
     num_replicas: int
     """Servers of each stage."""
     grpc_port: int
-    """Of the coordinator; 0 takes a free one."""
+    """Port of the coordinator's gRPC API; 0 takes a free one."""
     http_port: int | None
-    """Of the coordinator's HTTP API; 0 takes a free one. None: there is none."""
+    """Port of the coordinator's HTTP API; 0 takes a free one. None: there is none."""
     stage_options: tuple[str, ...]
     """Further arguments of every stage server."""
     devices: DeviceTurns = OWN_CHOICE
-    """Of the stage servers."""
+    """Devices of the stage servers, by turns."""
     emulated_gpus: tuple[str, ...] = ()
     """GPU that each stage emulates, in order; empty when they compute."""
     coordinator_options: tuple[str, ...]
     """Further arguments of the coordinator."""
     metrics_port: int | None = None
-    """Of the coordinator; those of the stages follow. 0 takes free ones, None serves no metrics."""
+    """Metrics port of the coordinator; those of the stages follow. 0 takes free ones, None serves
+    no metrics."""
     drain_grace_s: float
-    """For requests that run when the cluster stops."""
+    """Time that running requests get when the cluster stops."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +60,7 @@ class Endpoints:
     """Address of its HTTP API, if there is one."""
     stages: tuple[RunningStage, ...]
     pid: int
-    """Of the coordinator."""
+    """Process id of the coordinator."""
     metrics: str | None
     """Address of the coordinator's metrics; None when it serves none."""
 
@@ -122,7 +123,7 @@ class Cluster:
 
     @property
     def names(self) -> list[str]:
-        """Of the stage servers, in order."""
+        """Names of the stage servers, in order."""
         num_replicas = self._plan.num_replicas
         return [
             f"stage {index if num_replicas == 1 else f'{index}.{replica}'} (layers {layers})"

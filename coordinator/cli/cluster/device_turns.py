@@ -16,7 +16,7 @@ class DeviceTurns:
 
     Args:
         devices: As `stage-server --device` takes them; None: what each server takes by itself.
-        num_servers: Those that compute on devices of this machine.
+        num_servers: Servers that compute on devices of this machine.
     """
 
     devices: tuple[str | None, ...]
@@ -43,7 +43,7 @@ class DeviceTurns:
         """The flags of one stage server.
 
         Args:
-            server: Its place among all of them, from 0.
+            server: Place of the server among all of them, from 0.
         """
         device = self._device_of(server)
         num_on = Counter(_card(self._device_of(other)) for other in range(self.num_servers))

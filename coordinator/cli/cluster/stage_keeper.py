@@ -13,7 +13,7 @@ from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.load_progress import LoadProgress
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 30.0
-"""Between the end of a stage and its next start; doubled each time."""
+"""Shortest and longest time between the end of a stage and its next start; doubled each time."""
 
 STEADY_S = 30.0
 """A stage that was ready for so long is started again after the first pause."""
@@ -34,7 +34,7 @@ class StageKeeper:
     """Starts a stage server, and again whenever it dies. Used from one event loop.
 
     Args:
-        name: For people.
+        name: Name that people read.
         start: Starts it on an address, or raises UnavailableError.
         relay_logs: Write what the stage logs to our stderr.
         report: Told in a line what becomes of the stage.

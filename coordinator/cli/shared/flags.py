@@ -59,7 +59,7 @@ ServedModelName = Annotated[
     ),
 ]
 DEFAULT_ADDRESS = "localhost:50050"
-"""Of a coordinator on this machine that was started without further flags."""
+"""Address of a coordinator on this machine that was started without further flags."""
 
 CoordinatorAddress = Annotated[
     str,

@@ -11,9 +11,9 @@ from stagecoach.client import AsyncClient, CoordinatorStatus, StagecoachError
 ANSWER_TIMEOUT_S = 5.0
 RETRY_S = 1.0
 MIN_WINDOW_S = 3
-"""Of the means: over a shorter time the figures of a slow model jump."""
+"""Time over which means are taken: over a shorter one the figures of a slow model jump."""
 MAX_HISTORY = 120
-"""Of the tokens a second; as many as a wide terminal shows."""
+"""Figures of tokens a second that are kept; as many as a wide terminal shows."""
 
 
 class ClusterSampler:
@@ -29,7 +29,7 @@ class ClusterSampler:
         self._now = asyncio.get_running_loop().time
         self._window_s = max(math.ceil(interval_s), MIN_WINDOW_S)
         self._windows: list[StepWindow] = []
-        """One for each model, in their order."""
+        """The window of each model, in the order of the models."""
         self._status: CoordinatorStatus | None = None
         self._asked_s = 0.0
         self._tokens_per_s: deque[float] = deque(maxlen=MAX_HISTORY)

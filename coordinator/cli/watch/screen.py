@@ -77,7 +77,7 @@ def _headline(snapshot: Snapshot) -> Text:
 
 
 def _title(model: ModelStatus) -> Text:
-    """Of one model among several."""
+    """Title of one model among several."""
     line = Text(model.model_id, style="bold")
     return line if model.ready else line.append("  not ready", style="bold red")
 

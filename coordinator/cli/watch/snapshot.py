@@ -17,7 +17,7 @@ class Snapshot:
     """What is known at one moment."""
 
     address: str
-    """Of the coordinator."""
+    """Address of the coordinator."""
     status: CoordinatorStatus | None
     """What it said last; None when it never did."""
     error: StagecoachError | None

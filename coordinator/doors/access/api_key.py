@@ -42,7 +42,8 @@ def new_key(name: str) -> NewKey:
     """Makes a key.
 
     Args:
-        name: Of its owner: up to 64 letters, digits, dots, hyphens, underscores and at signs.
+        name: Name of the key's owner: up to 64 letters, digits, dots, hyphens, underscores and
+            at signs.
 
     Raises:
         InvalidArgumentError: The name has another form.

@@ -22,7 +22,8 @@ class CallerEngine:
 
     Args:
         engine: Does the work.
-        shares: Of the process: a caller has one share of the requests to all models.
+        shares: Shares of all callers of the process: a caller has one share of the requests to
+            all models.
     """
 
     def __init__(self, engine: GenerationEngine, shares: CallerShares) -> None:

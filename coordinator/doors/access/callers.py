@@ -20,7 +20,8 @@ class Caller(NamedTuple):
 
 
 current_caller: ContextVar[Caller | None] = ContextVar("current_caller", default=None)
-"""Of the call that this task answers, once a door has authenticated it; None without API keys."""
+"""Caller of the call that this task answers, once a door has authenticated it; None without API
+keys."""
 
 
 class Callers:

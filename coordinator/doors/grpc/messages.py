@@ -166,7 +166,7 @@ def refuse_unknown_fields(message: Message, name: str) -> None:
 
     Args:
         message: What came.
-        name: Of the message, for the error.
+        name: Name of the message, for the error.
 
     Raises:
         InvalidArgumentError: A field is unknown.

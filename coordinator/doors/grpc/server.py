@@ -38,12 +38,13 @@ from stagecoach.v1 import generation_pb2_grpc
 _MAX_OTHER_CALLS = 2048
 """Besides the requests that wait: those that run, status, tokenization."""
 _MESSAGE_TIMEOUT_S = 60.0
-"""As for a request over HTTP."""
+"""Time for a whole message to arrive, as for a request over HTTP."""
 _KEEPALIVE_MS = 10_000
 _PING_ANSWER_MS = 120_000
-"""It waits behind a prompt of megabytes that comes over a slow link."""
+"""How long an answer to a ping may take: it waits behind a prompt of megabytes that comes over a
+slow link."""
 _CLOSING_GRACE_S = 1.0
-"""For the last events and statuses on their way, after the engine has ended all requests."""
+"""Time for the last events and statuses on their way, after the engine has ended all requests."""
 _HEALTH_NAMES = ("", SERVICE_NAME)
 
 _log = logging.getLogger(__name__)

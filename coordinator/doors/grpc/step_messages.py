@@ -11,7 +11,7 @@ def watch_started(origin_ns: int) -> generation_pb2.WatchStepsResponse:
     """Writes the first event of a watch.
 
     Args:
-        origin_ns: Of the watch, in nanoseconds of `time.perf_counter_ns`.
+        origin_ns: Origin of the watch, in nanoseconds of `time.perf_counter_ns`.
     """
     age_ns = time.perf_counter_ns() - origin_ns
     started = generation_pb2.WatchStarted(origin_unix_ns=time.time_ns() - age_ns)

@@ -62,12 +62,12 @@ class ChoiceOutput:
 
     @property
     def token_ids(self) -> tuple[int, ...]:
-        """Of all tokens."""
+        """Token ids of the whole output."""
         return () if self.tokens is None else self.tokens.token_ids
 
     @property
     def logprobs(self) -> tuple[TokenLogprobs, ...]:
-        """One a token; empty when none were asked for."""
+        """Log-probabilities of each token; empty when none were asked for."""
         return () if self.tokens is None else self.tokens.logprobs
 
 
@@ -149,8 +149,8 @@ def usage_of(num_prompt_tokens: int, ends: Sequence[Finished], num_prompts: int)
     """Adds up the tokens of a request.
 
     Args:
-        num_prompt_tokens: Of every prompt, once each.
-        ends: Of every choice; those of the first prompt come first.
+        num_prompt_tokens: Tokens of every prompt, counted once each.
+        ends: Ends of every choice; those of the first prompt come first.
         num_prompts: How many prompts there were.
     """
     num_completion_tokens = sum(end.num_completion_tokens for end in ends)

@@ -41,7 +41,7 @@ class AppOptions:
     allowed_hosts: AllowedHosts | None = None
     """Names by which it may be called. None: any."""
     cors_origins: tuple[str, ...] = ()
-    """Of pages that may ask and read the answer; `*` for all."""
+    """Origins of pages that may ask and read the answer; `*` for all."""
     patience: Patience = field(default_factory=Patience)
     """How long the client of a stream is left without a byte."""
 

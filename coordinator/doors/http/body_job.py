@@ -23,7 +23,7 @@ from stagecoach.contract import error_facts
 from stagecoach.contract.errors import InvalidArgumentError, StagecoachError
 
 MAX_OTHER_BYTES = 320 * 1024
-"""Of all fields beside the content; the longest grammar fits."""
+"""Most bytes of all fields beside the content; the longest grammar fits."""
 
 _KINDS: Mapping[str, type[ModelRequest]] = {
     kind.__name__: kind

@@ -13,10 +13,12 @@ from coordinator.doors.http.validation import validate
 from coordinator.sandbox import ClientJobs, Content, ForkServer, JobPool
 
 MAX_INLINE_BYTES = 32 * 1024
-"""Of a body that is validated at once; the worst that was found takes ten milliseconds."""
+"""Most bytes of a body that is validated at once; the worst that was found takes ten
+milliseconds."""
 
 MAX_HELD_BYTES = 64 << 20
-"""Of large bodies that are being read or validated at once; others are read when these are done."""
+"""Most bytes of large bodies that are being read or validated at once; others are read when these
+are done."""
 
 _TIMEOUT_S = 10.0
 _BYTES_PER_S = 1_000_000

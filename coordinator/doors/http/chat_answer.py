@@ -102,7 +102,7 @@ class ChatAnswer:
         ]
 
     def _written_one(self, token_id: int, logprob: float) -> dict[str, object]:
-        """As `TopLogprob`."""
+        """One log-probability, as `TopLogprob` has it."""
         spelling = self._head.spell(token_id)
         return {
             "token": _text(spelling),
@@ -152,7 +152,7 @@ class ChatAnswer:
     def _logprobs(
         self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs]
     ) -> ChoiceLogprobs | None:
-        """None when none were asked for."""
+        """The log-probabilities of tokens; None when none were asked for."""
         if not self._head.with_logprobs:
             return None
         spell = self._head.spell

@@ -56,7 +56,7 @@ class OpenChoices(NamedTuple):
 
     choices: Sequence[Choice]
     num_prompt_tokens: int
-    """Of every prompt, once each."""
+    """Tokens of every prompt, counted once each."""
 
 
 @asynccontextmanager
@@ -68,7 +68,7 @@ async def open_choices(
     Args:
         engine: What generates.
         specs: The choices of each prompt, in order.
-        receive: Of the request, whose body has been read.
+        receive: ASGI's receiver of the request, whose body has been read.
 
     Raises:
         StagecoachError: One was not admitted.

@@ -24,7 +24,8 @@ class CompletionAnswer:
     def __init__(self, head: AnswerHead) -> None:
         self._head = head
         self._places: dict[int, TextPlaces] = {}
-        """By the index of a choice; of those whose log-probabilities were asked for."""
+        """Places of tokens in the text, by the index of a choice whose log-probabilities were asked
+        for."""
 
     def opening(self, _index: int) -> None:
         """See `Answer.opening`: there is none."""

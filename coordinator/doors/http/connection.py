@@ -30,11 +30,13 @@ class ConnectionLimits:
     """What one connection may take."""
 
     max_head_bytes: int = 64 * 1024
-    """Of everything in a request that is not its body: request line, headers, framing."""
+    """Most bytes of everything in a request that is not its body: request line, headers,
+    framing."""
     max_target_bytes: int = 32 * 1024
-    """Of the target of a request; four times what every server should take (RFC 9112, 3)."""
+    """Most bytes of the target of a request; four times what every server should take (RFC 9112,
+    3)."""
     request_timeout_s: float = 60.0
-    """From the first byte of a request, or from connecting, to its last byte."""
+    """Time from the first byte of a request, or from connecting, to its last byte."""
     stall_timeout_s: float = 30.0
     """How long a client may leave the buffer of its response full."""
     keep_alive_s: int = 75
@@ -49,10 +51,10 @@ class LimitedProtocol(HttpToolsProtocol):
     """The protocol of one connection. Event loop only.
 
     Args:
-        config: Of the server.
-        server_state: Of the server.
-        app_state: Of the application.
-        _loop: Of the server.
+        config: Configuration of the server.
+        server_state: State of the server.
+        app_state: State of the application.
+        _loop: Event loop of the server.
         limits: What the client may take.
     """
 
@@ -70,7 +72,7 @@ class LimitedProtocol(HttpToolsProtocol):
         """Done when the connection is closed."""
         self._limits = limits
         self._num_other_bytes = 0
-        """Of the request that is being read, besides its body."""
+        """Bytes of the request that is being read, besides its body."""
         self._num_body_bytes = 0
         self._unanswered: deque[RequestResponseCycle] = deque()
         """Requests whose response is not complete, oldest first; those after it wait for it."""
@@ -357,7 +359,7 @@ class _LingeringTransport:
     """What an answer needs of its transport; closing leaves the client time to read it.
 
     Args:
-        connection: That of the transport.
+        connection: Connection of the transport.
     """
 
     def __init__(self, connection: LimitedProtocol) -> None:

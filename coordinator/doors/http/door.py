@@ -40,7 +40,7 @@ class Door:
         """Whether the names of speakers make a difference to a model; seen by trying once.
 
         Args:
-            engine: Of the model.
+            engine: Engine of the model.
 
         Raises:
             StagecoachError: It cannot be tried now, as no conversation can be read.

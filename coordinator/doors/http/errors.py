@@ -81,7 +81,7 @@ _ANSWERS: dict[type[errors.StagecoachError], _Answer] = {
     errors.DeadlineExceededError: _Answer(504, "timeout_error", "deadline_exceeded"),
 }
 _INTERNAL = _Answer(500, "server_error", "internal_error")
-"""Of every other class: no client can cause or mend those."""
+"""Answer to every error of another class: no client can cause or mend those."""
 
 _RETRIED = frozenset({429, 503})
 

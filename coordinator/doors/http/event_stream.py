@@ -37,7 +37,7 @@ class EventSender:
     """Sends server-sent events; the first one starts the response. For one task and `kept_alive`.
 
     Args:
-        send: Of the request.
+        send: ASGI's sender of the request.
         patience: How long the client is left without a byte.
     """
 
@@ -48,7 +48,7 @@ class EventSender:
         self._last_s = asyncio.get_running_loop().time()
         """When something was sent, on the clock of the event loop; at first, when it was made."""
         self.turn = asyncio.Lock()
-        """For those who take long to make an event, one after another."""
+        """Held by whoever takes long to make an event, so that they do it one after another."""
         self.is_started = False
 
     @asynccontextmanager

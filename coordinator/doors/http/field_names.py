@@ -39,7 +39,7 @@ _STRUCTURED_FIELDS = {
     "grammar": "structured_outputs",
 }
 NO_NAMES: FieldNames = MappingProxyType({})
-"""Of a request that was not read: the contract's names stand."""
+"""Names of a request that was not read: the contract's names stand."""
 
 
 def field_names(request: ModelRequest) -> FieldNames:
@@ -75,8 +75,8 @@ def renamed(field: str, names: FieldNames) -> str:
     """This API's name of a field of the contract, as a path into the request.
 
     Args:
-        field: Of the contract.
-        names: Of the request; the name with the longest beginning in common counts.
+        field: Field of the contract, as an error names it.
+        names: Names that the request has; the name with the longest beginning in common counts.
     """
     for beginning in sorted(names, key=len, reverse=True):
         rest = field.removeprefix(beginning)

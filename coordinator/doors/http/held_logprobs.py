@@ -7,7 +7,8 @@ from coordinator.core.events import TokensEvent
 from stagecoach.contract.errors import QueueFullError
 
 MAX_HELD_BYTES = 128 << 20
-"""Of all whole answers at once: one choice of 380 000 tokens with twenty others each."""
+"""Most bytes of the log-probabilities of all whole answers at once: one choice of 380 000 tokens
+with twenty others each."""
 
 Hold = Callable[[TokensEvent], None]
 

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from coordinator.doors.http.errors import ForeignHostError, error_response
 
 ANY = "*"
-"""In the place of a name or an origin: every one."""
+"""Stands for every name or origin."""
 
 _HOST = re.compile(r"(\[[^\]]*\]|[^:]*)(:[0-9]*)?")
 _OLD_IPV4 = re.compile(r"[0-9a-fx.]+")
@@ -30,9 +30,10 @@ class AllowedHosts:
     """Names by which a door may be called; `localhost` and loopback addresses always are."""
 
     names: frozenset[str] = frozenset()
-    """In small letters, without a port; `*` allows every one."""
+    """Names of the door in small letters, without a port; `*` allows every one."""
     origins: frozenset[str] = frozenset()
-    """Of pages that may ask although they come from elsewhere, such as `https://chat.example`."""
+    """Origins of pages that may ask although they come from elsewhere, such as
+    `https://chat.example`."""
 
     def has_host(self, host: str) -> bool:
         """True when `host`, as the header of that name has it, is a name of this door."""

@@ -80,7 +80,7 @@ class KnownField(NamedTuple):
 
     attribute: str
     name: str
-    """As a client writes it."""
+    """Name that a client writes."""
     is_unused: bool
     """Nothing is made of it, or only by some models."""
     is_of_use: bool

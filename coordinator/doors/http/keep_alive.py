@@ -4,7 +4,8 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 KEEP_ALIVE_S = "keep_alive_s"
-"""In the state of a request: how long its connection is kept; absent where it is not."""
+"""Key in the state of a request under which stands how long its connection is kept; absent where it
+is not."""
 
 
 class KeepAliveHeader:

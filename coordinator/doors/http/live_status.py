@@ -23,13 +23,13 @@ MAX_VIEWERS = 64
 """Who may look at once."""
 
 PERIOD_S = 1.0
-"""Between two states."""
+"""Time between two states that are sent."""
 
 WINDOW_S = 5
 """Over which the activity is summed up."""
 
 _READ_PAUSE_S = 0.05
-"""Between two readings of steps, so that they are taken many at a time."""
+"""Time between two readings of steps, so that they are taken many at a time."""
 
 _log = logging.getLogger(__name__)
 

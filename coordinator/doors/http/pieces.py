@@ -22,7 +22,7 @@ class PiecewiseResponse(Response):
     """JSON in pieces; with its length when there is only one.
 
     Args:
-        pieces: Of the text; not one of them takes long to make.
+        pieces: Pieces of the text; not one of them takes long to make.
     """
 
     media_type = "application/json"

@@ -112,8 +112,8 @@ def choice_seed(seed: int, index: int) -> int:
     """The seed of one of several choices: its own, and always the same.
 
     Args:
-        seed: Of the request.
-        index: Of the choice; the first keeps the seed of the request.
+        seed: Seed of the request.
+        index: Index of the choice; the first keeps the seed of the request.
     """
     if index == 0:
         return seed % 2**64

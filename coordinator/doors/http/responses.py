@@ -91,7 +91,7 @@ class StreamedAnswer(Response):
         specs: The choices of each prompt.
         answer: What writes it.
         usage: What is told of the usage.
-        request_id: For the log.
+        request_id: Id of the request, for the log.
         patience: How long the client is left without a byte.
     """
 

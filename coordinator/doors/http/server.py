@@ -23,7 +23,7 @@ _SEND_BUFFER_BYTES = 64 * 1024
 _KEEP_ALIVE_MARGIN_S = 1
 """So that of two that count the same time the client is the first to end, not in a request."""
 _CLOSING_GRACE_S = 1.0
-"""For the last bytes on their way, after the engine has ended all requests."""
+"""Time for the last bytes on their way, after the engine has ended all requests."""
 
 _log = logging.getLogger(__name__)
 

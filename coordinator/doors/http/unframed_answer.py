@@ -8,7 +8,8 @@ class UnframedAnswer:
     """`send` of a request of HTTP/1.0: an answer without a length ends with its connection.
 
     Args:
-        cycle: Of the request; it sends what this passes on, and closes the connection at the end.
+        cycle: Cycle of the request; it sends what this passes on, and closes the connection at
+            the end.
     """
 
     def __init__(self, cycle: RequestResponseCycle) -> None:

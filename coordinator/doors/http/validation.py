@@ -10,7 +10,7 @@ from coordinator.doors.http.schema.bounds import UnknownFields
 from stagecoach.contract.errors import InvalidArgumentError
 
 MAX_SHOWN_CHARS = 64
-"""Of what a client sent, in an error."""
+"""Most characters of what a client sent that an error shows."""
 _NO_FIELD = re.compile(r"<.*>|\[key\]")
 """The tag of a member of a union, and what pydantic calls the name of an entry."""
 

@@ -19,7 +19,7 @@ def traces_are_wanted(endpoint: str | None, environment: Mapping[str, str]) -> b
     """Says whether there is somewhere to send traces to, and nobody forbids it.
 
     Args:
-        endpoint: Of the flag; it wins over everything but a disabled SDK.
+        endpoint: URL that the flag gives; it wins over everything but a disabled SDK.
         environment: With OpenTelemetry's standard variables.
 
     Raises:

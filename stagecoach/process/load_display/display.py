@@ -22,7 +22,7 @@ def load_display(
     """Chooses bars when stderr is a terminal, and lines when it is not.
 
     Args:
-        names: Of what will be shown, in order.
+        names: Names of what will be shown, in order.
         write_line: Takes a line where there are no bars; a log, or stderr.
 
     Returns:

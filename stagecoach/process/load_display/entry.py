@@ -9,7 +9,7 @@ class Entry(NamedTuple):
     """What there is to say about one stage."""
 
     text: str
-    """In words."""
+    """State of the load, in words."""
     share: float | None = None
     """Part [0, 1] of the bytes that is done, where there are any."""
     is_done: bool = False

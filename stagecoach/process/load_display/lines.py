@@ -7,7 +7,7 @@ from types import TracebackType
 from stagecoach.process.load_display.entry import Entry
 
 MIN_PERIOD_S = 10.0
-"""Between two lines about the same phase of the same stage."""
+"""Shortest time between two lines about the same phase of the same stage."""
 
 
 class Lines:
@@ -15,7 +15,7 @@ class Lines:
 
     Args:
         write_line: Takes a line.
-        clock_s: For tests.
+        clock_s: Clock in seconds, which tests set.
     """
 
     def __init__(

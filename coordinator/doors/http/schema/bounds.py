@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 from stagecoach.contract.errors import InvalidArgumentError
 
 MAX_UNKNOWN_FIELDS = 16
-"""Of one request, of which one is shown."""
+"""Most unknown fields of one request that are looked at; an error shows one of them."""
 
 
 def bound_errors(schema: object) -> None:
@@ -21,7 +21,7 @@ def bound_errors(schema: object) -> None:
     first is looked at. What they accept is the same as before.
 
     Args:
-        schema: Of pydantic's core, a part of one, or anything inside; changed in place.
+        schema: Schema of pydantic's core, a part of one, or anything inside; changed in place.
     """
     if isinstance(schema, list | tuple):
         for part in schema:

@@ -33,7 +33,7 @@ MAX_METADATA_CHARS = 16 * 1024
 """Written as JSON; OpenAI's 16 strings of 512 fit. The event loop reads them and writes them."""
 
 MAX_PATH_CHARS = 64
-"""Of a path into what a client sent, in an error."""
+"""Most characters of a path into what a client sent that an error shows."""
 
 
 class ContentPart(MessagePart):

@@ -16,7 +16,7 @@ from coordinator.doors.http.schema.sampling import (
 )
 
 DEFAULT_MAX_TOKENS = 16
-"""As OpenAI's."""
+"""Default of `max_tokens`, which is OpenAI's."""
 
 PromptText = Annotated[str, Field(min_length=1)]
 PromptIds = Annotated[list[TokenId], Field(min_length=1)]

@@ -38,9 +38,9 @@ Stop = Annotated[
 ]
 MIN_SEED, MAX_SEED = -(2**63), 2**64 - 1
 _MAX_DIGITS = 24
-"""Of a number that is too large."""
+"""Most digits of a number out of range that an error shows."""
 NO_LIMIT = -1
-"""As `max_tokens`, what other servers take for no limit."""
+"""Value of `max_tokens` that other servers take for no limit."""
 
 
 def _check_max_tokens(value: int) -> int:
