@@ -151,7 +151,7 @@ def _value(schema: Schema) -> str:
     if "const" in schema or "enum" in schema:
         values = schema.get("enum", [schema.get("const")])
         return ", ".join(f"`{json.dumps(value)}`" for value in values if value is not None)
-    kind = schema.get("type", "object" if "$ref" in schema else "anything")
+    kind = str(schema.get("type", "object" if "$ref" in schema else "anything"))
     match kind:
         case "array":
             return f"list of {_values(schema['items'])}"
@@ -161,7 +161,7 @@ def _value(schema: Schema) -> str:
             return "text"
         case "boolean":
             return "`true` or `false`"
-    return str(kind)
+    return kind
 
 
 def _bounds(schema: Schema) -> str:
