@@ -30,7 +30,7 @@ from stagecoach.contract.unexpected import in_words
 _MAX_REQUEST_BYTES = 1 << 17
 _NUM_STREAMS = 3
 _MAX_NAME = 15
-"""Of a process in `top`, in bytes, by the kernel."""
+"""Longest name of a process that the kernel keeps, in bytes."""
 _REPLY = struct.Struct("<i")
 
 ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1"}

@@ -35,7 +35,7 @@ class StageForks:
         """Starts a stage server, in a process group of its own; the caller waits for its end.
 
         Args:
-            arguments: Of `stage-server`.
+            arguments: What `stage-server` gets after its name.
 
         Raises:
             UnavailableError: It cannot be started; says why.
