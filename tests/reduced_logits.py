@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 
 from stage_server.compute import logits as stage_logits
-from stage_server.core.batch import LogitsRequest, LogitsRow
+from stage_server.core.batch import LogitsRow
+from stagecoach.contract.logits_request import LogitsRequest
 
 
 def reduce_logits(logits: torch.Tensor, requests: Sequence[LogitsRequest]) -> tuple[LogitsRow, ...]:

@@ -2,9 +2,10 @@
 
 from coordinator.core.request import FinishReason, Request
 from coordinator.core.sequence import Sequence
-from coordinator.core.step import FreeSlot, SchedulerOutput
+from coordinator.core.step import SchedulerOutput
 from coordinator.scheduler import Scheduler, SchedulerConfig, StepBudget
 from coordinator.scheduler.policy import Policy
+from stagecoach.contract.slot_ops import FreeSlot
 
 TOKEN = 7
 """What every row samples."""

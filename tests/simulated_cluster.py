@@ -12,16 +12,12 @@ from itertools import pairwise
 
 from coordinator.core.request import Request
 from coordinator.core.sequence import Sequence as TokenSequence
-from coordinator.core.step import (
-    LogitsRequest,
-    LogitsRow,
-    SchedulerOutput,
-    StepOutput,
-)
+from coordinator.core.step import LogitsRow, SchedulerOutput, StepOutput
 from coordinator.engine.lane import Lane, OnLanded
 from coordinator.engine.live_request import LiveRequest
 from coordinator.engine.mask_waits import MaskWaits
 from coordinator.scheduler import Pace, Scheduler, SchedulerConfig
+from stagecoach.contract.logits_request import LogitsRequest
 from stagecoach.contract.stage_timings import StageTimings
 from stagecoach.contract.step_record import StageVisit
 

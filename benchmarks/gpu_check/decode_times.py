@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from benchmarks.gpu_check.stage_runs import forward
 from stage_server.compute.torch_engine import TorchEngine
-from stage_server.core.batch import LogitsRequest, SequenceSlice
+from stage_server.core.batch import SequenceSlice
+from stagecoach.contract.logits_request import LogitsRequest
 from stagecoach.contract.precision import DType, Precision
 from stagecoach.model_files import ModelConfig
 from stagecoach.roofline.model_shape import ModelShape

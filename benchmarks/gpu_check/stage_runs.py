@@ -9,9 +9,10 @@ import torch
 
 from benchmarks.gpu_check.subject import Subject
 from stage_server.compute.torch_engine import TorchEngine, build_engine
-from stage_server.core.batch import ForwardBatch, LogitsRequest, LogitsRow, SequenceSlice
+from stage_server.core.batch import ForwardBatch, LogitsRow, SequenceSlice
 from stage_server.core.config import StageConfig
 from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.logits_request import LogitsRequest
 from stagecoach.contract.precision import DType
 from stagecoach.model_files import open_model
 

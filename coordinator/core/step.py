@@ -1,9 +1,10 @@
 """One step as plain data: what the scheduler decided, what the pipeline did, how long it took."""
 
 from collections.abc import Sequence as ListLike
-from dataclasses import dataclass, replace
-from typing import NamedTuple, Self
+from dataclasses import dataclass
+from typing import NamedTuple
 
+from stagecoach.contract.slot_ops import SlotOp
 from stagecoach.contract.stage_timings import StageTimings
 from stagecoach.contract.step_record import StageVisit
 
@@ -37,30 +38,6 @@ class ScheduledSlice(NamedTuple):
         return len(self.token_ids) - self.num_sampled_rows + max(1, num_sampled_tokens)
 
 
-class FreeSlot(NamedTuple):
-    """Empties a kv slot; one that is empty stays so."""
-
-    kv_slot: int
-
-
-class TruncateSlot(NamedTuple):
-    """Keeps the first tokens of a kv slot, which holds at least as many."""
-
-    kv_slot: int
-    num_tokens: int
-
-
-class ForkSlot(NamedTuple):
-    """Makes an empty kv slot share the first tokens of another, whole blocks of them."""
-
-    source_kv_slot: int
-    target_kv_slot: int
-    num_tokens: int
-
-
-SlotOp = FreeSlot | TruncateSlot | ForkSlot
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerOutput:
     """One micro-batch, decided. Empty slices with slot operations are allowed."""
@@ -88,29 +65,8 @@ class SchedulerOutput:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LogitsRequest:
-    """What the sampler needs of one row; the fields are those of `stagecoach.v1.LogitsRequest`."""
-
-    row: int
-    num_candidates: int
-    min_mass: float | None = None
-    min_gap: float | None = None
-    temperature: float | None = None
-    token_ids: tuple[int, ...] = ()
-    wants_unit_log_sum_exp: bool = False
-    num_contenders: int = 0
-    noise_key: int = 0
-
-    def without_contenders(self, vocab_size: int) -> Self:
-        """This request for a stage that does not know contenders, with the full row instead."""
-        if self.num_contenders == 0:
-            return self
-        return replace(self, num_candidates=vocab_size, num_contenders=0, noise_key=0, token_ids=())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class LogitsRow:
-    """Raw logits of one row, reduced; the fields are those of `stagecoach.v1.LogitsRow`.
+    """Raw logits of one row, reduced, as read from a `stagecoach.v1.LogitsRow`.
 
     Logits are float32 values. `full` is a float32 buffer, so that it costs no copy; where they are
     many, the ids and logits of the others are buffers too.

@@ -5,10 +5,11 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from coordinator.core.events import TokenLogprobs
-from coordinator.core.step import LogitsRequest, SchedulerOutput, StepOutput
+from coordinator.core.step import SchedulerOutput, StepOutput
 from coordinator.core.turn import Turn
 from coordinator.engine.live_request import LiveRequest
 from stagecoach.contract.errors import InternalError, StagecoachError
+from stagecoach.contract.logits_request import LogitsRequest
 
 _log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol
 from coordinator.core.limits import MAX_REPLAYS
 from coordinator.core.request import FinishReason
 from coordinator.core.sequence import Sequence
-from coordinator.core.step import LogitsRequest, SchedulerOutput, StepOutput
+from coordinator.core.step import SchedulerOutput, StepOutput
 from coordinator.engine.batch_sampling import logits_requests, sample
 from coordinator.engine.landed_step import LandedStep, take_token
 from coordinator.engine.live_request import LiveRequest
@@ -28,6 +28,7 @@ from coordinator.engine.step_fault import StepFault
 from coordinator.scheduler.pace import Pace
 from coordinator.scheduler.scheduler import Scheduler
 from stagecoach.contract.errors import InternalError, StagecoachError, UnavailableError
+from stagecoach.contract.logits_request import LogitsRequest
 
 _log = logging.getLogger(__name__)
 

@@ -3,9 +3,10 @@
 import asyncio
 from collections.abc import Sequence
 
-from coordinator.core.step import LogitsRequest, SchedulerOutput, StepOutput
+from coordinator.core.step import SchedulerOutput, StepOutput
 from coordinator.engine.lane import OnLanded
 from coordinator.pipeline.pipeline import Pipeline
+from stagecoach.contract.logits_request import LogitsRequest
 
 
 class PipelineRunner:

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from coordinator.core.step import LogitsRequest, LogitsRow
+from coordinator.core.step import LogitsRow
 from coordinator.pipeline import wire
 from stagecoach.contract.errors import InternalError, InvalidArgumentError
+from stagecoach.contract.logits_request import LogitsRequest
 from stagecoach.v1 import stage_pb2
 
 

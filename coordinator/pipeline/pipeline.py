@@ -8,12 +8,13 @@ lives until one of its stages is lost. The loss fails all micro-batches in fligh
 import time
 from collections.abc import Sequence
 
-from coordinator.core.step import LogitsRequest, SchedulerOutput, StepOutput
+from coordinator.core.step import SchedulerOutput, StepOutput
 from coordinator.pipeline import wire
 from coordinator.pipeline.answered_logits import read_logits
 from coordinator.pipeline.forward_stream import Loss
 from coordinator.pipeline.stage_link import StageLink
 from stagecoach.contract.errors import InternalError, UnavailableError
+from stagecoach.contract.logits_request import LogitsRequest
 from stagecoach.contract.step_record import StageVisit
 
 

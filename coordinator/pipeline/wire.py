@@ -9,16 +9,10 @@ from typing import TypeVar, cast
 
 import numpy as np
 
-from coordinator.core.step import (
-    ForkSlot,
-    FreeSlot,
-    LogitsRequest,
-    LogitsRow,
-    SchedulerOutput,
-    SlotOp,
-    TruncateSlot,
-)
+from coordinator.core.step import LogitsRow, SchedulerOutput
 from stagecoach.contract import tensor_codec
+from stagecoach.contract.logits_request import LogitsRequest
+from stagecoach.contract.slot_ops import ForkSlot, FreeSlot, SlotOp, TruncateSlot
 from stagecoach.v1 import stage_pb2, tensor_pb2
 
 _Number = TypeVar("_Number", int, float)
@@ -77,7 +71,7 @@ def add_logits(request: stage_pb2.ForwardRequest, wanted: Iterable[LogitsRequest
             num_candidates=one.num_candidates,
             min_mass=one.min_mass,
             min_gap=one.min_gap,
-            temperature=one.temperature,
+            temperature=None if one.temperature == 1.0 else one.temperature,
             token_ids=one.token_ids,
             wants_unit_log_sum_exp=one.wants_unit_log_sum_exp,
             num_contenders=one.num_contenders,

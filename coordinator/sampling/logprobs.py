@@ -6,9 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from coordinator.core.events import TokenLogprobs
-from coordinator.core.step import LogitsRequest, LogitsRow
+from coordinator.core.step import LogitsRow
 from coordinator.sampling.ranking import Ranked, top_ranks
 from stagecoach.contract.errors import InternalError
+from stagecoach.contract.logits_request import LogitsRequest
 
 
 def token_logprobs(

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from coordinator.core.events import TokenLogprobs
 from coordinator.core.sampling_params import SamplingParams
-from coordinator.core.step import LogitsRequest, LogitsRow
+from coordinator.core.step import LogitsRow
 from coordinator.sampling.changed_tokens import ChangedTokens
 from coordinator.sampling.constraint import Constraint
 from coordinator.sampling.draw import HEAD_SIZE, draw, weigh
@@ -18,6 +18,7 @@ from coordinator.sampling.noise import noise_key
 from coordinator.sampling.parameters import Need, joint_need, truncations_of
 from coordinator.sampling.ranking import Ranking
 from stagecoach.contract.errors import InternalError
+from stagecoach.contract.logits_request import LogitsRequest
 
 _MIN_REDUCTION = 16
 """Candidates are at most this fraction of the vocabulary. A candidate takes twice the bytes of a
@@ -109,7 +110,7 @@ class TokenSampler:
             request = replace(
                 request,
                 num_candidates=max(request.num_candidates, self._logprobs),
-                wants_unit_log_sum_exp=request.temperature not in (None, 1.0),
+                wants_unit_log_sum_exp=request.temperature != 1.0,
             )
         # A candidate takes twice the bytes of a logit, and a stage makes room for full rows.
         num_pairs = request.num_candidates + request.num_contenders

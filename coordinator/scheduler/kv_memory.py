@@ -20,11 +20,11 @@ from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from coordinator.core.sequence import Sequence
-from coordinator.core.step import ForkSlot, FreeSlot, SlotOp, TruncateSlot
 from coordinator.scheduler.config import SchedulerConfig
 from coordinator.scheduler.kv_ledger import KvLedger
 from coordinator.scheduler.kv_slot_pool import KvSlotPool
 from coordinator.scheduler.prefix_index import PrefixIndex, PrefixMatch, chain_hash, root_hash
+from stagecoach.contract.slot_ops import ForkSlot, FreeSlot, SlotOp, TruncateSlot
 
 
 class AwaitedPrefix(NamedTuple):

@@ -6,9 +6,10 @@ from itertools import accumulate
 
 import torch
 
-from stage_server.core.batch import ForwardBatch, LogitsRequest, SequenceSlice
+from stage_server.core.batch import ForwardBatch, SequenceSlice
 from stage_server.core.torch_dtypes import torch_dtype
 from stage_server.model.layer_stack import LayerStack
+from stagecoach.contract.logits_request import LogitsRequest
 
 
 def blank_batch(

@@ -14,7 +14,8 @@ import torch
 
 from stage_server.compute.host_copies import HostCopy
 from stage_server.compute.noise import contenders_of, signed
-from stage_server.core.batch import LogitsRequest, LogitsRow
+from stage_server.core.batch import LogitsRow
+from stagecoach.contract.logits_request import LogitsRequest
 
 
 class WantedLogits(NamedTuple):

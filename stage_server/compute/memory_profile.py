@@ -11,12 +11,13 @@ import torch
 
 from stage_server.compute.blank_batch import blank_batch
 from stage_server.compute.forward_pass import ForwardPass
-from stage_server.core.batch import LogitsRequest, SequenceSlice
+from stage_server.core.batch import SequenceSlice
 from stage_server.core.engine import finished
 from stage_server.core.torch_dtypes import torch_dtype
 from stage_server.kv_cache.kv_pool import MAX_GATHERED_BYTES, KvPool
 from stage_server.kv_cache.slot_tables import BlockPlan
 from stage_server.model.layer_stack import LayerStack
+from stagecoach.contract.logits_request import LogitsRequest
 
 _NUM_CANDIDATES = 64
 """What a sampler asks for, and more than greedy decoding does."""

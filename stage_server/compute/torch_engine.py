@@ -13,7 +13,7 @@ from stage_server.compute.forward_pass import ForwardPass
 from stage_server.compute.graph_check import find_graphs
 from stage_server.compute.kernel_check import find_kernels
 from stage_server.compute.kv_budget import kv_budget, max_num_batched_tokens
-from stage_server.core.batch import ForwardBatch, ForwardOutput, LogitsRequest, SequenceSlice
+from stage_server.core.batch import ForwardBatch, ForwardOutput, SequenceSlice
 from stage_server.core.config import StageConfig
 from stage_server.core.engine import Launched, finished
 from stage_server.core.load_board import Report, no_report
@@ -22,6 +22,7 @@ from stage_server.kv_cache.kv_pool import KvPool
 from stage_server.kv_cache.slot_tables import SlotTables
 from stage_server.model.layer_stack import LayerStack, load_layer_stack
 from stagecoach.contract.errors import InsufficientMemoryError
+from stagecoach.contract.logits_request import LogitsRequest
 from stagecoach.contract.stage_info import StageInfo
 from stagecoach.model_files import ModelFiles
 

@@ -1,4 +1,4 @@
-"""A micro-batch inside a stage: ragged rows, slot operations and the logits that are wanted.
+"""A micro-batch inside a stage: ragged rows, what is done before them, and what is answered.
 
 Plain data, made by the servicer from a validated message. The rows of all slices lie packed one
 after another, never padded.
@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+
+from stagecoach.contract.logits_request import LogitsRequest
+from stagecoach.contract.slot_ops import SlotOp
 
 
 class SequenceSlice(NamedTuple):
@@ -32,45 +35,6 @@ class SequenceSlice(NamedTuple):
     def end_position(self) -> int:
         """One past the last position; the tokens the slot holds after the forward."""
         return self.start_position + self.num_tokens
-
-
-class FreeSlot(NamedTuple):
-    """Gives a slot's blocks back; freeing an empty slot does nothing."""
-
-    kv_slot: int
-
-
-class TruncateSlot(NamedTuple):
-    """Keeps the first `num_tokens` tokens of a slot."""
-
-    kv_slot: int
-    num_tokens: int
-
-
-class ForkSlot(NamedTuple):
-    """Makes the empty target share the first `num_tokens` tokens of the source, copy on write."""
-
-    source_kv_slot: int
-    target_kv_slot: int
-    num_tokens: int
-
-
-SlotOp = FreeSlot | TruncateSlot | ForkSlot
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogitsRequest:
-    """What is wanted of one row; see `stagecoach.v1.LogitsRequest`."""
-
-    row: int
-    num_candidates: int
-    min_mass: float | None = None
-    min_gap: float | None = None
-    temperature: float = 1.0
-    token_ids: tuple[int, ...] = ()
-    wants_unit_log_sum_exp: bool = False
-    num_contenders: int = 0
-    noise_key: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +67,7 @@ class ForwardBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogitsRow:
-    """Reduced logits of one row; see `stagecoach.v1.LogitsRow`."""
+    """Reduced logits of one row, to be written as a `stagecoach.v1.LogitsRow`."""
 
     row: int
     log_sum_exp: float

@@ -14,7 +14,8 @@ import torch
 
 from stage_server.compute.logits import covers
 from stage_server.compute.noise import Contenders, find_contenders
-from stage_server.core.batch import LogitsRequest, LogitsRow
+from stage_server.core.batch import LogitsRow
+from stagecoach.contract.logits_request import LogitsRequest
 
 _HIGHEST = 20.0
 _EXPONENT = 2.0

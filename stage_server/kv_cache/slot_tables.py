@@ -8,9 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from stage_server.core.batch import ForkSlot, FreeSlot, SequenceSlice, SlotOp, TruncateSlot
+from stage_server.core.batch import SequenceSlice
 from stage_server.kv_cache.block_allocator import BlockAllocator
 from stagecoach.contract.errors import KvFullError, StaleStateError
+from stagecoach.contract.slot_ops import ForkSlot, FreeSlot, SlotOp, TruncateSlot
 
 
 class BlockCopy(NamedTuple):

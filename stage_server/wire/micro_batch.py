@@ -8,21 +8,13 @@ from collections.abc import Sequence
 
 import torch
 
-from stage_server.core.batch import (
-    ForkSlot,
-    ForwardBatch,
-    ForwardOutput,
-    FreeSlot,
-    LogitsRequest,
-    LogitsRow,
-    SequenceSlice,
-    SlotOp,
-    TruncateSlot,
-)
+from stage_server.core.batch import ForwardBatch, ForwardOutput, LogitsRow, SequenceSlice
 from stagecoach.contract import tensor_codec
 from stagecoach.contract.dtypes import dtype_named
 from stagecoach.contract.errors import InvalidArgumentError
 from stagecoach.contract.limits import max_logits_bytes
+from stagecoach.contract.logits_request import LogitsRequest
+from stagecoach.contract.slot_ops import ForkSlot, FreeSlot, SlotOp, TruncateSlot
 from stagecoach.contract.stage_info import StageInfo
 from stagecoach.v1 import stage_pb2
 

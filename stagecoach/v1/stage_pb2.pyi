@@ -475,7 +475,7 @@ class SlotOp(_message.Message):
 
     @_builtins.property
     def fork(self) -> Global___ForkSlot:
-        """Shares the head of one slot with another, copy on write."""
+        """Gives a slot the first tokens of another."""
 
     def __init__(
         self,
@@ -544,7 +544,10 @@ Global___TruncateSlot: _TypeAlias = TruncateSlot  # noqa: Y015
 
 @_typing.final
 class ForkSlot(_message.Message):
-    """Makes an empty slot share the first tokens of another."""
+    """Gives an empty slot the KV of the first tokens of another, without computing it. Afterwards both
+    slots are independent: the stage shares their blocks, and copies a block that both hold before it
+    writes into it. A coordinator that forks whole blocks alone makes no stage copy.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -552,11 +555,11 @@ class ForkSlot(_message.Message):
     TARGET_KV_SLOT_FIELD_NUMBER: _builtins.int
     NUM_TOKENS_FIELD_NUMBER: _builtins.int
     source_kv_slot: _builtins.int
-    """Slot to share from."""
+    """Slot whose tokens they are."""
     target_kv_slot: _builtins.int
-    """Slot to share to; must be empty."""
+    """Slot that gets them; must be empty."""
     num_tokens: _builtins.int
-    """Tokens to share; at most what the source holds, at least 1."""
+    """How many; at most what the source holds, at least 1."""
     def __init__(
         self,
         *,

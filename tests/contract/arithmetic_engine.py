@@ -9,20 +9,12 @@ from collections.abc import Callable
 
 import torch
 
-from stage_server.core.batch import (
-    ForkSlot,
-    ForwardBatch,
-    ForwardOutput,
-    FreeSlot,
-    LogitsRequest,
-    LogitsRow,
-    SequenceSlice,
-    SlotOp,
-    TruncateSlot,
-)
+from stage_server.core.batch import ForwardBatch, ForwardOutput, LogitsRow, SequenceSlice
 from stagecoach.contract.errors import KvFullError, StaleStateError
 from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.logits_request import LogitsRequest
 from stagecoach.contract.precision import DType, Precision
+from stagecoach.contract.slot_ops import ForkSlot, FreeSlot, SlotOp, TruncateSlot
 from stagecoach.contract.stage_info import StageInfo
 from tests.reduced_logits import reduce_logits
 

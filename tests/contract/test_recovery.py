@@ -16,7 +16,7 @@ import pytest
 from coordinator.assembly import open_engine
 from coordinator.config import CoordinatorConfig, parse_stages
 from coordinator.core.request_spec import RequestSpec, TokenPrompt
-from coordinator.core.step import LogitsRequest, ScheduledSlice, SchedulerOutput, StepOutput
+from coordinator.core.step import ScheduledSlice, SchedulerOutput, StepOutput
 from coordinator.pipeline import wire
 from coordinator.pipeline.channel_socket import ChannelSocket
 from coordinator.pipeline.forward_stream import Loss
@@ -36,6 +36,7 @@ from stagecoach.contract.errors import (
     is_draining,
 )
 from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.logits_request import LogitsRequest
 from stagecoach.contract.stage_info import StageInfo
 from stagecoach.model_files import open_model
 from stagecoach.v1 import stage_pb2

@@ -9,7 +9,7 @@ import torch
 
 from stage_server.compute.blank_batch import blank_batch
 from stage_server.compute.torch_engine import TorchEngine
-from stage_server.core.batch import ForwardBatch, LogitsRequest, SequenceSlice, SlotOp
+from stage_server.core.batch import ForwardBatch, SequenceSlice
 from stage_server.core.config import StageConfig
 from stage_server.kernels.kernels import Kernels
 from stage_server.model.layer_stack import LayerStack, _blueprint, _layers_type, _weight_plan
@@ -18,7 +18,9 @@ from stage_server.model.weight_loader import WeightLoader
 from stage_server.model.weight_plan import WeightPlan
 from stage_server.model.weights import WeightSource
 from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.logits_request import LogitsRequest
 from stagecoach.contract.precision import DType, Precision
+from stagecoach.contract.slot_ops import SlotOp
 from stagecoach.model_files import ModelFiles, open_model
 from tests.gpu.fake_card import CUDA
 from tests.shapes_only import ShapesOnly

@@ -6,7 +6,9 @@ from enum import StrEnum
 from typing import Any
 
 from stage_server.compute.torch_engine import TorchEngine
-from stage_server.core.batch import ForkSlot, LogitsRequest, SequenceSlice
+from stage_server.core.batch import SequenceSlice
+from stagecoach.contract.logits_request import LogitsRequest
+from stagecoach.contract.slot_ops import ForkSlot
 from tests.gpu.fake_card import Counts, FakeCard
 from tests.gpu.fake_engines import batch_for
 

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from stage_server.compute.memory_profile import StepSizes, activation_peak
-from stage_server.core.batch import LogitsRequest, SequenceSlice
+from stage_server.core.batch import SequenceSlice
 from stage_server.core.engine import finished
 from stagecoach.contract.errors import InsufficientMemoryError
 from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.logits_request import LogitsRequest
 from stagecoach.contract.precision import DType, Precision
 from stagecoach.roofline.activation_memory import activation_bytes
 from stagecoach.roofline.devices import gpu_named

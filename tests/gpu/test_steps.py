@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from stage_server.compute.host_copies import POLL_S
-from stage_server.core.batch import ForwardOutput, LogitsRequest, SequenceSlice
+from stage_server.core.batch import ForwardOutput, SequenceSlice
 from stage_server.core.engine import DeviceLostError, finished
 from stage_server.kernels.kernels import Kernels
 from stagecoach.contract.errors import DeviceMemoryError
 from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.logits_request import LogitsRequest
 from stagecoach.roofline.model_shape import ModelShape
 from stagecoach.roofline.stage_cost import StageCost
 from stagecoach.roofline.step_time import (

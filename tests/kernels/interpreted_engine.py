@@ -8,7 +8,7 @@ import torch
 
 from stage_server.compute.kernel_check import failure_of
 from stage_server.compute.torch_engine import TorchEngine
-from stage_server.core.batch import ForkSlot, ForwardBatch, SequenceSlice
+from stage_server.core.batch import ForwardBatch, SequenceSlice
 from stage_server.core.config import StageConfig
 from stage_server.kernels import twins
 from stage_server.kernels.kernels import Kernels
@@ -17,6 +17,7 @@ from stage_server.model.layer_stack import load_layer_stack, no_kernels
 from stage_server.model.module_blueprint import ModuleBlueprint
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.precision import DType, Precision
+from stagecoach.contract.slot_ops import ForkSlot
 from stagecoach.model_files import open_model
 from tests.recorded_decodes import add_graphs
 from tests.tiny_models import tiny_model

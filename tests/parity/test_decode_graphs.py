@@ -9,11 +9,13 @@ import torch
 from stage_server.compute.decode_graphs import DecodeGraphs, Recording, graph_sizes
 from stage_server.compute.graph_check import MAX_GRAPH_BYTES, MIN_GAIN, record_useful
 from stage_server.compute.torch_engine import TorchEngine
-from stage_server.core.batch import ForkSlot, ForwardBatch, LogitsRequest, SequenceSlice, SlotOp
+from stage_server.core.batch import ForwardBatch, SequenceSlice
 from stage_server.core.config import StageConfig
 from stage_server.model.layer_stack import load_layer_stack
 from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.logits_request import LogitsRequest
 from stagecoach.contract.precision import DType, Precision
+from stagecoach.contract.slot_ops import ForkSlot, SlotOp
 from stagecoach.model_files import open_model
 from tests.obvious_kernels import ObviousKernels
 from tests.recorded_decodes import Rerun, add_graphs, graphs_of

@@ -8,21 +8,16 @@ import torch
 
 from stage_server.compute.divided_steps import NUM_STEPS_TO_GROW, DividedSteps
 from stage_server.compute.torch_engine import TorchEngine
-from stage_server.core.batch import (
-    ForkSlot,
-    ForwardBatch,
-    ForwardOutput,
-    LogitsRequest,
-    SequenceSlice,
-    SlotOp,
-)
+from stage_server.core.batch import ForwardBatch, ForwardOutput, SequenceSlice
 from stage_server.core.config import StageConfig
 from stage_server.core.engine import Launched
 from stage_server.kv_cache.slot_tables import BlockPlan
 from stage_server.model.layer_stack import load_layer_stack
 from stagecoach.contract.errors import DeviceMemoryError
 from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.logits_request import LogitsRequest
 from stagecoach.contract.precision import DType, Precision
+from stagecoach.contract.slot_ops import ForkSlot, SlotOp
 from stagecoach.model_files import open_model
 from tests.tiny_models import VOCAB_SIZE, tiny_model
 

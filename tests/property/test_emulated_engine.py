@@ -6,21 +6,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stage_server.core.batch import (
-    ForkSlot,
-    ForwardBatch,
-    FreeSlot,
-    LogitsRequest,
-    SequenceSlice,
-    SlotOp,
-    TruncateSlot,
-)
+from stage_server.core.batch import ForwardBatch, SequenceSlice
 from stage_server.core.config import StageConfig
 from stage_server.core.engine import finished
 from stage_server.emulation.emulated_engine import EmulatedEngine, EmulatedForward
 from stage_server.process.build_engine import build_engine
 from stagecoach.contract.errors import KvFullError
 from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.logits_request import LogitsRequest
+from stagecoach.contract.slot_ops import ForkSlot, FreeSlot, SlotOp, TruncateSlot
 from stagecoach.model_files import open_model
 from tests.emulated_tokens import expected_token
 from tests.layer_ranges import split_evenly

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.sampling.noise import gumbels, uniforms
-from stage_server.core.batch import LogitsRequest, LogitsRow
+from stage_server.core.batch import LogitsRow
+from stagecoach.contract.logits_request import LogitsRequest
 from tests.reduced_logits import reduce_logits
 
 VOCAB_SIZE = 23

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stage_server.core.batch import FreeSlot, SequenceSlice
+from stage_server.core.batch import SequenceSlice
 from stage_server.kv_cache.decode_groups import MAX_PADDING, groups_of_like_length
 from stage_server.kv_cache.kv_pool import KvPool
 from stage_server.kv_cache.paged_attention import PagedAttention
@@ -15,6 +15,7 @@ from stage_server.kv_cache.side_by_side import place_side_by_side
 from stage_server.kv_cache.slot_tables import SlotTables
 from stage_server.kv_cache.step_indices import StepIndices
 from stagecoach.contract.errors import InsufficientMemoryError
+from stagecoach.contract.slot_ops import FreeSlot
 
 BLOCK_SIZE, NUM_BLOCKS, NUM_SLOTS, HEAD_DIM, NUM_KV_HEADS = 4, 40, 4, 8, 2
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.core.sampling_params import SamplingParams
-from coordinator.core.step import LogitsRequest, LogitsRow
+from coordinator.core.step import LogitsRow
 from coordinator.sampling import TokenSampler
 from coordinator.sampling.draw import HEAD_SIZE, kept_ranks, weigh
 from coordinator.sampling.noise import noise_key
@@ -27,6 +27,7 @@ from coordinator.sampling.parameters import (
     truncations_of,
 )
 from coordinator.sampling.ranking import Ranked, Ranking
+from stagecoach.contract.logits_request import LogitsRequest
 
 VOCAB_SIZES = (2, 40, 700, 9000)
 

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.core.sampling_params import SamplingParams
-from coordinator.core.step import LogitsRequest, LogitsRow
+from coordinator.core.step import LogitsRow
 from coordinator.pipeline import wire
 from coordinator.sampling import TokenSampler
-from stage_server.core import batch
 from stagecoach.contract import tensor_codec
 from stagecoach.contract.errors import InternalError
+from stagecoach.contract.logits_request import LogitsRequest
 from stagecoach.v1 import stage_pb2
 from tests.reduced_logits import reduce_logits
 
@@ -54,18 +54,7 @@ def logits_rows(draw: st.DrawFn, vocab_size: int) -> torch.Tensor:
 
 def stage_answer(logits: torch.Tensor, request: LogitsRequest) -> LogitsRow:
     """What the last stage sends for a row, as the coordinator reads it."""
-    wanted = batch.LogitsRequest(
-        row=request.row,
-        num_candidates=request.num_candidates,
-        min_mass=request.min_mass,
-        min_gap=request.min_gap,
-        temperature=1.0 if request.temperature is None else request.temperature,
-        token_ids=request.token_ids,
-        wants_unit_log_sum_exp=request.wants_unit_log_sum_exp,
-        num_contenders=request.num_contenders,
-        noise_key=request.noise_key,
-    )
-    (row,) = reduce_logits(logits[None], [wanted])
+    (row,) = reduce_logits(logits[None], [request])
     message = stage_pb2.LogitsRow(
         row=row.row,
         log_sum_exp=row.log_sum_exp,

@@ -16,19 +16,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from coordinator.core.request import FinishReason, Request
 from coordinator.core.sequence import Sequence, SequenceState
-from coordinator.core.step import (
-    ForkSlot,
-    FreeSlot,
-    ScheduledSlice,
-    SchedulerOutput,
-    SlotOp,
-    TruncateSlot,
-)
+from coordinator.core.step import ScheduledSlice, SchedulerOutput
 from coordinator.scheduler import Scheduler, SchedulerConfig, StepBudget
 from coordinator.scheduler.policy import FirstComeFirstServed, Policy
-from stage_server.core import batch
+from stage_server.core.batch import SequenceSlice
 from stage_server.kv_cache.slot_tables import SlotTables
 from stagecoach.contract.errors import KvFullError, StaleStateError
+from stagecoach.contract.slot_ops import ForkSlot, FreeSlot, SlotOp, TruncateSlot
 from tests.schedulers import ShortestFirst, adopt
 
 MAX_NUM_IN_FLIGHT = 4
@@ -103,13 +97,12 @@ class Stage:
         Returns:
             Tokens for each slice with sampled rows; None when the stage refused, and did nothing.
         """
-        ops = [batch_op(op) for op in output.slot_ops]
         pieces = [
-            batch.SequenceSlice(piece.kv_slot, piece.start_position, len(piece.token_ids))
+            SequenceSlice(piece.kv_slot, piece.start_position, len(piece.token_ids))
             for piece in output.slices
         ]
         try:
-            plan = self.tables.apply(ops, pieces)
+            plan = self.tables.apply(output.slot_ops, pieces)
         except (StaleStateError, KvFullError):
             assert not exactly
             return None
@@ -140,12 +133,6 @@ class Stage:
         self.slots[piece.kv_slot] = held + tuple((salt, token) for token in piece.token_ids)
         assert {holder for holder, _ in self.slots[piece.kv_slot]} == {salt}
         return tuple(token for _, token in self.slots[piece.kv_slot])
-
-
-def batch_op(op: SlotOp) -> batch.SlotOp:
-    """An operation as a stage reads it; what they are called there is no accident."""
-    operation: batch.SlotOp = getattr(batch, type(op).__name__)(*op)
-    return operation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

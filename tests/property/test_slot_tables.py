@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stage_server.core.batch import ForkSlot, FreeSlot, SequenceSlice, SlotOp, TruncateSlot
+from stage_server.core.batch import SequenceSlice
 from stage_server.kv_cache.slot_tables import SlotTables
 from stagecoach.contract.errors import KvFullError, StaleStateError
+from stagecoach.contract.slot_ops import ForkSlot, FreeSlot, SlotOp, TruncateSlot
 
 NUM_BLOCKS, BLOCK_SIZE, NUM_SLOTS = 12, 4, 5
 

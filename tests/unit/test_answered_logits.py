@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from coordinator.core.step import LogitsRequest
 from coordinator.pipeline.answered_logits import read_logits
 from stagecoach.contract.errors import InternalError
+from stagecoach.contract.logits_request import LogitsRequest
 from stagecoach.v1 import stage_pb2, tensor_pb2
 
 VOCAB_SIZE = 8

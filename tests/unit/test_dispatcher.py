@@ -9,12 +9,13 @@ import pytest
 from coordinator.core.limits import MAX_REPLAYS
 from coordinator.core.request import FinishReason, Request
 from coordinator.core.sequence import Sequence as TokenSequence
-from coordinator.core.step import LogitsRequest, SchedulerOutput
+from coordinator.core.step import SchedulerOutput
 from coordinator.engine.dispatcher import PREFIX_WEIGHT, Dispatcher
 from coordinator.engine.lane import Lane, OnLanded
 from coordinator.engine.mask_waits import MaskWaits
 from coordinator.scheduler import Pace, Scheduler, SchedulerConfig
 from stagecoach.contract.errors import QueueFullError
+from stagecoach.contract.logits_request import LogitsRequest
 
 TOKEN = 7
 

@@ -8,7 +8,6 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from stage_server.core.batch import LogitsRequest
 from stage_server.core.config import StageConfig
 from stage_server.core.engine import StageEngine
 from stage_server.emulation import deadline
@@ -17,6 +16,7 @@ from stage_server.emulation.prefix_hashes import agreed, read_rows, write_rows
 from stage_server.process.build_engine import build_engine
 from stagecoach.contract.errors import IncompatibleError
 from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.logits_request import LogitsRequest
 from stagecoach.contract.precision import DType, Precision
 from stagecoach.model_files import open_model
 from tests.reduced_logits import reduce_logits

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from stage_server.compute.fault_hooks import FaultHooks, PlannedFault
-from stage_server.core.batch import ForwardBatch, LogitsRequest, SequenceSlice
+from stage_server.core.batch import ForwardBatch, SequenceSlice
 from stage_server.core.engine import DeviceLostError, finished
 from stagecoach.contract.errors import DeviceMemoryError, InvalidArgumentError
 from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.logits_request import LogitsRequest
 from tests.contract.arithmetic_engine import HIDDEN_SIZE, ArithmeticEngine, arithmetic_info
 from tests.contract.stage_builders import stage_config
 

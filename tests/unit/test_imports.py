@@ -23,9 +23,9 @@ BELOW_SERVERS = CONTRACT | {
 NOUNS = tuple(
     f"stagecoach.contract.{name}"
     for name in (
-        *("address", "cluster_status", "errors", "layer_range", "load_progress", "protocol"),
-        *("precision", "request_timings", "stage_info", "status_json"),
-        *("stage_timings", "step_record"),
+        *("address", "cluster_status", "errors", "layer_range", "load_progress"),
+        *("logits_request", "precision", "protocol", "request_timings", "slot_ops", "stage_info"),
+        *("stage_timings", "status_json", "step_record"),
     )
 )
 """The part of the contract that needs only the standard library."""

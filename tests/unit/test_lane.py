@@ -8,12 +8,7 @@ import pytest
 from coordinator.core.limits import MAX_REPLAYS
 from coordinator.core.request import FinishReason, Request
 from coordinator.core.sequence import Sequence as TokenSequence
-from coordinator.core.step import (
-    LogitsRequest,
-    LogitsRow,
-    SchedulerOutput,
-    StepOutput,
-)
+from coordinator.core.step import LogitsRow, SchedulerOutput, StepOutput
 from coordinator.engine.lane import Lane, OnLanded
 from coordinator.engine.live_request import LiveRequest
 from coordinator.engine.mask_waits import MaskWaits
@@ -24,6 +19,7 @@ from stagecoach.contract.errors import (
     KvFullError,
     UnavailableError,
 )
+from stagecoach.contract.logits_request import LogitsRequest
 from stagecoach.contract.stage_timings import StageTimings
 from stagecoach.contract.step_record import StageVisit
 

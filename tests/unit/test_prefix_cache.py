@@ -6,9 +6,10 @@ import pytest
 
 from coordinator.core.request import FinishReason, Request
 from coordinator.core.sequence import Sequence
-from coordinator.core.step import ForkSlot, FreeSlot, SchedulerOutput, TruncateSlot
+from coordinator.core.step import SchedulerOutput
 from coordinator.scheduler import Scheduler, SchedulerConfig
 from coordinator.scheduler.prefix_index import chain_hash
+from stagecoach.contract.slot_ops import ForkSlot, FreeSlot, TruncateSlot
 from tests.schedulers import adopt
 
 TOKEN = 7

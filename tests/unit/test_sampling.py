@@ -17,10 +17,11 @@ from transformers.generation.logits_process import (
 )
 
 from coordinator.core.sampling_params import SamplingParams
-from coordinator.core.step import LogitsRequest, LogitsRow
+from coordinator.core.step import LogitsRow
 from coordinator.sampling import TokenSampler
 from coordinator.sampling.noise import noise_key
 from stagecoach.contract.errors import InternalError, InvalidArgumentError
+from stagecoach.contract.logits_request import LogitsRequest
 
 torch.set_num_threads(1)
 

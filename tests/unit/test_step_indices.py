@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from stage_server.core.batch import ForkSlot, SequenceSlice
+from stage_server.core.batch import SequenceSlice
 from stage_server.kv_cache.slot_tables import BlockPlan, SlotTables
 from stage_server.kv_cache.step_indices import StepIndices, _sent_together
+from stagecoach.contract.slot_ops import ForkSlot
 
 CPU = torch.device("cpu")
 BLOCK_SIZE = 4
