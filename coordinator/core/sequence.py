@@ -103,7 +103,10 @@ class Sequence:
 
     @property
     def is_decoding(self) -> bool:
-        """True when the slice of all tokens still to be run is a decode."""
+        """True when only the newest token is still to be run.
+
+        The slice that runs it, alone or with drafts, is a decode: see `ScheduledSlice.is_decode`.
+        """
         return self.num_tokens - self.num_computed_tokens == 1
 
     def token_ids(self, start: int, end: int) -> list[int]:

@@ -23,7 +23,10 @@ class ScheduledSlice(NamedTuple):
 
     @property
     def is_decode(self) -> bool:
-        """True when a token is sampled from every row. All other slices are prefill."""
+        """True when a token is sampled from every row. All other slices are prefill.
+
+        This is what the coordinator calls a decode. It has one token, and one more for each draft.
+        """
         return self.num_sampled_rows == len(self.token_ids)
 
     def num_computed_tokens(self, num_sampled_tokens: int) -> int:
@@ -36,6 +39,15 @@ class ScheduledSlice(NamedTuple):
         if self.num_sampled_rows <= 1:
             return len(self.token_ids)
         return len(self.token_ids) - self.num_sampled_rows + max(1, num_sampled_tokens)
+
+
+class TokenCounts(NamedTuple):
+    """The rows of a micro-batch."""
+
+    num_prefill_tokens: int
+    """Rows of all other slices: prompts, and what is computed again."""
+    num_decode_tokens: int
+    """Rows of the slices that decode; see `ScheduledSlice.is_decode`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,10 +70,15 @@ class SchedulerOutput:
         """True when it holds prompts, or pieces of them, and nothing else."""
         return bool(self.slices) and not any(piece.is_decode for piece in self.slices)
 
-    @property
-    def num_decode_tokens(self) -> int:
-        """Rows of the slices that decode; all other rows are prefill."""
-        return sum(len(piece.token_ids) for piece in self.slices if piece.is_decode)
+    def count_tokens(self) -> TokenCounts:
+        """Counts the rows by what they are for, in one pass."""
+        num_prefill_tokens = num_decode_tokens = 0
+        for piece in self.slices:
+            if piece.is_decode:
+                num_decode_tokens += len(piece.token_ids)
+            else:
+                num_prefill_tokens += len(piece.token_ids)
+        return TokenCounts(num_prefill_tokens, num_decode_tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,8 +27,7 @@ def step_record(output: SchedulerOutput, step: StepOutput, instants: StepInstant
     return StepRecord(
         micro_batch_id=output.micro_batch_id,
         num_sequences=len(output.slices),
-        num_prefill_tokens=output.num_tokens - output.num_decode_tokens,
-        num_decode_tokens=output.num_decode_tokens,
         stages=step.visits,
+        **output.count_tokens()._asdict(),
         **instants._asdict(),
     )

@@ -127,14 +127,9 @@ class LandedStep:
                 waited_ns = sent.emitted_ns - live.last_sent_ns
                 inter_token_ns[waited_ns] = inter_token_ns.get(waited_ns, 0) + 1
             live.last_sent_ns = sent.emitted_ns
-        num_tokens = num_decode_tokens = 0
-        for piece in self.micro_batch.output.slices:  # once, for what two properties would do
-            num_rows = len(piece.token_ids)
-            num_tokens += num_rows
-            if piece.is_decode:
-                num_decode_tokens += num_rows
+        num_prefill_tokens, num_decode_tokens = self.micro_batch.output.count_tokens()
         return StepSummary(
-            num_prefill_tokens=num_tokens - num_decode_tokens,
+            num_prefill_tokens=num_prefill_tokens,
             num_decode_tokens=num_decode_tokens,
             num_sent_tokens=num_sent_tokens,
             inter_token_ns=inter_token_ns,

@@ -8,9 +8,9 @@ class Load:
     """What the running sequences, and the waiting ones that have a slot to go to, still need."""
 
     num_decodes: int
-    """Sequences that need one token computed, those in flight included."""
+    """Sequences that decode, those in flight included; see `Sequence.is_decoding`."""
     num_prefills: int
-    """Sequences that need more: new prompts, and what is recomputed."""
+    """All others: new prompts, and what is recomputed."""
     num_prefill_tokens: int
     """Tokens that those need."""
     empty_kv_share: float

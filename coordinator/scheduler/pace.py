@@ -92,14 +92,14 @@ class Pace:
         """
         if not output.slices:
             return
-        num_tokens, num_decode_tokens = output.num_tokens, output.num_decode_tokens
-        self._times.add(num_tokens, stages)
+        num_prefill_tokens, num_decode_tokens = output.count_tokens()
+        self._times.add(num_prefill_tokens + num_decode_tokens, stages)
         weight = self._times.prefill_weight(load.num_decodes)
         self._depth.observe(
             Landing(
                 depth=depth,
                 load=load,
-                work=num_decode_tokens + weight * (num_tokens - num_decode_tokens),
+                work=num_decode_tokens + weight * num_prefill_tokens,
                 landed_ns=landed_ns,
             )
         )

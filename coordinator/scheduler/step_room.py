@@ -15,7 +15,7 @@ class StepRoom:
     def __init__(self, num_tokens: int, budget: StepBudget | None) -> None:
         self._num_tokens = num_tokens
         self.num_decodes = num_tokens
-        """Sequences that may still run their last token."""
+        """Sequences that may still decode."""
         self._num_prefill_tokens = num_tokens
         if budget is not None:
             self.num_decodes = min(num_tokens, budget.max_num_decodes)

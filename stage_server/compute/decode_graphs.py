@@ -101,7 +101,7 @@ class DecodeGraphs:
 
     def size_for(self, slices: Sequence[SequenceSlice]) -> int | None:
         """Returns the size of the graph that computes such a step; None: there is none."""
-        if not all(piece.is_decode for piece in slices):
+        if not all(piece.is_single_token for piece in slices):
             return None
         return min((size for size in self._recordings if size >= len(slices)), default=None)
 

@@ -27,8 +27,8 @@ class DividedSteps:
     """Runs micro-batches, whole ones as long as they fit.
 
     The size that did not fit is remembered, and later micro-batches are cut before they fail. Those
-    that only decode have a size of their own: they need memory for their contexts rather than for
-    their rows.
+    that hold single tokens alone have a size of their own: they need memory for their contexts
+    rather than for their rows.
 
     Args:
         launch: Launches a micro-batch; to do so twice, whole or in part, changes nothing.
@@ -52,8 +52,8 @@ class DividedSteps:
             DeviceMemoryError: A single row does not fit.
             DeviceLostError: As `device_failures`.
         """
-        only_decodes = all(piece.is_decode for piece in batch.slices)
-        size = self._decode_size if only_decodes else self._prefill_size
+        only_singles = all(piece.is_single_token for piece in batch.slices)
+        size = self._decode_size if only_singles else self._prefill_size
         todo = size.cut(0, batch.num_tokens)
         parts: list[_Part] = []
         while todo:

@@ -24,7 +24,9 @@ class StageActivity:
         """True from the end of loading to the beginning of draining."""
         self.num_micro_batches = 0
         self.num_prefill_tokens = 0
+        """Rows of slices of several tokens."""
         self.num_decode_tokens = 0
+        """Rows of slices of one token; see `SequenceSlice.is_single_token`."""
         self.device_free_ns = 0
         """When the latest forward ended, by `time.perf_counter_ns()`. Model thread only."""
         self.queue = Histogram(STEP_BOUNDS_S, unit=NS_PER_S)
@@ -58,7 +60,7 @@ class StageActivity:
         num_decode_tokens = num_tokens = 0
         for piece in slices:
             num_tokens += piece.num_tokens
-            if piece.is_decode:
+            if piece.is_single_token:
                 num_decode_tokens += piece.num_tokens
         self.num_micro_batches += 1
         self.num_prefill_tokens += num_tokens - num_decode_tokens

@@ -24,9 +24,11 @@ class SequenceSlice(NamedTuple):
     """Tokens to compute, at least 1."""
 
     @property
-    def is_decode(self) -> bool:
-        """True for one token. All other slices are prefill.
+    def is_single_token(self) -> bool:
+        """True for one token, for which a stage has kernels and graphs of its own.
 
+        Most such slices are decodes, and those kernels and graphs are named after decoding. But the
+        last token of a prompt may be a slice too, and a decode with drafts has several tokens.
         Which rows are sampled only the last stage is told.
         """
         return self.num_tokens == 1

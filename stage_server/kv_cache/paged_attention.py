@@ -56,7 +56,7 @@ class PagedAttention:
             if len(group) == len(slices):  # all rows, in order
                 self._gathered = gathered
         first_rows = rows_of_slices(slices)
-        chunks = [i for i, piece in enumerate(slices) if not piece.is_decode]
+        chunks = [i for i, piece in enumerate(slices) if not piece.is_single_token]
         self._chunks = [
             PrefillChunk(first_rows[i], slices[i], tables[i], table, pool.block_size, kernels)
             for i, table in zip(chunks, indices.chunk_tables, strict=True)

@@ -7,7 +7,7 @@ from typing import NamedTuple, Self
 import torch
 
 from stage_server.core.batch import SequenceSlice
-from stage_server.kv_cache.decode_groups import groups_of_like_length, indices_of_decodes
+from stage_server.kv_cache.decode_groups import groups_of_like_length, indices_of_single_tokens
 from stage_server.kv_cache.slot_tables import BlockPlan
 
 
@@ -44,11 +44,11 @@ class StepIndices:
     copy_targets: torch.Tensor
     """`[num_copies]`: the blocks that their content moves to."""
     groups: tuple[tuple[int, ...], ...]
-    """Slices that decode, by the groups in which they are attended."""
+    """Slices of one token, by the groups in which they are attended."""
     decodes: tuple[DecodeIndices, ...]
     """Indices of each group of sequences that decode."""
     chunk_tables: tuple[torch.Tensor, ...]
-    """Block tables of the slices that do not decode, in order, `[num_blocks]` each."""
+    """Block tables of all longer slices, in order, `[num_blocks]` each."""
     inputs: torch.Tensor
     """Token ids or hidden states of the micro-batch, of the shape and dtype that they came in."""
     packed: torch.Tensor
@@ -83,7 +83,7 @@ class StepIndices:
                 together.
         """
         if max_gathered_tokens is None:
-            decodes = indices_of_decodes(slices)
+            decodes = indices_of_single_tokens(slices)
             groups = [decodes] if decodes else []
         else:
             groups = groups_of_like_length(
@@ -110,7 +110,9 @@ class StepIndices:
         pack.add(plan.new_blocks)
         pack.add([copy.source for copy in plan.copies])
         pack.add([copy.target for copy in plan.copies])
-        chunks = [table for piece, table in zip(slices, tables, strict=True) if not piece.is_decode]
+        chunks = [
+            table for piece, table in zip(slices, tables, strict=True) if not piece.is_single_token
+        ]
         for table in chunks:
             pack.add(table)
         packed, sent_inputs = pack.sent_to(device, inputs)

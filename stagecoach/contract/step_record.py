@@ -62,9 +62,9 @@ class StepRecord:
     num_sequences: int
     """0 when it only frees KV slots."""
     num_prefill_tokens: int
-    """Rows that are not decode: prompts, and what is computed again."""
+    """Rows that are not of a decode: prompts, and what is computed again."""
     num_decode_tokens: int
-    """Rows of sequences that ran one token and sampled the next."""
+    """Rows of decodes, which are slices from whose every row a token is sampled."""
     started_ns: int
     """When scheduling it began."""
     scheduled_ns: int

@@ -148,7 +148,7 @@ def test_plans_charge_the_launches_and_the_bytes_of_the_engine(
         moved_bytes = sum(kind(stage, work).moved_bytes for kind in kinds)
         # The card counts KV where kernels get it as a tensor, which those of decodes do not.
         kv_tokens = work.num_tokens + sum(
-            piece.end_position for piece in step.slices if piece.is_decode
+            piece.end_position for piece in step.slices if piece.is_single_token
         )
         moved_bytes -= stage.kv_bytes_per_token * kv_tokens
         assert_charged(moved_bytes, counted.moved_bytes.total())

@@ -370,9 +370,9 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert piece.is_decode == sequence.is_decoding
 
     def check_budget(self, output: SchedulerOutput, budget: StepBudget) -> None:
-        """One token of a sequence is a decode, unless it is its first or not its last."""
+        """A slice of one token may be a decode or prefill."""
         sizes = [len(piece.token_ids) for piece in output.slices]
-        num_decodes = sum(size == 1 for size in sizes)
+        num_decodes = sum(piece.is_decode for piece in output.slices)
         assert num_decodes <= budget.max_num_decodes + budget.max_num_prefill_tokens
         assert sum(size for size in sizes if size > 1) <= budget.max_num_prefill_tokens
         assert sum(sizes) <= budget.max_num_decodes + budget.max_num_prefill_tokens

@@ -124,7 +124,8 @@ class TestSchedule:
         piece = ScheduledSlice("a", 0, 0, (TOKEN,) * num_tokens, num_sampled_rows)
         output = SchedulerOutput(micro_batch_id=0, slices=(piece,), slot_ops=())
         assert piece.is_decode is is_decode
-        assert output.num_decode_tokens == (num_tokens if is_decode else 0)
+        assert sum(output.count_tokens()) == output.num_tokens == num_tokens
+        assert output.count_tokens().num_decode_tokens == (num_tokens if is_decode else 0)
         assert output.is_prefill_only is not is_decode
 
     def test_prompt_longer_than_the_budget_runs_in_chunks_and_samples_once(self) -> None:
