@@ -6,6 +6,7 @@ medians in microseconds; a scrape runs beside the engine and is timed on its own
 
 import argparse
 import time
+from dataclasses import fields, replace
 from statistics import median
 
 from prometheus_client import generate_latest
@@ -28,7 +29,7 @@ from coordinator.sampling.token_sampler import TokenSampler
 from coordinator.scheduler.load import Load
 from coordinator.text.output_text import OutputText
 from stagecoach.contract.stage_timings import StageTimings
-from stagecoach.contract.step_record import StageVisit
+from stagecoach.contract.step_record import StageVisit, StepInstants
 
 NUM_STAGES = 3
 NUM_WARM_UP_STEPS = 200
@@ -83,7 +84,7 @@ def decode_step(requests: list[LiveRequest]) -> LandedStep:
             stage_timings=(visit.timings,) * NUM_STAGES,
         ),
         tokens=[NewToken(live, 7, None, False, None, None) for live in requests],
-        sample_ns=0,
+        sampling_ns=0,
         sampled_ns=0,
         decided_ns=0,
     )
@@ -97,8 +98,11 @@ def step_cost_us(num_sequences: int, num_steps: int) -> tuple[float, float]:
     for index in range(num_sequences):
         observers.request_accepted(f"req-{index:016x}", 3)
     durations_ns = []
+    instants = dict.fromkeys((field.name for field in fields(StepInstants)), 0)
+    nothing_took_time = StepInstants(**instants)
     for index in range(num_steps + NUM_WARM_UP_STEPS):
-        sent = SentTokens(step.tokens, [], 0, index * 5_000_000)
+        emitted_ns = index * 5_000_000
+        sent = SentTokens(step.tokens, [], replace(nothing_took_time, emitted_ns=emitted_ns))
         started_ns = time.perf_counter_ns()
         observers.step_ended(step.summary(sent))
         if index >= NUM_WARM_UP_STEPS:

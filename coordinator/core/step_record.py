@@ -1,25 +1,7 @@
 """Makes the record of one micro-batch for those who watch."""
 
-from typing import NamedTuple
-
 from coordinator.core.step import SchedulerOutput, StepOutput
-from stagecoach.contract.step_record import StepRecord
-
-
-class StepInstants(NamedTuple):
-    """When the coordinator did its part of a step, in nanoseconds of `time.perf_counter_ns`."""
-
-    started_ns: int
-    """Scheduling began."""
-    scheduled_ns: int
-    """Ready to be sent."""
-    returned_ns: int
-    """The logits were taken up."""
-    sampled_ns: int
-    emitting_ns: int
-    """Turning the tokens into text and sending them began."""
-    emitted_ns: int
-    """The tokens were on their way to the clients."""
+from stagecoach.contract.step_record import StepInstants, StepRecord
 
 
 def step_record(output: SchedulerOutput, step: StepOutput, instants: StepInstants) -> StepRecord:
@@ -29,5 +11,11 @@ def step_record(output: SchedulerOutput, step: StepOutput, instants: StepInstant
         num_sequences=len(output.slices),
         stages=step.visits,
         **output.count_tokens()._asdict(),
-        **instants._asdict(),
+        started_ns=instants.started_ns,
+        scheduled_ns=instants.scheduled_ns,
+        sampling_ns=instants.sampling_ns,
+        sampled_ns=instants.sampled_ns,
+        decided_ns=instants.decided_ns,
+        emitting_ns=instants.emitting_ns,
+        emitted_ns=instants.emitted_ns,
     )

@@ -13,12 +13,12 @@ from coordinator.core.events import TokenLogprobs
 from coordinator.core.observation import StepSummary
 from coordinator.core.request import FinishReason
 from coordinator.core.step import StepOutput
-from coordinator.core.step_record import StepInstants, step_record
+from coordinator.core.step_record import step_record
 from coordinator.engine.live_request import LiveRequest
 from coordinator.engine.micro_batches import MicroBatch
 from coordinator.engine.time_vector import TimeVector
 from coordinator.text.stop_strings import TextDelta
-from stagecoach.contract.step_record import StepRecord
+from stagecoach.contract.step_record import StepInstants, StepRecord
 
 
 class NewToken(NamedTuple):
@@ -67,10 +67,8 @@ class SentTokens(NamedTuple):
     """New tokens of requests that had not ended meanwhile."""
     last_tokens: list[NewToken]
     """Tokens of `tokens` that end their requests, which is still to be done."""
-    emitting_ns: int
-    """When it began."""
-    emitted_ns: int
-    """When the tokens were on their way."""
+    instants: StepInstants
+    """Instants of the step, which is over with this."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,11 +78,10 @@ class LandedStep:
     micro_batch: MicroBatch
     result: StepOutput
     tokens: list[NewToken]
-    sample_ns: int
+    sampling_ns: int
     sampled_ns: int
-    """When the tokens were chosen."""
     decided_ns: int
-    """When it was known which are the last."""
+    """These three as `StepInstants` has them."""
 
     def send(self, requests: Mapping[str, LiveRequest]) -> SentTokens:
         """Sends the tokens, and counts the step's times for every request that took part.
@@ -98,24 +95,32 @@ class LandedStep:
         ]
         for token in tokens:
             token.send()
-        emitted_ns = time.perf_counter_ns()
-        detokenize_ns = emitted_ns - emitting_ns + self.decided_ns - self.sampled_ns
         micro_batch = self.micro_batch
+        instants = StepInstants(
+            started_ns=micro_batch.started_ns,
+            scheduled_ns=micro_batch.scheduled_ns,
+            sampling_ns=self.sampling_ns,
+            sampled_ns=self.sampled_ns,
+            decided_ns=self.decided_ns,
+            emitting_ns=emitting_ns,
+            emitted_ns=time.perf_counter_ns(),
+        )
         times = TimeVector.of_step(
-            schedule_ns=micro_batch.scheduled_ns - micro_batch.started_ns,
-            sample_ns=self.sample_ns,
-            detokenize_ns=detokenize_ns,
-            step_ns=self.sampled_ns - micro_batch.started_ns + detokenize_ns,
+            schedule_ns=instants.schedule_ns,
+            sample_ns=instants.sample_ns,
+            detokenize_ns=instants.detokenize_ns,
+            step_ns=instants.step_ns,
             stages=self.result.stage_timings,
         )
         for live in micro_batch.participants:
             if requests.get(live.request_id) is live:
                 live.add_step(times)
         last_tokens = [token for token in tokens if token.reason is not None]
-        return SentTokens(tokens, last_tokens, emitting_ns, emitted_ns)
+        return SentTokens(tokens, last_tokens, instants)
 
     def summary(self, sent: SentTokens) -> StepSummary:
         """Tells observers what the step did; notes when the tokens were sent."""
+        emitted_ns = sent.instants.emitted_ns
         inter_token_ns: dict[int, int] = {}
         num_sent_tokens = 0
         for token in sent.tokens:
@@ -124,9 +129,9 @@ class LandedStep:
             num_sent_tokens += 1
             live = token.live
             if live.last_sent_ns is not None:
-                waited_ns = sent.emitted_ns - live.last_sent_ns
+                waited_ns = emitted_ns - live.last_sent_ns
                 inter_token_ns[waited_ns] = inter_token_ns.get(waited_ns, 0) + 1
-            live.last_sent_ns = sent.emitted_ns
+            live.last_sent_ns = emitted_ns
         num_prefill_tokens, num_decode_tokens = self.micro_batch.output.count_tokens()
         return StepSummary(
             num_prefill_tokens=num_prefill_tokens,
@@ -138,13 +143,4 @@ class LandedStep:
 
     def record(self, sent: SentTokens) -> StepRecord:
         """Tells what the step did and when."""
-        micro_batch = self.micro_batch
-        instants = StepInstants(
-            started_ns=micro_batch.started_ns,
-            scheduled_ns=micro_batch.scheduled_ns,
-            returned_ns=self.sampled_ns - self.sample_ns,
-            sampled_ns=self.decided_ns,
-            emitting_ns=sent.emitting_ns,
-            emitted_ns=sent.emitted_ns,
-        )
-        return step_record(micro_batch.output, self.result, instants)
+        return step_record(self.micro_batch.output, self.result, sent.instants)

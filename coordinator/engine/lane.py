@@ -285,7 +285,7 @@ class Lane:
                 depth=micro_batch.depth,
                 load=micro_batch.load,
                 stages=step.result.stage_timings,
-                landed_ns=micro_batch.returned_ns,
+                landed_ns=micro_batch.landed_ns,
             )
 
     def rest(self) -> None:
@@ -300,7 +300,7 @@ class Lane:
             self._on_landed()
 
     async def _take_in(self, micro_batch: MicroBatch, result: StepOutput, landed: Landed) -> None:
-        landed_ns = self._clock()
+        sampling_ns = self._clock()
         output = micro_batch.output
         sampled = await sample(output, result, self._requests)
         for request_id, error in sampled.errors.items():
@@ -313,7 +313,7 @@ class Lane:
             for one in advanced
         ]
         decided_ns = self._clock()
-        step_s = (micro_batch.returned_ns - micro_batch.started_ns) / 1e9
+        step_s = (micro_batch.landed_ns - micro_batch.started_ns) / 1e9
         for token in tokens:
             if token.reason is not None:
                 self.finish(token.live.request_id, token.reason)
@@ -324,7 +324,7 @@ class Lane:
                 micro_batch=micro_batch,
                 result=result,
                 tokens=tokens,
-                sample_ns=sampled_ns - landed_ns,
+                sampling_ns=sampling_ns,
                 sampled_ns=sampled_ns,
                 decided_ns=decided_ns,
             )

@@ -25,7 +25,8 @@ class MicroBatch:
     """When it was ready to go."""
     result: StepOutput | Exception | None = None
     """What the pipeline answered; None while the micro-batch is on its way."""
-    returned_ns: int = 0
+    landed_ns: int = 0
+    """When the micro-batch came back; without meaning before."""
 
 
 class MicroBatches:
@@ -59,15 +60,13 @@ class MicroBatches:
         """Takes in a micro-batch that is about to be sent."""
         self._in_flight.add(micro_batch)
 
-    def land(
-        self, micro_batch: MicroBatch, result: StepOutput | Exception, returned_ns: int
-    ) -> bool:
+    def land(self, micro_batch: MicroBatch, result: StepOutput | Exception, landed_ns: int) -> bool:
         """Notes what became of a micro-batch; returns False when it was abandoned before."""
         if micro_batch not in self._in_flight:
             return False
         self._in_flight.remove(micro_batch)
         micro_batch.result = result
-        micro_batch.returned_ns = returned_ns
+        micro_batch.landed_ns = landed_ns
         self._landed.append(micro_batch)
         return True
 

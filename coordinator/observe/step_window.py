@@ -28,7 +28,8 @@ class StageActivity:
 class Activity:
     """The pipeline over the window; durations are means over its steps, in nanoseconds.
 
-    A step counts once it has ended, so one that is still under way is not in it.
+    The coordinator's part of a step is divided as `StepInstants` says. A step counts once it has
+    ended, so one that is still under way is not in it.
     """
 
     window_s: float
@@ -38,7 +39,7 @@ class Activity:
     num_decode_tokens: int
     schedule_ns: float
     sample_ns: float
-    emit_ns: float
+    detokenize_ns: float
     stages: tuple[StageActivity, ...]
     """In pipeline order; empty while no step has ended in the window."""
 
@@ -52,16 +53,16 @@ class _Sums:
     num_decode_tokens: int = 0
     schedule_ns: int = 0
     sample_ns: int = 0
-    emit_ns: int = 0
+    detokenize_ns: int = 0
     stages: tuple[StageTimings[int], ...] = ()
 
     def add_step(self, record: StepRecord) -> None:
         self.num_steps += 1
         self.num_prefill_tokens += record.num_prefill_tokens
         self.num_decode_tokens += record.num_decode_tokens
-        self.schedule_ns += record.scheduled_ns - record.started_ns
-        self.sample_ns += record.sampled_ns - record.returned_ns
-        self.emit_ns += record.emitted_ns - record.emitting_ns
+        self.schedule_ns += record.schedule_ns
+        self.sample_ns += record.sample_ns
+        self.detokenize_ns += record.detokenize_ns
         self._add_stages(tuple(visit.timings for visit in record.stages))
 
     def add(self, other: "_Sums") -> None:
@@ -70,7 +71,7 @@ class _Sums:
         self.num_decode_tokens += other.num_decode_tokens
         self.schedule_ns += other.schedule_ns
         self.sample_ns += other.sample_ns
-        self.emit_ns += other.emit_ns
+        self.detokenize_ns += other.detokenize_ns
         self._add_stages(other.stages)
 
     def _add_stages(self, stages: tuple[StageTimings[int], ...]) -> None:
@@ -130,7 +131,7 @@ class StepWindow:
             num_decode_tokens=sums.num_decode_tokens,
             schedule_ns=sums.schedule_ns / num_steps,
             sample_ns=sums.sample_ns / num_steps,
-            emit_ns=sums.emit_ns / num_steps,
+            detokenize_ns=sums.detokenize_ns / num_steps,
             stages=tuple(
                 StageActivity(
                     busy_share=min(1.0, stage.compute_ns / window_ns), mean=stage / num_steps
@@ -145,7 +146,7 @@ class StepWindow:
 
 
 def activity_json(activity: Activity) -> dict[str, object]:
-    """Writes it as plain data, with durations in milliseconds."""
+    """Writes it as plain data, with durations in milliseconds; `emit_ms` is the detokenization."""
     return {
         "window_s": round(activity.window_s, 3),
         "steps": activity.num_steps,
@@ -153,7 +154,7 @@ def activity_json(activity: Activity) -> dict[str, object]:
         "decode_tokens": activity.num_decode_tokens,
         "schedule_ms": _ms(activity.schedule_ns),
         "sample_ms": _ms(activity.sample_ns),
-        "emit_ms": _ms(activity.emit_ns),
+        "emit_ms": _ms(activity.detokenize_ns),
         "stages": [
             {
                 "busy_share": round(stage.busy_share, 4),

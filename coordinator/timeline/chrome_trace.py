@@ -9,7 +9,7 @@ a row for each that was in flight at the same time as others, on which nothing i
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
 
-from coordinator.timeline.phases import Phase, PhaseSpan, phases, without_overlap
+from coordinator.timeline.phases import PhaseSpan, phases, without_overlap
 from stagecoach.client import CoordinatorStatus, StageStatus, StepRecord
 
 TraceEvent = dict[str, object]
@@ -88,7 +88,8 @@ def _pipeline(spans: Iterable[PhaseSpan], num_stages: int) -> Iterator[TraceEven
 def _micro_batches(records: Iterable[StepRecord]) -> Iterator[TraceEvent]:
     """One row for each micro-batch in flight, the first free one for each, with its phases.
 
-    A micro-batch is in flight until it is sampled; its tokens are sent while the next one runs.
+    A micro-batch is in flight until it is decided which of its tokens are the last. The tokens are
+    sent while the next one runs.
     """
     free: list[int] = []
     busy: list[tuple[int, int]] = []  # (end, row), a heap
@@ -96,12 +97,12 @@ def _micro_batches(records: Iterable[StepRecord]) -> Iterator[TraceEvent]:
         while busy and busy[0][0] <= record.started_ns:
             heapq.heappush(free, heapq.heappop(busy)[1])
         row = heapq.heappop(free) if free else len(busy)
-        heapq.heappush(busy, (record.sampled_ns, row))
+        heapq.heappush(busy, (record.decided_ns, row))
         name = f"micro-batch {record.micro_batch_id}"
-        start_ns, end_ns = record.started_ns, record.sampled_ns
+        start_ns, end_ns = record.started_ns, record.decided_ns
         yield _slice(name, MICRO_BATCHES_PID, row, start_ns, end_ns, _args(record))
         for span in phases(record):
-            if span.phase is Phase.EMIT:
+            if span.start_ns >= record.decided_ns:
                 continue
             name = span.phase.name.lower()
             if span.stage is not None:

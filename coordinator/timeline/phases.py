@@ -20,7 +20,8 @@ class Phase(IntEnum):
     COMPUTE = 0
     SCHEDULE = 1
     SAMPLE = 2
-    EMIT = 3
+    DETOKENIZE = 3
+    """Deciding which tokens are the last; then, beside the next micro-batch, text and sending."""
     SERIALIZE = 4
     QUEUE = 5
     WIRE = 6
@@ -46,16 +47,21 @@ class PhaseSpan:
 
 
 def phases(record: StepRecord) -> Iterator[PhaseSpan]:
-    """All phases of one micro-batch that took time, in order, one right after the other."""
+    """All phases of one micro-batch that took time, in order, one right after the other.
+
+    Between the decision which tokens are the last and their sending lies a gap, in which the next
+    micro-batch is scheduled.
+    """
     yield from _span(record, Phase.SCHEDULE, None, record.started_ns, record.scheduled_ns)
     left_ns = record.scheduled_ns
     for index, visit in enumerate(record.stages):
         yield from _span(record, Phase.RELAY, None, left_ns, visit.sent_ns)
         yield from _visit(record, index, visit)
         left_ns = visit.arrived_ns
-    yield from _span(record, Phase.RELAY, None, left_ns, record.returned_ns)
-    yield from _span(record, Phase.SAMPLE, None, record.returned_ns, record.sampled_ns)
-    yield from _span(record, Phase.EMIT, None, record.emitting_ns, record.emitted_ns)
+    yield from _span(record, Phase.RELAY, None, left_ns, record.sampling_ns)
+    yield from _span(record, Phase.SAMPLE, None, record.sampling_ns, record.sampled_ns)
+    yield from _span(record, Phase.DETOKENIZE, None, record.sampled_ns, record.decided_ns)
+    yield from _span(record, Phase.DETOKENIZE, None, record.emitting_ns, record.emitted_ns)
 
 
 def _visit(record: StepRecord, index: int, visit: StageVisit) -> Iterator[PhaseSpan]:

@@ -55,8 +55,9 @@ def _record(message: generation_pb2.StepRecord) -> StepRecord:
             )
             for visit in message.stages
         ),
-        returned_ns=message.returned_ns,
+        sampling_ns=message.sampling_ns,
         sampled_ns=message.sampled_ns,
+        decided_ns=(message.decided_ns if message.HasField("decided_ns") else message.sampled_ns),
         emitting_ns=message.emitting_ns,
         emitted_ns=message.emitted_ns,
     )

@@ -38,10 +38,10 @@ class RequestTimings:
     sample_ns: int
     """Choosing tokens."""
     detokenize_ns: int
-    """Turning tokens into text."""
+    """Deciding which tokens are the last, turning tokens into text, and sending it."""
     step_ns: int
-    """Wall time of the steps: from the start of scheduling until the tokens were chosen, and the
-    detokenization, which may overlap with the next step."""
+    """Wall time of the steps: from the start of scheduling until it was decided which tokens are
+    the last, and the sending, which may overlap with the next step."""
     stages: tuple[StageTimings[int], ...]
     """Times at each stage, in pipeline order; `serialize_ns` counts the stage's and the
     coordinator's."""

@@ -50,12 +50,58 @@ class StageVisit(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StepRecord:
-    """One micro-batch that went through all stages.
+class StepInstants:
+    """When the coordinator did its part of one micro-batch, and how long each part took.
 
     Instants are nanoseconds since an origin: of `time.perf_counter_ns` inside the coordinator, of
-    the watch for a client.
+    the watch for a client. Whoever shows where the time of a step went takes these durations.
     """
+
+    started_ns: int
+    """When scheduling it began."""
+    scheduled_ns: int
+    """When it was ready to be sent."""
+    sampling_ns: int
+    """When its logits were taken up, and sampling began."""
+    sampled_ns: int
+    """When its tokens were chosen, and the scheduler had them."""
+    decided_ns: int
+    """When it was known which of them are the last of their requests."""
+    emitting_ns: int
+    """When turning them into text and sending them began."""
+    emitted_ns: int
+    """When they were on their way to the clients."""
+
+    @property
+    def schedule_ns(self) -> int:
+        """Deciding what runs."""
+        return self.scheduled_ns - self.started_ns
+
+    @property
+    def sample_ns(self) -> int:
+        """Choosing the tokens."""
+        return self.sampled_ns - self.sampling_ns
+
+    @property
+    def detokenize_ns(self) -> int:
+        """Deciding which tokens are the last, turning tokens into text, and sending it.
+
+        With stop strings, the text is made in order to decide.
+        """
+        return self.decided_ns - self.sampled_ns + self.emitted_ns - self.emitting_ns
+
+    @property
+    def step_ns(self) -> int:
+        """From the start of scheduling until it was decided, and the sending.
+
+        The time in between, in which the next step is scheduled, does not count.
+        """
+        return self.decided_ns - self.started_ns + self.emitted_ns - self.emitting_ns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRecord(StepInstants):
+    """One micro-batch that went through all stages."""
 
     micro_batch_id: int
     """Rises in the order of scheduling."""
@@ -65,17 +111,5 @@ class StepRecord:
     """Rows that are not of a decode: prompts, and what is computed again."""
     num_decode_tokens: int
     """Rows of decodes, which are slices from whose every row a token is sampled."""
-    started_ns: int
-    """When scheduling it began."""
-    scheduled_ns: int
-    """When it was ready to be sent."""
     stages: tuple[StageVisit, ...]
     """Visits to the stages, in pipeline order."""
-    returned_ns: int
-    """When its logits were taken up."""
-    sampled_ns: int
-    """When its tokens were sampled."""
-    emitting_ns: int
-    """When turning them into text and sending them began."""
-    emitted_ns: int
-    """When its tokens were on their way to the clients."""

@@ -692,10 +692,10 @@ class RequestTimings(_message.Message):
     sample_ns: _builtins.int
     """Choosing tokens."""
     detokenize_ns: _builtins.int
-    """Turning tokens into text."""
+    """Deciding which tokens are the last, turning tokens into text, and sending it."""
     step_ns: _builtins.int
-    """Wall time of the steps: from the start of scheduling until the tokens were chosen, and the
-    detokenization, which may overlap with the next step.
+    """Wall time of the steps: from the start of scheduling until it was decided which tokens are the
+    last, and the sending, which may overlap with the next step.
     """
     num_preemptions: _builtins.int
     """Times that the request was preempted and its KV computed again."""
@@ -753,7 +753,7 @@ class StepTimeTotals(_message.Message):
     sample_ns: _builtins.int
     """Choosing tokens."""
     detokenize_ns: _builtins.int
-    """Turning tokens into text."""
+    """Deciding which tokens are the last, turning tokens into text, and sending it."""
     step_ns: _builtins.int
     """Wall time of the steps."""
     @_builtins.property
@@ -1252,10 +1252,11 @@ class StepRecord(_message.Message):
     STARTED_NS_FIELD_NUMBER: _builtins.int
     SCHEDULED_NS_FIELD_NUMBER: _builtins.int
     STAGES_FIELD_NUMBER: _builtins.int
-    RETURNED_NS_FIELD_NUMBER: _builtins.int
+    SAMPLING_NS_FIELD_NUMBER: _builtins.int
     SAMPLED_NS_FIELD_NUMBER: _builtins.int
     EMITTING_NS_FIELD_NUMBER: _builtins.int
     EMITTED_NS_FIELD_NUMBER: _builtins.int
+    DECIDED_NS_FIELD_NUMBER: _builtins.int
     micro_batch_id: _builtins.int
     """Its id; rises in the order of scheduling."""
     num_sequences: _builtins.int
@@ -1263,19 +1264,27 @@ class StepRecord(_message.Message):
     num_prefill_tokens: _builtins.int
     """Its rows, less those of num_decode_tokens: prompts, and what is computed again."""
     num_decode_tokens: _builtins.int
-    """Rows of sequences that ran one token and sampled the next."""
+    """Rows of decodes, which are slices from whose every row a token is sampled. A decode has one row,
+    and one more for each token that was only guessed.
+    """
     started_ns: _builtins.int
     """When scheduling it began."""
     scheduled_ns: _builtins.int
     """When it was ready to be sent."""
-    returned_ns: _builtins.int
-    """When its logits were taken up."""
+    sampling_ns: _builtins.int
+    """When its logits were taken up, and sampling began. Was named `returned_ns`."""
     sampled_ns: _builtins.int
-    """When its tokens were sampled."""
+    """When its tokens were chosen, and the scheduler had them. Where `decided_ns` is unset, this is
+    what `decided_ns` means.
+    """
     emitting_ns: _builtins.int
     """When turning them into text and sending them began."""
     emitted_ns: _builtins.int
     """When all of them were on their way to the clients."""
+    decided_ns: _builtins.int
+    """When it was known which of its tokens are the last of their requests; between `sampled_ns` and
+    `emitting_ns`. Unset by coordinators that are older than this field.
+    """
     @_builtins.property
     def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageVisit]:
         """Its way through the stages, one entry a stage, in order."""
@@ -1290,16 +1299,19 @@ class StepRecord(_message.Message):
         started_ns: _builtins.int = ...,
         scheduled_ns: _builtins.int = ...,
         stages: _abc.Iterable[Global___StageVisit] | None = ...,
-        returned_ns: _builtins.int = ...,
+        sampling_ns: _builtins.int = ...,
         sampled_ns: _builtins.int = ...,
         emitting_ns: _builtins.int = ...,
         emitted_ns: _builtins.int = ...,
+        decided_ns: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_decided_ns", b"_decided_ns", "decided_ns", b"decided_ns"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["emitted_ns", b"emitted_ns", "emitting_ns", b"emitting_ns", "micro_batch_id", b"micro_batch_id", "num_decode_tokens", b"num_decode_tokens", "num_prefill_tokens", b"num_prefill_tokens", "num_sequences", b"num_sequences", "returned_ns", b"returned_ns", "sampled_ns", b"sampled_ns", "scheduled_ns", b"scheduled_ns", "stages", b"stages", "started_ns", b"started_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_decided_ns", b"_decided_ns", "decided_ns", b"decided_ns", "emitted_ns", b"emitted_ns", "emitting_ns", b"emitting_ns", "micro_batch_id", b"micro_batch_id", "num_decode_tokens", b"num_decode_tokens", "num_prefill_tokens", b"num_prefill_tokens", "num_sequences", b"num_sequences", "sampled_ns", b"sampled_ns", "sampling_ns", b"sampling_ns", "scheduled_ns", b"scheduled_ns", "stages", b"stages", "started_ns", b"started_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__decided_ns: _TypeAlias = _typing.Literal["decided_ns"]  # noqa: Y015
+    _WhichOneofArgType__decided_ns: _TypeAlias = _typing.Literal["_decided_ns", b"_decided_ns"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__decided_ns) -> _WhichOneofReturnType__decided_ns | None: ...
 
 Global___StepRecord: _TypeAlias = StepRecord  # noqa: Y015
 

@@ -337,8 +337,9 @@ class EchoEngine:
                 started_ns=now_ns,
                 scheduled_ns=now_ns,
                 stages=(visit, visit),
-                returned_ns=now_ns,
+                sampling_ns=now_ns,
                 sampled_ns=now_ns,
+                decided_ns=now_ns,
                 emitting_ns=now_ns,
                 emitted_ns=now_ns,
             )

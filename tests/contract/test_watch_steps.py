@@ -131,7 +131,7 @@ def check_order(record: StepRecord) -> None:
     """Every instant of a step comes after the one before, through all stages."""
     visits = [instant for stage in record.stages for instant in (stage.sent_ns, stage.arrived_ns)]
     instants = [record.started_ns, record.scheduled_ns, *visits]
-    instants += [record.returned_ns, record.sampled_ns]
+    instants += [record.sampling_ns, record.sampled_ns, record.decided_ns]
     instants += [record.emitting_ns, record.emitted_ns]
     assert instants == sorted(instants)
     for stage in record.stages:

@@ -86,7 +86,7 @@ def test_the_timeline_has_a_row_a_stage_without_overlaps_inside_the_run(
         for before, after in pairwise(on_row):
             assert before["ts"] + before["dur"] <= after["ts"] + 1e-3  # rounding, in us
         assert start <= on_row[0]["ts"]
-        work = [one for one in on_row if one["name"] != "emit"]  # which follows the sampling
+        work = [one for one in on_row if one["name"] != "detokenize"]  # which follows the sampling
         assert work[-1]["ts"] + work[-1]["dur"] <= end + 1e-3
 
 

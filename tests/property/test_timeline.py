@@ -14,8 +14,9 @@ RECORD = StepRecord(
     started_ns=0,
     scheduled_ns=0,
     stages=(),
-    returned_ns=0,
+    sampling_ns=0,
     sampled_ns=0,
+    decided_ns=0,
     emitting_ns=0,
     emitted_ns=0,
 )

@@ -13,6 +13,7 @@ from stagecoach.client.channel import channel_options
 from stagecoach.client.completion import PartialCompletion, TokenLogprobs
 from stagecoach.client.prompt import PromptOptions
 from stagecoach.client.request import GenerateOptions, generate_request
+from stagecoach.client.steps import StepReader
 from stagecoach.v1 import generation_pb2
 
 
@@ -213,3 +214,15 @@ def test_a_time_limit_beyond_what_grpc_counts_is_none() -> None:
     assert call_timeout_s(1e9) == 1e9
     assert call_timeout_s(9e9) is None
     assert call_timeout_s(float("inf")) is None
+
+
+@pytest.mark.parametrize(("told_ns", "decided_ns"), [(None, 20), (25, 25)])
+def test_an_older_coordinator_tells_one_instant_for_sampled_and_decided(
+    told_ns: int | None, decided_ns: int
+) -> None:
+    record = generation_pb2.StepRecord(sampling_ns=10, sampled_ns=20, decided_ns=told_ns)
+    reader = StepReader()
+    reader.take(generation_pb2.WatchStepsResponse(steps=generation_pb2.StepChunk(records=[record])))
+    found = reader.next()
+    assert found is not None
+    assert (found.sampling_ns, found.sampled_ns, found.decided_ns) == (10, 20, decided_ns)

@@ -1,7 +1,8 @@
 """The life of a step on one lane: what is sent, what is taken in, what becomes of a failure."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import count
 
 import pytest
 
@@ -93,7 +94,7 @@ class CountingPace(Pace):
 class Rig:
     """A lane that is open, and the table of its requests."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], int] = lambda: 1000) -> None:
         limits = SchedulerConfig(
             max_num_batched_tokens=64,
             max_num_seqs=8,
@@ -111,7 +112,7 @@ class Rig:
             requests=self.requests,
             masks=MaskWaits(self.requests, asyncio.Event()),
             on_landed=self.hear,
-            clock=lambda: 1000,
+            clock=clock,
         )
         self.lane.open(self.runner)
 
@@ -294,6 +295,24 @@ async def test_a_step_counts_for_who_was_in_it_and_not_for_the_next_of_its_id() 
     rig.add("a")
     step.send(rig.requests)
     assert [rig.requests[name].num_steps for name in "ab"] == [0, 1]
+
+
+async def test_watchers_and_the_stats_of_a_request_charge_work_to_the_same_names() -> None:
+    """What decides which tokens are the last was sampling for the ones, text for the others."""
+    rig = Rig((2**reading for reading in count()).__next__)  # every interval is another one
+    rig.add("a")
+    rig.fill().succeed()
+    [step] = (await rig.lane.land()).steps
+    record = step.record(step.send(rig.requests))
+    assert (record.started_ns, record.scheduled_ns) == (1, 2)
+    assert step.micro_batch.landed_ns == 8, "the lane looked once more whether to send another"
+    assert (record.sampling_ns, record.sampled_ns, record.decided_ns) == (16, 32, 64)
+    assert (record.schedule_ns, record.sample_ns) == (1, 16)
+    emit_ns = record.emitted_ns - record.emitting_ns
+    assert (record.detokenize_ns, record.step_ns) == (32 + emit_ns, 63 + emit_ns)
+    totals = rig.requests["a"].times.totals(1)
+    for name in ("schedule_ns", "sample_ns", "detokenize_ns", "step_ns"):
+        assert getattr(totals, name) == getattr(record, name)
 
 
 async def test_a_bug_of_ours_is_raised() -> None:

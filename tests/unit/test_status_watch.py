@@ -24,6 +24,7 @@ from stagecoach.client import (
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.precision import DType, Precision
 from stagecoach.contract.stage_timings import StageTimings
+from stagecoach.contract.step_record import StepInstants
 from tests.stage_infos import create_info
 
 S = 1_000_000_000
@@ -41,9 +42,7 @@ def a_step(*compute_ms: float) -> StepRecord:
         )
         for time_ms in compute_ms
     )
-    instants = dict.fromkeys(
-        ("started_ns", "scheduled_ns", "returned_ns", "sampled_ns", "emitting_ns", "emitted_ns"), 0
-    )
+    instants = dict.fromkeys((field.name for field in dataclasses.fields(StepInstants)), 0)
     return StepRecord(
         micro_batch_id=1,
         num_sequences=1,

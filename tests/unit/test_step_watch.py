@@ -1,14 +1,15 @@
 """The hub that hands records of steps to watchers, and what a record says."""
 
 import asyncio
+from dataclasses import fields
 
 import pytest
 
 from coordinator.core.step import ScheduledSlice, SchedulerOutput, StepOutput
-from coordinator.core.step_record import StepInstants, step_record
+from coordinator.core.step_record import step_record
 from coordinator.observe.step_watch import CHUNK_RECORDS, MAX_WATCHES, StepHub, StepWatch
 from stagecoach.contract.errors import QueueFullError, UnavailableError
-from stagecoach.contract.step_record import StageVisit, StepRecord
+from stagecoach.contract.step_record import StageVisit, StepInstants, StepRecord
 
 
 def create_record(micro_batch_id: int = 0, started_ns: int = 100) -> StepRecord:
@@ -20,8 +21,9 @@ def create_record(micro_batch_id: int = 0, started_ns: int = 100) -> StepRecord:
         started_ns=started_ns,
         scheduled_ns=110,
         stages=(StageVisit.of(120, 170, queue_ns=5, compute_ns=20, serialize_ns=3),),
-        returned_ns=180,
+        sampling_ns=180,
         sampled_ns=190,
+        decided_ns=190,
         emitting_ns=190,
         emitted_ns=200,
     )
@@ -143,10 +145,11 @@ def test_a_record_counts_rows_and_leaves_the_coordinators_serialization_out_of_t
         visits=(visit,),
         stage_timings=(visit.timings.with_serialization(1000),),
     )
-    record = step_record(output, step, StepInstants(1, 2, 3, 4, 4, 5))
+    names = [field.name for field in fields(StepInstants)]
+    values = dict(zip(names, range(len(names)), strict=True))
+    record = step_record(output, step, StepInstants(**values))
     assert (record.num_sequences, record.num_decode_tokens, record.num_prefill_tokens) == (4, 2, 6)
     (found,) = record.stages
     assert (found.sent_ns, found.arrived_ns, found.wire_ns) == (200, 300, 44)
     assert (found.queue_ns, found.compute_ns, found.serialize_ns) == (10, 40, 6)
-    instants = record.started_ns, record.scheduled_ns, record.returned_ns, record.sampled_ns
-    assert (*instants, record.emitting_ns, record.emitted_ns) == (1, 2, 3, 4, 4, 5)
+    assert {name: getattr(record, name) for name in names} == values

@@ -29,21 +29,24 @@ def create_record(
     num_decode_tokens: int = 4,
     schedule_ns: int = 0,
     sample_ns: int = 0,
+    decide_ns: int = 0,
     emit_ns: int = 0,
 ) -> StepRecord:
     """A step that ended then, one part right after the other."""
     emitting_ns = emitted_ns - emit_ns
-    returned_ns = emitting_ns - sample_ns
+    sampled_ns = emitting_ns - decide_ns
+    sampling_ns = sampled_ns - sample_ns
     return StepRecord(
         micro_batch_id=1,
         num_sequences=1,
         num_prefill_tokens=num_prefill_tokens,
         num_decode_tokens=num_decode_tokens,
-        started_ns=returned_ns - schedule_ns,
-        scheduled_ns=returned_ns,
+        started_ns=sampling_ns - schedule_ns,
+        scheduled_ns=sampling_ns,
         stages=stages,
-        returned_ns=returned_ns,
-        sampled_ns=emitting_ns,
+        sampling_ns=sampling_ns,
+        sampled_ns=sampled_ns,
+        decided_ns=emitting_ns,
         emitting_ns=emitting_ns,
         emitted_ns=emitted_ns,
     )
@@ -62,6 +65,7 @@ def histories(draw: st.DrawFn) -> tuple[list[StepRecord], int]:
             num_decode_tokens=draw(st.integers(0, 64)),
             schedule_ns=draw(durations),
             sample_ns=draw(durations),
+            decide_ns=draw(durations),
             emit_ns=draw(durations),
         )
         for end_ns in ends
@@ -91,14 +95,14 @@ def test_activity_equals_a_sum_over_the_steps_of_the_window(
     assert len(activity.stages) == (2 if inside else 0)
     if inside:
         assert activity.sample_ns == pytest.approx(
-            sum(step.sampled_ns - step.returned_ns for step in inside) / len(inside)
+            sum(step.sampled_ns - step.sampling_ns for step in inside) / len(inside)
         )
         assert activity.schedule_ns == pytest.approx(
             sum(step.scheduled_ns - step.started_ns for step in inside) / len(inside)
         )
-        assert activity.emit_ns == pytest.approx(
-            sum(step.emitted_ns - step.emitting_ns for step in inside) / len(inside)
-        )
+        decided_ns = sum(step.decided_ns - step.sampled_ns for step in inside)
+        emitted_ns = sum(step.emitted_ns - step.emitting_ns for step in inside)
+        assert activity.detokenize_ns == pytest.approx((decided_ns + emitted_ns) / len(inside))
     for index, stage in enumerate(activity.stages):
         visits = [step.stages[index] for step in inside]
         computed_ns = sum(visit.compute_ns for visit in visits)

@@ -35,8 +35,9 @@ def create_record(micro_batch_id: int, start_us: int, *visits: StageVisit) -> St
         started_ns=start_us * US,
         scheduled_ns=(start_us + 2) * US,
         stages=visits,
-        returned_ns=(back_us + 1) * US,
+        sampling_ns=(back_us + 1) * US,
         sampled_ns=(back_us + 4) * US,
+        decided_ns=(back_us + 6) * US,
         emitting_ns=(back_us + 9) * US,
         emitted_ns=(back_us + 10) * US,
     )
@@ -62,7 +63,8 @@ def test_a_micro_batch_alone_shows_every_phase_in_order_on_the_rows_of_its_stage
         ("relay", 147, 148),
         ("relay", 198, 199),
         ("sample", 199, 202),
-        ("emit", 207, 208),
+        ("detokenize", 202, 204),
+        ("detokenize", 207, 208),
     ]
     assert shown(trace, PIPELINE_PID, 1) == [
         ("wire", 103, 108),
@@ -81,12 +83,12 @@ def test_a_micro_batch_alone_shows_every_phase_in_order_on_the_rows_of_its_stage
         }
 
 
-def test_phases_of_a_micro_batch_follow_each_other_without_gap_until_it_is_sampled() -> None:
+def test_phases_of_a_micro_batch_follow_each_other_without_gap_until_it_is_decided() -> None:
     record = create_record(7, 100, create_visit(103), create_visit(148, queue_us=6))
-    *found, emit = phases(record)
+    *found, sending = phases(record)
     assert all(before.end_ns == after.start_ns for before, after in pairwise(found))
-    assert (found[0].start_ns, found[-1].end_ns) == (record.started_ns, record.sampled_ns)
-    assert (emit.start_ns, emit.end_ns) == (record.emitting_ns, record.emitted_ns)
+    assert (found[0].start_ns, found[-1].end_ns) == (record.started_ns, record.decided_ns)
+    assert (sending.start_ns, sending.end_ns) == (record.emitting_ns, record.emitted_ns)
 
 
 def test_what_hides_behind_the_compute_of_another_micro_batch_is_not_shown() -> None:
@@ -115,7 +117,7 @@ def test_micro_batches_in_flight_together_have_rows_of_their_own_and_share_them_
     records = [
         create_record(1, 0, create_visit(2)),
         create_record(2, 10, create_visit(12)),
-        create_record(3, 60, create_visit(62)),
+        create_record(3, 64, create_visit(66)),
     ]
     trace = chrome_trace(create_status(1), records)
     names = [shown(trace, MICRO_BATCHES_PID, row) for row in range(2)]
@@ -123,7 +125,8 @@ def test_micro_batches_in_flight_together_have_rows_of_their_own_and_share_them_
         "micro-batch 1",
         "micro-batch 3",
     ]
-    assert names[1][0] == ("micro-batch 2", 10, 60)
+    assert names[1][0] == ("micro-batch 2", 10, 62)
+    assert names[1][-1] == ("detokenize", 60, 62)
     assert ("stage 0 compute", 19, 49) in names[1]
     assert slices(trace, MICRO_BATCHES_PID, 2) == []
 

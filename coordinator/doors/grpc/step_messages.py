@@ -34,8 +34,9 @@ def _step_record(record: StepRecord, origin_ns: int) -> generation_pb2.StepRecor
         started_ns=record.started_ns - origin_ns,
         scheduled_ns=record.scheduled_ns - origin_ns,
         stages=[_stage_visit(visit, origin_ns) for visit in record.stages],
-        returned_ns=record.returned_ns - origin_ns,
+        sampling_ns=record.sampling_ns - origin_ns,
         sampled_ns=record.sampled_ns - origin_ns,
+        decided_ns=record.decided_ns - origin_ns,
         emitting_ns=record.emitting_ns - origin_ns,
         emitted_ns=record.emitted_ns - origin_ns,
     )

@@ -55,7 +55,7 @@ class CoordinatorBox {
     this.kv = new Bar("KV memory of all requests", ["kv", "cached"]);
     this.kvRow = new Row("KV");
     this.steps = new Row("steps a second");
-    this.times = new Row("schedule · sample · send");
+    this.times = new Row("schedule · sample · detokenize");
     this.node = element(
       "div",
       "coordinator",
