@@ -3,7 +3,7 @@
 MAX_STAGES = 16
 """Stages of one pipeline."""
 
-MAX_REPLAYS = 2
+MAX_BLAMES = 2
 """Times that a request is computed again, without a new token in between, after the loss of a
 micro-batch with it. A request that has used them up runs alone, so if a stage is lost again, this
 request is the cause."""

@@ -26,7 +26,9 @@ class RequestEnd:
     num_steps: int
     """Micro-batches that it took part in."""
     num_preemptions: int
-    """Times its KV was given up, for whatever reason."""
+    """Times it gave up its KV to others."""
+    num_replays: int
+    """Times it lost its KV to a fault, and was computed again."""
     arrival_ns: int
     first_step_ns: int | None
     """When it was first scheduled. None when it never was."""

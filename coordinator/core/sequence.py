@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
-from coordinator.core.limits import MAX_REPLAYS
+from coordinator.core.limits import MAX_BLAMES
 from coordinator.core.request import FinishReason, Request
 
 
@@ -51,8 +51,10 @@ class Sequence:
     lacks_memory: bool = False
     """True when it waits because its tokens did not fit the KV memory."""
     num_preemptions: int = 0
-    """Times its KV was given up, for whatever reason."""
+    """Times it gave up its KV to others."""
     num_replays: int = 0
+    """Times it lost its KV to a fault, and is computed again."""
+    num_blames: int = 0
     """Micro-batches lost with it inside since its last token; bounded by the owner of the
     scheduler."""
 
@@ -69,7 +71,12 @@ class Sequence:
     @property
     def is_suspect(self) -> bool:
         """True when it has to run alone, to see whether it is what breaks the stages."""
-        return self.num_replays >= MAX_REPLAYS
+        return self.num_blames >= MAX_BLAMES
+
+    @property
+    def has_returned(self) -> bool:
+        """True once it has gone back to waiting, because it gave up or lost its KV."""
+        return self.num_preemptions + self.num_replays > 0
 
     @property
     def seniority(self) -> tuple[tuple[int, ...], int]:

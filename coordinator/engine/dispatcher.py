@@ -86,7 +86,7 @@ class Dispatcher:
             giver = max(lanes, key=lambda lane: lane.num_sequences)
             if giver.num_sequences - taker.num_sequences <= PREFIX_WEIGHT + 1:
                 return
-            fresh = (one for one in giver.waiting if one.num_preemptions == 0)
+            fresh = (one for one in giver.waiting if not one.has_returned)
             sequence = next(fresh, None)
             if sequence is None or taker.num_waiting > 0:
                 return
@@ -97,7 +97,7 @@ class Dispatcher:
         lanes = [lane for lane in self._lanes if lane.is_open]
         for giver in lanes:
             oldest = next(iter(giver.waiting), None)
-            if oldest is None or oldest.num_preemptions or not oldest.lacks_memory:
+            if oldest is None or oldest.has_returned or not oldest.lacks_memory:
                 continue
             taker = next((lane for lane in lanes if lane.fits(oldest)), None)
             if taker is not None:

@@ -19,8 +19,6 @@ class EngineCounters:
 
     num_finished: int = 0
     """Requests ended, by any cause."""
-    num_preemptions: int = 0
-    """Preemptions of the requests that have ended."""
     throughput: ThroughputMeter = field(default_factory=ThroughputMeter)
 
 
@@ -64,7 +62,7 @@ def engine_status(
         max_model_len=limits.max_request_tokens,
         num_finished=counters.num_finished,
         num_generated_tokens=counters.throughput.total,
-        num_preemptions=counters.num_preemptions,
+        num_preemptions=figures.num_preemptions,
         num_prefix_query_tokens=figures.num_prefix_query_tokens,
         num_prefix_hit_tokens=figures.num_prefix_hit_tokens,
         tokens_per_second=float(np.float32(counters.throughput.tokens_per_second(now_s))),

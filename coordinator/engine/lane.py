@@ -15,7 +15,7 @@ from collections.abc import Sequence as ListLike
 from functools import partial
 from typing import NamedTuple, Protocol
 
-from coordinator.core.limits import MAX_REPLAYS
+from coordinator.core.limits import MAX_BLAMES
 from coordinator.core.request import FinishReason
 from coordinator.core.sequence import Sequence
 from coordinator.core.step import SchedulerOutput, StepOutput
@@ -349,7 +349,7 @@ class Lane:
             case StepFault.LOST:
                 return self._given_up(waiting, error)
             case StepFault.REPLAY:
-                gave_up = f"given up after {MAX_REPLAYS} replays: {error.message}"
+                gave_up = f"given up after {MAX_BLAMES} replays: {error.message}"
                 return self._given_up(waiting, InternalError(gave_up))
             case StepFault.FATAL:
                 # Whatever a stage says, it is not the client's fault.
@@ -364,10 +364,8 @@ class Lane:
                 ]
 
     def _given_up(self, waiting: Iterable[Sequence], error: StagecoachError) -> list[Failure]:
-        """Fails those of the sequences that had their share of replays."""
-        return [
-            self._fail(one.request_id, error) for one in waiting if one.num_replays > MAX_REPLAYS
-        ]
+        """Fails those of the sequences that are blamed too often."""
+        return [self._fail(one.request_id, error) for one in waiting if one.num_blames > MAX_BLAMES]
 
     def _fail(self, request_id: str, error: StagecoachError) -> Failure:
         self.finish(request_id, FinishReason.ERROR)

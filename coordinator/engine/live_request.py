@@ -152,6 +152,7 @@ class LiveRequest:
             num_cached_tokens=self.sequence.num_cached_tokens,
             num_steps=self.num_steps,
             num_preemptions=self.sequence.num_preemptions,
+            num_replays=self.sequence.num_replays,
             arrival_ns=self.request.arrival_ns,
             first_step_ns=self.first_step_ns,
             first_token_ns=self.first_token_ns,
@@ -172,5 +173,6 @@ class LiveRequest:
             stages=totals.stages,
             step_ns=totals.step_ns,
             num_preemptions=self.sequence.num_preemptions,
+            num_replays=self.sequence.num_replays,
             prefill=self.prefill,
         )

@@ -87,5 +87,4 @@ class LiveRequests:
         live.sampler.close()
         self._dispatcher.forget(live.sequence, reason)
         self._counters.num_finished += 1
-        self._counters.num_preemptions += live.sequence.num_preemptions
         self._observers.request_ended(live.as_ended(reason, error))

@@ -31,6 +31,7 @@ class RequestLog:
             "num_completion_tokens": end.num_completion_tokens,
             "num_steps": end.num_steps,
             "num_preemptions": end.num_preemptions,
+            "num_replays": end.num_replays,
             "queue_s": _seconds(end.arrival_ns, end.first_step_ns),
             "time_to_first_token_s": _seconds(end.arrival_ns, end.first_token_ns),
             "total_s": _seconds(end.arrival_ns, end.end_ns),

@@ -109,7 +109,7 @@ class Entrance:
             first.num_passes >= MAX_PASSES or len(self._running) + 1 == self._max_num_seqs
         ):
             return False
-        if not self._memory.admit(sequence, wholly=passes and first.num_preemptions > 0):
+        if not self._memory.admit(sequence, wholly=passes and first.has_returned):
             sequence.lacks_memory = True
             return False
         if passes:
@@ -134,7 +134,7 @@ class Entrance:
         sequence.lacks_memory = False
         self._running.add(sequence)
         sequence.state = SequenceState.RUNNING
-        if sequence.num_preemptions == 0:
+        if not sequence.has_returned:
             sequence.num_cached_tokens = sequence.num_computed_tokens
             self.num_prefix_query_tokens += sequence.num_prompt_tokens
             self.num_prefix_hit_tokens += sequence.num_cached_tokens

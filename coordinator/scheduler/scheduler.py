@@ -150,8 +150,8 @@ class Scheduler:
 
         Args:
             budget: What this micro-batch may hold, so that the rest is left for the next ones;
-                None for the limits of the configuration alone. A sequence that has used up its
-                replays runs alone, whatever the budget.
+                None for the limits of the configuration alone. A suspect runs alone, whatever the
+                budget.
 
         Returns:
             None when there is nothing to run and nothing to tell the stages now.
@@ -194,7 +194,7 @@ class Scheduler:
             if goes_on and piece.num_sampled_rows:
                 tokens = sampled[piece.request_id]
                 sequence.output_token_ids += tokens
-                if sequence.num_replays:
+                if sequence.num_blames:
                     self._acquit(sequence)
                 advanced.append(sequence)
             sequence.num_computed_tokens += piece.num_computed_tokens(len(tokens))
@@ -227,7 +227,7 @@ class Scheduler:
             output: What `schedule` returned. One that was given up before changes nothing.
 
         Returns:
-            The sequences that wait again, each with one more replay. Those that were marked by
+            The sequences that wait again, each with one more blame. Those that were marked by
             `finish` have ended instead.
         """
         lost = [sequence for _, sequence in self._land(output)]
@@ -246,7 +246,7 @@ class Scheduler:
             blamed: Ids of the micro-batches that a stage may have been lost by.
 
         Returns:
-            The sequences that wait again; those in a blamed micro-batch have one more replay.
+            The sequences that wait again; those in a blamed micro-batch have one more blame.
             Those that were marked by `finish` have ended instead.
         """
         lost = list(self._running)
@@ -379,12 +379,12 @@ class Scheduler:
                 yield piece, sequence
 
     def _blame(self, sequence: Sequence) -> None:
-        sequence.num_replays += 1
+        sequence.num_blames += 1
         if sequence.is_suspect:
             self._suspects[sequence.request_id] = sequence
 
     def _acquit(self, sequence: Sequence) -> None:
-        sequence.num_replays = 0
+        sequence.num_blames = 0
         self._suspects.pop(sequence.request_id, None)
 
     def _give_up(self, sequences: list[Sequence]) -> list[Sequence]:
@@ -399,10 +399,11 @@ class Scheduler:
     def _preempt(self, sequence: Sequence, *, keep_kv: bool) -> None:
         self._stop(sequence, keep_kv=keep_kv)
         sequence.state = SequenceState.WAITING
-        sequence.num_preemptions += 1
         if keep_kv:
+            sequence.num_preemptions += 1
             self.num_preemptions += 1
         else:
+            sequence.num_replays += 1
             self.num_replays += 1
         self._entrance.add(sequence)
 

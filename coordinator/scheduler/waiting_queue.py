@@ -50,7 +50,7 @@ class WaitingQueue:
             sequence: Youngest sequence of its rank, or if it ran before, the oldest from now on.
             num_new_tokens: Tokens to compute, as far as is known; only an order depends on it.
         """
-        sequence.arrival = next(self._returns if sequence.num_preemptions else self._arrivals)
+        sequence.arrival = next(self._returns if sequence.has_returned else self._arrivals)
         insort(self._by_seniority, sequence, key=_seniority)
         prompt = Prompt(sequence.rank, num_new_tokens, sequence.arrival, sequence)
         self._prompts[sequence.request_id] = prompt
@@ -66,8 +66,8 @@ class WaitingQueue:
 
     def in_moving_order(self) -> list[Sequence]:
         """All of them so that one queue that takes them in, one by one, has them in this order."""
-        returned = [one for one in self._by_seniority if one.num_preemptions]
-        new = [one for one in self._by_seniority if not one.num_preemptions]
+        returned = [one for one in self._by_seniority if one.has_returned]
+        new = [one for one in self._by_seniority if not one.has_returned]
         return [*new, *reversed(returned)]
 
     def remove(self, sequence: Sequence) -> None:

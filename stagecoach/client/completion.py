@@ -182,6 +182,7 @@ def _timings(message: generation_pb2.RequestTimings) -> Timings:
         step_ns=message.step_ns,
         stages=tuple(map(_stage_totals, message.stages)),
         num_preemptions=message.num_preemptions,
+        num_replays=message.num_replays,
         prefill=_step_totals(message.prefill) if message.HasField("prefill") else None,
     )
 

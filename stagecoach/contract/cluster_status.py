@@ -128,6 +128,7 @@ class ModelStatus:
     """Requests ended, by any cause."""
     num_generated_tokens: int
     num_preemptions: int
+    """Times that a request gave up its KV to others; replays after a fault do not count."""
     num_prefix_query_tokens: int
     """Tokens of all prompts that were looked up in the prefix cache."""
     num_prefix_hit_tokens: int

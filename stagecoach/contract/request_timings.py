@@ -46,7 +46,9 @@ class RequestTimings:
     """Times at each stage, in pipeline order; `serialize_ns` counts the stage's and the
     coordinator's."""
     num_preemptions: int = 0
-    """Times that the request was preempted and its KV computed again."""
+    """Times that the request gave up its KV to others, and it was computed again."""
+    num_replays: int = 0
+    """Times that the request lost its KV to a fault, and it was computed again."""
     prefill: StepTotals | None = None
     """The part of these that is prefill: the steps up to the one that made the first token, and
     that one. None when there was no token."""

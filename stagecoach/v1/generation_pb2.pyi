@@ -679,6 +679,7 @@ class RequestTimings(_message.Message):
     STEP_NS_FIELD_NUMBER: _builtins.int
     NUM_PREEMPTIONS_FIELD_NUMBER: _builtins.int
     PREFILL_FIELD_NUMBER: _builtins.int
+    NUM_REPLAYS_FIELD_NUMBER: _builtins.int
     queue_ns: _builtins.int
     """From acceptance to the first scheduled step."""
     time_to_first_token_ns: _builtins.int
@@ -698,7 +699,11 @@ class RequestTimings(_message.Message):
     last, and the sending, which may overlap with the next step.
     """
     num_preemptions: _builtins.int
-    """Times that the request was preempted and its KV computed again."""
+    """Times that the request gave up its KV to others, and it was computed again."""
+    num_replays: _builtins.int
+    """Times that the request lost its KV to a fault, and it was computed again. Older coordinators
+    count these in `num_preemptions`.
+    """
     @_builtins.property
     def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageTimeTotals]:
         """One entry a stage, in order."""
@@ -723,10 +728,11 @@ class RequestTimings(_message.Message):
         step_ns: _builtins.int = ...,
         num_preemptions: _builtins.int = ...,
         prefill: Global___StepTimeTotals | None = ...,
+        num_replays: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_time_to_first_token_ns", b"_time_to_first_token_ns", "prefill", b"prefill", "time_to_first_token_ns", b"time_to_first_token_ns"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_time_to_first_token_ns", b"_time_to_first_token_ns", "detokenize_ns", b"detokenize_ns", "num_preemptions", b"num_preemptions", "num_steps", b"num_steps", "prefill", b"prefill", "queue_ns", b"queue_ns", "sample_ns", b"sample_ns", "schedule_ns", b"schedule_ns", "stages", b"stages", "step_ns", b"step_ns", "time_to_first_token_ns", b"time_to_first_token_ns", "total_ns", b"total_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_time_to_first_token_ns", b"_time_to_first_token_ns", "detokenize_ns", b"detokenize_ns", "num_preemptions", b"num_preemptions", "num_replays", b"num_replays", "num_steps", b"num_steps", "prefill", b"prefill", "queue_ns", b"queue_ns", "sample_ns", b"sample_ns", "schedule_ns", b"schedule_ns", "stages", b"stages", "step_ns", b"step_ns", "time_to_first_token_ns", b"time_to_first_token_ns", "total_ns", b"total_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__time_to_first_token_ns: _TypeAlias = _typing.Literal["time_to_first_token_ns"]  # noqa: Y015
     _WhichOneofArgType__time_to_first_token_ns: _TypeAlias = _typing.Literal["_time_to_first_token_ns", b"_time_to_first_token_ns"]  # noqa: Y015
@@ -968,7 +974,7 @@ class ModelStatus(_message.Message):
     num_generated_tokens: _builtins.int
     """Tokens generated since start."""
     num_preemptions: _builtins.int
-    """Preemptions since start."""
+    """Times since start that a request gave up its KV to others. Replays after a fault do not count."""
     tokens_per_second: _builtins.float
     """Tokens a second over the last ten seconds, all requests together."""
     has_tokenizer: _builtins.bool
@@ -1071,7 +1077,7 @@ class GetStatusResponse(_message.Message):
     pid: _builtins.int
     """Process id of the coordinator."""
     num_preemptions: _builtins.int
-    """Preemptions since start."""
+    """Times since start that a request gave up its KV to others. Replays after a fault do not count."""
     tokens_per_second: _builtins.float
     """Tokens a second over the last ten seconds, all requests together."""
     has_tokenizer: _builtins.bool

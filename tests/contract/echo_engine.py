@@ -74,6 +74,7 @@ TIMINGS = RequestTimings(
         StageTimings(queue_ns=4_000, compute_ns=50_000_000, serialize_ns=5_000, wire_ns=6_000),
     ),
     num_preemptions=1,
+    num_replays=2,
     prefill=StepTotals(
         num_steps=1,
         schedule_ns=10_000,

@@ -144,7 +144,7 @@ async def test_timings_arrive_whole(stub: "Stub") -> None:
     assert [stage.compute_ns for stage in timings.stages] == [40_000_000, 50_000_000]
     for field in ("queue_ns", "time_to_first_token_ns", "total_ns", "num_steps", "schedule_ns"):
         assert getattr(timings, field) == getattr(TIMINGS, field)
-    for field in ("sample_ns", "detokenize_ns", "step_ns", "num_preemptions"):
+    for field in ("sample_ns", "detokenize_ns", "step_ns", "num_preemptions", "num_replays"):
         assert getattr(timings, field) == getattr(TIMINGS, field)
 
 

@@ -25,6 +25,7 @@ from stagecoach.contract.errors import (
     InvalidArgumentError,
     UnavailableError,
 )
+from stagecoach.contract.request_timings import RequestTimings
 from stagecoach.model_files import open_model
 from stagecoach.telemetry.metrics_port import metrics_port
 from tests.clusters import generate, running_stage, status_when
@@ -75,7 +76,9 @@ class Cluster:
 
 
 @asynccontextmanager
-async def cluster(model: Path, **settings: object) -> AsyncIterator[Cluster]:
+async def cluster(
+    model: Path, kv_memory_bytes: int = 1 << 20, **settings: object
+) -> AsyncIterator[Cluster]:
     """Two stages and an engine, all with metrics ports."""
     async with AsyncExitStack() as stack:
         lost = AsyncExitStack()
@@ -83,9 +86,8 @@ async def cluster(model: Path, **settings: object) -> AsyncIterator[Cluster]:
         for layers in RANGES:
             activity = StageActivity()
             owner = lost if layers is RANGES[-1] else stack
-            addresses.append(
-                await owner.enter_async_context(running_stage(model, layers, activity=activity))
-            )
+            stage = running_stage(model, layers, activity=activity, kv_memory_bytes=kv_memory_bytes)
+            addresses.append(await owner.enter_async_context(stage))
             registry = stage_registry(activity, num_lost_log_lines=lambda: 0)
             metrics_addresses.append(stack.enter_context(metrics_port("127.0.0.1", 0, registry)))
         stack.push_async_callback(lost.aclose)
@@ -241,6 +243,35 @@ async def test_a_lost_stage_is_counted_and_what_was_replayed(model: Path) -> Non
             assert seen("ready") == seen("stage_up", stage="1") == 1
             own = await running.scrape(running.stages[0])
             assert own("stage_server_ready") == 1
+
+
+async def test_status_and_metrics_tell_preemptions_from_replays_alike(model: Path) -> None:
+    """Status counted both as preemptions, and only those of requests that had ended."""
+    kv_memory_bytes = 60 << 10  # much less than what the requests need together
+    async with cluster(model, kv_memory_bytes) as running:
+
+        async def timings(start: int) -> RequestTimings:
+            stream = await running.engine.submit(spec(range(start, start + 6), 150))
+            events = [event async for event in stream]
+            assert isinstance(events[-1], Finished)
+            return events[-1].timings
+
+        tasks = [asyncio.create_task(timings(3 + 10 * index)) for index in range(4)]
+        await status_when(running.engine, lambda now: now.num_preemptions > 0)
+        assert not any(task.done() for task in tasks)
+        await running.lost.aclose()
+        await status_when(running.engine, lambda now: not now.ready)
+        status, seen = await running.engine.status(), await running.scrape()
+        assert seen("num_preemptions_total") == status.num_preemptions > 0
+        num_replays = seen("replays_total")
+        assert num_replays > 0
+        listen = Address.parse(running.last_address, field="listen")
+        async with running_stage(model, RANGES[-1], listen=listen, kv_memory_bytes=kv_memory_bytes):
+            ends = await asyncio.gather(*tasks)
+            status, seen = await running.engine.status(), await running.scrape()
+            assert seen("num_preemptions_total") == status.num_preemptions
+            assert sum(end.num_preemptions for end in ends) == status.num_preemptions
+            assert sum(end.num_replays for end in ends) == seen("replays_total") == num_replays
 
 
 async def test_requests_that_fail_are_counted_by_their_error(model: Path) -> None:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pytest
 
-from coordinator.core.limits import MAX_REPLAYS
+from coordinator.core.limits import MAX_BLAMES
 from coordinator.core.request import FinishReason, Request
 from coordinator.core.sequence import Sequence as TokenSequence
 from coordinator.core.step import SchedulerOutput
@@ -200,7 +200,7 @@ def test_a_suspect_is_one_wherever_it_goes() -> None:
     cluster = create_lanes()
     close(cluster.lanes[1])
     cluster.place("a", "b")
-    for _ in range(MAX_REPLAYS):
+    for _ in range(MAX_BLAMES):
         output = cluster.schedulers[0].schedule()
         assert output is not None
         cluster.schedulers[0].preempt_all({output.micro_batch_id})

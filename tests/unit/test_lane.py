@@ -6,7 +6,7 @@ from itertools import count
 
 import pytest
 
-from coordinator.core.limits import MAX_REPLAYS
+from coordinator.core.limits import MAX_BLAMES
 from coordinator.core.request import FinishReason, Request
 from coordinator.core.sequence import Sequence as TokenSequence
 from coordinator.core.step import LogitsRow, SchedulerOutput, StepOutput
@@ -188,7 +188,7 @@ async def test_what_a_stage_cannot_run_now_is_run_again_so_often_and_then_fails(
     rig.fill().land(KvFullError("full"))
     assert await rig.failures() == {}
     rig.lane.finish("b", FinishReason.ABORT)
-    for _ in range(MAX_REPLAYS - 1):
+    for _ in range(MAX_BLAMES - 1):
         rig.fill().land(KvFullError("full"))
         assert await rig.failures() == {}
     last = rig.fill()
@@ -204,7 +204,7 @@ async def test_a_token_in_between_forgives_what_was_replayed() -> None:
     rig = Rig()
     rig.add("a", max_tokens=9)
     for _ in range(4):
-        for _ in range(MAX_REPLAYS):
+        for _ in range(MAX_BLAMES):
             rig.fill().land(KvFullError("full"))
             assert await rig.failures() == {}
         rig.fill().succeed()
@@ -239,7 +239,7 @@ async def test_logits_that_cannot_be_sampled_fail_their_request_alone() -> None:
 async def test_a_deadline_on_an_open_pipeline_costs_a_replay() -> None:
     rig = Rig()
     rig.add("a")
-    for _ in range(MAX_REPLAYS):
+    for _ in range(MAX_BLAMES):
         rig.fill().land(UnavailableError("late"))
         assert await rig.failures() == {}
     rig.fill().land(UnavailableError("late"))
@@ -249,7 +249,7 @@ async def test_a_deadline_on_an_open_pipeline_costs_a_replay() -> None:
 async def test_who_is_blamed_for_too_many_lost_pipelines_fails() -> None:
     rig = Rig()
     rig.add("a")
-    for num_losses in range(1, MAX_REPLAYS + 2):
+    for num_losses in range(1, MAX_BLAMES + 2):
         sent = rig.fill()
         rig.runner.is_open = False
         rig.runner.blamed = frozenset({sent.output.micro_batch_id})
@@ -258,7 +258,7 @@ async def test_who_is_blamed_for_too_many_lost_pipelines_fails() -> None:
         assert rig.lane.is_broken
         failures = rig.lane.lose()
         assert not rig.lane.is_broken
-        assert len(failures) == (num_losses > MAX_REPLAYS)
+        assert len(failures) == (num_losses > MAX_BLAMES)
         rig.runner = HandRunner()
         rig.lane.open(rig.runner)
     [failure] = failures

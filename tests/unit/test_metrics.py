@@ -40,6 +40,7 @@ def request_end(reason: FinishReason = FinishReason.LENGTH, **changes: object) -
         "num_cached_tokens": 0,
         "num_steps": 3,
         "num_preemptions": 0,
+        "num_replays": 0,
         "arrival_ns": 0,
         "first_step_ns": 2 * MS,
         "first_token_ns": 20 * MS,

@@ -1,6 +1,6 @@
 """Who runs before whom: short and long prompts, what fits, what is held."""
 
-from coordinator.core.limits import MAX_REPLAYS
+from coordinator.core.limits import MAX_BLAMES
 from coordinator.core.request import FinishReason
 from coordinator.core.sequence import SequenceState
 from coordinator.scheduler.entrance import MAX_PASSES
@@ -138,7 +138,7 @@ class TestHeldSequences:
         scheduler = create_scheduler()
         (held,) = add(scheduler, "a")
         step(scheduler)
-        for _ in range(MAX_REPLAYS):
+        for _ in range(MAX_BLAMES):
             lose(scheduler, schedule(scheduler))
         held.is_held = True
         scheduler.schedule()

@@ -1,6 +1,6 @@
 """What the scheduler does after a loss: replays, and requests that may be to blame."""
 
-from coordinator.core.limits import MAX_REPLAYS
+from coordinator.core.limits import MAX_BLAMES
 from coordinator.core.request import FinishReason
 from coordinator.core.sequence import SequenceState
 from tests.schedulers import (
@@ -24,7 +24,7 @@ class TestRequeue:
         step(scheduler)
         lost = schedule(scheduler)
         assert scheduler.requeue(lost) == [first, second]
-        assert (first.num_replays, first.num_preemptions) == (1, 1)
+        assert (first.num_blames, first.num_replays, first.num_preemptions) == (1, 1, 0)
         replay = schedule(scheduler)
         assert scheduled(replay) == {"a": (0, 5), "b": (0, 5)}
         assert set(freed(replay)) == {0, 1}
@@ -48,7 +48,7 @@ class TestRequeue:
         assert scheduler.requeue(lost) == [other]
         assert aborted.state is SequenceState.FINISHED
 
-    def test_preempt_all_counts_a_replay_only_for_what_is_blamed(self) -> None:
+    def test_preempt_all_replays_all_and_blames_only_what_was_in_a_blamed_micro_batch(self) -> None:
         scheduler = create_scheduler()
         blamed, flying = add(scheduler, "a", "b")
         step(scheduler)
@@ -57,7 +57,8 @@ class TestRequeue:
         lost = schedule(scheduler, create_budget(max_num_decodes=1))  # takes a
         schedule(scheduler, create_budget(max_num_decodes=1))  # takes b
         assert scheduler.preempt_all({lost.micro_batch_id}) == [blamed, flying]
-        assert (blamed.num_replays, flying.num_replays) == (1, 0)
+        assert (blamed.num_blames, flying.num_blames) == (1, 0)
+        assert (blamed.num_replays, flying.num_replays) == (1, 1)
         assert scheduler.num_running == 0
         assert scheduler.num_free_kv_blocks == scheduler.config.num_kv_blocks
 
@@ -75,7 +76,7 @@ class TestSuspects:
     def test_one_that_was_lost_twice_without_a_token_runs_alone(self) -> None:
         scheduler = create_scheduler()
         add(scheduler, "a", "b", "c")
-        for _ in range(MAX_REPLAYS):
+        for _ in range(MAX_BLAMES):
             output = schedule(scheduler)
             assert len(output.slices) == 3
             lose(scheduler, output)
@@ -91,9 +92,9 @@ class TestSuspects:
         (sequence,) = add(scheduler, "a")
         for _ in range(20):
             lose(scheduler, schedule(scheduler))
-            assert sequence.num_replays == 1
+            assert sequence.num_blames == 1
             step(scheduler)
-            assert sequence.num_replays == 0
+            assert sequence.num_blames == 0
             if sequence.at_max_tokens:
                 break
 
@@ -103,7 +104,7 @@ class TestSuspects:
         step(scheduler)
         flying = schedule(scheduler)
         add(scheduler, "b")
-        for _ in range(MAX_REPLAYS):
+        for _ in range(MAX_BLAMES):
             failed = schedule(scheduler)
             assert scheduled(failed) == {"b": (0, 4)}
             scheduler.requeue(failed)
@@ -114,7 +115,7 @@ class TestSuspects:
     def test_it_takes_the_room_it_needs_from_others(self) -> None:
         scheduler = create_scheduler(num_kv_blocks=4, max_num_seqs=2)
         add(scheduler, "a", num_prompt=12, max_tokens=4)
-        for _ in range(MAX_REPLAYS):
+        for _ in range(MAX_BLAMES):
             lose(scheduler, schedule(scheduler))
         scheduler.hand_over(suspect := next(iter(scheduler.waiting)))
         add(scheduler, "b", "c", num_prompt=7, max_tokens=4)
@@ -126,7 +127,7 @@ class TestSuspects:
     def test_one_that_ends_is_no_suspect_any_more(self) -> None:
         scheduler = create_scheduler()
         add(scheduler, "a", "b")
-        for _ in range(MAX_REPLAYS):
+        for _ in range(MAX_BLAMES):
             lose(scheduler, schedule(scheduler))
         for name in ("a", "b"):
             assert scheduler.finish(name, FinishReason.ERROR)

@@ -70,6 +70,7 @@ def _timings_json(completion: Completion) -> dict[str, object]:
         "queue_s": timings.queue_ns / _NS_PER_S,
         "num_steps": timings.num_steps,
         "num_preemptions": timings.num_preemptions,
+        "num_replays": timings.num_replays,
         "step_ms": timings.step_ns / _NS_PER_MS,
         "schedule_ms": timings.schedule_ns / _NS_PER_MS,
         "sample_ms": timings.sample_ns / _NS_PER_MS,

@@ -227,6 +227,7 @@ def _request_timings(timings: RequestTimings) -> generation_pb2.RequestTimings:
         stages=map(_stage_totals, timings.stages),
         step_ns=timings.step_ns,
         num_preemptions=timings.num_preemptions,
+        num_replays=timings.num_replays,
         prefill=None if timings.prefill is None else _step_totals(timings.prefill),
     )
 

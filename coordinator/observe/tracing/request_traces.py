@@ -61,6 +61,7 @@ class RequestTraces:
                 "stagecoach.num_cached_tokens": end.num_cached_tokens,
                 "stagecoach.num_steps": end.num_steps,
                 "stagecoach.num_preemptions": end.num_preemptions,
+                "stagecoach.num_replays": end.num_replays,
             },
         )
         if end.error is not None:
