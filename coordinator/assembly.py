@@ -15,6 +15,7 @@ from coordinator.pipeline.stage_pool import OnStage, StagePool, ignore_stage
 from coordinator.pipeline.topology import Topology
 from coordinator.pipeline.weights import differing_parts, shown
 from coordinator.scheduler.config import SchedulerConfig
+from coordinator.scheduler.policy import Policy
 from coordinator.text.text_workers import TextWorkers
 from coordinator.text.tokenizer import Tokenizer, load_tokenizer
 from coordinator.text.tokenizer_info import tokenizer_info
@@ -28,6 +29,7 @@ async def open_engine(
     files: ModelFiles,
     on_stage: OnStage = ignore_stage,
     observers: Sequence[EngineObserver] = (),
+    policy: Policy | None = None,
 ) -> Engine:
     """Connects to the stages and starts serving; `engine.close` undoes it.
 
@@ -36,6 +38,7 @@ async def open_engine(
         files: The model that `config.model` names.
         on_stage: Told how each stage answers while they are waited for.
         observers: Told what the engine does, besides the log.
+        policy: The order of the requests; None for first come, first served.
 
     Raises:
         UnavailableError: A stage was not serving in time.
@@ -82,6 +85,7 @@ async def open_engine(
         max_num_waiting=config.max_num_waiting,
         stage_wait_s=config.stage_wait_s,
         observers=(RequestLog(), *observers),
+        policy=policy,
     )
     engine.start()
     return engine

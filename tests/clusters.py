@@ -14,6 +14,7 @@ from coordinator.core.request import FinishReason
 from coordinator.core.request_spec import RequestSpec, TokenPrompt
 from coordinator.core.sampling_params import SamplingParams
 from coordinator.engine.engine import Engine
+from coordinator.scheduler.policy import Policy
 from stage_server.core.activity import StageActivity
 from stage_server.core.config import StageConfig
 from stage_server.process.build_engine import build_engine
@@ -74,6 +75,7 @@ async def running_engine(
     ranges: Sequence[LayerRange],
     *,
     coordinator: Mapping[str, Any] | None = None,
+    policy: Policy | None = None,
     **settings: Any,
 ) -> AsyncIterator[Engine]:
     """Stage servers for all ranges and an engine over them; at the end nothing may be leaked.
@@ -82,6 +84,7 @@ async def running_engine(
         model: What `--model` names.
         ranges: Layers of each stage.
         coordinator: Further fields of `CoordinatorConfig`.
+        policy: Of the engine.
         **settings: Further fields of `StageConfig`.
     """
     async with AsyncExitStack() as stack:
@@ -92,7 +95,7 @@ async def running_engine(
         config = CoordinatorConfig(
             model=str(model), stages=parse_stages(addresses), **(coordinator or {})
         )
-        engine = await open_engine(config, open_model(config.model))
+        engine = await open_engine(config, open_model(config.model), policy=policy)
         try:
             yield engine
             await assert_nothing_held(engine)

@@ -37,6 +37,7 @@ from coordinator.pipeline.stage_pool import StagePool
 from coordinator.pipeline.topology import Topology
 from coordinator.scheduler.config import SchedulerConfig
 from coordinator.scheduler.pace import Pace
+from coordinator.scheduler.policy import Policy
 from coordinator.scheduler.scheduler import Scheduler
 from coordinator.text.text_workers import TextWorkers
 from coordinator.text.tokenizer import Tokenizer
@@ -65,6 +66,7 @@ class Engine:
         max_num_waiting: Requests that wait, beyond which none is taken.
         stage_wait_s: How long requests wait for a lost stage before they fail.
         observers: Told what happens.
+        policy: The order of the requests on every pipeline; None for first come, first served.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Engine:
         max_num_waiting: int,
         stage_wait_s: float,
         observers: ListLike[EngineObserver] = (),
+        policy: Policy | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self._tokenizer_info = tokenizer_info
@@ -99,7 +102,7 @@ class Engine:
         self._wake = asyncio.Event()
         self._by_id: dict[str, LiveRequest] = {}
         self._masks = MaskWaits(self._by_id, self._wake)
-        self._lanes = self._create_lanes(num_micro_batches)
+        self._lanes = self._create_lanes(num_micro_batches, policy)
         self._dispatcher = Dispatcher(self._lanes, max_num_waiting=max_num_waiting)
         self._requests = LiveRequests(
             self._by_id,
@@ -371,7 +374,9 @@ class Engine:
         for failure in failures:
             self._requests.fail(failure.live, failure.error)
 
-    def _create_lanes(self, num_micro_batches: int | None) -> tuple[Lane, ...]:
+    def _create_lanes(
+        self, num_micro_batches: int | None, policy: Policy | None
+    ) -> tuple[Lane, ...]:
         """Creates a lane for each pipeline that there can be.
 
         The ids of the micro-batches of all lanes are different.
@@ -379,7 +384,7 @@ class Engine:
         micro_batch_ids = count()
         return tuple(
             Lane(
-                Scheduler(self._limits, micro_batch_ids=micro_batch_ids),
+                Scheduler(self._limits, policy=policy, micro_batch_ids=micro_batch_ids),
                 Pace(
                     num_stages=len(self._topology.infos),
                     max_num_batched_tokens=self._limits.max_num_batched_tokens,

@@ -11,7 +11,7 @@ from coordinator.core.sequence import Sequence
 
 
 class Policy(Protocol):
-    """Ranks sequences."""
+    """Ranks sequences. One policy serves all pipelines of an engine, so it keeps no queue."""
 
     def rank(self, sequence: Sequence) -> tuple[int, ...]:
         """Lower ranks are admitted first and preempted last.
