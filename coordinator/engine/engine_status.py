@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from coordinator.core.observation import EngineFigures, StageFigures
 from coordinator.engine.lane import Lane
 from coordinator.engine.throughput import ThroughputMeter
 from coordinator.pipeline.topology import Topology
 from coordinator.scheduler.config import SchedulerConfig
 from stagecoach.contract.cluster_status import ModelStatus, StageStatus
+from stagecoach.contract.float32 import as_meant
 
 
 @dataclass(slots=True)
@@ -65,7 +64,7 @@ def engine_status(
         num_preemptions=figures.num_preemptions,
         num_prefix_query_tokens=figures.num_prefix_query_tokens,
         num_prefix_hit_tokens=figures.num_prefix_hit_tokens,
-        tokens_per_second=float(np.float32(counters.throughput.tokens_per_second(now_s))),
+        tokens_per_second=as_meant(counters.throughput.tokens_per_second(now_s)),
         has_tokenizer=has_tokenizer,
     )
 

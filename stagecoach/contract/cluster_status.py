@@ -134,7 +134,8 @@ class ModelStatus:
     num_prefix_hit_tokens: int
     """Tokens of `num_prefix_query_tokens` that the prefix cache held."""
     tokens_per_second: float
-    """Over the last ten seconds, all requests together; a float32, as it travels."""
+    """Over the last ten seconds, all requests together; it travels as a float32, and has
+    no more digits than one keeps."""
 
     @property
     def pipeline_stages(self) -> tuple[StageStatus, ...]:

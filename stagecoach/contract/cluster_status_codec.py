@@ -13,6 +13,7 @@ from stagecoach.contract.cluster_status import (
     StageStatus,
 )
 from stagecoach.contract.errors import IncompatibleError, InvalidArgumentError
+from stagecoach.contract.float32 import as_meant
 from stagecoach.v1 import generation_pb2
 
 _TO_STATES: Mapping[StageState, generation_pb2.StageState.ValueType] = MappingProxyType(
@@ -75,6 +76,7 @@ def _read_model(message: _OfModel) -> dict[str, Any]:
     same = {name: getattr(message, name) for name in _SAME}
     return {
         **same,
+        "tokens_per_second": as_meant(message.tokens_per_second),
         "names": tuple(message.names),
         "stages": tuple(map(_from_stage_message, message.stages)),
     }

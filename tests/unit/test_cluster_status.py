@@ -57,7 +57,7 @@ MODEL = ModelStatus(
     num_preemptions=10,
     num_prefix_query_tokens=11,
     num_prefix_hit_tokens=12,
-    tokens_per_second=7.5,
+    tokens_per_second=0.3,
 )
 OTHER = replace(MODEL, model_id="other", names=("other",), ready=False, stages=(UNKNOWN,))
 STATUS = replace(CoordinatorStatus.of([MODEL]), version="0.0.2", pid=13)
@@ -113,7 +113,7 @@ def test_json_has_these_keys_and_values_in_this_order() -> None:
         ' "waiting": 2, "max_num_seqs": 3, "kv_blocks_total": 4, "kv_blocks_free": 5,'
         ' "kv_blocks_cached": 6, "max_model_len": 7, "finished": 8, "generated_tokens": 9,'
         ' "preemptions": 10, "prefix_query_tokens": 11, "prefix_hit_tokens": 12,'
-        ' "tokens_per_s": 7.5'
+        ' "tokens_per_s": 0.3'
     )
     assert json.dumps(status_json(STATUS)) == (
         f'{{{identity} "version": "0.0.2", "pid": 13,{load}, "models": [{{{identity}{load}}}]}}'

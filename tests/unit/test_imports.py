@@ -23,7 +23,7 @@ BELOW_SERVERS = CONTRACT | {
 NOUNS = tuple(
     f"stagecoach.contract.{name}"
     for name in (
-        *("address", "cluster_status", "errors", "layer_range", "load_progress"),
+        *("address", "cluster_status", "errors", "float32", "layer_range", "load_progress"),
         *("logits_request", "precision", "protocol", "request_timings", "slot_ops", "stage_info"),
         *("stage_timings", "status_json", "step_record"),
     )

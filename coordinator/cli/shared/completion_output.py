@@ -9,6 +9,7 @@ from rich.table import Table
 
 from coordinator.cli.shared.console import printable
 from stagecoach.client import Completion, Timings, TokenLogprobs, TokenStream
+from stagecoach.contract.float32 import as_meant
 
 _NS_PER_MS = 1e6
 _NS_PER_S = 1e9
@@ -55,8 +56,10 @@ def print_json(completion: Completion) -> None:
 
 
 def _logprobs_json(logprobs: TokenLogprobs) -> dict[str, object]:
-    top = [{"token_id": token_id, "logprob": logprob} for token_id, logprob in logprobs.top]
-    return {"logprob": logprobs.logprob, "top": top}
+    top = [
+        {"token_id": token_id, "logprob": as_meant(logprob)} for token_id, logprob in logprobs.top
+    ]
+    return {"logprob": as_meant(logprobs.logprob), "top": top}
 
 
 def _timings_json(completion: Completion) -> dict[str, object]:

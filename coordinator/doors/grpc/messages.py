@@ -7,6 +7,7 @@ something to ignore. Unset optional fields take the defaults of the domain types
 from array import array
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
@@ -33,6 +34,7 @@ from coordinator.core.request_spec import (
 )
 from coordinator.core.sampling_params import SamplingParams, check_num_biases
 from stagecoach.contract.errors import InvalidArgumentError
+from stagecoach.contract.float32 import as_meant
 from stagecoach.contract.request_timings import RequestTimings, StepTotals
 from stagecoach.contract.stage_timings import StageTimings
 from stagecoach.v1 import generation_pb2
@@ -155,10 +157,13 @@ def _chat_message(message: generation_pb2.ChatMessage) -> ChatMessage:
 
 def _sampling_params(message: generation_pb2.SamplingParams) -> SamplingParams:
     refuse_unknown_fields(message, "sampling")
-    values = {field.name: value for field, value in message.ListFields()}
-    bias = values.pop("logit_bias", {})
-    check_num_biases(len(bias))  # before they are copied one by one
-    return SamplingParams(logit_bias=MappingProxyType(dict(bias)), **values)
+    check_num_biases(len(message.logit_bias))  # before they are copied one by one
+    bias = {token_id: as_meant(value) for token_id, value in message.logit_bias.items()}
+    values: dict[str, Any] = {
+        field.name: as_meant(value) if isinstance(value, float) else value
+        for field, value in message.ListFields()
+    }
+    return SamplingParams(**{**values, "logit_bias": MappingProxyType(bias)})
 
 
 def refuse_unknown_fields(message: Message, name: str) -> None:
