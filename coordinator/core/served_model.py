@@ -18,7 +18,5 @@ class ServedModel:
     """Most tokens that one request may hold, prompt and output together."""
     has_tokenizer: bool
     """Whether the model has a tokenizer; without one, only token ids are served."""
-    has_prefix_cache: bool
-    """Whether requests share the KV of a common prefix."""
     tokenizer_info: Mapping[str, object] | None = None
     """The tokenizer's configuration and chat template; None without a tokenizer."""

@@ -150,7 +150,6 @@ class Engine:
             vocab_size=self._topology.vocab_size,
             max_model_len=self._limits.max_request_tokens,
             has_tokenizer=self.tokenizer is not None,
-            has_prefix_cache=self._limits.prefix_cache,
             tokenizer_info=self._tokenizer_info,
         )
 

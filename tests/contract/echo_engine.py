@@ -272,7 +272,6 @@ class EchoEngine:
             vocab_size=VOCAB_SIZE,
             max_model_len=self.max_model_len,
             has_tokenizer=True,
-            has_prefix_cache=True,
         )
 
     def token_bytes(self, token_id: int) -> bytes:

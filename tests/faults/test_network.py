@@ -12,7 +12,6 @@ from tests.faults.server_processes import STOP_TIMEOUT_S, ServerProcess
 from tests.faults.traffic import Traffic
 from tests.faults.waiting import eventually
 
-PROXY_VARIABLES = ("http_proxy", "https_proxy", "grpc_proxy", "HTTP_PROXY", "HTTPS_PROXY")
 DEAD_PROXY = "http://127.0.0.1:1"
 FLAP_S = 2.0
 NUM_FLAPS = 4
