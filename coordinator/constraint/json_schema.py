@@ -11,6 +11,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from typing import Any, NamedTuple, NoReturn, TypeGuard
 
 from coordinator.constraint import schema_property_names as property_names
+from coordinator.constraint.number_guard import MAX_DIGITS
 from coordinator.constraint.object_keys import (
     UNSPELLED,
     check_characters,
@@ -24,9 +25,6 @@ from coordinator.constraint.schema_formats import rewrite_format
 from coordinator.constraint.schema_keywords import add_conditions, inner_schemas
 from coordinator.constraint.schema_patterns import rewrite_patterns
 from coordinator.constraint.schema_references import References
-
-MAX_DIGITS = 15
-"""Significant digits of a number that survive a double, whatever the digits are."""
 
 _MAX_EXPONENT = 22
 """The largest power of ten that a double holds exactly."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Self
 
 MAX_DIGITS = 15
-"""Significant digits of a number with a fraction or an exponent."""
+"""Significant digits of a number that survive a double, whatever the digits are."""
 
 _MAX_PLACES = 40
 """Digits of such a number, zeros at the front included."""

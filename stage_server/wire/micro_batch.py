@@ -12,13 +12,12 @@ from stage_server.core.batch import ForwardBatch, ForwardOutput, LogitsRow, Sequ
 from stagecoach.contract import tensor_codec
 from stagecoach.contract.dtypes import dtype_named
 from stagecoach.contract.errors import InvalidArgumentError
-from stagecoach.contract.limits import max_logits_bytes
+from stagecoach.contract.limits import LOGIT_BYTES, max_logits_bytes
 from stagecoach.contract.logits_request import LogitsRequest
 from stagecoach.contract.slot_ops import ForkSlot, FreeSlot, SlotOp, TruncateSlot
 from stagecoach.contract.stage_info import StageInfo
 from stagecoach.v1 import stage_pb2
 
-_LOGIT_BYTES = 4
 _CANDIDATE_BYTES = 8
 """An id and a logit."""
 
@@ -186,11 +185,11 @@ def _parse_logits_request(
 
 def _most_bytes(request: LogitsRequest, vocab_size: int) -> int:
     """Bounds what the answer to one request takes on the wire."""
-    full_bytes = vocab_size * _LOGIT_BYTES
+    full_bytes = vocab_size * LOGIT_BYTES
     if request.num_candidates >= vocab_size:
         return full_bytes
     num_pairs = request.num_candidates + request.num_contenders
-    reduced_bytes = num_pairs * _CANDIDATE_BYTES + len(request.token_ids) * _LOGIT_BYTES
+    reduced_bytes = num_pairs * _CANDIDATE_BYTES + len(request.token_ids) * LOGIT_BYTES
     may_be_full = request.min_mass is not None or request.min_gap is not None
     return max(reduced_bytes, full_bytes) if may_be_full else reduced_bytes
 

@@ -7,7 +7,8 @@ LOGITS_CEILING_BYTES = 256 * 2**20
 sequences. The stage refuses a micro-batch that asks for more; the coordinator schedules no more
 sequences at once than that."""
 
-_LOGIT_BYTES = 4
+LOGIT_BYTES = 4
+"""Of a logit on the wire, which is a float32."""
 
 
 def max_logits_bytes(*, max_num_seqs: int, vocab_size: int) -> int:
@@ -17,7 +18,7 @@ def max_logits_bytes(*, max_num_seqs: int, vocab_size: int) -> int:
         max_num_seqs: Sequences that the stage can hold.
         vocab_size: Logits in a row.
     """
-    return min(max_num_seqs * vocab_size * _LOGIT_BYTES, LOGITS_CEILING_BYTES)
+    return min(max_num_seqs * vocab_size * LOGIT_BYTES, LOGITS_CEILING_BYTES)
 
 
 GRPC_CEILING_BYTES = 2**31 - 1

@@ -9,11 +9,9 @@ from stagecoach.contract.precision import DType
 from stagecoach.model_files.families import FAMILIES
 from stagecoach.model_files.family import USUAL_ROPE, Family
 from stagecoach.model_files.frozen_json import frozen, shown
-from stagecoach.model_files.not_served import not_served
+from stagecoach.model_files.not_served import has_experts, not_served
 from stagecoach.model_files.numbers import MAX_POSITIONS, SIZES, TOKEN_ID, check_numbers
 from stagecoach.model_files.rope_parameters import ORIGINAL, rope_parameters
-
-_EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +105,7 @@ def _parse(
             None if values.get("intermediate_size") is None else _size(values, "intermediate_size")
         ),
         num_mlp_matrices=3 if family is None or family.has_gate else 2,
-        has_experts=any(values.get(key) for key in _EXPERT_KEYS),
+        has_experts=has_experts(values),
         max_model_len=_max_model_len(values, family),
         tie_word_embeddings=_flag(values, "tie_word_embeddings"),
         checkpoint_dtype=_checkpoint_dtype(raw),

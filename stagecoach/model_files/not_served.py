@@ -88,6 +88,11 @@ _ENCODER_DECODERS = frozenset(
 _EXPERT_KEYS = ("moe_num_experts", "n_routed_experts", "num_experts", "num_local_experts")
 
 
+def has_experts(raw: Mapping[str, object]) -> bool:
+    """True when a configuration says that layers have several MLPs, of which a token uses some."""
+    return any(raw.get(key) for key in _EXPERT_KEYS)
+
+
 def not_served(model_type: str, raw: Mapping[str, object]) -> UnsupportedModelError:
     """Says that a model is not of a served family, why, and what would work instead.
 
@@ -123,6 +128,6 @@ def _reason(model_type: str, raw: Mapping[str, object]) -> str:
         return "it has no attention; its layers are recurrent"
     if model_type in _PARTLY_RECURRENT:
         return "some of its layers have no attention"
-    if any(raw.get(key) for key in _EXPERT_KEYS):
+    if has_experts(raw):
         return "it is a mixture of experts"
     return "its layers are built in another way than those of the served families"

@@ -7,7 +7,7 @@ holds it against the engine.
 
 from stagecoach.roofline.stage_cost import StageCost
 
-_LOGIT_BYTES = 24
+_LIVE_LOGIT_BYTES = 24
 """Bytes for each logit: itself in the compute dtype and in float32, and what sampling makes of
 it."""
 
@@ -35,7 +35,9 @@ def activation_bytes(
         model = stage.model
         rows = max_num_batched_tokens * model.hidden_size * model.precision.compute.itemsize
         num_logits = num_rows * model.vocab_size
-        largest = max(largest, rows + num_logits * _LOGIT_BYTES) + num_logits * _KEPT_LOGIT_BYTES
+        largest = (
+            max(largest, rows + num_logits * _LIVE_LOGIT_BYTES) + num_logits * _KEPT_LOGIT_BYTES
+        )
     return largest
 
 

@@ -38,7 +38,7 @@ _STEP_LAUNCHES = 6
 _HEAD_LAUNCHES = 18
 """Kernel launches of the head, and of the reduction of its logits to what greedy sampling wants."""
 
-_LOGIT_BYTES = 44
+_MOVED_LOGIT_BYTES = 44
 """Bytes that pass memory for each logit while it is reduced: some ten times its float32."""
 
 _CHUNK_LAUNCHES = 4
@@ -161,7 +161,7 @@ def head_work(stage: StageCost, work: Work) -> KernelWork:
         return KernelWork(0, 0)
     num_logits = work.num_logit_rows * model.vocab_size
     return KernelWork(
-        model.head_bytes + num_logits * _LOGIT_BYTES, 2 * num_logits * model.hidden_size
+        model.head_bytes + num_logits * _MOVED_LOGIT_BYTES, 2 * num_logits * model.hidden_size
     )
 
 

@@ -76,3 +76,11 @@ def test_yarn_reaches_as_far_as_it_says() -> None:
     by_layer = {"full_attention": {**yarn, "rope_type": "yarn"}, "sliding_attention": {}}
     raw = {"model_type": "olmo3", "max_position_embeddings": 32768, "rope_parameters": by_layer}
     assert parse_config(raw).max_model_len == 131072
+
+
+@pytest.mark.parametrize(
+    "key", ["moe_num_experts", "n_routed_experts", "num_experts", "num_local_experts"]
+)
+def test_experts_are_seen_under_each_of_their_names(key: str) -> None:
+    assert not parse_config({"model_type": "llama"}).has_experts
+    assert parse_config({"model_type": "llama", key: 8}).has_experts
