@@ -12,10 +12,11 @@ from coordinator.cli.shared.batch_sizes import read_batch_sizes
 from coordinator.cli.shared.connection import ApiKeyFile, Connection, TlsCa
 from coordinator.cli.shared.failures import reported_failures
 from coordinator.cli.shared.output_file import check_writable
+from stagecoach.contract.address import DEFAULT_ADDRESS
 
 
 def bench(
-    coordinator: flags.CoordinatorAddress = flags.DEFAULT_ADDRESS,
+    coordinator: flags.CoordinatorAddress = DEFAULT_ADDRESS,
     tls_ca: TlsCa = None,
     api_key_file: ApiKeyFile = None,
     batch: Annotated[

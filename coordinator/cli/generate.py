@@ -12,6 +12,7 @@ from coordinator.cli.shared import flags
 from coordinator.cli.shared.connection import ApiKeyFile, Connection, TlsCa
 from coordinator.cli.shared.failures import reported_failures
 from coordinator.cli.shared.output_file import check_writable
+from stagecoach.contract.address import DEFAULT_ADDRESS
 from stagecoach.contract.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def generate(
     timeout_s: Annotated[
         float | None, typer.Option(help="Seconds for the whole completion. Default: no limit.")
     ] = None,
-    coordinator: flags.CoordinatorAddress = flags.DEFAULT_ADDRESS,
+    coordinator: flags.CoordinatorAddress = DEFAULT_ADDRESS,
     tls_ca: TlsCa = None,
     api_key_file: ApiKeyFile = None,
     stats: Annotated[

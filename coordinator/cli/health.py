@@ -15,6 +15,7 @@ from coordinator.cli.shared.connection import (
     tls_setting,
 )
 from coordinator.cli.shared.failures import reported_failures
+from stagecoach.contract.address import DEFAULT_ADDRESS
 
 
 def health(
@@ -26,7 +27,7 @@ def health(
             help="Of a stage server or a coordinator. Default: the coordinator that the other"
             f" commands find, whose CA is in {COORDINATOR_CA}.",
         ),
-    ] = flags.DEFAULT_ADDRESS,
+    ] = DEFAULT_ADDRESS,
     tls_ca: Annotated[
         Path | None,
         typer.Option(
@@ -74,6 +75,6 @@ def health(
 
 def _coordinator_ca(address: str) -> bool | Path:
     """What the environment says of the coordinator's CA, if it is the coordinator that is asked."""
-    if address != (os.environ.get(COORDINATOR) or flags.DEFAULT_ADDRESS):
+    if address != (os.environ.get(COORDINATOR) or DEFAULT_ADDRESS):
         return False
     return tls_setting(os.environ.get(COORDINATOR_CA) or None)

@@ -4,10 +4,10 @@ from typing import Annotated
 
 import typer
 
-from coordinator.cli.shared import value_completion
 from coordinator.cli.shared.batch_sizes import read_batch_sizes
 from coordinator.cli.shared.failures import reported_failures
 from stagecoach.contract.errors import InvalidArgumentError
+from stagecoach.process import value_completion
 
 _DEFAULT_CONTEXT_TOKENS = 512
 

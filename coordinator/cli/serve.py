@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from coordinator.cli.shared import value_completion
 from coordinator.cli.shared.failures import reported_failures
 from coordinator.cli.shared.flags import AllowedHost, CorsOrigin, ServedModelName
 from coordinator.config import CoordinatorConfig, parse_stages
 from stagecoach.contract.address import Address
 from stagecoach.contract.errors import InvalidArgumentError
+from stagecoach.process import value_completion
 from stagecoach.process.lasting_objects import lasting_objects
 from stagecoach.security.tls_files import TlsFiles
 from stagecoach.telemetry.log_config import LOG_FORMATS, LOG_LEVELS, LogConfig

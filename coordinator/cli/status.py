@@ -8,10 +8,11 @@ import typer
 from coordinator.cli.shared import flags
 from coordinator.cli.shared.connection import ApiKeyFile, Connection, TlsCa
 from coordinator.cli.shared.failures import reported_failures
+from stagecoach.contract.address import DEFAULT_ADDRESS
 
 
 def status(
-    coordinator: flags.CoordinatorAddress = flags.DEFAULT_ADDRESS,
+    coordinator: flags.CoordinatorAddress = DEFAULT_ADDRESS,
     tls_ca: TlsCa = None,
     api_key_file: ApiKeyFile = None,
     watch: Annotated[

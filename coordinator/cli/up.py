@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from coordinator.cli.shared import value_completion
 from coordinator.cli.shared.failures import reported_failures
 from coordinator.cli.shared.flags import AllowedHost, CorsOrigin, ServedModelName
 from coordinator.core.limits import MAX_STAGES
 from stagecoach.contract.errors import InvalidArgumentError
 from stagecoach.contract.layer_range import LayerRange
+from stagecoach.process import value_completion
 from stagecoach.telemetry.log_config import LOG_FORMATS, LOG_LEVELS
 
 DEFAULT_GRPC_PORT = 50050

@@ -16,13 +16,13 @@ import typer
 from stage_server.compute.cuda_environment import prepare_cuda
 from stage_server.compute.threads import default_num_threads, wait_passively
 from stage_server.core.config import StageConfig, parse_bytes
-from stage_server.process import value_completion
 from stage_server.process.place import own_layers
 from stagecoach.contract.address import Address
 from stagecoach.contract.errors import InvalidArgumentError, StagecoachError
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.stage_choices import DTYPE_NAMES, ENGINE_NAMES
 from stagecoach.contract.unexpected import in_words
+from stagecoach.process import value_completion
 from stagecoach.process.grpc_environment import prepare_grpc
 from stagecoach.process.lasting_objects import lasting_objects
 from stagecoach.process.standard_streams import open_missing_streams

@@ -11,7 +11,6 @@ from stagecoach.client.async_step_watch import AsyncStepWatch
 from stagecoach.client.async_stream import AsyncTokenStream
 from stagecoach.client.call_timeout import call_timeout_s
 from stagecoach.client.channel import (
-    DEFAULT_ADDRESS,
     READY_POLL_S,
     Peer,
     TlsSetting,
@@ -27,6 +26,7 @@ from stagecoach.client.request import (
     watch_request,
 )
 from stagecoach.contract import cluster_status_codec
+from stagecoach.contract.address import DEFAULT_ADDRESS
 from stagecoach.contract.cluster_status import CoordinatorStatus
 from stagecoach.contract.errors import (
     DeadlineExceededError,

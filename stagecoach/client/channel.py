@@ -20,8 +20,6 @@ from stagecoach.contract.status import from_rpc_error
 if TYPE_CHECKING:
     from stagecoach.security.diagnosis import Trust
 
-DEFAULT_ADDRESS = "localhost:50050"
-
 READY_POLL_S = 0.1
 """Pause between two questions whether the coordinator is ready."""
 

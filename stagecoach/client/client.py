@@ -8,7 +8,6 @@ import grpc
 
 from stagecoach.client.call_timeout import call_timeout_s
 from stagecoach.client.channel import (
-    DEFAULT_ADDRESS,
     READY_POLL_S,
     Peer,
     TlsSetting,
@@ -26,6 +25,7 @@ from stagecoach.client.request import (
 from stagecoach.client.step_watch import StepWatch
 from stagecoach.client.stream import TokenStream
 from stagecoach.contract import cluster_status_codec
+from stagecoach.contract.address import DEFAULT_ADDRESS
 from stagecoach.contract.cluster_status import CoordinatorStatus
 from stagecoach.contract.errors import (
     DeadlineExceededError,

@@ -1,1 +1,1 @@
-"""What every process of ours does: its streams, signals and collector, and gRPC's environment."""
+"""What every process of ours does: its flags, streams and signals, and gRPC's environment."""

@@ -47,7 +47,9 @@ ALLOWED: dict[str, set[str]] = {
     "stagecoach.contract": {"stagecoach.v1", "stagecoach.version"},
     "stagecoach.security": {"stagecoach.contract"},
     "stagecoach.telemetry": {"stagecoach.contract"},
-    "stagecoach.process": {"stagecoach.contract"},
+    "stagecoach.process": {
+        f"stagecoach.{name}" for name in ("contract", "model_files", "roofline", "telemetry")
+    },
     "stagecoach.serving": {"stagecoach.contract"},
     "stagecoach.model_files": {"stagecoach.contract"},
     "stagecoach.roofline": {"stagecoach.contract", "stagecoach.model_files"},

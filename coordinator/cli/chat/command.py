@@ -9,6 +9,7 @@ import typer
 from coordinator.cli.shared import flags
 from coordinator.cli.shared.connection import ApiKeyFile, Connection, TlsCa
 from coordinator.cli.shared.failures import EXIT_FAILURE, reported_failures
+from stagecoach.contract.address import DEFAULT_ADDRESS
 from stagecoach.contract.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def chat(
     timeout_s: Annotated[
         float | None, typer.Option(help="Seconds for one answer. Default: no limit.")
     ] = None,
-    coordinator: flags.CoordinatorAddress = flags.DEFAULT_ADDRESS,
+    coordinator: flags.CoordinatorAddress = DEFAULT_ADDRESS,
     tls_ca: TlsCa = None,
     api_key_file: ApiKeyFile = None,
     history: Annotated[

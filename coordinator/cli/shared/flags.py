@@ -58,8 +58,6 @@ ServedModelName = Annotated[
         "repeatable. Answers show the first.",
     ),
 ]
-DEFAULT_ADDRESS = "localhost:50050"
-"""Address of a coordinator on this machine that was started without further flags."""
 
 CoordinatorAddress = Annotated[
     str,

@@ -1,8 +1,9 @@
-"""Values that Tab completes after a flag of `coordinator-cli`, once completion is installed."""
+"""Values that Tab completes after a flag of our commands, once completion is installed."""
 
 from collections.abc import Iterable
 
 from stagecoach.contract.stage_choices import DTYPE_NAMES, ENGINE_NAMES
+from stagecoach.telemetry.log_config import LOG_LEVELS
 
 
 def models(incomplete: str) -> list[str]:
@@ -27,18 +28,23 @@ def networks(incomplete: str) -> list[str]:
 
 
 def dtypes(incomplete: str) -> list[str]:
-    """Types of weights."""
+    """Values of `--dtype`."""
     return _beginning_with(incomplete, DTYPE_NAMES)
 
 
 def engines(incomplete: str) -> list[str]:
-    """Engines of a stage."""
+    """Values of `--engine`."""
     return _beginning_with(incomplete, ENGINE_NAMES)
 
 
 def devices(incomplete: str) -> list[str]:
-    """Devices of a stage."""
+    """Values of `--device`; that of one card is typed."""
     return _beginning_with(incomplete, ("auto", "cpu", "cuda"))
+
+
+def log_levels(incomplete: str) -> list[str]:
+    """Values of `--log-level`."""
+    return _beginning_with(incomplete, LOG_LEVELS)
 
 
 def _beginning_with(incomplete: str, names: Iterable[str]) -> list[str]:
