@@ -84,7 +84,8 @@ class CoordinatorConfig:
             raise InvalidArgumentError("model is empty", field="model")
         if not 1 <= len(self.stages) <= MAX_STAGES:
             raise InvalidArgumentError(
-                f"{len(self.stages)} stages given, must be 1 to {MAX_STAGES}", field="stage"
+                f"stage is given {len(self.stages)} times, must be 1 to {MAX_STAGES} times",
+                field="stage",
             )
         addresses = [address for stage in self.stages for address in stage]
         for address in addresses:
@@ -163,7 +164,8 @@ class CoordinatorConfig:
         """Refuses doors that anyone in the network could come through."""
         if self.api_keys is not None and self.api_keys_file is not None:
             raise InvalidArgumentError(
-                "give either api_keys_file or api_keys", field="api_keys_file"
+                "api_keys_file is given beside STAGECOACH_API_KEYS: give one of them",
+                field="api_keys_file",
             )
         if self.max_requests_per_key is not None and not self.needs_key:
             raise InvalidArgumentError(

@@ -73,8 +73,8 @@ def decode_tokens_per_s(batch: Sequence[DecodedRequest]) -> float:
     num_decoded = sum(arrival > start_s for arrival in arrivals_s)
     if num_decoded == 0:
         raise InvalidArgumentError(
-            "no token arrived after every request had its first: more output tokens are needed to"
-            " measure a speed",
+            "output_tokens: no token arrived after every request had its first: more are needed"
+            " to measure a speed",
             field="output_tokens",
         )
     return num_decoded / (max(arrivals_s) - start_s)

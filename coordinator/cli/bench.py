@@ -50,7 +50,7 @@ def bench(
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measures tokens per second by batch size, and splits the time of a token."""
-    with reported_failures():
+    with reported_failures(bench):
         batches = read_batch_sizes(batch)
         for option, path in (("plot", plot), ("trace", trace)):
             if path is not None:

@@ -32,7 +32,7 @@ def init(
     folder: Folder, days: Days = 3650, overwrite: Overwrite = False, json_output: Json = False
 ) -> None:
     """Makes a private CA in DIR: ca.pem, which every box trusts, and ca.key, which stays in DIR."""
-    with reported_failures():
+    with reported_failures(init):
         from stagecoach.security.certificate_folder import CertificateFolder
 
         made = CertificateFolder(folder).init(now=datetime.now(UTC), days=days, overwrite=overwrite)
@@ -58,7 +58,7 @@ def issue(
     json_output: Json = False,
 ) -> None:
     """Makes the certificate and the key of one box: NAME.pem and NAME.key."""
-    with reported_failures():
+    with reported_failures(issue):
         from stagecoach.security.certificate_folder import CertificateFolder
         from stagecoach.security.role import Role
 
@@ -76,7 +76,7 @@ def issue(
 @certs.command()
 def renew(folder: Folder, name: Name, days: Days = 365, json_output: Json = False) -> None:
     """Replaces certificate and key of one box; running servers take the new files up."""
-    with reported_failures():
+    with reported_failures(renew):
         from stagecoach.security.certificate_folder import CertificateFolder
 
         made = CertificateFolder(folder).renew(name, now=datetime.now(UTC), days=days)
@@ -86,7 +86,7 @@ def renew(folder: Folder, name: Name, days: Days = 365, json_output: Json = Fals
 @certs.command()
 def show(folder: Folder, json_output: Json = False) -> None:
     """Shows every certificate of DIR and when it expires."""
-    with reported_failures():
+    with reported_failures(show):
         from stagecoach.security.certificate_folder import CertificateFolder
 
         found = CertificateFolder(folder).certificates()

@@ -83,7 +83,7 @@ def generate(
     ] = False,
 ) -> None:
     """Streams one completion of PROMPT to stdout."""
-    with reported_failures():
+    with reported_failures(generate):
         text_or_ids = _read_prompt(prompt, file, prompt_token_ids)
         if (chat or system is not None) and not isinstance(text_or_ids, str):
             raise InvalidArgumentError("--chat needs a prompt of text, not token ids", field="chat")
@@ -95,7 +95,9 @@ def generate(
         schema = (
             None
             if json_schema is None
-            else _decode(_read(json_schema, "json_schema"), str(json_schema), "json_schema")
+            else _decode(
+                _read(json_schema, "json_schema"), f"json_schema {json_schema}", "json_schema"
+            )
         )
         if trace is not None:
             check_writable("trace", trace)
@@ -166,7 +168,7 @@ def _read_prompt(
     if prompt_token_ids is not None:
         return flags.read_token_ids("--prompt-token-ids", prompt_token_ids)
     if file is not None and file != Path("-"):
-        text = _decode(_read(file, "file"), str(file), "prompt")
+        text = _decode(_read(file, "file"), f"file {file}", "file")
     elif prompt is not None and prompt != "-":
         text = prompt
     else:

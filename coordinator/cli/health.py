@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from coordinator.cli.shared import flags
 from coordinator.cli.shared.connection import (
     COORDINATOR,
     COORDINATOR_CA,
@@ -56,7 +55,7 @@ def health(
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Asks a server whether it serves; exit code 0 when it does, 1 when not."""
-    with reported_failures():
+    with reported_failures(health):
         from coordinator.cli.health_check import check_health
         from stagecoach.security.tls_files import TlsFiles
 
@@ -65,7 +64,7 @@ def health(
         if tls_cert is not None or tls_key is not None:
             shown = TlsFiles.mutual(tls_ca, tls_cert, tls_key)
         check_health(
-            check_address(address),
+            check_address(address, field="address"),
             tls=ca if shown is None else shown,
             server_name=tls_server_name,
             timeout_s=timeout_s,

@@ -31,7 +31,7 @@ def new(
 
     A running coordinator takes the new list up. To withdraw a key, delete its line.
     """
-    with reported_failures():
+    with reported_failures(new):
         from coordinator.doors.access.api_key import ApiKeys, new_key
         from stagecoach.security.private_file import read_private, write_private
 

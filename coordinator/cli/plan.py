@@ -59,7 +59,7 @@ def plan(
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Shows layer split, memory, KV and predicted speed; exit code 1 when it does not fit."""
-    with reported_failures():
+    with reported_failures(plan):
         from coordinator.cli.plan_output import print_json, print_tables
         from coordinator.planner.report import make_report
         from stagecoach.model_files import open_model

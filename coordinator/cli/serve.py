@@ -142,7 +142,7 @@ def serve(
     ] = False,
 ) -> None:
     """Serves a model whose layers are held by stage servers."""
-    with reported_failures():
+    with reported_failures(serve):
         address = Address.parse(listen, field="listen")
         config = CoordinatorConfig(
             model=model,

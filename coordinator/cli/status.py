@@ -27,7 +27,7 @@ def status(
     ] = False,
 ) -> None:
     """Shows stages, layers, devices, KV use, throughput and health."""
-    with reported_failures():
+    with reported_failures(status):
         from coordinator.cli.status_output import print_json, print_table
 
         connection = Connection.of(coordinator, tls_ca, api_key_file)

@@ -170,7 +170,7 @@ def up(
         "--max-model-len": max_model_len,
     }
     log_options = {"--log-format": log_format, "--log-level": log_level}
-    with reported_failures():
+    with reported_failures(up):
         from coordinator.cli.cluster.cluster import ClusterPlan
         from coordinator.cli.cluster.cluster_run import run_cluster
         from coordinator.cli.cluster.device_turns import DeviceTurns
@@ -241,12 +241,13 @@ def _layer_ranges(model: str, stages: int | None, layers: list[str] | None) -> l
         raise InvalidArgumentError("give either --stages or --layers", field="stages")
     config = open_model(model).config
     if stages is not None:
-        return split_layers(config, stages)
+        return split_layers(config, stages, field="stages")
     num_layers = config.num_layers
     ranges = [LayerRange.parse(text) for text in layers or ()]
     if len(ranges) > MAX_STAGES:
         raise InvalidArgumentError(
-            f"{len(ranges)} stages given, at most {MAX_STAGES} are allowed", field="layers"
+            f"layers is given {len(ranges)} times, at most {MAX_STAGES} times is allowed",
+            field="layers",
         )
     starts = [0, *(piece.end for piece in ranges)]
     if [piece.start for piece in ranges] != starts[:-1] or starts[-1] != num_layers:

@@ -95,7 +95,9 @@ class GrammarCompiler:
             InvalidArgumentError: It has no tokenizer.
         """
         if self._tokenizer is None:
-            raise InvalidArgumentError("the model has no tokenizer: no grammar", field="grammar")
+            raise InvalidArgumentError(
+                f"{grammar.field}: the model has no tokenizer", field=grammar.field
+            )
 
     async def start(self) -> None:
         """Reads the model's vocabulary, so that the first grammar does not wait for that.

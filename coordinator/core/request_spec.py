@@ -1,7 +1,8 @@
 """A request as its client put it: the static limits are checked, nothing is tokenized yet.
 
 Doors (gRPC, HTTP) build a `RequestSpec`; the engine turns it into a `Request`. Field names in
-errors are those of `stagecoach.v1.GenerateRequest`.
+errors are paths into `stagecoach.v1.GenerateRequest`, such as `sampling.top_p`; a door that calls
+them otherwise renames them.
 """
 
 from array import array
@@ -81,9 +82,9 @@ class ChatMessage:
         """Refuses unknown roles."""
         if self.role not in CHAT_ROLES:
             raise InvalidArgumentError(
-                f"role {self.role[:32]!r} is not one of"
+                f"prompt.chat.messages has a message whose role is {self.role[:32]!r}, not one of"
                 f" {', '.join(sorted(CHAT_ROLES | {DEVELOPER_ROLE}))}",
-                field="prompt.chat.messages.role",
+                field="prompt.chat.messages",
             )
 
 
@@ -110,9 +111,10 @@ class ChatPrompt:
         """Refuses an empty conversation."""
         if self.continue_final_message and self.add_generation_prompt:
             raise InvalidArgumentError(
-                "continue_final_message and add_generation_prompt are both true: the output either"
-                " goes on with the last message or begins a new one",
+                "prompt.chat.continue_final_message and prompt.chat.add_generation_prompt are both"
+                " true: the output either goes on with the last message or begins a new one",
                 field="prompt.chat.continue_final_message",
+                other_field="prompt.chat.add_generation_prompt",
             )
         if not self.messages:
             raise InvalidArgumentError(
@@ -180,10 +182,16 @@ class RequestSpec:
                 f"max_tokens is {self.max_tokens}, must be in [1, {MAX_UINT32}]",
                 field="max_tokens",
             )
-        most = MAX_UINT32 if self.max_tokens is None else self.max_tokens
-        if not 0 <= self.min_tokens <= most:
+        if not 0 <= self.min_tokens <= MAX_UINT32:
             raise InvalidArgumentError(
-                f"min_tokens is {self.min_tokens}, must be in [0, {most}], which is max_tokens",
+                f"min_tokens is {self.min_tokens}, must be in [0, {MAX_UINT32}]",
+                field="min_tokens",
+            )
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            # A door may have set that limit itself, so that it is not named.
+            raise InvalidArgumentError(
+                f"min_tokens is {self.min_tokens}, must be in [0, {self.max_tokens}]: the output"
+                f" has at most {self.max_tokens} tokens",
                 field="min_tokens",
             )
         if len(self.stop) > MAX_STOP_STRINGS:

@@ -9,6 +9,8 @@ from typing import Self
 from stagecoach.contract.errors import InvalidArgumentError
 
 MAX_LOGIT_BIASES = 1024
+_PREFIX = "sampling."
+"""Where the parameters lie in `stagecoach.v1.GenerateRequest`, whose names errors have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,17 +68,18 @@ def check_num_biases(num_biases: int) -> None:
     """
     if num_biases > MAX_LOGIT_BIASES:
         raise InvalidArgumentError(
-            f"logit_bias has {num_biases} entries, at most {MAX_LOGIT_BIASES} are taken",
-            field="logit_bias",
+            f"{_PREFIX}logit_bias has {num_biases} entries, at most {MAX_LOGIT_BIASES} are taken",
+            field=f"{_PREFIX}logit_bias",
         )
 
 
 def _check_range(
     name: str, value: float, low: float, high: float, *, open_low: bool = False
 ) -> None:
+    field = _PREFIX + name.partition("[")[0]
     below = value <= low if open_low else value < low
     if not math.isfinite(value) or below or value > high:
         bracket = "(" if open_low else "["
         raise InvalidArgumentError(
-            f"{name} is {value}, must be in {bracket}{low}, {high}]", field=name.partition("[")[0]
+            f"{_PREFIX}{name} is {value}, must be in {bracket}{low}, {high}]", field=field
         )

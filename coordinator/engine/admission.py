@@ -111,7 +111,7 @@ class Admission:
             QueueFullError: Too many texts wait.
         """
         if self._text is None:
-            raise InvalidArgumentError("the model has no tokenizer", field="tokens")
+            raise InvalidArgumentError("tokens: the model has no tokenizer", field="tokens")
         if len(token_ids) > self._max_request_tokens:
             raise ContextLengthExceededError(
                 f"{len(token_ids)} tokens given, one request may hold {self._max_request_tokens}",
@@ -129,7 +129,7 @@ class Admission:
                 model without a tokenizer.
         """
         if spec.stop and self._text is None:
-            raise InvalidArgumentError("the model has no tokenizer: no stop strings", field="stop")
+            raise InvalidArgumentError("stop: the model has no tokenizer", field="stop")
         self._check_ids("stop_token_ids", spec.stop_token_ids)
         self._check_ids("sampling.logit_bias", tuple(spec.sampling.logit_bias))
 
@@ -168,7 +168,9 @@ class Admission:
     def _checked_text(self, num_chars: int) -> Text:
         """What encodes a prompt of so many characters."""
         if self._text is None:
-            raise InvalidArgumentError("the model has no tokenizer: send token ids", field="prompt")
+            raise InvalidArgumentError(
+                "prompt: the model has no tokenizer: send token ids", field="prompt"
+            )
         limit = self._max_request_tokens * MAX_CHARS_PER_TOKEN
         if num_chars > limit:
             raise ContextLengthExceededError(
@@ -190,7 +192,7 @@ class Admission:
     def _checked(self, token_ids: "array[int]") -> "array[int]":
         """What a tokenizer made of a prompt."""
         if not token_ids:
-            raise InvalidArgumentError("the prompt is empty", field="prompt")
+            raise InvalidArgumentError("prompt has no tokens", field="prompt")
         # A tokenizer may know added tokens that the model has no embedding for.
         self._check_ids("prompt", token_ids)
         return token_ids

@@ -74,7 +74,8 @@ def make_plan(
     limit = min(MAX_STAGES, model.num_layers)
     if not 1 <= len(gpus) <= limit:
         raise InvalidArgumentError(
-            f"{len(gpus)} GPUs given, must be 1 to {limit} for {model.num_layers} layers",
+            f"gpu is given {len(gpus)} times, must be 1 to {limit} times for"
+            f" {model.num_layers} layers",
             field="gpu",
         )
     planner = _Planner(model, gpus, context_tokens, min_kv_tokens)

@@ -71,8 +71,8 @@ class SchedulerConfig:
         ):
             if num_tokens > limit:
                 raise ContextLengthExceededError(
-                    f"{num_prompt_tokens} prompt tokens and max_tokens {request.max_tokens} are "
-                    f"{num_tokens} tokens, {holder} holds {limit}",
+                    f"{num_prompt_tokens} prompt tokens and {request.max_tokens} of output are"
+                    f" {num_tokens} tokens, {holder} holds {limit}",
                     num_prompt_tokens=num_prompt_tokens,
                     max_tokens=request.max_tokens,
                     limit=limit,

@@ -67,7 +67,7 @@ class ChatTemplate:
             raise
         except Exception as error:  # a template is a program and may raise anything
             raise InvalidArgumentError(
-                f"the model's chat template refuses the messages: {error}",
+                f"prompt.chat.messages: the model's chat template refuses them: {error}",
                 field="prompt.chat.messages",
             ) from error
 
@@ -116,8 +116,8 @@ class ChatTemplate:
         before, found, after = text.rpartition(tag)
         if not found or last.content.strip() not in text:
             raise InvalidArgumentError(
-                "the model's chat template leaves out the last message or a part of it, so that the"
-                " output cannot go on with it",
+                "prompt.chat.continue_final_message is true, but the model's chat template leaves"
+                " out the last message or a part of it, so that the output cannot go on with it",
                 field="prompt.chat.continue_final_message",
             )
         return before if after.startswith(" ") else before.rstrip()

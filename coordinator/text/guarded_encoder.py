@@ -126,9 +126,9 @@ class _Guarded:
             real_id = self._real_ids.get(token_id, token_id)
             if real_id in control_ids:
                 raise InvalidArgumentError(
-                    "a message holds text of which the tokenizer makes the control token"
+                    "prompt.chat.messages has text of which the tokenizer makes the control token"
                     f" {self._backend.id_to_token(real_id)!r}",
-                    field="prompt.chat.messages.content",
+                    field="prompt.chat.messages",
                 )
             token_ids.append(real_id)
         return token_ids

@@ -129,7 +129,8 @@ class Tokenizer:
         """
         if self._chat_template is None:
             raise InvalidArgumentError(
-                "the model has no chat template: send text", field="prompt.chat"
+                "prompt.chat: the model has no chat template: send text",
+                field="prompt.chat",
             )
         for index, message in enumerate(prompt.messages):
             _check_unicode(message.content, f"prompt.chat.messages[{index}].content")

@@ -76,7 +76,7 @@ def kv_budget(
         raise InsufficientMemoryError(
             f"{device_name} has no memory beside the weights for a micro-batch of "
             f"{sizes.max_num_batched_tokens} tokens and {sizes.max_num_seqs} sequences; lower "
-            "max_num_batched_tokens, max_num_seqs or max_model_len, or give it fewer layers",
+            "--max-num-batched-tokens, --max-num-seqs or --max-model-len, or give it fewer layers",
             max_num_batched_tokens=sizes.max_num_batched_tokens,
             max_num_seqs=sizes.max_num_seqs,
         ) from error
@@ -112,6 +112,7 @@ def _check_available(wanted: int, available: int, device_name: str) -> None:
     if wanted > available:
         raise InsufficientMemoryError(
             f"kv_memory asks for {wanted} bytes, {device_name} has {available} free",
+            field="kv_memory",
             kv_bytes=wanted,
             available_bytes=available,
         )

@@ -108,7 +108,7 @@ class StageConfig:
         _check_choice("dtype", self.dtype, DTYPE_NAMES)
         _check_choice("engine", self.engine, ENGINE_NAMES)
         _check_share("device_share", self.device_share)
-        _check_range("kv_memory_bytes", self.kv_memory_bytes, 1, 2**50)
+        _check_range("kv_memory", self.kv_memory_bytes, 1, 2**50)
         _check_range("kv_block_size", self.kv_block_size, 1, 1024)
         _check_range("max_num_seqs", self.max_num_seqs, 1, 65536)
         _check_range("max_num_batched_tokens", self.max_num_batched_tokens, 1, 2**20)
@@ -137,12 +137,16 @@ class StageConfig:
         if self.engine != "emulated":
             if self.emulate is not None or self.efficiency != 1.0:
                 field = "efficiency" if self.emulate is None else "emulate"
-                raise InvalidArgumentError(f"{field} needs engine emulated", field=field)
+                raise InvalidArgumentError(
+                    f"{field} needs engine emulated", field=field, other_field="engine"
+                )
             return
         if self.emulate is None:
             raise InvalidArgumentError(
-                "engine emulated needs emulate, the name of a GPU such as rtx-3060-12gb",
+                "emulate is not given: engine emulated needs the name of a GPU, such as"
+                " rtx-3060-12gb",
                 field="emulate",
+                other_field="engine",
             )
         gpu_named(self.emulate, field="emulate")
         _check_share("efficiency", self.efficiency)
@@ -150,6 +154,7 @@ class StageConfig:
             raise InvalidArgumentError(
                 f"device {self.device} is of engine torch; emulate names the emulated one",
                 field="device",
+                other_field="emulate",
             )
         if self.dtype not in ("auto", *DEVICE_DTYPES):
             raise InvalidArgumentError(

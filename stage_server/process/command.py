@@ -23,6 +23,7 @@ from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.stage_choices import DTYPE_NAMES, ENGINE_NAMES
 from stagecoach.contract.unexpected import in_words
 from stagecoach.process import value_completion
+from stagecoach.process.flags import in_flags_of
 from stagecoach.process.grpc_environment import prepare_grpc
 from stagecoach.process.lasting_objects import lasting_objects
 from stagecoach.process.standard_streams import open_missing_streams
@@ -250,7 +251,7 @@ def stage_server(
                 hang_timeout_s=hang_timeout_s,
             )
         except InvalidArgumentError as error:
-            raise typer.BadParameter(error.message) from error
+            raise typer.BadParameter(in_flags_of(stage_server, error).message) from error
         _run(config, log)
 
 
@@ -262,7 +263,7 @@ def _reported_failures() -> Iterator[None]:
     except (typer.Exit, typer.BadParameter):
         raise
     except StagecoachError as error:
-        _fail(error.message)
+        _fail(in_flags_of(stage_server, error).message)
     except Exception as error:  # a bug; a command shows one line and no traceback
         _log.debug("failed", exc_info=True)
         _fail(in_words(error))

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Self
 
 from grpc import ChannelCredentials, RpcError, StatusCode, ssl_channel_credentials
 
+from stagecoach.client.argument_names import argument_name
+from stagecoach.contract.error_words import in_words_of
 from stagecoach.contract.errors import (
     IncompatibleError,
     InvalidArgumentError,
@@ -104,11 +106,12 @@ def channel_options(address: str) -> list[tuple[str, int]]:
 
 
 def read_error(error: RpcError, peer: Peer) -> StagecoachError:
-    """Reads the error that ended a call; one about reaching the coordinator names it.
+    """Reads the error that ended a call, in the words of the caller.
 
+    It names arguments as the caller wrote them, and the coordinator if that cannot be reached.
     May block for some seconds, to find out why a connection did not come about.
     """
-    read = from_rpc_error(error)
+    read = in_words_of(from_rpc_error(error), argument_name)
     if error.code() is StatusCode.UNIMPLEMENTED:
         return IncompatibleError(
             f"{peer.address} does not know this call ({read.message}): it is a coordinator of "

@@ -32,7 +32,11 @@ def grammar_message(
     if not wanted:
         return None
     if len(wanted) > 1:
-        raise InvalidArgumentError(f"give only one of {', '.join(wanted)}", field="grammar")
+        raise InvalidArgumentError(
+            f"{wanted[0]} and {wanted[1]} are both given: the output has one form",
+            field=wanted[0],
+            other_field=wanted[1],
+        )
     try:
         return generation_pb2.Grammar(**{wanted[0]: forms[wanted[0]]})  # type: ignore[arg-type]
     except (TypeError, ValueError) as error:

@@ -76,7 +76,7 @@ def _form_of(prompt: PromptLike) -> generation_pb2.Prompt:
             return generation_pb2.Prompt(text=prompt)
         except ValueError as error:
             raise InvalidArgumentError(
-                "prompt is not valid Unicode text", field="prompt.text"
+                "prompt is not valid Unicode text", field="prompt"
             ) from error
     if isinstance(prompt, bytes | bytearray) or not isinstance(prompt, Iterable):
         raise InvalidArgumentError(_NO_FORM, field="prompt")
@@ -97,7 +97,7 @@ def _token_ids_prompt(token_ids: list[int]) -> generation_pb2.Prompt:
         return generation_pb2.Prompt(token_ids=stage_pb2.TokenIds(ids=token_ids))
     except ValueError as error:
         raise InvalidArgumentError(
-            "prompt has a token id that is not in [0, 2**32)", field="prompt.token_ids"
+            "prompt has a token id that is not in [0, 2**32)", field="prompt"
         ) from error
 
 
@@ -107,19 +107,19 @@ def _chat_message(message: ChatMessage | Mapping[str, str]) -> generation_pb2.Ch
         message = {"role": message.role, "content": message.content, **name}
     if not _REQUIRED <= set(message) <= _REQUIRED | {"name"}:
         raise InvalidArgumentError(
-            f"a chat message has the keys {sorted(map(str, message))}, must have role and content,"
-            " and may have name",
-            field="prompt.chat.messages",
+            f"prompt has a chat message with the keys {sorted(map(str, message))}, must have role"
+            " and content, and may have name",
+            field="prompt",
         )
     if not all(isinstance(value, str) for value in message.values()):
         raise InvalidArgumentError(
-            f"{', '.join(message)} of a chat message must be text", field="prompt.chat.messages"
+            f"prompt has a chat message whose {', '.join(message)} must be text", field="prompt"
         )
     try:
         return generation_pb2.ChatMessage(**message)
     except ValueError as error:
         raise InvalidArgumentError(
-            "a chat message is not valid Unicode text", field="prompt.chat.messages"
+            "prompt has a chat message that is not valid Unicode text", field="prompt"
         ) from error
 
 

@@ -155,7 +155,7 @@ def _set(message: Message, name: str, value: object) -> None:
         value = min(value, _MAX_UINT32)  # more than fit become as many as fit
     try:
         message.MergeFrom(type(message)(**{name: value}))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         field = message.DESCRIPTOR.fields_by_name[name]
         wanted = "" if field.is_repeated else _WANTED.get(field.type, "")
         raise InvalidArgumentError(

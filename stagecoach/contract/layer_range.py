@@ -23,7 +23,7 @@ class LayerRange:
         """Refuses empty and negative ranges."""
         if self.start < 0 or self.end <= self.start:
             raise InvalidArgumentError(
-                f"layer range {self.start}:{self.end} is empty or negative", field="layers"
+                f"layers {self.start}:{self.end} is empty or negative", field="layers"
             )
 
     @classmethod
@@ -36,7 +36,7 @@ class LayerRange:
         match = re.fullmatch(r"([0-9]{1,6}):([0-9]{1,6})", text)
         if match is None:
             raise InvalidArgumentError(
-                f"layer range {text!r} is not START:END, such as 0:14", field="layers"
+                f"layers {text!r} is not START:END, such as 0:14", field="layers"
             )
         return cls(int(match[1]), int(match[2]))
 

@@ -20,7 +20,11 @@ _PARTS = 10**9
 
 
 def split_layers(
-    config: ModelConfig, num_stages: int, memory_bytes: Sequence[int] | None = None
+    config: ModelConfig,
+    num_stages: int,
+    memory_bytes: Sequence[int] | None = None,
+    *,
+    field: str = "stage",
 ) -> list[LayerRange]:
     """Divides a model's layers over stages.
 
@@ -32,6 +36,7 @@ def split_layers(
         config: The model.
         num_stages: Stages, in pipeline order.
         memory_bytes: Memory of each stage's device.
+        field: What `num_stages` comes from, for the error.
 
     Returns:
         The layers of each stage, in order.
@@ -44,11 +49,13 @@ def split_layers(
     """
     if not 1 <= num_stages <= config.num_layers:
         raise InvalidArgumentError(
-            f"{config.num_layers} layers cannot be split over {num_stages} stages", field="stage"
+            f"{field}: {config.num_layers} layers cannot be split over {num_stages} stages",
+            field=field,
         )
     if memory_bytes is not None and len(memory_bytes) != num_stages:
         raise InvalidArgumentError(
-            f"{len(memory_bytes)} memory sizes given, must be one for each of {num_stages} stages",
+            f"stage_memory has {len(memory_bytes)} sizes, must have one for each of"
+            f" {num_stages} stages",
             field="stage_memory",
         )
     model = ModelShape.of(config)

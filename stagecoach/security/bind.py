@@ -24,7 +24,8 @@ def check_bind(
     if remedy is None or insecure or is_loopback(host):
         return
     raise InvalidArgumentError(
-        f"{what} would listen on {host}, where other machines can reach it, without protection: "
+        f"{field}: {what} would listen on {host}, where other machines can reach it, without"
+        " protection: "
         f"{remedy}; or listen on 127.0.0.1; or --insecure-bind where the network itself is "
         "safe",
         field=field,

@@ -74,6 +74,10 @@ class CertificateFolder:
         Raises:
             InvalidArgumentError: There is no such node, or it was made elsewhere.
         """
+        if not self._file(name).exists():
+            raise InvalidArgumentError(
+                f"name {name[:80]!r} has no certificate in {self._path}", field="name"
+            )
         old = self._read(self._file(name))
         if old.role is None:
             raise InvalidArgumentError(

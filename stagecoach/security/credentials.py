@@ -71,6 +71,7 @@ def read_tls(files: TlsFiles) -> TlsMaterial:
         raise InvalidArgumentError(
             f"{cert_field} {files.certificate} is not signed by {ca_field} {files.authority}",
             field=cert_field,
+            other_field=ca_field,
         )
     return TlsMaterial(pem, key_pem, authority, leaf)
 

@@ -89,7 +89,7 @@ async def test_without_an_address_it_asks_the_coordinator_that_the_other_command
 async def test_an_address_that_is_none_is_named_with_where_it_comes_from(address: str) -> None:
     code, line = await ask(address)
     assert code == 2
-    assert f"the address {address!r} must be HOST:PORT" in line
+    assert f"address {address!r} must be HOST:PORT" in line
     code, line = await ask(STAGECOACH_COORDINATOR=address)
     assert code == 2
-    assert f"the address {address!r} (from STAGECOACH_COORDINATOR) must be HOST:PORT" in line
+    assert f"address {address!r} (from STAGECOACH_COORDINATOR) must be HOST:PORT" in line

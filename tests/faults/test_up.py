@@ -69,5 +69,5 @@ async def test_f13_a_stage_that_cannot_start_is_named_and_nothing_is_started_aga
     assert "Traceback" not in stderr
     last = stderr.splitlines()[-1]
     assert "stage 0 (layers 0:6)" in last
-    assert "kv_memory asks for" in last
+    assert "--kv-memory asks for" in last
     assert time.monotonic() - started_s < START_S

@@ -157,7 +157,7 @@ class TestKvOnA12GbCard:
     def test_a_card_without_room_for_a_micro_batch_is_refused_with_the_remedy(self) -> None:
         with (
             FakeCard(memory_bytes=1600 * MIB, used_bytes=CONTEXT_BYTES),
-            pytest.raises(InsufficientMemoryError, match="lower max_num_batched_tokens"),
+            pytest.raises(InsufficientMemoryError, match="lower --max-num-batched-tokens"),
         ):
             fake_engine(self.FILES, LayerRange(1, 2), max_num_batched_tokens=2**14)
 

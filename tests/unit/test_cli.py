@@ -153,7 +153,10 @@ def test_flags_that_do_not_parse_exit_2(arguments: tuple[str, ...]) -> None:
             ("up", "--model", "demo", "--stages", "1", "--no-http", "--http-port", "1"),
             "either --http-port or --no-http",
         ),
-        (("serve", "--model", "demo", "--stage", "a:1", "--max-num-seqs", "0"), "max_num_seqs"),
+        (
+            ("serve", "--model", "demo", "--stage", "a:1", "--max-num-seqs", "0"),
+            "--max-num-seqs is 0",
+        ),
     ],
 )
 def test_values_that_make_no_sense_exit_2_with_one_line(

@@ -65,12 +65,12 @@ def test_what_does_not_fit_exits_with_1_and_the_numbers() -> None:
         ([*MODEL, *THREE_CARDS, "--network", "pigeons"], "pigeons"),
         ([*MODEL, *THREE_CARDS, "--efficiency", "0"], "efficiency"),
         ([*MODEL, *THREE_CARDS, "--efficiency", "nan"], "efficiency"),
-        ([*MODEL, *THREE_CARDS, "--overhead-ms", "-1"], "overhead_ms"),
-        ([*MODEL, *THREE_CARDS, "--max-model-len", "5000"], "max_model_len is 5000"),
+        ([*MODEL, *THREE_CARDS, "--overhead-ms", "-1"], "--overhead-ms"),
+        ([*MODEL, *THREE_CARDS, "--max-model-len", "5000"], "--max-model-len is 5000"),
         ([*MODEL, *THREE_CARDS, "--context", "0"], "context"),
         ([*MODEL, *THREE_CARDS, "--batch", "1,two"], "1,two"),
         ([*MODEL, *THREE_CARDS, "--batch", "0"], "batch"),
-        ([*MODEL, *(["--gpu", "t4-16gb"] * 17)], "17 GPUs"),
+        ([*MODEL, *(["--gpu", "t4-16gb"] * 17)], "--gpu is given 17 times"),
     ],
 )
 def test_bad_usage_exits_with_2_and_names_the_culprit(arguments: list[str], culprit: str) -> None:

@@ -18,29 +18,30 @@ from stagecoach.v1 import generation_pb2
 
 
 @pytest.mark.parametrize(
-    ("prompt", "field"),
+    "prompt",
     [
-        ([], "prompt"),
-        (b"hello", "prompt"),
-        (5, "prompt"),
-        ([1, "a"], "prompt"),
-        ([1.5], "prompt"),
-        ([1, {"role": "user", "content": "x"}], "prompt"),
-        ([-1], "prompt.token_ids"),
-        ([2**32], "prompt.token_ids"),
-        ("\ud800", "prompt.text"),
-        ([{"role": "user"}], "prompt.chat.messages"),
-        ([{"role": "user", "content": "x", "id": "y"}], "prompt.chat.messages"),
-        ([{"role": "user", "content": "x", "name": 5}], "prompt.chat.messages"),
-        ([{"content": "x", "name": "y"}], "prompt.chat.messages"),
-        ([{"role": "user", "content": None}], "prompt.chat.messages"),
-        ([{"role": "user", "content": "\udfff"}], "prompt.chat.messages"),
+        [],
+        b"hello",
+        5,
+        [1, "a"],
+        [1.5],
+        [1, {"role": "user", "content": "x"}],
+        [-1],
+        [2**32],
+        "\ud800",
+        [{"role": "user"}],
+        [{"role": "user", "content": "x", "id": "y"}],
+        [{"role": "user", "content": "x", "name": 5}],
+        [{"content": "x", "name": "y"}],
+        [{"role": "user", "content": None}],
+        [{"role": "user", "content": "\udfff"}],
     ],
 )
-def test_a_prompt_that_cannot_be_sent_is_refused(prompt: object, field: str) -> None:
+def test_a_prompt_that_cannot_be_sent_is_refused(prompt: object) -> None:
     with pytest.raises(InvalidArgumentError) as caught:
         generate_request(cast(PromptLike, prompt))
-    assert caught.value.field == field
+    assert caught.value.field == "prompt"
+    assert caught.value.message.startswith("prompt ")
 
 
 @pytest.mark.parametrize(
@@ -171,7 +172,7 @@ def test_no_form_is_sent_unless_one_was_asked_for() -> None:
 
 
 def test_two_forms_of_output_are_refused() -> None:
-    with pytest.raises(InvalidArgumentError, match="only one of json_object, regex"):
+    with pytest.raises(InvalidArgumentError, match="json_object and regex are both given"):
         generate_request("p", json_object=True, regex="a")
 
 

@@ -53,7 +53,7 @@ def test_what_cannot_be_is_refused_with_numbers() -> None:
         split_layers(LLAMA_13B, 3, [8 * GIB] * 3)
     with pytest.raises(InvalidArgumentError, match="40 layers cannot be split over 41 stages"):
         split_layers(LLAMA_13B, 41)
-    with pytest.raises(InvalidArgumentError, match="2 memory sizes given"):
+    with pytest.raises(InvalidArgumentError, match="stage_memory has 2 sizes"):
         split_layers(LLAMA_13B, 3, [GIB, GIB])
 
 

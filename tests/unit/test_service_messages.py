@@ -36,4 +36,4 @@ def test_too_many_biases_are_counted_and_not_read() -> None:
     request.sampling.logit_bias.update(dict.fromkeys(range(1025), 1000.0))
     with pytest.raises(InvalidArgumentError, match="1025 entries, at most 1024") as caught:
         messages.request_spec(request)
-    assert caught.value.field == "logit_bias"
+    assert caught.value.field == "sampling.logit_bias"

@@ -60,7 +60,7 @@ def chat(
     ] = False,
 ) -> None:
     """Talks with the model; /help shows what else can be typed."""
-    with reported_failures():
+    with reported_failures(chat):
         from coordinator.cli.chat.settings import Settings
         from stagecoach.client import GenerateOptions
         from stagecoach.client.call_timeout import call_timeout_s

@@ -8,7 +8,7 @@ from typing import Protocol
 from coordinator.cli.chat.answer import Answer
 from coordinator.cli.chat.commands import Command, Verb, help_text, literal, parse_command
 from coordinator.cli.chat.conversation import Conversation, Exchange
-from coordinator.cli.chat.settings import Settings
+from coordinator.cli.chat.settings import Settings, setting_name
 from coordinator.cli.chat.transcript import write_transcript
 from coordinator.cli.chat.view import View
 from coordinator.cli.shared.completion_output import print_stats
@@ -22,6 +22,7 @@ from stagecoach.client import (
     RequestAbortedError,
     StagecoachError,
 )
+from stagecoach.contract.error_words import in_words_of
 
 
 class Input(Protocol):
@@ -103,7 +104,7 @@ class ChatSession:
                     await self._run(command)
             except StagecoachError as error:
                 self._num_failed += 1
-                self._view.problem(error.message)
+                self._view.problem(in_words_of(error, setting_name).message)
         return self._num_failed == 0
 
     def _stop_answer(self) -> None:
@@ -189,7 +190,7 @@ class ChatSession:
                 completion = await stream.result()
             except StagecoachError as raised:
                 if not (self._was_stopped and isinstance(raised, RequestAbortedError)):
-                    error = raised
+                    error = in_words_of(raised, setting_name)
             finally:
                 self._stream = None
         return Answer(

@@ -49,6 +49,11 @@ NAMES = tuple(sorted(name.replace("_", "-") for name in _KINDS))
 """Names of the settings, as they are typed."""
 
 
+def setting_name(field: str) -> str:
+    """What `/set` calls an argument of the SDK; others stay as they are."""
+    return field.replace("_", "-") if field in _KINDS else field
+
+
 class Settings:
     """How answers are made.
 
@@ -76,7 +81,7 @@ class Settings:
         field = name.strip("-").replace("-", "_")
         kind = _KINDS.get(field)
         if kind is None:
-            near = difflib.get_close_matches(field, _KINDS, n=1)
+            near = difflib.get_close_matches(field.replace("_", "-"), NAMES, n=1)
             hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(NAMES)}"
             raise InvalidArgumentError(f"there is no setting {name!r}{hint}", field=field)
         try:

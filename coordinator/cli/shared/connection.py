@@ -50,19 +50,23 @@ def tls_setting(tls_ca: str | None) -> bool | Path:
     return True if tls_ca == SYSTEM_CA else Path(tls_ca)
 
 
-def check_address(address: str) -> str:
+def check_address(address: str, *, field: str = "coordinator") -> str:
     """Returns the address of a server if it is one.
+
+    Args:
+        address: As it was given.
+        field: The parameter that holds it.
 
     Raises:
         InvalidArgumentError: It is not HOST:PORT; says where it may have come from.
     """
     try:
-        Address.parse(address, field="coordinator")
+        Address.parse(address, field=field)
     except InvalidArgumentError:
         source = " (from STAGECOACH_COORDINATOR)" if os.environ.get(COORDINATOR) == address else ""
         hint = ", without http: and of gRPC, not HTTP" if "://" in address else ""
         raise InvalidArgumentError(
-            f"the address {address!r}{source} must be HOST:PORT{hint}", field="coordinator"
+            f"{field} {address!r}{source} must be HOST:PORT{hint}", field=field
         ) from None
     return address
 
@@ -92,7 +96,9 @@ class Connection:
             data = read_private(api_key_file, field="api_key_file")
             api_key = data.decode(errors="replace").strip()
             if not api_key:
-                raise InvalidArgumentError(f"{api_key_file} is empty", field="api_key_file")
+                raise InvalidArgumentError(
+                    f"api_key_file {api_key_file} is empty", field="api_key_file"
+                )
         return cls(check_address(address), tls_setting(tls_ca), api_key)
 
     def client(self) -> "Client":

@@ -3,16 +3,21 @@
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import NoReturn
 
 import typer
 
 from stagecoach.contract.errors import InvalidArgumentError, StagecoachError
 from stagecoach.contract.unexpected import in_words
+from stagecoach.process.flags import in_flags_of
 
 _log = logging.getLogger(__name__)
+
+_PARAMETERS = MappingProxyType({"tls": "tls_ca"})
+"""The parameter of our commands that becomes an argument of the SDK of another name."""
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
@@ -21,18 +26,20 @@ EXIT_BROKEN_PIPE = 141
 
 
 @contextmanager
-def reported_failures() -> Iterator[None]:
+def reported_failures(command: Callable[..., object] | None = None) -> Iterator[None]:
     """Turns what is raised inside into a line on stderr and an exit code.
 
     2 for what the caller got wrong, 1 for other failures; 130 after Ctrl-C and 141 when the reader
     of stdout went away, both quietly, as shells know them.
+
+    Args:
+        command: Whose flags errors name. None: no command was reached.
     """
     try:
         yield
-    except InvalidArgumentError as error:
-        _exit(error.message, EXIT_USAGE)
     except StagecoachError as error:
-        _exit(error.message, EXIT_FAILURE)
+        told = error if command is None else in_flags_of(command, error, _PARAMETERS)
+        _exit(told.message, EXIT_USAGE if isinstance(error, InvalidArgumentError) else EXIT_FAILURE)
     except KeyboardInterrupt:
         raise typer.Exit(EXIT_INTERRUPTED) from None
     except BrokenPipeError:

@@ -100,7 +100,7 @@ class _WatchedFile:
     def _read(self) -> ApiKeys:
         data = read_private(self._path, field="api_keys_file")
         try:
-            return ApiKeys.parse(data.decode(), source=f"api_keys_file {self._path}")
+            return ApiKeys.parse(data.decode(), source=f"--api-keys-file {self._path}")
         except UnicodeDecodeError:
             raise InvalidArgumentError(
                 f"api_keys_file {self._path} is not text", field="api_keys_file"

@@ -8,9 +8,9 @@ import json
 import struct
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
-from coordinator.doors.http.field_names import field_names, in_words_of
+from coordinator.doors.http.field_names import field_names, renamed
 from coordinator.doors.http.ignored_fields import IgnoredFields, ignored_fields, known_fields
 from coordinator.doors.http.request_specs import content_text, grammar
 from coordinator.doors.http.schema.base import ModelRequest, RequestModel
@@ -20,6 +20,7 @@ from coordinator.doors.http.schema.sampling import SamplingFields
 from coordinator.doors.http.schema.tokens import DetokenizeRequest, TokenizeRequest
 from coordinator.doors.http.validation import validate
 from stagecoach.contract import error_facts
+from stagecoach.contract.error_words import in_words_of
 from stagecoach.contract.errors import InvalidArgumentError, StagecoachError
 
 MAX_OTHER_BYTES = 320 * 1024
@@ -40,13 +41,6 @@ _DONE, _REFUSED = b"d", b"r"
 _LENGTHS = struct.Struct("<II")
 
 Wanted = TypeVar("Wanted", bound=ModelRequest)
-
-
-class ValidBody(NamedTuple):
-    """What became of a body."""
-
-    request: ModelRequest
-    ignored: IgnoredFields
 
 
 def encode_call(body: bytes, kind: type[ModelRequest]) -> bytes:
@@ -115,8 +109,8 @@ def _check_grammar(request: SamplingFields) -> None:
     try:
         grammar(request)
     except InvalidArgumentError as error:
-        field, message = in_words_of(field_names(request), error.field, error.message)
-        raise InvalidArgumentError(message, field=field) from error
+        names = field_names(request)
+        raise in_words_of(error, lambda field: renamed(field, names)) from error
 
 
 def _content(value: str | Sequence[object], ids: "array[int]") -> object:

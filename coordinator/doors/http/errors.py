@@ -5,9 +5,10 @@ from typing import Literal, NamedTuple
 from fastapi.responses import JSONResponse
 from pydantic import Field
 
-from coordinator.doors.http.field_names import NO_NAMES, PROMPT, FieldNames, in_words_of
+from coordinator.doors.http.field_names import NO_NAMES, PROMPT, FieldNames, renamed
 from coordinator.doors.http.schema.base import ResponseModel
 from stagecoach.contract import errors
+from stagecoach.contract.error_words import in_words_of
 
 RETRY_AFTER_S = 1
 """What a refused caller is told to wait: about the time of one short request."""
@@ -109,7 +110,8 @@ def error_body(error: errors.StagecoachError, names: FieldNames = NO_NAMES) -> E
         names: What the request calls the fields that the error may name.
     """
     answer = _answer(error)
-    param, message = in_words_of(names, _field(error), error.message)
+    param = renamed(_field(error), names)
+    message = in_words_of(error, lambda field: renamed(field, names)).message
     return ErrorResponse(
         error=ErrorBody(message=message, type=answer.type, param=param or None, code=answer.code)
     )

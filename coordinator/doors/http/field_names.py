@@ -23,10 +23,12 @@ PROMPT = "prompt"
 
 _CHAT = {
     "prompt.chat.messages": "messages",
+    "prompt.chat.add_generation_prompt": "add_generation_prompt",
     "prompt.chat.continue_final_message": "continue_final_message",
+    "prompt.add_special_tokens": "add_special_tokens",
     "prompt": "messages",
 }
-_TEXT = {"prompt": "prompt"}
+_TEXT = {"prompt.add_special_tokens": "add_special_tokens", "prompt": "prompt"}
 _FORMAT_FIELDS = {
     "grammar.json_schema": "response_format.json_schema.schema",
     "grammar": "response_format",
@@ -85,14 +87,6 @@ def renamed(field: str, names: FieldNames) -> str:
         # What the contract calls by a dot, such as `prompt.text`, stands in the field itself.
         return names[beginning] + (rest if rest.startswith("[") else "")
     return field.removeprefix("sampling.")
-
-
-def in_words_of(names: FieldNames, field: str, message: str) -> tuple[str, str]:
-    """This API's name of a field that an error names, and the message with that name."""
-    name = renamed(field, names)
-    if field and message.startswith(field):
-        message = name + message.removeprefix(field)
-    return name, message
 
 
 def _sampling_names(request: SamplingFields) -> dict[str, str]:
