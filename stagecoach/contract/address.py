@@ -8,7 +8,7 @@ from stagecoach.contract.errors import InvalidArgumentError
 
 _FORM = re.compile(r"(?:\[(?P<ipv6>[\w:.%-]+)\]|(?P<name>[^\s:\[\]/]+)):(?P<port>[0-9]{1,5})")
 DEFAULT_ADDRESS = "localhost:50050"
-"""Of a coordinator on this machine that was started without further flags."""
+"""Address of a coordinator on this machine that was started without further flags."""
 
 _MAX_PORT = 65535
 

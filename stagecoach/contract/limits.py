@@ -8,7 +8,7 @@ sequences. The stage refuses a micro-batch that asks for more; the coordinator s
 sequences at once than that."""
 
 LOGIT_BYTES = 4
-"""Of a logit on the wire, which is a float32."""
+"""Bytes of a logit on the wire, which is a float32."""
 
 
 def max_logits_bytes(*, max_num_seqs: int, vocab_size: int) -> int:

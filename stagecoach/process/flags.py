@@ -18,7 +18,7 @@ def in_flags_of(
     """Returns an error that names the flags of a command instead of its parameters.
 
     Args:
-        command: Of Typer.
+        command: A command of Typer.
         error: What it could not do; names that are no flags of the command stay.
         parameters: The parameter behind a field whose name is another one.
     """
