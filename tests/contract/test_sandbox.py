@@ -1,7 +1,6 @@
 """Processes for what clients send: real ones, which crash, hang and eat memory."""
 
 import asyncio
-import ctypes
 import os
 import signal
 import subprocess
@@ -27,8 +26,8 @@ from coordinator.sandbox import (
     SandboxProcess,
 )
 from coordinator.sandbox.frames import FrameKind, FrameReader, encode
-from stagecoach.process.orphans import adopt_orphans
 from tests.open_files import OpenFile, open_files
+from tests.orphans import adopted_orphans
 
 ROOT = Path(__file__).resolve().parents[2]
 JOBS = "tests.sandbox_jobs"
@@ -242,9 +241,8 @@ async def test_the_server_is_started_again_and_what_it_forked_lives_on(
 
 @pytest.fixture
 def orphans_adopted() -> Iterator[None]:
-    adopt_orphans()
-    yield
-    ctypes.CDLL(None).prctl(36, 0, 0, 0, 0)
+    with adopted_orphans():
+        yield
 
 
 @pytest.mark.usefixtures("orphans_adopted")

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -13,6 +13,7 @@ from coordinator.cli.cluster import stage_forks
 from coordinator.cli.cluster.stage_forks import StageForks
 from stagecoach.contract.errors import UnavailableError
 from tests.open_files import open_files
+from tests.orphans import adopted_orphans
 
 PROGRAM = """
 import os, signal, sys
@@ -27,14 +28,15 @@ if __name__ == "__main__":
 
 
 @pytest.fixture
-def forks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], StageForks]:
+def forks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], StageForks]]:
     """Makes them for a program of ours, whose fork server has imported one module."""
     (tmp_path / "program.py").write_text(PROGRAM)
     (tmp_path / "imported.py").write_text("def prepare(): pass\n")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(tmp_path), os.getcwd())))
     monkeypatch.setattr(stage_forks, "_PREPARE", "imported:prepare")
     monkeypatch.setattr(stage_forks, "_MODULE", "program")
-    return StageForks
+    with adopted_orphans():
+        yield StageForks
 
 
 async def test_a_fork_is_a_process_of_its_own(forks: Callable[[], StageForks]) -> None:

@@ -6,6 +6,7 @@ import time
 
 from coordinator.cli.cluster.cluster import Cluster, ClusterPlan, Endpoints
 from stagecoach.process.load_display import load_display
+from stagecoach.process.orphans import adopt_orphans
 from stagecoach.process.stop_event import run_until, stop_event
 
 
@@ -25,6 +26,7 @@ async def run_cluster(
             is stopped.
     """
     stop = stop_event(with_parent=with_parent)
+    adopt_orphans()  # as which stages come from their fork server
     cluster = Cluster(plan, relay_logs=verbose)
     started_s = time.monotonic()
 

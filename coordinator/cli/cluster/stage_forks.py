@@ -13,7 +13,6 @@ from coordinator.cli.cluster.child import MAX_LINE_BYTES
 from coordinator.cli.cluster.forked_process import ForkedProcess
 from stagecoach.contract.errors import UnavailableError
 from stagecoach.process.fork_server import ENVIRONMENT, Command, request, take_reply
-from stagecoach.process.orphans import adopt_orphans
 
 _PREPARE = "stage_server.process.command:prepare"
 _MODULE = "stage_server"
@@ -22,12 +21,11 @@ _MODULE = "stage_server"
 class StageForks:
     """Starts the fork server, again whenever it is not there, and stage servers from it.
 
-    Stage servers are children of this process, and outlive the fork server. Event loop only; the
-    owner closes it.
+    Stage servers are children of this process, which has to adopt orphans, and outlive the fork
+    server. Event loop only; the owner closes it.
     """
 
     def __init__(self) -> None:
-        adopt_orphans()
         self._server: _Server | None = None
         self._one_at_a_time = asyncio.Lock()
 
