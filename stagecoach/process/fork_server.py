@@ -16,11 +16,13 @@ import importlib
 import json
 import os
 import runpy
+import select
 import signal
 import socket
 import struct
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
@@ -112,7 +114,7 @@ def _fork_orphan() -> int:
     """Forks a process whose parent has ended, so that it has the next above it that adopts.
 
     Returns:
-        In the new process 0; in this one its id.
+        In the new process 0, once it has its last parent; in this one its id.
 
     Raises:
         OSError: The machine has no room for it.
@@ -121,6 +123,7 @@ def _fork_orphan() -> int:
     parent_id = os.fork()
     if parent_id == 0:
         os.close(told)
+        own_id = os.getpid()
         try:
             process_id = os.fork()
         except OSError as error:
@@ -129,12 +132,21 @@ def _fork_orphan() -> int:
             os.write(tell, _REPLY.pack(process_id))
             os._exit(0)
         os.close(tell)
+        _await_end(own_id)
         return 0
     os.close(tell)
     with open(told, "rb") as reader:
         reply = reader.read()
     os.waitpid(parent_id, 0)  # from now on the new process has its last parent
     return take_reply(reply)
+
+
+def _await_end(process_id: int) -> None:
+    """Waits until a process has ended."""
+    with suppress(ProcessLookupError):  # it was reaped
+        process_fd = os.pidfd_open(process_id)
+        select.select([process_fd], [], [])
+        os.close(process_fd)
 
 
 def main() -> None:

@@ -37,11 +37,15 @@ def forks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
     monkeypatch.setattr(stage_forks, "_MODULE", "program")
     with adopted_orphans():
         yield StageForks
+        for left in psutil.Process().children():  # of a test that failed
+            left.kill()
+            left.wait()
 
 
 async def test_a_fork_is_a_process_of_its_own(forks: Callable[[], StageForks]) -> None:
     ours = forks()
     waiting = await ours.start(["wait"])
+    assert await waiting.stdout.readline() != b""  # it is what it is to be from now on
     assert psutil.Process(waiting.pid).name() == "program"
     for argument, code, words in (("3", 3, b""), ("words", 1, b"ends with words\n")):
         process = await ours.start([argument])
