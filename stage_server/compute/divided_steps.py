@@ -46,14 +46,28 @@ class DividedSteps:
         """Launches a micro-batch, in as many parts as it takes.
 
         Memory is taken at launch. What is launched is never run again, since later micro-batches
-        may own its blocks when it is finished.
+        may own its blocks when it is finished. A part is finished before the next one is launched,
+        because it keeps memory until then; only the last part is left to the device.
 
         Raises:
-            DeviceMemoryError: A single row does not fit.
+            DeviceMemoryError: A single row does not fit, from which nothing is learned about sizes.
             DeviceLostError: As `device_failures`.
         """
         only_singles = all(piece.is_single_token for piece in batch.slices)
         size = self._decode_size if only_singles else self._prefill_size
+        known = size.max_rows
+        try:
+            parts = self._launched_parts(batch, plan, size)
+        except DeviceMemoryError:
+            size.max_rows = known
+            raise
+        forward = _UnfinishedParts(batch, parts, self._device)
+        return forward.finish() if self._device.type == "cpu" else forward
+
+    def _launched_parts(
+        self, batch: ForwardBatch, plan: BlockPlan, size: "_Size"
+    ) -> Sequence["_Part"]:
+        """Launches the parts in their order; all but the last one are finished."""
         todo = size.cut(0, batch.num_tokens)
         parts: list[_Part] = []
         while todo:
@@ -61,6 +75,8 @@ class DividedSteps:
             part, part_plan = rows_between(batch, plan, start, end)
             launched = self._launched(part, part_plan)
             if launched is not None:
+                if todo:
+                    launched = self._finished(launched)
                 parts.append(_Part(start, launched))
                 continue
             size.shrink((end - start) // 2)
@@ -69,8 +85,11 @@ class DividedSteps:
                 extra={"device": str(self._device), "rows": end - start},
             )
             todo = size.cut(start, batch.num_tokens)
-        forward = _UnfinishedParts(batch, parts, self._device)
-        return forward.finish() if self._device.type == "cpu" else forward
+        return parts
+
+    def _finished(self, launched: Launched) -> ForwardOutput:
+        with device_failures(self._device):
+            return finished(launched)
 
     def _launched(self, batch: ForwardBatch, plan: BlockPlan) -> Launched | None:
         """Launches a part of a step; None when it does not fit and can be cut."""
@@ -110,25 +129,29 @@ class _UnfinishedParts:
 
 
 class _Size:
-    """How many rows a part may have."""
+    """How many rows a part may have.
+
+    Attributes:
+        max_rows: Of a part; None: as many as there are.
+    """
 
     def __init__(self) -> None:
-        self._max_rows: int | None = None
+        self.max_rows: int | None = None
         self._num_cut = 0
 
     def cut(self, first_row: int, end: int) -> list[tuple[int, int]]:
         """Cuts the rows `[first_row, end)` of a micro-batch into ranges, the first one last."""
-        if self._max_rows is None or end - first_row <= self._max_rows:
+        if self.max_rows is None or end - first_row <= self.max_rows:
             return [(first_row, end)]
         if self._num_cut == NUM_STEPS_TO_GROW:
-            self._max_rows, self._num_cut = 2 * self._max_rows, 0
+            self.max_rows, self._num_cut = 2 * self.max_rows, 0
         self._num_cut += 1
-        starts = range(first_row, end, self._max_rows)
-        return [(start, min(start + self._max_rows, end)) for start in reversed(starts)]
+        starts = range(first_row, end, self.max_rows)
+        return [(start, min(start + self.max_rows, end)) for start in reversed(starts)]
 
     def shrink(self, num_rows: int) -> None:
         """Takes note that more rows than these did not fit."""
-        self._max_rows = max(1, num_rows)
+        self.max_rows = max(1, num_rows)
         self._num_cut = 0
 
 

@@ -8,7 +8,7 @@ import torch
 from stage_server.compute.memory_profile import StepSizes, activation_peak
 from stage_server.core.batch import SequenceSlice
 from stage_server.core.engine import finished
-from stagecoach.contract.errors import InsufficientMemoryError
+from stagecoach.contract.errors import DeviceMemoryError, InsufficientMemoryError
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.logits_request import LogitsRequest
 from stagecoach.contract.precision import DType, Precision
@@ -17,7 +17,7 @@ from stagecoach.roofline.devices import gpu_named
 from stagecoach.roofline.kv_memory import CONTEXT_BYTES, RESERVE_BYTES, kv_memory_bytes
 from stagecoach.roofline.model_shape import ModelShape
 from stagecoach.roofline.stage_cost import StageCost
-from tests.gpu.fake_card import CUDA, FakeCard
+from tests.gpu.fake_card import CUDA, WAIT, FakeCard
 from tests.gpu.fake_engines import (
     GEMMA2,
     KERNELS,
@@ -26,6 +26,7 @@ from tests.gpu.fake_engines import (
     fake_stack,
     shape_files,
 )
+from tests.gpu.test_steps import FETCHED, SENT
 from tests.shapes_only import ShapesOnly
 from tests.tiny_files import tiny_files
 
@@ -194,8 +195,71 @@ def test_a_step_without_room_beside_the_one_before_is_launched_in_parts() -> Non
             card.free_bytes - counts.taken_bytes - MIB, dtype=torch.uint8, device=CUDA
         )
         first, second = (engine.launch(batch) for _ in range(2))
-        assert engine._steps._decode_size._max_rows == 128
+        assert engine._steps._decode_size.max_rows == 128
         for forward in (first, second):
             rows = finished(forward).logits
             assert [row.row for row in rows] == list(range(256))
         del room
+
+
+NUM_TOKENS = 500
+PROMPT = [SequenceSlice(0, 0, NUM_TOKENS)]
+LEFT_BYTES = 24 * MIB
+"""A fraction of what the logits of all rows of the prompt take."""
+
+
+def prompt_logits(**wanted: Any) -> list[LogitsRequest]:
+    return [LogitsRequest(row=row, **wanted) for row in range(NUM_TOKENS)]
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [{"num_candidates": 1}, {"num_candidates": 64, "min_gap": 0.0}, {"num_candidates": 10**6}],
+    ids=["greedy", "min-p", "whole"],
+)
+def test_a_part_gives_its_logits_back_before_the_next_part_is_launched(
+    wanted: dict[str, Any],
+) -> None:
+    """Or all parts together would take what the whole takes, and no size would fit."""
+    with FakeCard() as card:
+        engine = fake_engine(shape_files("llama-1b"), LayerRange(21, 22), kv_memory_bytes=64 * MIB)
+        batch = batch_for(engine, PROMPT, logits=prompt_logits(**wanted))
+        engine.forward(batch_for(engine, PROMPT))  # grows the rotary table
+        room = torch.empty(card.free_bytes - LEFT_BYTES, dtype=torch.uint8, device=CUDA)
+        with card.record() as counts:
+            rows = finished(engine.launch(batch)).logits
+        assert [row.row for row in rows] == list(range(NUM_TOKENS))
+        max_rows = engine._steps._prefill_size.max_rows
+        assert max_rows is not None
+        assert max_rows > 10
+        num_parts = -(-NUM_TOKENS // max_rows)
+        if wanted["num_candidates"] < 10**6:
+            assert counts.crossings[-3 * num_parts :] == [SENT, FETCHED, WAIT] * num_parts
+        del room
+
+
+def test_the_last_part_of_a_step_is_left_to_the_card() -> None:
+    with FakeCard() as card:
+        engine = fake_engine(shape_files("llama-1b"), LayerRange(21, 22), kv_memory_bytes=64 * MIB)
+        engine._steps._decode_size.max_rows = 2
+        batch = batch_for(engine, ALL_SLOTS[:5], logits=ALL_LOGITS[:5])
+        with card.record() as counts:
+            launched = [engine.launch(batch) for _ in range(2)]
+            cut = [SENT, FETCHED, WAIT] * 2 + [SENT, FETCHED]
+            assert counts.crossings == cut * 2
+            for forward in launched:
+                assert [row.row for row in finished(forward).logits] == list(range(5))
+        assert counts.crossings == cut * 2 + [WAIT] * 2
+
+
+def test_a_row_that_does_not_fit_teaches_nothing_about_sizes() -> None:
+    with FakeCard() as card:
+        engine = fake_engine(shape_files("llama-1b"), LayerRange(21, 22), kv_memory_bytes=64 * MIB)
+        batch = batch_for(engine, PROMPT, logits=prompt_logits(num_candidates=1))
+        room = torch.empty(card.free_bytes, dtype=torch.uint8, device=CUDA)
+        with pytest.raises(DeviceMemoryError):
+            engine.forward(batch)
+        del room
+        with card.record() as counts:
+            engine.forward(batch)
+        assert counts.crossings == [SENT, FETCHED, WAIT]

@@ -148,10 +148,15 @@ def test_a_size_that_did_not_fit_is_remembered_by_kind_and_tried_again_much_late
 
 def test_only_a_single_token_that_does_not_fit_fails(model: Path) -> None:
     engine = create_engine(model, LayerRange(0, 3))
-    SmallDevice(engine, 0)
+    device = SmallDevice(engine, 0)
     batch = ForwardBatch(
         slices=(SequenceSlice(0, 0, 3),), token_ids=torch.zeros(3, dtype=torch.int64)
     )
     with pytest.raises(DeviceMemoryError):
         engine.forward(batch)
+    assert device.tried == [3, 1]
     engine.free_all_slots()
+    device.tried.clear()
+    device.max_rows = WHOLE
+    engine.forward(batch)
+    assert device.tried == [3], "a size that does not fit either is no size to keep"
