@@ -1,5 +1,8 @@
 """Copies from a device to the host, and moments in the work of a device, that nobody waits for."""
 
+from collections.abc import Sequence
+from functools import lru_cache
+
 import torch
 
 POLL_S = 50e-6
@@ -41,13 +44,8 @@ class HostCopy:
     """
 
     def __init__(self, tensor: torch.Tensor) -> None:
-        self._host = tensor
-        self._end: Moment | None = None
-        if tensor.device.type == "cuda":
-            # torch keeps pinned memory from its next owner until this copy is through.
-            host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-            self._host = host.copy_(tensor, non_blocking=True)
-            self._end = Moment()
+        self._host = copy_to_host(tensor)
+        self._end = Moment() if tensor.device.type == "cuda" else None
 
     def due_in_s(self) -> float:
         """Says in how many seconds to ask again; 0 once `wait` does not wait. Never raises."""
@@ -62,3 +60,44 @@ class HostCopy:
         if self._end is not None:
             self._end.wait()
         return self._host
+
+
+def copy_to_host(tensor: torch.Tensor) -> torch.Tensor:
+    """Returns a copy in pinned memory, which holds its values from the next `Moment` on.
+
+    Args:
+        tensor: On CUDA, or on the CPU, where it is its own copy.
+    """
+    if tensor.device.type != "cuda":
+        return tensor
+    # torch keeps pinned memory from its next owner until this copy is through.
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return host.copy_(tensor, non_blocking=True)
+
+
+def copies_past(tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+    """Copies tensors to the host, past what their device was given since, and waits for that.
+
+    Args:
+        tensors: On one device, which has computed them: the host has waited for a `Moment` after
+            them. On the CPU each is its own copy.
+
+    Raises:
+        torch.AcceleratorError: The device reports an error, of whatever it did before.
+    """
+    if not tensors or tensors[0].device.type != "cuda":
+        return tensors
+    stream = _side_stream(tensors[0].device)
+    with torch.cuda.stream(stream):
+        for tensor in tensors:
+            tensor.record_stream(stream)  # whose memory nobody else gets before the copy is through
+        copies = [copy_to_host(tensor) for tensor in tensors]
+        end = Moment()
+    end.wait()
+    return copies
+
+
+@lru_cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream of a card that waits for no other work of it."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

@@ -1,8 +1,9 @@
 """Reduces rows of logits to what the coordinator's sampler asked for.
 
 What is found of all rows comes back in one copy, which the device makes after whatever it has to do
-before. Whole rows, and rows in which more logits equal the lowest candidate than there is room for,
-are asked for afterwards; both are rare. So the logits are kept until the rows are read.
+before. Whole rows that a request asks for come with it. That other rows are needed whole shows when
+the copy is read, because their candidates hold too little; so the logits are kept until then. These
+rows come past what the device was given in the meantime.
 """
 
 import math
@@ -12,7 +13,8 @@ from typing import NamedTuple, Self
 
 import torch
 
-from stage_server.compute.host_copies import HostCopy
+from stage_server.compute.candidates import highest
+from stage_server.compute.host_copies import HostCopy, copies_past, copy_to_host
 from stage_server.compute.noise import contenders_of, signed
 from stage_server.core.batch import LogitsRow
 from stagecoach.contract.logits_request import LogitsRequest
@@ -71,9 +73,6 @@ class _Found(NamedTuple):
     """int64 `[num_rows, num_candidates]`."""
     top_logits: torch.Tensor
     """float32, likewise; falling."""
-    are_tied: torch.Tensor
-    """int64 `[num_rows]`: not 0 where the ids of the lowest candidates may be of any equal logits
-    instead of the first ones."""
 
 
 class LogitsReduction:
@@ -88,7 +87,14 @@ class LogitsReduction:
     def __init__(self, logits: torch.Tensor, wanted: WantedLogits, numbers: torch.Tensor) -> None:
         self._logits = logits
         self._wanted = wanted
-        self._found = _FoundCopy(_find(logits, wanted, numbers))
+        found = _find(logits, wanted, numbers)
+        # One by one, as the device may have no memory for all of them. They end before `found`.
+        self._whole_rows = {
+            i: copy_to_host(logits[i])
+            for i, request in enumerate(wanted.requests)
+            if request.num_candidates >= logits.shape[1]
+        }
+        self._found = _FoundCopy(found)
 
     def due_in_s(self) -> float:
         """Says in how many seconds to ask again; 0 once `rows` hardly waits. Never raises."""
@@ -102,7 +108,6 @@ class LogitsReduction:
         """
         logits, wanted = self._logits, self._wanted
         found = self._found.wait()
-        _correct_ties(found, logits)
         log_sum_exps = found.log_sum_exps.tolist()
         top_ids, top_logits = found.top_ids.tolist(), found.top_logits.tolist()
         units = dict(zip(wanted.unit_rows, found.unit_log_sum_exps.tolist(), strict=True))
@@ -131,12 +136,13 @@ class LogitsReduction:
                 contender_ids=ids[: request.num_contenders],
                 contender_logits=values[: request.num_contenders],
             )
-            if request.num_candidates >= logits.shape[1] or not covers(
+            if i not in self._whole_rows and not covers(
                 request, row.log_sum_exp, list(row.candidate_logits)
             ):
                 incomplete.append(i)
             rows.append(row)
-        for i, full in zip(incomplete, _full_rows(logits, incomplete), strict=True):
+        fetched = zip(incomplete, copies_past([logits[i] for i in incomplete]), strict=True)
+        for i, full in (self._whole_rows | dict(fetched)).items():
             rows[i] = LogitsRow(
                 row=rows[i].row,
                 log_sum_exp=rows[i].log_sum_exp,
@@ -182,7 +188,7 @@ def _find(logits: torch.Tensor, wanted: WantedLogits, numbers: torch.Tensor) -> 
         contender_ids,
         contender_logits,
         token_logits,
-        *_top(logits, max(reduced, default=0)),
+        *highest(logits, max(reduced, default=0), may_wait=logits.device.type == "cpu"),
     )
 
 
@@ -218,25 +224,6 @@ class _FoundCopy:
         )
 
 
-def _correct_ties(found: _Found, logits: torch.Tensor) -> None:
-    """Names the first of the logits that equal the lowest candidate of a row."""
-    num_candidates = found.top_ids.shape[1]
-    for i, is_tied in enumerate(found.are_tied.tolist()):
-        if not is_tied:
-            continue
-        lowest = found.top_logits[i, -1].item()
-        num_lowest = int((found.top_logits[i] == lowest).sum())
-        equal = (logits[i] == lowest).nonzero().flatten()[:num_lowest]
-        found.top_ids[i, num_candidates - num_lowest :] = equal.to("cpu")
-
-
-def _full_rows(logits: torch.Tensor, rows: Sequence[int]) -> Sequence[torch.Tensor]:
-    """float32 `[vocab_size]` each, on the host."""
-    # One by one, as the device may have no memory for all of them.
-    copies = [HostCopy(logits[i]) for i in rows]
-    return [copy.wait() for copy in copies]
-
-
 def _float64_bits(value: float) -> int:
     bits: int = struct.unpack("<q", struct.pack("<d", value))[0]
     return bits
@@ -259,22 +246,3 @@ def covers(request: LogitsRequest, log_sum_exp: float, candidates: list[float]) 
     gaps = torch.tensor(candidates, dtype=torch.float64) - candidates[0]
     log_mass = torch.logsumexp(gaps / request.temperature, dim=0).item() - log_sum_exp
     return log_mass >= math.log(request.min_mass)
-
-
-def _top(logits: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Ids and logits of the highest `k` of every row as in `_Found`, and which rows are tied."""
-    none_tied = logits.new_zeros(len(logits), dtype=torch.int64)
-    if k == 0:
-        empty = logits.new_empty(len(logits), 0)
-        return empty.long(), empty, none_tied
-    if k == 1:  # what greedy decoding asks for; argmax finds the first of equals
-        ids = logits.argmax(dim=1, keepdim=True)
-        return ids, logits.gather(1, ids), none_tied
-    ids = logits.topk(k, dim=1).indices.sort(dim=1).values
-    values = logits.gather(1, ids)
-    values, order = values.sort(dim=1, descending=True, stable=True)
-    ids = ids.gather(1, order)
-    # topk keeps any of the logits that equal the lowest; the ones with the lowest ids are wanted.
-    lowest = values[:, -1:]
-    num_left_out = (logits == lowest).sum(dim=1) - (values == lowest).sum(dim=1)
-    return ids, values, num_left_out

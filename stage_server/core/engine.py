@@ -29,7 +29,7 @@ class UnfinishedForward(Protocol):
         Later micro-batches may have been launched, and slots freed, in the meantime.
 
         Raises:
-            DeviceMemoryError: The device has no memory to look through logits once more.
+            DeviceMemoryError: There is no memory to copy logits to.
             DeviceLostError: The device cannot be used any more.
         """
         ...

@@ -47,6 +47,9 @@ _LAUNCH_NOTHING = {
 
 WAIT = "wait for an event"
 
+ASIDE = ", on a side stream"
+"""Ends the names of copies and events that other work of the card does not delay."""
+
 _GATHERS = {"index_select", "index", "embedding", "gather"}
 """Read as many rows of a tensor as they return."""
 
@@ -107,13 +110,14 @@ class FakeCard:
         self, *, memory_bytes: int = 80 << 30, used_bytes: int = 0, records_graphs: bool = False
     ) -> None:
         self.records_graphs = records_graphs
-        self.stream = _Stream()
+        self.stream = self.main_stream = _Stream()
         self.memory_bytes = memory_bytes
         self.used_bytes = used_bytes
         self.counts = Counts()
         self._live: dict[int, tuple[StorageWeakRef, int]] = {}
         self._live_bytes = 0
         self._peak_bytes = 0
+        self._recorded: set[int] = set()
 
     @property
     def allocated_bytes(self) -> int:
@@ -162,9 +166,17 @@ class FakeCard:
 
     def count_transfer(self, what: str) -> None:
         """Counts a copy between host and card, or another wait for the card."""
+        if self.stream is not self.main_stream:
+            what += ASIDE
         self.counts.transfers[what] += 1
         self.counts.crossings.append(what)
         self.counts.launches[f"copy, {what}"] += 1
+
+    def check_lifetime(self, tensor: torch.Tensor) -> None:
+        """Refuses work of a side stream on a tensor whose memory may be given away before it."""
+        assert self.stream is self.main_stream or _storage_key(tensor) in self._recorded, (
+            "a side stream reads memory that is not recorded for it"
+        )
 
     @property
     def _to_list(self) -> Callable[[torch.Tensor], Any]:
@@ -212,7 +224,7 @@ class FakeCard:
             "get_device_capability": lambda *_: (8, 6),
             "synchronize": lambda *_: None,
             "Event": lambda: FakeEvent(self),
-            "Stream": _Stream,
+            "Stream": lambda *_: _Stream(),
             "current_stream": lambda: self.stream,
             "stream": self._on_stream,
             "graph_pool_handle": lambda: None,
@@ -225,6 +237,13 @@ class FakeCard:
         # The first of these would copy number by number, the second has no answer.
         self._stack.enter_context(mock.patch.object(FakeTensor, "tolist", self._to_list))
         self._stack.enter_context(mock.patch.object(torch.Tensor, "data_ptr", _storage_key))
+        self._stack.enter_context(
+            mock.patch.object(
+                torch.Tensor,
+                "record_stream",
+                lambda tensor, _: self._recorded.add(_storage_key(tensor)),
+            )
+        )
         self._stack.enter_context(_guarded())
         self._stack.enter_context(FakeTensorMode())
         self._stack.enter_context(_Operations(self))
@@ -242,16 +261,19 @@ class FakeEvent:
     def __init__(self, card: FakeCard) -> None:
         self._card = card
         self._is_over = False
+        self._stream = card.stream
 
     def record(self) -> None:
         self._is_over = False
+        self._stream = self._card.stream
 
     def query(self) -> bool:
         return self._is_over
 
     def synchronize(self) -> None:
         self._is_over = True
-        self._card.counts.crossings.append(WAIT)
+        is_aside = self._stream is not self._card.main_stream
+        self._card.counts.crossings.append(WAIT + ASIDE if is_aside else WAIT)
 
 
 class _Stream:
@@ -346,6 +368,8 @@ class _Operations(TorchDispatchMode):
             direction = "host to card" if device.type == "cuda" else "card to host"
             if kwargs.get("non_blocking") or (name == "copy_" and len(args) > 2 and args[2]):
                 direction += ", without waiting"
+            if source.is_cuda:
+                self._card.check_lifetime(source)
             self._card.count_transfer(direction)
             output = (
                 target

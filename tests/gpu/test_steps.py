@@ -26,7 +26,7 @@ from stagecoach.roofline.step_time import (
     num_launches,
 )
 from stagecoach.roofline.work import Work
-from tests.gpu.fake_card import WAIT, Counts, FakeCard, FakeEvent
+from tests.gpu.fake_card import ASIDE, WAIT, Counts, FakeCard, FakeEvent
 from tests.gpu.fake_engines import GEMMA2, KERNELS, batch_for, fake_engine, shape_files
 from tests.gpu.steps import GREEDY, LARGE_STEPS, SETTINGS, STEPS, Kind, Step, count_steps
 from tests.shapes_only import ShapesOnly
@@ -48,30 +48,31 @@ class Limit(NamedTuple):
 
 
 LIMITS = {
-    Kind.FIRST_CHUNK: Limit(18, 22, 2, 2),
-    Kind.LATER_CHUNK: Limit(18, 22, 2, 2),
-    Kind.DECODE_1: Limit(16, 21, 2, 2),
-    Kind.DECODE_8: Limit(20, 25, 2, 2),
-    Kind.MIXED: Limit(25, 26, 2, 2),
-    Kind.FORK: Limit(20, 27, 2, 2),
-    Kind.GREEDY_8: Limit(20, 25, 0, 2),
-    Kind.SAMPLED_8: Limit(20, 69, 0, 2),
-    Kind.LOGPROBS_8: Limit(20, 38, 0, 2),
-    Kind.DECODE_96: Limit(20, 26, 2, 2),
+    Kind.FIRST_CHUNK: Limit(18, 20, 2, 2),
+    Kind.LATER_CHUNK: Limit(18, 20, 2, 2),
+    Kind.DECODE_1: Limit(16, 19, 2, 2),
+    Kind.DECODE_8: Limit(20, 23, 2, 2),
+    Kind.MIXED: Limit(25, 24, 2, 2),
+    Kind.FORK: Limit(20, 25, 2, 2),
+    Kind.GREEDY_8: Limit(20, 23, 0, 2),
+    Kind.SAMPLED_8: Limit(20, 72, 0, 2),
+    Kind.LOGPROBS_8: Limit(20, 41, 0, 2),
+    Kind.DECODE_96: Limit(20, 24, 2, 2),
 }
-"""Of lean layers without kernels of ours, by the shape of Llama-2 13B."""
+"""Of lean layers without kernels of ours, by the shape of Llama-2 13B. Ties are 10 of the launches
+besides where there are several candidates."""
 
 KERNEL_LIMITS = {
-    Kind.FIRST_CHUNK: Limit(10, 23, 2, 2),
-    Kind.LATER_CHUNK: Limit(10, 23, 2, 2),
-    Kind.DECODE_1: Limit(9, 22, 2, 2),
-    Kind.DECODE_8: Limit(9, 22, 2, 2),
-    Kind.MIXED: Limit(13, 23, 2, 2),
-    Kind.FORK: Limit(9, 24, 2, 2),
-    Kind.GREEDY_8: Limit(9, 22, 0, 2),
-    Kind.SAMPLED_8: Limit(9, 66, 0, 2),
-    Kind.LOGPROBS_8: Limit(9, 35, 0, 2),
-    Kind.DECODE_96: Limit(9, 23, 2, 2),
+    Kind.FIRST_CHUNK: Limit(10, 21, 2, 2),
+    Kind.LATER_CHUNK: Limit(10, 21, 2, 2),
+    Kind.DECODE_1: Limit(9, 20, 2, 2),
+    Kind.DECODE_8: Limit(9, 20, 2, 2),
+    Kind.MIXED: Limit(13, 21, 2, 2),
+    Kind.FORK: Limit(9, 22, 2, 2),
+    Kind.GREEDY_8: Limit(9, 20, 0, 2),
+    Kind.SAMPLED_8: Limit(9, 69, 0, 2),
+    Kind.LOGPROBS_8: Limit(9, 38, 0, 2),
+    Kind.DECODE_96: Limit(9, 21, 2, 2),
 }
 """Of lean layers with them. Whoever lowers a count lowers its limit. The aim was 12 launches a
 layer at batch 1, 14 at 8 and 96, and 2 transfers everywhere."""
@@ -250,21 +251,38 @@ def test_rows_whose_logits_nobody_wants_are_waited_for_as_others_are() -> None:
     assert counts.crossings == [SENT, WAIT]
 
 
-def test_whole_rows_are_fetched_at_the_end_when_the_next_step_is_launched() -> None:
+def test_whole_rows_that_are_asked_for_come_with_the_others() -> None:
     with FakeCard() as card:
         engine = fake_engine(shape_files("llama-2-13b"), LayerRange(39, 40), **SETTINGS)
         engine.warm_up()
         whole = LogitsRequest(row=0, num_candidates=engine.info.vocab_size)
-        first, second = (
-            engine.launch(batch_for(engine, [SequenceSlice(slot, 0, 1)], logits=[whole]))
-            for slot in range(2)
-        )
+        reduced = LogitsRequest(row=1, num_candidates=64)
+        slices = [SequenceSlice(0, 0, 1), SequenceSlice(1, 0, 1)]
         with card.record() as counts:
+            first, second = (
+                engine.launch(batch_for(engine, slices, logits=[whole, reduced])) for _ in range(2)
+            )
             rows = finished(first).logits
-        assert counts.crossings == [WAIT, FETCHED, WAIT]
+        assert counts.crossings == [SENT, FETCHED, FETCHED] * 2 + [WAIT]
         assert rows[0].full is not None
         assert rows[0].full.shape == (engine.info.vocab_size,)
-        assert [row.row for row in finished(second).logits] == [0]
+        assert rows[1].full is None
+        assert [row.row for row in finished(second).logits] == [0, 1]
+
+
+def test_rows_that_turn_out_to_be_needed_whole_do_not_wait_for_the_next_step() -> None:
+    with FakeCard() as card:
+        engine = fake_engine(shape_files("llama-2-13b"), LayerRange(39, 40), **SETTINGS)
+        engine.warm_up()
+        # All logits of the card are 0, which no candidates are far enough from.
+        wanted = [LogitsRequest(row=i, num_candidates=64, min_gap=float(i)) for i in range(3)]
+        slices = [SequenceSlice(slot, 0, 1) for slot in range(3)]
+        first, second = (engine.launch(batch_for(engine, slices, logits=wanted)) for _ in range(2))
+        with card.record() as counts:
+            rows = finished(first).logits
+        assert counts.crossings == [WAIT, *2 * [FETCHED + ASIDE], WAIT + ASIDE]
+        assert [row.full is None for row in rows] == [True, False, False]
+        assert [row.row for row in finished(second).logits] == [0, 1, 2]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.sampling.noise import gumbels, uniforms
+from stage_server.compute.candidates import highest
 from stage_server.core.batch import LogitsRow
 from stagecoach.contract.logits_request import LogitsRequest
 from tests.reduced_logits import reduce_logits
@@ -73,6 +74,48 @@ def test_candidates_are_the_head_of_a_stable_sort_and_cover_what_was_asked(
             assert request.num_candidates < VOCAB_SIZE
             assert is_enough or is_close
             check_contenders(row, request, reduced)
+
+
+@pytest.mark.parametrize("may_wait", [True, False], ids=["cpu", "card"])
+@settings(max_examples=200, deadline=None)
+@given(
+    batch=st.lists(
+        st.lists(
+            st.sampled_from([-math.inf, -3.0, -0.0, 0.0, 0.5, 4.0]),
+            min_size=VOCAB_SIZE,
+            max_size=VOCAB_SIZE,
+        ),
+        min_size=1,
+        max_size=4,
+    ),
+    k=st.integers(0, VOCAB_SIZE),
+)
+def test_the_highest_are_the_head_of_a_stable_sort(
+    may_wait: bool, batch: list[list[float]], k: int
+) -> None:
+    assert_head_of_a_sort(torch.tensor(batch), k, may_wait=may_wait)
+
+
+@pytest.mark.parametrize("may_wait", [True, False], ids=["cpu", "card"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("k", [2, 20, 256])
+def test_logits_of_16_bits_have_ties_that_go_to_the_lowest_ids(
+    may_wait: bool, dtype: torch.dtype, k: int
+) -> None:
+    generator = torch.Generator().manual_seed(k)
+    logits = (3 * torch.randn(24, 32000, generator=generator)).to(dtype).float()
+    lowest = logits.topk(k).values[:, -1:]
+    are_tied = (logits >= lowest).sum(dim=1) > k
+    assert k == 2 or are_tied.any(), "there is something to decide"
+    assert_head_of_a_sort(logits, k, may_wait=may_wait)
+
+
+def assert_head_of_a_sort(logits: torch.Tensor, k: int, *, may_wait: bool) -> None:
+    ids, values = highest(logits, k, may_wait=may_wait)
+    for row, found, its_logits in zip(logits.tolist(), ids.tolist(), values.tolist(), strict=True):
+        head = sorted(range(len(row)), key=lambda i: (-row[i], i))[:k]
+        assert found == head
+        assert its_logits == [row[i] for i in head]
 
 
 def check_contenders(row: list[float], request: LogitsRequest, reduced: LogitsRow) -> None:
