@@ -31,13 +31,14 @@ class Rerun:
 def graphs_of(engine: TorchEngine, recorder: Rerun) -> DecodeGraphs:
     """Graphs of an engine that holds nothing; takes its last block from its books."""
     info, pool = engine.info, engine._pool
-    engine._slots = SlotTables(pool.num_blocks - 1, pool.block_size)
+    num_blocks = pool.num_blocks - 1
+    engine._slots = SlotTables(num_blocks, pool.block_size)
     static = StaticDecodes(
         engine._stack,
         pool,
-        scratch_block=pool.num_blocks - 1,
+        scratch_block=num_blocks,
         max_rows=8,
-        max_num_positions=min(info.max_model_len, pool.num_blocks * pool.block_size),
+        max_num_positions=min(info.max_model_len, num_blocks * pool.block_size),
     )
     return DecodeGraphs(static, recorder)
 

@@ -177,14 +177,18 @@ class _Trial(NamedTuple):
 
 
 def _trial(forward_pass: ForwardPass, size: int, max_num_positions: int) -> _Trial:
-    """Makes a step that a graph of this size computes, with a row left over where it can be."""
+    """Makes a step that a graph of this size computes, with a row left over where it can be.
+
+    Each sequence has a block of its own, so a small pool holds fewer of them than there are rows.
+    """
     stack, pool = forward_pass.stack, forward_pass.pool
-    count = max(1, size - 1)
+    num_held = pool.num_blocks - 1  # all but the scratch block
+    count = max(1, min(size - 1, num_held))
     num_before_last = (max_num_positions - 1) // pool.block_size
-    num_shared = max(0, min(_NUM_SHARED_BLOCKS, num_before_last, pool.num_blocks - 1 - count))
+    num_shared = min(_NUM_SHARED_BLOCKS, num_before_last, num_held - count)
     for index in range(len(stack.layers)):
         for views in pool.layer(index):
-            views.blocks[: num_shared + count].normal_()
+            views.blocks.narrow(0, 0, num_shared + count).normal_()
     held = num_shared * pool.block_size
     room = min(pool.block_size, max_num_positions - held)
     slices = tuple(SequenceSlice(i, held + i % room, 1) for i in range(count))

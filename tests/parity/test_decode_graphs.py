@@ -33,11 +33,17 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return tiny_model(request.param, tmp_path_factory.mktemp("models"))
 
 
-def create_engine(path: Path, layers: LayerRange) -> TorchEngine:
+def create_engine(path: Path, layers: LayerRange, *, num_blocks: int | None = None) -> TorchEngine:
+    """`num_blocks` are those of the pool; None: more than a test needs."""
+    files = open_model(str(path))
+    kv_memory_bytes = 1 << 20
+    if num_blocks is not None:
+        model = files.config
+        token_bytes = len(layers) * 2 * model.num_kv_heads * model.head_dim * 4
+        kv_memory_bytes = num_blocks * BLOCK_SIZE * token_bytes
     config = StageConfig(
-        model=str(path), layers=layers, kv_memory_bytes=1 << 20, kv_block_size=BLOCK_SIZE
+        model=str(path), layers=layers, kv_memory_bytes=kv_memory_bytes, kv_block_size=BLOCK_SIZE
     )
-    files = open_model(config.model)
     precision = Precision.uniform(DType.FLOAT32)
     stack = load_layer_stack(files, layers, precision=precision, device=torch.device("cpu"))
     stack.kernels = ObviousKernels(num_processors=1)
@@ -147,6 +153,14 @@ def useful(engine: TorchEngine, meter: SteadyMeter) -> tuple[tuple[int, ...], st
     graphs = graphs_of(engine, meter.recorder)
     reason = record_useful(graphs, engine._forward_pass, graph_sizes(8), meter)
     return graphs.sizes, reason
+
+
+@pytest.mark.parametrize("num_blocks", [2, 3, 6, 8])
+def test_trials_keep_to_the_blocks_of_a_small_pool(model: Path, num_blocks: int) -> None:
+    """A size is rounded up, and its trial had a block a row: on a card it wrote behind the pool."""
+    engine = create_engine(model, FIRST, num_blocks=num_blocks)
+    assert engine._pool.num_blocks == num_blocks
+    assert useful(engine, SteadyMeter()) == ((1, 2, 4, 8), None)
 
 
 @pytest.mark.parametrize("layers", [FIRST, LAST], ids=["first", "last"])
