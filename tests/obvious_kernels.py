@@ -18,7 +18,9 @@ class ObviousKernels(Kernels):
         *,
         rows: torch.Tensor,
         tables: torch.Tensor,
+        starts: torch.Tensor,
         lengths: torch.Tensor,
+        max_length: int,
         block_size: int,
         scaling: float,
         sliding_window: int | None,
@@ -26,13 +28,16 @@ class ObviousKernels(Kernels):
         output: torch.Tensor,
     ) -> None:
         group = query.shape[1] // keys.shape[1]
-        for row, table, length in zip(rows.tolist(), tables, lengths.tolist(), strict=True):
+        numbers = (part.tolist() for part in (rows, starts, lengths))
+        for row, start, length in zip(*numbers, strict=True):
+            assert length <= max_length
             if length == 0:
                 output[row] = 0
                 continue
             first = 0 if sliding_window is None else max(0, length - sliding_window)
             positions = torch.arange(first, length)
-            slots = table[positions // block_size] * block_size + positions % block_size
+            blocks = tables[start + positions // block_size]
+            slots = blocks * block_size + positions % block_size
             # [num_heads, num_positions, head_dim]
             key, value = (
                 part[slots].repeat_interleave(group, 1).transpose(0, 1) for part in (keys, values)
@@ -61,7 +66,9 @@ class ObviousKernels(Kernels):
             keys,
             values,
             rows=first_row + own,
-            tables=table.expand(num_tokens, -1),
+            tables=table,
+            starts=torch.zeros_like(own),
             lengths=start_position + own + 1,
+            max_length=start_position + num_tokens,
             **rest,
         )

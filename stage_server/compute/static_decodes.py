@@ -14,7 +14,8 @@ from stage_server.kv_cache.slot_tables import BlockPlan
 from stage_server.kv_cache.step_indices import DecodeIndices, StepIndices
 from stage_server.model.layer_stack import LayerStack
 
-_POSITIONS, _SLOTS, _ROWS, _LENGTHS = range(4)
+_NAMES = _POSITIONS, _SLOTS, _ROWS, _LENGTHS, _STARTS = range(5)
+"""Numbers of each row, in the order in which `StepIndices` packs them."""
 
 
 class StaticDecodes:
@@ -43,11 +44,11 @@ class StaticDecodes:
         self._pool = pool
         self._scratch_slot = scratch_block * pool.block_size
         device = stack.device
-        self._numbers = torch.zeros(4, max_rows, dtype=torch.int64, device=device)
+        self._numbers = torch.zeros(len(_NAMES), max_rows, dtype=torch.int64, device=device)
         self._numbers[_SLOTS].fill_(self._scratch_slot)
         torch.arange(max_rows, out=self._numbers[_ROWS])
         num_blocks = -(-max_num_positions // pool.block_size)
-        self._tables = torch.zeros(max_rows, num_blocks, dtype=torch.int64, device=device)
+        self._tables = torch.zeros(max_rows * num_blocks, dtype=torch.int64, device=device)
         self._inputs = (
             torch.zeros(max_rows, dtype=torch.int64, device=device)
             if stack.is_first
@@ -64,13 +65,14 @@ class StaticDecodes:
             num_rows: Rows of the forward that comes next, at least as many as sequences.
         """
         (decodes,) = indices.decodes
-        count, num_blocks = decodes.tables.shape
-        self._numbers[:, :count].copy_(indices.packed[: 4 * count].view(4, count))
+        count = len(decodes.rows)
+        numbers = indices.packed[: len(_NAMES) * count].view(-1, count)
+        self._numbers[:, :count].copy_(numbers)
         if count < num_rows:
             self._numbers[_SLOTS, count:num_rows].fill_(self._scratch_slot)
             self._numbers[_LENGTHS, count:num_rows].zero_()
-        # What lies beyond a sequence's length is never read.
-        self._tables[:count, :num_blocks].copy_(decodes.tables)
+        # What lies behind them, or beyond a sequence's length, is never read.
+        self._tables[: len(decodes.tables)].copy_(decodes.tables)
         self._inputs[:count].copy_(indices.inputs)
 
     def forward(self, num_rows: int) -> torch.Tensor:
@@ -94,7 +96,15 @@ class StaticDecodes:
             copy_sources=nothing,
             copy_targets=nothing,
             groups=(tuple(range(num_rows)),),
-            decodes=(DecodeIndices(numbers[_ROWS], numbers[_LENGTHS], self._tables[:num_rows]),),
+            decodes=(
+                DecodeIndices(
+                    numbers[_ROWS],
+                    numbers[_LENGTHS],
+                    numbers[_STARTS],
+                    self._tables,
+                    self.max_num_positions,
+                ),
+            ),
             chunk_tables=(),
             inputs=self._inputs[:num_rows],
             packed=nothing,

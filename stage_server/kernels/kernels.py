@@ -49,7 +49,7 @@ class Kernels:
         Args:
             num_sequences: Sequences of the launch.
             num_kv_heads: Key heads.
-            max_num_positions: What the block tables have room for.
+            max_num_positions: Positions of the longest sequence that there may be.
         """
         wanted = _PROGRAMS_PER_PROCESSOR * self.num_processors
         parts = -(-wanted // (num_sequences * num_kv_heads))
@@ -63,7 +63,9 @@ class Kernels:
         *,
         rows: torch.Tensor,
         tables: torch.Tensor,
+        starts: torch.Tensor,
         lengths: torch.Tensor,
+        max_length: int,
         block_size: int,
         scaling: float,
         sliding_window: int | None,
@@ -81,10 +83,13 @@ class Kernels:
             keys: `[num_slots, num_kv_heads, head_dim]`, of any of those, or int8 with scales.
             values: As `keys`.
             rows: int64 `[num_sequences]`: each sequence's row of `query` and `output`.
-            tables: int64 `[num_sequences, num_blocks]`: blocks of each sequence, in order; what
-                lies beyond its length is not read. The last dimension alone has to be contiguous.
+            tables: int64 `[num_blocks]`: blocks of the sequences, one block table behind the
+                other, each in order.
+            starts: int64 `[num_sequences]`: where the table of each begins in `tables`; that of a
+                sequence of length 0 is not read.
             lengths: int64 `[num_sequences]`: positions of each, the query's included; 0: the row
                 becomes zeros.
+            max_length: No length is above this; decides with the other sizes what is launched.
             block_size: Slots a block.
             scaling: Factor on the scores.
             sliding_window: The query sees the last this many positions; None: all.
@@ -93,9 +98,9 @@ class Kernels:
             key_scales: float32 `[num_slots, num_kv_heads]`: factors of int8 keys; None: no int8.
             value_scales: As `key_scales`.
         """
-        num_sequences, num_blocks = tables.shape
+        num_sequences = len(rows)
         _, num_heads, head_dim = query.shape
-        num_splits = self.num_splits(num_sequences, keys.shape[1], num_blocks * block_size)
+        num_splits = self.num_splits(num_sequences, keys.shape[1], max_length)
         partial = log_sums = None
         if num_splits > 1:
             shape = (num_sequences, num_heads, num_splits)
@@ -109,6 +114,7 @@ class Kernels:
             value_scales,
             rows,
             tables,
+            starts,
             lengths,
             scaling,
             sliding_window,

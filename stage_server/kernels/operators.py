@@ -13,8 +13,8 @@ MAX_SPLITS = 32
 _LIBRARY = torch.library.Library("stagecoach", "DEF")
 _LIBRARY.define(
     "decode_splits(Tensor query, Tensor keys, Tensor values, Tensor? key_scales,"
-    " Tensor? value_scales, Tensor rows, Tensor tables, Tensor lengths, float scaling,"
-    " int? sliding_window, float? softcap, int num_splits, Tensor(a!) output,"
+    " Tensor? value_scales, Tensor rows, Tensor tables, Tensor starts, Tensor lengths,"
+    " float scaling, int? sliding_window, float? softcap, int num_splits, Tensor(a!) output,"
     " Tensor(b!)? partial, Tensor(c!)? log_sums, int block_size) -> ()"
 )
 _LIBRARY.define(
@@ -44,6 +44,7 @@ def _decode_splits(
     value_scales: torch.Tensor | None,
     rows: torch.Tensor,
     tables: torch.Tensor,
+    starts: torch.Tensor,
     lengths: torch.Tensor,
     scaling: float,
     sliding_window: int | None,
@@ -70,6 +71,7 @@ def _decode_splits(
         value_scales,
         rows,
         tables,
+        starts,
         lengths,
         output,
         partial,
@@ -77,7 +79,6 @@ def _decode_splits(
         scaling,
         0.0 if softcap is None else softcap,
         0 if sliding_window is None else sliding_window,
-        tables.stride(0),
         **decode_constants(
             num_heads=num_heads,
             num_kv_heads=num_kv_heads,

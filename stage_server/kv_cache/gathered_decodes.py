@@ -28,7 +28,7 @@ class GatheredDecodes:
         self,
         indices: DecodeIndices,
         lengths: Sequence[int],
-        block_tables: Sequence[tuple[int, ...]],
+        block_tables: Sequence[Sequence[int]],
         block_size: int,
     ) -> None:
         self._indices = indices
@@ -62,11 +62,10 @@ class GatheredDecodes:
         """`[num_seqs, num_kv_heads, max_length, head_dim]`."""
         if self._place is not None:
             return cache.heads.narrow(2, self._place.start, self._max_length)  # a view
-        tables = self._indices.tables
         # [num_seqs * num_blocks, block_size, num_kv_heads, head_dim]
-        gathered = cache.blocks.index_select(0, tables.view(-1))
+        gathered = cache.blocks.index_select(0, self._indices.tables)
         # [num_seqs, num_blocks * block_size, num_kv_heads, head_dim]
-        gathered = gathered.view(len(tables), -1, *cache.rows.shape[1:])
+        gathered = gathered.view(len(self._indices.rows), -1, *cache.rows.shape[1:])
         return gathered[:, : self._max_length].transpose(1, 2)
 
     def _mask(self, sliding_window: int | None, dtype: torch.dtype) -> torch.Tensor | None:

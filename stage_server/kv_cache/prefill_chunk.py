@@ -6,6 +6,7 @@ row sees everything. A kernel of ours attends the others, whose scores are cappe
 would need a mask; where there is none, torch does so in several operations.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -46,7 +47,7 @@ class PrefillChunk:
         self,
         first_row: int,
         piece: SequenceSlice,
-        block_table: tuple[int, ...],
+        block_table: Sequence[int],
         table: torch.Tensor,
         block_size: int,
         kernels: Kernels | None,

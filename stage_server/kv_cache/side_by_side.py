@@ -1,8 +1,10 @@
 """Where a sequence's blocks lie in one piece, so that they are read in place."""
 
+from collections.abc import Sequence
+
 
 def place_side_by_side(
-    block_table: tuple[int, ...], block_size: int, num_tokens: int
+    block_table: Sequence[int], block_size: int, num_tokens: int
 ) -> slice | None:
     """Returns where in the pool's tokens a sequence lies in one piece; None when it does not.
 
@@ -12,6 +14,6 @@ def place_side_by_side(
         num_tokens: Tokens of the sequence.
     """
     first = block_table[0]
-    if block_table != tuple(range(first, first + len(block_table))):
+    if [*block_table] != [*range(first, first + len(block_table))]:
         return None
     return slice(first * block_size, first * block_size + num_tokens)

@@ -1,9 +1,12 @@
 """What a step needs on its device: packed in one pinned buffer, and copied there at once."""
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple, Self
 
+import numpy as np
 import torch
 
 from stage_server.core.batch import SequenceSlice
@@ -18,9 +21,14 @@ class DecodeIndices(NamedTuple):
     """`[num_sequences]`: the row of each in the micro-batch, ascending."""
     lengths: torch.Tensor
     """`[num_sequences]`: positions of each, the new one included."""
+    starts: torch.Tensor
+    """`[num_sequences]`: where each block table begins in `tables`."""
     tables: torch.Tensor
-    """`[num_sequences, num_blocks]`: a shorter table is padded with its own first block, so that a
-    sequence never reads another's."""
+    """`[num_blocks]`: the block tables, one behind the other. Where attention gathers all are as
+    long as the longest: a shorter one is padded with its own first block, so that a sequence never
+    reads another's."""
+    max_length: int
+    """No length is above this."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +60,8 @@ class StepIndices:
     inputs: torch.Tensor
     """Token ids or hidden states of the micro-batch, of the shape and dtype that they came in."""
     packed: torch.Tensor
-    """All lists, one behind the other: positions and slots, then rows, lengths and tables of each
-    group."""
+    """All lists, one behind the other: positions and slots, then rows, lengths, starts and tables
+    of each group."""
 
     @classmethod
     def of(
@@ -91,7 +99,6 @@ class StepIndices:
             )
         first_rows = rows_of_slices(slices)
         tables = plan.block_tables
-        padded = [_padded([tables[i] for i in group]) for group in groups]
         pack = _Pack()
         pack.add([position for piece in slices for position in _positions(piece)])
         pack.add(
@@ -101,10 +108,14 @@ class StepIndices:
                 for position in _positions(piece)
             ]
         )
-        for group, group_tables in zip(groups, padded, strict=True):
+        for group in groups:
+            group_tables: list[Sequence[int]] = [tables[i] for i in group]
+            if max_gathered_tokens is not None:
+                group_tables = [*_padded(group_tables)]
             pack.add([first_rows[i] for i in group])
             pack.add([slices[i].end_position for i in group])
-            pack.add([block for table in group_tables for block in table])
+            pack.add([0, *accumulate(map(len, group_tables[:-1]))])
+            pack.add_joined(group_tables)
         pack.add(logits_rows)
         pack.add(logits_numbers)
         pack.add(plan.new_blocks)
@@ -123,7 +134,13 @@ class StepIndices:
             slots=next(sent),
             groups=tuple(map(tuple, groups)),
             decodes=tuple(
-                DecodeIndices(next(sent), next(sent), next(sent).view(len(group), -1))
+                DecodeIndices(
+                    next(sent),
+                    next(sent),
+                    next(sent),
+                    next(sent),
+                    max(slices[i].end_position for i in group),
+                )
                 for group in groups
             ),
             logits_rows=next(sent),
@@ -141,18 +158,25 @@ class _Pack:
     """Lists of integers, one behind the other."""
 
     def __init__(self) -> None:
-        self._values: list[int] = []
+        self._values = array("q")
         self.sizes: list[int] = []
 
     def add(self, values: Sequence[int]) -> None:
-        self._values += values
-        self.sizes.append(len(values))
+        """Adds a list."""
+        self.add_joined([values])
+
+    def add_joined(self, parts: Iterable[Sequence[int]]) -> None:
+        """Adds one list that comes in parts."""
+        before = len(self._values)
+        for part in parts:
+            self._values += array("q", part)
+        self.sizes.append(len(self._values) - before)
 
     def sent_to(
         self, device: torch.device, inputs: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The lists, in one tensor, and the inputs; both on the device."""
-        packed = torch.tensor(self._values, dtype=torch.int64)
+        packed = torch.tensor(np.frombuffer(self._values, dtype=np.int64))
         if device.type != "cpu":
             packed, inputs = _sent_together(packed, inputs, device)
         return packed, inputs
@@ -162,15 +186,16 @@ def _sent_together(
     first: torch.Tensor, second: torch.Tensor, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Copies two tensors to the device as one, without waiting; the first is of int64."""
-    num_bytes, is_pinned = first.nbytes + second.nbytes, device.type == "cuda"
-    host = torch.empty(num_bytes, dtype=torch.uint8, pin_memory=is_pinned)
-    views = host[: first.nbytes].view(torch.int64), host[first.nbytes :].view(second.dtype)
+    start = first.nbytes
+    is_pinned = device.type == "cuda"
+    host = torch.empty(start + second.nbytes, dtype=torch.uint8, pin_memory=is_pinned)
+    views = host[: first.nbytes].view(torch.int64), host[start:].view(second.dtype)
     views[0].copy_(first)
     views[1].copy_(second.flatten())
     sent = host.to(device, non_blocking=True)
     return (
         sent[: first.nbytes].view(torch.int64),
-        sent[first.nbytes :].view(second.dtype).view(second.shape),
+        sent[start:].view(second.dtype).view(second.shape),
     )
 
 
@@ -187,6 +212,6 @@ def _positions(piece: SequenceSlice) -> range:
     return range(piece.start_position, piece.end_position)
 
 
-def _padded(tables: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+def _padded(tables: Sequence[Sequence[int]]) -> list[list[int]]:
     num_blocks = max(len(table) for table in tables)
-    return [table + (table[0],) * (num_blocks - len(table)) for table in tables]
+    return [[*table, *[table[0]] * (num_blocks - len(table))] for table in tables]

@@ -1,6 +1,7 @@
 """Paged decode attention in Triton's interpreter, against one sequence at a time in plain torch."""
 
 import math
+from itertools import accumulate, chain
 
 import pytest
 import torch
@@ -63,16 +64,17 @@ class Case:
     def decode(
         self, *, num_processors: int = 1, window: int | None = None, softcap: float | None = None
     ) -> torch.Tensor:
-        num_blocks = max(map(len, self.tables))
-        padded = [table + table[:1] * (num_blocks - len(table)) for table in self.tables]
+        starts = [0, *accumulate(map(len, self.tables[:-1]))]
         output = torch.full_like(self.query, 7)
         Kernels(num_processors=num_processors).decode(
             self.query,
             self.pool[0],
             self.pool[1],
             rows=self.rows,
-            tables=torch.tensor(padded),
+            tables=torch.tensor(list(chain.from_iterable(self.tables))),
+            starts=torch.tensor(starts),
             lengths=torch.tensor(self.lengths),
+            max_length=max(self.lengths),
             block_size=self.block_size,
             scaling=SCALING,
             sliding_window=window,
@@ -152,7 +154,7 @@ def test_parts_of_a_sequence_are_joined_and_empty_ones_are_nothing(
     # As many parts as the longest is worth: of the shortest, all but one are empty.
     case = Case([300, 1, 33], dtype=dtype)
     kernels = Kernels(num_processors=28)
-    assert kernels.num_splits(3, 2, 19 * 16) == 3
+    assert kernels.num_splits(3, 2, 300) == 3
     check(case, num_processors=28, window=window)
 
 

@@ -37,10 +37,10 @@ MAX_SHARED_KIB = {75: 64, 80: 163, 86: 99, 89: 99, 90: 227, 120: 99}
 """Shared memory of a block, by capability; from CUDA's table of compute capabilities."""
 
 TYPES = {
-    **dict.fromkeys(("rows", "table", "tables", "lengths", "slots"), "*i64"),
+    **dict.fromkeys(("rows", "table", "tables", "starts", "lengths", "slots"), "*i64"),
     **dict.fromkeys(("partial", "log_sums"), "*fp32"),
     **dict.fromkeys(("scaling", "softcap", "eps", "scale"), "fp32"),
-    **dict.fromkeys(("window", "table_stride", "num_splits"), "i32"),
+    **dict.fromkeys(("window", "num_splits"), "i32"),
     **dict.fromkeys(("first_row", "num_tokens", "start_position"), "i32"),
 }
 """Types of arguments; every other one points at elements of the compute dtype."""

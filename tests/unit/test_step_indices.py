@@ -52,7 +52,9 @@ def test_rows_are_told_where_they_are_and_where_they_go(tables: SlotTables) -> N
     [decodes] = indices.decodes
     assert decodes.rows.tolist() == [0, 5]
     assert decodes.lengths.tolist() == [6, 41]
-    assert decodes.tables.tolist() == [[*first, *[first[0]] * 9], list(third)]
+    assert decodes.max_length == 41
+    assert decodes.starts.tolist() == [0, 2]
+    assert decodes.tables.tolist() == [*first, *third]
 
 
 def test_only_sequences_of_like_length_are_gathered_together(tables: SlotTables) -> None:
@@ -63,6 +65,28 @@ def test_only_sequences_of_like_length_are_gathered_together(tables: SlotTables)
     assert sorted(i for group in apart.groups for i in group) == [0, 1, 2]
     together = make_indices(slices, plan, max_gathered_tokens=None)
     assert together.groups == ((0, 1, 2),)
+
+
+def test_a_shorter_table_is_padded_where_attention_gathers(tables: SlotTables) -> None:
+    tables.apply([], [SequenceSlice(3, 0, 25)])
+    slices = [SequenceSlice(3, 25, 1), SequenceSlice(2, 40, 1)]
+    plan = tables.apply([], slices)
+    shorter, longer = plan.block_tables
+    [decodes] = make_indices(slices, plan).decodes
+    assert decodes.starts.tolist() == [0, 11]
+    assert decodes.tables.tolist() == [*shorter, *[shorter[0]] * 4, *longer]
+
+
+def test_one_long_sequence_beside_short_ones_costs_no_more_than_its_own_table() -> None:
+    """Tables were padded to the longest, in every step."""
+    tables = SlotTables(2048, BLOCK_SIZE)
+    lengths = [4096] + [20] * 63
+    tables.apply([], [SequenceSlice(slot, 0, length) for slot, length in enumerate(lengths)])
+    slices = [SequenceSlice(slot, length - 1, 1) for slot, length in enumerate(lengths)]
+    plan = tables.apply([], slices)
+    indices = make_indices(slices, plan, max_gathered_tokens=None)
+    num_blocks = sum(map(len, plan.block_tables))
+    assert len(indices.packed) <= num_blocks + 6 * len(lengths)
 
 
 def test_blocks_that_are_copied_are_among_the_indices(tables: SlotTables) -> None:
@@ -79,7 +103,8 @@ def test_all_of_them_are_copied_to_the_device_at_once(tables: SlotTables) -> Non
     slices = [SequenceSlice(0, 5, 1), SequenceSlice(1, 1, 4), SequenceSlice(2, 40, 1)]
     indices = make_indices(slices, tables.apply([], slices))
     tensors = [indices.positions, indices.slots, indices.new_blocks, *indices.chunk_tables]
-    tensors += [part for decodes in indices.decodes for part in decodes]
+    for decodes in indices.decodes:
+        tensors += [decodes.rows, decodes.lengths, decodes.starts, decodes.tables]
     assert len({tensor.untyped_storage().data_ptr() for tensor in tensors}) == 1
 
 

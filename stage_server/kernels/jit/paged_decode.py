@@ -17,8 +17,8 @@ _NUM_STAGES = 2
 
 
 @triton.jit(
-    do_not_specialize=["scaling", "softcap", "window", "table_stride"],
-    do_not_specialize_on_alignment=["rows", "tables", "lengths"],
+    do_not_specialize=["scaling", "softcap", "window"],
+    do_not_specialize_on_alignment=["rows", "tables", "starts", "lengths"],
 )
 def decode_splits_kernel(
     query,
@@ -28,6 +28,7 @@ def decode_splits_kernel(
     value_scales,
     rows,
     tables,
+    starts,
     lengths,
     output,
     partial,
@@ -35,7 +36,6 @@ def decode_splits_kernel(
     scaling,
     softcap,
     window,
-    table_stride,
     NUM_HEADS: tl.constexpr,
     NUM_KV_HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
@@ -57,6 +57,7 @@ def decode_splits_kernel(
     group: tl.constexpr = NUM_HEADS // NUM_KV_HEADS
     length = tl.load(lengths + sequence).to(tl.int32)
     row_of_query = tl.load(rows + sequence).to(tl.int64)
+    table = tables + tl.load(starts + sequence)
     first_seen = 0
     if HAS_WINDOW:
         first_seen = tl.maximum(length - window, 0)
@@ -77,8 +78,7 @@ def decode_splits_kernel(
         position = first + tl.arange(0, TILE)
         is_seen = (position >= first_seen) & (position < stop)
         is_loaded = is_seen[:, None] & (dim[None, :] < HEAD_DIM)
-        entry = tables + sequence * table_stride + position // BLOCK_SIZE
-        block = tl.load(entry, mask=is_seen, other=0).to(tl.int64)
+        block = tl.load(table + position // BLOCK_SIZE, mask=is_seen, other=0).to(tl.int64)
         place = (block * BLOCK_SIZE + position % BLOCK_SIZE) * NUM_KV_HEADS + kv_head
         at = place[:, None] * HEAD_DIM + dim[None, :]
         key = tl.load(keys + at, mask=is_loaded, other=0.0).to(queries.dtype)
