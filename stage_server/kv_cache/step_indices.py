@@ -13,6 +13,10 @@ from stage_server.core.batch import SequenceSlice
 from stage_server.kv_cache.decode_groups import groups_of_like_length, indices_of_single_tokens
 from stage_server.kv_cache.slot_tables import BlockPlan
 
+_ALIGNMENT_BYTES = 16
+"""Of the inputs. Triton compiles a kernel once more for a pointer that is no multiple of it, in the
+middle of serving where warm-up has met no such pointer."""
+
 
 class DecodeIndices(NamedTuple):
     """Sequences that run one token each and are attended together; int64 on the device."""
@@ -186,7 +190,7 @@ def _sent_together(
     first: torch.Tensor, second: torch.Tensor, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Copies two tensors to the device as one, without waiting; the first is of int64."""
-    start = first.nbytes
+    start = -(-first.nbytes // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
     is_pinned = device.type == "cuda"
     host = torch.empty(start + second.nbytes, dtype=torch.uint8, pin_memory=is_pinned)
     views = host[: first.nbytes].view(torch.int64), host[start:].view(second.dtype)

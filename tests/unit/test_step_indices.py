@@ -116,3 +116,13 @@ def test_indices_and_inputs_go_to_a_card_in_one_copy(dtype: torch.dtype) -> None
     assert torch.equal(found[0], lists)
     assert torch.equal(found[1], inputs)
     assert found[0].untyped_storage().data_ptr() == found[1].untyped_storage().data_ptr()
+
+
+@pytest.mark.parametrize("num_integers", range(1, 5))
+def test_inputs_are_aligned_behind_any_number_of_integers(num_integers: int) -> None:
+    """Or the kernel that reads them first is compiled for each alignment, when it is first met."""
+    lists, inputs = torch.arange(num_integers), torch.ones(2, 3, dtype=torch.bfloat16)
+    found = _sent_together(lists, inputs, CPU)
+    assert torch.equal(found[0], lists)
+    assert torch.equal(found[1], inputs)
+    assert found[1].data_ptr() % 16 == 0
