@@ -5,6 +5,7 @@ it. `graph_check` decides at start which sizes are worth it.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 import torch
@@ -38,11 +39,10 @@ class Recorder(Protocol):
 
 
 class CudaRecorder:
-    """Records CUDA graphs, which share one pool of memory: they never run at the same time."""
+    """Records CUDA graphs, each in a pool of memory of its own, which goes when the graph goes."""
 
     def __init__(self) -> None:
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        self._pool = torch.cuda.graph_pool_handle()
 
     def record(self, run: Callable[[], torch.Tensor]) -> Recording:
         """Records one graph; see `Recorder.record`.
@@ -59,13 +59,27 @@ class CudaRecorder:
                 for _ in range(_NUM_WARM_UP_RUNS):
                     run()
             before.wait_stream(self._stream)
-            graph = torch.cuda.CUDAGraph()
-            # What other threads of the process do with CUDA, if anything, does not disturb it.
-            with torch.cuda.graph(
-                graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
-            ):
-                output = run()
+            graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+            try:
+                # What other threads of the process do with CUDA, if anything, does not disturb it.
+                with torch.cuda.graph(
+                    graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"
+                ):
+                    output = run()
+            except Exception:
+                self._end_allocation(pool)
+                raise
         return Recording(graph.replay, output)
+
+    def _end_allocation(self, pool: tuple[int, int]) -> None:
+        """Tells torch's allocator that a recording that failed has ended.
+
+        torch without pytorch#180395 does not where CUDA has invalidated the recording. From then
+        on it would refuse to give back memory, and never look whether streams still use any.
+        Without pytorch#190348 it keeps what the recording took.
+        """
+        with suppress(RuntimeError):  # torch has done so
+            torch._C._cuda_endAllocateToPool(self._stream.device_index, pool)
 
 
 class DecodeGraphs:
@@ -96,7 +110,7 @@ class DecodeGraphs:
         self._recordings[size] = self._recorder.record(lambda: self._static.forward(size))
 
     def drop(self, size: int) -> None:
-        """Forgets a graph, if there is one."""
+        """Forgets a graph, if there is one; what it took is free."""
         self._recordings.pop(size, None)
 
     def size_for(self, slices: Sequence[SequenceSlice]) -> int | None:

@@ -70,7 +70,11 @@ def _is_lost(device: torch.device) -> bool:
         return False
     try:
         torch.cuda.synchronize(device)
-        torch.cuda.empty_cache()
     except Exception:  # whatever it is, the device does not answer
         return True
+    try:
+        torch.cuda.empty_cache()
+    except Exception as error:
+        # torch refuses while it believes that a graph is being recorded; the device is well.
+        return isinstance(error, torch.AcceleratorError)
     return False

@@ -15,12 +15,14 @@ from typing import NamedTuple, Protocol
 import torch
 
 from stage_server.compute.decode_graphs import CudaRecorder, DecodeGraphs, graph_sizes
+from stage_server.compute.device_failures import device_failures
 from stage_server.compute.forward_pass import ForwardPass
 from stage_server.compute.kernel_check import TOLERANCES, difference
 from stage_server.compute.static_decodes import StaticDecodes
 from stage_server.core.batch import SequenceSlice
 from stage_server.kv_cache.slot_tables import BlockPlan
 from stage_server.kv_cache.step_indices import StepIndices
+from stagecoach.contract.errors import DeviceMemoryError
 from stagecoach.roofline.kv_memory import RESERVE_BYTES
 
 MIN_GAIN = 0.05
@@ -90,7 +92,8 @@ def find_graphs(
 ) -> DecodeGraphs | None:
     """Returns the graphs by which a stage's decode steps run; None: they are launched plainly.
 
-    Takes a second or a few. The content of blocks that no sequence holds is lost.
+    Takes a second or a few. The content of blocks that no sequence holds is lost. Where there is no
+    memory for graphs there are none.
 
     Args:
         forward_pass: Forward pass of the stage, on a card, with kernels.
@@ -99,23 +102,30 @@ def find_graphs(
         max_num_positions: Positions of the longest sequence.
 
     Raises:
-        torch.AcceleratorError: The card is lost.
+        DeviceLostError: The card is lost.
     """
-    stack = forward_pass.stack
-    static = StaticDecodes(
-        stack,
-        forward_pass.pool,
-        scratch_block=scratch_block,
-        max_rows=graph_sizes(max_rows)[-1],
-        max_num_positions=max_num_positions,
-    )
-    graphs = DecodeGraphs(static, CudaRecorder())
-    reason = record_useful(graphs, forward_pass, graph_sizes(max_rows), CardMeter(stack.device))
+    stack, sizes = forward_pass.stack, graph_sizes(max_rows)
+    graphs: DecodeGraphs | None = None
+    reason: str | None
+    try:
+        with device_failures(stack.device):
+            static = StaticDecodes(
+                stack,
+                forward_pass.pool,
+                scratch_block=scratch_block,
+                max_rows=sizes[-1],
+                max_num_positions=max_num_positions,
+            )
+            graphs = DecodeGraphs(static, CudaRecorder())
+            reason = record_useful(graphs, forward_pass, sizes, CardMeter(stack.device))
+    except DeviceMemoryError:
+        graphs, reason = None, "there is no memory for what graphs read and write"
+    recorded = () if graphs is None else graphs.sizes
     _log.info(
-        "decode steps run as CUDA graphs" if graphs.sizes else "decode steps run without graphs",
-        extra={"sizes": graphs.sizes, "reason": reason},
+        "decode steps run as CUDA graphs" if recorded else "decode steps run without graphs",
+        extra={"sizes": recorded, "reason": reason},
     )
-    return graphs if graphs.sizes else None
+    return graphs if recorded else None
 
 
 @torch.inference_mode()
@@ -135,16 +145,25 @@ def record_useful(
         try:
             graphs.record(size)
             reason = _objection(graphs, forward_pass, size, meter)
+            taken_bytes = free_bytes - meter.free_bytes()
+            if reason is None and taken_bytes > MAX_GRAPH_BYTES:
+                reason = f"graphs would take {taken_bytes} bytes, and may take {MAX_GRAPH_BYTES}"
         except Exception as error:  # torch and what it calls raise errors of every class
             meter.check()
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        taken_bytes = free_bytes - meter.free_bytes()
-        if reason is None and taken_bytes > MAX_GRAPH_BYTES:
-            reason = f"graphs would take {taken_bytes} bytes, and may take {MAX_GRAPH_BYTES}"
+            reason = _text_of(error)
         if reason is not None:
             graphs.drop(size)
             return f"batch {size}: {reason}"
     return None
+
+
+def _text_of(error: BaseException | None) -> str:
+    """Tells of an error and of those before it: of a recording CUDA says at last that it failed."""
+    texts = []
+    while error is not None:
+        texts.append(f"{type(error).__name__}: {' '.join(str(error).split())}")
+        error = error.__context__
+    return ", after ".join(texts)
 
 
 def _objection(

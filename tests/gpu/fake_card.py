@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest import mock
+from weakref import WeakSet
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -103,17 +104,27 @@ class FakeCard:
     Args:
         memory_bytes: Of the card.
         used_bytes: What others hold: the driver, a screen, another stage.
-        records_graphs: False: to record a CUDA graph fails.
+        records_graphs: False: CUDA invalidates every recording of a graph.
+        ends_recordings: False: as torch without pytorch#180395, the allocator then goes on to
+            believe in the recording, until it is told.
     """
 
     def __init__(
-        self, *, memory_bytes: int = 80 << 30, used_bytes: int = 0, records_graphs: bool = False
+        self,
+        *,
+        memory_bytes: int = 80 << 30,
+        used_bytes: int = 0,
+        records_graphs: bool = False,
+        ends_recordings: bool = True,
     ) -> None:
         self.records_graphs = records_graphs
         self.stream = self.main_stream = _Stream()
+        self.ends_recordings = ends_recordings
         self.memory_bytes = memory_bytes
         self.used_bytes = used_bytes
         self.counts = Counts()
+        self._recorded_pool: _GraphPool | None = None
+        self._graphs: WeakSet[_Graph] = WeakSet()
         self._live: dict[int, tuple[StorageWeakRef, int]] = {}
         self._live_bytes = 0
         self._peak_bytes = 0
@@ -127,9 +138,14 @@ class FakeCard:
         return self._live_bytes
 
     @property
+    def pooled_bytes(self) -> int:
+        """What graphs hold for what they compute; it stays while one of their pool's is there."""
+        return sum(pool.num_bytes for pool in {graph.pool for graph in self._graphs})
+
+    @property
     def free_bytes(self) -> int:
         """What nobody holds."""
-        return self.memory_bytes - self.used_bytes - self.allocated_bytes
+        return self.memory_bytes - self.used_bytes - self.allocated_bytes - self.pooled_bytes
 
     @contextmanager
     def record(self) -> Iterator[Counts]:
@@ -196,14 +212,33 @@ class FakeCard:
             self.stream = before
 
     @contextmanager
-    def _recording(self, _graph: "_Graph", *, stream: "_Stream", **_: object) -> Iterator[None]:
+    def _recording(
+        self, graph: "_Graph", *, pool: "_GraphPool", stream: "_Stream", **_: object
+    ) -> Iterator[None]:
         """What is launched inside is launched by replays alone, and nothing may be waited for."""
-        if not self.records_graphs:
-            self.stream = stream  # as torch leaves it
-            raise RuntimeError("this card records no graphs")
-        with self._on_stream(stream), self.record() as counts:
+        self._empty_cache()
+        self._recorded_pool = pool
+        before, self.stream = self.stream, stream
+        with self.record() as counts:
             yield
+        if self.records_graphs or self.ends_recordings:
+            self._recorded_pool = None
+        if not self.records_graphs:  # the stream is left as torch leaves it
+            raise RuntimeError("this card records no graphs")
+        self.stream = before
         assert not counts.crossings, "a graph holds no copies between host and card"
+        pool.num_bytes = max(pool.num_bytes, counts.taken_bytes)
+        graph.pool = pool
+        self._graphs.add(graph)
+
+    def _end_allocation(self, _device_index: int, pool: "_GraphPool") -> None:
+        if pool is not self._recorded_pool:
+            raise RuntimeError("endAllocatePool: not currently recording to mempool_id")
+        self._recorded_pool = None
+
+    def _empty_cache(self) -> None:
+        if self._recorded_pool is not None:
+            raise RuntimeError("captures_underway.empty() INTERNAL ASSERT FAILED")
 
     def _reset_peak(self) -> None:
         self._peak_bytes = self.allocated_bytes
@@ -227,13 +262,16 @@ class FakeCard:
             "Stream": lambda *_: _Stream(),
             "current_stream": lambda: self.stream,
             "stream": self._on_stream,
-            "graph_pool_handle": lambda: None,
+            "graph_pool_handle": _GraphPool,
             "CUDAGraph": lambda: _Graph(self),
             "graph": self._recording,
-            "empty_cache": lambda *_: None,
+            "empty_cache": self._empty_cache,
         }
         for name, answer in answers.items():
             self._stack.enter_context(mock.patch.object(torch.cuda, name, answer))
+        self._stack.enter_context(
+            mock.patch.object(torch._C, "_cuda_endAllocateToPool", self._end_allocation)
+        )
         # The first of these would copy number by number, the second has no answer.
         self._stack.enter_context(mock.patch.object(FakeTensor, "tolist", self._to_list))
         self._stack.enter_context(mock.patch.object(torch.Tensor, "data_ptr", _storage_key))
@@ -279,14 +317,23 @@ class FakeEvent:
 class _Stream:
     """All work is in one order."""
 
+    device_index = 0
+
     def wait_stream(self, _other: "_Stream") -> None:
         pass
+
+
+class _GraphPool:
+    """Memory of graphs that never run at the same time."""
+
+    num_bytes = 0
 
 
 class _Graph:
     """Launches all that it holds at once."""
 
     def __init__(self, card: FakeCard) -> None:
+        self.pool = _GraphPool()
         self._card = card
 
     def replay(self) -> None:
