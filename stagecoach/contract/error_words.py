@@ -25,7 +25,7 @@ def in_words_of(error: StagecoachError, name_of: Callable[[str], str]) -> Stagec
     names = {field: name_of(field) for field in fields}
     if all(field == name for field, name in names.items()):
         return error
-    told = type(error)(_renamed(error.message, names))
+    told = type(error)(_renamed(error.message, names, other=error.details.get("other_field")))
     told.details.update(error.details)
     told.details.update(
         {kind: names[error.details[kind]] for kind in _NAMING if error.details.get(kind)}
@@ -33,12 +33,17 @@ def in_words_of(error: StagecoachError, name_of: Callable[[str], str]) -> Stagec
     return told
 
 
-def _renamed(message: str, names: dict[str, str]) -> str:
-    """Renames each field where it stands first, as a whole name; later ones may be quoted."""
+def _renamed(message: str, names: dict[str, str], *, other: str | None) -> str:
+    """Renames each field where it stands first, as a whole name; later ones may be quoted.
+
+    A name that is a plain word may be just that, as in "cannot listen on": it is the field's where
+    it begins the message, and where the error says that the message names it.
+    """
     waiting = dict(names)
 
     def name_of(found: re.Match[str]) -> str:
-        return waiting.pop(found[0], found[0])
+        is_name = found.start() == 0 or not found[0].isalpha() or found[0] == other
+        return waiting.pop(found[0], found[0]) if is_name else found[0]
 
     longest_first = sorted(names, key=len, reverse=True)
     either = "|".join(map(re.escape, longest_first))

@@ -102,7 +102,7 @@ def _read(path: Path, *, field: str) -> tuple[bytes, os.stat_result]:
             data = file.read(MAX_SECRET_FILE_BYTES + 1)
     except OSError as error:
         raise InvalidArgumentError(
-            f"cannot read {field} {path}: {error.strerror}", field=field
+            f"{field} {path} cannot be read: {error.strerror}", field=field
         ) from error
     if len(data) > MAX_SECRET_FILE_BYTES:
         raise InvalidArgumentError(

@@ -179,9 +179,9 @@ def test_help_that_cannot_be_written_is_one_line(module: str, flag: str) -> None
         (("status", "--coordinator", "127.0.0.1:\u0665\u0660"), "must be HOST:PORT"),
         (("health", "127.0.0.1:00000000080"), "must be HOST:PORT"),
         (("status", "--coordinator", b"lo\xff:50"), "must be HOST:PORT"),
-        (("generate", "x", "--timeout-s", "nan"), "timeout_s is nan, must be above 0"),
-        (("chat", "--timeout-s", "0"), "timeout_s is 0.0, must be above 0"),
-        (("status", "--timeout-s", "-1"), "timeout_s is -1.0, must be above 0"),
+        (("generate", "x", "--timeout-s", "nan"), "--timeout-s is nan, must be above 0"),
+        (("chat", "--timeout-s", "0"), "--timeout-s is 0.0, must be above 0"),
+        (("status", "--timeout-s", "-1"), "--timeout-s is -1.0, must be above 0"),
     ],
     ids=str,
 )

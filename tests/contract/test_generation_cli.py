@@ -171,8 +171,8 @@ def test_output_options_that_make_no_sense_exit_2_with_one_line(
         (("--logprobs", "21", "--json"), "logprobs is 21"),
         (("--json-schema", str(bad)), "is not UTF-8 text"),
         (("--json-schema", str(empty)), "must be an object or a boolean"),
-        (("--json-schema", str(empty), "--regex", "a"), "only one of json_schema, regex"),
-        (("--regex", ""), "grammar.regex is empty"),
+        (("--json-schema", str(empty), "--regex", "a"), "--json-schema and --regex are both given"),
+        (("--regex", ""), "--regex is empty"),
     ):
         result = run_cli(server, "generate", "abc", *options)
         assert (result.returncode, result.stdout) == (2, b""), options
@@ -221,9 +221,9 @@ def test_stats_go_to_stderr_beside_the_text(server: BackgroundServer) -> None:
         (("",), "empty"),
         (("--prompt-token-ids", "1", "--chat"), "--chat"),
         (("a", "--system", "b"), "--chat"),
-        (("a", "--max-tokens", "0"), "max_tokens"),
-        (("a", "--max-tokens", "-1"), "max_tokens"),
-        (("a", "--top-p", "1.5"), "top_p"),
+        (("a", "--max-tokens", "0"), "--max-tokens"),
+        (("a", "--max-tokens", "-1"), "--max-tokens"),
+        (("a", "--top-p", "1.5"), "--top-p"),
         (("a", "--temperature", "nan"), "temperature"),
         (("a", "--stop", ""), "stop"),
         (("--prompt-token-ids", "300"), "vocabulary"),

@@ -229,11 +229,11 @@ def test_no_log_holds_prompts_tokens_or_text(observed: Observed) -> None:
 @pytest.mark.parametrize(
     ("command", "flags", "said"),
     [
-        ("serve", ["--log-format", "xml"], "log_format 'xml' is not one of console, json"),
-        ("serve", ["--log-level", "loud"], "log_level 'loud'"),
-        ("serve", ["--metrics-listen", "9400"], "metrics_listen '9400' is not HOST:PORT"),
+        ("serve", ["--log-format", "xml"], "--log-format 'xml' is not one of console, json"),
+        ("serve", ["--log-level", "loud"], "--log-level 'loud'"),
+        ("serve", ["--metrics-listen", "9400"], "--metrics-listen '9400' is not HOST:PORT"),
         ("serve", ["--otlp-endpoint", "localhost:4317"], "is not a URL"),
-        ("stage", ["--log-format", "xml"], "log_format 'xml' is not one of console, json"),
+        ("stage", ["--log-format", "xml"], "--log-format 'xml' is not one of console, json"),
         ("stage", ["--metrics-listen", "nowhere"], "nowhere"),
     ],
 )

@@ -175,7 +175,7 @@ def test_layers_that_the_model_does_not_have_are_said_in_one_line() -> None:
         (["--model", "demo", "--layers", "0:2", "--kv-memory", "lots"], "lots"),
         (["--model", "demo", "--layers", "0:2", "--dtype", "int3"], "int3"),
         (["--model", "demo", "--layers", "0:2", "--device", "tpu"], "tpu"),
-        (["--model", "demo", "--layers", "0:2", "--max-num-seqs", "0"], "max_num_seqs"),
+        (["--model", "demo", "--layers", "0:2", "--max-num-seqs", "0"], "--max-num-seqs"),
         (["--model", "demo", "--layers", "0:2", "--threads", "x"], "--threads"),
         (["--model", "demo", "--layers", "0:2", "--log-level", "loud"], "loud"),
         (["--model", "demo", "--layers", "0:2", "--surprise"], "--surprise"),
@@ -193,7 +193,7 @@ def test_a_device_without_memory_is_refused(size: str) -> None:
     flags = ["--model", "demo", "--stage", "1/2", "--stage-memory", f"{size},8GiB"]
     result = CliRunner().invoke(app, flags)
     assert result.exit_code == 2
-    assert f"stage_memory '{size}' must be above 0" in result.stderr
+    assert f"--stage-memory '{size}' must be above 0" in result.stderr
 
 
 @pytest.mark.parametrize("flags", [["--stage", "1/2"], ["--layers", "0:2"]])

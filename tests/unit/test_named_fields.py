@@ -311,3 +311,16 @@ def test_a_second_field_is_renamed_and_what_is_quoted_is_not() -> None:
     assert told.message == "b is 'a.b', which c[1] has not; a.b.d and xa.c stay"
     assert told.details == {"field": "b", "other_field": "c"}
     assert in_words_of(error, lambda field: field) is error
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ("listen 'nowhere' is not HOST:PORT", "--listen 'nowhere' is not HOST:PORT"),
+        ("cannot listen on 127.0.0.1:1", "cannot listen on 127.0.0.1:1"),
+        ("a free port to listen on is missing", "a free port to listen on is missing"),
+    ],
+)
+def test_a_plain_word_in_a_message_stays(message: str, told: str) -> None:
+    error = in_words_of(InvalidArgumentError(message, field="listen"), "--{}".format)
+    assert (error.message, error.details["field"]) == (told, "--listen")
