@@ -132,7 +132,7 @@ class _Size:
     """How many rows a part may have.
 
     Attributes:
-        max_rows: Of a part; None: as many as there are.
+        max_rows: Rows that a part may have; None: as many as there are.
     """
 
     def __init__(self) -> None:

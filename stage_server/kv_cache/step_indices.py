@@ -14,8 +14,8 @@ from stage_server.kv_cache.decode_groups import groups_of_like_length, indices_o
 from stage_server.kv_cache.slot_tables import BlockPlan
 
 _ALIGNMENT_BYTES = 16
-"""Of the inputs. Triton compiles a kernel once more for a pointer that is no multiple of it, in the
-middle of serving where warm-up has met no such pointer."""
+"""Inputs begin at a multiple of it. Triton compiles a kernel once more for a pointer that does not,
+in the middle of serving where warm-up has met no such pointer."""
 
 
 class DecodeIndices(NamedTuple):

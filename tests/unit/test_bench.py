@@ -89,7 +89,7 @@ def test_the_speed_counts_only_what_came_after_every_request_had_its_first_token
 
 
 def test_tokens_that_all_arrive_at_once_tell_no_speed() -> None:
-    with pytest.raises(InvalidArgumentError, match="more output tokens"):
+    with pytest.raises(InvalidArgumentError, match="more are needed to measure a speed"):
         decode_tokens_per_s([create_request(0.0, 1.0, 1.0)])
 
 

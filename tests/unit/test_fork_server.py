@@ -35,11 +35,19 @@ def forks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(tmp_path), os.getcwd())))
     monkeypatch.setattr(stage_forks, "_PREPARE", "imported:prepare")
     monkeypatch.setattr(stage_forks, "_MODULE", "program")
+    before = children()
     with adopted_orphans():
         yield StageForks
-        for left in psutil.Process().children():  # of a test that failed
-            left.kill()
-            left.wait()
+        left = children() - before
+        for process in left:
+            process.kill()
+            process.wait()
+    assert left == set()
+
+
+def children() -> set[psutil.Process]:
+    """Processes below this one; other tests may have some."""
+    return set(psutil.Process().children())
 
 
 async def test_a_fork_is_a_process_of_its_own(forks: Callable[[], StageForks]) -> None:
@@ -61,7 +69,6 @@ async def test_a_fork_is_a_process_of_its_own(forks: Callable[[], StageForks]) -
     assert waiting.returncode is None  # it does not need the fork server any more
     waiting.terminate()
     assert await waiting.wait() == -signal.SIGTERM
-    assert psutil.Process().children() == []
     await ours.close()
 
 
@@ -75,10 +82,10 @@ async def test_forks_that_are_asked_for_at_once_all_come(forks: Callable[[], Sta
 async def test_what_forks_is_started_again_and_nothing_of_it_is_kept(
     forks: Callable[[], StageForks],
 ) -> None:
-    files = {file.target for file in open_files()}
+    files, others = {file.target for file in open_files()}, children()
     ours = forks()
     first = await ours.start(["wait"])
-    (server,) = (child for child in psutil.Process().children() if child.pid != first.pid)
+    (server,) = (child for child in children() - others if child.pid != first.pid)
     server.kill()
     second = await ours.start(["0"])
     first.kill()
@@ -100,7 +107,6 @@ async def test_what_is_not_installed_is_named(
         UnavailableError, match="no stage can be started: the package not_there is not installed"
     ):
         await forks().start(["0"])
-    assert psutil.Process().children() == []
 
 
 async def test_a_start_that_is_given_up_leaves_nothing(forks: Callable[[], StageForks]) -> None:
@@ -112,4 +118,3 @@ async def test_a_start_that_is_given_up_leaves_nothing(forks: Callable[[], Stage
     process = await ours.start(["0"])
     assert await process.wait() == 0
     await ours.close()
-    assert psutil.Process().children() == []
