@@ -1,11 +1,13 @@
 """The synchronous client."""
 
 import time
+from functools import partial
 from types import TracebackType
 from typing import Self, Unpack
 
 import grpc
 
+from stagecoach.client.call_starter import CallStarter
 from stagecoach.client.call_timeout import call_timeout_s
 from stagecoach.client.channel import (
     READY_POLL_S,
@@ -66,6 +68,7 @@ class Client:
         else:
             self._channel = grpc.secure_channel(address, credentials, options=options)
         self._stub = generation_pb2_grpc.GenerationServiceStub(self._channel)
+        self._starter = CallStarter()
         self._is_closed = False
 
     def generate(
@@ -90,13 +93,13 @@ class Client:
             InvalidArgumentError: A value has the wrong type, or `timeout_s` is not above 0.
             RequestAbortedError: The client is closed.
         """
-        request = generate_request(prompt, **options)
-        return TokenStream(
-            self._open_stub().Generate(
-                request, timeout=call_timeout_s(timeout_s), metadata=self._metadata
-            ),
-            self._peer,
+        start = partial(
+            self._open_stub().Generate,
+            generate_request(prompt, **options),
+            timeout=call_timeout_s(timeout_s),
+            metadata=self._metadata,
         )
+        return TokenStream(self._starter.start(start), self._peer)
 
     def complete(
         self,
@@ -172,13 +175,13 @@ class Client:
         Raises:
             StagecoachError: The coordinator does not let itself be watched.
         """
-        request = watch_request(model)
-        return StepWatch(
-            self._open_stub().WatchSteps(
-                request, timeout=call_timeout_s(timeout_s), metadata=self._metadata
-            ),
-            self._peer,
+        start = partial(
+            self._open_stub().WatchSteps,
+            watch_request(model),
+            timeout=call_timeout_s(timeout_s),
+            metadata=self._metadata,
         )
+        return StepWatch(self._starter.start(start), self._peer)
 
     def wait_until_ready(self, timeout_s: float) -> CoordinatorStatus:
         """Waits until the coordinator serves requests.
@@ -206,6 +209,7 @@ class Client:
         """Closes the connection; streams that still run are cancelled."""
         self._is_closed = True
         self._channel.close()
+        self._starter.close()
 
     def _open_stub(self) -> generation_pb2_grpc.GenerationServiceStub:
         """Returns the calls of the service.

@@ -2,6 +2,8 @@
 
 import asyncio
 import gc
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -300,6 +302,41 @@ def test_threads_may_share_a_client(client: Client) -> None:
     for thread in threads:
         thread.join(DEADLINE_S)
     assert texts == {prompt: prompt * 2 for prompt in prompts}
+
+
+INTERRUPTED = """
+import signal, sys
+import grpc._channel
+from stagecoach import Client
+
+start_thread = grpc._channel._run_channel_spin_thread
+
+def interrupted(state):
+    signal.raise_signal(signal.SIGINT)  # gRPC has the call, and nobody takes its events yet
+    start_thread(state)
+
+grpc._channel._run_channel_spin_thread = interrupted
+try:
+    with Client(sys.argv[1]) as client:
+        stream = getattr(client, sys.argv[2])(*sys.argv[3:])
+        for _ in stream:
+            pass
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.parametrize("call", [("generate", "a prompt"), ("watch_steps",)])
+def test_ctrl_c_while_a_stream_is_started_does_not_keep_a_client_from_closing(
+    server: BackgroundServer, call: tuple[str, ...]
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, server.address, *call],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("interrupted\n", "", 0)
 
 
 async def test_an_async_stream_yields_every_token_and_then_the_completion() -> None:
