@@ -35,7 +35,7 @@ with more, a card has enough to do between launches."""
 _STEP_LAUNCHES = 6
 """Before and after the layers, without logits."""
 
-_HEAD_LAUNCHES = 18
+_HEAD_LAUNCHES = 16
 """Kernel launches of the head, and of the reduction of its logits to what greedy sampling wants."""
 
 _MOVED_LOGIT_BYTES = 44
