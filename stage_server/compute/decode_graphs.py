@@ -66,7 +66,7 @@ class CudaRecorder:
                     graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"
                 ):
                     output = run()
-            except Exception:
+            except Exception:  # raised again, whatever it is; the allocator must not stay as it is
                 self._end_allocation(pool)
                 raise
         return Recording(graph.replay, output)

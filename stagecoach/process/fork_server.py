@@ -12,6 +12,7 @@ open no connection to a device. Whoever asks is the parent of what it asked for:
 called `adopt_orphans`. So it learns how each process ended, also when the fork server is gone.
 """
 
+import errno
 import importlib
 import json
 import os
@@ -92,10 +93,7 @@ def _serve(channel: socket.socket, inherited: Mapping[signal.Signals, Handler]) 
         data, streams, _, _ = socket.recv_fds(channel, _MAX_REQUEST_BYTES, _NUM_STREAMS)
         if not data:
             return None
-        try:
-            process_id = _fork_orphan()
-        except OSError as error:
-            process_id = -(error.errno or 1)
+        process_id = _id_or_failure(_fork_orphan)
         if process_id == 0:
             channel.close()
             os.setpgid(0, 0)
@@ -108,6 +106,14 @@ def _serve(channel: socket.socket, inherited: Mapping[signal.Signals, Handler]) 
         for stream in streams:
             os.close(stream)
         channel.send(_REPLY.pack(process_id))
+
+
+def _id_or_failure(fork: Callable[[], int]) -> int:
+    """Returns what `fork` returns, or the negative number of the error that it raises."""
+    try:
+        return fork()
+    except OSError as error:
+        return -(error.errno or errno.EAGAIN)
 
 
 def _fork_orphan() -> int:
@@ -124,10 +130,7 @@ def _fork_orphan() -> int:
     if parent_id == 0:
         os.close(told)
         own_id = os.getpid()
-        try:
-            process_id = os.fork()
-        except OSError as error:
-            process_id = -(error.errno or 1)
+        process_id = _id_or_failure(os.fork)
         if process_id != 0:
             os.write(tell, _REPLY.pack(process_id))
             os._exit(0)
