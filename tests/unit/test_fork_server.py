@@ -109,6 +109,16 @@ async def test_what_is_not_installed_is_named(
         await forks().start(["0"])
 
 
+async def test_a_fork_server_that_is_killed_before_it_serves_is_called_so(
+    forks: Callable[[], StageForks], tmp_path: Path
+) -> None:
+    (tmp_path / "imported.py").write_text("def prepare(): import os; os.kill(os.getpid(), 9)\n")
+    with pytest.raises(
+        UnavailableError, match="no stage can be started: the process that forks them was killed"
+    ):
+        await forks().start(["0"])
+
+
 async def test_a_start_that_is_given_up_leaves_nothing(forks: Callable[[], StageForks]) -> None:
     ours = forks()
     starting = asyncio.create_task(ours.start(["wait"]))

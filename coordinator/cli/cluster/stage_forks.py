@@ -49,8 +49,9 @@ class StageForks:
             try:
                 return await self._server.fork(command)
             except ConnectionError as error:
-                said = await self.close()
-                raise UnavailableError(f"no stage can be started: {said or error}") from error
+                # Whatever else ends it is said there.
+                reason = await self.close() or "the process that forks them was killed"
+                raise UnavailableError(f"no stage can be started: {reason}") from error
 
     async def close(self) -> str:
         """Ends the fork server, if there is one; may be called again.
