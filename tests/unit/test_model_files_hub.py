@@ -8,8 +8,6 @@ import hashlib
 import json
 import os
 import re
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +20,7 @@ from huggingface_hub._tree_cache import TreeCacheEntry, write_tree_cache
 from stagecoach.contract.errors import ModelFilesError
 from stagecoach.model_files import open_model
 from stagecoach.model_files.checksum import check_download
+from tests.fresh_processes import run_code
 from tests.tiny_models import NUM_LAYERS, tiny_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -144,16 +143,7 @@ class Machine:
         }
 
     def run(self, code: str, **environment: str) -> str:
-        result = subprocess.run(
-            [sys.executable, "-c", PRELUDE + code],
-            env=self._environment | environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        assert result.returncode == 0, result.stderr
-        return result.stdout.strip()
+        return run_code(PRELUDE + code, self._environment | environment).strip()
 
     def error(
         self, spec: str, *, wants: str = "fingerprint", prelude: str = "", **environment: str

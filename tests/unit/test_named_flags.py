@@ -6,6 +6,7 @@ name, or is listed here as one that takes every value, or whose value is looked 
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,6 +29,8 @@ from stagecoach.security.certificate_folder import CertificateFolder
 from stagecoach.security.role import Role
 
 RUNNER = CliRunner()
+COMMAND_OF = cache(get_command)
+"""What Typer makes of an application takes as long as all else that a flag is refused with."""
 STOPPED = UnavailableError("stopped before anything starts")
 
 APPS: Mapping[str, typer.Typer] = {"coordinator-cli": app, "stage-server": stage_command.app}
@@ -69,7 +72,7 @@ PASSED_ON = {
 def commands() -> Iterator[tuple[str, str, tuple[str, ...], Any]]:
     """The name of each command, its application, the way to it, and what Typer made of it."""
     for app_name, application in APPS.items():
-        waiting: list[tuple[tuple[str, ...], Any]] = [((), get_command(application))]
+        waiting: list[tuple[tuple[str, ...], Any]] = [((), COMMAND_OF(application))]
         while waiting:
             way, made = waiting.pop()
             inner = getattr(made, "commands", None)
@@ -114,6 +117,7 @@ def stop(*_: object, **__: object) -> NoReturn:
 
 @pytest.fixture(autouse=True)
 def nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("typer.testing._get_command", COMMAND_OF)
     monkeypatch.setattr(cluster_run, "run_cluster", stop)
     monkeypatch.setattr("coordinator.process.run", stop)
     monkeypatch.setattr("coordinator.cli.health_check.grpc.insecure_channel", stop)
