@@ -10,7 +10,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 _TIMEOUT_S = 300.0
-_IMPORTED = ("json", "yaml", "httpx2", "tqdm", "filelock", "numpy", "gguf", "stagecoach.model_files")
+_IMPORTED = (
+    "json",
+    "yaml",
+    "httpx2",
+    "tqdm",
+    "filelock",
+    "numpy",
+    "gguf",
+    "stagecoach.model_files",
+)
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(list(_IMPORTED))

@@ -1,45 +1,51 @@
-"""Stage servers as processes of their own, for signals that cannot be caught."""
+"""Stage servers as processes of their own, for signals that cannot be caught.
+
+They are forked, as those of `up` are, so that torch is imported once.
+"""
 
 import asyncio
 import json
 import os
 import signal
-import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from coordinator.cli.cluster.child import Process, spawn
+from coordinator.cli.cluster.stage_forks import StageForks
 from stagecoach.contract.layer_range import LayerRange
+from tests.orphans import adopted_orphans
 
 START_DEADLINE_S = 300.0
 
-MODULE = ("-m", "stage_server")
-
 
 class StageProcess:
-    """A stage server that can be killed, stopped and started again on its address."""
+    """A stage server that can be killed, stopped and started again on its address.
 
-    def __init__(self, model: Path, layers: LayerRange, program: Sequence[str] = MODULE) -> None:
+    Args:
+        model: Its model.
+        layers: Its layers.
+        start: Starts it with its arguments.
+    """
+
+    def __init__(
+        self, model: Path, layers: LayerRange, start: Callable[[Sequence[str]], Awaitable[Process]]
+    ) -> None:
         self.address = "127.0.0.1:0"
+        self._start = start
         self._arguments = [
-            *(*program, "--model", str(model), "--layers", str(layers)),
+            *("--model", str(model), "--layers", str(layers), "--log-level", "error"),
             *("--threads", "1", "--kv-memory", "1MiB", "--max-num-seqs", "16", "--json"),
         ]
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: Process | None = None
 
     @property
-    def process(self) -> asyncio.subprocess.Process:
+    def process(self) -> Process:
         assert self._process is not None, "it was started"
         return self._process
 
     async def start(self) -> None:
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *self._arguments,
-            *("--listen", self.address),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
+        self._process = await self._start([*self._arguments, "--listen", self.address])
         assert self._process.stdout is not None
         async with asyncio.timeout(START_DEADLINE_S):
             line = await self._process.stdout.readline()
@@ -65,12 +71,16 @@ class StageProcess:
 
 @asynccontextmanager
 async def stage_processes(
-    model: Path, ranges: Sequence[LayerRange], program: Sequence[str] = MODULE
+    model: Path, ranges: Sequence[LayerRange], code: str | None = None
 ) -> AsyncIterator[list[StageProcess]]:
-    """One for each range, all ready; killed at the end."""
-    stages = [StageProcess(model, layers, program) for layers in ranges]
-    try:
-        await asyncio.gather(*(stage.start() for stage in stages))
-        yield stages
-    finally:
-        await asyncio.gather(*(stage.end() for stage in stages))
+    """One for each range, all ready; killed at the end. Each runs `code`, if that is given."""
+    forks = StageForks()
+    start = forks.start if code is None else lambda arguments: spawn(["-c", code, *arguments])
+    stages = [StageProcess(model, layers, start) for layers in ranges]
+    with adopted_orphans():
+        try:
+            await asyncio.gather(*(stage.start() for stage in stages))
+            yield stages
+        finally:
+            await asyncio.gather(*(stage.end() for stage in stages))
+            await forks.close()

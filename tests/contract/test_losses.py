@@ -85,7 +85,7 @@ async def test_a_request_that_kills_a_stage_each_time_fails_and_the_others_go_on
     model: Path,
 ) -> None:
     async with (
-        stage_processes(model, HALVES[:1], ("-c", FRAGILE)) as (fragile,),
+        stage_processes(model, HALVES[:1], FRAGILE) as (fragile,),
         running_stage(model, HALVES[1]) as sound,
         opened(model, (fragile.address, sound), 3) as engine,
     ):

@@ -256,7 +256,7 @@ def test_a_benchmark_starts_and_says_what_it_measures(
     else:  # here, where torch and transformers are imported already
         monkeypatch.setattr(sys, "argv", [name, "--help"])
         monkeypatch.delitem(sys.modules, name, raising=False)  # another test's import
-        with pytest.raises(SystemExit, match="^0$"):
+        with pytest.raises(SystemExit, match=r"^0$"):
             runpy.run_module(name, run_name="__main__", alter_sys=True)
         help_text = capsys.readouterr().out
     assert len(help_text) > 40
