@@ -227,7 +227,10 @@ class Engine:
             self._task.result()
 
     async def wait_idle(self) -> None:
-        """Returns once all requests have ended and every stage was told of their slots."""
+        """Returns once all requests have ended and every stage was told of their slots.
+
+        The end of an engine tells them, too.
+        """
         await self._idle.wait()
 
     async def close(self, grace_s: float) -> None:
@@ -252,6 +255,7 @@ class Engine:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
         await self._pool.close()
+        self._idle.set()
         await self._grammars.close()
         if self._text is not None:
             await self._text.close()

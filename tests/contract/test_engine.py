@@ -459,6 +459,17 @@ async def test_a_bug_ends_every_request_whatever_it_broke(
         await engine.close(grace_s=5.0)
 
 
+async def test_an_engine_that_is_closed_before_stages_told_of_the_last_slot_is_idle(
+    model: Path,
+) -> None:
+    """The step that frees the slot is on its way when the last token has come."""
+    async with running_engine(model, THREE_STAGES) as engine:
+        await generate(engine, PROMPT, 3)
+        await engine.close(grace_s=0.0)
+        async with asyncio.timeout(5):
+            await engine.wait_idle()
+
+
 async def test_a_coordinator_refuses_stages_of_another_model(model: Path, tmp_path: Path) -> None:
 
     other = tiny_model("qwen2", tmp_path)
