@@ -1,6 +1,7 @@
 """Python code in a new process that has imported what takes long, but nothing of a hub.
 
 `huggingface_hub` reads the environment when it is imported, so each environment needs a process.
+Processes of `stagecoach.process.fork_server` all have that of their server.
 """
 
 import multiprocessing
@@ -11,7 +12,6 @@ from pathlib import Path
 
 _TIMEOUT_S = 300.0
 _IMPORTED = (
-    "json",
     "yaml",
     "httpx2",
     "tqdm",
@@ -34,14 +34,15 @@ def run_code(code: str, environment: Mapping[str, str]) -> str:
     """
     with tempfile.TemporaryDirectory() as folder:
         outputs = [Path(folder) / name for name in ("stdout", "stderr")]
+        for path in outputs:
+            path.touch()
         process = _context.Process(target=_run, args=(code, dict(environment), outputs))
         process.start()
         process.join(_TIMEOUT_S)
         process.kill()
         process.join()
-        stdout, stderr = (path.read_text() for path in outputs)
-        assert process.exitcode == 0, stderr
-        return stdout
+        assert process.exitcode == 0, outputs[1].read_text()
+        return outputs[0].read_text()
 
 
 def _run(code: str, environment: Mapping[str, str], outputs: list[Path]) -> None:

@@ -4,14 +4,13 @@ They are forked, as those of `up` are, so that torch is imported once.
 """
 
 import asyncio
-import json
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from coordinator.cli.cluster.child import Process, spawn
+from coordinator.cli.cluster.child import Child, Process, spawn
 from coordinator.cli.cluster.stage_forks import StageForks
 from stagecoach.contract.layer_range import LayerRange
 from tests.orphans import adopted_orphans
@@ -34,7 +33,7 @@ class StageProcess:
         self.address = "127.0.0.1:0"
         self._start = start
         self._arguments = [
-            *("--model", str(model), "--layers", str(layers), "--log-level", "error"),
+            *("--model", str(model), "--layers", str(layers)),
             *("--threads", "1", "--kv-memory", "1MiB", "--max-num-seqs", "16", "--json"),
         ]
         self._process: Process | None = None
@@ -46,10 +45,9 @@ class StageProcess:
 
     async def start(self) -> None:
         self._process = await self._start([*self._arguments, "--listen", self.address])
-        assert self._process.stdout is not None
+        child = Child("stage", self._process, relay_logs=False)
         async with asyncio.timeout(START_DEADLINE_S):
-            line = await self._process.stdout.readline()
-        self.address = json.loads(line)["address"]
+            self.address = str((await child.ready())["address"])
 
     def send(self, number: signal.Signals) -> None:
         os.kill(self.process.pid, number)
