@@ -34,9 +34,11 @@ class StageProcess:
         self._start = start
         self._arguments = [
             *("--model", str(model), "--layers", str(layers)),
-            *("--threads", "1", "--kv-memory", "1MiB", "--max-num-seqs", "16", "--json"),
+            *("--threads", "1", "--kv-memory", "1MiB", "--max-num-seqs", "16"),
+            *("--json", "--exit-with-parent"),
         ]
         self._process: Process | None = None
+        self._child: Child | None = None
 
     @property
     def process(self) -> Process:
@@ -44,10 +46,10 @@ class StageProcess:
         return self._process
 
     async def start(self) -> None:
-        self._process = await self._start([*self._arguments, "--listen", self.address])
-        child = Child("stage", self._process, relay_logs=False)
         async with asyncio.timeout(START_DEADLINE_S):
-            self.address = str((await child.ready())["address"])
+            self._process = await self._start([*self._arguments, "--listen", self.address])
+            self._child = Child("stage", self._process, relay_logs=False)
+            self.address = str((await self._child.ready())["address"])
 
     def send(self, number: signal.Signals) -> None:
         os.kill(self.process.pid, number)
@@ -55,16 +57,22 @@ class StageProcess:
     async def kill(self) -> None:
         """Kills it with SIGKILL, as a crash or the out-of-memory killer would."""
         self.send(signal.SIGKILL)
-        await self.process.wait()
+        await self._ended()
 
     async def terminate(self) -> int:
         """Stops it with SIGTERM, which drains; returns its exit code."""
         self.send(signal.SIGTERM)
+        await self._ended()
         return await self.process.wait()
 
     async def end(self) -> None:
         if self._process is not None and self._process.returncode is None:
             await self.kill()
+
+    async def _ended(self) -> None:
+        """Waits for its end and for that of all that it says."""
+        assert self._child is not None, "it was started"
+        await self._child.ended()
 
 
 @asynccontextmanager
