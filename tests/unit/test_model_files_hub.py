@@ -8,6 +8,8 @@ import hashlib
 import json
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,7 +21,6 @@ from stagecoach.contract.errors import ModelFilesError
 from stagecoach.model_files import open_model
 from stagecoach.model_files.checksum import check_download
 from tests.fake_hub import COMMIT, FakeHub
-from tests.fresh_processes import run_code
 from tests.tiny_models import NUM_LAYERS, tiny_model
 
 PRELUDE = """
@@ -43,7 +44,16 @@ class Machine:
         }
 
     def run(self, code: str, **environment: str) -> str:
-        return run_code(PRELUDE + code, self._environment | environment).strip()
+        result = subprocess.run(
+            [sys.executable, "-c", PRELUDE + code],
+            env=self._environment | environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr
+        return result.stdout.strip()
 
     def error(
         self, spec: str, *, wants: str = "fingerprint", prelude: str = "", **environment: str
