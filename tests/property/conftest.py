@@ -7,7 +7,7 @@ import pytest
 from coordinator.constraint import grammar_job
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _unweighed() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(grammar_job, "_own_bytes", lambda: 0)
