@@ -229,7 +229,7 @@ class Engine:
     async def wait_idle(self) -> None:
         """Returns once all requests have ended and every stage was told of their slots.
 
-        The end of an engine tells them, too.
+        Closing the engine tells them, too.
         """
         await self._idle.wait()
 
