@@ -1,0 +1,165 @@
+"""Unpacks the blocks in which GGUF keeps rows of numbers.
+
+Layouts: `ggml/src/ggml-common.h` of llama.cpp. The `gguf` package turns the same blocks into
+float32, which the tests compare with bit for bit; it does not give the codes.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from gguf.constants import GGMLQuantizationType
+
+from stagecoach.model_files.grouped_rows import GroupedRows
+
+_Bytes = npt.NDArray[np.uint8]
+
+
+class _Groups(NamedTuple):
+    """What `GroupedRows` has, by blocks in place of rows."""
+
+    codes: _Bytes
+    zero: int
+    scales: npt.NDArray[np.float32]
+    offsets: npt.NDArray[np.float32] | None = None
+
+
+class BlockType(NamedTuple):
+    """A type of block whose codes can be kept."""
+
+    num_bits: int
+    """Of a code."""
+    block: np.dtype[np.void]
+    """Fields of one block, in the order of the file."""
+    unpack: Callable[[npt.NDArray[np.void]], _Groups]
+
+
+def grouped_rows(kind: BlockType, rows: _Bytes) -> GroupedRows:
+    """Unpacks rows.
+
+    Args:
+        kind: Their type.
+        rows: `[num_rows, row_bytes]`, contiguous, as `GgufFile.read_rows` returns them.
+    """
+    num_rows = len(rows)
+    codes, zero, scales, offsets = kind.unpack(rows.view(kind.block).reshape(-1))
+    return GroupedRows(
+        codes.reshape(num_rows, -1),
+        zero,
+        scales.reshape(num_rows, -1),
+        None if offsets is None else offsets.reshape(num_rows, -1),
+    )
+
+
+def _nibbles(packed: _Bytes) -> _Bytes:
+    """The low halves of all bytes, then the high ones, along the last dimension."""
+    return np.concatenate((packed & 15, packed >> 4), axis=-1)
+
+
+def _bits(packed: _Bytes, count: int) -> _Bytes:
+    """`[..., n]` bytes as `[..., 8 // count, n]`: their lowest `count` bits first."""
+    shifts = np.arange(0, 8, count, dtype=np.uint8)[:, None]
+    found: _Bytes = (packed[..., None, :] >> shifts) & np.uint8(2**count - 1)
+    return found
+
+
+def _floats(field: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
+    return field.astype(np.float32)[:, None]
+
+
+def _q4_0(blocks: npt.NDArray[np.void]) -> _Groups:
+    return _Groups(_nibbles(blocks["codes"]), 8, _floats(blocks["scale"]))
+
+
+def _q4_1(blocks: npt.NDArray[np.void]) -> _Groups:
+    return _Groups(_nibbles(blocks["codes"]), 0, _floats(blocks["scale"]), _floats(blocks["min"]))
+
+
+def _q5(blocks: npt.NDArray[np.void]) -> _Bytes:
+    fifth = np.unpackbits(blocks["fifth"], axis=-1, bitorder="little")
+    return _nibbles(blocks["codes"]) | fifth << 4
+
+
+def _q5_0(blocks: npt.NDArray[np.void]) -> _Groups:
+    return _Groups(_q5(blocks), 16, _floats(blocks["scale"]))
+
+
+def _q5_1(blocks: npt.NDArray[np.void]) -> _Groups:
+    return _Groups(_q5(blocks), 0, _floats(blocks["scale"]), _floats(blocks["min"]))
+
+
+def _q8_0(blocks: npt.NDArray[np.void]) -> _Groups:
+    return _Groups(blocks["codes"] ^ 0x80, 128, _floats(blocks["scale"]))
+
+
+def _scales_and_offsets(
+    blocks: npt.NDArray[np.void],
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Of eight groups, whose numbers of 6 bits share 12 bytes with those of what is subtracted."""
+    first, second, rest = np.moveaxis(blocks["scales"].reshape(-1, 3, 4), 1, 0)
+    scales = np.concatenate((first & 63, rest & 15 | first >> 6 << 4), axis=-1)
+    minima = np.concatenate((second & 63, rest >> 4 | second >> 6 << 4), axis=-1)
+    return _floats(blocks["scale"]) * scales, -(_floats(blocks["min"]) * minima)
+
+
+def _q4_k(blocks: npt.NDArray[np.void]) -> _Groups:
+    codes = _nibbles(blocks["codes"].reshape(-1, 4, 32))
+    return _Groups(codes, 0, *_scales_and_offsets(blocks))
+
+
+def _q5_k(blocks: npt.NDArray[np.void]) -> _Groups:
+    low = _nibbles(blocks["codes"].reshape(-1, 4, 32)).reshape(-1, 8, 32)
+    return _Groups(low | _bits(blocks["fifth"], 1) << 4, 0, *_scales_and_offsets(blocks))
+
+
+def _q6_k(blocks: npt.NDArray[np.void]) -> _Groups:
+    low = _nibbles(blocks["codes"].reshape(-1, 2, 64)).reshape(-1, 2, 4, 32)
+    high = _bits(blocks["high"].reshape(-1, 2, 32), 2)
+    return _Groups(low | high << 4, 32, _floats(blocks["scale"]) * blocks["scales"])
+
+
+_HALF = "<f2"
+
+BLOCK_TYPES: Mapping[GGMLQuantizationType, BlockType] = {
+    GGMLQuantizationType.Q4_0: BlockType(
+        4, np.dtype([("scale", _HALF), ("codes", "u1", 16)]), _q4_0
+    ),
+    GGMLQuantizationType.Q4_1: BlockType(
+        4, np.dtype([("scale", _HALF), ("min", _HALF), ("codes", "u1", 16)]), _q4_1
+    ),
+    GGMLQuantizationType.Q5_0: BlockType(
+        5, np.dtype([("scale", _HALF), ("fifth", "u1", 4), ("codes", "u1", 16)]), _q5_0
+    ),
+    GGMLQuantizationType.Q5_1: BlockType(
+        5,
+        np.dtype([("scale", _HALF), ("min", _HALF), ("fifth", "u1", 4), ("codes", "u1", 16)]),
+        _q5_1,
+    ),
+    GGMLQuantizationType.Q8_0: BlockType(
+        8, np.dtype([("scale", _HALF), ("codes", "u1", 32)]), _q8_0
+    ),
+    GGMLQuantizationType.Q4_K: BlockType(
+        4,
+        np.dtype([("scale", _HALF), ("min", _HALF), ("scales", "u1", 12), ("codes", "u1", 128)]),
+        _q4_k,
+    ),
+    GGMLQuantizationType.Q5_K: BlockType(
+        5,
+        np.dtype(
+            [
+                *(("scale", _HALF), ("min", _HALF), ("scales", "u1", 12)),
+                *(("fifth", "u1", 32), ("codes", "u1", 128)),
+            ]
+        ),
+        _q5_k,
+    ),
+    GGMLQuantizationType.Q6_K: BlockType(
+        6,
+        np.dtype(
+            [("codes", "u1", 128), ("high", "u1", 64), ("scales", "i1", 16), ("scale", _HALF)]
+        ),
+        _q6_k,
+    ),
+}
+"""Types of which the codes can be kept, by the name that GGUF has for them."""

@@ -1,0 +1,56 @@
+"""Blocks of GGUF files: their codes and scales stand for what the `gguf` package reads."""
+
+import gguf
+import numpy as np
+import pytest
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+
+from stagecoach.model_files.gguf_blocks import BLOCK_TYPES, grouped_rows
+
+NUM_ROWS, NUM_COLUMNS = 5, 768
+MAX_CODE = {kind: 2**found.num_bits - 1 for kind, found in BLOCK_TYPES.items()}
+
+
+def random_rows(kind: GGMLQuantizationType) -> np.ndarray:
+    """Any bytes, but for scales, which are ordinary numbers."""
+    block_size, block_bytes = GGML_QUANT_SIZES[kind]
+    rng = np.random.default_rng(kind)
+    rows = rng.integers(0, 256, (NUM_ROWS, NUM_COLUMNS // block_size * block_bytes), np.uint8)
+    blocks = rows.view(BLOCK_TYPES[kind].block)
+    for field in {"scale", "min"} & set(blocks.dtype.names):
+        blocks[field] = rng.normal(0, 0.1, blocks.shape)
+    return rows
+
+
+@pytest.mark.parametrize("kind", BLOCK_TYPES, ids=lambda kind: kind.name)
+def test_codes_and_scales_are_what_the_library_reads_bit_for_bit(
+    kind: GGMLQuantizationType,
+) -> None:
+    rows = random_rows(kind)
+    assert BLOCK_TYPES[kind].block.itemsize == GGML_QUANT_SIZES[kind][1]
+    found = grouped_rows(BLOCK_TYPES[kind], rows)
+    expected = gguf.quants.dequantize(rows, kind)
+    np.testing.assert_array_equal(found.values(), expected)
+    assert found.codes.shape == (NUM_ROWS, NUM_COLUMNS)
+    assert found.codes.max() <= MAX_CODE[kind]
+    assert found.group_size == (16 if kind is GGMLQuantizationType.Q6_K else 32)
+
+
+@pytest.mark.parametrize("kind", BLOCK_TYPES, ids=lambda kind: kind.name)
+def test_rows_can_be_taken_in_another_order(kind: GGMLQuantizationType) -> None:
+    found = grouped_rows(BLOCK_TYPES[kind], random_rows(kind))
+    order = np.array([3, 0, 4])
+    np.testing.assert_array_equal(found.rows(order).values(), found.values()[order])
+
+
+def test_a_code_is_a_number_of_the_file() -> None:
+    """By hand, of one block: scale 0.5, minimum -1, codes 0 to 15 in low halves, 15 in high."""
+    block = np.concatenate(
+        (
+            np.array([0.5, -1.0], np.float16).view(np.uint8),
+            np.arange(16, dtype=np.uint8) | 0xF0,
+        )
+    )
+    found = grouped_rows(BLOCK_TYPES[GGMLQuantizationType.Q4_1], block[None])
+    assert found.codes[0].tolist() == [*range(16), *[15] * 16]
+    assert found.values()[0].tolist() == [*(code / 2 - 1 for code in range(16)), *[6.5] * 16]
