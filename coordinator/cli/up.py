@@ -11,6 +11,7 @@ from coordinator.cli.shared.flags import AllowedHost, CorsOrigin, ServedModelNam
 from coordinator.core.limits import MAX_STAGES
 from stagecoach.contract.errors import InvalidArgumentError
 from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.stage_choices import WEIGHTS_NAMES
 from stagecoach.process import value_completion
 from stagecoach.telemetry.log_config import LOG_FORMATS, LOG_LEVELS
 
@@ -59,7 +60,14 @@ def up(
         str | None,
         typer.Option(
             autocompletion=value_completion.dtypes,
-            help="Of the weights: auto, float32, float16 or bfloat16.",
+            help="Of the arithmetic: auto, float32, float16 or bfloat16.",
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            autocompletion=value_completion.weights,
+            help=f"Form of the matrices: {', '.join(WEIGHTS_NAMES)}.",
         ),
     ] = None,
     kv_memory: Annotated[
@@ -161,6 +169,7 @@ def up(
     """
     stage_options = {
         "--dtype": dtype,
+        "--weights": weights,
         "--kv-memory": kv_memory,
         "--threads": threads,
         "--engine": engine,

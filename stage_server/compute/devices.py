@@ -6,7 +6,7 @@ import torch
 
 from stage_server.compute.cuda_cards import CPU, ChosenDevice, TorchCuda, choose_device
 from stage_server.compute.nvidia_machine import NvidiaMachine
-from stagecoach.contract.precision import DType, Precision
+from stagecoach.contract.precision import FEW_BITS, DType, Encoding, Precision
 from stagecoach.model_files.config import ModelConfig
 from stagecoach.roofline.card_precision import AUTO, card_precision
 
@@ -35,17 +35,29 @@ def _choose(asked: str) -> ChosenDevice:
     return choose_device(asked, TorchCuda.of_this_process(), NvidiaMachine.look(), os.environ)
 
 
-def precision_on(device: ChosenDevice, dtype: str, config: ModelConfig) -> Precision:
+def precision_on(
+    device: ChosenDevice,
+    dtype: str,
+    config: ModelConfig,
+    *,
+    weights: str = AUTO,
+) -> Precision:
     """Returns the formats in which a stage keeps, computes and sends numbers.
 
     Args:
         device: Where it computes.
         dtype: As `StageConfig.dtype`; auto is float32 on the CPU, and see `card_precision`.
         config: The model.
+        weights: As `StageConfig.weights`.
 
     Raises:
         IncompatibleError: The card or the family of the model cannot do with this dtype.
     """
+    if weights in FEW_BITS:
+        return precision_on(device, dtype, config)._replace(weights=FEW_BITS[weights])
+    if weights != AUTO:
+        precision = precision_on(device, weights if dtype == AUTO else dtype, config)
+        return precision._replace(weights=Encoding.plain(DType.named(weights)))
     if device.card is None:
         return Precision.of(DType.FLOAT32 if dtype == AUTO else dtype, on_cpu=True)
     card = device.card

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from stagecoach.contract.address import Address
 from stagecoach.contract.errors import InvalidArgumentError
 from stagecoach.contract.layer_range import LayerRange
-from stagecoach.contract.stage_choices import DTYPE_NAMES, ENGINE_NAMES
+from stagecoach.contract.stage_choices import DTYPE_NAMES, ENGINE_NAMES, WEIGHTS_NAMES
 from stagecoach.roofline.devices import gpu_named
 from stagecoach.roofline.kv_memory import DEFAULT_MAX_NUM_SEQS, KV_BLOCK_SIZE
 from stagecoach.roofline.model_shape import DEVICE_DTYPES
@@ -57,6 +57,10 @@ class StageConfig:
     dtype: str = "auto"
     """Dtype of the weights, one of `DTYPE_NAMES`; auto is float32 on a CPU, and on CUDA and
     emulated devices that of the checkpoint: bfloat16, or float16 for one in float16 or float32."""
+    weights: str = "auto"
+    """Form of the matrices, one of `WEIGHTS_NAMES`; auto is dtype. int4 and int8 are of a CPU, which
+    computes in float32 with them: matrices of a GGUF file in as few bits keep its codes, others are
+    rounded while they are loaded."""
     kv_memory_bytes: int | None = None
     """Size of the KV pool, which is allocated at start. None: what the largest micro-batch leaves
     of the stage's share of a CUDA device, less 256 MiB; 1 GiB on a CPU."""
@@ -106,6 +110,7 @@ class StageConfig:
                 f"device {self.device!r} is not one of auto, cpu, cuda, cuda:N", field="device"
             )
         _check_choice("dtype", self.dtype, DTYPE_NAMES)
+        _check_choice("weights", self.weights, WEIGHTS_NAMES)
         _check_choice("engine", self.engine, ENGINE_NAMES)
         _check_share("device_share", self.device_share)
         _check_range("kv_memory", self.kv_memory_bytes, 1, 2**50)

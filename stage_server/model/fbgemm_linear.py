@@ -58,18 +58,22 @@ class FbgemmLinear(Linear):
         source: Where the weights are.
         weight: Name of the matrix.
         bias: Name of the bias; None: there is none.
+        rows: Rows of the matrix, which are all outputs of the layer; None: all of them.
     """
 
-    def __init__(self, source: WeightSource, weight: str, bias: str | None) -> None:
+    def __init__(
+        self, source: WeightSource, weight: str, bias: str | None, rows: range | None = None
+    ) -> None:
         super().__init__()
         out_features, in_features = source.shape(weight)
+        rows = range(out_features) if rows is None else rows
         step = max(source.max_peek_elements // in_features, 1)
         self._pieces = []
-        for start in range(0, out_features, step):
-            end = min(start + step, out_features)
+        for start in rows[::step]:
+            end = min(start + step, rows.stop)
             addend = None if bias is None else source.peek(bias, start, end).clone()
-            rows = source.peek(weight, start, end)
-            self._pieces.append(torch.ops.quantized.linear_prepack_fp16(rows, addend))
+            matrix = source.peek(weight, start, end)
+            self._pieces.append(torch.ops.quantized.linear_prepack_fp16(matrix, addend))
             self.packed_bytes += _packed_bytes(in_features, end - start)
         self._multiply = torch.ops.quantized.linear_dynamic_fp16.default
 

@@ -224,7 +224,7 @@ def load_layer_stack(
         ModelFilesError: Layers, tensors or files are missing or damaged.
         InvalidArgumentError: Nothing computes in such a precision on this device.
     """
-    format_ = linear_format(precision, device)
+    format_ = linear_format(precision, device, own=files.encoding)
     blueprint, runs_lean = _blueprint(files, layers, lean=lean)
     kernels = find_kernels(blueprint)
     layers_type = _layers_type(runs_lean=runs_lean, kernels=kernels)

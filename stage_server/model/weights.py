@@ -5,13 +5,15 @@ head, a copy of the head is more than the stage itself.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 
 from stage_server.core.load_board import WeightProgress
 from stage_server.model.weight_plan import ParameterSource, Shape, WeightPlan
 from stagecoach.model_files import TensorReader
+from stagecoach.model_files.grouped_rows import GroupedRows
 
 _MAX_CHUNK_BYTES = 1 << 20
 """Read at once, in float32; at least one row."""
@@ -105,30 +107,79 @@ class WeightSource:
         self._fill(target, source, start)
         return target
 
+    def runs(self, name: str) -> list["Run"]:
+        """Returns the rows of a matrix, divided where the form changes in which files keep them."""
+        runs: list[Run] = []
+        end = 0
+        for tensor in self._made_of(name).tensors:
+            start, end = end, end + tensor.shape[0]
+            bits = self._reader.info(tensor.name).code_bits
+            if runs and runs[-1].code_bits == bits:
+                start = runs.pop().start
+            runs.append(Run(start, end, bits))
+        return runs
+
+    def groups(self, name: str, start: int, end: int) -> Iterator[GroupedRows]:
+        """Reads rows `[start, end)` of a matrix, from a run with `code_bits`, as files keep them.
+
+        Yields:
+            The rows that come from one tensor, and so on.
+        """
+        for part in self._parts(self._made_of(name), start, end):
+            yield self._reader.read_groups(part.name, part.start, part.end)
+            self._report(part.name, part.end, part.row_elements)
+
     def _made_of(self, name: str) -> ParameterSource:
         return self._plan.source(self._prefix + name)
 
     def _fill(self, target: torch.Tensor, source: ParameterSource, start: int) -> None:
         """Fills `target` with the rows from `start` on, converted to its dtype."""
-        end = start + target.shape[0]
+        done = 0
+        for part in self._parts(source, start, start + target.shape[0]):
+            self._fill_from_one(target[done : done + part.end - part.start], part)
+            done += part.end - part.start
+
+    @staticmethod
+    def _parts(source: ParameterSource, start: int, end: int) -> Iterator["_Part"]:
+        """Yields which rows of which tensors are the rows `[start, end)` of a parameter."""
         first = 0
         for name, shape in source.tensors:
-            last = first + shape[0]
-            low, high = max(start, first), min(end, last)
+            low, high = max(start, first), min(end, first + shape[0])
             if low < high:
-                self._fill_from_one(target[low - start : high - start], name, low - first)
-            first = last
+                yield _Part(name, low - first, high - first, math.prod(shape[1:]))
+            first += shape[0]
 
-    def _fill_from_one(self, target: torch.Tensor, name: str, start: int) -> None:
-        num_rows = target.shape[0]
-        step = max(_MAX_CHUNK_BYTES // (4 * target[0].numel()), 1)
-        is_bfloat16 = self._reader.info(name).dtype == "bfloat16"
-        for low in range(0, num_rows, step):
-            high = min(low + step, num_rows)
-            rows = torch.from_numpy(self._reader.read(name, start + low, start + high))
-            target[low:high].copy_(rows.view(torch.bfloat16) if is_bfloat16 else rows)
-            if self._progress is not None:
-                self._progress.read(name, start + high, target[0].numel())
+    def _fill_from_one(self, target: torch.Tensor, part: "_Part") -> None:
+        step = max(_MAX_CHUNK_BYTES // (4 * part.row_elements), 1)
+        is_bfloat16 = self._reader.info(part.name).dtype == "bfloat16"
+        for low in range(part.start, part.end, step):
+            high = min(low + step, part.end)
+            rows = torch.from_numpy(self._reader.read(part.name, low, high))
+            rows = rows.view(torch.bfloat16) if is_bfloat16 else rows
+            target[low - part.start : high - part.start].copy_(rows)
+            self._report(part.name, high, part.row_elements)
+
+    def _report(self, name: str, end_row: int, row_elements: int) -> None:
+        if self._progress is not None:
+            self._progress.read(name, end_row, row_elements)
+
+
+class Run(NamedTuple):
+    """Rows of a matrix that files keep in one form."""
+
+    start: int
+    end: int
+    code_bits: int | None
+    """Bits of a code; None: plain numbers."""
+
+
+class _Part(NamedTuple):
+    """Rows of one tensor."""
+
+    name: str
+    start: int
+    end: int
+    row_elements: int
 
 
 class _Scratch:

@@ -20,7 +20,7 @@ from stage_server.process.place import own_layers
 from stagecoach.contract.address import Address
 from stagecoach.contract.errors import InvalidArgumentError, StagecoachError
 from stagecoach.contract.layer_range import LayerRange
-from stagecoach.contract.stage_choices import DTYPE_NAMES, ENGINE_NAMES
+from stagecoach.contract.stage_choices import DTYPE_NAMES, ENGINE_NAMES, WEIGHTS_NAMES
 from stagecoach.contract.unexpected import in_words
 from stagecoach.process import value_completion
 from stagecoach.process.flags import in_flags_of
@@ -93,9 +93,17 @@ def stage_server(
         str,
         typer.Option(
             autocompletion=value_completion.dtypes,
-            help=f"Of the weights: {', '.join(DTYPE_NAMES)}.",
+            help=f"Of the arithmetic: {', '.join(DTYPE_NAMES)}.",
         ),
     ] = _DEFAULT.dtype,
+    weights: Annotated[
+        str,
+        typer.Option(
+            autocompletion=value_completion.weights,
+            help=f"Form of the matrices: {', '.join(WEIGHTS_NAMES)}. auto: as dtype; int4 and "
+            "int8 are of a CPU.",
+        ),
+    ] = _DEFAULT.weights,
     kv_memory: Annotated[
         str | None,
         typer.Option(metavar="SIZE", help="KV memory, such as 2GiB. Default: by the device."),
@@ -223,6 +231,7 @@ def stage_server(
                 device=device,
                 device_share=device_share,
                 dtype=dtype,
+                weights=weights,
                 kv_memory_bytes=(
                     None if kv_memory is None else parse_bytes(kv_memory, field="kv_memory")
                 ),

@@ -64,6 +64,15 @@ class Encoding(NamedTuple):
         return num_rows * self.row_bytes(num_columns)
 
 
+INT4 = Encoding("int4", 32, 20)
+"""Codes of 4 bits; 32 neighbours in a row have a scale and an offset of 16 bits each."""
+INT8 = Encoding("int8", 32, 36)
+"""Codes of 8 bits, in the same groups."""
+
+FEW_BITS = {encoding.name: encoding for encoding in (INT4, INT8)}
+"""Encodings of matrices in few bits, by name."""
+
+
 class Precision(NamedTuple):
     """The formats of a stage's numbers, one for each use."""
 

@@ -1,6 +1,7 @@
 """What an operator may choose for a stage, by name: for `stage-server`, and for who starts one."""
 
-from stagecoach.contract.precision import DType
+from stagecoach.contract.precision import FEW_BITS, DType
 
 DTYPE_NAMES = ("auto", *DType)
+WEIGHTS_NAMES = (*DTYPE_NAMES, *FEW_BITS)
 ENGINE_NAMES = ("torch", "emulated")

@@ -14,6 +14,7 @@ from gguf.constants import GGMLQuantizationType
 from stagecoach.model_files.grouped_rows import GroupedRows
 
 _Bytes = npt.NDArray[np.uint8]
+_4 = np.uint8(4)
 
 
 class _Groups(NamedTuple):
@@ -78,7 +79,7 @@ def _q4_1(blocks: npt.NDArray[np.void]) -> _Groups:
 
 def _q5(blocks: npt.NDArray[np.void]) -> _Bytes:
     fifth = np.unpackbits(blocks["fifth"], axis=-1, bitorder="little")
-    return _nibbles(blocks["codes"]) | fifth << 4
+    return _nibbles(blocks["codes"]) | fifth << _4
 
 
 def _q5_0(blocks: npt.NDArray[np.void]) -> _Groups:
@@ -90,7 +91,7 @@ def _q5_1(blocks: npt.NDArray[np.void]) -> _Groups:
 
 
 def _q8_0(blocks: npt.NDArray[np.void]) -> _Groups:
-    return _Groups(blocks["codes"] ^ 0x80, 128, _floats(blocks["scale"]))
+    return _Groups(blocks["codes"] ^ np.uint8(128), 128, _floats(blocks["scale"]))
 
 
 def _scales_and_offsets(
@@ -110,13 +111,13 @@ def _q4_k(blocks: npt.NDArray[np.void]) -> _Groups:
 
 def _q5_k(blocks: npt.NDArray[np.void]) -> _Groups:
     low = _nibbles(blocks["codes"].reshape(-1, 4, 32)).reshape(-1, 8, 32)
-    return _Groups(low | _bits(blocks["fifth"], 1) << 4, 0, *_scales_and_offsets(blocks))
+    return _Groups(low | _bits(blocks["fifth"], 1) << _4, 0, *_scales_and_offsets(blocks))
 
 
 def _q6_k(blocks: npt.NDArray[np.void]) -> _Groups:
     low = _nibbles(blocks["codes"].reshape(-1, 2, 64)).reshape(-1, 2, 4, 32)
     high = _bits(blocks["high"].reshape(-1, 2, 32), 2)
-    return _Groups(low | high << 4, 32, _floats(blocks["scale"]) * blocks["scales"])
+    return _Groups(low | high << _4, 32, _floats(blocks["scale"]) * blocks["scales"])
 
 
 _HALF = "<f2"

@@ -1,6 +1,8 @@
 """A model in a GGUF file, shown with the names, layout and configuration of Hugging Face."""
 
+import math
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -10,11 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from stagecoach.contract.errors import ModelFilesError, UnsupportedModelError
+from stagecoach.contract.precision import INT4, INT8, Encoding
 from stagecoach.model_files.config import parse_config
 from stagecoach.model_files.families import FAMILIES
 from stagecoach.model_files.family import GgufNames
+from stagecoach.model_files.gguf_blocks import BLOCK_TYPES, grouped_rows
 from stagecoach.model_files.gguf_file import GgufFile
 from stagecoach.model_files.gguf_metadata import GgufFields
+from stagecoach.model_files.grouped_rows import GroupedRows
 from stagecoach.model_files.listing import listed, name_of
 from stagecoach.model_files.model_files import (
     ByteReport,
@@ -87,6 +92,19 @@ class GgufModel(ModelFiles):
                 for part, names in parts_of(self.tensor_names).items()
             }
 
+    @cached_property
+    def encoding(self) -> Encoding | None:
+        """By the number of their elements; codes of 5 to 8 bits are kept in 8."""
+        elements: Counter[Encoding | None] = Counter()
+        for tensor in self._tensors.values():
+            if len(tensor.shape) == 2:
+                blocks = BLOCK_TYPES.get(tensor.type)
+                kept = None if blocks is None else INT4 if blocks.num_bits <= 4 else INT8
+                elements[kept] += math.prod(tensor.shape)
+        plain = elements.pop(None, 0)
+        most = max(elements, key=lambda kept: elements[kept], default=None)
+        return None if plain > elements.total() else most
+
     @property
     def tensor_names(self) -> Collection[str]:
         """Names of all tensors of the model, as Hugging Face spells them."""
@@ -101,7 +119,7 @@ class GgufModel(ModelFiles):
         if missing:
             raise ModelFilesError(f"{self._path.name} has no tensor for {listed(missing)}")
         with GgufFile(self._path) as file:
-            yield _DequantizingReader(file, self._gguf_names, self._row_order)
+            yield _GgufReader(file, self._gguf_names, self._row_order)
 
     def tokenizer_files(self) -> GgufTokenizer | None:
         """Reads the metadata of the tokenizer."""
@@ -138,8 +156,8 @@ class GgufModel(ModelFiles):
         raise UnsupportedModelError(f"{self._path.name}: tensor {name!r} is of no served layout")
 
 
-class _DequantizingReader:
-    """Implements `TensorReader` over an open GGUF file; everything is read as float32."""
+class _GgufReader:
+    """Implements `TensorReader` over an open GGUF file; `read` gives float32."""
 
     def __init__(
         self,
@@ -152,23 +170,43 @@ class _DequantizingReader:
         self._row_order = row_order
 
     def info(self, name: str) -> TensorInfo:
-        return TensorInfo("float32", self._file.tensors[self._gguf_names[name]].shape)
+        tensor = self._file.tensors[self._gguf_names[name]]
+        blocks = BLOCK_TYPES.get(tensor.type) if len(tensor.shape) == 2 else None
+        return TensorInfo("float32", tensor.shape, None if blocks is None else blocks.num_bits)
 
     def read(self, name: str, start: int = 0, end: int | None = None) -> npt.NDArray[np.generic]:
         gguf_name = self._gguf_names[name]
         tensor = self._file.tensors[gguf_name]
-        order = self._row_order(gguf_name)
         wanted = slice(start, tensor.shape[0] if end is None else end)
         if len(tensor.shape) == 1:
             vector = _dequantize_rows(self._file, gguf_name, 0, 1)[0]
+            order = self._row_order(gguf_name)
             ordered: npt.NDArray[np.float32] = vector if order is None else vector[order]
             return ordered[wanted]
+        first, last, order = self._stored(gguf_name, wanted)
+        stored = _dequantize_rows(self._file, gguf_name, first, last)
+        return stored if order is None else stored[order]
+
+    def read_groups(self, name: str, start: int, end: int) -> GroupedRows:
+        gguf_name = self._gguf_names[name]
+        first, last, order = self._stored(gguf_name, slice(start, end))
+        kind = BLOCK_TYPES[self._file.tensors[gguf_name].type]
+        groups = grouped_rows(kind, self._file.read_rows(gguf_name, first, last))
+        for numbers in (groups.scales, groups.offsets):
+            if numbers is not None and not np.isfinite(numbers).all():
+                raise ModelFilesError(
+                    f"{self._file.name}: {gguf_name!r} is damaged: a scale is no finite number"
+                )
+        return groups if order is None else groups.rows(order)
+
+    def _stored(self, name: str, wanted: slice) -> tuple[int, int, npt.NDArray[np.int64] | None]:
+        """Which rows of the file hold those wanted, and their order in them."""
+        order = self._row_order(name)
         if order is None:
-            return _dequantize_rows(self._file, gguf_name, wanted.start, wanted.stop)
+            return wanted.start, wanted.stop, None
         rows = order[wanted]
         first = int(rows.min())
-        stored = _dequantize_rows(self._file, gguf_name, first, int(rows.max()) + 1)
-        return stored[rows - first]
+        return first, int(rows.max()) + 1, rows - first
 
 
 def _dequantize_rows(file: GgufFile, name: str, start: int, end: int) -> npt.NDArray[np.float32]:

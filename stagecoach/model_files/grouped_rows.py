@@ -24,7 +24,7 @@ class GroupedRows(NamedTuple):
     @property
     def group_size(self) -> int:
         """Columns that share a scale."""
-        return self.codes.shape[1] // self.scales.shape[1]
+        return int(self.codes.shape[1] // self.scales.shape[1])
 
     def rows(self, order: npt.NDArray[np.int64] | slice) -> "GroupedRows":
         """Some of the rows, or all in another order."""

@@ -21,6 +21,7 @@ from stagecoach.model_files.folder_content import (
     without_config,
     without_weights,
 )
+from stagecoach.model_files.grouped_rows import GroupedRows
 from stagecoach.model_files.listing import listed
 from stagecoach.model_files.model_files import (
     ByteReport,
@@ -369,3 +370,6 @@ class _ShardReader:
 
     def read(self, name: str, start: int = 0, end: int | None = None) -> npt.NDArray[np.generic]:
         return self._owners[name].read(name, start, end)
+
+    def read_groups(self, name: str, start: int, end: int) -> GroupedRows:
+        raise AssertionError(f"{name} is plain, as its info says")

@@ -10,8 +10,10 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from stagecoach.contract.precision import Encoding
 from stagecoach.model_files.config import ModelConfig
 from stagecoach.model_files.frozen_json import thawed
+from stagecoach.model_files.grouped_rows import GroupedRows
 from stagecoach.model_files.tokenizer_files import TokenizerFiles
 
 ByteReport = Callable[[int, int], None]
@@ -28,6 +30,8 @@ class TensorInfo(NamedTuple):
     dtype: str
     """float32, float16 or bfloat16."""
     shape: tuple[int, ...]
+    code_bits: int | None = None
+    """Bits of a code, where the file keeps groups that `TensorReader.read_groups` gives."""
 
 
 class TensorReader(Protocol):
@@ -52,6 +56,19 @@ class TensorReader(Protocol):
         """
         ...
 
+    def read_groups(self, name: str, start: int, end: int) -> GroupedRows:
+        """Reads rows `[start, end)` of a matrix as the file keeps them.
+
+        Args:
+            name: A tensor with `code_bits`.
+            start: Its first row.
+            end: The row after its last.
+
+        Raises:
+            ModelFilesError: The file ends before the tensor does, or a scale is no finite number.
+        """
+        ...
+
 
 class ModelFiles(ABC):
     """A model whose headers were read and checked; see `open_model`."""
@@ -68,6 +85,11 @@ class ModelFiles(ABC):
         Equal for everyone who opened the same model, however its tensors lie in files, also where
         only some of them are present. Weights of one shape share it; see `weight_digests`.
         """
+
+    @property
+    def encoding(self) -> Encoding | None:
+        """In which few bits most matrices are; None: they are plain numbers."""
+        return None
 
     @property
     @abstractmethod

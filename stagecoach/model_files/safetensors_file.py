@@ -103,7 +103,7 @@ class SafetensorsFile:
 
     def read(self, name: str, start: int = 0, end: int | None = None) -> npt.NDArray[np.generic]:
         """Reads rows of a tensor; see `TensorReader.read`."""
-        _, shape = self.info(name)
+        shape = self.info(name).shape
         entry = self.entries[name]
         _, numpy_type = _DTYPES[entry.dtype]
         if not shape:

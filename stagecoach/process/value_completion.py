@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from stagecoach.contract.stage_choices import DTYPE_NAMES, ENGINE_NAMES
+from stagecoach.contract.stage_choices import DTYPE_NAMES, ENGINE_NAMES, WEIGHTS_NAMES
 from stagecoach.telemetry.log_config import LOG_LEVELS
 
 
@@ -30,6 +30,11 @@ def networks(incomplete: str) -> list[str]:
 def dtypes(incomplete: str) -> list[str]:
     """Values of `--dtype`."""
     return _beginning_with(incomplete, DTYPE_NAMES)
+
+
+def weights(incomplete: str) -> list[str]:
+    """Values of `--weights`."""
+    return _beginning_with(incomplete, WEIGHTS_NAMES)
 
 
 def engines(incomplete: str) -> list[str]:

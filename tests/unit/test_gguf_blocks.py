@@ -17,7 +17,7 @@ def random_rows(kind: GGMLQuantizationType) -> np.ndarray:
     rng = np.random.default_rng(kind)
     rows = rng.integers(0, 256, (NUM_ROWS, NUM_COLUMNS // block_size * block_bytes), np.uint8)
     blocks = rows.view(BLOCK_TYPES[kind].block)
-    for field in {"scale", "min"} & set(blocks.dtype.names):
+    for field in {"scale", "min"} & (blocks.dtype.fields or {}).keys():
         blocks[field] = rng.normal(0, 0.1, blocks.shape)
     return rows
 

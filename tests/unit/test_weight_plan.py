@@ -22,6 +22,7 @@ from stagecoach.contract.errors import ModelFilesError, UnsupportedModelError
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.precision import DType, Encoding
 from stagecoach.model_files import TensorInfo, TensorReader, open_model
+from stagecoach.model_files.grouped_rows import GroupedRows
 from tests.tiny_models import reference_model, tiny_model
 
 CPU = torch.device("cpu")
@@ -44,6 +45,9 @@ class CountingReader:
         rows = self._tensors[name][start:end]
         self.most_rows = max(self.most_rows, len(rows))
         return rows.copy()
+
+    def read_groups(self, name: str, start: int, end: int) -> GroupedRows:
+        raise AssertionError(name)
 
 
 def source_of(reader: TensorReader, **sources: ParameterSource) -> WeightSource:
