@@ -1,14 +1,19 @@
 """The device of this process, and in which formats a stage computes on it."""
 
+import logging
 import os
 
 import torch
 
 from stage_server.compute.cuda_cards import CPU, ChosenDevice, TorchCuda, choose_device
 from stage_server.compute.nvidia_machine import NvidiaMachine
+from stage_server.model.fbgemm_linear import has_fbgemm
+from stage_server.model.grouped_linear import grouped_failure
 from stagecoach.contract.precision import FEW_BITS, DType, Encoding, Precision
 from stagecoach.model_files.config import ModelConfig
 from stagecoach.roofline.card_precision import AUTO, card_precision
+
+_log = logging.getLogger(__name__)
 
 
 def take_device(asked: str) -> ChosenDevice:
@@ -41,6 +46,7 @@ def precision_on(
     config: ModelConfig,
     *,
     weights: str = AUTO,
+    own: Encoding | None = None,
 ) -> Precision:
     """Returns the formats in which a stage keeps, computes and sends numbers.
 
@@ -49,16 +55,38 @@ def precision_on(
         dtype: As `StageConfig.dtype`; auto is float32 on the CPU, and see `card_precision`.
         config: The model.
         weights: As `StageConfig.weights`.
+        own: In which few bits the files keep most matrices; None: in none.
 
     Raises:
         IncompatibleError: The card or the family of the model cannot do with this dtype.
     """
     if weights in FEW_BITS:
-        return precision_on(device, dtype, config)._replace(weights=FEW_BITS[weights])
+        return _of_dtype(device, dtype, config)._replace(weights=FEW_BITS[weights])
     if weights != AUTO:
-        precision = precision_on(device, weights if dtype == AUTO else dtype, config)
+        precision = _of_dtype(device, weights if dtype == AUTO else dtype, config)
         return precision._replace(weights=Encoding.plain(DType.named(weights)))
+    if device.card is None and dtype == AUTO:
+        return _kept_on_cpu(own)
+    return _of_dtype(device, dtype, config)
+
+
+def _of_dtype(device: ChosenDevice, dtype: str, config: ModelConfig) -> Precision:
     if device.card is None:
         return Precision.of(DType.FLOAT32 if dtype == AUTO else dtype, on_cpu=True)
     card = device.card
     return card_precision(dtype, config, card=card.name, capability=card.capability)
+
+
+def _kept_on_cpu(own: Encoding | None) -> Precision:
+    """Arithmetic in float32, weights as the files have them, in float16 if those are plain."""
+    plain = Precision.of(DType.FLOAT16 if has_fbgemm() else DType.FLOAT32, on_cpu=True)
+    if own is None:
+        return plain
+    failure = grouped_failure()
+    if failure is None:
+        return plain._replace(weights=own)
+    _log.warning(
+        "weights of the files are not kept in their bits",
+        extra={"file": own.name, "kept": plain.weights.name, "reason": failure},
+    )
+    return plain

@@ -164,7 +164,9 @@ def build_engine(config: StageConfig, files: ModelFiles, report: Report = no_rep
             damaged, the layers do not exist, or weights or KV memory do not fit the device.
     """
     chosen = take_device(config.device)
-    precision = precision_on(chosen, config.dtype, files.config, weights=config.weights)
+    precision = precision_on(
+        chosen, config.dtype, files.config, weights=config.weights, own=files.encoding
+    )
     device = torch.device(chosen.name)
     if config.threads:
         torch.set_num_threads(config.threads)

@@ -55,12 +55,14 @@ class StageConfig:
     """Share (0, 1] of a card's memory that this stage may take; what else runs on the card has the
     rest. An emulated card is the stage's alone."""
     dtype: str = "auto"
-    """Dtype of the weights, one of `DTYPE_NAMES`; auto is float32 on a CPU, and on CUDA and
-    emulated devices that of the checkpoint: bfloat16, or float16 for one in float16 or float32."""
+    """Dtype of the arithmetic, one of `DTYPE_NAMES`; auto is float32 on a CPU, and on CUDA and
+    emulated devices that of the checkpoint: bfloat16, or float16 for one in float16 or float32.
+    float16 on a CPU is that of the weights: it computes in float32 with them."""
     weights: str = "auto"
-    """Form of the matrices, one of `WEIGHTS_NAMES`; auto is dtype. int4 and int8 are of a CPU, which
-    computes in float32 with them: matrices of a GGUF file in as few bits keep its codes, others are
-    rounded while they are loaded."""
+    """Form of the matrices, one of `WEIGHTS_NAMES`. int4 and int8 are of a CPU, which computes in
+    float32 with them: matrices whose codes in files have as few bits keep them, others are rounded
+    while they are loaded. auto is what a dtype other than auto says; else on a CPU the bits of the
+    files, or float16 where they have plain numbers, and on CUDA the dtype."""
     kv_memory_bytes: int | None = None
     """Size of the KV pool, which is allocated at start. None: what the largest micro-batch leaves
     of the stage's share of a CUDA device, less 256 MiB; 1 GiB on a CPU."""

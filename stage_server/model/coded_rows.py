@@ -1,7 +1,7 @@
 """Rows in few bits in the form that a device packs: groups of 32 columns, and one middle code."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 
@@ -23,6 +23,10 @@ class CodedRows(NamedTuple):
     """float32 `[num_rows, num_groups]`."""
     offsets: torch.Tensor
     """As the scales."""
+
+    def rows(self, wanted: slice | torch.Tensor) -> Self:
+        """Some of the rows."""
+        return type(self)(self.codes[wanted], self.scales[wanted], self.offsets[wanted])
 
     def values(self, middle: int) -> torch.Tensor:
         """Returns the numbers, float32 `[num_rows, num_columns]`."""
@@ -71,7 +75,8 @@ def quantized(values: torch.Tensor, num_bits: int) -> CodedRows:
         num_bits: 4 or 8.
     """
     num_rows, num_columns = values.shape
-    padded = torch.nn.functional.pad(values, (0, -num_columns % GROUP_SIZE))
+    missing = (0, -num_columns % GROUP_SIZE)
+    padded = torch.nn.functional.pad(values.unsqueeze(1), missing, mode="replicate")
     groups = padded.view(num_rows, -1, GROUP_SIZE)
     middle, last = 1 << (num_bits - 1), (1 << num_bits) - 1
     if num_bits == 8:

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from stage_server.core.torch_dtypes import torch_dtype
+from stage_server.model.embeddings import Embedding, PlainEmbedding
 from stage_server.model.linear_format import Linear
 from stage_server.model.weights import WeightSource
 from stagecoach.contract.precision import DType, Precision
@@ -20,7 +21,7 @@ class DenseFormat:
     """
 
     def __init__(self, dtype: DType, device: torch.device) -> None:
-        self.embedding_dtype = torch_dtype(dtype)
+        self._dtype = torch_dtype(dtype)
         self._device = device
 
     @classmethod
@@ -36,11 +37,16 @@ class DenseFormat:
         return DenseLinear(matrix, None if bias is None else self._tensor(source, bias))
 
     def _tensor(self, source: WeightSource, name: str) -> torch.Tensor:
-        return source.load(name, self.embedding_dtype, self._device)
+        return source.load(name, self._dtype, self._device)
 
-    def sharing(self, embedding: torch.Tensor) -> "DenseLinear":
+    def embedding(self, source: WeightSource, weight: str) -> PlainEmbedding:
+        """Loads an embedding into a tensor of its own."""
+        return PlainEmbedding(self._tensor(source, weight))
+
+    def sharing(self, embedding: Embedding) -> "DenseLinear":
         """Uses the same tensor."""
-        return DenseLinear(embedding, None)
+        assert isinstance(embedding, PlainEmbedding), "it is of this format"
+        return DenseLinear(embedding.weight, None)
 
 
 class DenseLinear(Linear):

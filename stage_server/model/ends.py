@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from stage_server.model.embeddings import Embedding
 from stage_server.model.linear_format import Linear
 
 
@@ -10,21 +11,21 @@ class TokenEmbedding(nn.Module):
     """Looks up token embeddings.
 
     Args:
-        weight: `[vocab_size, hidden_size]`.
-        scale: Factor on the embeddings.
-        dtype: Dtype of the output; the weights may be narrower.
+        rows: The embeddings.
+        scale: Factor on them.
+        dtype: Dtype of the output.
     """
 
-    def __init__(self, weight: torch.Tensor, *, scale: float, dtype: torch.dtype) -> None:
+    def __init__(self, rows: Embedding, *, scale: float, dtype: torch.dtype) -> None:
         super().__init__()
-        self.weight = nn.Buffer(weight)
+        self.rows = rows
         self._dtype = dtype
         # As transformers does, the factor is rounded to the dtype it is multiplied in.
         self._scale = torch.tensor(scale, dtype=dtype).item()
 
     def forward(self, token_ids: torch.Tensor) -> torch.Tensor:
         """Looks up int64 `[num_tokens]`; returns `[num_tokens, hidden_size]`."""
-        embeddings = nn.functional.embedding(token_ids, self.weight).to(self._dtype)
+        embeddings: torch.Tensor = self.rows(token_ids).to(self._dtype)
         return embeddings if self._scale == 1.0 else embeddings * self._scale
 
 

@@ -8,6 +8,7 @@ from typing import Self
 
 import torch
 
+from stage_server.model.embeddings import Embedding, PlainEmbedding
 from stage_server.model.linear_format import Linear
 from stage_server.model.weights import WeightSource
 from stagecoach.contract.errors import InvalidArgumentError
@@ -20,8 +21,6 @@ _PACKED_BLOCK = 512, 16
 class FbgemmFormat:
     """Implements `LinearFormat` for weights in float16 and activations in float32."""
 
-    embedding_dtype = torch.float16
-
     @classmethod
     def of(cls, precision: Precision, device: torch.device) -> Self | None:
         """Returns the format; None where precision or device are another's.
@@ -32,7 +31,7 @@ class FbgemmFormat:
         formats = precision.weights.dtype, precision.compute
         if formats != (DType.FLOAT16, DType.FLOAT32) or device.type != "cpu":
             return None
-        if "fbgemm" not in torch.backends.quantized.supported_engines:
+        if not has_fbgemm():
             raise InvalidArgumentError(
                 "dtype float16 needs FBGEMM on the CPU, which this build of torch lacks; "
                 "use float32 or bfloat16",
@@ -44,8 +43,17 @@ class FbgemmFormat:
         """Packs a matrix piece by piece as it is read."""
         return FbgemmLinear(source, weight, bias)
 
-    def sharing(self, embedding: torch.Tensor) -> None:
+    def embedding(self, source: WeightSource, weight: str) -> PlainEmbedding:
+        """Loads an embedding in float16."""
+        return PlainEmbedding(source.load(weight, torch.float16, torch.device("cpu")))
+
+    def sharing(self, embedding: Embedding) -> None:
         """Returns None: rows of a packed matrix cannot be looked up."""
+
+
+def has_fbgemm() -> bool:
+    """Whether this build of torch has FBGEMM, which those for x86 have."""
+    return "fbgemm" in torch.backends.quantized.supported_engines
 
 
 class FbgemmLinear(Linear):

@@ -1,50 +1,54 @@
-"""Matrices in 4 or 8 bits on the CPU, multiplied by an operator of torch.
+"""Matrices in 4 or 8 bits on the CPU."""
 
-The operator takes codes of 4 bits in groups of 32 columns, whose scale and offset are bfloat16, and
-activations in bfloat16. A code of 8 bits is two of 4, `16 * high + low`, at one scale: two
-products.
-"""
-
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Iterable, Iterator
 from typing import Self
 
 import torch
 from torch import nn
 
 from stage_server.model.coded_rows import GROUP_SIZE, CodedRows, kept, quantized
-from stage_server.model.fbgemm_linear import FbgemmLinear
+from stage_server.model.embeddings import CodedEmbedding, Embedding, PlainEmbedding
+from stage_server.model.fbgemm_linear import FbgemmLinear, has_fbgemm
+from stage_server.model.int4_operator import (
+    ROW_MULTIPLE,
+    column_halves,
+    joined_halves,
+    multiplied,
+    operator_failure,
+    packed_codes,
+    packed_scales,
+)
 from stage_server.model.linear_format import Linear
 from stage_server.model.weights import Run, WeightSource
 from stagecoach.contract.errors import InvalidArgumentError
 from stagecoach.contract.precision import FEW_BITS, INT4, DType, Precision
 from stagecoach.model_files.weight_digest import HEAD
 
-_ROW_BLOCK = 64
-"""Rows that the operator packs together, on any CPU."""
-_ROW_MULTIPLE = 16
-"""The operator takes a multiple of so many rows."""
+MAX_FEW_TOKENS = 15
+"""Tokens that the operator multiplies; more are faster by a matrix that is unpacked first."""
+_UNPACKED_ELEMENTS = 1 << 20
+"""Numbers that are unpacked at once, 4 MiB."""
 
 
 class GroupedFormat:
     """Implements `LinearFormat` for weights in few bits and activations in float32.
 
-    A matrix that files keep in no more bits is kept as it is there. The head is kept in float16,
-    whose logits are float32: those that the operator rounds to bfloat16 cost more than all the rest.
+    A matrix whose codes in files have no more bits keeps them. The head is kept in float16, whose
+    logits are float32: that the operator rounds its products to bfloat16 would cost more there than
+    all other rounding does.
 
     Args:
         num_bits: Most bits of a code, 4 or 8.
-        keeps_plain: Keep matrices of plain numbers in float16, as some are in a file of few bits.
+        keeps_own: The files have such weights: keep also what they have in more bits, up to 8, and
+            in float16 what they have in plain numbers.
     """
 
-    embedding_dtype = torch.float16
-
-    def __init__(self, num_bits: int, *, keeps_plain: bool) -> None:
+    def __init__(self, num_bits: int, *, keeps_own: bool) -> None:
         self._num_bits = num_bits
-        self._keeps_plain = keeps_plain
+        self._keeps_own = keeps_own
 
     @classmethod
-    def of(cls, precision: Precision, device: torch.device, *, keeps_plain: bool) -> Self | None:
+    def of(cls, precision: Precision, device: torch.device, *, keeps_own: bool) -> Self | None:
         """Returns the format; None where precision or device are another's.
 
         Raises:
@@ -53,14 +57,14 @@ class GroupedFormat:
         weights, compute = precision.weights, precision.compute
         if weights not in FEW_BITS.values() or compute is not DType.FLOAT32 or device.type != "cpu":
             return None
-        failure = operator_failure()
+        failure = grouped_failure()
         if failure is not None:
             raise InvalidArgumentError(
-                f"weights {weights.name} need an operator of torch, which {failure}; "
-                "use float16 or float32",
+                f"weights {weights.name} cannot be computed here: {failure}; "
+                f"use {DType.FLOAT16 if has_fbgemm() else DType.FLOAT32}",
                 field="weights",
             )
-        return cls(4 if weights == INT4 else 8, keeps_plain=keeps_plain)
+        return cls(4 if weights == INT4 else 8, keeps_own=keeps_own)
 
     def load(self, source: WeightSource, weight: str, bias: str | None) -> Linear:
         """Packs a matrix piece by piece as it is read."""
@@ -70,28 +74,59 @@ class GroupedFormat:
         addend = None if bias is None else source.load(bias, torch.float32, torch.device("cpu"))
         return GroupedLinear(pieces, addend)
 
+    def embedding(self, source: WeightSource, weight: str) -> Embedding:
+        """Loads an embedding in 8 bits, or in float16 where files have it in plain numbers."""
+        runs = source.runs(weight)
+        if self._keeps_own and any(run.code_bits is None for run in runs):
+            return PlainEmbedding(source.load(weight, torch.float16, torch.device("cpu")))
+        return CodedEmbedding(
+            part for run in runs for part in _parts(source, weight, run, run.code_bits, 8)
+        )
+
     def _piece(self, source: WeightSource, weight: str, run: Run) -> nn.Module:
-        most_bits = self._num_bits
-        if run.code_bits is None and self._keeps_plain:
-            return FbgemmLinear(source, weight, None, range(run.start, run.end))
-        kept_bits = None if run.code_bits is None or run.code_bits > most_bits else run.code_bits
-        num_bits = most_bits if kept_bits is None else 4 if kept_bits <= 4 else 8
-        rows = max(source.max_peek_elements // source.shape(weight)[1] // _ROW_BLOCK, 1)
-        step = rows * _ROW_BLOCK
+        bits = run.code_bits
+        if self._keeps_own:
+            if bits is None:
+                return FbgemmLinear(source, weight, None, range(run.start, run.end))
+            num_bits = 4 if bits <= 4 else 8
+        else:
+            bits = None if bits is None or bits > self._num_bits else bits
+            num_bits = 4 if bits is not None and bits <= 4 else self._num_bits
+        parts = _parts(source, weight, run, bits, num_bits)
+        return Packed4(parts) if num_bits == 4 else Packed8(parts)
 
-        def parts() -> Iterator[CodedRows]:
-            for start in range(run.start, run.end, step):
-                end = min(start + step, run.end)
-                if kept_bits is None:
-                    yield quantized(source.peek(weight, start, end), num_bits)
-                else:
-                    yield kept(source.groups(weight, start, end), kept_bits, num_bits)
-
-        packed_type = Packed4 if num_bits == 4 else Packed8
-        return packed_type(parts(), run.end - run.start)
-
-    def sharing(self, embedding: torch.Tensor) -> None:
+    def sharing(self, embedding: Embedding) -> None:
         """Returns None: rows of a packed matrix cannot be looked up."""
+
+
+def grouped_failure() -> str | None:
+    """Returns why this torch does not multiply such weights on this CPU, or None."""
+    failure = operator_failure()
+    if failure is not None:
+        return f"torch's operator for 4 bits {failure}"
+    return None if has_fbgemm() else "this build of torch has no FBGEMM"
+
+
+def _parts(
+    source: WeightSource, weight: str, run: Run, kept_bits: int | None, num_bits: int
+) -> Iterator[CodedRows]:
+    """Reads a run, as many rows at once as `source` is made for: a multiple of 64, but the last.
+
+    Args:
+        source: Where the weights are.
+        weight: Name of the matrix.
+        run: Its rows.
+        kept_bits: Bits of the codes of the files, which are kept; None: round numbers.
+        num_bits: Bits of the codes to return.
+    """
+    rows = max(source.max_peek_elements // source.shape(weight)[1] // ROW_MULTIPLE, 1)
+    step = rows * ROW_MULTIPLE
+    for start in range(run.start, run.end, step):
+        end = min(start + step, run.end)
+        if kept_bits is None:
+            yield quantized(source.peek(weight, start, end), num_bits)
+        else:
+            yield kept(source.groups(weight, start, end), kept_bits, num_bits)
 
 
 class GroupedLinear(Linear):
@@ -117,103 +152,124 @@ class GroupedLinear(Linear):
         return output.view(*hidden.shape[:-1], -1)
 
 
-class Packed4(nn.Module):
-    """Rows of a matrix in 4 bits.
+class PackedRows(nn.Module):
+    """Rows of a matrix whose codes the operator packs.
+
+    Few tokens are multiplied by the operator, in bfloat16. For many its work grows faster than that
+    of unpacking a part of the matrix after another and multiplying in float32.
 
     Args:
-        parts: The rows; all but the last a multiple of 64 of them.
-        num_rows: How many they are.
+        scales: As `packed_scales` returns them.
+        num_rows: How many rows there are.
+        num_columns: How many columns.
     """
 
-    def __init__(self, parts: Iterator[CodedRows], num_rows: int) -> None:
+    def __init__(self, scales: torch.Tensor, num_rows: int, num_columns: int) -> None:
         super().__init__()
+        self.scales = nn.Buffer(scales)
         self._num_rows = num_rows
-        self._multiply = torch.ops.aten._weight_int4pack_mm_for_cpu.default
-        packed, scales = [], []
-        for part in parts:
-            packed.append(_packed(part.codes))
-            scales.append(_scales(part.scales, part.offsets))
-        self.packed = nn.Buffer(torch.cat(packed))
-        self.scales = nn.Buffer(torch.cat(scales, dim=1))
-        self._num_padded = _num_missing(part.codes.shape[1], GROUP_SIZE)
+        self._num_added = -num_columns % GROUP_SIZE
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Multiplies float32 `[num_tokens, in_features]`; returns float32."""
-        rows = nn.functional.pad(hidden.bfloat16(), (0, self._num_padded))
-        product = self._multiply(rows, self.packed, GROUP_SIZE, self.scales)
-        return product[:, : self._num_rows].float()
+        padded = nn.functional.pad(hidden, (0, self._num_added))
+        is_few = len(hidden) <= MAX_FEW_TOKENS
+        product = self._by_operator(padded.bfloat16()) if is_few else self._unpacked(padded)
+        return product[:, : self._num_rows]
+
+    def _by_operator(self, hidden: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+    def _codes(self, rows: slice) -> torch.Tensor:
+        """Unpacks rows, whole blocks: uint8 `[num_columns, num_rows]`."""
+        raise NotImplementedError
+
+    def _scales(self, rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scales, and offsets of code 0: float32 `[num_groups, num_rows]`."""
+        raise NotImplementedError
+
+    def _unpacked(self, hidden: torch.Tensor) -> torch.Tensor:
+        num_tokens, num_columns = hidden.shape
+        num_rows = self.scales.shape[1]
+        step = max(_UNPACKED_ELEMENTS // num_columns // ROW_MULTIPLE, 1) * ROW_MULTIPLE
+        group_sums = hidden.view(num_tokens, -1, GROUP_SIZE).sum(-1)
+        products = []
+        for start in range(0, num_rows, step):
+            rows = slice(start, min(start + step, num_rows))
+            scales, offsets = self._scales(rows)
+            matrix = self._codes(rows).float().view(-1, GROUP_SIZE, rows.stop - start)
+            matrix *= scales.unsqueeze(1)
+            product = hidden @ matrix.view(num_columns, -1)
+            products.append(product.addmm_(group_sums, offsets))
+        return torch.cat(products, dim=-1)
 
 
-class Packed8(nn.Module):
-    """Rows of a matrix in 8 bits.
+class Packed4(PackedRows):
+    """Rows in 4 bits.
+
+    Args:
+        parts: The rows; all but the last a multiple of 64 of them.
+    """
+
+    def __init__(self, parts: Iterable[CodedRows]) -> None:
+        pieces = [
+            (packed_codes(part.codes), packed_scales(part.scales, part.offsets), part.codes.shape)
+            for part in parts
+        ]
+        codes, scales, shapes = zip(*pieces, strict=True)
+        super().__init__(torch.cat(scales, dim=1), sum(rows for rows, _ in shapes), shapes[0][1])
+        self.codes = nn.Buffer(torch.cat(codes))
+
+    def _by_operator(self, hidden: torch.Tensor) -> torch.Tensor:
+        return multiplied(hidden, self.codes, self.scales).float()
+
+    def _codes(self, rows: slice) -> torch.Tensor:
+        packed = column_halves(self.codes[rows])
+        return joined_halves(packed & 15, packed >> 4)
+
+    def _scales(self, rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        scales, offsets = self.scales[:, rows].float().unbind(-1)
+        return scales, offsets - 8 * scales
+
+
+class Packed8(PackedRows):
+    """Rows in 8 bits, as two matrices of 4: a code is `16 * high + low`.
 
     Both halves of a code, each less 8, have one scale and one offset, so that a number is
     `scale * (code - 128) + offset` where theirs is `(offset + 8 * scale) / 17`.
 
     Args:
         parts: The rows; all but the last a multiple of 64 of them.
-        num_rows: How many they are.
     """
 
-    def __init__(self, parts: Iterator[CodedRows], num_rows: int) -> None:
-        super().__init__()
-        self._num_rows = num_rows
-        self._multiply = torch.ops.aten._weight_int4pack_mm_for_cpu.default
-        high, low, scales = [], [], []
-        for part in parts:
-            high.append(_packed(part.codes >> 4))
-            low.append(_packed(part.codes & 15))
-            rounded = part.scales.bfloat16().float()  # which the halves add up with
-            scales.append(_scales(rounded, (part.offsets + 8 * rounded) / 17))
+    def __init__(self, parts: Iterable[CodedRows]) -> None:
+        pieces = [
+            (
+                packed_codes(part.codes >> 4),
+                packed_codes(part.codes & 15),
+                _scales_of_halves(part),
+                part.codes.shape,
+            )
+            for part in parts
+        ]
+        high, low, scales, shapes = zip(*pieces, strict=True)
+        super().__init__(torch.cat(scales, dim=1), sum(rows for rows, _ in shapes), shapes[0][1])
         self.high, self.low = nn.Buffer(torch.cat(high)), nn.Buffer(torch.cat(low))
-        self.scales = nn.Buffer(torch.cat(scales, dim=1))
-        self._num_padded = _num_missing(part.codes.shape[1], GROUP_SIZE)
 
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Multiplies float32 `[num_tokens, in_features]`; returns float32."""
-        rows = nn.functional.pad(hidden.bfloat16(), (0, self._num_padded))
-        high, low = (
-            self._multiply(rows, half, GROUP_SIZE, self.scales) for half in (self.high, self.low)
-        )
+    def _by_operator(self, hidden: torch.Tensor) -> torch.Tensor:
+        high, low = (multiplied(hidden, half, self.scales) for half in (self.high, self.low))
         product: torch.Tensor = torch.add(low.float(), high, alpha=16)
-        return product[:, : self._num_rows]
+        return product
+
+    def _codes(self, rows: slice) -> torch.Tensor:
+        high, low = column_halves(self.high[rows]), column_halves(self.low[rows])
+        return joined_halves(high << 4 | low & 15, high & 0xF0 | low >> 4)
+
+    def _scales(self, rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        scales, offsets = self.scales[:, rows].float().unbind(-1)
+        return scales, 17 * offsets - 136 * scales
 
 
-def _num_missing(count: int, multiple: int) -> int:
-    return -count % multiple
-
-
-def _packed(codes: torch.Tensor) -> torch.Tensor:
-    """Packs uint8 `[num_rows, num_columns]`, with more rows and columns where those are odd."""
-    num_rows, num_columns = codes.shape
-    missing = (
-        *(0, _num_missing(num_columns, GROUP_SIZE)),
-        *(0, _num_missing(num_rows, _ROW_MULTIPLE)),
-    )
-    padded = nn.functional.pad(codes.int(), missing)
-    packed: torch.Tensor = torch.ops.aten._convert_weight_to_int4pack_for_cpu(padded, 1)
-    return packed
-
-
-def _scales(scales: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
-    """Returns bfloat16 `[num_groups, num_rows, 2]`, of as many rows as there are packed ones."""
-    missing = _num_missing(len(scales), _ROW_MULTIPLE)
-    both = torch.stack((scales, offsets), dim=-1).bfloat16()
-    return nn.functional.pad(both, (0, 0, 0, 0, 0, missing)).transpose(0, 1).contiguous()
-
-
-@cache
-def operator_failure() -> str | None:
-    """Multiplies a small matrix; returns what is wrong with the operator, or None."""
-    codes = torch.arange(16 * 64, dtype=torch.uint8).view(16, 64) % 16
-    scales = torch.linspace(0.01, 0.02, 32).view(16, 2).bfloat16().float()
-    rows = torch.linspace(-1, 1, 3 * 64).view(3, 64).bfloat16().float()
-    part = CodedRows(codes, scales, -scales)
-    try:
-        found = Packed4(iter([part]), 16)(rows)
-    except (AttributeError, RuntimeError) as error:
-        return f"this build lacks ({str(error).splitlines()[0]})"
-    expected = rows @ part.values(8).T
-    if not torch.allclose(found, expected, rtol=0.02, atol=0.01 * expected.abs().max().item()):
-        return "gives wrong products on this CPU"
-    return None
+def _scales_of_halves(part: CodedRows) -> torch.Tensor:
+    scales = part.scales.bfloat16().float()  # which the halves add up with
+    return packed_scales(scales, (part.offsets + 8 * scales) / 17)

@@ -305,7 +305,7 @@ def _load_head(
         return None
     projection = None
     if embedding is not None and blueprint.config.tie_word_embeddings:
-        projection = loader.linear_format.sharing(embedding.weight)
+        projection = loader.linear_format.sharing(embedding.rows)
     if projection is None or not loader.source.are_equal(EMBEDDING, HEAD):
         projection = loader.linear(HEAD.removesuffix(".weight"))
     return LogitsHead(

@@ -5,9 +5,9 @@ One file each; `linear_formats` has a line for every one.
 
 from typing import Protocol
 
-import torch
 from torch import nn
 
+from stage_server.model.embeddings import Embedding
 from stage_server.model.weights import WeightSource
 
 
@@ -24,11 +24,6 @@ class Linear(nn.Module):
 class LinearFormat(Protocol):
     """Makes linear layers of weights in files."""
 
-    @property
-    def embedding_dtype(self) -> torch.dtype:
-        """Dtype of the embedding, whose rows are looked up and not multiplied."""
-        ...
-
     def load(self, source: WeightSource, weight: str, bias: str | None) -> Linear:
         """Loads a linear layer, with little more memory than it takes in the end.
 
@@ -39,11 +34,20 @@ class LinearFormat(Protocol):
         """
         ...
 
-    def sharing(self, embedding: torch.Tensor) -> Linear | None:
+    def embedding(self, source: WeightSource, weight: str) -> Embedding:
+        """Loads a matrix `[vocab_size, hidden_size]` whose rows are looked up.
+
+        Args:
+            source: Where the weights are.
+            weight: Name of the matrix.
+        """
+        ...
+
+    def sharing(self, embedding: Embedding) -> Linear | None:
         """Makes a head without bias that multiplies by an embedding and takes no more memory.
 
         Args:
-            embedding: `[vocab_size, hidden_size]`, in `embedding_dtype`.
+            embedding: What `embedding` of this format returned.
 
         Returns:
             The head; None where a matrix that is multiplied has another form.

@@ -26,7 +26,7 @@ def linear_format(
     found = (
         DenseFormat.of(precision, device)
         or FbgemmFormat.of(precision, device)
-        or GroupedFormat.of(precision, device, keeps_plain=own is not None)
+        or GroupedFormat.of(precision, device, keeps_own=own == precision.weights)
     )
     if found is not None:
         return found

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from stage_server.core.torch_dtypes import torch_dtype
+from stage_server.model.embeddings import Embedding
 from stage_server.model.linear_format import Linear, LinearFormat
 from stage_server.model.weights import WeightSource
 from stagecoach.contract.precision import Precision
@@ -43,9 +44,9 @@ class WeightLoader:
             self.source, f"{name}.weight", bias if bias in self.source else None
         )
 
-    def embedding(self, name: str) -> torch.Tensor:
+    def embedding(self, name: str) -> Embedding:
         """Loads a matrix `[vocab_size, hidden_size]` whose rows are looked up."""
-        return self.source.load(name, self.linear_format.embedding_dtype, self.device)
+        return self.linear_format.embedding(self.source, name)
 
     def other(self, name: str) -> torch.Tensor:
         """Loads a parameter that no linear layer has, in the compute dtype."""

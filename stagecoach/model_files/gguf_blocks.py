@@ -2,6 +2,9 @@
 
 Layouts: `ggml/src/ggml-common.h` of llama.cpp. The `gguf` package turns the same blocks into
 float32, which the tests compare with bit for bit; it does not give the codes.
+
+Not here are the types whose numbers are no multiples of a scale, or share scales by fewer than 32:
+they are rounded to 8 bits, see `rounded_rows`.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from gguf.constants import GGMLQuantizationType
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from stagecoach.model_files.grouped_rows import GroupedRows
 
@@ -51,6 +54,19 @@ def grouped_rows(kind: BlockType, rows: _Bytes) -> GroupedRows:
         scales.reshape(num_rows, -1),
         None if offsets is None else offsets.reshape(num_rows, -1),
     )
+
+
+def rounded_rows(values: npt.NDArray[np.float32]) -> GroupedRows:
+    """Rounds rows to nearest, in 8 bits and groups of 32 spread about 0.
+
+    Args:
+        values: `[num_rows, num_columns]`, whole groups.
+    """
+    groups = values.reshape(len(values), -1, 32)
+    scales = np.abs(groups).max(-1) / np.float32(127)
+    steps = np.where(scales > 0, scales, np.float32(1))[..., None]
+    codes = (np.rint(groups / steps) + 128).astype(np.uint8)
+    return GroupedRows(codes.reshape(values.shape), 128, scales, None)
 
 
 def _nibbles(packed: _Bytes) -> _Bytes:
@@ -120,6 +136,32 @@ def _q6_k(blocks: npt.NDArray[np.void]) -> _Groups:
     return _Groups(low | high << _4, 32, _floats(blocks["scale"]) * blocks["scales"])
 
 
+_IQ4_VALUES = np.array(
+    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int16
+)
+_IQ4_CODES = (_IQ4_VALUES + 128).astype(np.uint8)
+
+_FP4_DOUBLED = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.int16)
+_FP4_CODES = (_FP4_DOUBLED + 16).astype(np.uint8)
+
+
+def _iq4_nl(blocks: npt.NDArray[np.void]) -> _Groups:
+    return _Groups(_IQ4_CODES[_nibbles(blocks["codes"])], 128, _floats(blocks["scale"]))
+
+
+def _iq4_xs(blocks: npt.NDArray[np.void]) -> _Groups:
+    low = _bits(blocks["low"][..., None], 4).reshape(-1, 8)
+    high = blocks["high"][:, None] >> np.arange(0, 16, 2, dtype=np.uint16) & 3
+    steps = (low | high << 4).astype(np.int16) - 32
+    codes = _IQ4_CODES[_nibbles(blocks["codes"].reshape(-1, 8, 16))]
+    return _Groups(codes, 128, _floats(blocks["scale"]) * steps.astype(np.float32))
+
+
+def _mxfp4(blocks: npt.NDArray[np.void]) -> _Groups:
+    halved = np.ldexp(np.float32(1), blocks["exponent"].astype(np.int32) - 128)
+    return _Groups(_FP4_CODES[_nibbles(blocks["codes"])], 16, halved[:, None])
+
+
 _HALF = "<f2"
 
 BLOCK_TYPES: Mapping[GGMLQuantizationType, BlockType] = {
@@ -162,5 +204,27 @@ BLOCK_TYPES: Mapping[GGMLQuantizationType, BlockType] = {
         ),
         _q6_k,
     ),
+    GGMLQuantizationType.IQ4_NL: BlockType(
+        8, np.dtype([("scale", _HALF), ("codes", "u1", 16)]), _iq4_nl
+    ),
+    GGMLQuantizationType.IQ4_XS: BlockType(
+        8,
+        np.dtype([("scale", _HALF), ("high", "<u2"), ("low", "u1", 4), ("codes", "u1", 128)]),
+        _iq4_xs,
+    ),
+    GGMLQuantizationType.MXFP4: BlockType(
+        5, np.dtype([("exponent", "u1"), ("codes", "u1", 16)]), _mxfp4
+    ),
 }
 """Types of which the codes can be kept, by the name that GGUF has for them."""
+
+
+_ROUNDED_BITS = 8
+
+
+def code_bits(kind: GGMLQuantizationType) -> int | None:
+    """Bits of a code in which rows of a type are given; None: they are plain numbers."""
+    if kind in BLOCK_TYPES:
+        return BLOCK_TYPES[kind].num_bits
+    block_size, _ = GGML_QUANT_SIZES[kind]
+    return None if block_size == 1 else _ROUNDED_BITS

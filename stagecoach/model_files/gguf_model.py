@@ -16,7 +16,12 @@ from stagecoach.contract.precision import INT4, INT8, Encoding
 from stagecoach.model_files.config import parse_config
 from stagecoach.model_files.families import FAMILIES
 from stagecoach.model_files.family import GgufNames
-from stagecoach.model_files.gguf_blocks import BLOCK_TYPES, grouped_rows
+from stagecoach.model_files.gguf_blocks import (
+    BLOCK_TYPES,
+    code_bits,
+    grouped_rows,
+    rounded_rows,
+)
 from stagecoach.model_files.gguf_file import GgufFile
 from stagecoach.model_files.gguf_metadata import GgufFields
 from stagecoach.model_files.grouped_rows import GroupedRows
@@ -98,8 +103,8 @@ class GgufModel(ModelFiles):
         elements: Counter[Encoding | None] = Counter()
         for tensor in self._tensors.values():
             if len(tensor.shape) == 2:
-                blocks = BLOCK_TYPES.get(tensor.type)
-                kept = None if blocks is None else INT4 if blocks.num_bits <= 4 else INT8
+                bits = code_bits(tensor.type)
+                kept = None if bits is None else INT4 if bits <= 4 else INT8
                 elements[kept] += math.prod(tensor.shape)
         plain = elements.pop(None, 0)
         most = max(elements, key=lambda kept: elements[kept], default=None)
@@ -171,8 +176,8 @@ class _GgufReader:
 
     def info(self, name: str) -> TensorInfo:
         tensor = self._file.tensors[self._gguf_names[name]]
-        blocks = BLOCK_TYPES.get(tensor.type) if len(tensor.shape) == 2 else None
-        return TensorInfo("float32", tensor.shape, None if blocks is None else blocks.num_bits)
+        is_matrix = len(tensor.shape) == 2
+        return TensorInfo("float32", tensor.shape, code_bits(tensor.type) if is_matrix else None)
 
     def read(self, name: str, start: int = 0, end: int | None = None) -> npt.NDArray[np.generic]:
         gguf_name = self._gguf_names[name]
@@ -190,8 +195,11 @@ class _GgufReader:
     def read_groups(self, name: str, start: int, end: int) -> GroupedRows:
         gguf_name = self._gguf_names[name]
         first, last, order = self._stored(gguf_name, slice(start, end))
-        kind = BLOCK_TYPES[self._file.tensors[gguf_name].type]
-        groups = grouped_rows(kind, self._file.read_rows(gguf_name, first, last))
+        kind = BLOCK_TYPES.get(self._file.tensors[gguf_name].type)
+        if kind is None:
+            groups = rounded_rows(_dequantize_rows(self._file, gguf_name, first, last))
+        else:
+            groups = grouped_rows(kind, self._file.read_rows(gguf_name, first, last))
         for numbers in (groups.scales, groups.offsets):
             if numbers is not None and not np.isfinite(numbers).all():
                 raise ModelFilesError(

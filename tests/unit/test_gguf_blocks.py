@@ -5,7 +5,12 @@ import numpy as np
 import pytest
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from stagecoach.model_files.gguf_blocks import BLOCK_TYPES, grouped_rows
+from stagecoach.model_files.gguf_blocks import (
+    BLOCK_TYPES,
+    code_bits,
+    grouped_rows,
+    rounded_rows,
+)
 
 NUM_ROWS, NUM_COLUMNS = 5, 768
 MAX_CODE = {kind: 2**found.num_bits - 1 for kind, found in BLOCK_TYPES.items()}
@@ -19,6 +24,8 @@ def random_rows(kind: GGMLQuantizationType) -> np.ndarray:
     blocks = rows.view(BLOCK_TYPES[kind].block)
     for field in {"scale", "min"} & (blocks.dtype.fields or {}).keys():
         blocks[field] = rng.normal(0, 0.1, blocks.shape)
+    if kind is GGMLQuantizationType.MXFP4:
+        blocks["exponent"] = rng.integers(0, 130, blocks.shape)
     return rows
 
 
@@ -34,6 +41,34 @@ def test_codes_and_scales_are_what_the_library_reads_bit_for_bit(
     assert found.codes.shape == (NUM_ROWS, NUM_COLUMNS)
     assert found.codes.max() <= MAX_CODE[kind]
     assert found.group_size == (16 if kind is GGMLQuantizationType.Q6_K else 32)
+
+
+ROUNDED = [
+    kind
+    for kind, (block_size, _) in GGML_QUANT_SIZES.items()
+    if block_size > 1 and kind in gguf.quants._type_traits and kind not in BLOCK_TYPES
+]
+
+
+def test_types_that_are_rounded_are_those_of_two_or_three_bits_and_few_others() -> None:
+    names = {kind.name for kind in ROUNDED}
+    assert {"Q2_K", "Q3_K", "IQ1_S", "IQ2_XXS", "IQ3_XXS", "IQ3_S", "TQ1_0", "NVFP4"} <= names
+    assert all(code_bits(kind) == 8 for kind in ROUNDED)
+    plain = (GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16)
+    assert [code_bits(kind) for kind in plain] == [None] * 3
+    assert code_bits(GGMLQuantizationType.Q4_K) == 4
+
+
+def test_rounding_is_off_by_half_a_step_at_most() -> None:
+    values = np.random.default_rng(0).normal(size=(NUM_ROWS, NUM_COLUMNS)).astype(np.float32)
+    values[1, :32] = 0
+    found = rounded_rows(values)
+    assert found.group_size == 32
+    errors = np.abs(found.values() - values).reshape(NUM_ROWS, -1, 32).max(-1)
+    assert (errors <= found.scales * 0.5001).all()
+    assert found.codes.min() >= 1
+    assert found.codes.max() == 255
+    np.testing.assert_array_equal(found.values()[1, :32], 0)
 
 
 @pytest.mark.parametrize("kind", BLOCK_TYPES, ids=lambda kind: kind.name)

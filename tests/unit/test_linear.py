@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from stage_server.model.dense_linear import DenseFormat, DenseLinear
+from stage_server.model.embeddings import PlainEmbedding
 from stage_server.model.fbgemm_linear import FbgemmFormat
 from stage_server.model.linear_format import LinearFormat
 from stage_server.model.linear_formats import linear_format
@@ -43,20 +44,19 @@ def test_a_precision_that_nothing_computes_in_is_refused_by_name(
     precision = Precision.uniform(compute)._replace(weights=weights)
     with pytest.raises(InvalidArgumentError) as caught:
         linear_format(precision, device)
-    assert caught.value.field == "dtype"
+    assert caught.value.field == "weights"
     assert caught.value.message == (
         f"weights in {weights.name} cannot be computed in {compute} on {device.type}"
     )
 
 
 def test_a_head_shares_the_embedding_where_both_have_one_form() -> None:
-    embedding = torch.randn(7, 4)
+    embedding = PlainEmbedding(torch.randn(7, 4))
     shared = linear_format(Precision.uniform(DType.FLOAT32), CPU).sharing(embedding)
     assert isinstance(shared, DenseLinear)
-    assert shared.weight.data_ptr() == embedding.data_ptr()
+    assert shared.weight.data_ptr() == embedding.weight.data_ptr()
     packed = linear_format(Precision.of("float16", on_cpu=True), CPU)
-    assert packed.embedding_dtype == torch.float16
-    assert packed.sharing(embedding.half()) is None
+    assert packed.sharing(embedding) is None
 
 
 @pytest.mark.parametrize("in_features", [64, 1536, 4096])
