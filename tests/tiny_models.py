@@ -16,6 +16,7 @@ import transformers
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from stagecoach.model_files import open_model
+from tests.few_bits import quantized_as
 
 NUM_LAYERS = 6
 VOCAB_SIZE = 128
@@ -202,11 +203,14 @@ def unsplit_tokens(model: Any, prompt: Sequence[int], num_tokens: int) -> list[i
     return tokens
 
 
+Quantization = gguf.GGMLQuantizationType | Callable[[str], gguf.GGMLQuantizationType]
+
+
 def tiny_gguf(
     case: str,
     folder: Path,
     *,
-    quantization: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
+    quantization: Quantization = gguf.GGMLQuantizationType.F32,
     rope_factors: bool = False,
     metadata: Mapping[str, object] | None = None,
     **overrides: Any,
@@ -216,7 +220,7 @@ def tiny_gguf(
     Args:
         case: A key of `FAMILIES`.
         folder: Where the file is made, beside the model's Hugging Face folder.
-        quantization: Of the matrices.
+        quantization: Type of the matrices, or what says that of each by its name.
         rope_factors: True: store the scaling of the rotary frequencies as a tensor.
         metadata: Further fields, or others than usual, by their full names; floats, ints, booleans,
             strings and lists.
@@ -258,9 +262,11 @@ def tiny_gguf(
             num_heads = config.num_attention_heads if query else config.num_key_value_heads
             halves = values.reshape(num_heads, 2, -1, *values.shape[1:])
             values = halves.swapaxes(1, 2).reshape(values.shape)
-        stored = quantization if values.ndim == 2 else gguf.GGMLQuantizationType.F32
-        data = gguf.quants.quantize(values, stored)
-        writer.add_tensor(f"{names.get_name(stem)}.{kind}", data, raw_dtype=stored)
+        gguf_name = f"{names.get_name(stem)}.{kind}"
+        stored = gguf.GGMLQuantizationType.F32
+        if values.ndim == 2:
+            stored = quantization(gguf_name) if callable(quantization) else quantization
+        writer.add_tensor(gguf_name, quantized_as(values, stored), raw_dtype=stored)
     if rope_factors:
         head_dim = config.head_dim
         theta = config.rope_parameters["rope_theta"]
