@@ -212,6 +212,7 @@ def tiny_gguf(
     *,
     quantization: Quantization = gguf.GGMLQuantizationType.F32,
     rope_factors: bool = False,
+    tensors_per_part: int = 0,
     metadata: Mapping[str, object] | None = None,
     **overrides: Any,
 ) -> Path:
@@ -221,19 +222,20 @@ def tiny_gguf(
         case: A key of `FAMILIES`.
         folder: Where the file is made, beside the model's Hugging Face folder.
         quantization: Type of the matrices, or what says that of each by its name.
+        tensors_per_part: Divide the file into parts of so many tensors; 0: do not.
         rope_factors: True: store the scaling of the rotary frequencies as a tensor.
         metadata: Further fields, or others than usual, by their full names; floats, ints, booleans,
             strings and lists.
         **overrides: Values of the configuration.
 
     Returns:
-        The file.
+        The file, or the first part.
     """
     model: Any = reference_model(tiny_model(case, folder, **overrides))
     config = model.config
     architecture = config.model_type
     path = folder / f"{case}.gguf"
-    writer = gguf.GGUFWriter(path, architecture)
+    writer = gguf.GGUFWriter(path, architecture, split_max_tensors=tensors_per_part)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -285,7 +287,7 @@ def tiny_gguf(
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return path
+    return writer.format_shard_names(path)[0]
 
 
 def read_all(spec: Path) -> dict[str, np.ndarray]:

@@ -24,6 +24,7 @@ from stagecoach.model_files.gguf_blocks import (
 )
 from stagecoach.model_files.gguf_file import GgufFile
 from stagecoach.model_files.gguf_metadata import GgufFields
+from stagecoach.model_files.gguf_parts import GgufParts, model_name
 from stagecoach.model_files.grouped_rows import GroupedRows
 from stagecoach.model_files.listing import listed, name_of
 from stagecoach.model_files.model_files import (
@@ -36,7 +37,7 @@ from stagecoach.model_files.model_files import (
 )
 from stagecoach.model_files.numbers import FACTOR, HEAD_DIM, VOCABULARY
 from stagecoach.model_files.tokenizer_files import GgufTokenizer
-from stagecoach.model_files.weight_digest import part_digest, parts_of
+from stagecoach.model_files.weight_digest import SampledTensor, part_digest, parts_of
 
 _FAMILIES = {
     family.gguf.architecture: (model_type, family.gguf)
@@ -56,25 +57,25 @@ _GLOBAL_NAMES = {
 
 
 class GgufModel(ModelFiles):
-    """A model in one GGUF file.
+    """A model in a GGUF file, or in several parts.
 
     Args:
-        path: The file.
+        path: The file, or the first part.
 
     Raises:
-        ModelFilesError: The file is missing or damaged, or lacks metadata.
+        ModelFilesError: A file is missing or damaged, or lacks metadata.
         UnsupportedModelError: Its architecture, or a feature of it, is not served.
     """
 
     def __init__(self, path: Path) -> None:
-        self.model_id = name_of(path.with_suffix(""))
+        self.model_id = name_of(path.with_name(model_name(path)))
         self._path = path
-        with GgufFile(path) as file:
-            self._metadata = file.metadata
-            self._tensors = file.tensors
-            factors = _rope_factors(file)
-        fields = GgufFields(path.name, file.metadata)
-        self.config = parse_config(_hf_config(fields, file, factors))
+        with GgufParts(path) as parts:
+            self._metadata = parts.metadata
+            self._tensors = parts.tensors
+            factors = _rope_factors(parts)
+        fields = GgufFields(path.name, parts.metadata)
+        self.config = parse_config(_hf_config(fields, parts, factors))
         _, self._family = _FAMILIES[fields.architecture]
         self._gguf_names = {
             self._hf_name(name): name for name in self._tensors if name != _ROPE_FACTORS
@@ -91,9 +92,14 @@ class GgufModel(ModelFiles):
 
     def weight_digests(self) -> Mapping[str, bytes]:
         """Samples all parts."""
-        with GgufFile(self._path) as file:
+        with GgufParts(self._path) as parts:
+
+            def sampled(name: str) -> SampledTensor:
+                gguf_name = self._gguf_names[name]
+                return parts.file_of(gguf_name).sampled(gguf_name)
+
             return {
-                part: part_digest({name: file.sampled(self._gguf_names[name]) for name in names})
+                part: part_digest({name: sampled(name) for name in names})
                 for part, names in parts_of(self.tensor_names).items()
             }
 
@@ -119,12 +125,12 @@ class GgufModel(ModelFiles):
     def open_tensors(
         self, names: Collection[str], *, on_download: ByteReport = no_report
     ) -> Iterator[TensorReader]:
-        """Opens the file."""
+        """Opens the file, or all parts."""
         missing = set(names) - self._gguf_names.keys()
         if missing:
             raise ModelFilesError(f"{self._path.name} has no tensor for {listed(missing)}")
-        with GgufFile(self._path) as file:
-            yield _GgufReader(file, self._gguf_names, self._row_order)
+        with GgufParts(self._path) as parts:
+            yield _GgufReader(parts, self._gguf_names, self._row_order)
 
     def tokenizer_files(self) -> GgufTokenizer | None:
         """Reads the metadata of the tokenizer."""
@@ -162,48 +168,49 @@ class GgufModel(ModelFiles):
 
 
 class _GgufReader:
-    """Implements `TensorReader` over an open GGUF file; `read` gives float32."""
+    """Implements `TensorReader` over open GGUF files; `read` gives float32."""
 
     def __init__(
         self,
-        file: GgufFile,
+        files: GgufParts,
         gguf_names: Mapping[str, str],
         row_order: Callable[[str], npt.NDArray[np.int64] | None],
     ) -> None:
-        self._file = file
+        self._files = files
         self._gguf_names = gguf_names
         self._row_order = row_order
 
     def info(self, name: str) -> TensorInfo:
-        tensor = self._file.tensors[self._gguf_names[name]]
+        tensor = self._files.tensors[self._gguf_names[name]]
         is_matrix = len(tensor.shape) == 2
         return TensorInfo("float32", tensor.shape, code_bits(tensor.type) if is_matrix else None)
 
     def read(self, name: str, start: int = 0, end: int | None = None) -> npt.NDArray[np.generic]:
         gguf_name = self._gguf_names[name]
-        tensor = self._file.tensors[gguf_name]
+        tensor = self._files.tensors[gguf_name]
         wanted = slice(start, tensor.shape[0] if end is None else end)
         if len(tensor.shape) == 1:
-            vector = _dequantize_rows(self._file, gguf_name, 0, 1)[0]
+            vector = _dequantize_rows(self._files, gguf_name, 0, 1)[0]
             order = self._row_order(gguf_name)
             ordered: npt.NDArray[np.float32] = vector if order is None else vector[order]
             return ordered[wanted]
         first, last, order = self._stored(gguf_name, wanted)
-        stored = _dequantize_rows(self._file, gguf_name, first, last)
+        stored = _dequantize_rows(self._files, gguf_name, first, last)
         return stored if order is None else stored[order]
 
     def read_groups(self, name: str, start: int, end: int) -> GroupedRows:
         gguf_name = self._gguf_names[name]
         first, last, order = self._stored(gguf_name, slice(start, end))
-        kind = BLOCK_TYPES.get(self._file.tensors[gguf_name].type)
+        file = self._files.file_of(gguf_name)
+        kind = BLOCK_TYPES.get(file.tensors[gguf_name].type)
         if kind is None:
-            groups = rounded_rows(_dequantize_rows(self._file, gguf_name, first, last))
+            groups = rounded_rows(_dequantize_rows(self._files, gguf_name, first, last))
         else:
-            groups = grouped_rows(kind, self._file.read_rows(gguf_name, first, last))
+            groups = grouped_rows(kind, file.read_rows(gguf_name, first, last))
         for numbers in (groups.scales, groups.offsets):
             if numbers is not None and not np.isfinite(numbers).all():
                 raise ModelFilesError(
-                    f"{self._file.name}: {gguf_name!r} is damaged: a scale is no finite number"
+                    f"{file.name}: {gguf_name!r} is damaged: a scale is no finite number"
                 )
         return groups if order is None else groups.rows(order)
 
@@ -217,10 +224,11 @@ class _GgufReader:
         return first, int(rows.max()) + 1, rows - first
 
 
-def _dequantize_rows(file: GgufFile, name: str, start: int, end: int) -> npt.NDArray[np.float32]:
+def _dequantize_rows(files: GgufParts, name: str, start: int, end: int) -> npt.NDArray[np.float32]:
     """Float32 rows; a tensor of one dimension is one row."""
     from gguf.quants import dequantize
 
+    file = files.file_of(name)
     kind = file.tensors[name].type
     try:
         values: npt.NDArray[np.float32] = dequantize(file.read_rows(name, start, end), kind)
@@ -232,24 +240,20 @@ def _dequantize_rows(file: GgufFile, name: str, start: int, end: int) -> npt.NDA
 
 
 def _hf_config(
-    fields: GgufFields, file: GgufFile, rope_factors: list[float] | None
+    fields: GgufFields, parts: GgufParts, rope_factors: list[float] | None
 ) -> dict[str, object]:
     """Writes the metadata as the config.json that the model was converted from."""
-    # Only the first part of several says the rest.
-    split_count = file.metadata.get("split.count")
-    if isinstance(split_count, int) and split_count > 1:
-        raise fields.refuse("a GGUF model split over several files (merge it first)")
     if fields.architecture not in _FAMILIES:
         raise fields.refuse(
             f"GGUF architecture {fields.architecture!r} (known: {', '.join(_FAMILIES)})"
         )
     model_type, family = _FAMILIES[fields.architecture]
-    kind = file.metadata.get("general.type", "model")
+    kind = parts.metadata.get("general.type", "model")
     if kind != "model":
         raise fields.refuse(f"a GGUF file that is no model but of type {kind!r}")
     if fields.number("expert_count", 0):
         raise fields.refuse("a mixture of experts")
-    vocab_size = _num_rows_of_embedding(file, fields.file_name)
+    vocab_size = _num_rows_of_embedding(parts, fields.file_name)
     hidden_size = fields.number("embedding_length")
     num_heads = fields.number("attention.head_count")
     head_dim = fields.number("attention.key_length", hidden_size // num_heads)
@@ -279,9 +283,9 @@ def _hf_config(
         "hidden_act": "silu",
         "rope_theta": fields.number("rope.freq_base", 10000.0),
         "rope_scaling": _rope_scaling(fields, family, context_length, rope_factors),
-        "attention_bias": "blk.0.attn_output.bias" in file.tensors,
-        "mlp_bias": "blk.0.ffn_down.bias" in file.tensors,
-        "tie_word_embeddings": "output.weight" not in file.tensors,
+        "attention_bias": "blk.0.attn_output.bias" in parts.tensors,
+        "mlp_bias": "blk.0.ffn_down.bias" in parts.tensors,
+        "tie_word_embeddings": "output.weight" not in parts.tensors,
         "bos_token_id": fields.token_id("bos_token_id"),
         "eos_token_id": sorted({token_id for token_id in eos if token_id is not None}),
     }
@@ -341,18 +345,18 @@ def _rope_scaling(
     }
 
 
-def _rope_factors(file: GgufFile) -> list[float] | None:
-    if _ROPE_FACTORS not in file.tensors:
+def _rope_factors(parts: GgufParts) -> list[float] | None:
+    if _ROPE_FACTORS not in parts.tensors:
         return None
-    factors = [float(one) for one in _dequantize_rows(file, _ROPE_FACTORS, 0, 1).reshape(-1)]
+    factors = [float(one) for one in _dequantize_rows(parts, _ROPE_FACTORS, 0, 1).reshape(-1)]
     for factor in factors:
-        FACTOR.check(factor, _ROPE_FACTORS, file.name)
+        FACTOR.check(factor, _ROPE_FACTORS, parts.name)
     return factors
 
 
-def _num_rows_of_embedding(file: GgufFile, file_name: str) -> int:
+def _num_rows_of_embedding(parts: GgufParts, file_name: str) -> int:
     """Tokens of the vocabulary, as the matrix that embeds them has rows."""
-    embedding = file.tensors.get("token_embd.weight")
+    embedding = parts.tensors.get("token_embd.weight")
     if embedding is None:
         raise ModelFilesError(f"{file_name} has no tensor token_embd.weight")
     if len(embedding.shape) != 2:

@@ -26,9 +26,10 @@ def open_model(spec: str) -> ModelFiles:
     """Opens a model by reading its headers; the weights stay on disk, or on the hub.
 
     Args:
-        spec: `demo`, a folder with config.json and safetensors files, a path ending in `.gguf`, a
-            hub id such as `org/name` or `org/name@revision`, or the shape of a model without its
-            weights such as `shape:llama-2-13b`. What exists on disk wins.
+        spec: `demo`, a folder with config.json and safetensors files, a path ending in `.gguf`
+            (that of the first part, if there are several), a hub id such as `org/name` or
+            `org/name@revision`, or the shape of a model without its weights such as
+            `shape:llama-2-13b`. What exists on disk wins.
 
     Raises:
         ModelFilesError: There is no such model, or its files are damaged.

@@ -31,22 +31,6 @@ def test_config_is_that_of_the_folder(tmp_path: Path, case: str) -> None:
     assert found.checkpoint_dtype is None  # such a file says it of each tensor
 
 
-def test_a_later_part_of_several_files_is_told_as_such(tmp_path: Path) -> None:
-    """It has no architecture."""
-    path = tmp_path / "model-00002-of-00002.gguf"
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.kv_data[0].clear()
-    writer.add_uint16("split.no", 1)
-    writer.add_uint16("split.count", 2)
-    writer.add_tensor("blk.1.attn_q.weight", np.ones((4, 4), np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    with pytest.raises(UnsupportedModelError, match=r"split over several files \(merge it"):
-        open_model(str(path))
-
-
 @pytest.mark.parametrize("field", ["rope.scaling.factor", "rope.scale_linear"])
 def test_a_rope_factor_without_a_kind_is_linear(tmp_path: Path, field: str) -> None:
     path = tiny_gguf("llama", tmp_path, metadata={f"llama.{field}": 4.0})
