@@ -168,6 +168,12 @@ class StageConfig:
                 f"dtype {self.dtype} is not emulated, only {' and '.join(DEVICE_DTYPES)}",
                 field="dtype",
             )
+        if self.weights != "auto":
+            raise InvalidArgumentError(
+                f"weights {self.weights} are not emulated: they have the dtype",
+                field="weights",
+                other_field="engine",
+            )
 
 
 def parse_bytes(text: str, *, field: str) -> int:

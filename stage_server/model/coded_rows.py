@@ -41,7 +41,7 @@ def kept(parts: Iterable[GroupedRows], code_bits: int, num_bits: int) -> CodedRo
     """Takes over the codes of a file.
 
     Groups of another size than 32 are rounded to nearest in 8 bits. The only ones are those of 16
-    in Q6_K, whose own step is eight times that of what they become.
+    in Q6_K: the larger step of two of them is four times that of what they become.
 
     Args:
         parts: Rows, one after another.

@@ -24,7 +24,7 @@ from stagecoach.contract.errors import InvalidArgumentError
 from stagecoach.contract.precision import FEW_BITS, INT4, DType, Precision
 from stagecoach.model_files.weight_digest import HEAD
 
-MAX_FEW_TOKENS = 15
+MAX_FEW_TOKENS = 32
 """Tokens that the operator multiplies; more are faster by a matrix that is unpacked first."""
 _UNPACKED_ELEMENTS = 1 << 20
 """Numbers that are unpacked at once, 4 MiB."""
@@ -172,23 +172,16 @@ class PackedRows(nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Multiplies float32 `[num_tokens, in_features]`; returns float32."""
-        padded = nn.functional.pad(hidden, (0, self._num_added))
         is_few = len(hidden) <= MAX_FEW_TOKENS
-        product = self._by_operator(padded.bfloat16()) if is_few else self._unpacked(padded)
-        return product[:, : self._num_rows]
+        return self.by_operator(hidden) if is_few else self.by_unpacking(hidden)
 
-    def _by_operator(self, hidden: torch.Tensor) -> torch.Tensor:
-        raise NotImplementedError
+    def by_operator(self, hidden: torch.Tensor) -> torch.Tensor:
+        """As `forward`, with activations and products in bfloat16."""
+        return self._by_operator(self._padded(hidden).bfloat16())[:, : self._num_rows]
 
-    def _codes(self, rows: slice) -> torch.Tensor:
-        """Unpacks rows, whole blocks: uint8 `[num_columns, num_rows]`."""
-        raise NotImplementedError
-
-    def _scales(self, rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scales, and offsets of code 0: float32 `[num_groups, num_rows]`."""
-        raise NotImplementedError
-
-    def _unpacked(self, hidden: torch.Tensor) -> torch.Tensor:
+    def by_unpacking(self, hidden: torch.Tensor) -> torch.Tensor:
+        """As `forward`, in float32."""
+        hidden = self._padded(hidden)
         num_tokens, num_columns = hidden.shape
         num_rows = self.scales.shape[1]
         step = max(_UNPACKED_ELEMENTS // num_columns // ROW_MULTIPLE, 1) * ROW_MULTIPLE
@@ -201,7 +194,22 @@ class PackedRows(nn.Module):
             matrix *= scales.unsqueeze(1)
             product = hidden @ matrix.view(num_columns, -1)
             products.append(product.addmm_(group_sums, offsets))
-        return torch.cat(products, dim=-1)
+        return torch.cat(products, dim=-1)[:, : self._num_rows]
+
+    def _padded(self, hidden: torch.Tensor) -> torch.Tensor:
+        return nn.functional.pad(hidden, (0, self._num_added)) if self._num_added else hidden
+
+    def _by_operator(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Multiplies bfloat16; returns float32."""
+        raise NotImplementedError
+
+    def _codes(self, rows: slice) -> torch.Tensor:
+        """Unpacks rows, whole blocks: uint8 `[num_columns, num_rows]`."""
+        raise NotImplementedError
+
+    def _scales(self, rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scales, and offsets of code 0: float32 `[num_groups, num_rows]`."""
+        raise NotImplementedError
 
 
 class Packed4(PackedRows):

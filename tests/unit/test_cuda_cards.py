@@ -29,7 +29,7 @@ from stage_server.core.config import StageConfig
 from stage_server.process.build_engine import build_engine
 from stagecoach.contract.errors import IncompatibleError
 from stagecoach.contract.layer_range import LayerRange
-from stagecoach.contract.precision import DType, Precision
+from stagecoach.contract.precision import INT4, INT8, DType, Encoding, Precision
 from stagecoach.model_files import open_model
 from stagecoach.model_files.config import parse_config
 from stagecoach.roofline.capability import Capability
@@ -365,12 +365,53 @@ def test_the_device_becomes_that_of_the_thread_and_sums_stay_in_float32(
     assert torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction is False
 
 
+GEMMA = parse_config({"model_type": "gemma2", "dtype": "bfloat16"})
+ON_CPU = Precision.uniform(DType.FLOAT32)
+FLOAT16_ON_CPU = ON_CPU._replace(weights=Encoding.plain(DType.FLOAT16))
+"""It keeps float16 and computes in float32, so that nothing overflows."""
+
+
 def test_the_cpu_computes_in_float32_unless_told_otherwise() -> None:
-    config = parse_config({"model_type": "gemma2", "dtype": "bfloat16"})
-    assert precision_on(CPU, "auto", config) == Precision.uniform(DType.FLOAT32)
-    assert precision_on(CPU, "bfloat16", config) == Precision.uniform(DType.BFLOAT16)
-    # It keeps float16 and computes in float32, so that nothing overflows.
-    assert precision_on(CPU, "float16", config) == Precision.of("float16", on_cpu=True)
+    assert precision_on(CPU, "auto", GEMMA) == FLOAT16_ON_CPU
+    assert precision_on(CPU, "float32", GEMMA) == ON_CPU
+    assert precision_on(CPU, "bfloat16", GEMMA) == Precision.uniform(DType.BFLOAT16)
+    assert precision_on(CPU, "float16", GEMMA) == FLOAT16_ON_CPU
+
+
+@pytest.mark.parametrize(
+    ("dtype", "weights", "expected"),
+    [
+        ("auto", "auto", ON_CPU._replace(weights=INT4)),
+        ("float32", "auto", ON_CPU),
+        ("float16", "auto", FLOAT16_ON_CPU),
+        ("auto", "int8", ON_CPU._replace(weights=INT8)),
+        ("float32", "int4", ON_CPU._replace(weights=INT4)),
+        ("auto", "float16", FLOAT16_ON_CPU),
+        ("auto", "float32", ON_CPU),
+        ("float32", "float16", FLOAT16_ON_CPU),
+        ("auto", "bfloat16", Precision.uniform(DType.BFLOAT16)),
+    ],
+)
+def test_weights_of_a_file_in_4_bits_are_kept_unless_another_form_is_asked_for(
+    dtype: str, weights: str, expected: Precision
+) -> None:
+    assert precision_on(CPU, dtype, GEMMA, weights=weights, own=INT4) == expected
+
+
+def test_where_4_bits_cannot_be_computed_float16_is_kept_and_the_log_says_why(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(devices, "grouped_failure", lambda: "torch's operator is not there")
+    assert precision_on(CPU, "auto", GEMMA, own=INT4) == FLOAT16_ON_CPU
+    [line] = caplog.records
+    assert line.getMessage() == "weights of the files are not kept in their bits"
+    assert (line.file, line.kept) == ("int4", "float16")
+    assert line.reason == "torch's operator is not there"
+
+
+def test_without_fbgemm_plain_weights_are_kept_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "has_fbgemm", lambda: False)
+    assert precision_on(CPU, "auto", GEMMA) == ON_CPU
 
 
 def test_a_card_computes_in_the_dtype_of_the_checkpoint() -> None:

@@ -73,12 +73,14 @@ def test_a_product_is_the_plain_product(
 
 
 @pytest.mark.parametrize("num_bits", [4, 8])
-def test_few_tokens_and_many_are_multiplied_by_one_matrix(num_bits: int) -> None:
-    """The two ways differ by rounding alone, and hold in the tokens at which they change."""
-    packed = PACKED[num_bits]([random_matrix(192, 576, num_bits)])
-    hidden = random_hidden(MAX_FEW_TOKENS + 1, 576)
-    many, few = packed(hidden), packed(hidden[:-1])
-    assert 0 < relative_error(few, many[:-1]) < 0.004
+@pytest.mark.parametrize("num_tokens", [1, MAX_FEW_TOKENS, MAX_FEW_TOKENS + 1, 64])
+def test_both_ways_to_multiply_agree(num_bits: int, num_tokens: int) -> None:
+    packed = PACKED[num_bits]([random_matrix(192, 570, num_bits)])
+    hidden = random_hidden(num_tokens, 570)
+    by_operator, by_unpacking = packed.by_operator(hidden), packed.by_unpacking(hidden)
+    assert 0 < relative_error(by_operator, by_unpacking) < 0.004
+    taken = by_operator if num_tokens <= MAX_FEW_TOKENS else by_unpacking
+    assert torch.equal(packed(hidden), taken)
 
 
 @pytest.mark.parametrize("num_tokens", [1, 2, 7, MAX_FEW_TOKENS])

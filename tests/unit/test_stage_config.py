@@ -75,6 +75,11 @@ def test_a_value_out_of_range_is_refused_by_field(field: str, value: object) -> 
         ({"engine": "emulated", "emulate": "t4-16gb", "efficiency": float("nan")}, "efficiency"),
         ({"engine": "emulated", "emulate": "rtx-3060-12gb", "device": "cpu"}, "device"),
         ({"engine": "emulated", "emulate": "rtx-3060-12gb", "dtype": "float32"}, "dtype"),
+        (
+            {"engine": "emulated", "emulate": "rtx-3060-12gb", "weights": "int4"},
+            "weights",
+        ),
+        ({"weights": "q4_k"}, "weights"),
     ],
 )
 def test_what_an_engine_would_ignore_or_lacks_is_refused(
