@@ -48,7 +48,8 @@ def forms() -> list[Form]:
 def _ways_to_multiply(weight: torch.Tensor) -> dict[str, _Multiply]:
     half = torch.ops.quantized.linear_prepack_fp16(weight, None)
     bfloat16 = DenseLinear(weight.bfloat16(), None)
-    four, eight = Packed4([quantized(weight, 4)]), Packed8([quantized(weight, 8)])
+    four = Packed4([quantized(weight, 4)], *weight.shape)
+    eight = Packed8([quantized(weight, 8)], *weight.shape)
     return {
         "float32": DenseLinear(weight, None),
         "float16": lambda hidden: torch.ops.quantized.linear_dynamic_fp16(hidden, half),

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from stage_server.model.coded_rows import CodedRows
+from stage_server.model.coded_rows import GROUP_SIZE, CodedRows
 
 _MIDDLE = 128
 """Code of a number in the middle."""
@@ -40,17 +40,28 @@ class CodedEmbedding(Embedding):
 
     Args:
         parts: The rows, one part after another.
+        vocab_size: How many rows there are.
+        hidden_size: How many columns.
     """
 
-    def __init__(self, parts: Iterable[CodedRows]) -> None:
+    offsets: torch.Tensor | None
+
+    def __init__(self, parts: Iterable[CodedRows], vocab_size: int, hidden_size: int) -> None:
         super().__init__()
-        codes, scales, offsets = zip(*parts, strict=True)
-        self.codes = nn.Buffer(torch.cat(codes))
-        self.scales = nn.Buffer(torch.cat([each.half() for each in scales]))
-        has_offsets = any(each.any() for each in offsets)
-        self.offsets = (
-            nn.Buffer(torch.cat([each.half() for each in offsets])) if has_offsets else None
-        )
+        num_groups = -(-hidden_size // GROUP_SIZE)
+        self.codes = nn.Buffer(torch.empty(vocab_size, hidden_size, dtype=torch.uint8))
+        self.scales = nn.Buffer(torch.empty(vocab_size, num_groups, dtype=torch.float16))
+        self.register_buffer("offsets", None)
+        end = 0
+        for part in parts:
+            start, end = end, end + len(part.codes)
+            self.codes[start:end] = part.codes
+            self.scales[start:end] = part.scales
+            if self.offsets is None and part.offsets.any():
+                self.offsets = torch.zeros_like(self.scales)
+            if self.offsets is not None:
+                self.offsets[start:end] = part.offsets
+        assert end == vocab_size, "the parts are all rows"
 
     def forward(self, token_ids: torch.Tensor) -> torch.Tensor:
         """Returns rows in float32."""

@@ -26,6 +26,8 @@ from stagecoach.model_files.weight_digest import HEAD
 
 MAX_FEW_TOKENS = 32
 """Tokens that the operator multiplies; more are faster by a matrix that is unpacked first."""
+_READ_ELEMENTS = 1 << 19
+"""Numbers that are read and packed at once; at least 64 rows."""
 _UNPACKED_ELEMENTS = 1 << 20
 """Numbers that are unpacked at once, 4 MiB."""
 
@@ -79,9 +81,9 @@ class GroupedFormat:
         runs = source.runs(weight)
         if self._keeps_own and any(run.code_bits is None for run in runs):
             return PlainEmbedding(source.load(weight, torch.float16, torch.device("cpu")))
-        return CodedEmbedding(
-            part for run in runs for part in _parts(source, weight, run, run.code_bits, 8)
-        )
+        parts = (part for run in runs for part in _parts(source, weight, run, run.code_bits, 8))
+        vocab_size, hidden_size = source.shape(weight)
+        return CodedEmbedding(parts, vocab_size, hidden_size)
 
     def _piece(self, source: WeightSource, weight: str, run: Run) -> nn.Module:
         bits = run.code_bits
@@ -93,7 +95,8 @@ class GroupedFormat:
             bits = None if bits is None or bits > self._num_bits else bits
             num_bits = 4 if bits is not None and bits <= 4 else self._num_bits
         parts = _parts(source, weight, run, bits, num_bits)
-        return Packed4(parts) if num_bits == 4 else Packed8(parts)
+        packed_type = Packed4 if num_bits == 4 else Packed8
+        return packed_type(parts, run.end - run.start, source.shape(weight)[1])
 
     def sharing(self, embedding: Embedding) -> None:
         """Returns None: rows of a packed matrix cannot be looked up."""
@@ -110,7 +113,9 @@ def grouped_failure() -> str | None:
 def _parts(
     source: WeightSource, weight: str, run: Run, kept_bits: int | None, num_bits: int
 ) -> Iterator[CodedRows]:
-    """Reads a run, as many rows at once as `source` is made for: a multiple of 64, but the last.
+    """Reads a run, a few rows at once: a multiple of 64, but for the last.
+
+    Rounding makes several copies in float32 and int32 of what is read.
 
     Args:
         source: Where the weights are.
@@ -119,7 +124,7 @@ def _parts(
         kept_bits: Bits of the codes of the files, which are kept; None: round numbers.
         num_bits: Bits of the codes to return.
     """
-    rows = max(source.max_peek_elements // source.shape(weight)[1] // ROW_MULTIPLE, 1)
+    rows = max(_READ_ELEMENTS // source.shape(weight)[1] // ROW_MULTIPLE, 1)
     step = rows * ROW_MULTIPLE
     for start in range(run.start, run.end, step):
         end = min(start + step, run.end)
@@ -159,16 +164,31 @@ class PackedRows(nn.Module):
     of unpacking a part of the matrix after another and multiplying in float32.
 
     Args:
-        scales: As `packed_scales` returns them.
         num_rows: How many rows there are.
         num_columns: How many columns.
     """
 
-    def __init__(self, scales: torch.Tensor, num_rows: int, num_columns: int) -> None:
+    def __init__(self, num_rows: int, num_columns: int) -> None:
         super().__init__()
-        self.scales = nn.Buffer(scales)
         self._num_rows = num_rows
         self._num_added = -num_columns % GROUP_SIZE
+        self._packed_shape = num_rows + -num_rows % ROW_MULTIPLE, num_columns + self._num_added
+        packed_rows, packed_columns = self._packed_shape
+        self.scales = nn.Buffer(
+            torch.empty(packed_columns // GROUP_SIZE, packed_rows, 2, dtype=torch.bfloat16)
+        )
+
+    def _empty_codes(self) -> torch.Tensor:
+        packed_rows, packed_columns = self._packed_shape
+        return torch.empty(packed_rows, packed_columns // 2, dtype=torch.uint8)
+
+    def _placed(self, parts: Iterable[CodedRows]) -> Iterator[tuple[slice, CodedRows]]:
+        """Yields where the packed rows of each part belong."""
+        end = 0
+        for part in parts:
+            start, end = end, end + len(part.codes) + -len(part.codes) % ROW_MULTIPLE
+            yield slice(start, end), part
+        assert end == self._packed_shape[0], "the parts are all rows"
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Multiplies float32 `[num_tokens, in_features]`; returns float32."""
@@ -217,16 +237,16 @@ class Packed4(PackedRows):
 
     Args:
         parts: The rows; all but the last a multiple of 64 of them.
+        num_rows: How many rows there are.
+        num_columns: How many columns.
     """
 
-    def __init__(self, parts: Iterable[CodedRows]) -> None:
-        pieces = [
-            (packed_codes(part.codes), packed_scales(part.scales, part.offsets), part.codes.shape)
-            for part in parts
-        ]
-        codes, scales, shapes = zip(*pieces, strict=True)
-        super().__init__(torch.cat(scales, dim=1), sum(rows for rows, _ in shapes), shapes[0][1])
-        self.codes = nn.Buffer(torch.cat(codes))
+    def __init__(self, parts: Iterable[CodedRows], num_rows: int, num_columns: int) -> None:
+        super().__init__(num_rows, num_columns)
+        self.codes = nn.Buffer(self._empty_codes())
+        for rows, part in self._placed(parts):
+            self.codes[rows] = packed_codes(part.codes)
+            self.scales[:, rows] = packed_scales(part.scales, part.offsets)
 
     def _by_operator(self, hidden: torch.Tensor) -> torch.Tensor:
         return multiplied(hidden, self.codes, self.scales).float()
@@ -248,21 +268,18 @@ class Packed8(PackedRows):
 
     Args:
         parts: The rows; all but the last a multiple of 64 of them.
+        num_rows: How many rows there are.
+        num_columns: How many columns.
     """
 
-    def __init__(self, parts: Iterable[CodedRows]) -> None:
-        pieces = [
-            (
-                packed_codes(part.codes >> 4),
-                packed_codes(part.codes & 15),
-                _scales_of_halves(part),
-                part.codes.shape,
-            )
-            for part in parts
-        ]
-        high, low, scales, shapes = zip(*pieces, strict=True)
-        super().__init__(torch.cat(scales, dim=1), sum(rows for rows, _ in shapes), shapes[0][1])
-        self.high, self.low = nn.Buffer(torch.cat(high)), nn.Buffer(torch.cat(low))
+    def __init__(self, parts: Iterable[CodedRows], num_rows: int, num_columns: int) -> None:
+        super().__init__(num_rows, num_columns)
+        self.high, self.low = nn.Buffer(self._empty_codes()), nn.Buffer(self._empty_codes())
+        for rows, part in self._placed(parts):
+            self.high[rows] = packed_codes(part.codes >> 4)
+            self.low[rows] = packed_codes(part.codes & 15)
+            scales = part.scales.bfloat16().float()  # which the halves add up with
+            self.scales[:, rows] = packed_scales(scales, (part.offsets + 8 * scales) / 17)
 
     def _by_operator(self, hidden: torch.Tensor) -> torch.Tensor:
         high, low = (multiplied(hidden, half, self.scales) for half in (self.high, self.low))
@@ -276,8 +293,3 @@ class Packed8(PackedRows):
     def _scales(self, rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
         scales, offsets = self.scales[:, rows].float().unbind(-1)
         return scales, 17 * offsets - 136 * scales
-
-
-def _scales_of_halves(part: CodedRows) -> torch.Tensor:
-    scales = part.scales.bfloat16().float()  # which the halves add up with
-    return packed_scales(scales, (part.offsets + 8 * scales) / 17)

@@ -6,16 +6,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from coordinator.text.gguf_tokenizer import build_gguf_tokenizer
+from coordinator.text.gguf_vocabulary import GgufVocabulary
 from stage_server.model.dense_linear import DenseLinear
 from stage_server.model.grouped_linear import GroupedFormat
 from stage_server.model.layer_stack import LayerStack, load_layer_stack
 from stage_server.model.weights import WeightSource
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.precision import FEW_BITS, INT4, INT8, DType, Encoding, Precision
-from stagecoach.model_files import ModelFiles, open_model
+from stagecoach.model_files import GgufTokenizer, ModelFiles, open_model
 from tests.few_bits import QType, mix
 from tests.layer_ranges import split_evenly
-from tests.parity.test_layer_stack import PROMPT, SplitModel, generate
+from tests.parity.test_layer_stack import PROMPT, ListAttention, SplitModel, generate
 from tests.tiny_models import FAMILIES, NUM_LAYERS, tiny_gguf, tiny_model
 
 torch.set_num_threads(1)
@@ -184,3 +186,73 @@ def test_a_file_of_8_bits_can_be_rounded_to_4(asked: Encoding, most: float, tmp_
     plain = load_layer_stack(files, layers, precision=FLOAT32, device=CPU)
     few = load_layer_stack(files, layers, precision=FLOAT32._replace(weights=asked), device=CPU)
     assert few.weight_bytes < most * plain.weight_bytes
+
+
+def demo_token_ids(count: int) -> torch.Tensor:
+    """The beginning of the readme, as the demo model reads it."""
+    files = open_model("demo").tokenizer_files()
+    assert isinstance(files, GgufTokenizer)
+    tokenizer = build_gguf_tokenizer(GgufVocabulary.parse(files.metadata))
+    text = Path(__file__).parents[2].joinpath("README.md").read_text()
+    return torch.tensor(tokenizer.encode(text).ids[:count])
+
+
+class FusedAttention(ListAttention):
+    """All rows at once, by torch."""
+
+    def attend(
+        self,
+        layer_index: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        *,
+        scaling: float,
+        sliding_window: int | None,
+        softcap: float | None,
+    ) -> torch.Tensor:
+        keys, values = self._keys[layer_index], self._values[layer_index]
+        keys.append(key)
+        values.append(value)
+        seen = torch.cat(keys), torch.cat(values)
+        num_rows, num_seen = len(query), len(seen[0])
+        mask = torch.ones(num_rows, num_seen, dtype=torch.bool).tril(num_seen - num_rows)
+        output = torch.nn.functional.scaled_dot_product_attention(
+            query.transpose(0, 1),
+            *(each.transpose(0, 1) for each in seen),
+            attn_mask=mask,
+            scale=scaling,
+            enable_gqa=True,
+        )
+        return output.transpose(0, 1)
+
+
+def log_probabilities(
+    stack: LayerStack, token_ids: torch.Tensor, tokens_at_once: int
+) -> torch.Tensor:
+    attention = FusedAttention(len(stack.layers))
+    rows = []
+    with torch.inference_mode():
+        for part in torch.arange(len(token_ids)).split(tokens_at_once):
+            hidden = stack.embed(token_ids[part])
+            hidden = stack.forward(hidden, part, int(part[-1]) + 1, attention)
+            rows.append(stack.logits(hidden))
+    return torch.cat(rows).log_softmax(-1)
+
+
+def test_the_demo_model_loses_little_in_the_bits_of_its_file() -> None:
+    """Its file, of Q4_1 and Q8_0, is of somebody else."""
+    files = open_model("demo")
+    assert files.encoding == INT4
+    token_ids = demo_token_ids(96)
+    [plain] = load(files, 1, None)
+    expected = log_probabilities(plain, token_ids, 96)
+    [few] = load(files, 1, INT4)
+    assert few.weight_bytes < 0.38 * plain.weight_bytes
+    for tokens_at_once in (96, 8):
+        found = log_probabilities(few, token_ids, tokens_at_once)
+        divergence = (expected.exp() * (expected - found)).sum(-1).mean()
+        assert 0 < divergence < 0.001
+        targets = token_ids[1:, None]
+        loss = (expected - found)[:-1].gather(1, targets).mean().exp()
+        assert abs(loss - 1) < 0.01, "perplexity changed by more than 1 %"

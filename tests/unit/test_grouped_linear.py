@@ -24,7 +24,6 @@ from stagecoach.model_files.grouped_rows import GroupedRows
 torch.set_num_threads(1)
 
 CPU = torch.device("cpu")
-PACKED: dict[int, Callable[[list[CodedRows]], PackedRows]] = {4: Packed4, 8: Packed8}
 MIDDLE = {4: 8, 8: 128}
 SHAPES = [(64, 32), (192, 576), (1, 32), (16, 33), (100, 100), (129, 1000)]
 """Rows and columns; most are multiples of nothing."""
@@ -48,6 +47,12 @@ def random_hidden(num_tokens: int, num_columns: int) -> torch.Tensor:
     return torch.randn(num_tokens, num_columns, generator=generator).bfloat16().float()
 
 
+def packed(num_bits: int, *parts: CodedRows) -> PackedRows:
+    num_rows = sum(len(part.codes) for part in parts)
+    packed_type = Packed4 if num_bits == 4 else Packed8
+    return packed_type(parts, num_rows, parts[0].codes.shape[1])
+
+
 def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
@@ -63,10 +68,10 @@ def test_a_product_is_the_plain_product(
     In 8 bits the offsets of both halves are rounded too, by 1/64 of a step.
     """
     matrix = random_matrix(num_rows, num_columns, num_bits)
-    packed = PACKED[num_bits]([matrix])
+    layer = packed(num_bits, matrix)
     hidden = random_hidden(num_tokens, num_columns)
     expected = hidden @ matrix.values(MIDDLE[num_bits]).T
-    found = packed(hidden)
+    found = layer(hidden)
     assert found.dtype == torch.float32
     assert found.shape == expected.shape
     assert relative_error(found, expected) < (0.004 if num_tokens <= MAX_FEW_TOKENS else 0.001)
@@ -75,19 +80,19 @@ def test_a_product_is_the_plain_product(
 @pytest.mark.parametrize("num_bits", [4, 8])
 @pytest.mark.parametrize("num_tokens", [1, MAX_FEW_TOKENS, MAX_FEW_TOKENS + 1, 64])
 def test_both_ways_to_multiply_agree(num_bits: int, num_tokens: int) -> None:
-    packed = PACKED[num_bits]([random_matrix(192, 570, num_bits)])
+    layer = packed(num_bits, random_matrix(192, 570, num_bits))
     hidden = random_hidden(num_tokens, 570)
-    by_operator, by_unpacking = packed.by_operator(hidden), packed.by_unpacking(hidden)
+    by_operator, by_unpacking = layer.by_operator(hidden), layer.by_unpacking(hidden)
     assert 0 < relative_error(by_operator, by_unpacking) < 0.004
     taken = by_operator if num_tokens <= MAX_FEW_TOKENS else by_unpacking
-    assert torch.equal(packed(hidden), taken)
+    assert torch.equal(layer(hidden), taken)
 
 
 @pytest.mark.parametrize("num_tokens", [1, 2, 7, MAX_FEW_TOKENS])
 def test_a_token_is_what_it_is_in_any_batch_of_the_operator(num_tokens: int) -> None:
-    packed = Packed4([random_matrix(192, 576, 4)])
+    layer = packed(4, random_matrix(192, 576, 4))
     hidden = random_hidden(MAX_FEW_TOKENS, 576)
-    assert torch.equal(packed(hidden[:num_tokens]), packed(hidden)[:num_tokens])
+    assert torch.equal(layer(hidden[:num_tokens]), layer(hidden)[:num_tokens])
 
 
 @pytest.mark.parametrize("num_bits", [4, 8])
@@ -96,21 +101,21 @@ def test_parts_are_one_matrix(num_bits: int) -> None:
     parts = [matrix.rows(slice(256)), matrix.rows(slice(256, 300))]
     for num_tokens in (3, 40):
         hidden = random_hidden(num_tokens, 96)
-        assert torch.equal(PACKED[num_bits](parts)(hidden), PACKED[num_bits]([matrix])(hidden))
+        assert torch.equal(packed(num_bits, *parts)(hidden), packed(num_bits, matrix)(hidden))
 
 
 def test_unpacking_in_several_pieces_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    packed = Packed4([random_matrix(300, 96, 4)])
+    layer = packed(4, random_matrix(300, 96, 4))
     hidden = random_hidden(40, 96)
-    whole = packed(hidden)
+    whole = layer(hidden)
     monkeypatch.setattr("stage_server.model.grouped_linear._UNPACKED_ELEMENTS", 1)
-    torch.testing.assert_close(packed(hidden), whole, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(layer(hidden), whole, rtol=1e-6, atol=1e-6)
 
 
 def test_a_layer_puts_pieces_together_and_adds_the_bias() -> None:
     first, second = random_matrix(70, 64, 4), random_matrix(10, 64, 8)
     bias = torch.arange(80.0)
-    layer = GroupedLinear([Packed4([first]), Packed8([second])], bias)
+    layer = GroupedLinear([packed(4, first), packed(8, second)], bias)
     hidden = random_hidden(6, 64).view(2, 3, 64)
     weight = torch.cat((first.values(8), second.values(128)))
     found = layer(hidden)
@@ -160,7 +165,7 @@ def test_an_embedding_in_8_bits_gives_its_rows(has_offsets: bool) -> None:
     matrix = random_matrix(50, 70, 8)
     if not has_offsets:
         matrix = matrix._replace(offsets=torch.zeros_like(matrix.offsets))
-    embedding = CodedEmbedding([matrix.rows(slice(20)), matrix.rows(slice(20, 50))])
+    embedding = CodedEmbedding([matrix.rows(slice(20)), matrix.rows(slice(20, 50))], 50, 70)
     token_ids = torch.tensor([49, 0, 7, 7])
     torch.testing.assert_close(embedding(token_ids), matrix.values(128)[token_ids])
     num_bytes = sum(buffer.nbytes for buffer in embedding.buffers())

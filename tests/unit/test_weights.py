@@ -112,14 +112,17 @@ import sys
 import torch
 from stagecoach.model_files import open_model
 from stagecoach.contract.layer_range import LayerRange
-from stagecoach.contract.precision import Precision
+from stagecoach.contract.precision import FEW_BITS, Precision
 from stage_server.model.layer_stack import load_layer_stack
 torch.set_num_threads(1)
-path, layers, dtype = sys.argv[1:]
+path, layers, form = sys.argv[1:]
+precision = Precision.of("float32" if form in FEW_BITS else form, on_cpu=True)
+if form in FEW_BITS:
+    precision = precision._replace(weights=FEW_BITS[form])
 stack = load_layer_stack(
     open_model(path),
     LayerRange.parse(layers),
-    precision=Precision.of(dtype, on_cpu=True),
+    precision=precision,
     device=torch.device("cpu"),
 )
 print(stack.weight_bytes)
@@ -129,13 +132,14 @@ print(open("/proc/self/status").read())
 
 
 @pytest.mark.parametrize(
-    ("layers", "dtype"), [("0:1", "float16"), ("2:4", "float32"), ("5:6", "float16")]
+    ("layers", "form"),
+    [("0:1", "float16"), ("2:4", "float32"), ("5:6", "float16"), ("0:4", "int4"), ("2:6", "int8")],
 )
 def test_loading_adds_little_more_than_a_stages_own_weights_to_its_imports(
-    big_model: Path, layers: str, dtype: str
+    big_model: Path, layers: str, form: str
 ) -> None:
     result = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(big_model), layers, dtype],
+        [sys.executable, "-c", MEASURE, str(big_model), layers, form],
         stdout=subprocess.PIPE,
         text=True,
         check=True,
