@@ -15,8 +15,8 @@ import torch
 
 from benchmarks.report import print_json, print_table
 from stage_server.model.coded_rows import quantized
+from stage_server.model.cpu_grouped_rows import MAX_FEW_TOKENS, Packed4, Packed8
 from stage_server.model.dense_linear import DenseLinear
-from stage_server.model.grouped_linear import MAX_FEW_TOKENS, Packed4, Packed8
 
 _SHAPES = ((2560, 2048), (2048, 2048), (11264, 2048), (2048, 5632))
 """Rows and columns of the matrices of a layer."""

@@ -8,7 +8,7 @@ import torch
 from stage_server.compute.cuda_cards import CPU, ChosenDevice, TorchCuda, choose_device
 from stage_server.compute.nvidia_machine import NvidiaMachine
 from stage_server.model.fbgemm_linear import has_fbgemm
-from stage_server.model.grouped_linear import grouped_failure
+from stage_server.model.linear_formats import row_forms
 from stagecoach.contract.precision import FEW_BITS, DType, Encoding, Precision
 from stagecoach.model_files.config import ModelConfig
 from stagecoach.roofline.card_precision import AUTO, card_precision
@@ -52,7 +52,8 @@ def precision_on(
 
     Args:
         device: Where it computes.
-        dtype: As `StageConfig.dtype`; auto is float32 on the CPU, and see `card_precision`.
+        dtype: As `StageConfig.dtype`; of the arithmetic, auto is float32 on the CPU, and see
+            `card_precision`.
         config: The model.
         weights: As `StageConfig.weights`.
         own: In which few bits the files keep most matrices; None: in none.
@@ -65,8 +66,8 @@ def precision_on(
     if weights != AUTO:
         precision = _of_dtype(device, weights if dtype == AUTO else dtype, config)
         return precision._replace(weights=Encoding.plain(DType.named(weights)))
-    if device.card is None and dtype == AUTO:
-        return _kept_on_cpu(own)
+    if dtype == AUTO and (device.card is None or own is not None):
+        return _kept(own, device, config)
     return _of_dtype(device, dtype, config)
 
 
@@ -77,12 +78,16 @@ def _of_dtype(device: ChosenDevice, dtype: str, config: ModelConfig) -> Precisio
     return card_precision(dtype, config, card=card.name, capability=card.capability)
 
 
-def _kept_on_cpu(own: Encoding | None) -> Precision:
-    """Arithmetic in float32, weights as the files have them, in float16 if those are plain."""
-    plain = Precision.of(DType.FLOAT16 if has_fbgemm() else DType.FLOAT32, on_cpu=True)
+def _kept(own: Encoding | None, device: ChosenDevice, config: ModelConfig) -> Precision:
+    """Weights as the files have them; if those are plain, or it is impossible, in 16 bits."""
+    if device.card is None:
+        plain = Precision.of(DType.FLOAT16 if has_fbgemm() else DType.FLOAT32, on_cpu=True)
+    else:
+        plain = _of_dtype(device, AUTO, config)
     if own is None:
         return plain
-    failure = grouped_failure()
+    forms = row_forms(plain.compute, torch.device(device.name))
+    failure = "there is no form for them" if forms is None else forms.failure
     if failure is None:
         return plain._replace(weights=own)
     _log.warning(

@@ -34,6 +34,14 @@ _LIBRARY.define(
     "add_rms_norm(Tensor hidden, Tensor update, Tensor weight, float scale, float eps)"
     " -> (Tensor, Tensor)"
 )
+_LIBRARY.define(
+    "grouped_product(Tensor hidden, Tensor codes, Tensor scales, Tensor? offsets, int num_bits)"
+    " -> Tensor"
+)
+_LIBRARY.define(
+    "unpack_groups(Tensor codes, Tensor scales, Tensor? offsets, int num_columns, int num_bits,"
+    " ScalarType dtype) -> Tensor"
+)
 
 
 def _decode_splits(
@@ -222,6 +230,56 @@ def _add_rms_norm(
     return added, normed
 
 
+def _grouped_product(
+    hidden: torch.Tensor,
+    codes: torch.Tensor,
+    scales: torch.Tensor,
+    offsets: torch.Tensor | None,
+    num_bits: int,
+) -> torch.Tensor:
+    from stage_server.kernels.jit.grouped_linear import (
+        few_tokens_constants,
+        few_tokens_kernel,
+        one_token_constants,
+        one_token_kernel,
+    )
+
+    output = _fake_grouped_product(hidden, codes, scales, offsets, num_bits)
+    num_tokens, num_columns = hidden.shape
+    num_rows = len(codes)
+    if num_tokens == 1:
+        constants = one_token_constants(num_columns=num_columns, num_bits=num_bits)
+        one_token_kernel[(-(-num_rows // constants["ROWS"]), num_tokens)](
+            hidden, codes, scales, offsets, output, num_rows, **constants
+        )
+        return output
+    constants = few_tokens_constants(
+        num_tokens=num_tokens, num_columns=num_columns, num_bits=num_bits
+    )
+    few_tokens_kernel[(-(-num_rows // constants["ROWS"]),)](
+        hidden, codes, scales, offsets, output, num_tokens, num_rows, **constants
+    )
+    return output
+
+
+def _unpack_groups(
+    codes: torch.Tensor,
+    scales: torch.Tensor,
+    offsets: torch.Tensor | None,
+    num_columns: int,
+    num_bits: int,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    from stage_server.kernels.jit.grouped_linear import unpack_constants, unpack_kernel
+
+    output = _fake_unpack_groups(codes, scales, offsets, num_columns, num_bits, dtype)
+    num_rows, num_groups = scales.shape
+    constants = unpack_constants(num_columns=num_columns, num_bits=num_bits)
+    grid = -(-num_rows // constants["ROWS"]), -(-num_groups // constants["TILE_GROUPS"])
+    unpack_kernel[grid](codes, scales, offsets, output, num_rows, **constants)
+    return output
+
+
 def _fake_nothing(*_: object) -> None:
     """Stands for operators that return nothing, where shapes alone are traced."""
 
@@ -251,6 +309,27 @@ def _fake_add_rms_norm(
     return torch.empty_like(hidden), torch.empty_like(hidden)
 
 
+def _fake_grouped_product(
+    hidden: torch.Tensor,
+    codes: torch.Tensor,
+    scales: torch.Tensor,
+    offsets: torch.Tensor | None,
+    num_bits: int,
+) -> torch.Tensor:
+    return hidden.new_empty(len(hidden), len(codes))
+
+
+def _fake_unpack_groups(
+    codes: torch.Tensor,
+    scales: torch.Tensor,
+    offsets: torch.Tensor | None,
+    num_columns: int,
+    num_bits: int,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    return codes.new_empty(len(codes), num_columns, dtype=dtype)
+
+
 for _name, _launch, _fake in (
     ("decode_splits", _decode_splits, _fake_nothing),
     ("merge_splits", _merge_splits, _fake_nothing),
@@ -258,6 +337,8 @@ for _name, _launch, _fake in (
     ("rotate_and_store", _rotate_and_store, _fake_rotate_and_store),
     ("silu_and_mul", _silu_and_mul, _fake_silu_and_mul),
     ("add_rms_norm", _add_rms_norm, _fake_add_rms_norm),
+    ("grouped_product", _grouped_product, _fake_grouped_product),
+    ("unpack_groups", _unpack_groups, _fake_unpack_groups),
 ):
     for _key in ("CUDA", "CPU"):
         _LIBRARY.impl(_name, _launch, _key)

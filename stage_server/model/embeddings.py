@@ -42,15 +42,26 @@ class CodedEmbedding(Embedding):
         parts: The rows, one part after another.
         vocab_size: How many rows there are.
         hidden_size: How many columns.
+        device: Where they are to live.
     """
 
     offsets: torch.Tensor | None
 
-    def __init__(self, parts: Iterable[CodedRows], vocab_size: int, hidden_size: int) -> None:
+    def __init__(
+        self,
+        parts: Iterable[CodedRows],
+        vocab_size: int,
+        hidden_size: int,
+        device: torch.device,
+    ) -> None:
         super().__init__()
+
+        def empty(width: int, dtype: torch.dtype) -> torch.Tensor:
+            return torch.empty(vocab_size, width, dtype=dtype, device=device)
+
         num_groups = -(-hidden_size // GROUP_SIZE)
-        self.codes = nn.Buffer(torch.empty(vocab_size, hidden_size, dtype=torch.uint8))
-        self.scales = nn.Buffer(torch.empty(vocab_size, num_groups, dtype=torch.float16))
+        self.codes = nn.Buffer(empty(hidden_size, torch.uint8))
+        self.scales = nn.Buffer(empty(num_groups, torch.float16))
         self.register_buffer("offsets", None)
         end = 0
         for part in parts:

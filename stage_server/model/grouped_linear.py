@@ -1,113 +1,148 @@
-"""Matrices in 4 or 8 bits on the CPU."""
+"""Matrices in 4 or 8 bits, on any device that has a form for their rows."""
 
 from collections.abc import Iterable, Iterator
-from typing import Self
+from typing import Protocol, Self
 
 import torch
 from torch import nn
 
-from stage_server.model.coded_rows import GROUP_SIZE, CodedRows, kept, quantized
+from stage_server.model.coded_rows import CodedRows, kept, quantized
 from stage_server.model.embeddings import CodedEmbedding, Embedding, PlainEmbedding
-from stage_server.model.fbgemm_linear import FbgemmLinear, has_fbgemm
-from stage_server.model.int4_operator import (
-    ROW_MULTIPLE,
-    column_halves,
-    joined_halves,
-    multiplied,
-    operator_failure,
-    packed_codes,
-    packed_scales,
-)
 from stage_server.model.linear_format import Linear
 from stage_server.model.weights import Run, WeightSource
 from stagecoach.contract.errors import InvalidArgumentError
-from stagecoach.contract.precision import FEW_BITS, INT4, DType, Precision
+from stagecoach.contract.precision import FEW_BITS, INT4, DType, Encoding
 from stagecoach.model_files.weight_digest import HEAD
 
-MAX_FEW_TOKENS = 32
-"""Tokens that the operator multiplies; more are faster by a matrix that is unpacked first."""
+_ROW_MULTIPLE = 64
+"""Rows that are read at once are a multiple of so many, which any device packs alone."""
 _READ_ELEMENTS = 1 << 19
 """Numbers that are read and packed at once; at least 64 rows."""
-_UNPACKED_ELEMENTS = 1 << 20
-"""Numbers that are unpacked at once, 4 MiB."""
+
+
+class RowForms(Protocol):
+    """The forms that a device has for rows of a matrix.
+
+    What it makes multiplies `[num_tokens, in_features]` in the compute dtype.
+    """
+
+    @property
+    def device(self) -> torch.device:
+        """Where weights live."""
+        ...
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """Dtype of activations."""
+        ...
+
+    @property
+    def failure(self) -> str | None:
+        """Why rows in few bits cannot be multiplied on this machine, or None."""
+        ...
+
+    @property
+    def instead(self) -> DType:
+        """In which dtype weights can be kept."""
+        ...
+
+    def plain(self, source: WeightSource, weight: str, rows: range) -> nn.Module:
+        """Loads rows of plain numbers.
+
+        Args:
+            source: Where the weights are.
+            weight: Name of the matrix.
+            rows: Which of its rows.
+        """
+        ...
+
+    def packed(
+        self, parts: Iterable[CodedRows], num_rows: int, num_columns: int, num_bits: int
+    ) -> nn.Module:
+        """Packs rows in few bits.
+
+        Args:
+            parts: The rows; all but the last a multiple of 64 of them.
+            num_rows: How many rows there are.
+            num_columns: How many columns.
+            num_bits: Of a code, 4 or 8.
+        """
+        ...
+
+    def embedding(self, source: WeightSource, weight: str) -> PlainEmbedding:
+        """Loads an embedding of plain numbers."""
+        ...
 
 
 class GroupedFormat:
-    """Implements `LinearFormat` for weights in few bits and activations in float32.
+    """Implements `LinearFormat` for weights in few bits.
 
-    A matrix whose codes in files have no more bits keeps them. The head is kept in float16, whose
-    logits are float32: that the operator rounds its products to bfloat16 would cost more there than
-    all other rounding does.
+    A matrix whose codes in files have no more bits keeps them. The head is kept in plain numbers:
+    of all rounding, that of logits would cost most.
 
     Args:
+        forms: Forms of the device.
         num_bits: Most bits of a code, 4 or 8.
         keeps_own: The files have such weights: keep also what they have in more bits, up to 8, and
-            in float16 what they have in plain numbers.
+            in plain numbers what they have so.
     """
 
-    def __init__(self, num_bits: int, *, keeps_own: bool) -> None:
+    def __init__(self, forms: RowForms, num_bits: int, *, keeps_own: bool) -> None:
+        self._forms = forms
         self._num_bits = num_bits
         self._keeps_own = keeps_own
 
     @classmethod
-    def of(cls, precision: Precision, device: torch.device, *, keeps_own: bool) -> Self | None:
-        """Returns the format; None where precision or device are another's.
+    def of(cls, weights: Encoding, forms: RowForms | None, *, keeps_own: bool) -> Self | None:
+        """Returns the format; None for other weights, or where the device has no such forms.
 
         Raises:
-            InvalidArgumentError: This torch does not multiply such weights on this CPU.
+            InvalidArgumentError: This machine does not multiply such weights.
         """
-        weights, compute = precision.weights, precision.compute
-        if weights not in FEW_BITS.values() or compute is not DType.FLOAT32 or device.type != "cpu":
+        if forms is None or weights not in FEW_BITS.values():
             return None
-        failure = grouped_failure()
+        failure = forms.failure
         if failure is not None:
             raise InvalidArgumentError(
-                f"weights {weights.name} cannot be computed here: {failure}; "
-                f"use {DType.FLOAT16 if has_fbgemm() else DType.FLOAT32}",
+                f"weights {weights.name} cannot be computed here: {failure}; use {forms.instead}",
                 field="weights",
             )
-        return cls(4 if weights == INT4 else 8, keeps_own=keeps_own)
+        return cls(forms, 4 if weights == INT4 else 8, keeps_own=keeps_own)
 
     def load(self, source: WeightSource, weight: str, bias: str | None) -> Linear:
         """Packs a matrix piece by piece as it is read."""
         if weight == HEAD:
-            return FbgemmLinear(source, weight, bias)
-        pieces = [self._piece(source, weight, run) for run in source.runs(weight)]
-        addend = None if bias is None else source.load(bias, torch.float32, torch.device("cpu"))
+            pieces = [self._forms.plain(source, weight, range(source.shape(weight)[0]))]
+        else:
+            pieces = [self._piece(source, weight, run) for run in source.runs(weight)]
+        forms = self._forms
+        addend = None if bias is None else source.load(bias, forms.compute_dtype, forms.device)
         return GroupedLinear(pieces, addend)
 
     def embedding(self, source: WeightSource, weight: str) -> Embedding:
-        """Loads an embedding in 8 bits, or in float16 where files have it in plain numbers."""
+        """Loads an embedding in 8 bits, or in plain numbers where files have it so."""
         runs = source.runs(weight)
         if self._keeps_own and any(run.code_bits is None for run in runs):
-            return PlainEmbedding(source.load(weight, torch.float16, torch.device("cpu")))
+            return self._forms.embedding(source, weight)
         parts = (part for run in runs for part in _parts(source, weight, run, run.code_bits, 8))
         vocab_size, hidden_size = source.shape(weight)
-        return CodedEmbedding(parts, vocab_size, hidden_size)
+        return CodedEmbedding(parts, vocab_size, hidden_size, self._forms.device)
 
     def _piece(self, source: WeightSource, weight: str, run: Run) -> nn.Module:
         bits = run.code_bits
         if self._keeps_own:
             if bits is None:
-                return FbgemmLinear(source, weight, None, range(run.start, run.end))
+                return self._forms.plain(source, weight, range(run.start, run.end))
             num_bits = 4 if bits <= 4 else 8
         else:
             bits = None if bits is None or bits > self._num_bits else bits
             num_bits = 4 if bits is not None and bits <= 4 else self._num_bits
         parts = _parts(source, weight, run, bits, num_bits)
-        packed_type = Packed4 if num_bits == 4 else Packed8
-        return packed_type(parts, run.end - run.start, source.shape(weight)[1])
+        num_columns = source.shape(weight)[1]
+        return self._forms.packed(parts, run.end - run.start, num_columns, num_bits)
 
     def sharing(self, embedding: Embedding) -> None:
         """Returns None: rows of a packed matrix cannot be looked up."""
-
-
-def grouped_failure() -> str | None:
-    """Returns why this torch does not multiply such weights on this CPU, or None."""
-    failure = operator_failure()
-    if failure is not None:
-        return f"torch's operator for 4 bits {failure}"
-    return None if has_fbgemm() else "this build of torch has no FBGEMM"
 
 
 def _parts(
@@ -124,8 +159,8 @@ def _parts(
         kept_bits: Bits of the codes of the files, which are kept; None: round numbers.
         num_bits: Bits of the codes to return.
     """
-    rows = max(_READ_ELEMENTS // source.shape(weight)[1] // ROW_MULTIPLE, 1)
-    step = rows * ROW_MULTIPLE
+    rows = max(_READ_ELEMENTS // source.shape(weight)[1] // _ROW_MULTIPLE, 1)
+    step = rows * _ROW_MULTIPLE
     for start in range(run.start, run.end, step):
         end = min(start + step, run.end)
         if kept_bits is None:
@@ -148,148 +183,10 @@ class GroupedLinear(Linear):
         self.bias = None if bias is None else nn.Buffer(bias)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Multiplies float32 `[..., in_features]`; returns float32 `[..., out_features]`."""
+        """Multiplies `[..., in_features]`; returns `[..., out_features]`."""
         rows = hidden.reshape(-1, hidden.shape[-1])
         outputs = [piece(rows) for piece in self._pieces]
         output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
         if self.bias is not None:
             output = output + self.bias
         return output.view(*hidden.shape[:-1], -1)
-
-
-class PackedRows(nn.Module):
-    """Rows of a matrix whose codes the operator packs.
-
-    Few tokens are multiplied by the operator, in bfloat16. For many its work grows faster than that
-    of unpacking a part of the matrix after another and multiplying in float32.
-
-    Args:
-        num_rows: How many rows there are.
-        num_columns: How many columns.
-    """
-
-    def __init__(self, num_rows: int, num_columns: int) -> None:
-        super().__init__()
-        self._num_rows = num_rows
-        self._num_added = -num_columns % GROUP_SIZE
-        self._packed_shape = num_rows + -num_rows % ROW_MULTIPLE, num_columns + self._num_added
-        packed_rows, packed_columns = self._packed_shape
-        self.scales = nn.Buffer(
-            torch.empty(packed_columns // GROUP_SIZE, packed_rows, 2, dtype=torch.bfloat16)
-        )
-
-    def _empty_codes(self) -> torch.Tensor:
-        packed_rows, packed_columns = self._packed_shape
-        return torch.empty(packed_rows, packed_columns // 2, dtype=torch.uint8)
-
-    def _placed(self, parts: Iterable[CodedRows]) -> Iterator[tuple[slice, CodedRows]]:
-        """Yields where the packed rows of each part belong."""
-        end = 0
-        for part in parts:
-            start, end = end, end + len(part.codes) + -len(part.codes) % ROW_MULTIPLE
-            yield slice(start, end), part
-        assert end == self._packed_shape[0], "the parts are all rows"
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Multiplies float32 `[num_tokens, in_features]`; returns float32."""
-        is_few = len(hidden) <= MAX_FEW_TOKENS
-        return self.by_operator(hidden) if is_few else self.by_unpacking(hidden)
-
-    def by_operator(self, hidden: torch.Tensor) -> torch.Tensor:
-        """As `forward`, with activations and products in bfloat16."""
-        return self._by_operator(self._padded(hidden).bfloat16())[:, : self._num_rows]
-
-    def by_unpacking(self, hidden: torch.Tensor) -> torch.Tensor:
-        """As `forward`, in float32."""
-        hidden = self._padded(hidden)
-        num_tokens, num_columns = hidden.shape
-        num_rows = self.scales.shape[1]
-        step = max(_UNPACKED_ELEMENTS // num_columns // ROW_MULTIPLE, 1) * ROW_MULTIPLE
-        group_sums = hidden.view(num_tokens, -1, GROUP_SIZE).sum(-1)
-        products = []
-        for start in range(0, num_rows, step):
-            rows = slice(start, min(start + step, num_rows))
-            scales, offsets = self._scales(rows)
-            matrix = self._codes(rows).float().view(-1, GROUP_SIZE, rows.stop - start)
-            matrix *= scales.unsqueeze(1)
-            product = hidden @ matrix.view(num_columns, -1)
-            products.append(product.addmm_(group_sums, offsets))
-        return torch.cat(products, dim=-1)[:, : self._num_rows]
-
-    def _padded(self, hidden: torch.Tensor) -> torch.Tensor:
-        return nn.functional.pad(hidden, (0, self._num_added)) if self._num_added else hidden
-
-    def _by_operator(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Multiplies bfloat16; returns float32."""
-        raise NotImplementedError
-
-    def _codes(self, rows: slice) -> torch.Tensor:
-        """Unpacks rows, whole blocks: uint8 `[num_columns, num_rows]`."""
-        raise NotImplementedError
-
-    def _scales(self, rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scales, and offsets of code 0: float32 `[num_groups, num_rows]`."""
-        raise NotImplementedError
-
-
-class Packed4(PackedRows):
-    """Rows in 4 bits.
-
-    Args:
-        parts: The rows; all but the last a multiple of 64 of them.
-        num_rows: How many rows there are.
-        num_columns: How many columns.
-    """
-
-    def __init__(self, parts: Iterable[CodedRows], num_rows: int, num_columns: int) -> None:
-        super().__init__(num_rows, num_columns)
-        self.codes = nn.Buffer(self._empty_codes())
-        for rows, part in self._placed(parts):
-            self.codes[rows] = packed_codes(part.codes)
-            self.scales[:, rows] = packed_scales(part.scales, part.offsets)
-
-    def _by_operator(self, hidden: torch.Tensor) -> torch.Tensor:
-        return multiplied(hidden, self.codes, self.scales).float()
-
-    def _codes(self, rows: slice) -> torch.Tensor:
-        packed = column_halves(self.codes[rows])
-        return joined_halves(packed & 15, packed >> 4)
-
-    def _scales(self, rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
-        scales, offsets = self.scales[:, rows].float().unbind(-1)
-        return scales, offsets - 8 * scales
-
-
-class Packed8(PackedRows):
-    """Rows in 8 bits, as two matrices of 4: a code is `16 * high + low`.
-
-    Both halves of a code, each less 8, have one scale and one offset, so that a number is
-    `scale * (code - 128) + offset` where theirs is `(offset + 8 * scale) / 17`.
-
-    Args:
-        parts: The rows; all but the last a multiple of 64 of them.
-        num_rows: How many rows there are.
-        num_columns: How many columns.
-    """
-
-    def __init__(self, parts: Iterable[CodedRows], num_rows: int, num_columns: int) -> None:
-        super().__init__(num_rows, num_columns)
-        self.high, self.low = nn.Buffer(self._empty_codes()), nn.Buffer(self._empty_codes())
-        for rows, part in self._placed(parts):
-            self.high[rows] = packed_codes(part.codes >> 4)
-            self.low[rows] = packed_codes(part.codes & 15)
-            scales = part.scales.bfloat16().float()  # which the halves add up with
-            self.scales[:, rows] = packed_scales(scales, (part.offsets + 8 * scales) / 17)
-
-    def _by_operator(self, hidden: torch.Tensor) -> torch.Tensor:
-        high, low = (multiplied(hidden, half, self.scales) for half in (self.high, self.low))
-        product: torch.Tensor = torch.add(low.float(), high, alpha=16)
-        return product
-
-    def _codes(self, rows: slice) -> torch.Tensor:
-        high, low = column_halves(self.high[rows]), column_halves(self.low[rows])
-        return joined_halves(high << 4 | low & 15, high & 0xF0 | low >> 4)
-
-    def _scales(self, rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
-        scales, offsets = self.scales[:, rows].float().unbind(-1)
-        return scales, 17 * offsets - 136 * scales

@@ -2,12 +2,21 @@
 
 import torch
 
+from stage_server.model.cpu_grouped_rows import CpuRows
+from stage_server.model.cuda_grouped_rows import CudaRows
 from stage_server.model.dense_linear import DenseFormat
 from stage_server.model.fbgemm_linear import FbgemmFormat
-from stage_server.model.grouped_linear import GroupedFormat
+from stage_server.model.grouped_linear import GroupedFormat, RowForms
 from stage_server.model.linear_format import LinearFormat
 from stagecoach.contract.errors import InvalidArgumentError
-from stagecoach.contract.precision import Encoding, Precision
+from stagecoach.contract.precision import DType, Encoding, Precision
+
+
+def row_forms(compute: DType, device: torch.device) -> RowForms | None:
+    """Returns the forms that a device has for rows in few bits; None: it has none in that dtype."""
+    if device.type == "cuda":
+        return CudaRows(compute, device)
+    return CpuRows() if compute is DType.FLOAT32 else None
 
 
 def linear_format(
@@ -23,10 +32,11 @@ def linear_format(
     Raises:
         InvalidArgumentError: There is none, or it needs what this build of torch lacks.
     """
+    forms = row_forms(precision.compute, device)
     found = (
         DenseFormat.of(precision, device)
         or FbgemmFormat.of(precision, device)
-        or GroupedFormat.of(precision, device, keeps_own=own == precision.weights)
+        or GroupedFormat.of(precision.weights, forms, keeps_own=own == precision.weights)
     )
     if found is not None:
         return found

@@ -17,6 +17,7 @@ from triton.compiler import ASTSource  # noqa: E402
 
 from stage_server.kernels.jit import (  # noqa: E402
     elementwise,
+    grouped_linear,
     paged_decode,
     paged_prefill,
     rotate_and_store,
@@ -31,6 +32,7 @@ CAPABILITIES = (75, 80, 86, 89, 90, 120)
 SOME = (75, 86, 120)
 MAX_REGISTERS = 128
 """Above, fewer than four blocks of four warps have room on a multiprocessor."""
+MAX_FEW_TOKENS_REGISTERS = 168
 MAX_PREFILL_REGISTERS = 255
 """Of a chunk, whose tile of rows stays in registers: one block of eight warps has room."""
 MAX_SHARED_KIB = {75: 64, 80: 163, 86: 99, 89: 99, 90: 227, 120: 99}
@@ -188,6 +190,63 @@ def test_every_form_of_attention_of_chunks_fits(case: dict[str, Any], tmp_path: 
     usage = prefill_usage(86, tmp_path, **case)
     assert usage.num_spilled_bytes == 0
     assert usage.num_registers <= MAX_PREFILL_REGISTERS
+
+
+def grouped_usage(kernel: str, capability: int, cache: Path, **case: Any) -> Usage:
+    """Of a product with a matrix of 13B in few bits, 5120 columns."""
+    dtype = case.pop("dtype", "fp16")
+    has_offsets = case.pop("has_offsets", True)
+    constants = getattr(grouped_linear, f"{kernel}_constants")
+    return compiled(
+        getattr(grouped_linear, f"{kernel}_kernel"),
+        constants(**{"num_columns": 5120, "num_bits": 4, **case}),
+        capability,
+        cache,
+        dtype=dtype,
+        codes="*u8",
+        scales="*fp16",
+        offsets="*fp16" if has_offsets else None,
+        num_rows="i32",
+    )
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("num_bits", [4, 8])
+def test_products_in_few_bits_fit_every_card(
+    num_bits: int, capability: int, tmp_path: Path
+) -> None:
+    usages = [
+        grouped_usage("one_token", capability, tmp_path, num_bits=num_bits),
+        grouped_usage("unpack", capability, tmp_path, num_bits=num_bits),
+    ]
+    # Before sm_80 products of matrices are taken without tensor cores: there, rows are unpacked.
+    if capability >= 80:
+        usages += [
+            grouped_usage("few_tokens", capability, tmp_path, num_bits=num_bits, num_tokens=count)
+            for count in (2, 64)
+        ]
+    assert [usage.num_spilled_bytes for usage in usages] == [0] * len(usages)
+    # Products of 64 tokens keep 2048 sums: three blocks of four warps have room.
+    assert max(usage.num_registers for usage in usages[:3]) <= MAX_REGISTERS
+    assert max(usage.num_registers for usage in usages) <= MAX_FEW_TOKENS_REGISTERS
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        {"kernel": "one_token", "dtype": "fp32"},
+        {"kernel": "one_token", "has_offsets": False},
+        {"kernel": "few_tokens", "dtype": "bf16", "num_tokens": 16},
+        {"kernel": "few_tokens", "has_offsets": False, "num_tokens": 32, "num_columns": 5000},
+        {"kernel": "unpack", "dtype": "bf16", "has_offsets": False},
+    ],
+    ids=lambda case: "-".join(map(str, case.values())),
+)
+def test_every_form_of_such_products_fits(case: dict[str, Any], tmp_path: Path) -> None:
+    kernel = case.pop("kernel")
+    usage = grouped_usage(kernel, 86, tmp_path, **case)
+    assert usage.num_spilled_bytes == 0
+    assert usage.num_registers <= MAX_REGISTERS
 
 
 @pytest.mark.parametrize("capability", SOME)

@@ -26,6 +26,8 @@ from stage_server.compute.cuda_environment import prepare_cuda
 from stage_server.compute.devices import precision_on, take_device
 from stage_server.compute.nvidia_machine import NvidiaMachine
 from stage_server.core.config import StageConfig
+from stage_server.model.cpu_grouped_rows import CpuRows
+from stage_server.model.cuda_grouped_rows import CudaRows
 from stage_server.process.build_engine import build_engine
 from stagecoach.contract.errors import IncompatibleError
 from stagecoach.contract.layer_range import LayerRange
@@ -401,7 +403,7 @@ def test_weights_of_a_file_in_4_bits_are_kept_unless_another_form_is_asked_for(
 def test_where_4_bits_cannot_be_computed_float16_is_kept_and_the_log_says_why(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(devices, "grouped_failure", lambda: "torch's operator is not there")
+    monkeypatch.setattr(CpuRows, "failure", "torch's operator is not there")
     assert precision_on(CPU, "auto", GEMMA, own=INT4) == FLOAT16_ON_CPU
     [line] = caplog.records
     assert line.getMessage() == "weights of the files are not kept in their bits"
@@ -420,6 +422,30 @@ def test_a_card_computes_in_the_dtype_of_the_checkpoint() -> None:
     assert precision_on(card, "auto", config) == Precision.uniform(DType.BFLOAT16)
     with pytest.raises(IncompatibleError, match="NVIDIA GeForce GTX 1060 6GB"):
         precision_on(ChosenDevice("cuda:0", GTX_1060), "auto", config)
+
+
+@pytest.mark.parametrize(
+    ("failure", "dtype", "weights", "expected"),
+    [
+        (None, "auto", "auto", INT4),
+        (None, "float16", "auto", Encoding.plain(DType.FLOAT16)),
+        (None, "auto", "int8", INT8),
+        (None, "auto", "float16", Encoding.plain(DType.FLOAT16)),
+        ("no C compiler: install gcc", "auto", "auto", Encoding.plain(DType.FLOAT16)),
+    ],
+)
+def test_a_card_keeps_the_bits_of_a_file_where_kernels_multiply_them(
+    failure: str | None,
+    dtype: str,
+    weights: str,
+    expected: Encoding,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(CudaRows, "failure", failure)
+    config = parse_config({"model_type": "llama"})
+    card = ChosenDevice("cuda:0", RTX_3060)
+    found = precision_on(card, dtype, config, weights=weights, own=INT4)
+    assert found == Precision.uniform(DType.FLOAT16)._replace(weights=expected)
 
 
 @pytest.mark.parametrize(

@@ -8,17 +8,12 @@ import torch
 
 from stage_server.model import int4_operator
 from stage_server.model.coded_rows import CodedRows, kept, quantized
+from stage_server.model.cpu_grouped_rows import MAX_FEW_TOKENS, Packed4, Packed8, PackedRows
 from stage_server.model.embeddings import CodedEmbedding
-from stage_server.model.grouped_linear import (
-    MAX_FEW_TOKENS,
-    GroupedFormat,
-    GroupedLinear,
-    Packed4,
-    Packed8,
-    PackedRows,
-)
+from stage_server.model.grouped_linear import GroupedLinear
+from stage_server.model.linear_formats import linear_format
 from stagecoach.contract.errors import InvalidArgumentError
-from stagecoach.contract.precision import INT4, INT8, DType, Precision
+from stagecoach.contract.precision import INT4, DType, Precision
 from stagecoach.model_files.grouped_rows import GroupedRows
 
 torch.set_num_threads(1)
@@ -108,7 +103,7 @@ def test_unpacking_in_several_pieces_changes_nothing(monkeypatch: pytest.MonkeyP
     layer = packed(4, random_matrix(300, 96, 4))
     hidden = random_hidden(40, 96)
     whole = layer(hidden)
-    monkeypatch.setattr("stage_server.model.grouped_linear._UNPACKED_ELEMENTS", 1)
+    monkeypatch.setattr("stage_server.model.cpu_grouped_rows._UNPACKED_ELEMENTS", 1)
     torch.testing.assert_close(layer(hidden), whole, rtol=1e-6, atol=1e-6)
 
 
@@ -165,7 +160,7 @@ def test_an_embedding_in_8_bits_gives_its_rows(has_offsets: bool) -> None:
     matrix = random_matrix(50, 70, 8)
     if not has_offsets:
         matrix = matrix._replace(offsets=torch.zeros_like(matrix.offsets))
-    embedding = CodedEmbedding([matrix.rows(slice(20)), matrix.rows(slice(20, 50))], 50, 70)
+    embedding = CodedEmbedding([matrix.rows(slice(20)), matrix.rows(slice(20, 50))], 50, 70, CPU)
     token_ids = torch.tensor([49, 0, 7, 7])
     torch.testing.assert_close(embedding(token_ids), matrix.values(128)[token_ids])
     num_bytes = sum(buffer.nbytes for buffer in embedding.buffers())
@@ -198,20 +193,7 @@ def test_an_operator_that_does_something_else_is_refused(
 ) -> None:
     monkeypatch.setattr(int4_operator, name, broken)
     with pytest.raises(InvalidArgumentError, match=said) as caught:
-        GroupedFormat.of(PRECISION, CPU, keeps_own=False)
+        linear_format(PRECISION, CPU)
     assert caught.value.field == "weights"
     assert caught.value.message.startswith("weights int4 cannot be computed here: torch's operator")
     assert caught.value.message.endswith("; use float16")
-
-
-@pytest.mark.parametrize(
-    ("precision", "device"),
-    [
-        (PRECISION, torch.device("cuda:0")),
-        (PRECISION._replace(compute=DType.BFLOAT16), CPU),
-        (Precision.uniform(DType.FLOAT32), CPU),
-    ],
-)
-def test_the_form_is_for_float32_on_a_cpu(precision: Precision, device: torch.device) -> None:
-    assert GroupedFormat.of(precision, device, keeps_own=False) is None
-    assert GroupedFormat.of(PRECISION._replace(weights=INT8), CPU, keeps_own=True) is not None

@@ -6,10 +6,11 @@ import torch
 from stage_server.model.dense_linear import DenseFormat, DenseLinear
 from stage_server.model.embeddings import PlainEmbedding
 from stage_server.model.fbgemm_linear import FbgemmFormat
+from stage_server.model.grouped_linear import GroupedFormat
 from stage_server.model.linear_format import LinearFormat
 from stage_server.model.linear_formats import linear_format
 from stagecoach.contract.errors import InvalidArgumentError
-from stagecoach.contract.precision import DType, Encoding, Precision
+from stagecoach.contract.precision import INT4, INT8, DType, Encoding, Precision
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
 
@@ -22,6 +23,8 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
         (Precision.of("float16", on_cpu=True), CPU, FbgemmFormat),
         (Precision.of("float16", on_cpu=False), CUDA, DenseFormat),
         (Precision.uniform(DType.FLOAT16)._replace(kv=DType.FLOAT32), CUDA, DenseFormat),
+        (Precision.uniform(DType.FLOAT32)._replace(weights=INT4), CPU, GroupedFormat),
+        (Precision.uniform(DType.FLOAT32)._replace(weights=INT8), CPU, GroupedFormat),
     ],
 )
 def test_each_precision_has_its_form(
@@ -34,6 +37,7 @@ def test_each_precision_has_its_form(
     ("weights", "compute", "device"),
     [
         (Encoding("q4_0", 32, 18), DType.FLOAT16, CUDA),
+        (INT4, DType.BFLOAT16, CPU),
         (Encoding.plain(DType.FLOAT16), DType.FLOAT32, CUDA),
         (Encoding.plain(DType.BFLOAT16), DType.FLOAT32, CPU),
     ],

@@ -1,0 +1,177 @@
+"""Rows of matrices in 4 or 8 bits on CUDA, multiplied by kernels of ours."""
+
+from collections.abc import Iterable
+from functools import cached_property
+
+import torch
+from torch import nn
+
+from stage_server.core.torch_dtypes import torch_dtype
+from stage_server.kernels import grouped
+from stage_server.kernels.kernels import Kernels
+from stage_server.model.coded_rows import GROUP_SIZE, CodedRows, quantized
+from stage_server.model.dense_linear import DenseLinear
+from stage_server.model.embeddings import PlainEmbedding
+from stage_server.model.weights import WeightSource
+from stagecoach.contract.precision import DType
+
+_UNPACKED_ELEMENTS = 1 << 24
+"""Numbers that are unpacked at once, 32 MiB in 16 bits."""
+_CHECKED_TOKENS = (1, 5, 100)
+_TOLERANCES = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 4e-2}
+"""Largest difference from the twin, as a share of the largest element."""
+
+
+class CudaRows:
+    """Implements `RowForms` for a CUDA device.
+
+    Args:
+        compute: Dtype of activations.
+        device: The device.
+    """
+
+    def __init__(self, compute: DType, device: torch.device) -> None:
+        self.device = device
+        self.compute_dtype = torch_dtype(compute)
+        self.instead = compute
+
+    @cached_property
+    def failure(self) -> str | None:
+        """Multiplies by a small matrix as serving does; what is wrong, or None.
+
+        Raises:
+            torch.OutOfMemoryError: The device has no memory left.
+            torch.AcceleratorError: The device is lost.
+        """
+        try:
+            return self._difference()
+        except (torch.OutOfMemoryError, torch.AcceleratorError):
+            raise
+        except Exception as error:  # Triton and what it calls raise errors of every class
+            return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+    def _difference(self) -> str | None:
+        generator = torch.Generator().manual_seed(0)
+        weight = torch.randn(100, 96, generator=generator)
+        for num_bits in (4, 8):
+            part = quantized(weight, num_bits)
+            rows = self.packed([part], *weight.shape, num_bits)
+            numbers = part.values(1 << (num_bits - 1))
+            for num_tokens in _CHECKED_TOKENS:
+                hidden = torch.randn(num_tokens, 96, generator=generator).to(self.compute_dtype)
+                expected = hidden.float() @ numbers.T
+                found = rows(hidden.to(self.device)).float().cpu()
+                difference = float((found - expected).abs().max() / expected.abs().max())
+                if not difference <= _TOLERANCES[self.compute_dtype]:  # a NaN differs too
+                    return f"a product in {num_bits} bits differs by {difference:.2g}"
+        return None
+
+    def plain(self, source: WeightSource, weight: str, rows: range) -> nn.Module:
+        """Loads rows of plain numbers in the compute dtype."""
+        num_columns = source.shape(weight)[1]
+        matrix = torch.empty(len(rows), num_columns, dtype=self.compute_dtype, device=self.device)
+        step = max(source.max_peek_elements // num_columns, 1)
+        for start in rows[::step]:
+            end = min(start + step, rows.stop)
+            matrix[start - rows.start : end - rows.start] = source.peek(weight, start, end)
+        return DenseLinear(matrix, None)
+
+    def packed(
+        self, parts: Iterable[CodedRows], num_rows: int, num_columns: int, num_bits: int
+    ) -> nn.Module:
+        """Packs codes for the kernels."""
+        has_tensor_cores = Kernels.of(self.device).has_tensor_cores
+        max_few_tokens = (
+            grouped.MAX_FEW_TOKENS
+            if has_tensor_cores and self.compute_dtype != torch.float32
+            else 1
+        )
+        return KernelRows(
+            parts, num_rows, num_columns, num_bits, self.device, max_few_tokens=max_few_tokens
+        )
+
+    def embedding(self, source: WeightSource, weight: str) -> PlainEmbedding:
+        """Loads an embedding in the compute dtype."""
+        return PlainEmbedding(source.load(weight, self.compute_dtype, self.device))
+
+
+class KernelRows(nn.Module):
+    """Rows of a matrix whose codes kernels read.
+
+    Few tokens are multiplied by the codes. For many, a part of the matrix after another is unpacked
+    to the dtype of the activations, and multiplied by torch.
+
+    Args:
+        parts: The rows, one part after another.
+        num_rows: How many rows there are.
+        num_columns: How many columns.
+        num_bits: Of a code, 4 or 8.
+        device: Where they are to live.
+        max_few_tokens: Most tokens that are few.
+    """
+
+    def __init__(
+        self,
+        parts: Iterable[CodedRows],
+        num_rows: int,
+        num_columns: int,
+        num_bits: int,
+        device: torch.device,
+        *,
+        max_few_tokens: int,
+    ) -> None:
+        super().__init__()
+        self._num_columns = num_columns
+        self._num_bits = num_bits
+        self._max_few_tokens = max_few_tokens
+        num_groups = -(-num_columns // GROUP_SIZE)
+        row_bytes = num_groups * GROUP_SIZE * num_bits // 8
+
+        def empty(width: int, dtype: torch.dtype) -> torch.Tensor:
+            return torch.empty(num_rows, width, dtype=dtype, device=device)
+
+        self.codes = nn.Buffer(empty(row_bytes, torch.uint8))
+        self.scales = nn.Buffer(empty(num_groups, torch.float16))
+        self.register_buffer("offsets", None)
+        end = 0
+        for part in parts:
+            start, end = end, end + len(part.codes)
+            self.codes[start:end] = grouped.packed_groups(part.codes, num_bits=num_bits)
+            self.scales[start:end] = part.scales
+            if self.offsets is None and part.offsets.any():
+                self.offsets = torch.zeros_like(self.scales)
+            if self.offsets is not None:
+                self.offsets[start:end] = part.offsets
+        assert end == num_rows, "the parts are all rows"
+
+    offsets: torch.Tensor | None
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Multiplies `[num_tokens, in_features]`; returns `[num_tokens, out_features]`."""
+        if len(hidden) <= self._max_few_tokens:
+            return self.by_codes(hidden)
+        return self.by_unpacking(hidden)
+
+    def by_codes(self, hidden: torch.Tensor) -> torch.Tensor:
+        """As `forward`, for one token, or up to 64 in 16 bits."""
+        return grouped.product(
+            hidden.contiguous(), self.codes, self.scales, self.offsets, num_bits=self._num_bits
+        )
+
+    def by_unpacking(self, hidden: torch.Tensor) -> torch.Tensor:
+        """As `forward`, for any number of tokens."""
+        num_rows = len(self.codes)
+        output = hidden.new_empty(len(hidden), num_rows)
+        step = max(_UNPACKED_ELEMENTS // self._num_columns, 1)
+        for start in range(0, num_rows, step):
+            rows = slice(start, min(start + step, num_rows))
+            matrix = grouped.unpacked(
+                self.codes[rows],
+                self.scales[rows],
+                None if self.offsets is None else self.offsets[rows],
+                num_columns=self._num_columns,
+                num_bits=self._num_bits,
+                dtype=hidden.dtype,
+            )
+            output[:, rows] = nn.functional.linear(hidden, matrix)
+        return output
