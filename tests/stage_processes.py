@@ -35,6 +35,7 @@ class StageProcess:
         self._arguments = [
             *("--model", str(model), "--layers", str(layers)),
             *("--threads", "1", "--kv-memory", "1MiB", "--max-num-seqs", "16"),
+            *("--dtype", "float32"),
             *("--json", "--exit-with-parent"),
         ]
         self._process: Process | None = None

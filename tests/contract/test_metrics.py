@@ -198,7 +198,7 @@ def check_stage(own: Scrape, seen: Scrape, model: Path, stage: int) -> None:
     about = {
         "layers": str(RANGES[stage]),
         "device": "cpu (1 threads)",
-        "dtype": "float16",
+        "dtype": "float32",
         "attention": "gather",
         "max_graph_seqs": "0",
     }

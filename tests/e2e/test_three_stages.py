@@ -49,6 +49,7 @@ class UpProcess:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[UpProcess]:
     arguments = ["up", "--model", "demo", "--stages", "3", "--grpc-port", "0", "--json"]
+    arguments += ["--dtype", "float32"]  # that of transformers here
     with subprocess.Popen(
         [*CLI, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True
     ) as process:

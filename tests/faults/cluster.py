@@ -67,6 +67,7 @@ class Stage:
         arguments = [
             *("--model", str(self.model), "--layers", str(self.layers)),
             *("--listen", self.address, "--kv-memory", KV_MEMORY, "--threads", "1"),
+            *("--dtype", "float32"),  # that of what is expected
             *("--max-num-seqs", str(MAX_NUM_SEQS), "--drain-grace-s", "5"),
             *("--hang-timeout-s", str(HANG_TIMEOUT_S)),
             *("--unsafe-fault-hooks", str(self._plan)),
