@@ -249,7 +249,7 @@ def _grouped_product(
     num_rows = len(codes)
     if num_tokens == 1:
         constants = one_token_constants(num_columns=num_columns, num_bits=num_bits)
-        one_token_kernel[(-(-num_rows // constants["ROWS"]), num_tokens)](
+        one_token_kernel[(-(-num_rows // constants["ROWS"]),)](
             hidden, codes, scales, offsets, output, num_rows, **constants
         )
         return output

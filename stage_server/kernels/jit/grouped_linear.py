@@ -22,12 +22,28 @@ def load_codes(codes, row, group, inside, GROUPS: tl.constexpr, BYTES: tl.conste
 
 
 @triton.jit
-def load_hidden(
-    hidden, token, group, COLUMNS: tl.constexpr, FIRST: tl.constexpr, WIDTH: tl.constexpr
-):
-    """Loads columns `FIRST` to `FIRST + WIDTH` of groups, `[1, groups, columns]` of one token."""
+def load_scales(scales, offsets, row, group, inside, GROUPS: tl.constexpr):
+    """Loads scales and offsets, float32 `[rows, groups]`; offsets of None are 0."""
+    at = row[:, None].to(tl.int64) * GROUPS + group[None, :]
+    scale = tl.load(scales + at, mask=inside, other=0.0).to(tl.float32)
+    offset = tl.zeros_like(scale)
+    if offsets is not None:
+        offset = tl.load(offsets + at, mask=inside, other=0.0).to(tl.float32)
+    return scale, offset
+
+
+@triton.jit
+def numbers_of(code, middle, scale, offset, DTYPE: tl.constexpr):
+    """Numbers of a tile of codes `[rows, groups, columns]`."""
+    numbers = (code.to(tl.float32) - middle) * scale[:, :, None] + offset[:, :, None]
+    return numbers.to(DTYPE)
+
+
+@triton.jit
+def load_hidden(hidden, group, COLUMNS: tl.constexpr, FIRST: tl.constexpr, WIDTH: tl.constexpr):
+    """Loads columns `FIRST` to `FIRST + WIDTH` of groups of one token, `[1, groups, columns]`."""
     column = group[:, None] * 32 + FIRST + tl.arange(0, WIDTH)[None, :]
-    found = tl.load(hidden + token * COLUMNS + column, mask=column < COLUMNS, other=0.0)
+    found = tl.load(hidden + column, mask=column < COLUMNS, other=0.0)
     return found.to(tl.float32)[None, :, :]
 
 
@@ -45,47 +61,29 @@ def one_token_kernel(
     ROWS: tl.constexpr,
     TILE_GROUPS: tl.constexpr,
 ):
-    """Multiplies one token by `ROWS` rows, in float32. Grid: blocks of rows, tokens.
+    """Multiplies one token by `ROWS` rows. Grid: blocks of rows.
 
-    Codes are added up by groups, and a scale is applied to the sum.
+    Numbers are rounded to the dtype of `hidden`, as for more tokens; sums are float32.
     """
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    token = tl.program_id(1).to(tl.int64)
     total = tl.zeros([ROWS], tl.float32)
     for start in range(0, GROUPS, TILE_GROUPS):
         group = start + tl.arange(0, TILE_GROUPS)
         inside = (row < num_rows)[:, None] & (group < GROUPS)[None, :]
-        at = row[:, None].to(tl.int64) * GROUPS + group[None, :]
-        scale = tl.load(scales + at, mask=inside, other=0.0).to(tl.float32)
+        scale, offset = load_scales(scales, offsets, row, group, inside, GROUPS)
         if BITS == 4:
             packed = load_codes(codes, row, group, inside, GROUPS, 16)
-            first = load_hidden(hidden, token, group, COLUMNS, 0, 16)
-            second = load_hidden(hidden, token, group, COLUMNS, 16, 16)
-            low = (packed & 15).to(tl.float32) - 8.0
-            high = (packed >> 4).to(tl.float32) - 8.0
-            product = low * first + high * second
-            group_sum = tl.sum(first + second, 2)
+            first = load_hidden(hidden, group, COLUMNS, 0, 16)
+            second = load_hidden(hidden, group, COLUMNS, 16, 16)
+            low = numbers_of(packed & 15, 8.0, scale, offset, hidden.dtype.element_ty)
+            high = numbers_of(packed >> 4, 8.0, scale, offset, hidden.dtype.element_ty)
+            product = low.to(tl.float32) * first + high.to(tl.float32) * second
         else:
             packed = load_codes(codes, row, group, inside, GROUPS, 32)
-            first = load_hidden(hidden, token, group, COLUMNS, 0, 32)
-            product = (packed.to(tl.float32) - 128.0) * first
-            group_sum = tl.sum(first, 2)
-        part = tl.sum(product, 2) * scale
-        if offsets is not None:
-            part += tl.load(offsets + at, mask=inside, other=0.0).to(tl.float32) * group_sum
-        total += tl.sum(part, 1)
-    tl.store(
-        output + token * num_rows + row, total.to(output.dtype.element_ty), mask=row < num_rows
-    )
-
-
-@triton.jit
-def numbers_of(
-    code, middle, scale, offset, DTYPE: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr
-):
-    """Numbers of a tile `[rows, groups, columns]`, as `[rows, WIDTH]`."""
-    numbers = (code.to(tl.float32) - middle) * scale[:, :, None] + offset[:, :, None]
-    return tl.reshape(numbers, (ROWS, WIDTH)).to(DTYPE)
+            numbers = numbers_of(packed, 128.0, scale, offset, hidden.dtype.element_ty)
+            product = numbers.to(tl.float32) * load_hidden(hidden, group, COLUMNS, 0, 32)
+        total += tl.sum(tl.sum(product, 2), 1)
+    tl.store(output + row, total.to(output.dtype.element_ty), mask=row < num_rows)
 
 
 @triton.jit
@@ -133,27 +131,22 @@ def few_tokens_kernel(
     for start in range(0, GROUPS, TILE_GROUPS):
         group = start + tl.arange(0, TILE_GROUPS)
         inside = (row < num_rows)[:, None] & (group < GROUPS)[None, :]
-        at = row[:, None].to(tl.int64) * GROUPS + group[None, :]
-        scale = tl.load(scales + at, mask=inside, other=0.0).to(tl.float32)
-        offset = tl.zeros([ROWS, TILE_GROUPS], tl.float32)
-        if offsets is not None:
-            offset = tl.load(offsets + at, mask=inside, other=0.0).to(tl.float32)
+        scale, offset = load_scales(scales, offsets, row, group, inside, GROUPS)
         if BITS == 4:
             span: tl.constexpr = TILE_GROUPS * 16
             packed = load_codes(codes, row, group, inside, GROUPS, 16)
+            low = tl.reshape(numbers_of(packed & 15, 8.0, scale, offset, dtype), (ROWS, span))
+            high = tl.reshape(numbers_of(packed >> 4, 8.0, scale, offset, dtype), (ROWS, span))
             first = load_columns(hidden, token, start, num_tokens, COLUMNS, 0, 16, span)
             second = load_columns(hidden, token, start, num_tokens, COLUMNS, 16, 16, span)
-            low = numbers_of(packed & 15, 8.0, scale, offset, dtype, ROWS, span)
-            high = numbers_of(packed >> 4, 8.0, scale, offset, dtype, ROWS, span)
             total = tl.dot(low, first, total)
             total = tl.dot(high, second, total)
         else:
             span: tl.constexpr = TILE_GROUPS * 32
             packed = load_codes(codes, row, group, inside, GROUPS, 32)
-            first = load_columns(hidden, token, start, num_tokens, COLUMNS, 0, 32, span)
-            total = tl.dot(
-                numbers_of(packed, 128.0, scale, offset, dtype, ROWS, span), first, total
-            )
+            numbers = tl.reshape(numbers_of(packed, 128.0, scale, offset, dtype), (ROWS, span))
+            columns = load_columns(hidden, token, start, num_tokens, COLUMNS, 0, 32, span)
+            total = tl.dot(numbers, columns, total)
     at = token[None, :].to(tl.int64) * num_rows + row[:, None]
     inside = (token < num_tokens)[None, :] & (row < num_rows)[:, None]
     tl.store(output + at, total.to(output.dtype.element_ty), mask=inside)
@@ -176,25 +169,19 @@ def unpack_kernel(
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     group = tl.program_id(1) * TILE_GROUPS + tl.arange(0, TILE_GROUPS)
     inside = (row < num_rows)[:, None] & (group < GROUPS)[None, :]
-    at = row[:, None].to(tl.int64) * GROUPS + group[None, :]
-    scale = tl.load(scales + at, mask=inside, other=0.0).to(tl.float32)[:, :, None]
-    offset = tl.zeros([ROWS, TILE_GROUPS, 1], tl.float32)
-    if offsets is not None:
-        offset = tl.load(offsets + at, mask=inside, other=0.0).to(tl.float32)[:, :, None]
+    scale, offset = load_scales(scales, offsets, row, group, inside, GROUPS)
     width: tl.constexpr = 16 if BITS == 4 else 32
     packed = load_codes(codes, row, group, inside, GROUPS, width)
     column = group[:, None] * 32 + tl.arange(0, width)[None, :]
     place = output + row[:, None, None].to(tl.int64) * COLUMNS + column[None, :, :]
+    exists = inside[:, :, None] & (column < COLUMNS)[None, :, :]
     dtype: tl.constexpr = output.dtype.element_ty
     if BITS == 4:
-        low = ((packed & 15).to(tl.float32) - 8.0) * scale + offset
-        high = ((packed >> 4).to(tl.float32) - 8.0) * scale + offset
-        tl.store(place, low.to(dtype), mask=inside[:, :, None] & (column < COLUMNS)[None, :, :])
-        later = inside[:, :, None] & (column + 16 < COLUMNS)[None, :, :]
-        tl.store(place + 16, high.to(dtype), mask=later)
+        tl.store(place, numbers_of(packed & 15, 8.0, scale, offset, dtype), mask=exists)
+        exists = inside[:, :, None] & (column + 16 < COLUMNS)[None, :, :]
+        tl.store(place + 16, numbers_of(packed >> 4, 8.0, scale, offset, dtype), mask=exists)
     else:
-        numbers = (packed.to(tl.float32) - 128.0) * scale + offset
-        tl.store(place, numbers.to(dtype), mask=inside[:, :, None] & (column < COLUMNS)[None, :, :])
+        tl.store(place, numbers_of(packed, 128.0, scale, offset, dtype), mask=exists)
 
 
 def one_token_constants(*, num_columns: int, num_bits: int) -> dict[str, Any]:
