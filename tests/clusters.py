@@ -49,7 +49,7 @@ async def running_stage(
         "kv_memory_bytes": 1 << 20,
         "max_num_seqs": 16,
         "threads": 1,
-        "dtype": "float32",
+        "dtype": "auto" if settings.get("engine") == "emulated" else "float32",
     }
     config = StageConfig(model=str(model), layers=layers, **{**defaults, **settings})
     files = open_model(config.model)

@@ -13,6 +13,8 @@ from benchmarks.gpu_check.subject import Subject
 from stage_server.compute.kernel_check import TOLERANCES, Comparison, comparisons
 from stage_server.core.torch_dtypes import torch_dtype
 from stage_server.kernels.kernels import Kernels
+from stage_server.model.cuda_grouped_rows import TOLERANCES as PRODUCT_TOLERANCES
+from stage_server.model.cuda_grouped_rows import CudaRows
 from stage_server.model.module_blueprint import ModuleBlueprint
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.precision import DType
@@ -35,7 +37,7 @@ class _Case(NamedTuple):
 
 def names(subject: Subject) -> Sequence[str]:
     """Names the rows."""
-    return [case.name for case in _cases(subject)]
+    return [*(case.name for case in _cases(subject)), *map(_few_bits, _dtypes(subject))]
 
 
 def figures(subject: Subject) -> Iterator[Figure]:
@@ -59,6 +61,24 @@ def figures(subject: Subject) -> Iterator[Figure]:
             note=f"{largest.name}, of {len(found)} comparisons{where}",
             group=f"kernels beside their twins, {case.dtype}",
         )
+    for of_products in _dtypes(subject):
+        forms = CudaRows(
+            of_products, subject.device, has_tensor_cores=None if subject.is_card else True
+        )
+        products = [Comparison(*found) for found in forms.comparisons()]
+        largest = max(products, key=_rank)
+        yield Figure(
+            _few_bits(of_products),
+            largest.difference,
+            "",
+            Limit(most=PRODUCT_TOLERANCES[forms.compute_dtype]),
+            note=f"{largest.name}, of {len(products)} comparisons{where}",
+            group=f"kernels beside their twins, {of_products}",
+        )
+
+
+def _few_bits(dtype: DType) -> str:
+    return f"products in 4 and 8 bits {dtype}"
 
 
 def _rank(comparison: Comparison) -> tuple[bool, float]:
@@ -74,6 +94,10 @@ def _cases(subject: Subject) -> list[_Case]:
         for dtype in dtypes_of(shape)
         if _computes(subject, dtype)
     ]
+
+
+def _dtypes(subject: Subject) -> list[DType]:
+    return [dtype for dtype in DType if _computes(subject, dtype)]
 
 
 def _computes(subject: Subject, dtype: DType) -> bool:

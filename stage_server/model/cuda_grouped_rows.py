@@ -1,6 +1,6 @@
 """Rows of matrices in 4 or 8 bits on CUDA, multiplied by kernels of ours."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 
 import torch
@@ -18,7 +18,7 @@ from stagecoach.contract.precision import DType
 _UNPACKED_ELEMENTS = 1 << 24
 """Numbers that are unpacked at once, 32 MiB in 16 bits."""
 _CHECKED_TOKENS = (1, 5, 100)
-_TOLERANCES = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 4e-2}
+TOLERANCES = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 4e-2}
 """Largest difference from the twin, as a share of the largest element."""
 
 
@@ -27,30 +27,43 @@ class CudaRows:
 
     Args:
         compute: Dtype of activations.
-        device: The device.
+        device: The device; the CPU for Triton's interpreter.
+        has_tensor_cores: Whether Triton multiplies matrices of 16 bits on tensor cores; None: as
+            the device says.
     """
 
-    def __init__(self, compute: DType, device: torch.device) -> None:
+    def __init__(
+        self, compute: DType, device: torch.device, *, has_tensor_cores: bool | None = None
+    ) -> None:
         self.device = device
         self.compute_dtype = torch_dtype(compute)
         self.instead = compute
+        self._has_tensor_cores = has_tensor_cores
 
     @cached_property
     def failure(self) -> str | None:
-        """Multiplies by a small matrix as serving does; what is wrong, or None.
+        """Multiplies by small matrices as serving does; what is wrong, or None.
 
         Raises:
             torch.OutOfMemoryError: The device has no memory left.
             torch.AcceleratorError: The device is lost.
         """
         try:
-            return self._difference()
+            for name, difference in self.comparisons():
+                if not difference <= TOLERANCES[self.compute_dtype]:  # a NaN differs too
+                    return f"{name} differs by {difference:.2g}"
         except (torch.OutOfMemoryError, torch.AcceleratorError):
             raise
         except Exception as error:  # Triton and what it calls raise errors of every class
             return f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return None
 
-    def _difference(self) -> str | None:
+    def comparisons(self) -> Iterator[tuple[str, float]]:
+        """Multiplies by small matrices beside the plain product of their numbers.
+
+        Yields:
+            What was multiplied, and the largest difference as a share of the largest element.
+        """
         generator = torch.Generator().manual_seed(0)
         weight = torch.randn(100, 96, generator=generator)
         for num_bits in (4, 8):
@@ -62,9 +75,7 @@ class CudaRows:
                 expected = hidden.float() @ numbers.T
                 found = rows(hidden.to(self.device)).float().cpu()
                 difference = float((found - expected).abs().max() / expected.abs().max())
-                if not difference <= _TOLERANCES[self.compute_dtype]:  # a NaN differs too
-                    return f"a product in {num_bits} bits differs by {difference:.2g}"
-        return None
+                yield f"a product of {num_tokens} tokens in {num_bits} bits", difference
 
     def plain(self, source: WeightSource, weight: str, rows: range) -> nn.Module:
         """Loads rows of plain numbers in the compute dtype."""
@@ -80,15 +91,18 @@ class CudaRows:
         self, parts: Iterable[CodedRows], num_rows: int, num_columns: int, num_bits: int
     ) -> nn.Module:
         """Packs codes for the kernels."""
-        has_tensor_cores = Kernels.of(self.device).has_tensor_cores
-        max_few_tokens = (
-            grouped.MAX_FEW_TOKENS
-            if has_tensor_cores and self.compute_dtype != torch.float32
-            else 1
-        )
         return KernelRows(
-            parts, num_rows, num_columns, num_bits, self.device, max_few_tokens=max_few_tokens
+            parts, num_rows, num_columns, num_bits, self.device, max_few_tokens=self._max_few_tokens
         )
+
+    @cached_property
+    def _max_few_tokens(self) -> int:
+        if self.compute_dtype == torch.float32:
+            return 1
+        has_tensor_cores = self._has_tensor_cores
+        if has_tensor_cores is None:
+            has_tensor_cores = Kernels.of(self.device).has_tensor_cores
+        return grouped.MAX_FEW_TOKENS if has_tensor_cores else 1
 
     def embedding(self, source: WeightSource, weight: str) -> PlainEmbedding:
         """Loads an embedding in the compute dtype."""

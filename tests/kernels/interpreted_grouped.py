@@ -155,4 +155,4 @@ def test_the_check_at_start_finds_products_that_differ(monkeypatch: pytest.Monke
     monkeypatch.setattr(grouped, "product", lambda *args, **bits: 1.1 * multiply(*args, **bits))
     failure = CudaRows(DType.FLOAT16, CPU).failure
     assert failure is not None
-    assert failure.startswith("a product in 4 bits differs by 0.")
+    assert failure.startswith("a product of 1 tokens in 4 bits differs by 0.")
