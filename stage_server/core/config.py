@@ -59,10 +59,10 @@ class StageConfig:
     emulated devices that of the checkpoint: bfloat16, or float16 for one in float16 or float32.
     float16 on a CPU is that of the weights: it computes in float32 with them."""
     weights: str = "auto"
-    """Form of the matrices, one of `WEIGHTS_NAMES`. int4 and int8 are of a CPU, which computes in
-    float32 with them: matrices whose codes in files have as few bits keep them, others are rounded
-    while they are loaded. auto is what a dtype other than auto says; else on a CPU the bits of the
-    files, or float16 where they have plain numbers, and on CUDA the dtype."""
+    """Form of the matrices, one of `WEIGHTS_NAMES`. int4 and int8: matrices whose codes in files
+    have as few bits keep them, others are rounded while they are loaded. auto is what a dtype other
+    than auto says; else the bits of the files, and where they have plain numbers float16 on a CPU
+    and the dtype on CUDA."""
     kv_memory_bytes: int | None = None
     """Size of the KV pool, which is allocated at start. None: what the largest micro-batch leaves
     of the stage's share of a CUDA device, less 256 MiB; 1 GiB on a CPU."""
