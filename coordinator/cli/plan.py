@@ -7,6 +7,7 @@ import typer
 from coordinator.cli.shared.batch_sizes import read_batch_sizes
 from coordinator.cli.shared.failures import reported_failures
 from stagecoach.contract.errors import InvalidArgumentError
+from stagecoach.contract.precision import FEW_BITS, Encoding
 from stagecoach.process import value_completion
 
 _DEFAULT_CONTEXT_TOKENS = 512
@@ -28,6 +29,14 @@ def plan(
             help="Such as rtx-3060-12gb; once for each GPU.",
         ),
     ],
+    weights: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            autocompletion=value_completion.planned_weights,
+            help="Form of the matrices: int4, int8, or auto, which is that of the files.",
+        ),
+    ] = "auto",
     network: Annotated[
         str,
         typer.Option(
@@ -75,6 +84,7 @@ def plan(
             files.model_id,
             files.config,
             gpus,
+            weights=files.encoding if weights == "auto" else _few_bits(weights),
             network=joined_by,
             efficiency=_share("efficiency", efficiency),
             overhead_s=None if overhead_ms is None else _duration_s("overhead_ms", overhead_ms),
@@ -88,6 +98,14 @@ def plan(
             print_json(report)
         else:
             print_tables(report)
+
+
+def _few_bits(name: str) -> Encoding:
+    if name not in FEW_BITS:
+        raise InvalidArgumentError(
+            f"weights {name!r} is not one of auto, {', '.join(FEW_BITS)}", field="weights"
+        )
+    return FEW_BITS[name]
 
 
 def _share(field: str, value: float) -> float:

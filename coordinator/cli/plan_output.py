@@ -10,6 +10,7 @@ from coordinator.planner.plan import StagePlan
 from coordinator.planner.prediction import Prediction, Speed
 from coordinator.planner.report import PlanReport
 from coordinator.planner.what_if import FACTORS, WhatIf
+from stagecoach.roofline.model_shape import ModelShape
 from stagecoach.roofline.step_time import step_time
 from stagecoach.roofline.torch_builds import OLDER_BUILD, PINNED_TORCH
 from stagecoach.roofline.work import Work
@@ -28,6 +29,8 @@ def print_json(report: PlanReport) -> None:
                 "num_parameters": plan.model.num_parameters,
                 "weight_bytes": plan.model.weight_bytes,
                 "dtype": plan.model.precision.compute,
+                "weights": plan.model.precision.weights.name,
+                "bits_per_weight": round(plan.model.bits_per_weight, 3),
                 "dtype_is_auto": report.is_automatic_dtype,
                 "torch": PINNED_TORCH.version,
                 "network": conditions.network.name,
@@ -97,7 +100,7 @@ def print_tables(report: PlanReport) -> None:
     plan, conditions = report.plan, report.conditions
     console.print(
         f"{report.model_id}: {plan.model.num_parameters / 1e9:.2f} B parameters, "
-        f"{plan.model.weight_bytes / 1e9:.2f} GB in {plan.model.precision.compute}, "
+        f"{plan.model.weight_bytes / 1e9:.2f} GB in {_form(plan.model)}, "
         f"{plan.model.kv_bytes_per_token / 1e3:.0f} kB of KV a token"
     )
     console.print(
@@ -119,6 +122,14 @@ def print_tables(report: PlanReport) -> None:
     )
     _print_speeds(console, report)
     _print_what_ifs(console, report)
+
+
+def _form(model: ModelShape) -> str:
+    precision = model.precision
+    if not model.is_in_few_bits:
+        return precision.weights.name
+    bits = f"{precision.weights.name}, {model.bits_per_weight:.1f} bits a weight"
+    return f"{bits}, computed in {precision.compute}"
 
 
 def _print_stages(console: Console, report: PlanReport) -> None:

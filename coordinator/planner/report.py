@@ -12,6 +12,7 @@ from coordinator.planner.prediction import (
     time_to_first_token_s,
 )
 from coordinator.planner.what_if import WhatIf, what_if
+from stagecoach.contract.precision import Encoding
 from stagecoach.model_files.config import ModelConfig
 from stagecoach.roofline.card_precision import automatic_dtype, dtype_of_all
 from stagecoach.roofline.devices import Gpu
@@ -44,6 +45,7 @@ def make_report(
     config: ModelConfig,
     gpus: Sequence[Gpu],
     *,
+    weights: Encoding | None,
     network: Network,
     efficiency: float,
     overhead_s: float | None,
@@ -58,6 +60,7 @@ def make_report(
         model_id: Name of the model, for people.
         config: The model.
         gpus: All are used.
+        weights: Few bits in which matrices are kept; None: they have the dtype.
         network: What joins them.
         efficiency: Share (0, 1] of their figures that the GPUs reach.
         overhead_s: What the software adds to a step; None: `OVERHEAD_PER_STAGE_S` for each stage.
@@ -73,8 +76,11 @@ def make_report(
         UnsupportedModelError: The cost of the model is not known.
     """
     dtype = dtype_of_all(config, gpus)
+    precision = device_precision(dtype)
+    if weights is not None:
+        precision = precision._replace(weights=weights)
     plan = make_plan(
-        ModelShape.of(config, device_precision(dtype)),
+        ModelShape.of(config, precision),
         gpus,
         context_tokens=context_tokens,
         min_kv_tokens=max(max_model_len or 0, context_tokens),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from stagecoach.contract.address import Address
 from stagecoach.contract.errors import InvalidArgumentError
 from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.precision import FEW_BITS
 from stagecoach.contract.stage_choices import DTYPE_NAMES, ENGINE_NAMES, WEIGHTS_NAMES
 from stagecoach.roofline.devices import gpu_named
 from stagecoach.roofline.kv_memory import DEFAULT_MAX_NUM_SEQS, KV_BLOCK_SIZE
@@ -168,9 +169,10 @@ class StageConfig:
                 f"dtype {self.dtype} is not emulated, only {' and '.join(DEVICE_DTYPES)}",
                 field="dtype",
             )
-        if self.weights != "auto":
+        if self.weights not in ("auto", *FEW_BITS):
             raise InvalidArgumentError(
-                f"weights {self.weights} are not emulated: they have the dtype",
+                f"weights {self.weights} are not emulated, only {' and '.join(FEW_BITS)}: give it"
+                " as dtype",
                 field="weights",
                 other_field="engine",
             )

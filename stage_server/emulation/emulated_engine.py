@@ -27,9 +27,10 @@ from stage_server.emulation.prefix_hashes import (
 )
 from stage_server.kv_cache.slot_tables import SlotTables
 from stagecoach.contract.errors import UnsupportedModelError
+from stagecoach.contract.precision import FEW_BITS
 from stagecoach.contract.stage_info import StageInfo
 from stagecoach.model_files import ModelFiles
-from stagecoach.roofline.card_precision import card_precision
+from stagecoach.roofline.card_precision import AUTO, card_precision
 from stagecoach.roofline.devices import Gpu, gpu_named
 from stagecoach.roofline.kv_memory import (
     default_num_batched_tokens,
@@ -72,6 +73,10 @@ class EmulatedEngine:
         precision = card_precision(
             config.dtype, model, card=self._gpu.name, capability=self._gpu.capability
         )
+        own = files.encoding if config.dtype == config.weights == AUTO else None
+        weights = FEW_BITS.get(config.weights, own)
+        if weights is not None:
+            precision = precision._replace(weights=weights)
         max_model_len = min(config.max_model_len or model.max_model_len, model.max_model_len)
         self._efficiency = config.efficiency
         self._cost = StageCost(model=ModelShape.of(model, precision), layers=config.layers)

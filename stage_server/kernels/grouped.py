@@ -4,9 +4,6 @@ import torch
 
 from stage_server.kernels import operators  # noqa: F401  # defines torch.ops.stagecoach
 
-MAX_FEW_TOKENS = 64
-"""Tokens that are multiplied by packed codes; for more, rows are unpacked first."""
-
 
 def packed_groups(codes: torch.Tensor, *, num_bits: int) -> torch.Tensor:
     """Packs codes as the kernels read them.

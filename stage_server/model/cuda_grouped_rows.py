@@ -14,9 +14,8 @@ from stage_server.model.dense_linear import DenseLinear
 from stage_server.model.embeddings import PlainEmbedding
 from stage_server.model.weights import WeightSource
 from stagecoach.contract.precision import DType
+from stagecoach.roofline.few_bits import MAX_FEW_TOKENS, UNPACKED_BYTES
 
-_UNPACKED_ELEMENTS = 1 << 24
-"""Numbers that are unpacked at once, 32 MiB in 16 bits."""
 _CHECKED_TOKENS = (1, 5, 100)
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 4e-2}
 """Largest difference from the twin, as a share of the largest element."""
@@ -102,7 +101,7 @@ class CudaRows:
         has_tensor_cores = self._has_tensor_cores
         if has_tensor_cores is None:
             has_tensor_cores = Kernels.of(self.device).has_tensor_cores
-        return grouped.MAX_FEW_TOKENS if has_tensor_cores else 1
+        return MAX_FEW_TOKENS if has_tensor_cores else 1
 
     def embedding(self, source: WeightSource, weight: str) -> PlainEmbedding:
         """Loads an embedding in the compute dtype."""
@@ -177,7 +176,7 @@ class KernelRows(nn.Module):
         """As `forward`, for any number of tokens."""
         num_rows = len(self.codes)
         output = hidden.new_empty(len(hidden), num_rows)
-        step = max(_UNPACKED_ELEMENTS // self._num_columns, 1)
+        step = max(UNPACKED_BYTES // (self._num_columns * hidden.itemsize), 1)
         for start in range(0, num_rows, step):
             rows = slice(start, min(start + step, num_rows))
             matrix = grouped.unpacked(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from stagecoach.contract.precision import FEW_BITS
 from stagecoach.contract.stage_choices import DTYPE_NAMES, ENGINE_NAMES, WEIGHTS_NAMES
 from stagecoach.telemetry.log_config import LOG_LEVELS
 
@@ -35,6 +36,11 @@ def dtypes(incomplete: str) -> list[str]:
 def weights(incomplete: str) -> list[str]:
     """Values of `--weights`."""
     return _beginning_with(incomplete, WEIGHTS_NAMES)
+
+
+def planned_weights(incomplete: str) -> list[str]:
+    """Values of the planner's `--weights`."""
+    return _beginning_with(incomplete, ("auto", *FEW_BITS))
 
 
 def engines(incomplete: str) -> list[str]:

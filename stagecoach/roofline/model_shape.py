@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from stagecoach.contract.errors import InvalidArgumentError, UnsupportedModelError
-from stagecoach.contract.precision import DType, Precision
+from stagecoach.contract.precision import FEW_BITS, INT8, DType, Encoding, Precision
 from stagecoach.model_files.config import ModelConfig
 from stagecoach.model_files.families import FAMILIES
 from stagecoach.model_files.family import MODULE_LAUNCHES
@@ -127,19 +127,33 @@ class ModelShape:
         return self.layer_matrix_bytes + 2 * self._norm_bytes
 
     @property
+    def is_in_few_bits(self) -> bool:
+        """Whether matrices are codes, which are multiplied otherwise than plain numbers."""
+        return self.precision.weights in FEW_BITS.values()
+
+    @property
+    def shares_head(self) -> bool:
+        """True when one matrix in memory is head and embedding."""
+        return self.ties_head and not self.is_in_few_bits
+
+    @property
     def embedding_bytes(self) -> int:
-        """Weights of the embedding, and of the head's matrix."""
-        return self.precision.weights.matrix_bytes(self.vocab_size, self.hidden_size)
+        """Weights of the embedding, which few bits keep in 8."""
+        return self.vocab_size * self.embedding_row_bytes
 
     @property
     def embedding_row_bytes(self) -> int:
         """Weights that embed one token."""
-        return self.precision.weights.row_bytes(self.hidden_size)
+        encoding = INT8 if self.is_in_few_bits else self.precision.weights
+        return encoding.row_bytes(self.hidden_size)
 
     @property
     def head_bytes(self) -> int:
-        """Weights of the final norm and the head, as a stage without the embedding holds them."""
-        return self.embedding_bytes + self._norm_bytes
+        """Weights of the final norm and the head; its matrix is never in few bits."""
+        encoding = self.precision.weights
+        if self.is_in_few_bits:
+            encoding = Encoding.plain(self.precision.compute)
+        return encoding.matrix_bytes(self.vocab_size, self.hidden_size) + self._norm_bytes
 
     @property
     def kv_bytes_per_token_and_layer(self) -> int:
@@ -161,8 +175,13 @@ class ModelShape:
     @property
     def weight_bytes(self) -> int:
         """Bytes of the weights of the whole model."""
-        ends = self.embedding_bytes * (1 if self.ties_head else 2)
-        return self.num_layers * self.layer_bytes + ends + self._norm_bytes
+        embedding_bytes = 0 if self.shares_head else self.embedding_bytes
+        return self.num_layers * self.layer_bytes + embedding_bytes + self.head_bytes
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits of memory for each parameter, scales included."""
+        return 8 * self.weight_bytes / self.num_parameters
 
     @property
     def kv_bytes_per_token(self) -> int:

@@ -45,7 +45,7 @@ class StageCost:
             num_bytes += self.model.embedding_bytes
         if self.is_last:
             num_bytes += self.model.head_bytes
-            if self.is_first and self.model.ties_head:
+            if self.is_first and self.model.shares_head:
                 num_bytes -= self.model.embedding_bytes
         return num_bytes
 

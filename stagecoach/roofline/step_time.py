@@ -10,6 +10,7 @@ long sequences.
 from typing import NamedTuple
 
 from stagecoach.roofline.devices import Gpu
+from stagecoach.roofline.few_bits import MAX_FEW_TOKENS
 from stagecoach.roofline.model_shape import LEAN_LAUNCHES, ModelShape
 from stagecoach.roofline.stage_cost import StageCost
 from stagecoach.roofline.work import Work
@@ -85,6 +86,7 @@ def step_time(stage: StageCost, work: Work, gpu: Gpu, *, efficiency: float = 1.0
     """
     bandwidth_s = compute_s = 0.0
     for kernels in (
+        unpacking_work(stage, work),
         matrices_work(stage, work),
         attention_work(stage, work),
         elementwise_work(stage, work),
@@ -107,14 +109,30 @@ def step_time(stage: StageCost, work: Work, gpu: Gpu, *, efficiency: float = 1.0
     return StageTime(bandwidth_s, compute_s, launching_s + copying_s)
 
 
+def unpacking_work(stage: StageCost, work: Work) -> KernelWork:
+    """Matrices in few bits are unpacked where many tokens are multiplied by them."""
+    if not _unpacks(stage, work):
+        return KernelWork(0, 0)
+    model = stage.model
+    a_layer = model.layer_matrix_bytes + model.layer_matrix_parameters * _size(model)
+    return KernelWork(len(stage.layers) * a_layer, 0)
+
+
+def _unpacks(stage: StageCost, work: Work) -> bool:
+    return stage.model.is_in_few_bits and work.num_tokens > MAX_FEW_TOKENS
+
+
 def matrices_work(stage: StageCost, work: Work) -> KernelWork:
     """Matrices of the layers: each is read once, whatever the number of rows."""
     model, num_layers = stage.model, len(stage.layers)
+    layer_bytes = model.layer_bytes
+    if _unpacks(stage, work):
+        layer_bytes += model.layer_matrix_parameters * _size(model) - model.layer_matrix_bytes
     a_token = (
         4 * model.hidden_size + 2 * model.attention_width + model.kv_width + 3 * model.mlp_width
     )
     return KernelWork(
-        num_layers * (model.layer_bytes + work.num_tokens * a_token * _size(model)),
+        num_layers * (layer_bytes + work.num_tokens * a_token * _size(model)),
         num_layers * 2 * model.layer_matrix_parameters * work.num_tokens,
     )
 

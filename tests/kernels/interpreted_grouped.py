@@ -114,7 +114,7 @@ def test_each_byte_of_a_matrix_is_read_once(num_bits: int, num_tokens: int) -> N
 def test_rows_of_a_stage_are_multiplied_in_any_number(
     num_bits: int, num_tokens: int, max_few_tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stage_server.model.cuda_grouped_rows._UNPACKED_ELEMENTS", 1000)
+    monkeypatch.setattr("stage_server.model.cuda_grouped_rows.UNPACKED_BYTES", 2000)
     weight = torch.randn(70, 90, generator=torch.Generator().manual_seed(0))
     part = quantized(weight, num_bits)
     parts = [part.rows(slice(64)), part.rows(slice(64, 70))]

@@ -138,3 +138,27 @@ def test_a_model_that_no_dtype_of_16_bits_holds_is_refused(gemma: list[str]) -> 
     result = run(*gemma, "--gpu", "rtx-3060-12gb", "--gpu", "t4-16gb")
     assert (result.exit_code, result.stdout) == (1, "")
     assert "gemma2 models need bfloat16, which t4-16gb of compute capability 7.5" in result.stderr
+
+
+def test_weights_in_few_bits_fit_one_card_and_are_read_sooner() -> None:
+    shape = ("--model", "shape:llama-2-13b", "--gpu", "rtx-3060-12gb", "--batch", "1")
+    assert run(*shape).exit_code == 1  # 26 GB
+    answer = json.loads(run(*shape, "--weights", "int4", "--json").stdout)
+    assert answer["weights"] == "int4"
+    assert answer["dtype"] == "float16"
+    assert 5.1 < answer["bits_per_weight"] < 5.3
+    assert answer["rows"][0]["one_micro_batch"]["tokens_per_s"] > 30
+    assert (
+        "in int4, 5.2 bits a weight, computed in float16" in run(*shape, "--weights", "int4").stdout
+    )
+
+
+def test_a_file_is_planned_in_its_own_bits() -> None:
+    answer = json.loads(run("--model", "demo", "--gpu", "t4-16gb", "--json").stdout)
+    assert answer["weights"] == "int4"
+
+
+def test_another_form_of_weights_is_refused_by_name() -> None:
+    result = run("--model", "demo", "--gpu", "t4-16gb", "--weights", "q4_k_m")
+    assert result.exit_code == 2
+    assert "--weights 'q4_k_m' is not one of auto, int4, int8" in result.stderr

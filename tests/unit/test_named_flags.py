@@ -63,8 +63,9 @@ TAKES_ALL = {
     *("--tls-server-name", "--unsafe-fault-hooks", "--json-schema", "--api-keys-file"),
 }
 PASSED_ON = {
-    *("--dtype", "--kv-memory", "--engine", "--emulate", "--efficiency", "--otlp-endpoint"),
-    *("--served-model-name", "--allowed-host", "--cors-origin", "--log-format", "--log-level"),
+    *("--dtype", "--weights", "--kv-memory", "--engine", "--emulate", "--efficiency"),
+    *("--otlp-endpoint", "--served-model-name", "--allowed-host", "--cors-origin"),
+    *("--log-format", "--log-level"),
 }
 """By `up`, to commands with a flag of the same name."""
 

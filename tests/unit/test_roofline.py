@@ -15,7 +15,7 @@ from stagecoach.contract.errors import (
     UnsupportedModelError,
 )
 from stagecoach.contract.layer_range import LayerRange
-from stagecoach.contract.precision import DType, Encoding, Precision
+from stagecoach.contract.precision import INT4, INT8, DType, Encoding, Precision
 from stagecoach.model_files import ModelConfig, open_model
 from stagecoach.model_files.config import parse_config
 from stagecoach.roofline.devices import GPUS, gpu_named
@@ -25,9 +25,11 @@ from stagecoach.roofline.networks import NETWORKS, network_named
 from stagecoach.roofline.stage_cost import StageCost
 from stagecoach.roofline.step_time import (
     attention_work,
+    matrices_work,
     num_host_launches,
     num_launches,
     step_time,
+    unpacking_work,
 )
 from stagecoach.roofline.work import Work
 from tests.layer_ranges import split_evenly
@@ -137,8 +139,48 @@ class TestModelShape:
         one_token = shape.weight_bytes - shape.embedding_bytes + 5120 // 32 * 18
         assert stage.moved_bytes(Work.decode(1, 0)) == one_token + shape.kv_bytes_per_token
 
+    @pytest.mark.parametrize(("encoding", "group_bytes"), [(INT4, 20), (INT8, 36)])
+    def test_few_bits_hold_the_embedding_in_8_and_the_head_in_16(
+        self, encoding: Encoding, group_bytes: int
+    ) -> None:
+        few = Precision.uniform(DType.FLOAT16)._replace(weights=encoding)
+        shape = ModelShape.of(config_of("llama-2-13b"), few)
+        ends = 32000 * 5120
+        norms = (2 * 40 + 1) * 5120
+        in_layers = LLAMA_13B.num_parameters - 2 * ends - norms
+        expected = in_layers // 32 * group_bytes + ends // 32 * 36 + 2 * (ends + norms)
+        assert shape.weight_bytes == expected
+        stage = StageCost(model=shape, layers=LayerRange(0, 40))
+        assert stage.weight_bytes == expected
+        assert shape.bits_per_weight == pytest.approx(8 * expected / 13_015_864_320)
+
+    def test_few_bits_share_no_embedding_with_the_head(self, tmp_path: Path) -> None:
+        config = open_model(str(tiny_model("llama-gqa-tied", tmp_path))).config
+        plain = ModelShape.of(config)
+        few = ModelShape.of(config, Precision.uniform(DType.FLOAT16)._replace(weights=INT4))
+        assert (plain.shares_head, few.shares_head) == (True, False)
+        assert few.num_parameters == plain.num_parameters
+        stage = StageCost(model=few, layers=LayerRange(0, config.num_layers))
+        assert stage.weight_bytes == few.weight_bytes
+
 
 class TestTime:
+    def test_4_bits_are_read_as_they_are_for_few_tokens_and_unpacked_for_many(self) -> None:
+        few = Precision.uniform(DType.FLOAT16)._replace(weights=INT4)
+        shape = ModelShape.of(config_of("llama-2-13b"), few)
+        stage = StageCost(model=shape, layers=LayerRange(13, 27))
+        for num_tokens in (1, 64):
+            work = Work.decode(num_tokens, num_tokens)
+            assert unpacking_work(stage, work).moved_bytes == 0
+            assert matrices_work(stage, work).moved_bytes > 14 * shape.layer_bytes
+        at_64, at_65 = (
+            step_time(stage, Work.decode(count, count), RTX_3060).total_s for count in (64, 65)
+        )
+        written = 14 * shape.layer_matrix_parameters * 2
+        work = Work.decode(65, 65)
+        assert unpacking_work(stage, work).moved_bytes == 14 * shape.layer_matrix_bytes + written
+        assert at_65 - at_64 > written / RTX_3060.bandwidth_bytes_per_s
+
     def test_one_pass_over_all_weights_takes_72_ms_on_rtx_3060s(self) -> None:
         assert LLAMA_13B.weight_bytes / RTX_3060.bandwidth_bytes_per_s == pytest.approx(
             0.0723, abs=5e-5

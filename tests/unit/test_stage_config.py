@@ -76,7 +76,7 @@ def test_a_value_out_of_range_is_refused_by_field(field: str, value: object) -> 
         ({"engine": "emulated", "emulate": "rtx-3060-12gb", "device": "cpu"}, "device"),
         ({"engine": "emulated", "emulate": "rtx-3060-12gb", "dtype": "float32"}, "dtype"),
         (
-            {"engine": "emulated", "emulate": "rtx-3060-12gb", "weights": "int4"},
+            {"engine": "emulated", "emulate": "rtx-3060-12gb", "weights": "float16"},
             "weights",
         ),
         ({"weights": "q4_k"}, "weights"),
