@@ -49,7 +49,8 @@ def _ways_to_multiply(weight: torch.Tensor) -> dict[str, _Multiply]:
     half = torch.ops.quantized.linear_prepack_fp16(weight, None)
     bfloat16 = DenseLinear(weight.bfloat16(), None)
     four, eight = (
-        packed_rows([quantized(weight, num_bits)], *weight.shape, num_bits) for num_bits in (4, 8)
+        packed_rows([quantized(weight, num_bits)], len(weight), weight.shape[1], num_bits)
+        for num_bits in (4, 8)
     )
     assert isinstance(four, Packed4)
     return {

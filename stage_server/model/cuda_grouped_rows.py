@@ -67,7 +67,7 @@ class CudaRows:
         weight = torch.randn(100, 96, generator=generator)
         for num_bits in (4, 8):
             part = quantized(weight, num_bits)
-            rows = self.packed([part], *weight.shape, num_bits)
+            rows = self.packed([part], len(weight), weight.shape[1], num_bits)
             numbers = part.values(1 << (num_bits - 1))
             for num_tokens in _CHECKED_TOKENS:
                 hidden = torch.randn(num_tokens, 96, generator=generator).to(self.compute_dtype)

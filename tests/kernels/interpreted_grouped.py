@@ -1,6 +1,7 @@
 """Products with matrices in 4 and 8 bits in Triton's interpreter, against plain products."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -132,7 +133,7 @@ def test_a_stage_of_few_bits_computes_what_its_numbers_say(
     monkeypatch.setattr(Kernels, "of", lambda _: Kernels(num_processors=28))
     monkeypatch.setattr(linear_formats, "row_forms", CudaRows)
     quantization = mix(QType.Q4_K, QType.Q6_K, ends=QType.Q8_0)
-    shape = {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 1}
+    shape: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 1}
     files = open_model(str(tiny_gguf("llama", tmp_path, quantization=quantization, **shape)))
     precision = Precision.uniform(compute)
     plain, few = (

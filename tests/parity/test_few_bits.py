@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -43,7 +44,7 @@ FILES: dict[str, tuple[QType | Callable[[str], QType], Encoding | None]] = {
 }
 """Types of the matrices of files by their usual names, and the bits in which they are kept."""
 
-SHAPE = {"hidden_size": 256, "intermediate_size": 512}
+SHAPE: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 512}
 """Columns for whole blocks of 256."""
 
 
@@ -219,7 +220,8 @@ class FusedAttention(ListAttention):
         mask = torch.ones(num_rows, num_seen, dtype=torch.bool).tril(num_seen - num_rows)
         output = torch.nn.functional.scaled_dot_product_attention(
             query.transpose(0, 1),
-            *(each.transpose(0, 1) for each in seen),
+            seen[0].transpose(0, 1),
+            seen[1].transpose(0, 1),
             attn_mask=mask,
             scale=scaling,
             enable_gqa=True,
@@ -233,7 +235,8 @@ def log_probabilities(
     attention = FusedAttention(len(stack.layers))
     rows = []
     with torch.inference_mode():
-        for part in torch.arange(len(token_ids)).split(tokens_at_once):
+        for start in range(0, len(token_ids), tokens_at_once):
+            part = torch.arange(start, min(start + tokens_at_once, len(token_ids)))
             hidden = stack.embed(token_ids[part])
             hidden = stack.forward(hidden, part, int(part[-1]) + 1, attention)
             rows.append(stack.logits(hidden))

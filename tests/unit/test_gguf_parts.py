@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -42,7 +43,7 @@ def test_parts_are_one_model(first: Path, tmp_path: Path) -> None:
 
 def test_groups_come_from_the_part_that_holds_them(tmp_path: Path) -> None:
     q8_0 = gguf.GGMLQuantizationType.Q8_0
-    shape = {"quantization": q8_0, "hidden_size": 64}
+    shape: dict[str, Any] = {"quantization": q8_0, "hidden_size": 64}
     files = open_model(str(tiny_gguf("llama", tmp_path, tensors_per_part=9, **shape)))
     name = "model.layers.5.mlp.up_proj.weight"
     with files.open_tensors([name]) as reader:

@@ -128,12 +128,12 @@ def few_tokens_kernel(
     token = tl.arange(0, TOKENS)
     total = tl.zeros([ROWS, TOKENS], tl.float32)
     dtype: tl.constexpr = hidden.dtype.element_ty
+    span: tl.constexpr = TILE_GROUPS * 4 * BITS
     for start in range(0, GROUPS, TILE_GROUPS):
         group = start + tl.arange(0, TILE_GROUPS)
         inside = (row < num_rows)[:, None] & (group < GROUPS)[None, :]
         scale, offset = load_scales(scales, offsets, row, group, inside, GROUPS)
         if BITS == 4:
-            span: tl.constexpr = TILE_GROUPS * 16
             packed = load_codes(codes, row, group, inside, GROUPS, 16)
             low = tl.reshape(numbers_of(packed & 15, 8.0, scale, offset, dtype), (ROWS, span))
             high = tl.reshape(numbers_of(packed >> 4, 8.0, scale, offset, dtype), (ROWS, span))
@@ -142,7 +142,6 @@ def few_tokens_kernel(
             total = tl.dot(low, first, total)
             total = tl.dot(high, second, total)
         else:
-            span: tl.constexpr = TILE_GROUPS * 32
             packed = load_codes(codes, row, group, inside, GROUPS, 32)
             numbers = tl.reshape(numbers_of(packed, 128.0, scale, offset, dtype), (ROWS, span))
             columns = load_columns(hidden, token, start, num_tokens, COLUMNS, 0, 32, span)
