@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.report import print_json, print_table
 from stage_server.model.coded_rows import quantized
-from stage_server.model.cpu_grouped_rows import MAX_FEW_TOKENS, Packed4, packed_rows
+from stage_server.model.cpu_grouped_rows import MAX_FEW_TOKENS, Packed4, Packed8
 from stage_server.model.dense_linear import DenseLinear
 
 _SHAPES = ((2560, 2048), (2048, 2048), (11264, 2048), (2048, 5632))
@@ -48,18 +48,17 @@ def forms() -> list[Form]:
 def _ways_to_multiply(weight: torch.Tensor) -> dict[str, _Multiply]:
     half = torch.ops.quantized.linear_prepack_fp16(weight, None)
     bfloat16 = DenseLinear(weight.bfloat16(), None)
-    four, eight = (
-        packed_rows([quantized(weight, num_bits)], len(weight), weight.shape[1], num_bits)
-        for num_bits in (4, 8)
-    )
-    assert isinstance(four, Packed4)
+    num_rows, num_columns = weight.shape
+    four = Packed4([quantized(weight, 4)], num_rows, num_columns)
+    eight = Packed8([quantized(weight, 8)], num_rows, num_columns)
     return {
         "float32": DenseLinear(weight, None),
         "float16": lambda hidden: torch.ops.quantized.linear_dynamic_fp16(hidden, half),
         "bfloat16": lambda hidden: bfloat16(hidden.bfloat16()),
         "int4 by operator": four.by_operator,
         "int4 unpacked": four.by_unpacking,
-        "int8": eight,
+        "int8 by operator": eight.by_operator,
+        "int8 unpacked": eight.by_unpacking,
     }
 
 

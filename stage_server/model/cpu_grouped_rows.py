@@ -1,6 +1,6 @@
 """Rows of matrices in 4 or 8 bits on the CPU."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import nn
@@ -53,36 +53,46 @@ class CpuRows:
         self, parts: Iterable[CodedRows], num_rows: int, num_columns: int, num_bits: int
     ) -> nn.Module:
         """Packs codes for torch's operator."""
-        return packed_rows(parts, num_rows, num_columns, num_bits)
+        packed_type = Packed4 if num_bits == 4 else Packed8
+        return packed_type(parts, num_rows, num_columns)
 
     def embedding(self, source: WeightSource, weight: str) -> PlainEmbedding:
         """Loads an embedding in float16."""
         return PlainEmbedding(source.load(weight, torch.float16, self.device))
 
 
-class Packed4(nn.Module):
-    """Rows of a matrix in 4 bits.
+class PackedRows(nn.Module):
+    """Rows of a matrix whose codes the operator packs.
 
-    Few tokens are multiplied by the operator. For many its work grows faster than that of unpacking
-    a part of the matrix after another and multiplying in float32. Both round activations and
-    products to bfloat16, so that a token comes out the same in any number, but for the order of
-    sums: else what is computed again, after a fault, would end in another text.
+    Few tokens are multiplied by the operator, in bfloat16. For many its work grows faster than that
+    of unpacking a part of the matrix after another and multiplying in float32.
 
     Args:
-        codes: As `packed_codes` returns them.
-        scales: As `packed_scales` returns them.
         num_rows: How many rows there are.
         num_columns: How many columns.
     """
 
-    def __init__(
-        self, codes: torch.Tensor, scales: torch.Tensor, num_rows: int, num_columns: int
-    ) -> None:
+    def __init__(self, num_rows: int, num_columns: int) -> None:
         super().__init__()
-        self.codes = nn.Buffer(codes)
-        self.scales = nn.Buffer(scales)
         self._num_rows = num_rows
         self._num_added = -num_columns % GROUP_SIZE
+        self._packed_shape = num_rows + -num_rows % ROW_MULTIPLE, num_columns + self._num_added
+        packed_rows, packed_columns = self._packed_shape
+        self.scales = nn.Buffer(
+            torch.empty(packed_columns // GROUP_SIZE, packed_rows, 2, dtype=torch.bfloat16)
+        )
+
+    def _empty_codes(self) -> torch.Tensor:
+        packed_rows, packed_columns = self._packed_shape
+        return torch.empty(packed_rows, packed_columns // 2, dtype=torch.uint8)
+
+    def _placed(self, parts: Iterable[CodedRows]) -> Iterator[tuple[slice, CodedRows]]:
+        """Yields where the packed rows of each part belong."""
+        end = 0
+        for part in parts:
+            start, end = end, end + len(part.codes) + -len(part.codes) % ROW_MULTIPLE
+            yield slice(start, end), part
+        assert end == self._packed_shape[0], "the parts are all rows"
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Multiplies float32 `[num_tokens, in_features]`; returns float32."""
@@ -90,82 +100,100 @@ class Packed4(nn.Module):
         return self.by_operator(hidden) if is_few else self.by_unpacking(hidden)
 
     def by_operator(self, hidden: torch.Tensor) -> torch.Tensor:
-        """As `forward`, by the operator."""
-        return multiplied(self._rounded(hidden), self.codes, self.scales)[
-            :, : self._num_rows
-        ].float()
+        """As `forward`, with activations and products in bfloat16."""
+        return self._by_operator(self._padded(hidden).bfloat16())[:, : self._num_rows]
 
     def by_unpacking(self, hidden: torch.Tensor) -> torch.Tensor:
-        """As `forward`, by matrices in float32."""
-        hidden = self._rounded(hidden).float()
+        """As `forward`, in float32."""
+        hidden = self._padded(hidden)
         num_tokens, num_columns = hidden.shape
-        num_rows = len(self.codes)
+        num_rows = self.scales.shape[1]
         step = max(_UNPACKED_ELEMENTS // num_columns // ROW_MULTIPLE, 1) * ROW_MULTIPLE
         group_sums = hidden.view(num_tokens, -1, GROUP_SIZE).sum(-1)
         products = []
         for start in range(0, num_rows, step):
-            end = min(start + step, num_rows)
-            packed = column_halves(self.codes[start:end])
-            scales, offsets = self.scales[:, start:end].float().unbind(-1)
-            codes = joined_halves(packed & 15, packed >> 4)
-            matrix = codes.float().view(-1, GROUP_SIZE, end - start)
+            rows = slice(start, min(start + step, num_rows))
+            scales, offsets = self._scales(rows)
+            matrix = self._codes(rows).float().view(-1, GROUP_SIZE, rows.stop - start)
             matrix *= scales.unsqueeze(1)
             product = hidden @ matrix.view(num_columns, -1)
-            product.addmm_(group_sums, offsets - 8 * scales)
-            products.append(product.bfloat16())
-        return torch.cat(products, dim=-1)[:, : self._num_rows].float()
+            products.append(product.addmm_(group_sums, offsets))
+        return torch.cat(products, dim=-1)[:, : self._num_rows]
 
-    def _rounded(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Bfloat16, with zeros for the columns that fill the last group."""
-        hidden = hidden.bfloat16()
+    def _padded(self, hidden: torch.Tensor) -> torch.Tensor:
         return nn.functional.pad(hidden, (0, self._num_added)) if self._num_added else hidden
 
+    def _by_operator(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Multiplies bfloat16; returns float32."""
+        raise NotImplementedError
 
-class Packed8(nn.Module):
-    """Rows of a matrix in 8 bits, as two matrices of 4: a code is `16 * high + low`.
+    def _codes(self, rows: slice) -> torch.Tensor:
+        """Unpacks rows, whole blocks: uint8 `[num_columns, num_rows]`."""
+        raise NotImplementedError
+
+    def _scales(self, rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scales, and offsets of code 0: float32 `[num_groups, num_rows]`."""
+        raise NotImplementedError
+
+
+class Packed4(PackedRows):
+    """Rows in 4 bits.
 
     Args:
-        high: The matrix of the high halves.
-        low: That of the low ones.
+        parts: The rows; all but the last a multiple of 64 of them.
+        num_rows: How many rows there are.
+        num_columns: How many columns.
     """
 
-    def __init__(self, high: Packed4, low: Packed4) -> None:
-        super().__init__()
-        self.high, self.low = high, low
+    def __init__(self, parts: Iterable[CodedRows], num_rows: int, num_columns: int) -> None:
+        super().__init__(num_rows, num_columns)
+        self.codes = nn.Buffer(self._empty_codes())
+        for rows, part in self._placed(parts):
+            self.codes[rows] = packed_codes(part.codes)
+            self.scales[:, rows] = packed_scales(part.scales, part.offsets)
 
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Multiplies float32 `[num_tokens, in_features]`; returns float32."""
-        product: torch.Tensor = torch.add(self.low(hidden), self.high(hidden), alpha=16)
+    def _by_operator(self, hidden: torch.Tensor) -> torch.Tensor:
+        return multiplied(hidden, self.codes, self.scales).float()
+
+    def _codes(self, rows: slice) -> torch.Tensor:
+        packed = column_halves(self.codes[rows])
+        return joined_halves(packed & 15, packed >> 4)
+
+    def _scales(self, rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        scales, offsets = self.scales[:, rows].float().unbind(-1)
+        return scales, offsets - 8 * scales
+
+
+class Packed8(PackedRows):
+    """Rows in 8 bits, as two matrices of 4: a code is `16 * high + low`.
+
+    Both halves of a code, each less 8, have one scale and one offset, so that a number is
+    `scale * (code - 128) + offset` where theirs is `(offset + 8 * scale) / 17`.
+
+    Args:
+        parts: The rows; all but the last a multiple of 64 of them.
+        num_rows: How many rows there are.
+        num_columns: How many columns.
+    """
+
+    def __init__(self, parts: Iterable[CodedRows], num_rows: int, num_columns: int) -> None:
+        super().__init__(num_rows, num_columns)
+        self.high, self.low = nn.Buffer(self._empty_codes()), nn.Buffer(self._empty_codes())
+        for rows, part in self._placed(parts):
+            self.high[rows] = packed_codes(part.codes >> 4)
+            self.low[rows] = packed_codes(part.codes & 15)
+            scales = part.scales.bfloat16().float()  # which the halves add up with
+            self.scales[:, rows] = packed_scales(scales, (part.offsets + 8 * scales) / 17)
+
+    def _by_operator(self, hidden: torch.Tensor) -> torch.Tensor:
+        high, low = (multiplied(hidden, half, self.scales) for half in (self.high, self.low))
+        product: torch.Tensor = torch.add(low.float(), high, alpha=16)
         return product
 
+    def _codes(self, rows: slice) -> torch.Tensor:
+        high, low = column_halves(self.high[rows]), column_halves(self.low[rows])
+        return joined_halves(high << 4 | low & 15, high & 0xF0 | low >> 4)
 
-def packed_rows(
-    parts: Iterable[CodedRows], num_rows: int, num_columns: int, num_bits: int
-) -> Packed4 | Packed8:
-    """Packs rows; arguments as of `RowForms.packed`.
-
-    Both halves of a code of 8 bits, each less 8, have one scale and one offset, so that a number is
-    `scale * (code - 128) + offset` where theirs is `(offset + 8 * scale) / 17`.
-    """
-    packed_num_rows = num_rows + -num_rows % ROW_MULTIPLE
-    num_groups = -(-num_columns // GROUP_SIZE)
-    scales = torch.empty(num_groups, packed_num_rows, 2, dtype=torch.bfloat16)
-    halves = [
-        torch.empty(packed_num_rows, num_groups * GROUP_SIZE // 2, dtype=torch.uint8)
-        for _ in range(num_bits // 4)
-    ]
-    end = 0
-    for part in parts:
-        rows = slice(end, end + len(part.codes) + -len(part.codes) % ROW_MULTIPLE)
-        end = rows.stop
-        if num_bits == 4:
-            halves[0][rows] = packed_codes(part.codes)
-            scales[:, rows] = packed_scales(part.scales, part.offsets)
-            continue
-        halves[0][rows] = packed_codes(part.codes >> 4)
-        halves[1][rows] = packed_codes(part.codes & 15)
-        rounded = part.scales.bfloat16().float()  # which the halves add up with
-        scales[:, rows] = packed_scales(rounded, (part.offsets + 8 * rounded) / 17)
-    assert end == packed_num_rows, "the parts are all rows"
-    matrices = [Packed4(half, scales, num_rows, num_columns) for half in halves]
-    return matrices[0] if num_bits == 4 else Packed8(*matrices)
+    def _scales(self, rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        scales, offsets = self.scales[:, rows].float().unbind(-1)
+        return scales, 17 * offsets - 136 * scales

@@ -112,8 +112,7 @@ class KernelRows(nn.Module):
     """Rows of a matrix whose codes kernels read.
 
     Few tokens are multiplied by the codes. For many, a part of the matrix after another is unpacked
-    to the dtype of the activations, and multiplied by torch. Both round numbers to that dtype, so
-    that a token comes out the same in any number, but for the order of sums.
+    to the dtype of the activations, and multiplied by torch.
 
     Args:
         parts: The rows, one part after another.

@@ -61,9 +61,9 @@ def one_token_kernel(
     ROWS: tl.constexpr,
     TILE_GROUPS: tl.constexpr,
 ):
-    """Multiplies one token by `ROWS` rows. Grid: blocks of rows.
+    """Multiplies one token by `ROWS` rows, in float32. Grid: blocks of rows.
 
-    Numbers are rounded to the dtype of `hidden`, as for more tokens; sums are float32.
+    Codes are added up by groups, and a scale is applied to the sum.
     """
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     total = tl.zeros([ROWS], tl.float32)
@@ -75,14 +75,16 @@ def one_token_kernel(
             packed = load_codes(codes, row, group, inside, GROUPS, 16)
             first = load_hidden(hidden, group, COLUMNS, 0, 16)
             second = load_hidden(hidden, group, COLUMNS, 16, 16)
-            low = numbers_of(packed & 15, 8.0, scale, offset, hidden.dtype.element_ty)
-            high = numbers_of(packed >> 4, 8.0, scale, offset, hidden.dtype.element_ty)
-            product = low.to(tl.float32) * first + high.to(tl.float32) * second
+            low = (packed & 15).to(tl.float32) - 8.0
+            high = (packed >> 4).to(tl.float32) - 8.0
+            product = low * first + high * second
+            group_sum = tl.sum(first + second, 2)
         else:
             packed = load_codes(codes, row, group, inside, GROUPS, 32)
-            numbers = numbers_of(packed, 128.0, scale, offset, hidden.dtype.element_ty)
-            product = numbers.to(tl.float32) * load_hidden(hidden, group, COLUMNS, 0, 32)
-        total += tl.sum(tl.sum(product, 2), 1)
+            first = load_hidden(hidden, group, COLUMNS, 0, 32)
+            product = (packed.to(tl.float32) - 128.0) * first
+            group_sum = tl.sum(first, 2)
+        total += tl.sum(tl.sum(product, 2) * scale + offset * group_sum, 1)
     tl.store(output + row, total.to(output.dtype.element_ty), mask=row < num_rows)
 
 
