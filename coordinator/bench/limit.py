@@ -34,9 +34,11 @@ class DecodeLimit:
 
     def __init__(self, status: CoordinatorStatus) -> None:
         config = open_model(status.model_id).config
-        model = ModelShape.of(config, _precision(status.stages[0]))
-        stages = tuple(_stage_plan(model, stage) for stage in status.pipeline_stages)
-        self._plan = Plan(model=model, stages=stages)
+        stages = tuple(
+            _stage_plan(ModelShape.of(config, _precision(stage)), stage)
+            for stage in status.pipeline_stages
+        )
+        self._plan = Plan(model=stages[0].cost.model, stages=stages)
 
     def tokens_per_s(self, batch: int, *, prompt_tokens: int, output_tokens: int) -> float:
         """Returns the most tokens a second that the devices allow.

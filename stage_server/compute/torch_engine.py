@@ -25,6 +25,7 @@ from stagecoach.contract.errors import InsufficientMemoryError
 from stagecoach.contract.logits_request import LogitsRequest
 from stagecoach.contract.stage_info import StageInfo
 from stagecoach.model_files import ModelFiles
+from stagecoach.roofline.card_precision import AUTO
 
 _log = logging.getLogger(__name__)
 
@@ -164,19 +165,20 @@ def build_engine(config: StageConfig, files: ModelFiles, report: Report = no_rep
             damaged, the layers do not exist, or weights or KV memory do not fit the device.
     """
     chosen = take_device(config.device)
-    precision = precision_on(
-        chosen, config.dtype, files.config, weights=config.weights, own=files.encoding
-    )
     device = torch.device(chosen.name)
     if config.threads:
         torch.set_num_threads(config.threads)
     started = time.perf_counter()
     try:
+        precision = precision_on(
+            chosen, config.dtype, files.config, weights=config.weights, own=files.encoding
+        )
         stack = load_layer_stack(
             files,
             config.layers,
             precision=precision,
             device=device,
+            keeps_own=config.weights == AUTO,
             find_kernels=lambda blueprint: find_kernels(
                 blueprint, config.kv_block_size, precision, device
             ),

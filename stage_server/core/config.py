@@ -63,7 +63,7 @@ class StageConfig:
     """Form of the matrices, one of `WEIGHTS_NAMES`. int4 and int8: matrices whose codes in files
     have as few bits keep them, others are rounded while they are loaded. auto is what a dtype other
     than auto says; else the bits of the files, and where they have plain numbers float16 on a CPU
-    and the dtype on CUDA."""
+    and the dtype on CUDA. A dtype is also that of the arithmetic, where dtype is auto."""
     kv_memory_bytes: int | None = None
     """Size of the KV pool, which is allocated at start. None: what the largest micro-batch leaves
     of the stage's share of a CUDA device, less 256 MiB; 1 GiB on a CPU."""

@@ -60,6 +60,9 @@ class CpuRows:
         """Loads an embedding in float16."""
         return PlainEmbedding(source.load(weight, torch.float16, self.device))
 
+    def sharing(self, embedding: PlainEmbedding) -> None:
+        """Returns None: rows that FBGEMM packs cannot be looked up."""
+
 
 class PackedRows(nn.Module):
     """Rows of a matrix whose codes the operator packs.
@@ -101,7 +104,8 @@ class PackedRows(nn.Module):
 
     def by_operator(self, hidden: torch.Tensor) -> torch.Tensor:
         """As `forward`, with activations and products in bfloat16."""
-        return self._by_operator(self._padded(hidden).bfloat16())[:, : self._num_rows]
+        rows = self._padded(hidden).bfloat16().contiguous()
+        return self._by_operator(rows)[:, : self._num_rows]
 
     def by_unpacking(self, hidden: torch.Tensor) -> torch.Tensor:
         """As `forward`, in float32."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from functools import cached_property
+from itertools import product
 
 import torch
 from torch import nn
@@ -16,7 +17,11 @@ from stage_server.model.weights import WeightSource
 from stagecoach.contract.precision import DType
 from stagecoach.roofline.few_bits import MAX_FEW_TOKENS, UNPACKED_BYTES
 
-_CHECKED_TOKENS = (1, 5, 100)
+_WARM_UP_TOKENS = (1, 16, 32, MAX_FEW_TOKENS, MAX_FEW_TOKENS + 1)
+"""Numbers of tokens that take different kernels, or kernels compiled differently."""
+_CHECKED_SHAPE = 100, 300
+"""Rows and columns, neither whole blocks nor whole groups."""
+_CHECKED_TOKENS = (1, 5, MAX_FEW_TOKENS, 100)
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 4e-2}
 """Largest difference from the twin, as a share of the largest element."""
 
@@ -64,13 +69,17 @@ class CudaRows:
             What was multiplied, and the largest difference as a share of the largest element.
         """
         generator = torch.Generator().manual_seed(0)
-        weight = torch.randn(100, 96, generator=generator)
-        for num_bits in (4, 8):
+        num_rows, num_columns = _CHECKED_SHAPE
+        weight = torch.randn(_CHECKED_SHAPE, generator=generator)
+        for num_bits, has_offsets in product((4, 8), (False, True)):
             part = quantized(weight, num_bits)
-            rows = self.packed([part], len(weight), weight.shape[1], num_bits)
+            offsets = torch.randn(part.scales.shape, generator=generator).half().float()
+            part = part._replace(offsets=offsets if has_offsets else torch.zeros_like(offsets))
+            rows = self.packed([part], num_rows, num_columns, num_bits)
             numbers = part.values(1 << (num_bits - 1))
             for num_tokens in _CHECKED_TOKENS:
-                hidden = torch.randn(num_tokens, 96, generator=generator).to(self.compute_dtype)
+                hidden = torch.randn(num_tokens, num_columns, generator=generator)
+                hidden = hidden.to(self.compute_dtype)
                 expected = hidden.float() @ numbers.T
                 found = rows(hidden.to(self.device)).float().cpu()
                 difference = float((found - expected).abs().max() / expected.abs().max())
@@ -90,9 +99,13 @@ class CudaRows:
         self, parts: Iterable[CodedRows], num_rows: int, num_columns: int, num_bits: int
     ) -> nn.Module:
         """Packs codes for the kernels."""
-        return KernelRows(
+        rows = KernelRows(
             parts, num_rows, num_columns, num_bits, self.device, max_few_tokens=self._max_few_tokens
         )
+        # Each kernel is compiled for a shape when it is first launched, which must not be later.
+        for num_tokens in _WARM_UP_TOKENS:
+            rows(torch.zeros(num_tokens, num_columns, dtype=self.compute_dtype, device=self.device))
+        return rows
 
     @cached_property
     def _max_few_tokens(self) -> int:
@@ -106,6 +119,10 @@ class CudaRows:
     def embedding(self, source: WeightSource, weight: str) -> PlainEmbedding:
         """Loads an embedding in the compute dtype."""
         return PlainEmbedding(source.load(weight, self.compute_dtype, self.device))
+
+    def sharing(self, embedding: PlainEmbedding) -> DenseLinear:
+        """Uses the same tensor."""
+        return DenseLinear(embedding.weight, None)
 
 
 class KernelRows(nn.Module):

@@ -73,6 +73,10 @@ class RowForms(Protocol):
         """Loads an embedding of plain numbers."""
         ...
 
+    def sharing(self, embedding: PlainEmbedding) -> Linear | None:
+        """Makes a head of an embedding without more memory; None: heads have another form."""
+        ...
+
 
 class GroupedFormat:
     """Implements `LinearFormat` for weights in few bits.
@@ -141,8 +145,9 @@ class GroupedFormat:
         num_columns = source.shape(weight)[1]
         return self._forms.packed(parts, run.end - run.start, num_columns, num_bits)
 
-    def sharing(self, embedding: Embedding) -> None:
-        """Returns None: rows of a packed matrix cannot be looked up."""
+    def sharing(self, embedding: Embedding) -> Linear | None:
+        """Shares an embedding of plain numbers, where the device multiplies by such a tensor."""
+        return self._forms.sharing(embedding) if isinstance(embedding, PlainEmbedding) else None
 
 
 def _parts(

@@ -126,7 +126,7 @@ def operator_failure() -> str | None:
         block_rows = found_block_rows()
         found = multiplied(hidden, packed_codes(codes), packed_scales(scales, -scales)).float()
     except (AttributeError, RuntimeError) as error:
-        return f"is not there ({str(error).splitlines()[0]})"
+        return f"is not there ({' '.join(str(error).split()[:20])})"
     if block_rows is None:
         return "packs them for this CPU in a way that is not known"
     expected = hidden.float() @ CodedRows(codes, scales, -scales).values(_MIDDLE).T

@@ -204,6 +204,7 @@ def load_layer_stack(
     precision: Precision,
     device: torch.device,
     lean: bool = True,
+    keeps_own: bool = True,
     find_kernels: Callable[[Blueprint], Kernels | None] = no_kernels,
     report: Report = no_report,
 ) -> LayerStack:
@@ -215,6 +216,8 @@ def load_layer_stack(
         precision: The formats of its numbers.
         device: Where the weights are to live.
         lean: False: compute with transformers' modules even where there is a faster way.
+        keeps_own: True: where most matrices of the files have the few bits of `precision`, keep
+            the others as they are; False: round what has more bits.
         find_kernels: Says, before anything is loaded, which kernels compute such layers on the
             device; None: none do.
         report: Told how far downloading and loading are.
@@ -224,7 +227,9 @@ def load_layer_stack(
         ModelFilesError: Layers, tensors or files are missing or damaged.
         InvalidArgumentError: Nothing computes in such a precision on this device.
     """
-    format_ = linear_format(precision, device, own=files.encoding)
+    format_ = linear_format(
+        precision, device, keeps_own=keeps_own and files.encoding == precision.weights
+    )
     blueprint, runs_lean = _blueprint(files, layers, lean=lean)
     kernels = find_kernels(blueprint)
     layers_type = _layers_type(runs_lean=runs_lean, kernels=kernels)

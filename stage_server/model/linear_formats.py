@@ -9,7 +9,7 @@ from stage_server.model.fbgemm_linear import FbgemmFormat
 from stage_server.model.grouped_linear import GroupedFormat, RowForms
 from stage_server.model.linear_format import LinearFormat
 from stagecoach.contract.errors import InvalidArgumentError
-from stagecoach.contract.precision import DType, Encoding, Precision
+from stagecoach.contract.precision import DType, Precision
 
 
 def row_forms(compute: DType, device: torch.device) -> RowForms | None:
@@ -20,14 +20,14 @@ def row_forms(compute: DType, device: torch.device) -> RowForms | None:
 
 
 def linear_format(
-    precision: Precision, device: torch.device, *, own: Encoding | None = None
+    precision: Precision, device: torch.device, *, keeps_own: bool = False
 ) -> LinearFormat:
     """Returns the form that matrices have in a precision on a device.
 
     Args:
         precision: The formats of the stage's numbers.
         device: Where it computes.
-        own: In which few bits the files keep most matrices; None: in none.
+        keeps_own: The files have weights in these few bits: keep also what they have in others.
 
     Raises:
         InvalidArgumentError: There is none, or it needs what this build of torch lacks.
@@ -36,7 +36,7 @@ def linear_format(
     found = (
         DenseFormat.of(precision, device)
         or FbgemmFormat.of(precision, device)
-        or GroupedFormat.of(precision.weights, forms, keeps_own=own == precision.weights)
+        or GroupedFormat.of(precision.weights, forms, keeps_own=keeps_own)
     )
     if found is not None:
         return found

@@ -100,8 +100,7 @@ def stage_server(
         str,
         typer.Option(
             autocompletion=value_completion.weights,
-            help=f"Form of the matrices: {', '.join(WEIGHTS_NAMES)}. auto: as dtype; int4 and "
-            "int8 are of a CPU.",
+            help=f"Form of the matrices: {', '.join(WEIGHTS_NAMES)}.",
         ),
     ] = _DEFAULT.weights,
     kv_memory: Annotated[

@@ -77,7 +77,8 @@ class Precision(NamedTuple):
     """The formats of a stage's numbers, one for each use."""
 
     weights: Encoding
-    """Encoding of matrices: those of the layers, the embedding and the head."""
+    """Encoding of matrices: those of the layers, the embedding and the head. With few bits it is
+    that of most matrices of the layers; an embedding has 8 bits then, a head plain numbers."""
     compute: DType
     """Dtype of activations, and of weights that are no matrices, such as those of norms."""
     kv: DType

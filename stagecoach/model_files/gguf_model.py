@@ -46,6 +46,9 @@ _FAMILIES = {
 }
 """Type in transformers and names of the served families, by `general.architecture`."""
 
+_MAX_SCALE = float(np.finfo(np.float16).max)
+"""Of a group, as devices keep it; that of weights is a millionth of it."""
+
 _ROPE_FACTORS = "rope_freqs.weight"
 """Divisors of the rotary frequencies, how llama.cpp stores the scaling of Llama 3."""
 
@@ -204,13 +207,15 @@ class _GgufReader:
         file = self._files.file_of(gguf_name)
         kind = BLOCK_TYPES.get(file.tensors[gguf_name].type)
         if kind is None:
-            groups = rounded_rows(_dequantize_rows(self._files, gguf_name, first, last))
+            with np.errstate(invalid="ignore"):  # of damaged scales, which are refused below
+                groups = rounded_rows(_dequantize_rows(self._files, gguf_name, first, last))
         else:
             groups = grouped_rows(kind, file.read_rows(gguf_name, first, last))
         for numbers in (groups.scales, groups.offsets):
-            if numbers is not None and not np.isfinite(numbers).all():
+            if numbers is not None and not (np.abs(numbers) <= _MAX_SCALE).all():
                 raise ModelFilesError(
-                    f"{file.name}: {gguf_name!r} is damaged: a scale is no finite number"
+                    f"{file.name}: {gguf_name!r} is damaged: a scale is no number up to "
+                    f"{_MAX_SCALE:.0f}"
                 )
         return groups if order is None else groups.rows(order)
 

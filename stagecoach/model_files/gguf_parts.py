@@ -13,7 +13,7 @@ from typing import Self
 from stagecoach.contract.errors import ModelFilesError, UnsupportedModelError
 from stagecoach.model_files.gguf_file import GgufFile, GgufTensor
 
-_PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
+_PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<ending>(?i:\.gguf))")
 _COUNT, _NUMBER, _TENSORS = "split.count", "split.no", "split.tensors.count"
 
 
@@ -92,10 +92,12 @@ def _further_parts(path: Path, metadata: Mapping[str, object]) -> list[Path]:
         return []
     count, number = metadata[_COUNT], metadata.get(_NUMBER)
     name = _PART.fullmatch(path.name)
+    if not isinstance(number, int):
+        raise ModelFilesError(f"{path.name} is one of {count} parts and has no {_NUMBER}")
     if number != 0:
         first = "the first"
         if name is not None:
-            first = f"the first, {name['stem']}-00001-of-{name['count']}.gguf"
+            first = f"the first, {name['stem']}-00001-of-{name['count']}{name['ending']}"
         raise UnsupportedModelError(
             f"{path.name} is not the first of {count} parts of a model: open {first}"
         )
@@ -105,9 +107,8 @@ def _further_parts(path: Path, metadata: Mapping[str, object]) -> list[Path]:
             f"in -00001-of-{count:05}.gguf"
         )
     assert isinstance(count, int), "it is split"
-    suffix = path.suffix
     return [
-        path.with_name(f"{name['stem']}-{part:05}-of-{name['count']}{suffix}")
+        path.with_name(f"{name['stem']}-{part:05}-of-{name['count']}{name['ending']}")
         for part in range(2, count + 1)
     ]
 

@@ -5,7 +5,7 @@ tensors that live at once where most do, on a card with kernels of ours. `tests/
 holds it against the engine.
 """
 
-from stagecoach.roofline.few_bits import MAX_FEW_TOKENS, UNPACKED_BYTES
+from stagecoach.roofline.few_bits import UNPACKED_BYTES
 from stagecoach.roofline.stage_cost import StageCost
 
 _LIVE_LOGIT_BYTES = 24
@@ -57,7 +57,7 @@ def _chunk_bytes(stage: StageCost, num_tokens: int, context_tokens: int) -> int:
     # Cosines and sines: the table of all positions, and the rows of this step.
     rotary = 3 * (context_tokens + 2 * num_tokens) * model.head_dim
     size = model.precision.compute.itemsize
-    unpacked = UNPACKED_BYTES if model.is_in_few_bits and num_tokens > MAX_FEW_TOKENS else 0
+    unpacked = UNPACKED_BYTES if model.is_in_few_bits else 0
     in_layer = max(
         num_tokens * max(rotating, in_mlp) * size, num_tokens * attending * size + gathered
     )

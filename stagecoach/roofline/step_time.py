@@ -10,7 +10,7 @@ long sequences.
 from typing import NamedTuple
 
 from stagecoach.roofline.devices import Gpu
-from stagecoach.roofline.few_bits import MAX_FEW_TOKENS
+from stagecoach.roofline.few_bits import MAX_FEW_TOKENS, max_few_tokens
 from stagecoach.roofline.model_shape import LEAN_LAUNCHES, ModelShape
 from stagecoach.roofline.stage_cost import StageCost
 from stagecoach.roofline.work import Work
@@ -84,10 +84,11 @@ def step_time(stage: StageCost, work: Work, gpu: Gpu, *, efficiency: float = 1.0
         gpu: What computes it.
         efficiency: Share (0, 1] of its published figures that the GPU reaches.
     """
+    num_few = max_few_tokens(gpu.capability)
     bandwidth_s = compute_s = 0.0
     for kernels in (
-        unpacking_work(stage, work),
-        matrices_work(stage, work),
+        unpacking_work(stage, work, num_few),
+        matrices_work(stage, work, num_few),
         attention_work(stage, work),
         elementwise_work(stage, work),
         head_work(stage, work),
@@ -109,24 +110,24 @@ def step_time(stage: StageCost, work: Work, gpu: Gpu, *, efficiency: float = 1.0
     return StageTime(bandwidth_s, compute_s, launching_s + copying_s)
 
 
-def unpacking_work(stage: StageCost, work: Work) -> KernelWork:
+def unpacking_work(stage: StageCost, work: Work, num_few: int = MAX_FEW_TOKENS) -> KernelWork:
     """Matrices in few bits are unpacked where many tokens are multiplied by them."""
-    if not _unpacks(stage, work):
+    if not _unpacks(stage, work, num_few):
         return KernelWork(0, 0)
     model = stage.model
     a_layer = model.layer_matrix_bytes + model.layer_matrix_parameters * _size(model)
     return KernelWork(len(stage.layers) * a_layer, 0)
 
 
-def _unpacks(stage: StageCost, work: Work) -> bool:
-    return stage.model.is_in_few_bits and work.num_tokens > MAX_FEW_TOKENS
+def _unpacks(stage: StageCost, work: Work, num_few: int) -> bool:
+    return stage.model.is_in_few_bits and work.num_tokens > num_few
 
 
-def matrices_work(stage: StageCost, work: Work) -> KernelWork:
+def matrices_work(stage: StageCost, work: Work, num_few: int = MAX_FEW_TOKENS) -> KernelWork:
     """Matrices of the layers: each is read once, whatever the number of rows."""
     model, num_layers = stage.model, len(stage.layers)
     layer_bytes = model.layer_bytes
-    if _unpacks(stage, work):
+    if _unpacks(stage, work, num_few):
         layer_bytes += model.layer_matrix_parameters * _size(model) - model.layer_matrix_bytes
     a_token = (
         4 * model.hidden_size + 2 * model.attention_width + model.kv_width + 3 * model.mlp_width

@@ -208,9 +208,7 @@ def test_an_engine_that_computes_refuses_a_shape_by_name() -> None:
 
 
 @pytest.mark.parametrize(("weights", "bytes_of_32"), [("int4", 20), ("int8", 36)])
-async def test_weights_in_few_bits_take_less_memory_and_less_time(
-    weights: str, bytes_of_32: int
-) -> None:
+async def test_weights_in_few_bits_take_less_memory(weights: str, bytes_of_32: int) -> None:
     async with emulated_stage(weights=weights) as (few, _), emulated_stage() as (plain, _):
         about_few, about_plain = await few.info(), await plain.info()
     matrices = about_plain.weight_bytes - about_few.weight_bytes

@@ -124,8 +124,8 @@ def test_logits_are_those_of_the_matrices_in_float32(
     twin = Twin(files, files.encoding, monkeypatch)
     # Scales are rounded to bfloat16; groups of 16, of Q6_K, are rounded to 8 bits too.
     assert max(twin.errors.values()) < (0.012 if "_M" in name or "6_K" in name else 0.004)
-    expected = twin.model.logits(PROMPT * 2)
-    many = SplitModel(load(files, 2, files.encoding, lean=lean)).logits(PROMPT * 2)
+    expected = twin.model.logits(PROMPT * 3)
+    many = SplitModel(load(files, 2, files.encoding, lean=lean)).logits(PROMPT * 3)
     assert difference(many, expected) < 3e-4
     one_by_one = SplitModel(load(files, 2, files.encoding, lean=lean))
     decoded = torch.cat([one_by_one.logits([token]) for token in PROMPT])
@@ -174,9 +174,9 @@ def test_any_family_is_rounded_while_it_is_loaded(
     assert files.encoding is None
     twin = Twin(files, FEW_BITS[weights], monkeypatch)
     assert max(twin.errors.values()) < {"int4": 0.12, "int8": 0.008}[weights]
-    logits = SplitModel(load(files, 1, FEW_BITS[weights])).logits(PROMPT * 2)
-    assert difference(logits, twin.model.logits(PROMPT * 2)) < 3e-4
-    split = SplitModel(load(files, 3, FEW_BITS[weights])).logits(PROMPT * 2)
+    logits = SplitModel(load(files, 1, FEW_BITS[weights])).logits(PROMPT * 3)
+    assert difference(logits, twin.model.logits(PROMPT * 3)) < 3e-4
+    split = SplitModel(load(files, 3, FEW_BITS[weights])).logits(PROMPT * 3)
     assert torch.equal(logits, split)
 
 
@@ -259,3 +259,20 @@ def test_the_demo_model_loses_little_in_the_bits_of_its_file() -> None:
         targets = token_ids[1:, None]
         loss = (expected - found)[:-1].gather(1, targets).mean().exp()
         assert abs(loss - 1) < 0.01, "perplexity changed by more than 1 %"
+
+
+def test_what_is_rounded_by_request_keeps_no_more_bits(tmp_path: Path) -> None:
+    """Files of 4 bits have matrices in more; `auto` keeps them."""
+    quantization = mix(QType.Q4_K, QType.Q6_K)
+    files = open_model(str(tiny_gguf("llama", tmp_path, quantization=quantization, **SHAPE)))
+    kept, rounded = (
+        load_layer_stack(
+            files,
+            LayerRange(1, 3),
+            precision=FLOAT32._replace(weights=INT4),
+            device=CPU,
+            keeps_own=keeps_own,
+        ).weight_bytes
+        for keeps_own in (True, False)
+    )
+    assert rounded < 0.95 * kept

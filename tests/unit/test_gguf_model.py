@@ -2,6 +2,7 @@
 
 import struct
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -10,6 +11,9 @@ import pytest
 from stagecoach.contract.errors import ModelFilesError, UnsupportedModelError
 from stagecoach.model_files import GgufTokenizer, open_model
 from tests.tiny_models import NUM_LAYERS, VOCAB_SIZE, read_all, tiny_gguf
+
+WIDE: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 256}
+"""Columns for whole blocks of 256."""
 
 
 @pytest.mark.parametrize("case", ["llama", "llama-gqa-tied", "qwen2", "qwen3"])
@@ -126,6 +130,27 @@ def test_reads_a_range_of_rows_of_a_quantized_matrix(tmp_path: Path) -> None:
             whole = reader.read(f"model.layers.3.{name}.weight")
             rows = reader.read(f"model.layers.3.{name}.weight", 5, 29)
             np.testing.assert_array_equal(rows, whole[5:29])
+
+
+@pytest.mark.parametrize("scale", [np.nan, np.inf])
+@pytest.mark.parametrize(("kind", "place"), [("Q8_0", 0), ("TQ2_0", 64)])
+def test_a_scale_that_is_no_number_is_refused_with_the_tensors_name(
+    tmp_path: Path, kind: str, place: int, scale: float
+) -> None:
+    """The second type is one whose numbers are rounded."""
+    quantization = gguf.GGMLQuantizationType[kind]
+    path = tiny_gguf("llama", tmp_path, quantization=quantization, **WIDE)
+    tensor = next(t for t in gguf.GGUFReader(path).tensors if t.name == "blk.2.ffn_up.weight")
+    content = bytearray(path.read_bytes())
+    start = tensor.data_offset + place
+    content[start : start + 2] = np.array([scale], np.float16).tobytes()
+    path.write_bytes(content)
+    files = open_model(str(path))
+    name = "model.layers.2.mlp.up_proj.weight"
+    with files.open_tensors([name]) as reader:
+        with pytest.raises(ModelFilesError, match=r"'blk\.2\.ffn_up\.weight' is damaged: a scale"):
+            reader.read_groups(name, 0, 8)
+        assert np.isfinite(reader.read_groups(name, 8, 16).values()).all()
 
 
 def test_tokenizer_metadata_is_plain_python(tmp_path: Path) -> None:

@@ -112,6 +112,19 @@ def write_part(path: Path, number: int, tensors: dict[str, np.ndarray]) -> None:
     writer.close()
 
 
+def test_a_part_without_its_number_is_refused(tmp_path: Path) -> None:
+    whole = tiny_gguf("llama", tmp_path, metadata={"split.count": 3})
+    with pytest.raises(ModelFilesError, match=r"is one of 3 parts and has no split\.no$"):
+        open_model(str(whole))
+
+
+def test_the_ending_may_be_in_capitals(first: Path) -> None:
+    for number in (3, 2, 1):
+        old = part(first, number)
+        old.rename(old.with_suffix(".GGUF"))
+    assert open_model(str(first.with_suffix(".GGUF"))).model_id == "llama"
+
+
 def test_a_tensor_in_two_parts_is_refused(first: Path) -> None:
     write_part(part(first, 3), 2, {"token_embd.weight": np.ones((4, 4), np.float32)})
     with pytest.raises(ModelFilesError, match=r"'token_embd\.weight' is in llama-00001-of-00003\."):

@@ -181,6 +181,15 @@ class TestTime:
         assert unpacking_work(stage, work).moved_bytes == 14 * shape.layer_matrix_bytes + written
         assert at_65 - at_64 > written / RTX_3060.bandwidth_bytes_per_s
 
+    def test_before_ampere_4_bits_are_unpacked_from_two_tokens_on(self) -> None:
+        few = Precision.uniform(DType.FLOAT16)._replace(weights=INT4)
+        shape = ModelShape.of(config_of("llama-2-7b"), few)
+        stage = StageCost(model=shape, layers=LayerRange(0, 32))
+        t4 = gpu_named("t4-16gb")
+        one, two = (step_time(stage, Work.decode(count, count), t4).total_s for count in (1, 2))
+        unpacked = 32 * shape.layer_matrix_parameters * 2
+        assert two - one > 2 * unpacked / t4.bandwidth_bytes_per_s * 0.9
+
     def test_one_pass_over_all_weights_takes_72_ms_on_rtx_3060s(self) -> None:
         assert LLAMA_13B.weight_bytes / RTX_3060.bandwidth_bytes_per_s == pytest.approx(
             0.0723, abs=5e-5

@@ -106,7 +106,7 @@ def load_columns(
     return tl.load(hidden + token[None, :] * COLUMNS + column[:, None], mask=inside, other=0.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tokens"])
 def few_tokens_kernel(
     hidden,
     codes,
