@@ -135,7 +135,7 @@ class KernelRows(nn.Module):
         parts: The rows, one part after another.
         num_rows: How many rows there are.
         num_columns: How many columns.
-        num_bits: Of a code, 4 or 8.
+        num_bits: Bits of a code, 4 or 8.
         device: Where they are to live.
         max_few_tokens: Most tokens that are few.
     """

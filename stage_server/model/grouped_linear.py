@@ -65,7 +65,7 @@ class RowForms(Protocol):
             parts: The rows; all but the last a multiple of 64 of them.
             num_rows: How many rows there are.
             num_columns: How many columns.
-            num_bits: Of a code, 4 or 8.
+            num_bits: Bits of a code, 4 or 8.
         """
         ...
 

@@ -33,7 +33,7 @@ class BlockType(NamedTuple):
     """A type of block whose codes can be kept."""
 
     num_bits: int
-    """Of a code."""
+    """Bits of a code."""
     block: np.dtype[np.void]
     """Fields of one block, in the order of the file."""
     unpack: Callable[[npt.NDArray[np.void]], _Groups]
@@ -113,7 +113,10 @@ def _q8_0(blocks: npt.NDArray[np.void]) -> _Groups:
 def _scales_and_offsets(
     blocks: npt.NDArray[np.void],
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Of eight groups, whose numbers of 6 bits share 12 bytes with those of what is subtracted."""
+    """Returns what eight groups multiply by and add.
+
+    Both have 6 bits, in 12 bytes.
+    """
     first, second, rest = np.moveaxis(blocks["scales"].reshape(-1, 3, 4), 1, 0)
     scales = np.concatenate((first & 63, rest & 15 | first >> 6 << 4), axis=-1)
     minima = np.concatenate((second & 63, rest >> 4 | second >> 6 << 4), axis=-1)

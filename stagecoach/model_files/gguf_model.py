@@ -47,7 +47,7 @@ _FAMILIES = {
 """Type in transformers and names of the served families, by `general.architecture`."""
 
 _MAX_SCALE = float(np.finfo(np.float16).max)
-"""Of a group, as devices keep it; that of weights is a millionth of it."""
+"""Largest scale of a group that devices keep; scales of weights are a millionth of it."""
 
 _ROPE_FACTORS = "rope_freqs.weight"
 """Divisors of the rotary frequencies, how llama.cpp stores the scaling of Llama 3."""
