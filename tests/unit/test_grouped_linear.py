@@ -177,6 +177,20 @@ def unknown_operator() -> Iterator[None]:
         found.cache_clear()
 
 
+@pytest.mark.parametrize("block_rows", [32, 64])
+def test_codes_are_unpacked_from_the_blocks_of_any_cpu(
+    block_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of AVX2 have 32 rows, of AVX-512 64; packed by hand, as torch's source says."""
+    monkeypatch.setattr(int4_operator, "found_block_rows", lambda: block_rows)
+    codes = random_matrix(128, 96, 4).codes
+    first, second = codes.view(-1, 2, block_rows // 2, 96).unbind(1)
+    halves = (first | second << 4).transpose(1, 2)  # blocks, columns, bytes
+    columns = int4_operator.column_halves(halves.reshape(128, 48))
+    found = int4_operator.joined_halves(columns & 15, columns >> 4)
+    assert torch.equal(found, codes.T)
+
+
 PRECISION = Precision.uniform(DType.FLOAT32)._replace(weights=INT4)
 
 
