@@ -40,7 +40,7 @@ def quantized_as(values: np.ndarray, kind: QType) -> np.ndarray:
     """
     try:
         data: np.ndarray = gguf.quants.quantize(values, kind)
-    except NotImplementedError:
+    except NotImplementedError:  # how the library says that it only reads such a kind
         return _random_blocks(values, kind)
     return data
 

@@ -10,6 +10,10 @@ from stagecoach.model_files.grouped_rows import GroupedRows
 GROUP_SIZE = 32
 """Columns that share a scale and an offset; the last group of a row may have fewer."""
 
+ROW_MULTIPLE = 64
+"""Rows that are packed at once are a multiple of so many, but for the last: on any CPU those are
+whole blocks of what multiplies by them."""
+
 
 class CodedRows(NamedTuple):
     """Rows whose numbers are `scale * (code - middle) + offset`.

@@ -1,15 +1,15 @@
 """Rows of matrices in 4 or 8 bits on the CPU."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 
 import torch
 from torch import nn
 
-from stage_server.model.coded_rows import GROUP_SIZE, CodedRows
+from stage_server.model.coded_rows import GROUP_SIZE, ROW_MULTIPLE, CodedRows
 from stage_server.model.embeddings import PlainEmbedding
 from stage_server.model.fbgemm_linear import FbgemmLinear, has_fbgemm
 from stage_server.model.int4_operator import (
-    ROW_MULTIPLE,
     column_halves,
     joined_halves,
     multiplied,
@@ -64,7 +64,7 @@ class CpuRows:
         """Returns None: rows that FBGEMM packs cannot be looked up."""
 
 
-class PackedRows(nn.Module):
+class PackedRows(nn.Module, ABC):
     """Rows of a matrix whose codes the operator packs.
 
     Few tokens are multiplied by the operator, in bfloat16. For many its work grows faster than that
@@ -127,17 +127,17 @@ class PackedRows(nn.Module):
     def _padded(self, hidden: torch.Tensor) -> torch.Tensor:
         return nn.functional.pad(hidden, (0, self._num_added)) if self._num_added else hidden
 
+    @abstractmethod
     def _by_operator(self, hidden: torch.Tensor) -> torch.Tensor:
         """Multiplies bfloat16; returns float32."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _codes(self, rows: slice) -> torch.Tensor:
         """Unpacks rows, whole blocks: uint8 `[num_columns, num_rows]`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _scales(self, rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
         """Scales, and offsets of code 0: float32 `[num_groups, num_rows]`."""
-        raise NotImplementedError
 
 
 class Packed4(PackedRows):

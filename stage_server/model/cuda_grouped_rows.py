@@ -1,7 +1,7 @@
 """Rows of matrices in 4 or 8 bits on CUDA, multiplied by kernels of ours."""
 
 from collections.abc import Iterable, Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
 
 import torch
@@ -10,9 +10,10 @@ from torch import nn
 from stage_server.core.torch_dtypes import torch_dtype
 from stage_server.kernels import grouped
 from stage_server.kernels.kernels import Kernels
-from stage_server.model.coded_rows import GROUP_SIZE, CodedRows, quantized
+from stage_server.model.coded_rows import CodedRows, quantized
 from stage_server.model.dense_linear import DenseLinear
 from stage_server.model.embeddings import PlainEmbedding
+from stage_server.model.stored_groups import StoredGroups
 from stage_server.model.weights import WeightSource
 from stagecoach.contract.precision import DType
 from stagecoach.roofline.few_bits import MAX_FEW_TOKENS, UNPACKED_BYTES
@@ -75,7 +76,7 @@ class CudaRows:
             part = quantized(weight, num_bits)
             offsets = torch.randn(part.scales.shape, generator=generator).half().float()
             part = part._replace(offsets=offsets if has_offsets else torch.zeros_like(offsets))
-            rows = self.packed([part], num_rows, num_columns, num_bits)
+            rows = self._kernel_rows([part], num_rows, num_columns, num_bits)
             numbers = part.values(1 << (num_bits - 1))
             for num_tokens in _CHECKED_TOKENS:
                 hidden = torch.randn(num_tokens, num_columns, generator=generator)
@@ -99,13 +100,18 @@ class CudaRows:
         self, parts: Iterable[CodedRows], num_rows: int, num_columns: int, num_bits: int
     ) -> nn.Module:
         """Packs codes for the kernels."""
-        rows = KernelRows(
-            parts, num_rows, num_columns, num_bits, self.device, max_few_tokens=self._max_few_tokens
-        )
+        rows = self._kernel_rows(parts, num_rows, num_columns, num_bits)
         # Each kernel is compiled for a shape when it is first launched, which must not be later.
         for num_tokens in _WARM_UP_TOKENS:
             rows(torch.zeros(num_tokens, num_columns, dtype=self.compute_dtype, device=self.device))
         return rows
+
+    def _kernel_rows(
+        self, parts: Iterable[CodedRows], num_rows: int, num_columns: int, num_bits: int
+    ) -> "KernelRows":
+        return KernelRows(
+            parts, num_rows, num_columns, num_bits, self.device, max_few_tokens=self._max_few_tokens
+        )
 
     @cached_property
     def _max_few_tokens(self) -> int:
@@ -154,27 +160,9 @@ class KernelRows(nn.Module):
         self._num_columns = num_columns
         self._num_bits = num_bits
         self._max_few_tokens = max_few_tokens
-        num_groups = -(-num_columns // GROUP_SIZE)
-        row_bytes = num_groups * GROUP_SIZE * num_bits // 8
-
-        def empty(width: int, dtype: torch.dtype) -> torch.Tensor:
-            return torch.empty(num_rows, width, dtype=dtype, device=device)
-
-        self.codes = nn.Buffer(empty(row_bytes, torch.uint8))
-        self.scales = nn.Buffer(empty(num_groups, torch.float16))
-        self.register_buffer("offsets", None)
-        end = 0
-        for part in parts:
-            start, end = end, end + len(part.codes)
-            self.codes[start:end] = grouped.packed_groups(part.codes, num_bits=num_bits)
-            self.scales[start:end] = part.scales
-            if self.offsets is None and part.offsets.any():
-                self.offsets = torch.zeros_like(self.scales)
-            if self.offsets is not None:
-                self.offsets[start:end] = part.offsets
-        assert end == num_rows, "the parts are all rows"
-
-    offsets: torch.Tensor | None
+        self._rows = StoredGroups(
+            parts, num_rows, device, partial(grouped.packed_groups, num_bits=num_bits)
+        )
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Multiplies `[num_tokens, in_features]`; returns `[num_tokens, out_features]`."""
@@ -184,21 +172,26 @@ class KernelRows(nn.Module):
 
     def by_codes(self, hidden: torch.Tensor) -> torch.Tensor:
         """As `forward`, for one token, or up to 64 in 16 bits."""
+        stored = self._rows
         return grouped.product(
-            hidden.contiguous(), self.codes, self.scales, self.offsets, num_bits=self._num_bits
+            hidden.contiguous(),
+            stored.codes,
+            stored.scales,
+            stored.offsets,
+            num_bits=self._num_bits,
         )
 
     def by_unpacking(self, hidden: torch.Tensor) -> torch.Tensor:
         """As `forward`, for any number of tokens."""
-        num_rows = len(self.codes)
-        output = hidden.new_empty(len(hidden), num_rows)
+        stored = self._rows
+        output = hidden.new_empty(len(hidden), len(stored))
         step = max(UNPACKED_BYTES // (self._num_columns * hidden.itemsize), 1)
-        for start in range(0, num_rows, step):
-            rows = slice(start, min(start + step, num_rows))
+        for start in range(0, len(stored), step):
+            rows = slice(start, min(start + step, len(stored)))
             matrix = grouped.unpacked(
-                self.codes[rows],
-                self.scales[rows],
-                None if self.offsets is None else self.offsets[rows],
+                stored.codes[rows],
+                stored.scales[rows],
+                None if stored.offsets is None else stored.offsets[rows],
                 num_columns=self._num_columns,
                 num_bits=self._num_bits,
                 dtype=hidden.dtype,

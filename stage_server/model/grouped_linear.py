@@ -6,7 +6,7 @@ from typing import Protocol, Self
 import torch
 from torch import nn
 
-from stage_server.model.coded_rows import CodedRows, kept, quantized
+from stage_server.model.coded_rows import ROW_MULTIPLE, CodedRows, kept, quantized
 from stage_server.model.embeddings import CodedEmbedding, Embedding, PlainEmbedding
 from stage_server.model.linear_format import Linear
 from stage_server.model.weights import Run, WeightSource
@@ -14,8 +14,6 @@ from stagecoach.contract.errors import InvalidArgumentError
 from stagecoach.contract.precision import FEW_BITS, INT4, DType, Encoding
 from stagecoach.model_files.weight_digest import HEAD
 
-_ROW_MULTIPLE = 64
-"""Rows that are read at once are a multiple of so many, which any device packs alone."""
 _READ_ELEMENTS = 1 << 19
 """Numbers that are read and packed at once; at least 64 rows."""
 
@@ -129,8 +127,7 @@ class GroupedFormat:
         if self._keeps_own and any(run.code_bits is None for run in runs):
             return self._forms.embedding(source, weight)
         parts = (part for run in runs for part in _parts(source, weight, run, run.code_bits, 8))
-        vocab_size, hidden_size = source.shape(weight)
-        return CodedEmbedding(parts, vocab_size, hidden_size, self._forms.device)
+        return CodedEmbedding(parts, source.shape(weight)[0], self._forms.device)
 
     def _piece(self, source: WeightSource, weight: str, run: Run) -> nn.Module:
         bits = run.code_bits
@@ -164,8 +161,8 @@ def _parts(
         kept_bits: Bits of the codes of the files, which are kept; None: round numbers.
         num_bits: Bits of the codes to return.
     """
-    rows = max(_READ_ELEMENTS // source.shape(weight)[1] // _ROW_MULTIPLE, 1)
-    step = rows * _ROW_MULTIPLE
+    rows = max(_READ_ELEMENTS // source.shape(weight)[1] // ROW_MULTIPLE, 1)
+    step = rows * ROW_MULTIPLE
     for start in range(run.start, run.end, step):
         end = min(start + step, run.end)
         if kept_bits is None:

@@ -12,10 +12,7 @@ from functools import cache
 import torch
 from torch.nn.functional import pad
 
-from stage_server.model.coded_rows import GROUP_SIZE, CodedRows
-
-ROW_MULTIPLE = 64
-"""Packed matrices have a multiple of so many rows; on any CPU those are whole blocks."""
+from stage_server.model.coded_rows import GROUP_SIZE, ROW_MULTIPLE, CodedRows
 
 _BLOCK_ROWS = (64, 32)
 """Sizes of blocks, of CPUs with AVX-512 and with AVX2."""

@@ -1,5 +1,7 @@
 """Which form the matrices of a stage have."""
 
+from functools import cache
+
 import torch
 
 from stage_server.model.cpu_grouped_rows import CpuRows
@@ -12,8 +14,12 @@ from stagecoach.contract.errors import InvalidArgumentError
 from stagecoach.contract.precision import DType, Precision
 
 
+@cache
 def row_forms(compute: DType, device: torch.device) -> RowForms | None:
-    """Returns the forms that a device has for rows in few bits; None: it has none in that dtype."""
+    """Returns the forms that a device has for rows in few bits; None: it has none in that dtype.
+
+    The same ones each time: they remember whether the device multiplies such rows.
+    """
     if device.type == "cuda":
         return CudaRows(compute, device)
     return CpuRows() if compute is DType.FLOAT32 else None
