@@ -98,6 +98,7 @@ lock: $(INSTALLED)  ## write the hashes of what constraints.txt pins into requir
 bench: $(INSTALLED)  ## print the benchmark tables; takes forty minutes, wants a quiet machine
 	@$(BIN)/python -m benchmarks.overhead
 	@$(BIN)/python -m benchmarks.matrix_formats
+	@$(BIN)/python -m benchmarks.kv_formats
 	@$(BIN)/python -m benchmarks.kv_capacity
 	@$(BIN)/python -m benchmarks.prefix_cache
 	@$(BIN)/python -m benchmarks.prefill_stall

@@ -26,7 +26,11 @@ class ObviousKernels(Kernels):
         sliding_window: int | None,
         softcap: float | None,
         output: torch.Tensor,
+        key_scales: torch.Tensor | None,
+        value_scales: torch.Tensor | None,
     ) -> None:
+        if key_scales is not None and value_scales is not None:
+            keys, values = keys * key_scales[..., None], values * value_scales[..., None]
         group = query.shape[1] // keys.shape[1]
         numbers = (part.tolist() for part in (rows, starts, lengths))
         for row, start, length in zip(*numbers, strict=True):

@@ -16,9 +16,12 @@ from stage_server.compute.nvidia_machine import NvidiaMachine
 from stage_server.kernels.kernels import Kernels
 from stage_server.model.lean_blueprint import LeanBlueprint
 from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.precision import DType, Precision
 from stagecoach.model_files import open_model
 from stagecoach.roofline.kv_memory import KV_BLOCK_SIZE
 from tests.shapes_only import ShapesOnly
+
+_FLOAT16 = Precision.uniform(DType.FLOAT16)
 
 _BANDWIDTH = "read bandwidth"
 _ATTENTION = "a Llama of 1.1 B runs by kernels"
@@ -93,7 +96,7 @@ def _why_no_kernels(device: torch.device) -> str | None:
     """What is wrong with the kernels of a Llama of 1.1 B in float16; None: nothing."""
     files = ShapesOnly("llama-1b", open_model("shape:llama-1b").config)
     blueprint = LeanBlueprint(files, LayerRange(0, 1))
-    return failure_of(Kernels.of(device), blueprint, KV_BLOCK_SIZE, torch.float16, device)
+    return failure_of(Kernels.of(device), blueprint, KV_BLOCK_SIZE, _FLOAT16, device)
 
 
 def _version_of(package: str) -> str:

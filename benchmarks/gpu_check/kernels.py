@@ -10,14 +10,13 @@ from typing import NamedTuple
 from benchmarks.gpu_check.kernel_shapes import QUICK_SHAPES, SHAPES, KernelShape, dtypes_of
 from benchmarks.gpu_check.report import Figure, Limit
 from benchmarks.gpu_check.subject import Subject
-from stage_server.compute.kernel_check import TOLERANCES, Comparison, comparisons
-from stage_server.core.torch_dtypes import torch_dtype
+from stage_server.compute.kernel_check import Comparison, comparisons, tolerance
 from stage_server.kernels.kernels import Kernels
 from stage_server.model.cuda_grouped_rows import TOLERANCES as PRODUCT_TOLERANCES
 from stage_server.model.cuda_grouped_rows import CudaRows
 from stage_server.model.module_blueprint import ModuleBlueprint
 from stagecoach.contract.layer_range import LayerRange
-from stagecoach.contract.precision import DType
+from stagecoach.contract.precision import DType, KvFormat, Precision
 from stagecoach.roofline.kv_memory import KV_BLOCK_SIZE
 
 _LAYERS = LayerRange(2, 4)
@@ -29,10 +28,16 @@ _NUM_CPU_PROCESSORS = 4
 class _Case(NamedTuple):
     shape: KernelShape
     dtype: DType
+    kv: KvFormat
 
     @property
     def name(self) -> str:
-        return f"{self.shape.name} {self.dtype}"
+        plain = f"{self.shape.name} {self.dtype}"
+        return plain if self.kv.dtype == self.dtype else f"{plain}, KV in {self.kv}"
+
+    @property
+    def precision(self) -> Precision:
+        return Precision.uniform(self.dtype)._replace(kv=self.kv)
 
 
 def names(subject: Subject) -> Sequence[str]:
@@ -50,14 +55,13 @@ def figures(subject: Subject) -> Iterator[Figure]:
     )
     for case in _cases(subject):
         blueprint = ModuleBlueprint(case.shape.files, _LAYERS)
-        dtype = torch_dtype(case.dtype)
-        found = list(comparisons(kernels, blueprint, KV_BLOCK_SIZE, dtype, subject.device))
+        found = list(comparisons(kernels, blueprint, KV_BLOCK_SIZE, case.precision, subject.device))
         largest = max(found, key=_rank)
         yield Figure(
             case.name,
             largest.difference,
             "",
-            Limit(most=TOLERANCES[dtype]),
+            Limit(most=tolerance(case.precision)),
             note=f"{largest.name}, of {len(found)} comparisons{where}",
             group=f"kernels beside their twins, {case.dtype}",
         )
@@ -89,11 +93,18 @@ def _rank(comparison: Comparison) -> tuple[bool, float]:
 
 def _cases(subject: Subject) -> list[_Case]:
     return [
-        _Case(shape, dtype)
+        _Case(shape, dtype, kv)
         for shape in (QUICK_SHAPES if subject.is_quick else SHAPES)
         for dtype in dtypes_of(shape)
         if _computes(subject, dtype)
+        for kv in _kv_formats(dtype)
     ]
+
+
+def _kv_formats(dtype: DType) -> list[KvFormat]:
+    """The dtype's own, and in one dtype also codes, whose kernels differ where they read."""
+    own = KvFormat(dtype.value)
+    return [own, KvFormat.INT8] if dtype is DType.FLOAT16 else [own]
 
 
 def _dtypes(subject: Subject) -> list[DType]:

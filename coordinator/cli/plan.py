@@ -7,7 +7,8 @@ import typer
 from coordinator.cli.shared.batch_sizes import read_batch_sizes
 from coordinator.cli.shared.failures import reported_failures
 from stagecoach.contract.errors import InvalidArgumentError
-from stagecoach.contract.precision import FEW_BITS, Encoding
+from stagecoach.contract.precision import FEW_BITS, Encoding, KvFormat
+from stagecoach.contract.stage_choices import KV_DTYPE_NAMES
 from stagecoach.process import value_completion
 
 _DEFAULT_CONTEXT_TOKENS = 512
@@ -35,6 +36,13 @@ def plan(
             metavar="NAME",
             autocompletion=value_completion.planned_weights,
             help="Form of the matrices: int4, int8, or auto, which is that of the files.",
+        ),
+    ] = "auto",
+    kv_dtype: Annotated[
+        str,
+        typer.Option(
+            autocompletion=value_completion.kv_dtypes,
+            help=f"How keys and values are kept: {', '.join(KV_DTYPE_NAMES)}.",
         ),
     ] = "auto",
     network: Annotated[
@@ -85,6 +93,7 @@ def plan(
             files.config,
             gpus,
             weights=files.encoding if weights == "auto" else _few_bits(weights),
+            kv_format=None if kv_dtype == "auto" else KvFormat.named(kv_dtype),
             network=joined_by,
             efficiency=_share("efficiency", efficiency),
             overhead_s=None if overhead_ms is None else _duration_s("overhead_ms", overhead_ms),

@@ -31,6 +31,7 @@ def print_json(report: PlanReport) -> None:
                 "dtype": plan.model.precision.compute,
                 "weights": plan.model.precision.weights.name,
                 "bits_per_weight": round(plan.model.bits_per_weight, 3),
+                "kv_dtype": plan.model.precision.kv,
                 "dtype_is_auto": report.is_automatic_dtype,
                 "torch": PINNED_TORCH.version,
                 "network": conditions.network.name,
@@ -101,7 +102,8 @@ def print_tables(report: PlanReport) -> None:
     console.print(
         f"{report.model_id}: {plan.model.num_parameters / 1e9:.2f} B parameters, "
         f"{plan.model.weight_bytes / 1e9:.2f} GB in {_form(plan.model)}, "
-        f"{plan.model.kv_bytes_per_token / 1e3:.0f} kB of KV a token"
+        f"{plan.model.kv_bytes_per_token / 1e3:.0f} kB of KV a token in "
+        f"{plan.model.precision.kv}"
     )
     console.print(
         f"{conditions.network.name}, GPUs at {conditions.efficiency:.0%} of their figures, "

@@ -11,7 +11,7 @@ from coordinator.cli.shared.flags import AllowedHost, CorsOrigin, ServedModelNam
 from coordinator.core.limits import MAX_STAGES
 from stagecoach.contract.errors import InvalidArgumentError
 from stagecoach.contract.layer_range import LayerRange
-from stagecoach.contract.stage_choices import WEIGHTS_NAMES
+from stagecoach.contract.stage_choices import KV_DTYPE_NAMES, WEIGHTS_NAMES
 from stagecoach.process import value_completion
 from stagecoach.telemetry.log_config import LOG_FORMATS, LOG_LEVELS
 
@@ -68,6 +68,13 @@ def up(
         typer.Option(
             autocompletion=value_completion.weights,
             help=f"Form of the matrices: {', '.join(WEIGHTS_NAMES)}.",
+        ),
+    ] = None,
+    kv_dtype: Annotated[
+        str | None,
+        typer.Option(
+            autocompletion=value_completion.kv_dtypes,
+            help=f"How keys and values are kept: {', '.join(KV_DTYPE_NAMES)}.",
         ),
     ] = None,
     kv_memory: Annotated[
@@ -170,6 +177,7 @@ def up(
     stage_options = {
         "--dtype": dtype,
         "--weights": weights,
+        "--kv-dtype": kv_dtype,
         "--kv-memory": kv_memory,
         "--threads": threads,
         "--engine": engine,

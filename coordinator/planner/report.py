@@ -12,7 +12,7 @@ from coordinator.planner.prediction import (
     time_to_first_token_s,
 )
 from coordinator.planner.what_if import WhatIf, what_if
-from stagecoach.contract.precision import Encoding
+from stagecoach.contract.precision import Encoding, KvFormat
 from stagecoach.model_files.config import ModelConfig
 from stagecoach.roofline.card_precision import automatic_dtype, dtype_of_all
 from stagecoach.roofline.devices import Gpu
@@ -46,6 +46,7 @@ def make_report(
     gpus: Sequence[Gpu],
     *,
     weights: Encoding | None,
+    kv_format: KvFormat | None,
     network: Network,
     efficiency: float,
     overhead_s: float | None,
@@ -61,6 +62,7 @@ def make_report(
         config: The model.
         gpus: All are used.
         weights: Few bits in which matrices are kept; None: they have the dtype.
+        kv_format: How keys and values are kept; None: they have the dtype.
         network: What joins them.
         efficiency: Share (0, 1] of their figures that the GPUs reach.
         overhead_s: What the software adds to a step; None: `OVERHEAD_PER_STAGE_S` for each stage.
@@ -79,6 +81,8 @@ def make_report(
     precision = device_precision(dtype)
     if weights is not None:
         precision = precision._replace(weights=weights)
+    if kv_format is not None:
+        precision = precision._replace(kv=kv_format)
     plan = make_plan(
         ModelShape.of(config, precision),
         gpus,

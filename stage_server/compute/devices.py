@@ -9,7 +9,7 @@ from stage_server.compute.cuda_cards import CPU, ChosenDevice, TorchCuda, choose
 from stage_server.compute.nvidia_machine import NvidiaMachine
 from stage_server.model.fbgemm_linear import has_fbgemm
 from stage_server.model.linear_formats import row_forms
-from stagecoach.contract.precision import FEW_BITS, DType, Encoding, Precision
+from stagecoach.contract.precision import FEW_BITS, DType, Encoding, KvFormat, Precision
 from stagecoach.model_files.config import ModelConfig
 from stagecoach.roofline.card_precision import AUTO, card_precision
 
@@ -47,6 +47,7 @@ def precision_on(
     *,
     weights: str = AUTO,
     own: Encoding | None = None,
+    kv_dtype: str = AUTO,
 ) -> Precision:
     """Returns the formats in which a stage keeps, computes and sends numbers.
 
@@ -57,10 +58,19 @@ def precision_on(
         config: The model.
         weights: As `StageConfig.weights`.
         own: In which few bits the files keep most matrices; None: in none.
+        kv_dtype: As `StageConfig.kv_dtype`.
 
     Raises:
         IncompatibleError: The card or the family of the model cannot do with this dtype.
     """
+    precision = _without_kv(device, dtype, config, weights=weights, own=own)
+    return precision if kv_dtype == AUTO else precision._replace(kv=KvFormat.named(kv_dtype))
+
+
+def _without_kv(
+    device: ChosenDevice, dtype: str, config: ModelConfig, *, weights: str, own: Encoding | None
+) -> Precision:
+    """What a stage keeps, computes and sends; KV has the dtype of the arithmetic."""
     if weights in FEW_BITS:
         return _of_dtype(device, dtype, config)._replace(weights=FEW_BITS[weights])
     if weights != AUTO:

@@ -17,7 +17,7 @@ import torch
 from stage_server.compute.decode_graphs import CudaRecorder, DecodeGraphs, graph_sizes
 from stage_server.compute.device_failures import device_failures
 from stage_server.compute.forward_pass import ForwardPass
-from stage_server.compute.kernel_check import TOLERANCES, difference
+from stage_server.compute.kernel_check import difference, tolerance
 from stage_server.compute.static_decodes import StaticDecodes
 from stage_server.core.batch import SequenceSlice
 from stage_server.kv_cache.slot_tables import BlockPlan
@@ -179,7 +179,7 @@ def _objection(
         return forward_pass.run_layers(trial.slices, trial.plan, trial.indices)
 
     differs_by = difference(run_graph(), run_plain())
-    if not differs_by <= TOLERANCES[forward_pass.stack.compute_dtype]:  # a NaN differs too
+    if not differs_by <= tolerance(forward_pass.stack.precision):  # a NaN differs too
         return f"the graph differs from the plain step by {differs_by:.2g}"
     graph_s, plain_s = meter.seconds(run_graph), meter.seconds(run_plain)
     if graph_s > (1 - MIN_GAIN) * plain_s:

@@ -16,16 +16,21 @@ from stage_server.core.torch_dtypes import torch_dtype
 from stage_server.kernels import kernels as fused
 from stage_server.kernels import twins
 from stage_server.kernels.kernels import Kernels
-from stage_server.kv_cache.kv_pool import KvPool
+from stage_server.kv_cache.coded_heads import MAX_CODE, decoded
+from stage_server.kv_cache.kv_pool import KvPool, KvViews, NewKv
 from stage_server.kv_cache.paged_attention import PagedAttention
 from stage_server.kv_cache.slot_tables import SlotTables
 from stage_server.kv_cache.step_indices import StepIndices
 from stage_server.model.blueprint import AttentionTraits, Blueprint, layer_prefix
 from stage_server.model.lean_layers import is_lean, residual_scale
-from stagecoach.contract.precision import Precision
+from stagecoach.contract.precision import KvFormat, Precision
 
-TOLERANCES = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 8e-2}
-"""Largest `difference` of what is taken for the same."""
+_TOLERANCES = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 8e-2}
+"""Largest `difference` of what is taken for the same, by compute dtype."""
+
+_CODE = 1.01 / MAX_CODE
+"""A little more than two neighbouring codes of 8 bits differ by, as a share of the largest number:
+sums that are taken in another order may be rounded to either."""
 
 _LENGTHS = (300, 9)
 """Lengths of the sequences whose KV the pool holds."""
@@ -77,7 +82,7 @@ def find_kernels(
     if device.type != "cuda":
         return None
     kernels = Kernels.of(device)
-    failure = failure_of(kernels, blueprint, block_size, torch_dtype(precision.compute), device)
+    failure = failure_of(kernels, blueprint, block_size, precision, device)
     if failure is None:
         return kernels
     _log.warning(
@@ -92,7 +97,7 @@ def failure_of(
     kernels: Kernels,
     blueprint: Blueprint,
     block_size: int,
-    dtype: torch.dtype,
+    precision: Precision,
     device: torch.device,
 ) -> str | None:
     """Runs every kernel that the layers need; returns what is wrong, or None.
@@ -102,14 +107,20 @@ def failure_of(
         torch.AcceleratorError: The device is lost.
     """
     try:
-        for name, differs_by in comparisons(kernels, blueprint, block_size, dtype, device):
-            if not differs_by <= TOLERANCES[dtype]:  # a NaN differs too
+        for name, differs_by in comparisons(kernels, blueprint, block_size, precision, device):
+            if not differs_by <= tolerance(precision):  # a NaN differs too
                 return f"{name} differs from its twin by {differs_by:.2g}"
     except (torch.OutOfMemoryError, torch.AcceleratorError):
         raise
     except Exception as error:  # Triton and what it calls raise errors of every class
         return f"{type(error).__name__}: {' '.join(str(error).split())}"
     return None
+
+
+def tolerance(precision: Precision) -> float:
+    """Returns the largest `difference` of what is taken for the same."""
+    of_arithmetic = _TOLERANCES[torch_dtype(precision.compute)]
+    return of_arithmetic if precision.kv.dtype is not None else max(of_arithmetic, _CODE)
 
 
 def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -123,7 +134,7 @@ def comparisons(
     kernels: Kernels,
     blueprint: Blueprint,
     block_size: int,
-    dtype: torch.dtype,
+    precision: Precision,
     device: torch.device,
 ) -> Iterator[Comparison]:
     """Runs every kernel that the layers need beside its twin, on small random data.
@@ -132,13 +143,13 @@ def comparisons(
         kernels: Kernels of the device.
         blueprint: What the layers are.
         block_size: Tokens of a KV block.
-        dtype: Dtype of all numbers: float32, float16 or bfloat16.
+        precision: The formats of its numbers.
         device: Where they run: CUDA, or the CPU for Triton's interpreter.
 
     Raises:
         Exception: Triton, or what it calls, fails; of any class.
     """
-    for name, found, expected in _pairs(kernels, blueprint, block_size, dtype, device):
+    for name, found, expected in _pairs(kernels, blueprint, block_size, precision, device):
         yield Comparison(name, difference(found, expected))
 
 
@@ -146,10 +157,11 @@ def _pairs(
     kernels: Kernels,
     blueprint: Blueprint,
     block_size: int,
-    dtype: torch.dtype,
+    precision: Precision,
     device: torch.device,
 ) -> Iterator[_Pair]:
     generator = torch.Generator().manual_seed(0)
+    dtype = torch_dtype(precision.compute)
 
     def random(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator).to(device, dtype)
@@ -162,11 +174,12 @@ def _pairs(
             block_size=block_size,
             num_kv_heads=traits.num_kv_heads,
             head_dim=traits.head_dim,
-            dtype=dtype,
+            kv_format=precision.kv,
             device=device,
         )
-        for views in pool.layer(0):
-            views.rows.copy_(random(*views.rows.shape))
+        slots = torch.arange(pool.num_blocks * block_size, device=device)
+        shape = len(slots), traits.num_kv_heads, traits.head_dim
+        pool.layer(0).store(slots, NewKv(random(*shape), random(*shape)))
         for name, slices in _STEPS:
             num_tokens = sum(piece.num_tokens for piece in slices)
             query = random(num_tokens, num_heads, traits.head_dim)
@@ -185,10 +198,12 @@ def _pairs(
             )
             yield name, found, expected
     if is_lean(blueprint):
-        yield from _lean_pairs(blueprint, random)
+        yield from _lean_pairs(blueprint, precision.kv, random)
 
 
-def _lean_pairs(blueprint: Blueprint, random: Callable[..., torch.Tensor]) -> Iterator[_Pair]:
+def _lean_pairs(
+    blueprint: Blueprint, kv_format: KvFormat, random: Callable[..., torch.Tensor]
+) -> Iterator[_Pair]:
     sources, prefix = blueprint.layer_sources()[0], layer_prefix(blueprint.range.start)
     eps = blueprint.norm_eps
     num_kv_heads, head_dim = blueprint.traits[0].num_kv_heads, blueprint.traits[0].head_dim
@@ -198,7 +213,16 @@ def _lean_pairs(blueprint: Blueprint, random: Callable[..., torch.Tensor]) -> It
     head_norm = None
     if f"{prefix}self_attn.q_norm.weight" in sources:
         head_norm = random(num_rotated, head_dim)
-    keys, values = (torch.zeros_like(heads[:, :num_kv_heads]) for _ in range(2))
+    pool = KvPool(
+        num_layers=1,
+        num_blocks=1,
+        block_size=_NUM_TOKENS,
+        num_kv_heads=num_kv_heads,
+        head_dim=head_dim,
+        kv_format=kv_format,
+        device=heads.device,
+    )
+    keys, values = pool.layer(0)
     slots = torch.arange(_NUM_TOKENS, device=heads.device).flip(0)
     query = fused.rotate_and_store(
         heads,
@@ -207,15 +231,17 @@ def _lean_pairs(blueprint: Blueprint, random: Callable[..., torch.Tensor]) -> It
         head_norm=head_norm,
         eps=eps,
         slots=slots,
-        keys=keys,
-        values=values,
+        keys=keys.rows,
+        values=values.rows,
+        key_scales=keys.scales,
+        value_scales=values.scales,
     )
     rotated = twins.rotate(
         heads, cos, swapped_sin, head_norm=head_norm, eps=eps, num_kv_heads=num_kv_heads
     )
     yield "rotation of queries", query, rotated.queries
-    yield "rotation of keys", keys, rotated.keys.flip(0)
-    yield "storage of values", values, rotated.values.flip(0)
+    yield "rotation of keys", _numbers(keys, heads.dtype), rotated.keys.flip(0)
+    yield "storage of values", _numbers(values, heads.dtype), rotated.values.flip(0)
     gate_up = random(_NUM_TOKENS, 2 * sources[f"{prefix}mlp.gate_proj.weight"].num_rows)
     yield "gate", fused.silu_and_mul(gate_up), twins.silu_and_mul(gate_up)
     hidden, update = random(2, _NUM_TOKENS, blueprint.config.hidden_size)
@@ -225,6 +251,11 @@ def _lean_pairs(blueprint: Blueprint, random: Callable[..., torch.Tensor]) -> It
     expected = twins.add_rms_norm(hidden, update, weight, scale=scale, eps=eps)
     yield "residual", found[0], expected[0]
     yield "norm of the residual", found[1], expected[1]
+
+
+def _numbers(cache: KvViews, dtype: torch.dtype) -> torch.Tensor:
+    """`[num_slots, num_kv_heads, head_dim]`."""
+    return cache.rows if cache.scales is None else decoded(cache.rows, cache.scales, dtype)
 
 
 def _kinds(layers: Sequence[AttentionTraits]) -> set[AttentionTraits]:

@@ -95,8 +95,8 @@ def kv_budget(
 
 def _kv_bytes_per_token(stack: LayerStack) -> int:
     config = stack.config
-    elements = len(stack.layers) * 2 * config.num_kv_heads * config.head_dim
-    return elements * stack.precision.kv.itemsize
+    heads = len(stack.layers) * 2 * config.num_kv_heads
+    return heads * stack.precision.kv.head_bytes(config.head_dim)
 
 
 def _free_bytes(config: StageConfig, device: torch.device) -> int:

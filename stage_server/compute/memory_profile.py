@@ -13,7 +13,6 @@ from stage_server.compute.blank_batch import blank_batch
 from stage_server.compute.forward_pass import ForwardPass
 from stage_server.core.batch import SequenceSlice
 from stage_server.core.engine import finished
-from stage_server.core.torch_dtypes import torch_dtype
 from stage_server.kv_cache.kv_pool import MAX_GATHERED_BYTES, KvPool
 from stage_server.kv_cache.slot_tables import BlockPlan
 from stage_server.model.layer_stack import LayerStack
@@ -55,7 +54,7 @@ def activation_peak(stack: LayerStack, sizes: StepSizes) -> int:
         block_size=sizes.block_size,
         num_kv_heads=config.num_kv_heads,
         head_dim=config.head_dim,
-        dtype=torch_dtype(stack.precision.kv),
+        kv_format=stack.precision.kv,
         device=stack.device,
     )
     forward_pass = ForwardPass(stack, pool)

@@ -17,7 +17,6 @@ from stage_server.core.batch import ForwardBatch, ForwardOutput, SequenceSlice
 from stage_server.core.config import StageConfig
 from stage_server.core.engine import Launched, finished
 from stage_server.core.load_board import Report, no_report
-from stage_server.core.torch_dtypes import torch_dtype
 from stage_server.kv_cache.kv_pool import KvPool
 from stage_server.kv_cache.slot_tables import SlotTables
 from stage_server.model.layer_stack import LayerStack, load_layer_stack
@@ -60,7 +59,7 @@ class TorchEngine:
             block_size=config.kv_block_size,
             num_kv_heads=model.num_kv_heads,
             head_dim=model.head_dim,
-            dtype=torch_dtype(precision.kv),
+            kv_format=precision.kv,
             device=stack.device,
             max_num_blocks=config.max_num_seqs * blocks_per_sequence + may_have_graphs,
         )
@@ -171,7 +170,12 @@ def build_engine(config: StageConfig, files: ModelFiles, report: Report = no_rep
     started = time.perf_counter()
     try:
         precision = precision_on(
-            chosen, config.dtype, files.config, weights=config.weights, own=files.encoding
+            chosen,
+            config.dtype,
+            files.config,
+            weights=config.weights,
+            own=files.encoding,
+            kv_dtype=config.kv_dtype,
         )
         stack = load_layer_stack(
             files,

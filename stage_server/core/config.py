@@ -11,7 +11,12 @@ from stagecoach.contract.address import Address
 from stagecoach.contract.errors import InvalidArgumentError
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.precision import FEW_BITS
-from stagecoach.contract.stage_choices import DTYPE_NAMES, ENGINE_NAMES, WEIGHTS_NAMES
+from stagecoach.contract.stage_choices import (
+    DTYPE_NAMES,
+    ENGINE_NAMES,
+    KV_DTYPE_NAMES,
+    WEIGHTS_NAMES,
+)
 from stagecoach.roofline.devices import gpu_named
 from stagecoach.roofline.kv_memory import DEFAULT_MAX_NUM_SEQS, KV_BLOCK_SIZE
 from stagecoach.roofline.model_shape import DEVICE_DTYPES
@@ -64,6 +69,10 @@ class StageConfig:
     have as few bits keep them, others are rounded while they are loaded. auto is what a dtype other
     than auto says; else the bits of the files, and where they have plain numbers float16 on a CPU
     and the dtype on CUDA. A dtype is also that of the arithmetic, where dtype is auto."""
+    kv_dtype: str = "auto"
+    """How keys and values are kept, one of `KV_DTYPE_NAMES`; auto is the dtype of the arithmetic.
+    int8 keeps codes, with a scale for each head of a token: half the memory of 16 bits. Stages may
+    differ."""
     kv_memory_bytes: int | None = None
     """Size of the KV pool, which is allocated at start. None: what the largest micro-batch leaves
     of the stage's share of a CUDA device, less 256 MiB; 1 GiB on a CPU."""
@@ -114,6 +123,7 @@ class StageConfig:
             )
         _check_choice("dtype", self.dtype, DTYPE_NAMES)
         _check_choice("weights", self.weights, WEIGHTS_NAMES)
+        _check_choice("kv_dtype", self.kv_dtype, KV_DTYPE_NAMES)
         _check_choice("engine", self.engine, ENGINE_NAMES)
         _check_share("device_share", self.device_share)
         _check_range("kv_memory", self.kv_memory_bytes, 1, 2**50)

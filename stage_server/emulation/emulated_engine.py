@@ -27,7 +27,7 @@ from stage_server.emulation.prefix_hashes import (
 )
 from stage_server.kv_cache.slot_tables import SlotTables
 from stagecoach.contract.errors import UnsupportedModelError
-from stagecoach.contract.precision import FEW_BITS
+from stagecoach.contract.precision import FEW_BITS, KvFormat
 from stagecoach.contract.stage_info import StageInfo
 from stagecoach.model_files import ModelFiles
 from stagecoach.roofline.card_precision import AUTO, card_precision
@@ -77,6 +77,8 @@ class EmulatedEngine:
         weights = FEW_BITS.get(config.weights, own)
         if weights is not None:
             precision = precision._replace(weights=weights)
+        if config.kv_dtype != AUTO:
+            precision = precision._replace(kv=KvFormat.named(config.kv_dtype))
         max_model_len = min(config.max_model_len or model.max_model_len, model.max_model_len)
         self._efficiency = config.efficiency
         self._cost = StageCost(model=ModelShape.of(model, precision), layers=config.layers)

@@ -143,6 +143,8 @@ class Kernels:
         sliding_window: int | None,
         softcap: float | None,
         output: torch.Tensor,
+        key_scales: torch.Tensor | None = None,
+        value_scales: torch.Tensor | None = None,
     ) -> None:
         """Attends a chunk of one sequence, each token up to itself; writes its rows of `output`.
 
@@ -151,7 +153,8 @@ class Kernels:
         Args:
             query: `[num_rows, num_heads, head_dim]`, of a micro-batch: float32, float16 or
                 bfloat16.
-            keys: `[num_slots, num_kv_heads, head_dim]`, of any of those; has the chunk's own.
+            keys: `[num_slots, num_kv_heads, head_dim]`, of any of those, or int8 with scales; has
+                the chunk's own.
             values: As `keys`.
             table: int64 `[num_blocks]`: blocks of the sequence, in order.
             first_row: Where the chunk's rows of `query` and `output` begin.
@@ -162,11 +165,15 @@ class Kernels:
             sliding_window: A token sees the last this many positions, itself included; None: all.
             softcap: Scores become `softcap * tanh(score / softcap)`; None: unchanged.
             output: As `query`; other rows stay as they are.
+            key_scales: float32 `[num_slots, num_kv_heads]`: factors of int8 keys; None: no int8.
+            value_scales: As `key_scales`.
         """
         torch.ops.stagecoach.prefill(
             query,
             keys,
             values,
+            key_scales,
+            value_scales,
             table,
             first_row,
             num_tokens,
@@ -190,6 +197,8 @@ def rotate_and_store(
     slots: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
+    key_scales: torch.Tensor | None = None,
+    value_scales: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Norms and rotates queries and keys, and writes keys and values into the pool.
 
@@ -201,14 +210,18 @@ def rotate_and_store(
             and key before it is rotated; None: there is none.
         eps: Epsilon of that norm.
         slots: int64 `[num_tokens]`: where each row goes.
-        keys: `[num_slots, num_kv_heads, head_dim]`, of any dtype to round to; written.
+        keys: `[num_slots, num_kv_heads, head_dim]`, of any dtype to round to, or int8 with scales;
+            written.
         values: As `keys`.
+        key_scales: float32 `[num_slots, num_kv_heads]`: factors of int8 keys, written; None: no
+            int8.
+        value_scales: As `key_scales`.
 
     Returns:
         The queries, `[num_tokens, num_heads, head_dim]`.
     """
     query: torch.Tensor = torch.ops.stagecoach.rotate_and_store(
-        heads, cos, swapped_sin, head_norm, eps, slots, keys, values
+        heads, cos, swapped_sin, head_norm, eps, slots, keys, values, key_scales, value_scales
     )
     return query
 

@@ -21,13 +21,15 @@ _LIBRARY.define(
     "merge_splits(Tensor partial, Tensor log_sums, Tensor rows, Tensor(a!) output) -> ()"
 )
 _LIBRARY.define(
-    "prefill(Tensor query, Tensor keys, Tensor values, Tensor table, int first_row,"
-    " int num_tokens, int start_position, float scaling, int? sliding_window, float? softcap,"
-    " Tensor(a!) output, int block_size, bool on_tensor_cores) -> ()"
+    "prefill(Tensor query, Tensor keys, Tensor values, Tensor? key_scales,"
+    " Tensor? value_scales, Tensor table, int first_row, int num_tokens, int start_position,"
+    " float scaling, int? sliding_window, float? softcap, Tensor(a!) output,"
+    " int block_size, bool on_tensor_cores) -> ()"
 )
 _LIBRARY.define(
     "rotate_and_store(Tensor heads, Tensor cos, Tensor swapped_sin, Tensor? head_norm, float eps,"
-    " Tensor slots, Tensor(a!) keys, Tensor(b!) values) -> Tensor"
+    " Tensor slots, Tensor(a!) keys, Tensor(b!) values, Tensor(c!)? key_scales,"
+    " Tensor(d!)? value_scales) -> Tensor"
 )
 _LIBRARY.define("silu_and_mul(Tensor gate_up) -> Tensor")
 _LIBRARY.define(
@@ -122,6 +124,8 @@ def _prefill(
     query: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
+    key_scales: torch.Tensor | None,
+    value_scales: torch.Tensor | None,
     table: torch.Tensor,
     first_row: int,
     num_tokens: int,
@@ -149,12 +153,15 @@ def _prefill(
         on_tensor_cores=on_tensor_cores,
         has_window=sliding_window is not None,
         has_softcap=softcap is not None,
+        has_scales=key_scales is not None,
     )
     num_rows = num_tokens * (num_heads // num_kv_heads)
     prefill_kernel[(-(-num_rows // constants["ROWS"]), num_kv_heads)](
         query,
         keys,
         values,
+        key_scales,
+        value_scales,
         table,
         output,
         first_row,
@@ -177,20 +184,35 @@ def _rotate_and_store(
     slots: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
+    key_scales: torch.Tensor | None,
+    value_scales: torch.Tensor | None,
 ) -> torch.Tensor:
     from stage_server.kernels.jit.rotate_and_store import rotate_and_store_kernel, rotate_constants
 
     num_tokens, num_all_heads, head_dim = heads.shape
-    query = _fake_rotate_and_store(heads, cos, swapped_sin, head_norm, eps, slots, keys, values)
+    num_queries = num_all_heads - 2 * keys.shape[1]
+    query = heads.new_empty(num_tokens, num_queries, head_dim)
     constants = rotate_constants(
-        num_heads=query.shape[1],
+        num_heads=num_queries,
         num_kv_heads=keys.shape[1],
         head_dim=head_dim,
         rotary_stride=cos.stride(0),
         has_norm=head_norm is not None,
+        has_scales=key_scales is not None,
     )
     rotate_and_store_kernel[(num_tokens, -(-num_all_heads // constants["BLOCK_HEADS"]))](
-        heads, cos, swapped_sin, head_norm, slots, query, keys, values, eps, **constants
+        heads,
+        cos,
+        swapped_sin,
+        head_norm,
+        slots,
+        query,
+        keys,
+        values,
+        key_scales,
+        value_scales,
+        eps,
+        **constants,
     )
     return query
 
@@ -293,6 +315,8 @@ def _fake_rotate_and_store(
     slots: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
+    key_scales: torch.Tensor | None,
+    value_scales: torch.Tensor | None,
 ) -> torch.Tensor:
     num_tokens, num_all_heads, head_dim = heads.shape
     return heads.new_empty(num_tokens, num_all_heads - 2 * keys.shape[1], head_dim)

@@ -1,4 +1,6 @@
-"""Decode attention by gathering each group's KV into one tensor: on the CPU, and as the twin.
+"""Decode attention by operations of torch, on the CPU and as the twin of the kernel.
+
+Each group's KV is gathered into one tensor, or, where it has to be converted, read in tiles.
 
 Grouped-query attention (arXiv:2305.13245) needs no copies of the keys: the query heads that share
 a key head take the place of the query length.
@@ -9,6 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from stage_server.kv_cache.kv_pool import KvViews, LayerKv
+from stage_server.kv_cache.kv_tiles import KvTiles, attention_in_tiles
 from stage_server.kv_cache.scoring import Scoring, additive_mask, attention
 from stage_server.kv_cache.side_by_side import place_side_by_side
 from stage_server.kv_cache.step_indices import DecodeIndices
@@ -36,6 +39,7 @@ class GatheredDecodes:
         self._place = None
         if len(lengths) == 1:
             self._place = place_side_by_side(block_tables[0], block_size, lengths[0])
+        self._tiles = KvTiles(indices.tables.view(len(lengths), -1), block_size, self._place)
         self._masks: dict[int | None, torch.Tensor | None] = {}
 
     def attend_into(
@@ -49,13 +53,22 @@ class GatheredDecodes:
         """Attends `[num_sequences, num_heads, head_dim]`, of these sequences alone."""
         num_seqs, num_heads, head_dim = query.shape
         num_kv_heads = layer.keys.rows.shape[1]
-        output = attention(  # [num_seqs, num_kv_heads, num_groups, head_dim]
-            query.view(num_seqs, num_kv_heads, num_heads // num_kv_heads, head_dim),
-            self._gather(layer.keys),  # [num_seqs, num_kv_heads, max_length, head_dim]
-            self._gather(layer.values),
-            self._mask(scoring.sliding_window, query.dtype),  # [num_seqs, 1, 1, max_length]
-            scoring,
-        )
+        # [num_seqs, num_kv_heads, num_groups, head_dim]
+        query = query.view(num_seqs, num_kv_heads, num_heads // num_kv_heads, head_dim)
+        # [num_seqs, 1, 1, max_length]
+        mask = self._mask(scoring.sliding_window, query.dtype)
+        if layer.holds(query.dtype):
+            keys = self._gather(layer.keys)  # [num_seqs, num_kv_heads, max_length, head_dim]
+            output = attention(query, keys, self._gather(layer.values), mask, scoring)
+        else:
+            output = attention_in_tiles(
+                query.unsqueeze(3),
+                layer,
+                self._tiles,
+                self._max_length,
+                None if mask is None else mask.unsqueeze(1),
+                scoring,
+            )
         return output.reshape(num_seqs, num_heads, head_dim)
 
     def _gather(self, cache: KvViews) -> torch.Tensor:

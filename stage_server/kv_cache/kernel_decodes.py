@@ -43,4 +43,6 @@ class KernelDecodes:
             sliding_window=scoring.sliding_window,
             softcap=scoring.softcap,
             output=output,
+            key_scales=layer.keys.scales,
+            value_scales=layer.values.scales,
         )

@@ -1,16 +1,27 @@
 """The KV tensors of a stage: one preallocated pool, cut into blocks."""
 
+from collections.abc import Iterator
 from typing import NamedTuple, Self
 
 import torch
 
+from stage_server.core.torch_dtypes import torch_dtype
+from stage_server.kv_cache.coded_heads import coded
 from stage_server.kv_cache.step_indices import StepIndices
 from stagecoach.contract.errors import InsufficientMemoryError
+from stagecoach.contract.precision import KvFormat
 
 MAX_GATHERED_BYTES = 128 * 2**20
 """KV of one layer that attention gathers at once for sequences that decode, where there are no
 kernels; a longer sequence is gathered alone. Reading so much takes far longer than launching the
 kernels that do it."""
+
+
+class NewKv(NamedTuple):
+    """Keys and values of a micro-batch's rows, `[num_tokens, num_kv_heads, head_dim]` each."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
 
 
 class KvViews(NamedTuple):
@@ -22,12 +33,20 @@ class KvViews(NamedTuple):
     """`[num_blocks * block_size, num_kv_heads, head_dim]`."""
     heads: torch.Tensor
     """`[1, num_kv_heads, num_blocks * block_size, head_dim]`."""
+    scales: torch.Tensor | None
+    """float32 `[num_blocks * block_size, num_kv_heads]`, of codes; None: plain numbers."""
 
     @classmethod
-    def of(cls, blocks: torch.Tensor) -> Self:
-        """Makes the others of `blocks`, which is contiguous."""
+    def of(cls, blocks: torch.Tensor, scales: torch.Tensor | None) -> Self:
+        """Makes the others of `blocks`, which is contiguous.
+
+        Args:
+            blocks: As `KvViews.blocks`.
+            scales: float32 `[num_blocks, block_size, num_kv_heads]`, contiguous, or None.
+        """
         rows = blocks.view(-1, *blocks.shape[2:])
-        return cls(blocks, rows, rows.transpose(0, 1).unsqueeze(0))
+        flat = None if scales is None else scales.view(-1, scales.shape[-1])
+        return cls(blocks, rows, rows.transpose(0, 1).unsqueeze(0), flat)
 
 
 class LayerKv(NamedTuple):
@@ -36,11 +55,39 @@ class LayerKv(NamedTuple):
     keys: KvViews
     values: KvViews
 
+    def holds(self, dtype: torch.dtype) -> bool:
+        """Whether numbers are plain ones of this dtype, which attention reads as they are."""
+        return self.keys.rows.dtype == dtype
+
+    def store(self, slots: torch.Tensor, new: NewKv) -> NewKv | None:
+        """Writes a micro-batch's keys and values, rounded to the format of the pool.
+
+        Args:
+            slots: int64 `[num_tokens]`: where each row goes.
+            new: The rows.
+
+        Returns:
+            The rows as they were rounded; None: they are codes.
+        """
+        if self.keys.scales is None or self.values.scales is None:
+            dtype = self.keys.rows.dtype
+            rounded = NewKv(new.keys.to(dtype), new.values.to(dtype))
+            self.keys.rows.index_copy_(0, slots, rounded.keys)
+            self.values.rows.index_copy_(0, slots, rounded.values)
+            return rounded
+        keys, values = coded(new.keys), coded(new.values)
+        self.keys.rows.index_copy_(0, slots, keys.codes)
+        self.keys.scales.index_copy_(0, slots, keys.scales)
+        self.values.rows.index_copy_(0, slots, values.codes)
+        self.values.scales.index_copy_(0, slots, values.scales)
+        return None
+
 
 class KvPool:
     """Keys and values of all layers of a stage, in blocks of tokens.
 
-    One tensor, `[num_layers, 2, num_blocks, block_size, num_kv_heads, head_dim]`.
+    One tensor, `[num_layers, 2, num_blocks, block_size, num_kv_heads, head_dim]`, and in 8 bits a
+    second one of scales, which lacks the last dimension.
 
     Args:
         num_layers: Layers of the stage.
@@ -48,7 +95,7 @@ class KvPool:
         block_size: Tokens a block.
         num_kv_heads: Key and value heads a layer.
         head_dim: Elements a head.
-        dtype: Element type.
+        kv_format: How numbers are kept.
         device: Where the pool lives.
     """
 
@@ -60,15 +107,23 @@ class KvPool:
         block_size: int,
         num_kv_heads: int,
         head_dim: int,
-        dtype: torch.dtype,
+        kv_format: KvFormat,
         device: torch.device,
     ) -> None:
         self.num_blocks = num_blocks
         self.block_size = block_size
         shape = (num_layers, 2, num_blocks, block_size, num_kv_heads, head_dim)
+        plain = kv_format.dtype
+        dtype = torch.int8 if plain is None else torch_dtype(plain)
         self._pool = torch.zeros(shape, dtype=dtype, device=device)
+        self._scales = None if plain is not None else torch.zeros(shape[:-1], device=device)
         # Views cost a step more than they look, so they are made once.
-        self._layers = [LayerKv(*map(KvViews.of, layer)) for layer in self._pool]
+        self._layers = [LayerKv(*self._views(layer)) for layer in range(num_layers)]
+
+    def _views(self, layer: int) -> Iterator[KvViews]:
+        for which in range(2):
+            scales = None if self._scales is None else self._scales[layer, which]
+            yield KvViews.of(self._pool[layer, which], scales)
 
     @classmethod
     def within(
@@ -79,7 +134,7 @@ class KvPool:
         block_size: int,
         num_kv_heads: int,
         head_dim: int,
-        dtype: torch.dtype,
+        kv_format: KvFormat,
         device: torch.device,
         max_num_blocks: int,
     ) -> Self:
@@ -88,7 +143,7 @@ class KvPool:
         Raises:
             InsufficientMemoryError: Not even one block fits.
         """
-        block_bytes = num_layers * 2 * block_size * num_kv_heads * head_dim * dtype.itemsize
+        block_bytes = num_layers * 2 * block_size * num_kv_heads * kv_format.head_bytes(head_dim)
         num_blocks = min(num_bytes // block_bytes, max_num_blocks)
         if num_blocks < 1:
             raise InsufficientMemoryError(
@@ -103,19 +158,24 @@ class KvPool:
             block_size=block_size,
             num_kv_heads=num_kv_heads,
             head_dim=head_dim,
-            dtype=dtype,
+            kv_format=kv_format,
             device=device,
         )
 
     @property
     def num_bytes(self) -> int:
         """Bytes of the keys and values of all blocks and layers."""
-        return self._pool.nbytes
+        return sum(tensor.nbytes for tensor in self._tensors)
 
     @property
     def bytes_per_token_and_layer(self) -> int:
         """Keys and values of one token in one layer."""
-        return 2 * self._pool[0, 0, 0, 0].nbytes
+        return 2 * sum(tensor[0, 0, 0, 0].nbytes for tensor in self._tensors)
+
+    @property
+    def _tensors(self) -> list[torch.Tensor]:
+        """All that a block has memory in."""
+        return [self._pool] if self._scales is None else [self._pool, self._scales]
 
     @property
     def max_gathered_tokens(self) -> int:
@@ -133,10 +193,11 @@ class KvPool:
         A new block is cleared because attention that gathers reads whole blocks and masks what
         lies beyond the sequence: a NaN that a former owner left there would pass any mask.
         """
-        if len(indices.copy_sources):
-            self._pool[:, :, indices.copy_targets] = self._pool[:, :, indices.copy_sources]
-        if len(indices.new_blocks):
-            self._pool.index_fill_(2, indices.new_blocks, 0)
+        for tensor in self._tensors:
+            if len(indices.copy_sources):
+                tensor[:, :, indices.copy_targets] = tensor[:, :, indices.copy_sources]
+            if len(indices.new_blocks):
+                tensor.index_fill_(2, indices.new_blocks, 0)
 
     def layer(self, layer_index: int) -> LayerKv:
         """Keys and values of a local layer."""

@@ -14,8 +14,8 @@ from stage_server.core.batch import SequenceSlice
 from stage_server.kernels.kernels import Kernels, rotate_and_store
 from stage_server.kv_cache.gathered_decodes import GatheredDecodes
 from stage_server.kv_cache.kernel_decodes import KernelDecodes
-from stage_server.kv_cache.kv_pool import KvPool, LayerKv
-from stage_server.kv_cache.prefill_chunk import NewKv, PrefillChunk
+from stage_server.kv_cache.kv_pool import KvPool, LayerKv, NewKv
+from stage_server.kv_cache.prefill_chunk import PrefillChunk
 from stage_server.kv_cache.scoring import Scoring
 from stage_server.kv_cache.slot_tables import BlockPlan
 from stage_server.kv_cache.step_indices import StepIndices, rows_of_slices
@@ -75,8 +75,8 @@ class PagedAttention:
     ) -> torch.Tensor:
         """Stores key and value, and attends every query to its own sequence up to itself.
 
-        Where the pool has another dtype than the query, keys and values are rounded to it first, so
-        that a chunk attends to the same numbers as the chunks after it.
+        Where the pool has another format than the query, keys and values are rounded to it first,
+        so that a chunk attends to the same numbers as the chunks after it.
 
         Args:
             layer_index: Local layer, from 0.
@@ -91,13 +91,11 @@ class PagedAttention:
             `[num_tokens, num_heads, head_dim]`.
         """
         layer = self._pool.layer(layer_index)
-        key, value = key.to(layer.keys.rows.dtype), value.to(layer.values.rows.dtype)
-        layer.keys.rows.index_copy_(0, self._indices.slots, key)
-        layer.values.rows.index_copy_(0, self._indices.slots, value)
+        new = layer.store(self._indices.slots, NewKv(key, value))
         scoring = Scoring(scaling, sliding_window, softcap)
         if self._gathered is not None:
             return self._gathered.attend(query, layer, scoring)
-        return self._attend_stored(query.contiguous(), NewKv(key, value), layer, scoring)
+        return self._attend_stored(query.contiguous(), new, layer, scoring)
 
     def rotate_and_attend(
         self,
@@ -125,6 +123,8 @@ class PagedAttention:
             slots=self._indices.slots,
             keys=layer.keys.rows,
             values=layer.values.rows,
+            key_scales=layer.keys.scales,
+            value_scales=layer.values.scales,
         )
         return self._attend_stored(query, None, layer, Scoring(scaling, sliding_window, None))
 

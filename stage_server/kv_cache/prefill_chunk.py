@@ -2,18 +2,20 @@
 
 Fused kernels of torch attend most chunks. The key heads of grouped-query attention are expanded by
 a stride of zero. A chunk behind a context needs no mask on CUDA, where kernels know that its last
-row sees everything. A kernel of ours attends the others, whose scores are capped, or whose windows
-would need a mask; where there is none, torch does so in several operations.
+row sees everything. A kernel of ours attends the others, whose scores are capped, whose windows
+would need a mask, or whose keys and values would have to be converted; where there is none, torch
+does so in several operations.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 
 from stage_server.core.batch import SequenceSlice
 from stage_server.kernels.kernels import Kernels
-from stage_server.kv_cache.kv_pool import KvViews, LayerKv
+from stage_server.kv_cache.coded_heads import decoded
+from stage_server.kv_cache.kv_pool import KvViews, LayerKv, NewKv
+from stage_server.kv_cache.kv_tiles import KvTiles, attention_in_tiles
 from stage_server.kv_cache.scoring import (
     Scoring,
     additive_mask,
@@ -23,12 +25,8 @@ from stage_server.kv_cache.scoring import (
 )
 from stage_server.kv_cache.side_by_side import place_side_by_side
 
-
-class NewKv(NamedTuple):
-    """Keys and values of a micro-batch's rows, `[num_tokens, num_kv_heads, head_dim]` each."""
-
-    keys: torch.Tensor
-    values: torch.Tensor
+_MAX_SCORES = 1 << 23
+"""Scores that attention in tiles keeps at once: 32 MiB."""
 
 
 class PrefillChunk:
@@ -58,6 +56,7 @@ class PrefillChunk:
         self._start, self._end = piece.start_position, piece.end_position
         self._place = place_side_by_side(block_table, block_size, self._end)
         self._table = table
+        self._tiles = KvTiles(table.unsqueeze(0), block_size, self._place)
         self._masks: dict[int | None, torch.Tensor] = {}
 
     def attend_into(
@@ -79,7 +78,11 @@ class PrefillChunk:
         """
         kernels, is_capped = self._kernels, scoring.softcap is not None
         if kernels is None or not (
-            is_capped or (kernels.has_tensor_cores and self._needs_mask(query, scoring))
+            is_capped
+            or (
+                kernels.has_tensor_cores
+                and (self._needs_mask(query, scoring) or not layer.holds(query.dtype))
+            )
         ):
             output[self._rows] = self._attend(query[self._rows], new, layer, scoring)
             return
@@ -96,6 +99,8 @@ class PrefillChunk:
             sliding_window=scoring.sliding_window,
             softcap=scoring.softcap,
             output=output,
+            key_scales=layer.keys.scales,
+            value_scales=layer.values.scales,
         )
 
     def _needs_mask(self, query: torch.Tensor, scoring: Scoring) -> bool:
@@ -112,8 +117,10 @@ class PrefillChunk:
         self, query: torch.Tensor, new: NewKv | None, layer: LayerKv, scoring: Scoring
     ) -> torch.Tensor:
         """Attends this sequence's rows by operations of torch."""
+        if self._start and not layer.holds(query.dtype):
+            return self._attend_in_tiles(query, layer, scoring)
         if self._start or new is None:
-            key, value = self._gather(layer.keys), self._gather(layer.values)
+            key, value = (self._gather(cache, query.dtype) for cache in layer)
         else:
             key, value = new.keys[self._rows], new.values[self._rows]
         num_tokens, num_heads, head_dim = query.shape
@@ -130,11 +137,40 @@ class PrefillChunk:
             attended = lower_right_attention(query, key, value, scoring.scaling)
         return attended.reshape(num_heads, num_tokens, head_dim).transpose(0, 1)
 
-    def _gather(self, cache: KvViews) -> torch.Tensor:
-        """`[end_position, num_kv_heads, head_dim]`."""
+    def _attend_in_tiles(
+        self, query: torch.Tensor, layer: LayerKv, scoring: Scoring
+    ) -> torch.Tensor:
+        """Attends rows behind a context, as many at once as their scores have room."""
+        num_tokens, num_heads, head_dim = query.shape
+        num_kv_heads = layer.keys.rows.shape[1]
+        mask = self._mask(self._window(scoring), query)
+        if self._window(scoring) is None:
+            mask = mask[:, self._start :]  # of the context all is seen
+        step = max(_MAX_SCORES // (num_heads * self._end), 1)
+        outputs = []
+        for first in range(0, num_tokens, step):
+            rows = query[first : first + step]
+            # [1, num_kv_heads, num_groups, num_rows, head_dim]
+            grouped = rows.view(1, len(rows), num_kv_heads, -1, head_dim).permute(0, 2, 3, 1, 4)
+            attended = attention_in_tiles(
+                grouped, layer, self._tiles, self._end, mask[first : first + step], scoring
+            )
+            outputs.append(attended.permute(0, 3, 1, 2, 4).reshape(rows.shape))
+        return torch.cat(outputs)
+
+    def _gather(self, cache: KvViews, dtype: torch.dtype) -> torch.Tensor:
+        """`[end_position, num_kv_heads, head_dim]`; of codes, their numbers in `dtype`."""
+        numbers = self._read(cache.rows)
+        if cache.scales is None:
+            return numbers
+        return decoded(numbers, self._read(cache.scales), dtype)
+
+    def _read(self, rows: torch.Tensor) -> torch.Tensor:
+        """`[num_slots, num_kv_heads, ...]` -> `[end_position, num_kv_heads, ...]`."""
         if self._place is not None:
-            return cache.rows[self._place]
-        return cache.blocks.index_select(0, self._table).flatten(0, 1)[: self._end]
+            return rows[self._place]
+        blocks = rows.view(-1, self._block_size, *rows.shape[1:])
+        return blocks.index_select(0, self._table).flatten(0, 1)[: self._end]
 
     def _mask(self, window: int | None, query: torch.Tensor) -> torch.Tensor:
         """`[num_tokens, end_position]`, made once a step."""

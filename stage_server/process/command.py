@@ -20,7 +20,12 @@ from stage_server.process.place import own_layers
 from stagecoach.contract.address import Address
 from stagecoach.contract.errors import InvalidArgumentError, StagecoachError
 from stagecoach.contract.layer_range import LayerRange
-from stagecoach.contract.stage_choices import DTYPE_NAMES, ENGINE_NAMES, WEIGHTS_NAMES
+from stagecoach.contract.stage_choices import (
+    DTYPE_NAMES,
+    ENGINE_NAMES,
+    KV_DTYPE_NAMES,
+    WEIGHTS_NAMES,
+)
 from stagecoach.contract.unexpected import in_words
 from stagecoach.process import value_completion
 from stagecoach.process.flags import in_flags_of
@@ -103,6 +108,13 @@ def stage_server(
             help=f"Form of the matrices: {', '.join(WEIGHTS_NAMES)}.",
         ),
     ] = _DEFAULT.weights,
+    kv_dtype: Annotated[
+        str,
+        typer.Option(
+            autocompletion=value_completion.kv_dtypes,
+            help=f"How keys and values are kept: {', '.join(KV_DTYPE_NAMES)}.",
+        ),
+    ] = _DEFAULT.kv_dtype,
     kv_memory: Annotated[
         str | None,
         typer.Option(metavar="SIZE", help="KV memory, such as 2GiB. Default: by the device."),
@@ -231,6 +243,7 @@ def stage_server(
                 device_share=device_share,
                 dtype=dtype,
                 weights=weights,
+                kv_dtype=kv_dtype,
                 kv_memory_bytes=(
                     None if kv_memory is None else parse_bytes(kv_memory, field="kv_memory")
                 ),

@@ -1,4 +1,4 @@
-"""In which formats a stage keeps, computes and sends numbers; made once, from `--dtype`."""
+"""In which formats a stage keeps, computes and sends numbers; made once, from its flags."""
 
 from enum import StrEnum
 from typing import NamedTuple, Self
@@ -32,6 +32,41 @@ class DType(StrEnum):
             raise InvalidArgumentError(
                 f"dtype {name!r} is not one of {', '.join(cls)}", field="dtype"
             ) from None
+
+
+class KvFormat(StrEnum):
+    """How a stage keeps keys and values, by the name that `--kv-dtype` has for it."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+    INT8 = "int8"
+    """Codes of 8 bits; each head of a token has a scale in float32."""
+
+    @classmethod
+    def named(cls, name: str) -> Self:
+        """Returns the format of that name.
+
+        Raises:
+            InvalidArgumentError: There is no such format.
+        """
+        try:
+            return cls(name)
+        except ValueError:
+            raise InvalidArgumentError(
+                f"kv_dtype {name!r} is not one of {', '.join(cls)}", field="kv_dtype"
+            ) from None
+
+    @property
+    def dtype(self) -> DType | None:
+        """Dtype of plain numbers; None for codes."""
+        return None if self is KvFormat.INT8 else DType(self.value)
+
+    def head_bytes(self, head_dim: int) -> int:
+        """Bytes of the keys, or the values, of a token in one head."""
+        if self.dtype is None:
+            return head_dim + DType.FLOAT32.itemsize
+        return head_dim * self.dtype.itemsize
 
 
 class Encoding(NamedTuple):
@@ -81,8 +116,8 @@ class Precision(NamedTuple):
     that of most matrices of the layers; an embedding has 8 bits then, a head plain numbers."""
     compute: DType
     """Dtype of activations, and of weights that are no matrices, such as those of norms."""
-    kv: DType
-    """Dtype of keys and values in the KV cache."""
+    kv: KvFormat
+    """Format of keys and values in the KV cache."""
     wire: Encoding
     """Encoding of hidden states between stages."""
 
@@ -96,7 +131,8 @@ class Precision(NamedTuple):
     @classmethod
     def uniform(cls, dtype: DType) -> Self:
         """A precision that has one dtype for everything, as a GPU has it."""
-        return cls(Encoding.plain(dtype), dtype, dtype, Encoding.plain(dtype))
+        plain = Encoding.plain(dtype)
+        return cls(plain, dtype, KvFormat(dtype.value), plain)
 
     @classmethod
     def of(cls, dtype: str, *, on_cpu: bool) -> Self:

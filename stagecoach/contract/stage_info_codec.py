@@ -3,7 +3,7 @@
 from stagecoach.contract.dtypes import DTYPES, dtype_named
 from stagecoach.contract.errors import InvalidArgumentError
 from stagecoach.contract.layer_range import LayerRange
-from stagecoach.contract.precision import DType, Encoding, Precision
+from stagecoach.contract.precision import DType, Encoding, KvFormat, Precision
 from stagecoach.contract.stage_info import StageInfo
 from stagecoach.v1 import stage_pb2
 
@@ -98,6 +98,6 @@ def _precision(message: stage_pb2.GetInfoResponse) -> Precision:
     return Precision(
         weights=weights,
         compute=DType.named(message.compute_dtype or wire),
-        kv=DType.named(message.kv_dtype or wire),
+        kv=KvFormat.named(message.kv_dtype or wire),
         wire=Encoding.plain(wire),
     )

@@ -3,7 +3,12 @@
 from collections.abc import Iterable
 
 from stagecoach.contract.precision import FEW_BITS
-from stagecoach.contract.stage_choices import DTYPE_NAMES, ENGINE_NAMES, WEIGHTS_NAMES
+from stagecoach.contract.stage_choices import (
+    DTYPE_NAMES,
+    ENGINE_NAMES,
+    KV_DTYPE_NAMES,
+    WEIGHTS_NAMES,
+)
 from stagecoach.telemetry.log_config import LOG_LEVELS
 
 
@@ -41,6 +46,11 @@ def weights(incomplete: str) -> list[str]:
 def planned_weights(incomplete: str) -> list[str]:
     """Values of the planner's `--weights`."""
     return _beginning_with(incomplete, ("auto", *FEW_BITS))
+
+
+def kv_dtypes(incomplete: str) -> list[str]:
+    """Values of `--kv-dtype`."""
+    return _beginning_with(incomplete, KV_DTYPE_NAMES)
 
 
 def engines(incomplete: str) -> list[str]:

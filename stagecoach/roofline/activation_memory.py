@@ -52,8 +52,8 @@ def _chunk_bytes(stage: StageCost, num_tokens: int, context_tokens: int) -> int:
     attending = projected + 4 * queries + 2 * keys
     in_mlp = 5 * hidden + 3 * model.mlp_width
     gathered = 0
-    if num_tokens < context_tokens and not model.caps_scores:
-        gathered = context_tokens * model.kv_width * model.precision.kv.itemsize
+    if num_tokens < context_tokens and not model.reads_context_in_place:
+        gathered = context_tokens * model.kv_bytes_per_token_and_layer
     # Cosines and sines: the table of all positions, and the rows of this step.
     rotary = 3 * (context_tokens + 2 * num_tokens) * model.head_dim
     size = model.precision.compute.itemsize

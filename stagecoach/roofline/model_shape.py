@@ -18,6 +18,9 @@ _SCORE_CAP = "attn_logit_softcapping"
 LEAN_LAUNCHES = 9
 """Kernel launches of a Llama-like layer: four matrices, and five kernels between them."""
 
+_CODING_LAUNCHES = 20
+"""Kernel launches that round keys and values to codes, where no kernel does so on its way."""
+
 _LEAN_ACTIVATION = "silu"
 """Activation between the matrices of an MLP for which there is a kernel."""
 
@@ -58,7 +61,7 @@ class ModelShape:
     head_dim: int
     """Elements of a head."""
     caps_scores: bool
-    """Whether attention caps scores: chunks then read keys and values in place."""
+    """Whether attention caps scores."""
     layer_launches: int
     """Kernels that a layer launches for tokens of sequences that decode."""
     mlp_width: int
@@ -113,7 +116,7 @@ class ModelShape:
             kv_width=kv_width,
             head_dim=config.head_dim,
             caps_scores=_caps_scores(config),
-            layer_launches=_layer_launches(config),
+            layer_launches=_layer_launches(config, precision),
             mlp_width=inner_size,
             max_model_len=config.max_model_len,
             layer_matrix_parameters=sum(rows * columns for rows, columns in matrices),
@@ -158,7 +161,12 @@ class ModelShape:
     @property
     def kv_bytes_per_token_and_layer(self) -> int:
         """Keys and values of one token in one layer."""
-        return self.kv_width * self.precision.kv.itemsize
+        return self.kv_width // self.head_dim * self.precision.kv.head_bytes(self.head_dim)
+
+    @property
+    def reads_context_in_place(self) -> bool:
+        """Whether a kernel of ours attends chunks, which gathers no context before."""
+        return self.caps_scores or self.precision.kv.dtype != self.precision.compute
 
     @property
     def hidden_bytes_per_token(self) -> int:
@@ -193,13 +201,14 @@ class ModelShape:
         return self.hidden_size * self.precision.compute.itemsize
 
 
-def _layer_launches(config: ModelConfig) -> int:
+def _layer_launches(config: ModelConfig, precision: Precision) -> int:
     family = FAMILIES.get(config.model_type)
+    coding = 0 if precision.kv.dtype is not None else _CODING_LAUNCHES
     if family is None:
-        return MODULE_LAUNCHES
+        return MODULE_LAUNCHES + coding
     activation = config.raw.get("hidden_act", _LEAN_ACTIVATION)
     is_lean = family.lean is not None and activation == _LEAN_ACTIVATION
-    return LEAN_LAUNCHES if is_lean else family.module_launches
+    return LEAN_LAUNCHES if is_lean else family.module_launches + coding
 
 
 def _caps_scores(config: ModelConfig) -> bool:

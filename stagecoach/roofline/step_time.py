@@ -45,9 +45,12 @@ _MOVED_LOGIT_BYTES = 44
 _CHUNK_LAUNCHES = 4
 """More in each layer, for each sequence that runs several tokens."""
 
-_CAPPED_CHUNK_LAUNCHES = 1
-"""Kernel launches of a chunk's attention where scores are capped: nothing is gathered, and rows are
-written in place."""
+_SCALES_LAUNCHES = 1
+"""Kernel launches that clear the scales of new blocks."""
+
+_OWN_CHUNK_LAUNCHES = 1
+"""Kernel launches of a chunk's attention where a kernel of ours attends it: nothing is gathered,
+and rows are written in place."""
 
 
 class StageTime(NamedTuple):
@@ -141,11 +144,11 @@ def matrices_work(stage: StageCost, work: Work, num_few: int = MAX_FEW_TOKENS) -
 def attention_work(stage: StageCost, work: Work) -> KernelWork:
     """Attention: writes new keys and values, and reads those of every sequence once.
 
-    For a chunk behind a context they are gathered before, unless scores are capped.
+    For a chunk behind a context they are gathered before, unless a kernel of ours attends it.
     """
     model, num_layers = stage.model, len(stage.layers)
     kv_tokens = work.num_context_tokens + work.num_tokens
-    if not model.caps_scores:
+    if not model.reads_context_in_place:
         kv_tokens += 2 * work.num_gathered_tokens
     a_token = 2 * model.attention_width * _size(model)
     return KernelWork(
@@ -187,7 +190,7 @@ def head_work(stage: StageCost, work: Work) -> KernelWork:
 def num_launches(stage: StageCost, work: Work) -> int:
     """Kernels that run for a micro-batch."""
     model = stage.model
-    a_chunk = _CAPPED_CHUNK_LAUNCHES if model.caps_scores else _CHUNK_LAUNCHES
+    a_chunk = _OWN_CHUNK_LAUNCHES if model.reads_context_in_place else _CHUNK_LAUNCHES
     a_layer = model.layer_launches + a_chunk * work.num_chunks
     return len(stage.layers) * a_layer + _launches_besides(stage, work)
 
@@ -206,7 +209,12 @@ def num_host_launches(stage: StageCost, work: Work) -> int:
 
 def _launches_besides(stage: StageCost, work: Work) -> int:
     has_logits = stage.is_last and work.num_logit_rows
-    return _STEP_LAUNCHES + (_HEAD_LAUNCHES if has_logits else 0)
+    has_scales = stage.model.precision.kv.dtype is None
+    return (
+        _STEP_LAUNCHES
+        + (_HEAD_LAUNCHES if has_logits else 0)
+        + (_SCALES_LAUNCHES if has_scales else 0)
+    )
 
 
 def _size(model: ModelShape) -> int:

@@ -179,7 +179,9 @@ class GetInfoResponse(_message.Message):
     field; then it is that of hidden states, and so is the next.
     """
     kv_dtype: _builtins.str
-    """Element type of keys and values while they are kept."""
+    """How keys and values are kept: their element type, or int8 for codes with a scale of each head
+    and token.
+    """
     @_builtins.property
     def layers(self) -> Global___LayerRange:
         """Layers that this stage owns."""

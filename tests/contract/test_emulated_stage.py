@@ -207,6 +207,13 @@ def test_an_engine_that_computes_refuses_a_shape_by_name() -> None:
         build_engine(config, open_model(config.model))
 
 
+async def test_kv_in_8_bits_has_room_for_more_tokens() -> None:
+    async with emulated_stage(kv_dtype="int8") as (codes, _), emulated_stage() as (plain, _):
+        about_codes, about_plain = await codes.info(), await plain.info()
+    assert (about_codes.kv_dtype, about_plain.kv_dtype) == ("int8", "float16")
+    assert about_codes.num_kv_blocks > about_plain.num_kv_blocks
+
+
 @pytest.mark.parametrize(("weights", "bytes_of_32"), [("int4", 20), ("int8", 36)])
 async def test_weights_in_few_bits_take_less_memory(weights: str, bytes_of_32: int) -> None:
     async with emulated_stage(weights=weights) as (few, _), emulated_stage() as (plain, _):

@@ -19,9 +19,10 @@ from stage_server.model.weight_plan import WeightPlan
 from stage_server.model.weights import WeightSource
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.logits_request import LogitsRequest
-from stagecoach.contract.precision import DType, Precision
+from stagecoach.contract.precision import DType, KvFormat, Precision
 from stagecoach.contract.slot_ops import SlotOp
 from stagecoach.model_files import ModelFiles, open_model
+from stagecoach.roofline.card_precision import AUTO
 from tests.gpu.fake_card import CUDA
 from tests.shapes_only import ShapesOnly
 
@@ -67,6 +68,7 @@ def fake_stack(
     layers: LayerRange,
     *,
     dtype: DType = DType.FLOAT16,
+    kv_dtype: str = AUTO,
     lean: bool = True,
     kernels: Kernels | None = None,
 ) -> LayerStack:
@@ -75,11 +77,14 @@ def fake_stack(
     Args:
         files: The model.
         layers: Of the stage.
-        dtype: Of everything.
+        dtype: Of everything but KV.
+        kv_dtype: As `StageConfig.kv_dtype`.
         lean: False: layers by transformers' modules in any case.
         kernels: Those of the card; None: it has none.
     """
     precision = Precision.uniform(dtype)
+    if kv_dtype != AUTO:
+        precision = precision._replace(kv=KvFormat.named(kv_dtype))
     with mock.patch.object(torch.nn.Linear, "reset_parameters"):  # slow, and in vain
         blueprint, runs_lean = _blueprint(files, layers, lean=lean)
     layers_type = _layers_type(runs_lean=runs_lean, kernels=kernels)
@@ -99,7 +104,8 @@ def fake_engine(
 ) -> TorchEngine:
     """Makes an engine on the card that is in; `settings` are of its configuration."""
     config = StageConfig(model=files.model_id, layers=layers, **settings)
-    return TorchEngine(config, files, fake_stack(files, layers, lean=lean, kernels=kernels))
+    stack = fake_stack(files, layers, kv_dtype=config.kv_dtype, lean=lean, kernels=kernels)
+    return TorchEngine(config, files, stack)
 
 
 def batch_for(

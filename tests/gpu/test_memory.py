@@ -11,7 +11,7 @@ from stage_server.core.engine import finished
 from stagecoach.contract.errors import DeviceMemoryError, InsufficientMemoryError
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.logits_request import LogitsRequest
-from stagecoach.contract.precision import DType, Precision
+from stagecoach.contract.precision import DType, KvFormat, Precision
 from stagecoach.roofline.activation_memory import activation_bytes
 from stagecoach.roofline.devices import gpu_named
 from stagecoach.roofline.kv_memory import CONTEXT_BYTES, RESERVE_BYTES, kv_memory_bytes
@@ -46,8 +46,8 @@ MAX_EXCESS = 1.3
 """How much more than it takes a micro-batch may be expected to take."""
 
 
-def cost_of(files: ShapesOnly, layers: LayerRange) -> StageCost:
-    return StageCost(model=ModelShape.of(files.config, FLOAT16), layers=layers)
+def cost_of(files: ShapesOnly, layers: LayerRange, precision: Precision = FLOAT16) -> StageCost:
+    return StageCost(model=ModelShape.of(files.config, precision), layers=layers)
 
 
 @pytest.mark.parametrize(
@@ -62,9 +62,14 @@ def cost_of(files: ShapesOnly, layers: LayerRange) -> StageCost:
     ],
     ids=["13b-middle", "13b-last", "8b-last", "1b-first", "phi3-middle", "gemma2-middle"],
 )
+@pytest.mark.parametrize("kv_format", [KvFormat.FLOAT16, KvFormat.INT8])
 @pytest.mark.parametrize(("num_tokens", "context_tokens"), [(512, 2049), (2048, 4096)])
 def test_the_formula_holds_what_the_engine_takes(
-    files: ShapesOnly, layers: LayerRange, num_tokens: int, context_tokens: int
+    files: ShapesOnly,
+    layers: LayerRange,
+    num_tokens: int,
+    context_tokens: int,
+    kv_format: KvFormat,
 ) -> None:
     sizes = StepSizes(
         max_num_batched_tokens=num_tokens,
@@ -73,9 +78,10 @@ def test_the_formula_holds_what_the_engine_takes(
         block_size=16,
     )
     with FakeCard():
-        taken = activation_peak(fake_stack(files, layers, kernels=KERNELS), sizes)
+        stack = fake_stack(files, layers, kv_dtype=kv_format, kernels=KERNELS)
+        taken = activation_peak(stack, sizes)
     expected = activation_bytes(
-        cost_of(files, layers),
+        cost_of(files, layers, FLOAT16._replace(kv=kv_format)),
         max_num_batched_tokens=num_tokens,
         max_num_seqs=64,
         context_tokens=context_tokens,

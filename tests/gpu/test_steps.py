@@ -16,6 +16,7 @@ from stage_server.kernels.kernels import Kernels
 from stagecoach.contract.errors import DeviceMemoryError
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.logits_request import LogitsRequest
+from stagecoach.contract.precision import DType, KvFormat, Precision
 from stagecoach.roofline.model_shape import ModelShape
 from stagecoach.roofline.stage_cost import StageCost
 from stagecoach.roofline.step_time import (
@@ -81,18 +82,39 @@ layer at batch 1, 14 at 8 and 96, and 2 transfers everywhere."""
 SENT, FETCHED = "host to card, without waiting", "card to host, without waiting"
 
 
-def counts_of(layers: LayerRange, kernels: Kernels | None) -> dict[Kind, Counts]:
+INT8_KV_LIMITS = {
+    **KERNEL_LIMITS,
+    Kind.FIRST_CHUNK: Limit(9, 22, 2, 2),
+    Kind.LATER_CHUNK: Limit(9, 22, 2, 2),
+    Kind.MIXED: Limit(11, 22, 2, 2),
+    Kind.FORK: Limit(9, 24, 2, 2),
+    Kind.DECODE_96: Limit(9, 22, 2, 2),
+}
+"""Of the same over KV in 8 bits: no chunk is converted, and blocks have scales to make ready."""
+
+
+def counts_of(
+    layers: LayerRange, kernels: Kernels | None, kv_dtype: str = "auto"
+) -> dict[Kind, Counts]:
+    settings = {**SETTINGS, "kv_dtype": kv_dtype}
     with FakeCard() as card:
-        engine = fake_engine(shape_files("llama-2-13b"), layers, kernels=kernels, **SETTINGS)
+        engine = fake_engine(shape_files("llama-2-13b"), layers, kernels=kernels, **settings)
         return count_steps(card, engine, LARGE_STEPS)
 
 
-@pytest.mark.parametrize(("kernels", "limits"), [(None, LIMITS), (KERNELS, KERNEL_LIMITS)])
+@pytest.mark.parametrize(
+    ("kernels", "kv_dtype", "limits"),
+    [
+        (None, "auto", LIMITS),
+        (KERNELS, "auto", KERNEL_LIMITS),
+        (KERNELS, "int8", INT8_KV_LIMITS),
+    ],
+)
 def test_launches_and_transfers_of_lean_layers_stay_within_their_limits(
-    kernels: Kernels | None, limits: Mapping[Kind, Limit]
+    kernels: Kernels | None, kv_dtype: str, limits: Mapping[Kind, Limit]
 ) -> None:
-    firsts = [counts_of(LayerRange(0, count), kernels) for count in (1, 3)]
-    lasts = [counts_of(LayerRange(40 - count, 40), kernels) for count in (1, 3)]
+    firsts = [counts_of(LayerRange(0, count), kernels, kv_dtype) for count in (1, 3)]
+    lasts = [counts_of(LayerRange(40 - count, 40), kernels, kv_dtype) for count in (1, 3)]
     found = {}
     for kind in lasts[0]:
         few, many = (counts[kind].num_launches for counts in lasts)
@@ -131,13 +153,16 @@ def assert_charged(predicted: float, counted: float) -> None:
     ],
     ids=["13b-first", "13b-middle", "13b-last", "gemma2-middle"],
 )
+@pytest.mark.parametrize("kv_format", [KvFormat.FLOAT16, KvFormat.INT8])
 def test_plans_charge_the_launches_and_the_bytes_of_the_engine(
-    files: ShapesOnly, layers: LayerRange
+    files: ShapesOnly, layers: LayerRange, kv_format: KvFormat
 ) -> None:
-    stage = StageCost(model=ModelShape.of(files.config), layers=layers)
+    precision = Precision.uniform(DType.FLOAT16)._replace(kv=kv_format)
+    stage = StageCost(model=ModelShape.of(files.config, precision), layers=layers)
+    settings = {**SETTINGS, "kv_dtype": kv_format}
     steps = [step for step in LARGE_STEPS if step.logits in (None, GREEDY)]
     with FakeCard() as card:
-        engine = fake_engine(files, layers, kernels=KERNELS, **SETTINGS)
+        engine = fake_engine(files, layers, kernels=KERNELS, **settings)
         counts = count_steps(card, engine, steps)
     for step in steps:
         if step.kind not in counts or step.kind is Kind.FORK:  # whose copies a plan leaves out
@@ -193,18 +218,27 @@ def test_a_chunk_within_its_window_is_attended_by_torch() -> None:
     assert [found[step.kind].launches["stagecoach::prefill"] for step in CHUNKS] == [0, 0]
 
 
-@pytest.mark.parametrize("case", FAMILIES)
-def test_every_family_computes_every_kind_of_step_on_the_card_alone(case: str) -> None:
+@pytest.mark.parametrize(
+    ("case", "kv_dtype"),
+    [
+        *((case, "auto") for case in FAMILIES),
+        *((case, "int8") for case in ("llama", "mistral-window", "gemma2", "phi3")),
+    ],
+)
+def test_every_family_computes_every_kind_of_step_on_the_card_alone(
+    case: str, kv_dtype: str
+) -> None:
     """A tensor on the wrong device fails, whichever operation meets it."""
     files, layers = tiny_files(case), LayerRange(0, 2)
+    settings = {**SETTINGS, "kv_dtype": kv_dtype}
     with FakeCard() as card:
-        first = fake_engine(files, layers, kernels=KERNELS, **SETTINGS)
+        first = fake_engine(files, layers, kernels=KERNELS, **settings)
         without_head = count_steps(card, first, STEPS[:3])
-        last = fake_engine(files, LayerRange(NUM_LAYERS - 2, NUM_LAYERS), **SETTINGS)
+        last = fake_engine(files, LayerRange(NUM_LAYERS - 2, NUM_LAYERS), **settings)
         counts = count_steps(card, last)
     assert without_head.keys() == {step.kind for step in STEPS[:3]}
     assert counts.keys() == {step.kind for step in STEPS}
-    stage = StageCost(model=ModelShape.of(files.config), layers=layers)
+    stage = StageCost(model=ModelShape.of(files.config, first.info.precision), layers=layers)
     decode = STEPS[2]  # Heads as small as these take more kernels for a chunk than real ones do.
     predicted, counted = (
         num_launches(stage, work_of(decode, stage)),

@@ -16,7 +16,7 @@ from stage_server.model.fused_layers import FusedLayers
 from stage_server.model.layer_stack import load_layer_stack, no_kernels
 from stage_server.model.module_blueprint import ModuleBlueprint
 from stagecoach.contract.layer_range import LayerRange
-from stagecoach.contract.precision import DType, Precision
+from stagecoach.contract.precision import DType, KvFormat, Precision
 from stagecoach.contract.slot_ops import ForkSlot
 from stagecoach.model_files import open_model
 from tests.recorded_decodes import add_graphs
@@ -35,13 +35,15 @@ IS_LEAN = {
 }
 
 
-def create_engine(path: Path, kernels: Kernels | None) -> TorchEngine:
+def create_engine(
+    path: Path, kernels: Kernels | None, precision: Precision = FLOAT32
+) -> TorchEngine:
     config = StageConfig(model=str(path), layers=MIDDLE, kv_memory_bytes=1 << 20, max_num_seqs=4)
     files = open_model(config.model)
     stack = load_layer_stack(
         files,
         MIDDLE,
-        precision=FLOAT32,
+        precision=precision,
         device=CPU,
         find_kernels=no_kernels if kernels is None else lambda _: kernels,
     )
@@ -93,9 +95,22 @@ def test_recorded_decodes_equal_those_of_the_twin(path: Path) -> None:
     assert recorder.replays == [4, 4]
 
 
-def test_the_check_at_start_passes(path: Path) -> None:
+@pytest.mark.parametrize("kv_format", [KvFormat.INT8, KvFormat.FLOAT16])
+def test_every_kind_of_step_equals_its_twin_over_narrow_kv(path: Path, kv_format: KvFormat) -> None:
+    precision = FLOAT32._replace(kv=kv_format)
+    fused, plain = (create_engine(path, kernels, precision) for kernels in (KERNELS, None))
+    assert fused.info.kv_bytes == plain.info.kv_bytes
+    for batch in steps(plain.info.hidden_size):
+        found, expected = (engine.forward(batch).hidden_states for engine in (fused, plain))
+        # A number on the verge of two codes becomes one here and the other there.
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("kv_format", [KvFormat.FLOAT32, KvFormat.INT8])
+def test_the_check_at_start_passes(path: Path, kv_format: KvFormat) -> None:
     blueprint = ModuleBlueprint(open_model(str(path)), MIDDLE)
-    assert failure_of(KERNELS, blueprint, 16, torch.float32, CPU) is None
+    precision = FLOAT32._replace(kv=kv_format)
+    assert failure_of(KERNELS, blueprint, 16, precision, CPU) is None
 
 
 def test_the_check_at_start_names_what_differs(
@@ -103,6 +118,6 @@ def test_the_check_at_start_names_what_differs(
 ) -> None:
     blueprint = ModuleBlueprint(open_model(str(tiny_model("llama", tmp_path))), MIDDLE)
     monkeypatch.setattr(twins, "silu_and_mul", lambda gate_up: gate_up.chunk(2, -1)[0] + 1)
-    failure = failure_of(KERNELS, blueprint, 16, torch.float32, CPU)
+    failure = failure_of(KERNELS, blueprint, 16, FLOAT32, CPU)
     assert failure is not None
     assert failure.startswith("gate differs from its twin by ")

@@ -1,7 +1,9 @@
 """The kernels between a layer's matrices in Triton's interpreter, against their twins."""
 
+import math
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,10 +27,16 @@ def assert_like(found: Any, expected: Any, dtype: torch.dtype) -> None:
     st.sampled_from([(1, 1), (4, 2), (5, 1), (16, 16)]),
     st.sampled_from([8, 24, 128]),
     st.booleans(),
+    st.booleans(),
     dtypes,
 )
 def test_heads_are_rotated_and_stored(
-    num_tokens: int, num_heads: tuple[int, int], head_dim: int, has_norm: bool, dtype: torch.dtype
+    num_tokens: int,
+    num_heads: tuple[int, int],
+    head_dim: int,
+    has_norm: bool,
+    is_coded: bool,
+    dtype: torch.dtype,
 ) -> None:
     generator = torch.Generator().manual_seed(num_tokens)
 
@@ -39,13 +47,13 @@ def test_heads_are_rotated_and_stored(
     heads = random(num_tokens, num_queries + 2 * num_kv_heads, head_dim)
     cos, _, swapped_sin = random(num_tokens, 3, head_dim).unbind(1)  # as `Rotary.at` gives them
     head_norm = random(num_queries + num_kv_heads, head_dim) if has_norm else None
-    pool = torch.full((2, 12, num_kv_heads, head_dim), 7, dtype=dtype)
+    kept = torch.int8 if is_coded else dtype
+    pool = torch.full((2, 12, num_kv_heads, head_dim), 7, dtype=kept)
+    scales = torch.full((2, 12, num_kv_heads), 7.0) if is_coded else None
     slots = torch.randperm(12, generator=generator)[:num_tokens]
     expected = twins.rotate(
         heads, cos, swapped_sin, head_norm=head_norm, eps=EPS, num_kv_heads=num_kv_heads
     )
-    stored = pool.clone()
-    stored[0, slots], stored[1, slots] = expected.keys, expected.values
     query = kernels.rotate_and_store(
         heads,
         cos,
@@ -55,10 +63,51 @@ def test_heads_are_rotated_and_stored(
         slots=slots,
         keys=pool[0],
         values=pool[1],
+        key_scales=None if scales is None else scales[0],
+        value_scales=None if scales is None else scales[1],
     )
     assert_like(query, expected.queries, dtype)
-    assert_like(pool, stored, dtype)
-    assert torch.equal(pool[1], stored[1]), "values are copied"
+    others = torch.ones(12, dtype=torch.bool)
+    others[slots] = False
+    assert bool((pool[:, others] == 7).all())
+    if scales is None:
+        assert_like(pool[0, slots], expected.keys, dtype)
+        assert torch.equal(pool[1, slots], expected.values), "values are copied"
+        return
+    assert bool((scales[:, others] == 7).all())
+    largest = expected.values.float().abs().amax(-1)
+    torch.testing.assert_close(scales[1, slots], largest / 127)
+    found = pool[:, slots] * scales[:, slots].unsqueeze(-1)
+    assert_codes(found[0], expected.keys, TOLERANCES[dtype])
+    assert_codes(found[1], expected.values, 0)
+
+
+def assert_codes(found: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None:
+    """Half a code of 127 away at most, of numbers that differ by the tolerance."""
+    largest = expected.float().abs().amax(-1, keepdim=True)
+    most = largest / 253 + tolerance * (1 + largest)
+    assert bool(((found - expected.float()).abs() <= most).all())
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+def test_what_is_not_finite_is_not_lost_in_codes() -> None:
+    heads = torch.ones(1, 3, 8)
+    heads[0, 1, 3], heads[0, 2, 5] = math.nan, math.inf
+    pool = torch.zeros(2, 1, 1, 8, dtype=torch.int8)
+    scales = torch.zeros(2, 1, 1)
+    kernels.rotate_and_store(
+        heads,
+        torch.ones(1, 8),
+        torch.zeros(1, 8),
+        head_norm=None,
+        eps=EPS,
+        slots=torch.zeros(1, dtype=torch.int64),
+        keys=pool[0],
+        values=pool[1],
+        key_scales=scales[0],
+        value_scales=scales[1],
+    )
+    assert not scales.isfinite().any()
 
 
 @settings(max_examples=10)

@@ -27,6 +27,7 @@ def tiles(head_dim: int, dtype: torch.dtype) -> tuple[int, int]:
         on_tensor_cores=dtype.itemsize == 2,
         has_window=False,
         has_softcap=False,
+        has_scales=False,
     )
     return constants["ROWS"], constants["TILE"]
 
@@ -52,24 +53,31 @@ class Case:
         num_blocks = -(-end // block_size)
         self.table = torch.randperm(num_blocks + 2, generator=generator)[:num_blocks]
         shape = (2, (num_blocks + 2) * block_size, num_kv_heads, head_dim)
-        self.pool = torch.full(shape, math.nan, dtype=kv_dtype or dtype)
+        is_coded = kv_dtype is torch.int8
+        self.pool = torch.full(shape, 127 if is_coded else math.nan, dtype=kv_dtype or dtype)
+        self.scales = torch.full(shape[:-1], math.nan) if is_coded else None
         positions = torch.arange(end)
         slots = self.table[positions // block_size] * block_size + positions % block_size
         kv = torch.randn((2, end, num_kv_heads, head_dim), generator=generator)
-        self.pool[:, slots] = kv.to(self.pool.dtype)
+        if self.scales is None:
+            self.pool[:, slots] = kv.to(self.pool.dtype)
+        else:
+            self.pool[:, slots] = (kv * 30).clamp(-127, 127).to(torch.int8)
+            self.scales[:, slots] = torch.rand(kv.shape[:-1], generator=generator) / 30
         # Rows of others around it, which nobody may read or write.
         self.query = torch.full((num_tokens + 3, num_heads, head_dim), math.nan, dtype=dtype)
         own = torch.randn((num_tokens, num_heads, head_dim), generator=generator)
         self.query[1:-2] = own.to(dtype)
 
     def attend(self, window: int | None = None, softcap: float | None = None) -> torch.Tensor:
-        return self._attend(KERNELS, self.query, self.pool, window, softcap)
+        return self._attend(KERNELS, self.query, self.pool, self.scales, window, softcap)
 
     def twin(self, window: int | None = None, softcap: float | None = None) -> torch.Tensor:
         return self._attend(
             ObviousKernels(num_processors=1),
             self.query.float(),
-            self.pool.float(),
+            self.pool.float() if self.scales is None else self.pool * self.scales.unsqueeze(-1),
+            None,
             window,
             softcap,
         )
@@ -79,6 +87,7 @@ class Case:
         kernels: Kernels,
         query: torch.Tensor,
         pool: torch.Tensor,
+        scales: torch.Tensor | None,
         window: int | None,
         softcap: float | None,
     ) -> torch.Tensor:
@@ -96,6 +105,8 @@ class Case:
             sliding_window=window,
             softcap=softcap,
             output=output,
+            key_scales=None if scales is None else scales[0],
+            value_scales=None if scales is None else scales[1],
         )
         return output
 
@@ -158,6 +169,8 @@ def test_rows_that_see_nothing_of_a_tile_are_not_troubled_by_it() -> None:
 
 def test_kv_that_is_kept_narrower_is_widened() -> None:
     check(Case(40, 9, kv_dtype=torch.float16), softcap=5.0)
+    check(Case(40, 9, kv_dtype=torch.int8), softcap=5.0, window=30)
+    check(Case(70, 40, kv_dtype=torch.int8, dtype=torch.float16))
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,12 @@ TYPES = {
 }
 """Types of arguments; every other one points at elements of the compute dtype."""
 
+PLAIN_KV: dict[str, str | None] = {"key_scales": None, "value_scales": None}
+CODED_KV: dict[str, str | None] = {
+    **dict.fromkeys(("keys", "values"), "*i8"),
+    **dict.fromkeys(("key_scales", "value_scales"), "*fp32"),
+}
+
 
 class Usage(NamedTuple):
     num_registers: int
@@ -105,9 +111,7 @@ def decode_usage(capability: int, cache: Path, **case: Any) -> Usage:
         "is_split": True,
         **case,
     }
-    types: dict[str, str | None] = {"key_scales": None, "value_scales": None}
-    if constants["has_scales"]:
-        types = {"keys": "*i8", "values": "*i8", "key_scales": "*fp32", "value_scales": "*fp32"}
+    types = CODED_KV if constants["has_scales"] else PLAIN_KV
     if not constants["is_split"]:
         types |= {"partial": None, "log_sums": None}
     return compiled(
@@ -157,6 +161,7 @@ def prefill_usage(capability: int, cache: Path, **case: Any) -> Usage:
         "on_tensor_cores": capability >= 80 and dtype != "fp32",
         "has_window": True,
         "has_softcap": True,
+        "has_scales": False,
         **case,
     }
     return compiled(
@@ -166,6 +171,7 @@ def prefill_usage(capability: int, cache: Path, **case: Any) -> Usage:
         cache,
         dtype=dtype,
         options=paged_prefill.prefill_options(on_tensor_cores=constants["on_tensor_cores"]),
+        **(CODED_KV if constants["has_scales"] else PLAIN_KV),
     )
 
 
@@ -182,6 +188,12 @@ def test_attention_of_chunks_fits_every_card(capability: int, tmp_path: Path) ->
         {"dtype": "fp32"},
         {"head_dim": 128, "num_heads": 32, "has_softcap": False},
         {"head_dim": 64, "has_window": False},
+        {"has_scales": True},
+        {
+            "has_scales": True,
+            **{"head_dim": 128, "num_heads": 40, "num_kv_heads": 40},
+            **{"has_window": False, "has_softcap": False},
+        },
         {"dtype": "fp16", "head_dim": 80, "block_size": 24},
     ],
     ids=lambda case: "-".join(case),
@@ -259,13 +271,24 @@ def test_the_other_kernels_fit_every_card(capability: int, tmp_path: Path) -> No
             capability,
             tmp_path,
         ),
-        compiled(
-            rotate_and_store.rotate_and_store_kernel,
-            rotate_and_store.rotate_constants(
-                num_heads=32, num_kv_heads=8, head_dim=128, rotary_stride=384, has_norm=True
-            ),
-            capability,
-            tmp_path,
+        *(
+            compiled(
+                rotate_and_store.rotate_and_store_kernel,
+                rotate_and_store.rotate_constants(
+                    num_heads=32,
+                    num_kv_heads=8,
+                    head_dim=128,
+                    rotary_stride=384,
+                    has_norm=True,
+                    has_scales=has_scales,
+                ),
+                capability,
+                tmp_path,
+                dtype="fp16",
+                options=None,
+                **(CODED_KV if has_scales else PLAIN_KV),
+            )
+            for has_scales in (False, True)
         ),
         compiled(
             elementwise.silu_and_mul_kernel, elementwise.silu_constants(13824), capability, tmp_path

@@ -79,7 +79,7 @@ def test_where_kernels_cannot_be_compiled_the_stage_says_why_and_gathers(
     """A card whose machine has no driver stands for one without a compiler: Triton raises."""
     blueprint = ModuleBlueprint(open_model(str(tiny_model("llama", tmp_path))), LayerRange(0, 1))
     cpu = torch.device("cpu")
-    reason = failure_of(Kernels(num_processors=1), blueprint, 16, torch.float32, cpu)
+    reason = failure_of(Kernels(num_processors=1), blueprint, 16, FLOAT32, cpu)
     assert reason
     monkeypatch.setattr(
         "stage_server.compute.kernel_check.failure_of", lambda *_: "no C compiler: install gcc"

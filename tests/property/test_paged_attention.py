@@ -15,6 +15,7 @@ from stage_server.kv_cache.side_by_side import place_side_by_side
 from stage_server.kv_cache.slot_tables import SlotTables
 from stage_server.kv_cache.step_indices import StepIndices
 from stagecoach.contract.errors import InsufficientMemoryError
+from stagecoach.contract.precision import KvFormat
 from stagecoach.contract.slot_ops import FreeSlot
 
 BLOCK_SIZE, NUM_BLOCKS, NUM_SLOTS, HEAD_DIM, NUM_KV_HEADS = 4, 40, 4, 8, 2
@@ -53,12 +54,24 @@ def attend_one(
     return output
 
 
+def rounded(heads: torch.Tensor, kv_format: KvFormat) -> torch.Tensor:
+    """Heads of one token, head by head, as a pool keeps them."""
+    if kv_format is not KvFormat.INT8:
+        return heads.half().float() if kv_format is KvFormat.FLOAT16 else heads
+    numbers = []
+    for head in heads:
+        scale = head.abs().max() / 127
+        numbers.append(torch.floor(head / scale + 0.5) * scale)
+    return torch.stack(numbers)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     steps,
     st.sampled_from([1, 3]),
     st.sampled_from([None, 1, 3, 6, 100]),
     st.sampled_from([None, 5.0]),
+    st.sampled_from([KvFormat.FLOAT32, KvFormat.FLOAT16, KvFormat.INT8]),
     st.integers(0, 2**31),
 )
 def test_every_row_equals_the_attention_of_its_own_sequence(
@@ -66,6 +79,7 @@ def test_every_row_equals_the_attention_of_its_own_sequence(
     num_groups: int,
     sliding_window: int | None,
     softcap: float | None,
+    kv_format: KvFormat,
     seed: int,
 ) -> None:
     torch.set_num_threads(1)
@@ -76,12 +90,16 @@ def test_every_row_equals_the_attention_of_its_own_sequence(
         block_size=BLOCK_SIZE,
         num_kv_heads=NUM_KV_HEADS,
         head_dim=HEAD_DIM,
-        dtype=torch.float32,
+        kv_format=kv_format,
         device=torch.device("cpu"),
     )
     # What a former owner may have left; no mask stops a NaN.
     for views in pool.layer(1):
-        views.rows.fill_(math.nan)
+        if views.scales is None:
+            views.rows.fill_(math.nan)
+        else:
+            views.rows.fill_(127)
+            views.scales.fill_(math.nan)
     tables = SlotTables(NUM_BLOCKS, BLOCK_SIZE)
     history: dict[int, tuple[list[torch.Tensor], list[torch.Tensor]]] = {
         slot: ([], []) for slot in range(NUM_SLOTS)
@@ -109,8 +127,8 @@ def test_every_row_equals_the_attention_of_its_own_sequence(
         for piece in slices:
             keys, values = history[piece.kv_slot]
             for _ in range(piece.num_tokens):
-                keys.append(key[row])
-                values.append(value[row])
+                keys.append(rounded(key[row], kv_format))
+                values.append(rounded(value[row], kv_format))
                 expected = attend_one(query[row], keys, values, 0.3, sliding_window, softcap)
                 torch.testing.assert_close(output[row], expected, atol=1e-5, rtol=1e-5)
                 row += 1
@@ -125,7 +143,7 @@ def test_a_pool_too_small_for_a_block_is_refused(num_bytes: int) -> None:
             block_size=16,
             num_kv_heads=2,
             head_dim=8,
-            dtype=torch.float16,
+            kv_format=KvFormat.FLOAT16,
             device=torch.device("cpu"),
             max_num_blocks=10,
         )

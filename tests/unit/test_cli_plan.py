@@ -153,6 +153,23 @@ def test_weights_in_few_bits_fit_one_card_and_are_read_sooner() -> None:
     )
 
 
+def test_kv_in_8_bits_leaves_room_for_more_tokens() -> None:
+    shape = ("--model", "shape:llama-2-13b", *("--gpu", "rtx-3060-12gb") * 3, "--batch", "8")
+    plain, codes = (
+        json.loads(run(*shape, *flags, "--json").stdout) for flags in ((), ("--kv-dtype", "int8"))
+    )
+    assert (plain["kv_dtype"], codes["kv_dtype"]) == ("float16", "int8")
+    assert 1.9 < codes["kv_tokens"] / plain["kv_tokens"] < 2.1
+    shown = run(*shape, "--kv-dtype", "int8").stdout
+    assert "422 kB of KV a token in int8" in shown  # 2 * 40 layers * 40 heads * (128 + 4) bytes
+
+
+def test_another_form_of_kv_is_refused_by_name() -> None:
+    result = run("--model", "demo", "--gpu", "t4-16gb", "--kv-dtype", "q8_0")
+    assert result.exit_code == 2
+    assert "--kv-dtype 'q8_0' is not one of float32, float16, bfloat16, int8" in result.stderr
+
+
 def test_a_file_is_planned_in_its_own_bits() -> None:
     answer = json.loads(run("--model", "demo", "--gpu", "t4-16gb", "--json").stdout)
     assert answer["weights"] == "int4"

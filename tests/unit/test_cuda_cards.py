@@ -31,7 +31,7 @@ from stage_server.model.cuda_grouped_rows import CudaRows
 from stage_server.process.build_engine import build_engine
 from stagecoach.contract.errors import IncompatibleError
 from stagecoach.contract.layer_range import LayerRange
-from stagecoach.contract.precision import INT4, INT8, DType, Encoding, Precision
+from stagecoach.contract.precision import INT4, INT8, DType, Encoding, KvFormat, Precision
 from stagecoach.model_files import open_model
 from stagecoach.model_files.config import parse_config
 from stagecoach.roofline.capability import Capability
@@ -378,6 +378,12 @@ def test_the_cpu_computes_in_float32_unless_told_otherwise() -> None:
     assert precision_on(CPU, "float32", GEMMA) == ON_CPU
     assert precision_on(CPU, "bfloat16", GEMMA) == Precision.uniform(DType.BFLOAT16)
     assert precision_on(CPU, "float16", GEMMA) == FLOAT16_ON_CPU
+
+
+@pytest.mark.parametrize("kv_format", KvFormat)
+def test_kv_is_kept_as_asked_for_whatever_else_is(kv_format: KvFormat) -> None:
+    found = precision_on(CPU, "auto", GEMMA, weights="int8", kv_dtype=kv_format)
+    assert found == ON_CPU._replace(weights=INT8, kv=kv_format)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from stage_server.model.grouped_linear import GroupedFormat
 from stage_server.model.linear_format import LinearFormat
 from stage_server.model.linear_formats import linear_format
 from stagecoach.contract.errors import InvalidArgumentError
-from stagecoach.contract.precision import INT4, INT8, DType, Encoding, Precision
+from stagecoach.contract.precision import INT4, INT8, DType, Encoding, KvFormat, Precision
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
 
@@ -22,7 +22,7 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
         (Precision.of("bfloat16", on_cpu=True), CPU, DenseFormat),
         (Precision.of("float16", on_cpu=True), CPU, FbgemmFormat),
         (Precision.of("float16", on_cpu=False), CUDA, DenseFormat),
-        (Precision.uniform(DType.FLOAT16)._replace(kv=DType.FLOAT32), CUDA, DenseFormat),
+        (Precision.uniform(DType.FLOAT16)._replace(kv=KvFormat.FLOAT32), CUDA, DenseFormat),
         (Precision.uniform(DType.FLOAT32)._replace(weights=INT4), CPU, GroupedFormat),
         (Precision.uniform(DType.FLOAT32)._replace(weights=INT8), CPU, GroupedFormat),
     ],

@@ -63,7 +63,8 @@ TAKES_ALL = {
     *("--tls-server-name", "--unsafe-fault-hooks", "--json-schema", "--api-keys-file"),
 }
 PASSED_ON = {
-    *("--dtype", "--weights", "--kv-memory", "--engine", "--emulate", "--efficiency"),
+    *("--dtype", "--weights", "--kv-dtype", "--kv-memory"),
+    *("--engine", "--emulate", "--efficiency"),
     *("--otlp-endpoint", "--served-model-name", "--allowed-host", "--cors-origin"),
     *("--log-format", "--log-level"),
 }

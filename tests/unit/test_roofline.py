@@ -15,7 +15,7 @@ from stagecoach.contract.errors import (
     UnsupportedModelError,
 )
 from stagecoach.contract.layer_range import LayerRange
-from stagecoach.contract.precision import INT4, INT8, DType, Encoding, Precision
+from stagecoach.contract.precision import INT4, INT8, DType, Encoding, KvFormat, Precision
 from stagecoach.model_files import ModelConfig, open_model
 from stagecoach.model_files.config import parse_config
 from stagecoach.roofline.devices import GPUS, gpu_named
@@ -124,7 +124,7 @@ class TestModelShape:
         mixed = Precision(
             weights=q4_0,
             compute=DType.FLOAT16,
-            kv=DType.FLOAT32,
+            kv=KvFormat.FLOAT32,
             wire=Encoding("fp8_e4m3, a scale a row", config.hidden_size, config.hidden_size + 4),
         )
         shape = ModelShape.of(config, mixed)

@@ -80,6 +80,7 @@ def test_a_value_out_of_range_is_refused_by_field(field: str, value: object) -> 
             "weights",
         ),
         ({"weights": "q4_k"}, "weights"),
+        ({"kv_dtype": "int4"}, "kv_dtype"),
     ],
 )
 def test_what_an_engine_would_ignore_or_lacks_is_refused(

@@ -10,7 +10,7 @@ from stagecoach.contract import stage_info_codec
 from stagecoach.contract.dtypes import dtype_named
 from stagecoach.contract.errors import InvalidArgumentError
 from stagecoach.contract.layer_range import LayerRange
-from stagecoach.contract.precision import DType, Encoding, Precision
+from stagecoach.contract.precision import DType, Encoding, KvFormat, Precision
 from stagecoach.contract.protocol import PROTOCOL_VERSION
 from stagecoach.contract.stage_info import StageInfo
 from stagecoach.v1 import stage_pb2
@@ -27,7 +27,7 @@ INFO = StageInfo(
     precision=Precision(
         weights=Encoding("q4_0", 32, 18),
         compute=DType.FLOAT32,
-        kv=DType.FLOAT16,
+        kv=KvFormat.FLOAT16,
         wire=Encoding.plain(DType.BFLOAT16),
     ),
     kv_block_size=16,

@@ -178,14 +178,14 @@ class TestDtypes:
     def test_float16_on_a_cpu_computes_in_float32(self, tmp_path: Path) -> None:
         stack = load(tiny_model("llama", tmp_path), WHOLE, "float16")
         assert stack.precision.weights.name == "float16"
-        assert stack.precision.compute == stack.precision.kv == DType.FLOAT32
+        assert stack.precision.compute == stack.precision.kv.dtype == DType.FLOAT32
         assert stack.embed(torch.tensor([3])).dtype == torch.float32
         assert run(stack).dtype == torch.float32
         assert stack.logits(run(stack)).dtype == torch.float32
 
     def test_bfloat16_is_bfloat16_throughout(self, tmp_path: Path) -> None:
         stack = load(tiny_model("llama", tmp_path), WHOLE, "bfloat16")
-        assert stack.precision.compute == stack.precision.kv == DType.BFLOAT16
+        assert stack.precision.compute == stack.precision.kv.dtype == DType.BFLOAT16
         assert stack.embed(torch.tensor([3])).dtype == torch.bfloat16
         assert run(stack).dtype == torch.bfloat16
         assert stack.logits(run(stack)).dtype == torch.float32

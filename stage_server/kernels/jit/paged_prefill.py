@@ -34,6 +34,8 @@ def prefill_kernel(
     query,
     keys,
     values,
+    key_scales,
+    value_scales,
     table,
     output,
     first_row,
@@ -51,6 +53,7 @@ def prefill_kernel(
     TILE: tl.constexpr,
     HAS_WINDOW: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr,
+    HAS_SCALES: tl.constexpr,
 ):
     """Attends a tile of a chunk's rows of one key head. Grid: tiles of rows, key heads."""
     kv_head = tl.program_id(1)
@@ -83,6 +86,8 @@ def prefill_kernel(
         at = place[:, None] * HEAD_DIM + dim[None, :]
         key = tl.load(keys + at, mask=is_loaded, other=0.0).to(queries.dtype)
         score = tl.dot(queries, tl.trans(key), input_precision="ieee") * scaling
+        if HAS_SCALES:
+            score *= tl.load(key_scales + place, mask=is_there, other=0.0)[None, :]
         if HAS_SOFTCAP:
             score = soft_capped(score, softcap)
         is_seen = position[None, :] <= own[:, None]
@@ -93,6 +98,8 @@ def prefill_kernel(
         weight = tl.exp(score - higher[:, None])
         shrink = tl.exp(highest - higher)
         total = total * shrink + tl.sum(weight, 1)
+        if HAS_SCALES:
+            weight *= tl.load(value_scales + place, mask=is_there, other=0.0)[None, :]
         value = tl.load(values + at, mask=is_loaded, other=0.0).to(queries.dtype)
         result = result * shrink[:, None]
         result += tl.dot(weight.to(queries.dtype), value, input_precision="ieee")
@@ -112,6 +119,7 @@ def prefill_constants(
     on_tensor_cores: bool,
     has_window: bool,
     has_softcap: bool,
+    has_scales: bool,
 ) -> dict[str, Any]:
     """Returns what `prefill_kernel` is compiled for."""
     dims = product_size(head_dim)
@@ -129,6 +137,7 @@ def prefill_constants(
         "TILE": 32 if on_tensor_cores else 16,
         "HAS_WINDOW": has_window,
         "HAS_SOFTCAP": has_softcap,
+        "HAS_SCALES": has_scales,
     }
 
 

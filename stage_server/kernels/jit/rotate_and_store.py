@@ -1,9 +1,14 @@
-"""Norms and rotates queries and keys, and writes keys and values to the KV pool, in one pass."""
+"""Norms and rotates queries and keys, and writes keys and values to the KV pool, in one pass.
+
+A pool in 8 bits is written codes, which are rounded from what a plain pool would be written.
+"""
 
 from typing import Any
 
 import triton
 import triton.language as tl
+
+_MAX_CODE = tl.constexpr(127)
 
 _BLOCK_ELEMENTS = 1024
 """About as many as one program takes."""
@@ -22,6 +27,8 @@ def rotate_and_store_kernel(
     query,
     keys,
     values,
+    key_scales,
+    value_scales,
     eps,
     NUM_HEADS: tl.constexpr,
     NUM_KV_HEADS: tl.constexpr,
@@ -30,6 +37,7 @@ def rotate_and_store_kernel(
     BLOCK_HEADS: tl.constexpr,
     ROTARY_STRIDE: tl.constexpr,
     HAS_NORM: tl.constexpr,
+    HAS_SCALES: tl.constexpr,
 ):
     """Takes `BLOCK_HEADS` heads of one row. Grid: rows, blocks of heads."""
     token = tl.program_id(0).to(tl.int64)
@@ -57,14 +65,31 @@ def rotate_and_store_kernel(
     of_query = (token * NUM_HEADS + head) * HEAD_DIM + dim
     tl.store(query + of_query, rotated, mask=in_head & (head < NUM_HEADS))
     place = tl.load(slots + token).to(tl.int64) * NUM_KV_HEADS
-    of_key = (place + head - NUM_HEADS) * HEAD_DIM + dim
-    tl.store(keys + of_key, rotated, mask=is_rotated & (head >= NUM_HEADS))
-    of_value = (place + head - first_value) * HEAD_DIM + dim
-    tl.store(values + of_value, given, mask=is_there & (head >= first_value))
+    key_head, value_head = place + head - NUM_HEADS, place + head - first_value
+    is_key = (head >= NUM_HEADS) & (head < first_value)
+    is_value = (head >= first_value) & (head < first_value + NUM_KV_HEADS)
+    stored = tl.where(is_value, given, rotated)
+    if HAS_SCALES:
+        numbers = stored.to(tl.float32)
+        # A maximum passes over NaN; as infinity it ends up in every score of the head.
+        sizes = tl.where(numbers == numbers, tl.abs(numbers), float("inf"))
+        scale = tl.max(tl.where(in_head, sizes, 0.0), 1, keep_dims=True) / _MAX_CODE
+        stored = tl.floor(numbers / tl.where(scale > 0, scale, 1.0) + 0.5)
+        tl.store(key_scales + key_head, scale, mask=is_key)
+        tl.store(value_scales + value_head, scale, mask=is_value)
+    numbers_of_pool = stored.to(keys.dtype.element_ty)
+    tl.store(keys + key_head * HEAD_DIM + dim, numbers_of_pool, mask=is_key & in_head)
+    tl.store(values + value_head * HEAD_DIM + dim, numbers_of_pool, mask=is_value & in_head)
 
 
 def rotate_constants(
-    *, num_heads: int, num_kv_heads: int, head_dim: int, rotary_stride: int, has_norm: bool
+    *,
+    num_heads: int,
+    num_kv_heads: int,
+    head_dim: int,
+    rotary_stride: int,
+    has_norm: bool,
+    has_scales: bool,
 ) -> dict[str, Any]:
     """Returns what `rotate_and_store_kernel` is compiled for."""
     dims = triton.next_power_of_2(head_dim)
@@ -76,4 +101,5 @@ def rotate_constants(
         "BLOCK_HEADS": max(1, _BLOCK_ELEMENTS // dims),
         "ROTARY_STRIDE": rotary_stride,
         "HAS_NORM": has_norm,
+        "HAS_SCALES": has_scales,
     }
