@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from stage_server.kernels.kernels import Kernels
+from stage_server.kv_cache.coded_heads import decoded
 
 
 class ObviousKernels(Kernels):
@@ -30,7 +31,8 @@ class ObviousKernels(Kernels):
         value_scales: torch.Tensor | None,
     ) -> None:
         if key_scales is not None and value_scales is not None:
-            keys, values = keys * key_scales[..., None], values * value_scales[..., None]
+            keys = decoded(keys, key_scales, torch.float32)
+            values = decoded(values, value_scales, torch.float32)
         group = query.shape[1] // keys.shape[1]
         numbers = (part.tolist() for part in (rows, starts, lengths))
         for row, start, length in zip(*numbers, strict=True):

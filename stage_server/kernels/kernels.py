@@ -95,7 +95,8 @@ class Kernels:
             sliding_window: The query sees the last this many positions; None: all.
             softcap: Scores become `softcap * tanh(score / softcap)`; None: unchanged.
             output: As `query`; other rows stay as they are.
-            key_scales: float32 `[num_slots, num_kv_heads]`: factors of int8 keys; None: no int8.
+            key_scales: float16 `[num_slots, num_kv_heads, 2]`: scale and offset of each head of
+                int8 keys; None: no int8.
             value_scales: As `key_scales`.
         """
         num_sequences = len(rows)
@@ -165,7 +166,8 @@ class Kernels:
             sliding_window: A token sees the last this many positions, itself included; None: all.
             softcap: Scores become `softcap * tanh(score / softcap)`; None: unchanged.
             output: As `query`; other rows stay as they are.
-            key_scales: float32 `[num_slots, num_kv_heads]`: factors of int8 keys; None: no int8.
+            key_scales: float16 `[num_slots, num_kv_heads, 2]`: scale and offset of each head of
+                int8 keys; None: no int8.
             value_scales: As `key_scales`.
         """
         torch.ops.stagecoach.prefill(
@@ -213,8 +215,8 @@ def rotate_and_store(
         keys: `[num_slots, num_kv_heads, head_dim]`, of any dtype to round to, or int8 with scales;
             written.
         values: As `keys`.
-        key_scales: float32 `[num_slots, num_kv_heads]`: factors of int8 keys, written; None: no
-            int8.
+        key_scales: float16 `[num_slots, num_kv_heads, 2]`: scale and offset of each head of int8
+            keys, written; None: no int8.
         value_scales: As `key_scales`.
 
     Returns:
@@ -224,6 +226,20 @@ def rotate_and_store(
         heads, cos, swapped_sin, head_norm, eps, slots, keys, values, key_scales, value_scales
     )
     return query
+
+
+def store_coded(
+    heads: torch.Tensor, slots: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor
+) -> None:
+    """Rounds keys or values to codes of 8 bits, and writes them into the pool.
+
+    Args:
+        heads: `[num_tokens, num_kv_heads, head_dim]`; the elements of a head lie side by side.
+        slots: int64 `[num_tokens]`: where each row goes.
+        codes: int8 `[num_slots, num_kv_heads, head_dim]`; written.
+        scales: float16 `[num_slots, num_kv_heads, 2]`: scale and offset of each head; written.
+    """
+    torch.ops.stagecoach.store_coded(heads, slots, codes, scales)
 
 
 def silu_and_mul(gate_up: torch.Tensor) -> torch.Tensor:

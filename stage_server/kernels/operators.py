@@ -31,6 +31,9 @@ _LIBRARY.define(
     " Tensor slots, Tensor(a!) keys, Tensor(b!) values, Tensor(c!)? key_scales,"
     " Tensor(d!)? value_scales) -> Tensor"
 )
+_LIBRARY.define(
+    "store_coded(Tensor heads, Tensor slots, Tensor(a!) pool, Tensor(b!) pool_scales) -> ()"
+)
 _LIBRARY.define("silu_and_mul(Tensor gate_up) -> Tensor")
 _LIBRARY.define(
     "add_rms_norm(Tensor hidden, Tensor update, Tensor weight, float scale, float eps)"
@@ -217,6 +220,21 @@ def _rotate_and_store(
     return query
 
 
+def _store_coded(
+    heads: torch.Tensor, slots: torch.Tensor, pool: torch.Tensor, pool_scales: torch.Tensor
+) -> None:
+    from stage_server.kernels.jit.coded_heads import store_coded_constants, store_coded_kernel
+
+    num_tokens, num_heads, head_dim = heads.shape
+    token_stride, head_stride, _ = heads.stride()
+    constants = store_coded_constants(
+        token_stride=token_stride, head_stride=head_stride, num_heads=num_heads, head_dim=head_dim
+    )
+    store_coded_kernel[(num_tokens, -(-num_heads // constants["BLOCK_HEADS"]))](
+        heads, slots, pool, pool_scales, **constants
+    )
+
+
 def _silu_and_mul(gate_up: torch.Tensor) -> torch.Tensor:
     from stage_server.kernels.jit.elementwise import silu_and_mul_kernel, silu_constants
 
@@ -359,6 +377,7 @@ for _name, _launch, _fake in (
     ("merge_splits", _merge_splits, _fake_nothing),
     ("prefill", _prefill, _fake_nothing),
     ("rotate_and_store", _rotate_and_store, _fake_rotate_and_store),
+    ("store_coded", _store_coded, _fake_nothing),
     ("silu_and_mul", _silu_and_mul, _fake_silu_and_mul),
     ("add_rms_norm", _add_rms_norm, _fake_add_rms_norm),
     ("grouped_product", _grouped_product, _fake_grouped_product),

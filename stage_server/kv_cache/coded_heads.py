@@ -1,6 +1,5 @@
-"""Keys and values in 8 bits: each head of a token has codes and a scale of its own."""
+"""Keys and values in 8 bits: each head of a token has codes, a scale and an offset of its own."""
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -10,12 +9,13 @@ MAX_CODE = 127
 
 
 class CodedHeads(NamedTuple):
-    """Heads whose numbers are `scale * code`."""
+    """Heads whose numbers are `scale * code + offset`."""
 
     codes: torch.Tensor
     """int8 `[..., head_dim]`."""
     scales: torch.Tensor
-    """float32 `[...]`. Infinite or NaN where the head has such a number, so that none is lost."""
+    """float16 `[..., 2]`: scale and offset. Infinite or NaN where the head has such a number, or
+    one beyond float16, so that none is lost."""
 
 
 def coded(heads: torch.Tensor) -> CodedHeads:
@@ -24,14 +24,18 @@ def coded(heads: torch.Tensor) -> CodedHeads:
     Args:
         heads: `[..., head_dim]`, of any dtype.
     """
-    largest = torch.linalg.vector_norm(heads, math.inf, dim=-1, dtype=torch.float32)
-    scales = largest / MAX_CODE
-    steps = torch.where(scales > 0, scales, 1.0).unsqueeze(-1)
+    low, high = (each.float() for each in heads.aminmax(dim=-1))
+    offsets = ((low + high) / 2).half().float()
+    # From the rounded offset on, so that its rounding costs nothing but a little of the scale.
+    scales = (torch.maximum(high - offsets, offsets - low) / MAX_CODE).half().float()
+    steps = torch.where(scales > 0, scales, 1.0)
     # One copy in float32, rounded as the kernel rounds, which has no rounding to even.
-    codes = torch.div(heads, steps).add_(0.5).floor_()
-    return CodedHeads(codes.to(torch.int8), scales)
+    codes = torch.sub(heads, offsets.unsqueeze(-1)).div_(steps.unsqueeze(-1)).add_(0.5).floor_()
+    codes = codes.clamp_(-MAX_CODE, MAX_CODE).to(torch.int8)
+    return CodedHeads(codes, torch.stack((scales, offsets), dim=-1).half())
 
 
 def decoded(codes: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Returns the numbers of heads; arguments as `CodedHeads`."""
-    return (codes * scales.unsqueeze(-1)).to(dtype)
+    scale, offset = scales.float().unsqueeze(-2).unbind(-1)
+    return (codes * scale).add_(offset).to(dtype)

@@ -34,7 +34,8 @@ class KvViews(NamedTuple):
     heads: torch.Tensor
     """`[1, num_kv_heads, num_blocks * block_size, head_dim]`."""
     scales: torch.Tensor | None
-    """float32 `[num_blocks * block_size, num_kv_heads]`, of codes; None: plain numbers."""
+    """float16 `[num_blocks * block_size, num_kv_heads, 2]`: scale and offset of codes; None: plain
+    numbers."""
 
     @classmethod
     def of(cls, blocks: torch.Tensor, scales: torch.Tensor | None) -> Self:
@@ -42,10 +43,10 @@ class KvViews(NamedTuple):
 
         Args:
             blocks: As `KvViews.blocks`.
-            scales: float32 `[num_blocks, block_size, num_kv_heads]`, contiguous, or None.
+            scales: float16 `[num_blocks, block_size, num_kv_heads, 2]`, contiguous, or None.
         """
         rows = blocks.view(-1, *blocks.shape[2:])
-        flat = None if scales is None else scales.view(-1, scales.shape[-1])
+        flat = None if scales is None else scales.view(-1, *scales.shape[2:])
         return cls(blocks, rows, rows.transpose(0, 1).unsqueeze(0), flat)
 
 
@@ -54,6 +55,11 @@ class LayerKv(NamedTuple):
 
     keys: KvViews
     values: KvViews
+
+    @property
+    def is_coded(self) -> bool:
+        """Whether numbers are codes."""
+        return self.keys.scales is not None
 
     def holds(self, dtype: torch.dtype) -> bool:
         """Whether numbers are plain ones of this dtype, which attention reads as they are."""
@@ -87,7 +93,7 @@ class KvPool:
     """Keys and values of all layers of a stage, in blocks of tokens.
 
     One tensor, `[num_layers, 2, num_blocks, block_size, num_kv_heads, head_dim]`, and in 8 bits a
-    second one of scales, which lacks the last dimension.
+    second one of scales and offsets, which are the last dimension.
 
     Args:
         num_layers: Layers of the stage.
@@ -116,7 +122,9 @@ class KvPool:
         plain = kv_format.dtype
         dtype = torch.int8 if plain is None else torch_dtype(plain)
         self._pool = torch.zeros(shape, dtype=dtype, device=device)
-        self._scales = None if plain is not None else torch.zeros(shape[:-1], device=device)
+        self._scales = None
+        if plain is None:
+            self._scales = torch.zeros(*shape[:-1], 2, dtype=torch.float16, device=device)
         # Views cost a step more than they look, so they are made once.
         self._layers = [LayerKv(*self._views(layer)) for layer in range(num_layers)]
 

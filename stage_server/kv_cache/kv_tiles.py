@@ -42,7 +42,7 @@ class KvTiles:
             yield slice(start, min(start + step, num_positions))
 
     def numbers(self, cache: KvViews, span: slice) -> torch.Tensor:
-        """Converts keys or values, before they are multiplied by their scales.
+        """Converts the keys or values of a tile.
 
         Returns:
             float32 `[num_sequences, num_kv_heads, num_positions, head_dim]`.
@@ -51,17 +51,11 @@ class KvTiles:
         # single sequence reads them as they lie.
         is_one = len(self._tables) == 1
         layout = torch.preserve_format if is_one else torch.contiguous_format
-        return self._read(cache.rows, span).to(torch.float32, memory_format=layout)
-
-    def scales(self, cache: KvViews, num_positions: int) -> torch.Tensor | None:
-        """Reads the scales of all positions.
-
-        Returns:
-            float32 `[num_sequences, num_kv_heads, 1, num_positions]`; None: there are none.
-        """
-        if cache.scales is None:
-            return None
-        return self._read(cache.scales, slice(0, num_positions)).unsqueeze(2)
+        numbers = self._read(cache.rows, span).to(torch.float32, memory_format=layout)
+        if cache.scales is not None:
+            scale, offset = self._read(cache.scales, span).float().unsqueeze(-2).unbind(-1)
+            numbers.mul_(scale).add_(offset)
+        return numbers
 
     def _read(self, rows: torch.Tensor, span: slice) -> torch.Tensor:
         """`[num_slots, num_kv_heads, *]` -> `[num_sequences, num_kv_heads, num_positions, *]`."""
@@ -92,28 +86,25 @@ def attention_in_tiles(
         layer: Keys and values of the pool.
         tiles: Reads those of the sequences.
         num_positions: Positions of the longest sequence.
-        mask: Of `additive_mask`, for the last of the positions; spreads to `[num_sequences,
-            num_kv_heads, num_groups, num_queries, num_masked_positions]`. None: all is seen.
+        mask: What `additive_mask` returns, for the last of the positions; spreads to
+            `[num_sequences, num_kv_heads, num_groups, num_queries, num_masked_positions]`. None:
+            all is seen.
         scoring: How the layer scores; its window is in the mask.
 
     Returns:
         As `query`.
     """
-    rows = query.float().flatten(2, 3)  # [num_sequences, num_kv_heads, num_rows, head_dim]
+    # [num_sequences, num_kv_heads, num_rows, head_dim]
+    rows = query.float().flatten(2, 3) * scoring.scaling
     scores = rows.new_empty(*rows.shape[:-1], num_positions)
     for span in tiles.spans(layer.keys, num_positions):
         scores[..., span] = rows @ tiles.numbers(layer.keys, span).transpose(-1, -2)
-    scales = tiles.scales(layer.keys, num_positions)
-    scores.mul_(scoring.scaling if scales is None else scales * scoring.scaling)
     if scoring.softcap is not None:
         scores.div_(scoring.softcap).tanh_().mul_(scoring.softcap)
     if mask is not None:
         masked = scores.view(*query.shape[:-1], num_positions)[..., -mask.shape[-1] :]
         masked.add_(mask)
     weights = torch.softmax(scores, dim=-1)
-    scales = tiles.scales(layer.values, num_positions)
-    if scales is not None:
-        weights.mul_(scales)
     output = torch.zeros_like(rows)
     for span in tiles.spans(layer.values, num_positions):
         output += weights[..., span] @ tiles.numbers(layer.values, span)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from stage_server.core.batch import SequenceSlice
-from stage_server.kernels.kernels import Kernels, rotate_and_store
+from stage_server.kernels.kernels import Kernels, rotate_and_store, store_coded
 from stage_server.kv_cache.gathered_decodes import GatheredDecodes
 from stage_server.kv_cache.kernel_decodes import KernelDecodes
 from stage_server.kv_cache.kv_pool import KvPool, LayerKv, NewKv
@@ -41,6 +41,7 @@ class PagedAttention:
         kernels: Kernels | None = None,
     ) -> None:
         self._pool = pool
+        self._kernels = kernels
         self._indices = indices
         self._decodes: list[KernelDecodes | GatheredDecodes] = []
         self._gathered: GatheredDecodes | None = None
@@ -91,11 +92,21 @@ class PagedAttention:
             `[num_tokens, num_heads, head_dim]`.
         """
         layer = self._pool.layer(layer_index)
-        new = layer.store(self._indices.slots, NewKv(key, value))
+        new = self._store(layer, NewKv(key, value))
         scoring = Scoring(scaling, sliding_window, softcap)
         if self._gathered is not None:
             return self._gathered.attend(query, layer, scoring)
         return self._attend_stored(query.contiguous(), new, layer, scoring)
+
+    def _store(self, layer: LayerKv, new: NewKv) -> NewKv | None:
+        """Writes keys and values; returns them as they were rounded, or None: they are codes."""
+        slots = self._indices.slots
+        if self._kernels is None or not layer.is_coded:
+            return layer.store(slots, new)
+        for heads, cache in zip(new, layer, strict=True):
+            assert cache.scales is not None, "both are coded"
+            store_coded(heads, slots, cache.rows, cache.scales)
+        return None
 
     def rotate_and_attend(
         self,

@@ -41,7 +41,7 @@ class KvFormat(StrEnum):
     FLOAT16 = "float16"
     BFLOAT16 = "bfloat16"
     INT8 = "int8"
-    """Codes of 8 bits; each head of a token has a scale in float32."""
+    """Codes of 8 bits; each head of a token has a scale and an offset in float16."""
 
     @classmethod
     def named(cls, name: str) -> Self:
@@ -65,7 +65,7 @@ class KvFormat(StrEnum):
     def head_bytes(self, head_dim: int) -> int:
         """Bytes of the keys, or the values, of a token in one head."""
         if self.dtype is None:
-            return head_dim + DType.FLOAT32.itemsize
+            return head_dim + 2 * DType.FLOAT16.itemsize
         return head_dim * self.dtype.itemsize
 
 

@@ -18,9 +18,6 @@ _SCORE_CAP = "attn_logit_softcapping"
 LEAN_LAUNCHES = 9
 """Kernel launches of a Llama-like layer: four matrices, and five kernels between them."""
 
-_CODING_LAUNCHES = 20
-"""Kernel launches that round keys and values to codes, where no kernel does so on its way."""
-
 _LEAN_ACTIVATION = "silu"
 """Activation between the matrices of an MLP for which there is a kernel."""
 
@@ -116,7 +113,7 @@ class ModelShape:
             kv_width=kv_width,
             head_dim=config.head_dim,
             caps_scores=_caps_scores(config),
-            layer_launches=_layer_launches(config, precision),
+            layer_launches=_layer_launches(config),
             mlp_width=inner_size,
             max_model_len=config.max_model_len,
             layer_matrix_parameters=sum(rows * columns for rows, columns in matrices),
@@ -201,14 +198,13 @@ class ModelShape:
         return self.hidden_size * self.precision.compute.itemsize
 
 
-def _layer_launches(config: ModelConfig, precision: Precision) -> int:
+def _layer_launches(config: ModelConfig) -> int:
     family = FAMILIES.get(config.model_type)
-    coding = 0 if precision.kv.dtype is not None else _CODING_LAUNCHES
     if family is None:
-        return MODULE_LAUNCHES + coding
+        return MODULE_LAUNCHES
     activation = config.raw.get("hidden_act", _LEAN_ACTIVATION)
     is_lean = family.lean is not None and activation == _LEAN_ACTIVATION
-    return LEAN_LAUNCHES if is_lean else family.module_launches + coding
+    return LEAN_LAUNCHES if is_lean else family.module_launches
 
 
 def _caps_scores(config: ModelConfig) -> bool:

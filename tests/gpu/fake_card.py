@@ -57,7 +57,7 @@ _GATHERS = {"index_select", "index", "embedding", "gather"}
 _SCATTERS = {"index_fill_", "index_put_", "index_copy_"}
 """Write rows of a KV pool."""
 
-_POOLS = {"keys", "values", "key_scales", "value_scales"}
+_POOLS = {"keys", "values", "key_scales", "value_scales", "pool", "pool_scales"}
 """Arguments of our kernels that are KV pools."""
 
 _WAITS = {"nonzero", "masked_select", "_unique2", "equal", "is_nonzero"}

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stage_server.kernels.kernels import Kernels
+from stage_server.kv_cache.coded_heads import decoded
 from tests.kernels.interpreter import counted_traffic, multiply_bfloat16
 
 TOLERANCES = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 4e-2}
@@ -41,7 +42,7 @@ class Case:
         self.scales = None
         if is_int8:
             self.pool = torch.full((2, *shape), 127, dtype=torch.int8)
-            self.scales = torch.full((2, *shape[:2]), math.nan)
+            self.scales = torch.full((2, *shape[:2], 2), math.nan, dtype=torch.float16)
         for i, length in enumerate(lengths):
             slots, size = self.slots(i), (2, length, num_kv_heads, head_dim)
             if self.scales is None:
@@ -49,7 +50,7 @@ class Case:
             else:
                 numbers = torch.randint(-127, 128, size, generator=generator, dtype=torch.int8)
                 self.pool[:, slots] = numbers
-                scales = torch.rand(size[:3], generator=generator) / 64
+                scales = torch.rand((*size[:3], 2), generator=generator).half() / 64
                 self.scales[:, slots] = scales
         # More rows than sequences, and in another order.
         self.rows = torch.randperm(len(lengths) + 2, generator=generator)[: len(lengths)]
@@ -94,7 +95,7 @@ class Case:
             slots = self.slots(i)[-window if window else 0 :]
             key, value = self.pool[:, slots].float()
             if self.scales is not None:
-                key, value = self.pool[:, slots] * self.scales[:, slots, :, None]
+                key, value = decoded(self.pool[:, slots], self.scales[:, slots], torch.float32)
             groups = self.query.shape[1] // key.shape[1]
             key, value = (part.repeat_interleave(groups, 1) for part in (key, value))
             scores = torch.einsum("hd,thd->ht", self.query[row].float(), key) * SCALING
@@ -170,7 +171,7 @@ def test_kv_that_is_kept_narrower_is_widened() -> None:
 
 
 @pytest.mark.parametrize("num_processors", [1, 28])
-def test_keys_and_values_of_eight_bits_are_scaled(num_processors: int) -> None:
+def test_keys_and_values_of_eight_bits_are_decoded(num_processors: int) -> None:
     check(Case([150, 3], is_int8=True), num_processors=num_processors)
 
 

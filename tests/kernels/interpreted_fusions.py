@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stage_server.kernels import kernels, twins
+from stage_server.kv_cache.coded_heads import coded, decoded
 
 TOLERANCES = {torch.float32: 1e-5, torch.float16: 8e-3, torch.bfloat16: 8e-2}
 EPS = 1e-5
@@ -49,7 +50,9 @@ def test_heads_are_rotated_and_stored(
     head_norm = random(num_queries + num_kv_heads, head_dim) if has_norm else None
     kept = torch.int8 if is_coded else dtype
     pool = torch.full((2, 12, num_kv_heads, head_dim), 7, dtype=kept)
-    scales = torch.full((2, 12, num_kv_heads), 7.0) if is_coded else None
+    scales = None
+    if is_coded:
+        scales = torch.full((2, 12, num_kv_heads, 2), 7, dtype=torch.float16)
     slots = torch.randperm(12, generator=generator)[:num_tokens]
     expected = twins.rotate(
         heads, cos, swapped_sin, head_norm=head_norm, eps=EPS, num_kv_heads=num_kv_heads
@@ -75,17 +78,38 @@ def test_heads_are_rotated_and_stored(
         assert torch.equal(pool[1, slots], expected.values), "values are copied"
         return
     assert bool((scales[:, others] == 7).all())
-    largest = expected.values.float().abs().amax(-1)
-    torch.testing.assert_close(scales[1, slots], largest / 127)
-    found = pool[:, slots] * scales[:, slots].unsqueeze(-1)
+    assert torch.equal(pool[1, slots], coded(expected.values).codes)
+    assert torch.equal(scales[1, slots], coded(expected.values).scales)
+    found = decoded(pool[:, slots], scales[:, slots], torch.float32)
     assert_codes(found[0], expected.keys, TOLERANCES[dtype])
     assert_codes(found[1], expected.values, 0)
 
 
+@settings(max_examples=8)
+@given(st.integers(1, 5), st.integers(1, 5), st.sampled_from([8, 24, 256]), dtypes)
+def test_heads_are_coded_and_stored(
+    num_tokens: int, num_heads: int, head_dim: int, dtype: torch.dtype
+) -> None:
+    """They lie apart, as in one tensor with others."""
+    generator = torch.Generator().manual_seed(num_tokens)
+    shape = num_tokens, 3 * num_heads, head_dim
+    heads = torch.randn(shape, generator=generator).to(dtype)[:, num_heads:-num_heads]
+    codes = torch.full((12, num_heads, head_dim), 7, dtype=torch.int8)
+    scales = torch.full((12, num_heads, 2), 7, dtype=torch.float16)
+    expected = codes.clone(), scales.clone()
+    slots = torch.randperm(12, generator=generator)[:num_tokens]
+    for pool, rounded in zip(expected, coded(heads), strict=True):
+        pool[slots] = rounded
+    kernels.store_coded(heads, slots, codes, scales)
+    assert torch.equal(codes, expected[0])
+    assert torch.equal(scales, expected[1])
+
+
 def assert_codes(found: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None:
-    """Half a code of 127 away at most, of numbers that differ by the tolerance."""
-    largest = expected.float().abs().amax(-1, keepdim=True)
-    most = largest / 253 + tolerance * (1 + largest)
+    """Half a code of 255 away at most, of numbers that differ by the tolerance."""
+    low, high = expected.float().aminmax(dim=-1, keepdim=True)
+    largest = torch.maximum(high, -low)
+    most = (high - low) / 506 + (tolerance + 1e-3) * (1e-3 + largest)
     assert bool(((found - expected.float()).abs() <= most).all())
 
 
@@ -94,7 +118,7 @@ def test_what_is_not_finite_is_not_lost_in_codes() -> None:
     heads = torch.ones(1, 3, 8)
     heads[0, 1, 3], heads[0, 2, 5] = math.nan, math.inf
     pool = torch.zeros(2, 1, 1, 8, dtype=torch.int8)
-    scales = torch.zeros(2, 1, 1)
+    scales = torch.zeros(2, 1, 1, 2, dtype=torch.float16)
     kernels.rotate_and_store(
         heads,
         torch.ones(1, 8),
@@ -107,7 +131,7 @@ def test_what_is_not_finite_is_not_lost_in_codes() -> None:
         key_scales=scales[0],
         value_scales=scales[1],
     )
-    assert not scales.isfinite().any()
+    assert not scales[..., 1].isfinite().any(), "offsets"
 
 
 @settings(max_examples=10)

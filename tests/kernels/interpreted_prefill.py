@@ -55,7 +55,9 @@ class Case:
         shape = (2, (num_blocks + 2) * block_size, num_kv_heads, head_dim)
         is_coded = kv_dtype is torch.int8
         self.pool = torch.full(shape, 127 if is_coded else math.nan, dtype=kv_dtype or dtype)
-        self.scales = torch.full(shape[:-1], math.nan) if is_coded else None
+        self.scales = None
+        if is_coded:
+            self.scales = torch.full((*shape[:-1], 2), math.nan, dtype=torch.float16)
         positions = torch.arange(end)
         slots = self.table[positions // block_size] * block_size + positions % block_size
         kv = torch.randn((2, end, num_kv_heads, head_dim), generator=generator)
@@ -63,7 +65,8 @@ class Case:
             self.pool[:, slots] = kv.to(self.pool.dtype)
         else:
             self.pool[:, slots] = (kv * 30).clamp(-127, 127).to(torch.int8)
-            self.scales[:, slots] = torch.rand(kv.shape[:-1], generator=generator) / 30
+            scales = torch.rand((*kv.shape[:-1], 2), generator=generator) / 30
+            self.scales[:, slots] = scales.half()
         # Rows of others around it, which nobody may read or write.
         self.query = torch.full((num_tokens + 3, num_heads, head_dim), math.nan, dtype=dtype)
         own = torch.randn((num_tokens, num_heads, head_dim), generator=generator)
@@ -76,8 +79,8 @@ class Case:
         return self._attend(
             ObviousKernels(num_processors=1),
             self.query.float(),
-            self.pool.float() if self.scales is None else self.pool * self.scales.unsqueeze(-1),
-            None,
+            self.pool.float(),
+            self.scales,
             window,
             softcap,
         )

@@ -16,6 +16,7 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
 from stage_server.kernels.jit import (  # noqa: E402
+    coded_heads,
     elementwise,
     grouped_linear,
     paged_decode,
@@ -50,7 +51,7 @@ TYPES = {
 PLAIN_KV: dict[str, str | None] = {"key_scales": None, "value_scales": None}
 CODED_KV: dict[str, str | None] = {
     **dict.fromkeys(("keys", "values"), "*i8"),
-    **dict.fromkeys(("key_scales", "value_scales"), "*fp32"),
+    **dict.fromkeys(("key_scales", "value_scales"), "*fp16"),
 }
 
 
@@ -113,7 +114,7 @@ def decode_usage(capability: int, cache: Path, **case: Any) -> Usage:
     }
     types = CODED_KV if constants["has_scales"] else PLAIN_KV
     if not constants["is_split"]:
-        types |= {"partial": None, "log_sums": None}
+        types = types | {"partial": None, "log_sums": None}
     return compiled(
         paged_decode.decode_splits_kernel,
         paged_decode.decode_constants(**constants),
@@ -289,6 +290,16 @@ def test_the_other_kernels_fit_every_card(capability: int, tmp_path: Path) -> No
                 **(CODED_KV if has_scales else PLAIN_KV),
             )
             for has_scales in (False, True)
+        ),
+        compiled(
+            coded_heads.store_coded_kernel,
+            coded_heads.store_coded_constants(
+                token_stride=1280, head_stride=256, num_heads=4, head_dim=256
+            ),
+            capability,
+            tmp_path,
+            codes="*i8",
+            scales="*fp16",
         ),
         compiled(
             elementwise.silu_and_mul_kernel, elementwise.silu_constants(13824), capability, tmp_path

@@ -60,8 +60,9 @@ def rounded(heads: torch.Tensor, kv_format: KvFormat) -> torch.Tensor:
         return heads.half().float() if kv_format is KvFormat.FLOAT16 else heads
     numbers = []
     for head in heads:
-        scale = head.abs().max() / 127
-        numbers.append(torch.floor(head / scale + 0.5) * scale)
+        offset = ((head.min() + head.max()) / 2).half().float()
+        scale = ((head - offset).abs().max() / 127).half().float()
+        numbers.append(torch.floor((head - offset) / scale + 0.5) * scale + offset)
     return torch.stack(numbers)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from stage_server.kernels.jit.scores import product_size, soft_capped
+from stage_server.kernels.jit.scores import offsets_at, product_size, scales_at, soft_capped
 
 _NUM_WARPS = 4
 _NUM_STAGES = 2
@@ -71,6 +71,8 @@ def decode_splits_kernel(
     is_query = (row[:, None] < group) & (dim[None, :] < HEAD_DIM)
     of_query = (row_of_query * NUM_HEADS + head[:, None]) * HEAD_DIM + dim[None, :]
     queries = tl.load(query + of_query, mask=is_query, other=0.0)
+    if HAS_SCALES:
+        sums = tl.sum(queries.to(tl.float32), 1)
     highest = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     result = tl.zeros([ROWS, DIMS], tl.float32)
@@ -82,9 +84,11 @@ def decode_splits_kernel(
         place = (block * BLOCK_SIZE + position % BLOCK_SIZE) * NUM_KV_HEADS + kv_head
         at = place[:, None] * HEAD_DIM + dim[None, :]
         key = tl.load(keys + at, mask=is_loaded, other=0.0).to(queries.dtype)
-        score = tl.dot(queries, tl.trans(key), input_precision="ieee") * scaling
+        score = tl.dot(queries, tl.trans(key), input_precision="ieee")
         if HAS_SCALES:
-            score *= tl.load(key_scales + place, mask=is_seen, other=0.0)[None, :]
+            score = score * scales_at(key_scales, place, is_seen)[None, :]
+            score += sums[:, None] * offsets_at(key_scales, place, is_seen)[None, :]
+        score *= scaling
         if HAS_SOFTCAP:
             score = soft_capped(score, softcap)
         score = tl.where(is_seen[None, :], score, float("-inf"))
@@ -92,10 +96,12 @@ def decode_splits_kernel(
         weight = tl.exp(score - higher[:, None])
         shrink = tl.exp(highest - higher)
         total = total * shrink + tl.sum(weight, 1)
-        if HAS_SCALES:
-            weight *= tl.load(value_scales + place, mask=is_seen, other=0.0)[None, :]
         value = tl.load(values + at, mask=is_loaded, other=0.0).to(queries.dtype)
         result = result * shrink[:, None]
+        if HAS_SCALES:
+            offset = offsets_at(value_scales, place, is_seen)
+            result += tl.sum(weight * offset[None, :], 1)[:, None]
+            weight *= scales_at(value_scales, place, is_seen)[None, :]
         result += tl.dot(weight.to(queries.dtype), value, input_precision="ieee")
         highest = higher
 

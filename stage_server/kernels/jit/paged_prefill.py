@@ -12,7 +12,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from stage_server.kernels.jit.scores import product_size, soft_capped
+from stage_server.kernels.jit.scores import offsets_at, product_size, scales_at, soft_capped
 
 _MAX_DIMS_OF_LARGE_TILES = 128
 
@@ -73,6 +73,8 @@ def prefill_kernel(
     of_row = head[:, None] * HEAD_DIM + dim[None, :]
     is_dim = dim[None, :] < HEAD_DIM
     queries = tl.load(query + of_row, mask=is_dim, other=0.0)
+    if HAS_SCALES:
+        sums = tl.sum(queries.to(tl.float32), 1)
     # Finite, so that a row that sees nothing of a tile has weights of zero and no NaN.
     highest = tl.full([ROWS], -3.0e38, tl.float32)
     total = tl.zeros([ROWS], tl.float32)
@@ -85,9 +87,11 @@ def prefill_kernel(
         place = (block * BLOCK_SIZE + position % BLOCK_SIZE) * NUM_KV_HEADS + kv_head
         at = place[:, None] * HEAD_DIM + dim[None, :]
         key = tl.load(keys + at, mask=is_loaded, other=0.0).to(queries.dtype)
-        score = tl.dot(queries, tl.trans(key), input_precision="ieee") * scaling
+        score = tl.dot(queries, tl.trans(key), input_precision="ieee")
         if HAS_SCALES:
-            score *= tl.load(key_scales + place, mask=is_there, other=0.0)[None, :]
+            score = score * scales_at(key_scales, place, is_there)[None, :]
+            score += sums[:, None] * offsets_at(key_scales, place, is_there)[None, :]
+        score *= scaling
         if HAS_SOFTCAP:
             score = soft_capped(score, softcap)
         is_seen = position[None, :] <= own[:, None]
@@ -98,10 +102,12 @@ def prefill_kernel(
         weight = tl.exp(score - higher[:, None])
         shrink = tl.exp(highest - higher)
         total = total * shrink + tl.sum(weight, 1)
-        if HAS_SCALES:
-            weight *= tl.load(value_scales + place, mask=is_there, other=0.0)[None, :]
         value = tl.load(values + at, mask=is_loaded, other=0.0).to(queries.dtype)
         result = result * shrink[:, None]
+        if HAS_SCALES:
+            offset = offsets_at(value_scales, place, is_there)
+            result += tl.sum(weight * offset[None, :], 1)[:, None]
+            weight *= scales_at(value_scales, place, is_there)[None, :]
         result += tl.dot(weight.to(queries.dtype), value, input_precision="ieee")
         highest = higher
 

@@ -8,7 +8,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
-_MAX_CODE = tl.constexpr(127)
+from stage_server.kernels.jit.coded_heads import coded
 
 _BLOCK_ELEMENTS = 1024
 """About as many as one program takes."""
@@ -70,13 +70,11 @@ def rotate_and_store_kernel(
     is_value = (head >= first_value) & (head < first_value + NUM_KV_HEADS)
     stored = tl.where(is_value, given, rotated)
     if HAS_SCALES:
-        numbers = stored.to(tl.float32)
-        # A maximum passes over NaN; as infinity it ends up in every score of the head.
-        sizes = tl.where(numbers == numbers, tl.abs(numbers), float("inf"))
-        scale = tl.max(tl.where(in_head, sizes, 0.0), 1, keep_dims=True) / _MAX_CODE
-        stored = tl.floor(numbers / tl.where(scale > 0, scale, 1.0) + 0.5)
-        tl.store(key_scales + key_head, scale, mask=is_key)
-        tl.store(value_scales + value_head, scale, mask=is_value)
+        stored, scale, offset = coded(stored.to(tl.float32), in_head)
+        tl.store(key_scales + 2 * key_head, scale, mask=is_key)
+        tl.store(key_scales + 2 * key_head + 1, offset, mask=is_key)
+        tl.store(value_scales + 2 * value_head, scale, mask=is_value)
+        tl.store(value_scales + 2 * value_head + 1, offset, mask=is_value)
     numbers_of_pool = stored.to(keys.dtype.element_ty)
     tl.store(keys + key_head * HEAD_DIM + dim, numbers_of_pool, mask=is_key & in_head)
     tl.store(values + value_head * HEAD_DIM + dim, numbers_of_pool, mask=is_value & in_head)

@@ -1,4 +1,4 @@
-"""What every kernel of attention does to get its scores."""
+"""What every kernel of attention does with what it reads."""
 
 import triton
 import triton.language as tl
@@ -18,3 +18,15 @@ def product_size(size: int) -> int:
 def soft_capped(score, softcap):
     """Returns `softcap * tanh(score / softcap)`."""
     return softcap * (2 * tl.sigmoid(2 * score / softcap) - 1)
+
+
+@triton.jit
+def scales_at(scales, place, is_read):
+    """Returns scales of coded heads in float32; see `stage_server.kv_cache.coded_heads`."""
+    return tl.load(scales + 2 * place, mask=is_read, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def offsets_at(scales, place, is_read):
+    """Returns their offsets."""
+    return tl.load(scales + 2 * place + 1, mask=is_read, other=0.0).to(tl.float32)
