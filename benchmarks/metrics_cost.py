@@ -84,6 +84,7 @@ def decode_step(requests: list[LiveRequest]) -> LandedStep:
             stage_timings=(visit.timings,) * NUM_STAGES,
         ),
         tokens=[NewToken(live, 7, None, False, None, None) for live in requests],
+        prompt_logprobs={},
         sampling_ns=0,
         sampled_ns=0,
         decided_ns=0,

@@ -75,6 +75,7 @@ async def open_engine(
             vocab_size=topology.vocab_size,
             eos_token_ids=eos_token_ids,
             max_request_tokens=limits.max_request_tokens,
+            answers_prompt_logits=topology.answers_prompt_logits,
         ),
         grammars=GrammarCompiler(
             tokenizer, vocab_size=topology.vocab_size, eos_token_ids=eos_token_ids

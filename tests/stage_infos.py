@@ -28,6 +28,7 @@ _INFO = StageInfo(
     weight_bytes=1,
     kv_bytes=1,
     adds_noise=False,
+    answers_prompt_logits=False,
 )
 
 

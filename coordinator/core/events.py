@@ -1,6 +1,7 @@
-"""What happens to a request, in order: `Accepted`, any number of `TokensEvent`, one `Finished`.
+"""What happens to a request, in order.
 
-A request that fails ends with a raised `StagecoachError` in the place of `Finished`.
+`Accepted`; any number of `PromptLogprobs`, if they were asked for; any number of `TokensEvent`; one
+`Finished`. A request that fails ends with a raised `StagecoachError` in the place of `Finished`.
 """
 
 import struct
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Self
 
+from coordinator.core.prompt_logprobs import PromptLogprobs
 from coordinator.core.request import FinishReason
 from stagecoach.contract.request_timings import RequestTimings
 
@@ -112,9 +114,12 @@ class Finished:
     num_cached_tokens: int
     """Tokens of the prompt that the prefix cache held, so that they were not computed."""
     timings: RequestTimings
+    end_token: tuple[int, TokenLogprobs] | None = None
+    """The end token that the model chose, which is not part of the output, where log-probabilities
+    were asked for and it chose one."""
 
 
 MAX_JOINED_EVENTS = 256
 """`TokensEvent`s that are joined into one. Writing a larger one at once would hold up everybody."""
 
-GenerationEvent = Accepted | TokensEvent | Finished
+GenerationEvent = Accepted | PromptLogprobs | TokensEvent | Finished

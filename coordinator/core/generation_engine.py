@@ -11,7 +11,7 @@ from stagecoach.contract.cluster_status import ModelStatus
 
 
 class EventStream(Protocol):
-    """The events of one request: `Accepted`, any number of `TokensEvent`, one `Finished`.
+    """The events of one request, in the order of `coordinator.core.events`.
 
     Iteration raises a `StagecoachError` in the place of `Finished` when the request failed.
     """

@@ -40,5 +40,8 @@ class Request:
     logprobs: int | None = None
     """Most likely tokens whose log-probabilities are wanted; None when not even the chosen one's
     is."""
+    prompt_logprobs: int | None = None
+    """Most likely tokens whose log-probabilities are wanted at each token of the prompt but the
+    first; None when not even that of the token itself is."""
     arrival_ns: int = 0
     """When it came, on the clock of `time.perf_counter_ns`."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from coordinator.core.grammar import Grammar
 from coordinator.core.sampling_params import SamplingParams
 from stagecoach.contract.errors import InvalidArgumentError
+from stagecoach.contract.prompt_logits import MAX_PROMPT_CANDIDATES
 
 CHAT_ROLES = frozenset({"system", "user", "assistant", "tool"})
 DEVELOPER_ROLE = "developer"
@@ -23,7 +24,7 @@ MAX_STOP_CHARS = 1024
 MAX_STOP_TOKEN_IDS = 64
 MAX_REQUEST_ID_CHARS = 128
 MAX_CACHE_SALT_CHARS = 128
-MAX_LOGPROBS = 20
+MAX_LOGPROBS = MAX_PROMPT_CANDIDATES
 MAX_UINT32 = 2**32 - 1
 
 
@@ -173,6 +174,9 @@ class RequestSpec:
     logprobs: int | None = None
     """Log-probabilities wanted with every token: None for none, 0 for that of the chosen token
     alone, up to 20 for those of as many of the most likely tokens too."""
+    prompt_logprobs: int | None = None
+    """Log-probabilities wanted of every token of the prompt but the first: None for none, 0 for that
+    of the token alone, up to 20 for those of as many of the most likely tokens too."""
     grammar: Grammar | None = None
     """What the whole output must match; it ends when nothing can follow. None: anything."""
 
@@ -230,10 +234,14 @@ class RequestSpec:
                 f"{MAX_CACHE_SALT_CHARS}",
                 field="cache_salt",
             )
-        if self.logprobs is not None and not 0 <= self.logprobs <= MAX_LOGPROBS:
-            raise InvalidArgumentError(
-                f"logprobs is {self.logprobs}, must be in [0, {MAX_LOGPROBS}]", field="logprobs"
-            )
+        for name, wanted in (
+            ("logprobs", self.logprobs),
+            ("prompt_logprobs", self.prompt_logprobs),
+        ):
+            if wanted is not None and not 0 <= wanted <= MAX_LOGPROBS:
+                raise InvalidArgumentError(
+                    f"{name} is {wanted}, must be in [0, {MAX_LOGPROBS}]", field=name
+                )
 
 
 def _check_token_ids(token_ids: Sequence[int], name: str) -> None:

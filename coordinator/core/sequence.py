@@ -40,6 +40,9 @@ class Sequence:
     num_cached_tokens: int = 0
     """Tokens of the prompt that were not computed, because a slot held them when it was first
     admitted."""
+    num_known_logprobs: int = 0
+    """Tokens of the prompt, from the second on, whose log-probabilities have come back; kept through
+    preemption, so that each is taken once. 0 where none are wanted."""
     finish_reason: FinishReason | None = None
     """Set exactly when finished, or when it is to be swept at the next step boundary."""
     rank: tuple[int, ...] = ()
@@ -92,6 +95,23 @@ class Sequence:
     def num_tokens(self) -> int:
         """Tokens of prompt and output together."""
         return len(self.request.prompt_token_ids) + len(self.output_token_ids)
+
+    @property
+    def lacks_logprobs(self) -> bool:
+        """True while log-probabilities of the prompt are wanted that have not come back."""
+        return (
+            self.request.prompt_logprobs is not None
+            and self.num_known_logprobs < self.num_prompt_tokens - 1
+        )
+
+    @property
+    def num_skippable_tokens(self) -> int:
+        """Tokens, from the start, that need not run where their KV is there.
+
+        The last one must run for its logits, and so must every token of the prompt at whose place a
+        log-probability is wanted that has not come back.
+        """
+        return self.num_known_logprobs if self.lacks_logprobs else self.num_tokens - 1
 
     @property
     def max_num_tokens(self) -> int:

@@ -4,9 +4,21 @@ from collections.abc import Sequence as ListLike
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from stagecoach.contract.prompt_logits import PromptLogitsRequest
 from stagecoach.contract.slot_ops import SlotOp
 from stagecoach.contract.stage_timings import StageTimings
 from stagecoach.contract.step_record import StageVisit
+
+
+class PromptRows(NamedTuple):
+    """Rows of a slice, one after another, of which it is asked how likely their next tokens are."""
+
+    first_row: int
+    """First of them, counted from the first of the slice."""
+    next_token_ids: ListLike[int]
+    """The token of the prompt that comes after each of the rows; at least one."""
+    num_top: int
+    """Most likely tokens that are wanted beside each."""
 
 
 class ScheduledSlice(NamedTuple):
@@ -20,6 +32,8 @@ class ScheduledSlice(NamedTuple):
     num_sampled_rows: int
     """Rows, the last ones, whose logits a next token is sampled from: 0 when the slice ends before
     its sequence does, 1 when it ends with it, and 1 more for each draft."""
+    prompt_rows: PromptRows | None = None
+    """Rows whose log-probabilities the request wants and does not have yet."""
 
     @property
     def is_decode(self) -> bool:
@@ -65,6 +79,21 @@ class SchedulerOutput:
         """Rows of the micro-batch."""
         return sum(len(piece.token_ids) for piece in self.slices)
 
+    def prompt_logits(self) -> list[PromptLogitsRequest]:
+        """What the last stage is asked of prompts: the `prompt_rows` of all slices, in order."""
+        requests = []
+        row = 0
+        for piece in self.slices:
+            if piece.prompt_rows is not None:
+                first_row, token_ids, num_top = piece.prompt_rows
+                requests.append(
+                    PromptLogitsRequest(
+                        first_row=row + first_row, token_ids=token_ids, num_candidates=num_top
+                    )
+                )
+            row += len(piece.token_ids)
+        return requests
+
     @property
     def is_prefill_only(self) -> bool:
         """True when it holds prompts, or pieces of them, and nothing else."""
@@ -108,6 +137,25 @@ class LogitsRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PromptLogits:
+    """Reduced logits of rows of a prompt, as read from a `stagecoach.v1.PromptLogits`.
+
+    All sequences are flat buffers: of float32, and of unsigned 32-bit numbers. All logits are less
+    the highest of their row.
+    """
+
+    log_sum_exps: ListLike[float]
+    """log(sum(exp(logits))) over each whole row; not finite when the row has NaN or infinities."""
+    token_logits: ListLike[float]
+    """Logits of the next tokens."""
+    token_ranks: ListLike[int]
+    """Their places by falling logit, from 1 on, equal logits by rising id."""
+    candidate_ids: ListLike[int]
+    """As many of each row as were asked for, by falling logit, equal logits by rising id."""
+    candidate_logits: ListLike[float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepOutput:
     """What came back from the last stage."""
 
@@ -119,3 +167,5 @@ class StepOutput:
     """Times at each stage, in pipeline order. `serialize_ns` counts the stage's and the
     coordinator's, so each adds up to the round trip and what the coordinator did for it before and
     after."""
+    prompt_logits: tuple[PromptLogits, ...] = ()
+    """Answers to `SchedulerOutput.prompt_logits`, in their order."""

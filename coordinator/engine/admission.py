@@ -51,6 +51,7 @@ class Admission:
         vocab_size: Number of token ids.
         eos_token_ids: Ids that end the output unless a request ignores them.
         max_request_tokens: Tokens of prompt and output together that one request may hold.
+        answers_prompt_logits: Whether the last stage tells how likely the tokens of a prompt are.
     """
 
     def __init__(
@@ -60,11 +61,13 @@ class Admission:
         vocab_size: int,
         eos_token_ids: frozenset[int],
         max_request_tokens: int,
+        answers_prompt_logits: bool,
     ) -> None:
         self._text = text
         self._vocab_size = vocab_size
         self._eos_token_ids = eos_token_ids
         self._max_request_tokens = max_request_tokens
+        self._answers_prompt_logits = answers_prompt_logits
 
     async def encode(self, prompt: Prompt) -> Sequence[int]:
         """Turns any prompt into token ids; takes no time for those and for short texts.
@@ -126,8 +129,15 @@ class Admission:
 
         Raises:
             InvalidArgumentError: Ids are outside the vocabulary, or stop strings are given to a
-                model without a tokenizer.
+                model without a tokenizer, or log-probabilities of the prompt are wanted of a last
+                stage that is too old.
         """
+        if spec.prompt_logprobs is not None and not self._answers_prompt_logits:
+            raise InvalidArgumentError(
+                "prompt_logprobs is set, but the last stage is of a version that does not tell the"
+                " log-probabilities of a prompt: update it and start the coordinator again",
+                field="prompt_logprobs",
+            )
         if spec.stop and self._text is None:
             raise InvalidArgumentError("stop: the model has no tokenizer", field="stop")
         self._check_ids("stop_token_ids", spec.stop_token_ids)
@@ -162,6 +172,7 @@ class Admission:
             else stop_token_ids | self._eos_token_ids,
             cache_salt=spec.cache_salt,
             logprobs=spec.logprobs,
+            prompt_logprobs=spec.prompt_logprobs,
             arrival_ns=arrival_ns,
         )
 

@@ -5,9 +5,11 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from coordinator.core.events import TokenLogprobs
+from coordinator.core.prompt_logprobs import PromptLogprobs
 from coordinator.core.step import SchedulerOutput, StepOutput
 from coordinator.core.turn import Turn
 from coordinator.engine.live_request import LiveRequest
+from coordinator.sampling.prompt_logprobs import prompt_logprobs
 from stagecoach.contract.errors import InternalError, StagecoachError
 from stagecoach.contract.logits_request import LogitsRequest
 
@@ -20,6 +22,8 @@ class Sampled(NamedTuple):
     token_ids: dict[str, tuple[int, ...]]
     logprobs: dict[str, TokenLogprobs]
     """Log-probabilities, of the requests that want any."""
+    prompt_logprobs: dict[str, PromptLogprobs]
+    """Log-probabilities of prompts, of the requests that want any."""
     errors: dict[str, StagecoachError]
     """What went wrong with the requests that cannot go on."""
 
@@ -39,16 +43,29 @@ async def sample(
 ) -> Sampled:
     """Chooses the next token of every slice that samples and has not ended meanwhile.
 
+    Makes log-probabilities of the prompts that want them, too.
+
     Whatever goes wrong with one request, a bug included, ends that request alone. Lets others have
     the loop now and then: many rows whose mass is cut take a millisecond and more each.
     """
     turn = Turn()
     rows = {row.row: row for row in step.logits}
-    sampled = Sampled({}, {}, {})
+    sampled = Sampled({}, {}, {}, {})
+    answers = iter(step.prompt_logits)
+    for piece in output.slices:
+        if piece.prompt_rows is not None:
+            await turn.give_way()
+            start = piece.start_position + piece.prompt_rows.first_row + 1
+            try:
+                logprobs_of_prompt = prompt_logprobs(next(answers), start)
+            except StagecoachError as error:
+                sampled.errors[piece.request_id] = error
+                continue
+            sampled.prompt_logprobs[piece.request_id] = logprobs_of_prompt
     for request_id, row in _sampled_rows(output):
         await turn.give_way()
         live = requests.get(request_id)
-        if live is None:
+        if live is None or request_id in sampled.errors:
             continue
         try:
             token_id = live.sampler.sample(rows[row])

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from coordinator.core.events import TokenLogprobs
 from coordinator.core.observation import StepSummary
+from coordinator.core.prompt_logprobs import PromptLogprobs
 from coordinator.core.request import FinishReason
 from coordinator.core.step import StepOutput
 from coordinator.core.step_record import step_record
@@ -36,10 +37,12 @@ class NewToken(NamedTuple):
     """Log-probabilities of the token; None when the request wants none."""
 
     def send(self) -> None:
-        """Sends the token to its client."""
+        """Sends the token to its client; an end token goes with the end."""
         if not self.is_hidden:
             delta = self.delta or self.live.text.push(self.token_id)
             self.live.emit(self.token_id, delta.text, self.logprobs)
+        elif self.logprobs is not None:
+            self.live.end_token = (self.token_id, self.logprobs)
 
 
 def take_token(live: LiveRequest, logprobs: TokenLogprobs | None) -> NewToken:
@@ -78,6 +81,8 @@ class LandedStep:
     micro_batch: MicroBatch
     result: StepOutput
     tokens: list[NewToken]
+    prompt_logprobs: Mapping[str, PromptLogprobs]
+    """Log-probabilities of the prompts in it, by request id."""
     sampling_ns: int
     sampled_ns: int
     decided_ns: int
@@ -93,6 +98,10 @@ class LandedStep:
         tokens = [
             token for token in self.tokens if requests.get(token.live.request_id) is token.live
         ]
+        for live in self.micro_batch.participants:
+            logprobs = self.prompt_logprobs.get(live.request_id)
+            if logprobs is not None and requests.get(live.request_id) is live:
+                live.emit_prompt(logprobs)
         for token in tokens:
             token.send()
         micro_batch = self.micro_batch

@@ -324,6 +324,7 @@ class Lane:
                 micro_batch=micro_batch,
                 result=result,
                 tokens=tokens,
+                prompt_logprobs=sampled.prompt_logprobs,
                 sampling_ns=sampling_ns,
                 sampled_ns=sampled_ns,
                 decided_ns=decided_ns,

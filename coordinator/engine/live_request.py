@@ -16,6 +16,7 @@ from coordinator.core.events import (
     TokensEvent,
 )
 from coordinator.core.observation import RequestEnd
+from coordinator.core.prompt_logprobs import PromptLogprobs
 from coordinator.core.request import FinishReason, Request
 from coordinator.core.sequence import Sequence
 from coordinator.engine.request_stream import RequestStream
@@ -43,6 +44,8 @@ class LiveRequest:
     prefill: StepTotals | None = None
     """Sums over the steps until the first token was sampled."""
     num_completion_tokens: int = 0
+    end_token: tuple[int, TokenLogprobs] | None = None
+    """See `Finished.end_token`."""
     first_step_ns: int | None = None
     first_token_ns: int | None = None
     last_sent_ns: int | None = None
@@ -123,6 +126,10 @@ class LiveRequest:
             )
         )
 
+    def emit_prompt(self, logprobs: PromptLogprobs) -> None:
+        """Sends log-probabilities of the prompt, behind those that were sent before."""
+        self.stream.put_prompt(logprobs)
+
     def end(self, reason: FinishReason, text: str) -> None:
         """Sends the terminal event.
 
@@ -138,6 +145,7 @@ class LiveRequest:
                 num_completion_tokens=self.num_completion_tokens,
                 num_cached_tokens=self.sequence.num_cached_tokens,
                 timings=self._timings(),
+                end_token=self.end_token,
             )
         )
 

@@ -1,7 +1,8 @@
 """The events of one request on their way to its client.
 
 Bounded by construction: tokens that the client has not taken yet are joined into few events, so a
-slow client holds at most its own output, and takes it in pieces.
+slow client holds at most its own output, and takes it in pieces. Log-probabilities of a prompt are
+packed, and take as many bytes for each of its tokens as `PromptLogprobs.num_bytes` says.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from coordinator.core.events import (
     GenerationEvent,
     TokensEvent,
 )
+from coordinator.core.prompt_logprobs import PromptLogprobs
 from stagecoach.contract.errors import StagecoachError
 
 MAX_JOINED_LOGPROBS = 2
@@ -23,7 +25,7 @@ MAX_JOINED_LOGPROBS = 2
 
 
 class RequestStream:
-    """Async iterator over `Accepted`, any number of `TokensEvent`, and one `Finished`.
+    """Async iterator over `Accepted`, `PromptLogprobs`, `TokensEvent`s, and one `Finished`.
 
     Iteration raises the request's `StagecoachError` in place of `Finished` when it failed. Used
     from one event loop, by one reader.
@@ -35,6 +37,7 @@ class RequestStream:
 
     def __init__(self, accepted: Accepted, on_cancel: Callable[[], None]) -> None:
         self._accepted: Accepted | None = accepted
+        self._prompt: deque[PromptLogprobs] = deque()
         self._joined: deque[TokensEvent] = deque()
         self._tokens: list[TokensEvent] = []
         """What came after those that were joined."""
@@ -51,6 +54,12 @@ class RequestStream:
         if len(self._tokens) >= (MAX_JOINED_LOGPROBS if event.logprobs else MAX_JOINED_EVENTS):
             self._joined.append(TokensEvent.joined(self._tokens))
             self._tokens = []
+        self._changed.set()
+
+    def put_prompt(self, logprobs: PromptLogprobs) -> None:
+        """Adds log-probabilities of the prompt, right behind the last ones and before all tokens."""
+        assert self._terminal is None, "log-probabilities after the end"
+        self._prompt.extend(logprobs.pieces())
         self._changed.set()
 
     def end(self, terminal: Finished | StagecoachError) -> None:
@@ -73,6 +82,8 @@ class RequestStream:
             if self._accepted is not None:
                 accepted, self._accepted = self._accepted, None
                 return accepted
+            if self._prompt:
+                return self._prompt.popleft()
             if self._joined:
                 return self._joined.popleft()
             if self._tokens:

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from coordinator.core.step import LogitsRow
+from coordinator.core.step import LogitsRow, PromptLogits
 from coordinator.pipeline import wire
 from stagecoach.contract.errors import InternalError, InvalidArgumentError
 from stagecoach.contract.logits_request import LogitsRequest
+from stagecoach.contract.prompt_logits import PromptLogitsRequest
 from stagecoach.v1 import stage_pb2
 
 
@@ -44,6 +45,69 @@ def read_logits(
             raise InternalError(f"logits of row {request.row}: {error.message}") from error
         rows.append(row)
     return tuple(rows)
+
+
+def read_prompt_logits(
+    messages: Sequence[stage_pb2.PromptLogits],
+    wanted: Sequence[PromptLogitsRequest],
+    vocab_size: int,
+) -> tuple[PromptLogits, ...]:
+    """Reads the rows of prompts of one micro-batch.
+
+    Rows that say of themselves that they have NaN or infinities are let through: their request
+    alone fails.
+
+    Args:
+        messages: As they came.
+        wanted: What was asked for, in order.
+        vocab_size: Logits in a full row.
+
+    Raises:
+        InternalError: They are not what was asked for; says what is wrong with which rows.
+    """
+    if [message.first_row for message in messages] != [request.first_row for request in wanted]:
+        raise InternalError(
+            f"answered with prompt_logits of {len(messages)} prompts, not of the {len(wanted)} wanted"
+        )
+    answers = []
+    for message, request in zip(messages, wanted, strict=True):
+        rows = wire.prompt_logits(message)
+        try:
+            _check_prompt(rows, request, vocab_size)
+        except InvalidArgumentError as error:
+            raise InternalError(
+                f"prompt_logits from row {request.first_row} on: {error.message}"
+            ) from error
+        answers.append(rows)
+    return tuple(answers)
+
+
+def _check_prompt(rows: PromptLogits, request: PromptLogitsRequest, vocab_size: int) -> None:
+    num_rows = len(request.token_ids)
+    num_candidates = num_rows * request.num_candidates
+    for field, values, num_wanted in (
+        ("log_sum_exps", rows.log_sum_exps, num_rows),
+        ("token_logits", rows.token_logits, num_rows),
+        ("token_ranks", rows.token_ranks, num_rows),
+        ("candidate_ids", rows.candidate_ids, num_candidates),
+        ("candidate_logits", rows.candidate_logits, num_candidates),
+    ):
+        if len(values) != num_wanted:
+            raise _malformed(field, f"are {len(values)}, {num_wanted} were wanted")
+    if not _are_finite(rows.log_sum_exps):
+        return
+    if num_candidates and (highest := _highest(rows.candidate_ids)) >= vocab_size:
+        raise _malformed("candidate_ids", f"has {highest}, the vocabulary {vocab_size}")
+    lowest, last = int(np.min(rows.token_ranks)), int(np.max(rows.token_ranks))
+    if lowest < 1 or last > vocab_size:
+        wrong = lowest if lowest < 1 else last
+        raise _malformed("token_ranks", f"has {wrong}, must be in [1, {vocab_size}]")
+    for field, logits in (
+        ("token_logits", rows.token_logits),
+        ("candidate_logits", rows.candidate_logits),
+    ):
+        if not _are_finite(logits):
+            raise _malformed(field, "are not finite, though log_sum_exps are")
 
 
 def _check(row: LogitsRow, request: LogitsRequest, vocab_size: int) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from coordinator.core.step import SchedulerOutput, StepOutput
 from coordinator.pipeline import wire
-from coordinator.pipeline.answered_logits import read_logits
+from coordinator.pipeline.answered_logits import read_logits, read_prompt_logits
 from coordinator.pipeline.forward_stream import Loss
 from coordinator.pipeline.stage_link import StageLink
 from stagecoach.contract.errors import InternalError, UnavailableError
@@ -71,7 +71,7 @@ class Pipeline:
         stay in order however many are in flight. The loss of any stage fails all of them at once.
 
         Args:
-            output: What to run.
+            output: What to run; says of which rows of prompts logits are wanted.
             logits: Rows whose logits the sampler wants.
 
         Raises:
@@ -86,6 +86,7 @@ class Pipeline:
         last = self._links[-1]
         if not self._adds_noise:
             logits = [wanted.without_contenders(self._vocab_size) for wanted in logits]
+        of_prompts = output.prompt_logits()
         started_ns = time.perf_counter_ns()
         request = wire.first_request(output)
         for link in self._links:
@@ -93,6 +94,7 @@ class Pipeline:
                 raise UnavailableError("a stage was lost meanwhile")
             if link is last:
                 wire.add_logits(request, logits)
+                wire.add_prompt_logits(request, of_prompts)
             own_ns.append(time.perf_counter_ns() - started_ns)
             reply = await link.forward(request, num_tokens)
             visits.append(reply.visit)
@@ -101,12 +103,14 @@ class Pipeline:
                 wire.set_hidden_states(request, reply.result)
         try:
             rows = read_logits(reply.result.logits, logits, self._vocab_size)
+            prompts = read_prompt_logits(reply.result.prompt_logits, of_prompts, self._vocab_size)
         except InternalError as error:
             raise InternalError(f"stage {last.address} {error.message}") from error
         own_ns[-1] += time.perf_counter_ns() - started_ns
         return StepOutput(
             micro_batch_id=output.micro_batch_id,
             logits=rows,
+            prompt_logits=prompts,
             visits=tuple(visits),
             stage_timings=tuple(
                 visit.timings.with_serialization(duration_ns)

@@ -21,7 +21,10 @@ _SAME = (
     "precision",
     "kv_block_size",
 )
-_AT_LEAST = ("num_kv_blocks", "max_num_seqs", "max_num_batched_tokens", "max_model_len")
+_AT_LEAST = (
+    *("num_kv_blocks", "max_num_seqs", "max_num_batched_tokens", "max_model_len"),
+    "answers_prompt_logits",
+)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

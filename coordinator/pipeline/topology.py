@@ -93,6 +93,11 @@ class Topology:
         return self.infos[-1].vocab_size
 
     @property
+    def answers_prompt_logits(self) -> bool:
+        """True when every server of the last stage tells how likely the tokens of a prompt are."""
+        return self.infos[-1].answers_prompt_logits
+
+    @property
     def kv_block_size(self) -> int:
         """Tokens a KV block, on every stage."""
         return self.infos[0].kv_block_size

@@ -9,9 +9,10 @@ from typing import TypeVar, cast
 
 import numpy as np
 
-from coordinator.core.step import LogitsRow, SchedulerOutput
+from coordinator.core.step import LogitsRow, PromptLogits, SchedulerOutput
 from stagecoach.contract import tensor_codec
 from stagecoach.contract.logits_request import LogitsRequest
+from stagecoach.contract.prompt_logits import PromptLogitsRequest
 from stagecoach.contract.slot_ops import ForkSlot, FreeSlot, SlotOp, TruncateSlot
 from stagecoach.v1 import stage_pb2, tensor_pb2
 
@@ -81,6 +82,18 @@ def add_logits(request: stage_pb2.ForwardRequest, wanted: Iterable[LogitsRequest
     )
 
 
+def add_prompt_logits(
+    request: stage_pb2.ForwardRequest, wanted: Iterable[PromptLogitsRequest]
+) -> None:
+    """Says of which rows the last stage shall answer how likely their next tokens are."""
+    request.micro_batch.prompt_logits.extend(
+        stage_pb2.PromptLogitsRequest(
+            first_row=one.first_row, token_ids=one.token_ids, num_candidates=one.num_candidates
+        )
+        for one in wanted
+    )
+
+
 def _token_ids(output: SchedulerOutput) -> stage_pb2.TokenIds:
     return stage_pb2.TokenIds(ids=[i for piece in output.slices for i in piece.token_ids])
 
@@ -113,6 +126,25 @@ def logits_row(message: stage_pb2.LogitsRow, vocab_size: int) -> LogitsRow:
             message.unit_log_sum_exp if message.HasField("unit_log_sum_exp") else None
         ),
     )
+
+
+def prompt_logits(message: stage_pb2.PromptLogits) -> PromptLogits:
+    """Reads rows of a prompt."""
+    return PromptLogits(
+        log_sum_exps=_floats(message.log_sum_exps),
+        token_logits=_floats(message.token_logits),
+        token_ranks=_ids(message.token_ranks),
+        candidate_ids=_ids(message.candidate_ids),
+        candidate_logits=_floats(message.candidate_logits),
+    )
+
+
+def _floats(values: Sequence[float]) -> Sequence[float]:
+    return cast("Sequence[float]", np.array(values, dtype=np.float32).data)
+
+
+def _ids(values: Sequence[int]) -> Sequence[int]:
+    return cast("Sequence[int]", np.array(values, dtype=np.uint32).data)
 
 
 def _numbers(values: Sequence[_Number]) -> Sequence[_Number]:

@@ -109,8 +109,8 @@ class KvMemory:
     def admit(self, sequence: Sequence, *, wholly: bool = False) -> bool:
         """Gives a sequence a slot and the blocks of all its known tokens.
 
-        Its longest prefix that a slot holds counts as computed: whole blocks, and never all of its
-        tokens, because the last one must run for its logits.
+        Its longest prefix that a slot holds counts as computed: whole blocks, and no more than
+        `Sequence.num_skippable_tokens`, because the others must run for their logits.
 
         The caller sees to it that fewer sequences run than there are slots, and runs the sequence
         in the micro-batch that takes the slot operations.
@@ -246,8 +246,8 @@ class KvMemory:
         return self._index.find(self._shareable(sequence))
 
     def _shareable(self, sequence: Sequence) -> list[bytes]:
-        """Names of the blocks that a sequence need not compute: all but that of its last token."""
-        num_blocks = (sequence.num_tokens - 1) // self._block_size
+        """Names of the blocks that a sequence need not compute; see `num_skippable_tokens`."""
+        num_blocks = sequence.num_skippable_tokens // self._block_size
         return self._block_hashes(sequence, num_blocks)
 
     def _block_hashes(self, sequence: Sequence, num_blocks: int) -> list[bytes]:

@@ -21,7 +21,7 @@ from itertools import count, islice
 
 from coordinator.core.request import FinishReason
 from coordinator.core.sequence import Sequence, SequenceState
-from coordinator.core.step import ScheduledSlice, SchedulerOutput
+from coordinator.core.step import PromptRows, ScheduledSlice, SchedulerOutput
 from coordinator.scheduler.config import SchedulerConfig
 from coordinator.scheduler.entrance import Entrance
 from coordinator.scheduler.kv_memory import KvMemory
@@ -197,6 +197,8 @@ class Scheduler:
                 if sequence.num_blames:
                     self._acquit(sequence)
                 advanced.append(sequence)
+            if goes_on and piece.prompt_rows is not None:
+                sequence.num_known_logprobs += len(piece.prompt_rows.next_token_ids)
             sequence.num_computed_tokens += piece.num_computed_tokens(len(tokens))
             self._memory.note_computed(sequence)
             if not goes_on:
@@ -368,6 +370,7 @@ class Scheduler:
             start,
             tuple(token_ids),
             1 if end == sequence.num_tokens else 0,
+            _prompt_rows(sequence, start, end) if sequence.lacks_logprobs else None,
         )
 
     def _land(self, output: SchedulerOutput) -> Iterator[tuple[ScheduledSlice, Sequence]]:
@@ -426,3 +429,17 @@ class Scheduler:
             self._memory.retain(sequence)
         else:
             self._memory.release(sequence)
+
+
+def _prompt_rows(sequence: Sequence, start: int, end: int) -> PromptRows | None:
+    """Which of the tokens `[start, end)` run for log-probabilities that have not come back.
+
+    After a preemption, those that have come back are run again without being asked for.
+    """
+    request, first = sequence.request, sequence.num_known_logprobs
+    assert start <= first, "a token was skipped whose logits are wanted"
+    last = min(end, sequence.num_prompt_tokens - 1)
+    if request.prompt_logprobs is None or first >= last:
+        return None
+    next_token_ids = sequence.token_ids(first + 1, last + 1)
+    return PromptRows(first - start, next_token_ids, request.prompt_logprobs)

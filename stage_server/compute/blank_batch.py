@@ -10,10 +10,15 @@ from stage_server.core.batch import ForwardBatch, SequenceSlice
 from stage_server.core.torch_dtypes import torch_dtype
 from stage_server.model.layer_stack import LayerStack
 from stagecoach.contract.logits_request import LogitsRequest
+from stagecoach.contract.prompt_logits import PromptLogitsRequest
 
 
 def blank_batch(
-    stack: LayerStack, slices: Sequence[SequenceSlice], wanted: LogitsRequest
+    stack: LayerStack,
+    slices: Sequence[SequenceSlice],
+    wanted: LogitsRequest,
+    *,
+    num_prompt_candidates: int | None = None,
 ) -> ForwardBatch:
     """Makes a micro-batch that a stage can take.
 
@@ -22,6 +27,8 @@ def blank_batch(
         slices: Slices of the micro-batch.
         wanted: What is asked of the last row of each slice, where the stage has logits; its `row`
             says nothing.
+        num_prompt_candidates: Candidates that are asked of all rows but the last of each slice, as
+            of prompts; None: nothing is.
     """
     ends = list(accumulate(piece.num_tokens for piece in slices))
     token_ids = hidden_states = None
@@ -35,4 +42,13 @@ def blank_batch(
         token_ids=token_ids,
         hidden_states=hidden_states,
         logits=tuple(replace(wanted, row=end - 1) for end in ends) if stack.is_last else (),
+        prompt_logits=tuple(
+            PromptLogitsRequest(
+                first_row=end - piece.num_tokens,
+                token_ids=(0,) * (piece.num_tokens - 1),
+                num_candidates=num_prompt_candidates,
+            )
+            for piece, end in zip(slices, ends, strict=True)
+            if stack.is_last and num_prompt_candidates is not None and piece.num_tokens > 1
+        ),
     )

@@ -5,17 +5,24 @@ parts run in the order of their rows, so that the second chunk finds the KV of t
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 
 from stage_server.compute.device_failures import device_failures
-from stage_server.core.batch import ForwardBatch, ForwardOutput, LogitsRow, SequenceSlice
+from stage_server.core.batch import (
+    ForwardBatch,
+    ForwardOutput,
+    LogitsRow,
+    PromptLogits,
+    SequenceSlice,
+)
 from stage_server.core.engine import Launched, finished
 from stage_server.kv_cache.slot_tables import BlockPlan
 from stagecoach.contract.errors import DeviceMemoryError
+from stagecoach.contract.prompt_logits import PromptLogitsRequest
 
 NUM_STEPS_TO_GROW = 64
 """So many micro-batches are run in parts before parts of twice the size are tried."""
@@ -186,10 +193,22 @@ def rows_between(
             for request in batch.logits
             if start <= request.row < end
         ),
+        prompt_logits=tuple(_prompt_rows_between(batch.prompt_logits, start, end)),
     )
     if start:  # the part that begins with the first row makes the blocks ready for all
         plan = replace(plan, new_blocks=(), copies=())
     return part, replace(plan, block_tables=tuple(tables))
+
+
+def _prompt_rows_between(
+    requests: Sequence[PromptLogitsRequest], start: int, end: int
+) -> Iterator[PromptLogitsRequest]:
+    """What of the requests lies in the rows `[start, end)`; rows count from `start`."""
+    for request in requests:
+        low, high = max(start, request.first_row), min(end, request.end_row)
+        if low < high:
+            ids = request.token_ids[low - request.first_row : high - request.first_row]
+            yield replace(request, first_row=low - start, token_ids=ids)
 
 
 def _joined(batch: ForwardBatch, outputs: Sequence[tuple[int, ForwardOutput]]) -> ForwardOutput:
@@ -205,4 +224,24 @@ def _joined(batch: ForwardBatch, outputs: Sequence[tuple[int, ForwardOutput]]) -
     return ForwardOutput(
         hidden_states=torch.cat(hidden) if hidden else None,
         logits=tuple(rows_of[request.row].pop(0) for request in batch.logits),
+        prompt_logits=tuple(_joined_prompts(batch.prompt_logits, outputs)),
     )
+
+
+def _joined_prompts(
+    requests: Sequence[PromptLogitsRequest], outputs: Sequence[tuple[int, ForwardOutput]]
+) -> Iterator[PromptLogits]:
+    """Puts the rows of each request together, which lie in one or more parts, one after another."""
+    parts = [
+        (start + part.first_row, part) for start, output in outputs for part in output.prompt_logits
+    ]
+    for request in requests:
+        own = [part for row, part in parts if request.first_row <= row < request.end_row]
+        yield PromptLogits(
+            first_row=request.first_row,
+            log_sum_exps=torch.cat([part.log_sum_exps for part in own]),
+            token_logits=torch.cat([part.token_logits for part in own]),
+            token_ranks=torch.cat([part.token_ranks for part in own]),
+            candidate_ids=torch.cat([part.candidate_ids for part in own]),
+            candidate_logits=torch.cat([part.candidate_logits for part in own]),
+        )

@@ -1,12 +1,14 @@
 """Runs micro-batches through a stage's layers, against a pool of KV blocks."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 
 from stage_server.compute.decode_graphs import DecodeGraphs
 from stage_server.compute.host_copies import HostCopy, Moment
 from stage_server.compute.logits import LogitsReduction, WantedLogits
+from stage_server.compute.prompt_logits import PromptLogitsReduction
 from stage_server.core.batch import ForwardBatch, ForwardOutput, SequenceSlice
 from stage_server.core.engine import Launched, UnfinishedForward
 from stage_server.kv_cache.kv_pool import KvPool
@@ -44,6 +46,8 @@ class ForwardPass:
         """
         stack, pool = self.stack, self.pool
         wanted = WantedLogits.by(batch.logits)
+        numbers = wanted.numbers()
+        next_ids = [token_id for one in batch.prompt_logits for token_id in one.token_ids]
         indices = StepIndices.of(
             batch.slices,
             plan,
@@ -51,7 +55,7 @@ class ForwardPass:
             block_size=pool.block_size,
             device=stack.device,
             logits_rows=[request.row for request in batch.logits],
-            logits_numbers=wanted.numbers(),
+            logits_numbers=[*numbers, *next_ids],
             max_gathered_tokens=None if stack.kernels is not None else pool.max_gathered_tokens,
         )
         pool.prepare(indices)
@@ -63,12 +67,35 @@ class ForwardPass:
         forward: UnfinishedForward
         if not stack.is_last:
             forward = _HiddenStates(hidden.to(stack.wire_dtype))
-        elif batch.logits:
-            logits = stack.logits(hidden[indices.logits_rows])
-            forward = _Logits(logits, wanted, indices.logits_numbers)
+        elif batch.logits or batch.prompt_logits:
+            forward = self._reduced(hidden, batch, wanted, indices, len(numbers))
         else:
             forward = _StoredKv(stack.device)
         return forward.finish() if stack.device.type == "cpu" else forward
+
+    def _reduced(
+        self,
+        hidden: torch.Tensor,
+        batch: ForwardBatch,
+        wanted: WantedLogits,
+        indices: StepIndices,
+        num_numbers: int,
+    ) -> "_Logits":
+        """Launches the head over the rows that are wanted; `num_numbers` are those of `wanted`."""
+        stack = self.stack
+        of_prompts = sampled = None
+        if batch.prompt_logits:
+            of_prompts = PromptLogitsReduction(
+                stack.logits,
+                hidden,
+                batch.prompt_logits,
+                indices.logits_numbers[num_numbers:],
+                stack.config.vocab_size,
+            )
+        if batch.logits:
+            logits = stack.logits(hidden[indices.logits_rows])
+            sampled = LogitsReduction(logits, wanted, indices.logits_numbers[:num_numbers])
+        return _Logits(sampled, of_prompts)
 
     def run_layers(
         self, slices: Sequence[SequenceSlice], plan: BlockPlan, indices: StepIndices
@@ -105,9 +132,18 @@ class _StoredKv:
         return ForwardOutput()
 
 
-class _Logits(LogitsReduction):
-    """Logits that the device reduces."""
+class _Logits(NamedTuple):
+    """Logits that the device reduces; at least one of the two."""
+
+    sampled: LogitsReduction | None
+    of_prompts: PromptLogitsReduction | None
+
+    def due_in_s(self) -> float:
+        return max(one.due_in_s() for one in self if one is not None)
 
     @torch.inference_mode()
     def finish(self) -> ForwardOutput:
-        return ForwardOutput(logits=self.rows())
+        return ForwardOutput(
+            logits=() if self.sampled is None else self.sampled.rows(),
+            prompt_logits=() if self.of_prompts is None else self.of_prompts.rows(),
+        )

@@ -62,6 +62,43 @@ class HostCopy:
         return self._host
 
 
+class HostCopies:
+    """Several tensors on their way to the host in one copy.
+
+    Args:
+        tensors: On one device, of floats of 32 bits or of integers that fit 32 bits.
+    """
+
+    def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
+        self._tensors = tensors
+        self._words: HostCopy | None = None
+        if not tensors or tensors[0].device.type == "cpu":
+            return
+        words = [
+            part.flatten().view(torch.int32) if part.is_floating_point() else part.flatten().int()
+            for part in tensors
+        ]
+        self._words = HostCopy(torch.cat(words))
+
+    def due_in_s(self) -> float:
+        """Says in how many seconds to ask again; 0 once `wait` does not wait. Never raises."""
+        return 0.0 if self._words is None else self._words.due_in_s()
+
+    def wait(self) -> Sequence[torch.Tensor]:
+        """Waits for the device and returns the copies, in their order.
+
+        Raises:
+            torch.AcceleratorError: The device reports an error, of whatever it did before.
+        """
+        if self._words is None:
+            return self._tensors
+        fetched = self._words.wait().split_with_sizes([part.numel() for part in self._tensors])
+        return [
+            (part.view(torch.float32) if like.is_floating_point() else part.long()).view(like.shape)
+            for part, like in zip(fetched, self._tensors, strict=True)
+        ]
+
+
 def copy_to_host(tensor: torch.Tensor) -> torch.Tensor:
     """Returns a copy in pinned memory, which holds its values from the next `Moment` on.
 

@@ -14,7 +14,7 @@ from typing import NamedTuple, Self
 import torch
 
 from stage_server.compute.candidates import highest
-from stage_server.compute.host_copies import HostCopy, copies_past, copy_to_host
+from stage_server.compute.host_copies import HostCopies, copies_past, copy_to_host
 from stage_server.compute.noise import contenders_of, signed
 from stage_server.core.batch import LogitsRow
 from stagecoach.contract.logits_request import LogitsRequest
@@ -94,7 +94,7 @@ class LogitsReduction:
             for i, request in enumerate(wanted.requests)
             if request.num_candidates >= logits.shape[1]
         }
-        self._found = _FoundCopy(found)
+        self._found = HostCopies(found)
 
     def due_in_s(self) -> float:
         """Says in how many seconds to ask again; 0 once `rows` hardly waits. Never raises."""
@@ -107,7 +107,7 @@ class LogitsReduction:
         full row would place them.
         """
         logits, wanted = self._logits, self._wanted
-        found = self._found.wait()
+        found = _Found(*self._found.wait())
         log_sum_exps = found.log_sum_exps.tolist()
         top_ids, top_logits = found.top_ids.tolist(), found.top_logits.tolist()
         units = dict(zip(wanted.unit_rows, found.unit_log_sum_exps.tolist(), strict=True))
@@ -190,38 +190,6 @@ def _find(logits: torch.Tensor, wanted: WantedLogits, numbers: torch.Tensor) -> 
         token_logits,
         *highest(logits, max(reduced, default=0), may_wait=logits.device.type == "cpu"),
     )
-
-
-class _FoundCopy:
-    """What was found, on its way to the host in one copy. Ids fit 32 bits."""
-
-    def __init__(self, found: _Found) -> None:
-        self._found = found
-        self._words: HostCopy | None = None
-        if found.log_sum_exps.device.type == "cpu":
-            return
-        words = [
-            part.flatten().view(torch.int32) if part.is_floating_point() else part.flatten().int()
-            for part in found
-        ]
-        self._words = HostCopy(torch.cat(words))
-
-    def due_in_s(self) -> float:
-        return 0.0 if self._words is None else self._words.due_in_s()
-
-    def wait(self) -> _Found:
-        if self._words is None:
-            return self._found
-        sizes = [part.numel() for part in self._found]
-        fetched = self._words.wait().split_with_sizes(sizes)
-        return _Found(
-            *(
-                (part.view(torch.float32) if like.is_floating_point() else part.long()).view(
-                    like.shape
-                )
-                for part, like in zip(fetched, self._found, strict=True)
-            )
-        )
 
 
 def _float64_bits(value: float) -> int:

@@ -17,6 +17,7 @@ from stage_server.kv_cache.kv_pool import MAX_GATHERED_BYTES, KvPool
 from stage_server.kv_cache.slot_tables import BlockPlan
 from stage_server.model.layer_stack import LayerStack
 from stagecoach.contract.logits_request import LogitsRequest
+from stagecoach.contract.prompt_logits import MAX_PROMPT_CANDIDATES
 
 _NUM_CANDIDATES = 64
 """What a sampler asks for, and more than greedy decoding does."""
@@ -68,7 +69,12 @@ def activation_peak(stack: LayerStack, sizes: StepSizes) -> int:
     for slices in largest_steps(sizes, pool.bytes_per_token_and_layer):
         before_bytes = torch.cuda.memory_allocated(stack.device)
         torch.cuda.reset_peak_memory_stats(stack.device)
-        batch = blank_batch(stack, slices, wanted)
+        batch = blank_batch(
+            stack,
+            slices,
+            wanted,
+            num_prompt_candidates=min(MAX_PROMPT_CANDIDATES, config.vocab_size),
+        )
         launched = forward_pass.launch(batch, _plan(slices, sizes.block_size))
         taken_bytes = torch.cuda.max_memory_allocated(stack.device) - before_bytes
         peak_bytes = max(peak_bytes, taken_bytes)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 
 from stagecoach.contract.logits_request import LogitsRequest
+from stagecoach.contract.prompt_logits import PromptLogitsRequest
 from stagecoach.contract.slot_ops import SlotOp
 
 
@@ -53,6 +54,8 @@ class ForwardBatch:
     """`[num_tokens, hidden_size]` on the CPU; for every other stage."""
     logits: tuple[LogitsRequest, ...] = ()
     """Rows of logits that are wanted; for the last stage."""
+    prompt_logits: tuple[PromptLogitsRequest, ...] = ()
+    """Rows whose next tokens are known, rising, none of them twice; for the last stage."""
 
     @property
     def num_tokens(self) -> int:
@@ -84,6 +87,26 @@ class LogitsRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PromptLogits:
+    """Reduced logits of rows of a prompt, to be written as `stagecoach.v1.PromptLogits`.
+
+    All tensors are on the CPU, and all logits are less the highest of their row.
+    """
+
+    first_row: int
+    log_sum_exps: torch.Tensor
+    """float32 `[num_rows]`."""
+    token_logits: torch.Tensor
+    """float32 `[num_rows]`, those of the next tokens."""
+    token_ranks: torch.Tensor
+    """int64 `[num_rows]`, from 1 on."""
+    candidate_ids: torch.Tensor
+    """int64 `[num_rows, num_candidates]`, by falling logit, equal logits by rising id."""
+    candidate_logits: torch.Tensor
+    """float32 `[num_rows, num_candidates]`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ForwardOutput:
     """The result of a micro-batch, on the CPU."""
 
@@ -91,3 +114,5 @@ class ForwardOutput:
     """`[num_tokens, hidden_size]`; of every stage but the last."""
     logits: tuple[LogitsRow, ...] = ()
     """Reduced rows of logits in the order of the requests; of the last stage."""
+    prompt_logits: tuple[PromptLogits, ...] = ()
+    """Reduced rows of prompts in the order of the requests; of the last stage."""

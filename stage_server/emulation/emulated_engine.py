@@ -185,12 +185,17 @@ class EmulatedEngine:
         return ForwardOutput(
             logits=tuple(
                 self._logits.reduce(hashes[request.row], request) for request in batch.logits
-            )
+            ),
+            prompt_logits=tuple(
+                self._logits.reduce_prompt(hashes[request.first_row : request.end_row], request)
+                for request in batch.prompt_logits
+            ),
         )
 
     def _duration_ns(self, batch: ForwardBatch) -> int:
+        num_logit_rows = len(batch.logits) + sum(len(one.token_ids) for one in batch.prompt_logits)
         work = Work.of(
-            ((piece.start_position, piece.num_tokens) for piece in batch.slices), len(batch.logits)
+            ((piece.start_position, piece.num_tokens) for piece in batch.slices), num_logit_rows
         )
         time_s = step_time(self._cost, work, self._gpu, efficiency=self._efficiency).total_s
         return round(time_s * 1e9)

@@ -6,6 +6,7 @@ probability and the first ten 0.94, much as a language model's do, so samplers a
 about as often. No two logits are equal.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -14,8 +15,9 @@ import torch
 
 from stage_server.compute.logits import covers
 from stage_server.compute.noise import Contenders, find_contenders
-from stage_server.core.batch import LogitsRow
+from stage_server.core.batch import LogitsRow, PromptLogits
 from stagecoach.contract.logits_request import LogitsRequest
+from stagecoach.contract.prompt_logits import PromptLogitsRequest
 
 _HIGHEST = 20.0
 _EXPONENT = 2.0
@@ -71,6 +73,23 @@ class HashedLogits:
             unit_log_sum_exp=unit_log_sum_exp,
             contender_ids=contenders.ids,
             contender_logits=contenders.logits,
+        )
+
+    def reduce_prompt(
+        self, prefix_hashes: Sequence[int], request: PromptLogitsRequest
+    ) -> PromptLogits:
+        """Reduces rows as `stage_server.compute.prompt_logits.PromptLogitsReduction` would."""
+        first_ids = torch.tensor([one % self._vocab_size for one in prefix_hashes])
+        ranks = (torch.tensor(request.token_ids) - first_ids) % self._vocab_size
+        best = torch.arange(request.num_candidates)
+        gaps = torch.from_numpy(self._by_rank - self._by_rank[0])
+        return PromptLogits(
+            first_row=request.first_row,
+            log_sum_exps=torch.full((len(prefix_hashes),), self._log_sum_exp(1.0)),
+            token_logits=gaps[ranks],
+            token_ranks=ranks + 1,
+            candidate_ids=(first_ids[:, None] + best) % self._vocab_size,
+            candidate_logits=gaps[best].repeat(len(prefix_hashes), 1),
         )
 
     def _contenders(self, first: int, request: LogitsRequest) -> Contenders:

@@ -8,12 +8,19 @@ from collections.abc import Sequence
 
 import torch
 
-from stage_server.core.batch import ForwardBatch, ForwardOutput, LogitsRow, SequenceSlice
+from stage_server.core.batch import (
+    ForwardBatch,
+    ForwardOutput,
+    LogitsRow,
+    PromptLogits,
+    SequenceSlice,
+)
 from stagecoach.contract import tensor_codec
 from stagecoach.contract.dtypes import dtype_named
 from stagecoach.contract.errors import InvalidArgumentError
 from stagecoach.contract.limits import LOGIT_BYTES, max_logits_bytes
 from stagecoach.contract.logits_request import LogitsRequest
+from stagecoach.contract.prompt_logits import MAX_PROMPT_CANDIDATES, PromptLogitsRequest
 from stagecoach.contract.slot_ops import ForkSlot, FreeSlot, SlotOp, TruncateSlot
 from stagecoach.contract.stage_info import StageInfo
 from stagecoach.v1 import stage_pb2
@@ -33,6 +40,7 @@ def parse_micro_batch(message: stage_pb2.MicroBatch, info: StageInfo) -> Forward
     num_tokens = sum(piece.num_tokens for piece in slices)
     slot_ops = tuple(_parse_slot_op(i, op, info) for i, op in enumerate(message.slot_ops))
     logits = _parse_logits(message.logits, num_tokens, info)
+    prompt_logits = _parse_prompt_logits(message.prompt_logits, num_tokens, info)
     token_ids, hidden_states = _parse_inputs(message, num_tokens, info)
     return ForwardBatch(
         slices=slices,
@@ -40,6 +48,7 @@ def parse_micro_batch(message: stage_pb2.MicroBatch, info: StageInfo) -> Forward
         token_ids=token_ids,
         hidden_states=hidden_states,
         logits=logits,
+        prompt_logits=prompt_logits,
     )
 
 
@@ -49,6 +58,8 @@ def write_output(output: ForwardOutput, result: stage_pb2.MicroBatchResult) -> N
         tensor_codec.write_torch(output.hidden_states, result.hidden_states)
     for row in output.logits:
         _write_logits_row(row, result.logits.add())
+    for rows in output.prompt_logits:
+        _write_prompt_logits(rows, result.prompt_logits.add())
 
 
 def _parse_slices(
@@ -133,17 +144,47 @@ def _parse_inputs(
 def _parse_logits(
     messages: Sequence[stage_pb2.LogitsRequest], num_tokens: int, info: StageInfo
 ) -> tuple[LogitsRequest, ...]:
-    if messages and not info.is_last:
-        raise _invalid(
-            "logits",
-            f"are for the last stage; this one has layers {info.layers} of {info.num_model_layers}",
-        )
+    if messages:
+        _check_is_last("logits", info)
     requests = tuple(_parse_logits_request(i, m, num_tokens, info) for i, m in enumerate(messages))
     num_bytes = sum(_most_bytes(request, info.vocab_size) for request in requests)
     limit = max_logits_bytes(max_num_seqs=info.max_num_seqs, vocab_size=info.vocab_size)
     if num_bytes > limit:
         raise _invalid("logits", f"may take {num_bytes} bytes, at most {limit} are sent")
     return requests
+
+
+def _parse_prompt_logits(
+    messages: Sequence[stage_pb2.PromptLogitsRequest], num_tokens: int, info: StageInfo
+) -> tuple[PromptLogitsRequest, ...]:
+    if messages:
+        _check_is_last("prompt_logits", info)
+    requests: list[PromptLogitsRequest] = []
+    end_row = 0
+    for i, message in enumerate(messages):
+        field = f"prompt_logits[{i}]"
+        request = PromptLogitsRequest(
+            first_row=message.first_row,
+            token_ids=tuple(message.token_ids),
+            num_candidates=message.num_candidates,
+        )
+        if not request.token_ids:
+            raise _invalid(f"{field}.token_ids", "is empty")
+        if request.first_row < end_row:
+            raise _invalid(
+                f"{field}.first_row", f"is {message.first_row}, must be at least {end_row}"
+            )
+        end_row = request.end_row
+        if end_row > num_tokens:
+            raise _invalid(field, f"ends at row {end_row}, there are {num_tokens}")
+        _check_token_ids(f"{field}.token_ids", request.token_ids, info)
+        most = min(MAX_PROMPT_CANDIDATES, info.vocab_size)
+        if request.num_candidates > most:
+            raise _invalid(
+                f"{field}.num_candidates", f"is {request.num_candidates}, must be at most {most}"
+            )
+        requests.append(request)
+    return tuple(requests)
 
 
 def _parse_logits_request(
@@ -206,6 +247,23 @@ def _write_logits_row(row: LogitsRow, message: stage_pb2.LogitsRow) -> None:
     message.contender_logits.extend(row.contender_logits)
     if row.full is not None:
         tensor_codec.write_torch(row.full, message.full)
+
+
+def _write_prompt_logits(rows: PromptLogits, message: stage_pb2.PromptLogits) -> None:
+    message.first_row = rows.first_row
+    message.log_sum_exps.extend(rows.log_sum_exps.tolist())
+    message.token_logits.extend(rows.token_logits.tolist())
+    message.token_ranks.extend(rows.token_ranks.tolist())
+    message.candidate_ids.extend(rows.candidate_ids.flatten().tolist())
+    message.candidate_logits.extend(rows.candidate_logits.flatten().tolist())
+
+
+def _check_is_last(field: str, info: StageInfo) -> None:
+    if not info.is_last:
+        raise _invalid(
+            field,
+            f"are for the last stage; this one has layers {info.layers} of {info.num_model_layers}",
+        )
 
 
 def _check_slot(field: str, kv_slot: int, info: StageInfo) -> None:

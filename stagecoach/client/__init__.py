@@ -15,6 +15,7 @@ from stagecoach.client.client import Client
 from stagecoach.client.completion import (
     Completion,
     FinishReason,
+    PromptLogprob,
     StageTotals,
     Timings,
     TokenEvent,
@@ -70,6 +71,7 @@ __all__ = [
     "ModelNotFoundError",
     "ModelStatus",
     "PromptLike",
+    "PromptLogprob",
     "QueueFullError",
     "RequestAbortedError",
     "StageState",

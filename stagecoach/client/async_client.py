@@ -17,7 +17,7 @@ from stagecoach.client.channel import (
     channel_options,
     read_error_async,
 )
-from stagecoach.client.completion import Completion
+from stagecoach.client.completion import Completion, PartialCompletion
 from stagecoach.client.prompt import PromptLike, PromptOptions
 from stagecoach.client.request import (
     GenerateOptions,
@@ -98,6 +98,7 @@ class AsyncClient:
                 request, timeout=call_timeout_s(timeout_s), metadata=self._metadata
             ),
             self._peer,
+            PartialCompletion.of(request),
         )
 
     async def complete(

@@ -26,12 +26,13 @@ class AsyncTokenStream:
     Args:
         call: The running call.
         peer: The coordinator, for errors.
+        partial: The completion, nothing of which has come yet.
     """
 
-    def __init__(self, call: AsyncGenerateCall, peer: Peer) -> None:
+    def __init__(self, call: AsyncGenerateCall, peer: Peer, partial: PartialCompletion) -> None:
         self._call = call
         self._peer = peer
-        self._partial = PartialCompletion()
+        self._partial = partial
 
     @property
     def request_id(self) -> str | None:

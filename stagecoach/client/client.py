@@ -16,7 +16,7 @@ from stagecoach.client.channel import (
     channel_options,
     read_error,
 )
-from stagecoach.client.completion import Completion
+from stagecoach.client.completion import Completion, PartialCompletion
 from stagecoach.client.prompt import PromptLike, PromptOptions
 from stagecoach.client.request import (
     GenerateOptions,
@@ -93,13 +93,14 @@ class Client:
             InvalidArgumentError: A value has the wrong type, or `timeout_s` is not above 0.
             RequestAbortedError: The client is closed.
         """
+        request = generate_request(prompt, **options)
         start = partial(
             self._open_stub().Generate,
-            generate_request(prompt, **options),
+            request,
             timeout=call_timeout_s(timeout_s),
             metadata=self._metadata,
         )
-        return TokenStream(self._starter.start(start), self._peer)
+        return TokenStream(self._starter.start(start), self._peer, PartialCompletion.of(request))
 
     def complete(
         self,

@@ -1,10 +1,10 @@
 """What a client gets: token events while a completion grows, and the completion at its end."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
 
 from stagecoach.contract.request_timings import RequestTimings, StepTotals
 from stagecoach.contract.stage_timings import StageTimings
@@ -41,6 +41,21 @@ class TokenLogprobs(NamedTuple):
     """Log-probability of the token that was chosen."""
     top: tuple[tuple[int, float], ...]
     """Token id and log-probability of the most likely tokens, falling. The chosen token is among
+    them only if it is one of these."""
+
+
+class PromptLogprob(NamedTuple):
+    """Log-probabilities at the place of one token of the prompt, after all tokens before it.
+
+    They are those of the model itself.
+    """
+
+    logprob: float
+    """Log-probability of the token."""
+    rank: int
+    """Its place among all tokens by falling probability, from 1 on."""
+    top: tuple[tuple[int, float], ...]
+    """Token id and log-probability of the most likely tokens, falling. The token itself is among
     them only if it is one of these."""
 
 
@@ -88,6 +103,9 @@ class Completion:
     timings: Timings
     logprobs: tuple[TokenLogprobs, ...] = ()
     """One for each of `token_ids`; empty when none were asked for."""
+    prompt_logprobs: tuple[PromptLogprob | None, ...] = ()
+    """One for each token of the prompt, None for the first, which none comes before; empty when none
+    were asked for."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -103,14 +121,24 @@ class Completion:
 
 
 class PartialCompletion:
-    """Gathers the messages of one Generate call until the completion is whole. No I/O."""
+    """Gathers the messages of one Generate call until the completion is whole. No I/O.
 
-    def __init__(self) -> None:
+    Args:
+        wants_prompt_logprobs: Whether log-probabilities of the prompt were asked for.
+    """
+
+    def __init__(self, *, wants_prompt_logprobs: bool) -> None:
         self.request_id: str | None = None
         self.completion: Completion | None = None
         self._texts: list[str] = []
         self._token_ids: list[int] = []
         self._logprobs: list[TokenLogprobs] = []
+        self._prompt_logprobs: list[PromptLogprob | None] = [None] if wants_prompt_logprobs else []
+
+    @classmethod
+    def of(cls, request: generation_pb2.GenerateRequest) -> Self:
+        """Starts with what a request asks for."""
+        return cls(wants_prompt_logprobs=request.HasField("prompt_logprobs"))
 
     @property
     def text(self) -> str:
@@ -127,6 +155,8 @@ class PartialCompletion:
         match message.WhichOneof("event"):
             case "accepted":
                 self.request_id = message.accepted.request_id
+            case "prompt_logprobs":
+                self._prompt_logprobs += _prompt_logprobs(message.prompt_logprobs)
             case "tokens":
                 return self._add(
                     TokenEvent(
@@ -161,12 +191,21 @@ class PartialCompletion:
             ),
             timings=_timings(finished.timings),
             logprobs=tuple(self._logprobs),
+            prompt_logprobs=tuple(self._prompt_logprobs),
         )
 
 
 def _token_logprobs(message: generation_pb2.TokenLogprobs) -> TokenLogprobs:
     top = zip(message.top_token_ids, message.top_logprobs, strict=True)
     return TokenLogprobs(message.logprob, tuple(top))
+
+
+def _prompt_logprobs(message: generation_pb2.PromptLogprobs) -> Iterator[PromptLogprob]:
+    num_top = len(message.top_token_ids) // max(len(message.logprobs), 1)
+    for index, (logprob, rank) in enumerate(zip(message.logprobs, message.ranks, strict=True)):
+        part = slice(index * num_top, (index + 1) * num_top)
+        top = zip(message.top_token_ids[part], message.top_logprobs[part], strict=True)
+        yield PromptLogprob(logprob, rank, tuple(top))
 
 
 def _timings(message: generation_pb2.RequestTimings) -> Timings:

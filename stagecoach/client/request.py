@@ -73,6 +73,10 @@ class GenerateOptions(PromptOptions, total=False):
     logprobs: int | None
     """Log-probabilities wanted with every token: 0 for that of the chosen token alone, up to 20 for
     those of as many of the most likely tokens too. Default: none."""
+    prompt_logprobs: int | None
+    """Log-probabilities wanted of every token of the prompt but the first: 0 for that of the token
+    alone, up to 20 for those of as many of the most likely tokens too. The whole prompt is computed
+    for them, whatever the prefix cache holds. Default: none."""
     json_schema: JsonSchema | None
     """The output is JSON that is valid against this schema. At most one of `json_schema`,
     `json_object`, `regex` and `lark` may be given. Default: any output."""

@@ -23,12 +23,18 @@ class TokenStream:
     Args:
         call: The running call.
         peer: The coordinator, for errors.
+        partial: The completion, nothing of which has come yet.
     """
 
-    def __init__(self, call: Iterator[generation_pb2.GenerateResponse], peer: Peer) -> None:
+    def __init__(
+        self,
+        call: Iterator[generation_pb2.GenerateResponse],
+        peer: Peer,
+        partial: PartialCompletion,
+    ) -> None:
         self._messages = CallMessages(call, "stream")
         self._peer = peer
-        self._partial = PartialCompletion()
+        self._partial = partial
 
     @property
     def request_id(self) -> str | None:

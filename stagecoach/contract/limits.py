@@ -2,6 +2,8 @@
 
 from typing import NamedTuple, Self
 
+from stagecoach.contract.prompt_logits import MAX_PROMPT_CANDIDATES
+
 LOGITS_CEILING_BYTES = 256 * 2**20
 """Bytes of logits that the answer to one micro-batch may hold: full rows of 262 144 logits for 256
 sequences. The stage refuses a micro-batch that asks for more; the coordinator schedules no more
@@ -31,6 +33,10 @@ for the length of a request: shapes and ids, long templates, schemas, biases, st
 _WIDEST_ELEMENT_BYTES = 4
 """float32; the dtype of hidden states is known only after loading."""
 
+_PROMPT_ROW_BYTES = 12 + 8 * MAX_PROMPT_CANDIDATES
+"""Bytes of the answer to one row of a prompt: a sum, a logit, a rank, and candidates with ids. Its
+next token, in the request, takes less."""
+
 _SLOT_ENVELOPE_BYTES = 256
 """Bytes of the slice, the slot operations and the logits request of one sequence, without its
 ids."""
@@ -50,7 +56,8 @@ class MessageLimits(NamedTuple):
 
         A request carries at most one micro-batch of hidden states, and may name ids whose logits
         are wanted; a response carries hidden states or logits. An id takes at most the 4 bytes that
-        its logit takes in the answer, so both directions leave the same room for logits.
+        its logit takes in the answer, so both directions leave the same room for logits, those of
+        prompts included.
 
         Args:
             max_num_batched_tokens: Most tokens of one micro-batch.
@@ -60,6 +67,7 @@ class MessageLimits(NamedTuple):
         """
         hidden_bytes = max_num_batched_tokens * hidden_size * _WIDEST_ELEMENT_BYTES
         logits_bytes = max_logits_bytes(max_num_seqs=max_num_seqs, vocab_size=vocab_size)
+        logits_bytes += max_num_batched_tokens * _PROMPT_ROW_BYTES
         envelope_bytes = ENVELOPE_BYTES + max_num_seqs * _SLOT_ENVELOPE_BYTES
         return cls(
             hidden_bytes + logits_bytes + envelope_bytes,

@@ -56,6 +56,8 @@ class StageInfo:
     """Revision of all weights, as a hub names it; empty where that is not known."""
     adds_noise: bool = True
     """True when the stage answers `LogitsRequest.num_contenders`."""
+    answers_prompt_logits: bool = True
+    """True when the stage answers `MicroBatch.prompt_logits`."""
     attention: str = ""
     """How attention reads the KV of sequences that decode: `kernel` where it lies, `gather` after
     gathering it; empty where nothing is read."""

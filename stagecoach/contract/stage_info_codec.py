@@ -35,6 +35,7 @@ def to_message(info: StageInfo) -> stage_pb2.GetInfoResponse:
         weight_digests=info.weight_digests,
         weights_revision=info.weights_revision,
         adds_noise=info.adds_noise,
+        answers_prompt_logits=info.answers_prompt_logits,
         attention=info.attention,
         max_graph_seqs=info.max_graph_seqs,
         weights_encoding=stage_pb2.Encoding(**info.precision.weights._asdict()),
@@ -73,6 +74,7 @@ def from_message(message: stage_pb2.GetInfoResponse) -> StageInfo:
         weight_digests=dict(message.weight_digests),
         weights_revision=message.weights_revision,
         adds_noise=message.adds_noise,
+        answers_prompt_logits=message.answers_prompt_logits,
         attention=message.attention,
         max_graph_seqs=message.max_graph_seqs,
     )

@@ -15,6 +15,19 @@ it."""
 _KEPT_LOGIT_BYTES = 4
 """Bytes for each logit of the micro-batch before, which may not be finished."""
 
+_PROMPT_LOGITS_BYTES = 32 << 20
+"""Bytes of the logits of a prompt that there are at once, unless one row has more. With half as
+many, a card would read the output head twice as often."""
+
+
+def num_prompt_rows(vocab_size: int) -> int:
+    """Returns of how many rows of a prompt a stage has the logits at once.
+
+    Args:
+        vocab_size: Logits in a row.
+    """
+    return max(1, _PROMPT_LOGITS_BYTES // (4 * vocab_size))
+
 
 def activation_bytes(
     stage: StageCost, *, max_num_batched_tokens: int, max_num_seqs: int, context_tokens: int
@@ -35,10 +48,10 @@ def activation_bytes(
     if stage.is_last:
         model = stage.model
         rows = max_num_batched_tokens * model.hidden_size * model.precision.compute.itemsize
-        num_logits = num_rows * model.vocab_size
-        largest = (
-            max(largest, rows + num_logits * _LIVE_LOGIT_BYTES) + num_logits * _KEPT_LOGIT_BYTES
-        )
+        of_prompts = min(max_num_batched_tokens, num_prompt_rows(model.vocab_size))
+        num_live_logits = max(num_rows, of_prompts) * model.vocab_size
+        largest = max(largest, rows + num_live_logits * _LIVE_LOGIT_BYTES)
+        largest += num_rows * model.vocab_size * _KEPT_LOGIT_BYTES
     return largest
 
 

@@ -68,8 +68,9 @@ class GenerationServiceServicer:
     """
 
     def Generate(self, request, context):
-        """Generates one completion. The stream is `accepted`, then any number of `tokens`, then exactly
-        one `finished`; or it ends with an error status. Cancelling the call ends the request.
+        """Generates one completion. The stream is `accepted`, then any number of `prompt_logprobs` and,
+        after these, of `tokens`, then exactly one `finished`; or it ends with an error status.
+        Cancelling the call ends the request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

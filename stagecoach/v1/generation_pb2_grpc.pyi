@@ -38,8 +38,9 @@ class GenerationServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> GenerationServiceAsyncStub: ...
     Generate: _grpc.UnaryStreamMultiCallable[_generation_pb2.GenerateRequest, _generation_pb2.GenerateResponse]
-    """Generates one completion. The stream is `accepted`, then any number of `tokens`, then exactly
-    one `finished`; or it ends with an error status. Cancelling the call ends the request.
+    """Generates one completion. The stream is `accepted`, then any number of `prompt_logprobs` and,
+    after these, of `tokens`, then exactly one `finished`; or it ends with an error status.
+    Cancelling the call ends the request.
     """
     Tokenize: _grpc.UnaryUnaryMultiCallable[_generation_pb2.TokenizeRequest, _generation_pb2.TokenizeResponse]
     """Turns a prompt into token ids as Generate would."""
@@ -64,8 +65,9 @@ class GenerationServiceAsyncStub(GenerationServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.UnaryStreamMultiCallable[_generation_pb2.GenerateRequest, _generation_pb2.GenerateResponse]  # type: ignore[assignment]
-    """Generates one completion. The stream is `accepted`, then any number of `tokens`, then exactly
-    one `finished`; or it ends with an error status. Cancelling the call ends the request.
+    """Generates one completion. The stream is `accepted`, then any number of `prompt_logprobs` and,
+    after these, of `tokens`, then exactly one `finished`; or it ends with an error status.
+    Cancelling the call ends the request.
     """
     Tokenize: _aio.UnaryUnaryMultiCallable[_generation_pb2.TokenizeRequest, _generation_pb2.TokenizeResponse]  # type: ignore[assignment]
     """Turns a prompt into token ids as Generate would."""
@@ -93,8 +95,9 @@ class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _generation_pb2.GenerateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_generation_pb2.GenerateResponse], _abc.AsyncIterator[_generation_pb2.GenerateResponse]]:
-        """Generates one completion. The stream is `accepted`, then any number of `tokens`, then exactly
-        one `finished`; or it ends with an error status. Cancelling the call ends the request.
+        """Generates one completion. The stream is `accepted`, then any number of `prompt_logprobs` and,
+        after these, of `tokens`, then exactly one `finished`; or it ends with an error status.
+        Cancelling the call ends the request.
         """
 
     @_abc_1.abstractmethod

@@ -118,6 +118,7 @@ class GetInfoResponse(_message.Message):
     WEIGHTS_ENCODING_FIELD_NUMBER: _builtins.int
     COMPUTE_DTYPE_FIELD_NUMBER: _builtins.int
     KV_DTYPE_FIELD_NUMBER: _builtins.int
+    ANSWERS_PROMPT_LOGITS_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     """Version of this protocol; both sides must agree exactly."""
     model_id: _builtins.str
@@ -182,6 +183,10 @@ class GetInfoResponse(_message.Message):
     """How keys and values are kept: their element type, or int8 for codes with a scale of each head
     and token.
     """
+    answers_prompt_logits: _builtins.bool
+    """True when the stage answers `MicroBatch.prompt_logits`; an older one does not know them, and is
+    never asked.
+    """
     @_builtins.property
     def layers(self) -> Global___LayerRange:
         """Layers that this stage owns."""
@@ -230,10 +235,11 @@ class GetInfoResponse(_message.Message):
         weights_encoding: Global___Encoding | None = ...,
         compute_dtype: _builtins.str = ...,
         kv_dtype: _builtins.str = ...,
+        answers_prompt_logits: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["layers", b"layers", "weights_encoding", b"weights_encoding"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adds_noise", b"adds_noise", "attention", b"attention", "compute_dtype", b"compute_dtype", "device", b"device", "dtype", b"dtype", "emulated", b"emulated", "fingerprint", b"fingerprint", "hidden_size", b"hidden_size", "hidden_states_dtype", b"hidden_states_dtype", "kv_block_size", b"kv_block_size", "kv_bytes", b"kv_bytes", "kv_dtype", b"kv_dtype", "layers", b"layers", "max_graph_seqs", b"max_graph_seqs", "max_model_len", b"max_model_len", "max_num_batched_tokens", b"max_num_batched_tokens", "max_num_seqs", b"max_num_seqs", "model_id", b"model_id", "num_free_kv_blocks", b"num_free_kv_blocks", "num_kv_blocks", b"num_kv_blocks", "num_model_layers", b"num_model_layers", "pid", b"pid", "protocol_version", b"protocol_version", "version", b"version", "vocab_size", b"vocab_size", "weight_bytes", b"weight_bytes", "weight_digests", b"weight_digests", "weights_encoding", b"weights_encoding", "weights_revision", b"weights_revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adds_noise", b"adds_noise", "answers_prompt_logits", b"answers_prompt_logits", "attention", b"attention", "compute_dtype", b"compute_dtype", "device", b"device", "dtype", b"dtype", "emulated", b"emulated", "fingerprint", b"fingerprint", "hidden_size", b"hidden_size", "hidden_states_dtype", b"hidden_states_dtype", "kv_block_size", b"kv_block_size", "kv_bytes", b"kv_bytes", "kv_dtype", b"kv_dtype", "layers", b"layers", "max_graph_seqs", b"max_graph_seqs", "max_model_len", b"max_model_len", "max_num_batched_tokens", b"max_num_batched_tokens", "max_num_seqs", b"max_num_seqs", "model_id", b"model_id", "num_free_kv_blocks", b"num_free_kv_blocks", "num_kv_blocks", b"num_kv_blocks", "num_model_layers", b"num_model_layers", "pid", b"pid", "protocol_version", b"protocol_version", "version", b"version", "vocab_size", b"vocab_size", "weight_bytes", b"weight_bytes", "weight_digests", b"weight_digests", "weights_encoding", b"weights_encoding", "weights_revision", b"weights_revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -357,6 +363,7 @@ class MicroBatch(_message.Message):
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     HIDDEN_STATES_FIELD_NUMBER: _builtins.int
     LOGITS_FIELD_NUMBER: _builtins.int
+    PROMPT_LOGITS_FIELD_NUMBER: _builtins.int
     micro_batch_id: _builtins.int
     """Chosen by the coordinator; echoed in the result."""
     @_builtins.property
@@ -381,6 +388,12 @@ class MicroBatch(_message.Message):
     def logits(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogitsRequest]:
         """Rows whose logits are wanted; only for the stage that owns the last layer."""
 
+    @_builtins.property
+    def prompt_logits(self) -> _containers.RepeatedCompositeFieldContainer[Global___PromptLogitsRequest]:
+        """Rows of prompts, whose next tokens are known; only for the stage that owns the last layer. By
+        rising rows, none of which occurs twice. A row may be in `logits` too.
+        """
+
     def __init__(
         self,
         *,
@@ -390,10 +403,11 @@ class MicroBatch(_message.Message):
         token_ids: Global___TokenIds | None = ...,
         hidden_states: _tensor_pb2.Tensor | None = ...,
         logits: _abc.Iterable[Global___LogitsRequest] | None = ...,
+        prompt_logits: _abc.Iterable[Global___PromptLogitsRequest] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["hidden_states", b"hidden_states", "inputs", b"inputs", "token_ids", b"token_ids"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hidden_states", b"hidden_states", "inputs", b"inputs", "logits", b"logits", "micro_batch_id", b"micro_batch_id", "slices", b"slices", "slot_ops", b"slot_ops", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hidden_states", b"hidden_states", "inputs", b"inputs", "logits", b"logits", "micro_batch_id", b"micro_batch_id", "prompt_logits", b"prompt_logits", "slices", b"slices", "slot_ops", b"slot_ops", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_inputs: _TypeAlias = _typing.Literal["token_ids", "hidden_states"]  # noqa: Y015
     _WhichOneofArgType_inputs: _TypeAlias = _typing.Literal["inputs", b"inputs"]  # noqa: Y015
@@ -664,6 +678,38 @@ class LogitsRequest(_message.Message):
 Global___LogitsRequest: _TypeAlias = LogitsRequest  # noqa: Y015
 
 @_typing.final
+class PromptLogitsRequest(_message.Message):
+    """Asks how likely the known next tokens of consecutive rows are."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_ROW_FIELD_NUMBER: _builtins.int
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    NUM_CANDIDATES_FIELD_NUMBER: _builtins.int
+    first_row: _builtins.int
+    """First row of the micro-batch, in [0, num_tokens)."""
+    num_candidates: _builtins.int
+    """Number of highest logits of each row to return; at most 20, and at most vocab_size."""
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The next token of each row, at least one; each in [0, vocab_size)."""
+
+    def __init__(
+        self,
+        *,
+        first_row: _builtins.int = ...,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        num_candidates: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_row", b"first_row", "num_candidates", b"num_candidates", "token_ids", b"token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromptLogitsRequest: _TypeAlias = PromptLogitsRequest  # noqa: Y015
+
+@_typing.final
 class ForwardResponse(_message.Message):
     """One message from a stage."""
 
@@ -728,6 +774,7 @@ class MicroBatchResult(_message.Message):
     HIDDEN_STATES_FIELD_NUMBER: _builtins.int
     LOGITS_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
+    PROMPT_LOGITS_FIELD_NUMBER: _builtins.int
     micro_batch_id: _builtins.int
     """Echo of the request."""
     @_builtins.property
@@ -749,6 +796,10 @@ class MicroBatchResult(_message.Message):
     def timings(self) -> Global___StageTimings:
         """Where the time went inside the stage."""
 
+    @_builtins.property
+    def prompt_logits(self) -> _containers.RepeatedCompositeFieldContainer[Global___PromptLogits]:
+        """Output of the last stage, in the order of `MicroBatch.prompt_logits`."""
+
     def __init__(
         self,
         *,
@@ -757,10 +808,11 @@ class MicroBatchResult(_message.Message):
         hidden_states: _tensor_pb2.Tensor | None = ...,
         logits: _abc.Iterable[Global___LogitsRow] | None = ...,
         timings: Global___StageTimings | None = ...,
+        prompt_logits: _abc.Iterable[Global___PromptLogits] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["hidden_states", b"hidden_states", "status", b"status", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hidden_states", b"hidden_states", "logits", b"logits", "micro_batch_id", b"micro_batch_id", "status", b"status", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hidden_states", b"hidden_states", "logits", b"logits", "micro_batch_id", b"micro_batch_id", "prompt_logits", b"prompt_logits", "status", b"status", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -835,6 +887,60 @@ class LogitsRow(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__unit_log_sum_exp) -> _WhichOneofReturnType__unit_log_sum_exp | None: ...
 
 Global___LogitsRow: _TypeAlias = LogitsRow  # noqa: Y015
+
+@_typing.final
+class PromptLogits(_message.Message):
+    """How likely the known next tokens of consecutive rows are. All logits are less the highest of their
+    row, so that a log-probability is a logit less `log_sum_exps`.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_ROW_FIELD_NUMBER: _builtins.int
+    LOG_SUM_EXPS_FIELD_NUMBER: _builtins.int
+    TOKEN_LOGITS_FIELD_NUMBER: _builtins.int
+    TOKEN_RANKS_FIELD_NUMBER: _builtins.int
+    CANDIDATE_IDS_FIELD_NUMBER: _builtins.int
+    CANDIDATE_LOGITS_FIELD_NUMBER: _builtins.int
+    first_row: _builtins.int
+    """Echo of the request."""
+    @_builtins.property
+    def log_sum_exps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """log(sum(exp(logits))) over each whole row. Not finite when the row has NaN or infinities."""
+
+    @_builtins.property
+    def token_logits(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Logit of each `PromptLogitsRequest.token_ids`."""
+
+    @_builtins.property
+    def token_ranks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Its place among the logits of its row from 1 on, by falling logit, equal logits by rising id."""
+
+    @_builtins.property
+    def candidate_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Candidate ids, row after row, by falling logit, equal logits by rising id."""
+
+    @_builtins.property
+    def candidate_logits(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Logits of the candidates."""
+
+    def __init__(
+        self,
+        *,
+        first_row: _builtins.int = ...,
+        log_sum_exps: _abc.Iterable[_builtins.float] | None = ...,
+        token_logits: _abc.Iterable[_builtins.float] | None = ...,
+        token_ranks: _abc.Iterable[_builtins.int] | None = ...,
+        candidate_ids: _abc.Iterable[_builtins.int] | None = ...,
+        candidate_logits: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidate_ids", b"candidate_ids", "candidate_logits", b"candidate_logits", "first_row", b"first_row", "log_sum_exps", b"log_sum_exps", "token_logits", b"token_logits", "token_ranks", b"token_ranks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromptLogits: _TypeAlias = PromptLogits  # noqa: Y015
 
 @_typing.final
 class StageTimings(_message.Message):

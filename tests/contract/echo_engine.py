@@ -114,6 +114,7 @@ def stage_info(layers: LayerRange) -> StageInfo:
         weight_digests={"layer 0": b"digest"},
         weights_revision="r" * 40,
         adds_noise=True,
+        answers_prompt_logits=True,
         attention="gather",
         max_graph_seqs=1,
     )

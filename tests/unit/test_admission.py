@@ -39,12 +39,18 @@ class CharText:
         return array("I", [500 if char == "#" else ord(char) % 100 for char in text])
 
 
-def create_admission(max_request_tokens: int = 20, text: CharText | None = None) -> Admission:
+def create_admission(
+    max_request_tokens: int = 20,
+    text: CharText | None = None,
+    *,
+    answers_prompt_logits: bool = True,
+) -> Admission:
     return Admission(
         text=text or CharText(),
         vocab_size=100,
         eos_token_ids=frozenset({2}),
         max_request_tokens=max_request_tokens,
+        answers_prompt_logits=answers_prompt_logits,
     )
 
 

@@ -119,7 +119,7 @@ def test_zero_is_sent_and_none_is_not() -> None:
 
 
 def test_a_completion_without_tokens_has_no_time_to_first_token() -> None:
-    partial = PartialCompletion()
+    partial = PartialCompletion(wants_prompt_logprobs=False)
     finished = generation_pb2.Finished(
         finish_reason=generation_pb2.FINISH_REASON_STOP,
         num_prompt_tokens=1,
@@ -177,7 +177,7 @@ def test_two_forms_of_output_are_refused() -> None:
 
 
 def test_a_completion_gathers_the_logprobs_of_its_tokens() -> None:
-    partial = PartialCompletion()
+    partial = PartialCompletion(wants_prompt_logprobs=False)
     for token_id in (3, 4):
         logprobs = generation_pb2.TokenLogprobs(
             logprob=-0.5, top_token_ids=[token_id, 9], top_logprobs=[-0.5, -2.0]

@@ -24,7 +24,8 @@ NOUNS = tuple(
     f"stagecoach.contract.{name}"
     for name in (
         *("address", "cluster_status", "errors", "float32", "layer_range", "load_progress"),
-        *("logits_request", "precision", "protocol", "request_timings", "slot_ops", "stage_info"),
+        *("logits_request", "precision", "prompt_logits", "protocol", "request_timings"),
+        *("slot_ops", "stage_info"),
         *("stage_timings", "status_json", "step_record"),
     )
 )

@@ -136,6 +136,7 @@ class Rig:
                 vocab_size=VOCAB_SIZE,
                 eos_token_ids=frozenset(),
                 max_request_tokens=limits.max_request_tokens,
+                answers_prompt_logits=True,
             ),
             grammars=self.grammars,
             outage=Outage(stage_wait_s=60.0),

@@ -52,7 +52,11 @@ BAD = [*NUMBERS, *TEXTS, *OTHERS]
 async def admit(spec: RequestSpec) -> None:
     """Checks what a door made of a request against a model without a tokenizer."""
     admission = Admission(
-        text=None, vocab_size=VOCAB_SIZE, eos_token_ids=frozenset(), max_request_tokens=64
+        text=None,
+        vocab_size=VOCAB_SIZE,
+        eos_token_ids=frozenset(),
+        max_request_tokens=64,
+        answers_prompt_logits=False,
     )
     admission.check(spec)
     await admission.encode(spec.prompt)

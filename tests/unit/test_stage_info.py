@@ -45,6 +45,7 @@ INFO = StageInfo(
     weight_digests={"layer 2": b"digest"},
     weights_revision="r" * 40,
     adds_noise=True,
+    answers_prompt_logits=True,
     attention="kernel",
     max_graph_seqs=64,
 )
@@ -68,11 +69,13 @@ def test_every_field_crosses_the_wire() -> None:
 
 def test_a_stage_says_its_own_version_and_process() -> None:
     values = {field.name: getattr(INFO, field.name) for field in fields(StageInfo)}
-    for name in ("protocol_version", "version", "pid", "adds_noise"):
+    for name in ("protocol_version", "version", "pid", "adds_noise", "answers_prompt_logits"):
         del values[name]
     info = StageInfo(**values)
     assert (info.protocol_version, info.version) == (PROTOCOL_VERSION, __version__)
-    assert (info.pid, info.adds_noise) == (os.getpid(), True)
+    assert info.pid == os.getpid()
+    assert info.adds_noise
+    assert info.answers_prompt_logits
 
 
 def test_what_is_set_on_no_message_is_not_taken_from_this_process() -> None:
@@ -83,6 +86,7 @@ def test_what_is_set_on_no_message_is_not_taken_from_this_process() -> None:
     )
     info = stage_info_codec.from_message(message)
     assert (info.protocol_version, info.version, info.pid, info.adds_noise) == (0, "", 0, False)
+    assert not info.answers_prompt_logits
     assert info.precision == Precision.of("float16", on_cpu=True)
 
 

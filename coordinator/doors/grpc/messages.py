@@ -20,6 +20,7 @@ from coordinator.core.events import (
     TokensEvent,
 )
 from coordinator.core.grammar import Grammar, GrammarKind
+from coordinator.core.prompt_logprobs import PromptLogprobs
 from coordinator.core.request import FinishReason
 from coordinator.core.request_spec import (
     DEVELOPER_ROLE,
@@ -79,6 +80,7 @@ def request_spec(message: generation_pb2.GenerateRequest) -> RequestSpec:
         request_id=message.request_id if message.HasField("request_id") else None,
         cache_salt=message.cache_salt if message.HasField("cache_salt") else None,
         logprobs=message.logprobs if message.HasField("logprobs") else None,
+        prompt_logprobs=message.prompt_logprobs if message.HasField("prompt_logprobs") else None,
         grammar=_grammar(message.grammar) if message.HasField("grammar") else None,
     )
 
@@ -195,6 +197,8 @@ def generate_response(event: GenerationEvent) -> generation_pb2.GenerateResponse
                 logprobs=map(_token_logprobs, event.logprobs),
             )
             return generation_pb2.GenerateResponse(tokens=chunk)
+        case PromptLogprobs():
+            return generation_pb2.GenerateResponse(prompt_logprobs=_prompt_logprobs(event))
         case Accepted():
             accepted = generation_pb2.Accepted(
                 request_id=event.request_id, num_prompt_tokens=event.num_prompt_tokens
@@ -217,6 +221,16 @@ def _token_logprobs(logprobs: TokenLogprobs) -> generation_pb2.TokenLogprobs:
         logprob=logprobs.logprob,
         top_token_ids=[token_id for token_id, _ in logprobs.top],
         top_logprobs=[logprob for _, logprob in logprobs.top],
+    )
+
+
+def _prompt_logprobs(logprobs: PromptLogprobs) -> generation_pb2.PromptLogprobs:
+    return generation_pb2.PromptLogprobs(
+        start=logprobs.start,
+        logprobs=logprobs.logprobs,
+        ranks=logprobs.ranks,
+        top_token_ids=logprobs.top_token_ids,
+        top_logprobs=logprobs.top_logprobs,
     )
 
 
