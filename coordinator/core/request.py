@@ -25,8 +25,9 @@ class Request:
     prompt_token_ids: Sequence[int]
     """Tokens of the prompt, at least one; never changed."""
     max_tokens: int
-    """Most tokens of output, at least 1; prompt and output together fit the model and the KV
-    memory."""
+    """Most tokens of output; prompt and output together fit the model and the KV memory. 0 where
+    only log-probabilities of the prompt are wanted: then the token that is sampled behind it ends
+    the request and is no part of the output."""
     min_tokens: int = 0
     """Tokens before which neither an end token nor a stop string ends the text."""
     sampling: SamplingParams = field(default_factory=SamplingParams)

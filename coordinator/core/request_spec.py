@@ -156,7 +156,8 @@ class RequestSpec:
     prompt: Prompt
     sampling: SamplingParams = field(default_factory=SamplingParams)
     max_tokens: int | None = None
-    """Most tokens to generate. None, or more than fit: as many as fit."""
+    """Most tokens to generate. None, or more than fit: as many as fit. 0 where log-probabilities of
+    the prompt are all that is wanted."""
     min_tokens: int = 0
     """Tokens before which neither an end token nor a stop string ends the output; a stop string
     that begins in them does not count. A grammar that allows nothing else ends it all the same."""
@@ -175,15 +176,21 @@ class RequestSpec:
     """Log-probabilities wanted with every token: None for none, 0 for that of the chosen token
     alone, up to 20 for those of as many of the most likely tokens too."""
     prompt_logprobs: int | None = None
-    """Log-probabilities wanted of every token of the prompt but the first: None for none, 0 for that
-    of the token alone, up to 20 for those of as many of the most likely tokens too."""
+    """Log-probabilities wanted of every token of the prompt but the first: None for none, 0 for
+    that of the token alone, up to 20 for those of as many of the most likely tokens too."""
     grammar: Grammar | None = None
     """What the whole output must match; it ends when nothing can follow. None: anything."""
 
     def __post_init__(self) -> None:
-        if self.max_tokens is not None and not 1 <= self.max_tokens <= MAX_UINT32:
+        if self.max_tokens is not None and not 0 <= self.max_tokens <= MAX_UINT32:
             raise InvalidArgumentError(
                 f"max_tokens is {self.max_tokens}, must be in [1, {MAX_UINT32}]",
+                field="max_tokens",
+            )
+        if self.max_tokens == 0 and self.prompt_logprobs is None:
+            raise InvalidArgumentError(
+                f"max_tokens is 0, must be in [1, {MAX_UINT32}] where log-probabilities of the"
+                " prompt are not asked for",
                 field="max_tokens",
             )
         if not 0 <= self.min_tokens <= MAX_UINT32:

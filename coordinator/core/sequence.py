@@ -41,8 +41,8 @@ class Sequence:
     """Tokens of the prompt that were not computed, because a slot held them when it was first
     admitted."""
     num_known_logprobs: int = 0
-    """Tokens of the prompt, from the second on, whose log-probabilities have come back; kept through
-    preemption, so that each is taken once. 0 where none are wanted."""
+    """Tokens of the prompt, from the second on, whose log-probabilities have come back; kept
+    through preemption, so that each is taken once. 0 where none are wanted."""
     finish_reason: FinishReason | None = None
     """Set exactly when finished, or when it is to be swept at the next step boundary."""
     rank: tuple[int, ...] = ()
@@ -116,7 +116,7 @@ class Sequence:
     @property
     def max_num_tokens(self) -> int:
         """Tokens whose KV it may ever need; that of the last output token is never computed."""
-        return len(self.request.prompt_token_ids) + self.request.max_tokens - 1
+        return len(self.request.prompt_token_ids) + max(self.request.max_tokens, 1) - 1
 
     @property
     def at_max_tokens(self) -> bool:

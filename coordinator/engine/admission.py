@@ -157,13 +157,13 @@ class Admission:
             ContextLengthExceededError: The prompt leaves no room for one token.
         """
         room = self._max_request_tokens - len(prompt_token_ids)
-        if room < 1:
+        if room < 1 and spec.max_tokens != 0:
             raise self._too_long(len(prompt_token_ids))
         stop_token_ids = frozenset(spec.stop_token_ids)
         return Request(
             request_id=spec.request_id or f"req-{secrets.token_hex(8)}",
             prompt_token_ids=prompt_token_ids,
-            max_tokens=min(spec.max_tokens or room, room),
+            max_tokens=room if spec.max_tokens is None else min(spec.max_tokens, room),
             min_tokens=spec.min_tokens,
             sampling=spec.sampling.with_seed(secrets.randbits(64)),
             stop=tuple(spec.stop),

@@ -30,7 +30,7 @@ class NewToken(NamedTuple):
     reason: FinishReason | None
     """Why it is the last one; None when others follow, or when that is not known yet."""
     is_hidden: bool
-    """True for an end token, which is no part of the output."""
+    """True for one that is no part of the output: an end token, or any where none is wanted."""
     delta: TextDelta | None
     """Its text; None when that is still to be made."""
     logprobs: TokenLogprobs | None
@@ -52,6 +52,8 @@ def take_token(live: LiveRequest, logprobs: TokenLogprobs | None) -> NewToken:
     anything may follow; see `LiveRequest.finish_reason`.
     """
     token_id = live.sequence.output_token_ids[-1]
+    if live.request.max_tokens == 0:
+        return NewToken(live, token_id, FinishReason.LENGTH, True, None, None)
     if token_id in live.request.stop_token_ids:
         return NewToken(live, token_id, FinishReason.STOP, True, None, logprobs)
     live.sampler.append(token_id)

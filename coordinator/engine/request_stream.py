@@ -57,7 +57,7 @@ class RequestStream:
         self._changed.set()
 
     def put_prompt(self, logprobs: PromptLogprobs) -> None:
-        """Adds log-probabilities of the prompt, right behind the last ones and before all tokens."""
+        """Adds log-probabilities of the prompt, right behind the last ones, before all tokens."""
         assert self._terminal is None, "log-probabilities after the end"
         self._prompt.extend(logprobs.pieces())
         self._changed.set()

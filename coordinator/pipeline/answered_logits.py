@@ -67,7 +67,7 @@ def read_prompt_logits(
     """
     if [message.first_row for message in messages] != [request.first_row for request in wanted]:
         raise InternalError(
-            f"answered with prompt_logits of {len(messages)} prompts, not of the {len(wanted)} wanted"
+            f"answered with prompt_logits of {len(messages)} prompts, {len(wanted)} were wanted"
         )
     answers = []
     for message, request in zip(messages, wanted, strict=True):

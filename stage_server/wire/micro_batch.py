@@ -172,7 +172,7 @@ def _parse_prompt_logits(
             raise _invalid(f"{field}.token_ids", "is empty")
         if request.first_row < end_row:
             raise _invalid(
-                f"{field}.first_row", f"is {message.first_row}, must be at least {end_row}"
+                f"{field}.first_row", f"is {request.first_row}, must be at least {end_row}"
             )
         end_row = request.end_row
         if end_row > num_tokens:

@@ -104,8 +104,8 @@ class Completion:
     logprobs: tuple[TokenLogprobs, ...] = ()
     """One for each of `token_ids`; empty when none were asked for."""
     prompt_logprobs: tuple[PromptLogprob | None, ...] = ()
-    """One for each token of the prompt, None for the first, which none comes before; empty when none
-    were asked for."""
+    """One for each token of the prompt, None for the first, which none comes before; empty when
+    none were asked for."""
 
     @property
     def tokens_per_second(self) -> float:

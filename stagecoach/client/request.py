@@ -37,7 +37,8 @@ class GenerateOptions(PromptOptions, total=False):
     model: str | None
     """A name of a model; the status lists them. Default: the only one."""
     max_tokens: int | None
-    """Most tokens to generate; of more than fit, as many as fit. Default: as many as fit."""
+    """Most tokens to generate; of more than fit, as many as fit. 0 where `prompt_logprobs` are all
+    that is wanted. Default: as many as fit."""
     min_tokens: int | None
     """Tokens before which neither an end token nor a stop string ends the text. Default: 0."""
     temperature: float | None

@@ -335,7 +335,9 @@ class GenerateRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     PROMPT_LOGPROBS_FIELD_NUMBER: _builtins.int
     max_tokens: _builtins.int
-    """Most tokens to generate; at least 1. Unset, or more than fit: as many as fit."""
+    """Most tokens to generate; at least 1, or 0 where `prompt_logprobs` are all that is wanted. Unset,
+    or more than fit: as many as fit.
+    """
     ignore_eos: _builtins.bool
     """Do not end at the model's own end-of-sequence tokens."""
     request_id: _builtins.str

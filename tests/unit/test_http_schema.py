@@ -83,7 +83,7 @@ TAKEN: dict[str, list[Any]] = {
         {"type": "json_schema", "json_schema": {"name": "x"}},
     ],
     "best_of": [1],
-    "echo": [False],
+    "echo": [False, True],
     "suffix": [""],
 }
 """Values that are honoured, or that ask for nothing."""
@@ -101,7 +101,6 @@ REFUSED: dict[str, list[Any]] = {
     "top_logprobs": [5, 21],
     "response_format": [{"type": "grammar"}],
     "best_of": [2],
-    "echo": [True],
     "suffix": ["x"],
 }
 """Values that are refused when nothing else is set, by the name of the field."""

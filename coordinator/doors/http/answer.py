@@ -6,8 +6,9 @@ from enum import Enum
 from typing import Protocol
 
 from coordinator.core.events import MAX_JOINED_EVENTS, Finished, TokenLogprobs, TokensEvent
+from coordinator.core.prompt_logprobs import PromptLogprobs
 from coordinator.core.request import FinishReason
-from coordinator.doors.http.choices import Choice
+from coordinator.doors.http.choices import Choice, TakenPrompt
 from coordinator.doors.http.held_logprobs import Hold
 from coordinator.doors.http.schema.base import ResponseModel
 from coordinator.doors.http.schema.chat import ChatCompletionChunk
@@ -35,6 +36,18 @@ class UsageInStream(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PromptForm:
+    """What an answer has of its prompts."""
+
+    is_echoed: bool = False
+    """Whether their text stands before the completion."""
+    num_echoed_top: int | None = None
+    """Most likely tokens at each place of an echoed prompt; None: no log-probabilities."""
+    num_listed_top: int | None = None
+    """Likewise in the list `prompt_logprobs`; None: there is no list."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerHead:
     """What every object of one answer repeats."""
 
@@ -49,6 +62,7 @@ class AnswerHead:
     with_usage: bool
     """Whether a stream ends with the usage."""
     spell: SpellToken
+    prompt: PromptForm = PromptForm()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +73,8 @@ class ChoiceOutput:
     tokens: TokensEvent | None
     """All tokens as one event; None when there was none."""
     end: Finished
+    prompt_logprobs: Sequence[PromptLogprobs] = ()
+    """Log-probabilities of its prompt, in order; empty when none were asked for."""
 
     @property
     def token_ids(self) -> tuple[int, ...]:
@@ -74,8 +90,27 @@ class ChoiceOutput:
 class Answer(Protocol):
     """Writes one kind of completion."""
 
+    async def read_prompts(self, prompts: Sequence[TakenPrompt], num_choices: int) -> None:
+        """Takes in the prompts, before anything else is called.
+
+        Args:
+            prompts: All of them, in order.
+            num_choices: Choices of each.
+        """
+        ...
+
     def opening(self, index: int) -> Chunk | None:
         """The chunk of a stream that begins a choice, if there is one."""
+        ...
+
+    def of_prompt(self, index: int, logprobs: PromptLogprobs | None) -> Iterator[Chunk]:
+        """The chunks of a stream that bring a part of the prompt of a choice.
+
+        Args:
+            index: Index of the choice.
+            logprobs: Log-probabilities of the next tokens of the prompt; None: it has no more, and
+                what is left of it comes.
+        """
         ...
 
     def tokens(self, index: int, event: TokensEvent) -> Chunk | None:
@@ -124,10 +159,14 @@ async def collect(choice: Choice, hold: Hold) -> ChoiceOutput:
     Raises:
         StagecoachError: The request failed, or `hold` refuses.
     """
+    prompt_logprobs: list[PromptLogprobs] = []
     joined: list[TokensEvent] = []
     events: list[TokensEvent] = []  # after those; each of its own takes as much as ten joined ones
     async for event in choice:
         match event:
+            case PromptLogprobs():
+                hold(event)
+                prompt_logprobs.append(event)
             case TokensEvent():
                 hold(event)
                 events.append(event)
@@ -141,6 +180,7 @@ async def collect(choice: Choice, hold: Hold) -> ChoiceOutput:
                     text=("" if tokens is None else tokens.text) + event.text,
                     tokens=tokens,
                     end=event,
+                    prompt_logprobs=prompt_logprobs,
                 )
     raise AssertionError("a stream ended without Finished")
 

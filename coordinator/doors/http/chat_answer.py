@@ -4,8 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from coordinator.core.events import Finished, TokenLogprobs, TokensEvent
+from coordinator.core.prompt_logprobs import PromptLogprobs
 from coordinator.doors.http.answer import TOKENS_PER_PIECE, AnswerHead, ChoiceOutput, finish_reason
+from coordinator.doors.http.choices import TakenPrompt
 from coordinator.doors.http.pieces import chain_listed, listed, number, spliced
+from coordinator.doors.http.prompt_lists import prompt_list, prompt_list_pieces
 from coordinator.doors.http.schema.chat import (
     AssistantMessage,
     ChatChoice,
@@ -31,10 +34,21 @@ class ChatAnswer:
     def __init__(self, head: AnswerHead, metadata: Mapping[str, str] | None) -> None:
         self._head = head
         self._metadata = metadata
+        self._prompt_token_ids: Sequence[int] = ()
+
+    async def read_prompts(self, prompts: Sequence[TakenPrompt], _num_choices: int) -> None:
+        """See `Answer.read_prompts`: there is one conversation."""
+        self._prompt_token_ids = prompts[0].token_ids
 
     def opening(self, index: int) -> ChatCompletionChunk:
         """See `Answer.opening`: who speaks."""
         return self._chunk(index, ChatDelta(role="assistant", content=""))
+
+    def of_prompt(
+        self, _index: int, _logprobs: PromptLogprobs | None
+    ) -> Iterator[ChatCompletionChunk]:
+        """See `Answer.of_prompt`: nothing of it is streamed."""
+        return iter(())
 
     def tokens(self, index: int, event: TokensEvent) -> ChatCompletionChunk | None:
         """See `Answer.tokens`."""
@@ -73,6 +87,18 @@ class ChatAnswer:
             choices=[self._choice(index, output) for index, output in enumerate(outputs)],
             usage=usage,
         )
+        num_listed_top = self._head.prompt.num_listed_top
+        if num_listed_top is not None:
+            answer.prompt_logprobs = (
+                prompt_list(
+                    self._prompt_token_ids,
+                    outputs[0].prompt_logprobs,
+                    num_listed_top,
+                    self._head.spell,
+                )
+                if outputs
+                else []
+            )
         if self._metadata is not None:
             answer.metadata = dict(self._metadata)
         return answer
@@ -81,7 +107,17 @@ class ChatAnswer:
         """See `Answer.pieces`."""
         answer = self.whole([], usage).model_dump_json(exclude_unset=True)
         choices = (self._choice_pieces(index, output) for index, output in enumerate(outputs))
-        return spliced(answer, [("choices", chain_listed(choices))])
+        lists: list[tuple[str, Iterator[str]]] = [("choices", chain_listed(choices))]
+        num_listed_top = self._head.prompt.num_listed_top
+        if num_listed_top is not None:
+            of_prompt = prompt_list_pieces(
+                self._prompt_token_ids,
+                outputs[0].prompt_logprobs,
+                num_listed_top,
+                self._head.spell,
+            )
+            lists.append(("prompt_logprobs", of_prompt))
+        return spliced(answer, lists)
 
     def _choice_pieces(self, index: int, output: ChoiceOutput) -> Iterator[str]:
         choice = self._choice(index, replace(output, tokens=None))

@@ -13,7 +13,7 @@ from starlette.types import Receive
 
 from coordinator.core.events import Accepted, GenerationEvent
 from coordinator.core.generation_engine import EventStream, GenerationEngine
-from coordinator.core.request_spec import EncodedPrompt, RequestSpec
+from coordinator.core.request_spec import EncodedPrompt, Prompt, RequestSpec
 from coordinator.doors.http.errors import of_item
 from stagecoach.contract.errors import RequestAbortedError, StagecoachError
 
@@ -51,12 +51,30 @@ class Choice:
         self._stream.cancel()
 
 
+class TakenPrompt(NamedTuple):
+    """A prompt whose choices were admitted."""
+
+    prompt: Prompt
+    """As it came."""
+    token_ids: Sequence[int]
+    """What the engine made of it."""
+
+
 class OpenChoices(NamedTuple):
     """Choices that were admitted; those of the first prompt come first."""
 
     choices: Sequence[Choice]
-    num_prompt_tokens: int
-    """Tokens of every prompt, counted once each."""
+    prompts: Sequence[TakenPrompt]
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Tokens of every prompt, counted once each."""
+        return sum(len(one.token_ids) for one in self.prompts)
+
+    @property
+    def num_choices(self) -> int:
+        """Choices of each prompt."""
+        return len(self.choices) // len(self.prompts)
 
 
 @asynccontextmanager
@@ -80,8 +98,11 @@ async def open_choices(
         await asyncio.wait({admission})
         if admission.cancelled():
             raise RequestAbortedError("the client is gone")
-        num_prompt_tokens = admission.result()
-        yield OpenChoices([choice for group in opened for choice in group], num_prompt_tokens)
+        prompts = [
+            TakenPrompt(group[0].prompt, token_ids)
+            for group, token_ids in zip(specs, admission.result(), strict=True)
+        ]
+        yield OpenChoices([choice for group in opened for choice in group], prompts)
     finally:
         watch.cancel()
         _end(admission, opened)
@@ -116,8 +137,8 @@ async def run_all(
 
 async def _admit(
     engine: GenerationEngine, specs: Sequence[Sequence[RequestSpec]], opened: list[list[Choice]]
-) -> int:
-    """Admits the choices into `opened`, one by one; returns the number of tokens of all prompts."""
+) -> list[Sequence[int]]:
+    """Admits the choices into `opened`, one by one; returns the tokens of each prompt."""
     prompts: list[EncodedPrompt] = []
     for index, prompt_specs in enumerate(specs):
         group: list[Choice] = []
@@ -132,7 +153,7 @@ async def _admit(
     for group, prompt_specs, prompt in zip(opened, specs, prompts, strict=True):
         for spec in prompt_specs[1:]:
             await _open(engine, replace(spec, prompt=prompt), group)  # it is not encoded again
-    return sum(len(prompt.token_ids) for prompt in prompts)
+    return [prompt.token_ids for prompt in prompts]
 
 
 async def _open(engine: GenerationEngine, spec: RequestSpec, group: list[Choice]) -> Accepted:
@@ -145,7 +166,7 @@ async def _open(engine: GenerationEngine, spec: RequestSpec, group: list[Choice]
 
 
 async def _end_when_gone(
-    receive: Receive, admission: asyncio.Task[int], opened: list[list[Choice]]
+    receive: Receive, admission: asyncio.Task[list[Sequence[int]]], opened: list[list[Choice]]
 ) -> None:
     """Waits until the client is gone; what it asked for ends with the engine's next step."""
     while (await receive())["type"] != "http.disconnect":
@@ -153,7 +174,7 @@ async def _end_when_gone(
     _end(admission, opened)
 
 
-def _end(admission: asyncio.Task[int], opened: list[list[Choice]]) -> None:
+def _end(admission: asyncio.Task[list[Sequence[int]]], opened: list[list[Choice]]) -> None:
     """Admits no more choices, and cancels those that are there."""
     admission.cancel()
     for group in opened:

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from coordinator.core.generation_engine import GenerationEngine
-from coordinator.doors.http.answer import Answer, AnswerHead, UsageInStream
+from coordinator.doors.http.answer import Answer, AnswerHead, PromptForm, UsageInStream
 from coordinator.doors.http.chat_answer import ChatAnswer
 from coordinator.doors.http.completion_answer import CompletionAnswer
 from coordinator.doors.http.door import Door
@@ -51,6 +51,7 @@ def completion_routes(door: Door, patience: Patience) -> APIRouter:
             wanted,
             f"chatcmpl-{request.state.request_id}",
             with_logprobs=wanted.logprobs or False,
+            prompt=PromptForm(num_listed_top=wanted.prompt_logprobs),
         )
         answer = ChatAnswer(head, wanted.metadata)
         return _response(door, engine, wanted, head, chat_specs(wanted, head.id), answer, patience)
@@ -69,6 +70,11 @@ def completion_routes(door: Door, patience: Patience) -> APIRouter:
             wanted,
             f"cmpl-{request.state.request_id}",
             with_logprobs=wanted.logprobs is not None,
+            prompt=PromptForm(
+                is_echoed=wanted.echo or False,
+                num_echoed_top=wanted.logprobs if wanted.echo else None,
+                num_listed_top=wanted.prompt_logprobs,
+            ),
         )
         answer = CompletionAnswer(head)
         specs = completion_specs(wanted, head.id)
@@ -78,7 +84,12 @@ def completion_routes(door: Door, patience: Patience) -> APIRouter:
 
 
 def _head(
-    engine: GenerationEngine, wanted: SamplingFields, answer_id: str, *, with_logprobs: bool
+    engine: GenerationEngine,
+    wanted: SamplingFields,
+    answer_id: str,
+    *,
+    with_logprobs: bool,
+    prompt: PromptForm,
 ) -> AnswerHead:
     served = engine.served_model
     with_token_ids = wanted.return_token_ids
@@ -90,6 +101,7 @@ def _head(
         with_logprobs=with_logprobs,
         with_usage=bool(wanted.stream_options and wanted.stream_options.include_usage),
         spell=lru_cache(maxsize=_MAX_SPELLINGS)(engine.token_bytes),
+        prompt=prompt,
     )
 
 

@@ -59,7 +59,10 @@ def field_names(request: ModelRequest) -> FieldNames:
                 names["logprobs"] = "top_logprobs"
             return names
         case CompletionRequest():
-            return _TEXT | _sampling_names(request)
+            names = _TEXT | _sampling_names(request)
+            if request.prompt_logprobs is None:
+                names["prompt_logprobs"] = "echo"
+            return names
         case TokenizeRequest():
             return _TEXT if request.messages is None else _CHAT
         case DetokenizeRequest():

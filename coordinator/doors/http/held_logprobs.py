@@ -4,13 +4,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from coordinator.core.events import TokensEvent
+from coordinator.core.prompt_logprobs import PromptLogprobs
 from stagecoach.contract.errors import QueueFullError
 
 MAX_HELD_BYTES = 128 << 20
 """Most bytes of the log-probabilities of all whole answers at once: one choice of 380 000 tokens
 with twenty others each."""
 
-Hold = Callable[[TokensEvent], None]
+Hold = Callable[[TokensEvent | PromptLogprobs], None]
 
 
 class HeldLogprobs:
@@ -27,9 +28,13 @@ class HeldLogprobs:
         """
         num_own_bytes = 0
 
-        def hold(event: TokensEvent) -> None:
+        def hold(event: TokensEvent | PromptLogprobs) -> None:
             nonlocal num_own_bytes
-            num_bytes = sum(one.num_bytes for one in event.logprobs)
+            num_bytes = (
+                sum(one.num_bytes for one in event.logprobs)
+                if isinstance(event, TokensEvent)
+                else event.num_bytes
+            )
             if self._num_bytes + num_bytes > MAX_HELD_BYTES:
                 raise QueueFullError(
                     f"this answer and others hold {self._num_bytes} bytes of logprobs, at most"

@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from http import HTTPStatus
+from itertools import islice
 from typing import TypeVar
 
 from starlette.responses import Response
@@ -53,7 +54,7 @@ class PiecewiseResponse(Response):
 
 
 def listed(
-    items: Sequence[Item], write: Callable[[Sequence[Item]], Sequence[object]], *, num_items: int
+    items: Iterable[Item], write: Callable[[Sequence[Item]], Sequence[object]], *, num_items: int
 ) -> Iterator[str]:
     """The inside of a JSON list, in pieces.
 
@@ -62,11 +63,11 @@ def listed(
         write: Makes what JSON can write of some items.
         num_items: How many of them take little time.
     """
-    for start in range(0, len(items), num_items):
-        part = write(items[start : start + num_items])
-        yield ("," if start else "") + json.dumps(part, ensure_ascii=False, separators=(",", ":"))[
-            1:-1
-        ]
+    rest, separator = iter(items), ""
+    while part := list(islice(rest, num_items)):
+        written = json.dumps(write(part), ensure_ascii=False, separators=(",", ":"))
+        yield separator + written[1:-1]
+        separator = ","
 
 
 def spliced(text: str, lists: Iterable[tuple[str, Iterable[str]]]) -> Iterator[str]:

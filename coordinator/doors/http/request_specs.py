@@ -57,6 +57,7 @@ def chat_specs(request: ChatCompletionRequest, request_id: str) -> Specs:
         max_tokens=_max_tokens(request.max_completion_tokens or request.max_tokens),
         min_tokens=request.min_tokens or 0,
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+        prompt_logprobs=request.prompt_logprobs,
     )
     return _choices([spec], request, request_id)
 
@@ -74,9 +75,12 @@ def completion_specs(request: CompletionRequest, request_id: str) -> Specs:
     prompts = list(_prompts(request))
     spec = replace(
         _spec(request, prompts[0]),
-        max_tokens=_max_tokens(request.max_tokens or DEFAULT_MAX_TOKENS),
+        max_tokens=_max_tokens(
+            DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens
+        ),
         min_tokens=request.min_tokens or 0,
         logprobs=request.logprobs,
+        prompt_logprobs=_prompt_logprobs(request),
     )
     # A long schema is written and checked once, not for each prompt.
     specs = [replace(spec, prompt=prompt) for prompt in prompts]
@@ -144,6 +148,16 @@ def _max_tokens(wanted: int | None) -> int | None:
     return None if wanted in (None, NO_LIMIT) else min(wanted, MAX_UINT32)
 
 
+def _prompt_logprobs(request: CompletionRequest) -> int | None:
+    """The most that any part of the answer shows of the prompt."""
+    wanted = [] if request.prompt_logprobs is None else [request.prompt_logprobs]
+    if request.echo and request.logprobs is not None:
+        wanted.append(request.logprobs)
+    elif request.max_tokens == 0:
+        wanted.append(0)  # which the engine takes for nothing but this
+    return max(wanted, default=None)
+
+
 def _choices(specs: Sequence[RequestSpec], request: SamplingFields, request_id: str) -> Specs:
     num_choices = request.n or 1
     if len(specs) * num_choices > MAX_CHOICES:
@@ -154,9 +168,18 @@ def _choices(specs: Sequence[RequestSpec], request: SamplingFields, request_id: 
         )
     numbers = iter(range(len(specs) * num_choices))
     return tuple(
-        tuple(_numbered(spec, next(numbers), request, request_id) for _ in range(num_choices))
+        tuple(
+            _numbered(one, next(numbers), request, request_id)
+            for one in (spec, *(num_choices - 1) * (_without_prompt_logprobs(spec),))
+        )
         for spec in specs
     )
+
+
+def _without_prompt_logprobs(spec: RequestSpec) -> RequestSpec:
+    """The same for a choice whose prompt has been told with the first choice of it."""
+    wants_nothing_else = spec.max_tokens == 0
+    return replace(spec, prompt_logprobs=0 if wants_nothing_else else None)
 
 
 def _numbered(

@@ -2,14 +2,16 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from coordinator.core.events import Finished, TokensEvent
+from coordinator.core.events import Finished, GenerationEvent, TokensEvent
 from coordinator.core.generation_engine import GenerationEngine
+from coordinator.core.prompt_logprobs import PromptLogprobs
 from coordinator.doors.http.answer import (
     Answer,
     ChoiceOutput,
@@ -25,6 +27,7 @@ from coordinator.doors.http.event_stream import EventSender, Patience
 from coordinator.doors.http.field_names import field_names_of
 from coordinator.doors.http.held_logprobs import HeldLogprobs, Hold
 from coordinator.doors.http.pieces import PiecewiseResponse
+from coordinator.doors.http.prompt_relay import PromptRelay
 from coordinator.doors.http.request_specs import Specs
 from coordinator.doors.http.schema.base import ResponseModel
 from coordinator.doors.http.schema.sampling import Usage
@@ -70,8 +73,13 @@ class WholeAnswer(Response):
             outputs[index] = await collect(choice, hold)
 
         async with open_choices(self._engine, self._specs, receive) as opened:
+            await self._answer.read_prompts(opened.prompts, opened.num_choices)
             await run_all(opened.choices, read)
-        ordered = [outputs[index] for index in range(len(outputs))]
+        ordered = [
+            # The first choice of a prompt was told of the prompt.
+            replace(outputs[i], prompt_logprobs=outputs[i - i % opened.num_choices].prompt_logprobs)
+            for i in range(len(outputs))
+        ]
         usage = usage_of(
             opened.num_prompt_tokens, [output.end for output in ordered], len(self._specs)
         )
@@ -143,10 +151,14 @@ class StreamedAnswer(Response):
         """Sends all choices; returns what is left to send."""
         ends: dict[int, Finished] = {}
         async with open_choices(self._engine, self._specs, receive) as opened:
+            await self._answer.read_prompts(opened.prompts, opened.num_choices)
             so_far = _UsageSoFar(self._usage, opened.num_prompt_tokens)
+            relays = [PromptRelay() for _ in opened.prompts]
 
             async def write(index: int, choice: Choice) -> None:
-                ends[index] = await self._send_choice(events, index, choice, so_far)
+                number, place = divmod(index, opened.num_choices)
+                reader = relays[number].reader(choice, is_first=place == 0)
+                ends[index] = await self._send_choice(events, index, reader, so_far)
 
             await run_all(opened.choices, write)
         if self._usage is UsageInStream.NONE:
@@ -155,11 +167,20 @@ class StreamedAnswer(Response):
         return (self._answer.usage(usage_of(opened.num_prompt_tokens, ordered, len(self._specs))),)
 
     async def _send_choice(
-        self, events: EventSender, index: int, choice: Choice, so_far: "_UsageSoFar"
+        self,
+        events: EventSender,
+        index: int,
+        choice: AsyncIterator[GenerationEvent],
+        so_far: "_UsageSoFar",
     ) -> Finished:
         opening = self._answer.opening(index)
         unsent = [] if opening is None else [opening]
+        prompt_is_sent = False
         async for event in choice:
+            if not prompt_is_sent:
+                of_prompt = event if isinstance(event, PromptLogprobs) else None
+                await _send_prompt(events, self._answer.of_prompt(index, of_prompt), so_far)
+                prompt_is_sent = of_prompt is None
             match event:
                 case TokensEvent():
                     # Log-probabilities take a millisecond to write, and a step brings them to all
@@ -177,6 +198,17 @@ class StreamedAnswer(Response):
                     await events.send(*map(so_far.on, (*unsent, ending)))
                     return event
         raise AssertionError("a stream ended without Finished")
+
+
+async def _send_prompt(events: EventSender, chunks: Iterator[Chunk], so_far: "_UsageSoFar") -> None:
+    """Sends a part of a prompt, each chunk of which takes a millisecond to write."""
+    while True:
+        async with events.turn:
+            await asyncio.sleep(0)
+            chunk = next(chunks, None)
+            if chunk is None:
+                return
+            await events.send(so_far.on(chunk))
 
 
 class _UsageSoFar:

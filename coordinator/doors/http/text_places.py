@@ -32,24 +32,25 @@ class TextPlaces:
     def __init__(self, spell: SpellToken) -> None:
         self._spell = spell
         self._waiting: list[PlacedToken] = []
-        self._num_chars = 0
+        self.num_chars = 0
+        """Characters of all text so far."""
         self._end = 0
 
     def push(self, event: TokensEvent) -> list[PlacedToken]:
         """Adds tokens and the text that came with them; returns those that are placed now."""
-        self._num_chars += len(event.text)
+        self.num_chars += len(event.text)
         self._waiting += self._placed(event)
         num_placed = 0
-        while num_placed < len(self._waiting) and self._waiting[num_placed].end <= self._num_chars:
+        while num_placed < len(self._waiting) and self._waiting[num_placed].end <= self.num_chars:
             num_placed += 1
         placed, self._waiting = self._waiting[:num_placed], self._waiting[num_placed:]
         return placed
 
     def finish(self, text: str) -> list[PlacedToken]:
         """Adds the last text; returns the tokens that are left, none beyond the text."""
-        self._num_chars += len(text)
+        self.num_chars += len(text)
         placed, self._waiting = self._waiting, []
-        return [token._replace(start=min(token.start, self._num_chars)) for token in placed]
+        return [token._replace(start=min(token.start, self.num_chars)) for token in placed]
 
     def _placed(self, event: TokensEvent) -> Iterable[PlacedToken]:
         for token_id, logprobs, end in zip(

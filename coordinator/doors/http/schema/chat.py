@@ -25,6 +25,7 @@ from coordinator.doors.http.schema.conversation import ConversationFields
 from coordinator.doors.http.schema.sampling import (
     FinishReasonText,
     MaxTokens,
+    PromptLogprobsList,
     SamplingFields,
     Usage,
 )
@@ -209,6 +210,9 @@ class ChatCompletion(ResponseModel):
     model: str
     choices: list[ChatChoice]
     usage: Usage
+    prompt_logprobs: PromptLogprobsList | None = Field(
+        default=None, description="With the field of the same name."
+    )
     metadata: dict[str, Any] | None = None
 
 

@@ -9,7 +9,8 @@ from coordinator.doors.http.schema.base import TEXT, Advisory, Integer, Response
 from coordinator.doors.http.schema.sampling import (
     MAX_CHOICES,
     FinishReasonText,
-    MaxTokens,
+    MaxTokensOrNone,
+    PromptLogprobsList,
     SamplingFields,
     TokenId,
     Usage,
@@ -60,10 +61,10 @@ class CompletionRequest(SamplingFields):
         description="Let the tokenizer put its special tokens around a text; a begin token that "
         "the text begins with is not repeated. Default true. Token ids stay as they are.",
     )
-    max_tokens: MaxTokens | None = Field(
+    max_tokens: MaxTokensOrNone | None = Field(
         None,
         description=f"Most tokens to make. Default {DEFAULT_MAX_TOKENS}. -1: as many as fit, as is "
-        "any more.",
+        "any more. 0: only with `echo` or `prompt_logprobs`.",
     )
     logprobs: Integer | None = Field(
         None,
@@ -72,11 +73,16 @@ class CompletionRequest(SamplingFields):
         description="Return the log-probability of every token and of as many of the most likely "
         "ones.",
     )
+    echo: bool | None = Field(
+        None,
+        description="Return the prompt before its completion; with `logprobs`, those of its tokens "
+        "too, of which the first has null, and that of an end token behind the completion. For "
+        "these the whole prompt is computed, whatever the prefix cache holds.",
+    )
     best_of: Integer | None = Field(
         None, ge=1, le=MAX_CHOICES, description="Only equal to `n`: nothing is thrown away."
     )
     metadata: Advisory = None
-    echo: Unsupported = None
     suffix: Unsupported = None
 
     @model_validator(mode="after")
@@ -86,15 +92,20 @@ class CompletionRequest(SamplingFields):
                 f"best_of is {self.best_of}, which is supported only when it equals n, which is "
                 f"{self.n or 1}"
             )
+        if self.max_tokens == 0 and not self.echo and self.prompt_logprobs is None:
+            raise ValueError("max_tokens is 0, must be at least 1 where no prompt is returned")
         return self
 
 
 class CompletionLogprobs(ResponseModel):
-    """Log-probabilities of a text; all lists are as long as there are tokens."""
+    """Log-probabilities of a text; all lists are as long as there are tokens.
+
+    Tokens of one text have one entry in `top_logprobs`, that of the likeliest.
+    """
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None] = Field(description="Null for the first token of a prompt.")
+    top_logprobs: list[dict[str, float | None] | None]
     text_offset: list[int]
 
 
@@ -105,7 +116,12 @@ class CompletionChoice(ResponseModel):
     text: str
     logprobs: CompletionLogprobs | None
     finish_reason: FinishReasonText | None = Field(description="Null while more follows.")
-    token_ids: list[int] | None = Field(default=None, description="With `return_token_ids`.")
+    token_ids: list[int] | None = Field(
+        default=None, description="Of the completion, with `return_token_ids`."
+    )
+    prompt_logprobs: PromptLogprobsList | None = Field(
+        default=None, description="With the field of the same name."
+    )
 
 
 class Completion(ResponseModel):

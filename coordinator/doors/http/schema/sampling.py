@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
 from coordinator.core.request_spec import (
     MAX_CACHE_SALT_CHARS,
+    MAX_LOGPROBS,
     MAX_STOP_STRINGS,
     MAX_STOP_TOKEN_IDS,
     MAX_UINT32,
@@ -70,6 +71,18 @@ Seed = Annotated[
 """Pydantic's own words round a bound that a double does not hold."""
 TokenIdText = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,9})$")]
 Bias = Annotated[float, Field(ge=-100, le=100)]
+
+
+def _check_tokens_or_none(value: int) -> int:
+    return value if value == 0 else _check_max_tokens(value)
+
+
+MaxTokensOrNone = Annotated[
+    Integer,
+    AfterValidator(_check_tokens_or_none),
+    WithJsonSchema({"anyOf": [{"const": NO_LIMIT}, {"type": "integer", "minimum": 0}]}),
+]
+"""As `MaxTokens`, for where the prompt alone may be returned."""
 
 
 class StreamOptions(RequestModel):
@@ -176,6 +189,14 @@ class SamplingFields(OtherServersFields, ModelRequest):
     structured_outputs: StructuredOutputs | None = Field(
         None, description="A form that the whole text has, in further languages."
     )
+    prompt_logprobs: Integer | None = Field(
+        None,
+        ge=0,
+        le=MAX_LOGPROBS,
+        description="Return the log-probability of every token of the prompt but the first, with "
+        "its rank, and those of as many of the most likely ones. The whole prompt is computed for "
+        "them, whatever the prefix cache holds. Not with `stream`.",
+    )
     return_token_ids: bool | None = Field(
         None,
         description="Return token ids beside the text. Default: only for a model without a "
@@ -190,7 +211,21 @@ class SamplingFields(OtherServersFields, ModelRequest):
     def _check_combinations(self) -> "SamplingFields":
         if self.structured_outputs is not None and self.response_format is not None:
             raise ValueError("structured_outputs is set beside response_format: give one of them")
+        if self.prompt_logprobs is not None and self.stream:
+            raise ValueError("prompt_logprobs is set beside stream: they come with a whole answer")
         return self
+
+
+class PromptTokenLogprob(ResponseModel):
+    """A token at one place of a prompt."""
+
+    logprob: float
+    rank: int = Field(description="Its place among all tokens by falling probability, from 1 on.")
+    decoded_token: str = Field(description="Its text.")
+
+
+PromptLogprobsList = list[dict[str, PromptTokenLogprob] | None]
+"""The entries of each token of a prompt, by token id; null for the first."""
 
 
 class PromptTokensDetails(ResponseModel):
