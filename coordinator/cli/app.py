@@ -10,6 +10,7 @@ from coordinator.cli.chat.command import chat
 from coordinator.cli.generate import generate
 from coordinator.cli.health import health
 from coordinator.cli.keys import keys
+from coordinator.cli.perplexity import perplexity
 from coordinator.cli.plan import plan
 from coordinator.cli.serve import serve
 from coordinator.cli.status import status
@@ -55,5 +56,6 @@ app.command()(status)
 app.command()(health)
 app.command()(plan)
 app.command()(bench)
+app.command()(perplexity)
 app.add_typer(certs, name="certs")
 app.add_typer(keys, name="keys")

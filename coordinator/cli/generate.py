@@ -12,6 +12,7 @@ from coordinator.cli.shared import flags
 from coordinator.cli.shared.connection import ApiKeyFile, Connection, TlsCa
 from coordinator.cli.shared.failures import reported_failures
 from coordinator.cli.shared.output_file import check_writable
+from coordinator.cli.shared.text_file import decode_text, read_file
 from stagecoach.contract.address import DEFAULT_ADDRESS
 from stagecoach.contract.errors import InvalidArgumentError
 
@@ -65,6 +66,13 @@ def generate(
             help="With --json: log-probabilities of each token and of the N likeliest ones.",
         ),
     ] = None,
+    prompt_logprobs: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="With --json: the same of each token of the prompt.",
+        ),
+    ] = None,
     timeout_s: Annotated[
         float | None, typer.Option(help="Seconds for the whole completion. Default: no limit.")
     ] = None,
@@ -92,11 +100,15 @@ def generate(
         stop_ids = flags.read_stop_token_ids(stop_token_ids)
         if logprobs is not None and not json_output:
             raise InvalidArgumentError("--logprobs needs --json", field="logprobs")
+        if prompt_logprobs is not None and not json_output:
+            raise InvalidArgumentError("--prompt-logprobs needs --json", field="prompt_logprobs")
         schema = (
             None
             if json_schema is None
-            else _decode(
-                _read(json_schema, "json_schema"), f"json_schema {json_schema}", "json_schema"
+            else decode_text(
+                read_file(json_schema, "--json-schema"),
+                f"json_schema {json_schema}",
+                "json_schema",
             )
         )
         if trace is not None:
@@ -122,6 +134,7 @@ def generate(
             json_schema=schema,
             regex=regex,
             logprobs=logprobs,
+            prompt_logprobs=prompt_logprobs,
         )
         wanted = _conversation(str(text_or_ids), system) if chat else text_or_ids
         connection = Connection.of(coordinator, tls_ca, api_key_file)
@@ -168,12 +181,13 @@ def _read_prompt(
     if prompt_token_ids is not None:
         return flags.read_token_ids("--prompt-token-ids", prompt_token_ids)
     if file is not None and file != Path("-"):
-        text = _decode(_read(file, "file"), f"file {file}", "file")
+        text = decode_text(read_file(file, "--file"), f"file {file}", "file").removesuffix("\n")
     elif prompt is not None and prompt != "-":
         text = prompt
     else:
         is_typed = prompt is None and file is None and sys.stdin.isatty()
-        text = "" if is_typed else _decode(sys.stdin.buffer.read(), "stdin", "prompt")
+        piped = b"" if is_typed else sys.stdin.buffer.read()
+        text = decode_text(piped, "stdin", "prompt").removesuffix("\n")
         if not text:
             raise InvalidArgumentError(
                 "no prompt: give PROMPT, --file or --prompt-token-ids, or pipe it to stdin",
@@ -182,23 +196,6 @@ def _read_prompt(
     if not text:
         raise InvalidArgumentError("the prompt is empty", field="prompt")
     return text
-
-
-def _read(path: Path, field: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        option = f"--{field.replace('_', '-')}"
-        raise OSError(f"cannot read {option} {path}: {error.strerror}") from error
-
-
-def _decode(data: bytes, source: str, field: str) -> str:
-    try:
-        return data.decode().removesuffix("\n")
-    except UnicodeDecodeError as error:
-        raise InvalidArgumentError(
-            f"{source} is not UTF-8 text: {error.reason} at byte {error.start}", field=field
-        ) from error
 
 
 def _conversation(prompt: str, system: str | None) -> Sequence[dict[str, str]]:

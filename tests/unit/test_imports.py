@@ -93,6 +93,7 @@ ALLOWED: dict[str, set[str]] = {
     | {f"coordinator.{name}" for name in ("assembly", "config", "doors", "engine", "stage_waits")},
     "coordinator.timeline": {"stagecoach.client"},
     "coordinator.bench": {"stagecoach", "coordinator.planner"},
+    "coordinator.perplexity": {"stagecoach"},
     "coordinator.cli.shared": {"stagecoach"},
     "coordinator.cli.chat": {"stagecoach", "coordinator.cli.shared"},
     "coordinator.cli.cluster": {"stagecoach", "coordinator.cli.shared"},

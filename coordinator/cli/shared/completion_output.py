@@ -8,7 +8,13 @@ from rich.console import Console
 from rich.table import Table
 
 from coordinator.cli.shared.console import printable
-from stagecoach.client import Completion, Timings, TokenLogprobs, TokenStream
+from stagecoach.client import (
+    Completion,
+    PromptLogprob,
+    Timings,
+    TokenLogprobs,
+    TokenStream,
+)
 from stagecoach.contract.float32 import as_meant
 
 _NS_PER_MS = 1e6
@@ -35,10 +41,15 @@ def completion_json(completion: Completion) -> dict[str, object]:
     """A completion as the fields of one JSON object."""
     usage = completion.usage
     logprobs = [_logprobs_json(one) for one in completion.logprobs]
+    of_prompt = [
+        None if one is None else _logprobs_json(one) | {"rank": one.rank}
+        for one in completion.prompt_logprobs
+    ]
     return {
         "text": completion.text,
         "token_ids": completion.token_ids,
         **({"logprobs": logprobs} if logprobs else {}),
+        **({"prompt_logprobs": of_prompt} if of_prompt else {}),
         "finish_reason": completion.finish_reason,
         "usage": {
             "prompt_tokens": usage.num_prompt_tokens,
@@ -55,7 +66,7 @@ def print_json(completion: Completion) -> None:
     print(json.dumps(completion_json(completion)))
 
 
-def _logprobs_json(logprobs: TokenLogprobs) -> dict[str, object]:
+def _logprobs_json(logprobs: TokenLogprobs | PromptLogprob) -> dict[str, object]:
     top = [
         {"token_id": token_id, "logprob": as_meant(logprob)} for token_id, logprob in logprobs.top
     ]
