@@ -6,6 +6,7 @@ SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
+LM_EVAL := 0.4.13
 INSTALLED := $(VENV)/.installed
 # Python compiles what it imports; pip would compile every file, most of which nothing imports.
 PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check
@@ -14,7 +15,7 @@ LOCK := $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --no-annotat
 	--no-emit-options --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
 	--no-allow-unsafe --unsafe-package torch --unsafe-package stagecoach-llm --build-deps-for wheel -c constraints.txt pyproject.toml
 
-.PHONY: help install demo test browser test-faults test-docker fuzz docs check lint format format-check typecheck \
+.PHONY: help install demo test browser test-faults test-docker test-lm-eval fuzz docs check lint format format-check typecheck \
 	stub-drift protos lock bench bench-faults gpu-check clean
 
 help:  ## list the targets
@@ -52,6 +53,16 @@ test-docker: $(INSTALLED)  ## build the images and run every compose file; needs
 			docker.io docker-compose debootstrap iproute2 curl >/dev/null; \
 	fi
 	@$(BIN)/python -m pytest tests/docker -m docker -rs $(ARGS)
+
+# In an environment of its own, for it brings ninety packages that nothing else needs.
+test-lm-eval: $(INSTALLED) build/lm-eval/.installed  ## evaluate a served model with lm_eval, unchanged
+	@$(BIN)/python -m pytest tests/lm_eval -m lm_eval $(ARGS)
+
+build/lm-eval/.installed: constraints.txt
+	@$(BIN)/python -m venv build/lm-eval
+	@build/lm-eval/bin/python -m pip install --quiet --no-compile --disable-pip-version-check \
+		-c constraints.txt "lm-eval[api]==$(LM_EVAL)" transformers
+	@touch $@
 
 fuzz: $(INSTALLED)  ## fuzz what a stage does with a frame, for a minute; ARGS="-max_total_time=600"
 	@$(PIP_INSTALL) -e ".[fuzz]"
