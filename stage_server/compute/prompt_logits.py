@@ -40,14 +40,13 @@ class PromptLogitsReduction:
         self._requests = requests
         num_rows = num_prompt_rows(vocab_size)
         found: list[torch.Tensor] = []
-        for request, next_ids in zip(
-            requests, token_ids.split([len(one.token_ids) for one in requests]), strict=True
-        ):
+        next_ids = token_ids.split_with_sizes([len(one.token_ids) for one in requests])
+        for request, ids in zip(requests, next_ids, strict=True):
             rows = hidden[request.first_row : request.end_row]
             parts = [
                 _reduce(make_logits(some_rows), some_ids, request.num_candidates)
                 for some_rows, some_ids in zip(
-                    rows.split(num_rows), next_ids.split(num_rows), strict=True
+                    torch.split(rows, num_rows), torch.split(ids, num_rows), strict=True
                 )
             ]
             found += map(torch.cat, zip(*parts, strict=True))

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from coordinator.core.prompt_logprobs import PromptLogprobs
+from coordinator.core.request_spec import RequestSpec, TokenPrompt
 from coordinator.core.sampling_params import SamplingParams
 from stage_server.compute.noise import Contenders
 from stage_server.core.config import StageConfig
@@ -170,6 +172,29 @@ async def test_a_last_stage_that_knows_no_noise_gives_the_same_text_from_whole_r
     monkeypatch.setattr("stage_server.emulation.logits.find_contenders", find_nothing)
     async with running_engine(MODEL, [LayerRange(0, 12)], **EMULATED) as engine:
         assert await generate(engine, [1, 2, 3], 16, sampling=sampling) == expected
+
+
+async def test_prompts_are_not_told_of_by_a_last_stage_that_does_not_know_how(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spec = RequestSpec(
+        prompt=TokenPrompt(token_ids=(1, 2, 3)), prompt_logprobs=2, max_tokens=1, ignore_eos=True
+    )
+
+    def old_info(engine: EmulatedEngine) -> StageInfo:
+        return replace(engine._info, answers_prompt_logits=False)
+
+    monkeypatch.setattr(EmulatedEngine, "info", property(old_info))
+    async with running_engine(MODEL, split_evenly(12, 2), **EMULATED) as engine:
+        with pytest.raises(InvalidArgumentError, match="does not tell the log-prob") as caught:
+            await engine.submit(spec)
+        assert caught.value.field == "prompt_logprobs"
+        assert len(await generate(engine, [1, 2, 3], 4)) == 4
+    monkeypatch.undo()
+    async with running_engine(MODEL, split_evenly(12, 2), **EMULATED) as engine:
+        [_, told, *_] = [event async for event in await engine.submit(spec)]
+    assert isinstance(told, PromptLogprobs)
+    assert [len(one.top) for one in told] == [2, 2]
 
 
 async def test_a_configuration_is_enough_of_a_model(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from coordinator.assembly import open_engine
 from coordinator.config import CoordinatorConfig, parse_stages
-from coordinator.core.events import Accepted, Finished, TokensEvent
+from coordinator.core.events import Finished, TokensEvent
 from coordinator.core.request_spec import RequestSpec, TokenPrompt
 from coordinator.engine.engine import Engine
 from coordinator.observe.metrics import CoordinatorMetrics
@@ -115,7 +115,7 @@ async def abort_after_the_first_token(engine: Engine, request: RequestSpec) -> i
     async for event in stream:
         if isinstance(event, TokensEvent):
             stream.cancel()
-        elif not isinstance(event, Accepted):
+        elif isinstance(event, Finished):
             return event.num_completion_tokens
     raise AssertionError("the stream ended without its terminal event")
 

@@ -98,6 +98,15 @@ BAD_FOR_FIRST = {
         "inputs",
         "unset",
     ),
+    "rows of a prompt for a stage that is not the last": (
+        stage_pb2.MicroBatch(
+            slices=[stage_pb2.SequenceSlice(num_tokens=1)],
+            token_ids=stage_pb2.TokenIds(ids=[1]),
+            prompt_logits=[stage_pb2.PromptLogitsRequest(token_ids=[1])],
+        ),
+        "prompt_logits",
+        "0:2 of 6",
+    ),
     "logits of a stage that is not the last": (
         stage_pb2.MicroBatch(
             slices=[stage_pb2.SequenceSlice(num_tokens=1)],
@@ -244,6 +253,35 @@ async def test_a_bad_logits_request_is_refused_by_field(case: str, last: OpenedS
     assert error.field == f"logits[1].{field}"
     result = await last.run(hidden_batch(hidden_states(), good))
     assert [row.row for row in result.logits] == [1]
+
+
+BAD_PROMPT_LOGITS: dict[str, tuple[dict[str, object], str]] = {
+    "no token": ({"token_ids": []}, ".token_ids"),
+    "id beyond the vocabulary": ({"token_ids": [VOCAB_SIZE]}, ".token_ids"),
+    "rows that were asked for": ({"first_row": 0}, ".first_row"),
+    "more rows than there are": ({"token_ids": [1, 2]}, ""),
+    "many candidates": ({"num_candidates": 21}, ".num_candidates"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_PROMPT_LOGITS)
+async def test_a_bad_request_for_rows_of_a_prompt_is_refused_by_field(
+    case: str, last: OpenedStream
+) -> None:
+    changes, field = BAD_PROMPT_LOGITS[case]
+    values: dict[str, object] = {"first_row": 1, "token_ids": [1], "num_candidates": 2}
+    good = stage_pb2.PromptLogitsRequest(first_row=0, token_ids=[3], num_candidates=0)
+    bad = stage_pb2.PromptLogitsRequest(**(values | changes))  # type: ignore[arg-type]
+    batch = hidden_batch(hidden_states())
+    batch.prompt_logits.extend([good, bad])
+
+    error = await last.failure(batch)
+
+    assert isinstance(error, InvalidArgumentError)
+    assert error.field == f"prompt_logits[1]{field}"
+    batch = hidden_batch(hidden_states())
+    batch.prompt_logits.append(good)
+    assert not (await last.run(batch)).HasField("status")
 
 
 async def test_more_logits_than_one_full_row_a_sequence_are_refused(last: OpenedStream) -> None:

@@ -60,7 +60,7 @@ def address(model: Path) -> Iterator[str]:
 def evaluate(address: str, kind: str, **options: Any) -> dict[str, Any]:
     done = subprocess.run(
         [
-            *(PYTHON, Path(__file__).with_name("evaluate.py")),
+            *(str(PYTHON), str(Path(__file__).with_name("evaluate.py"))),
             *(f"http://{address}", MODEL, kind, json.dumps({"max_length": 256, **options})),
         ],
         env={

@@ -17,6 +17,7 @@ from stagecoach.contract.errors import DeviceMemoryError
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.logits_request import LogitsRequest
 from stagecoach.contract.precision import DType, Precision
+from stagecoach.contract.prompt_logits import PromptLogitsRequest
 from stagecoach.contract.slot_ops import ForkSlot, SlotOp
 from stagecoach.model_files import open_model
 from tests.tiny_models import VOCAB_SIZE, tiny_model
@@ -68,6 +69,16 @@ def steps() -> Iterator[tuple[tuple[SequenceSlice, ...], tuple[SlotOp, ...], tup
     )
 
 
+def prompt_requests(num_rows: int) -> Iterator[PromptLogitsRequest]:
+    """Of all rows but one in the middle, with as many candidates as no other request has."""
+    for first_row, end in ((0, num_rows // 2), (num_rows // 2 + 1, num_rows)):
+        if first_row < end:
+            token_ids = tuple((7 * row + 3) % VOCAB_SIZE for row in range(first_row, end))
+            yield PromptLogitsRequest(
+                first_row=first_row, token_ids=token_ids, num_candidates=first_row % 4
+            )
+
+
 def run_all(engine: TorchEngine) -> list[ForwardOutput]:
     outputs = []
     for number, (slices, slot_ops, rows) in enumerate(steps()):
@@ -86,6 +97,7 @@ def run_all(engine: TorchEngine) -> list[ForwardOutput]:
             token_ids=torch.randint(VOCAB_SIZE, (count,)) if info.is_first else None,
             hidden_states=None if info.is_first else torch.randn(count, info.hidden_size),
             logits=tuple(wanted) if info.is_last else (),
+            prompt_logits=tuple(prompt_requests(count)) if info.is_last else (),
         )
         outputs.append(engine.forward(batch))
     return outputs
@@ -116,6 +128,14 @@ def assert_alike(one: ForwardOutput, other: ForwardOutput) -> None:
         assert row.token_logits == pytest.approx(expected.token_logits, rel=1e-4, abs=1e-4)
         assert row.log_sum_exp == pytest.approx(expected.log_sum_exp, rel=1e-4)
         assert row.unit_log_sum_exp == pytest.approx(expected.unit_log_sum_exp, rel=1e-4)
+    assert len(one.prompt_logits) == len(other.prompt_logits)
+    for rows, whole in zip(one.prompt_logits, other.prompt_logits, strict=True):
+        assert rows.first_row == whole.first_row
+        assert rows.token_ranks.tolist() == whole.token_ranks.tolist()
+        assert rows.candidate_ids.tolist() == whole.candidate_ids.tolist()
+        for name in ("log_sum_exps", "token_logits", "candidate_logits"):
+            part, expected_part = getattr(rows, name), getattr(whole, name)
+            torch.testing.assert_close(part, expected_part, rtol=1e-4, atol=1e-4)
 
 
 def test_a_size_that_did_not_fit_is_remembered_by_kind_and_tried_again_much_later(

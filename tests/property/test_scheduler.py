@@ -185,6 +185,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.sequences: dict[str, Sequence] = {}
         self.salts: dict[str, str | None] = {}
         self.num_finishes: dict[str, int] = {}
+        self.scored: dict[str, list[tuple[int, int]]] = {}
+        """Positions and tokens of prompts whose log-probabilities came back, by request id."""
         self.in_flight: list[InFlight] = []
 
     @precondition(lambda self: self.scheduler.num_waiting < self.max_num_waiting)
@@ -207,7 +209,9 @@ class SchedulerMachine(RuleBasedStateMachine):
             prompt_token_ids=tuple(prompt[:num_prompt]),
             cache_salt=salt,
             max_tokens=data.draw(st.integers(1, min(10, limit - num_prompt)), label="max_tokens"),
+            prompt_logprobs=data.draw(st.sampled_from([None, None, 0, 2]), label="logprobs"),
         )
+        self.scored[request.request_id] = []
         self.sequences[request.request_id] = adopt(self.scheduler, request)
         self.salts[request.request_id] = request.cache_salt
         self.num_finishes[request.request_id] = 0
@@ -282,8 +286,10 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert self.num_finishes[request_id] == 1
             whole = generate(sequence.request)
             assert sequence.output_token_ids == whole[: len(sequence.output_token_ids)]
-            if sequence.finish_reason is FinishReason.LENGTH:
+            is_whole = sequence.finish_reason is FinishReason.LENGTH
+            if is_whole:
                 assert sequence.output_token_ids == whole
+            self.check_scored(sequence, is_whole=is_whole)
 
     def give_up_everything(self) -> None:
         running = self.scheduler.num_running
@@ -324,11 +330,31 @@ class SchedulerMachine(RuleBasedStateMachine):
         if item.sampled is None:
             self.scheduler.requeue(item.output)
             return
+        self.score(item.output)
         for sequence in self.scheduler.update(item.output, item.sampled):
             assert sequence.finish_reason is None
             assert sequence.is_decoding, "all but the last token is computed"
             if sequence.at_max_tokens:
                 self.finish(sequence.request_id, FinishReason.LENGTH)
+
+    def score(self, output: SchedulerOutput) -> None:
+        """Takes the log-probabilities that come back, as the lane does."""
+        for piece in output.slices:
+            sequence, rows = self.sequences[piece.request_id], piece.prompt_rows
+            if rows is not None and sequence.micro_batch_id == output.micro_batch_id:
+                first = piece.start_position + rows.first_row + 1
+                self.scored[piece.request_id] += enumerate(rows.next_token_ids, first)
+
+    def check_scored(self, sequence: Sequence, *, is_whole: bool) -> None:
+        """Each token of a prompt but the first came once, in order, where it was asked for."""
+        wanted = [*enumerate(sequence.request.prompt_token_ids)][1:]
+        found = self.scored[sequence.request_id]
+        if sequence.request.prompt_logprobs is None:
+            assert not found
+        elif is_whole:
+            assert found == wanted
+        else:
+            assert found == wanted[: len(found)]
 
     def finish(self, request_id: str, reason: FinishReason) -> None:
         self.num_finishes[request_id] += self.scheduler.finish(request_id, reason)
@@ -368,6 +394,9 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert list(piece.token_ids) == whole[piece.start_position : end]
             assert piece.num_sampled_rows == (end == len(whole))
             assert piece.is_decode == sequence.is_decoding
+            rows = piece.prompt_rows
+            assert rows is None or sequence.request.prompt_logprobs == rows.num_top
+            assert rows is None or rows.first_row + len(rows.next_token_ids) <= len(piece.token_ids)
 
     def check_budget(self, output: SchedulerOutput, budget: StepBudget) -> None:
         """A slice of one token may be a decode or prefill."""

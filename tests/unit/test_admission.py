@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -140,3 +141,24 @@ def test_what_a_client_can_make_long_has_a_limit() -> None:
     with pytest.raises(InvalidArgumentError, match="1025 characters") as caught:
         RequestSpec(prompt=prompt, stop=("x", "x" * (MAX_STOP_CHARS + 1)))
     assert caught.value.field == "stop"
+
+
+async def test_prompts_are_not_told_of_where_the_last_stage_does_not_know_how() -> None:
+    spec = RequestSpec(prompt=TokenPrompt(token_ids=(1, 2)), prompt_logprobs=0)
+    assert (await admit(create_admission(), spec)).prompt_logprobs == 0
+    with pytest.raises(InvalidArgumentError, match="prompt_logprobs is set, but") as caught:
+        await admit(create_admission(answers_prompt_logits=False), spec)
+    assert caught.value.field == "prompt_logprobs"
+
+
+async def test_without_output_a_prompt_may_fill_the_context() -> None:
+    prompt = TokenPrompt(token_ids=(5,) * 20)
+    spec = RequestSpec(prompt=prompt, prompt_logprobs=0, max_tokens=0)
+    assert (await admit(create_admission(20), spec)).max_tokens == 0
+    with pytest.raises(ContextLengthExceededError):
+        await admit(create_admission(20), replace(spec, max_tokens=1))
+    with pytest.raises(ContextLengthExceededError):
+        await admit(create_admission(19), spec)
+    with pytest.raises(InvalidArgumentError, match="max_tokens is 0") as caught:
+        replace(spec, prompt_logprobs=None)
+    assert caught.value.field == "max_tokens"

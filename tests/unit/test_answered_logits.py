@@ -7,9 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from coordinator.pipeline.answered_logits import read_logits
+from coordinator.pipeline.answered_logits import read_logits, read_prompt_logits
+from coordinator.sampling.prompt_logprobs import prompt_logprobs
 from stagecoach.contract.errors import InternalError
 from stagecoach.contract.logits_request import LogitsRequest
+from stagecoach.contract.prompt_logits import PromptLogitsRequest
 from stagecoach.v1 import stage_pb2, tensor_pb2
 
 VOCAB_SIZE = 8
@@ -154,3 +156,66 @@ def test_a_row_that_is_not_what_was_asked_for_is_refused(
     spoil(row)
     with pytest.raises(InternalError, match=message):
         read_logits([row], WANTED, VOCAB_SIZE)
+
+
+PROMPT_WANTED = [PromptLogitsRequest(first_row=2, token_ids=(5, 6), num_candidates=1)]
+
+
+def of_prompt() -> stage_pb2.PromptLogits:
+    return stage_pb2.PromptLogits(
+        first_row=2,
+        log_sum_exps=[0.5, 0.25],
+        token_logits=[-1.0, 0.0],
+        token_ranks=[3, 1],
+        candidate_ids=[7, 6],
+        candidate_logits=[0.0, 0.0],
+    )
+
+
+def test_rows_of_a_prompt_are_read() -> None:
+    (rows,) = read_prompt_logits([of_prompt()], PROMPT_WANTED, VOCAB_SIZE)
+    assert list(rows.log_sum_exps) == [0.5, 0.25]
+    assert list(rows.token_logits) == [-1.0, 0.0]
+    assert list(rows.token_ranks) == [3, 1]
+    assert list(rows.candidate_ids) == [7, 6]
+    assert list(rows.candidate_logits) == [0.0, 0.0]
+    assert read_prompt_logits([], [], VOCAB_SIZE) == ()
+
+
+def test_rows_of_a_prompt_that_say_they_are_not_finite_are_left_to_their_request() -> None:
+    message = of_prompt()
+    message.log_sum_exps[1] = math.nan
+    message.token_logits[1] = math.nan
+    (rows,) = read_prompt_logits([message], PROMPT_WANTED, VOCAB_SIZE)
+    with pytest.raises(InternalError, match="NaN or infinite logits"):
+        prompt_logprobs(rows, 1)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda rows: setattr(rows, "first_row", 1), "prompt_logits of 1 prompts, 1 were wanted"),
+        (lambda rows: rows.log_sum_exps.pop(), "row 2 on: log_sum_exps are 1, 2 were wanted"),
+        (lambda rows: rows.token_logits.append(1.0), "token_logits are 3, 2 were wanted"),
+        (lambda rows: rows.ClearField("token_ranks"), "token_ranks are 0, 2 were wanted"),
+        (lambda rows: rows.candidate_ids.append(1), "candidate_ids are 3, 2 were wanted"),
+        (lambda rows: rows.candidate_logits.pop(), "candidate_logits are 1, 2 were wanted"),
+        (lambda rows: rows.candidate_ids.__setitem__(0, VOCAB_SIZE), "has 8, the vocabulary 8"),
+        (lambda rows: rows.token_ranks.__setitem__(0, 0), r"has 0, must be in \[1, 8\]"),
+        (lambda rows: rows.token_ranks.__setitem__(0, 9), r"has 9, must be in \[1, 8\]"),
+        (lambda rows: rows.token_logits.__setitem__(0, math.nan), "token_logits are not finite"),
+        (lambda rows: rows.candidate_logits.__setitem__(1, math.inf), "candidate_logits are not"),
+    ],
+)
+def test_rows_of_a_prompt_that_are_not_what_was_asked_for_are_refused(
+    spoil: Callable[[stage_pb2.PromptLogits], object], message: str
+) -> None:
+    rows = of_prompt()
+    spoil(rows)
+    with pytest.raises(InternalError, match=message):
+        read_prompt_logits([rows], PROMPT_WANTED, VOCAB_SIZE)
+
+
+def test_an_old_stage_that_answers_nothing_is_not_believed() -> None:
+    with pytest.raises(InternalError, match="prompt_logits of 0 prompts, 1 were wanted"):
+        read_prompt_logits([], PROMPT_WANTED, VOCAB_SIZE)

@@ -6,14 +6,20 @@ from collections.abc import Sequence
 import pytest
 
 from coordinator.core.events import Finished, TokenLogprobs, TokensEvent
+from coordinator.core.prompt_logprobs import PromptLogprobs
 from coordinator.core.request import FinishReason
-from coordinator.doors.http.answer import AnswerHead, ChoiceOutput, usage_of
+from coordinator.core.request_spec import TokenPrompt
+from coordinator.doors.http.answer import AnswerHead, ChoiceOutput, PromptForm, usage_of
 from coordinator.doors.http.chat_answer import ChatAnswer
+from coordinator.doors.http.choices import TakenPrompt
 from coordinator.doors.http.completion_answer import CompletionAnswer
 from coordinator.doors.http.pieces import spliced
 from tests.ended_requests import NO_TIME
 
 TRAP = '"choices":[] "content":[] "tokens":[] "text_offset":[] \\ "'
+
+
+PROMPT_IDS = tuple(f"{TRAP} \N{GRINNING FACE}".encode())
 
 
 def spell(token_id: int) -> bytes:
@@ -43,15 +49,40 @@ def create_output(text: bytes, *, with_logprobs: bool, held: int = 0) -> ChoiceO
         num_completion_tokens=len(text),
         num_cached_tokens=0,
         timings=NO_TIME,
+        end_token=(65, TokenLogprobs(-2.0, [(66, -1.0)])) if with_logprobs else None,
     )
-    return ChoiceOutput(text=whole, tokens=tokens if text else None, end=end)
+    return ChoiceOutput(
+        text=whole,
+        tokens=tokens if text else None,
+        end=end,
+        prompt_logprobs=list(of_prompt(len(PROMPT_IDS) - 1).pieces(7)),
+    )
 
 
+def of_prompt(num_tokens: int) -> PromptLogprobs:
+    """Three likely tokens at each place, which spell alike now and then."""
+    return PromptLogprobs(
+        start=1,
+        logprobs=[-i / 9 for i in range(num_tokens)],
+        ranks=range(1, num_tokens + 1),
+        num_top=3,
+        top_token_ids=[(5 * i) % 256 for i in range(3 * num_tokens)],
+        top_logprobs=[-i / 3 for i in range(3 * num_tokens)],
+    )
+
+
+NO_PROMPT = PromptForm()
+ECHO = PromptForm(is_echoed=True, num_echoed_top=2)
+LIST = PromptForm(num_listed_top=1)
+BOTH = PromptForm(is_echoed=True, num_echoed_top=1, num_listed_top=3)
+
+
+@pytest.mark.parametrize("prompt", [NO_PROMPT, ECHO, LIST, BOTH])
 @pytest.mark.parametrize("with_token_ids", [True, False])
 @pytest.mark.parametrize("with_logprobs", [True, False])
 @pytest.mark.parametrize("kind", ["chat", "completion"])
-def test_an_answer_in_pieces_is_the_whole_one(
-    kind: str, with_logprobs: bool, with_token_ids: bool
+async def test_an_answer_in_pieces_is_the_whole_one(
+    kind: str, with_logprobs: bool, with_token_ids: bool, prompt: PromptForm
 ) -> None:
     head = AnswerHead(
         id=TRAP,
@@ -61,11 +92,14 @@ def test_an_answer_in_pieces_is_the_whole_one(
         with_logprobs=with_logprobs,
         with_usage=False,
         spell=spell,
+        prompt=prompt,
     )
     answer = ChatAnswer(head, {"a": TRAP}) if kind == "chat" else CompletionAnswer(head)
     texts = [TRAP.encode(), "Dé\N{GRINNING FACE}jà".encode() * 200, b"", b"abc"]
     outputs = [create_output(one, with_logprobs=with_logprobs, held=len(one) % 3) for one in texts]
     usage = usage_of(3, [output.end for output in outputs], 1)
+    taken = TakenPrompt(TokenPrompt(token_ids=PROMPT_IDS), PROMPT_IDS)
+    await answer.read_prompts([taken], len(outputs))
     expected = json.loads(answer.whole(outputs, usage).model_dump_json(exclude_unset=True))
     assert json.loads("".join(answer.pieces(outputs, usage))) == expected
 

@@ -1,15 +1,18 @@
 """The life of a step on one lane: what is sent, what is taken in, what becomes of a failure."""
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from itertools import count
 
 import pytest
 
+from coordinator.core.events import TokensEvent
 from coordinator.core.limits import MAX_BLAMES
+from coordinator.core.prompt_logprobs import PromptLogprobs
 from coordinator.core.request import FinishReason, Request
 from coordinator.core.sequence import Sequence as TokenSequence
-from coordinator.core.step import LogitsRow, SchedulerOutput, StepOutput
+from coordinator.core.step import LogitsRow, PromptLogits, SchedulerOutput, StepOutput
 from coordinator.engine.lane import Lane, OnLanded
 from coordinator.engine.live_request import LiveRequest
 from coordinator.engine.mask_waits import MaskWaits
@@ -39,7 +42,10 @@ class Sent:
         self.logits = logits
         self.land = on_landed
 
-    def succeed(self, *, log_sum_exp: float = 0.0) -> None:
+    def succeed(
+        self, *, log_sum_exp: float = 0.0, prompt_log_sum_exps: Sequence[float] = ()
+    ) -> None:
+        """Lands with these sums for the prompts in it; of each prompt all rows have the same."""
         self.land(
             StepOutput(
                 micro_batch_id=self.output.micro_batch_id,
@@ -55,6 +61,18 @@ class Sent:
                 ),
                 visits=(StageVisit(0, 10, TIMINGS),),
                 stage_timings=(TIMINGS,),
+                prompt_logits=tuple(
+                    PromptLogits(
+                        log_sum_exps=len(wanted.token_ids) * [log_sum_exp],
+                        token_logits=[-float(i) for i in wanted.token_ids],
+                        token_ranks=len(wanted.token_ids) * [1],
+                        candidate_ids=(),
+                        candidate_logits=(),
+                    )
+                    for wanted, log_sum_exp in zip(
+                        self.output.prompt_logits(), prompt_log_sum_exps, strict=True
+                    )
+                ),
             )
         )
 
@@ -119,9 +137,20 @@ class Rig:
     def hear(self) -> None:
         self.num_heard += 1
 
-    def add(self, *names: str, max_tokens: int = 3) -> None:
+    def add(
+        self,
+        *names: str,
+        max_tokens: int = 3,
+        prompt: tuple[int, ...] = (1, 2),
+        prompt_logprobs: int | None = None,
+    ) -> None:
         for name in names:
-            request = Request(request_id=name, prompt_token_ids=(1, 2), max_tokens=max_tokens)
+            request = Request(
+                request_id=name,
+                prompt_token_ids=prompt,
+                max_tokens=max_tokens,
+                prompt_logprobs=prompt_logprobs,
+            )
             sequence = TokenSequence(request=request)
             self.lane.place(sequence)
             self.requests[name] = LiveRequest.of(
@@ -321,3 +350,57 @@ async def test_a_bug_of_ours_is_raised() -> None:
     rig.fill().land(ZeroDivisionError("a bug"))
     with pytest.raises(ZeroDivisionError):
         await rig.lane.land()
+
+
+async def test_log_probabilities_of_prompts_go_to_their_requests_before_tokens() -> None:
+    rig = Rig()
+    rig.add("a", prompt=(1, 2, 3, 4), prompt_logprobs=0, max_tokens=1)
+    rig.add("b")
+    rig.add("c", prompt=(5, 6), prompt_logprobs=0)
+    sent = rig.fill()
+    assert [one.first_row for one in sent.output.prompt_logits()] == [2, 4]  # the shortest first
+    sent.succeed(prompt_log_sum_exps=(0.25, 0.5))
+    landed = await rig.lane.land()
+    [step] = landed.steps
+    step.send(rig.requests)
+    found = {}
+    for name, live in rig.requests.items():
+        events = [await anext(live.stream) for _ in range(3 if name != "b" else 2)]
+        found[name] = [event for event in events if isinstance(event, PromptLogprobs)]
+        assert isinstance(events[-1], TokensEvent)
+    assert found["b"] == []
+    [of_a], [of_c] = found["a"], found["c"]
+    assert (of_a.start, [one.logprob for one in of_a]) == (1, [-2.25, -3.25, -4.25])
+    assert (of_c.start, [one.logprob for one in of_c]) == (1, [-6.5])
+
+
+async def test_a_prompt_whose_logits_are_not_finite_fails_its_request_alone() -> None:
+    rig = Rig()
+    rig.add("a", "b", prompt=(1, 2, 3), prompt_logprobs=0)
+    rig.fill().succeed(prompt_log_sum_exps=(math.nan, 0.0))
+    assert await rig.failures() == {"a": "model produced NaN or infinite logits"}
+    assert rig.requests["b"].sequence.output_token_ids == [TOKEN]
+
+
+async def test_log_probabilities_of_a_request_that_was_cancelled_are_dropped() -> None:
+    rig = Rig()
+    rig.add("a", "b", prompt=(1, 2, 3), prompt_logprobs=0)
+    sent = rig.fill()
+    rig.lane.finish("a", FinishReason.ABORT)
+    gone = rig.requests.pop("a")
+    sent.succeed(prompt_log_sum_exps=(0.0, 0.0))
+    landed = await rig.lane.land()
+    landed.steps[0].send(rig.requests)
+    assert gone.sequence.num_known_logprobs == 0
+    assert rig.requests["b"].sequence.num_known_logprobs == 2
+
+
+async def test_where_no_output_is_wanted_the_token_behind_the_prompt_ends_it() -> None:
+    rig = Rig()
+    rig.add("a", prompt=(1, 2, 3), prompt_logprobs=0, max_tokens=0)
+    rig.fill().succeed(prompt_log_sum_exps=(0.0,))
+    landed = await rig.lane.land()
+    [token] = landed.steps[0].tokens
+    assert token.is_hidden
+    assert token.reason is FinishReason.LENGTH
+    assert rig.requests["a"].num_completion_tokens == 0

@@ -1,20 +1,17 @@
 """Writes log-probabilities of prompts as `prompt_logprobs`, which is a field of vLLM's."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 
 from coordinator.core.prompt_logprobs import PromptLogprob, PromptLogprobs
 from coordinator.doors.http.answer import TOKENS_PER_PIECE, SpellToken
 from coordinator.doors.http.pieces import listed
-from coordinator.doors.http.schema.sampling import PromptTokenLogprob
-
-Written = list[Mapping[str, PromptTokenLogprob] | None]
-"""For each token of a prompt its own entry and those of the likeliest ones, by token id."""
+from coordinator.doors.http.schema.sampling import PromptLogprobsList, PromptTokenLogprob
 
 
 def prompt_list(
     token_ids: Sequence[int], pieces: Sequence[PromptLogprobs], num_top: int, spell: SpellToken
-) -> Written:
+) -> PromptLogprobsList:
     """Makes the whole list; null for the first token, which none comes before.
 
     Args:
