@@ -126,6 +126,7 @@ bench: $(INSTALLED)  ## print the benchmark tables; takes forty minutes, wants a
 		echo "left out: benchmarks/cluster.sh needs root, to make network namespaces"; \
 	fi
 	@$(BIN)/python -m benchmarks.versus_transformers
+	@$(BIN)/python -m benchmarks.perplexity
 	@$(BIN)/python -m benchmarks.peers
 
 bench-faults: $(INSTALLED)  ## print what faults cost: requests lost, time to detect and recover

@@ -18,7 +18,7 @@ class PromptLogprob(NamedTuple):
     """Log-probabilities at the place of one token of a prompt."""
 
     logprob: float
-    """Of the token itself."""
+    """Log-probability of the token itself."""
     rank: int
     """Its place among all tokens by falling probability, from 1 on."""
     top: tuple[tuple[int, float], ...]
@@ -33,9 +33,9 @@ class PromptLogprobs:
     start: int
     """Position in the prompt of the first of the tokens, at least 1."""
     logprobs: Sequence[float]
-    """Of each token, at least one."""
+    """Log-probability of each token, at least one."""
     ranks: Sequence[int]
-    """Of each token, from 1 on."""
+    """Place of each token among all tokens by falling probability, from 1 on."""
     num_top: int
     """Most likely tokens at each place."""
     top_token_ids: Sequence[int]
@@ -57,7 +57,7 @@ class PromptLogprobs:
         return len(self) * (_BYTES_PER_TOKEN + self.num_top * _BYTES_PER_TOP)
 
     def between(self, start: int, end: int) -> Self:
-        """Those of the tokens `[start, end)`, counted from the first of these."""
+        """Returns the part of the tokens `[start, end)`, counted from the first of these."""
         tops = slice(start * self.num_top, end * self.num_top)
         return replace(
             self,

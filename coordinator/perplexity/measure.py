@@ -115,7 +115,7 @@ class _Scoring:
         self._token_ids = token_ids
         self._report = report
         self.logprobs: list[float] = []
-        """Those of all tokens that were counted, in any order."""
+        """Log-probabilities of all tokens that were counted, in any order."""
 
     async def run(self, windows: Sequence[Window], concurrency: int) -> None:
         """Asks for all windows; the first failure ends it."""

@@ -45,5 +45,5 @@ class Perplexity:
 
     @property
     def standard_error(self) -> float:
-        """That of `perplexity`, to first order, as if tokens were independent of each other."""
+        """Standard error of `perplexity`, to first order, as if tokens were independent."""
         return self.perplexity * self.mean_nll_error

@@ -12,6 +12,9 @@ _LIVE_LOGIT_BYTES = 24
 """Bytes for each logit: itself in the compute dtype and in float32, and what sampling makes of
 it."""
 
+_LIVE_PROMPT_LOGIT_BYTES = 13
+"""Bytes for each logit of a prompt, from which nothing is sampled."""
+
 _KEPT_LOGIT_BYTES = 4
 """Bytes for each logit of the micro-batch before, which may not be finished."""
 
@@ -48,10 +51,12 @@ def activation_bytes(
     if stage.is_last:
         model = stage.model
         rows = max_num_batched_tokens * model.hidden_size * model.precision.compute.itemsize
-        of_prompts = min(max_num_batched_tokens, num_prompt_rows(model.vocab_size))
-        num_live_logits = max(num_rows, of_prompts) * model.vocab_size
-        largest = max(largest, rows + num_live_logits * _LIVE_LOGIT_BYTES)
-        largest += num_rows * model.vocab_size * _KEPT_LOGIT_BYTES
+        num_logits = num_rows * model.vocab_size
+        num_of_prompts = model.vocab_size * min(
+            max_num_batched_tokens, num_prompt_rows(model.vocab_size)
+        )
+        live_bytes = max(num_logits * _LIVE_LOGIT_BYTES, num_of_prompts * _LIVE_PROMPT_LOGIT_BYTES)
+        largest = max(largest, rows + live_bytes) + num_logits * _KEPT_LOGIT_BYTES
     return largest
 
 

@@ -8,6 +8,7 @@ import asyncio
 import codecs
 import contextlib
 import itertools
+import math
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -21,6 +22,7 @@ from coordinator.core.events import (
     TokenLogprobs,
     TokensEvent,
 )
+from coordinator.core.prompt_logprobs import PromptLogprobs
 from coordinator.core.request import FinishReason
 from coordinator.core.request_spec import (
     ChatMessage,
@@ -145,7 +147,8 @@ class EchoStream:
 
     def _max_tokens(self, prompt: list[int]) -> int:
         room = self._engine.max_model_len - len(prompt)
-        return min(self._spec.max_tokens or room, room)
+        wanted = self._spec.max_tokens
+        return room if wanted is None else min(wanted, room)
 
     def _output(self, prompt: list[int]) -> Iterator[int]:
         stops = set(self._spec.stop_token_ids)
@@ -157,6 +160,8 @@ class EchoStream:
     async def _generate(self, prompt: list[int]) -> AsyncIterator[GenerationEvent]:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         yield Accepted(request_id=self._spec.request_id or "echo-1", prompt_token_ids=tuple(prompt))
+        if self._spec.prompt_logprobs is not None and len(prompt) > 1:
+            yield self._prompt_logprobs(prompt, self._spec.prompt_logprobs)
         num_tokens = num_chars = 0
         for token_id in self._output(prompt):
             await self._pause()
@@ -169,7 +174,7 @@ class EchoStream:
                 raise self._engine.failure
             num_tokens += 1
             self._engine.publish_step(len(prompt) if num_tokens == 1 else 0)
-            logprobs = self._engine.logprobs
+            logprobs = self._engine.logprobs or self._logprobs(token_id)
             text = decoder.decode(bytes([token_id]))
             num_chars += len(text)
             yield TokensEvent(
@@ -182,6 +187,25 @@ class EchoStream:
         is_full = num_tokens == self._max_tokens(prompt)
         reason = FinishReason.LENGTH if is_full else FinishReason.STOP
         yield self._finished(reason, prompt, num_tokens, decoder.decode(b"", final=True))
+
+    def _logprobs(self, token_id: int) -> TokenLogprobs | None:
+        """It is always certain of what comes next."""
+        if self._spec.logprobs is None:
+            return None
+        return TokenLogprobs(0.0, [(token_id, 0.0)][: self._spec.logprobs])
+
+    def _prompt_logprobs(self, prompt: list[int], num_top: int) -> PromptLogprobs:
+        """In a prompt all bytes are equally likely to it, and the lowest come first."""
+        logprob = -math.log(VOCAB_SIZE)
+        num_tokens = len(prompt) - 1
+        return PromptLogprobs(
+            start=1,
+            logprobs=num_tokens * [logprob],
+            ranks=[token_id + 1 for token_id in prompt[1:]],
+            num_top=num_top,
+            top_token_ids=num_tokens * [*range(num_top)],
+            top_logprobs=num_tokens * num_top * [logprob],
+        )
 
     async def _pause(self) -> None:
         """Takes the time of a token, or less when the request is cancelled."""

@@ -370,8 +370,8 @@ async def test_log_probabilities_of_prompts_go_to_their_requests_before_tokens()
         assert isinstance(events[-1], TokensEvent)
     assert found["b"] == []
     [of_a], [of_c] = found["a"], found["c"]
-    assert (of_a.start, [one.logprob for one in of_a]) == (1, [-2.25, -3.25, -4.25])
-    assert (of_c.start, [one.logprob for one in of_c]) == (1, [-6.5])
+    assert (of_a.start, [one.logprob for one in of_a]) == (1, [-2.5, -3.5, -4.5])
+    assert (of_c.start, [one.logprob for one in of_c]) == (1, [-6.25])
 
 
 async def test_a_prompt_whose_logits_are_not_finite_fails_its_request_alone() -> None:

@@ -41,6 +41,7 @@ GOOD: Mapping[str, tuple[str, ...]] = {
     "chat": ("--coordinator", "localhost:1"),
     "status": ("--coordinator", "localhost:1"),
     "bench": ("--coordinator", "localhost:1"),
+    "perplexity": (str(Path(__file__)), "--coordinator", "localhost:1"),
     "plan": ("--model", "demo", "--gpu", "t4-16gb"),
     "health": ("localhost:1",),
     "init": ("DIR",),

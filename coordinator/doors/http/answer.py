@@ -44,7 +44,7 @@ class PromptForm:
     num_echoed_top: int | None = None
     """Most likely tokens at each place of an echoed prompt; None: no log-probabilities."""
     num_listed_top: int | None = None
-    """Likewise in the list `prompt_logprobs`; None: there is no list."""
+    """Most likely tokens at each place in the list `prompt_logprobs`; None: there is no list."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
