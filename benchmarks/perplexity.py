@@ -9,7 +9,7 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -24,13 +24,12 @@ from tests.demo_model import demo_gguf, read_with_transformers
 
 ROOT = Path(__file__).resolve().parents[1]
 CONTEXT, STRIDE = 512, 256
-FORMS: Mapping[str, tuple[str, Sequence[str]]] = {
-    "float32": ("float32", ()),
-    "float16": ("float16", ()),
-    "auto (the bits of the file)": ("auto", ()),
-    "int8": ("auto", ("--weights", "int8")),
+FORMS: Mapping[str, str] = {
+    "float32": "float32",
+    "float16": "float16",
+    "auto (the bits of the file)": "auto",
 }
-"""`--dtype` and further flags of `up`, by the name of the form."""
+"""`--dtype` of `up`, by the name of the form."""
 
 
 def main() -> None:
@@ -40,8 +39,8 @@ def main() -> None:
     options = parser.parse_args()
     text = "".join(path.read_text() for path in sorted(ROOT.glob("docs/decisions/00[0-2]*.md")))
     found = {"transformers, float32": by_transformers(text)}
-    for name, (dtype, flags) in FORMS.items():
-        with running_cluster("demo", dtype=dtype, flags=flags) as address:
+    for name, dtype in FORMS.items():
+        with running_cluster("demo", dtype=dtype) as address:
             found[name] = by_command(address, text)
     if options.json:
         print_json({"perplexity": {name: figures(one) for name, one in found.items()}})

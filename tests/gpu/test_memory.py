@@ -1,5 +1,6 @@
 """The memory of micro-batches: the formula of plans against the engine, and the KV it leaves."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ from stagecoach.contract.errors import DeviceMemoryError, InsufficientMemoryErro
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.logits_request import LogitsRequest
 from stagecoach.contract.precision import DType, KvFormat, Precision
-from stagecoach.roofline.activation_memory import activation_bytes
+from stagecoach.contract.prompt_logits import PromptLogitsRequest
+from stagecoach.roofline.activation_memory import activation_bytes, num_prompt_rows
 from stagecoach.roofline.devices import gpu_named
 from stagecoach.roofline.kv_memory import CONTEXT_BYTES, RESERVE_BYTES, kv_memory_bytes
 from stagecoach.roofline.model_shape import ModelShape
@@ -269,3 +271,31 @@ def test_a_row_that_does_not_fit_teaches_nothing_about_sizes() -> None:
         with card.record() as counts:
             engine.forward(batch)
         assert counts.crossings == [SENT, FETCHED, WAIT]
+
+
+def test_the_logits_of_a_prompt_are_never_there_at_once_and_no_card_is_waited_for() -> None:
+    """A launch waits for nothing, and one copy brings back what was found of all rows."""
+    files = shape_files("llama-1b")
+    num_rows = NUM_TOKENS - 1
+    wanted = PromptLogitsRequest(first_row=0, token_ids=(1,) * num_rows, num_candidates=20)
+    with FakeCard() as card:
+        engine = fake_engine(files, LayerRange(21, 22), kv_memory_bytes=64 * MIB)
+        bare = batch_for(engine, PROMPT)
+        engine.forward(bare)  # grows the rotary table
+        batch = replace(bare, prompt_logits=(wanted,))
+        with card.record() as without:
+            engine.forward(bare)
+        with card.record() as launch:
+            launched = engine.launch(batch)
+        with card.record() as finish:
+            (found,) = finished(launched).prompt_logits
+    assert WAIT not in launch.crossings
+    assert launch.num_transfers == without.num_transfers + 1
+    assert finish.num_transfers == 0
+    assert found.token_logits.shape == (num_rows,)
+    assert found.candidate_ids.shape == (num_rows, 20)
+    at_once = num_prompt_rows(files.config.vocab_size)
+    assert at_once < num_rows
+    bytes_at_once = at_once * files.config.vocab_size * 4
+    assert launch.taken_bytes - without.taken_bytes < 3.25 * bytes_at_once
+    assert launch.taken_bytes <= engine.activation_bytes
