@@ -109,7 +109,7 @@ def generate(
                 read_file(json_schema, "--json-schema"),
                 f"json_schema {json_schema}",
                 "json_schema",
-            )
+            ).removesuffix("\n")
         )
         if trace is not None:
             check_writable("trace", trace)

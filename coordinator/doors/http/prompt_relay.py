@@ -1,7 +1,7 @@
 """Hands what the first choice of a prompt is told of the prompt to the others, in a stream."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from coordinator.core.events import GenerationEvent
 from coordinator.core.prompt_logprobs import PromptLogprobs
@@ -18,7 +18,9 @@ class PromptRelay:
         self._pieces: list[PromptLogprobs] = []
         self._is_whole = asyncio.Event()
 
-    async def reader(self, choice: Choice, *, is_first: bool) -> AsyncIterator[GenerationEvent]:
+    async def reader(
+        self, choice: Choice, *, is_first: bool
+    ) -> AsyncGenerator[GenerationEvent, None]:
         """The events of a choice, those of the prompt before all others.
 
         Args:

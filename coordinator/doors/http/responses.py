@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import aclosing, nullcontext
 from dataclasses import replace
 
 from starlette.responses import Response
@@ -157,8 +157,8 @@ class StreamedAnswer(Response):
 
             async def write(index: int, choice: Choice) -> None:
                 number, place = divmod(index, opened.num_choices)
-                reader = relays[number].reader(choice, is_first=place == 0)
-                ends[index] = await self._send_choice(events, index, reader, so_far)
+                async with aclosing(relays[number].reader(choice, is_first=place == 0)) as reader:
+                    ends[index] = await self._send_choice(events, index, reader, so_far)
 
             await run_all(opened.choices, write)
         if self._usage is UsageInStream.NONE:
