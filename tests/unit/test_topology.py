@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from coordinator.pipeline.replica import check_fits
+from coordinator.pipeline.replica import check_fits, narrowest
 from coordinator.pipeline.topology import Topology
 from stagecoach.contract.errors import IncompatibleError, InvalidArgumentError
 from stagecoach.contract.layer_range import LayerRange
@@ -126,3 +126,16 @@ def test_the_smallest_stage_sets_every_limit() -> None:
     assert topology.max_num_seqs == 8
     assert topology.max_model_len == 100
     assert topology.max_num_batched_tokens == 64
+
+
+def test_a_stage_tells_of_prompts_when_every_server_of_it_does() -> None:
+    knows = create_info(LayerRange(2, 4), answers_prompt_logits=True)
+    is_older = create_info(LayerRange(2, 4), answers_prompt_logits=False)
+    first = create_info(LayerRange(0, 2))
+    for servers, expected in (([knows, knows], True), ([knows, is_older], False)):
+        stage = narrowest(servers)
+        assert Topology.of([("a", first), ("b", stage)]).answers_prompt_logits == expected
+        check_fits("b", stage, knows)
+    check_fits("b", is_older, is_older)
+    with pytest.raises(IncompatibleError, match="answers_prompt_logits False, needs at least True"):
+        check_fits("b", knows, is_older, is_back=True)
