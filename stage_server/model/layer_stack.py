@@ -17,7 +17,7 @@ from stage_server.model.lean_blueprint import LeanBlueprint, is_plain
 from stage_server.model.lean_layers import LeanLayers, is_lean
 from stage_server.model.linear_format import Linear
 from stage_server.model.linear_formats import linear_format
-from stage_server.model.tensor_names import check_names
+from stage_server.model.tensor_names import check_names, check_zeros, unused_fillers
 from stage_server.model.weight_loader import WeightLoader
 from stage_server.model.weight_plan import ParameterSource, WeightPlan
 from stage_server.model.weights import WeightSource
@@ -235,6 +235,7 @@ def load_layer_stack(
     layers_type = _layers_type(runs_lean=runs_lean, kernels=kernels)
     plan = _weight_plan(blueprint, layers_type)
     check_names(plan.tensor_names, files, layers)
+    fillers = unused_fillers(plan.tensor_names, files, layers)
 
     def on_download(done_bytes: int, total_bytes: int) -> None:
         report(
@@ -244,10 +245,11 @@ def load_layer_stack(
         )
 
     with (
-        files.open_tensors(plan.tensor_names, on_download=on_download) as reader,
+        files.open_tensors({*plan.tensor_names, *fillers}, on_download=on_download) as reader,
         torch.inference_mode(),
     ):
         plan.check_shapes(reader, files.model_id)
+        check_zeros(reader, fillers, files.model_id)
         source = WeightSource(
             reader,
             plan,

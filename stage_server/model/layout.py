@@ -31,8 +31,6 @@ _FOREIGN_FEATURES = (
 _NATIVE_FEATURES = ("is_causal",)
 """Configuration keys that change what a layer is when they are null, false or 0."""
 
-_QUANTIZATIONS = ("quantization_config", "compression_config")
-
 
 def family_of(config: ModelConfig) -> Family:
     """Finds the family of a model and checks that the model keeps to its layout.
@@ -44,9 +42,6 @@ def family_of(config: ModelConfig) -> Family:
     family = FAMILIES.get(config.model_type)
     if family is None:
         raise not_served(config.model_type, config.raw)
-    for key in _QUANTIZATIONS:
-        if config.raw.get(key):
-            raise _quantized(config.raw[key])
     for key in _FOREIGN_FEATURES:
         if config.raw.get(key):
             raise _refused(config, key, config.raw[key])
@@ -78,16 +73,6 @@ def check_rope(config: ModelConfig, parameters: Mapping[str, object]) -> None:
         changes_at = number(each, "original_max_position_embeddings", config.max_model_len)
         if each.get("rope_type") == "longrope" and changes_at < config.max_model_len:
             raise _refused(config, "original_max_position_embeddings", changes_at)
-
-
-def _quantized(settings: object) -> UnsupportedModelError:
-    method = settings.get("quant_method") if isinstance(settings, Mapping) else None
-    known = f" by {method}" if isinstance(method, str) else ""
-    return UnsupportedModelError(
-        f"weights that are quantized{known} (quantization_config) are not served: take the model "
-        "that they were made from, or a GGUF file of it",
-        key="quantization_config",
-    )
 
 
 def _refused(config: ModelConfig, key: str, value: object) -> UnsupportedModelError:

@@ -35,8 +35,9 @@ _CHECKED = {
 }
 """Attributes of transformers' configuration, and ours."""
 
-_NOT_HANDED_ON = frozenset({"dtype", "torch_dtype"})
-"""Keys that say how to load, which is the operator's to say; transformers refuses `auto` there."""
+_NOT_HANDED_ON = frozenset({"dtype", "torch_dtype", "quantization_config", "compression_config"})
+"""Keys that say how to load, which is the operator's and the files' to say; transformers refuses
+`auto` for a dtype."""
 
 
 class ModuleBlueprint(Blueprint):

@@ -1,10 +1,10 @@
 """Whether a checkpoint has the tensors of a stage, judged by names alone, before any is read."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Set
 
 from stagecoach.contract.errors import ModelFilesError, UnsupportedModelError
 from stagecoach.contract.layer_range import LayerRange
-from stagecoach.model_files import ModelFiles
+from stagecoach.model_files import ModelFiles, TensorReader
 from stagecoach.model_files.listing import listed
 from stagecoach.model_files.weight_digest import EMBEDDING, HEAD, is_computed
 
@@ -38,12 +38,12 @@ def check_names(wanted: Collection[str], files: ModelFiles, layers: LayerRange) 
     """
     names, model_id, config = files.tensor_names, files.model_id, files.config
     missing = set(wanted) - set(names)
-    own = {name for name in names if _is_own(name, layers, config.num_layers)}
-    unused = own - set(wanted)
+    unused = _unused(wanted, files, layers) - files.fillers
     if any(name.endswith(_QUANTIZED_SUFFIXES) for name in unused):
         raise UnsupportedModelError(
-            f"{model_id} has quantized weights ({listed(unused)}), which are not served: "
-            "take the model that they were made from, or a GGUF file"
+            f"{model_id} has quantized weights ({listed(unused)}), which are not served: its "
+            "config.json does not say how they were made (quantization_config), or otherwise; take "
+            "the model that they were made from, or a GGUF file"
         )
     if missing == {HEAD}:
         raise ModelFilesError(
@@ -63,6 +63,38 @@ def check_names(wanted: Collection[str], files: ModelFiles, layers: LayerRange) 
             f"{model_id} has tensors that a {config.model_type} model with this "
             f"config.json ({config.num_layers} layers) does not use: {listed(unused)}"
         )
+
+
+def unused_fillers(wanted: Collection[str], files: ModelFiles, layers: LayerRange) -> Set[str]:
+    """Returns the names of a stage's tensors that have to be full of zeros, as it has no use for.
+
+    Args:
+        wanted: Names of the tensors that the stage needs.
+        files: The model.
+        layers: The stage's range.
+    """
+    return _unused(wanted, files, layers) & files.fillers
+
+
+def check_zeros(reader: TensorReader, names: Collection[str], model_id: str) -> None:
+    """Checks tensors that are to be left out.
+
+    Args:
+        reader: Open tensors.
+        names: Names of these.
+        model_id: Name of the model, for errors.
+
+    Raises:
+        ModelFilesError: One is not full of zeros.
+    """
+    for name in names:
+        if reader.read(name).any():
+            raise ModelFilesError(f"{model_id}: {name} is not 0, and the model has no such bias")
+
+
+def _unused(wanted: Collection[str], files: ModelFiles, layers: LayerRange) -> Set[str]:
+    own = {name for name in files.tensor_names if _is_own(name, layers, files.config.num_layers)}
+    return own - set(wanted)
 
 
 def _is_own(name: str, layers: LayerRange, num_layers: int) -> bool:

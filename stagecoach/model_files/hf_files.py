@@ -1,7 +1,7 @@
 """A model in the Hugging Face layout: config.json beside safetensors shards, here or on a hub."""
 
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -11,9 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from stagecoach.contract.errors import ModelFilesError, UnsupportedModelError
+from stagecoach.contract.precision import Encoding
 from stagecoach.model_files.canonical_config import canonical_config
 from stagecoach.model_files.chat_templates import DEFAULT, configured_template
 from stagecoach.model_files.config import parse_config
+from stagecoach.model_files.families import FAMILIES
 from stagecoach.model_files.folder_content import (
     ADAPTER_CONFIG,
     adapter_beside,
@@ -31,6 +33,10 @@ from stagecoach.model_files.model_files import (
     fingerprint_of,
     no_report,
 )
+from stagecoach.model_files.packed_form import Quantization
+from stagecoach.model_files.packed_names import PackedNames
+from stagecoach.model_files.packed_reader import PackedReader
+from stagecoach.model_files.quantization import FILES, quantization_beside, quantization_in
 from stagecoach.model_files.safetensors_file import SafetensorsFile
 from stagecoach.model_files.text_file import json_object, read_text
 from stagecoach.model_files.tokenizer_files import HfTokenizerFiles
@@ -133,12 +139,44 @@ class HfFiles(ModelFiles):
         A configuration without weights, enough for emulated stages, has no tensors.
         """
         names = {name for name in self._stored if not is_computed(name)}
-        return fingerprint_of({"config": canonical_config(self.config), "tensors": sorted(names)})
+        facts = {"config": canonical_config(self.config), "tensors": sorted(names)}
+        if self.quantization is not None:
+            facts["quantization"] = self.quantization.says
+        return fingerprint_of(facts)
+
+    @cached_property
+    def quantization(self) -> Quantization | None:
+        """How the checkpoint is quantized; None: it is plain, or its family is not served.
+
+        Raises:
+            UnsupportedModelError: The weights are in a form that is not served.
+            ModelFilesError: A setting is of no use.
+        """
+        if self.config.model_type not in FAMILIES:
+            return None
+        found = quantization_in(self.config.raw)
+        for name in FILES if found is None else ():
+            settings = self._json(name)
+            if settings is not None:
+                return quantization_beside(settings, name)
+        return found
+
+    @property
+    def encoding(self) -> Encoding | None:
+        """As the configuration says it, by which all boxes choose alike."""
+        return None if self.quantization is None else self.quantization.encoding
 
     @property
     def tensor_names(self) -> Collection[str]:
-        """Names of all tensors of the model."""
-        return self._sharded.keys()
+        """Names of all tensors of the model; of packed matrices, those that plain ones have."""
+        names = self._packed_names
+        return self._sharded.keys() if names is None else names.all
+
+    @property
+    def fillers(self) -> Set[str]:
+        """Biases of packed matrices, which AutoGPTQ gave to all."""
+        names = self._packed_names
+        return set() if names is None else names.fillers
 
     @contextmanager
     def open_tensors(
@@ -148,6 +186,20 @@ class HfFiles(ModelFiles):
         missing = set(names) - set(self.tensor_names)
         if missing:
             raise ModelFilesError(f"{self.model_id} has no tensor {listed(missing)}")
+        packed = self._packed_names
+        if packed is None:
+            with self._open_stored(names, on_download) as reader:
+                yield reader
+            return
+        with self._open_stored(packed.stored(names), on_download) as reader:
+            self._warn_of_settings()
+            yield PackedReader(reader, packed.matrices)
+
+    @contextmanager
+    def _open_stored(
+        self, names: Collection[str], on_download: ByteReport
+    ) -> Iterator["_ShardReader"]:
+        """Opens the shards that hold tensors, by the names under which they are stored."""
         index = self._sharded
         shards = {index[name] for name in names}
         paths = self._folder.find_all(sorted(shards), on_download)
@@ -283,6 +335,13 @@ class HfFiles(ModelFiles):
         return index
 
     @cached_property
+    def _packed_names(self) -> PackedNames | None:
+        """The tensors of a quantized checkpoint; None for a plain one."""
+        if self.quantization is None:
+            return None
+        return PackedNames(self._sharded.keys(), self.quantization)
+
+    @cached_property
     def _stored(self) -> Mapping[str, str]:
         """Name under which each tensor is in the files; both of a pair that is tied have one."""
         stored = {name: name for name in self._shards or ()}
@@ -318,6 +377,18 @@ class HfFiles(ModelFiles):
             _log.warning(
                 "the hub is offline: what is not in the cache counts as not there",
                 extra={"model": self.model_id, "files": unknown},
+            )
+
+    def _warn_of_settings(self) -> None:
+        """Names what of a quantized checkpoint is not quantized here."""
+        if self.quantization is not None and self.quantization.not_applied:
+            _log.warning(
+                "only weights are quantized: activations and KV stay in the dtype of the stage",
+                extra={
+                    "model": self.model_id,
+                    "method": self.quantization.method,
+                    "not_applied": list(self.quantization.not_applied),
+                },
             )
 
     def _text(self, name: str) -> str | None:
@@ -360,7 +431,7 @@ def _sampled(
 
 
 class _ShardReader:
-    """Implements `TensorReader` over open shards."""
+    """Implements `TensorReader` and `StoredTensors` over open shards."""
 
     def __init__(self, owners: Mapping[str, SafetensorsFile]) -> None:
         self._owners = owners
@@ -373,3 +444,19 @@ class _ShardReader:
 
     def read_groups(self, name: str, start: int, end: int) -> GroupedRows:
         raise AssertionError(f"{name} is plain, as its info says")
+
+    def stored_type(self, name: str) -> tuple[str, tuple[int, ...]]:
+        entry = self._owners[name].entries[name]
+        return entry.dtype, entry.shape
+
+    def read_stored(
+        self, name: str, start: int = 0, end: int | None = None
+    ) -> npt.NDArray[np.generic]:
+        return self._owners[name].read_stored(name, start, end)
+
+    def num_bytes(self, name: str) -> int:
+        entry = self._owners[name].entries[name]
+        return entry.end - entry.start
+
+    def read_bytes(self, name: str, start: int, end: int) -> npt.NDArray[np.uint8]:
+        return self._owners[name].read_bytes(name, start, end)

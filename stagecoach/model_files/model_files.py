@@ -3,7 +3,7 @@
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Set
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
@@ -95,6 +95,11 @@ class ModelFiles(ABC):
     @abstractmethod
     def tensor_names(self) -> Collection[str]:
         """Names of all tensors of the model, as Hugging Face spells them."""
+
+    @property
+    def fillers(self) -> Set[str]:
+        """Names of tensors that tools add, full of zeros, also to models that have none such."""
+        return frozenset()
 
     @abstractmethod
     def open_tensors(

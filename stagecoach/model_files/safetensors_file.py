@@ -28,6 +28,18 @@ _DTYPES: dict[str, tuple[str, type[np.generic]]] = {
     "F16": ("float16", np.float16),
     "BF16": ("bfloat16", np.int16),
 }
+"""Types of plain checkpoints."""
+
+_STORED_TYPES: dict[str, type[np.generic]] = {
+    **{name: numpy_type for name, (_, numpy_type) in _DTYPES.items()},
+    "F8_E4M3": np.uint8,
+    "F8_E8M0": np.uint8,
+    "I8": np.int8,
+    "I32": np.int32,
+    "I64": np.int64,
+    "U8": np.uint8,
+}
+"""Types that can be read, those of quantized checkpoints too; bits of what numpy does not have."""
 
 
 class Entry(NamedTuple):
@@ -103,9 +115,19 @@ class SafetensorsFile:
 
     def read(self, name: str, start: int = 0, end: int | None = None) -> npt.NDArray[np.generic]:
         """Reads rows of a tensor; see `TensorReader.read`."""
-        shape = self.info(name).shape
+        self.info(name)
+        return self.read_stored(name, start, end)
+
+    def read_stored(
+        self, name: str, start: int = 0, end: int | None = None
+    ) -> npt.NDArray[np.generic]:
+        """Reads rows `[start, end)` of a tensor of any known type, all by default.
+
+        Raises:
+            ModelFilesError: The file ends before the tensor does.
+        """
         entry = self.entries[name]
-        _, numpy_type = _DTYPES[entry.dtype]
+        shape, numpy_type = entry.shape, _STORED_TYPES[entry.dtype]
         if not shape:
             rows = np.empty((), numpy_type)
         else:
@@ -113,6 +135,16 @@ class SafetensorsFile:
         row_bytes = math.prod(shape[1:]) * rows.itemsize
         read_exactly(self._file.fileno(), rows, entry.start + start * row_bytes, self.name)
         return rows
+
+    def read_bytes(self, name: str, start: int, end: int) -> npt.NDArray[np.uint8]:
+        """Reads bytes `[start, end)` of a tensor of any type.
+
+        Raises:
+            ModelFilesError: The file ends before the tensor does.
+        """
+        found = np.empty(end - start, np.uint8)
+        read_exactly(self._file.fileno(), found, self.entries[name].start + start, self.name)
+        return found
 
 
 def read_exactly(
@@ -202,7 +234,8 @@ def _parse_entry(value: object, data_start: int, label: str) -> Entry:
     if len(offsets) != 2 or offsets[0] > offsets[1]:
         raise ModelFilesError(f"{label} has data_offsets {offsets}")
     num_bytes = offsets[1] - offsets[0]
-    if dtype in _DTYPES and num_bytes != math.prod(shape) * np.dtype(_DTYPES[dtype][1]).itemsize:
+    known = _STORED_TYPES.get(dtype)
+    if known is not None and num_bytes != math.prod(shape) * np.dtype(known).itemsize:
         raise ModelFilesError(f"{label} of type {dtype} and shape {shape} has {num_bytes} bytes")
     return Entry(dtype, tuple(shape), data_start + offsets[0], data_start + offsets[1])
 

@@ -1,0 +1,56 @@
+"""Which tensors of a quantized checkpoint are those of the plain model that it was made from."""
+
+from collections.abc import Collection, Mapping, Set
+
+from stagecoach.model_files.packed_form import PackedForm, Quantization
+
+
+class PackedNames:
+    """The tensors of a quantized checkpoint, by the names that a plain one has for them.
+
+    Args:
+        stored: Names of all stored tensors.
+        quantization: How the checkpoint is quantized.
+    """
+
+    def __init__(self, stored: Collection[str], quantization: Quantization) -> None:
+        names = set(stored)
+        taken = {name for name in names if name.endswith(quantization.not_read)}
+        matrices: dict[str, tuple[PackedForm, Mapping[str, str]]] = {}
+        for form in quantization.forms:
+            for module in _modules(names - taken, form.matrix):
+                parts = {
+                    end: name
+                    for end in (form.matrix, *form.markers, *form.beside)
+                    if (name := f"{module}.{end}") in names
+                }
+                if not form.markers or parts.keys() & set(form.markers):
+                    matrices[f"{module}.weight"] = (form, parts)
+                    taken.update(parts.values())
+        self.matrices: Mapping[str, tuple[PackedForm, Mapping[str, str]]] = matrices
+        """Form of each packed matrix, and its stored tensors by what their names end in."""
+        self._plain = names - taken
+
+    @property
+    def all(self) -> Collection[str]:
+        """Names of all tensors."""
+        return self.matrices.keys() | self._plain
+
+    @property
+    def fillers(self) -> Set[str]:
+        """Biases of packed matrices, which some tools give to models that have none."""
+        biases = {f"{name.removesuffix('weight')}bias" for name in self.matrices}
+        return biases & self._plain
+
+    def stored(self, names: Collection[str]) -> Collection[str]:
+        """Names of the stored tensors of which the named ones are made."""
+        found = set(names) - self.matrices.keys()
+        for name in self.matrices.keys() & set(names):
+            _, parts = self.matrices[name]
+            found.update(parts.values())
+        return found
+
+
+def _modules(names: Collection[str], matrix: str) -> Collection[str]:
+    """Names of the modules that have a tensor of this name."""
+    return [name.removesuffix(f".{matrix}") for name in names if name.endswith(f".{matrix}")]
