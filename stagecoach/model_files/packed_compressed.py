@@ -89,7 +89,7 @@ def _check_form(settings: QuantizationSettings) -> None:
     sparsity.choice("compressed-tensors sparsity format", sparse_form, "dense")
     transforms = settings.within("transform_config").within("config_groups")
     if transforms.values:
-        raise settings.refused(f"transforms of compressed-tensors ({transforms.path})")
+        raise transforms.refused("transforms of compressed-tensors")
 
 
 def _schemes(groups: QuantizationSettings, name: str) -> list[_Scheme]:

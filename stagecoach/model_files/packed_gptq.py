@@ -49,6 +49,9 @@ def gptq(settings: QuantizationSettings) -> Quantization:
     layout = settings.text("checkpoint_format", "format", default="gptq")
     settings.choice("gptq checkpoint_format", layout, *_ZERO_OFFSETS)
     settings.choice("gptq pack_dtype", settings.text("pack_dtype", default="int32"), "int32")
+    for key in ("rotation", "adapter"):
+        if settings.get(key) is not None:
+            raise settings.refused(f"gptq and {key}")
     # Rules of single modules; what they leave plain is stored plain.
     rules = settings.within("dynamic")
     return gptq_like(

@@ -54,12 +54,12 @@ def quantization_beside(settings: Mapping[str, object], file_name: str) -> Quant
 
 
 def _read(settings: QuantizationSettings, method: str | None) -> Quantization:
-    named = settings.text("quant_method", default=method or "")
+    named = settings.text("quant_method", "method", default=method or "")
     if not named and (settings.get("load_in_4bit") or settings.get("load_in_8bit")):
         named = "bitsandbytes"
     read = _METHODS.get(named)
     if read is None:
-        raise settings.refused(named or f"a method that {settings.path} does not name")
+        raise settings.refused(named or "a method that has no name")
     return read(settings)
 
 

@@ -6,7 +6,7 @@ from stagecoach.contract.errors import ModelFilesError, UnsupportedModelError
 from stagecoach.model_files.frozen_json import shown
 
 _INSTEAD = (
-    "take the model that it was made from, or a form of it as GGUF, AWQ, GPTQ, "
+    "take the model that they were made from, or a form of it as GGUF, AWQ, GPTQ, "
     "compressed-tensors, FP8 or bitsandbytes"
 )
 
@@ -99,11 +99,11 @@ class QuantizationSettings:
         """
         if value not in served:
             known = ", ".join(map(shown, served))
-            raise self.refused(f"{key} {shown(value)} ({self.path}; known: {known})")
+            raise self.refused(f"{key} {shown(value)}", f"; known: {known}")
 
-    def refused(self, what: str) -> UnsupportedModelError:
+    def refused(self, what: str, known: str = "") -> UnsupportedModelError:
         """Says that weights in a form are not served, and what would work instead."""
         return UnsupportedModelError(
-            f"weights quantized with {what} are not served: {_INSTEAD}",
+            f"weights quantized with {what} ({self.path}{known}) are not served: {_INSTEAD}",
             key="quantization_config",
         )

@@ -175,6 +175,28 @@ def test_a_file_is_planned_in_its_own_bits() -> None:
     assert answer["weights"] == "int4"
 
 
+@pytest.mark.parametrize(
+    ("settings", "weights"),
+    [
+        ({"quant_method": "awq", "bits": 4, "group_size": 128}, "int4"),
+        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "int8"),
+    ],
+)
+def test_a_quantized_checkpoint_is_planned_in_its_own_bits(
+    settings: dict[str, object], weights: str, tmp_path: Path
+) -> None:
+    arguments = model_of(tmp_path, "llama", quantization_config=settings)
+    answer = json.loads(run(*arguments, "--gpu", "t4-16gb", "--json").stdout)
+    assert answer["weights"] == weights
+
+
+def test_a_checkpoint_that_no_stage_reads_is_not_planned(tmp_path: Path) -> None:
+    arguments = model_of(tmp_path, "llama", quantization_config={"quant_method": "aqlm"})
+    result = run(*arguments, "--gpu", "t4-16gb")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "weights quantized with aqlm (config.json: quantization_config)" in result.stderr
+
+
 def test_another_form_of_weights_is_refused_by_name() -> None:
     result = run("--model", "demo", "--gpu", "t4-16gb", "--weights", "q4_k_m")
     assert result.exit_code == 2

@@ -87,28 +87,6 @@ def test_a_family_is_refused_for_what_it_is(
     assert "served are arcee, cohere" in message
 
 
-@pytest.mark.parametrize(
-    ("settings", "told"),
-    [
-        ({"quant_method": "awq", "bits": 4}, "by awq"),
-        ({"quant_method": "gptq"}, "by gptq"),
-        ({"quant_method": "fp8", "fmt": "e4m3"}, "by fp8"),
-        ({"quant_method": "mxfp4"}, "by mxfp4"),
-        ({"load_in_4bit": True, "quant_method": "bitsandbytes"}, "by bitsandbytes"),
-        ({"load_in_8bit": True}, "quantized (quantization_config)"),
-    ],
-)
-def test_quantized_models_are_refused_as_such(
-    settings: dict[str, object], told: str, tmp_path: Path
-) -> None:
-    path = tiny_model("llama", tmp_path)
-    config = json.loads((path / "config.json").read_text())
-    (path / "config.json").write_text(json.dumps({**config, "quantization_config": settings}))
-    message = refusal(path)
-    assert told in message
-    assert "GGUF" in message
-
-
 @pytest.mark.parametrize("value", [False, None, 0])
 def test_attention_to_what_follows_is_refused(value: object, tmp_path: Path) -> None:
     """As for transformers, whatever is no yes is a no."""

@@ -306,7 +306,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("key", "value"),
         [
-            ("quantization_config", {"quant_method": "gptq"}),
+            ("quantization_config", {"quant_method": "aqlm"}),
             ("use_bidirectional_attention", True),
             ("layer_types", ["chunked_attention"] * NUM_LAYERS),
             ("num_kv_shared_layers", 2),

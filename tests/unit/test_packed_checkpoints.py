@@ -1,0 +1,549 @@
+"""Quantized safetensors: what tools wrote, what is refused, and what files say wrongly."""
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from stage_server.model.layer_stack import LayerStack, load_layer_stack
+from stagecoach.contract.errors import ModelFilesError, StagecoachError, UnsupportedModelError
+from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.precision import FEW_BITS, DType, Precision
+from stagecoach.model_files import open_model
+from stagecoach.model_files.packed_matrix import unpacked
+from stagecoach.model_files.packed_scaled import E4M3
+from stagecoach.model_files.quantization import quantization_in
+from tests.packed_checkpoints import FORMATS, packed_bits, packed_model
+from tests.tiny_models import NUM_LAYERS, tiny_model
+
+RECORDED = Path(__file__).parents[1] / "recorded_checkpoints"
+WHOLE = LayerRange(0, NUM_LAYERS)
+Q_PROJ = "model.layers.0.self_attn.q_proj"
+DOWN_PROJ = "model.layers.0.mlp.down_proj"
+
+
+def load(path: Path, layers: LayerRange = WHOLE) -> LayerStack:
+    files = open_model(str(path))
+    precision = Precision.uniform(DType.FLOAT32)
+    if files.encoding is not None:
+        precision = precision._replace(weights=files.encoding)
+    return load_layer_stack(files, layers, precision=precision, device=torch.device("cpu"))
+
+
+def requantized(path: Path, settings: object, **more: object) -> Path:
+    """Writes other settings into a model's configuration."""
+    file = path / "config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps({**config, "quantization_config": settings, **more}))
+    return path
+
+
+class TestRecorded:
+    """`tests/recorded_checkpoints/README.md` says who wrote them."""
+
+    @pytest.fixture(params=sorted(path.name for path in RECORDED.iterdir() if path.is_dir()))
+    def recorded(self, request: pytest.FixtureRequest) -> Path:
+        return RECORDED / str(request.param)
+
+    def test_numbers_are_those_that_the_tool_unpacks(self, recorded: Path) -> None:
+        expected = json.loads((recorded / "unpacked.json").read_text())["tensors"]
+        files = open_model(str(recorded))
+        with files.open_tensors(files.tensor_names) as reader:
+            for name, facts in expected.items():
+                numbers = torch.from_numpy(reader.read(name)) + 0.0  # -0 is 0
+                assert list(numbers.shape) == facts["shape"] == list(reader.info(name).shape)
+                theirs = numbers.to(getattr(torch, facts["dtype"]))
+                assert theirs.flatten()[:4].tolist() == pytest.approx(facts["first"], rel=1e-3)
+                data = theirs.contiguous().view(torch.uint8).numpy().tobytes()
+                assert hashlib.sha256(data).hexdigest() == facts["sha256"], name
+
+    def test_a_stage_loads_it_and_nothing_is_left_over(self, recorded: Path) -> None:
+        plain = load_layer_stack(
+            open_model(str(recorded)),
+            LayerRange(0, 1),
+            precision=Precision.uniform(DType.FLOAT32),
+            device=torch.device("cpu"),
+        )
+        assert load(recorded, LayerRange(0, 1)).weight_bytes < plain.weight_bytes
+
+    def test_rows_are_the_same_however_they_are_read(self, recorded: Path) -> None:
+        files = open_model(str(recorded))
+        name = f"{Q_PROJ}.weight"
+        with files.open_tensors([name]) as reader:
+            whole = reader.read(name)
+            parts = [reader.read(name, start, start + 1) for start in range(len(whole))]
+            assert np.array_equal(np.concatenate(parts), whole)
+            assert np.array_equal(reader.read(name, 3, 21), whole[3:21])
+
+
+PUBLISHED: dict[str, tuple[dict[str, Any], str]] = {
+    "Qwen2.5-7B-Instruct-AWQ": (
+        {
+            **{"bits": 4, "group_size": 128, "modules_to_not_convert": None},
+            **{"quant_method": "awq", "version": "gemm", "zero_point": True},
+        },
+        "int4",
+    ),
+    "TinyLlama-1.1B-Chat-v1.0-GPTQ": (
+        {
+            **{"bits": 4, "group_size": 128, "damp_percent": 0.1, "desc_act": True},
+            **{"static_groups": False, "sym": True, "true_sequential": True},
+            **{"model_name_or_path": None, "model_file_base_name": "model"},
+            "quant_method": "gptq",
+        },
+        "int8",
+    ),
+    "GPTQModel 5.7": (
+        {
+            **{"bits": 4, "group_size": 128, "desc_act": False, "lm_head": False},
+            "dynamic": {"-:.*self_attn\\.o_gate.*": {}, "-:.*self_attn\\.z_proj.*": {}},
+            **{"quant_method": "gptq", "checkpoint_format": "gptq", "pack_dtype": "int32"},
+            "meta": {"quantizer": ["gptqmodel:5.7.0"], "damp_percent": 0.05, "mse": 0.0},
+        },
+        "int4",
+    ),
+    "Meta-Llama-3.1-8B-Instruct-FP8-hf": (
+        {
+            "config_groups": {
+                "group_0": {
+                    "input_activations": {"num_bits": 8, "strategy": "tensor", "type": "float"},
+                    "targets": ["Linear"],
+                    "weights": {"num_bits": 8, "strategy": "tensor", "type": "float"},
+                }
+            },
+            **{"format": "naive-quantized", "ignore": ["lm_head"]},
+            **{"quant_method": "compressed-tensors", "quantization_status": "frozen"},
+        },
+        "int8",
+    ),
+    "llm-compressor W8A8": (
+        {
+            "config_groups": {
+                "group_0": {
+                    "input_activations": {"dynamic": True, "num_bits": 8, "strategy": "token"},
+                    "output_activations": None,
+                    "targets": ["Linear"],
+                    "weights": {
+                        **{"block_structure": None, "dynamic": False, "group_size": None},
+                        **{"num_bits": 8, "observer": "minmax", "strategy": "channel"},
+                        **{"symmetric": True, "type": "int"},
+                    },
+                }
+            },
+            **{"format": "int-quantized", "ignore": ["lm_head", "embed_tokens"]},
+            **{"kv_cache_scheme": None, "quant_method": "compressed-tensors"},
+        },
+        "int8",
+    ),
+    "compressed-tensors by a scheme's name": (
+        {
+            **{"config_groups": {"W4A16": ["Linear"]}, "format": "pack-quantized"},
+            "quant_method": "compressed-tensors",
+        },
+        "int4",
+    ),
+    "Qwen3-8B-FP8": (
+        {
+            **{"activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8"},
+            "weight_block_size": [128, 128],
+        },
+        "int8",
+    ),
+    "llama-3-8b-bnb-4bit": (
+        {
+            **{"_load_in_4bit": True, "_load_in_8bit": False},
+            **{"bnb_4bit_compute_dtype": "bfloat16", "bnb_4bit_quant_storage": "uint8"},
+            **{"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
+            **{"llm_int8_skip_modules": None, "llm_int8_threshold": 6.0},
+            **{"load_in_4bit": True, "load_in_8bit": False, "quant_method": "bitsandbytes"},
+        },
+        "int8",
+    ),
+    "AutoRound 0.14": (
+        {
+            **{"quant_method": "auto-round", "packing_format": "auto_round:auto_gptq"},
+            **{"bits": 4, "group_size": 128, "sym": True, "data_type": "int", "iters": 0},
+            "extra_config": {"lm_head": {"bits": 16, "data_type": "float"}},
+        },
+        "int4",
+    ),
+    "NVIDIA ModelOpt": (
+        {"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_scheme": None},
+        "int8",
+    ),
+}
+"""Settings of published models, shortened where they are lists of modules."""
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_settings_are_read(name: str) -> None:
+    settings, encoding = PUBLISHED[name]
+    found = quantization_in({"quantization_config": settings})
+    assert found is not None
+    assert found.encoding == FEW_BITS[encoding]
+    assert quantization_in({"compression_config": settings}) is not None
+    assert quantization_in({"quantization_config": None}) is None
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    *(
+        (
+            {"quant_method": method},
+            f"quantized with {method} (config.json: quantization_config) are",
+        )
+        for method in (
+            *("aqlm", "bitnet", "eetq", "exl3", "higgs", "hqq", "mxfp4", "mxfp8", "quanto"),
+            *("quip", "spqr", "torchao", "vptq"),
+        )
+    ),
+    ({"bits": 4}, "a method that has no name (config.json: quantization_config)"),
+    ({"quant_method": "awq", "bits": 3}, "awq with bits 3"),
+    ({"quant_method": "awq", "version": "gemv"}, 'awq version "gemv"'),
+    ({"quant_method": "awq", "zero_point": False}, "awq zero_point false"),
+    ({"quant_method": "awq", "backend": "llm-awq"}, "awq of backend llm-awq"),
+    ({"quant_method": "gptq", "bits": 9}, "gptq with bits 9"),
+    (
+        {"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"},
+        'gptq checkpoint_format "marlin"',
+    ),
+    ({"quant_method": "gptq", "bits": 4, "pack_dtype": "int8"}, 'gptq pack_dtype "int8"'),
+    ({"quant_method": "gptq", "bits": 4, "rotation": "hadamard"}, "gptq and rotation"),
+    (
+        {"quant_method": "auto-round", "bits": 4, "packing_format": "auto_round:fp8"},
+        'auto-round packing_format "auto_round:fp8"',
+    ),
+    ({"quant_method": "fp8", "fmt": "e5m2"}, 'fp8 fmt "e5m2"'),
+    ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, 'modelopt quant_algo "nvfp4"'),
+    (
+        {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "af4"},
+        'bnb_4bit_quant_type "af4"',
+    ),
+    *(
+        ({"quant_method": "compressed-tensors", "format": form}, f'format "{form}"')
+        for form in ("nvfp4-pack-quantized", "mxfp4-pack-quantized", "marlin-24")
+    ),
+    (
+        {
+            "quant_method": "compressed-tensors",
+            "sparsity_config": {"format": "sparse-24-bitmask"},
+        },
+        'sparsity format "sparse-24-bitmask"',
+    ),
+    (
+        {
+            "quant_method": "compressed-tensors",
+            "transform_config": {"config_groups": {"R1": {"type": "hadamard"}}},
+        },
+        "transforms of compressed-tensors",
+    ),
+    (
+        {"quant_method": "compressed-tensors", "config_groups": {"NVFP4": ["Linear"]}},
+        "compressed-tensors scheme NVFP4",
+    ),
+    (
+        {
+            "quant_method": "compressed-tensors",
+            "config_groups": {"a": {"weights": {"type": "float", "num_bits": 4}}},
+        },
+        'type and bits ["float", 4]',
+    ),
+    (
+        {
+            "quant_method": "compressed-tensors",
+            "config_groups": {
+                "a": {
+                    "format": "mxfp4-pack-quantized",
+                    "weights": {"type": "float", "num_bits": 4},
+                }
+            },
+        },
+        'format "mxfp4-pack-quantized"',
+    ),
+]
+
+
+@pytest.mark.parametrize(("settings", "told"), REFUSED)
+def test_other_forms_are_refused_by_name_before_weights_are_read(
+    settings: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    path = requantized(tiny_model("llama", tmp_path), settings)
+    (path / "model.safetensors").unlink()
+    with pytest.raises(UnsupportedModelError) as caught:
+        load(path)
+    assert told in caught.value.message
+    assert (
+        "take the model that they were made from, or a form of it as GGUF" in caught.value.message
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ("awq", 'config.json: quantization_config is "awq", must be an object'),
+        ({"quant_method": 4}, "quantization_config.quant_method is 4, must be a text"),
+        ({"quant_method": "gptq"}, "quantization_config.bits is null, must be a whole number"),
+        ({"quant_method": "gptq", "bits": "4"}, 'quantization_config.bits is "4"'),
+        ({"quant_method": "gptq", "bits": 4, "desc_act": 1}, "desc_act is 1, must be true or"),
+        ({"quant_method": "gptq", "bits": 4, "dynamic": []}, "dynamic is [], must be an object"),
+        ({"quant_method": "fp8", "weight_block_size": 128}, "is 128, must be two sizes"),
+        ({"quant_method": "fp8", "weight_block_size": [128, 0]}, "is [128, 0], must be two"),
+        ({"quant_method": "awq", "group_size": None, "bits": True}, "bits is true, must be a"),
+    ],
+)
+def test_settings_that_make_no_sense_are_named(settings: object, told: str, tmp_path: Path) -> None:
+    path = requantized(tiny_model("llama", tmp_path), settings)
+    with pytest.raises(ModelFilesError) as caught:
+        load(path)
+    assert told in caught.value.message
+
+
+def test_a_family_that_is_not_served_is_refused_as_such(tmp_path: Path) -> None:
+    path = requantized(
+        tiny_model("llama", tmp_path), {"quant_method": "mxfp4"}, model_type="gpt_oss"
+    )
+    with pytest.raises(UnsupportedModelError, match="model type 'gpt_oss' is not served"):
+        load(path)
+
+
+Edit = Callable[[dict[str, torch.Tensor]], None]
+
+
+def _set(name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Edit:
+    def edit(tensors: dict[str, torch.Tensor]) -> None:
+        tensors[name] = change(tensors[name]).contiguous().clone()
+
+    return edit
+
+
+def _without(name: str) -> Edit:
+    def edit(tensors: dict[str, torch.Tensor]) -> None:
+        del tensors[name]
+
+    return edit
+
+
+def _with_first(value: float) -> Callable[[torch.Tensor], torch.Tensor]:
+    def change(tensor: torch.Tensor) -> torch.Tensor:
+        flat = tensor.clone().flatten()
+        flat[0] = value
+        return flat.view(tensor.shape)
+
+    return change
+
+
+_STATE = f"{DOWN_PROJ}.weight.quant_state.bitsandbytes__nf4"
+
+DAMAGED: list[tuple[str, Edit, str]] = [
+    *(
+        (name, _set(f"{DOWN_PROJ}.{part}", _with_first(value)), f"{DOWN_PROJ}.{part} is damaged")
+        for name, part in (
+            ("awq", "scales"),
+            ("gptq", "scales"),
+            ("compressed-tensors, int4", "weight_scale"),
+            ("fp8", "weight_scale_inv"),
+            ("bitsandbytes, int8", "SCB"),
+            ("bitsandbytes, nf4", "weight.nested_absmax"),
+        )
+        for value in (math.nan, math.inf)
+    ),
+    ("fp8", _set(f"{DOWN_PROJ}.weight", lambda old: (old.float() * math.nan).to(old.dtype)),
+     f"{DOWN_PROJ}.weight is damaged: an element is no finite number"),
+    ("awq", _set(f"{DOWN_PROJ}.qweight", lambda old: old[:, :-1]), f"{DOWN_PROJ}.scales has shape"),
+    ("awq", _set(f"{DOWN_PROJ}.qzeros", lambda old: old[:, :-1]), f"{DOWN_PROJ}.qzeros has shape"),
+    ("awq", _set(f"{DOWN_PROJ}.qweight", lambda old: old[:100]),
+     f"tensors of {DOWN_PROJ} do not fit together: group_size 32 does not divide 100 columns"),
+    ("awq", _set(f"{DOWN_PROJ}.qweight", lambda old: old[0]), "must have 2 dimensions"),
+    ("awq", _set(f"{DOWN_PROJ}.qweight", lambda old: old.long()),
+     f"{DOWN_PROJ}.qweight has type I64, must be I32"),
+    ("awq", _without(f"{DOWN_PROJ}.scales"), f"there is no tensor {DOWN_PROJ}.scales"),
+    ("gptq", _set(f"{DOWN_PROJ}.qweight", lambda old: old[:-1]), "does not divide 120 columns"),
+    ("gptq", _set(f"{DOWN_PROJ}.qzeros", lambda old: old[:, :4]),
+     f"{DOWN_PROJ} do not fit together: 4 words of qzeros for 64 rows are codes of 2 bits"),
+    ("gptq", _set(f"{DOWN_PROJ}.g_idx", _with_first(7)), "g_idx has groups 0 to 7, there are 4"),
+    ("gptq", _set(f"{DOWN_PROJ}.g_idx", lambda old: old[:-1]), f"{DOWN_PROJ}.g_idx has shape"),
+    ("compressed-tensors, int4",
+     _set(f"{DOWN_PROJ}.weight_packed", lambda old: old[:, :-1]),
+     f"{DOWN_PROJ} do not fit together: weight_packed has shape [64, 15], weight_shape says"),
+    ("compressed-tensors, int4",
+     _set(f"{DOWN_PROJ}.weight_scale", lambda old: old[:, :-1]),
+     "group_size 32 does not divide 128 columns into 3 groups"),
+    ("compressed-tensors, int4, asymmetric",
+     _set(f"{DOWN_PROJ}.weight_zero_point", lambda old: old[:-1]),
+     f"{DOWN_PROJ}.weight_zero_point has shape [7, 4]"),
+    ("compressed-tensors, int-quantized",
+     _set(f"{DOWN_PROJ}.weight_scale", lambda old: old[:-1]),
+     "weight_scale has shape [63, 1], weight [64, 128]: must be of the tensor, its rows"),
+    ("fp8", _set(f"{DOWN_PROJ}.weight_scale_inv", lambda old: old[:, :-1]),
+     "weight_scale_inv has shape [2, 2], weight [64, 128]"),
+    ("fp8", _set(f"{DOWN_PROJ}.weight", lambda old: old.to(torch.float8_e5m2)),
+     f"{DOWN_PROJ}.weight has type F8_E5M2"),
+    ("bitsandbytes, nf4", _set(f"{DOWN_PROJ}.weight", lambda old: old[:-1]),
+     f"{DOWN_PROJ}.weight has 4095 bytes, {DOWN_PROJ} takes 4096"),
+    ("bitsandbytes, nf4", _set(f"{DOWN_PROJ}.weight.absmax", lambda old: old[:-1]),
+     f"{DOWN_PROJ}.weight.absmax has shape [127]"),
+    ("bitsandbytes, nf4", _set(_STATE, lambda old: old[:-1]), f"{_STATE} is not JSON"),
+    ("bitsandbytes, nf4", _without(_STATE), f"there is no tensor {_STATE}"),
+    ("bitsandbytes, int8", _set(f"{DOWN_PROJ}.weight_format", lambda old: old + 1),
+     f"{DOWN_PROJ} do not fit together: weight_format is not 0"),
+    ("gptq, symmetric",
+     _set(f"{DOWN_PROJ}.bias", _with_first(1)),
+     f"{DOWN_PROJ}.bias is not 0, and the model has no such bias"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "edit", "told"), DAMAGED)
+def test_tensors_that_do_not_fit_are_named(
+    name: str, edit: Edit, told: str, tmp_path: Path
+) -> None:
+    path = packed_model(FORMATS[name], "llama", tmp_path).path
+    tensors = load_file(path / "model.safetensors")
+    edit(tensors)
+    save_file(tensors, path / "model.safetensors")
+    with pytest.raises(StagecoachError) as caught:
+        load(path)
+    assert isinstance(caught.value, ModelFilesError | UnsupportedModelError)
+    assert told in caught.value.message
+    assert load(path, LayerRange(2, 3)).weight_bytes > 0, "other layers are sound"
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_file_that_is_cut_off_is_refused(name: str, tmp_path: Path) -> None:
+    path = packed_model(FORMATS[name], "llama", tmp_path).path
+    file = path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ModelFilesError, match=r"model\.safetensors is truncated"):
+        load(path)
+
+
+def test_a_tensor_of_other_bytes_than_its_shape_has_is_refused(tmp_path: Path) -> None:
+    path = packed_model(FORMATS["awq"], "llama", tmp_path).path
+    file = path / "model.safetensors"
+    data = file.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header[f"{Q_PROJ}.qweight"]["shape"][0] -= 1
+    text = json.dumps(header).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+    with pytest.raises(ModelFilesError, match=rf"{Q_PROJ}\.qweight.* has \d+ bytes"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "file_name", "settings"),
+    [
+        ("gptq", "quantize_config.json", {"bits": 4, "group_size": 32, "desc_act": False}),
+        ("awq", "quant_config.json", {"w_bit": 4, "q_group_size": 32, "version": "GEMM"}),
+    ],
+)
+def test_settings_may_lie_in_a_file_of_their_own(
+    name: str, file_name: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    path = packed_model(FORMATS[name], "llama", tmp_path).path
+    fingerprint = open_model(str(path)).fingerprint
+    requantized(path, None)
+    with pytest.raises(UnsupportedModelError, match=r"quantized weights .*qweight"):
+        load(path)
+    (path / file_name).write_text(json.dumps(settings))
+    assert open_model(str(path)).fingerprint == fingerprint
+    assert load(path).weight_bytes > 0
+
+
+def test_what_changes_the_meaning_of_tensors_changes_the_fingerprint(tmp_path: Path) -> None:
+    path = packed_model(FORMATS["gptq"], "llama", tmp_path).path
+    before = open_model(str(path))
+    requantized(path, {**FORMATS["gptq"].settings, "checkpoint_format": "gptq_v2"})
+    assert open_model(str(path)).fingerprint != before.fingerprint
+    requantized(path, {**FORMATS["gptq"].settings, "damp_percent": 0.1})
+    assert open_model(str(path)).fingerprint == before.fingerprint
+
+
+def test_digests_tell_quantized_weights_apart(tmp_path: Path) -> None:
+    path = packed_model(FORMATS["awq"], "llama", tmp_path).path
+    before = open_model(str(path)).weight_digests()
+    tensors = load_file(path / "model.safetensors")
+    tensors["model.layers.3.mlp.up_proj.qweight"][0, 0] ^= 1
+    save_file(tensors, path / "model.safetensors")
+    after = open_model(str(path)).weight_digests()
+    assert {part for part in before if before[part] != after[part]} == {"layer 3"}
+
+
+def test_scales_of_activations_and_kv_are_left_out_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = packed_model(FORMATS["compressed-tensors, FP8"], "llama", tmp_path).path
+    settings = json.loads((path / "config.json").read_text())["quantization_config"]
+    activations = {"num_bits": 8, "type": "float", "strategy": "tensor"}
+    settings["config_groups"]["group_0"]["input_activations"] = activations
+    requantized(path, {**settings, "kv_cache_scheme": activations})
+    expected = load(path).weight_bytes
+    tensors = load_file(path / "model.safetensors")
+    tensors[f"{Q_PROJ}.input_scale"] = torch.ones(1)
+    tensors["model.layers.1.self_attn.k_scale"] = torch.ones(1)
+    save_file(tensors, path / "model.safetensors")
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        assert load(path).weight_bytes == expected
+    [record] = [one for one in caplog.records if "only weights are quantized" in one.message]
+    assert record.__dict__["not_applied"] == [
+        "config.json: quantization_config.config_groups.group_0.input_activations",
+        "config.json: quantization_config.kv_cache_scheme",
+    ]
+
+
+def test_fp8_with_powers_of_two_for_scales(tmp_path: Path) -> None:
+    """DeepSeek-V3.1 stores exponents: `F8_E8M0`."""
+    path = packed_model(FORMATS["fbgemm_fp8"], "llama", tmp_path).path
+    tensors = load_file(path / "model.safetensors")
+    name = f"{Q_PROJ}.weight_scale"
+    powers = torch.exp2(tensors[name].log2().ceil())
+    tensors[name] = powers.to(torch.float8_e8m0fnu)
+    save_file(tensors, path / "model.safetensors")
+    files = open_model(str(path))
+    with files.open_tensors([f"{Q_PROJ}.weight"]) as reader:
+        found = torch.from_numpy(reader.read(f"{Q_PROJ}.weight"))
+    assert torch.equal(found, tensors[f"{Q_PROJ}.weight"].float() * powers)
+
+
+def test_packed_bytes_may_be_stored_as_another_type(tmp_path: Path) -> None:
+    """`bnb_4bit_quant_storage` is bfloat16 where FSDP shards the weights."""
+    path = packed_model(FORMATS["bitsandbytes, nf4"], "llama", tmp_path).path
+    name = f"{Q_PROJ}.weight"
+    with open_model(str(path)).open_tensors([name]) as reader:
+        expected = reader.read(name)
+    tensors = load_file(path / "model.safetensors")
+    tensors[name] = tensors[name].flatten().view(torch.bfloat16)[:, None]
+    save_file(tensors, path / "model.safetensors")
+    with open_model(str(path)).open_tensors([name]) as reader:
+        assert np.array_equal(reader.read(name), expected)
+
+
+@pytest.mark.parametrize("columns", [48, 80])
+@pytest.mark.parametrize("name", ["compressed-tensors, int8", "fbgemm_fp8", "bitsandbytes, int8"])
+def test_rows_of_no_whole_groups_are_plain_numbers(name: str, columns: int, tmp_path: Path) -> None:
+    checkpoint = packed_model(FORMATS[name], "llama", tmp_path, hidden_size=columns)
+    files, plain = open_model(str(checkpoint.path)), open_model(str(checkpoint.plain))
+    tensor = f"{Q_PROJ}.weight"
+    with files.open_tensors([tensor]) as reader, plain.open_tensors([tensor]) as twin:
+        assert reader.info(tensor).code_bits is None
+        assert np.array_equal(reader.read(tensor), twin.read(tensor))
+    assert load(checkpoint.path).weight_bytes > 0
+
+
+@pytest.mark.parametrize("num_bits", range(1, 9))
+def test_codes_are_unpacked_from_any_bits(num_bits: int) -> None:
+    codes = np.random.default_rng(num_bits).integers(0, 1 << num_bits, (3, 96), np.uint8)
+    words = np.stack([packed_bits(row, num_bits) for row in codes])
+    assert np.array_equal(unpacked(words.astype(np.int32), num_bits), codes)
+
+
+def test_numbers_of_8_bits_are_those_of_torch() -> None:
+    theirs = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
+    torch.testing.assert_close(torch.from_numpy(E4M3), theirs, rtol=0, atol=0, equal_nan=True)
