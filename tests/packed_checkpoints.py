@@ -205,7 +205,9 @@ def nf4(weight: np.ndarray) -> Packed:
     table = np.linspace(-1, 1, 256, dtype=np.float32)
     outer = [np.abs(sizes[at : at + 256] - offset).max() or 1.0 for at in range(0, len(sizes), 256)]
     nested = np.array(outer, np.float32)
-    absmax, codes, numbers = [], [], []
+    absmax: list[int] = []
+    codes: list[int] = []
+    numbers = []
     for index, block in enumerate(blocks):
         step = nested[index // 256]
         code = int(np.abs(table * step + np.float32(offset) - sizes[index]).argmin())

@@ -36,7 +36,12 @@ from stagecoach.model_files.model_files import (
 from stagecoach.model_files.packed_form import Quantization
 from stagecoach.model_files.packed_names import PackedNames
 from stagecoach.model_files.packed_reader import PackedReader
-from stagecoach.model_files.quantization import FILES, quantization_beside, quantization_in
+from stagecoach.model_files.quantization import (
+    FILES,
+    has_old_names,
+    quantization_beside,
+    quantization_in,
+)
 from stagecoach.model_files.safetensors_file import SafetensorsFile
 from stagecoach.model_files.text_file import json_object, read_text
 from stagecoach.model_files.tokenizer_files import HfTokenizerFiles
@@ -155,10 +160,11 @@ class HfFiles(ModelFiles):
         if self.config.model_type not in FAMILIES:
             return None
         found = quantization_in(self.config.raw)
-        for name in FILES if found is None else ():
-            settings = self._json(name)
-            if settings is not None:
-                return quantization_beside(settings, name)
+        if found is None and has_old_names(self._found_shards or ()):
+            for name in FILES:
+                settings = self._json(name)
+                if settings is not None:
+                    return quantization_beside(settings, name)
         return found
 
     @property
@@ -320,19 +326,21 @@ class HfFiles(ModelFiles):
 
     @cached_property
     def _shards(self) -> Mapping[str, str] | None:
-        """Name of the file of every tensor; None without weights.
+        """Name of the file of every tensor; None without weights."""
+        if self._found_shards is None:
+            self._refuse_unknown(_SINGLE)
+            self._refuse_unknown(_INDEX)
+        return self._found_shards
+
+    @cached_property
+    def _found_shards(self) -> Mapping[str, str] | None:
+        """As `_shards`; None also where weights may exist that were not found.
 
         As for transformers, a single file hides an index: a model that is saved in one file into
         the folder of an older one leaves the index of that.
         """
         tensors = self._folder.tensor_types(_SINGLE)
-        if tensors is not None:
-            return dict.fromkeys(tensors, _SINGLE)
-        index = self._index()
-        if index is None:
-            self._refuse_unknown(_SINGLE)
-            self._refuse_unknown(_INDEX)
-        return index
+        return self._index() if tensors is None else dict.fromkeys(tensors, _SINGLE)
 
     @cached_property
     def _packed_names(self) -> PackedNames | None:

@@ -28,6 +28,7 @@ from stagecoach.model_files.stored_matrix import FLOATS, StoredMatrix
 
 _TYPES = ("nf4", "fp4")
 _STATES = tuple(f"weight.quant_state.bitsandbytes__{kind}" for kind in _TYPES)
+_MAX_STATE_BYTES = 1 << 16
 _ROWS = 0
 """`weight_format` of rows one after another; kernels of some cards have others."""
 
@@ -108,8 +109,8 @@ def _scales(stored: StoredMatrix, state: "_State") -> Floats:
     if not state.is_nested:
         return stored.scales("weight.absmax")
     codes = stored.read("weight.absmax")
-    outer = np.repeat(stored.scales("weight.nested_absmax"), state.nested_block_size)
-    scales: Floats = stored.scales("weight.nested_quant_map")[codes] * outer[: len(codes)]
+    outer = stored.scales("weight.nested_absmax")[np.arange(len(codes)) // state.nested_block_size]
+    scales: Floats = stored.scales("weight.nested_quant_map")[codes] * outer
     return scales + np.float32(state.offset)
 
 
@@ -126,7 +127,9 @@ class _State:
     def __init__(self, stored: StoredMatrix) -> None:
         self._part = next((part for part in _STATES if part in stored), _STATES[0])
         self._stored = stored
-        stored.shape(self._part, ("U8",), 1)
+        (size,) = stored.shape(self._part, ("U8",), 1)
+        if size > _MAX_STATE_BYTES:
+            raise self._fault(f"has {size} bytes, at most {_MAX_STATE_BYTES} are read")
         try:
             self._says = json.loads(stored.read(self._part).tobytes())
         except (ValueError, RecursionError) as error:

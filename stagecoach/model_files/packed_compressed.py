@@ -33,7 +33,7 @@ _FORMATS = (
 )
 _STRATEGIES = ("tensor", "channel", "group", "block")
 _INTEGER_TYPES = tuple(("int", bits) for bits in range(2, 9))
-_INTEGER_PRESET = re.compile(r"W([2-8])A(?:4|8|16|FP8|16_ASYM)|W(8)A8|INT(8)")
+_INTEGER_PRESET = re.compile(r"W([2-8])A(?:4|8|16|16_ASYM|FP8)|INT(8)")
 _FLOAT_PRESETS = ("FP8", "FP8_DYNAMIC", "FP8_BLOCK")
 _PRESET_GROUP_SIZE, _PRESET_BLOCK = 128, (128, 128)
 _INDICES = ("I32", "I64")
@@ -159,8 +159,7 @@ def _opened(
         )
     num_bits = fitting[0]
     num_groups = _num_groups(stored, num_rows)
-    sizes = {num_columns} if num_groups == 1 else group_sizes
-    group_size = stored.group_size(num_columns, num_groups, sizes)
+    group_size = stored.group_size(num_columns, num_groups, group_sizes)
     order = _scattered(stored, num_columns, num_groups, group_size)
     has_zeros = "weight_zero_point" in stored
     packed_rows = -(-num_rows * num_bits // 32)

@@ -51,14 +51,13 @@ def fp8(settings: QuantizationSettings) -> Quantization:
     """
     settings.choice("fp8 fmt", settings.text("fmt", default="e4m3"), "e4m3", "float8_e4m3fn")
     block = settings.pair("weight_block_size")
-    scheme = settings.text("activation_scheme")
-    applied = () if not scheme else (f"{settings.path}.activation_scheme",)
-    return _fp8("fp8", Layout(() if block is None else (block,)), applied)
+    layout = Layout(() if block is None else (block,))
+    return _fp8("fp8", settings, layout, "activation_scheme")
 
 
 def fbgemm_fp8(settings: QuantizationSettings) -> Quantization:
     """Reads the settings of checkpoints in FP8 for FBGEMM, with a scale a row."""
-    return _fp8("fbgemm_fp8", Layout(), (f"{settings.path}.activation_scale_ub",))
+    return _fp8("fbgemm_fp8", settings, Layout(), "activation_scale_ub")
 
 
 def modelopt(settings: QuantizationSettings) -> Quantization:
@@ -71,17 +70,21 @@ def modelopt(settings: QuantizationSettings) -> Quantization:
     inner = settings.within("quantization")
     settings = inner if inner.values else settings
     settings.choice("modelopt quant_algo", settings.text("quant_algo"), "fp8")
-    return _fp8("modelopt", Layout(), (f"{settings.path}.quant_algo",))
+    return _fp8("modelopt", settings, Layout(), "quant_algo")
 
 
-def _fp8(method: str, layout: Layout, not_applied: tuple[str, ...]) -> Quantization:
+def _fp8(
+    method: str, settings: QuantizationSettings, layout: Layout, activations: str
+) -> Quantization:
+    """Describes a checkpoint in FP8, where the key `activations` says how those are quantized."""
+    is_applied = settings.get(activations) is None
     return Quantization(
         method=method,
         encoding=INT8,
         forms=(scaled_form(layout),),
         says={"method": method, "blocks": sorted(layout.blocks)},
         not_read=UNREAD_SCALES,
-        not_applied=not_applied,
+        not_applied=() if is_applied else (f"{settings.path}.{activations}",),
     )
 
 

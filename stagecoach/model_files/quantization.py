@@ -1,6 +1,6 @@
 """How a checkpoint says that it is quantized: one entry for each tool whose files are served."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from stagecoach.contract.errors import ModelFilesError
 from stagecoach.model_files.frozen_json import shown
@@ -41,6 +41,15 @@ def quantization_in(raw: Mapping[str, object]) -> Quantization | None:
                 raise ModelFilesError(f"config.json: {key} is {shown(settings)}, must be an object")
             return _read(QuantizationSettings(settings, f"config.json: {key}"), method=None)
     return None
+
+
+def has_old_names(stored: Collection[str]) -> bool:
+    """Whether stored tensors are those of tools that wrote a file beside config.json.
+
+    Args:
+        stored: Names of the tensors.
+    """
+    return any(name.endswith(".qweight") for name in stored)
 
 
 def quantization_beside(settings: Mapping[str, object], file_name: str) -> Quantization:

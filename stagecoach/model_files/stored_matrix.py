@@ -83,16 +83,17 @@ class StoredMatrix:
         return shape
 
     def shape(self, part: str, dtypes: tuple[str, ...], num_dimensions: int) -> tuple[int, ...]:
-        """Shape of a tensor of so many dimensions.
+        """Shape of a tensor of so many dimensions, none of them 0.
 
         Raises:
             UnsupportedModelError: It has another dtype.
-            ModelFilesError: It has another number of dimensions.
+            ModelFilesError: It has another number of dimensions, or is empty.
         """
         shape = self.any_shape(part, dtypes)
-        if len(shape) != num_dimensions:
+        if len(shape) != num_dimensions or 0 in shape:
             raise ModelFilesError(
-                f"{self.name(part)} has shape {list(shape)}, must have {num_dimensions} dimensions"
+                f"{self.name(part)} has shape {list(shape)}, must have {num_dimensions} dimensions,"
+                " none of them 0"
             )
         return shape
 
@@ -157,7 +158,7 @@ class StoredMatrix:
         """
         for size in sizes:
             columns = num_columns if size < 1 else size
-            if columns * num_groups == num_columns:
+            if num_groups and columns * num_groups == num_columns:
                 return columns
         said = " or ".join(map(str, sorted(sizes)))
         raise self.misfit(

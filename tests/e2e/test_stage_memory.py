@@ -94,7 +94,7 @@ def write_awq(folder: Path) -> int:
     shapes = {f"self_attn.{name}_proj": (width, width) for name in "qkvo"}
     shapes |= {"mlp.gate_proj": (inner, width), "mlp.up_proj": (inner, width)}
     shapes |= {"mlp.down_proj": (width, inner)}
-    tensors = {
+    tensors: dict[str, np.ndarray] = {
         name: np.full((4096, width), 0.01, np.float16)
         for name in ("model.embed_tokens.weight", "lm_head.weight")
     }

@@ -93,8 +93,8 @@ def gemma(tmp_path: Path) -> list[str]:
     return model_of(tmp_path, "gemma2")
 
 
-def model_of(folder: Path, model_type: str) -> list[str]:
-    config = {"model_type": model_type, "torch_dtype": "bfloat16"}
+def model_of(folder: Path, model_type: str, **more: object) -> list[str]:
+    config = {"model_type": model_type, "torch_dtype": "bfloat16", **more}
     (folder / "config.json").write_text(json.dumps(config))
     return ["--model", str(folder)]
 

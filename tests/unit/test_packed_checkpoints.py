@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from stage_server.model.layer_stack import LayerStack, load_layer_stack
+from stage_server.model.lean_blueprint import is_plain
 from stagecoach.contract.errors import ModelFilesError, StagecoachError, UnsupportedModelError
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.precision import FEW_BITS, DType, Precision
@@ -363,6 +364,10 @@ DAMAGED: list[tuple[str, Edit, str]] = [
     ("awq", _set(f"{DOWN_PROJ}.qweight", lambda old: old[0]), "must have 2 dimensions"),
     ("awq", _set(f"{DOWN_PROJ}.qweight", lambda old: old.long()),
      f"{DOWN_PROJ}.qweight has type I64, must be I32"),
+    *((name, _set(f"{DOWN_PROJ}.{part}", lambda old: old[:, :0]), "none of them 0")
+      for name, part in (("awq", "qweight"), ("gptq", "qzeros"), ("fp8", "weight"),
+                         ("compressed-tensors, int4", "weight_packed"))),
+    ("bitsandbytes, nf4", _set(_STATE, lambda old: old.repeat(1000)), "at most 65536 are read"),
     ("awq", _without(f"{DOWN_PROJ}.scales"), f"there is no tensor {DOWN_PROJ}.scales"),
     ("gptq", _set(f"{DOWN_PROJ}.qweight", lambda old: old[:-1]), "does not divide 120 columns"),
     ("gptq", _set(f"{DOWN_PROJ}.qzeros", lambda old: old[:, :4]),
@@ -535,6 +540,11 @@ def test_rows_of_no_whole_groups_are_plain_numbers(name: str, columns: int, tmp_
         assert reader.info(tensor).code_bits is None
         assert np.array_equal(reader.read(tensor), twin.read(tensor))
     assert load(checkpoint.path).weight_bytes > 0
+
+
+def test_a_quantized_llama_is_loaded_without_transformers(tmp_path: Path) -> None:
+    path = packed_model(FORMATS["awq"], "llama", tmp_path).path
+    assert is_plain(open_model(str(path)).config)
 
 
 @pytest.mark.parametrize("num_bits", range(1, 9))
