@@ -42,7 +42,11 @@ def awq(
     """
     num_bits = settings.whole("bits", "w_bit", default=_BITS)
     settings.choice("awq with bits", num_bits, _BITS)
-    settings.choice("awq version", settings.text("version", default="gemm"), "gemm")
+    settings.choice(
+        "awq version",
+        settings.text("version", "checkpoint_format", "format", default="gemm"),
+        "gemm",
+    )
     settings.choice("awq zero_point", settings.flag("zero_point", default=True), True)
     backend = settings.text("backend", default="autoawq")
     if backend == "llm-awq":

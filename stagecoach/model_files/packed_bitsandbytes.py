@@ -59,8 +59,10 @@ def bitsandbytes(settings: QuantizationSettings) -> Quantization:
 def _opened_8bit(stored: StoredMatrix) -> PackedMatrix:
     num_rows, num_columns = stored.shape("weight", ("I8",), 2)
     stored.check_shape("SCB", FLOATS, (num_rows,), (num_rows, 1), (1, num_rows))
-    if "weight_format" in stored and stored.read("weight_format").reshape(-1)[0] != _ROWS:
-        raise stored.misfit("weight_format is not 0, rows one after another")
+    if "weight_format" in stored:
+        stored.check_shape("weight_format", ("U8", "I8", "I32", "I64"), (), (1,))
+        if (stored.read("weight_format") != _ROWS).any():
+            raise stored.misfit("weight_format is not 0, rows one after another")
 
     def load() -> IntegerMatrix:
         scales = stored.scales("SCB").reshape(num_rows, 1) / np.float32(127)

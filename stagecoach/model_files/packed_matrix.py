@@ -87,20 +87,14 @@ class IntegerMatrix:
 
     def values(self, start: int, end: int) -> Floats:
         """Multiplies in float32."""
-        codes = self._codes(start, end)
-        scales, num_columns = self._scales, codes.shape[1]
-        zeros = self._zeros_of(start, end)
-        signed = codes.astype(np.float32)
-        signed -= np.float32(self._middle) if zeros is None else scales.spread(zeros, num_columns)
-        signed *= scales.spread(scales.values[start:end], num_columns)
-        return signed
+        return self._numbers(self._codes(start, end), start, end)
 
     def groups(self, start: int, end: int) -> GroupedRows:
         """Keeps the codes where groups are kept; rounds the numbers otherwise."""
         scales, zeros = self._scales, self._zeros_of(start, end)
         codes = self._codes(start, end)
         if not _is_kept(scales.group_size, codes.shape[1], scales.group_of_column is not None):
-            return rounded_rows(self.values(start, end))
+            return rounded_rows(self._numbers(codes, start, end))
         size = scales.values.shape[1]
         repeats = codes.shape[1] // GROUP_MULTIPLE // size
         steps = scales.values[start:end]
@@ -111,6 +105,14 @@ class IntegerMatrix:
             np.repeat(steps, repeats, axis=1),
             None if offsets is None else np.repeat(offsets, repeats, axis=1),
         )
+
+    def _numbers(self, codes: Codes, start: int, end: int) -> Floats:
+        scales, num_columns = self._scales, codes.shape[1]
+        zeros = self._zeros_of(start, end)
+        signed = codes.astype(np.float32)
+        signed -= np.float32(self._middle) if zeros is None else scales.spread(zeros, num_columns)
+        signed *= scales.spread(scales.values[start:end], num_columns)
+        return signed
 
     def _zeros_of(self, start: int, end: int) -> Floats | None:
         return None if self._zeros is None else self._zeros[start:end].astype(np.float32)

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from stage_server.model.layer_stack import LayerStack, load_layer_stack
+from stagecoach.contract.errors import ModelFilesError
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.precision import FEW_BITS, INT4, INT8, DType, Encoding, Precision
 from stagecoach.model_files import open_model
 from tests.layer_ranges import split_evenly
-from tests.packed_checkpoints import FORMATS, Checkpoint, packed_model
+from tests.packed_checkpoints import FORMATS, Checkpoint, Format, Packed, packed_model
 from tests.parity.test_few_bits import Twin, difference
 from tests.parity.test_layer_stack import PROMPT, SplitModel, generate
 from tests.tiny_models import NUM_LAYERS
@@ -160,3 +161,54 @@ def test_tensors_of_a_matrix_may_lie_in_several_files(name: str, tmp_path: Path)
     expected = SplitModel(load(whole.path, 1)).logits(PROMPT)
     assert torch.equal(SplitModel(load(parts.path, 3)).logits(PROMPT), expected)
     assert open_model(str(whole.path)).fingerprint == open_model(str(parts.path)).fingerprint
+
+
+def more_bits(four: Format, eight: Format, **settings: object) -> Format:
+    """The last matrix of each MLP in 8 bits, all others in 4."""
+
+    def make(weight: np.ndarray) -> Packed:
+        return (eight if weight.shape == (64, 128) else four).make(weight)
+
+    return Format(make, {**four.settings, **settings}, "int4", 4)
+
+
+MIXED = {
+    "gptq": more_bits(
+        FORMATS["gptq"],
+        FORMATS["gptq, 8 bits"],
+        dynamic={"+:.*down_proj": {"bits": 8, "group_size": -1}, "-:.*lm_head": {}},
+    ),
+    "compressed-tensors": more_bits(
+        FORMATS["compressed-tensors, int4"],
+        FORMATS["compressed-tensors, FP8"],
+        format="mixed-precision",
+        config_groups={
+            "group_0": {
+                **{"format": "pack-quantized", "targets": ["re:.*(proj)$"]},
+                "weights": {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 32},
+            },
+            "group_1": {
+                **{"format": "float-quantized", "targets": ["re:.*down_proj"]},
+                "weights": {"num_bits": 8, "type": "float", "strategy": "channel"},
+            },
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_modules_may_have_other_bits(name: str, tmp_path: Path) -> None:
+    checkpoint = packed_model(MIXED[name], "llama", tmp_path)
+    expected = SplitModel(load(checkpoint.plain, 1)).logits(PROMPT)
+    assert torch.equal(SplitModel(load(checkpoint.path, 3)).logits(PROMPT), expected)
+    token_ids, logits = generate(load(checkpoint.path, 1, INT4))
+    again, others = generate(load(checkpoint.path, 3, INT4))
+    assert again == token_ids
+    assert torch.equal(others, logits)
+
+
+def test_bits_that_the_settings_do_not_name_are_refused(tmp_path: Path) -> None:
+    format_ = more_bits(FORMATS["gptq"], FORMATS["gptq, 8 bits"])
+    path = packed_model(format_, "llama", tmp_path).path
+    with pytest.raises(ModelFilesError, match=r"down_proj do not .*codes of 8 bits, .* says 4"):
+        load(path, 1)
