@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from tests.import_memory import RUN_MEASURED, STAGE_MODULES, import_and_end_bytes
+from tests.packed_checkpoints import FORMATS, packed_model
 from tests.tiny_models import tiny_gguf, tiny_model
 
 START_S = 300.0
@@ -143,3 +145,19 @@ def test_f13_a_range_that_the_model_does_not_have_is_refused(
 @pytest.mark.slow_fault
 def test_f13_a_model_that_is_not_there_is_refused(tmp_path: Path) -> None:
     refused(tmp_path / "nothing-here", "nothing-here")
+
+
+def test_weights_quantized_in_another_form_are_named(tmp_path: Path) -> None:
+    path = tiny_model("llama", tmp_path)
+    config = json.loads((path / "config.json").read_text())
+    settings = {"quantization_config": {"quant_method": "aqlm"}}
+    (path / "config.json").write_text(json.dumps({**config, **settings}))
+    refused(path, "weights quantized with aqlm (config.json: quantization_config) are not served")
+
+
+def test_a_scale_that_is_no_number_is_named(tmp_path: Path) -> None:
+    path = packed_model(FORMATS["awq"], "llama", tmp_path).path
+    tensors = load_file(path / "model.safetensors")
+    tensors["model.layers.3.mlp.up_proj.scales"][0, 0] = float("nan")
+    save_file(tensors, path / "model.safetensors")
+    refused(path, "model.layers.3.mlp.up_proj.scales is damaged: a scale is no number")

@@ -423,6 +423,37 @@ def test_tensors_that_do_not_fit_are_named(
     assert load(path, LayerRange(2, 3)).weight_bytes > 0, "other layers are sound"
 
 
+CHANGES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "flat": lambda old: old.flatten(),
+    "of one more dimension": lambda old: old[None],
+    "empty": lambda old: old.flatten()[:0],
+    "transposed": lambda old: old.T if old.dim() == 2 else old.repeat(2),
+    "shorter": lambda old: old[:-1] if old.dim() else old[None],
+    "of another type": lambda old: old.to(torch.float64),
+    "of ones in its bits": lambda old: (
+        torch.full_like(old.flatten().view(torch.uint8), 255).view(old.dtype).view(old.shape)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_whatever_a_tensor_is_no_error_is_of_another_class(name: str, tmp_path: Path) -> None:
+    """A change may leave a matrix valid; what is not is refused in words."""
+    path = packed_model(FORMATS[name], "llama", tmp_path, num_hidden_layers=1).path
+    sound = load_file(path / "model.safetensors")
+    messages = []
+    for tensor in (name for name in sound if name.startswith(DOWN_PROJ)):
+        for change in CHANGES.values():
+            changed = {**sound, tensor: change(sound[tensor]).contiguous().clone()}
+            save_file(changed, path / "model.safetensors")
+            try:
+                load(path, LayerRange(0, 1))
+            except (ModelFilesError, UnsupportedModelError) as error:
+                messages.append(error.message)
+    assert len(messages) > 4
+    assert all(DOWN_PROJ in message for message in messages)
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_file_that_is_cut_off_is_refused(name: str, tmp_path: Path) -> None:
     path = packed_model(FORMATS[name], "llama", tmp_path).path
