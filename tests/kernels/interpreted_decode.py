@@ -175,6 +175,20 @@ def test_keys_and_values_of_eight_bits_are_decoded(num_processors: int) -> None:
     check(Case([150, 3], is_int8=True), num_processors=num_processors)
 
 
+@pytest.mark.parametrize("num_processors", [1, 28])
+def test_small_values_of_eight_bits_are_not_lost_in_sixteen(num_processors: int) -> None:
+    """A weight times their scale is below what float16 holds."""
+    case = Case([150, 3], is_int8=True, dtype=torch.float16)
+    assert case.scales is not None
+    case.scales[1] *= 2**-14
+    found = case.decode(num_processors=num_processors).float()
+    expected = case.twin().float()
+    largest = expected[case.rows].abs().max()
+    assert largest < 0.01
+    difference = (found - expected)[case.rows].abs().max()
+    assert difference < 2 * TOLERANCES[torch.float16] * largest
+
+
 @pytest.mark.parametrize(
     ("heads", "window", "num_processors"),
     [((2, 2), None, 1), ((8, 2), None, 1), ((8, 2), 40, 1), ((2, 2), None, 28)],

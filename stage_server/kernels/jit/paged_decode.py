@@ -101,8 +101,14 @@ def decode_splits_kernel(
         if HAS_SCALES:
             offset = offsets_at(value_scales, place, is_seen)
             result += tl.sum(weight * offset[None, :], 1)[:, None]
-            weight *= scales_at(value_scales, place, is_seen)[None, :]
-        result += tl.dot(weight.to(queries.dtype), value, input_precision="ieee")
+            scale = scales_at(value_scales, place, is_seen)
+            # Scales may be so small that a weight times one is lost in 16 bits.
+            largest = tl.max(scale, 0)
+            weight *= (scale / tl.where(largest > 0, largest, 1.0))[None, :]
+        product = tl.dot(weight.to(queries.dtype), value, input_precision="ieee")
+        if HAS_SCALES:
+            product *= largest
+        result += product
         highest = higher
 
     is_empty = start >= stop
