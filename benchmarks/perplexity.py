@@ -1,4 +1,4 @@
-"""What each form of the demo's weights costs in quality, beside transformers in float32.
+"""What each form of the demo's weights and KV costs in quality, beside transformers in float32.
 
 The text is the first thirty decisions of this repository, which do not change any more. Every form
 is a cluster of three stages that `coordinator-cli perplexity` asks, as a user would; transformers
@@ -24,12 +24,13 @@ from tests.demo_model import demo_gguf, read_with_transformers
 
 ROOT = Path(__file__).resolve().parents[1]
 CONTEXT, STRIDE = 512, 256
-FORMS: Mapping[str, str] = {
-    "float32": "float32",
-    "float16": "float16",
-    "auto (the bits of the file)": "auto",
+FORMS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "float32": ("float32", ()),
+    "float16": ("float16", ()),
+    "auto (the bits of the file)": ("auto", ()),
+    "float32, KV in int8": ("float32", ("--kv-dtype", "int8")),
 }
-"""`--dtype` of `up`, by the name of the form."""
+"""`--dtype` and further flags of `up`, by the name of the form."""
 
 
 def main() -> None:
@@ -39,8 +40,8 @@ def main() -> None:
     options = parser.parse_args()
     text = "".join(path.read_text() for path in sorted(ROOT.glob("docs/decisions/00[0-2]*.md")))
     found = {"transformers, float32": by_transformers(text)}
-    for name, dtype in FORMS.items():
-        with running_cluster("demo", dtype=dtype) as address:
+    for name, (dtype, flags) in FORMS.items():
+        with running_cluster("demo", dtype=dtype, flags=flags) as address:
             found[name] = by_command(address, text)
     if options.json:
         print_json({"perplexity": {name: figures(one) for name, one in found.items()}})
