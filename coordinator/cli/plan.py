@@ -7,7 +7,7 @@ import typer
 from coordinator.cli.shared.batch_sizes import read_batch_sizes
 from coordinator.cli.shared.failures import reported_failures
 from stagecoach.contract.errors import InvalidArgumentError
-from stagecoach.contract.precision import FEW_BITS, Encoding, KvFormat
+from stagecoach.contract.precision import Encoding, KvFormat
 from stagecoach.contract.stage_choices import KV_DTYPE_NAMES
 from stagecoach.process import value_completion
 
@@ -35,7 +35,8 @@ def plan(
         typer.Option(
             metavar="NAME",
             autocompletion=value_completion.planned_weights,
-            help="Form of the matrices: int4, int8, or auto, which is that of the files.",
+            help="Form of the matrices: int4, int8, that of a GGUF file such as q4_k_m, or auto, "
+            "which is that of the files.",
         ),
     ] = "auto",
     kv_dtype: Annotated[
@@ -110,11 +111,14 @@ def plan(
 
 
 def _few_bits(name: str) -> Encoding:
-    if name not in FEW_BITS:
+    from stagecoach.roofline.few_bits import PLANNED
+
+    encoding = PLANNED.get(name.lower())
+    if encoding is None:
         raise InvalidArgumentError(
-            f"weights {name!r} is not one of auto, {', '.join(FEW_BITS)}", field="weights"
+            f"weights {name!r} is not one of auto, {', '.join(PLANNED)}", field="weights"
         )
-    return FEW_BITS[name]
+    return encoding
 
 
 def _share(field: str, value: float) -> float:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 
-from stagecoach.contract.precision import FEW_BITS
 from stagecoach.contract.stage_choices import (
     DTYPE_NAMES,
     ENGINE_NAMES,
@@ -45,7 +44,9 @@ def weights(incomplete: str) -> list[str]:
 
 def planned_weights(incomplete: str) -> list[str]:
     """Values of the planner's `--weights`."""
-    return _beginning_with(incomplete, ("auto", *FEW_BITS))
+    from stagecoach.roofline.few_bits import PLANNED
+
+    return _beginning_with(incomplete, ("auto", *PLANNED))
 
 
 def kv_dtypes(incomplete: str) -> list[str]:

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from typing import Self
 
 from stagecoach.contract.errors import InvalidArgumentError, UnsupportedModelError
-from stagecoach.contract.precision import FEW_BITS, INT8, DType, Encoding, Precision
+from stagecoach.contract.precision import INT8, DType, Encoding, Precision
 from stagecoach.model_files.config import ModelConfig
 from stagecoach.model_files.families import FAMILIES
 from stagecoach.model_files.family import MODULE_LAUNCHES
+from stagecoach.roofline.few_bits import PLANNED
 
 DEVICE_DTYPES = (DType.FLOAT16, DType.BFLOAT16)
 """Dtypes for whose arithmetic the figures of the table of devices hold."""
@@ -129,7 +130,7 @@ class ModelShape:
     @property
     def is_in_few_bits(self) -> bool:
         """Whether matrices are codes, which are multiplied otherwise than plain numbers."""
-        return self.precision.weights in FEW_BITS.values()
+        return self.precision.weights in PLANNED.values()
 
     @property
     def shares_head(self) -> bool:

@@ -170,6 +170,23 @@ def test_another_form_of_kv_is_refused_by_name() -> None:
     assert "--kv-dtype 'q8_0' is not one of float32, float16, bfloat16, int8" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"), [("Q4_0", "int4"), ("q4_k_m", "q4_k_m"), ("q8_0", "int8")]
+)
+def test_weights_are_planned_by_the_name_of_a_gguf_file(name: str, expected: str) -> None:
+    """In Q4_K_M a part of each layer has 8 bits, so it is between the two."""
+    flags = "--model", "shape:llama-2-13b", *("--gpu", "rtx-3060-12gb") * 3
+    found, int4, int8 = (
+        json.loads(run(*flags, "--weights", each, "--json").stdout)
+        for each in (name, "int4", "int8")
+    )
+    assert found["weights"] == expected
+    bits = [each["bits_per_weight"] for each in (int4, found, int8)]
+    assert bits == sorted(bits)
+    speeds = [each["rows"][0]["one_micro_batch"]["tokens_per_s"] for each in (int8, found, int4)]
+    assert speeds == sorted(speeds)
+
+
 def test_a_file_is_planned_in_its_own_bits() -> None:
     answer = json.loads(run("--model", "demo", "--gpu", "t4-16gb", "--json").stdout)
     assert answer["weights"] == "int4"
@@ -198,6 +215,6 @@ def test_a_checkpoint_that_no_stage_reads_is_not_planned(tmp_path: Path) -> None
 
 
 def test_another_form_of_weights_is_refused_by_name() -> None:
-    result = run("--model", "demo", "--gpu", "t4-16gb", "--weights", "q4_k_m")
+    result = run("--model", "demo", "--gpu", "t4-16gb", "--weights", "q9_k")
     assert result.exit_code == 2
-    assert "--weights 'q4_k_m' is not one of auto, int4, int8" in result.stderr
+    assert "--weights 'q9_k' is not one of auto, int4, int8, q4_0" in result.stderr
