@@ -124,6 +124,7 @@ def test_no_command_is_without_a_test() -> None:
         ("coordinator-cli", "serve"),
         ("coordinator-cli", "plan"),
         ("coordinator-cli", "bench"),
+        ("coordinator-cli", "perplexity"),
         ("coordinator-cli", "certs"),
         ("coordinator-cli", "keys"),
         ("export", "STAGECOACH_COORDINATOR=192.168.1.10:50050"),
@@ -172,6 +173,12 @@ def test_the_emulated_cluster_serves_token_ids() -> None:
             STAGECOACH_COORDINATOR=ready["grpc"],
         )
         assert len(json.loads(answer)["token_ids"]) == 4
+
+
+def test_the_perplexity(coordinator: str) -> None:
+    [command] = commands_of("coordinator-cli", "perplexity")
+    text = output_of(f"{command} --limit 64", STAGECOACH_COORDINATOR=coordinator)
+    assert "perplexity" in text.lower()
 
 
 def test_the_bench(coordinator: str, tmp_path: Path) -> None:
