@@ -14,8 +14,8 @@ class Perplexity:
     """Tokens that were counted."""
     mean_nll: float
     """Mean negative log-likelihood of a token."""
-    mean_nll_error: float
-    """Standard error of `mean_nll`; infinite for one token."""
+    mean_nll_error: float | None
+    """Standard error of `mean_nll`; None for one token, which has none."""
     bits_per_byte: float
     """Bits that the model needs for a byte of the text in UTF-8."""
 
@@ -30,7 +30,7 @@ class Perplexity:
         count = len(logprobs)
         mean = -math.fsum(logprobs) / count
         squares = math.fsum((logprob + mean) ** 2 for logprob in logprobs)
-        error = math.sqrt(squares / (count - 1) / count) if count > 1 else math.inf
+        error = math.sqrt(squares / (count - 1) / count) if count > 1 else None
         return cls(
             num_tokens=count,
             mean_nll=mean,
@@ -40,10 +40,13 @@ class Perplexity:
 
     @property
     def perplexity(self) -> float:
-        """The exponential of `mean_nll`."""
-        return math.exp(self.mean_nll)
+        """The exponential of `mean_nll`; infinite where that is no float."""
+        try:
+            return math.exp(self.mean_nll)
+        except OverflowError:
+            return math.inf
 
     @property
-    def standard_error(self) -> float:
+    def standard_error(self) -> float | None:
         """Standard error of `perplexity`, to first order, as if tokens were independent."""
-        return self.perplexity * self.mean_nll_error
+        return None if self.mean_nll_error is None else self.perplexity * self.mean_nll_error

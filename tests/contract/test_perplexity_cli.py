@@ -125,6 +125,18 @@ def test_people_get_two_lines_of_what_is_piped_in(address: str) -> None:
     assert second.startswith(f"{len(TEXT.encode()) - 1} tokens in windows of 128 every 64; ")
 
 
+def test_one_token_has_no_standard_error(address: str) -> None:
+    done = run(address, "-", "--json", stdin=b"ab")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout, parse_constant=pytest.fail)
+    assert found["tokens"] == 1
+    assert (found["standard_error"], found["mean_nll_error"]) == (None, None)
+    assert found["perplexity"] == pytest.approx(math.exp(found["mean_nll"]))
+    lines = run(address, "-", "--limit", "2", stdin=TEXT.encode()).stdout.decode().splitlines()
+    assert "+/-" not in lines[0]
+    assert lines[1].startswith("1 token in windows of ")
+
+
 @pytest.mark.parametrize(
     ("data", "options", "code", "words"),
     [

@@ -1,5 +1,6 @@
 """The windows of a text, and what is made of the log-probabilities of its tokens."""
 
+import json
 import math
 import statistics
 
@@ -7,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coordinator.perplexity.measure import Measured
+from coordinator.perplexity.report import print_json
 from coordinator.perplexity.result import Perplexity
 from coordinator.perplexity.text_tokens import pieces
 from coordinator.perplexity.windows import WindowPlan
@@ -58,7 +61,23 @@ def test_the_figures_are_those_of_the_textbook() -> None:
     assert found.perplexity == pytest.approx(statistics.geometric_mean(map(math.exp, surprise)))
     assert found.standard_error == pytest.approx(found.perplexity * found.mean_nll_error)
     assert found.bits_per_byte == pytest.approx(math.log2(found.perplexity) / 4)
-    assert Perplexity.of([-1.0], tokens_per_byte=1.0).mean_nll_error == math.inf
+    assert Perplexity.of([-1.0], tokens_per_byte=1.0).mean_nll_error is None
+
+
+@pytest.mark.parametrize("logprobs", [[-1.0], [-1.0, -math.inf], [-800.0, -801.0]])
+def test_the_json_is_json_whatever_came_out(
+    logprobs: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_json(
+        Measured(
+            model_id="m",
+            windows=WindowPlan(context=8, stride=4, num_begin_tokens=0),
+            perplexity=Perplexity.of(logprobs, tokens_per_byte=1.0),
+        )
+    )
+    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert found["tokens"] == len(logprobs)
+    assert (found["perplexity"] is None) == (sum(logprobs) < -700)
 
 
 @given(st.text(alphabet="ab\n", max_size=60), st.integers(1, 10))
