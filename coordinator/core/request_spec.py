@@ -184,7 +184,7 @@ class RequestSpec:
     def __post_init__(self) -> None:
         if self.max_tokens is not None and not 0 <= self.max_tokens <= MAX_UINT32:
             raise InvalidArgumentError(
-                f"max_tokens is {self.max_tokens}, must be in [1, {MAX_UINT32}]",
+                f"max_tokens is {self.max_tokens}, must be in [0, {MAX_UINT32}]",
                 field="max_tokens",
             )
         if self.max_tokens == 0 and self.prompt_logprobs is None:

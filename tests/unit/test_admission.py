@@ -162,3 +162,6 @@ async def test_without_output_a_prompt_may_fill_the_context() -> None:
     with pytest.raises(InvalidArgumentError, match="max_tokens is 0") as caught:
         replace(spec, prompt_logprobs=None)
     assert caught.value.field == "max_tokens"
+    with pytest.raises(InvalidArgumentError, match=r"max_tokens is -1, must be in \[0, ") as caught:
+        replace(spec, max_tokens=-1)
+    assert caught.value.field == "max_tokens"

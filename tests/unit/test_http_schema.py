@@ -469,6 +469,12 @@ def test_most_tokens_may_be_as_many_as_fit(
     assert specs[0][0].max_tokens == expected
 
 
+@pytest.mark.parametrize(("model", "least"), [(ChatCompletionRequest, 1), (CompletionRequest, 0)])
+def test_too_few_tokens_are_refused_with_the_least(model: type[BaseModel], least: int) -> None:
+    with pytest.raises(ValidationError, match=f"is -2, must be at least {least}, or -1"):
+        read(model, {"max_tokens": -2})
+
+
 def test_a_top_p_of_nothing_keeps_the_likeliest_token() -> None:
     [[spec]] = completion_specs(CompletionRequest.model_validate({"prompt": "x", "top_p": 0}), "r")
     assert spec.sampling == SamplingParams(temperature=1.0, top_k=1)

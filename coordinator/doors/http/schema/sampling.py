@@ -74,7 +74,9 @@ Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
 def _check_tokens_or_none(value: int) -> int:
-    return value if value == 0 else _check_max_tokens(value)
+    if value < 0 and value != NO_LIMIT:
+        raise ValueError(f"is {value}, must be at least 0, or {NO_LIMIT} for as many as fit")
+    return value
 
 
 MaxTokensOrNone = Annotated[
