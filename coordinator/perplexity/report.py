@@ -31,8 +31,9 @@ def print_lines(measured: Measured) -> None:
     found, windows = measured.perplexity, measured.windows
     error = "" if found.standard_error is None else f" +/- {found.standard_error:.4f}"
     print(f"perplexity {found.perplexity:.4f}{error} of {measured.model_id}")
+    tokens = "1 token" if found.num_tokens == 1 else f"{found.num_tokens} tokens"
     print(
-        f"{found.num_tokens} token{'' if found.num_tokens == 1 else 's'} in windows of {windows.context} every {windows.stride};"
+        f"{tokens} in windows of {windows.context} every {windows.stride};"
         f" {found.mean_nll:.5f} nats a token, {found.bits_per_byte:.5f} bits a byte"
     )
 

@@ -8,9 +8,7 @@ from typing import NamedTuple
 from coordinator.core.request_spec import Prompt, TextPrompt
 from coordinator.core.turn import Turn
 from coordinator.doors.http.answer import SpellToken
-
-_MAX_SKIPPED = 256
-"""Characters that a tokenizer may have left out or rewritten before a token that is found again."""
+from coordinator.doors.http.given_text import GivenText
 
 
 class EchoedPrompt(NamedTuple):
@@ -20,9 +18,9 @@ class EchoedPrompt(NamedTuple):
     """As the client sent it; of token ids, what they spell, special tokens by their names."""
     token_ids: Sequence[int]
     starts: Sequence[int]
-    """Characters before each token. One that goes on with a character stands where that begins. One
-    that is not in the text, such as a begin token that the tokenizer put there, stands where the
-    next begins; so does one that the tokenizer had rewritten."""
+    """Characters before each token, in whatever form of its characters the text has it. One that
+    goes on with a character stands where that begins. One that is not in the text, such as a begin
+    token that the tokenizer put there, stands where the last one that is there ends."""
 
     def text_of(self, start: int, end: int) -> str:
         """The text that comes with the tokens `[start, end)`; of all together, the whole text."""
@@ -41,20 +39,19 @@ async def echoed_prompt(
         token_ids: What the engine made of it.
         spell: The bytes that a token stands for.
     """
-    text = _GivenText(prompt.text) if isinstance(prompt, TextPrompt) else _SpelledText()
+    text = GivenText(prompt.text) if isinstance(prompt, TextPrompt) else _SpelledText()
     turn = Turn()
     starts = array("Q")
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     for token_id in token_ids:
         await turn.give_way()
         spelling = spell(token_id)
-        before = text.num_chars
-        text.add(decoder.decode(spelling))
-        try:
-            own_start = text.num_chars - len(spelling.decode())
-        except UnicodeDecodeError:
-            own_start = before
-        starts.append(max(before, own_start))
+        part = decoder.decode(spelling)
+        own = spelling.decode(errors="ignore")
+        if len(own) < len(part) and own.encode() == spelling:  # others left a character cut off
+            text.add(part.removesuffix(own))
+            part = own
+        starts.append(text.add(part))
     text.add(decoder.decode(b"", final=True))
     return EchoedPrompt(text.text, token_ids, starts)
 
@@ -64,37 +61,15 @@ class _SpelledText:
 
     def __init__(self) -> None:
         self._parts: list[str] = []
-        self.num_chars = 0
+        self._num_chars = 0
 
     @property
     def text(self) -> str:
         return "".join(self._parts)
 
-    def add(self, part: str) -> None:
-        """Adds what the next token spells."""
+    def add(self, part: str) -> int:
+        """Adds what the next token spells; returns the characters before it."""
+        start = self._num_chars
         self._parts.append(part)
-        self.num_chars += len(part)
-
-
-class _GivenText:
-    """A text that a tokenizer made tokens of, and the place in it that they have reached."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.num_chars = 0
-
-    def add(self, part: str) -> None:
-        """Goes behind what the next token spells, or stays where that is not to be found.
-
-        Tokenizers put spaces before a text, and some rewrite characters.
-        """
-        if not part:
-            return
-        for wanted in (part, part.lstrip(" ")):
-            if wanted and self.text.startswith(wanted, self.num_chars):
-                self.num_chars += len(wanted)
-                return
-        end = self.num_chars + _MAX_SKIPPED + len(part)
-        place = self.text.find(part, self.num_chars, end)
-        if place >= 0:
-            self.num_chars = place + len(part)
+        self._num_chars += len(part)
+        return start
