@@ -6,6 +6,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
 
+from stagecoach.contract.errors import IncompatibleError
 from stagecoach.contract.request_timings import RequestTimings, StepTotals
 from stagecoach.contract.stage_timings import StageTimings
 from stagecoach.v1 import generation_pb2
@@ -151,7 +152,12 @@ class PartialCompletion:
         return tuple(self._token_ids)
 
     def take(self, message: generation_pb2.GenerateResponse) -> TokenEvent | None:
-        """Takes in one message; returns what it adds to the output, if anything."""
+        """Takes in one message; returns what it adds to the output, if anything.
+
+        Raises:
+            IncompatibleError: The completion has ended, and the log-probabilities of its prompt did
+                not come: the coordinator is older than they are.
+        """
         match message.WhichOneof("event"):
             case "accepted":
                 self.request_id = message.accepted.request_id
@@ -168,7 +174,9 @@ class PartialCompletion:
             case "finished":
                 text = message.finished.text
                 held_back = self._add(TokenEvent(token_ids=(), text=text)) if text else None
-                self.completion = self._completed(message.finished)
+                completion = self._completed(message.finished)
+                self._check_prompt(completion)
+                self.completion = completion
                 return held_back
         return None
 
@@ -177,6 +185,17 @@ class PartialCompletion:
         self._texts.append(event.text)
         self._logprobs += event.logprobs
         return event
+
+    def _check_prompt(self, completion: Completion) -> None:
+        """Refuses what a coordinator answers that does not know `prompt_logprobs`."""
+        num_told, num_tokens = len(self._prompt_logprobs), completion.usage.num_prompt_tokens
+        is_whole = completion.finish_reason is not FinishReason.ABORT
+        if num_told and is_whole and num_told != num_tokens:
+            raise IncompatibleError(
+                f"prompt_logprobs is set, but the coordinator told of {num_told - 1} of"
+                f" {num_tokens - 1} tokens: it is of an older version, update it",
+                field="prompt_logprobs",
+            )
 
     def _completed(self, finished: generation_pb2.Finished) -> Completion:
         return Completion(

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from stagecoach.client import Client, InvalidArgumentError, PromptLike
+from stagecoach.client import Client, IncompatibleError, InvalidArgumentError, PromptLike
 from stagecoach.client.call_timeout import call_timeout_s
 from stagecoach.client.channel import channel_options
 from stagecoach.client.completion import PartialCompletion, TokenLogprobs
@@ -193,6 +193,38 @@ def test_a_completion_gathers_the_logprobs_of_its_tokens() -> None:
     )
     assert partial.completion is not None
     assert [one.top[0][0] for one in partial.completion.logprobs] == [3, 4]
+
+
+@pytest.mark.parametrize("num_prompt_tokens", [1, 2, 5])
+def test_a_coordinator_that_is_too_old_for_prompt_logprobs_is_named(
+    num_prompt_tokens: int,
+) -> None:
+    """It skips the field, which it does not know, and would answer as if nothing was asked for."""
+    partial = PartialCompletion(wants_prompt_logprobs=True)
+    finished = generation_pb2.Finished(
+        finish_reason=generation_pb2.FINISH_REASON_LENGTH, num_prompt_tokens=num_prompt_tokens
+    )
+    message = generation_pb2.GenerateResponse(finished=finished)
+    if num_prompt_tokens == 1:  # of which there is nothing to tell
+        partial.take(message)
+        assert partial.completion is not None
+        assert partial.completion.prompt_logprobs == (None,)
+        return
+    words = f"told of 0 of {num_prompt_tokens - 1} tokens: it is of an older version"
+    with pytest.raises(IncompatibleError, match=words) as caught:
+        partial.take(message)
+    assert caught.value.details["field"] == "prompt_logprobs"
+    assert partial.completion is None
+
+
+def test_an_aborted_completion_may_lack_a_part_of_its_prompt() -> None:
+    partial = PartialCompletion(wants_prompt_logprobs=True)
+    finished = generation_pb2.Finished(
+        finish_reason=generation_pb2.FINISH_REASON_ABORT, num_prompt_tokens=5
+    )
+    partial.take(generation_pb2.GenerateResponse(finished=finished))
+    assert partial.completion is not None
+    assert partial.completion.finish_reason == "abort"
 
 
 @pytest.mark.parametrize("timeout_s", [float("nan"), 0.0, -1.0, float("-inf"), "3", True])
