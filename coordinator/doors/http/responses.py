@@ -153,11 +153,11 @@ class StreamedAnswer(Response):
         async with open_choices(self._engine, self._specs, receive) as opened:
             await self._answer.read_prompts(opened.prompts, opened.num_choices)
             so_far = _UsageSoFar(self._usage, opened.num_prompt_tokens)
-            relays = [PromptRelay() for _ in opened.prompts]
+            relays = [PromptRelay(opened.num_choices) for _ in opened.prompts]
 
             async def write(index: int, choice: Choice) -> None:
                 number, place = divmod(index, opened.num_choices)
-                async with aclosing(relays[number].reader(choice, is_first=place == 0)) as reader:
+                async with aclosing(relays[number].reader(choice, place)) as reader:
                     ends[index] = await self._send_choice(events, index, reader, so_far)
 
             await run_all(opened.choices, write)
