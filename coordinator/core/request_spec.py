@@ -156,8 +156,9 @@ class RequestSpec:
     prompt: Prompt
     sampling: SamplingParams = field(default_factory=SamplingParams)
     max_tokens: int | None = None
-    """Most tokens to generate. None, or more than fit: as many as fit. 0 where log-probabilities of
-    the prompt are all that is wanted."""
+    """Most tokens to generate. None, or more than fit: as many as fit. With 0,
+    nothing is computed but log-probabilities of the prompt; where these are not wanted either, the
+    request ends at once with its prompt."""
     min_tokens: int = 0
     """Tokens before which neither an end token nor a stop string ends the output; a stop string
     that begins in them does not count. A grammar that allows nothing else ends it all the same."""
@@ -185,12 +186,6 @@ class RequestSpec:
         if self.max_tokens is not None and not 0 <= self.max_tokens <= MAX_UINT32:
             raise InvalidArgumentError(
                 f"max_tokens is {self.max_tokens}, must be in [0, {MAX_UINT32}]",
-                field="max_tokens",
-            )
-        if self.max_tokens == 0 and self.prompt_logprobs is None:
-            raise InvalidArgumentError(
-                f"max_tokens is 0, must be in [1, {MAX_UINT32}] where log-probabilities of the"
-                " prompt are not asked for",
                 field="max_tokens",
             )
         if not 0 <= self.min_tokens <= MAX_UINT32:

@@ -5,7 +5,7 @@ from functools import partial
 
 from coordinator.constraint.grammar_compiler import GrammarCompiler
 from coordinator.constraint.token_constraint import TokenConstraint
-from coordinator.core.request import Request
+from coordinator.core.request import FinishReason, Request
 from coordinator.core.request_spec import RequestSpec
 from coordinator.core.sequence import Sequence
 from coordinator.core.turn import Turn
@@ -84,6 +84,8 @@ class Intake:
             self._observers.request_refused(error)
             raise
         self._observers.request_accepted(live.request_id, live.sequence.num_prompt_tokens)
+        if request.wants_nothing:
+            self._requests.finish(live, FinishReason.LENGTH)
         return live
 
     async def _admitted(self, spec: RequestSpec, arrival_ns: int) -> Request:

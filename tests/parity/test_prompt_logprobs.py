@@ -12,6 +12,7 @@ from coordinator.assembly import open_engine
 from coordinator.config import CoordinatorConfig, parse_stages
 from coordinator.core.events import Finished, GenerationEvent, TokensEvent
 from coordinator.core.prompt_logprobs import PromptLogprob, PromptLogprobs
+from coordinator.core.request import FinishReason
 from coordinator.core.request_spec import RequestSpec, TokenPrompt
 from coordinator.core.sampling_params import SamplingParams
 from coordinator.engine.engine import Engine
@@ -177,6 +178,22 @@ async def test_many_at_once_beside_requests_that_want_none(llama: Path) -> None:
             assert one.prompt == []
         else:
             assert_equal_to_reference(one.prompt, llama, prompt)
+
+
+async def test_a_prompt_of_which_nothing_is_wanted_is_not_computed(llama: Path) -> None:
+    prompt = create_prompt(60)
+    async with running_engine(llama, THREE_STAGES) as engine:
+        nothing = await score(engine, prompt, prompt_logprobs=None, max_tokens=0)
+        assert (nothing.prompt, nothing.token_ids) == ([], [])
+        assert nothing.end is not None
+        assert nothing.end.finish_reason is FinishReason.LENGTH
+        assert nothing.end.timings.num_steps == 0
+        assert nothing.end.num_prompt_tokens == len(prompt)
+        assert nothing.num_cached_tokens == 0
+        await engine.wait_idle()
+        assert engine.num_requests == 0
+        told = await score(engine, prompt, max_tokens=0)
+        assert_equal_to_reference(told.prompt, llama, prompt)
 
 
 async def test_after_a_preemption_each_comes_once_and_is_what_it_was(llama: Path) -> None:

@@ -475,6 +475,25 @@ def test_too_few_tokens_are_refused_with_the_least(model: type[BaseModel], least
         read(model, {"max_tokens": -2})
 
 
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"echo": True}, None),
+        ({"echo": True, "logprobs": 2}, 2),
+        ({"echo": True, "logprobs": 2, "prompt_logprobs": 3}, 3),
+        ({"prompt_logprobs": 0}, 0),
+    ],
+)
+@pytest.mark.parametrize("max_tokens", [0, 1])
+def test_a_prompt_is_told_of_once_and_only_where_that_is_wanted(
+    fields: dict[str, Any], expected: int | None, max_tokens: int
+) -> None:
+    body = {"prompt": ["x", "y"], "n": 3, "max_tokens": max_tokens, **fields}
+    for choices in completion_specs(CompletionRequest.model_validate(body), "r"):
+        assert [spec.prompt_logprobs for spec in choices] == [expected, None, None]
+        assert {spec.max_tokens for spec in choices} == {max_tokens}
+
+
 def test_a_top_p_of_nothing_keeps_the_likeliest_token() -> None:
     [[spec]] = completion_specs(CompletionRequest.model_validate({"prompt": "x", "top_p": 0}), "r")
     assert spec.sampling == SamplingParams(temperature=1.0, top_k=1)

@@ -69,6 +69,14 @@ def request_spec(message: generation_pb2.GenerateRequest) -> RequestSpec:
         InvalidArgumentError: A field is unknown, missing or out of range; the error names it.
     """
     refuse_unknown_fields(message, "GenerateRequest")
+    if message.HasField("max_tokens") and not (
+        message.max_tokens or message.HasField("prompt_logprobs")
+    ):
+        raise InvalidArgumentError(
+            "max_tokens is 0, must be at least 1 where log-probabilities of the prompt are not"
+            " asked for",
+            field="max_tokens",
+        )
     return RequestSpec(
         prompt=_prompt(message.prompt),
         sampling=_sampling_params(message.sampling),

@@ -153,8 +153,6 @@ def _prompt_logprobs(request: CompletionRequest) -> int | None:
     wanted = [] if request.prompt_logprobs is None else [request.prompt_logprobs]
     if request.echo and request.logprobs is not None:
         wanted.append(request.logprobs)
-    elif request.max_tokens == 0:
-        wanted.append(0)  # which the engine takes for nothing but this
     return max(wanted, default=None)
 
 
@@ -170,16 +168,11 @@ def _choices(specs: Sequence[RequestSpec], request: SamplingFields, request_id: 
     return tuple(
         tuple(
             _numbered(one, next(numbers), request, request_id)
-            for one in (spec, *(num_choices - 1) * (_without_prompt_logprobs(spec),))
+            # The first alone is told of the prompt, and the others hear it from there.
+            for one in (spec, *(num_choices - 1) * (replace(spec, prompt_logprobs=None),))
         )
         for spec in specs
     )
-
-
-def _without_prompt_logprobs(spec: RequestSpec) -> RequestSpec:
-    """The same for a choice whose prompt has been told with the first choice of it."""
-    wants_nothing_else = spec.max_tokens == 0
-    return replace(spec, prompt_logprobs=0 if wants_nothing_else else None)
 
 
 def _numbered(
