@@ -93,7 +93,7 @@ def by_transformers(text: str) -> Perplexity:
     return Perplexity.of(logprobs, tokens_per_byte=len(token_ids) / len(text.encode()))
 
 
-def figures(one: Perplexity) -> dict[str, float]:
+def figures(one: Perplexity) -> dict[str, float | None]:
     """The figures by their names."""
     return {
         "tokens": one.num_tokens,

@@ -17,7 +17,8 @@ class Perplexity:
     mean_nll_error: float | None
     """Standard error of `mean_nll`; None for one token, which has none."""
     bits_per_byte: float
-    """Bits that the model needs for a byte of the text in UTF-8."""
+    """Bits that the model needs for a byte of the text in UTF-8: those of a token that was counted,
+    by the tokens to a byte in all that was tokenized."""
 
     @classmethod
     def of(cls, logprobs: Sequence[float], *, tokens_per_byte: float) -> Self:

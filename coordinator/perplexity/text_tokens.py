@@ -12,8 +12,8 @@ from stagecoach.client import AsyncClient
 _CHARS_PER_TOKEN = 16
 """Characters of a piece for each token of the context; half of what a coordinator takes."""
 
-_MAX_PIECE_CHARS = 100_000
-"""More take a tokenizer long."""
+_MAX_PIECE_CHARS = 32_768
+"""More take a tokenizer long, above all of one line."""
 
 _SAMPLE = "a"
 
@@ -43,10 +43,13 @@ async def text_tokens(
     Raises:
         StagecoachError: The text cannot be tokenized.
     """
+    max_chars = min(_CHARS_PER_TOKEN * max_model_len, _MAX_PIECE_CHARS)
+    if num_wanted is not None:
+        max_chars = min(max_chars, _CHARS_PER_TOKEN * num_wanted)
     begin_ids = await _begin_ids(client)
     token_ids: list[int] = []
     num_bytes = 0
-    for piece in pieces(text, min(_CHARS_PER_TOKEN * max_model_len, _MAX_PIECE_CHARS)):
+    for piece in pieces(text, max_chars):
         token_ids += await client.tokenize(piece, add_special_tokens=False)
         num_bytes += len(piece.encode())
         if num_wanted is not None and len(token_ids) >= num_wanted:

@@ -15,7 +15,9 @@ EMOJI = "\N{GRINNING FACE}"
 async def echo_of(prompt: Prompt, spellings: list[str | bytes]) -> EchoedPrompt:
     """The token ids are the numbers of their spellings."""
     spelled = [one.encode() if isinstance(one, str) else one for one in spellings]
-    return await echoed_prompt(prompt, range(len(spelled)), lambda token_id: spelled[token_id])
+    return await echoed_prompt(
+        prompt, range(len(spelled)), lambda token_id: spelled[token_id], with_starts=True
+    )
 
 
 @pytest.mark.parametrize(
@@ -82,6 +84,14 @@ async def test_what_ids_spell_is_their_text() -> None:
     cut_off = await echo_of(prompt, ["a", EMOJI.encode()[:3]])
     assert cut_off.text == "a\N{REPLACEMENT CHARACTER}"
     assert list(cut_off.starts) == [0, 1]
+
+
+async def test_a_text_whose_places_nobody_wants_is_not_looked_through() -> None:
+    def spell(token_id: int) -> bytes:
+        raise AssertionError(f"token {token_id} was looked for")
+
+    found = await echoed_prompt(TextPrompt(text="ab"), (1, 2), spell, with_starts=False)
+    assert found == EchoedPrompt("ab", (1, 2), ())
 
 
 async def test_a_text_that_is_nothing_like_its_tokens_is_returned_all_the_same() -> None:

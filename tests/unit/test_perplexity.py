@@ -3,6 +3,7 @@
 import json
 import math
 import statistics
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -11,8 +12,9 @@ from hypothesis import strategies as st
 from coordinator.perplexity.measure import Measured
 from coordinator.perplexity.report import print_json
 from coordinator.perplexity.result import Perplexity
-from coordinator.perplexity.text_tokens import pieces
+from coordinator.perplexity.text_tokens import pieces, text_tokens
 from coordinator.perplexity.windows import WindowPlan
+from stagecoach.client import AsyncClient
 from stagecoach.contract.errors import InvalidArgumentError
 
 
@@ -59,6 +61,7 @@ def test_the_figures_are_those_of_the_textbook() -> None:
     assert found.mean_nll == pytest.approx(statistics.mean(surprise))
     assert found.mean_nll_error == pytest.approx(statistics.stdev(surprise) / 2)
     assert found.perplexity == pytest.approx(statistics.geometric_mean(map(math.exp, surprise)))
+    assert found.mean_nll_error is not None
     assert found.standard_error == pytest.approx(found.perplexity * found.mean_nll_error)
     assert found.bits_per_byte == pytest.approx(math.log2(found.perplexity) / 4)
     assert Perplexity.of([-1.0], tokens_per_byte=1.0).mean_nll_error is None
@@ -88,3 +91,27 @@ def test_pieces_of_a_text_are_the_text_and_end_with_lines(text: str, max_chars: 
         assert 1 <= len(piece) <= max_chars
     for piece in found[:-1]:
         assert piece.endswith("\n") or (len(piece) == max_chars and "\n" not in piece)
+
+
+class BytesClient:
+    """Every byte is a token."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    async def tokenize(self, prompt: str, *, add_special_tokens: bool = True) -> list[int]:
+        self.asked.append(len(prompt))
+        return [1, *prompt.encode()] if add_special_tokens else list(prompt.encode())
+
+
+@pytest.mark.parametrize(("limit", "longest"), [(None, 32_768), (64, 1024)])
+async def test_no_more_of_a_long_line_is_tokenized_at_once_than_is_wanted(
+    limit: int | None, longest: int
+) -> None:
+    client = BytesClient()
+    found = await text_tokens(
+        cast("AsyncClient", client), "x" * 160_000, max_model_len=1 << 20, num_wanted=limit
+    )
+    assert max(client.asked) == longest
+    assert found.begin_ids == [1]
+    assert found.num_bytes == len(found.token_ids) == (160_000 if limit is None else 1024)

@@ -57,7 +57,12 @@ class CompletionAnswer:
         for one in prompts:
             echo = _NO_PROMPT
             if self._head.prompt.is_echoed:
-                echo = await echoed_prompt(one.prompt, one.token_ids, self._head.spell)
+                echo = await echoed_prompt(
+                    one.prompt,
+                    one.token_ids,
+                    self._head.spell,
+                    with_starts=self._head.with_logprobs,
+                )
             self._prompts += num_choices * [one]
             self._echoes += num_choices * [echo]
 

@@ -20,7 +20,8 @@ class EchoedPrompt(NamedTuple):
     starts: Sequence[int]
     """Characters before each token, in whatever form of its characters the text has it. One that
     goes on with a character stands where that begins. One that is not in the text, such as a begin
-    token that the tokenizer put there, stands where the last one that is there ends."""
+    token that the tokenizer put there, stands where the last one that is there ends. Empty where
+    they are not wanted."""
 
     def text_of(self, start: int, end: int) -> str:
         """The text that comes with the tokens `[start, end)`; of all together, the whole text."""
@@ -30,7 +31,7 @@ class EchoedPrompt(NamedTuple):
 
 
 async def echoed_prompt(
-    prompt: Prompt, token_ids: Sequence[int], spell: SpellToken
+    prompt: Prompt, token_ids: Sequence[int], spell: SpellToken, *, with_starts: bool
 ) -> EchoedPrompt:
     """Finds the tokens of a prompt in its text; lets others have the loop now and then.
 
@@ -38,7 +39,11 @@ async def echoed_prompt(
         prompt: As it came.
         token_ids: What the engine made of it.
         spell: The bytes that a token stands for.
+        with_starts: Whether the places of the tokens are wanted; without them a text that the
+            client sent is not looked through.
     """
+    if isinstance(prompt, TextPrompt) and not with_starts:
+        return EchoedPrompt(prompt.text, token_ids, ())
     text = GivenText(prompt.text) if isinstance(prompt, TextPrompt) else _SpelledText()
     turn = Turn()
     starts = array("Q")
