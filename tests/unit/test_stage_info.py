@@ -102,7 +102,7 @@ def test_an_unknown_dtype_is_refused() -> None:
     ("change", "field"),
     [
         ({"compute_dtype": "float8"}, "dtype"),
-        ({"kv_dtype": "int3"}, "dtype"),
+        ({"kv_dtype": "int3"}, "kv_dtype"),
         ({"weights_encoding": stage_pb2.Encoding(name="q4_0", block_size=32)}, "weights_encoding"),
         ({"weights_encoding": stage_pb2.Encoding(name="f", block_bytes=2)}, "weights_encoding"),
     ],
