@@ -142,14 +142,24 @@ def gptq(
 
 
 def compressed(
-    bits: int, group_size: int = 32, *, symmetric: bool = True, packs: bool = True
+    bits: int,
+    group_size: int = 32,
+    *,
+    symmetric: bool = True,
+    packs: bool = True,
+    act_order: bool = False,
 ) -> Callable[[np.ndarray], Packed]:
     """Codes of compressed-tensors, packed along the inputs, or as whole numbers of 8 bits."""
 
     def make(weight: np.ndarray) -> Packed:
         size = group_size if group_size > 0 else weight.shape[1]
-        made = grid(weight, bits, _neighbours(weight, size), symmetric=symmetric)
-        tensors: Tensors = {"weight_scale": made.scales}
+        groups = _neighbours(weight, size)
+        tensors: Tensors = {}
+        if act_order:
+            groups = np.random.default_rng(len(weight)).permutation(groups)
+            tensors["weight_g_idx"] = groups.astype(np.int32)
+        made = grid(weight, bits, groups, symmetric=symmetric)
+        tensors["weight_scale"] = made.scales
         if not packs:
             tensors["weight"] = (made.codes - (1 << (bits - 1))).astype(np.int8)
             return Packed(tensors, made.numbers)
@@ -301,6 +311,9 @@ FORMATS: dict[str, Format] = {
     "compressed-tensors, int4": Format(compressed(4), _weights(4, **_GROUPS), "int4", 4),
     "compressed-tensors, int4, asymmetric": Format(
         compressed(4, symmetric=False), _weights(4, **_GROUPS, symmetric=False), "int4", 4
+    ),
+    "compressed-tensors, act-order": Format(
+        compressed(4, act_order=True), _weights(4, **_GROUPS, actorder="group"), "int8", 8
     ),
     "compressed-tensors, int8": Format(
         compressed(8, -1), _weights(8, strategy="channel"), "int8", 8

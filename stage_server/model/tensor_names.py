@@ -42,8 +42,8 @@ def check_names(wanted: Collection[str], files: ModelFiles, layers: LayerRange) 
     if any(name.endswith(_QUANTIZED_SUFFIXES) for name in unused):
         raise UnsupportedModelError(
             f"{model_id} has quantized weights ({listed(unused)}), which are not served: its "
-            "config.json does not say how they were made (quantization_config), or otherwise; take "
-            "the model that they were made from, or a GGUF file"
+            "config.json does not say how they were made (quantization_config), or says it of "
+            "others; take the model that they were made from, or a GGUF file"
         )
     if missing == {HEAD}:
         raise ModelFilesError(
@@ -81,13 +81,19 @@ def check_zeros(reader: TensorReader, names: Collection[str], model_id: str) -> 
 
     Args:
         reader: Open tensors.
-        names: Names of these.
+        names: Names of these, biases of matrices that are open too.
         model_id: Name of the model, for errors.
 
     Raises:
-        ModelFilesError: One is not full of zeros.
+        ModelFilesError: One is not full of zeros, or has not an element for each row.
     """
     for name in names:
+        shape = reader.info(name).shape
+        num_rows, _ = reader.info(f"{name.removesuffix('bias')}weight").shape
+        if shape != (num_rows,):
+            raise ModelFilesError(
+                f"{model_id}: {name} has shape {list(shape)}, must be [{num_rows}]"
+            )
         if reader.read(name).any():
             raise ModelFilesError(f"{model_id}: {name} is not 0, and the model has no such bias")
 

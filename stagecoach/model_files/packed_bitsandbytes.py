@@ -23,11 +23,12 @@ from stagecoach.model_files.packed_matrix import (
     kept_bits,
     rounded_bits,
 )
-from stagecoach.model_files.quantization_settings import QuantizationSettings
-from stagecoach.model_files.stored_matrix import FLOATS, StoredMatrix
+from stagecoach.model_files.quantization_settings import MAX_SIZE, QuantizationSettings, is_size
+from stagecoach.model_files.stored_matrix import FLOATS, MAX_SCALE, StoredMatrix
 
 _TYPES = ("nf4", "fp4")
 _STATES = tuple(f"weight.quant_state.bitsandbytes__{kind}" for kind in _TYPES)
+_NESTED = ("weight.nested_absmax", "weight.nested_quant_map")
 _MAX_STATE_BYTES = 1 << 16
 _ROWS = 0
 """`weight_format` of rows one after another; kernels of some cards have others."""
@@ -44,7 +45,7 @@ def bitsandbytes(settings: QuantizationSettings) -> Quantization:
     if is_4bit:
         kind = settings.text("bnb_4bit_quant_type", default="fp4")
         settings.choice("bitsandbytes bnb_4bit_quant_type", kind, *_TYPES)
-    beside = ("weight.quant_map", "weight.nested_absmax", "weight.nested_quant_map", *_STATES)
+    beside = ("weight.quant_map", *_NESTED, *_STATES)
     return Quantization(
         method="bitsandbytes",
         encoding=INT8,
@@ -127,7 +128,10 @@ class _State:
     """
 
     def __init__(self, stored: StoredMatrix) -> None:
-        self._part = next((part for part in _STATES if part in stored), _STATES[0])
+        found = [part for part in _STATES if part in stored]
+        if len(found) > 1:
+            raise stored.misfit(f"there are {' and '.join(found)}, must be one of them")
+        self._part = found[0] if found else _STATES[0]
         self._stored = stored
         (size,) = stored.shape(self._part, ("U8",), 1)
         if size > _MAX_STATE_BYTES:
@@ -139,30 +143,32 @@ class _State:
         if not isinstance(self._says, Mapping):
             raise self._fault("is not a JSON object")
         self.block_size = self._size("blocksize")
-        self.is_nested = "weight.nested_absmax" in stored
+        self.is_nested = any(part in stored for part in _NESTED)
         self.nested_block_size = self._size("nested_blocksize") if self.is_nested else 1
         self.offset = self._number("nested_offset") if self.is_nested else 0.0
         shape = self._says.get("shape")
-        if not isinstance(shape, list) or len(shape) != 2 or not all(map(_is_size, shape)):
-            raise self._fault(f"says shape {shape!r:.80}, must be that of a matrix")
+        if not isinstance(shape, list) or len(shape) != 2 or not all(map(is_size, shape)):
+            raise self._fault(
+                f"says shape {shape!r:.80}, must be two sizes from 1 to {MAX_SIZE}, of a matrix"
+            )
         self.shape: tuple[int, int] = (shape[0], shape[1])
 
     def _size(self, key: str) -> int:
         value = self._says.get(key)
-        if not _is_size(value):
-            raise self._fault(f"says {key} {value!r:.80}, must be a whole number above 0")
-        assert isinstance(value, int), "a size is a whole number"
+        if not is_size(value):
+            raise self._fault(
+                f"says {key} {value!r:.80}, must be a whole number from 1 to {MAX_SIZE}"
+            )
         return value
 
     def _number(self, key: str) -> float:
         value = self._says.get(key)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise self._fault(f"says {key} {value!r:.80}, must be a number")
-        return value
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not abs(value) <= MAX_SCALE:  # also refuses NaN
+            raise self._fault(
+                f"says {key} {value!r:.80}, must be a number of at most {MAX_SCALE:.0f}"
+            )
+        return float(value)
 
     def _fault(self, what: str) -> ModelFilesError:
         return ModelFilesError(f"{self._stored.name(self._part)} {what}")
-
-
-def _is_size(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0

@@ -11,7 +11,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from stagecoach.contract.precision import Encoding
 from stagecoach.model_files.packed_form import PackedForm, Quantization, encoding_of
@@ -160,7 +159,7 @@ def _opened(
     num_bits = fitting[0]
     num_groups = _num_groups(stored, num_rows)
     group_size = stored.group_size(num_columns, num_groups, group_sizes)
-    order = _scattered(stored, num_columns, num_groups, group_size)
+    order = stored.scattered("weight_g_idx", num_columns, num_groups, group_size, unordered=-1)
     has_zeros = "weight_zero_point" in stored
     packed_rows = -(-num_rows * num_bits // 32)
     if has_zeros:
@@ -206,16 +205,3 @@ def _zeros(stored: StoredMatrix, num_bits: int, shape: tuple[int, int]) -> Codes
         return np.ascontiguousarray(unpacked(words, num_bits)[:, : shape[0]].T)
     middle = 1 << (num_bits - 1)
     return np.broadcast_to(numbers.astype(np.int16) + middle, shape).astype(np.uint8)
-
-
-def _scattered(
-    stored: StoredMatrix, num_columns: int, num_groups: int, group_size: int
-) -> npt.NDArray[np.int64] | None:
-    """The group of every column; None where the next columns have the next group."""
-    if "weight_g_idx" not in stored:
-        return None
-    stored.check_shape("weight_g_idx", _INDICES, (num_columns,))
-    groups = stored.read("weight_g_idx").astype(np.int64)
-    if (groups == -1).all():  # there is no order
-        return None
-    return stored.scattered("weight_g_idx", groups, num_groups, group_size)

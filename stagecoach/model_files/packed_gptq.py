@@ -9,7 +9,6 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from stagecoach.model_files.packed_form import PackedForm, Quantization, encoding_of
 from stagecoach.model_files.packed_matrix import (
@@ -24,7 +23,6 @@ from stagecoach.model_files.quantization_settings import QuantizationSettings
 from stagecoach.model_files.stored_matrix import FLOATS, StoredMatrix
 
 _BITS = (2, 3, 4, 5, 6, 7, 8)
-_INDICES = ("I32", "I64")
 _ZERO_OFFSETS = {"gptq": 1, "gptq_v2": 0}
 """How much less than the code of 0 is stored for it, by the format of the checkpoint."""
 
@@ -116,7 +114,7 @@ def _opened(stored: StoredMatrix, bounds: _Bounds) -> PackedMatrix:
         raise stored.misfit(f"codes of {num_bits} bits do not fill their words")
     stored.check_shape("scales", FLOATS, (num_groups, num_rows))
     group_size = stored.group_size(num_columns, num_groups, bounds.group_sizes)
-    order = _scattered(stored, num_columns, num_groups, group_size)
+    order = stored.scattered("g_idx", num_columns, num_groups, group_size)
 
     def load() -> IntegerMatrix:
         words = stored.read("qweight").astype(np.int32, copy=False)
@@ -135,14 +133,3 @@ def _opened(stored: StoredMatrix, bounds: _Bounds) -> PackedMatrix:
         kept_bits(num_bits, group_size, num_columns, is_scattered=order is not None),
         load,
     )
-
-
-def _scattered(
-    stored: StoredMatrix, num_columns: int, num_groups: int, group_size: int
-) -> npt.NDArray[np.int64] | None:
-    """The group of every column; None where the next columns have the next group."""
-    if "g_idx" not in stored:
-        return None
-    stored.check_shape("g_idx", _INDICES, (num_columns,))
-    groups = stored.read("g_idx").astype(np.int64)
-    return stored.scattered("g_idx", groups, num_groups, group_size)

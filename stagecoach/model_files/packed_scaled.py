@@ -4,7 +4,7 @@ A tensor, a row, a group of a row or a block has a scale, by which its numbers a
 where its tensor is called an inverse. e4m3: `https://arxiv.org/abs/2209.05433`, table 1.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -101,7 +101,9 @@ def scaled_form(layout: Layout) -> PackedForm:
 
 def _opened(stored: StoredMatrix, layout: Layout) -> PackedMatrix:
     num_rows, num_columns = stored.shape("weight", ("F8_E4M3", "I8"), 2)
-    scale = next(part for part in _SCALES if part in stored)
+    scale, *others = (part for part in _SCALES if part in stored)
+    if others:
+        raise stored.misfit(f"there are {scale} and {others[0]}, must be one of them")
     grid = _Grid.of(stored, scale, (num_rows, num_columns), layout)
     is_whole = stored.dtype("weight") == "I8"
     has_zeros = "weight_zero_point" in stored
@@ -151,25 +153,34 @@ class _Grid(NamedTuple):
         """Finds out by the shape of the scales.
 
         Raises:
-            ModelFilesError: They do not fit the matrix.
+            ModelFilesError: They do not fit the matrix, or in more than one way.
         """
         shape = stored.any_shape(scale, FLOATS)
-        num_rows, num_columns = matrix
-        if shape in ((), (1,), (1, 1)):
-            return cls((1, 1), num_rows, num_columns)
-        for rows, columns in layout.blocks:
-            if shape == (-(-num_rows // rows), -(-num_columns // columns)):
-                return cls(shape, rows, columns)
-        if shape in ((num_rows,), (num_rows, 1)):
-            return cls((num_rows, 1), 1, num_columns)
-        if layout.group_sizes and len(shape) == 2 and shape[0] == num_rows:
-            size = stored.group_size(num_columns, shape[1], layout.group_sizes)
-            return cls(shape, 1, size)
+        found = set(cls._fitting(shape, matrix, layout))
+        if len(found) == 1:
+            return found.pop()
         blocks = "".join(f", or blocks of {rows} x {columns}" for rows, columns in layout.blocks)
+        sizes = "".join(f", or groups of {size}" for size in layout.group_sizes)
         raise stored.misfit(
             f"{scale} has shape {list(shape)}, weight {list(matrix)}: must be of the tensor, its "
-            f"rows{blocks}"
+            f"rows{blocks}{sizes}, and of one of them alone"
         )
+
+    @classmethod
+    def _fitting(
+        cls, shape: tuple[int, ...], matrix: tuple[int, int], layout: Layout
+    ) -> Iterator["_Grid"]:
+        """Yields what scales of a shape may be, no block larger than the matrix."""
+        num_rows, num_columns = matrix
+        if shape in ((), (1,), (1, 1)):
+            yield cls((1, 1), num_rows, num_columns)
+        if shape in ((num_rows,), (num_rows, 1)):
+            yield cls((num_rows, 1), 1, num_columns)
+        groups = ((1, size) for size in layout.group_sizes if num_columns % size == 0)
+        for rows, columns in (*layout.blocks, *groups):
+            own = min(rows, num_rows), min(columns, num_columns)
+            if shape == (-(-num_rows // own[0]), -(-num_columns // own[1])):
+                yield cls(shape, *own)
 
     def rows(self, scales: np.ndarray, num_rows: int) -> np.ndarray:
         """Repeats the scales of blocks for each of their rows: `[num_rows, num_groups]`."""

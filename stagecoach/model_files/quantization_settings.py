@@ -1,14 +1,19 @@
 """What a configuration says of its quantization, read by name, with refusals that name the key."""
 
 from collections.abc import Mapping, Sequence
+from typing import TypeGuard
 
 from stagecoach.contract.errors import ModelFilesError, UnsupportedModelError
 from stagecoach.model_files.frozen_json import shown
 
-_INSTEAD = (
+MAX_SIZE = (1 << 31) - 1
+"""Most that a size may be, of which products of two are whole numbers of 64 bits."""
+
+INSTEAD = (
     "take the model that they were made from, or a form of it as GGUF, AWQ, GPTQ, "
     "compressed-tensors, FP8 or bitsandbytes"
 )
+"""What runs in the place of weights that are not served; for people."""
 
 
 class QuantizationSettings:
@@ -32,12 +37,16 @@ class QuantizationSettings:
         """Returns a whole number.
 
         Raises:
-            ModelFilesError: It is none, or is not said and has no default.
+            ModelFilesError: It is none, is above 2147483647, or is not said and has no default.
         """
         value = self.get(key, *older)
         value = default if value is None else value
         if isinstance(value, bool) or not isinstance(value, int):
             raise ModelFilesError(f"{self.path}.{key} is {shown(value)}, must be a whole number")
+        if abs(value) > MAX_SIZE:
+            raise ModelFilesError(
+                f"{self.path}.{key} is {shown(value)}, must be at most {MAX_SIZE}"
+            )
         return value
 
     def flag(self, key: str, *, default: bool) -> bool:
@@ -86,9 +95,11 @@ class QuantizationSettings:
         if value is None:
             return None
         sizes = value if isinstance(value, Sequence) and not isinstance(value, str) else ()
-        whole = [size for size in sizes if isinstance(size, int) and not isinstance(size, bool)]
-        if len(sizes) != 2 or len(whole) != 2 or min(whole) < 1:
-            raise ModelFilesError(f"{self.path}.{key} is {shown(value)}, must be two sizes")
+        whole = [size for size in sizes if is_size(size)]
+        if len(sizes) != 2 or len(whole) != 2:
+            raise ModelFilesError(
+                f"{self.path}.{key} is {shown(value)}, must be two sizes from 1 to {MAX_SIZE}"
+            )
         return whole[0], whole[1]
 
     def choice(self, key: str, value: object, *served: object) -> None:
@@ -104,6 +115,11 @@ class QuantizationSettings:
     def refused(self, what: str, known: str = "") -> UnsupportedModelError:
         """Says that weights in a form are not served, and what would work instead."""
         return UnsupportedModelError(
-            f"weights quantized with {what} ({self.path}{known}) are not served: {_INSTEAD}",
+            f"weights quantized with {what} ({self.path}{known}) are not served: {INSTEAD}",
             key="quantization_config",
         )
+
+
+def is_size(value: object) -> TypeGuard[int]:
+    """Whether a value of JSON is a whole number from 1 to `MAX_SIZE`."""
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_SIZE

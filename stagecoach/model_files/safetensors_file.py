@@ -23,6 +23,12 @@ from stagecoach.model_files.weight_digest import SampledTensor
 _MAX_HEADER_BYTES = 100_000_000
 """Most bytes of a header, as the format's own library limits it."""
 
+_MAX_DIMENSIONS = 8
+"""Most dimensions of a tensor; those of weights have up to five."""
+
+_MAX_ELEMENTS = 1 << 56
+"""Most elements that the sizes of a tensor may make, those of 0 left out, as arrays count them."""
+
 _DTYPES: dict[str, tuple[str, type[np.generic]]] = {
     "F32": ("float32", np.float32),
     "F16": ("float16", np.float16),
@@ -230,9 +236,16 @@ def _parse_entry(value: object, data_start: int, label: str) -> Entry:
         raise ModelFilesError(f"{label} is not an object")
     dtype, shape, offsets = (value.get(key) for key in ("dtype", "shape", "data_offsets"))
     if not (isinstance(dtype, str) and _is_sizes(shape) and _is_sizes(offsets)):
-        raise ModelFilesError(f"{label} has dtype {dtype!r}, shape {shape!r}, offsets {offsets!r}")
+        raise ModelFilesError(
+            f"{label} has dtype {dtype!r:.80}, shape {shape!r:.80}, offsets {offsets!r:.80}"
+        )
     if len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise ModelFilesError(f"{label} has data_offsets {offsets}")
+        raise ModelFilesError(f"{label} has data_offsets {offsets!r:.80}")
+    if len(shape) > _MAX_DIMENSIONS or math.prod(filter(None, shape)) > _MAX_ELEMENTS:
+        raise ModelFilesError(
+            f"{label} has shape {shape!r:.80}, must have at most {_MAX_DIMENSIONS} dimensions and "
+            f"{_MAX_ELEMENTS} elements"
+        )
     num_bytes = offsets[1] - offsets[0]
     known = _STORED_TYPES.get(dtype)
     if known is not None and num_bytes != math.prod(shape) * np.dtype(known).itemsize:

@@ -8,9 +8,15 @@ import numpy.typing as npt
 
 from stagecoach.contract.errors import ModelFilesError, UnsupportedModelError
 from stagecoach.model_files.packed_matrix import Floats
+from stagecoach.model_files.quantization_settings import INSTEAD
 
-_MAX_SCALE = float(np.finfo(np.float16).max)
+MAX_SCALE = float(np.finfo(np.float16).max)
 """Largest scale that devices keep; scales of weights are a millionth of it."""
+
+_MAX_ORDERED_COLUMNS = 1 << 22
+"""Most columns that have groups of their own; the widest layers of models have 53 thousand."""
+
+_INDICES = ("I32", "I64")
 
 FLOATS = ("F32", "F16", "BF16", "F8_E8M0")
 """Types of scales, as safetensors names them."""
@@ -78,7 +84,7 @@ class StoredMatrix:
         dtype, shape = self._tensors.stored_type(self.name(part))
         if dtype not in dtypes:
             raise UnsupportedModelError(
-                f"{self.name(part)} has type {dtype}, must be {' or '.join(dtypes)}"
+                f"{self.name(part)} has type {dtype}, must be {' or '.join(dtypes)}: {INSTEAD}"
             )
         return shape
 
@@ -139,9 +145,9 @@ class StoredMatrix:
             ModelFilesError: One is no finite number that devices keep.
         """
         scales = as_float32(self.read(part), self.dtype(part))
-        if not (np.abs(scales) <= _MAX_SCALE).all():
+        if not (np.abs(scales) <= MAX_SCALE).all():
             raise ModelFilesError(
-                f"{self.name(part)} is damaged: a scale is no number up to {_MAX_SCALE:.0f}"
+                f"{self.name(part)} is damaged: a scale is no number up to {MAX_SCALE:.0f}"
             )
         return scales
 
@@ -167,19 +173,37 @@ class StoredMatrix:
         )
 
     def scattered(
-        self, part: str, groups: npt.NDArray[np.int64], num_groups: int, group_size: int
+        self,
+        part: str,
+        num_columns: int,
+        num_groups: int,
+        group_size: int,
+        *,
+        unordered: int | None = None,
     ) -> npt.NDArray[np.int64] | None:
-        """Returns the group of every column; None where the next columns have the next group.
+        """Reads the group of every column; None where the next columns have the next group.
 
         Args:
-            part: The tensor that says so, for errors.
-            groups: Its content.
+            part: The tensor that says so; without it they have.
+            num_columns: Columns of the matrix.
             num_groups: How many groups there are.
             group_size: Columns of a group.
+            unordered: What stands for every column where the next have the next group.
 
         Raises:
-            ModelFilesError: There is no such group.
+            UnsupportedModelError: The tensor has another dtype than indices have.
+            ModelFilesError: It does not fit the matrix, or there is no such group.
         """
+        if part not in self:
+            return None
+        self.check_shape(part, _INDICES, (num_columns,))
+        if num_columns > _MAX_ORDERED_COLUMNS:  # it is read before the matrix has to fit a model
+            raise self.misfit(
+                f"{part} has {num_columns} columns, at most {_MAX_ORDERED_COLUMNS} are read"
+            )
+        groups = self.read(part).astype(np.int64)
+        if (groups == unordered).all():
+            return None
         if groups.min() < 0 or groups.max() >= num_groups:
             raise self.misfit(
                 f"{part} has groups {groups.min()} to {groups.max()}, there are {num_groups}"

@@ -4,7 +4,10 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Callable
+import os
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -331,6 +334,13 @@ def _without(name: str) -> Edit:
     return edit
 
 
+def _and(name: str, make: Callable[[], torch.Tensor]) -> Edit:
+    def edit(tensors: dict[str, torch.Tensor]) -> None:
+        tensors[name] = make()
+
+    return edit
+
+
 def _with_first(value: float) -> Callable[[torch.Tensor], torch.Tensor]:
     def change(tensor: torch.Tensor) -> torch.Tensor:
         flat = tensor.clone().flatten()
@@ -403,6 +413,15 @@ DAMAGED: list[tuple[str, Edit, str]] = [
     ("bitsandbytes, nf4", _set(f"{DOWN_PROJ}.weight.quant_map", lambda old: old.double()),
      f"{DOWN_PROJ}.weight.quant_map has type F64"),
     ("gptq, symmetric",
+     _set(f"{DOWN_PROJ}.bias", lambda old: old[:-1]),
+     f"{DOWN_PROJ}.bias has shape [63], must be [64]"),
+    ("fp8", _and(f"{DOWN_PROJ}.weight_scale", lambda: torch.ones(1)),
+     f"{DOWN_PROJ} do not fit together: there are weight_scale and weight_scale_inv"),
+    ("bitsandbytes, nf4", _and(_STATE.replace("nf4", "fp4"), lambda: torch.ones(1).byte()),
+     f"{DOWN_PROJ} do not fit together: there are weight.quant_state.bitsandbytes__nf4 and"),
+    ("bitsandbytes, nf4", _without(f"{DOWN_PROJ}.weight.nested_absmax"),
+     f"there is no tensor {DOWN_PROJ}.weight.nested_absmax"),
+    ("gptq, symmetric",
      _set(f"{DOWN_PROJ}.bias", _with_first(1)),
      f"{DOWN_PROJ}.bias is not 0, and the model has no such bias"),
 ]  # fmt: skip
@@ -452,6 +471,189 @@ def test_whatever_a_tensor_is_no_error_is_of_another_class(name: str, tmp_path: 
                 messages.append(error.message)
     assert len(messages) > 4
     assert all(DOWN_PROJ in message for message in messages)
+
+
+STRANGE: list[object] = [
+    *(None, True, "64", [], {}, 0, -1, 0.5, math.nan, math.inf, 1e300),
+    *(2**31, 2**63, 2**64, 10**30, 10**400, 10**4000),
+    *([64], [[], []], [0, 0], [128, 64], [2**62, 2], [10**4000, 10**4000]),
+]
+"""What a value of JSON may be instead."""
+
+
+def refusals(path: Path, changes: Iterator[object]) -> list[str]:
+    """Reads a matrix after each change of a model's files.
+
+    Returns:
+        Messages where it was refused; an error of another class is raised.
+    """
+    messages = []
+    for _ in changes:
+        try:
+            files = open_model(str(path))
+            load(path, LayerRange(0, 1)) if files.encoding is None else read(path)
+        except (ModelFilesError, UnsupportedModelError) as error:
+            messages.append(error.message)
+    return messages
+
+
+def read(path: Path) -> np.ndarray:
+    name = f"{DOWN_PROJ}.weight"
+    with open_model(str(path)).open_tensors([name]) as reader:
+        if reader.info(name).code_bits is not None:
+            reader.read_groups(name, 0, 3)
+        return reader.read(name)
+
+
+@pytest.mark.parametrize("key", ["blocksize", "nested_blocksize", "nested_offset", "shape"])
+def test_whatever_a_state_says_no_error_is_of_another_class(key: str, tmp_path: Path) -> None:
+    path = packed_model(FORMATS["bitsandbytes, nf4"], "llama", tmp_path, num_hidden_layers=1).path
+    sound = load_file(path / "model.safetensors")
+    state = json.loads(sound[_STATE].numpy().tobytes())
+    scales = (f"{DOWN_PROJ}.weight.absmax", f"{DOWN_PROJ}.weight.nested_absmax")
+
+    def changes() -> Iterator[object]:
+        for value in STRANGE:
+            text = json.dumps({**state, key: value}).encode()
+            said = {_STATE: torch.from_numpy(np.frombuffer(text, np.uint8).copy())}
+            for fewer in ({}, {name: sound[name][:1] for name in scales}):
+                save_file({**sound, **fewer, **said}, path / "model.safetensors")
+                yield value
+
+    messages = refusals(path, changes())
+    assert len(messages) > len(STRANGE)
+    assert all(DOWN_PROJ in message and len(message) < 300 for message in messages)
+
+
+def _replaced(settings: Any, value: object) -> Iterator[Any]:
+    """Copies of settings, in each of which another one of the values is replaced."""
+    yield value
+    for key, old in settings.items():
+        changed = _replaced(old, value) if isinstance(old, dict) else [value]
+        yield from ({**settings, key: new} for new in changed)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_whatever_the_settings_say_no_error_is_of_another_class(name: str, tmp_path: Path) -> None:
+    """Scales of one row fit the largest block, and those of one column the widest group."""
+    path = packed_model(FORMATS[name], "llama", tmp_path, num_hidden_layers=1).path
+    settings = {**FORMATS[name].settings, "group_size": 32, "weight_block_size": [48, 48]}
+    sound = load_file(path / "model.safetensors")
+    scale = next((each for each in sound if each.startswith(f"{DOWN_PROJ}.weight_scale")), None)
+
+    def changes() -> Iterator[object]:
+        for rows in (1, 64):
+            if scale is not None:
+                save_file({**sound, scale: sound[scale][:rows]}, path / "model.safetensors")
+            for value in (*STRANGE, [2**31 - 1, 48], [48, 2**31 - 1]):
+                for changed in _replaced(settings, value):
+                    requantized(path, changed)
+                    yield value
+
+    messages = refusals(path, changes())
+    assert len(messages) > 2 * len(STRANGE)
+    assert all(len(message) < 700 for message in messages)
+
+
+def _reshaped(
+    path: Path, tensor: str, shape: list[int], dtype: str = "", num_bytes: int = 0
+) -> None:
+    """Gives a tensor of a file other bytes, at the end of it; they are a hole of zeros."""
+    file = path / "model.safetensors"
+    data = file.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    old, end = header[tensor], len(data) - 8 - length
+    size = old["data_offsets"][1] - old["data_offsets"][0]
+    unread = {"dtype": "U8", "shape": [size], "data_offsets": old["data_offsets"]}
+    header["model.layers.0.self_attn.rotary_emb.inv_freq"] = unread
+    offsets = [end, end + num_bytes]
+    header[tensor] = {"dtype": dtype or old["dtype"], "shape": shape, "data_offsets": offsets}
+    text = json.dumps(header).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+    os.truncate(file, 8 + len(text) + end + num_bytes)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_whatever_shape_a_tensor_has_no_error_is_of_another_class(
+    name: str, tmp_path: Path
+) -> None:
+    path = packed_model(FORMATS[name], "llama", tmp_path, num_hidden_layers=1).path
+    file = path / "model.safetensors"
+    sound = file.read_bytes()
+    tensors = [each for each in load_file(file) if each.startswith(DOWN_PROJ)]
+    shapes = [
+        [0, 2**70],
+        [2**70, 0],
+        [0, 2**40, 2**40],
+        [0, 2**62],
+        [0] * 100,
+        [0],
+        [0, 0],
+        [64, 0],
+    ]
+    for tensor in tensors:
+        for shape in shapes:
+            file.write_bytes(sound)
+            _reshaped(path, tensor, shape)
+            with pytest.raises((ModelFilesError, UnsupportedModelError)) as caught:
+                load(path, LayerRange(0, 1))
+            assert DOWN_PROJ in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "dtype", "shape"),
+    [
+        ("gptq, symmetric", "bias", "F32", [1 << 28]),
+        ("gptq, act-order", "g_idx", "I32", [1 << 28]),
+        ("compressed-tensors, act-order", "weight_g_idx", "I32", [1 << 28]),
+        ("compressed-tensors, int4", "weight_shape", "I64", [1 << 27]),
+        ("bitsandbytes, nf4", _STATE.removeprefix(f"{DOWN_PROJ}."), "U8", [1 << 30]),
+    ],
+)
+def test_a_tensor_that_fits_nothing_is_refused_before_it_is_read(
+    name: str, part: str, dtype: str, shape: list[int], tmp_path: Path
+) -> None:
+    path = packed_model(FORMATS[name], "llama", tmp_path, num_hidden_layers=1).path
+    _reshaped(path, f"{DOWN_PROJ}.{part}", shape, dtype, 1 << 30)
+    with most_memory(50_000_000), pytest.raises(ModelFilesError, match=rf"{DOWN_PROJ}"):
+        load(path, LayerRange(0, 1))
+
+
+@contextmanager
+def most_memory(num_bytes: int) -> Iterator[None]:
+    """Checks how much the arrays inside take at most."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < num_bytes
+    finally:
+        tracemalloc.stop()
+
+
+def test_columns_of_a_matrix_that_fits_no_model_are_not_ordered(tmp_path: Path) -> None:
+    """Its headers fit each other; how large it may be is known only after they were read."""
+    path = packed_model(FORMATS["gptq, act-order"], "llama", tmp_path, num_hidden_layers=1).path
+    num_columns = 1 << 26
+    for part, shape in (("qweight", [num_columns // 8, 8]), ("g_idx", [num_columns])):
+        _reshaped(path, f"{DOWN_PROJ}.{part}", shape, "I32", 4 * math.prod(shape))
+    for part, width, dtype in (("qzeros", 1, "I32"), ("scales", 8, "F32")):
+        shape = [num_columns // 32, width]
+        _reshaped(path, f"{DOWN_PROJ}.{part}", shape, dtype, 4 * math.prod(shape))
+    with most_memory(50_000_000), pytest.raises(ModelFilesError, match=r"at most \d+ are read"):
+        load(path, LayerRange(0, 1))
+
+
+def test_a_block_larger_than_its_matrix_takes_no_more_memory(tmp_path: Path) -> None:
+    path = packed_model(FORMATS["fp8"], "llama", tmp_path, num_hidden_layers=1).path
+    tensors = load_file(path / "model.safetensors")
+    scales = tensors[f"{DOWN_PROJ}.weight_scale_inv"] = torch.tensor([[2.0, 3.0, 4.0, 5.0]])
+    save_file(tensors, path / "model.safetensors")
+    requantized(path, {**FORMATS["fp8"].settings, "weight_block_size": [100_000_000, 32]})
+    with most_memory(50_000_000):
+        found = torch.from_numpy(read(path))
+    numbers = tensors[f"{DOWN_PROJ}.weight"].float()
+    assert torch.equal(found, numbers * scales.repeat_interleave(32, dim=1))
 
 
 @pytest.mark.parametrize("name", FORMATS)
