@@ -151,10 +151,11 @@ def _opened(
     stored.check_shape("weight_shape", _INDICES, (2,))
     said_rows, num_columns = map(int, stored.read("weight_shape"))
     fitting = [each for each in sorted(bits) if -(-num_columns * each // 32) == num_words]
-    if said_rows != num_rows or not fitting:
+    if said_rows != num_rows or len(fitting) != 1:
         raise stored.misfit(
             f"weight_packed has shape {[num_rows, num_words]}, weight_shape says "
-            f"{[said_rows, num_columns]} in codes of {' or '.join(map(str, sorted(bits)))} bits"
+            f"{[said_rows, num_columns]} in codes of {' or '.join(map(str, sorted(bits)))} bits, "
+            "of which one must fit"
         )
     num_bits = fitting[0]
     num_groups = _num_groups(stored, num_rows)
@@ -198,10 +199,19 @@ def _only_one(shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
 
 
 def _zeros(stored: StoredMatrix, num_bits: int, shape: tuple[int, int]) -> Codes:
-    """Codes of 0 of all rows, `[num_rows, num_groups]`."""
-    numbers = stored.read("weight_zero_point")
+    """Codes of 0 of all rows, `[num_rows, num_groups]`.
+
+    Raises:
+        ModelFilesError: One has more bits.
+    """
+    numbers = stored.read("weight_zero_point").astype(np.int32, copy=False)
     if stored.dtype("weight_zero_point") == "I32" and numbers.ndim == 2:
-        words = np.ascontiguousarray(numbers.T).astype(np.int32, copy=False)
+        words = np.ascontiguousarray(numbers.T)
         return np.ascontiguousarray(unpacked(words, num_bits)[:, : shape[0]].T)
     middle = 1 << (num_bits - 1)
-    return np.broadcast_to(numbers.astype(np.int16) + middle, shape).astype(np.uint8)
+    if (numbers < -middle).any() or (numbers >= middle).any():
+        raise stored.misfit(
+            f"weight_zero_point has {numbers.min()} to {numbers.max()}, must be from {-middle} to "
+            f"{middle - 1} in {num_bits} bits"
+        )
+    return np.broadcast_to(numbers + middle, shape).astype(np.uint8)

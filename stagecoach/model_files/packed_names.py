@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Set
 
+from stagecoach.contract.errors import ModelFilesError
 from stagecoach.model_files.packed_form import PackedForm, Quantization
 
 
@@ -11,6 +12,9 @@ class PackedNames:
     Args:
         stored: Names of all stored tensors.
         quantization: How the checkpoint is quantized.
+
+    Raises:
+        ModelFilesError: A matrix is stored twice.
     """
 
     def __init__(self, stored: Collection[str], quantization: Quantization) -> None:
@@ -25,7 +29,12 @@ class PackedNames:
                     if (name := f"{module}.{end}") in names
                 }
                 if not form.markers or parts.keys() & set(form.markers):
-                    matrices[f"{module}.weight"] = (form, parts)
+                    weight = f"{module}.weight"
+                    if weight in matrices or (weight in names and weight != parts[form.matrix]):
+                        raise ModelFilesError(
+                            f"there are {weight} and {parts[form.matrix]}, must be one of them"
+                        )
+                    matrices[weight] = (form, parts)
                     taken.update(parts.values())
         self.matrices: Mapping[str, tuple[PackedForm, Mapping[str, str]]] = matrices
         """Form of each packed matrix, and its stored tensors by what their names end in."""

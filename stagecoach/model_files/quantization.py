@@ -74,7 +74,7 @@ def _read(settings: QuantizationSettings, method: str | None) -> Quantization:
 
 def _auto_round(settings: QuantizationSettings) -> Quantization:
     """Reads the settings of AutoRound, which packs as other tools do."""
-    packing = settings.text("packing_format", "backend", default="auto_round:gptqmodel")
+    packing = settings.text("packing_format", "backend", default="auto")
     settings.choice("auto-round packing_format", packing, *_AUTO_ROUND)
     kind = settings.text("data_type", default="int")
     settings.choice("auto-round data_type", kind, "int", "int_sym", "int_asym")
@@ -88,12 +88,16 @@ def _auto_round(settings: QuantizationSettings) -> Quantization:
 
 
 _AUTO_ROUND = {
-    "auto_round": 0,
-    "auto_round:gptqmodel": 0,
-    "auto_round:auto_gptq": 1,
-    "auto_gptq": 1,
-    "auto_round:auto_awq": None,
+    "auto": 1,
     "auto_awq": None,
+    "auto_gptq": 1,
+    "auto_round": 0,
+    "auto_round:auto_awq": None,
+    "auto_round:auto_gptq": 1,
+    "auto_round:awq": None,
+    "auto_round:gptq": 1,
+    "auto_round:gptq:exllamav2": 1,
+    "auto_round:gptqmodel": 0,
 }
 """Packings of AutoRound: how much less than the code of 0 is stored for it; None: AWQ's."""
 

@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import os
+import re
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -393,6 +394,12 @@ DAMAGED: list[tuple[str, Edit, str]] = [
     ("compressed-tensors, int4, asymmetric",
      _set(f"{DOWN_PROJ}.weight_zero_point", lambda old: old[:-1]),
      f"{DOWN_PROJ}.weight_zero_point has shape [7, 4]"),
+    ("compressed-tensors, int4, asymmetric",
+     _and(f"{DOWN_PROJ}.weight_zero_point", lambda: torch.full((64, 4), -9, dtype=torch.int8)),
+     "weight_zero_point has -9 to -9, must be from -8 to 7 in 4 bits"),
+    ("compressed-tensors, int4, asymmetric",
+     _and(f"{DOWN_PROJ}.weight_zero_point", lambda: torch.full((1,), 1 << 16, dtype=torch.int32)),
+     "weight_zero_point has 65536 to 65536, must be from -8 to 7 in 4 bits"),
     ("compressed-tensors, int-quantized",
      _set(f"{DOWN_PROJ}.weight_scale", lambda old: old[:-1]),
      "weight_scale has shape [63, 1], weight [64, 128]: must be of the tensor, its rows"),
@@ -497,8 +504,11 @@ def refusals(path: Path, changes: Iterator[object]) -> list[str]:
     return messages
 
 
-def read(path: Path) -> np.ndarray:
+def read(path: Path, settings: object = None) -> np.ndarray:
+    """Reads a matrix, with other settings than the configuration has."""
     name = f"{DOWN_PROJ}.weight"
+    if settings is not None:
+        requantized(path, settings)
     with open_model(str(path)).open_tensors([name]) as reader:
         if reader.info(name).code_bits is not None:
             reader.read_groups(name, 0, 3)
@@ -566,7 +576,7 @@ def _reshaped(
     old, end = header[tensor], len(data) - 8 - length
     size = old["data_offsets"][1] - old["data_offsets"][0]
     unread = {"dtype": "U8", "shape": [size], "data_offsets": old["data_offsets"]}
-    header["model.layers.0.self_attn.rotary_emb.inv_freq"] = unread
+    header[f"{tensor}.rotary_emb.inv_freq"] = unread
     offsets = [end, end + num_bytes]
     header[tensor] = {"dtype": dtype or old["dtype"], "shape": shape, "data_offsets": offsets}
     text = json.dumps(header).encode()
@@ -634,7 +644,7 @@ def most_memory(num_bytes: int) -> Iterator[None]:
 def test_columns_of_a_matrix_that_fits_no_model_are_not_ordered(tmp_path: Path) -> None:
     """Its headers fit each other; how large it may be is known only after they were read."""
     path = packed_model(FORMATS["gptq, act-order"], "llama", tmp_path, num_hidden_layers=1).path
-    num_columns = 1 << 26
+    num_columns = 1 << 23
     for part, shape in (("qweight", [num_columns // 8, 8]), ("g_idx", [num_columns])):
         _reshaped(path, f"{DOWN_PROJ}.{part}", shape, "I32", 4 * math.prod(shape))
     for part, width, dtype in (("qzeros", 1, "I32"), ("scales", 8, "F32")):
@@ -696,6 +706,79 @@ def test_settings_may_lie_in_a_file_of_their_own(
     (path / file_name).write_text(json.dumps(settings))
     assert open_model(str(path)).fingerprint == fingerprint
     assert load(path).weight_bytes > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "packed"),
+    [
+        ("awq", "qweight"),
+        ("gptq", "qweight"),
+        ("compressed-tensors, int4", "weight_packed"),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int8])
+def test_a_matrix_that_is_stored_twice_is_refused(
+    name: str, packed: str, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    path = packed_model(FORMATS[name], "llama", tmp_path).path
+    tensors = load_file(path / "model.safetensors")
+    tensors[f"{Q_PROJ}.weight"] = torch.zeros(64, 64, dtype=dtype)
+    save_file(tensors, path / "model.safetensors")
+    told = f"there are {Q_PROJ}.weight and {Q_PROJ}.{packed}, must be one of them"
+    with pytest.raises(ModelFilesError, match=re.escape(told)):
+        load(path)
+
+
+def _grouped(*weights: dict[str, object], **more: object) -> dict[str, object]:
+    groups = {f"group_{index}": {"weights": each} for index, each in enumerate(weights)}
+    return {"quant_method": "compressed-tensors", "config_groups": groups, **more}
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_blocks_that_fit_a_matrix_in_two_ways_are_refused(swapped: bool, tmp_path: Path) -> None:
+    """Blocks of 40 rows and of 48 make two of 64."""
+    path = packed_model(FORMATS["fp8"], "llama", tmp_path, num_hidden_layers=1).path
+    blocks = [[48, 48], [40, 48]]
+    weights = [
+        {"num_bits": 8, "type": "float", "strategy": "block", "block_structure": block}
+        for block in (blocks[::-1] if swapped else blocks)
+    ]
+    requantized(path, _grouped(*weights, format="float-quantized"))
+    told = r"its rows, or blocks of 40 x 48, or blocks of 48 x 48, and of one of them alone"
+    with pytest.raises(ModelFilesError, match=told):
+        load(path, LayerRange(0, 1))
+    for one in weights:
+        assert read(path, _grouped(one, format="float-quantized")).any()
+
+
+def test_codes_whose_bits_are_in_doubt_are_refused(tmp_path: Path) -> None:
+    """128 columns take 16 words in 4 bits; of few columns, codes of 3 bits take as many."""
+    path = packed_model(FORMATS["compressed-tensors, int4"], "llama", tmp_path).path
+    tensors = load_file(path / "model.safetensors")
+    for part, made in (
+        ("weight_packed", torch.zeros(64, 1, dtype=torch.int32)),
+        ("weight_shape", torch.tensor([64, 8])),
+        ("weight_scale", torch.ones(64, 1)),
+    ):
+        tensors[f"{DOWN_PROJ}.{part}"] = made
+    save_file(tensors, path / "model.safetensors")
+    assert (read(path, _grouped({"num_bits": 4, "strategy": "channel"})) == -8).all()
+    both = _grouped(*({"num_bits": bits, "strategy": "channel"} for bits in (3, 4)))
+    with pytest.raises(ModelFilesError, match="in codes of 3 or 4 bits, of which one must fit"):
+        read(path, both)
+
+
+@pytest.mark.parametrize("said", [{}, {"packing_format": None}, {"packing_format": "auto"},
+                                  {"packing_format": "auto_round:gptq"},
+                                  {"backend": "auto_round:gptq:exllamav2"}])  # fmt: skip
+def test_auto_round_packs_as_auto_gptq_where_it_does_not_say_how(
+    said: dict[str, object], tmp_path: Path
+) -> None:
+    checkpoint = packed_model(FORMATS["auto-round"], "llama", tmp_path, num_hidden_layers=1)
+    path = requantized(
+        checkpoint.path, {"quant_method": "auto-round", "bits": 4, "group_size": 32, **said}
+    )
+    assert np.array_equal(read(path), read(checkpoint.plain))
 
 
 def test_what_changes_the_meaning_of_tensors_changes_the_fingerprint(tmp_path: Path) -> None:
