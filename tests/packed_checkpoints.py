@@ -328,6 +328,19 @@ FORMATS: dict[str, Format] = {
         {**_weights(8, strategy="channel", type="float"), "format": "float-quantized"},
         *("int8", 8),
     ),
+    "compressed-tensors, FP8 in groups": Format(
+        fp8("weight_scale", (1, 32)),
+        {**_weights(8, **_GROUPS, type="float"), "format": "float-quantized"},
+        *("int8", 8),
+    ),
+    "compressed-tensors, int4 in bytes": Format(
+        compressed(4, -1, packs=False),
+        {**_weights(4, strategy="channel"), "format": "int-quantized"},
+        *("int8", 8),
+    ),
+    "gptq, static groups": Format(
+        gptq(4), _gptq(4, 32, desc_act=True, static_groups=True), "int4", 4
+    ),
     "fp8": Format(
         fp8("weight_scale_inv", (48, 48)),
         {"quant_method": "fp8", "weight_block_size": [48, 48]},

@@ -174,7 +174,7 @@ def build_engine(config: StageConfig, files: ModelFiles, report: Report = no_rep
             config.dtype,
             files.config,
             weights=config.weights,
-            own=files.encoding,
+            own=files.stored_encoding,
             kv_dtype=config.kv_dtype,
         )
         stack = load_layer_stack(

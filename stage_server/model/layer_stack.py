@@ -228,7 +228,7 @@ def load_layer_stack(
         InvalidArgumentError: Nothing computes in such a precision on this device.
     """
     format_ = linear_format(
-        precision, device, keeps_own=keeps_own and files.encoding == precision.weights
+        precision, device, keeps_own=keeps_own and files.stored_encoding == precision.weights
     )
     blueprint, runs_lean = _blueprint(files, layers, lean=lean)
     kernels = find_kernels(blueprint)

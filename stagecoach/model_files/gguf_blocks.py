@@ -4,7 +4,7 @@ Layouts: `ggml/src/ggml-common.h` of llama.cpp. The `gguf` package turns the sam
 float32, which the tests compare with bit for bit; it does not give the codes.
 
 Not here are the types whose numbers are no multiples of a scale, or share scales by fewer than 32:
-they are rounded to 8 bits, see `rounded_rows`.
+they are rounded to 8 bits, see `grouped_rows.rounded_rows`.
 """
 
 from collections.abc import Callable, Mapping
@@ -54,19 +54,6 @@ def grouped_rows(kind: BlockType, rows: _Bytes) -> GroupedRows:
         scales.reshape(num_rows, -1),
         None if offsets is None else offsets.reshape(num_rows, -1),
     )
-
-
-def rounded_rows(values: npt.NDArray[np.float32]) -> GroupedRows:
-    """Rounds rows to nearest, in 8 bits and groups of 32 spread about 0.
-
-    Args:
-        values: `[num_rows, num_columns]`, whole groups.
-    """
-    groups = values.reshape(len(values), -1, 32)
-    scales = np.abs(groups).max(-1) / np.float32(127)
-    steps = np.where(scales > 0, scales, np.float32(1))[..., None]
-    codes = (np.rint(groups / steps) + 128).astype(np.uint8)
-    return GroupedRows(codes.reshape(values.shape), 128, scales, None)
 
 
 def _nibbles(packed: _Bytes) -> _Bytes:

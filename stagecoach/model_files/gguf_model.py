@@ -20,12 +20,11 @@ from stagecoach.model_files.gguf_blocks import (
     BLOCK_TYPES,
     code_bits,
     grouped_rows,
-    rounded_rows,
 )
 from stagecoach.model_files.gguf_file import GgufFile
 from stagecoach.model_files.gguf_metadata import GgufFields
 from stagecoach.model_files.gguf_parts import GgufParts, model_name
-from stagecoach.model_files.grouped_rows import GroupedRows
+from stagecoach.model_files.grouped_rows import GroupedRows, rounded_rows
 from stagecoach.model_files.listing import listed, name_of
 from stagecoach.model_files.model_files import (
     ByteReport,

@@ -38,3 +38,16 @@ class GroupedRows(NamedTuple):
         if self.offsets is not None:
             numbers += self.offsets[..., None]
         return numbers.reshape(self.codes.shape)
+
+
+def rounded_rows(values: npt.NDArray[np.float32]) -> GroupedRows:
+    """Rounds rows to nearest, in 8 bits and groups of 32 spread about 0.
+
+    Args:
+        values: `[num_rows, num_columns]`, whole groups.
+    """
+    groups = values.reshape(len(values), -1, 32)
+    scales = np.abs(groups).max(-1) / np.float32(127)
+    steps = np.where(scales > 0, scales, np.float32(1))[..., None]
+    codes = (np.rint(groups / steps) + 128).astype(np.uint8)
+    return GroupedRows(codes.reshape(values.shape), 128, scales, None)

@@ -1,7 +1,7 @@
 """A model in the Hugging Face layout: config.json beside safetensors shards, here or on a hub."""
 
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -161,16 +161,30 @@ class HfFiles(ModelFiles):
             return None
         found = quantization_in(self.config.raw)
         if found is None and has_old_names(self._found_shards or ()):
-            for name in FILES:
-                settings = self._json(name)
-                if settings is not None:
-                    return quantization_beside(settings, name)
+            return self._quantization_beside(self._folder.find)
         return found
 
     @property
     def encoding(self) -> Encoding | None:
-        """As the configuration says it, by which all boxes choose alike."""
+        """As the configuration says it, or else an old file of settings that is on this machine."""
+        if self.config.model_type not in FAMILIES:
+            return None
+        found = quantization_in(self.config.raw)
+        found = self._quantization_beside(self._folder.find_here) if found is None else found
+        return None if found is None else found.encoding
+
+    @property
+    def stored_encoding(self) -> Encoding | None:
+        """As the configuration says it, or else an old file of settings for tensors such as it."""
         return None if self.quantization is None else self.quantization.encoding
+
+    def _quantization_beside(self, find: Callable[[str], Path | None]) -> Quantization | None:
+        """Reads the first of the old files of settings that is found."""
+        for name in FILES:
+            path = find(name)
+            if path is not None:
+                return quantization_beside(json_object(read_text(path, name), name), name)
+        return None
 
     @property
     def tensor_names(self) -> Collection[str]:

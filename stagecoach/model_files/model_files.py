@@ -88,8 +88,16 @@ class ModelFiles(ABC):
 
     @property
     def encoding(self) -> Encoding | None:
-        """In which few bits most matrices are; None: they are plain numbers."""
+        """In which few bits most matrices are; None: they are plain numbers.
+
+        Read from what describes the weights, without opening or asking a hub for anything.
+        """
         return None
+
+    @property
+    def stored_encoding(self) -> Encoding | None:
+        """As `encoding`, by names of tensors too, so that all boxes that load them choose alike."""
+        return self.encoding
 
     @property
     @abstractmethod

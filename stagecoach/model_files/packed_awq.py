@@ -47,7 +47,6 @@ def awq(
         settings.text("version", "checkpoint_format", "format", default="gemm"),
         "gemm",
     )
-    settings.choice("awq zero_point", settings.flag("zero_point", default=True), True)
     backend = settings.text("backend", default="autoawq")
     if backend == "llm-awq":
         raise settings.refused(f"awq of backend {backend}")

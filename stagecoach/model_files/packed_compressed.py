@@ -22,17 +22,25 @@ from stagecoach.model_files.packed_matrix import (
     kept_bits,
     unpacked,
 )
-from stagecoach.model_files.packed_scaled import UNREAD_SCALES, Layout, scaled_form
+from stagecoach.model_files.packed_scaled import (
+    UNREAD_SCALES,
+    Layout,
+    activations_of_groups,
+    scaled_form,
+)
 from stagecoach.model_files.quantization_settings import QuantizationSettings
 from stagecoach.model_files.stored_matrix import FLOATS, StoredMatrix
 
+_PACKED = "pack-quantized"
 _FORMATS = (
-    *("pack-quantized", "int-quantized", "float-quantized", "naive-quantized"),
+    *(_PACKED, "int-quantized", "float-quantized", "naive-quantized"),
     *("mixed-precision", "dense"),
 )
 _STRATEGIES = ("tensor", "channel", "group", "block")
 _INTEGER_TYPES = tuple(("int", bits) for bits in range(2, 9))
 _INTEGER_PRESET = re.compile(r"W([2-8])A(?:4|8|16|16_ASYM|FP8)|INT(8)")
+_PLAIN_ACTIVATIONS = "A16"
+"""What is part of the names of schemes whose activations are not quantized."""
 _FLOAT_PRESETS = ("FP8", "FP8_DYNAMIC", "FP8_BLOCK")
 _PRESET_GROUP_SIZE, _PRESET_BLOCK = 128, (128, 128)
 _INDICES = ("I32", "I64")
@@ -42,10 +50,14 @@ class _Scheme(NamedTuple):
     """How the matrices of a group of modules are quantized."""
 
     num_bits: int
+    form: str
+    """Name of the format in which they are stored."""
     is_float: bool
     group_size: int
     """Less than 1: whole rows."""
     block: tuple[int, int] | None = None
+    is_scattered: bool = False
+    """Whether columns of a group may lie apart."""
 
 
 def compressed_tensors(settings: QuantizationSettings) -> Quantization:
@@ -57,10 +69,12 @@ def compressed_tensors(settings: QuantizationSettings) -> Quantization:
     """
     _check_form(settings)
     groups = settings.within("config_groups")
-    schemes = [scheme for name in groups.values for scheme in _schemes(groups, name)]
+    form = settings.text("format", default=_PACKED)
+    schemes = [scheme for name in groups.values for scheme in _schemes(groups, name, form)]
     whole = [scheme for scheme in schemes if not scheme.is_float]
     bits = {scheme.num_bits for scheme in whole}
     sizes = {scheme.group_size for scheme in whole}
+    scaled_sizes = {scheme.group_size for scheme in schemes if scheme.group_size > 0}
     blocks = sorted({scheme.block for scheme in schemes if scheme.block is not None})
     return Quantization(
         method="compressed-tensors",
@@ -72,7 +86,7 @@ def compressed_tensors(settings: QuantizationSettings) -> Quantization:
                 ("weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx"),
                 lambda stored: _opened(stored, bits, sizes),
             ),
-            scaled_form(Layout(blocks, {size for size in sizes if size > 0})),
+            scaled_form(Layout(blocks, sorted(scaled_sizes))),
         ),
         says={"method": "compressed-tensors", "blocks": blocks},
         not_read=UNREAD_SCALES,
@@ -81,7 +95,7 @@ def compressed_tensors(settings: QuantizationSettings) -> Quantization:
 
 
 def _check_form(settings: QuantizationSettings) -> None:
-    form = settings.text("format", default="pack-quantized")
+    form = settings.text("format", default=_PACKED)
     settings.choice("compressed-tensors format", form, *_FORMATS)
     sparsity = settings.within("sparsity_config")
     sparse_form = sparsity.text("format", default="dense")
@@ -91,15 +105,21 @@ def _check_form(settings: QuantizationSettings) -> None:
         raise transforms.refused("transforms of compressed-tensors")
 
 
-def _schemes(groups: QuantizationSettings, name: str) -> list[_Scheme]:
-    """The scheme of a group; none where its weights are plain."""
+def _schemes(groups: QuantizationSettings, name: str, form: str) -> list[_Scheme]:
+    """The scheme of a group; none where its weights are plain.
+
+    Args:
+        groups: All groups.
+        name: Name of this one.
+        form: Format of groups that have none of their own.
+    """
     if not isinstance(groups.values[name], Mapping):  # a list of modules below a known name
-        return [_preset(groups, name)]
+        return [_preset(groups, name, form)]
     group = groups.within(name)
     weights = group.within("weights")
     if not weights.values:
         return []
-    form = group.text("format", default="pack-quantized")
+    form = group.text("format", default=form)
     group.choice("compressed-tensors format", form, *_FORMATS)
     kind = weights.text("type", default="int")
     num_bits = weights.whole("num_bits", default=8)
@@ -111,37 +131,50 @@ def _schemes(groups: QuantizationSettings, name: str) -> list[_Scheme]:
     weights.choice("compressed-tensors strategy", strategy, *_STRATEGIES)
     group_size = weights.whole("group_size", default=-1) if strategy == "group" else -1
     block = weights.pair("block_structure") if strategy == "block" else None
-    return [_Scheme(num_bits, kind == "float", group_size, block)]
+    is_scattered = _has_order(weights) and group_size > 0
+    return [_Scheme(num_bits, form, kind == "float", group_size, block, is_scattered)]
 
 
-def _preset(groups: QuantizationSettings, name: str) -> _Scheme:
+def _has_order(weights: QuantizationSettings) -> bool:
+    """Whether columns were put in groups by their size, and not in the order of their groups."""
+    if isinstance(weights.get("actorder"), bool):
+        return weights.flag("actorder", default=False)
+    order = weights.text("actorder", default="weight")
+    weights.choice("compressed-tensors actorder", order, "group", "dynamic", "weight", "static")
+    return order in ("group", "dynamic")
+
+
+def _preset(groups: QuantizationSettings, name: str, form: str) -> _Scheme:
     preset = name.upper()
     if preset in _FLOAT_PRESETS:
-        return _Scheme(8, True, -1, _PRESET_BLOCK if preset == "FP8_BLOCK" else None)
+        return _Scheme(8, form, True, -1, _PRESET_BLOCK if preset == "FP8_BLOCK" else None)
     found = _INTEGER_PRESET.fullmatch(preset)
     if found is None:
         raise groups.refused(f"compressed-tensors scheme {name}")
     num_bits = int(next(bits for bits in found.groups() if bits))
-    return _Scheme(num_bits, False, _PRESET_GROUP_SIZE if num_bits < 8 else -1)
+    return _Scheme(num_bits, form, False, _PRESET_GROUP_SIZE if num_bits < 8 else -1)
 
 
 def _encoding(schemes: Sequence[_Scheme]) -> Encoding | None:
     """Returns that of the group with the fewest bits: modules with more are exceptions."""
     if not schemes:
         return None
-    fewest = min(schemes, key=lambda scheme: scheme.num_bits)
-    return encoding_of(fewest.num_bits, fewest.group_size)
+    fewest = min(schemes, key=_stored_bits)
+    return encoding_of(_stored_bits(fewest), fewest.group_size, is_scattered=fewest.is_scattered)
+
+
+def _stored_bits(scheme: _Scheme) -> int:
+    """Bits of a stored code, which has a byte of its own where codes are not packed."""
+    return scheme.num_bits if scheme.form in (_PACKED, "mixed-precision") else 8
 
 
 def _not_applied(settings: QuantizationSettings, groups: QuantizationSettings) -> Iterator[str]:
     """Yields the names of settings of activations and KV."""
     for name, group in groups.values.items():
-        if isinstance(group, Mapping):
-            for key in ("input_activations", "output_activations"):
-                if group.get(key) is not None:
-                    yield f"{groups.path}.{name}.{key}"
-    if settings.get("kv_cache_scheme") is not None:
-        yield f"{settings.path}.kv_cache_scheme"
+        if not isinstance(group, Mapping) and _PLAIN_ACTIVATIONS not in name.upper():
+            yield f"{groups.path}.{name}"
+    yield from activations_of_groups(groups)
+    yield from settings.said("kv_cache_scheme")
 
 
 def _opened(

@@ -47,6 +47,8 @@ def gptq(settings: QuantizationSettings) -> Quantization:
     layout = settings.text("checkpoint_format", "format", default="gptq")
     settings.choice("gptq checkpoint_format", layout, *_ZERO_OFFSETS)
     settings.choice("gptq pack_dtype", settings.text("pack_dtype", default="int32"), "int32")
+    if settings.flag("is_marlin_format", default=False):
+        raise settings.refused("gptq for Marlin (is_marlin_format)")
     for key in ("rotation", "adapter"):
         if settings.get(key) is not None:
             raise settings.refused(f"gptq and {key}")
@@ -84,7 +86,8 @@ def gptq_like(
         {group_size, *(each.whole("group_size", default=group_size) for each in of_modules)},
         zero_offset,
     )
-    is_scattered = settings.flag("desc_act", default=False) and group_size > 0
+    has_own_order = not settings.flag("static_groups", default=False)
+    is_scattered = settings.flag("desc_act", default=False) and has_own_order and group_size > 0
     return Quantization(
         method="gptq",
         encoding=encoding_of(num_bits, group_size, is_scattered=is_scattered),

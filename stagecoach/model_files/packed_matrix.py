@@ -7,8 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stagecoach.contract.errors import ModelFilesError
-from stagecoach.model_files.gguf_blocks import rounded_rows
-from stagecoach.model_files.grouped_rows import GroupedRows
+from stagecoach.model_files.grouped_rows import GroupedRows, rounded_rows
 
 Words = npt.NDArray[np.int32]
 Codes = npt.NDArray[np.uint8]

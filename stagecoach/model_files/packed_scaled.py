@@ -4,7 +4,7 @@ A tensor, a row, a group of a row or a block has a scale, by which its numbers a
 where its tensor is called an inverse. e4m3: `https://arxiv.org/abs/2209.05433`, table 1.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +29,8 @@ _SCALES = ("weight_scale", "weight_scale_inv")
 UNREAD_SCALES = (
     *(".input_scale", ".output_scale", ".input_zero_point", ".output_zero_point"),
     *(".k_scale", ".v_scale", ".q_scale", ".kv_scale", ".prob_scale", ".input_global_scale"),
+    *(".k_zero_point", ".v_zero_point", ".q_zero_point"),
+    *(".activation_scale", ".act_scale", ".input_scale_ub"),
 )
 """Ends of names of what only activations and KV are quantized by."""
 
@@ -52,12 +54,12 @@ def fp8(settings: QuantizationSettings) -> Quantization:
     settings.choice("fp8 fmt", settings.text("fmt", default="e4m3"), "e4m3", "float8_e4m3fn")
     block = settings.pair("weight_block_size")
     layout = Layout(() if block is None else (block,))
-    return _fp8("fp8", settings, layout, "activation_scheme")
+    return _fp8("fp8", layout, settings.said("activation_scheme", "kv_cache_scheme"))
 
 
 def fbgemm_fp8(settings: QuantizationSettings) -> Quantization:
     """Reads the settings of checkpoints in FP8 for FBGEMM, with a scale a row."""
-    return _fp8("fbgemm_fp8", settings, Layout(), "activation_scale_ub")
+    return _fp8("fbgemm_fp8", Layout(), settings.said("activation_scale_ub", "kv_cache_scheme"))
 
 
 def modelopt(settings: QuantizationSettings) -> Quantization:
@@ -70,21 +72,31 @@ def modelopt(settings: QuantizationSettings) -> Quantization:
     inner = settings.within("quantization")
     settings = inner if inner.values else settings
     settings.choice("modelopt quant_algo", settings.text("quant_algo"), "fp8")
-    return _fp8("modelopt", settings, Layout(), "quant_algo")
+    activations = activations_of_groups(settings.within("config_groups"))
+    kv = settings.said("kv_cache_scheme", "kv_cache_quant_algo")
+    return _fp8("modelopt", Layout(), (*activations, *kv))
 
 
-def _fp8(
-    method: str, settings: QuantizationSettings, layout: Layout, activations: str
-) -> Quantization:
-    """Describes a checkpoint in FP8, where the key `activations` says how those are quantized."""
-    is_applied = settings.get(activations) is None
+def activations_of_groups(groups: QuantizationSettings) -> Iterator[str]:
+    """Yields the paths of settings of activations.
+
+    Args:
+        groups: Settings of groups of modules, by their names.
+    """
+    for name, group in groups.values.items():
+        if isinstance(group, Mapping):
+            yield from groups.within(name).said("input_activations", "output_activations")
+
+
+def _fp8(method: str, layout: Layout, not_applied: tuple[str, ...]) -> Quantization:
+    """Describes a checkpoint in FP8."""
     return Quantization(
         method=method,
         encoding=INT8,
         forms=(scaled_form(layout),),
         says={"method": method, "blocks": sorted(layout.blocks)},
         not_read=UNREAD_SCALES,
-        not_applied=() if is_applied else (f"{settings.path}.{activations}",),
+        not_applied=not_applied,
     )
 
 

@@ -15,8 +15,14 @@ from stagecoach.model_files.quantization_settings import QuantizationSettings
 KEYS = ("quantization_config", "compression_config")
 """Where config.json says how weights are quantized."""
 
+_MLX_KEY = "quantization"
+"""Where config.json of MLX says it; copies of it elsewhere name no method."""
+
 FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
 """Files beside a config.json that does not say it, and the tools that first wrote them."""
+
+_OLD_ENDS = (".qweight", ".B")
+"""Ends of names of tensors with codes; the latter is that of AutoGPTQ for Marlin."""
 
 _PLAIN_BITS = 16
 
@@ -34,6 +40,9 @@ def quantization_in(raw: Mapping[str, object]) -> Quantization | None:
         UnsupportedModelError: The weights are in a form that is not served; names it.
         ModelFilesError: A value is of no use.
     """
+    of_mlx = raw.get(_MLX_KEY)
+    if isinstance(of_mlx, Mapping) and {"bits", "group_size"} <= of_mlx.keys():
+        raise QuantizationSettings(of_mlx, f"config.json: {_MLX_KEY}").refused("mlx")
     for key in KEYS:
         settings = raw.get(key)
         if settings:
@@ -49,7 +58,7 @@ def has_old_names(stored: Collection[str]) -> bool:
     Args:
         stored: Names of the tensors.
     """
-    return any(name.endswith(".qweight") for name in stored)
+    return any(name.endswith(_OLD_ENDS) for name in stored)
 
 
 def quantization_beside(settings: Mapping[str, object], file_name: str) -> Quantization:
@@ -83,8 +92,12 @@ def _auto_round(settings: QuantizationSettings) -> Quantization:
     packed = [one for one in each if one.whole("bits", default=0) < _PLAIN_BITS]
     zero_offset = _AUTO_ROUND[packing]
     if zero_offset is None:
-        return awq(settings, packed)
-    return gptq_like(settings, packed, zero_offset=zero_offset)
+        found = awq(settings, packed)
+    else:
+        found = gptq_like(settings, packed, zero_offset=zero_offset)
+    if settings.whole("act_bits", default=_PLAIN_BITS) < _PLAIN_BITS:
+        return found._replace(not_applied=settings.said("act_bits"))
+    return found
 
 
 _AUTO_ROUND = {

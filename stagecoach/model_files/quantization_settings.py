@@ -1,10 +1,13 @@
 """What a configuration says of its quantization, read by name, with refusals that name the key."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TypeGuard
 
 from stagecoach.contract.errors import ModelFilesError, UnsupportedModelError
 from stagecoach.model_files.frozen_json import shown
+
+_PAIR = re.compile(r"[0-9]{1,10}[xX][0-9]{1,10}")
 
 MAX_SIZE = (1 << 31) - 1
 """Most that a size may be, of which products of two are whole numbers of 64 bits."""
@@ -85,16 +88,22 @@ class QuantizationSettings:
             raise ModelFilesError(f"{self.path}.{key} is {shown(value)}, must be an object")
         return QuantizationSettings(value, f"{self.path}.{key}")
 
+    def said(self, *keys: str) -> tuple[str, ...]:
+        """Returns which of the keys have a value, by their paths."""
+        return tuple(f"{self.path}.{key}" for key in keys if self.get(key) is not None)
+
     def pair(self, key: str) -> tuple[int, int] | None:
         """Returns the rows and columns of a block; None where there is no such setting.
 
         Raises:
-            ModelFilesError: The value is no such pair.
+            ModelFilesError: The value is no such pair, nor one in words as `128x128`.
         """
         value = self.get(key)
         if value is None:
             return None
-        sizes = value if isinstance(value, Sequence) and not isinstance(value, str) else ()
+        sizes = value if isinstance(value, Sequence) else ()
+        if isinstance(value, str) and _PAIR.fullmatch(value):
+            sizes = [int(size) for size in value.lower().split("x")]
         whole = [size for size in sizes if is_size(size)]
         if len(sizes) != 2 or len(whole) != 2:
             raise ModelFilesError(

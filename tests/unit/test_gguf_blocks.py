@@ -9,8 +9,8 @@ from stagecoach.model_files.gguf_blocks import (
     BLOCK_TYPES,
     code_bits,
     grouped_rows,
-    rounded_rows,
 )
+from stagecoach.model_files.grouped_rows import rounded_rows
 
 NUM_ROWS, NUM_COLUMNS = 5, 768
 MAX_CODE = {kind: 2**found.num_bits - 1 for kind, found in BLOCK_TYPES.items()}

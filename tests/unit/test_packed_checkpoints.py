@@ -7,7 +7,7 @@ import math
 import os
 import re
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,10 @@ from stage_server.model.layer_stack import LayerStack, load_layer_stack
 from stage_server.model.lean_blueprint import is_plain
 from stagecoach.contract.errors import ModelFilesError, StagecoachError, UnsupportedModelError
 from stagecoach.contract.layer_range import LayerRange
-from stagecoach.contract.precision import FEW_BITS, DType, Precision
+from stagecoach.contract.precision import FEW_BITS, INT4, DType, Precision
 from stagecoach.model_files import open_model
+from stagecoach.model_files.hf_files import HfFiles
+from stagecoach.model_files.local_folder import LocalFolder
 from stagecoach.model_files.packed_matrix import unpacked
 from stagecoach.model_files.packed_scaled import E4M3
 from stagecoach.model_files.quantization import quantization_in
@@ -87,6 +89,11 @@ class TestRecorded:
             parts = [reader.read(name, start, start + 1) for start in range(len(whole))]
             assert np.array_equal(np.concatenate(parts), whole)
             assert np.array_equal(reader.read(name, 3, 21), whole[3:21])
+
+
+def _grouped(*weights: Mapping[str, object], **more: object) -> dict[str, object]:
+    groups = {f"group_{index}": {"weights": each} for index, each in enumerate(weights)}
+    return {"quant_method": "compressed-tensors", "config_groups": groups, **more}
 
 
 PUBLISHED: dict[str, tuple[dict[str, Any], str]] = {
@@ -212,12 +219,15 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"bits": 4}, "a method that has no name (config.json: quantization_config)"),
     ({"quant_method": "awq", "bits": 3}, "awq with bits 3"),
     ({"quant_method": "awq", "version": "gemv"}, 'awq version "gemv"'),
-    ({"quant_method": "awq", "zero_point": False}, "awq zero_point false"),
     ({"quant_method": "awq", "backend": "llm-awq"}, "awq of backend llm-awq"),
     ({"quant_method": "gptq", "bits": 9}, "gptq with bits 9"),
     (
         {"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"},
         'gptq checkpoint_format "marlin"',
+    ),
+    (
+        {"quant_method": "gptq", "bits": 4, "is_marlin_format": True},
+        "gptq for Marlin (is_marlin_format)",
     ),
     ({"quant_method": "gptq", "bits": 4, "pack_dtype": "int8"}, 'gptq pack_dtype "int8"'),
     ({"quant_method": "gptq", "bits": 4, "rotation": "hadamard"}, "gptq and rotation"),
@@ -248,6 +258,13 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
             "transform_config": {"config_groups": {"R1": {"type": "hadamard"}}},
         },
         "transforms of compressed-tensors",
+    ),
+    (
+        {
+            "quant_method": "compressed-tensors",
+            "config_groups": {"a": {"weights": {"num_bits": 4, "actorder": "other"}}},
+        },
+        'actorder "other"',
     ),
     (
         {"quant_method": "compressed-tensors", "config_groups": {"NVFP4": ["Linear"]}},
@@ -287,6 +304,64 @@ def test_other_forms_are_refused_by_name_before_weights_are_read(
     assert (
         "take the model that they were made from, or a form of it as GGUF" in caught.value.message
     )
+
+
+def test_mlx_is_refused_by_name(tmp_path: Path) -> None:
+    of_mlx = {"group_size": 64, "bits": 4, "mode": "affine"}
+    path = requantized(tiny_model("llama", tmp_path), of_mlx, quantization=of_mlx)
+    with pytest.raises(UnsupportedModelError, match=r"with mlx \(config.json: quantization\)"):
+        load(path)
+
+
+ENCODINGS: list[tuple[dict[str, Any], str]] = [
+    (_grouped({"num_bits": 4, "type": "int", "strategy": "channel"}, format="int-quantized"),
+     "int8"),
+    (_grouped({"num_bits": 4, "strategy": "group", "group_size": 32, "actorder": "group"}), "int8"),
+    (_grouped({"num_bits": 4, "strategy": "group", "group_size": 32, "actorder": True}), "int8"),
+    (_grouped({"num_bits": 4, "strategy": "group", "group_size": 32, "actorder": "weight"}),
+     "int4"),
+    (_grouped({"num_bits": 4, "strategy": "channel", "actorder": "weight"}), "int4"),
+    ({"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": True}, "int8"),
+    ({"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": True,
+      "static_groups": True}, "int4"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("settings", "encoding"), ENCODINGS)
+def test_settings_say_how_codes_are_kept(settings: dict[str, Any], encoding: str) -> None:
+    found = quantization_in({"quantization_config": settings})
+    assert found is not None
+    assert found.encoding == FEW_BITS[encoding]
+
+
+NOT_APPLIED: list[tuple[dict[str, Any], list[str]]] = [
+    (
+        {"quant_method": "compressed-tensors", "config_groups": {name: ["Linear"]}},
+        [f"config_groups.{name}"],
+    )
+    for name in ("FP8_DYNAMIC", "FP8", "W8A8", "W4A8", "INT8")
+] + [
+    ({"quant_method": "compressed-tensors", "config_groups": {"W4A16": ["Linear"]}}, []),
+    ({"quant_method": "fp8", "kv_cache_scheme": "static", "activation_scheme": "dynamic"},
+     ["activation_scheme", "kv_cache_scheme"]),
+    ({"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_scheme": {"num_bits": 8},
+      "config_groups": {"a": {"input_activations": {"num_bits": 8}}}},
+     ["config_groups.a.input_activations", "kv_cache_scheme"]),
+    ({"quant_method": "modelopt", "quantization": {"quant_algo": "FP8",
+      "kv_cache_quant_algo": "FP8"}}, ["quantization.kv_cache_quant_algo"]),
+    ({"quant_method": "modelopt", "quant_algo": "FP8"}, []),
+    ({"quant_method": "auto-round", "bits": 8, "act_bits": 8}, ["act_bits"]),
+    ({"quant_method": "auto-round", "bits": 8, "act_bits": 16}, []),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("settings", "keys"), NOT_APPLIED)
+def test_settings_of_activations_and_kv_are_named(
+    settings: dict[str, Any], keys: list[str]
+) -> None:
+    found = quantization_in({"quantization_config": settings})
+    assert found is not None
+    assert list(found.not_applied) == [f"config.json: quantization_config.{key}" for key in keys]
 
 
 @pytest.mark.parametrize(
@@ -406,7 +481,7 @@ DAMAGED: list[tuple[str, Edit, str]] = [
     ("fp8", _set(f"{DOWN_PROJ}.weight_scale_inv", lambda old: old[:, :-1]),
      "weight_scale_inv has shape [2, 2], weight [64, 128]"),
     ("fp8", _set(f"{DOWN_PROJ}.weight", lambda old: old.to(torch.float8_e5m2)),
-     f"{DOWN_PROJ}.weight has type F8_E5M2"),
+     f"{DOWN_PROJ}.weight has type F8_E5M2, must be F8_E4M3 or I8: take the model that"),
     ("bitsandbytes, nf4", _set(f"{DOWN_PROJ}.weight", lambda old: old[:-1]),
      f"{DOWN_PROJ}.weight has 4095 bytes, {DOWN_PROJ} takes 4096"),
     ("bitsandbytes, nf4", _set(f"{DOWN_PROJ}.weight.absmax", lambda old: old[:-1]),
@@ -704,8 +779,51 @@ def test_settings_may_lie_in_a_file_of_their_own(
     with pytest.raises(UnsupportedModelError, match=r"quantized weights .*qweight"):
         load(path)
     (path / file_name).write_text(json.dumps(settings))
-    assert open_model(str(path)).fingerprint == fingerprint
+    files = open_model(str(path))
+    assert files.fingerprint == fingerprint
+    assert files.encoding == files.stored_encoding == INT4
     assert load(path).weight_bytes > 0
+
+
+class WatchedFolder(LocalFolder):
+    """Fails where anything is fetched or opened that a hub would be asked for."""
+
+    watched = False
+
+    def find(self, name: str) -> Path | None:
+        assert not self.watched, f"{name} is asked for"
+        return super().find(name)
+
+    def find_here(self, name: str) -> Path | None:
+        path = self._path / name
+        return path if path.is_file() else None
+
+    def tensor_types(self, name: str) -> dict[str, tuple[str, tuple[int, ...]]] | None:
+        assert not self.watched, f"{name} is opened"
+        return super().tensor_types(name)
+
+
+@pytest.mark.parametrize("content", ["", "version https://git-lfs.github.com/spec/v1\n"])
+def test_a_plain_model_is_planned_without_its_weights(content: str, tmp_path: Path) -> None:
+    path = tiny_model("llama", tmp_path)
+    (path / "model.safetensors").write_text(content)
+    folder = WatchedFolder(path)
+    files = HfFiles(folder)
+    folder.watched = True
+    assert files.encoding is None
+    with pytest.raises(AssertionError, match=r"model\.safetensors is opened"):
+        _ = files.stored_encoding
+    (path / "quantize_config.json").write_text(json.dumps({"bits": 4, "group_size": 32}))
+    assert files.encoding == INT4
+
+
+def test_old_settings_beside_plain_weights_change_nothing(tmp_path: Path) -> None:
+    path = tiny_model("llama", tmp_path)
+    fingerprint = open_model(str(path)).fingerprint
+    (path / "quantize_config.json").write_text(json.dumps({"bits": 4, "group_size": 32}))
+    files = open_model(str(path))
+    assert files.stored_encoding is None
+    assert files.fingerprint == fingerprint
 
 
 @pytest.mark.parametrize(
@@ -727,11 +845,6 @@ def test_a_matrix_that_is_stored_twice_is_refused(
     told = f"there are {Q_PROJ}.weight and {Q_PROJ}.{packed}, must be one of them"
     with pytest.raises(ModelFilesError, match=re.escape(told)):
         load(path)
-
-
-def _grouped(*weights: dict[str, object], **more: object) -> dict[str, object]:
-    groups = {f"group_{index}": {"weights": each} for index, each in enumerate(weights)}
-    return {"quant_method": "compressed-tensors", "config_groups": groups, **more}
 
 
 @pytest.mark.parametrize("swapped", [False, True])
@@ -821,6 +934,53 @@ def test_scales_of_activations_and_kv_are_left_out_and_named(
         "config.json: quantization_config.config_groups.group_0.input_activations",
         "config.json: quantization_config.kv_cache_scheme",
     ]
+
+
+def test_static_fp8_of_transformers_is_read(tmp_path: Path) -> None:
+    """Its `FP8Linear` has one scale of the tensor, and one of what comes in."""
+    path = packed_model(FORMATS["fp8"], "llama", tmp_path, num_hidden_layers=1).path
+    tensors = load_file(path / "model.safetensors")
+    for name in [name for name in tensors if name.endswith("weight_scale_inv")]:
+        tensors[name] = torch.tensor(0.5)
+        tensors[f"{name.removesuffix('weight_scale_inv')}activation_scale"] = torch.tensor(1.0)
+    for end in ("act_scale", "input_scale_ub", "k_zero_point", "v_zero_point"):
+        tensors[f"{Q_PROJ}.{end}"] = torch.ones(1)
+    save_file(tensors, path / "model.safetensors")
+    requantized(path, {"quant_method": "fp8", "activation_scheme": "static"})
+    numbers = tensors[f"{DOWN_PROJ}.weight"].float()
+    assert torch.equal(torch.from_numpy(read(path)), numbers * 0.5)
+    assert load(path, LayerRange(0, 1)).weight_bytes > 0
+
+
+@pytest.mark.parametrize("block", ["48x48", "48X48"])
+def test_a_block_may_be_said_in_words(block: str, tmp_path: Path) -> None:
+    path = packed_model(FORMATS["fp8"], "llama", tmp_path, num_hidden_layers=1).path
+    expected = read(path)
+    weights = {"num_bits": 8, "type": "float", "strategy": "block", "block_structure": block}
+    assert np.array_equal(read(path, _grouped(weights, format="float-quantized")), expected)
+
+
+def test_awq_without_zeros_of_its_own_stores_the_middle_code(tmp_path: Path) -> None:
+    """AutoRound and GPTQModel write `zero_point` so for symmetric codes."""
+    path = packed_model(FORMATS["awq"], "llama", tmp_path, num_hidden_layers=1).path
+    expected = read(path)
+    settings = {**FORMATS["awq"].settings, "zero_point": False, "version": "gemm"}
+    assert np.array_equal(read(path, settings), expected)
+
+
+def test_marlin_beside_old_settings_is_refused_by_name(tmp_path: Path) -> None:
+    path = packed_model(FORMATS["gptq"], "llama", tmp_path, num_hidden_layers=1).path
+    tensors = load_file(path / "model.safetensors")
+    ends = {"qweight": "B", "scales": "s", "qzeros": "workspace"}
+    for name in [name for name in tensors if name.rpartition(".")[2] in ends]:
+        module, _, end = name.rpartition(".")
+        tensors[f"{module}.{ends[end]}"] = tensors.pop(name)
+    save_file(tensors, path / "model.safetensors")
+    requantized(path, None)
+    settings = {"bits": 4, "group_size": 32, "is_marlin_format": True}
+    (path / "quantize_config.json").write_text(json.dumps(settings))
+    with pytest.raises(UnsupportedModelError, match="gptq for Marlin"):
+        load(path, LayerRange(0, 1))
 
 
 def test_fp8_with_powers_of_two_for_scales(tmp_path: Path) -> None:
