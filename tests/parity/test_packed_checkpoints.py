@@ -61,14 +61,19 @@ def test_what_a_checkpoint_stands_for_is_read_exactly(model: tuple[str, Checkpoi
 def test_in_few_bits_it_computes_with_nearly_those_numbers(
     model: tuple[str, Checkpoint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Scales are rounded to bfloat16, what has other groups to 8 bits; see `test_few_bits`."""
+    """Scales are rounded to bfloat16, what has other groups to 8 bits; see `test_few_bits`.
+
+    Forms of 8 bits on a CPU round the code of 0 by up to a thirtieth of a step, which counts where
+    bytes hold codes of 4 bits.
+    """
     name, checkpoint = model
     files = open_model(str(checkpoint.path))
     encoding = FEW_BITS[FORMATS[name].encoding]
     assert files.encoding == encoding
     twin = Twin(files, encoding, monkeypatch)
     rounds = FORMATS[name].code_bits == 8 and "int" not in name
-    assert max(twin.errors.values()) < (0.006 if rounds else 0.004)
+    most = 0.008 if "in bytes" in name else 0.006 if rounds else 0.004
+    assert max(twin.errors.values()) < most
     found = SplitModel(load(checkpoint.path, 3, encoding)).logits(PROMPT * 3)
     assert difference(found, twin.model.logits(PROMPT * 3)) < 3e-4
 
