@@ -180,8 +180,8 @@ class GetInfoResponse(_message.Message):
     field; then it is that of hidden states, and so is the next.
     """
     kv_dtype: _builtins.str
-    """How keys and values are kept: their element type, or int8 for codes with a scale of each head
-    and token.
+    """How keys and values are kept: their element type, or int8 for codes with a scale and an offset
+    of each head and token.
     """
     answers_prompt_logits: _builtins.bool
     """True when the stage answers `MicroBatch.prompt_logits`; an older one does not know them, and is
