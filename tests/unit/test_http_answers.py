@@ -14,6 +14,7 @@ from coordinator.doors.http.completion_answer import CompletionAnswer
 from coordinator.doors.http.schema.base import ResponseModel
 from coordinator.doors.http.schema.sampling import PromptTokensDetails, Usage
 from tests.ended_requests import NO_TIME
+from tests.whole_answers import whole
 
 USAGE = Usage(
     prompt_tokens=1,
@@ -71,10 +72,10 @@ def choice_of(model: ResponseModel | None) -> dict[str, Any]:
 @pytest.mark.parametrize("with_logprobs", [True, False])
 def test_an_empty_chat_answer_has_the_lists_that_were_asked_for(with_logprobs: bool) -> None:
     answer = ChatAnswer(head(with_logprobs=with_logprobs), None)
-    whole = answer.whole([ChoiceOutput(text="", tokens=None, end=finished())], USAGE)
+    answered = whole(answer, [ChoiceOutput(text="", tokens=None, end=finished())], USAGE)
     expected = EMPTY_CHAT if with_logprobs else None
-    assert choice_of(whole)["logprobs"] == expected
-    ChatCompletion.model_validate(whole.model_dump(exclude_unset=True), strict=True)
+    assert choice_of(answered)["logprobs"] == expected
+    ChatCompletion.model_validate(answered.model_dump(exclude_unset=True), strict=True)
     for chunk in (answer.opening(0), answer.ending(0, finished("rest"))):
         assert choice_of(chunk)["logprobs"] == expected
         ChatCompletionChunk.model_validate(chunk.model_dump(exclude_unset=True), strict=True)
@@ -83,11 +84,11 @@ def test_an_empty_chat_answer_has_the_lists_that_were_asked_for(with_logprobs: b
 @pytest.mark.parametrize("with_logprobs", [True, False])
 def test_an_empty_completion_has_the_lists_that_were_asked_for(with_logprobs: bool) -> None:
     answer = CompletionAnswer(head(with_logprobs=with_logprobs))
-    whole = answer.whole([ChoiceOutput(text="", tokens=None, end=finished())], USAGE)
+    answered = whole(answer, [ChoiceOutput(text="", tokens=None, end=finished())], USAGE)
     expected = EMPTY_COMPLETION if with_logprobs else None
-    assert choice_of(whole)["logprobs"] == expected
+    assert choice_of(answered)["logprobs"] == expected
     assert choice_of(answer.ending(0, finished()))["logprobs"] == expected
-    Completion.model_validate(whole.model_dump(exclude_unset=True), strict=True)
+    Completion.model_validate(answered.model_dump(exclude_unset=True), strict=True)
 
 
 def test_tokens_come_with_their_text_when_it_was_held_back() -> None:
@@ -104,4 +105,4 @@ def test_tokens_come_with_their_text_when_it_was_held_back() -> None:
 def test_tokens_that_a_stop_string_cut_off_stand_at_the_end_of_the_text() -> None:
     answer = CompletionAnswer(head(with_logprobs=True))
     output = ChoiceOutput(text="a", tokens=event("abcd", "a", 4), end=finished())
-    assert choice_of(answer.whole([output], USAGE))["logprobs"]["text_offset"] == [0, 1, 1, 1]
+    assert choice_of(whole(answer, [output], USAGE))["logprobs"]["text_offset"] == [0, 1, 1, 1]

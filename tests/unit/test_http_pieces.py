@@ -15,6 +15,7 @@ from coordinator.doors.http.choices import TakenPrompt
 from coordinator.doors.http.completion_answer import CompletionAnswer
 from coordinator.doors.http.pieces import spliced
 from tests.ended_requests import NO_TIME
+from tests.whole_answers import whole
 
 TRAP = '"choices":[] "content":[] "tokens":[] "text_offset":[] \\ "'
 
@@ -100,7 +101,7 @@ async def test_an_answer_in_pieces_is_the_whole_one(
     usage = usage_of(3, [output.end for output in outputs], 1)
     taken = TakenPrompt(TokenPrompt(token_ids=PROMPT_IDS), PROMPT_IDS)
     await answer.read_prompts([taken], len(outputs))
-    expected = json.loads(answer.whole(outputs, usage).model_dump_json(exclude_unset=True))
+    expected = json.loads(whole(answer, outputs, usage).model_dump_json(exclude_unset=True))
     assert json.loads("".join(answer.pieces(outputs, usage))) == expected
 
 

@@ -10,7 +10,6 @@ from coordinator.core.prompt_logprobs import PromptLogprobs
 from coordinator.core.request import FinishReason
 from coordinator.doors.http.choices import Choice, TakenPrompt
 from coordinator.doors.http.held_logprobs import Hold
-from coordinator.doors.http.schema.base import ResponseModel
 from coordinator.doors.http.schema.chat import ChatCompletionChunk
 from coordinator.doors.http.schema.completion import Completion
 from coordinator.doors.http.schema.sampling import FinishReasonText, PromptTokensDetails, Usage
@@ -125,12 +124,8 @@ class Answer(Protocol):
         """The chunk of a stream that follows all choices when the usage was asked for."""
         ...
 
-    def whole(self, outputs: Sequence[ChoiceOutput], usage: Usage) -> ResponseModel:
-        """The answer that is not streamed."""
-        ...
-
     def pieces(self, outputs: Sequence[ChoiceOutput], usage: Usage) -> Iterator[str]:
-        """`whole` as JSON, in pieces none of which takes long."""
+        """The answer that is not streamed, as JSON, in pieces none of which takes long."""
         ...
 
 

@@ -8,7 +8,7 @@ from coordinator.core.prompt_logprobs import PromptLogprobs
 from coordinator.doors.http.answer import TOKENS_PER_PIECE, AnswerHead, ChoiceOutput, finish_reason
 from coordinator.doors.http.choices import TakenPrompt
 from coordinator.doors.http.pieces import chain_listed, listed, number, spliced
-from coordinator.doors.http.prompt_lists import prompt_list, prompt_list_pieces
+from coordinator.doors.http.prompt_lists import prompt_list_pieces
 from coordinator.doors.http.schema.chat import (
     AssistantMessage,
     ChatChoice,
@@ -77,39 +77,14 @@ class ChatAnswer:
             usage=usage,
         )
 
-    def whole(self, outputs: Sequence[ChoiceOutput], usage: Usage) -> ChatCompletion:
-        """See `Answer.whole`."""
-        answer = ChatCompletion(
-            id=self._head.id,
-            object="chat.completion",
-            created=self._head.created_s,
-            model=self._head.model,
-            choices=[self._choice(index, output) for index, output in enumerate(outputs)],
-            usage=usage,
-        )
-        num_listed_top = self._head.prompt.num_listed_top
-        if num_listed_top is not None:
-            answer.prompt_logprobs = (
-                prompt_list(
-                    self._prompt_token_ids,
-                    outputs[0].prompt_logprobs,
-                    num_listed_top,
-                    self._head.spell,
-                )
-                if outputs
-                else []
-            )
-        if self._metadata is not None:
-            answer.metadata = dict(self._metadata)
-        return answer
-
     def pieces(self, outputs: Sequence[ChoiceOutput], usage: Usage) -> Iterator[str]:
         """See `Answer.pieces`."""
-        answer = self.whole([], usage).model_dump_json(exclude_unset=True)
+        answer = self._frame(usage)
         choices = (self._choice_pieces(index, output) for index, output in enumerate(outputs))
         lists: list[tuple[str, Iterator[str]]] = [("choices", chain_listed(choices))]
         num_listed_top = self._head.prompt.num_listed_top
         if num_listed_top is not None:
+            answer.prompt_logprobs = []
             of_prompt = prompt_list_pieces(
                 self._prompt_token_ids,
                 outputs[0].prompt_logprobs,
@@ -117,7 +92,21 @@ class ChatAnswer:
                 self._head.spell,
             )
             lists.append(("prompt_logprobs", of_prompt))
-        return spliced(answer, lists)
+        return spliced(answer.model_dump_json(exclude_unset=True), lists)
+
+    def _frame(self, usage: Usage) -> ChatCompletion:
+        """The answer that is not streamed, without its choices."""
+        answer = ChatCompletion(
+            id=self._head.id,
+            object="chat.completion",
+            created=self._head.created_s,
+            model=self._head.model,
+            choices=[],
+            usage=usage,
+        )
+        if self._metadata is not None:
+            answer.metadata = dict(self._metadata)
+        return answer
 
     def _choice_pieces(self, index: int, output: ChoiceOutput) -> Iterator[str]:
         choice = self._choice(index, replace(output, tokens=None))

@@ -11,7 +11,7 @@ from coordinator.doors.http.answer import TOKENS_PER_PIECE, AnswerHead, ChoiceOu
 from coordinator.doors.http.choices import TakenPrompt
 from coordinator.doors.http.echoed_prompt import EchoedPrompt, echoed_prompt
 from coordinator.doors.http.pieces import chain_listed, listed, number, spliced
-from coordinator.doors.http.prompt_lists import prompt_list, prompt_list_pieces
+from coordinator.doors.http.prompt_lists import prompt_list_pieces
 from coordinator.doors.http.schema.completion import (
     Completion,
     CompletionChoice,
@@ -118,34 +118,11 @@ class CompletionAnswer:
         """See `Answer.usage`."""
         return self._completion([], usage)
 
-    def whole(self, outputs: Sequence[ChoiceOutput], usage: Usage) -> Completion:
-        """See `Answer.whole`."""
-        choices = [self._whole_choice(index, output) for index, output in enumerate(outputs)]
-        return self._completion(choices, usage)
-
     def pieces(self, outputs: Sequence[ChoiceOutput], usage: Usage) -> Iterator[str]:
         """See `Answer.pieces`."""
         answer = self._completion([], usage).model_dump_json(exclude_unset=True)
         choices = (self._choice_pieces(index, output) for index, output in enumerate(outputs))
         return spliced(answer, [("choices", chain_listed(choices))])
-
-    def _whole_choice(self, index: int, output: ChoiceOutput) -> CompletionChoice:
-        choice = self._choice(
-            index,
-            self._echo(index).text + output.text,
-            output.token_ids,
-            list(self._told(index, output)) if self._head.with_logprobs else (),
-            reason=finish_reason(output.end),
-        )
-        num_listed_top = self._head.prompt.num_listed_top
-        if num_listed_top is not None:
-            choice.prompt_logprobs = prompt_list(
-                self._prompts[index].token_ids,
-                output.prompt_logprobs,
-                num_listed_top,
-                self._head.spell,
-            )
-        return choice
 
     def _choice_pieces(self, index: int, output: ChoiceOutput) -> Iterator[str]:
         text = self._echo(index).text + output.text

@@ -6,28 +6,20 @@ from itertools import chain, islice
 from coordinator.core.prompt_logprobs import PromptLogprob, PromptLogprobs
 from coordinator.doors.http.answer import TOKENS_PER_PIECE, SpellToken
 from coordinator.doors.http.pieces import listed
-from coordinator.doors.http.schema.sampling import PromptLogprobsList, PromptTokenLogprob
-
-
-def prompt_list(
-    token_ids: Sequence[int], pieces: Sequence[PromptLogprobs], num_top: int, spell: SpellToken
-) -> PromptLogprobsList:
-    """Makes the whole list; null for the first token, which none comes before.
-
-    Args:
-        token_ids: The prompt.
-        pieces: Log-probabilities of all its tokens but the first.
-        num_top: Most likely tokens that are wanted of each place; there may be more.
-        spell: The bytes that a token stands for.
-    """
-    rows = zip(islice(token_ids, 1, None), chain.from_iterable(pieces), strict=True)
-    return [None, *(_entries(token_id, one, num_top, spell) for token_id, one in rows)]
+from coordinator.doors.http.schema.sampling import PromptTokenLogprob
 
 
 def prompt_list_pieces(
     token_ids: Sequence[int], pieces: Sequence[PromptLogprobs], num_top: int, spell: SpellToken
 ) -> Iterator[str]:
-    """Makes the inside of the list as JSON, piece by piece; arguments as of `prompt_list`."""
+    """Makes the inside of the list as JSON, piece by piece; null for the first token.
+
+    Args:
+        token_ids: The prompt.
+        pieces: Log-probabilities of all its tokens but the first, which none comes before.
+        num_top: Most likely tokens that are wanted of each place; there may be more.
+        spell: The bytes that a token stands for.
+    """
     yield "null"
     rows = zip(islice(token_ids, 1, None), chain.from_iterable(pieces), strict=True)
     for inside in listed(
