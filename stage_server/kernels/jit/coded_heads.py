@@ -63,11 +63,18 @@ def store_coded_constants(
     *, token_stride: int, head_stride: int, num_heads: int, head_dim: int
 ) -> dict[str, Any]:
     """Returns what `store_coded_kernel` is compiled for."""
-    dims = triton.next_power_of_2(head_dim)
     return {
         "TOKEN_STRIDE": token_stride,
         "HEAD_STRIDE": head_stride,
         "NUM_HEADS": num_heads,
+        **head_constants(head_dim),
+    }
+
+
+def head_constants(head_dim: int) -> dict[str, int]:
+    """Returns how many elements a head has and takes room for, and how many a program takes."""
+    dims = triton.next_power_of_2(head_dim)
+    return {
         "HEAD_DIM": head_dim,
         "DIMS": dims,
         "BLOCK_HEADS": max(1, _BLOCK_ELEMENTS // dims),

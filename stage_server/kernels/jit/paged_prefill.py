@@ -12,7 +12,12 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from stage_server.kernels.jit.scores import offsets_at, product_size, scales_at, soft_capped
+from stage_server.kernels.jit.scores import (
+    decoded_scores,
+    product_size,
+    soft_capped,
+    weights_of_codes,
+)
 
 _MAX_DIMS_OF_LARGE_TILES = 128
 
@@ -89,8 +94,7 @@ def prefill_kernel(
         key = tl.load(keys + at, mask=is_loaded, other=0.0).to(queries.dtype)
         score = tl.dot(queries, tl.trans(key), input_precision="ieee")
         if HAS_SCALES:
-            score = score * scales_at(key_scales, place, is_there)[None, :]
-            score += sums[:, None] * offsets_at(key_scales, place, is_there)[None, :]
+            score = decoded_scores(score, sums, key_scales, place, is_there)
         score *= scaling
         if HAS_SOFTCAP:
             score = soft_capped(score, softcap)
@@ -105,12 +109,8 @@ def prefill_kernel(
         value = tl.load(values + at, mask=is_loaded, other=0.0).to(queries.dtype)
         result = result * shrink[:, None]
         if HAS_SCALES:
-            offset = offsets_at(value_scales, place, is_there)
-            result += tl.sum(weight * offset[None, :], 1)[:, None]
-            scale = scales_at(value_scales, place, is_there)
-            # Scales may be so small that a weight times one is lost in 16 bits.
-            largest = tl.max(scale, 0)
-            weight *= (scale / tl.where(largest > 0, largest, 1.0))[None, :]
+            weight, largest, added = weights_of_codes(weight, value_scales, place, is_there)
+            result += added
         product = tl.dot(weight.to(queries.dtype), value, input_precision="ieee")
         if HAS_SCALES:
             product *= largest

@@ -8,10 +8,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from stage_server.kernels.jit.coded_heads import coded
-
-_BLOCK_ELEMENTS = 1024
-"""About as many as one program takes."""
+from stage_server.kernels.jit.coded_heads import coded, head_constants
 
 
 @triton.jit(
@@ -90,13 +87,10 @@ def rotate_constants(
     has_scales: bool,
 ) -> dict[str, Any]:
     """Returns what `rotate_and_store_kernel` is compiled for."""
-    dims = triton.next_power_of_2(head_dim)
     return {
         "NUM_HEADS": num_heads,
         "NUM_KV_HEADS": num_kv_heads,
-        "HEAD_DIM": head_dim,
-        "DIMS": dims,
-        "BLOCK_HEADS": max(1, _BLOCK_ELEMENTS // dims),
+        **head_constants(head_dim),
         "ROTARY_STRIDE": rotary_stride,
         "HAS_NORM": has_norm,
         "HAS_SCALES": has_scales,

@@ -21,12 +21,31 @@ def soft_capped(score, softcap):
 
 
 @triton.jit
-def scales_at(scales, place, is_read):
-    """Returns scales of coded heads in float32; see `stage_server.kv_cache.coded_heads`."""
-    return tl.load(scales + 2 * place, mask=is_read, other=0.0).to(tl.float32)
+def decoded_scores(score, sums, scales, place, is_read):
+    """Returns scores of keys from products with their codes.
+
+    See `stage_server.kv_cache.coded_heads`; `sums` are those of the queries' elements.
+    """
+    scale, offset = scales_at(scales, place, is_read)
+    return score * scale[None, :] + sums[:, None] * offset[None, :]
 
 
 @triton.jit
-def offsets_at(scales, place, is_read):
-    """Returns their offsets."""
-    return tl.load(scales + 2 * place + 1, mask=is_read, other=0.0).to(tl.float32)
+def weights_of_codes(weight, scales, place, is_read):
+    """Returns weights of the codes of values, a factor on their product, and what is added to it.
+
+    Scales may be so small that a weight times one is lost in 16 bits: they are divided by the
+    largest.
+    """
+    scale, offset = scales_at(scales, place, is_read)
+    largest = tl.max(scale, 0)
+    shares = scale / tl.where(largest > 0, largest, 1.0)
+    return weight * shares[None, :], largest, tl.sum(weight * offset[None, :], 1)[:, None]
+
+
+@triton.jit
+def scales_at(scales, place, is_read):
+    """Returns scales and offsets of coded heads in float32."""
+    scale = tl.load(scales + 2 * place, mask=is_read, other=0.0)
+    offset = tl.load(scales + 2 * place + 1, mask=is_read, other=0.0)
+    return scale.to(tl.float32), offset.to(tl.float32)
