@@ -1,11 +1,23 @@
 """In which formats a stage keeps, computes and sends numbers; made once, from its flags."""
 
 from enum import StrEnum
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeVar
 
 from stagecoach.contract.errors import InvalidArgumentError
 
 _ITEMSIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+_Named = TypeVar("_Named", bound=StrEnum)
+
+
+def _named(choices: type[_Named], name: str, field: str) -> _Named:
+    try:
+        return choices(name)
+    except ValueError:
+        raise InvalidArgumentError(
+            f"{field} {name!r} is not one of {', '.join(choices)}", field=field
+        ) from None
 
 
 class DType(StrEnum):
@@ -26,12 +38,7 @@ class DType(StrEnum):
         Raises:
             InvalidArgumentError: There is no such dtype.
         """
-        try:
-            return cls(name)
-        except ValueError:
-            raise InvalidArgumentError(
-                f"dtype {name!r} is not one of {', '.join(cls)}", field="dtype"
-            ) from None
+        return _named(cls, name, "dtype")
 
 
 class KvFormat(StrEnum):
@@ -50,12 +57,7 @@ class KvFormat(StrEnum):
         Raises:
             InvalidArgumentError: There is no such format.
         """
-        try:
-            return cls(name)
-        except ValueError:
-            raise InvalidArgumentError(
-                f"kv_dtype {name!r} is not one of {', '.join(cls)}", field="kv_dtype"
-            ) from None
+        return _named(cls, name, "kv_dtype")
 
     @property
     def dtype(self) -> DType | None:

@@ -1,14 +1,10 @@
 """A model in the Hugging Face layout: config.json beside safetensors shards, here or on a hub."""
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterator, Mapping, Set
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
-
-import numpy as np
-import numpy.typing as npt
 
 from stagecoach.contract.errors import ModelFilesError, UnsupportedModelError
 from stagecoach.contract.precision import Encoding
@@ -16,6 +12,7 @@ from stagecoach.model_files.canonical_config import canonical_config
 from stagecoach.model_files.chat_templates import DEFAULT, configured_template
 from stagecoach.model_files.config import parse_config
 from stagecoach.model_files.families import FAMILIES
+from stagecoach.model_files.folder import Folder
 from stagecoach.model_files.folder_content import (
     ADAPTER_CONFIG,
     adapter_beside,
@@ -23,12 +20,10 @@ from stagecoach.model_files.folder_content import (
     without_config,
     without_weights,
 )
-from stagecoach.model_files.grouped_rows import GroupedRows
 from stagecoach.model_files.listing import listed
 from stagecoach.model_files.model_files import (
     ByteReport,
     ModelFiles,
-    TensorInfo,
     TensorReader,
     fingerprint_of,
     no_report,
@@ -43,6 +38,7 @@ from stagecoach.model_files.quantization import (
     quantization_in,
 )
 from stagecoach.model_files.safetensors_file import SafetensorsFile
+from stagecoach.model_files.shard_reader import ShardReader
 from stagecoach.model_files.text_file import json_object, read_text
 from stagecoach.model_files.tokenizer_files import HfTokenizerFiles
 from stagecoach.model_files.weight_digest import (
@@ -65,52 +61,6 @@ _TEMPLATES = "additional_chat_templates"
 """Folder of templates with other names than the default."""
 _PROCESSOR_TEMPLATE = "chat_template.json"
 """Where models of several modalities had their template before `chat_template.jinja`."""
-
-
-class Folder(Protocol):
-    """Files by name, wherever they are."""
-
-    model_id: str
-    """Name of the model, for people."""
-
-    def find(self, name: str) -> Path | None:
-        """Returns the path of a file, fetching it first if need be; None if there is none."""
-        ...
-
-    def find_all(self, names: Sequence[str], on_download: ByteReport) -> dict[str, Path | None]:
-        """Finds several files as `find` does, and tells how far their fetching is."""
-        ...
-
-    def find_here(self, name: str) -> Path | None:
-        """Returns the path of a file if it is on this machine."""
-        ...
-
-    def names(self) -> Sequence[str]:
-        """Names of what there is, or of what is well known of it; for people."""
-        ...
-
-    def names_in(self, subfolder: str) -> Sequence[str]:
-        """Names of what there is in a folder inside, in order; in this one for an empty name.
-
-        A name has no folder in it.
-        """
-        ...
-
-    def unknown(self, name: str) -> str | None:
-        """Says why nobody knows whether there is a file that was not found; None: there is none."""
-        ...
-
-    def checksums(self, names: Sequence[str]) -> Mapping[str, str] | None:
-        """Checksums that a hub knows files by; None where there is none or it does not say."""
-        ...
-
-    def tensor_types(self, name: str) -> dict[str, tuple[str, tuple[int, ...]]] | None:
-        """Reads dtype and shape of all tensors of a safetensors file, without its tensors.
-
-        Returns:
-            None if the file is not found.
-        """
-        ...
 
 
 class HfFiles(ModelFiles):
@@ -157,26 +107,33 @@ class HfFiles(ModelFiles):
             UnsupportedModelError: The weights are in a form that is not served.
             ModelFilesError: A setting is of no use.
         """
-        if self.config.model_type not in FAMILIES:
-            return None
-        found = quantization_in(self.config.raw)
-        if found is None and has_old_names(self._found_shards or ()):
+        found = self._said_quantization
+        if found is None and self._is_served and has_old_names(self._found_shards or ()):
             return self._quantization_beside(self._folder.find)
         return found
 
     @property
     def encoding(self) -> Encoding | None:
         """As the configuration says it, or else an old file of settings that is on this machine."""
-        if self.config.model_type not in FAMILIES:
-            return None
-        found = quantization_in(self.config.raw)
-        found = self._quantization_beside(self._folder.find_here) if found is None else found
+        found = self._said_quantization
+        if found is None and self._is_served:
+            found = self._quantization_beside(self._folder.find_here)
         return None if found is None else found.encoding
 
     @property
     def stored_encoding(self) -> Encoding | None:
         """As the configuration says it, or else an old file of settings for tensors such as it."""
         return None if self.quantization is None else self.quantization.encoding
+
+    @property
+    def _is_served(self) -> bool:
+        """Whether the model's family is; of others nothing is said but that."""
+        return self.config.model_type in FAMILIES
+
+    @cached_property
+    def _said_quantization(self) -> Quantization | None:
+        """How the checkpoint is quantized, as the configuration says it."""
+        return quantization_in(self.config.raw) if self._is_served else None
 
     def _quantization_beside(self, find: Callable[[str], Path | None]) -> Quantization | None:
         """Reads the first of the old files of settings that is found."""
@@ -218,7 +175,7 @@ class HfFiles(ModelFiles):
     @contextmanager
     def _open_stored(
         self, names: Collection[str], on_download: ByteReport
-    ) -> Iterator["_ShardReader"]:
+    ) -> Iterator[ShardReader]:
         """Opens the shards that hold tensors, by the names under which they are stored."""
         index = self._sharded
         shards = {index[name] for name in names}
@@ -241,7 +198,7 @@ class HfFiles(ModelFiles):
                     f"{self.model_id}: the index names a file for {listed(astray)} "
                     "that does not hold it"
                 )
-            yield _ShardReader(owners)
+            yield ShardReader(owners)
 
     def weight_digests(self) -> Mapping[str, bytes]:
         """Samples the parts whose files are all here and sound."""
@@ -450,35 +407,3 @@ def _sampled(
         for name, stored_name in stored.items()
         if (file := holders[stored_name]) is not None and stored_name in file.entries
     }
-
-
-class _ShardReader:
-    """Implements `TensorReader` and `StoredTensors` over open shards."""
-
-    def __init__(self, owners: Mapping[str, SafetensorsFile]) -> None:
-        self._owners = owners
-
-    def info(self, name: str) -> TensorInfo:
-        return self._owners[name].info(name)
-
-    def read(self, name: str, start: int = 0, end: int | None = None) -> npt.NDArray[np.generic]:
-        return self._owners[name].read(name, start, end)
-
-    def read_groups(self, name: str, start: int, end: int) -> GroupedRows:
-        raise AssertionError(f"{name} is plain, as its info says")
-
-    def stored_type(self, name: str) -> tuple[str, tuple[int, ...]]:
-        entry = self._owners[name].entries[name]
-        return entry.dtype, entry.shape
-
-    def read_stored(
-        self, name: str, start: int = 0, end: int | None = None
-    ) -> npt.NDArray[np.generic]:
-        return self._owners[name].read_stored(name, start, end)
-
-    def num_bytes(self, name: str) -> int:
-        entry = self._owners[name].entries[name]
-        return entry.end - entry.start
-
-    def read_bytes(self, name: str, start: int, end: int) -> npt.NDArray[np.uint8]:
-        return self._owners[name].read_bytes(name, start, end)

@@ -22,6 +22,7 @@ from stagecoach.model_files.packed_matrix import (
     Scales,
     kept_bits,
     rounded_bits,
+    whole_codes,
 )
 from stagecoach.model_files.quantization_settings import MAX_SIZE, QuantizationSettings, is_size
 from stagecoach.model_files.stored_matrix import FLOATS, MAX_SCALE, StoredMatrix
@@ -68,7 +69,7 @@ def _opened_8bit(stored: StoredMatrix) -> PackedMatrix:
     def load() -> IntegerMatrix:
         scales = stored.scales("SCB").reshape(num_rows, 1) / np.float32(127)
         return IntegerMatrix(
-            lambda start, end: stored.read("weight", start, end).view(np.uint8) ^ np.uint8(128),
+            lambda start, end: whole_codes(stored.read("weight", start, end)),
             8,
             Scales(scales, num_columns),
             None,

@@ -29,7 +29,7 @@ from stagecoach.model_files.packed_scaled import (
     scaled_form,
 )
 from stagecoach.model_files.quantization_settings import QuantizationSettings
-from stagecoach.model_files.stored_matrix import FLOATS, StoredMatrix
+from stagecoach.model_files.stored_matrix import FLOATS, INDICES, StoredMatrix
 
 _PACKED = "pack-quantized"
 _FORMATS = (
@@ -43,7 +43,6 @@ _PLAIN_ACTIVATIONS = "A16"
 """What is part of the names of schemes whose activations are not quantized."""
 _FLOAT_PRESETS = ("FP8", "FP8_DYNAMIC", "FP8_BLOCK")
 _PRESET_GROUP_SIZE, _PRESET_BLOCK = 128, (128, 128)
-_INDICES = ("I32", "I64")
 
 
 class _Scheme(NamedTuple):
@@ -181,7 +180,7 @@ def _opened(
     stored: StoredMatrix, bits: Collection[int], group_sizes: Collection[int]
 ) -> PackedMatrix:
     num_rows, num_words = stored.shape("weight_packed", ("I32",), 2)
-    stored.check_shape("weight_shape", _INDICES, (2,))
+    stored.check_shape("weight_shape", INDICES, (2,))
     said_rows, num_columns = map(int, stored.read("weight_shape"))
     fitting = [each for each in sorted(bits) if -(-num_columns * each // 32) == num_words]
     if said_rows != num_rows or len(fitting) != 1:

@@ -193,3 +193,8 @@ def unpacked(words: Words, num_bits: int) -> Codes:
     num_codes = bits.shape[-1] // num_bits
     by_code = bits[..., : num_codes * num_bits].reshape(*bits.shape[:-1], num_codes, num_bits)
     return np.packbits(by_code, axis=-1, bitorder="little")[..., 0]
+
+
+def whole_codes(numbers: npt.NDArray[np.generic]) -> Codes:
+    """Returns the codes of whole numbers of 8 bits, of which that of 0 is the middle one."""
+    return numbers.view(np.uint8) ^ np.uint8(128)

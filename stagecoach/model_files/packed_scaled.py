@@ -12,7 +12,6 @@ import numpy as np
 from stagecoach.contract.precision import INT8
 from stagecoach.model_files.packed_form import PackedForm, Quantization
 from stagecoach.model_files.packed_matrix import (
-    Codes,
     Floats,
     IntegerMatrix,
     NumberMatrix,
@@ -20,6 +19,7 @@ from stagecoach.model_files.packed_matrix import (
     Scales,
     kept_bits,
     rounded_bits,
+    whole_codes,
 )
 from stagecoach.model_files.quantization_settings import QuantizationSettings
 from stagecoach.model_files.stored_matrix import FLOATS, StoredMatrix
@@ -126,10 +126,10 @@ def _opened(stored: StoredMatrix, layout: Layout) -> PackedMatrix:
     def load_whole() -> IntegerMatrix:
         zeros = None
         if has_zeros:
-            zeros = grid.rows(_offset(stored.read("weight_zero_point")), num_rows)
+            zeros = grid.rows(whole_codes(stored.read("weight_zero_point")), num_rows)
         scales = Scales(grid.rows(stored.scales(scale), num_rows), grid.num_columns)
         return IntegerMatrix(
-            lambda start, end: _offset(stored.read("weight", start, end)), 8, scales, zeros
+            lambda start, end: whole_codes(stored.read("weight", start, end)), 8, scales, zeros
         )
 
     def load_floats() -> NumberMatrix:
@@ -197,11 +197,6 @@ class _Grid(NamedTuple):
     def rows(self, scales: np.ndarray, num_rows: int) -> np.ndarray:
         """Repeats the scales of blocks for each of their rows: `[num_rows, num_groups]`."""
         return np.repeat(scales.reshape(self.shape), self.num_rows, axis=0)[:num_rows]
-
-
-def _offset(numbers: np.ndarray) -> Codes:
-    """Codes of whole numbers of 8 bits; that of 0 is 128."""
-    return numbers.view(np.uint8) ^ np.uint8(128)
 
 
 def _e4m3() -> Floats:

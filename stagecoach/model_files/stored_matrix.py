@@ -16,7 +16,8 @@ MAX_SCALE = float(np.finfo(np.float16).max)
 _MAX_ORDERED_COLUMNS = 1 << 22
 """Most columns that have groups of their own; the widest layers of models have 53 thousand."""
 
-_INDICES = ("I32", "I64")
+INDICES = ("I32", "I64")
+"""Types of groups of columns and of sizes."""
 
 FLOATS = ("F32", "F16", "BF16", "F8_E8M0")
 """Types of scales, as safetensors names them."""
@@ -196,7 +197,7 @@ class StoredMatrix:
         """
         if part not in self:
             return None
-        self.check_shape(part, _INDICES, (num_columns,))
+        self.check_shape(part, INDICES, (num_columns,))
         if num_columns > _MAX_ORDERED_COLUMNS:  # it is read before the matrix has to fit a model
             raise self.misfit(
                 f"{part} has {num_columns} columns, at most {_MAX_ORDERED_COLUMNS} are read"
