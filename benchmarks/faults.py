@@ -179,12 +179,7 @@ async def _detection_s(client: AsyncClient, struck_s: float) -> float:
 
 def incident(streams: Sequence[Stream], struck_s: float, detection_s: float | None) -> Incident:
     """Counts what became of the streams."""
-    failed = [
-        stream
-        for stream in streams
-        if stream.error is not None
-        and tuple(stream.token_ids) == stream.expected[: len(stream.token_ids)]
-    ]
+    failed = [stream for stream in streams if stream.error is not None and stream.is_on_its_way]
     num_complete = sum(stream.is_complete and stream.num_ends == 1 for stream in streams)
     of_streams = [pauses(stream, struck_s) for stream in streams]
     back_s = [max(one)[1] for one in of_streams if one]  # the longest is the outage

@@ -1,7 +1,7 @@
 """The peer: llama.cpp over RPC, built from the source package of `llama-cpp-python` on PyPI.
 
-That package holds the sources of `ggml-rpc-server` and `llama-batched-bench`. Needs cmake and a C++
-compiler; the build is kept in a cache folder between runs.
+That package holds the sources of `ggml-rpc-server`, `llama-batched-bench` and `llama-quantize`.
+Needs cmake and a C++ compiler; the build is kept in a cache folder between runs.
 """
 
 import json
@@ -22,7 +22,7 @@ from pathlib import Path
 VERSION = "0.3.36"
 
 _CACHE = Path(tempfile.gettempdir()) / "stagecoach-benchmarks" / f"llama-cpp-{VERSION}"
-_TARGETS = ("ggml-rpc-server", "llama-batched-bench")
+_TARGETS = ("ggml-rpc-server", "llama-batched-bench", "llama-quantize")
 _CMAKE_OPTIONS = (
     "-DCMAKE_BUILD_TYPE=Release",
     "-DGGML_RPC=ON",
@@ -149,6 +149,22 @@ def batched_bench(
     else:
         sys.exit(f"llama-batched-bench does not say all of batches {batches}: {output[-2000:]}")
     return {row["pl"]: Speed(prefill=row["speed_pp"], decode=row["speed_tg"]) for row in rows}
+
+
+def quantized(programs: Path, model: Path, kind: str) -> Path:
+    """Returns a GGUF file beside another, which `llama-quantize` makes of it when missing.
+
+    Args:
+        programs: What `build` returned.
+        model: A GGUF file in float16.
+        kind: Such as Q4_0.
+    """
+    target = model.with_name(f"model-{kind.lower()}.gguf")
+    if not target.exists():
+        unfinished = target.with_suffix(".unfinished")
+        _run([str(programs / "llama-quantize"), str(model), str(unfinished), kind])
+        unfinished.rename(target)
+    return target
 
 
 def _run(command: Sequence[str], *, environment: dict[str, str] | None = None) -> str:

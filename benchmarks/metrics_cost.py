@@ -85,6 +85,7 @@ def decode_step(requests: list[LiveRequest]) -> LandedStep:
         ),
         tokens=[NewToken(live, 7, None, False, None, None) for live in requests],
         prompt_logprobs={},
+        hidden_sums={},
         sampling_ns=0,
         sampled_ns=0,
         decided_ns=0,
@@ -94,8 +95,9 @@ def decode_step(requests: list[LiveRequest]) -> LandedStep:
 def step_cost_us(num_sequences: int, num_steps: int) -> tuple[float, float]:
     """Medians of a step (its summary, and telling the observers) and of a scrape."""
     step = decode_step([live_request(index) for index in range(num_sequences)])
-    metrics = CoordinatorMetrics(model="benchmark")
-    observers = Observers((RequestLog(), metrics.recorder))
+    metrics = CoordinatorMetrics()
+    recorder = metrics.add("benchmark", model="benchmark").recorder
+    observers = Observers((RequestLog(), recorder))
     for index in range(num_sequences):
         observers.request_accepted(f"req-{index:016x}", 3)
     durations_ns = []

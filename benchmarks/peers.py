@@ -1,7 +1,8 @@
 """Speed of three CPU stages against llama.cpp with three RPC servers, same machine, same weights.
 
-Random float16 weights of llama-160m and llama-1b. The two take turns (A B A B), and each sleeps
-while the other is measured. llama.cpp gets the best of its thread settings at each batch size.
+Random weights of llama-160m and llama-1b, in float16 and as `llama-quantize` makes Q4_0 and Q8_0 of
+them, and the file of the demo model. The two take turns (A B A B), and each sleeps while the other
+is measured. llama.cpp gets the best of its thread settings at each batch size.
 Prompts of 32 tokens, 64 decoded, end-of-sequence ignored, prefill excluded on both sides; prefill
 is measured on its own, with one prompt of 512 tokens. Prints medians, spread and ratio. Wants a
 quiet machine, cmake and a C++ compiler.
@@ -13,18 +14,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Self
 
 from benchmarks.cluster import running_cluster
 from benchmarks.gguf_export import export_gguf
-from benchmarks.llama_cpp import Speed, ThreadSetting, batched_bench, build, running_servers
+from benchmarks.llama_cpp import (
+    Speed,
+    ThreadSetting,
+    batched_bench,
+    build,
+    quantized,
+    running_servers,
+)
 from benchmarks.random_models import SHAPES, random_model
 from benchmarks.report import print_json, print_table
 from benchmarks.runs import Runs
 from coordinator.bench.decode import decode, decode_together, decode_tokens_per_s
 from coordinator.bench.prompts import fixed_prompts
 from stagecoach.client import AsyncClient
+from stagecoach.model_files.open_model import demo_path
 
 NUM_STAGES = 3
+DEMO = "demo"
+MODELS = (DEMO, "llama-160m", "llama-1b", "llama-1b-q4_0", "llama-1b-q8_0")
+"""What is measured: the demo's file, and random models, in float16 unless the name says a type."""
 SETTINGS = [
     ThreadSetting(num_threads=num_threads, passive=passive)
     for num_threads, passive in product((1, 2), (True, False))
@@ -58,7 +71,7 @@ class Case:
 class Comparison:
     """Both sides of one case."""
 
-    shape: str
+    model: str
     case: Case
     setting: ThreadSetting
     """The best of llama.cpp's."""
@@ -130,7 +143,32 @@ async def stages_run(client: AsyncClient, cases: Sequence[Case], run: int) -> di
     return rates
 
 
-async def compare(shape: str, options: argparse.Namespace) -> list[Comparison]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Files:
+    """One model, as each side opens it."""
+
+    ours: str
+    """What `--model` takes."""
+    dtype: str
+    """What `--dtype` takes."""
+    gguf: Path
+
+    @classmethod
+    def of(cls, model: str, programs: Path) -> Self:
+        """Finds or makes the files of a model of `MODELS`."""
+        if model == DEMO:
+            return cls(ours=DEMO, dtype="auto", gguf=demo_path())
+        shape = next(shape for shape in SHAPES if model.startswith(shape))
+        kind = model.removeprefix(shape).removeprefix("-")
+        folder = random_model(shape)
+        plain = export_gguf(folder)
+        if not kind:
+            return cls(ours=str(folder), dtype="float16", gguf=plain)
+        gguf = quantized(programs, plain, kind.upper())
+        return cls(ours=str(gguf), dtype="auto", gguf=gguf)
+
+
+async def compare(model: str, options: argparse.Namespace) -> list[Comparison]:
     """Measures one model on both sides, taking turns; the first run of each warms up."""
     cases = [
         Case(
@@ -144,10 +182,13 @@ async def compare(shape: str, options: argparse.Namespace) -> list[Comparison]:
     cases.append(
         Case(batch=1, num_prompt_tokens=options.prefill_tokens, num_tokens=1, is_prefill=True)
     )
-    model = random_model(shape)
-    peer = LlamaCpp(build(), export_gguf(model))
+    programs = build()
+    files = Files.of(model, programs)
+    peer = LlamaCpp(programs, files.gguf)
     flags = ["--threads", str(options.threads)] if options.threads else []
-    with running_cluster(str(model), num_stages=NUM_STAGES, flags=flags) as address:
+    with running_cluster(
+        files.ours, num_stages=NUM_STAGES, dtype=files.dtype, flags=flags
+    ) as address:
         async with AsyncClient(address) as client:
             await stages_run(client, cases, 0)
             contenders = _contenders(cases, {one: peer.run(cases, one) for one in SETTINGS})
@@ -156,7 +197,7 @@ async def compare(shape: str, options: argparse.Namespace) -> list[Comparison]:
                 for setting, runs in peers.items():
                     runs.append(peer.run(cases, setting))
                 stages.append(await stages_run(client, cases, run))
-    return [_comparison(shape, case, peers, stages) for case in cases]
+    return [_comparison(model, case, peers, stages) for case in cases]
 
 
 def _contenders(
@@ -171,7 +212,7 @@ def _contenders(
 
 
 def _comparison(
-    shape: str,
+    model: str,
     case: Case,
     peers: dict[ThreadSetting, list[dict[Case, float]]],
     stages: Sequence[dict[Case, float]],
@@ -182,7 +223,7 @@ def _comparison(
     }
     setting = max(runs, key=lambda setting: runs[setting].median)
     return Comparison(
-        shape=shape,
+        model=model,
         case=case,
         setting=setting,
         peer=runs[setting],
@@ -195,7 +236,7 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--shape", nargs="+", choices=sorted(SHAPES), default=sorted(SHAPES))
+    parser.add_argument("--model", nargs="+", choices=MODELS, default=MODELS)
     parser.add_argument("--threads", type=int, help="CPU threads a stage")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--prompt-tokens", type=int, default=32)
@@ -209,11 +250,11 @@ def parse_options() -> argparse.Namespace:
 def main() -> None:
     """Prints the comparison."""
     options = parse_options()
-    rows = [row for shape in options.shape for row in asyncio.run(compare(shape, options))]
+    rows = [row for model in options.model for row in asyncio.run(compare(model, options))]
     if options.json:
         result = [
             {
-                "shape": row.shape,
+                "model": row.model,
                 "case": str(row.case),
                 "llama_cpp_threads": str(row.setting),
                 "llama_cpp": row.peer.rates,
@@ -225,9 +266,9 @@ def main() -> None:
         print_json({"stages": NUM_STAGES, "rows": result})
         return
     print_table(
-        f"Tokens a second, median and spread of {options.repeats} runs, float16 weights",
+        f"Tokens a second, median and spread of {options.repeats} runs",
         ["model", "case", "llama.cpp, 3 RPC servers", "threads", "3 stages", "ratio"],
-        [[row.shape, row.case, row.peer, row.setting, row.stages, row.ratio] for row in rows],
+        [[row.model, row.case, row.peer, row.setting, row.stages, row.ratio] for row in rows],
     )
 
 

@@ -4,7 +4,7 @@ import asyncio
 import uuid
 from collections.abc import Sequence
 
-from coordinator.config import CoordinatorConfig
+from coordinator.config import ClusterConfig
 from coordinator.constraint.grammar_compiler import GrammarCompiler
 from coordinator.engine.admission import Admission
 from coordinator.engine.engine import Engine
@@ -25,7 +25,7 @@ from stagecoach.model_files import ModelFiles
 
 
 async def open_engine(
-    config: CoordinatorConfig,
+    config: ClusterConfig,
     files: ModelFiles,
     on_stage: OnStage = ignore_stage,
     observers: Sequence[EngineObserver] = (),
@@ -34,7 +34,7 @@ async def open_engine(
     """Connects to the stages and starts serving; `engine.close` undoes it.
 
     Args:
-        config: The coordinator's configuration.
+        config: The model, its stages and how it is served.
         files: The model that `config.model` names.
         on_stage: Told how each stage answers while they are waited for.
         observers: Told what the engine does, besides the log.
@@ -76,6 +76,8 @@ async def open_engine(
             eos_token_ids=eos_token_ids,
             max_request_tokens=limits.max_request_tokens,
             answers_prompt_logits=topology.answers_prompt_logits,
+            answers_hidden_sums=topology.answers_hidden_sums,
+            hidden_size=topology.hidden_size,
         ),
         grammars=GrammarCompiler(
             tokenizer, vocab_size=topology.vocab_size, eos_token_ids=eos_token_ids
@@ -87,6 +89,7 @@ async def open_engine(
         stage_wait_s=config.stage_wait_s,
         observers=(RequestLog(), *observers),
         policy=policy,
+        max_thinking_tokens=config.max_thinking_tokens,
     )
     engine.start()
     return engine
@@ -123,7 +126,7 @@ def _eos_token_ids(files: ModelFiles, tokenizer: Tokenizer | None) -> frozenset[
     return ids if tokenizer is None else ids | tokenizer.eos_token_ids
 
 
-def _limits(config: CoordinatorConfig, topology: Topology) -> SchedulerConfig:
+def _limits(config: ClusterConfig, topology: Topology) -> SchedulerConfig:
     """The operator's limits, none above what every stage can do.
 
     Every sequence may want its full row of logits in one micro-batch, so no more run at once than

@@ -12,25 +12,28 @@ NUM_SPECIAL_TOKENS = 3
 VOCAB_SIZE = NUM_SPECIAL_TOKENS + 256
 MAX_MODEL_LEN = 512
 
-_CHAT_TEMPLATE = (
+CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant:{% endif %}"
 )
 
 
-def byte_model(folder: Path, *, max_model_len: int = MAX_MODEL_LEN) -> Path:
+def byte_model(
+    folder: Path, *, max_model_len: int = MAX_MODEL_LEN, chat_template: str = CHAT_TEMPLATE
+) -> Path:
     """Saves the model and its tokenizer as a Hugging Face folder.
 
     Args:
         folder: Where the model's own folder is made.
         max_model_len: Most tokens of one request.
+        chat_template: Its source.
 
     Returns:
         The model's folder.
     """
     path = tiny_model("llama", folder, vocab_size=VOCAB_SIZE, max_position_embeddings=max_model_len)
     byte_backend().save(str(path / "tokenizer.json"))
-    config = {"bos_token": "<s>", "eos_token": "</s>", "chat_template": _CHAT_TEMPLATE}
+    config = {"bos_token": "<s>", "eos_token": "</s>", "chat_template": chat_template}
     (path / "tokenizer_config.json").write_text(json.dumps(config))
     return path
 

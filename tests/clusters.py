@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from coordinator.assembly import open_engine
-from coordinator.config import CoordinatorConfig, parse_stages
+from coordinator.config import ClusterConfig, parse_stages
 from coordinator.core.events import Finished, TokensEvent
 from coordinator.core.request import FinishReason
 from coordinator.core.request_spec import RequestSpec, TokenPrompt
@@ -84,7 +84,7 @@ async def running_engine(
     Args:
         model: What `--model` names.
         ranges: Layers of each stage.
-        coordinator: Further fields of `CoordinatorConfig`.
+        coordinator: Further fields of `ClusterConfig`.
         policy: Of the engine.
         **settings: Further fields of `StageConfig`.
     """
@@ -93,7 +93,7 @@ async def running_engine(
             await stack.enter_async_context(running_stage(model, layers, **settings))
             for layers in ranges
         ]
-        config = CoordinatorConfig(
+        config = ClusterConfig(
             model=str(model), stages=parse_stages(addresses), **(coordinator or {})
         )
         engine = await open_engine(config, open_model(config.model), policy=policy)

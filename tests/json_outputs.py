@@ -80,10 +80,12 @@ def walk(
     schema: str,
     generator: random.Random,
     likely_tokens: Collection[bytes] = LIKELY,
+    kind: GrammarKind = GrammarKind.JSON_SCHEMA,
 ) -> str | None:
     """One document of random tokens; None when it did not end by itself, or was refused."""
     likely_ids = {index for index, spelled in enumerate(SPELLED) if spelled in likely_tokens}
-    state = start(output, schema)
+    state = start(output, schema, kind)
+    assert state.standing is not Standing.BROKEN or kind is GrammarKind.JSON_SCHEMA, state.error
     document = b""
     end_share = generator.choice([0.0, 0.1, 0.5])
     for _ in range(MAX_TOKENS):

@@ -5,7 +5,15 @@ from typing import Any
 import torch
 
 from stage_server.kernels.kernels import Kernels
-from stage_server.kv_cache.coded_heads import decoded
+from stage_server.kv_cache.coded_heads import coded, decoded
+
+
+def obvious_store_coded(
+    heads: torch.Tensor, slots: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor
+) -> None:
+    """As `kernels.store_coded`, one row after the other."""
+    for row, slot in enumerate(slots.tolist()):
+        codes[slot], scales[slot] = coded(heads[row])
 
 
 class ObviousKernels(Kernels):
@@ -30,6 +38,7 @@ class ObviousKernels(Kernels):
         key_scales: torch.Tensor | None,
         value_scales: torch.Tensor | None,
     ) -> None:
+        query, keys, values = query.float(), keys.float(), values.float()
         if key_scales is not None and value_scales is not None:
             keys = decoded(keys, key_scales, torch.float32)
             values = decoded(values, value_scales, torch.float32)

@@ -6,6 +6,7 @@ Python. `tests/recorded_checkpoints` has what the tools themselves wrote.
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -418,12 +419,18 @@ def _packed_tensors(
         if values.ndim != 2 or ".layers." not in name or skips(module):
             stored[name] = numbers[name]
             continue
-        packed = format_.make(values)
+        packed = _made(format_.make, values.shape, values.tobytes())
         numbers[name] = from_numpy(packed.numbers)
         for end, part in packed.tensors.items():
             own = part if isinstance(part, Tensor) else from_numpy(np.array(part, order="C"))
             stored.setdefault(f"{module}.{end}", own)
     return stored, numbers
+
+
+@lru_cache(maxsize=512)
+def _made(make: Callable[[np.ndarray], Packed], shape: tuple[int, ...], numbers: bytes) -> Packed:
+    """The same matrices in the same formats are what most tests begin with."""
+    return make(np.frombuffer(numbers, np.float32).reshape(shape))
 
 
 def _write_index(path: Path) -> None:

@@ -17,6 +17,7 @@ from coordinator.engine.lane import Lane, OnLanded
 from coordinator.engine.live_request import LiveRequest
 from coordinator.engine.mask_waits import MaskWaits
 from coordinator.scheduler import Pace, Scheduler, SchedulerConfig
+from coordinator.text.output_text import OutputText
 from stagecoach.contract.logits_request import LogitsRequest
 from stagecoach.contract.stage_timings import StageTimings
 from stagecoach.contract.step_record import StageVisit
@@ -216,7 +217,7 @@ class SimulatedCluster:
                 sequence,
                 num_stages=self.stages.num_stages,
                 vocab_size=VOCAB_SIZE,
-                tokenizer=None,
+                text=OutputText(None, ()),
                 constraint=None,
                 on_cancel=lambda: None,
             )

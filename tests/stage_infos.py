@@ -29,6 +29,7 @@ _INFO = StageInfo(
     kv_bytes=1,
     adds_noise=False,
     answers_prompt_logits=False,
+    answers_hidden_sums=False,
 )
 
 

@@ -20,8 +20,10 @@ from typing import NamedTuple
 import typer.main
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
+from coordinator.cli import cluster_file
 from coordinator.cli.app import app as coordinator_cli
-from coordinator.config import CoordinatorConfig
+from coordinator.cli.serve import serve
+from coordinator.config import ClusterConfig, CoordinatorConfig
 from stage_server.core.config import StageConfig
 from stage_server.process.command import app as stage_server
 from tools import http_fields, sdk_tables
@@ -61,7 +63,12 @@ def tables() -> dict[str, str]:
             prefix="STAGECOACH",
             fields=_fields(StageConfig),
         ),
-        "serve": _flags(commands["serve"], prefix="STAGECOACH", fields=_fields(CoordinatorConfig)),
+        "serve": _flags(
+            commands["serve"],
+            prefix="STAGECOACH",
+            fields=_fields(ClusterConfig) | _fields(CoordinatorConfig),
+        ),
+        "keys of a file": _keys(),
         "up": _flags(commands["up"], prefix=None, fields={}),
         "commands": "\n".join(
             f"### coordinator-cli {name}\n\n{first_sentence(command.help or '')}\n\n"
@@ -148,6 +155,17 @@ def _flags(command: TyperCommand, *, prefix: str | None, fields: Mapping[str, Fi
         rows.append((_spelling(parameter), *variable, default, meaning))
     header = ("flag", "default", "meaning")
     return table(header if prefix is None else (header[0], "variable", *header[1:]), rows)
+
+
+def _keys() -> str:
+    """The table of what a file of several models may say."""
+    rows = []
+    for parameter, key in cluster_file.keys_of(serve).items():
+        of = "every model, or all" if parameter in cluster_file.OF_MODEL else "the process"
+        if parameter in cluster_file.OF_ONE_MODEL:
+            of = "every model"
+        rows.append((f"`{key}`", of, f"`--{parameter.replace('_', '-')}`"))
+    return table(("key", "of", "flag"), rows)
 
 
 def _spelling(parameter: Parameter) -> str:

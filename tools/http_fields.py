@@ -10,15 +10,30 @@ from enum import Enum
 from typing import Any, NamedTuple, get_args
 
 from coordinator.core.request_spec import MAX_UINT32
+from coordinator.doors.http.schema.anthropic import CountTokensRequest, MessagesRequest
 from coordinator.doors.http.schema.base import RequestModel, Unused
 from coordinator.doors.http.schema.chat import ChatCompletionRequest
 from coordinator.doors.http.schema.completion import CompletionRequest
+from coordinator.doors.http.schema.embedding import EmbeddingRequest
+from coordinator.doors.http.schema.ollama import (
+    OllamaChatRequest,
+    OllamaGenerateRequest,
+    OllamaShowRequest,
+)
+from coordinator.doors.http.schema.responses import ResponsesRequest
 from coordinator.doors.http.schema.tokens import DetokenizeRequest, TokenizeRequest
 from tools.markdown import table
 
 ENDPOINTS: Mapping[str, type[RequestModel]] = {
     "/v1/chat/completions": ChatCompletionRequest,
     "/v1/completions": CompletionRequest,
+    "/v1/embeddings": EmbeddingRequest,
+    "/v1/messages": MessagesRequest,
+    "/v1/messages/count_tokens": CountTokensRequest,
+    "/api/chat": OllamaChatRequest,
+    "/api/generate": OllamaGenerateRequest,
+    "/api/show": OllamaShowRequest,
+    "/v1/responses": ResponsesRequest,
     "/tokenize": TokenizeRequest,
     "/detokenize": DetokenizeRequest,
 }

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Iterator
 from enum import Enum
 from types import FunctionType
@@ -18,6 +19,8 @@ from stagecoach.contract.status import to_status
 from tools.attributes import attributes
 from tools.markdown import first_sentence, split_at, table
 
+_MODULE = re.compile(r"\b(?:\w+\.)+")
+"""The module of a class that stands inside another type."""
 _GRPC_CODES = {code.value[0]: code.name for code in StatusCode}
 
 
@@ -112,7 +115,7 @@ def _call(name: str, method: FunctionType) -> str:
 
 def _returned(method: FunctionType) -> str:
     kind = inspect.signature(method).return_annotation
-    return kind.__name__ if type(kind) is type else str(kind)
+    return kind.__name__ if type(kind) is type else _MODULE.sub("", str(kind))
 
 
 def _data_of(kind: type) -> list[str]:

@@ -27,7 +27,12 @@ class DecodedRequest:
 
 
 async def decode(
-    client: AsyncClient, prompt: Sequence[int], num_tokens: int, *, timeout_s: float | None = None
+    client: AsyncClient,
+    prompt: Sequence[int],
+    num_tokens: int,
+    *,
+    timeout_s: float | None = None,
+    model: str | None = None,
 ) -> DecodedRequest:
     """Generates exactly `num_tokens` tokens, greedily, whatever the model's end tokens.
 
@@ -37,7 +42,7 @@ async def decode(
     arrivals_s: list[float] = []
     started_s = time.perf_counter()
     async with client.generate(
-        prompt, max_tokens=num_tokens, ignore_eos=True, timeout_s=timeout_s
+        prompt, model=model, max_tokens=num_tokens, ignore_eos=True, timeout_s=timeout_s
     ) as stream:
         async for event in stream:
             arrivals_s += [time.perf_counter()] * len(event.token_ids)
@@ -53,9 +58,12 @@ async def decode_together(
     num_tokens: int,
     *,
     timeout_s: float | None = None,
+    model: str | None = None,
 ) -> list[DecodedRequest]:
     """Runs one request for each prompt, all at the same time; see `decode`."""
-    requests = (decode(client, prompt, num_tokens, timeout_s=timeout_s) for prompt in prompts)
+    requests = (
+        decode(client, prompt, num_tokens, timeout_s=timeout_s, model=model) for prompt in prompts
+    )
     return await asyncio.gather(*requests)
 
 

@@ -5,11 +5,10 @@ import re
 
 from coordinator.planner.plan import Plan, StagePlan
 from coordinator.planner.prediction import Conditions, predict
-from stagecoach.client import CoordinatorStatus, StageStatus
+from stagecoach.client import ModelStatus, StageStatus
 from stagecoach.contract.errors import InvalidArgumentError
-from stagecoach.contract.layer_range import LayerRange
-from stagecoach.contract.precision import Precision
-from stagecoach.model_files import open_model
+from stagecoach.contract.stage_info import StageInfo
+from stagecoach.model_files import ModelFiles, open_model
 from stagecoach.roofline.devices import Gpu, gpu_named
 from stagecoach.roofline.model_shape import ModelShape
 from stagecoach.roofline.networks import Network
@@ -25,19 +24,16 @@ class DecodeLimit:
     """The limit of a cluster all of whose stages are emulated.
 
     Args:
-        status: State of the cluster.
+        status: State of the model.
 
     Raises:
         StagecoachError: A stage is real or its device is not known here, or the model cannot be
             opened from here, or its cost is not known.
     """
 
-    def __init__(self, status: CoordinatorStatus) -> None:
-        config = open_model(status.model_id).config
-        stages = tuple(
-            _stage_plan(ModelShape.of(config, _precision(stage)), stage)
-            for stage in status.pipeline_stages
-        )
+    def __init__(self, status: ModelStatus) -> None:
+        files = open_model(status.model_id)
+        stages = tuple(_stage_plan(files, stage) for stage in status.pipeline_stages)
         self._plan = Plan(model=stages[0].cost.model, stages=stages)
 
     def tokens_per_s(self, batch: int, *, prompt_tokens: int, output_tokens: int) -> float:
@@ -57,21 +53,24 @@ class DecodeLimit:
         return predict(self._plan, batch, conditions).pipelined.tokens_per_s
 
 
-def _precision(stage: StageStatus) -> Precision:
+def _stage_plan(files: ModelFiles, stage: StageStatus) -> StagePlan:
     if stage.info is None:
-        raise InvalidArgumentError(f"stage {stage.index} has never been reached", field="stages")
-    return stage.info.precision
-
-
-def _stage_plan(model: ModelShape, stage: StageStatus) -> StagePlan:
-    if stage.layers is None:
         raise InvalidArgumentError(f"stage {stage.index} has never been reached", field="stages")
     return StagePlan(
         gpu=_gpu(stage),
         gpu_index=stage.index,
-        cost=StageCost(model=model, layers=LayerRange(*stage.layers)),
+        cost=_cost(files, stage.info),
         kv_bytes=stage.kv_bytes,
     )
+
+
+def _cost(files: ModelFiles, info: StageInfo) -> StageCost:
+    """What a stage holds by the bytes that it says: the bits of the files, or one format."""
+    as_stored, as_named = (
+        StageCost(model=ModelShape.of(files.config, info.precision, kept), layers=info.layers)
+        for kept in (files.kept_matrices, None)
+    )
+    return as_stored if as_stored.weight_bytes == info.weight_bytes else as_named
 
 
 def _gpu(stage: StageStatus) -> Gpu:

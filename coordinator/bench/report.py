@@ -49,6 +49,8 @@ def print_json(result: BenchResult) -> None:
                         "layers": stage.layers,
                         "device": stage.device,
                         "dtype": stage.dtype,
+                        "bits_per_weight": stage.bits_per_weight,
+                        "kv_dtype": stage.kv_dtype,
                         "emulated": stage.emulated,
                     }
                     for stage in status.stages
@@ -80,7 +82,7 @@ def print_tables(result: BenchResult) -> None:
     console.print(f"{title(result)}; medians of {result.plan.repeats} runs")
     for stage in result.status.stages:
         layers = "?" if stage.layers is None else "{}:{}".format(*stage.layers)
-        console.print(f"  stage {stage.index}: layers {layers} on {stage.device}, {stage.dtype}")
+        console.print(f"  stage {stage.index}: layers {layers} on {stage.device}, {stage.forms}")
     console.print(_speed_table(result))
     if result.no_limit_reason is not None:
         console.print(f"the limit is not known: {result.no_limit_reason}\n")

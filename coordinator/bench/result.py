@@ -12,7 +12,7 @@ from coordinator.bench.decode import (
     time_to_first_token_s,
 )
 from coordinator.bench.time_split import TimeSplit
-from stagecoach.client import CoordinatorStatus
+from stagecoach.client import ModelStatus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +29,8 @@ class BenchPlan:
     """All requests send the same prompt, so that a prefix cache helps; else all differ."""
     timeout_s: float = 600.0
     """Time limit of one run."""
+    model: str | None = None
+    """A name of the model. None: the only one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,8 +93,8 @@ class BenchResult:
     """The table."""
 
     plan: BenchPlan
-    status: CoordinatorStatus
-    """State of the cluster before the first run."""
+    status: ModelStatus
+    """State of the model before the first run."""
     no_limit_reason: str | None
     """Why the limit of an emulated cluster is not known; None when it is, or for a real one."""
     rows: tuple[BenchRow, ...]

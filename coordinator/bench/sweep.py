@@ -6,7 +6,7 @@ from coordinator.bench.decode import DecodedRequest, decode_together
 from coordinator.bench.limit import DecodeLimit
 from coordinator.bench.prompts import fixed_prompts
 from coordinator.bench.result import BenchPlan, BenchResult, BenchRow, Run
-from stagecoach.client import AsyncClient, CoordinatorStatus
+from stagecoach.client import AsyncClient, ModelStatus
 from stagecoach.contract.errors import (
     ContextLengthExceededError,
     InsufficientMemoryError,
@@ -35,7 +35,7 @@ async def sweep(
         StagecoachError: The coordinator is not ready, or a request failed.
     """
     async with connect() as client:
-        status = await client.status(timeout_s=STATUS_TIMEOUT_S)
+        status = await _model_status(client, plan)
         check_fits(status, plan)
         if status.num_running + status.num_waiting:
             report("other requests are being served: they share what is measured")
@@ -64,14 +64,19 @@ async def run_once(connect: Callable[[], AsyncClient], plan: BenchPlan) -> int:
         StagecoachError: A request failed.
     """
     async with connect() as client:
-        prompts = _Prompts(await client.status(timeout_s=STATUS_TIMEOUT_S), plan)
+        prompts = _Prompts(await _model_status(client, plan), plan)
         requests = [
             request for batch in plan.batches for request in await _run(client, prompts, batch)
         ]
     return sum(request.timings.num_steps for request in requests)
 
 
-def check_fits(status: CoordinatorStatus, plan: BenchPlan) -> None:
+async def _model_status(client: AsyncClient, plan: BenchPlan) -> ModelStatus:
+    """The state of the model that is measured."""
+    return (await client.status(timeout_s=STATUS_TIMEOUT_S)).of_model(plan.model)
+
+
+def check_fits(status: ModelStatus, plan: BenchPlan) -> None:
     """Refuses what the cluster cannot run at once: what waits cannot be measured.
 
     Raises:
@@ -108,7 +113,7 @@ def check_fits(status: CoordinatorStatus, plan: BenchPlan) -> None:
         )
 
 
-def _limit(status: CoordinatorStatus) -> tuple[DecodeLimit | None, str | None]:
+def _limit(status: ModelStatus) -> tuple[DecodeLimit | None, str | None]:
     """The limit of an emulated cluster, or why it is not known; neither for a real one."""
     if not status.emulated:
         return None, None
@@ -133,7 +138,7 @@ class _Prompts:
     been a bench, gets others: its prefix cache knows none of them.
     """
 
-    def __init__(self, status: CoordinatorStatus, plan: BenchPlan) -> None:
+    def __init__(self, status: ModelStatus, plan: BenchPlan) -> None:
         self.plan = plan
         self._vocab_size = status.stages[0].vocab_size
         self._seed = status.num_finished
@@ -150,5 +155,9 @@ class _Prompts:
 async def _run(client: AsyncClient, prompts: _Prompts, batch: int) -> list[DecodedRequest]:
     plan = prompts.plan
     return await decode_together(
-        client, prompts.next(batch), plan.output_tokens, timeout_s=plan.timeout_s
+        client,
+        prompts.next(batch),
+        plan.output_tokens,
+        timeout_s=plan.timeout_s,
+        model=plan.model,
     )

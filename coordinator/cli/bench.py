@@ -16,6 +16,7 @@ from stagecoach.contract.address import DEFAULT_ADDRESS
 
 
 def bench(
+    model: flags.ModelName = None,
     coordinator: flags.CoordinatorAddress = DEFAULT_ADDRESS,
     tls_ca: TlsCa = None,
     api_key_file: ApiKeyFile = None,
@@ -70,6 +71,7 @@ def bench(
             repeats=repeats,
             same_prompt=same_prompt,
             timeout_s=timeout_s,
+            model=model,
         )
         connection = Connection.of(coordinator, tls_ca, api_key_file)
         result = asyncio.run(sweep(connection.async_client, plan, _report))
@@ -82,7 +84,7 @@ def bench(
         if trace is not None:
             from coordinator.timeline.recorder import StepRecorder
 
-            with StepRecorder(connection.client()) as recorder:
+            with StepRecorder(connection.client(), model=model) as recorder:
                 recorder.wait_for(asyncio.run(run_once(connection.async_client, plan)))
                 recorder.write(trace)
 

@@ -76,6 +76,7 @@ def generate(
     timeout_s: Annotated[
         float | None, typer.Option(help="Seconds for the whole completion. Default: no limit.")
     ] = None,
+    model: flags.ModelName = None,
     coordinator: flags.CoordinatorAddress = DEFAULT_ADDRESS,
     tls_ca: TlsCa = None,
     api_key_file: ApiKeyFile = None,
@@ -118,6 +119,7 @@ def generate(
         from stagecoach.client import GenerateOptions
 
         options = GenerateOptions(
+            model=model,
             max_tokens=max_tokens,
             min_tokens=min_tokens,
             temperature=temperature,
@@ -138,7 +140,7 @@ def generate(
         )
         wanted = _conversation(str(text_or_ids), system) if chat else text_or_ids
         connection = Connection.of(coordinator, tls_ca, api_key_file)
-        with connection.client() as client, _recording(connection, trace) as recorder:
+        with connection.client() as client, _recording(connection, trace, model) as recorder:
             with client.generate(wanted, timeout_s=timeout_s, **options) as stream:
                 if not json_output:
                     stream_text(stream)
@@ -153,7 +155,7 @@ def generate(
 
 
 def _recording(
-    connection: Connection, trace: Path | None
+    connection: Connection, trace: Path | None, model: str | None
 ) -> "AbstractContextManager[StepRecorder | None]":
     """Watches the steps while the block runs, if there is a trace to be written."""
     if trace is None:
@@ -161,7 +163,7 @@ def _recording(
 
     from coordinator.timeline.recorder import StepRecorder
 
-    return StepRecorder(connection.client())
+    return StepRecorder(connection.client(), model=model)
 
 
 def _read_prompt(

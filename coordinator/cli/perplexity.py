@@ -17,6 +17,7 @@ from stagecoach.contract.errors import InvalidArgumentError
 
 def perplexity(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Text in UTF-8; '-': from stdin.")],
+    model: flags.ModelName = None,
     coordinator: flags.CoordinatorAddress = DEFAULT_ADDRESS,
     tls_ca: TlsCa = None,
     api_key_file: ApiKeyFile = None,
@@ -56,7 +57,9 @@ def perplexity(
         from coordinator.perplexity.measure import PerplexityPlan, measure
         from coordinator.perplexity.report import print_json, print_lines
 
-        plan = PerplexityPlan(context=context, stride=stride, limit=limit, concurrency=concurrency)
+        plan = PerplexityPlan(
+            model=model, context=context, stride=stride, limit=limit, concurrency=concurrency
+        )
         connection = Connection.of(coordinator, tls_ca, api_key_file)
         measured = asyncio.run(measure(connection.async_client, text, plan, _report))
         if json_output:

@@ -94,7 +94,8 @@ def plan(
             files.config,
             gpus,
             weights=files.encoding if weights == "auto" else _few_bits(weights),
-            kv_format=None if kv_dtype == "auto" else KvFormat.named(kv_dtype),
+            kept=files.kept_matrices if weights == "auto" else None,
+            kv_format=_kv_format(kv_dtype),
             network=joined_by,
             efficiency=_share("efficiency", efficiency),
             overhead_s=None if overhead_ms is None else _duration_s("overhead_ms", overhead_ms),
@@ -119,6 +120,14 @@ def _few_bits(name: str) -> Encoding:
             f"weights {name!r} is not one of auto, {', '.join(PLANNED)}", field="weights"
         )
     return encoding
+
+
+def _kv_format(name: str) -> KvFormat | None:
+    if name not in KV_DTYPE_NAMES:
+        raise InvalidArgumentError(
+            f"kv_dtype {name!r} is not one of {', '.join(KV_DTYPE_NAMES)}", field="kv_dtype"
+        )
+    return None if name == "auto" else KvFormat(name)
 
 
 def _share(field: str, value: float) -> float:

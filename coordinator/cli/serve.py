@@ -1,4 +1,4 @@
-"""`coordinator-cli serve`: the coordinator of a cluster whose stages run elsewhere."""
+"""`coordinator-cli serve`: the coordinator of clusters whose stages run elsewhere."""
 
 import os
 from pathlib import Path
@@ -8,34 +8,41 @@ import typer
 
 from coordinator.cli.shared.failures import reported_failures
 from coordinator.cli.shared.flags import AllowedHost, CorsOrigin, ServedModelName
-from coordinator.config import CoordinatorConfig, parse_stages
-from stagecoach.contract.address import Address
-from stagecoach.contract.errors import InvalidArgumentError
+from coordinator.config import ClusterConfig, CoordinatorConfig, parse_stages
 from stagecoach.process import value_completion
 from stagecoach.process.lasting_objects import lasting_objects
-from stagecoach.security.tls_files import TlsFiles
 from stagecoach.telemetry.log_config import LOG_FORMATS, LOG_LEVELS, LogConfig
 
-_DEFAULT = CoordinatorConfig(model="demo", stages=parse_stages(["localhost:50051"]))
+_DEFAULT_CLUSTER = ClusterConfig(model="demo", stages=parse_stages(["localhost:50051"]))
+_DEFAULT = CoordinatorConfig(clusters=(_DEFAULT_CLUSTER,))
 _DEFAULT_LOG = LogConfig()
 
 
 def serve(
+    context: typer.Context,
     model: Annotated[
-        str,
+        str | None,
         typer.Option(
             autocompletion=value_completion.models,
             help="Local Hugging Face folder, hub id, path of a .gguf file, demo or shape:NAME.",
         ),
-    ],
+    ] = None,
     stage: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             metavar="HOST:PORT[,...]",
             help="Address of a stage's server, or of several that stand for each other, with "
             "commas between; once for each stage, any order.",
         ),
-    ],
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="YAML file of several models, each with its stages, instead of --model and "
+            "--stage.",
+        ),
+    ] = None,
     listen: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Address; port 0 takes a free one.")
     ] = str(_DEFAULT.listen),
@@ -100,18 +107,21 @@ def serve(
         int | None,
         typer.Option(help="Micro-batches in flight. Default: measured while running."),
     ] = None,
+    max_thinking_tokens: Annotated[
+        int | None, typer.Option(help="Tokens after which thinking is ended. Default: no limit.")
+    ] = None,
     max_num_waiting: Annotated[
         int, typer.Option(help="Most requests that wait; more are refused.")
-    ] = _DEFAULT.max_num_waiting,
+    ] = _DEFAULT_CLUSTER.max_num_waiting,
     prefix_cache: Annotated[
         bool, typer.Option(help="Share the KV of a common prefix between requests.")
-    ] = _DEFAULT.prefix_cache,
+    ] = _DEFAULT_CLUSTER.prefix_cache,
     connect_timeout_s: Annotated[
         float, typer.Option(help="Seconds to wait at start until every stage serves.")
-    ] = _DEFAULT.connect_timeout_s,
+    ] = _DEFAULT_CLUSTER.connect_timeout_s,
     stage_wait_s: Annotated[
         float, typer.Option(help="Seconds that requests wait for a lost stage.")
-    ] = _DEFAULT.stage_wait_s,
+    ] = _DEFAULT_CLUSTER.stage_wait_s,
     drain_grace_s: Annotated[
         float, typer.Option(help="Seconds that running requests get after SIGTERM.")
     ] = _DEFAULT.drain_grace_s,
@@ -141,61 +151,23 @@ def serve(
         bool, typer.Option("--exit-with-parent", help="Stop when stdin reaches its end.")
     ] = False,
 ) -> None:
-    """Serves a model whose layers are held by stage servers."""
+    """Serves models whose layers are held by stage servers."""
+    flags = dict(locals())  # every parameter by its name, before there is anything else
     with reported_failures(serve):
-        address = Address.parse(listen, field="listen")
-        config = CoordinatorConfig(
-            model=model,
-            stages=parse_stages(stage),
-            listen=address,
-            http_listen=_http_listen(http_listen, address, no_http=no_http),
-            served_model_names=_split(served_model_name),
-            allowed_hosts=tuple(allowed_host or ()),
-            cors_origins=tuple(cors_origin or ()),
-            stage_tls=TlsFiles.mutual(tls_ca, tls_cert, tls_key),
-            door_tls=TlsFiles.of_server(door_tls_cert, door_tls_key, prefix="door_tls"),
-            api_keys_file=api_keys_file,
-            api_keys=os.environ.get("STAGECOACH_API_KEYS"),
-            max_requests_per_key=max_requests_per_key,
-            insecure_bind=insecure_bind,
-            max_num_batched_tokens=max_num_batched_tokens,
-            max_num_seqs=max_num_seqs,
-            max_model_len=max_model_len,
-            num_micro_batches=num_micro_batches,
-            max_num_waiting=max_num_waiting,
-            prefix_cache=prefix_cache,
-            connect_timeout_s=connect_timeout_s,
-            stage_wait_s=stage_wait_s,
-            drain_grace_s=drain_grace_s,
-            metrics_listen=None
-            if metrics_listen is None
-            else Address.parse(metrics_listen, field="metrics_listen"),
-            otlp_endpoint=otlp_endpoint,
-        )
-        log = LogConfig(format=log_format, level=log_level)
+        from coordinator.cli.serve_options import ServeOptions
+
+        given = [name for name in flags if _is_given(context, name)]
+        options = ServeOptions(serve, flags, given)
+        coordinator = options.coordinator(api_keys=os.environ.get("STAGECOACH_API_KEYS"))
+        of_all = options.of_all
+        log = LogConfig(format=of_all["log_format"], level=of_all["log_level"])
         with lasting_objects():
             from coordinator.process import run
 
-        run(config, log=log, json_output=json_output, exit_with_parent=exit_with_parent)
+        run(coordinator, log=log, json_output=json_output, exit_with_parent=exit_with_parent)
 
 
-def _split(names: list[str] | None) -> tuple[str, ...]:
-    """Names that were given one by one, or with commas between."""
-    return tuple(name.strip() for given in names or () for name in given.split(","))
-
-
-def _http_listen(http_listen: str | None, listen: Address, *, no_http: bool) -> Address | None:
-    """The address of the HTTP API; None for none.
-
-    Raises:
-        InvalidArgumentError: One is given, and none is wanted; or it is not HOST:PORT.
-    """
-    if no_http:
-        if http_listen is not None:
-            raise InvalidArgumentError(
-                "give either --http-listen or --no-http", field="http_listen"
-            )
-        return None
-    if http_listen is not None:
-        return Address.parse(http_listen, field="http_listen")
-    return Address("127.0.0.1", 0) if listen.port == 0 else _DEFAULT.http_listen
+def _is_given(context: typer.Context, parameter: str) -> bool:
+    """True for what does not just have its default."""
+    source = context.get_parameter_source(parameter)
+    return source is not None and source.name in ("COMMANDLINE", "ENVIRONMENT")

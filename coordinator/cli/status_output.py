@@ -5,8 +5,15 @@ import json
 from rich.console import Console
 
 from coordinator.cli.shared.console import plain_table, table_console
-from stagecoach.client import CoordinatorStatus, ModelStatus
+from coordinator.cli.shared.model_title import model_title
+from stagecoach.client import CoordinatorStatus, ModelState, ModelStatus
 from stagecoach.contract.status_json import status_json
+
+_STATES = {
+    ModelState.SERVING: "ready",
+    ModelState.LOADING: "not ready",
+    ModelState.FAILED: "failed",
+}
 
 
 def print_json(status: CoordinatorStatus) -> None:
@@ -22,14 +29,16 @@ def print_table(status: CoordinatorStatus) -> None:
 
 
 def _print_model(console: Console, status: CoordinatorStatus, model: ModelStatus) -> None:
-    ready = "ready" if model.ready else "not ready"
+    state = _STATES[model.state]
     if model.emulated:
-        ready += ", emulated"
-    console.print(f"{model.model_id}: {ready}, version {status.version}, pid {status.pid}")
+        state += ", emulated"
+    console.print(f"{model_title(model)}: {state}, version {status.version}, pid {status.pid}")
+    if model.problem:
+        console.print(model.problem)
     table = plain_table()
     for name in ("stage", "address", "layers", "state", "dtype"):
         table.add_column(name, no_wrap=True)
-    for name in ("weights", "KV free"):
+    for name in ("bits", "weights", "KV", "KV free"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("device")
     for stage in model.stages:
@@ -39,7 +48,9 @@ def _print_model(console: Console, status: CoordinatorStatus, model: ModelStatus
             "?" if stage.layers is None else "{}:{}".format(*stage.layers),
             stage.state,
             stage.dtype or "?",
+            "?" if stage.bits_per_weight is None else f"{stage.bits_per_weight:.1f}",
             f"{stage.weight_bytes / 2**20:.0f} MiB",
+            stage.kv_dtype or "?",
             _share(stage.num_free_kv_blocks, stage.num_kv_blocks),
             stage.device or "?",
         )

@@ -1,13 +1,13 @@
 """`coordinator-cli up`: a whole cluster on this machine."""
 
 import asyncio
-from collections.abc import Mapping
 from typing import Annotated
 
 import typer
 
+from coordinator.cli.shared.arguments import each, given, switch
 from coordinator.cli.shared.failures import reported_failures
-from coordinator.cli.shared.flags import AllowedHost, CorsOrigin, ServedModelName
+from coordinator.cli.shared.flags import AllowedHost, CorsOrigin
 from coordinator.core.limits import MAX_STAGES
 from stagecoach.contract.errors import InvalidArgumentError
 from stagecoach.contract.layer_range import LayerRange
@@ -21,20 +21,22 @@ DEFAULT_HTTP_PORT = 8000
 
 def up(
     model: Annotated[
-        str,
+        list[str],
         typer.Option(
             autocompletion=value_completion.models,
-            help="Local Hugging Face folder, hub id, path of a .gguf file, demo or shape:NAME.",
+            help="Local Hugging Face folder, hub id, path of a .gguf file, demo or shape:NAME; "
+            "once for each model.",
         ),
     ],
     stages: Annotated[
         int | None,
-        typer.Option(min=1, max=MAX_STAGES, help="Stages to split the model over."),
+        typer.Option(min=1, max=MAX_STAGES, help="Stages to split each model over."),
     ] = None,
     layers: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="START:END", help="Layers of one stage, half-open; once for each stage."
+            metavar="START:END",
+            help="Layers of one stage, half-open; once for each stage of the only model.",
         ),
     ] = None,
     replicas: Annotated[
@@ -53,7 +55,14 @@ def up(
         ),
     ] = None,
     no_http: Annotated[bool, typer.Option("--no-http", help="Serve gRPC alone.")] = False,
-    served_model_name: ServedModelName = None,
+    served_model_name: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[,...]",
+            help="Name of the model instead of its own, or several with commas between; "
+            "repeatable, and of several models once for each, in order. Answers show the first.",
+        ),
+    ] = None,
     allowed_host: AllowedHost = None,
     cors_origin: CorsOrigin = None,
     dtype: Annotated[
@@ -83,7 +92,9 @@ def up(
     threads: Annotated[
         int | None,
         typer.Option(
-            min=1, help="CPU threads of each stage. Default: the physical cores; 1 if emulated."
+            min=1,
+            help="CPU threads of each stage; several models share the default. "
+            "Default: the physical cores; 1 if emulated.",
         ),
     ] = None,
     device: Annotated[
@@ -127,6 +138,10 @@ def up(
     num_micro_batches: Annotated[
         int | None,
         typer.Option(min=1, help="Micro-batches in flight. Default: measured while running."),
+    ] = None,
+    max_thinking_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens after which thinking is ended. Default: no limit."),
     ] = None,
     max_num_waiting: Annotated[
         int | None, typer.Option(min=1, help="Most requests that wait; more are refused.")
@@ -179,7 +194,7 @@ def up(
         "--weights": weights,
         "--kv-dtype": kv_dtype,
         "--kv-memory": kv_memory,
-        "--threads": threads,
+        "--threads": _threads(threads, len(model), engine),
         "--engine": engine,
         "--efficiency": efficiency,
         "--max-num-seqs": max_num_seqs,
@@ -188,36 +203,44 @@ def up(
     }
     log_options = {"--log-format": log_format, "--log-level": log_level}
     with reported_failures(up):
-        from coordinator.cli.cluster.cluster import ClusterPlan
+        from coordinator.cli.cluster.cluster import ClusterPlan, ModelPlan
         from coordinator.cli.cluster.cluster_run import run_cluster
         from coordinator.cli.cluster.device_turns import DeviceTurns
 
-        ranges = tuple(_layer_ranges(model, stages, layers))
+        names = _names_of_each(served_model_name or [], len(model))
+        models = []
+        for one, own_names in zip(model, names, strict=True):
+            ranges = tuple(_layer_ranges(one, stages, layers, is_only=len(model) == 1))
+            models.append(
+                ModelPlan(
+                    model=one,
+                    names=own_names,
+                    layers=ranges,
+                    num_replicas=replicas,
+                    emulated_gpus=_gpu_of_each_stage(emulate or [], len(ranges)),
+                )
+            )
+        num_servers = sum(one.num_servers for one in models)
         plan = ClusterPlan(
-            model=model,
-            layers=ranges,
-            num_replicas=replicas,
-            devices=DeviceTurns.parse(
-                device, 1 if engine == "emulated" else len(ranges) * replicas
-            ),
-            emulated_gpus=_gpu_of_each_stage(emulate or [], len(ranges)),
+            models=tuple(models),
+            devices=DeviceTurns.parse(device, 1 if engine == "emulated" else num_servers),
             grpc_port=grpc_port,
             http_port=_http_port(http_port, grpc_port, no_http=no_http),
-            stage_options=(*_given(stage_options), *_given(log_options)),
+            stage_options=(*given(stage_options), *given(log_options)),
             metrics_port=metrics_port,
             coordinator_options=(
-                *_given(
+                *given(
                     {
                         "--num-micro-batches": num_micro_batches,
+                        "--max-thinking-tokens": max_thinking_tokens,
                         "--max-num-waiting": max_num_waiting,
                         "--otlp-endpoint": otlp_endpoint,
                         **log_options,
                     }
                 ),
-                *_each("--served-model-name", served_model_name),
-                *_each("--allowed-host", allowed_host),
-                *_each("--cors-origin", cors_origin),
-                *_switch("--prefix-cache", "--no-prefix-cache", prefix_cache),
+                *each("--allowed-host", allowed_host),
+                *each("--cors-origin", cors_origin),
+                *switch("--prefix-cache", "--no-prefix-cache", prefix_cache),
             ),
             drain_grace_s=drain_grace_s,
         )
@@ -243,7 +266,40 @@ def _http_port(http_port: int | None, grpc_port: int, *, no_http: bool) -> int |
     return DEFAULT_HTTP_PORT if grpc_port else 0
 
 
-def _layer_ranges(model: str, stages: int | None, layers: list[str] | None) -> list[LayerRange]:
+def _threads(threads: int | None, num_models: int, engine: str | None) -> int | None:
+    """Threads of each stage; None for what a stage takes by itself.
+
+    One stage of a model computes at a time, so models share the cores, and stages do not.
+    """
+    if threads is not None or num_models == 1 or engine == "emulated":
+        return threads
+
+    from stagecoach.process.cores import num_cores
+
+    return max(1, num_cores() // num_models)
+
+
+def _names_of_each(texts: list[str], num_models: int) -> list[tuple[str, ...]]:
+    """What requests call each model; empty for its own name.
+
+    Raises:
+        InvalidArgumentError: Several models have another number of names.
+    """
+    of_each = [tuple(name.strip() for name in text.split(",")) for text in texts]
+    if num_models == 1:
+        return [tuple(name for names in of_each for name in names)]
+    if of_each and len(of_each) != num_models:
+        raise InvalidArgumentError(
+            f"served_model_name is given {len(of_each)} times, must be once for each of "
+            f"{num_models} models",
+            field="served_model_name",
+        )
+    return of_each or [()] * num_models
+
+
+def _layer_ranges(
+    model: str, stages: int | None, layers: list[str] | None, *, is_only: bool
+) -> list[LayerRange]:
     """The layers of each stage, in order.
 
     Raises:
@@ -256,6 +312,10 @@ def _layer_ranges(model: str, stages: int | None, layers: list[str] | None) -> l
 
     if (stages is None) == (not layers):
         raise InvalidArgumentError("give either --stages or --layers", field="stages")
+    if layers and not is_only:
+        raise InvalidArgumentError(
+            "layers are of one model: give --stages for several", field="layers"
+        )
     config = open_model(model).config
     if stages is not None:
         return split_layers(config, stages, field="stages")
@@ -288,20 +348,3 @@ def _gpu_of_each_stage(gpus: list[str], num_stages: int) -> tuple[str, ...]:
             field="emulate",
         )
     return tuple(gpus * num_stages if len(gpus) == 1 else gpus)
-
-
-def _switch(on: str, off: str, value: bool | None) -> tuple[str, ...]:
-    """The one of two flags that was given, if any."""
-    return () if value is None else (on,) if value else (off,)
-
-
-def _each(option: str, values: list[str] | None) -> tuple[str, ...]:
-    """An option that was given any number of times, as arguments of a command."""
-    return tuple(text for value in values or () for text in (option, value))
-
-
-def _given(options: Mapping[str, object]) -> tuple[str, ...]:
-    """The options that were given, as arguments of a command."""
-    return tuple(
-        text for name, value in options.items() if value is not None for text in (name, str(value))
-    )

@@ -28,13 +28,15 @@ _NO_TOKEN = ("", "NoExtensionBias")
 """What the library says where the grammar goes on with bytes that no token begins with."""
 
 
-def failure(grammar: Grammar, message: str) -> InvalidArgumentError:
+def failure(grammar: Grammar, message: str, field: str = "") -> InvalidArgumentError:
     """Returns an error that names the field of a grammar and says what is wrong with it.
 
     Args:
         grammar: The grammar.
         message: What the library says; may have several lines.
+        field: Field of the part that it speaks of; empty: it is all of the grammar.
     """
+    field = field or grammar.field
     line = " ".join(message.partition(_BACKTRACE)[0].replace(_NOISE, "").split())
     if line in _NO_TOKEN:
         line = "wants text that the model has no tokens for"
@@ -42,7 +44,7 @@ def failure(grammar: Grammar, message: str) -> InvalidArgumentError:
         line = f"is more than the grammar engine can take ({line.removeprefix(_PANIC).strip()})"
     if len(line) > _MAX_CHARS:
         line = f"{line[:_MAX_CHARS]}..."
-    return InvalidArgumentError(f"{grammar.field}: {line}", field=grammar.field)
+    return InvalidArgumentError(f"{field}: {line}", field=field)
 
 
 def killed() -> UnavailableError:

@@ -227,7 +227,7 @@ class GrammarCompiler:
                 await self._turns.go_on(process, answer)
             state, own_bytes = decode_state(answer.result())
             if state.standing is Standing.BROKEN:
-                raise failure(grammar, state.error)
+                raise failure(grammar, state.error, state.field)
         except BaseException as error:
             if process is not None:
                 process.close()

@@ -6,17 +6,14 @@ when one makes it too large. So whoever breaks in company is tried again alone, 
 forked from the compiled grammar; see `OutputGroup`.
 """
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import llguidance
 
 from coordinator.constraint.engine_vocabulary import build_vocabulary
 from coordinator.constraint.engine_words import plain_words
-from coordinator.constraint.json_schema import Schema, prepare_schema
-from coordinator.constraint.lark_grammar import check_lark
+from coordinator.constraint.grammar_source import PartError, Source, output_source, source_of
 from coordinator.constraint.messages import (
     OutputState,
     Standing,
@@ -26,13 +23,12 @@ from coordinator.constraint.messages import (
     encode_states,
 )
 from coordinator.constraint.number_guard import NumberGuard, NumericTokens
-from coordinator.constraint.object_keys import SHORT_ESCAPES
+from coordinator.constraint.output_numbers import OutputNumbers
 from coordinator.constraint.vocabulary import Vocabulary
 from coordinator.core.grammar import GrammarKind
+from coordinator.core.output_grammar import OutputGrammar, Spelling
 
-_WHITESPACE = r"[\x20\x0A\x0D\x09]{1,40}"
-"""Whitespace between the tokens of JSON. Bounded, because a model may otherwise write it without
-end; enough for ten levels of indentation."""
+_Numbers = NumberGuard | OutputNumbers
 
 # Counted in operations, so that the same output always keeps to them or never does. The worst
 # grammars known take some ten milliseconds a mask with these and some ten megabytes an output,
@@ -84,38 +80,49 @@ class _Outputs:
         kind, text = decode_grammar(payload)
         try:
             source = self._source(kind, text)
+        except PartError as error:
+            return encode_state(OutputState.broken(str(error), error.field))
         except ValueError as error:
             return encode_state(OutputState.broken(str(error)))
         # The first mask builds most of the automaton, and may find it too large.
         matcher = llguidance.LLMatcher(self._vocabulary, source.text, log_level=0, limits=_LIMITS)
-        self._start = _Output(self._vocabulary, matcher, source.numbers)
+        self._start = _Output(self._vocabulary, matcher, self._numbers(kind, text, source))
         state = self._start.state()
         if state.standing is Standing.BROKEN:
             state = OutputState.broken(plain_words(kind, state.error, source.originals))
         return encode_state(state, own_bytes=_own_bytes())
 
-    def _source(self, kind: GrammarKind, text: str) -> "_Source":
+    def _source(self, kind: GrammarKind, text: str) -> Source:
         """The grammar as llguidance takes it.
 
         Raises:
-            ValueError: A schema is not well formed, or it or a Lark grammar asks for what the
-                engine gets wrong.
+            ValueError: It is wrong.
         """
-        if kind in (GrammarKind.REGEX, GrammarKind.LARK):
-            return _Source(_other_source(kind, text), None, {})
-        schema = prepare_schema(text or '{"type": "object"}')
-        numbers = NumberGuard(self._tokens, limits_integers=schema.has_decimals)
-        return _Source(_json_source(schema), numbers, schema.originals)
+        if kind is GrammarKind.OUTPUT:
+            return output_source(OutputGrammar.from_json(text), self._vocabulary)
+        return source_of(kind, text)
 
+    def _numbers(self, kind: GrammarKind, text: str, source: Source) -> "_Numbers | None":
+        """What else watches over the numbers of an output."""
+        if not source.has_json:
+            return None
+        if kind is not GrammarKind.OUTPUT:
+            return NumberGuard(self._tokens, limits_integers=source.limits_integers)
+        output = OutputGrammar.from_json(text)
+        return OutputNumbers(
+            self._tokens,
+            opening=self._spelled(output.opening),
+            json_after=[self._spelled(one) for one in output.json_after],
+            begins_with_json=output.begins_with_json,
+            limits_integers=source.limits_integers,
+        )
 
-class _Source(NamedTuple):
-    """A grammar as llguidance takes it."""
-
-    text: str
-    numbers: NumberGuard | None
-    """What else watches over its numbers."""
-    originals: Mapping[str, str]
-    """Patterns as the client wrote them, by what is written for them."""
+    def _spelled(self, spelling: Spelling) -> bytes:
+        """The bytes of a text, with those that the engine has for special tokens."""
+        return b"".join(
+            one.encode() if isinstance(one, str) else self._vocabulary.decode_bytes([one])
+            for one in spelling
+        )
 
 
 class _Output:
@@ -125,7 +132,7 @@ class _Output:
         self,
         vocabulary: llguidance.LLTokenizer,
         matcher: llguidance.LLMatcher,
-        numbers: NumberGuard | None,
+        numbers: _Numbers | None,
     ) -> None:
         self._vocabulary = vocabulary
         self._matcher = matcher
@@ -154,31 +161,6 @@ class _Output:
         if matcher.is_error():
             return OutputState.broken(matcher.get_error())
         return OutputState.open(mask if self._numbers is None else self._numbers.restrict(mask))
-
-
-def _other_source(kind: GrammarKind, text: str) -> str:
-    match kind:
-        case GrammarKind.REGEX:
-            return llguidance.LLMatcher.grammar_from_regex(text)
-        case _:
-            check_lark(text)
-            # Named as Lark, because the engine takes a text in braces for grammars of its own form.
-            return json.dumps({"grammars": [{"lark_grammar": text}]})
-
-
-def _json_source(schema: Schema) -> str:
-    text = schema.text
-    if text.strip() in ("true", "false"):  # options need an object
-        text = f'{{"allOf": [{text}]}}'
-    # A keyword that is not implemented is refused, whatever the schema asks for.
-    return llguidance.LLMatcher.grammar_from_json_schema(
-        text,
-        overrides={
-            "lenient": False,
-            "whitespace_pattern": _WHITESPACE,
-            "json_allowed_escapes": SHORT_ESCAPES if schema.takes_keys_apart else None,
-        },
-    )
 
 
 def _own_bytes() -> int:

@@ -12,6 +12,7 @@ from coordinator.core.grammar import GrammarKind
 
 _HEADER = struct.Struct("<BQ")
 _LENGTH = struct.Struct("<I")
+_FIELD_END = "\0"
 
 
 class Standing(IntEnum):
@@ -34,6 +35,8 @@ class OutputState:
     """A bit for every token that may follow, the lowest first; of an open one."""
     error: str = ""
     """What the grammar engine says of a broken one; empty when it says nothing."""
+    field: str = ""
+    """Field of the part of the grammar that it speaks of; empty: it is all of the grammar."""
 
     @classmethod
     def open(cls, mask: bytes) -> Self:
@@ -46,14 +49,18 @@ class OutputState:
         return cls(Standing.COMPLETE)
 
     @classmethod
-    def broken(cls, error: str) -> Self:
+    def broken(cls, error: str, field: str = "") -> Self:
         """Nothing can follow what is not whole."""
-        return cls(Standing.BROKEN, error=error)
+        return cls(Standing.BROKEN, error=error, field=field)
 
 
 def encode_state(state: OutputState, *, own_bytes: int = 0) -> bytes:
     """Writes a state, and the memory that its process holds."""
-    return _HEADER.pack(state.standing, own_bytes) + (state.mask or state.error.encode())
+    return _HEADER.pack(state.standing, own_bytes) + (state.mask or _words(state))
+
+
+def _words(state: OutputState) -> bytes:
+    return f"{state.field}{_FIELD_END}{state.error}".encode() if state.error else b""
 
 
 def decode_state(data: bytes) -> tuple[OutputState, int]:
@@ -66,7 +73,8 @@ def decode_state(data: bytes) -> tuple[OutputState, int]:
         case Standing.COMPLETE:
             return OutputState.complete(), own_bytes
         case Standing.BROKEN:
-            return OutputState.broken(body.decode()), own_bytes
+            field, _, error = body.decode().partition(_FIELD_END)
+            return OutputState.broken(error, field), own_bytes
 
 
 def encode_states(states: Iterable[OutputState]) -> bytes:

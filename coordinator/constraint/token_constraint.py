@@ -113,7 +113,7 @@ class TokenConstraint:
     @property
     def error(self) -> StagecoachError:
         """Why nothing is allowed although the output is not complete."""
-        return self._error or failure(self._grammar, self._state.error)
+        return self._error or failure(self._grammar, self._state.error, self._state.field)
 
     def append(self, token_id: int) -> None:
         """Takes an allowed token of output, and asks what may follow it."""

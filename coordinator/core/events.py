@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Self
 
+from coordinator.core.output_parts import OutputPart, joined_parts
 from coordinator.core.prompt_logprobs import PromptLogprobs
 from coordinator.core.request import FinishReason
 from stagecoach.contract.request_timings import RequestTimings
@@ -86,6 +87,9 @@ class TokensEvent:
     text_ends: tuple[int, ...] = ()
     """Where the text of each of `token_ids` ends in all text of the request, in characters, as
     `OutputText.num_chars` counts them; empty when the request asked for no log-probabilities."""
+    parts: tuple[OutputPart, ...] = ()
+    """The text divided, with thinking and calls of tools, which are no part of `text`; empty when
+    the request did not ask for it."""
 
     @classmethod
     def joined(cls, events: Sequence[Self]) -> Self:
@@ -97,6 +101,7 @@ class TokensEvent:
             text="".join(event.text for event in events),
             logprobs=tuple(chain.from_iterable(event.logprobs for event in events)),
             text_ends=tuple(chain.from_iterable(event.text_ends for event in events)),
+            parts=joined_parts([part for event in events for part in event.parts]),
         )
 
 
@@ -114,9 +119,20 @@ class Finished:
     num_cached_tokens: int
     """Tokens of the prompt that the prefix cache held, so that they were not computed."""
     timings: RequestTimings
+    parts: tuple[OutputPart, ...] = ()
+    """What was held back, divided; belongs after the parts of the last `TokensEvent`."""
+    stop_string: str | None = None
+    """The stop string that ended the output; None where none did."""
+    num_calls: int = 0
+    """Calls of tools that are whole."""
+    num_reasoning_tokens: int = 0
+    """Tokens of the output that are thinking; counted where the output is divided."""
     end_token: tuple[int, TokenLogprobs] | None = None
     """The end token that the model chose, which is not part of the output, where log-probabilities
     were asked for and it chose one."""
+    embedding: Sequence[float] | None = None
+    """The embedding of the prompt, a buffer of float32; None where none was asked for, or the
+    request was aborted."""
 
 
 MAX_JOINED_EVENTS = 256

@@ -49,6 +49,16 @@ class GenerationEngine(Protocol):
         """What clients may know of the model."""
         ...
 
+    @property
+    def is_ready(self) -> bool:
+        """True while requests are served; else those that are taken wait."""
+        ...
+
+    @property
+    def problem(self) -> str:
+        """Why requests are not served at present; empty while they are."""
+        ...
+
     async def submit(self, spec: RequestSpec) -> EventStream:
         """Validates a request and queues it; to cancel the call is to give the request up.
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
+from typing import Any
 
 from stagecoach.contract.errors import InvalidArgumentError
 
@@ -25,6 +26,8 @@ class GrammarKind(Enum):
     JSON_OBJECT = "json_object"
     REGEX = "regex"
     LARK = "lark"
+    OUTPUT = "output"
+    """An `OutputGrammar`, of which a client wrote parts at most; no client can ask for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +42,8 @@ class Grammar:
     kind: GrammarKind
     text: str = ""
     """A JSON schema, a regular expression in Rust's syntax, or a Lark grammar with a rule `start`.
-    Empty exactly for `JSON_OBJECT`, which is any JSON object."""
+    Empty exactly for `JSON_OBJECT`, which is any JSON object. For `OUTPUT`: what
+    `OutputGrammar.to_json` wrote."""
 
     def __post_init__(self) -> None:
         if self.kind is GrammarKind.JSON_OBJECT:
@@ -48,6 +52,8 @@ class Grammar:
             return
         if not self.text:
             raise InvalidArgumentError(f"{self.field} is empty", field=self.field)
+        if self.kind is GrammarKind.OUTPUT:
+            return  # its parts were checked
         if len(self.text) > MAX_GRAMMAR_CHARS:
             raise InvalidArgumentError(
                 f"{self.field} has {len(self.text)} characters, at most {MAX_GRAMMAR_CHARS} are"
@@ -57,35 +63,45 @@ class Grammar:
         if not _is_unicode(self.text):
             raise InvalidArgumentError(f"{self.field} is not valid Unicode", field=self.field)
         if self.kind is GrammarKind.JSON_SCHEMA:
-            self._check_schema()
+            read_schema(self.text, self.field)
 
     @property
     def field(self) -> str:
         """The field of `stagecoach.v1.GenerateRequest` that holds the text, for errors."""
+        if self.kind is GrammarKind.OUTPUT:
+            return "prompt.chat.tools"
         return f"grammar.{self.kind.value}"
-
-    def _check_schema(self) -> None:
-        if _depth(self.text) > MAX_JSON_DEPTH:
-            raise InvalidArgumentError(
-                f"{self.field} is nested deeper than {MAX_JSON_DEPTH} levels", field=self.field
-            )
-        try:
-            schema = json.loads(self.text)
-        except ValueError as error:
-            raise InvalidArgumentError(
-                f"{self.field} is not JSON: {error}", field=self.field
-            ) from error
-        if not isinstance(schema, dict | bool):
-            raise InvalidArgumentError(
-                f"{self.field} is a JSON {_JSON_TYPES[type(schema)]}, must be an object or a"
-                " boolean",
-                field=self.field,
-            )
 
 
 _JSON_TYPES: Mapping[type, str] = MappingProxyType(
     {list: "array", str: "string", int: "number", float: "number", type(None): "null"}
 )
+
+
+def read_schema(text: str, field: str) -> dict[str, Any] | bool:
+    """Reads a JSON schema, as far as that needs no knowledge of its keywords.
+
+    Args:
+        text: What a client sent.
+        field: What errors call it.
+
+    Raises:
+        InvalidArgumentError: It is no JSON, none of an object or a boolean, or nested too deeply.
+    """
+    if _depth(text) > MAX_JSON_DEPTH:
+        raise InvalidArgumentError(
+            f"{field} is nested deeper than {MAX_JSON_DEPTH} levels", field=field
+        )
+    try:
+        schema = json.loads(text)
+    except ValueError as error:
+        raise InvalidArgumentError(f"{field} is not JSON: {error}", field=field) from error
+    if not isinstance(schema, dict | bool):
+        raise InvalidArgumentError(
+            f"{field} is a JSON {_JSON_TYPES[type(schema)]}, must be an object or a boolean",
+            field=field,
+        )
+    return schema
 
 
 def _is_unicode(text: str) -> bool:

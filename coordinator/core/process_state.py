@@ -10,7 +10,7 @@ class ProcessState(Protocol):
 
     @property
     def is_ready(self) -> bool:
-        """True while requests of every model are served."""
+        """True while requests of some model are served."""
         ...
 
     async def wait_ready(self, *, ready: bool) -> None:

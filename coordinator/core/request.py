@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
+from coordinator.core.embedding import EmbeddingParams
 from coordinator.core.sampling_params import SamplingParams
 
 
@@ -26,8 +27,8 @@ class Request:
     """Tokens of the prompt, at least one; never changed."""
     max_tokens: int
     """Most tokens of output; prompt and output together fit the model and the KV memory. 0 where
-    at most log-probabilities of the prompt are wanted: then the token that is sampled behind it
-    ends the request and is no part of the output."""
+    at most log-probabilities and the embedding of the prompt are wanted: then the token that is
+    sampled behind it ends the request and is no part of the output."""
     min_tokens: int = 0
     """Tokens before which neither an end token nor a stop string ends the text."""
     sampling: SamplingParams = field(default_factory=SamplingParams)
@@ -44,10 +45,12 @@ class Request:
     prompt_logprobs: int | None = None
     """Most likely tokens whose log-probabilities are wanted at each token of the prompt but the
     first; None when not even that of the token itself is."""
+    embedding: EmbeddingParams | None = None
+    """How the prompt becomes a vector; None: it does not."""
     arrival_ns: int = 0
     """When it came, on the clock of `time.perf_counter_ns`."""
 
     @property
     def wants_nothing(self) -> bool:
         """Whether nothing is to be computed for it."""
-        return self.max_tokens == 0 and self.prompt_logprobs is None
+        return self.max_tokens == 0 and self.prompt_logprobs is None and self.embedding is None

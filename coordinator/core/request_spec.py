@@ -1,16 +1,18 @@
 """A request as its client put it: the static limits are checked, nothing is tokenized yet.
 
 Doors (gRPC, HTTP) build a `RequestSpec`; the engine turns it into a `Request`. Field names in
-errors are paths into `stagecoach.v1.GenerateRequest`, such as `sampling.top_p`; a door that calls
-them otherwise renames them.
+errors are paths into `stagecoach.v1.GenerateRequest`, such as `sampling.top_p`, or are those of
+`EmbedRequest`; a door that calls them otherwise renames them.
 """
 
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from coordinator.core.embedding import EmbeddingParams
 from coordinator.core.grammar import Grammar
 from coordinator.core.sampling_params import SamplingParams
+from coordinator.core.tools import Tool, ToolCall, ToolUse
 from stagecoach.contract.errors import InvalidArgumentError
 from stagecoach.contract.prompt_logits import MAX_PROMPT_CANDIDATES
 
@@ -75,9 +77,15 @@ class ChatMessage:
 
     role: str
     """One of `CHAT_ROLES`."""
-    content: str
+    content: str = ""
     name: str | None = None
     """Who of several that have the role; for templates that tell them apart."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """Calls that the assistant asked for."""
+    tool_call_id: str | None = None
+    """Id of the call that a message of the role `tool` answers."""
+    reasoning: str | None = None
+    """What the assistant thought before; most templates show it for the last turns only."""
 
     def __post_init__(self) -> None:
         """Refuses unknown roles."""
@@ -107,6 +115,10 @@ class ChatPrompt:
     add_special_tokens: bool = False
     """Let the tokenizer put its special tokens around what the template wrote, which has its own;
     a begin token is not repeated."""
+    tools: tuple[Tool, ...] = ()
+    """Tools that the model is shown."""
+    template_arguments: str = "{}"
+    """What else the template is given, by name, as a JSON object; it may know none of it."""
 
     def __post_init__(self) -> None:
         """Refuses an empty conversation."""
@@ -123,6 +135,17 @@ class ChatPrompt:
             )
         if len(self.messages) > MAX_CHAT_MESSAGES:
             raise too_many_messages(len(self.messages))
+
+    @property
+    def num_chars(self) -> int:
+        """Characters of what the client wrote, but for names of fields."""
+        return sum(
+            len(one.content)
+            + len(one.name or "")
+            + len(one.reasoning or "")
+            + sum(len(call.arguments) for call in one.tool_calls)
+            for one in self.messages
+        ) + sum(len(one.description or "") + len(one.parameters or "") for one in self.tools)
 
 
 def too_many_messages(num_messages: int) -> InvalidArgumentError:
@@ -157,8 +180,8 @@ class RequestSpec:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     max_tokens: int | None = None
     """Most tokens to generate. None, or more than fit: as many as fit. With 0,
-    nothing is computed but log-probabilities of the prompt; where these are not wanted either, the
-    request ends at once with its prompt."""
+    nothing is computed but log-probabilities and the embedding of the prompt; where these are not
+    wanted either, the request ends at once with its prompt."""
     min_tokens: int = 0
     """Tokens before which neither an end token nor a stop string ends the output; a stop string
     that begins in them does not count. A grammar that allows nothing else ends it all the same."""
@@ -179,10 +202,22 @@ class RequestSpec:
     prompt_logprobs: int | None = None
     """Log-probabilities wanted of every token of the prompt but the first: None for none, 0 for
     that of the token alone, up to 20 for those of as many of the most likely tokens too."""
+    embedding: EmbeddingParams | None = None
+    """How the prompt becomes a vector, told at the end; None: it does not."""
     grammar: Grammar | None = None
-    """What the whole output must match; it ends when nothing can follow. None: anything."""
+    """What the whole output must match; it ends when nothing can follow. None: anything. Where the
+    output is divided: what its content must match."""
+    divides_output: bool = False
+    """Divide the output into content, thinking and calls of tools, as the model marks them."""
+    tools: ToolUse | None = None
+    """Tools that the output may or must call; only where it is divided. None: none."""
+
+    max_thinking_tokens: int | None = None
+    """Tokens after which thinking is ended, where the output is divided and the model ends thinking
+    by one token. None: as the operator of the coordinator set it, which is the most in any case."""
 
     def __post_init__(self) -> None:
+        assert self.tools is None or self.divides_output, "calls are read from a divided output"
         if self.max_tokens is not None and not 0 <= self.max_tokens <= MAX_UINT32:
             raise InvalidArgumentError(
                 f"max_tokens is {self.max_tokens}, must be in [0, {MAX_UINT32}]",

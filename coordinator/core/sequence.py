@@ -43,6 +43,9 @@ class Sequence:
     num_known_logprobs: int = 0
     """Tokens of the prompt, from the second on, whose log-probabilities have come back; kept
     through preemption, so that each is taken once. 0 where none are wanted."""
+    num_pooled_tokens: int = 0
+    """Tokens of the prompt whose hidden states have come back for its embedding; kept through
+    preemption, so that each is taken once. 0 where none is wanted."""
     finish_reason: FinishReason | None = None
     """Set exactly when finished, or when it is to be swept at the next step boundary."""
     rank: tuple[int, ...] = ()
@@ -105,13 +108,27 @@ class Sequence:
         )
 
     @property
+    def next_pooled_position(self) -> int | None:
+        """Position of the first token whose hidden state is wanted and has not come back.
+
+        None where there is none.
+        """
+        embedding = self.request.embedding
+        if embedding is None:
+            return None
+        position = embedding.first_position(self.num_prompt_tokens) + self.num_pooled_tokens
+        return position if position < self.num_prompt_tokens else None
+
+    @property
     def num_skippable_tokens(self) -> int:
         """Tokens, from the start, that need not run where their KV is there.
 
         The last one must run for its logits, and so must every token of the prompt at whose place a
-        log-probability is wanted that has not come back.
+        log-probability or a hidden state is wanted that has not come back.
         """
-        return self.num_known_logprobs if self.lacks_logprobs else self.num_tokens - 1
+        num_tokens = self.num_known_logprobs if self.lacks_logprobs else self.num_tokens - 1
+        first_pooled = self.next_pooled_position
+        return num_tokens if first_pooled is None else min(num_tokens, first_pooled)
 
     @property
     def max_num_tokens(self) -> int:

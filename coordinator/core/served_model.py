@@ -18,5 +18,9 @@ class ServedModel:
     """Most tokens that one request may hold, prompt and output together."""
     has_tokenizer: bool
     """Whether the model has a tokenizer; without one, only token ids are served."""
+    marks_thinking: bool = False
+    """Whether its chat template tells thinking from answers."""
     tokenizer_info: Mapping[str, object] | None = None
     """The tokenizer's configuration and chat template; None without a tokenizer."""
+    template_variables: frozenset[str] = frozenset()
+    """What the chat template makes something of, by name, if it is given."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence as ListLike
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from stagecoach.contract.hidden_sums import HiddenSumRequest
 from stagecoach.contract.prompt_logits import PromptLogitsRequest
 from stagecoach.contract.slot_ops import SlotOp
 from stagecoach.contract.stage_timings import StageTimings
@@ -21,6 +22,15 @@ class PromptRows(NamedTuple):
     """Most likely tokens that are wanted beside each."""
 
 
+class PooledRows(NamedTuple):
+    """Rows of a slice, one after another, whose final hidden states are added up."""
+
+    first_row: int
+    """First of them, counted from the first of the slice."""
+    num_rows: int
+    """At least one."""
+
+
 class ScheduledSlice(NamedTuple):
     """Consecutive tokens of one sequence that run in a micro-batch."""
 
@@ -34,6 +44,8 @@ class ScheduledSlice(NamedTuple):
     its sequence does, 1 when it ends with it, and 1 more for each draft."""
     prompt_rows: PromptRows | None = None
     """Rows whose log-probabilities the request wants and does not have yet."""
+    pooled_rows: PooledRows | None = None
+    """Rows whose hidden states the request's embedding is made of, and does not have yet."""
 
     @property
     def is_decode(self) -> bool:
@@ -91,6 +103,17 @@ class SchedulerOutput:
                         first_row=row + first_row, token_ids=token_ids, num_candidates=num_top
                     )
                 )
+            row += len(piece.token_ids)
+        return requests
+
+    def hidden_sums(self) -> list[HiddenSumRequest]:
+        """What the last stage is to add up: the `pooled_rows` of all slices, in order."""
+        requests = []
+        row = 0
+        for piece in self.slices:
+            if piece.pooled_rows is not None:
+                first_row, num_rows = piece.pooled_rows
+                requests.append(HiddenSumRequest(first_row=row + first_row, num_rows=num_rows))
             row += len(piece.token_ids)
         return requests
 
@@ -169,3 +192,6 @@ class StepOutput:
     after."""
     prompt_logits: tuple[PromptLogits, ...] = ()
     """Answers to `SchedulerOutput.prompt_logits`, in their order."""
+    hidden_sums: tuple[ListLike[float], ...] = ()
+    """Answers to `SchedulerOutput.hidden_sums`, in their order: buffers of float32,
+    `[hidden_size]`. They are not finite where the hidden states are not."""

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
+from coordinator.core.embedding import EmbeddingParams
 from coordinator.core.request import Request
 from coordinator.core.request_spec import (
     ChatPrompt,
@@ -52,6 +53,8 @@ class Admission:
         eos_token_ids: Ids that end the output unless a request ignores them.
         max_request_tokens: Tokens of prompt and output together that one request may hold.
         answers_prompt_logits: Whether the last stage tells how likely the tokens of a prompt are.
+        answers_hidden_sums: Whether the last stage adds up hidden states.
+        hidden_size: Width of a hidden state.
     """
 
     def __init__(
@@ -62,12 +65,16 @@ class Admission:
         eos_token_ids: frozenset[int],
         max_request_tokens: int,
         answers_prompt_logits: bool,
+        answers_hidden_sums: bool,
+        hidden_size: int,
     ) -> None:
         self._text = text
         self._vocab_size = vocab_size
         self._eos_token_ids = eos_token_ids
         self._max_request_tokens = max_request_tokens
         self._answers_prompt_logits = answers_prompt_logits
+        self._answers_hidden_sums = answers_hidden_sums
+        self._hidden_size = hidden_size
 
     async def encode(self, prompt: Prompt) -> Sequence[int]:
         """Turns any prompt into token ids; takes no time for those and for short texts.
@@ -129,8 +136,8 @@ class Admission:
 
         Raises:
             InvalidArgumentError: Ids are outside the vocabulary, or stop strings are given to a
-                model without a tokenizer, or log-probabilities of the prompt are wanted of a last
-                stage that is too old.
+                model without a tokenizer, or log-probabilities or the embedding of the prompt are
+                wanted of a last stage that is too old, or more dimensions than the model has.
         """
         if spec.prompt_logprobs is not None and not self._answers_prompt_logits:
             raise InvalidArgumentError(
@@ -138,10 +145,25 @@ class Admission:
                 " log-probabilities of a prompt: update it and start the coordinator again",
                 field="prompt_logprobs",
             )
+        if spec.embedding is not None:
+            self._check_embedding(spec.embedding)
         if spec.stop and self._text is None:
             raise InvalidArgumentError("stop: the model has no tokenizer", field="stop")
         self._check_ids("stop_token_ids", spec.stop_token_ids)
         self._check_ids("sampling.logit_bias", tuple(spec.sampling.logit_bias))
+
+    def _check_embedding(self, params: EmbeddingParams) -> None:
+        if not self._answers_hidden_sums:
+            raise InvalidArgumentError(
+                "embeddings are not served: the last stage is of a version that does not tell"
+                " hidden states: update it and start the coordinator again"
+            )
+        if params.dimensions is not None and params.dimensions > self._hidden_size:
+            raise InvalidArgumentError(
+                f"dimensions is {params.dimensions}, must be in [1, {self._hidden_size}]: the"
+                f" model's hidden states have {self._hidden_size} elements",
+                field="dimensions",
+            )
 
     def admit(
         self, spec: RequestSpec, prompt_token_ids: Sequence[int], *, arrival_ns: int
@@ -173,6 +195,7 @@ class Admission:
             cache_salt=spec.cache_salt,
             logprobs=spec.logprobs,
             prompt_logprobs=spec.prompt_logprobs,
+            embedding=spec.embedding,
             arrival_ns=arrival_ns,
         )
 
@@ -193,11 +216,7 @@ class Admission:
         return self._text
 
     async def _encoded(self, prompt: TextPrompt | ChatPrompt) -> "array[int]":
-        size = (
-            len(prompt.text)
-            if isinstance(prompt, TextPrompt)
-            else sum(len(one.content) + len(one.name or "") for one in prompt.messages)
-        )
+        size = len(prompt.text) if isinstance(prompt, TextPrompt) else prompt.num_chars
         return self._checked(await self._checked_text(size).encode(prompt))
 
     def _checked(self, token_ids: "array[int]") -> "array[int]":

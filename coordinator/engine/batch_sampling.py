@@ -1,7 +1,7 @@
 """Sampling for a whole micro-batch: which rows are wanted, and the tokens chosen from them."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from coordinator.core.events import TokenLogprobs
@@ -10,6 +10,7 @@ from coordinator.core.step import SchedulerOutput, StepOutput
 from coordinator.core.turn import Turn
 from coordinator.engine.live_request import LiveRequest
 from coordinator.sampling.prompt_logprobs import prompt_logprobs
+from coordinator.sampling.prompt_pooling import check_finite
 from stagecoach.contract.errors import InternalError, StagecoachError
 from stagecoach.contract.logits_request import LogitsRequest
 
@@ -24,6 +25,8 @@ class Sampled(NamedTuple):
     """Log-probabilities, of the requests that want any."""
     prompt_logprobs: dict[str, PromptLogprobs]
     """Log-probabilities of prompts, of the requests that want any."""
+    hidden_sums: dict[str, Sequence[float]]
+    """Sums of hidden states, of the requests that want an embedding."""
     errors: dict[str, StagecoachError]
     """What went wrong with the requests that cannot go on."""
 
@@ -43,16 +46,25 @@ async def sample(
 ) -> Sampled:
     """Chooses the next token of every slice that samples and has not ended meanwhile.
 
-    Makes log-probabilities of the prompts that want them, too.
+    Makes log-probabilities of the prompts that want them, too, and takes the sums of hidden states
+    of those that are embedded.
 
     Whatever goes wrong with one request, a bug included, ends that request alone. Lets others have
     the loop now and then: many rows whose mass is cut take a millisecond and more each.
     """
     turn = Turn()
     rows = {row.row: row for row in step.logits}
-    sampled = Sampled({}, {}, {}, {})
-    answers = iter(step.prompt_logits)
+    sampled = Sampled({}, {}, {}, {}, {})
+    answers, sums = iter(step.prompt_logits), iter(step.hidden_sums)
     for piece in output.slices:
+        if piece.pooled_rows is not None:
+            hidden_sum = next(sums)
+            try:
+                check_finite(hidden_sum)
+            except StagecoachError as error:
+                sampled.errors[piece.request_id] = error
+            else:
+                sampled.hidden_sums[piece.request_id] = hidden_sum
         if piece.prompt_rows is not None:
             await turn.give_way()
             start = piece.start_position + piece.prompt_rows.first_row + 1

@@ -39,6 +39,7 @@ from coordinator.scheduler.config import SchedulerConfig
 from coordinator.scheduler.pace import Pace
 from coordinator.scheduler.policy import Policy
 from coordinator.scheduler.scheduler import Scheduler
+from coordinator.text.conversations import Conversations
 from coordinator.text.text_workers import TextWorkers
 from coordinator.text.tokenizer import Tokenizer
 from coordinator.text.tokenizer_info import TokenizerInfo
@@ -67,6 +68,7 @@ class Engine:
         stage_wait_s: How long requests wait for a lost stage before they fail.
         observers: Told what happens.
         policy: The order of the requests on every pipeline; None for first come, first served.
+        max_thinking_tokens: Tokens after which thinking is ended; None: never.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Engine:
         stage_wait_s: float,
         observers: ListLike[EngineObserver] = (),
         policy: Policy | None = None,
+        max_thinking_tokens: int | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self._tokenizer_info = tokenizer_info
@@ -121,7 +124,7 @@ class Engine:
             limits=limits,
             num_stages=len(topology.infos),
             vocab_size=topology.vocab_size,
-            tokenizer=tokenizer,
+            conversations=Conversations(tokenizer, max_thinking_tokens, text),
         )
         self._idle = asyncio.Event()
         self._idle.set()
@@ -150,13 +153,25 @@ class Engine:
             vocab_size=self._topology.vocab_size,
             max_model_len=self._limits.max_request_tokens,
             has_tokenizer=self.tokenizer is not None,
+            marks_thinking=self.tokenizer is not None
+            and self.tokenizer.dialect.thinking is not None,
             tokenizer_info=self._tokenizer_info,
+            template_variables=frozenset()
+            if self.tokenizer is None
+            else self.tokenizer.template_variables,
         )
 
     @property
     def is_ready(self) -> bool:
         """True while requests are served."""
         return self._readiness.is_ready
+
+    @property
+    def problem(self) -> str:
+        """Why requests are not served at present; empty while they are."""
+        if self.is_ready:
+            return ""
+        return "it is shutting down" if self._is_draining else self._pool.problem
 
     async def wait_ready(self, *, ready: bool) -> None:
         """Returns when `is_ready` has become so."""
@@ -325,6 +340,7 @@ class Engine:
             names=self._names,
             stages=await self._pool.statuses(),
             ready=self.is_ready,
+            problem=self.problem,
             has_tokenizer=self.tokenizer is not None,
             lanes=self._lanes,
             limits=self._limits,

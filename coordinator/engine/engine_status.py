@@ -27,6 +27,7 @@ def engine_status(
     names: tuple[str, ...],
     stages: tuple[StageStatus, ...],
     ready: bool,
+    problem: str,
     has_tokenizer: bool,
     lanes: Sequence[Lane],
     limits: SchedulerConfig,
@@ -40,6 +41,7 @@ def engine_status(
         names: What requests may call the model.
         stages: As they are now.
         ready: Whether requests are served.
+        problem: Why they are not.
         has_tokenizer: Whether text is served.
         lanes: What runs and waits; those that are open count for what can be held.
         limits: Limits of every lane's scheduler.
@@ -51,6 +53,7 @@ def engine_status(
         model_id=topology.model_id,
         names=names,
         ready=ready,
+        problem=problem,
         stages=stages,
         num_running=figures.num_running,
         num_waiting=figures.num_waiting,

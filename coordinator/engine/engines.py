@@ -40,8 +40,8 @@ class Engines:
 
     @property
     def is_ready(self) -> bool:
-        """True while requests of every model are served."""
-        return all(engine.is_ready for engine in self._engines)
+        """True while requests of some model are served: a model that is away stops no other."""
+        return any(engine.is_ready for engine in self._engines)
 
     async def wait_ready(self, *, ready: bool) -> None:
         """Returns when `is_ready` has become so."""

@@ -17,7 +17,7 @@ from coordinator.engine.outage import Outage
 from coordinator.observe.observer import Observers
 from coordinator.scheduler.config import SchedulerConfig
 from coordinator.scheduler.prefix_index import block_hashes
-from coordinator.text.tokenizer import Tokenizer
+from coordinator.text.conversations import Conversation, Conversations
 from stagecoach.contract.errors import InvalidArgumentError, StagecoachError, UnavailableError
 
 
@@ -34,7 +34,7 @@ class Intake:
         limits: Limits of each pipeline's scheduler.
         num_stages: Stages of each pipeline.
         vocab_size: Logits in a row.
-        tokenizer: The model's; None when it serves token ids only.
+        conversations: Says what the outputs of conversations match, and makes the text of all.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Intake:
         limits: SchedulerConfig,
         num_stages: int,
         vocab_size: int,
-        tokenizer: Tokenizer | None,
+        conversations: Conversations,
     ) -> None:
         self._admission = admission
         self._grammars = grammars
@@ -60,7 +60,7 @@ class Intake:
         self._limits = limits
         self._num_stages = num_stages
         self._vocab_size = vocab_size
-        self._tokenizer = tokenizer
+        self._conversations = conversations
         self._is_closed = False
 
     def close(self) -> None:
@@ -73,9 +73,10 @@ class Intake:
         try:
             request = await self._admitted(spec, arrival_ns)
             names = await self._block_names(request)
-            constraint = await self._constraint(spec)
+            conversation = await self._conversations.plan(spec, request.prompt_token_ids)
+            constraint = await self._constraint(spec, conversation)
             try:
-                live = self._start(request, names, constraint)
+                live = self._start(spec, request, names, conversation, constraint)
             except BaseException:
                 if constraint is not None:
                     constraint.close()
@@ -112,13 +113,21 @@ class Intake:
             await turn.give_way()
         return names
 
-    async def _constraint(self, spec: RequestSpec) -> TokenConstraint | None:
-        if spec.grammar is None:
+    async def _constraint(
+        self, spec: RequestSpec, conversation: Conversation | None
+    ) -> TokenConstraint | None:
+        grammar = spec.grammar if conversation is None else conversation.plan.grammar
+        if grammar is None:
             return None
-        return await self._grammars.compile(spec.grammar, ignore_eos=spec.ignore_eos)
+        return await self._grammars.compile(grammar, ignore_eos=spec.ignore_eos)
 
     def _start(
-        self, request: Request, block_names: list[bytes], constraint: TokenConstraint | None
+        self,
+        spec: RequestSpec,
+        request: Request,
+        block_names: list[bytes],
+        conversation: Conversation | None,
+        constraint: TokenConstraint | None,
     ) -> LiveRequest:
         """Queues a valid request, if the engine would still take it."""
         self._check_open()
@@ -128,7 +137,7 @@ class Intake:
             sequence,
             num_stages=self._num_stages,
             vocab_size=self._vocab_size,
-            tokenizer=self._tokenizer,
+            text=self._conversations.text(spec, conversation, min_tokens=request.min_tokens),
             constraint=constraint,
             on_cancel=partial(self._requests.cancel, request.request_id),
         )

@@ -5,7 +5,7 @@ it runs.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -40,7 +40,7 @@ class NewToken(NamedTuple):
         """Sends the token to its client; an end token goes with the end."""
         if not self.is_hidden:
             delta = self.delta or self.live.text.push(self.token_id)
-            self.live.emit(self.token_id, delta.text, self.logprobs)
+            self.live.emit(self.token_id, delta, self.logprobs)
         elif self.logprobs is not None:
             self.live.end_token = (self.token_id, self.logprobs)
 
@@ -85,6 +85,8 @@ class LandedStep:
     tokens: list[NewToken]
     prompt_logprobs: Mapping[str, PromptLogprobs]
     """Log-probabilities of the prompts in it, by request id."""
+    hidden_sums: Mapping[str, Sequence[float]]
+    """Sums of hidden states of the prompts in it that are embedded, by request id."""
     sampling_ns: int
     sampled_ns: int
     decided_ns: int
@@ -101,9 +103,14 @@ class LandedStep:
             token for token in self.tokens if requests.get(token.live.request_id) is token.live
         ]
         for live in self.micro_batch.participants:
+            if requests.get(live.request_id) is not live:
+                continue
             logprobs = self.prompt_logprobs.get(live.request_id)
-            if logprobs is not None and requests.get(live.request_id) is live:
+            if logprobs is not None:
                 live.emit_prompt(logprobs)
+            hidden_sum = self.hidden_sums.get(live.request_id)
+            if hidden_sum is not None and live.pooling is not None:
+                live.pooling.add(hidden_sum)
         for token in tokens:
             token.send()
         micro_batch = self.micro_batch

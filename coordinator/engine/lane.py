@@ -325,6 +325,7 @@ class Lane:
                 result=result,
                 tokens=tokens,
                 prompt_logprobs=sampled.prompt_logprobs,
+                hidden_sums=sampled.hidden_sums,
                 sampling_ns=sampling_ns,
                 sampled_ns=sampled_ns,
                 decided_ns=decided_ns,

@@ -6,6 +6,7 @@ is gone.
 
 import time
 from collections.abc import Callable
+from collections.abc import Sequence as ListLike
 from dataclasses import dataclass
 from typing import Self
 
@@ -22,9 +23,11 @@ from coordinator.core.sequence import Sequence
 from coordinator.engine.request_stream import RequestStream
 from coordinator.engine.time_vector import TimeVector
 from coordinator.sampling.constraint import Constraint
+from coordinator.sampling.prompt_pooling import PromptPooling
 from coordinator.sampling.token_sampler import TokenSampler
+from coordinator.text.divided_text import DividedText
 from coordinator.text.output_text import OutputText
-from coordinator.text.tokenizer import Tokenizer
+from coordinator.text.stop_strings import TextDelta
 from stagecoach.contract.errors import StagecoachError
 from stagecoach.contract.request_timings import RequestTimings, StepTotals
 
@@ -36,10 +39,12 @@ class LiveRequest:
     request: Request
     sequence: Sequence
     sampler: TokenSampler
-    text: OutputText
+    text: OutputText | DividedText
     stream: RequestStream
     times: TimeVector
     """Sums over the steps that the request took part in."""
+    pooling: PromptPooling | None = None
+    """Its embedding as it grows; None where none is wanted."""
     num_steps: int = 0
     prefill: StepTotals | None = None
     """Sums over the steps until the first token was sampled."""
@@ -58,7 +63,7 @@ class LiveRequest:
         *,
         num_stages: int,
         vocab_size: int,
-        tokenizer: Tokenizer | None,
+        text: OutputText | DividedText,
         constraint: Constraint | None,
         on_cancel: Callable[[], None],
     ) -> Self:
@@ -68,7 +73,7 @@ class LiveRequest:
             sequence: The request's sequence, from the scheduler.
             num_stages: Stages of the pipeline that serves it.
             vocab_size: Logits in a row.
-            tokenizer: The model's; None when it serves token ids only.
+            text: Makes its text, of which there is none so far.
             constraint: What its output must match, with no output so far; None: anything.
             on_cancel: Called at most once, when the client cancels.
         """
@@ -88,9 +93,12 @@ class LiveRequest:
                 min_tokens=request.min_tokens,
                 end_token_ids=request.stop_token_ids,
             ),
-            text=OutputText(tokenizer, request.stop, min_tokens=request.min_tokens),
+            text=text,
             stream=RequestStream(accepted, on_cancel),
             times=TimeVector.zeros(num_stages),
+            pooling=None
+            if request.embedding is None
+            else PromptPooling(request.embedding, sequence.num_prompt_tokens),
         )
 
     @property
@@ -112,17 +120,18 @@ class LiveRequest:
         if self.prefill is None and self.sequence.output_token_ids:
             self.prefill = self.times.totals(self.num_steps)
 
-    def emit(self, token_id: int, text: str, logprobs: TokenLogprobs | None) -> None:
-        """Sends a token that belongs to the output."""
+    def emit(self, token_id: int, delta: TextDelta, logprobs: TokenLogprobs | None) -> None:
+        """Sends a token that belongs to the output, with what became of its text."""
         if self.first_token_ns is None:
             self.first_token_ns = time.perf_counter_ns()
         self.num_completion_tokens += 1
         self.stream.put(
             TokensEvent(
                 token_ids=(token_id,),
-                text=text,
+                text=delta.text,
                 logprobs=() if logprobs is None else (logprobs,),
                 text_ends=() if logprobs is None else (self.text.num_chars,),
+                parts=delta.parts,
             )
         )
 
@@ -130,22 +139,27 @@ class LiveRequest:
         """Sends log-probabilities of the prompt, behind those that were sent before."""
         self.stream.put_prompt(logprobs)
 
-    def end(self, reason: FinishReason, text: str) -> None:
+    def end(self, reason: FinishReason, held: TextDelta) -> None:
         """Sends the terminal event.
 
         Args:
             reason: Why.
-            text: Text that was held back.
+            held: Text that was held back.
         """
         self.stream.end(
             Finished(
                 finish_reason=reason,
-                text=text,
+                text=held.text,
+                parts=held.parts,
+                stop_string=self.text.stop_string,
+                num_calls=self.text.num_calls,
+                num_reasoning_tokens=self.text.num_reasoning_tokens,
                 num_prompt_tokens=self.sequence.num_prompt_tokens,
                 num_completion_tokens=self.num_completion_tokens,
                 num_cached_tokens=self.sequence.num_cached_tokens,
                 timings=self._timings(),
                 end_token=self.end_token,
+                embedding=self._embedding(reason),
             )
         )
 
@@ -166,6 +180,12 @@ class LiveRequest:
             first_token_ns=self.first_token_ns,
             end_ns=time.perf_counter_ns(),
         )
+
+    def _embedding(self, reason: FinishReason) -> ListLike[float] | None:
+        """The embedding of the prompt; None where none is wanted, or not all of it was computed."""
+        if self.pooling is None or reason is FinishReason.ABORT:
+            return None
+        return self.pooling.embedding()
 
     def _timings(self) -> RequestTimings:
         now_ns, arrival_ns = time.perf_counter_ns(), self.request.arrival_ns

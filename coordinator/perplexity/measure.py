@@ -21,6 +21,8 @@ _NUM_REPORTS = 20
 class PerplexityPlan:
     """What is measured, and how."""
 
+    model: str | None = None
+    """A name of the model. None: the only one."""
     context: int | None
     """See `WindowPlan`; None: 2048, or what the model takes."""
     stride: int | None
@@ -59,7 +61,7 @@ async def measure(
         StagecoachError: The coordinator is not ready, or a request failed.
     """
     async with connect() as client:
-        status = await client.status(timeout_s=_STATUS_TIMEOUT_S)
+        status = (await client.status(timeout_s=_STATUS_TIMEOUT_S)).of_model(plan.model)
         context = plan.context or min(DEFAULT_CONTEXT, status.max_model_len)
         if context > status.max_model_len:
             raise InvalidArgumentError(
@@ -67,7 +69,11 @@ async def measure(
                 field="context",
             )
         text_ids = await text_tokens(
-            client, text, max_model_len=status.max_model_len, num_wanted=plan.limit
+            client,
+            text,
+            model=plan.model,
+            max_model_len=status.max_model_len,
+            num_wanted=plan.limit,
         )
         num_begin_tokens = len(text_ids.begin_ids)
         windows = WindowPlan(
@@ -81,7 +87,7 @@ async def measure(
             raise InvalidArgumentError(
                 f"the text has {len(token_ids)} tokens, must have at least 2", field="text"
             )
-        scoring = _Scoring(client, text_ids.begin_ids, token_ids, report)
+        scoring = _Scoring(client, plan.model, text_ids.begin_ids, token_ids, report)
         await scoring.run(todo, plan.concurrency)
     return Measured(
         model_id=status.model_id,
@@ -98,6 +104,7 @@ class _Scoring:
 
     Args:
         client: The coordinator's.
+        model: A name of the model. None: the only one.
         begin_ids: What stands before every window.
         token_ids: The text.
         report: Told how far it is.
@@ -106,11 +113,13 @@ class _Scoring:
     def __init__(
         self,
         client: AsyncClient,
+        model: str | None,
         begin_ids: Sequence[int],
         token_ids: Sequence[int],
         report: Callable[[str], None],
     ) -> None:
         self._client = client
+        self._model = model
         self._begin_ids = list(begin_ids)
         self._token_ids = token_ids
         self._report = report
@@ -148,6 +157,7 @@ class _Scoring:
         """Log-probabilities of the tokens that a window counts."""
         done = await self._client.complete(
             [*self._begin_ids, *self._token_ids[window.start : window.end]],
+            model=self._model,
             max_tokens=0,
             prompt_logprobs=0,
         )

@@ -30,13 +30,19 @@ class TextTokens(NamedTuple):
 
 
 async def text_tokens(
-    client: AsyncClient, text: str, *, max_model_len: int, num_wanted: int | None
+    client: AsyncClient,
+    text: str,
+    *,
+    model: str | None = None,
+    max_model_len: int,
+    num_wanted: int | None,
 ) -> TextTokens:
     """Asks for the tokens of a text.
 
     Args:
         client: The coordinator's.
         text: At least one character.
+        model: A name of the model. None: the only one.
         max_model_len: Most tokens of one request.
         num_wanted: As many are enough, though there may be more; None: all.
 
@@ -46,11 +52,11 @@ async def text_tokens(
     max_chars = min(_CHARS_PER_TOKEN * max_model_len, _MAX_PIECE_CHARS)
     if num_wanted is not None:
         max_chars = min(max_chars, _CHARS_PER_TOKEN * num_wanted)
-    begin_ids = await _begin_ids(client)
+    begin_ids = await _begin_ids(client, model)
     token_ids: list[int] = []
     num_bytes = 0
     for piece in pieces(text, max_chars):
-        token_ids += await client.tokenize(piece, add_special_tokens=False)
+        token_ids += await client.tokenize(piece, model=model, add_special_tokens=False)
         num_bytes += len(piece.encode())
         if num_wanted is not None and len(token_ids) >= num_wanted:
             break
@@ -68,10 +74,10 @@ def pieces(text: str, max_chars: int) -> Iterator[str]:
         start = end
 
 
-async def _begin_ids(client: AsyncClient) -> list[int]:
+async def _begin_ids(client: AsyncClient, model: str | None) -> list[int]:
     """What the tokenizer puts before a text; what it puts behind one is left out."""
-    bare = await client.tokenize(_SAMPLE, add_special_tokens=False)
-    whole = await client.tokenize(_SAMPLE)
+    bare = await client.tokenize(_SAMPLE, model=model, add_special_tokens=False)
+    whole = await client.tokenize(_SAMPLE, model=model)
     for start in range(len(whole) - len(bare) + 1):
         if whole[start : start + len(bare)] == bare:
             return whole[:start]

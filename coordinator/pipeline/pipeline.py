@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from coordinator.core.step import SchedulerOutput, StepOutput
 from coordinator.pipeline import wire
 from coordinator.pipeline.answered_logits import read_logits, read_prompt_logits
+from coordinator.pipeline.answered_sums import read_hidden_sums
 from coordinator.pipeline.forward_stream import Loss
 from coordinator.pipeline.stage_link import StageLink
 from stagecoach.contract.errors import InternalError, UnavailableError
@@ -25,15 +26,23 @@ class Pipeline:
         index: Tells it from the other pipelines that there are now.
         links: Open, in pipeline order, and in no other pipeline.
         vocab_size: Logits in a full row.
+        hidden_size: Width of a hidden state.
         adds_noise: Whether the last stage knows contenders.
     """
 
     def __init__(
-        self, index: int, links: Sequence[StageLink], *, vocab_size: int, adds_noise: bool
+        self,
+        index: int,
+        links: Sequence[StageLink],
+        *,
+        vocab_size: int,
+        hidden_size: int,
+        adds_noise: bool,
     ) -> None:
         self.index = index
         self._links = tuple(links)
         self._vocab_size = vocab_size
+        self._hidden_size = hidden_size
         self._adds_noise = adds_noise
         self._is_open = True
         self._blamed: set[int] = set()
@@ -71,7 +80,7 @@ class Pipeline:
         stay in order however many are in flight. The loss of any stage fails all of them at once.
 
         Args:
-            output: What to run; says of which rows of prompts logits are wanted.
+            output: What to run; says of which rows of prompts logits and hidden states are wanted.
             logits: Rows whose logits the sampler wants.
 
         Raises:
@@ -86,7 +95,7 @@ class Pipeline:
         last = self._links[-1]
         if not self._adds_noise:
             logits = [wanted.without_contenders(self._vocab_size) for wanted in logits]
-        of_prompts = output.prompt_logits()
+        of_prompts, hidden_sums = output.prompt_logits(), output.hidden_sums()
         started_ns = time.perf_counter_ns()
         request = wire.first_request(output)
         for link in self._links:
@@ -95,6 +104,7 @@ class Pipeline:
             if link is last:
                 wire.add_logits(request, logits)
                 wire.add_prompt_logits(request, of_prompts)
+                wire.add_hidden_sums(request, hidden_sums)
             own_ns.append(time.perf_counter_ns() - started_ns)
             reply = await link.forward(request, num_tokens)
             visits.append(reply.visit)
@@ -104,6 +114,7 @@ class Pipeline:
         try:
             rows = read_logits(reply.result.logits, logits, self._vocab_size)
             prompts = read_prompt_logits(reply.result.prompt_logits, of_prompts, self._vocab_size)
+            sums = read_hidden_sums(reply.result.hidden_sums, hidden_sums, self._hidden_size)
         except InternalError as error:
             raise InternalError(f"stage {last.address} {error.message}") from error
         own_ns[-1] += time.perf_counter_ns() - started_ns
@@ -111,6 +122,7 @@ class Pipeline:
             micro_batch_id=output.micro_batch_id,
             logits=rows,
             prompt_logits=prompts,
+            hidden_sums=sums,
             visits=tuple(visits),
             stage_timings=tuple(
                 visit.timings.with_serialization(duration_ns)

@@ -23,8 +23,10 @@ _SAME = (
 )
 _AT_LEAST = (
     *("num_kv_blocks", "max_num_seqs", "max_num_batched_tokens", "max_model_len"),
-    "answers_prompt_logits",
+    *("answers_prompt_logits", "answers_hidden_sums"),
 )
+_SAME_BITS = 0.01
+"""Share by which bits of a weight may differ: padding depends on the device."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -104,6 +106,13 @@ def check_fits(
         wanted, given = getattr(expected, what), getattr(found, what)
         if given < wanted:
             raise _misfit(address, f"{has} {what} {given}, needs at least {wanted}")
+    bits = expected.bits_per_weight, found.bits_per_weight
+    if bits[0] and bits[1] and abs(bits[1] / bits[0] - 1) > _SAME_BITS:
+        raise _misfit(
+            address,
+            f"{has} weights of {bits[1]:.2f} bits each, expected {bits[0]:.2f}: one of both keeps "
+            "what the file has in more bits; give both the same --weights",
+        )
     if parts := differing(found, expected):
         raise _misfit(
             address,

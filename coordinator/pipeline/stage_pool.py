@@ -142,6 +142,8 @@ class StagePool:
             [(stage[0].address, narrowest(_infos(stage))) for stage in self._stages]
         )
         topology = self._with_weights(topology)
+        if unequal := topology.unequal_forms:
+            _log.warning("stages keep numbers in unequal formats", extra=unequal)
         self._expected = list(topology.infos)
         for index, stage in enumerate(self._stages):
             for replica in stage:
@@ -201,6 +203,7 @@ class StagePool:
                 next(i for i in range(len(used) + 1) if i not in used),
                 [replica.link for replica in chosen],
                 vocab_size=self._expected[-1].vocab_size,
+                hidden_size=self._expected[-1].hidden_size,
                 adds_noise=last.adds_noise,
             )
             for replica in chosen:

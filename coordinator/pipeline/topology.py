@@ -78,6 +78,28 @@ class Topology:
         )
 
     @property
+    def unequal_forms(self) -> dict[str, str]:
+        """What stages keep or compute in more than one format: each format, and who has it.
+
+        Empty where all are alike. Every pipeline has them in the same places, so that it computes
+        the same numbers as any other.
+        """
+        of_each = {
+            "weights": [info.precision.weights.name for info in self.infos],
+            "arithmetic": [info.precision.compute.value for info in self.infos],
+            "kv": [info.precision.kv.value for info in self.infos],
+        }
+        return {
+            what: "; ".join(f"{name}: {', '.join(self._stages_with(name, names))}" for name in each)
+            for what, names in of_each.items()
+            if len(each := dict.fromkeys(names)) > 1
+        }
+
+    def _stages_with(self, name: str, names: Sequence[str]) -> list[str]:
+        pairs = zip(self.addresses, names, strict=True)
+        return [address for address, found in pairs if found == name]
+
+    @property
     def fingerprint(self) -> str:
         """The model."""
         return self.infos[0].fingerprint
@@ -96,6 +118,16 @@ class Topology:
     def answers_prompt_logits(self) -> bool:
         """True when every server of the last stage tells how likely the tokens of a prompt are."""
         return self.infos[-1].answers_prompt_logits
+
+    @property
+    def answers_hidden_sums(self) -> bool:
+        """True when every server of the last stage adds up final hidden states."""
+        return self.infos[-1].answers_hidden_sums
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of a hidden state."""
+        return self.infos[0].hidden_size
 
     @property
     def kv_block_size(self) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 
 from coordinator.core.step import LogitsRow, PromptLogits, SchedulerOutput
 from stagecoach.contract import tensor_codec
+from stagecoach.contract.hidden_sums import HiddenSumRequest
 from stagecoach.contract.logits_request import LogitsRequest
 from stagecoach.contract.prompt_logits import PromptLogitsRequest
 from stagecoach.contract.slot_ops import ForkSlot, FreeSlot, SlotOp, TruncateSlot
@@ -94,6 +95,13 @@ def add_prompt_logits(
     )
 
 
+def add_hidden_sums(request: stage_pb2.ForwardRequest, wanted: Iterable[HiddenSumRequest]) -> None:
+    """Says of which rows the last stage shall add up the final hidden states."""
+    request.micro_batch.hidden_sums.extend(
+        stage_pb2.HiddenSumRequest(first_row=one.first_row, num_rows=one.num_rows) for one in wanted
+    )
+
+
 def _token_ids(output: SchedulerOutput) -> stage_pb2.TokenIds:
     return stage_pb2.TokenIds(ids=[i for piece in output.slices for i in piece.token_ids])
 
@@ -137,6 +145,18 @@ def prompt_logits(message: stage_pb2.PromptLogits) -> PromptLogits:
         candidate_ids=_ids(message.candidate_ids),
         candidate_logits=_floats(message.candidate_logits),
     )
+
+
+def hidden_sum(message: stage_pb2.HiddenSum, hidden_size: int) -> Sequence[float]:
+    """Reads a sum of hidden states into a buffer of float32, `[hidden_size]`.
+
+    Raises:
+        InvalidArgumentError: It has another dtype or shape.
+    """
+    values = tensor_codec.to_numpy(
+        message.sum, dtype=tensor_pb2.DTYPE_FLOAT32, shape=(hidden_size,), field="hidden_sums.sum"
+    )
+    return cast("Sequence[float]", values.data)
 
 
 def _floats(values: Sequence[float]) -> Sequence[float]:

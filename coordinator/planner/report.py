@@ -14,6 +14,7 @@ from coordinator.planner.prediction import (
 from coordinator.planner.what_if import WhatIf, what_if
 from stagecoach.contract.precision import Encoding, KvFormat
 from stagecoach.model_files.config import ModelConfig
+from stagecoach.model_files.model_files import KeptMatrices
 from stagecoach.roofline.card_precision import automatic_dtype, dtype_of_all
 from stagecoach.roofline.devices import Gpu
 from stagecoach.roofline.model_shape import ModelShape, device_precision
@@ -46,6 +47,7 @@ def make_report(
     gpus: Sequence[Gpu],
     *,
     weights: Encoding | None,
+    kept: KeptMatrices | None,
     kv_format: KvFormat | None,
     network: Network,
     efficiency: float,
@@ -62,6 +64,7 @@ def make_report(
         config: The model.
         gpus: All are used.
         weights: Few bits in which matrices are kept; None: they have the dtype.
+        kept: What matrices take, where they are kept in the bits of their files and these say it.
         kv_format: How keys and values are kept; None: they have the dtype.
         network: What joins them.
         efficiency: Share (0, 1] of their figures that the GPUs reach.
@@ -84,7 +87,7 @@ def make_report(
     if kv_format is not None:
         precision = precision._replace(kv=kv_format)
     plan = make_plan(
-        ModelShape.of(config, precision),
+        ModelShape.of(config, precision, kept),
         gpus,
         context_tokens=context_tokens,
         min_kv_tokens=max(max_model_len or 0, context_tokens),

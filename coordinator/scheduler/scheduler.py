@@ -21,7 +21,7 @@ from itertools import count, islice
 
 from coordinator.core.request import FinishReason
 from coordinator.core.sequence import Sequence, SequenceState
-from coordinator.core.step import PromptRows, ScheduledSlice, SchedulerOutput
+from coordinator.core.step import PooledRows, PromptRows, ScheduledSlice, SchedulerOutput
 from coordinator.scheduler.config import SchedulerConfig
 from coordinator.scheduler.entrance import Entrance
 from coordinator.scheduler.kv_memory import KvMemory
@@ -199,6 +199,8 @@ class Scheduler:
                 advanced.append(sequence)
             if goes_on and piece.prompt_rows is not None:
                 sequence.num_known_logprobs += len(piece.prompt_rows.next_token_ids)
+            if goes_on and piece.pooled_rows is not None:
+                sequence.num_pooled_tokens += piece.pooled_rows.num_rows
             sequence.num_computed_tokens += piece.num_computed_tokens(len(tokens))
             self._memory.note_computed(sequence)
             if not goes_on:
@@ -371,6 +373,7 @@ class Scheduler:
             tuple(token_ids),
             1 if end == sequence.num_tokens else 0,
             _prompt_rows(sequence, start, end) if sequence.lacks_logprobs else None,
+            _pooled_rows(sequence, start, end) if sequence.request.embedding is not None else None,
         )
 
     def _land(self, output: SchedulerOutput) -> Iterator[tuple[ScheduledSlice, Sequence]]:
@@ -443,3 +446,16 @@ def _prompt_rows(sequence: Sequence, start: int, end: int) -> PromptRows | None:
         return None
     next_token_ids = sequence.token_ids(first + 1, last + 1)
     return PromptRows(first - start, next_token_ids, request.prompt_logprobs)
+
+
+def _pooled_rows(sequence: Sequence, start: int, end: int) -> PooledRows | None:
+    """Which of the tokens `[start, end)` run for hidden states that have not come back.
+
+    After a preemption, those that have come back are run again without being asked for.
+    """
+    first = sequence.next_pooled_position
+    last = min(end, sequence.num_prompt_tokens)
+    if first is None or first >= last:
+        return None
+    assert start <= first, "a token was skipped whose hidden state is wanted"
+    return PooledRows(first - start, last - first)

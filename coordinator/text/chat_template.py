@@ -10,16 +10,20 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
+from types import MappingProxyType
 from typing import NoReturn
 
 import jinja2
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from coordinator.core.request_spec import ChatMessage
+from coordinator.core.tools import Tool
+from coordinator.dialogue.dialect import Dialect
 from coordinator.text.control_tokens import unguessable_tag
+from coordinator.text.tool_turns import ToolTurns, Turn
 from stagecoach.contract.errors import InvalidArgumentError, ModelFilesError
 
 
@@ -38,6 +42,8 @@ class ChatTemplate:
         """
         self.source = source
         self.special_tokens = dict(special_tokens)
+        self.dialect = Dialect.of(source)
+        """How the model that it belongs to writes."""
         try:
             self._template = _environment().from_string(source)
         except jinja2.TemplateSyntaxError as error:
@@ -45,23 +51,48 @@ class ChatTemplate:
                 f"the model's chat template is not valid: line {error.lineno}: {error.message}"
             ) from error
 
-    def render(self, messages: Sequence[ChatMessage], *, add_generation_prompt: bool = True) -> str:
+    def render(
+        self,
+        messages: Sequence[ChatMessage],
+        *,
+        tools: Sequence[Tool] = (),
+        arguments: Mapping[str, object] = MappingProxyType({}),
+        add_generation_prompt: bool = True,
+    ) -> str:
         """Returns the text of a conversation.
 
         Args:
             messages: Oldest first.
+            tools: Tools that the model is shown.
+            arguments: What else the template is given, by name; what is named here otherwise wins.
             add_generation_prompt: End with what the assistant's next message begins with.
 
         Raises:
             InvalidArgumentError: The template refuses these messages, such as roles in this order.
         """
+
+        def render(turns: Sequence[Turn], described: Sequence[Mapping[str, object]] | None) -> str:
+            return self._render(turns, described, arguments, add_generation_prompt)
+
+        return ToolTurns(self.dialect, render).render(messages, tools)
+
+    def _render(
+        self,
+        turns: Sequence[Turn],
+        tools: Sequence[Mapping[str, object]] | None,
+        arguments: Mapping[str, object],
+        add_generation_prompt: bool,
+    ) -> str:
         try:
             return self._template.render(
-                messages=[_fields_of(message) for message in messages],
-                tools=None,
-                documents=None,
-                add_generation_prompt=add_generation_prompt,
-                **self.special_tokens,
+                **{
+                    **arguments,
+                    "messages": turns,
+                    "tools": tools,
+                    "documents": None,
+                    "add_generation_prompt": add_generation_prompt,
+                    **self.special_tokens,
+                }
             )
         except MemoryError:
             raise
@@ -70,6 +101,11 @@ class ChatTemplate:
                 f"prompt.chat.messages: the model's chat template refuses them: {error}",
                 field="prompt.chat.messages",
             ) from error
+
+    @cached_property
+    def variables(self) -> frozenset[str]:
+        """Names that the template looks for in what it is given."""
+        return frozenset(meta.find_undeclared_variables(_environment().parse(self.source)))
 
     @cached_property
     def sought(self) -> frozenset[str]:
@@ -97,7 +133,13 @@ class ChatTemplate:
                 marks.append(self.render(messages, add_generation_prompt=False))
         return "\n".join(marks)
 
-    def render_unfinished(self, messages: Sequence[ChatMessage]) -> str:
+    def render_unfinished(
+        self,
+        messages: Sequence[ChatMessage],
+        *,
+        tools: Sequence[Tool] = (),
+        arguments: Mapping[str, object] = MappingProxyType({}),
+    ) -> str:
         """Returns the text of a conversation up to where its last message ends.
 
         The place is found by a tag at the end of that message, as transformers finds it: spaces
@@ -105,6 +147,8 @@ class ChatTemplate:
 
         Args:
             messages: Oldest first; at least one.
+            tools: As for `render`.
+            arguments: As for `render`.
 
         Raises:
             InvalidArgumentError: The template refuses these messages, or leaves out the last one.
@@ -112,7 +156,9 @@ class ChatTemplate:
         *earlier, last = messages
         tag = unguessable_tag()
         tagged = replace(last, content=f"{last.content}{tag} ")
-        text = self.render([*earlier, tagged], add_generation_prompt=False)
+        text = self.render(
+            [*earlier, tagged], tools=tools, arguments=arguments, add_generation_prompt=False
+        )
         before, found, after = text.rpartition(tag)
         if not found or last.content.strip() not in text:
             raise InvalidArgumentError(
@@ -121,12 +167,6 @@ class ChatTemplate:
                 field="prompt.chat.continue_final_message",
             )
         return before if after.startswith(" ") else before.rstrip()
-
-
-def _fields_of(message: ChatMessage) -> dict[str, str]:
-    """What a template sees of a message; a name only where there is one."""
-    name = {} if message.name is None else {"name": message.name}
-    return {"role": message.role, "content": message.content, **name}
 
 
 class _GenerationTag(Extension):

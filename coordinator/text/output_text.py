@@ -9,6 +9,9 @@ from coordinator.text.tokenizer import Tokenizer
 class OutputText:
     """Detokenizes one request and ends its text at stop strings. Not thread-safe."""
 
+    num_calls = 0
+    num_reasoning_tokens = 0
+
     def __init__(
         self, tokenizer: Tokenizer | None, stop: Iterable[str], *, min_tokens: int = 0
     ) -> None:
@@ -27,6 +30,11 @@ class OutputText:
         self.num_chars = 0
         """Characters that the tokens have spelled so far, shown or held back; those that an
         unfinished character waits for are not counted."""
+
+    @property
+    def stop_string(self) -> str | None:
+        """The stop string that ended the text; None while none did."""
+        return self._stop_strings.found
 
     def push(self, token_id: int) -> TextDelta:
         """Adds a token; not to be called again once it returned `stopped`."""
@@ -48,10 +56,10 @@ class OutputText:
         self._stopped = delta.stopped
         return delta
 
-    def flush(self) -> str:
+    def flush(self) -> TextDelta:
         """Returns the text that was held back, when no more tokens follow; empty after a stop."""
         if self._detokenizer is None or self._stopped:
-            return ""
+            return TextDelta("", False)
         delta = self._stop_strings.push(self._detokenizer.flush())
         self._stopped = True
-        return delta.text + self._stop_strings.flush()
+        return TextDelta(delta.text + self._stop_strings.flush(), delta.stopped)

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from coordinator.core.output_parts import OutputPart
+
 
 class TextDelta(NamedTuple):
     """What became of new tokens or text."""
@@ -11,6 +13,8 @@ class TextDelta(NamedTuple):
     """Text to show; may be empty."""
     stopped: bool
     """True when a stop string ended the text."""
+    parts: tuple[OutputPart, ...] = ()
+    """The same divided, with what is not content; empty for a text that is not divided."""
 
 
 class StopStrings:
@@ -37,6 +41,8 @@ class StopStrings:
         the two ways of matching differ only while one of these is False."""
         self._max_chars = max(map(len, stops), default=0)
         self._held = ""
+        self.found: str | None = None
+        """The stop string that ended the text; None while none did."""
 
     def push(self, text: str) -> TextDelta:
         """Adds text to show; holds back its end as long as that may become a stop string.
@@ -71,6 +77,7 @@ class StopStrings:
             if found:
                 seen = self._held + text[: position + 1] if shown else self._held
                 self._held = ""
+                self.found = max((match.stop for match in found), key=len)
                 return TextDelta(seen[: len(seen) - num_hidden], True)
         del self._is_shown[: -self._max_chars]
         seen = self._held + text if shown else self._held

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from coordinator.core.request_spec import ChatPrompt, TextPrompt
+from coordinator.dialogue.output_plan import OutputPlan, WantedOutput
 from coordinator.sandbox import ClientJobs, Content, ForkServer, JobPool
 from coordinator.text import text_job
 from coordinator.text.tokenizer import Tokenizer
@@ -81,6 +82,17 @@ class TextWorkers:
         else:
             answer = await self._chats.run(text_job.encode_call(prompt), "prompt.chat.messages")
         return text_job.read_token_ids(answer)
+
+    async def plan_output(self, wanted: WantedOutput) -> OutputPlan:
+        """The plan of an output whose tools have long schemas.
+
+        Raises:
+            InvalidArgumentError: The schema of a tool is none of an object, or too long.
+            DeadlineExceededError: It takes too long.
+            QueueFullError: Too many wait.
+        """
+        answer = await self._texts.run(text_job.plan_call(wanted), "prompt.chat.tools")
+        return text_job.read_plan(answer)
 
     async def detokenize(self, token_ids: Sequence[int]) -> str:
         """The text of token ids, special tokens left out.

@@ -2,15 +2,16 @@
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cached_property
 from types import MappingProxyType
 from typing import Self
 
 import tokenizers
 
-from coordinator.core.request_spec import ChatMessage, ChatPrompt, TextPrompt
+from coordinator.core.request_spec import ChatPrompt, TextPrompt
+from coordinator.dialogue.dialect import Dialect
+from coordinator.text.chat_strings import with_strings
 from coordinator.text.chat_template import ChatTemplate
 from coordinator.text.control_tokens import ShieldedText
 from coordinator.text.declared_tokens import add_declared_tokens, declared_tokens
@@ -132,30 +133,35 @@ class Tokenizer:
                 "prompt.chat: the model has no chat template: send text",
                 field="prompt.chat",
             )
-        for index, message in enumerate(prompt.messages):
-            _check_unicode(message.content, f"prompt.chat.messages[{index}].content")
-            _check_unicode(message.name or "", f"prompt.chat.messages[{index}].name")
+        with_strings(prompt, _checked_unicode)
         encoder = self._chat_encoder
         control_tokens = encoder.control_tokens
         shielded = ShieldedText(control_tokens)
-        text = self._rendered(prompt, _shielded_messages(prompt, shielded))
+        text = self._rendered(_shielded(prompt, shielded))
         strict = ShieldedText(control_tokens, kept=self._sought)
-        messages = _shielded_messages(prompt, strict)
+        strictly = _shielded(prompt, strict)
         if strict.num_parts > shielded.num_parts:
             # What the template does with a message may have made a control token of its pieces.
-            strict_text = self._rendered(prompt, messages)
+            strict_text = self._rendered(strictly)
             if control_tokens.found_in(strict_text) != control_tokens.found_in(text):
                 text, shielded = strict_text, strict
         with library_faults(_not_encoded("prompt.chat.messages")):
             token_ids = encoder.encode(text, shielded)
         return self._surrounded(token_ids) if prompt.add_special_tokens else token_ids
 
-    def _rendered(self, prompt: ChatPrompt, messages: Sequence[ChatMessage]) -> str:
+    def _rendered(self, prompt: ChatPrompt) -> str:
         assert self._chat_template is not None, "checked before"
+        arguments = json.loads(prompt.template_arguments)
+        tools = prompt.tools
         if prompt.continue_final_message:
-            return self._chat_template.render_unfinished(messages)
+            return self._chat_template.render_unfinished(
+                prompt.messages, tools=tools, arguments=arguments
+            )
         return self._chat_template.render(
-            messages, add_generation_prompt=prompt.add_generation_prompt
+            prompt.messages,
+            tools=tools,
+            arguments=arguments,
+            add_generation_prompt=prompt.add_generation_prompt,
         )
 
     def detokenize(self, token_ids: Iterable[int]) -> str:
@@ -171,6 +177,24 @@ class Tokenizer:
         """
         token = self._token(token_id)
         return b"" if token is None else self._make_decoder().spell(token)
+
+    @cached_property
+    def dialect(self) -> Dialect:
+        """How the model marks what it thinks and writes calls of tools."""
+        template = self._chat_template
+        dialect = Dialect() if template is None else template.dialect
+        return dialect.bound(self._special_tokens)
+
+    @property
+    def template_variables(self) -> frozenset[str]:
+        """What the chat template makes something of, by name, if it is given."""
+        return frozenset() if self._chat_template is None else self._chat_template.variables
+
+    @cached_property
+    def added_token_ids(self) -> Mapping[str, int]:
+        """Ids of special tokens, and of others that were added to the vocabulary."""
+        added_tokens = self._backend.get_added_tokens_decoder()
+        return {token.content: token_id for token_id, token in added_tokens.items()}
 
     def serialized(self) -> str:
         """Returns the tokenizer as the text of a `tokenizer.json`."""
@@ -306,6 +330,15 @@ def _check_unicode(text: str, field: str) -> None:
         ) from error
 
 
+def _checked_unicode(text: str, field: str) -> str:
+    _check_unicode(text, field)
+    return text
+
+
+def _shielded(prompt: ChatPrompt, shielded: ShieldedText) -> ChatPrompt:
+    return with_strings(prompt, lambda text, _: shielded.shield(text))
+
+
 def _not_encoded(field: str) -> Callable[[str], InvalidArgumentError]:
     return lambda words: InvalidArgumentError(f"{field} cannot be tokenized: {words}", field=field)
 
@@ -333,15 +366,4 @@ def _control_tokens(
         token
         for token in added_tokens
         if token.special or (token.content in marks and not token.content.isspace())
-    ]
-
-
-def _shielded_messages(prompt: ChatPrompt, shielded: ShieldedText) -> list[ChatMessage]:
-    return [
-        replace(
-            message,
-            content=shielded.shield(message.content),
-            name=None if message.name is None else shielded.shield(message.name),
-        )
-        for message in prompt.messages
     ]

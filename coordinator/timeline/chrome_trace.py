@@ -10,7 +10,7 @@ import heapq
 from collections.abc import Iterable, Iterator, Sequence
 
 from coordinator.timeline.phases import PhaseSpan, phases, without_overlap
-from stagecoach.client import CoordinatorStatus, StageStatus, StepRecord
+from stagecoach.client import ModelStatus, StageStatus, StepRecord
 
 TraceEvent = dict[str, object]
 
@@ -24,7 +24,7 @@ _NS_PER_MS = 1e6
 
 
 def chrome_trace(
-    status: CoordinatorStatus, records: Sequence[StepRecord], *, num_lost: int = 0
+    status: ModelStatus, records: Sequence[StepRecord], *, num_lost: int = 0
 ) -> dict[str, object]:
     """Makes a trace, to be written as JSON.
 
@@ -49,7 +49,7 @@ def chrome_trace(
     }
 
 
-def _names(status: CoordinatorStatus) -> Iterator[TraceEvent]:
+def _names(status: ModelStatus) -> Iterator[TraceEvent]:
     mark = ", EMULATED" if status.emulated else ""
     yield _name("process_name", PIPELINE_PID, 0, f"pipeline of {status.model_id}{mark}")
     yield _name("process_name", MICRO_BATCHES_PID, 0, f"micro-batches in flight{mark}")

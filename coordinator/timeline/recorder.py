@@ -18,13 +18,15 @@ class StepRecorder:
 
     Args:
         client: Client of the coordinator; the recorder closes it.
+        model: A name of the model. None: the only one.
 
     Raises:
         StagecoachError: On entering: the coordinator cannot be watched.
     """
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, *, model: str | None = None) -> None:
         self._client = client
+        self._model = model
         self._records: list[StepRecord] = []
         self._num_slices = 0
         self._error: StagecoachError | None = None
@@ -54,7 +56,7 @@ class StepRecorder:
             StagecoachError: The coordinator does not say what its stages are.
             OSError: The file cannot be written.
         """
-        status = self._client.status()
+        status = self._client.status().of_model(self._model)
         with self._changed:
             trace = chrome_trace(status, self._records, num_lost=self._watch.num_lost)
         path.write_text(json.dumps(trace))
@@ -75,7 +77,7 @@ class StepRecorder:
 
     def __enter__(self) -> Self:
         try:
-            self._watch = self._client.watch_steps()
+            self._watch = self._client.watch_steps(model=self._model)
         except BaseException:
             self._client.close()
             raise

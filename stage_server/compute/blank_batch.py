@@ -9,6 +9,7 @@ import torch
 from stage_server.core.batch import ForwardBatch, SequenceSlice
 from stage_server.core.torch_dtypes import torch_dtype
 from stage_server.model.layer_stack import LayerStack
+from stagecoach.contract.hidden_sums import HiddenSumRequest
 from stagecoach.contract.logits_request import LogitsRequest
 from stagecoach.contract.prompt_logits import PromptLogitsRequest
 
@@ -19,6 +20,7 @@ def blank_batch(
     wanted: LogitsRequest,
     *,
     num_prompt_candidates: int | None = None,
+    sums_hidden: bool = False,
 ) -> ForwardBatch:
     """Makes a micro-batch that a stage can take.
 
@@ -29,6 +31,7 @@ def blank_batch(
             says nothing.
         num_prompt_candidates: Candidates that are asked of all rows but the last of each slice, as
             of prompts; None: nothing is.
+        sums_hidden: Whether the sum of the final hidden states of each slice is asked for.
     """
     ends = list(accumulate(piece.num_tokens for piece in slices))
     token_ids = hidden_states = None
@@ -50,5 +53,10 @@ def blank_batch(
             )
             for piece, end in zip(slices, ends, strict=True)
             if stack.is_last and num_prompt_candidates is not None and piece.num_tokens > 1
+        ),
+        hidden_sums=tuple(
+            HiddenSumRequest(first_row=end - piece.num_tokens, num_rows=piece.num_tokens)
+            for piece, end in zip(slices, ends, strict=True)
+            if stack.is_last and sums_hidden
         ),
     )

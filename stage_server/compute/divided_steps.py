@@ -15,6 +15,7 @@ from stage_server.compute.device_failures import device_failures
 from stage_server.core.batch import (
     ForwardBatch,
     ForwardOutput,
+    HiddenSum,
     LogitsRow,
     PromptLogits,
     SequenceSlice,
@@ -22,6 +23,7 @@ from stage_server.core.batch import (
 from stage_server.core.engine import Launched, finished
 from stage_server.kv_cache.slot_tables import BlockPlan
 from stagecoach.contract.errors import DeviceMemoryError
+from stagecoach.contract.hidden_sums import HiddenSumRequest
 from stagecoach.contract.prompt_logits import PromptLogitsRequest
 
 NUM_STEPS_TO_GROW = 64
@@ -194,6 +196,7 @@ def rows_between(
             if start <= request.row < end
         ),
         prompt_logits=tuple(_prompt_rows_between(batch.prompt_logits, start, end)),
+        hidden_sums=tuple(_sums_between(batch.hidden_sums, start, end)),
     )
     if start:  # the part that begins with the first row makes the blocks ready for all
         plan = replace(plan, new_blocks=(), copies=())
@@ -211,6 +214,16 @@ def _prompt_rows_between(
             yield replace(request, first_row=low - start, token_ids=ids)
 
 
+def _sums_between(
+    requests: Sequence[HiddenSumRequest], start: int, end: int
+) -> Iterator[HiddenSumRequest]:
+    """What of the requests lies in the rows `[start, end)`; rows count from `start`."""
+    for request in requests:
+        low, high = max(start, request.first_row), min(end, request.end_row)
+        if low < high:
+            yield HiddenSumRequest(first_row=low - start, num_rows=high - low)
+
+
 def _joined(batch: ForwardBatch, outputs: Sequence[tuple[int, ForwardOutput]]) -> ForwardOutput:
     """Puts the outputs of parts together, each with its first row, in the order of rows."""
     if len(outputs) == 1:
@@ -225,6 +238,7 @@ def _joined(batch: ForwardBatch, outputs: Sequence[tuple[int, ForwardOutput]]) -
         hidden_states=torch.cat(hidden) if hidden else None,
         logits=tuple(rows_of[request.row].pop(0) for request in batch.logits),
         prompt_logits=tuple(_joined_prompts(batch.prompt_logits, outputs)),
+        hidden_sums=tuple(_joined_sums(batch.hidden_sums, outputs)),
     )
 
 
@@ -245,3 +259,17 @@ def _joined_prompts(
             candidate_ids=torch.cat([part.candidate_ids for part in own]),
             candidate_logits=torch.cat([part.candidate_logits for part in own]),
         )
+
+
+def _joined_sums(
+    requests: Sequence[HiddenSumRequest], outputs: Sequence[tuple[int, ForwardOutput]]
+) -> Iterator[HiddenSum]:
+    """Adds up the sums of each request, whose rows lie in one or more parts."""
+    parts = [
+        (start + part.first_row, part.sum)
+        for start, output in outputs
+        for part in output.hidden_sums
+    ]
+    for request in requests:
+        own = [part for row, part in parts if request.first_row <= row < request.end_row]
+        yield HiddenSum(first_row=request.first_row, sum=torch.stack(own).sum(dim=0))

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 
 from stage_server.compute.decode_graphs import DecodeGraphs
+from stage_server.compute.hidden_sums import HiddenSums
 from stage_server.compute.host_copies import HostCopy, Moment
 from stage_server.compute.logits import LogitsReduction, WantedLogits
 from stage_server.compute.prompt_logits import PromptLogitsReduction
@@ -67,7 +68,7 @@ class ForwardPass:
         forward: UnfinishedForward
         if not stack.is_last:
             forward = _HiddenStates(hidden.to(stack.wire_dtype))
-        elif batch.logits or batch.prompt_logits:
+        elif batch.logits or batch.prompt_logits or batch.hidden_sums:
             forward = self._reduced(hidden, batch, wanted, indices, len(numbers))
         else:
             forward = _StoredKv(stack.device)
@@ -80,10 +81,10 @@ class ForwardPass:
         wanted: WantedLogits,
         indices: StepIndices,
         num_numbers: int,
-    ) -> "_Logits":
+    ) -> "_Reduced":
         """Launches the head over the rows that are wanted; `num_numbers` are those of `wanted`."""
         stack = self.stack
-        of_prompts = sampled = None
+        of_prompts = sampled = hidden_sums = None
         if batch.prompt_logits:
             of_prompts = PromptLogitsReduction(
                 stack.logits,
@@ -95,7 +96,9 @@ class ForwardPass:
         if batch.logits:
             logits = stack.logits(hidden[indices.logits_rows])
             sampled = LogitsReduction(logits, wanted, indices.logits_numbers[:num_numbers])
-        return _Logits(sampled, of_prompts)
+        if batch.hidden_sums:
+            hidden_sums = HiddenSums(stack.final_hidden, hidden, batch.hidden_sums)
+        return _Reduced(sampled, of_prompts, hidden_sums)
 
     def run_layers(
         self, slices: Sequence[SequenceSlice], plan: BlockPlan, indices: StepIndices
@@ -118,7 +121,7 @@ class _HiddenStates(HostCopy):
 
 
 class _StoredKv:
-    """Rows of a last stage whose logits nobody wants."""
+    """Rows of a last stage of which nobody wants anything."""
 
     def __init__(self, device: torch.device) -> None:
         self._end = None if device.type == "cpu" else Moment()
@@ -132,11 +135,12 @@ class _StoredKv:
         return ForwardOutput()
 
 
-class _Logits(NamedTuple):
-    """Logits that the device reduces; at least one of the two."""
+class _Reduced(NamedTuple):
+    """What the device makes of the rows of a last stage; at least one of the three."""
 
     sampled: LogitsReduction | None
     of_prompts: PromptLogitsReduction | None
+    hidden_sums: HiddenSums | None
 
     def due_in_s(self) -> float:
         return max(one.due_in_s() for one in self if one is not None)
@@ -146,4 +150,5 @@ class _Logits(NamedTuple):
         return ForwardOutput(
             logits=() if self.sampled is None else self.sampled.rows(),
             prompt_logits=() if self.of_prompts is None else self.of_prompts.rows(),
+            hidden_sums=() if self.hidden_sums is None else self.hidden_sums.sums(),
         )

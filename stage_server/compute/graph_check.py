@@ -20,6 +20,7 @@ from stage_server.compute.forward_pass import ForwardPass
 from stage_server.compute.kernel_check import difference, tolerance
 from stage_server.compute.static_decodes import StaticDecodes
 from stage_server.core.batch import SequenceSlice
+from stage_server.kv_cache.kv_pool import NewKv
 from stage_server.kv_cache.slot_tables import BlockPlan
 from stage_server.kv_cache.step_indices import StepIndices
 from stagecoach.contract.errors import DeviceMemoryError
@@ -36,6 +37,9 @@ _NUM_RUNS = 5
 
 _NUM_SHARED_BLOCKS = 2
 """Blocks that all sequences of a trial begin with, so that they attend to more than themselves."""
+
+_FILLED_ROWS = 512
+"""Rows of a trial's keys and values that are made at once, which take memory beside those kept."""
 
 _log = logging.getLogger(__name__)
 
@@ -106,7 +110,7 @@ def find_graphs(
     """
     stack, sizes = forward_pass.stack, graph_sizes(max_rows)
     graphs: DecodeGraphs | None = None
-    reason: str | None
+    objection: Objection | None
     try:
         with device_failures(stack.device):
             static = StaticDecodes(
@@ -117,25 +121,36 @@ def find_graphs(
                 max_num_positions=max_num_positions,
             )
             graphs = DecodeGraphs(static, CudaRecorder())
-            reason = record_useful(graphs, forward_pass, sizes, CardMeter(stack.device))
+            objection = record_useful(graphs, forward_pass, sizes, CardMeter(stack.device))
     except DeviceMemoryError:
-        graphs, reason = None, "there is no memory for what graphs read and write"
+        text = "there is no memory for what graphs read and write"
+        graphs, objection = None, Objection(text, is_fault=False)
     recorded = () if graphs is None else graphs.sizes
-    _log.info(
+    _log.log(
+        logging.WARNING if objection is not None and objection.is_fault else logging.INFO,
         "decode steps run as CUDA graphs" if recorded else "decode steps run without graphs",
-        extra={"sizes": recorded, "reason": reason},
+        extra={"sizes": recorded, "reason": None if objection is None else objection.reason},
     )
     return graphs if recorded else None
+
+
+class Objection(NamedTuple):
+    """What speaks against a graph."""
+
+    reason: str
+    """Says it, for people."""
+    is_fault: bool
+    """Whether something failed or differed; else the graph costs more than it is worth."""
 
 
 @torch.inference_mode()
 def record_useful(
     graphs: DecodeGraphs, forward_pass: ForwardPass, sizes: Sequence[int], meter: Meter
-) -> str | None:
+) -> Objection | None:
     """Records the sizes that are worth it.
 
     Returns:
-        Why not the next one; None: all of them are.
+        What speaks against the next one; None: all of them are.
 
     Raises:
         Exception: What `meter.check` raises.
@@ -144,16 +159,20 @@ def record_useful(
     for size in sizes:
         try:
             graphs.record(size)
-            reason = _objection(graphs, forward_pass, size, meter)
+            objection = _objection(graphs, forward_pass, size, meter)
             taken_bytes = free_bytes - meter.free_bytes()
-            if reason is None and taken_bytes > MAX_GRAPH_BYTES:
-                reason = f"graphs would take {taken_bytes} bytes, and may take {MAX_GRAPH_BYTES}"
+            if objection is None and taken_bytes > MAX_GRAPH_BYTES:
+                objection = Objection(
+                    f"graphs would take {taken_bytes} bytes, and may take {MAX_GRAPH_BYTES}",
+                    is_fault=False,
+                )
         except Exception as error:  # torch and what it calls raise errors of every class
             meter.check()
-            reason = _text_of(error)
-        if reason is not None:
+            is_fault = not isinstance(error, torch.OutOfMemoryError)
+            objection = Objection(_text_of(error), is_fault=is_fault)
+        if objection is not None:
             graphs.drop(size)
-            return f"batch {size}: {reason}"
+            return objection._replace(reason=f"batch {size}: {objection.reason}")
     return None
 
 
@@ -168,7 +187,7 @@ def _text_of(error: BaseException | None) -> str:
 
 def _objection(
     graphs: DecodeGraphs, forward_pass: ForwardPass, size: int, meter: Meter
-) -> str | None:
+) -> Objection | None:
     """Says what speaks against a graph, compared with the same step launched plainly."""
     trial = _trial(forward_pass, size, graphs.max_num_positions)
 
@@ -180,10 +199,12 @@ def _objection(
 
     differs_by = difference(run_graph(), run_plain())
     if not differs_by <= tolerance(forward_pass.stack.precision):  # a NaN differs too
-        return f"the graph differs from the plain step by {differs_by:.2g}"
+        text = f"the graph differs from the plain step by {differs_by:.2g}"
+        return Objection(text, is_fault=True)
     graph_s, plain_s = meter.seconds(run_graph), meter.seconds(run_plain)
     if graph_s > (1 - MIN_GAIN) * plain_s:
-        return f"the graph takes {graph_s * 1e3:.3f} ms, the plain step {plain_s * 1e3:.3f} ms"
+        text = f"the graph takes {graph_s * 1e3:.3f} ms, the plain step {plain_s * 1e3:.3f} ms"
+        return Objection(text, is_fault=False)
     return None
 
 
@@ -205,9 +226,7 @@ def _trial(forward_pass: ForwardPass, size: int, max_num_positions: int) -> _Tri
     count = max(1, min(size - 1, num_held))
     num_before_last = (max_num_positions - 1) // pool.block_size
     num_shared = min(_NUM_SHARED_BLOCKS, num_before_last, num_held - count)
-    for index in range(len(stack.layers)):
-        for views in pool.layer(index):
-            views.blocks.narrow(0, 0, num_shared + count).normal_()
+    _fill(forward_pass, num_shared + count)
     held = num_shared * pool.block_size
     room = min(pool.block_size, max_num_positions - held)
     slices = tuple(SequenceSlice(i, held + i % room, 1) for i in range(count))
@@ -229,3 +248,17 @@ def _trial(forward_pass: ForwardPass, size: int, max_num_positions: int) -> _Tri
         max_gathered_tokens=None,
     )
     return _Trial(slices, plan, indices)
+
+
+def _fill(forward_pass: ForwardPass, num_blocks: int) -> None:
+    """Writes random keys and values into the first blocks of all layers."""
+    stack, pool = forward_pass.stack, forward_pass.pool
+    slots = torch.arange(num_blocks * pool.block_size, device=stack.device)
+    for index in range(len(stack.layers)):
+        layer = pool.layer(index)
+        for first in range(0, len(slots), _FILLED_ROWS):
+            rows = slots[first : first + _FILLED_ROWS]
+            # [2, num_rows, num_kv_heads, head_dim]
+            shape = 2, len(rows), *layer.keys.rows.shape[1:]
+            new = torch.randn(shape, dtype=stack.compute_dtype, device=stack.device)
+            layer.store(rows, NewKv(*new.unbind()))

@@ -74,6 +74,7 @@ def activation_peak(stack: LayerStack, sizes: StepSizes) -> int:
             slices,
             wanted,
             num_prompt_candidates=min(MAX_PROMPT_CANDIDATES, config.vocab_size),
+            sums_hidden=True,
         )
         launched = forward_pass.launch(batch, _plan(slices, sizes.block_size))
         taken_bytes = torch.cuda.max_memory_allocated(stack.device) - before_bytes

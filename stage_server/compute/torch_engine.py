@@ -87,6 +87,7 @@ class TorchEngine:
             device=device_name,
             emulated=False,
             weight_bytes=stack.weight_bytes,
+            num_weights=stack.num_weights,
             kv_bytes=self._pool.num_bytes,
             weight_digests=files.weight_digests(),
             weights_revision=files.weights_revision(),

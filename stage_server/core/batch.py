@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 
+from stagecoach.contract.hidden_sums import HiddenSumRequest
 from stagecoach.contract.logits_request import LogitsRequest
 from stagecoach.contract.prompt_logits import PromptLogitsRequest
 from stagecoach.contract.slot_ops import SlotOp
@@ -56,6 +57,9 @@ class ForwardBatch:
     """Rows of logits that are wanted; for the last stage."""
     prompt_logits: tuple[PromptLogitsRequest, ...] = ()
     """Rows whose next tokens are known, rising, none of them twice; for the last stage."""
+    hidden_sums: tuple[HiddenSumRequest, ...] = ()
+    """Rows whose final hidden states are added up, rising, none of them twice; for the last
+    stage."""
 
     @property
     def num_tokens(self) -> int:
@@ -107,6 +111,15 @@ class PromptLogits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HiddenSum:
+    """The sum of final hidden states of rows, to be written as a `stagecoach.v1.HiddenSum`."""
+
+    first_row: int
+    sum: torch.Tensor
+    """float32 `[hidden_size]` on the CPU."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ForwardOutput:
     """The result of a micro-batch, on the CPU."""
 
@@ -116,3 +129,5 @@ class ForwardOutput:
     """Reduced rows of logits in the order of the requests; of the last stage."""
     prompt_logits: tuple[PromptLogits, ...] = ()
     """Reduced rows of prompts in the order of the requests; of the last stage."""
+    hidden_sums: tuple[HiddenSum, ...] = ()
+    """Sums of hidden states in the order of the requests; of the last stage."""

@@ -72,7 +72,7 @@ class StageConfig:
     kv_dtype: str = "auto"
     """How keys and values are kept, one of `KV_DTYPE_NAMES`; auto is the dtype of the arithmetic.
     int8 keeps codes, with a scale and an offset for each head of a token: half the memory of 16
-    bits. Stages may differ."""
+    bits. Stages may differ, servers of one stage may not."""
     kv_memory_bytes: int | None = None
     """Size of the KV pool, which is allocated at start. None: what the largest micro-batch leaves
     of the stage's share of a CUDA device, less 256 MiB; 1 GiB on a CPU."""

@@ -17,6 +17,7 @@ from stage_server.core.config import StageConfig
 from stage_server.core.engine import Launched
 from stage_server.core.torch_dtypes import torch_dtype
 from stage_server.emulation.deadline import SPIN_NS, wait_until
+from stage_server.emulation.hidden_sums import HashedHidden
 from stage_server.emulation.logits import HashedLogits
 from stage_server.emulation.prefix_hashes import (
     MIN_HIDDEN_SIZE,
@@ -81,7 +82,8 @@ class EmulatedEngine:
             precision = precision._replace(kv=KvFormat.named(config.kv_dtype))
         max_model_len = min(config.max_model_len or model.max_model_len, model.max_model_len)
         self._efficiency = config.efficiency
-        self._cost = StageCost(model=ModelShape.of(model, precision), layers=config.layers)
+        kept = None if own is None else files.kept_matrices
+        self._cost = StageCost(model=ModelShape.of(model, precision, kept), layers=config.layers)
         self._dtype = torch_dtype(precision.wire)
         num_tokens = config.max_num_batched_tokens or default_num_batched_tokens(
             self._gpu.memory_bytes
@@ -104,6 +106,7 @@ class EmulatedEngine:
         self._slots = SlotTables(num_blocks, config.kv_block_size)
         self._hashes = PrefixHashes(num_blocks, config.kv_block_size)
         self._logits = HashedLogits(model.vocab_size)
+        self._hidden = HashedHidden(model.hidden_size)
         self._free_ns = 0
         self._info = StageInfo(
             model_id=files.model_id,
@@ -122,6 +125,7 @@ class EmulatedEngine:
             device=_device(self._gpu, self._efficiency),
             emulated=True,
             weight_bytes=self._cost.weight_bytes,
+            num_weights=self._cost.num_parameters,
             kv_bytes=num_blocks * config.kv_block_size * self._cost.kv_bytes_per_token,
         )
         _log.info(
@@ -189,6 +193,10 @@ class EmulatedEngine:
             prompt_logits=tuple(
                 self._logits.reduce_prompt(hashes[request.first_row : request.end_row], request)
                 for request in batch.prompt_logits
+            ),
+            hidden_sums=tuple(
+                self._hidden.add_up(hashes[request.first_row : request.end_row], request)
+                for request in batch.hidden_sums
             ),
         )
 

@@ -227,11 +227,9 @@ def _store_coded(
 
     num_tokens, num_heads, head_dim = heads.shape
     token_stride, head_stride, _ = heads.stride()
-    constants = store_coded_constants(
-        token_stride=token_stride, head_stride=head_stride, num_heads=num_heads, head_dim=head_dim
-    )
+    constants = store_coded_constants(num_heads=num_heads, head_dim=head_dim)
     store_coded_kernel[(num_tokens, -(-num_heads // constants["BLOCK_HEADS"]))](
-        heads, slots, pool, pool_scales, **constants
+        heads, slots, pool, pool_scales, token_stride, head_stride, **constants
     )
 
 

@@ -14,8 +14,9 @@ class CodedHeads(NamedTuple):
     codes: torch.Tensor
     """int8 `[..., head_dim]`."""
     scales: torch.Tensor
-    """float16 `[..., 2]`: scale and offset. Infinite or NaN where the head has such a number, or
-    one beyond float16, so that none is lost."""
+    """float16 `[..., 2]`: scale and offset. One of them is infinite or NaN, and so all numbers are
+    read as NaN, where the head has such a number, where its centre is beyond float16, or half its
+    range beyond 127 times that: none is lost."""
 
 
 def coded(heads: torch.Tensor) -> CodedHeads:

@@ -10,8 +10,11 @@ import torch
 from stage_server.kv_cache.kv_pool import KvViews, LayerKv
 from stage_server.kv_cache.scoring import Scoring
 
-_TILE_ELEMENTS = 1 << 18
-"""Keys or values that are converted at once: 1 MiB in float32, which stays in a core's cache."""
+_CPU_TILE_ELEMENTS = 1 << 18
+"""Keys or values that a CPU converts at once: 1 MiB in float32, which stays in a core's cache."""
+
+_CARD_TILE_ELEMENTS = 1 << 24
+"""The same of a card, 64 MiB: smaller tiles would be launched for longer than they are computed."""
 
 
 class KvTiles:
@@ -36,8 +39,10 @@ class KvTiles:
             cache: What is to be read.
             num_positions: Positions of the longest sequence.
         """
+        is_cpu = cache.blocks.device.type == "cpu"
+        tile_elements = _CPU_TILE_ELEMENTS if is_cpu else _CARD_TILE_ELEMENTS
         block_elements = len(self._tables) * cache.blocks[0].numel()
-        step = max(_TILE_ELEMENTS // block_elements, 1) * self._block_size
+        step = max(tile_elements // block_elements, 1) * self._block_size
         for start in range(0, num_positions, step):
             yield slice(start, min(start + step, num_positions))
 

@@ -4,7 +4,8 @@ Fused kernels of torch attend most chunks. The key heads of grouped-query attent
 a stride of zero. A chunk behind a context needs no mask on CUDA, where kernels know that its last
 row sees everything. A kernel of ours attends the others, whose scores are capped, whose windows
 would need a mask, or whose keys and values would have to be converted; where there is none, torch
-does so in several operations.
+does so in several operations. On a CPU it then attends behind a context in tiles, which a core's
+cache holds; a card converts all of them before, for the sake of the fused kernels.
 """
 
 from collections.abc import Sequence
@@ -24,6 +25,9 @@ from stage_server.kv_cache.scoring import (
     takes_lower_right,
 )
 from stage_server.kv_cache.side_by_side import place_side_by_side
+
+_TILED_DEVICE = "cpu"
+"""Type of the devices on which converted keys and values are read in tiles."""
 
 _MAX_SCORES = 1 << 23
 """Scores that attention in tiles keeps at once: 32 MiB."""
@@ -117,12 +121,13 @@ class PrefillChunk:
         self, query: torch.Tensor, new: NewKv | None, layer: LayerKv, scoring: Scoring
     ) -> torch.Tensor:
         """Attends this sequence's rows by operations of torch."""
-        if self._start and not layer.holds(query.dtype):
+        is_tiled = query.device.type == _TILED_DEVICE and not layer.holds(query.dtype)
+        if self._start and is_tiled:
             return self._attend_in_tiles(query, layer, scoring)
         if self._start or new is None:
             key, value = (self._gather(cache, query.dtype) for cache in layer)
         else:
-            key, value = new.keys[self._rows], new.values[self._rows]
+            key, value = (rows[self._rows].to(query.dtype) for rows in new)
         num_tokens, num_heads, head_dim = query.shape
         num_kv_heads = key.shape[1]
         # [num_kv_heads, num_groups, num_tokens or end_position, head_dim] each.
@@ -159,10 +164,10 @@ class PrefillChunk:
         return torch.cat(outputs)
 
     def _gather(self, cache: KvViews, dtype: torch.dtype) -> torch.Tensor:
-        """`[end_position, num_kv_heads, head_dim]`; of codes, their numbers in `dtype`."""
+        """Returns keys or values of the sequence, `[end_position, num_kv_heads, head_dim]`."""
         numbers = self._read(cache.rows)
         if cache.scales is None:
-            return numbers
+            return numbers.to(dtype)
         return decoded(numbers, self._read(cache.scales), dtype)
 
     def _read(self, rows: torch.Tensor) -> torch.Tensor:

@@ -64,14 +64,13 @@ def attention(
 
     Args:
         query: The queries.
-        key: The keys, in the dtype in which KV is kept.
+        key: The keys, in the dtype of the queries.
         value: As `key`.
         mask: `[..., num_queries, num_positions]` of `additive_mask`; None: all is seen, or, where
             `is_causal`, the positions up to one's own.
         scoring: How the layer scores; its window is in the mask.
         is_causal: Whether there are as many queries as positions, and each sees up to its own.
     """
-    key, value = key.to(query.dtype), value.to(query.dtype)
     if scoring.softcap is None:
         return F.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, scale=scoring.scaling, is_causal=is_causal
@@ -108,7 +107,6 @@ def lower_right_attention(
         As `query`.
     """
     output: torch.Tensor
-    key, value = key.to(query.dtype), value.to(query.dtype)
     is_narrow = query.dtype != torch.float32
     if is_narrow and torch.cuda.get_device_capability(query.device) >= _FLASH_CAPABILITY:
         output = torch.ops.aten._scaled_dot_product_flash_attention(

@@ -16,7 +16,7 @@ from stage_server.model.embeddings import PlainEmbedding
 from stage_server.model.stored_groups import StoredGroups
 from stage_server.model.weights import WeightSource
 from stagecoach.contract.precision import DType
-from stagecoach.roofline.few_bits import MAX_FEW_TOKENS, UNPACKED_BYTES
+from stagecoach.roofline.few_bits import MAX_FEW_TOKENS, unpacked_rows
 
 _WARM_UP_TOKENS = (1, 16, 32, MAX_FEW_TOKENS, MAX_FEW_TOKENS + 1)
 """Numbers of tokens that take different kernels, or kernels compiled differently."""
@@ -185,7 +185,7 @@ class KernelRows(nn.Module):
         """As `forward`, for any number of tokens."""
         stored = self._rows
         output = hidden.new_empty(len(hidden), len(stored))
-        step = max(UNPACKED_BYTES // (self._num_columns * hidden.itemsize), 1)
+        step = unpacked_rows(self._num_columns, hidden.itemsize)
         for start in range(0, len(stored), step):
             rows = slice(start, min(start + step, len(stored)))
             matrix = grouped.unpacked(
@@ -196,5 +196,5 @@ class KernelRows(nn.Module):
                 num_bits=self._num_bits,
                 dtype=hidden.dtype,
             )
-            output[:, rows] = nn.functional.linear(hidden, matrix)
+            torch.mm(hidden, matrix.T, out=output[:, rows])
         return output

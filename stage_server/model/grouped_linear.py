@@ -127,7 +127,8 @@ class GroupedFormat:
         if self._keeps_own and any(run.code_bits is None for run in runs):
             return self._forms.embedding(source, weight)
         parts = (part for run in runs for part in _parts(source, weight, run, run.code_bits, 8))
-        return CodedEmbedding(parts, source.shape(weight)[0], self._forms.device)
+        vocab_size, hidden_size = source.shape(weight)
+        return CodedEmbedding(parts, vocab_size, hidden_size, self._forms.device)
 
     def _piece(self, source: WeightSource, weight: str, run: Run) -> nn.Module:
         bits = run.code_bits

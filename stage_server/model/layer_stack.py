@@ -23,7 +23,7 @@ from stage_server.model.weight_plan import ParameterSource, WeightPlan
 from stage_server.model.weights import WeightSource
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.load_progress import LoadPhase, LoadProgress
-from stagecoach.contract.precision import Precision
+from stagecoach.contract.precision import DType, Encoding, Precision, few_bits
 from stagecoach.model_files import ModelFiles
 from stagecoach.model_files.weight_digest import EMBEDDING, HEAD
 
@@ -98,6 +98,7 @@ class LayerStack:
         self.layers = blueprint.range
         self.device = loader.device
         self.precision = precision
+        self.num_weights = loader.source.num_elements
         # The largest tensors come first, while there is most room for what loading needs besides.
         self._embedding = _load_embedding(blueprint, loader, precision)
         self._head = _load_head(blueprint, loader, self._embedding)
@@ -178,6 +179,20 @@ class LayerStack:
         """
         return self._layers.forward(hidden, positions, num_positions, attention)
 
+    def final_hidden(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Applies the last norm; last stage only.
+
+        Args:
+            hidden: `[num_rows, hidden_size]`, rows of what `forward` returned.
+
+        Returns:
+            `[num_rows, hidden_size]` on the device: what `logits` projects, and transformers calls
+            the last hidden state.
+        """
+        assert self._head is not None, "only the last stage has a head"
+        final: torch.Tensor = self._head.norm(hidden)
+        return final
+
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Computes logits; last stage only.
 
@@ -227,9 +242,8 @@ def load_layer_stack(
         ModelFilesError: Layers, tensors or files are missing or damaged.
         InvalidArgumentError: Nothing computes in such a precision on this device.
     """
-    format_ = linear_format(
-        precision, device, keeps_own=keeps_own and files.stored_encoding == precision.weights
-    )
+    keeps_own = keeps_own and files.stored_encoding == precision.weights
+    format_ = linear_format(precision, device, keeps_own=keeps_own)
     blueprint, runs_lean = _blueprint(files, layers, lean=lean)
     kernels = find_kernels(blueprint)
     layers_type = _layers_type(runs_lean=runs_lean, kernels=kernels)
@@ -250,11 +264,18 @@ def load_layer_stack(
     ):
         plan.check_shapes(reader, files.model_id)
         check_zeros(reader, fillers, files.model_id)
+
+        def kept_in(name: str) -> Encoding:
+            if not keeps_own:
+                return precision.weights
+            bits = reader.info(name).code_bits
+            return Encoding.plain(DType.FLOAT16) if bits is None else few_bits(bits)
+
         source = WeightSource(
             reader,
             plan,
             max_peek_elements=max(_MIN_PEEK_ELEMENTS, plan.num_elements // _PEEK_SHARE),
-            progress=WeightProgress(plan.num_elements, plan.num_bytes(precision.weights), report),
+            progress=WeightProgress(plan.num_elements, plan.num_bytes(kept_in), report),
         )
         loader = WeightLoader(source, format_, precision, device)
         return LayerStack(blueprint, layers_type, loader, precision, kernels)

@@ -6,7 +6,7 @@ follow from the plan.
 """
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple, Self
 
@@ -104,11 +104,15 @@ class WeightPlan:
         """Elements of all tensors that are needed."""
         return sum(map(math.prod, self._shapes.values()))
 
-    def num_bytes(self, encoding: Encoding) -> int:
-        """Bytes of all tensors in an encoding."""
+    def num_bytes(self, encoding_of: Callable[[str], Encoding]) -> int:
+        """Bytes of all tensors.
+
+        Args:
+            encoding_of: Says by the name of a tensor how it is kept.
+        """
         return sum(
-            encoding.matrix_bytes(math.prod(shape[:-1]), shape[-1])
-            for shape in self._shapes.values()
+            encoding_of(name).matrix_bytes(math.prod(shape[:-1]), shape[-1])
+            for name, shape in self._shapes.items()
         )
 
     def check_shapes(self, reader: TensorReader, model_id: str) -> None:

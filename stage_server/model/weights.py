@@ -60,6 +60,11 @@ class WeightSource:
     def __contains__(self, name: str) -> bool:
         return self._prefix + name in self._plan
 
+    @property
+    def num_elements(self) -> int:
+        """Elements of all tensors of the plan, each once."""
+        return self._plan.num_elements
+
     def shape(self, name: str) -> Shape:
         """Returns the shape of a parameter."""
         return self._made_of(name).shape

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from stage_server.compute.cuda_environment import prepare_cuda
-from stage_server.compute.threads import default_num_threads, wait_passively
+from stage_server.compute.threads import wait_passively
 from stage_server.core.config import StageConfig, parse_bytes
 from stage_server.process.place import own_layers
 from stagecoach.contract.address import Address
@@ -28,6 +28,7 @@ from stagecoach.contract.stage_choices import (
 )
 from stagecoach.contract.unexpected import in_words
 from stagecoach.process import value_completion
+from stagecoach.process.cores import num_cores
 from stagecoach.process.flags import in_flags_of
 from stagecoach.process.grpc_environment import prepare_grpc
 from stagecoach.process.lasting_objects import lasting_objects
@@ -251,9 +252,7 @@ def stage_server(
                 max_num_seqs=max_num_seqs,
                 max_num_batched_tokens=max_num_batched_tokens,
                 max_model_len=max_model_len,
-                threads=(
-                    default_num_threads() if threads is None and engine != "emulated" else threads
-                ),
+                threads=(num_cores() if threads is None and engine != "emulated" else threads),
                 engine=engine,
                 emulate=emulate,
                 efficiency=efficiency,

@@ -38,7 +38,11 @@ def own_layers(
     memory_bytes = stage_memory and [
         parse_bytes(size, field="stage_memory") for size in stage_memory.split(",")
     ]
-    return split_layers(open_model(model).config, num_stages, memory_bytes or None)[index - 1]
+    files = open_model(model)
+    layers_of_all = split_layers(
+        files.config, num_stages, memory_bytes or None, kept=files.kept_matrices
+    )
+    return layers_of_all[index - 1]
 
 
 def _place(text: str) -> tuple[int, int]:

@@ -11,6 +11,7 @@ import torch
 from stage_server.core.batch import (
     ForwardBatch,
     ForwardOutput,
+    HiddenSum,
     LogitsRow,
     PromptLogits,
     SequenceSlice,
@@ -18,6 +19,7 @@ from stage_server.core.batch import (
 from stagecoach.contract import tensor_codec
 from stagecoach.contract.dtypes import dtype_named
 from stagecoach.contract.errors import InvalidArgumentError
+from stagecoach.contract.hidden_sums import HiddenSumRequest
 from stagecoach.contract.limits import LOGIT_BYTES, max_logits_bytes
 from stagecoach.contract.logits_request import LogitsRequest
 from stagecoach.contract.prompt_logits import MAX_PROMPT_CANDIDATES, PromptLogitsRequest
@@ -41,6 +43,7 @@ def parse_micro_batch(message: stage_pb2.MicroBatch, info: StageInfo) -> Forward
     slot_ops = tuple(_parse_slot_op(i, op, info) for i, op in enumerate(message.slot_ops))
     logits = _parse_logits(message.logits, num_tokens, info)
     prompt_logits = _parse_prompt_logits(message.prompt_logits, num_tokens, info)
+    hidden_sums = _parse_hidden_sums(message.hidden_sums, len(slices), num_tokens, info)
     token_ids, hidden_states = _parse_inputs(message, num_tokens, info)
     return ForwardBatch(
         slices=slices,
@@ -49,6 +52,7 @@ def parse_micro_batch(message: stage_pb2.MicroBatch, info: StageInfo) -> Forward
         hidden_states=hidden_states,
         logits=logits,
         prompt_logits=prompt_logits,
+        hidden_sums=hidden_sums,
     )
 
 
@@ -60,6 +64,8 @@ def write_output(output: ForwardOutput, result: stage_pb2.MicroBatchResult) -> N
         _write_logits_row(row, result.logits.add())
     for rows in output.prompt_logits:
         _write_prompt_logits(rows, result.prompt_logits.add())
+    for one in output.hidden_sums:
+        _write_hidden_sum(one, result.hidden_sums.add())
 
 
 def _parse_slices(
@@ -187,6 +193,34 @@ def _parse_prompt_logits(
     return tuple(requests)
 
 
+def _parse_hidden_sums(
+    messages: Sequence[stage_pb2.HiddenSumRequest],
+    num_slices: int,
+    num_tokens: int,
+    info: StageInfo,
+) -> tuple[HiddenSumRequest, ...]:
+    if messages:
+        _check_is_last("hidden_sums", info)
+    if len(messages) > num_slices:
+        raise _invalid("hidden_sums", f"are {len(messages)}, at most one for each of {num_slices}")
+    requests: list[HiddenSumRequest] = []
+    end_row = 0
+    for i, message in enumerate(messages):
+        field = f"hidden_sums[{i}]"
+        request = HiddenSumRequest(first_row=message.first_row, num_rows=message.num_rows)
+        if request.num_rows < 1:
+            raise _invalid(f"{field}.num_rows", "is 0, must be at least 1")
+        if request.first_row < end_row:
+            raise _invalid(
+                f"{field}.first_row", f"is {request.first_row}, must be at least {end_row}"
+            )
+        end_row = request.end_row
+        if end_row > num_tokens:
+            raise _invalid(field, f"ends at row {end_row}, there are {num_tokens}")
+        requests.append(request)
+    return tuple(requests)
+
+
 def _parse_logits_request(
     index: int, message: stage_pb2.LogitsRequest, num_tokens: int, info: StageInfo
 ) -> LogitsRequest:
@@ -256,6 +290,11 @@ def _write_prompt_logits(rows: PromptLogits, message: stage_pb2.PromptLogits) ->
     message.token_ranks.extend(rows.token_ranks.tolist())
     message.candidate_ids.extend(rows.candidate_ids.flatten().tolist())
     message.candidate_logits.extend(rows.candidate_logits.flatten().tolist())
+
+
+def _write_hidden_sum(one: HiddenSum, message: stage_pb2.HiddenSum) -> None:
+    message.first_row = one.first_row
+    tensor_codec.write_torch(one.sum, message.sum)
 
 
 def _check_is_last(field: str, info: StageInfo) -> None:

@@ -22,6 +22,7 @@ from stagecoach.client.completion import (
     TokenLogprobs,
     Usage,
 )
+from stagecoach.client.embedding import Embedding
 from stagecoach.client.grammar import JsonSchema
 from stagecoach.client.prompt import ChatMessage, PromptLike
 from stagecoach.client.request import GenerateOptions
@@ -29,6 +30,7 @@ from stagecoach.client.step_watch import StepWatch
 from stagecoach.client.stream import TokenStream
 from stagecoach.contract.cluster_status import (
     CoordinatorStatus,
+    ModelState,
     ModelStatus,
     StageState,
     StageStatus,
@@ -61,6 +63,7 @@ __all__ = [
     "ContextLengthExceededError",
     "CoordinatorStatus",
     "DeadlineExceededError",
+    "Embedding",
     "FinishReason",
     "GenerateOptions",
     "IncompatibleError",
@@ -69,6 +72,7 @@ __all__ = [
     "JsonSchema",
     "KvFullError",
     "ModelNotFoundError",
+    "ModelState",
     "ModelStatus",
     "PromptLike",
     "PromptLogprob",

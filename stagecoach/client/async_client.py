@@ -2,14 +2,16 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self, Unpack
 
 import grpc.aio
 
+from stagecoach.client.async_read import read_message
 from stagecoach.client.async_step_watch import AsyncStepWatch
 from stagecoach.client.async_stream import AsyncTokenStream
-from stagecoach.client.call_timeout import call_timeout_s
+from stagecoach.client.call_timeout import Deadline, call_timeout_s
 from stagecoach.client.channel import (
     READY_POLL_S,
     Peer,
@@ -18,6 +20,7 @@ from stagecoach.client.channel import (
     read_error_async,
 )
 from stagecoach.client.completion import Completion, PartialCompletion
+from stagecoach.client.embedding import EmbedCall, Embedding, PartialEmbeddings, embed_calls
 from stagecoach.client.prompt import PromptLike, PromptOptions
 from stagecoach.client.request import (
     GenerateOptions,
@@ -31,6 +34,7 @@ from stagecoach.contract.cluster_status import CoordinatorStatus
 from stagecoach.contract.errors import (
     DeadlineExceededError,
     RequestAbortedError,
+    StagecoachError,
     UnavailableError,
 )
 from stagecoach.v1 import generation_pb2, generation_pb2_grpc
@@ -116,6 +120,55 @@ class AsyncClient:
         async with self.generate(prompt, timeout_s=timeout_s, **options) as stream:
             return await stream.result()
 
+    async def embed(
+        self,
+        prompts: str | Sequence[PromptLike],
+        *,
+        pooling: str | None = None,
+        normalize: bool | None = None,
+        dimensions: int | None = None,
+        cache_salt: str | None = None,
+        model: str | None = None,
+        timeout_s: float | None = None,
+        **options: Unpack[PromptOptions],
+    ) -> list[Embedding]:
+        """Turns prompts into vectors, made of the model's hidden states behind its last norm.
+
+        Any number of prompts may be given: they go in calls of up to 2048 prompts, one after the
+        other.
+
+        Args:
+            prompts: Each as `generate` takes it; a text alone is one prompt.
+            pooling: "last", the hidden state of the last token, or "mean", that of all. None: last.
+            normalize: Whether each embedding has the length 1. None: it has.
+            dimensions: How many of the first elements are kept, before the length is made 1. None:
+                all.
+            cache_salt: As of `generate`.
+            model: A name of the model. None: the only one.
+            timeout_s: Time limit of all. None: no limit.
+            **options: See `PromptOptions`.
+
+        Returns:
+            One embedding for each prompt, in their order.
+
+        Raises:
+            StagecoachError: A prompt cannot be embedded.
+        """
+        calls = embed_calls(
+            prompts,
+            pooling=pooling,
+            normalize=normalize,
+            dimensions=dimensions,
+            cache_salt=cache_salt,
+            model=model,
+            **options,
+        )
+        deadline = Deadline(timeout_s)
+        embeddings: list[Embedding] = []
+        for call in calls:
+            embeddings += await self._embed(call, timeout_s=deadline.left_s())
+        return embeddings
+
     async def tokenize(
         self,
         prompt: PromptLike,
@@ -184,10 +237,17 @@ class AsyncClient:
         )
         return await AsyncStepWatch(call, self._peer).start()
 
-    async def wait_until_ready(self, timeout_s: float) -> CoordinatorStatus:
+    async def wait_until_ready(
+        self, timeout_s: float, *, model: str | None = None
+    ) -> CoordinatorStatus:
         """Waits until the coordinator serves requests.
 
+        Args:
+            timeout_s: Longest wait.
+            model: A name of the model whose requests it is to serve. None: of every model.
+
         Raises:
+            ModelNotFoundError: No model has that name.
             DeadlineExceededError: It did not within `timeout_s`; the message says why not.
             InvalidArgumentError: `timeout_s` is not above 0.
         """
@@ -197,9 +257,11 @@ class AsyncClient:
             remaining_s = max(deadline - time.monotonic(), READY_POLL_S)
             try:
                 status = await self.status(timeout_s=remaining_s)
-                if status.ready:
+                waited = status if model is None else status.of_model(model)
+                if waited.ready:
                     return status
-                reason = f"coordinator at {self.address} is not ready"
+                problem = "" if model is None else f": {waited.problem}"
+                reason = f"coordinator at {self.address} is not ready{problem}"
             except (UnavailableError, DeadlineExceededError) as error:
                 reason = error.message
             if time.monotonic() + READY_POLL_S > deadline:
@@ -210,6 +272,22 @@ class AsyncClient:
         """Closes the connection; streams that still run are cancelled."""
         self._is_closed = True
         await self._channel.close()
+
+    async def _embed(self, call: EmbedCall, *, timeout_s: float | None) -> list[Embedding]:
+        partial = PartialEmbeddings(call)
+        running = self._open_stub().Embed(call.request, timeout=timeout_s, metadata=self._metadata)
+        try:
+            # Anything else is grpc's sign that the stream ended in good order.
+            while isinstance(
+                message := await read_message(running, peer=self._peer, name="call"),
+                generation_pb2.EmbedResponse,
+            ):
+                partial.take(message)
+        except StagecoachError as error:
+            raise partial.named(error) from error
+        finally:
+            running.cancel()
+        return partial.result()
 
     def _open_stub(self) -> "generation_pb2_grpc.GenerationServiceAsyncStub":
         """Returns the calls of the service.

@@ -1,14 +1,16 @@
 """The synchronous client."""
 
 import time
+from collections.abc import Sequence
 from functools import partial
 from types import TracebackType
 from typing import Self, Unpack
 
 import grpc
 
+from stagecoach.client.call_messages import CallMessages
 from stagecoach.client.call_starter import CallStarter
-from stagecoach.client.call_timeout import call_timeout_s
+from stagecoach.client.call_timeout import Deadline, call_timeout_s
 from stagecoach.client.channel import (
     READY_POLL_S,
     Peer,
@@ -17,6 +19,7 @@ from stagecoach.client.channel import (
     read_error,
 )
 from stagecoach.client.completion import Completion, PartialCompletion
+from stagecoach.client.embedding import EmbedCall, Embedding, PartialEmbeddings, embed_calls
 from stagecoach.client.prompt import PromptLike, PromptOptions
 from stagecoach.client.request import (
     GenerateOptions,
@@ -117,6 +120,55 @@ class Client:
         with self.generate(prompt, timeout_s=timeout_s, **options) as stream:
             return stream.result()
 
+    def embed(
+        self,
+        prompts: str | Sequence[PromptLike],
+        *,
+        pooling: str | None = None,
+        normalize: bool | None = None,
+        dimensions: int | None = None,
+        cache_salt: str | None = None,
+        model: str | None = None,
+        timeout_s: float | None = None,
+        **options: Unpack[PromptOptions],
+    ) -> list[Embedding]:
+        """Turns prompts into vectors, made of the model's hidden states behind its last norm.
+
+        Any number of prompts may be given: they go in calls of up to 2048 prompts, one after the
+        other.
+
+        Args:
+            prompts: Each as `generate` takes it; a text alone is one prompt.
+            pooling: "last", the hidden state of the last token, or "mean", that of all. None: last.
+            normalize: Whether each embedding has the length 1. None: it has.
+            dimensions: How many of the first elements are kept, before the length is made 1. None:
+                all.
+            cache_salt: As of `generate`.
+            model: A name of the model. None: the only one.
+            timeout_s: Time limit of all. None: no limit.
+            **options: See `PromptOptions`.
+
+        Returns:
+            One embedding for each prompt, in their order.
+
+        Raises:
+            StagecoachError: A prompt cannot be embedded.
+        """
+        calls = embed_calls(
+            prompts,
+            pooling=pooling,
+            normalize=normalize,
+            dimensions=dimensions,
+            cache_salt=cache_salt,
+            model=model,
+            **options,
+        )
+        deadline = Deadline(timeout_s)
+        embeddings: list[Embedding] = []
+        for call in calls:
+            embeddings += self._embed(call, timeout_s=deadline.left_s())
+        return embeddings
+
     def tokenize(
         self,
         prompt: PromptLike,
@@ -184,10 +236,15 @@ class Client:
         )
         return StepWatch(self._starter.start(start), self._peer)
 
-    def wait_until_ready(self, timeout_s: float) -> CoordinatorStatus:
+    def wait_until_ready(self, timeout_s: float, *, model: str | None = None) -> CoordinatorStatus:
         """Waits until the coordinator serves requests.
 
+        Args:
+            timeout_s: Longest wait.
+            model: A name of the model whose requests it is to serve. None: of every model.
+
         Raises:
+            ModelNotFoundError: No model has that name.
             DeadlineExceededError: It did not within `timeout_s`; the message says why not.
             InvalidArgumentError: `timeout_s` is not above 0.
         """
@@ -197,9 +254,11 @@ class Client:
             remaining_s = max(deadline - time.monotonic(), READY_POLL_S)
             try:
                 status = self.status(timeout_s=remaining_s)
-                if status.ready:
+                waited = status if model is None else status.of_model(model)
+                if waited.ready:
                     return status
-                reason = f"coordinator at {self.address} is not ready"
+                problem = "" if model is None else f": {waited.problem}"
+                reason = f"coordinator at {self.address} is not ready{problem}"
             except (UnavailableError, DeadlineExceededError) as error:
                 reason = error.message
             if time.monotonic() + READY_POLL_S > deadline:
@@ -211,6 +270,21 @@ class Client:
         self._is_closed = True
         self._channel.close()
         self._starter.close()
+
+    def _embed(self, call: EmbedCall, *, timeout_s: float | None) -> list[Embedding]:
+        partial_ = PartialEmbeddings(call)
+        start = partial(
+            self._open_stub().Embed, call.request, timeout=timeout_s, metadata=self._metadata
+        )
+        messages = CallMessages(self._starter.start(start), "call")
+        try:
+            for message in messages:
+                partial_.take(message)
+        except grpc.RpcError as error:
+            raise partial_.named(read_error(error, self._peer)) from error
+        finally:
+            messages.close()
+        return partial_.result()
 
     def _open_stub(self) -> generation_pb2_grpc.GenerationServiceStub:
         """Returns the calls of the service.

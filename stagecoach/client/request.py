@@ -114,7 +114,7 @@ def generate_request(
             continue
         if name == "stop" and isinstance(value, str):
             value = (value,)
-        _set(message.sampling if name in _SAMPLING_FIELDS else message, name, value)
+        set_field(message.sampling if name in _SAMPLING_FIELDS else message, name, value)
     grammar = grammar_message(
         json_schema=options.get("json_schema"),
         json_object=options.get("json_object", False),
@@ -137,7 +137,7 @@ def tokenize_request(
     """
     message = generation_pb2.TokenizeRequest(prompt=prompt_message(prompt, **options))
     if model is not None:
-        _set(message, "model", model)
+        set_field(message, "model", model)
     return message
 
 
@@ -149,11 +149,16 @@ def watch_request(model: str | None) -> generation_pb2.WatchStepsRequest:
     """
     message = generation_pb2.WatchStepsRequest()
     if model is not None:
-        _set(message, "model", model)
+        set_field(message, "model", model)
     return message
 
 
-def _set(message: Message, name: str, value: object) -> None:
+def set_field(message: Message, name: str, value: object) -> None:
+    """Writes a value that a caller gave into a message.
+
+    Raises:
+        InvalidArgumentError: It has the wrong type, or is one that the message cannot hold.
+    """
     if name == "seed" and value == -1:
         return  # as over HTTP, where many clients write it for none
     if name == "max_tokens" and isinstance(value, int):

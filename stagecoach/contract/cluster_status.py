@@ -6,8 +6,19 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Self
 
+from stagecoach.contract.model_choice import not_found, unnamed
 from stagecoach.contract.stage_info import StageInfo
 from stagecoach.version import __version__
+
+
+class ModelState(StrEnum):
+    """Whether a model is served."""
+
+    SERVING = "serving"
+    LOADING = "loading"
+    """Its stages are waited for, at the start or because they were lost."""
+    FAILED = "failed"
+    """It cannot be served as it is; an operator must act."""
 
 
 class StageState(StrEnum):
@@ -49,6 +60,22 @@ class StageStatus:
     def dtype(self) -> str | None:
         """Name of the format in which the stage keeps matrices; None until it was reached."""
         return None if self.info is None else self.info.precision.weights.name
+
+    @property
+    def bits_per_weight(self) -> float | None:
+        """Bits of memory for each weight, scales included; None where that is not known."""
+        return None if self.info is None else self.info.bits_per_weight
+
+    @property
+    def kv_dtype(self) -> str | None:
+        """Name of the format in which keys and values are kept; None until it was reached."""
+        return None if self.info is None else self.info.precision.kv.value
+
+    @property
+    def forms(self) -> str:
+        """Forms of weights and KV, for people: `int4 weights of 5.2 bits, int8 KV`."""
+        bits = "" if self.bits_per_weight is None else f" of {self.bits_per_weight:.1f} bits"
+        return f"{self.dtype or '?'} weights{bits}, {self.kv_dtype or '?'} KV"
 
     @property
     def emulated(self) -> bool:
@@ -106,6 +133,10 @@ class ModelStatus:
     """What requests may call it; answers over HTTP show the first."""
     ready: bool
     """True while requests are served."""
+    problem: str = ""
+    """Why they are not; empty while they are, and where an older coordinator does not say."""
+    failed: bool = False
+    """True when it cannot be served as it is; an operator must act."""
     has_tokenizer: bool
     """Whether the model has a tokenizer; without one, only token ids are served."""
     stages: tuple[StageStatus, ...]
@@ -138,6 +169,13 @@ class ModelStatus:
     no more digits than one keeps."""
 
     @property
+    def state(self) -> ModelState:
+        """Whether it is served."""
+        if self.ready:
+            return ModelState.SERVING
+        return ModelState.FAILED if self.failed else ModelState.LOADING
+
+    @property
     def pipeline_stages(self) -> tuple[StageStatus, ...]:
         """The first server of every stage, in pipeline order."""
         return tuple({stage.index: stage for stage in reversed(self.stages)}.values())[::-1]
@@ -162,6 +200,26 @@ class CoordinatorStatus(ModelStatus):
     """Version of the coordinator's software."""
     pid: int = field(default_factory=os.getpid)
     """On the coordinator's own machine."""
+
+    def of_model(self, name: str | None) -> ModelStatus:
+        """The state of one model.
+
+        Args:
+            name: One of its names. None: the only model.
+
+        Raises:
+            InvalidArgumentError: None is named, and there are several.
+            ModelNotFoundError: No model has that name.
+        """
+        names = [one for model in self.models for one in model.names]
+        if name is None:
+            if len(self.models) > 1:
+                raise unnamed(len(self.models), names)
+            return self.models[0]
+        for model in self.models:
+            if name in model.names:
+                return model
+        raise not_found(name, len(self.models), names)
 
     @classmethod
     def of(cls, models: Sequence[ModelStatus]) -> Self:

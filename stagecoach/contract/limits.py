@@ -38,8 +38,8 @@ _PROMPT_ROW_BYTES = 12 + 8 * MAX_PROMPT_CANDIDATES
 next token, in the request, takes less."""
 
 _SLOT_ENVELOPE_BYTES = 256
-"""Bytes of the slice, the slot operations and the logits request of one sequence, without its
-ids."""
+"""Bytes of the slice, the slot operations and the requests for logits and a sum of hidden states of
+one sequence, without its ids."""
 
 
 class MessageLimits(NamedTuple):
@@ -55,9 +55,9 @@ class MessageLimits(NamedTuple):
         """Computes the limits of a stage.
 
         A request carries at most one micro-batch of hidden states, and may name ids whose logits
-        are wanted; a response carries hidden states or logits. An id takes at most the 4 bytes that
-        its logit takes in the answer, so both directions leave the same room for logits, those of
-        prompts included.
+        are wanted; a response carries hidden states, or logits and a sum of hidden states for each
+        sequence. An id takes at most the 4 bytes that its logit takes in the answer, so both
+        directions leave the same room for logits, those of prompts included.
 
         Args:
             max_num_batched_tokens: Most tokens of one micro-batch.
@@ -68,10 +68,11 @@ class MessageLimits(NamedTuple):
         hidden_bytes = max_num_batched_tokens * hidden_size * _WIDEST_ELEMENT_BYTES
         logits_bytes = max_logits_bytes(max_num_seqs=max_num_seqs, vocab_size=vocab_size)
         logits_bytes += max_num_batched_tokens * _PROMPT_ROW_BYTES
+        sums_bytes = min(max_num_seqs, max_num_batched_tokens) * hidden_size * _WIDEST_ELEMENT_BYTES
         envelope_bytes = ENVELOPE_BYTES + max_num_seqs * _SLOT_ENVELOPE_BYTES
         return cls(
             hidden_bytes + logits_bytes + envelope_bytes,
-            max(hidden_bytes, logits_bytes) + envelope_bytes,
+            max(hidden_bytes, logits_bytes + sums_bytes) + envelope_bytes,
         )
 
 

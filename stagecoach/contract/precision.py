@@ -106,6 +106,16 @@ INT4 = Encoding("int4", 32, 20)
 INT8 = Encoding("int8", 32, 36)
 """Codes of 8 bits, in the same groups."""
 
+
+def few_bits(code_bits: int) -> Encoding:
+    """Returns in which few bits codes are kept: those of 5 to 8 bits in 8.
+
+    Args:
+        code_bits: Bits of a code, at most 8.
+    """
+    return INT4 if code_bits <= 4 else INT8
+
+
 FEW_BITS = {encoding.name: encoding for encoding in (INT4, INT8)}
 """Encodings of matrices in few bits, by name."""
 

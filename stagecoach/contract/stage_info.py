@@ -48,6 +48,8 @@ class StageInfo:
     pid: int = field(default_factory=os.getpid)
     """On the stage's own machine."""
     weight_bytes: int
+    num_weights: int = 0
+    """Numbers that `weight_bytes` hold; 0 where the stage does not say it."""
     kv_bytes: int
     weight_digests: Mapping[str, bytes] = field(default_factory=dict, hash=False)
     """Digest of each part of the model whose weights are on the stage's machine, by the part's
@@ -58,11 +60,18 @@ class StageInfo:
     """True when the stage answers `LogitsRequest.num_contenders`."""
     answers_prompt_logits: bool = True
     """True when the stage answers `MicroBatch.prompt_logits`."""
+    answers_hidden_sums: bool = True
+    """True when the stage answers `MicroBatch.hidden_sums`."""
     attention: str = ""
     """How attention reads the KV of sequences that decode: `kernel` where it lies, `gather` after
     gathering it; empty where nothing is read."""
     max_graph_seqs: int = 0
     """Sequences of the largest step of decoding that is launched as one CUDA graph; 0: none is."""
+
+    @property
+    def bits_per_weight(self) -> float | None:
+        """Bits of memory for each weight, scales included; None where the stage does not say it."""
+        return 8 * self.weight_bytes / self.num_weights if self.num_weights else None
 
     @property
     def is_first(self) -> bool:

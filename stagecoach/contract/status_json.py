@@ -19,6 +19,8 @@ def _identity_json(status: ModelStatus) -> dict[str, object]:
         "model": status.model_id,
         "names": status.names,
         "ready": status.ready,
+        "state": status.state,
+        "problem": status.problem or None,
         "has_tokenizer": status.has_tokenizer,
     }
 
@@ -43,6 +45,7 @@ def _load_json(status: ModelStatus) -> dict[str, object]:
 
 
 def _stage_json(stage: StageStatus) -> dict[str, object]:
+    bits = stage.bits_per_weight
     return {
         "index": stage.index,
         "address": stage.address,
@@ -50,6 +53,8 @@ def _stage_json(stage: StageStatus) -> dict[str, object]:
         "state": stage.state,
         "device": stage.device,
         "dtype": stage.dtype,
+        "bits_per_weight": None if bits is None else round(bits, 3),
+        "kv_dtype": stage.kv_dtype,
         "emulated": stage.emulated,
         "version": stage.version,
         "pid": stage.pid,

@@ -6,7 +6,7 @@ and opening a model reads nothing but its headers. Nothing that can execute code
 
 from stagecoach.model_files.config import ModelConfig
 from stagecoach.model_files.model_files import ModelFiles, TensorInfo, TensorReader
-from stagecoach.model_files.open_model import open_model
+from stagecoach.model_files.open_model import model_id_of, open_model
 from stagecoach.model_files.tokenizer_files import GgufTokenizer, HfTokenizerFiles, TokenizerFiles
 
 __all__ = [
@@ -17,5 +17,6 @@ __all__ = [
     "TensorInfo",
     "TensorReader",
     "TokenizerFiles",
+    "model_id_of",
     "open_model",
 ]

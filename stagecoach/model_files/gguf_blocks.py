@@ -8,6 +8,7 @@ they are rounded to 8 bits, see `grouped_rows.rounded_rows`.
 """
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -210,6 +211,16 @@ BLOCK_TYPES: Mapping[GGMLQuantizationType, BlockType] = {
 
 
 _ROUNDED_BITS = 8
+
+
+@cache
+def has_offsets(kind: GGMLQuantizationType) -> bool:
+    """Whether groups of a type are spread about another number than 0."""
+    if kind not in BLOCK_TYPES:
+        return False
+    num_bits, block, unpack = BLOCK_TYPES[kind]
+    groups = unpack(np.zeros(1, block))
+    return groups.offsets is not None or groups.zero != 1 << (num_bits - 1)
 
 
 def code_bits(kind: GGMLQuantizationType) -> int | None:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stagecoach.contract.errors import ModelFilesError, UnsupportedModelError
-from stagecoach.contract.precision import INT4, INT8, Encoding
+from stagecoach.contract.precision import INT8, DType, Encoding, few_bits
 from stagecoach.model_files.config import parse_config
 from stagecoach.model_files.families import FAMILIES
 from stagecoach.model_files.family import GgufNames
@@ -20,6 +20,7 @@ from stagecoach.model_files.gguf_blocks import (
     BLOCK_TYPES,
     code_bits,
     grouped_rows,
+    has_offsets,
 )
 from stagecoach.model_files.gguf_file import GgufFile
 from stagecoach.model_files.gguf_metadata import GgufFields
@@ -28,6 +29,7 @@ from stagecoach.model_files.grouped_rows import GroupedRows, rounded_rows
 from stagecoach.model_files.listing import listed, name_of
 from stagecoach.model_files.model_files import (
     ByteReport,
+    KeptMatrices,
     ModelFiles,
     TensorInfo,
     TensorReader,
@@ -36,7 +38,7 @@ from stagecoach.model_files.model_files import (
 )
 from stagecoach.model_files.numbers import FACTOR, HEAD_DIM, VOCABULARY
 from stagecoach.model_files.tokenizer_files import GgufTokenizer
-from stagecoach.model_files.weight_digest import SampledTensor, part_digest, parts_of
+from stagecoach.model_files.weight_digest import EMBEDDING, SampledTensor, part_digest, parts_of
 
 _FAMILIES = {
     family.gguf.architecture: (model_type, family.gguf)
@@ -50,6 +52,15 @@ _MAX_SCALE = float(np.finfo(np.float16).max)
 
 _ROPE_FACTORS = "rope_freqs.weight"
 """Divisors of the rotary frequencies, how llama.cpp stores the scaling of Llama 3."""
+
+_LAYER = re.compile(r"model\.layers\.(\d+)\.")
+"""How names of a layer's tensors begin."""
+
+_PLAIN = Encoding.plain(DType.FLOAT16)
+"""What plain numbers beside codes take, in either type of 16 bits."""
+
+_OFFSET_BYTES = 2
+"""Bytes of an offset, which is kept for each group unless all of them are 0."""
 
 _GLOBAL_NAMES = {
     "token_embd": "model.embed_tokens",
@@ -107,16 +118,45 @@ class GgufModel(ModelFiles):
 
     @cached_property
     def encoding(self) -> Encoding | None:
-        """By the number of their elements; codes of 5 to 8 bits are kept in 8."""
+        """By the number of their elements."""
         elements: Counter[Encoding | None] = Counter()
-        for tensor in self._tensors.values():
-            if len(tensor.shape) == 2:
-                bits = code_bits(tensor.type)
-                kept = None if bits is None else INT4 if bits <= 4 else INT8
-                elements[kept] += math.prod(tensor.shape)
+        for _, shape, kept in self._matrices():
+            elements[kept] += math.prod(shape)
         plain = elements.pop(None, 0)
         most = max(elements, key=lambda kept: elements[kept], default=None)
         return None if plain > elements.total() else most
+
+    @cached_property
+    def kept_matrices(self) -> KeptMatrices | None:
+        """By the type of each tensor."""
+        if self.encoding is None:
+            return None
+        layers = Counter[int]()
+        row_bytes = 0
+        for name, shape, kept in self._matrices():
+            stored = _PLAIN
+            if kept is not None:
+                stored = INT8 if name == EMBEDDING else kept
+                if not has_offsets(self._tensors[self._gguf_names[name]].type):
+                    stored = stored._replace(block_bytes=stored.block_bytes - _OFFSET_BYTES)
+            if layer := _LAYER.match(name):
+                layers[int(layer[1])] += stored.matrix_bytes(*shape)
+            elif name == EMBEDDING:
+                row_bytes = stored.row_bytes(shape[1])
+        return KeptMatrices(
+            self.encoding,
+            tuple(layers[index] for index in range(self.config.num_layers)),
+            row_bytes,
+        )
+
+    def _matrices(self) -> Iterator[tuple[str, tuple[int, int], Encoding | None]]:
+        """Name and shape of each matrix, and the few bits in which it is kept, or None."""
+        for name, gguf_name in self._gguf_names.items():
+            tensor = self._tensors[gguf_name]
+            if len(tensor.shape) == 2:
+                num_rows, num_columns = tensor.shape
+                bits = code_bits(tensor.type)
+                yield name, (num_rows, num_columns), None if bits is None else few_bits(bits)
 
     @property
     def tensor_names(self) -> Collection[str]:

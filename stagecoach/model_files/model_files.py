@@ -70,6 +70,17 @@ class TensorReader(Protocol):
         ...
 
 
+class KeptMatrices(NamedTuple):
+    """What matrices take in memory where stages keep them in the bits of their files."""
+
+    encoding: Encoding
+    """In which few bits most of them are."""
+    layers: tuple[int, ...]
+    """Bytes of all matrices of each layer. Plain numbers take 16 bits."""
+    embedding_row: int
+    """Bytes of one row of the embedding."""
+
+
 class ModelFiles(ABC):
     """A model whose headers were read and checked; see `open_model`."""
 
@@ -91,6 +102,14 @@ class ModelFiles(ABC):
         """In which few bits most matrices are; None: they are plain numbers.
 
         Read from what describes the weights, without opening or asking a hub for anything.
+        """
+        return None
+
+    @property
+    def kept_matrices(self) -> KeptMatrices | None:
+        """What matrices take in memory, tensor by tensor, where `encoding` is that of most of them.
+
+        None where all are plain numbers, and where that cannot be said without opening weights.
         """
         return None
 

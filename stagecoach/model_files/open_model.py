@@ -8,7 +8,9 @@ from pathlib import Path
 from stagecoach.contract.errors import ModelFilesError, StagecoachError
 from stagecoach.contract.unexpected import in_words
 from stagecoach.model_files.gguf_model import GgufModel
+from stagecoach.model_files.gguf_parts import model_name
 from stagecoach.model_files.hf_files import HfFiles
+from stagecoach.model_files.listing import name_of
 from stagecoach.model_files.local_folder import LocalFolder
 from stagecoach.model_files.model_files import ModelFiles
 from stagecoach.model_files.shape_model import SHAPE_PREFIX, SHAPES, ShapeModel
@@ -45,7 +47,7 @@ def open_model(spec: str) -> ModelFiles:
 
 def _opened(spec: str) -> ModelFiles:
     if spec == DEMO:
-        return GgufModel(_demo_path())
+        return GgufModel(demo_path())
     path, kind = _on_disk(spec)
     if kind is _Kind.FOLDER:
         return HfFiles(LocalFolder(path))
@@ -99,12 +101,37 @@ def _on_disk(spec: str) -> tuple[Path, _Kind]:
         raise ModelFilesError(f"model {spec!r}: there is no such home folder") from error
 
 
+def model_id_of(spec: str) -> str:
+    """What an opened model is called, said before it is opened, or when it cannot be.
+
+    Args:
+        spec: As `open_model` takes it.
+    """
+    try:
+        path, kind = (demo_path(), _Kind.FILE) if spec == DEMO else _on_disk(spec)
+    except ModelFilesError:
+        return spec
+    if kind is _Kind.FOLDER:
+        return name_of(path.resolve())
+    if path.suffix.lower() == ".gguf":
+        return name_of(path.with_name(model_name(path)))
+    hub_id = _HUB_ID.fullmatch(spec)
+    if hub_id is not None and kind is _Kind.NOTHING:
+        return hub_id["repo"]
+    return spec if spec.startswith(SHAPE_PREFIX) else name_of(path) or spec
+
+
 def known_models() -> list[str]:
     """What `open_model` can open without files, a hub or a path: the demo model and shapes."""
     return [DEMO, *(f"{SHAPE_PREFIX}{name}" for name in SHAPES)]
 
 
-def _demo_path() -> Path:
+def demo_path() -> Path:
+    """Returns the file of the demo model.
+
+    Raises:
+        ModelFilesError: Its package is not installed.
+    """
     package = importlib.util.find_spec(_DEMO_PACKAGE)  # found, not imported
     if package is None or package.origin is None:
         raise ModelFilesError(

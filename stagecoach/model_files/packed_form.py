@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from stagecoach.contract.precision import INT4, INT8, Encoding
+from stagecoach.contract.precision import INT8, Encoding, few_bits
 from stagecoach.model_files.packed_matrix import PackedMatrix, kept_bits
 from stagecoach.model_files.stored_matrix import StoredMatrix
 
@@ -56,4 +56,4 @@ def encoding_of(num_bits: int, group_size: int, *, is_scattered: bool = False) -
     """
     size = group_size if group_size > 0 else _MANY_COLUMNS
     bits = kept_bits(num_bits, size, size * _MANY_COLUMNS, is_scattered=is_scattered)
-    return INT4 if bits is not None and bits <= 4 else INT8
+    return INT8 if bits is None else few_bits(bits)

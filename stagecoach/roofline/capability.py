@@ -14,9 +14,15 @@ class Capability(NamedTuple):
         """Whether cards multiply matrices of bfloat16, as all do since Ampere."""
         return self >= MIN_BFLOAT16
 
+    @property
+    def has_tensor_cores(self) -> bool:
+        """Whether kernels of ours multiply on tensor cores, as Triton does since Ampere."""
+        return self >= _MIN_TENSOR_CORES
+
     def __str__(self) -> str:
         """The capability as NVIDIA writes it."""
         return f"{self.major}.{self.minor}"
 
 
 MIN_BFLOAT16 = Capability(8, 0)
+_MIN_TENSOR_CORES = Capability(8, 0)

@@ -32,10 +32,25 @@ UNPACKED_BYTES = 32 << 20
 """Numbers that are unpacked at once."""
 
 
+def unpacked_rows(num_columns: int, itemsize: int) -> int:
+    """Returns how many rows of a matrix are unpacked at once.
+
+    Args:
+        num_columns: Its columns.
+        itemsize: Bytes of a number.
+    """
+    return max(UNPACKED_BYTES // (num_columns * itemsize), 1)
+
+
+def num_unpacked_parts(num_rows: int, num_columns: int, itemsize: int) -> int:
+    """Returns in how many parts a matrix is unpacked; arguments as `unpacked_rows`."""
+    return -(-num_rows // unpacked_rows(num_columns, itemsize))
+
+
 def max_few_tokens(capability: Capability) -> int:
     """Returns how many tokens a card multiplies by packed codes.
 
     Triton multiplies matrices on tensor cores from compute capability 8.0 on; before, codes are
     multiplied by one token only.
     """
-    return MAX_FEW_TOKENS if capability.has_bfloat16 else 1
+    return MAX_FEW_TOKENS if capability.has_tensor_cores else 1

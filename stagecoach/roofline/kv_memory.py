@@ -90,6 +90,7 @@ def kv_memory_bytes(
             context_tokens=longest_context(
                 left_bytes, stage.kv_bytes_per_token, max_model_len or stage.model.max_model_len
             ),
+            has_tensor_cores=gpu.capability.has_tensor_cores,
         )
         found_bytes = kv_bytes_left(left_bytes, activations_bytes)
         if not found_bytes:

@@ -9,7 +9,9 @@ from itertools import pairwise
 
 from stagecoach.contract.errors import InsufficientMemoryError, InvalidArgumentError
 from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.precision import DType, Precision
 from stagecoach.model_files.config import ModelConfig
+from stagecoach.model_files.model_files import KeptMatrices
 from stagecoach.roofline.model_shape import ModelShape
 from stagecoach.roofline.split import StageFit, best_split
 from stagecoach.roofline.stage_cost import StageCost
@@ -24,6 +26,7 @@ def split_layers(
     num_stages: int,
     memory_bytes: Sequence[int] | None = None,
     *,
+    kept: KeptMatrices | None = None,
     field: str = "stage",
 ) -> list[LayerRange]:
     """Divides a model's layers over stages.
@@ -36,6 +39,8 @@ def split_layers(
         config: The model.
         num_stages: Stages, in pipeline order.
         memory_bytes: Memory of each stage's device.
+        kept: What matrices take where they are kept in the bits of their files; counts beside
+            `memory_bytes` alone.
         field: What `num_stages` comes from, for the error.
 
     Returns:
@@ -58,7 +63,11 @@ def split_layers(
             f" {num_stages} stages",
             field="stage_memory",
         )
-    model = ModelShape.of(config)
+    precision = Precision.uniform(DType.FLOAT16)
+    if memory_bytes is None or kept is None:
+        model = ModelShape.of(config, precision)
+    else:
+        model = ModelShape.of(config, precision._replace(weights=kept.encoding), kept)
     options = [
         [None, *_fits(model, memory, is_first=stage == 0, is_last=stage == num_stages - 1)]
         for stage, memory in enumerate(memory_bytes or [None] * num_stages)

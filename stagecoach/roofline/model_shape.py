@@ -1,6 +1,7 @@
 """How many parameters and how much KV a decoder layer has, and what stands around the layers."""
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Self
 
 from stagecoach.contract.errors import InvalidArgumentError, UnsupportedModelError
@@ -8,6 +9,7 @@ from stagecoach.contract.precision import INT8, DType, Encoding, Precision
 from stagecoach.model_files.config import ModelConfig
 from stagecoach.model_files.families import FAMILIES
 from stagecoach.model_files.family import MODULE_LAUNCHES
+from stagecoach.model_files.model_files import KeptMatrices
 from stagecoach.roofline.few_bits import PLANNED
 
 DEVICE_DTYPES = (DType.FLOAT16, DType.BFLOAT16)
@@ -66,20 +68,29 @@ class ModelShape:
     """Elements between the matrices of an MLP, of one token."""
     max_model_len: int
     """Positions that the model was made for."""
-    layer_matrix_parameters: int
-    """Parameters in the matrices of one layer."""
-    layer_matrix_bytes: int
-    """Bytes of the matrices of one layer, as they are kept."""
+    layer_matrices: tuple[tuple[int, int], ...]
+    """Rows and columns of the matrices of one layer, as they are multiplied: rows are outputs."""
+    layer_matrix_bytes: tuple[int, ...]
+    """Bytes of the matrices of each layer, as they are kept."""
+    embedding_row_bytes: int
+    """Weights that embed one token; few bits keep them in 8."""
     ties_head: bool
     """True when the head is the embedding."""
 
     @classmethod
-    def of(cls, config: ModelConfig, precision: Precision = _FLOAT16) -> Self:
+    def of(
+        cls,
+        config: ModelConfig,
+        precision: Precision = _FLOAT16,
+        kept: KeptMatrices | None = None,
+    ) -> Self:
         """Reads the sizes from a model's configuration.
 
         Args:
             config: The model.
             precision: The formats of its numbers.
+            kept: What matrices take where they are kept in the bits of their files; None: all are
+                as `precision` says.
 
         Raises:
             UnsupportedModelError: The configuration does not say how wide an MLP is, or there are
@@ -96,36 +107,41 @@ class ModelShape:
                 "no intermediate_size",
                 model_type=config.model_type,
             )
-        hidden_size, inner_size = config.hidden_size, config.intermediate_size
         attention_width = config.num_attention_heads * config.head_dim
         kv_width = 2 * config.num_kv_heads * config.head_dim
-        matrices = (  # rows are outputs, columns inputs
-            (attention_width + kv_width, hidden_size),
-            (hidden_size, attention_width),
-            ((config.num_mlp_matrices - 1) * inner_size, hidden_size),
-            (hidden_size, inner_size),
+        layer_launches = _layer_launches(config)
+        layer_matrices = _layer_matrices(
+            config, config.intermediate_size, are_joined=layer_launches == LEAN_LAUNCHES
         )
+        if kept is None:
+            kept = _all_alike(config, precision.weights, layer_matrices)
         return cls(
             num_layers=config.num_layers,
-            hidden_size=hidden_size,
+            hidden_size=config.hidden_size,
             vocab_size=config.vocab_size,
             precision=precision,
             attention_width=attention_width,
             kv_width=kv_width,
             head_dim=config.head_dim,
             caps_scores=_caps_scores(config),
-            layer_launches=_layer_launches(config),
-            mlp_width=inner_size,
+            layer_launches=layer_launches,
+            mlp_width=config.intermediate_size,
             max_model_len=config.max_model_len,
-            layer_matrix_parameters=sum(rows * columns for rows, columns in matrices),
-            layer_matrix_bytes=sum(precision.weights.matrix_bytes(*shape) for shape in matrices),
+            layer_matrices=layer_matrices,
+            layer_matrix_bytes=kept.layers,
+            embedding_row_bytes=kept.embedding_row,
             ties_head=config.tie_word_embeddings,
         )
 
     @property
-    def layer_bytes(self) -> int:
-        """Weights of one layer."""
-        return self.layer_matrix_bytes + 2 * self._norm_bytes
+    def layer_matrix_parameters(self) -> int:
+        """Parameters in the matrices of one layer."""
+        return sum(rows * columns for rows, columns in self.layer_matrices)
+
+    @property
+    def layer_norm_bytes(self) -> int:
+        """Weights of the norms of one layer."""
+        return 2 * self._norm_bytes
 
     @property
     def is_in_few_bits(self) -> bool:
@@ -133,20 +149,21 @@ class ModelShape:
         return self.precision.weights in PLANNED.values()
 
     @property
+    def has_coded_embedding(self) -> bool:
+        """Whether rows of the embedding are codes."""
+        plain = Encoding.plain(self.precision.compute)
+        is_plain = self.embedding_row_bytes == plain.row_bytes(self.hidden_size)
+        return self.is_in_few_bits and not is_plain
+
+    @property
     def shares_head(self) -> bool:
         """True when one matrix in memory is head and embedding."""
-        return self.ties_head and not self.is_in_few_bits
+        return self.ties_head and not self.has_coded_embedding
 
     @property
     def embedding_bytes(self) -> int:
-        """Weights of the embedding, which few bits keep in 8."""
+        """Weights of the embedding."""
         return self.vocab_size * self.embedding_row_bytes
-
-    @property
-    def embedding_row_bytes(self) -> int:
-        """Weights that embed one token."""
-        encoding = INT8 if self.is_in_few_bits else self.precision.weights
-        return encoding.row_bytes(self.hidden_size)
 
     @property
     def head_bytes(self) -> int:
@@ -162,9 +179,17 @@ class ModelShape:
         return self.kv_width // self.head_dim * self.precision.kv.head_bytes(self.head_dim)
 
     @property
-    def reads_context_in_place(self) -> bool:
-        """Whether a kernel of ours attends chunks, which gathers no context before."""
-        return self.caps_scores or self.precision.kv.dtype != self.precision.compute
+    def has_foreign_kv(self) -> bool:
+        """Whether keys and values are kept in another format than that of the arithmetic."""
+        return self.precision.kv.dtype != self.precision.compute
+
+    def reads_context_in_place(self, *, has_tensor_cores: bool) -> bool:
+        """Whether a kernel of ours attends chunks, which gathers no context before.
+
+        Args:
+            has_tensor_cores: As `Capability.has_tensor_cores` of the card.
+        """
+        return self.caps_scores or (self.has_foreign_kv and has_tensor_cores)
 
     @property
     def hidden_bytes_per_token(self) -> int:
@@ -182,7 +207,8 @@ class ModelShape:
     def weight_bytes(self) -> int:
         """Bytes of the weights of the whole model."""
         embedding_bytes = 0 if self.shares_head else self.embedding_bytes
-        return self.num_layers * self.layer_bytes + embedding_bytes + self.head_bytes
+        norm_bytes = self.num_layers * self.layer_norm_bytes
+        return sum(self.layer_matrix_bytes) + norm_bytes + embedding_bytes + self.head_bytes
 
     @property
     def bits_per_weight(self) -> float:
@@ -206,6 +232,48 @@ def _layer_launches(config: ModelConfig) -> int:
     activation = config.raw.get("hidden_act", _LEAN_ACTIVATION)
     is_lean = family.lean is not None and activation == _LEAN_ACTIVATION
     return LEAN_LAUNCHES if is_lean else family.module_launches
+
+
+@cache
+def heaviest_start(layer_bytes: tuple[int, ...], count: int) -> int:
+    """Returns where so many layers of a stage without ends begin that take most memory.
+
+    Args:
+        layer_bytes: Bytes of each layer.
+        count: Layers of the stage.
+    """
+    if len(set(layer_bytes)) == 1:
+        return 1
+    starts = range(1, max(len(layer_bytes) - count, 2))
+    return max(starts, key=lambda start: sum(layer_bytes[start : start + count]))
+
+
+def _all_alike(
+    config: ModelConfig, weights: Encoding, layer_matrices: tuple[tuple[int, int], ...]
+) -> KeptMatrices:
+    layer_bytes = sum(weights.matrix_bytes(*shape) for shape in layer_matrices)
+    of_embedding = INT8 if weights in PLANNED.values() else weights
+    row_bytes = of_embedding.row_bytes(config.hidden_size)
+    return KeptMatrices(weights, config.num_layers * (layer_bytes,), row_bytes)
+
+
+def _layer_matrices(
+    config: ModelConfig, inner_size: int, *, are_joined: bool
+) -> tuple[tuple[int, int], ...]:
+    """Matrices of a layer; lean layers join those that have one input."""
+    hidden_size = config.hidden_size
+    attention_width = config.num_attention_heads * config.head_dim
+    kv_width = config.num_kv_heads * config.head_dim
+    of_attention = [attention_width, kv_width, kv_width]
+    of_mlp = [inner_size] * (config.num_mlp_matrices - 1)
+    if are_joined:
+        of_attention, of_mlp = [sum(of_attention)], [sum(of_mlp)]
+    return (
+        *((rows, hidden_size) for rows in of_attention),
+        (hidden_size, attention_width),
+        *((rows, hidden_size) for rows in of_mlp),
+        (hidden_size, inner_size),
+    )
 
 
 def _caps_scores(config: ModelConfig) -> bool:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from stagecoach.contract.layer_range import LayerRange
-from stagecoach.roofline.model_shape import ModelShape
+from stagecoach.roofline.model_shape import ModelShape, heaviest_start
 from stagecoach.roofline.work import Work
 
 
@@ -17,13 +17,16 @@ class StageCost:
 
     @classmethod
     def of_count(cls, model: ModelShape, count: int, *, is_first: bool, is_last: bool) -> Self:
-        """Any stage with this many layers and these ends: which layers they are costs nothing."""
+        """The stage with this many layers and these ends that takes most memory.
+
+        Where there are fewer layers between the ends, it goes on with the first ones.
+        """
         if is_first and is_last:
             layers = LayerRange(0, model.num_layers)
         elif is_last:
             layers = LayerRange(model.num_layers - count, model.num_layers)
         else:
-            start = 0 if is_first else 1
+            start = 0 if is_first else heaviest_start(model.layer_matrix_bytes, count)
             layers = LayerRange(start, start + count)
         return cls(model=model, layers=layers)
 
@@ -38,9 +41,20 @@ class StageCost:
         return self.layers.end == self.model.num_layers
 
     @property
+    def matrix_bytes(self) -> int:
+        """Matrices of the layers, as they are kept."""
+        of_each = self.model.layer_matrix_bytes
+        return sum(of_each[i % len(of_each)] for i in range(self.layers.start, self.layers.end))
+
+    @property
+    def layer_bytes(self) -> int:
+        """Weights of the layers."""
+        return self.matrix_bytes + len(self.layers) * self.model.layer_norm_bytes
+
+    @property
     def weight_bytes(self) -> int:
         """Weights that the stage holds; the embedding that is also its head counts once."""
-        num_bytes = len(self.layers) * self.model.layer_bytes
+        num_bytes = self.layer_bytes
         if self.is_first:
             num_bytes += self.model.embedding_bytes
         if self.is_last:
@@ -48,6 +62,17 @@ class StageCost:
             if self.is_first and self.model.shares_head:
                 num_bytes -= self.model.embedding_bytes
         return num_bytes
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters that the stage holds; the embedding that is also its head counts once."""
+        model = self.model
+        ends = self.is_first + self.is_last
+        if ends == 2 and model.ties_head:
+            ends = 1
+        norms = (2 * len(self.layers) + self.is_last) * model.hidden_size
+        matrices = len(self.layers) * model.layer_matrix_parameters
+        return matrices + norms + ends * model.vocab_size * model.hidden_size
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -62,7 +87,7 @@ class StageCost:
         Activations stay in caches and are left out, and so are sliding windows, which would read
         less KV of long sequences.
         """
-        num_bytes = len(self.layers) * self.model.layer_bytes if work.num_tokens else 0
+        num_bytes = self.layer_bytes if work.num_tokens else 0
         num_bytes += self.kv_bytes_per_token * (work.num_context_tokens + work.num_tokens)
         if self.is_first:
             num_bytes += work.num_tokens * self.model.embedding_row_bytes

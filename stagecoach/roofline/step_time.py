@@ -4,13 +4,13 @@ Each kind of kernel has a roofline of its own, and kernels run one after the oth
 limits does not hide behind what arithmetic limits. Beside weights and KV it counts what kernels
 pass to each other, launches, and copies between host and device. `tests/gpu/test_steps.py`
 holds these counts against the engine. Left out are sliding windows, which would read less KV of
-long sequences.
+long sequences, and that a matrix of which a file has parts in 4 and in 8 bits is multiplied in two.
 """
 
 from typing import NamedTuple
 
 from stagecoach.roofline.devices import Gpu
-from stagecoach.roofline.few_bits import MAX_FEW_TOKENS, max_few_tokens
+from stagecoach.roofline.few_bits import MAX_FEW_TOKENS, max_few_tokens, num_unpacked_parts
 from stagecoach.roofline.model_shape import LEAN_LAUNCHES, ModelShape
 from stagecoach.roofline.stage_cost import StageCost
 from stagecoach.roofline.work import Work
@@ -45,8 +45,23 @@ _MOVED_LOGIT_BYTES = 44
 _CHUNK_LAUNCHES = 4
 """More in each layer, for each sequence that runs several tokens."""
 
+_UNPACKED_PART_LAUNCHES = 2
+"""Kernel launches that unpack a part of a matrix, and multiply by it."""
+
+_CODED_EMBEDDING_LAUNCHES = 6
+"""More kernel launches where embeddings are codes: these, scales and offsets are looked up."""
+
+_MOVED_CODE_BYTES = 28
+"""Bytes that pass memory for each number of an embedding, which is a float32 on the way."""
+
 _SCALES_LAUNCHES = 1
 """Kernel launches that clear the scales of new blocks."""
+
+_CONVERTED_CHUNK_LAUNCHES = 13
+"""The same where torch attends a chunk whose keys and values are converted before."""
+
+_DECODING_BYTES = 16
+"""Bytes that pass memory for each number that is decoded, which is a float32 on the way."""
 
 _OWN_CHUNK_LAUNCHES = 1
 """Kernel launches of a chunk's attention where a kernel of ours attends it: nothing is gathered,
@@ -88,11 +103,12 @@ def step_time(stage: StageCost, work: Work, gpu: Gpu, *, efficiency: float = 1.0
         efficiency: Share (0, 1] of its published figures that the GPU reaches.
     """
     num_few = max_few_tokens(gpu.capability)
+    has_tensor_cores = gpu.capability.has_tensor_cores
     bandwidth_s = compute_s = 0.0
     for kernels in (
         unpacking_work(stage, work, num_few),
         matrices_work(stage, work, num_few),
-        attention_work(stage, work),
+        attention_work(stage, work, has_tensor_cores=has_tensor_cores),
         elementwise_work(stage, work),
         head_work(stage, work),
     ):
@@ -104,8 +120,10 @@ def step_time(stage: StageCost, work: Work, gpu: Gpu, *, efficiency: float = 1.0
             compute_s += computing_s
     # The host launches ahead, and is waited for only where it takes longer than the device.
     launching_s = max(
-        num_launches(stage, work) * KERNEL_GAP_S,
-        num_host_launches(stage, work) * LAUNCH_S - bandwidth_s - compute_s,
+        num_launches(stage, work, num_few, has_tensor_cores=has_tensor_cores) * KERNEL_GAP_S,
+        num_host_launches(stage, work, num_few, has_tensor_cores=has_tensor_cores) * LAUNCH_S
+        - bandwidth_s
+        - compute_s,
     )
     # Hidden states in and out. Ids and logits are fewer bytes, and stages with ends no faster.
     copied_bytes = 2 * work.num_tokens * stage.model.hidden_bytes_per_token
@@ -118,8 +136,8 @@ def unpacking_work(stage: StageCost, work: Work, num_few: int = MAX_FEW_TOKENS) 
     if not _unpacks(stage, work, num_few):
         return KernelWork(0, 0)
     model = stage.model
-    a_layer = model.layer_matrix_bytes + model.layer_matrix_parameters * _size(model)
-    return KernelWork(len(stage.layers) * a_layer, 0)
+    unpacked = len(stage.layers) * model.layer_matrix_parameters * _size(model)
+    return KernelWork(stage.matrix_bytes + unpacked, 0)
 
 
 def _unpacks(stage: StageCost, work: Work, num_few: int) -> bool:
@@ -129,32 +147,50 @@ def _unpacks(stage: StageCost, work: Work, num_few: int) -> bool:
 def matrices_work(stage: StageCost, work: Work, num_few: int = MAX_FEW_TOKENS) -> KernelWork:
     """Matrices of the layers: each is read once, whatever the number of rows."""
     model, num_layers = stage.model, len(stage.layers)
-    layer_bytes = model.layer_bytes
+    weight_bytes = stage.layer_bytes
     if _unpacks(stage, work, num_few):
-        layer_bytes += model.layer_matrix_parameters * _size(model) - model.layer_matrix_bytes
+        unpacked = num_layers * model.layer_matrix_parameters * _size(model)
+        weight_bytes += unpacked - stage.matrix_bytes
+        # Inputs are read again for each part of a matrix.
+        again = sum(
+            (num_parts - 1) * columns
+            for (_, columns), num_parts in zip(model.layer_matrices, _parts(model), strict=True)
+        )
+        weight_bytes += num_layers * work.num_tokens * again * _size(model)
     a_token = (
         4 * model.hidden_size + 2 * model.attention_width + model.kv_width + 3 * model.mlp_width
     )
     return KernelWork(
-        num_layers * (layer_bytes + work.num_tokens * a_token * _size(model)),
+        weight_bytes + num_layers * work.num_tokens * a_token * _size(model),
         num_layers * 2 * model.layer_matrix_parameters * work.num_tokens,
     )
 
 
-def attention_work(stage: StageCost, work: Work) -> KernelWork:
+def attention_work(stage: StageCost, work: Work, *, has_tensor_cores: bool = True) -> KernelWork:
     """Attention: writes new keys and values, and reads those of every sequence once.
 
-    For a chunk behind a context they are gathered before, unless a kernel of ours attends it.
+    For a chunk behind a context they are gathered before, unless a kernel of ours attends it; for
+    any chunk they are converted, if they are kept in another format.
     """
     model, num_layers = stage.model, len(stage.layers)
     kv_tokens = work.num_context_tokens + work.num_tokens
-    if not model.reads_context_in_place:
+    converted_bytes = 0
+    if not model.reads_context_in_place(has_tensor_cores=has_tensor_cores):
         kv_tokens += 2 * work.num_gathered_tokens
+        if model.has_foreign_kv:
+            converted_bytes = work.num_chunk_context_tokens * _conversion_bytes(model)
     a_token = 2 * model.attention_width * _size(model)
     return KernelWork(
-        kv_tokens * stage.kv_bytes_per_token + num_layers * work.num_tokens * a_token,
+        kv_tokens * stage.kv_bytes_per_token
+        + num_layers * (work.num_tokens * a_token + converted_bytes),
         num_layers * 4 * model.attention_width * work.num_attended_tokens,
     )
+
+
+def _conversion_bytes(model: ModelShape) -> int:
+    """Bytes that move while keys and values of a token in a layer are converted and read again."""
+    decoding = _DECODING_BYTES if model.precision.kv.dtype is None else 0
+    return model.kv_bytes_per_token_and_layer + model.kv_width * (decoding + 2 * _size(model))
 
 
 def elementwise_work(stage: StageCost, work: Work) -> KernelWork:
@@ -173,6 +209,8 @@ def elementwise_work(stage: StageCost, work: Work) -> KernelWork:
     num_bytes = num_layers * work.num_tokens * a_token * _size(model)
     if stage.is_first:
         num_bytes += work.num_tokens * model.embedding_row_bytes
+        if model.has_coded_embedding:
+            num_bytes += work.num_tokens * model.hidden_size * _MOVED_CODE_BYTES
     return KernelWork(num_bytes, 0)
 
 
@@ -187,15 +225,26 @@ def head_work(stage: StageCost, work: Work) -> KernelWork:
     )
 
 
-def num_launches(stage: StageCost, work: Work) -> int:
+def num_launches(
+    stage: StageCost, work: Work, num_few: int = MAX_FEW_TOKENS, *, has_tensor_cores: bool = True
+) -> int:
     """Kernels that run for a micro-batch."""
     model = stage.model
-    a_chunk = _OWN_CHUNK_LAUNCHES if model.reads_context_in_place else _CHUNK_LAUNCHES
-    a_layer = model.layer_launches + a_chunk * work.num_chunks
+    a_layer = model.layer_launches + _chunk_launches(model, has_tensor_cores) * work.num_chunks
+    if _unpacks(stage, work, num_few):
+        a_layer += _UNPACKED_PART_LAUNCHES * sum(_parts(model)) - len(model.layer_matrices)
     return len(stage.layers) * a_layer + _launches_besides(stage, work)
 
 
-def num_host_launches(stage: StageCost, work: Work) -> int:
+def _chunk_launches(model: ModelShape, has_tensor_cores: bool) -> int:
+    if model.reads_context_in_place(has_tensor_cores=has_tensor_cores):
+        return _OWN_CHUNK_LAUNCHES
+    return _CONVERTED_CHUNK_LAUNCHES if model.has_foreign_kv else _CHUNK_LAUNCHES
+
+
+def num_host_launches(
+    stage: StageCost, work: Work, num_few: int = MAX_FEW_TOKENS, *, has_tensor_cores: bool = True
+) -> int:
     """What the host launches for a micro-batch: steps that only decode are one graph."""
     is_graph = (
         stage.model.layer_launches == LEAN_LAUNCHES
@@ -204,7 +253,7 @@ def num_host_launches(stage: StageCost, work: Work) -> int:
     )
     if is_graph:
         return 1 + _launches_besides(stage, work)
-    return num_launches(stage, work)
+    return num_launches(stage, work, num_few, has_tensor_cores=has_tensor_cores)
 
 
 def _launches_besides(stage: StageCost, work: Work) -> int:
@@ -214,7 +263,13 @@ def _launches_besides(stage: StageCost, work: Work) -> int:
         _STEP_LAUNCHES
         + (_HEAD_LAUNCHES if has_logits else 0)
         + (_SCALES_LAUNCHES if has_scales else 0)
+        + (_CODED_EMBEDDING_LAUNCHES if stage.is_first and stage.model.has_coded_embedding else 0)
     )
+
+
+def _parts(model: ModelShape) -> list[int]:
+    """In how many parts each matrix of a layer is unpacked."""
+    return [num_unpacked_parts(*shape, _size(model)) for shape in model.layer_matrices]
 
 
 def _size(model: ModelShape) -> int:

@@ -19,6 +19,8 @@ class Work(NamedTuple):
     """Sequences that run several tokens, each of which is attended by itself."""
     num_gathered_tokens: int = 0
     """Tokens of those that run behind a context, for whom keys and values are gathered."""
+    num_chunk_context_tokens: int = 0
+    """Tokens whose KV chunks read: the length of each of those sequences after the micro-batch."""
 
     @classmethod
     def of(cls, slices: Iterable[tuple[int, int]], num_logit_rows: int) -> Self:
@@ -29,13 +31,14 @@ class Work(NamedTuple):
             num_logit_rows: Rows whose logits are wanted.
         """
         num_tokens = num_context_tokens = num_attended_tokens = 0
-        num_chunks = num_gathered_tokens = 0
+        num_chunks = num_gathered_tokens = num_chunk_context_tokens = 0
         for start, count in slices:
             num_tokens += count
             num_context_tokens += start + count
             num_attended_tokens += count * start + count * (count + 1) // 2
             if count > 1:
                 num_chunks += 1
+                num_chunk_context_tokens += start + count
                 num_gathered_tokens += start + count if start else 0
         return cls(
             num_tokens,
@@ -44,6 +47,7 @@ class Work(NamedTuple):
             num_logit_rows,
             num_chunks,
             num_gathered_tokens,
+            num_chunk_context_tokens,
         )
 
     @classmethod

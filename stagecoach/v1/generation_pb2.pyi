@@ -48,6 +48,36 @@ FINISH_REASON_ABORT: FinishReason.ValueType  # 3
 """The client or an operator ended it."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
+class _Pooling:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PoolingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Pooling.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    POOLING_UNSPECIFIED: _Pooling.ValueType  # 0
+    """POOLING_LAST."""
+    POOLING_LAST: _Pooling.ValueType  # 1
+    """The hidden state of the last token, which alone has seen all others."""
+    POOLING_MEAN: _Pooling.ValueType  # 2
+    """The mean of the hidden states of all tokens. The whole prompt is computed for it, whatever the prefix cache
+    holds.
+    """
+
+class Pooling(_Pooling, metaclass=_PoolingEnumTypeWrapper):
+    """Which hidden states of a prompt its embedding is made of: those behind the last norm of the model,
+    from which logits are made.
+    """
+
+POOLING_UNSPECIFIED: Pooling.ValueType  # 0
+"""POOLING_LAST."""
+POOLING_LAST: Pooling.ValueType  # 1
+"""The hidden state of the last token, which alone has seen all others."""
+POOLING_MEAN: Pooling.ValueType  # 2
+"""The mean of the hidden states of all tokens. The whole prompt is computed for it, whatever the prefix cache
+holds.
+"""
+Global___Pooling: _TypeAlias = Pooling  # noqa: Y015
+
 class _StageState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -888,6 +918,103 @@ class StageTimeTotals(_message.Message):
 Global___StageTimeTotals: _TypeAlias = StageTimeTotals  # noqa: Y015
 
 @_typing.final
+class EmbedRequest(_message.Message):
+    """Prompts to embed. Refused where a stage is of a version that cannot tell hidden states."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROMPTS_FIELD_NUMBER: _builtins.int
+    POOLING_FIELD_NUMBER: _builtins.int
+    NORMALIZE_FIELD_NUMBER: _builtins.int
+    DIMENSIONS_FIELD_NUMBER: _builtins.int
+    CACHE_SALT_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    pooling: Global___Pooling.ValueType
+    """Which hidden states count."""
+    normalize: _builtins.bool
+    """Give each embedding the length 1. Default true."""
+    dimensions: _builtins.int
+    """Keep so many of the first elements, before the length is made 1; at least 1, at most the width of
+    a hidden state. Unset: all.
+    """
+    cache_salt: _builtins.str
+    """As in GenerateRequest."""
+    model: _builtins.str
+    """Whose embeddings; as in GenerateRequest."""
+    @_builtins.property
+    def prompts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Prompt]:
+        """1 to 2048 of them, each embedded by itself."""
+
+    def __init__(
+        self,
+        *,
+        prompts: _abc.Iterable[Global___Prompt] | None = ...,
+        pooling: Global___Pooling.ValueType = ...,
+        normalize: _builtins.bool | None = ...,
+        dimensions: _builtins.int | None = ...,
+        cache_salt: _builtins.str | None = ...,
+        model: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cache_salt", b"_cache_salt", "_dimensions", b"_dimensions", "_model", b"_model", "_normalize", b"_normalize", "cache_salt", b"cache_salt", "dimensions", b"dimensions", "model", b"model", "normalize", b"normalize"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cache_salt", b"_cache_salt", "_dimensions", b"_dimensions", "_model", b"_model", "_normalize", b"_normalize", "cache_salt", b"cache_salt", "dimensions", b"dimensions", "model", b"model", "normalize", b"normalize", "pooling", b"pooling", "prompts", b"prompts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cache_salt: _TypeAlias = _typing.Literal["cache_salt"]  # noqa: Y015
+    _WhichOneofArgType__cache_salt: _TypeAlias = _typing.Literal["_cache_salt", b"_cache_salt"]  # noqa: Y015
+    _WhichOneofReturnType__dimensions: _TypeAlias = _typing.Literal["dimensions"]  # noqa: Y015
+    _WhichOneofArgType__dimensions: _TypeAlias = _typing.Literal["_dimensions", b"_dimensions"]  # noqa: Y015
+    _WhichOneofReturnType__model: _TypeAlias = _typing.Literal["model"]  # noqa: Y015
+    _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
+    _WhichOneofReturnType__normalize: _TypeAlias = _typing.Literal["normalize"]  # noqa: Y015
+    _WhichOneofArgType__normalize: _TypeAlias = _typing.Literal["_normalize", b"_normalize"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cache_salt) -> _WhichOneofReturnType__cache_salt | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__dimensions) -> _WhichOneofReturnType__dimensions | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__model) -> _WhichOneofReturnType__model | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__normalize) -> _WhichOneofReturnType__normalize | None: ...
+
+Global___EmbedRequest: _TypeAlias = EmbedRequest  # noqa: Y015
+
+@_typing.final
+class EmbedResponse(_message.Message):
+    """The embedding of one prompt."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    NUM_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    NUM_CACHED_TOKENS_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """Place of the prompt in the request, from 0."""
+    num_prompt_tokens: _builtins.int
+    """Tokens of the prompt."""
+    num_cached_tokens: _builtins.int
+    """Those of them that the prefix cache held, so that they were not computed."""
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """The embedding."""
+
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        values: _abc.Iterable[_builtins.float] | None = ...,
+        num_prompt_tokens: _builtins.int = ...,
+        num_cached_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "num_cached_tokens", b"num_cached_tokens", "num_prompt_tokens", b"num_prompt_tokens", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EmbedResponse: _TypeAlias = EmbedResponse  # noqa: Y015
+
+@_typing.final
 class TokenizeRequest(_message.Message):
     """A prompt to tokenize."""
 
@@ -1024,6 +1151,8 @@ class ModelStatus(_message.Message):
     NUM_PREFIX_HIT_TOKENS_FIELD_NUMBER: _builtins.int
     MAX_NUM_SEQS_FIELD_NUMBER: _builtins.int
     NAMES_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """The model as the operator named it."""
     ready: _builtins.bool
@@ -1056,6 +1185,10 @@ class ModelStatus(_message.Message):
     """Those of them that it held."""
     max_num_seqs: _builtins.int
     """Most requests that have a KV slot at once."""
+    problem: _builtins.str
+    """Why its requests are not being served: what it waits for, or why it failed. Empty while they are."""
+    failed: _builtins.bool
+    """True when it cannot be served as it is, so that an operator must act."""
     @_builtins.property
     def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageStatus]:
         """Stages in pipeline order."""
@@ -1085,10 +1218,12 @@ class ModelStatus(_message.Message):
         num_prefix_hit_tokens: _builtins.int = ...,
         max_num_seqs: _builtins.int = ...,
         names: _abc.Iterable[_builtins.str] | None = ...,
+        problem: _builtins.str = ...,
+        failed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["has_tokenizer", b"has_tokenizer", "max_model_len", b"max_model_len", "max_num_seqs", b"max_num_seqs", "model_id", b"model_id", "names", b"names", "num_cached_kv_blocks", b"num_cached_kv_blocks", "num_finished", b"num_finished", "num_free_kv_blocks", b"num_free_kv_blocks", "num_generated_tokens", b"num_generated_tokens", "num_kv_blocks", b"num_kv_blocks", "num_preemptions", b"num_preemptions", "num_prefix_hit_tokens", b"num_prefix_hit_tokens", "num_prefix_query_tokens", b"num_prefix_query_tokens", "num_running", b"num_running", "num_waiting", b"num_waiting", "ready", b"ready", "stages", b"stages", "tokens_per_second", b"tokens_per_second"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed", b"failed", "has_tokenizer", b"has_tokenizer", "max_model_len", b"max_model_len", "max_num_seqs", b"max_num_seqs", "model_id", b"model_id", "names", b"names", "num_cached_kv_blocks", b"num_cached_kv_blocks", "num_finished", b"num_finished", "num_free_kv_blocks", b"num_free_kv_blocks", "num_generated_tokens", b"num_generated_tokens", "num_kv_blocks", b"num_kv_blocks", "num_preemptions", b"num_preemptions", "num_prefix_hit_tokens", b"num_prefix_hit_tokens", "num_prefix_query_tokens", b"num_prefix_query_tokens", "num_running", b"num_running", "num_waiting", b"num_waiting", "problem", b"problem", "ready", b"ready", "stages", b"stages", "tokens_per_second", b"tokens_per_second"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1123,6 +1258,8 @@ class GetStatusResponse(_message.Message):
     MAX_NUM_SEQS_FIELD_NUMBER: _builtins.int
     NAMES_FIELD_NUMBER: _builtins.int
     MODELS_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """The model as the operator named it."""
     ready: _builtins.bool
@@ -1159,6 +1296,10 @@ class GetStatusResponse(_message.Message):
     """Those of them that it held."""
     max_num_seqs: _builtins.int
     """Most requests that have a KV slot at once."""
+    problem: _builtins.str
+    """Why requests of the model are not being served. Empty while they are."""
+    failed: _builtins.bool
+    """True when the model cannot be served as it is, so that an operator must act."""
     @_builtins.property
     def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageStatus]:
         """Stages in pipeline order."""
@@ -1169,7 +1310,7 @@ class GetStatusResponse(_message.Message):
 
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelStatus]:
-        """Every model that is served; at least one."""
+        """Every model of the coordinator, also one that is not served at present; at least one."""
 
     def __init__(
         self,
@@ -1195,10 +1336,12 @@ class GetStatusResponse(_message.Message):
         max_num_seqs: _builtins.int = ...,
         names: _abc.Iterable[_builtins.str] | None = ...,
         models: _abc.Iterable[Global___ModelStatus] | None = ...,
+        problem: _builtins.str = ...,
+        failed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["has_tokenizer", b"has_tokenizer", "max_model_len", b"max_model_len", "max_num_seqs", b"max_num_seqs", "model_id", b"model_id", "models", b"models", "names", b"names", "num_cached_kv_blocks", b"num_cached_kv_blocks", "num_finished", b"num_finished", "num_free_kv_blocks", b"num_free_kv_blocks", "num_generated_tokens", b"num_generated_tokens", "num_kv_blocks", b"num_kv_blocks", "num_preemptions", b"num_preemptions", "num_prefix_hit_tokens", b"num_prefix_hit_tokens", "num_prefix_query_tokens", b"num_prefix_query_tokens", "num_running", b"num_running", "num_waiting", b"num_waiting", "pid", b"pid", "ready", b"ready", "stages", b"stages", "tokens_per_second", b"tokens_per_second", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed", b"failed", "has_tokenizer", b"has_tokenizer", "max_model_len", b"max_model_len", "max_num_seqs", b"max_num_seqs", "model_id", b"model_id", "models", b"models", "names", b"names", "num_cached_kv_blocks", b"num_cached_kv_blocks", "num_finished", b"num_finished", "num_free_kv_blocks", b"num_free_kv_blocks", "num_generated_tokens", b"num_generated_tokens", "num_kv_blocks", b"num_kv_blocks", "num_preemptions", b"num_preemptions", "num_prefix_hit_tokens", b"num_prefix_hit_tokens", "num_prefix_query_tokens", b"num_prefix_query_tokens", "num_running", b"num_running", "num_waiting", b"num_waiting", "pid", b"pid", "problem", b"problem", "ready", b"ready", "stages", b"stages", "tokens_per_second", b"tokens_per_second", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

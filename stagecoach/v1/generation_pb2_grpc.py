@@ -43,6 +43,11 @@ class GenerationServiceStub:
                 request_serializer=stagecoach_dot_v1_dot_generation__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=stagecoach_dot_v1_dot_generation__pb2.GenerateResponse.FromString,
                 _registered_method=True)
+        self.Embed = channel.unary_stream(
+                '/stagecoach.v1.GenerationService/Embed',
+                request_serializer=stagecoach_dot_v1_dot_generation__pb2.EmbedRequest.SerializeToString,
+                response_deserializer=stagecoach_dot_v1_dot_generation__pb2.EmbedResponse.FromString,
+                _registered_method=True)
         self.Tokenize = channel.unary_unary(
                 '/stagecoach.v1.GenerationService/Tokenize',
                 request_serializer=stagecoach_dot_v1_dot_generation__pb2.TokenizeRequest.SerializeToString,
@@ -71,6 +76,14 @@ class GenerationServiceServicer:
         """Generates one completion. The stream is `accepted`, then any number of `prompt_logprobs` and,
         after these, of `tokens`, then exactly one `finished`; or it ends with an error status.
         Cancelling the call ends the request.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Embed(self, request, context):
+        """Turns prompts into vectors. The stream has one message for each prompt, in the order in which they
+        are done; or it ends with an error status. Cancelling the call ends the request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -108,6 +121,11 @@ def add_GenerationServiceServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=stagecoach_dot_v1_dot_generation__pb2.GenerateRequest.FromString,
                     response_serializer=stagecoach_dot_v1_dot_generation__pb2.GenerateResponse.SerializeToString,
+            ),
+            'Embed': grpc.unary_stream_rpc_method_handler(
+                    servicer.Embed,
+                    request_deserializer=stagecoach_dot_v1_dot_generation__pb2.EmbedRequest.FromString,
+                    response_serializer=stagecoach_dot_v1_dot_generation__pb2.EmbedResponse.SerializeToString,
             ),
             'Tokenize': grpc.unary_unary_rpc_method_handler(
                     servicer.Tokenize,
@@ -156,6 +174,33 @@ class GenerationService:
             '/stagecoach.v1.GenerationService/Generate',
             stagecoach_dot_v1_dot_generation__pb2.GenerateRequest.SerializeToString,
             stagecoach_dot_v1_dot_generation__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Embed(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/stagecoach.v1.GenerationService/Embed',
+            stagecoach_dot_v1_dot_generation__pb2.EmbedRequest.SerializeToString,
+            stagecoach_dot_v1_dot_generation__pb2.EmbedResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -42,6 +42,10 @@ class GenerationServiceStub:
     after these, of `tokens`, then exactly one `finished`; or it ends with an error status.
     Cancelling the call ends the request.
     """
+    Embed: _grpc.UnaryStreamMultiCallable[_generation_pb2.EmbedRequest, _generation_pb2.EmbedResponse]
+    """Turns prompts into vectors. The stream has one message for each prompt, in the order in which they
+    are done; or it ends with an error status. Cancelling the call ends the request.
+    """
     Tokenize: _grpc.UnaryUnaryMultiCallable[_generation_pb2.TokenizeRequest, _generation_pb2.TokenizeResponse]
     """Turns a prompt into token ids as Generate would."""
     GetStatus: _grpc.UnaryUnaryMultiCallable[_generation_pb2.GetStatusRequest, _generation_pb2.GetStatusResponse]
@@ -68,6 +72,10 @@ class GenerationServiceAsyncStub(GenerationServiceStub):
     """Generates one completion. The stream is `accepted`, then any number of `prompt_logprobs` and,
     after these, of `tokens`, then exactly one `finished`; or it ends with an error status.
     Cancelling the call ends the request.
+    """
+    Embed: _aio.UnaryStreamMultiCallable[_generation_pb2.EmbedRequest, _generation_pb2.EmbedResponse]  # type: ignore[assignment]
+    """Turns prompts into vectors. The stream has one message for each prompt, in the order in which they
+    are done; or it ends with an error status. Cancelling the call ends the request.
     """
     Tokenize: _aio.UnaryUnaryMultiCallable[_generation_pb2.TokenizeRequest, _generation_pb2.TokenizeResponse]  # type: ignore[assignment]
     """Turns a prompt into token ids as Generate would."""
@@ -98,6 +106,16 @@ class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
         """Generates one completion. The stream is `accepted`, then any number of `prompt_logprobs` and,
         after these, of `tokens`, then exactly one `finished`; or it ends with an error status.
         Cancelling the call ends the request.
+        """
+
+    @_abc_1.abstractmethod
+    def Embed(
+        self,
+        request: _generation_pb2.EmbedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_generation_pb2.EmbedResponse], _abc.AsyncIterator[_generation_pb2.EmbedResponse]]:
+        """Turns prompts into vectors. The stream has one message for each prompt, in the order in which they
+        are done; or it ends with an error status. Cancelling the call ends the request.
         """
 
     @_abc_1.abstractmethod

@@ -119,6 +119,8 @@ class GetInfoResponse(_message.Message):
     COMPUTE_DTYPE_FIELD_NUMBER: _builtins.int
     KV_DTYPE_FIELD_NUMBER: _builtins.int
     ANSWERS_PROMPT_LOGITS_FIELD_NUMBER: _builtins.int
+    NUM_WEIGHTS_FIELD_NUMBER: _builtins.int
+    ANSWERS_HIDDEN_SUMS_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     """Version of this protocol; both sides must agree exactly."""
     model_id: _builtins.str
@@ -187,6 +189,14 @@ class GetInfoResponse(_message.Message):
     """True when the stage answers `MicroBatch.prompt_logits`; an older one does not know them, and is
     never asked.
     """
+    num_weights: _builtins.int
+    """Numbers that `weight_bytes` hold, so that both say how many bits each takes. 0 where the stage is
+    older than this field.
+    """
+    answers_hidden_sums: _builtins.bool
+    """True when the stage answers `MicroBatch.hidden_sums`; an older one does not know them, and is
+    never asked.
+    """
     @_builtins.property
     def layers(self) -> Global___LayerRange:
         """Layers that this stage owns."""
@@ -236,10 +246,12 @@ class GetInfoResponse(_message.Message):
         compute_dtype: _builtins.str = ...,
         kv_dtype: _builtins.str = ...,
         answers_prompt_logits: _builtins.bool = ...,
+        num_weights: _builtins.int = ...,
+        answers_hidden_sums: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["layers", b"layers", "weights_encoding", b"weights_encoding"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adds_noise", b"adds_noise", "answers_prompt_logits", b"answers_prompt_logits", "attention", b"attention", "compute_dtype", b"compute_dtype", "device", b"device", "dtype", b"dtype", "emulated", b"emulated", "fingerprint", b"fingerprint", "hidden_size", b"hidden_size", "hidden_states_dtype", b"hidden_states_dtype", "kv_block_size", b"kv_block_size", "kv_bytes", b"kv_bytes", "kv_dtype", b"kv_dtype", "layers", b"layers", "max_graph_seqs", b"max_graph_seqs", "max_model_len", b"max_model_len", "max_num_batched_tokens", b"max_num_batched_tokens", "max_num_seqs", b"max_num_seqs", "model_id", b"model_id", "num_free_kv_blocks", b"num_free_kv_blocks", "num_kv_blocks", b"num_kv_blocks", "num_model_layers", b"num_model_layers", "pid", b"pid", "protocol_version", b"protocol_version", "version", b"version", "vocab_size", b"vocab_size", "weight_bytes", b"weight_bytes", "weight_digests", b"weight_digests", "weights_encoding", b"weights_encoding", "weights_revision", b"weights_revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adds_noise", b"adds_noise", "answers_hidden_sums", b"answers_hidden_sums", "answers_prompt_logits", b"answers_prompt_logits", "attention", b"attention", "compute_dtype", b"compute_dtype", "device", b"device", "dtype", b"dtype", "emulated", b"emulated", "fingerprint", b"fingerprint", "hidden_size", b"hidden_size", "hidden_states_dtype", b"hidden_states_dtype", "kv_block_size", b"kv_block_size", "kv_bytes", b"kv_bytes", "kv_dtype", b"kv_dtype", "layers", b"layers", "max_graph_seqs", b"max_graph_seqs", "max_model_len", b"max_model_len", "max_num_batched_tokens", b"max_num_batched_tokens", "max_num_seqs", b"max_num_seqs", "model_id", b"model_id", "num_free_kv_blocks", b"num_free_kv_blocks", "num_kv_blocks", b"num_kv_blocks", "num_model_layers", b"num_model_layers", "num_weights", b"num_weights", "pid", b"pid", "protocol_version", b"protocol_version", "version", b"version", "vocab_size", b"vocab_size", "weight_bytes", b"weight_bytes", "weight_digests", b"weight_digests", "weights_encoding", b"weights_encoding", "weights_revision", b"weights_revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -364,6 +376,7 @@ class MicroBatch(_message.Message):
     HIDDEN_STATES_FIELD_NUMBER: _builtins.int
     LOGITS_FIELD_NUMBER: _builtins.int
     PROMPT_LOGITS_FIELD_NUMBER: _builtins.int
+    HIDDEN_SUMS_FIELD_NUMBER: _builtins.int
     micro_batch_id: _builtins.int
     """Chosen by the coordinator; echoed in the result."""
     @_builtins.property
@@ -394,6 +407,13 @@ class MicroBatch(_message.Message):
         rising rows, none of which occurs twice. A row may be in `logits` too.
         """
 
+    @_builtins.property
+    def hidden_sums(self) -> _containers.RepeatedCompositeFieldContainer[Global___HiddenSumRequest]:
+        """Rows whose final hidden states are wanted, added up; only for the stage that owns the last layer.
+        By rising rows, none of which occurs twice; at most one for each of `slices`. A row may be in
+        `logits` and `prompt_logits` too.
+        """
+
     def __init__(
         self,
         *,
@@ -404,10 +424,11 @@ class MicroBatch(_message.Message):
         hidden_states: _tensor_pb2.Tensor | None = ...,
         logits: _abc.Iterable[Global___LogitsRequest] | None = ...,
         prompt_logits: _abc.Iterable[Global___PromptLogitsRequest] | None = ...,
+        hidden_sums: _abc.Iterable[Global___HiddenSumRequest] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["hidden_states", b"hidden_states", "inputs", b"inputs", "token_ids", b"token_ids"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hidden_states", b"hidden_states", "inputs", b"inputs", "logits", b"logits", "micro_batch_id", b"micro_batch_id", "prompt_logits", b"prompt_logits", "slices", b"slices", "slot_ops", b"slot_ops", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hidden_states", b"hidden_states", "hidden_sums", b"hidden_sums", "inputs", b"inputs", "logits", b"logits", "micro_batch_id", b"micro_batch_id", "prompt_logits", b"prompt_logits", "slices", b"slices", "slot_ops", b"slot_ops", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_inputs: _TypeAlias = _typing.Literal["token_ids", "hidden_states"]  # noqa: Y015
     _WhichOneofArgType_inputs: _TypeAlias = _typing.Literal["inputs", b"inputs"]  # noqa: Y015
@@ -710,6 +731,34 @@ class PromptLogitsRequest(_message.Message):
 Global___PromptLogitsRequest: _TypeAlias = PromptLogitsRequest  # noqa: Y015
 
 @_typing.final
+class HiddenSumRequest(_message.Message):
+    """Asks for the sum of the final hidden states of consecutive rows: those behind the last norm of the
+    model, from which logits are made.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_ROW_FIELD_NUMBER: _builtins.int
+    NUM_ROWS_FIELD_NUMBER: _builtins.int
+    first_row: _builtins.int
+    """First row of the micro-batch, in [0, num_tokens)."""
+    num_rows: _builtins.int
+    """Number of rows, at least 1. The sum of one row is its hidden state."""
+    def __init__(
+        self,
+        *,
+        first_row: _builtins.int = ...,
+        num_rows: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_row", b"first_row", "num_rows", b"num_rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HiddenSumRequest: _TypeAlias = HiddenSumRequest  # noqa: Y015
+
+@_typing.final
 class ForwardResponse(_message.Message):
     """One message from a stage."""
 
@@ -775,6 +824,7 @@ class MicroBatchResult(_message.Message):
     LOGITS_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
     PROMPT_LOGITS_FIELD_NUMBER: _builtins.int
+    HIDDEN_SUMS_FIELD_NUMBER: _builtins.int
     micro_batch_id: _builtins.int
     """Echo of the request."""
     @_builtins.property
@@ -800,6 +850,10 @@ class MicroBatchResult(_message.Message):
     def prompt_logits(self) -> _containers.RepeatedCompositeFieldContainer[Global___PromptLogits]:
         """Output of the last stage, in the order of `MicroBatch.prompt_logits`."""
 
+    @_builtins.property
+    def hidden_sums(self) -> _containers.RepeatedCompositeFieldContainer[Global___HiddenSum]:
+        """Output of the last stage, in the order of `MicroBatch.hidden_sums`."""
+
     def __init__(
         self,
         *,
@@ -809,10 +863,11 @@ class MicroBatchResult(_message.Message):
         logits: _abc.Iterable[Global___LogitsRow] | None = ...,
         timings: Global___StageTimings | None = ...,
         prompt_logits: _abc.Iterable[Global___PromptLogits] | None = ...,
+        hidden_sums: _abc.Iterable[Global___HiddenSum] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["hidden_states", b"hidden_states", "status", b"status", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hidden_states", b"hidden_states", "logits", b"logits", "micro_batch_id", b"micro_batch_id", "prompt_logits", b"prompt_logits", "status", b"status", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hidden_states", b"hidden_states", "hidden_sums", b"hidden_sums", "logits", b"logits", "micro_batch_id", b"micro_batch_id", "prompt_logits", b"prompt_logits", "status", b"status", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -941,6 +996,36 @@ class PromptLogits(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PromptLogits: _TypeAlias = PromptLogits  # noqa: Y015
+
+@_typing.final
+class HiddenSum(_message.Message):
+    """The sum of the final hidden states of consecutive rows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_ROW_FIELD_NUMBER: _builtins.int
+    SUM_FIELD_NUMBER: _builtins.int
+    first_row: _builtins.int
+    """Echo of the request."""
+    @_builtins.property
+    def sum(self) -> _tensor_pb2.Tensor:
+        """[hidden_size], float32, added up in float32. Not finite when a row has NaN or infinities, or the
+        sum overflows.
+        """
+
+    def __init__(
+        self,
+        *,
+        first_row: _builtins.int = ...,
+        sum: _tensor_pb2.Tensor | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["sum", b"sum"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_row", b"first_row", "sum", b"sum"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HiddenSum: _TypeAlias = HiddenSum  # noqa: Y015
 
 @_typing.final
 class StageTimings(_message.Message):

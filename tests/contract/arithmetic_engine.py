@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import torch
 
-from stage_server.core.batch import ForwardBatch, ForwardOutput, LogitsRow, SequenceSlice
+from stage_server.core.batch import ForwardBatch, ForwardOutput, HiddenSum, LogitsRow, SequenceSlice
 from stagecoach.contract.errors import KvFullError, StaleStateError
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.logits_request import LogitsRequest
@@ -106,7 +106,14 @@ class ArithmeticEngine:
             rows = torch.tensor(hashes, dtype=torch.float32).unsqueeze(1)
             return ForwardOutput(hidden_states=rows.expand(-1, HIDDEN_SIZE))
         return ForwardOutput(
-            logits=tuple(self._reduce(hashes[request.row], request) for request in batch.logits)
+            logits=tuple(self._reduce(hashes[request.row], request) for request in batch.logits),
+            hidden_sums=tuple(
+                HiddenSum(
+                    first_row=one.first_row,
+                    sum=torch.full((HIDDEN_SIZE,), float(sum(hashes[one.first_row : one.end_row]))),
+                )
+                for one in batch.hidden_sums
+            ),
         )
 
     def free_all_slots(self) -> None:

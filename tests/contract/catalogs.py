@@ -24,8 +24,7 @@ def open_catalog(
         engines: Of the process.
         shares: Of whoever has an API key. None: nobody needs one.
     """
-    process = Engines(engines)
-    if shares is None:
-        catalog.open(process, engines)
-    else:
-        catalog.open(process, [CallerEngine(engine, shares) for engine in engines])
+    for engine in engines:
+        listed = catalog.add(engine.served_model.names)
+        listed.open(engine if shares is None else CallerEngine(engine, shares))
+    catalog.open(Engines(engines))

@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import math
 import time
+from array import array
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from coordinator.core.events import (
     TokenLogprobs,
     TokensEvent,
 )
+from coordinator.core.output_parts import OutputPart
 from coordinator.core.prompt_logprobs import PromptLogprobs
 from coordinator.core.request import FinishReason
 from coordinator.core.request_spec import (
@@ -38,6 +40,7 @@ from coordinator.doors.access.callers import Callers
 from coordinator.doors.grpc.server import GenerationServer
 from coordinator.engine.readiness import Readiness
 from coordinator.observe.step_watch import StepHub, StepWatch
+from coordinator.sampling.prompt_pooling import PromptPooling
 from stagecoach.contract.address import Address
 from stagecoach.contract.cluster_status import ModelStatus, StageState, StageStatus
 from stagecoach.contract.errors import (
@@ -58,6 +61,7 @@ from stagecoach.version import __version__
 from tests.contract.catalogs import ServedEngine, open_catalog
 
 VOCAB_SIZE = 256
+HIDDEN_SIZE = 8
 MAX_MODEL_LEN = 4096
 MAX_NUM_WAITING = 8
 END_TOKEN_ID = 0
@@ -98,7 +102,7 @@ def stage_info(layers: LayerRange) -> StageInfo:
         fingerprint="f" * 64,
         layers=layers,
         num_model_layers=4,
-        hidden_size=8,
+        hidden_size=HIDDEN_SIZE,
         vocab_size=VOCAB_SIZE,
         precision=Precision.of("float16", on_cpu=True),
         kv_block_size=16,
@@ -112,11 +116,13 @@ def stage_info(layers: LayerRange) -> StageInfo:
         version=__version__,
         pid=4321,
         weight_bytes=1 << 20,
+        num_weights=1 << 18,
         kv_bytes=1 << 21,
         weight_digests={"layer 0": b"digest"},
         weights_revision="r" * 40,
         adds_noise=True,
         answers_prompt_logits=True,
+        answers_hidden_sums=True,
         attention="gather",
         max_graph_seqs=1,
     )
@@ -183,6 +189,8 @@ class EchoStream:
                 logprobs=() if logprobs is None else (logprobs,),
                 text_ends=() if logprobs is None else (num_chars,),
             )
+        if self._spec.embedding is not None:
+            await self._pause()
         self._engine.running.discard(self)
         is_full = num_tokens == self._max_tokens(prompt)
         reason = FinishReason.LENGTH if is_full else FinishReason.STOP
@@ -216,16 +224,36 @@ class EchoStream:
             await asyncio.wait_for(self._cancelled.wait(), self._engine.delay_s)
 
     def _finished(
-        self, reason: FinishReason, prompt: list[int], num_tokens: int, text: str = ""
+        self,
+        reason: FinishReason,
+        prompt: list[int],
+        num_tokens: int,
+        text: str = "",
+        *,
+        parts: tuple[OutputPart, ...] = (),
+        num_calls: int = 0,
     ) -> Finished:
         return Finished(
             finish_reason=reason,
             text=text,
+            parts=parts,
+            num_calls=num_calls,
             num_prompt_tokens=len(prompt),
             num_completion_tokens=num_tokens,
             num_cached_tokens=len(prompt) - 1,
             timings=TIMINGS,
+            embedding=self._embedding(prompt),
         )
+
+    def _embedding(self, prompt: list[int]) -> Sequence[float] | None:
+        """The hidden state of a byte is its bits, the lowest first."""
+        params = self._spec.embedding
+        if params is None:
+            return None
+        pooling = PromptPooling(params, len(prompt))
+        for byte in prompt[params.first_position(len(prompt)) :]:
+            pooling.add(array("f", [byte >> bit & 1 for bit in range(HIDDEN_SIZE)]))
+        return pooling.embedding()
 
 
 class Preparing:
@@ -321,9 +349,12 @@ class EchoEngine:
         if len(self.running) == self.max_running:
             raise QueueFullError(f"{self.max_running} requests wait already")
         self.specs.append(spec)
-        stream = EchoStream(self, spec, prompt)
+        stream = self.open_stream(spec, prompt)
         self.running.add(stream)
         return stream
+
+    def open_stream(self, spec: RequestSpec, prompt: list[int]) -> EchoStream:
+        return EchoStream(self, spec, prompt)
 
     async def tokenize(self, prompt: Prompt) -> list[int]:
         return self._encode(prompt)
@@ -378,6 +409,10 @@ class EchoEngine:
     def is_ready(self, is_ready: bool) -> None:
         self.readiness.set(is_ready)
 
+    @property
+    def problem(self) -> str:
+        return "" if self.is_ready else "stage h:2 was lost"
+
     async def wait_ready(self, *, ready: bool) -> None:
         await self.readiness.wait(ready)
 
@@ -387,6 +422,7 @@ class EchoEngine:
             model_id="echo",
             names=self.names,
             ready=self.is_ready,
+            problem=self.problem,
             has_tokenizer=True,
             stages=(
                 StageStatus(index=0, address="h:1", state=StageState.READY, info=known),

@@ -163,9 +163,21 @@ async def test_the_status_shows_both_models_over_both_doors(
     assert status.ready
     small.is_ready = False
     status = await process.client.status()
-    assert [model.ready for model in status.models] == [True, False]
+    assert [model.state for model in status.models] == ["serving", "loading"]
+    assert [model.problem for model in status.models] == ["", "stage h:2 was lost"]
     assert not status.ready
-    assert (await process.http.get("/ready")).status_code == 503
+    shown = (await process.http.get("/status")).json()
+    assert [model["state"] for model in shown["models"]] == ["serving", "loading"]
+    assert [model["problem"] for model in shown["models"]] == [None, "stage h:2 was lost"]
+
+
+async def test_a_process_is_ready_while_one_of_its_models_is(
+    process: Process, large: EchoEngine, small: EchoEngine
+) -> None:
+    """A model that is away keeps no traffic from another."""
+    for engine, code in ((small, 200), (large, 503)):
+        engine.is_ready = False
+        assert (await process.http.get("/ready")).status_code == code
     small.is_ready = True
     assert (await process.http.get("/ready")).status_code == 200
 
@@ -278,19 +290,20 @@ async def test_stopping_closes_every_engine(large: EchoEngine, small: EchoEngine
     assert small.is_closed
 
 
-async def test_readiness_is_of_all_models_and_can_be_waited_for(
+async def test_readiness_is_of_any_model_and_can_be_waited_for(
     large: EchoEngine, small: EchoEngine
 ) -> None:
     engines = Engines([large, small])
     assert engines.is_ready
     await engines.wait_ready(ready=True)
+    waiting = asyncio.create_task(engines.wait_ready(ready=False))
     small.is_ready = False
-    await engines.wait_ready(ready=False)
+    await asyncio.sleep(0)
+    assert engines.is_ready, "the large one is"
     large.is_ready = False
+    await waiting
     assert not engines.is_ready
     large.is_ready = True
-    assert not engines.is_ready, "the small one is not"
-    small.is_ready = True
     await engines.wait_ready(ready=True)
 
 
@@ -298,10 +311,45 @@ def test_an_empty_catalog_says_what_is_waited_for() -> None:
     catalog = Catalog()
     assert not catalog.is_open
     assert not catalog.is_ready
-    catalog.starting("stage h:1 loads")
-    for ask in (catalog.process, catalog.engines, lambda: catalog.engine("m")):
+    listed = catalog.add()
+    listed.loading("stage h:1 loads")
+    for ask in (catalog.process, catalog.models, lambda: catalog.engine("m")):
         with pytest.raises(UnavailableError, match="is starting: stage h:1 loads"):
             ask()
+
+
+def test_each_model_of_a_catalog_is_in_its_own_state(large: EchoEngine, small: EchoEngine) -> None:
+    catalog = Catalog()
+    first, second, third = (catalog.add((name,)) for name in ("large", "small", "bad"))
+    second.loading("stage h:1 loads")
+    third.fail("bad has no config.json")
+    with pytest.raises(UnavailableError) as starting:
+        catalog.engine("nobody")
+    assert starting.value.message == (
+        "the coordinator is starting: model 'large': it waits for its stages; "
+        "model 'small': stage h:1 loads; model 'bad': bad has no config.json"
+    )
+    first.open(large)
+    catalog.open(Engines([large]))
+    assert catalog.engine("org/large") is large, "its engine tells more names"
+    for name, why in (
+        ("small", "the model 'small' is starting: stage h:1 loads"),
+        ("bad", "the model 'bad' cannot be served: bad has no config.json"),
+    ):
+        with pytest.raises(UnavailableError) as refused:
+            catalog.engine(name)
+        assert refused.value.message == why
+    with pytest.raises(ModelNotFoundError, match="'large', 'org/large', 'small', 'bad' are"):
+        catalog.engine("nobody")
+    with pytest.raises(InvalidArgumentError, match="3 are served"):
+        catalog.engine(None)
+    second.open(small)
+    assert catalog.engine("small") is small
+    assert [model.state for model in catalog.models()] == ["serving", "serving", "failed"]
+    large.is_ready = False
+    assert [model.state for model in catalog.models()] == ["loading", "serving", "failed"]
+    assert first.problem == "stage h:2 was lost"
+    assert catalog.engine("large") is large, "requests wait"
 
 
 async def test_two_models_of_one_name_are_refused(large: EchoEngine) -> None:

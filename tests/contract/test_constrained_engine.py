@@ -13,7 +13,7 @@ import jsonschema_rs
 import pytest
 
 from coordinator.assembly import open_engine
-from coordinator.config import CoordinatorConfig, parse_stages
+from coordinator.config import ClusterConfig, parse_stages
 from coordinator.core.events import Finished, TokensEvent
 from coordinator.core.grammar import Grammar, GrammarKind
 from coordinator.core.request import FinishReason
@@ -265,7 +265,7 @@ async def test_a_constrained_output_survives_the_loss_of_a_stage(
         kept = await rest.enter_async_context(running_stage(model, THREE_STAGES[0]))
         lost = await victim.enter_async_context(running_stage(model, THREE_STAGES[1]))
         last = await rest.enter_async_context(running_stage(model, THREE_STAGES[2]))
-        config = CoordinatorConfig(model=str(model), stages=parse_stages([kept, lost, last]))
+        config = ClusterConfig(model=str(model), stages=parse_stages([kept, lost, last]))
         engine = await open_engine(config, open_model(config.model))
         rest.push_async_callback(engine.close, 0.0)
         # So that all of the next find their grammars, and run side by side.

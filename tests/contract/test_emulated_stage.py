@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 import torch
 
+from coordinator.core.embedding import EmbeddingParams, Pooling
+from coordinator.core.events import Finished
 from coordinator.core.prompt_logprobs import PromptLogprobs
 from coordinator.core.request_spec import RequestSpec, TokenPrompt
 from coordinator.core.sampling_params import SamplingParams
+from coordinator.engine.engine import Engine
 from stage_server.compute.noise import Contenders
 from stage_server.core.config import StageConfig
 from stage_server.emulation.emulated_engine import EmulatedEngine
@@ -35,6 +38,7 @@ from tests.layer_ranges import split_evenly
 from tests.tiny_models import tiny_model
 
 MODEL = "shape:llama-160m"
+HIDDEN_SIZE = 768
 EMULATED: dict[str, Any] = {
     "engine": "emulated",
     "emulate": "h200-141gb",
@@ -195,6 +199,45 @@ async def test_prompts_are_not_told_of_by_a_last_stage_that_does_not_know_how(
         [_, told, *_] = [event async for event in await engine.submit(spec)]
     assert isinstance(told, PromptLogprobs)
     assert [len(one.top) for one in told] == [2, 2]
+
+
+async def test_embeddings_depend_on_the_prompt_alone() -> None:
+    """However it is cut, and whatever a slot held before."""
+    mean = EmbeddingParams(pooling=Pooling.MEAN)
+    prompts = [tuple(range(3, 3 + length)) for length in (1, 40, 90)]
+    found: list[list[float]] = []
+    for num_stages, chunk in ((1, 512), (3, 7)):
+        async with running_engine(
+            MODEL, split_evenly(12, num_stages), max_num_batched_tokens=chunk, **EMULATED
+        ) as engine:
+            found.append([])
+            for params in (mean, EmbeddingParams(), mean):
+                for prompt in prompts:
+                    found[-1] += await embed(engine, prompt, params)
+    assert found[0] == found[1]
+    means = [tuple(found[0][i : i + HIDDEN_SIZE]) for i in range(0, 3 * HIDDEN_SIZE, HIDDEN_SIZE)]
+    assert len(set(means)) == 3
+
+
+async def test_embeddings_are_refused_by_a_last_stage_that_does_not_know_hidden_states(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def old_info(engine: EmulatedEngine) -> StageInfo:
+        return replace(engine._info, answers_hidden_sums=False)
+
+    monkeypatch.setattr(EmulatedEngine, "info", property(old_info))
+    async with running_engine(MODEL, split_evenly(12, 2), **EMULATED) as engine:
+        with pytest.raises(InvalidArgumentError, match="last stage is of a version"):
+            await embed(engine, (1, 2, 3), EmbeddingParams())
+        assert len(await generate(engine, [1, 2, 3], 4)) == 4
+
+
+async def embed(engine: Engine, prompt: tuple[int, ...], params: EmbeddingParams) -> list[float]:
+    spec = RequestSpec(prompt=TokenPrompt(token_ids=prompt), max_tokens=0, embedding=params)
+    *_, end = [event async for event in await engine.submit(spec)]
+    assert isinstance(end, Finished)
+    assert end.embedding is not None
+    return list(end.embedding)
 
 
 async def test_a_configuration_is_enough_of_a_model(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from coordinator.assembly import open_engine
-from coordinator.config import CoordinatorConfig, parse_stages
+from coordinator.config import ClusterConfig, parse_stages
 from coordinator.core.events import Accepted, Finished, TokensEvent
 from coordinator.core.request import FinishReason
 from coordinator.core.request_spec import RequestSpec, TextPrompt, TokenPrompt
@@ -445,7 +445,7 @@ async def test_a_bug_ends_every_request_whatever_it_broke(
         raise RuntimeError("a bug")
 
     async with running_stage(model, LayerRange(0, 6)) as address:
-        config = CoordinatorConfig(model=str(model), stages=parse_stages([address]))
+        config = ClusterConfig(model=str(model), stages=parse_stages([address]))
         engine = await open_engine(config, open_model(config.model))
         monkeypatch.setattr(Scheduler, "update", fail)
         monkeypatch.setattr(Scheduler, "finish", fail)
@@ -474,7 +474,7 @@ async def test_a_coordinator_refuses_stages_of_another_model(model: Path, tmp_pa
 
     other = tiny_model("qwen2", tmp_path)
     async with running_stage(model, LayerRange(0, 6)) as address:
-        config = CoordinatorConfig(model=str(other), stages=parse_stages([address]))
+        config = ClusterConfig(model=str(other), stages=parse_stages([address]))
         with pytest.raises(IncompatibleError, match=r"the stages serve .* was given"):
             await open_engine(config, open_model(config.model))
 
@@ -496,7 +496,7 @@ async def test_a_stage_with_room_for_one_block_warms_up_and_serves(model: Path) 
 
 async def test_a_stage_that_never_comes_is_named(model: Path) -> None:
 
-    config = CoordinatorConfig(
+    config = ClusterConfig(
         model=str(model), stages=parse_stages(["127.0.0.1:1"]), connect_timeout_s=0.3
     )
     with pytest.raises(UnavailableError, match=r"stage 127\.0\.0\.1:1"):

@@ -270,6 +270,7 @@ def test_a_closed_client_refuses_every_call_with_a_typed_error() -> None:
     for call in (
         lambda: client.generate("hi"),
         lambda: client.complete("hi"),
+        lambda: client.embed("hi"),
         lambda: client.tokenize("hi"),
         client.status,
         client.watch_steps,
@@ -385,6 +386,7 @@ async def test_async_a_closed_client_refuses_every_call_with_a_typed_error() -> 
         client.generate("hi")
     for call in (
         client.complete("hi"),
+        client.embed("hi"),
         client.tokenize("hi"),
         client.status(),
         client.watch_steps(),

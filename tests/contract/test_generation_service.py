@@ -454,7 +454,7 @@ async def test_status_has_every_field(stub: "Stub") -> None:
     unset = {field.name for field in status.DESCRIPTOR.fields} - {
         field.name for field, _ in status.ListFields()
     }
-    assert unset == {"num_running"}  # none runs
+    assert unset == {"num_running", "problem", "failed"}  # none runs, and nothing is wrong
     known, unknown = status.stages
     assert (known.state, unknown.state) == (
         generation_pb2.STAGE_STATE_READY,

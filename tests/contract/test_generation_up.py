@@ -119,12 +119,6 @@ def test_a_cluster_of_uneven_stages_serves_and_stops_on_ctrl_c(model: Path) -> N
         check_gone(pids_of(ready))
 
 
-def test_the_prefix_cache_can_be_turned_off(model: Path) -> None:
-    arguments = ("--stages", "1", "--grpc-port", "0", "--json", "--no-prefix-cache")
-    with up(model, *arguments) as process, Client(read_ready(process)["grpc"]) as client:
-        assert cached_tokens(client) == [0, 0, 0]
-
-
 def stages_when(
     client: Client, condition: Callable[[CoordinatorStatus], bool]
 ) -> tuple[StageStatus, ...]:
@@ -175,7 +169,7 @@ def test_a_stage_that_dies_is_started_again_and_its_requests_go_on(
         check_gone([*pids_of(ready), *filter(None, pids)])
 
 
-def test_every_stage_may_have_two_servers(model: Path) -> None:
+def test_every_stage_may_have_two_servers_and_killing_the_command_leaves_none(model: Path) -> None:
     arguments = ("--stages", "1", "--replicas", "2", "--grpc-port", "0", "--json")
     with up(model, *arguments) as process:
         ready = read_ready(process)
@@ -184,6 +178,9 @@ def test_every_stage_may_have_two_servers(model: Path) -> None:
             stages = client.status().stages
             assert sorted((stage.index, stage.pipeline) for stage in stages) == [(0, 0), (0, 1)]
             assert len(client.complete([1, 2, 3], max_tokens=4, ignore_eos=True).token_ids) == 4
+        pids = [*pids_of(ready), fork_server_of(process).pid]
+        process.kill()
+        check_gone(pids)
 
 
 def test_a_coordinator_that_dies_is_named_and_everything_stops(model: Path) -> None:
@@ -194,13 +191,6 @@ def test_a_coordinator_that_dies_is_named_and_everything_stops(model: Path) -> N
         assert process.returncode == 1
         assert line.startswith("coordinator-cli: coordinator ended with signal SIGKILL")
         check_gone(pids_of(ready))
-
-
-def test_killing_the_command_itself_leaves_no_process(model: Path) -> None:
-    with up(model, "--stages", "2", "--grpc-port", "0", "--json") as process:
-        pids = [*pids_of(read_ready(process)), fork_server_of(process).pid]
-        process.kill()
-        check_gone(pids)
 
 
 def test_a_terminal_that_closes_lets_running_requests_finish(model: Path) -> None:
@@ -222,14 +212,66 @@ def test_a_terminal_that_closes_lets_running_requests_finish(model: Path) -> Non
         check_gone(pids_of(ready))
 
 
-def test_the_end_of_stdin_stops_everything_when_asked_to(model: Path) -> None:
+def test_what_is_turned_off_is_not_there_and_the_end_of_stdin_stops_everything(model: Path) -> None:
+    """Each does so when asked to."""
     arguments = ("--stages", "1", "--grpc-port", "0", "--json", "--exit-with-parent")
-    with up(model, *arguments) as process:
-        pids = pids_of(read_ready(process))
+    with up(model, *arguments, "--no-prefix-cache", "--no-http") as process:
+        ready = read_ready(process)
+        assert ready["http"] is None
+        with Client(ready["grpc"]) as client:
+            assert cached_tokens(client) == [0, 0, 0]
         assert process.stdin is not None
         process.stdin.close()
         assert process.wait(DEADLINE_S) == 0
-        check_gone(pids)
+        check_gone(pids_of(ready))
+
+
+def test_several_models_have_their_own_stages_and_one_coordinator(
+    model: Path, tmp_path: Path
+) -> None:
+    other = tiny_model("mistral", tmp_path)
+    arguments = ("--model", str(other), "--stages", "2", "--grpc-port", "0", "--json")
+    with up(model, *arguments, "--metrics-port", "0") as process:
+        ready = read_ready(process)
+        assert [stage["model"] for stage in ready["stages"]] == [model.name] * 2 + [other.name] * 2
+        metrics = [ready["metrics"], *(stage["metrics"] for stage in ready["stages"])]
+        assert len(set(metrics)) == 5
+        with Client(ready["grpc"]) as client:
+            status = client.status()
+            assert status.ready
+            of_models = [[stage.pid for stage in one.stages] for one in status.models]
+            assert of_models == [
+                [stage["pid"] for stage in ready["stages"][:2]],
+                [stage["pid"] for stage in ready["stages"][2:]],
+            ]
+            outputs = [
+                client.complete([5, 6, 7], model=name, max_tokens=8, ignore_eos=True).token_ids
+                for name in (model.name, other.name)
+            ]
+            assert outputs[0] != outputs[1]
+        process.terminate()
+        assert process.wait(DEADLINE_S) == 0
+        check_gone(pids_of(ready))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--layers", "0:6"), "--layers are of one model"),
+        (("--stages", "1"), "--served-model-name 'llama' is of two models"),
+        (
+            ("--stages", "1", "--served-model-name", "a"),
+            "--served-model-name is given 1 times, must be once for each of 2 models",
+        ),
+    ],
+)
+def test_several_models_need_names_and_stages_of_their_own(
+    model: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    with up(model, "--model", str(model), *arguments, "--grpc-port", "0") as process:
+        line = last_line(process)
+        assert process.returncode == 2
+        assert message in line
 
 
 def test_an_option_that_a_stage_refuses_exits_2_and_says_so(model: Path) -> None:
@@ -238,12 +280,6 @@ def test_an_option_that_a_stage_refuses_exits_2_and_says_so(model: Path) -> None
         assert process.returncode == 2
         assert "stage 0 (layers 0:6)" in line
         assert "int3" in line
-
-
-def test_without_http_there_is_none(model: Path) -> None:
-    arguments = ("--stages", "1", "--grpc-port", "0", "--json", "--no-http")
-    with up(model, *arguments) as process:
-        assert read_ready(process)["http"] is None
 
 
 @pytest.mark.parametrize("other", ["--http-port", "--grpc-port"])

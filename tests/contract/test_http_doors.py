@@ -8,7 +8,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from coordinator.config import CoordinatorConfig, parse_stages
+from coordinator.config import ClusterConfig, CoordinatorConfig, parse_stages
 from coordinator.doors.access.callers import Callers
 from coordinator.doors.http.connection import ConnectionLimits
 from coordinator.doors.http.host_guard import AllowedHosts
@@ -35,7 +35,7 @@ async def client() -> AsyncIterator[httpx2.AsyncClient]:
 
 def settled(response: httpx2.Response) -> dict[str, str]:
     """Headers that do not change from one answer to the next."""
-    changing = ("date", "x-request-id")
+    changing = ("date", "x-request-id", "request-id")
     return {name: value for name, value in response.headers.items() if name not in changing}
 
 
@@ -214,7 +214,8 @@ async def test_the_host_of_an_absolute_target_counts_and_none_at_all_is_taken() 
 
 
 def options_of(**settings: Any) -> AllowedHosts | None:
-    config = CoordinatorConfig(model="demo", stages=parse_stages(["localhost:1"]), **settings)
+    cluster = ClusterConfig(model="demo", stages=parse_stages(["localhost:1"]))
+    config = CoordinatorConfig(clusters=(cluster,), **settings)
     return _app_options(config, None).allowed_hosts
 
 
@@ -242,8 +243,6 @@ def test_hosts_are_looked_at_where_nothing_else_keeps_a_page_away() -> None:
         ({"allowed_hosts": ("x:80",)}, "allowed_host"),
         ({"cors_origins": ("chat.example",)}, "cors_origin"),
         ({"cors_origins": ("https://chat.example/",)}, "cors_origin"),
-        ({"served_model_names": ("",)}, "served_model_name"),
-        ({"served_model_names": ("a", "a")}, "served_model_name"),
     ],
 )
 def test_a_name_that_cannot_be_one_is_refused_at_start(
@@ -529,6 +528,7 @@ async def test_status_is_what_the_command_line_prints(client: httpx2.AsyncClient
     assert status["stages"][0]["layers"] == [0, 2]
     assert status["stages"][1] == {
         **dict.fromkeys(("device", "dtype", "layers", "pid", "pipeline", "version")),
+        **dict.fromkeys(("bits_per_weight", "kv_dtype")),
         **dict.fromkeys(("kv_block_size", "kv_blocks_total", "kv_blocks_free"), 0),
         **dict.fromkeys(("weight_bytes", "kv_bytes"), 0),
         **{"index": 1, "address": "h:2", "state": "lost", "emulated": False},

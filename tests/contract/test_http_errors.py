@@ -225,7 +225,6 @@ async def test_a_value_out_of_range_is_named(
     ("message", "param"),
     [
         ({"role": "robot", "content": "x"}, "messages[0].role"),
-        ({"role": "tool", "content": "x", "tool_call_id": "1"}, "messages[0]"),
         (
             {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]},
             "messages[0].content[0]",

@@ -48,11 +48,8 @@ async def test_a_stream_that_waits_says_so_and_is_the_same_stream() -> None:
 
     assert choices(body) == choices(quick.text)
     assert COMMENT not in quick.text
-    assert {**slow.headers, "date": 0, "x-request-id": 0} == {
-        **quick.headers,
-        "date": 0,
-        "x-request-id": 0,
-    }
+    varying = dict.fromkeys(("date", "x-request-id", "request-id"), "")
+    assert {**slow.headers, **varying} == {**quick.headers, **varying}
 
 
 async def test_the_head_comes_before_the_first_token_and_the_request_can_still_be_left() -> None:

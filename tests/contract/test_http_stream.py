@@ -191,12 +191,14 @@ async def test_a_client_that_leaves_while_its_request_is_prepared_ends_the_work(
 
 async def test_the_end_of_the_coordinator_reaches_every_stream() -> None:
     engine = EchoEngine(delay_s=0.002)
-    async with serving_http(engine) as address:
-        posting = asyncio.create_task(
-            post(address, "/v1/chat/completions", chat("abc", stream=True, max_tokens=4000))
-        )
-        await until(lambda: engine.running)
-        await asyncio.sleep(0.02)
+    body = chat("abc", stream=True, max_tokens=4000)
+    async with (
+        serving_http(engine) as address,
+        httpx2.AsyncClient(base_url=f"http://{address}", timeout=DEADLINE_S) as client,
+        client.stream("POST", "/v1/chat/completions", json=body) as response,
+    ):
+        pieces = response.aiter_text()
+        text = await anext(pieces)  # it has begun
         await engine.close(grace_s=0.0)
-        response = await posting
-    assert events_of(response.text)[-1].chunk["error"]["code"] == "unavailable"
+        text += "".join([piece async for piece in pieces])
+    assert events_of(text)[-1].chunk["error"]["code"] == "unavailable"

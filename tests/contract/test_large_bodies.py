@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,10 +13,11 @@ from coordinator.core.request_spec import ChatPrompt, TextPrompt, TokenPrompt
 from coordinator.doors.http import body_job, body_workers
 from coordinator.doors.http.body_job import MAX_OTHER_BYTES
 from coordinator.doors.http.body_workers import MAX_INLINE_BYTES, BodyWorkers, ByteBudget
-from coordinator.doors.http.request_specs import chat_specs, completion_specs
+from coordinator.doors.http.request_specs import chat_specs, completion_specs, embedding_specs
 from coordinator.doors.http.schema.base import ModelRequest
 from coordinator.doors.http.schema.chat import ChatCompletionRequest
 from coordinator.doors.http.schema.completion import CompletionRequest
+from coordinator.doors.http.schema.embedding import EmbeddingRequest
 from coordinator.doors.http.schema.tokens import DetokenizeRequest, TokenizeRequest
 from stagecoach.contract.errors import DeadlineExceededError, InvalidArgumentError
 
@@ -79,6 +81,14 @@ async def both(
         return large, await bodies.validate(body, kind)
 
 
+EMBEDDINGS: dict[str, dict[str, Any]] = {
+    "text": {"input": LONG, "dimensions": 4, "user": "u", "encoding_format": "base64"},
+    "texts": {"input": ["a", LONG, "b"], "pooling": "mean", "normalize": False},
+    "ids": {"input": IDS, "cache_salt": "s"},
+    "lists": {"input": [[1], IDS, [2, 3]]},
+}
+
+
 @pytest.mark.parametrize("name", CHATS)
 async def test_a_large_conversation_asks_for_what_it_would_ask_for_as_a_small_one(
     bodies: BodyWorkers, name: str, monkeypatch: pytest.MonkeyPatch
@@ -89,6 +99,24 @@ async def test_a_large_conversation_asks_for_what_it_would_ask_for_as_a_small_on
     assert chat_specs(large, "r") == chat_specs(small, "r")
     assert ignored == expected
     assert large.metadata == small.metadata
+
+
+@pytest.mark.parametrize("name", EMBEDDINGS)
+async def test_large_inputs_ask_for_what_they_would_ask_for_as_small_ones(
+    bodies: BodyWorkers, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (large, ignored), (small, expected) = await both(
+        bodies, EMBEDDINGS[name], EmbeddingRequest, monkeypatch
+    )
+    assert ignored == expected
+    assert large.encoding_format == small.encoding_format
+    for one, other in zip(embedding_specs(large, "r"), embedding_specs(small, "r"), strict=True):
+        assert one == other or (
+            isinstance(one.prompt, TokenPrompt)
+            and isinstance(other.prompt, TokenPrompt)
+            and list(one.prompt.token_ids) == list(other.prompt.token_ids)
+            and replace(one, prompt=other.prompt) == other
+        )
 
 
 @pytest.mark.parametrize("name", COMPLETIONS)

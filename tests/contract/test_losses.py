@@ -11,7 +11,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from coordinator.assembly import open_engine
-from coordinator.config import CoordinatorConfig, parse_stages
+from coordinator.config import ClusterConfig, parse_stages
 from coordinator.core.catalog import Catalog
 from coordinator.core.sequence import Sequence
 from coordinator.doors.grpc.server import GenerationServer
@@ -59,7 +59,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def opened(
     model: Path, addresses: ListLike[str], num_micro_batches: int | None
 ) -> AsyncIterator[Engine]:
-    config = CoordinatorConfig(
+    config = ClusterConfig(
         model=str(model),
         stages=parse_stages(addresses),
         num_micro_batches=num_micro_batches,
@@ -158,13 +158,12 @@ async def test_health_of_the_coordinator_follows_its_stages(model: Path) -> None
     service = health_pb2_grpc.HealthStub
     async with running_stage(model, LayerRange(0, 3)) as first:
         async with running_stage(model, LayerRange(3, 6)) as second:
-            config = CoordinatorConfig(
+            config = ClusterConfig(
                 model=str(model),
                 stages=parse_stages([first, second]),
-                listen=Address("127.0.0.1", 0),
             )
-            catalog = Catalog()
-            server = GenerationServer(catalog, config.listen, max_model_len=256, max_num_waiting=8)
+            catalog, listen = Catalog(), Address("127.0.0.1", 0)
+            server = GenerationServer(catalog, listen, max_model_len=256, max_num_waiting=8)
             address = await server.start()
             open_catalog(catalog, [await open_engine(config, open_model(config.model))])
             await server.serve()

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from coordinator.assembly import open_engine
-from coordinator.config import CoordinatorConfig, parse_stages
+from coordinator.config import ClusterConfig, parse_stages
 from coordinator.core.events import Finished, TokensEvent
 from coordinator.core.request_spec import RequestSpec, TokenPrompt
 from coordinator.engine.engine import Engine
@@ -41,11 +41,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Scrape:
-    """The samples of one scrape."""
+    """The samples of one scrape; those of a coordinator are all of its only model."""
 
     def __init__(self, text: str) -> None:
         self._values = {
-            (sample.name, frozenset(sample.labels.items())): sample.value
+            (sample.name, frozenset(sample.labels.items() - {("model", "tiny")})): sample.value
             for family in text_string_to_metric_families(text)
             for sample in family.samples
         }
@@ -91,11 +91,12 @@ async def cluster(
             registry = stage_registry(activity, num_lost_log_lines=lambda: 0)
             metrics_addresses.append(stack.enter_context(metrics_port("127.0.0.1", 0, registry)))
         stack.push_async_callback(lost.aclose)
-        metrics = CoordinatorMetrics(model="tiny")
-        config = CoordinatorConfig(model=str(model), stages=parse_stages(addresses), **settings)  # type: ignore[arg-type]
-        engine = await open_engine(config, open_model(config.model), observers=(metrics.recorder,))
+        metrics = CoordinatorMetrics()
+        tiny = metrics.add("tiny", model=str(model))
+        config = ClusterConfig(model=str(model), stages=parse_stages(addresses), **settings)  # type: ignore[arg-type]
+        engine = await open_engine(config, open_model(config.model), observers=(tiny.recorder,))
         stack.push_async_callback(engine.close, 0.0)
-        metrics.serve(engine)
+        tiny.serve(engine)
         coordinator = stack.enter_context(metrics_port("127.0.0.1", 0, metrics.registry))
         yield Cluster(engine, coordinator, metrics_addresses, lost, addresses[-1])
 

@@ -13,8 +13,9 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from coordinator.cli.cluster.cluster import Cluster, ClusterPlan
+from coordinator.cli.cluster.cluster import Cluster, ClusterPlan, ModelPlan
 from stagecoach.client import Client, InvalidArgumentError
+from stagecoach.model_files import model_id_of
 from tests.layer_ranges import split_evenly
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,8 +93,10 @@ def events(observed: Observed) -> list[dict[str, Any]]:
 
 def test_all_processes_serve_metrics_at_the_ports_that_are_printed(observed: Observed) -> None:
     coordinator, *stages = observed.metrics
-    assert "stagecoach_requests_accepted_total 2.0" in coordinator
-    assert 'stagecoach_requests_refused_total{error="INVALID_ARGUMENT"} 1.0' in coordinator
+    model = f'model="{model_id_of("demo")}"'
+    assert f"stagecoach_requests_accepted_total{{{model}}} 2.0" in coordinator
+    refused = f'stagecoach_requests_refused_total{{error="INVALID_ARGUMENT",{model}}} 1.0'
+    assert refused in coordinator
     for stage, told in zip(stages, observed.ready["stages"], strict=True):
         start, end = told["layers"]
         assert f'layers="{start}:{end}"' in stage
@@ -137,6 +140,23 @@ def test_every_metric_of_the_dashboard_is_exported(observed: Observed) -> None:
         assert text.count("(") == text.count(")"), text
 
 
+def test_the_dashboard_can_be_of_one_model(observed: Observed) -> None:
+    """All that the coordinator says of a model is selected by it."""
+    dashboard = json.loads((ROOT / "docker/grafana/stagecoach.json").read_text())
+    [names] = [one for one in dashboard["templating"]["list"] if one["name"] == "model"]
+    assert (names["multi"], names["includeAll"]) == (True, True)
+    of_model = {
+        sample.name
+        for family in text_string_to_metric_families(observed.metrics[0])
+        for sample in family.samples
+        if "model" in sample.labels
+    }
+    assert len(of_model) > 40
+    for text in expressions(dashboard):
+        for name, selector in re.findall(r"\b(stagecoach_\w+)({[^}]*})?", text):
+            assert (selector == '{model=~"$model"}') == (name in of_model), text
+
+
 def test_every_panel_of_the_dashboard_has_a_place_of_its_own() -> None:
     dashboard = json.loads((ROOT / "docker/grafana/stagecoach.json").read_text())
     places: set[tuple[int, int]] = set()
@@ -164,9 +184,7 @@ def test_prometheus_scrapes_the_ports_that_up_takes() -> None:
     ]
     layers = tuple(split_evenly(30, 3))
     plan = ClusterPlan(
-        model="demo",
-        layers=layers,
-        num_replicas=1,
+        models=(ModelPlan(model="demo", layers=layers, num_replicas=1),),
         grpc_port=0,
         http_port=None,
         stage_options=(),
@@ -177,10 +195,7 @@ def test_prometheus_scrapes_the_ports_that_up_takes() -> None:
     cluster = Cluster(plan, relay_logs=False)
     commands = [
         cluster._coordinator_arguments([]),
-        *(
-            cluster._stage_arguments(index, 0, each, "127.0.0.1:0")
-            for index, each in enumerate(layers)
-        ),
+        *(cluster._stage_arguments(number, "127.0.0.1:0") for number in range(len(layers))),
     ]
     assert targets == [command[command.index("--metrics-listen") + 1] for command in commands]
 

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import math
+import struct
+from base64 import b64decode
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,6 +23,7 @@ from tests.clusters import running_engine
 from tests.contract.http_door import in_background, serving_http
 
 MODEL = "llama"
+HIDDEN_SIZE = 48
 DEADLINE_S = 90.0
 PROMPT = "The stagecoach left at dawn, with nine passengers"
 CHAT: list[ChatCompletionMessageParam] = [
@@ -365,7 +368,17 @@ def test_other_forms_are_kept_to(client: OpenAI) -> None:
 @pytest.mark.parametrize(
     ("settings", "param"),
     [
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": 5}}}]},
+            "tools[0].function.parameters.type",
+        ),
+        (
+            {
+                "tools": [{"type": "function", "function": {"name": "f"}}],
+                "tool_choice": {"type": "function", "function": {"name": "g"}},
+            },
+            "tool_choice",
+        ),
         ({"temperature": 2.5}, "temperature"),
         ({"top_logprobs": 3}, "top_logprobs"),
         ({"logit_bias": {str(VOCAB_SIZE): 1}}, "logit_bias"),
@@ -421,3 +434,63 @@ def test_another_model_is_not_found(client: OpenAI) -> None:
         client.completions.create(model="gpt-5", prompt="x")
     assert caught.value.code == "model_not_found"
     assert caught.value.param == "model"
+
+
+def test_embeddings_are_vectors_of_length_one(client: OpenAI) -> None:
+    """The package asks for base64 by itself, and decodes it."""
+    made = client.embeddings.create(model=MODEL, input=["one", "two", "one"], user="me")
+    assert (made.object, made.model, made.usage.prompt_tokens) == ("list", MODEL, 9)
+    assert made.usage.total_tokens == 9
+    assert [(one.object, one.index) for one in made.data] == [("embedding", i) for i in range(3)]
+    first, other, again = (one.embedding for one in made.data)
+    assert len(first) == HIDDEN_SIZE
+    assert sum(value * value for value in first) == pytest.approx(1)
+    assert first == pytest.approx(again, abs=1e-5)
+    assert first != pytest.approx(other, abs=1e-2)
+
+
+def test_numbers_and_base64_are_the_same_embeddings(client: OpenAI) -> None:
+    def made(encoding_format: Literal["float", "base64"]) -> list[Any]:
+        answer = client.embeddings.create(
+            model=MODEL,
+            input=[[5, 6, 7], [8]],
+            encoding_format=encoding_format,
+            extra_body={"pooling": "mean"},
+        )
+        return [one.embedding for one in answer.data]
+
+    coded = [list(struct.unpack(f"<{HIDDEN_SIZE}f", b64decode(one))) for one in made("base64")]
+    for one, other in zip(made("float"), coded, strict=True):
+        assert one == pytest.approx(other, abs=1e-5)  # other steps may round otherwise
+
+
+def test_dimensions_are_the_first_ones_made_one_long_again(client: OpenAI) -> None:
+    whole = client.embeddings.create(model=MODEL, input=PROMPT).data[0].embedding
+    cut = client.embeddings.create(model=MODEL, input=PROMPT, dimensions=5).data[0].embedding
+    length = math.sqrt(sum(value * value for value in whole[:5]))
+    assert cut == pytest.approx([value / length for value in whole[:5]], abs=1e-5)
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.embeddings.create(model=MODEL, input=PROMPT, dimensions=HIDDEN_SIZE + 1)
+    assert caught.value.param == "dimensions"
+    assert f"must be in [1, {HIDDEN_SIZE}]" in caught.value.message
+
+
+def test_a_text_that_cannot_be_embedded_is_named_by_its_place(client: OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.embeddings.create(model=MODEL, input=["one", "x" * (MAX_MODEL_LEN + 1)])
+    assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "input[1]")
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.embeddings.create(model=MODEL, input=[[5], [VOCAB_SIZE]])
+    assert caught.value.param == "input[1]"
+
+
+async def test_many_texts_beside_a_completion(async_client: AsyncOpenAI) -> None:
+    texts = [f"text {i % 7}" for i in range(200)]
+    done, made = await asyncio.gather(
+        async_client.completions.create(model=MODEL, prompt=PROMPT, max_tokens=20),
+        async_client.embeddings.create(model=MODEL, input=texts),
+    )
+    assert done.usage is not None
+    assert len(made.data) == 200
+    for one, first in zip(made.data[7:], made.data, strict=False):
+        assert one.embedding == pytest.approx(first.embedding, abs=1e-5)

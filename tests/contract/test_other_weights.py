@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from coordinator.assembly import open_engine
-from coordinator.config import CoordinatorConfig, parse_stages
+from coordinator.config import ClusterConfig, parse_stages
 from coordinator.engine.engine import Engine
 from stagecoach.contract.address import Address
 from stagecoach.contract.errors import IncompatibleError, UnavailableError
@@ -47,7 +47,7 @@ async def cluster(
             [await stack.enter_async_context(running_stage(*server)) for server in servers]
             for servers in stages
         ]
-        config = CoordinatorConfig(model=str(model), stages=parse_stages(map(",".join, addresses)))
+        config = ClusterConfig(model=str(model), stages=parse_stages(map(",".join, addresses)))
         engine = await open_engine(config, open_model(str(model)))
         try:
             yield engine
@@ -137,7 +137,7 @@ async def test_a_stage_that_comes_back_with_other_weights_is_refused(
     async with AsyncExitStack() as stack:
         last = await stack.enter_async_context(running_stage(model, HALVES[1]))
         async with running_stage(model, HALVES[0]) as first:
-            config = CoordinatorConfig(model=str(model), stages=parse_stages([first, last]))
+            config = ClusterConfig(model=str(model), stages=parse_stages([first, last]))
             engine = await open_engine(config, open_model(str(model)))
             stack.push_async_callback(engine.close, grace_s=0.0)
             assert len(await generate(engine, PROMPT, 4)) == 4

@@ -14,7 +14,7 @@ import grpc.aio
 import pytest
 
 from coordinator.assembly import open_engine
-from coordinator.config import CoordinatorConfig, parse_stages
+from coordinator.config import ClusterConfig, parse_stages
 from coordinator.core.request_spec import RequestSpec, TokenPrompt
 from coordinator.core.step import ScheduledSlice, SchedulerOutput, StepOutput
 from coordinator.pipeline import wire
@@ -69,7 +69,7 @@ async def test_running_requests_survive_the_loss_of_any_stage(
             )
             for index, layers in enumerate(ranges)
         ]
-        config = CoordinatorConfig(
+        config = ClusterConfig(
             model=str(model), stages=parse_stages(addresses), num_micro_batches=num_micro_batches
         )
         engine = await open_engine(config, open_model(config.model))
@@ -97,7 +97,7 @@ async def test_a_stage_that_was_lost_shares_no_prefix_of_before(model: Path) -> 
         victim = AsyncExitStack()
         kept = await rest.enter_async_context(running_stage(model, ranges[0]))
         lost = await victim.enter_async_context(running_stage(model, ranges[1]))
-        config = CoordinatorConfig(model=str(model), stages=parse_stages([kept, lost]))
+        config = ClusterConfig(model=str(model), stages=parse_stages([kept, lost]))
         engine = await open_engine(config, open_model(config.model))
         rest.push_async_callback(engine.close, 0.0)
         expected = await generate(engine, prompt, NUM_TOKENS)
@@ -116,9 +116,7 @@ async def test_requests_fail_typed_when_a_stage_stays_away(model: Path) -> None:
     async with AsyncExitStack() as stack:
         victim = AsyncExitStack()
         address = await victim.enter_async_context(running_stage(model, LayerRange(0, 6)))
-        config = CoordinatorConfig(
-            model=str(model), stages=parse_stages([address]), stage_wait_s=0.3
-        )
+        config = ClusterConfig(model=str(model), stages=parse_stages([address]), stage_wait_s=0.3)
         engine = await open_engine(config, open_model(config.model))
         stack.push_async_callback(engine.close, 0.0)
         running = asyncio.create_task(generate(engine, PROMPTS[0], 250))
@@ -137,9 +135,7 @@ async def test_requests_fail_at_once_when_another_stage_comes_back(model: Path) 
     async with AsyncExitStack() as stack:
         victim = AsyncExitStack()
         address = await victim.enter_async_context(running_stage(model, LayerRange(0, 6)))
-        config = CoordinatorConfig(
-            model=str(model), stages=parse_stages([address]), stage_wait_s=3600
-        )
+        config = ClusterConfig(model=str(model), stages=parse_stages([address]), stage_wait_s=3600)
         engine = await open_engine(config, open_model(config.model))
         stack.push_async_callback(engine.close, 0.0)
         expected = await generate(engine, PROMPTS[0], NUM_TOKENS)
@@ -176,9 +172,7 @@ async def test_what_was_generated_is_sent_though_a_stage_is_lost_at_that_moment(
         raise UnavailableError("it stays away")
 
     async with running_stage(model, LayerRange(0, 6)) as address:
-        config = CoordinatorConfig(
-            model=str(model), stages=parse_stages([address]), stage_wait_s=0.5
-        )
+        config = ClusterConfig(model=str(model), stages=parse_stages([address]), stage_wait_s=0.5)
         engine = await open_engine(config, open_model(config.model))
         expected = await generate(engine, PROMPTS[0], num_tokens)
         monkeypatch.setattr(Pipeline, "run", run)

@@ -11,7 +11,7 @@ import pytest
 
 from coordinator import assembly
 from coordinator.assembly import open_engine
-from coordinator.config import CoordinatorConfig, parse_stages
+from coordinator.config import ClusterConfig, parse_stages
 from coordinator.core.events import TokensEvent
 from coordinator.core.request_spec import RequestSpec, TokenPrompt
 from coordinator.engine.engine import Engine
@@ -51,7 +51,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @asynccontextmanager
-async def opened(config: CoordinatorConfig) -> AsyncIterator[Engine]:
+async def opened(config: ClusterConfig) -> AsyncIterator[Engine]:
     engine = await open_engine(config, open_model(config.model))
     try:
         yield engine
@@ -65,7 +65,7 @@ async def opened(config: CoordinatorConfig) -> AsyncIterator[Engine]:
 async def cluster(model: Path, **settings: object) -> AsyncIterator[Cluster]:
     async with stage_processes(model, [HALVES[0]] * 2 + [HALVES[1]] * 2) as stages:
         first, second = stages[:2], stages[2:]
-        config = CoordinatorConfig(
+        config = ClusterConfig(
             model=str(model),
             stages=parse_stages(
                 ",".join(one.address for one in stage) for stage in (second, first)
@@ -188,7 +188,7 @@ async def test_each_server_may_be_stopped_in_turn_under_load(model: Path) -> Non
             servers.append(
                 (layers, await life.enter_async_context(running_stage(model, layers)), life)
             )
-        config = CoordinatorConfig(
+        config = ClusterConfig(
             model=str(model),
             stages=parse_stages(f"{servers[i][1]},{servers[i + 2][1]}" for i in range(2)),
             stage_wait_s=DEADLINE_S,
@@ -211,7 +211,7 @@ async def test_servers_of_one_stage_must_be_alike(model: Path) -> None:
             await stack.enter_async_context(running_stage(model, layers))
             for layers in (LayerRange(0, 3), LayerRange(0, 2), LayerRange(3, 6))
         ]
-        config = CoordinatorConfig(model=str(model), stages=parse_stages([f"{one},{other}", last]))
+        config = ClusterConfig(model=str(model), stages=parse_stages([f"{one},{other}", last]))
         with pytest.raises(IncompatibleError, match=f"{other} has layers 0:2, expected 0:3"):
             await open_engine(config, open_model(config.model))
 
@@ -225,7 +225,7 @@ async def test_a_server_that_is_missing_at_the_start_is_done_without_and_taken_i
             pass
         life, late_life = [await stack.enter_async_context(AsyncExitStack()) for _ in range(2)]
         one = await life.enter_async_context(running_stage(model, layers))
-        config = CoordinatorConfig(
+        config = ClusterConfig(
             model=str(model), stages=parse_stages([f"{late},{one}"]), connect_timeout_s=0.5
         )
         engine = await stack.enter_async_context(opened(config))

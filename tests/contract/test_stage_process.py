@@ -215,7 +215,7 @@ def test_whatever_fails_while_the_model_is_opened_is_one_line(
 def test_whatever_fails_before_the_model_is_opened_is_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def split(*_: object) -> None:
+    def split(*_: object, **__: object) -> None:
         raise KeyError
 
     monkeypatch.setattr("stage_server.process.place.split_layers", split)

@@ -107,6 +107,15 @@ BAD_FOR_FIRST = {
         "prompt_logits",
         "0:2 of 6",
     ),
+    "sums of a stage that is not the last": (
+        stage_pb2.MicroBatch(
+            slices=[stage_pb2.SequenceSlice(num_tokens=1)],
+            token_ids=stage_pb2.TokenIds(ids=[1]),
+            hidden_sums=[stage_pb2.HiddenSumRequest(num_rows=1)],
+        ),
+        "hidden_sums",
+        "0:2 of 6",
+    ),
     "logits of a stage that is not the last": (
         stage_pb2.MicroBatch(
             slices=[stage_pb2.SequenceSlice(num_tokens=1)],
@@ -282,6 +291,43 @@ async def test_a_bad_request_for_rows_of_a_prompt_is_refused_by_field(
     batch = hidden_batch(hidden_states())
     batch.prompt_logits.append(good)
     assert not (await last.run(batch)).HasField("status")
+
+
+BAD_HIDDEN_SUMS: dict[str, tuple[list[tuple[int, int]], str]] = {
+    "no row": ([(0, 0)], "hidden_sums[0].num_rows"),
+    "more rows than there are": ([(1, 2)], "hidden_sums[0]"),
+    "more sums than slices": ([(0, 1), (1, 1)], "hidden_sums"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_HIDDEN_SUMS)
+async def test_a_bad_request_for_hidden_states_is_refused_by_field(
+    case: str, last: OpenedStream
+) -> None:
+    requests, field = BAD_HIDDEN_SUMS[case]
+    batch = hidden_batch(hidden_states())
+    for first_row, num_rows in requests:
+        batch.hidden_sums.add(first_row=first_row, num_rows=num_rows)
+
+    error = await last.failure(batch)
+
+    assert isinstance(error, InvalidArgumentError)
+    assert error.field == field
+    batch = hidden_batch(hidden_states())
+    batch.hidden_sums.add(first_row=1, num_rows=1)
+    result = await last.run(batch)
+    assert [list(one.sum.shape) for one in result.hidden_sums] == [[HIDDEN_SIZE]]
+
+
+async def test_sums_of_rows_that_were_asked_for_are_refused(last: OpenedStream) -> None:
+    batch = hidden_batch(hidden_states())
+    batch.slices[0].num_tokens = 1
+    batch.slices.add(kv_slot=batch.slices[0].kv_slot + 1, num_tokens=1)
+    batch.hidden_sums.add(first_row=1, num_rows=1)
+    batch.hidden_sums.add(first_row=1, num_rows=1)
+    error = await last.failure(batch)
+    assert isinstance(error, InvalidArgumentError)
+    assert error.field == "hidden_sums[1].first_row"
 
 
 async def test_more_logits_than_one_full_row_a_sequence_are_refused(last: OpenedStream) -> None:

@@ -174,7 +174,7 @@ async def test_the_status_over_http_is_that_of_every_command() -> None:
         async with states(client) as seen:
             state = await anext(seen)
             assert json.dumps({key: state[key] for key in expected}) == json.dumps(expected)
-            assert set(state) - set(expected) == {"at_s", "activity"}
+            assert set(state) - set(expected) == {"at_s", "activity", "activities"}
 
 
 async def test_without_an_engine_a_viewer_is_told_why() -> None:

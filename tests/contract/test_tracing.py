@@ -13,7 +13,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from coordinator.assembly import open_engine
-from coordinator.config import CoordinatorConfig, parse_stages
+from coordinator.config import ClusterConfig, parse_stages
 from coordinator.core.events import TokensEvent
 from coordinator.core.request_spec import RequestSpec, TokenPrompt
 from coordinator.observe.tracing.export import exported_traces, traces_are_wanted
@@ -112,9 +112,10 @@ async def test_each_request_has_a_trace_with_its_phases_and_counts(
     model: Path, collector: tuple[Collector, str]
 ) -> None:
     received, url = collector
-    with exported_traces(url, model="tiny") as observers:
+    with exported_traces(url) as observers_of:
         async with running_stage(model, LayerRange(0, 6), max_num_seqs=1) as address:
-            config = CoordinatorConfig(model=str(model), stages=parse_stages([address]))
+            config = ClusterConfig(model=str(model), stages=parse_stages([address]))
+            observers = observers_of("tiny")
             engine = await open_engine(config, open_model(config.model), observers=observers)
             assert len([e async for e in await engine.submit(request("whole", 5))]) > 1
             running = await engine.submit(request("aborted", 50))
@@ -142,11 +143,12 @@ async def test_a_request_that_failed_has_its_error_and_no_message(
     received, url = collector
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
     monkeypatch.setenv("OTEL_SERVICE_NAME", "my-cluster")
-    with exported_traces(None, model="tiny") as observers:
+    with exported_traces(None) as observers_of:
         async with running_stage(model, LayerRange(0, 6)) as address:
-            config = CoordinatorConfig(
+            config = ClusterConfig(
                 model=str(model), stages=parse_stages([address]), stage_wait_s=0.1
             )
+            observers = observers_of("tiny")
             engine = await open_engine(config, open_model(config.model), observers=observers)
             task = asyncio.create_task(generate(engine, range(3, 8), 200))
             await status_when(engine, lambda now: now.num_generated_tokens >= 3)
@@ -192,7 +194,7 @@ def test_without_the_package_the_error_names_the_extra(monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.grpc.trace_exporter", None)
     with (
         pytest.raises(InvalidArgumentError, match=r"pip install -e '\.\[otel\]'"),
-        exported_traces("http://localhost:4317", model="tiny"),
+        exported_traces("http://localhost:4317"),
     ):
         pass
 
@@ -201,5 +203,5 @@ def test_without_a_wish_for_traces_the_package_is_not_needed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.grpc.trace_exporter", None)
-    with exported_traces(None, model="tiny") as observers:
-        assert observers == ()
+    with exported_traces(None) as observers_of:
+        assert observers_of("tiny") == ()

@@ -154,6 +154,8 @@ def test_the_page_shows_the_pipeline(page: Page, cluster: Cluster) -> None:
         expect(stage).to_contain_text(cluster.status()["stages"][index]["address"])
         expect(stage).to_contain_text(layers)
         expect(stage).to_contain_text("float32")
+        expect(stage).to_contain_text("MiB · 32.0 bits")
+        expect(stage).to_contain_text("MiB · float32")
         expect(stage.locator(".pill")).to_have_text("ready")
     expect(page.locator("#emulated")).to_be_hidden()
     expect(page.locator("#trouble")).to_be_hidden()
@@ -282,17 +284,28 @@ def test_an_answer_whose_stream_ends_early_is_not_taken_for_whole(page: Page) ->
         page.goto("about:blank")
 
 
-def test_of_two_models_the_first_is_shown_and_talked_to(page: Page) -> None:
+def test_of_two_models_the_one_that_is_picked_is_shown_and_talked_to(page: Page) -> None:
     """The playground named none of them, and each of its messages was refused."""
     first, second = EchoEngine(names=("large", "big")), EchoEngine(names=("small",))
     second.is_ready = False
     with in_background(serving_http(first, second)) as address:
         page.goto(f"http://{address}/")
-        expect(page.locator("#model")).to_have_text("echo, the first of 2 models")
+        picker = page.get_by_label("Model", exact=True)
+        expect(picker.locator("option")).to_have_text(["large", "small (loading)"])
         expect(page.locator("#ready")).to_have_text("ready")
         ask(page, "hello", max_tokens=11)
         assert wait_for_answer(page) == "user: hello"
         assert (len(first.specs), len(second.specs)) == (1, 0)
+        picker.select_option("small")
+        expect(page.locator("#ready")).to_have_text("stage lost")
+        second.is_ready = True
+        expect(page.locator("#ready")).to_have_text("ready")
+        expect(picker.locator("option")).to_have_text(["large", "small"])
+        ask(page, "again", max_tokens=11)
+        wait_for_answer(page)
+        assert (len(first.specs), len(second.specs)) == (1, 1)
+        page.reload()
+        expect(picker).to_have_value("small")
         page.goto("about:blank")
 
 

@@ -26,12 +26,14 @@ class Stage:
         model: What `--model` names.
         layers: Its layers.
         folder: For its logs and its planned fault.
+        *flags: Further flags, in all its lives.
     """
 
-    def __init__(self, model: Path, layers: LayerRange, folder: Path) -> None:
+    def __init__(self, model: Path, layers: LayerRange, folder: Path, *flags: str) -> None:
         self.model = model
         self.layers = layers
         self._folder = folder
+        self._flags = flags
         self._plan = folder / f"fault-{layers.start}.json"
         self.address = "127.0.0.1:0"
         self.is_unusual = False
@@ -71,6 +73,7 @@ class Stage:
             *("--max-num-seqs", str(MAX_NUM_SEQS), "--drain-grace-s", "5"),
             *("--hang-timeout-s", str(HANG_TIMEOUT_S)),
             *("--unsafe-fault-hooks", str(self._plan)),
+            *self._flags,
             *flags,
         ]
         return ServerProcess("stage_server", arguments, folder=self._folder)
@@ -83,6 +86,7 @@ class Cluster:
         model: A tiny model.
         folder: For logs.
         *flags: Further flags of the coordinator.
+        stage_flags: Further flags of every stage.
 
     Attributes:
         address: Of the coordinator's gRPC door, the same for all its lives.
@@ -90,12 +94,14 @@ class Cluster:
         baseline: What each of `processes` held when all was well; the oracle records it.
     """
 
-    def __init__(self, model: Path, folder: Path, *flags: str) -> None:
+    def __init__(
+        self, model: Path, folder: Path, *flags: str, stage_flags: Sequence[str] = ()
+    ) -> None:
         self.model = model
         self._folder = folder
         self._flags = flags
         ranges = split_evenly(NUM_LAYERS, NUM_STAGES)
-        self.stages = [Stage(model, layers, folder) for layers in ranges]
+        self.stages = [Stage(model, layers, folder, *stage_flags) for layers in ranges]
         self._all_stages(Stage.wait_ready)
         self.proxies = [FaultProxy(stage.address) for stage in self.stages]
         self.address = "127.0.0.1:0"

@@ -88,13 +88,13 @@ class Oracle:
             may_fail_with: Errors that the fault entitles a request to; by default it must finish.
         """
         for index, stream in enumerate(traffic.streams):
-            got = tuple(stream.token_ids)
-            assert got == stream.expected[: len(got)], f"stream {index} is not a prefix"
+            got = stream.token_ids
+            assert stream.is_on_its_way, f"stream {index} is not a prefix"
             if stream.has_left:
                 continue
             assert stream.num_ends == 1
             if stream.error is None:
-                assert got == stream.expected, f"stream {index} ended early"
+                assert len(got) == stream.num_tokens, f"stream {index} ended early"
             else:
                 assert isinstance(stream.error, may_fail_with), repr(stream.error)
                 check_error(stream.error)
@@ -105,7 +105,8 @@ class Oracle:
         done = await self.client.complete(
             text.prompt(40), max_tokens=CANARY_TOKENS, ignore_eos=True, timeout_s=30
         )
-        assert done.token_ids == text.output(40, CANARY_TOKENS)
+        assert len(done.token_ids) == CANARY_TOKENS
+        assert text.goes_on_with(40, tuple(done.token_ids))
 
     async def not_ready_within(self, bound_s: float) -> None:
         """Asserts that the coordinator says so within the bound (I4)."""

@@ -28,14 +28,15 @@ class Stream:
     """True when its client cancelled it."""
 
     @property
-    def expected(self) -> tuple[int, ...]:
-        """The tokens of the undisturbed run."""
-        return self.text.output(self.num_prompt_tokens, self.num_tokens)
+    def is_on_its_way(self) -> bool:
+        """True when its tokens so far are those of the undisturbed run."""
+        return self.text.goes_on_with(self.num_prompt_tokens, tuple(self.token_ids))
 
     @property
     def is_complete(self) -> bool:
         """True when it has every token of the undisturbed run."""
-        return self.error is None and tuple(self.token_ids) == self.expected
+        has_all = self.error is None and len(self.token_ids) == self.num_tokens
+        return has_all and self.is_on_its_way
 
     async def run(self, client: AsyncClient) -> None:
         """Reads the request to its end."""

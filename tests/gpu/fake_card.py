@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -26,7 +27,6 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from stage_server.compute import noise
 
@@ -368,28 +368,26 @@ class _Operations(TorchDispatchMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func.namespace == "aten" and torch._C._dispatch_has_kernel_for_dispatch_key(
-            func.name(), "CompositeImplicitAutograd"
-        ):
+        if _is_taken_apart(func):
             with self:
                 return func.decompose(*args, **kwargs)
         name = func._schema.name.removeprefix("aten::")
         inputs = _tensors((args, kwargs))
-        if name in _WAITS and any(tensor.is_cuda for tensor in inputs):
+        if name in _WAITS and any(map(_on_card, inputs)):
             self._card.count_transfer(f"wait for {name}")
             if name == "nonzero":
                 return inputs[0].new_empty((0, inputs[0].dim()), dtype=torch.int64)
             assert name in ("equal", "is_nonzero"), f"{name} has a result of unknown size"
             return False
         if name == "_local_scalar_dense":
-            if inputs[0].is_cuda:
+            if _on_card(inputs[0]):
                 self._card.count_transfer("card to host")
             return 1.0 if inputs[0].is_floating_point() else 1
         if name in ("_to_copy", "copy_"):
             return self._copy(func, name, inputs, args, kwargs)
         output = func(*args, **kwargs)
         outputs = _tensors(output)
-        if any(tensor.is_cuda for tensor in (*inputs, *outputs)):
+        if any(map(_on_card, (*inputs, *outputs))):
             self._check_devices(name, inputs, outputs)
             if _launches(func, name, inputs, outputs):
                 self._card.counts.launches[name] += 1
@@ -402,12 +400,12 @@ class _Operations(TorchDispatchMode):
     ) -> Any:
         if name == "copy_":
             target, source = inputs
-            device = target.device
+            device = _device(target)
         else:
             (source,) = inputs
-            device = torch.device(kwargs.get("device") or source.device)
-        if source.device.type == device.type:
-            if source.is_cuda:
+            device = torch.device(kwargs.get("device") or _device(source))
+        if _device(source).type == device.type:
+            if _on_card(source):
                 self._card.counts.launches[name] += 1
                 self._card.counts.moved_bytes[name] += 2 * source.nbytes
             output = func(*args, **kwargs)
@@ -415,7 +413,7 @@ class _Operations(TorchDispatchMode):
             direction = "host to card" if device.type == "cuda" else "card to host"
             if kwargs.get("non_blocking") or (name == "copy_" and len(args) > 2 and args[2]):
                 direction += ", without waiting"
-            if source.is_cuda:
+            if _on_card(source):
                 self._card.check_lifetime(source)
             self._card.count_transfer(direction)
             output = (
@@ -432,12 +430,12 @@ class _Operations(TorchDispatchMode):
         self, name: str, inputs: list[torch.Tensor], outputs: list[torch.Tensor]
     ) -> None:
         """Refuses what torch would copy to the card on the quiet: indices that lie on the host."""
-        apart = [t for t in (*inputs, *outputs) if not t.is_cuda and t.dim()]
+        apart = [t for t in (*inputs, *outputs) if not _on_card(t) and t.dim()]
         assert not apart, f"{name} has tensors of the host among those of the card"
 
     def _note(self, tensors: list[torch.Tensor]) -> None:
         for tensor in tensors:
-            if tensor.is_cuda:
+            if _on_card(tensor):
                 self._card.allocate(tensor)
 
 
@@ -452,7 +450,7 @@ class _Functions(TorchFunctionMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        on_card = isinstance(args[0], torch.Tensor) and args[0].is_cuda if args else False
+        on_card = bool(args) and isinstance(args[0], torch.Tensor) and _on_card(args[0])
         if on_card and func in (F.rms_norm, torch.rms_norm):
             self._card.counts.launches["rms_norm"] += 1
             self._card.counts.moved_bytes["rms_norm"] += 2 * args[0].nbytes
@@ -499,6 +497,14 @@ class _Functions(TorchFunctionMode):
         return torch.empty(order, dtype=query.dtype, device=query.device).transpose(-3, -2)
 
 
+@cache
+def _is_taken_apart(func: Any) -> bool:
+    """Whether torch has no kernel for an operation, and makes it of others."""
+    return func.namespace == "aten" and torch._C._dispatch_has_kernel_for_dispatch_key(
+        func.name(), "CompositeImplicitAutograd"
+    )
+
+
 def _launches(
     func: Any, name: str, inputs: list[torch.Tensor], outputs: list[torch.Tensor]
 ) -> bool:
@@ -531,8 +537,24 @@ def _storage_key(tensor: torch.Tensor) -> int:
     return key
 
 
+def _device(tensor: torch.Tensor) -> torch.device:
+    """Where a tensor lies; to ask a fake one by `device` would be an operation of its own."""
+    return tensor.fake_device if isinstance(tensor, FakeTensor) else tensor.device
+
+
+def _on_card(tensor: torch.Tensor) -> bool:
+    return _device(tensor).type == "cuda"
+
+
 def _tensors(tree: Any) -> list[torch.Tensor]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+    """All that are in arguments or in results, in their order."""
+    if isinstance(tree, torch.Tensor):
+        return [tree]
+    if isinstance(tree, dict):
+        tree = tree.values()
+    elif not isinstance(tree, tuple | list):
+        return []
+    return [tensor for part in tree for tensor in _tensors(part)]
 
 
 def _nested(shape: tuple[int, ...], value: float) -> Any:

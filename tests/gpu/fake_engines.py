@@ -1,6 +1,6 @@
 """Engines on a fake card: real layers of any configuration, with weights that are only shapes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 from unittest import mock
@@ -12,14 +12,17 @@ from stage_server.compute.torch_engine import TorchEngine
 from stage_server.core.batch import ForwardBatch, SequenceSlice
 from stage_server.core.config import StageConfig
 from stage_server.kernels.kernels import Kernels
+from stage_server.model.coded_rows import GROUP_SIZE, CodedRows
+from stage_server.model.cuda_grouped_rows import CudaRows
+from stage_server.model.grouped_linear import GroupedFormat
 from stage_server.model.layer_stack import LayerStack, _blueprint, _layers_type, _weight_plan
 from stage_server.model.linear_formats import linear_format
 from stage_server.model.weight_loader import WeightLoader
 from stage_server.model.weight_plan import WeightPlan
-from stage_server.model.weights import WeightSource
+from stage_server.model.weights import Run, WeightSource
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.logits_request import LogitsRequest
-from stagecoach.contract.precision import DType, KvFormat, Precision
+from stagecoach.contract.precision import FEW_BITS, DType, KvFormat, Precision
 from stagecoach.contract.slot_ops import SlotOp
 from stagecoach.model_files import ModelFiles, open_model
 from stagecoach.roofline.card_precision import AUTO
@@ -52,6 +55,7 @@ class _EmptyWeights(WeightSource):
     def __init__(self, plan: WeightPlan, prefix: str = "") -> None:
         self._plan = plan
         self._prefix = prefix
+        self.max_peek_elements = 1 << 22
 
     def within(self, prefix: str) -> "_EmptyWeights":
         return _EmptyWeights(self._plan, self._prefix + prefix)
@@ -62,6 +66,12 @@ class _EmptyWeights(WeightSource):
     def load(self, name: str, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         return torch.empty(self.shape(name), dtype=dtype, device=device)
 
+    def runs(self, name: str) -> list[Run]:
+        return [Run(0, self.shape(name)[0], None)]
+
+    def peek(self, name: str, start: int, end: int) -> torch.Tensor:
+        return torch.empty(end - start, *self.shape(name)[1:])
+
 
 def fake_stack(
     files: ModelFiles,
@@ -69,6 +79,7 @@ def fake_stack(
     *,
     dtype: DType = DType.FLOAT16,
     kv_dtype: str = AUTO,
+    weights: str = AUTO,
     lean: bool = True,
     kernels: Kernels | None = None,
 ) -> LayerStack:
@@ -79,19 +90,35 @@ def fake_stack(
         layers: Of the stage.
         dtype: Of everything but KV.
         kv_dtype: As `StageConfig.kv_dtype`.
+        weights: auto, int4 or int8, as `StageConfig.weights`.
         lean: False: layers by transformers' modules in any case.
         kernels: Those of the card; None: it has none.
     """
     precision = Precision.uniform(dtype)
     if kv_dtype != AUTO:
         precision = precision._replace(kv=KvFormat.named(kv_dtype))
+    format_ = linear_format(precision, CUDA)
+    if weights != AUTO:
+        precision = precision._replace(weights=FEW_BITS[weights])
+        forms = CudaRows(dtype, CUDA, has_tensor_cores=True)
+        format_ = GroupedFormat(forms, 4 if weights == "int4" else 8, keeps_own=False)
     with mock.patch.object(torch.nn.Linear, "reset_parameters"):  # slow, and in vain
         blueprint, runs_lean = _blueprint(files, layers, lean=lean)
     layers_type = _layers_type(runs_lean=runs_lean, kernels=kernels)
     source = _EmptyWeights(_weight_plan(blueprint, layers_type))
-    loader = WeightLoader(source, linear_format(precision, CUDA), precision, CUDA)
-    with torch.inference_mode():
+    loader = WeightLoader(source, format_, precision, CUDA)
+    with (
+        torch.inference_mode(),
+        mock.patch("stage_server.model.grouped_linear._parts", _blank_rows),
+    ):
         return LayerStack(blueprint, layers_type, loader, precision, kernels)
+
+
+def _blank_rows(source: WeightSource, weight: str, run: Run, *_: object) -> Iterator[CodedRows]:
+    """Codes of no values, all rows at once: reading and rounding thousands of parts takes long."""
+    num_rows, num_columns = run.end - run.start, source.shape(weight)[1]
+    scales = torch.empty(num_rows, -(-num_columns // GROUP_SIZE))
+    yield CodedRows(torch.empty(num_rows, num_columns, dtype=torch.uint8), scales, scales)
 
 
 def fake_engine(
@@ -104,7 +131,14 @@ def fake_engine(
 ) -> TorchEngine:
     """Makes an engine on the card that is in; `settings` are of its configuration."""
     config = StageConfig(model=files.model_id, layers=layers, **settings)
-    stack = fake_stack(files, layers, kv_dtype=config.kv_dtype, lean=lean, kernels=kernels)
+    stack = fake_stack(
+        files,
+        layers,
+        kv_dtype=config.kv_dtype,
+        weights=config.weights,
+        lean=lean,
+        kernels=kernels,
+    )
     return TorchEngine(config, files, stack)
 
 

@@ -46,6 +46,15 @@ def test_the_model_of_1b_and_kernels_are_not_compared_in_a_dtype_that_the_card_l
         assert not any("bfloat16" in name for name in rows_of(module, Capability(7, 5)))
 
 
+def test_kernels_over_kv_of_8_bits_are_compared_in_every_dtype_of_16() -> None:
+    found = rows_of(kernels, Capability(8, 0))
+    over_codes = {name.removesuffix(", KV in int8") for name in found if "int8" in name}
+    of_16_bits = {
+        name for name in found if name.endswith(("6", "bfloat16")) and "products" not in name
+    }
+    assert over_codes == of_16_bits
+
+
 def test_on_a_card_a_row_that_does_not_fit_is_shown_to_fail() -> None:
     assert any(
         "a single row fails" in name for name in shortage.names(create_subject(Capability(8, 6)))

@@ -1,6 +1,6 @@
 """What a decode step by a CUDA graph costs the host, as counts; see `fake_card`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import cycle
 from unittest import mock
@@ -15,6 +15,7 @@ from stage_server.compute.torch_engine import TorchEngine
 from stage_server.core.batch import SequenceSlice
 from stagecoach.contract.errors import DeviceMemoryError
 from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.precision import KvFormat
 from tests.gpu.fake_card import CUDA, WAIT, Counts, FakeCard
 from tests.gpu.fake_engines import KERNELS, batch_for, fake_engine, shape_files
 from tests.gpu.steps import LARGE_STEPS, SETTINGS, Kind, count_steps
@@ -27,6 +28,9 @@ MAX_LAUNCHES = {
 }
 """Of a whole step of a first stage, the two copies between host and card included."""
 
+INT8_KV_MAX_LAUNCHES = {**MAX_LAUNCHES, Kind.DECODE_96: 10}
+"""Of the same over KV in 8 bits: new blocks have scales to clear."""
+
 
 @contextmanager
 def all_are_useful() -> Iterator[None]:
@@ -38,9 +42,12 @@ def all_are_useful() -> Iterator[None]:
         yield
 
 
-def counts_of(layers: LayerRange) -> tuple[dict[Kind, Counts], tuple[int, ...]]:
+def counts_of(
+    layers: LayerRange, kv_dtype: str = "auto"
+) -> tuple[dict[Kind, Counts], tuple[int, ...]]:
+    settings = {**SETTINGS, "kv_dtype": kv_dtype}
     with FakeCard(records_graphs=True) as card, all_are_useful():
-        engine = fake_engine(shape_files("llama-2-13b"), layers, kernels=KERNELS, **SETTINGS)
+        engine = fake_engine(shape_files("llama-2-13b"), layers, kernels=KERNELS, **settings)
         counts = count_steps(card, engine, LARGE_STEPS)
         graphs = engine._forward_pass.graphs
         assert graphs is not None
@@ -48,12 +55,20 @@ def counts_of(layers: LayerRange) -> tuple[dict[Kind, Counts], tuple[int, ...]]:
         return counts, graphs.sizes
 
 
+@pytest.mark.parametrize(
+    ("kv_format", "max_launches"),
+    [(KvFormat.FLOAT16, MAX_LAUNCHES), (KvFormat.INT8, INT8_KV_MAX_LAUNCHES)],
+)
 @pytest.mark.parametrize("num_layers", [1, 3])
-def test_a_decode_step_launches_the_same_few_for_any_number_of_layers(num_layers: int) -> None:
-    counts, sizes = counts_of(LayerRange(0, num_layers))
+def test_a_decode_step_launches_the_same_few_for_any_number_of_layers(
+    num_layers: int, kv_format: KvFormat, max_launches: Mapping[Kind, int]
+) -> None:
+    """Trials could not fill a pool of codes, and the stage had no graphs, of which plans tell."""
+    layers = LayerRange(0, num_layers)
+    counts, sizes = counts_of(layers, kv_format)
     assert sizes == (1, 2, 4, 8, 16, 32, 64, 128)
-    found = {kind: counts[kind].num_launches for kind in MAX_LAUNCHES}
-    assert found == MAX_LAUNCHES
+    found = {kind: counts[kind].num_launches for kind in max_launches}
+    assert found == max_launches
     for kind in MAX_LAUNCHES:
         assert counts[kind].launches["graph"] == 1
         assert counts[kind].crossings == [SENT, FETCHED, WAIT]
@@ -90,7 +105,24 @@ def test_a_card_that_cannot_record_serves_as_before(
         torch.cuda.empty_cache()
         assert_serves_without_graphs(card, engine)
     [record] = caplog.records
+    assert record.levelname == "WARNING"
     assert record.reason == "batch 1: RuntimeError: this card records no graphs"  # type: ignore[attr-defined]
+
+
+def test_a_card_on_which_graphs_do_not_pay_says_so_without_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with (
+        FakeCard(records_graphs=True) as card,
+        mock.patch.object(graph_check, "difference", return_value=0.0),
+        mock.patch.object(CardMeter, "seconds", return_value=1.0),
+        caplog.at_level("INFO", "stage_server.compute.graph_check"),
+    ):
+        engine = engine_with_kernels()
+        engine.warm_up()
+        assert_serves_without_graphs(card, engine)
+    [record] = caplog.records
+    assert record.levelname == "INFO"
 
 
 def test_a_torch_that_cannot_be_told_of_the_end_of_a_recording_serves_too(

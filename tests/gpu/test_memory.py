@@ -9,7 +9,9 @@ import torch
 from stage_server.compute.memory_profile import StepSizes, activation_peak
 from stage_server.core.batch import SequenceSlice
 from stage_server.core.engine import finished
+from stage_server.kernels.kernels import Kernels
 from stagecoach.contract.errors import DeviceMemoryError, InsufficientMemoryError
+from stagecoach.contract.hidden_sums import HiddenSumRequest
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.logits_request import LogitsRequest
 from stagecoach.contract.precision import DType, KvFormat, Precision
@@ -87,6 +89,46 @@ def test_the_formula_holds_what_the_engine_takes(
         max_num_batched_tokens=num_tokens,
         max_num_seqs=64,
         context_tokens=context_tokens,
+    )
+    assert taken <= expected <= MAX_EXCESS * taken, f"{taken / MIB:.0f} {expected / MIB:.0f} MiB"
+
+
+@pytest.mark.parametrize("kv_format", [KvFormat.FLOAT32, KvFormat.INT8])
+@pytest.mark.parametrize(
+    ("files", "layers"),
+    [
+        (shape_files("llama-2-13b"), LayerRange(13, 15)),
+        (shape_files("llama-3.1-8b"), LayerRange(20, 22)),
+        (tiny_files("gemma2", **GEMMA2), LayerRange(2, 4)),
+    ],
+    ids=["13b", "8b", "gemma2"],
+)
+@pytest.mark.parametrize(("num_tokens", "context_tokens"), [(512, 4096), (2048, 2049)])
+def test_the_formula_holds_what_cards_take_that_convert_kv(
+    files: ShapesOnly,
+    layers: LayerRange,
+    num_tokens: int,
+    context_tokens: int,
+    kv_format: KvFormat,
+) -> None:
+    """On cards before 8.0 it was as if a kernel of ours attended chunks."""
+    sizes = StepSizes(
+        max_num_batched_tokens=num_tokens,
+        max_num_seqs=64,
+        context_tokens=context_tokens,
+        block_size=16,
+    )
+    kernels = Kernels(num_processors=28, has_tensor_cores=False)
+    with FakeCard():
+        taken = activation_peak(
+            fake_stack(files, layers, kv_dtype=kv_format, kernels=kernels), sizes
+        )
+    expected = activation_bytes(
+        cost_of(files, layers, FLOAT16._replace(kv=kv_format)),
+        max_num_batched_tokens=num_tokens,
+        max_num_seqs=64,
+        context_tokens=context_tokens,
+        has_tensor_cores=False,
     )
     assert taken <= expected <= MAX_EXCESS * taken, f"{taken / MIB:.0f} {expected / MIB:.0f} MiB"
 
@@ -298,3 +340,36 @@ def test_the_logits_of_a_prompt_are_never_there_at_once_and_no_card_is_waited_fo
     assert at_once < num_rows
     bytes_at_once = at_once * files.config.vocab_size * 4
     assert launch.taken_bytes - without.taken_bytes < 3.25 * bytes_at_once
+
+
+def test_sums_of_hidden_states_are_one_copy_and_no_card_is_waited_for() -> None:
+    """Who asks for them pays for them: one norm, one sum a request, and what joins them."""
+    pieces = [SequenceSlice(0, 0, 200), SequenceSlice(1, 0, 100), SequenceSlice(2, 0, 50)]
+    wanted = (
+        HiddenSumRequest(first_row=0, num_rows=200),
+        HiddenSumRequest(first_row=299, num_rows=1),
+        HiddenSumRequest(first_row=310, num_rows=40),
+    )
+    with FakeCard() as card:
+        files = shape_files("llama-1b")
+        engine = fake_engine(files, LayerRange(21, 22), kv_memory_bytes=64 * MIB)
+        bare = batch_for(engine, pieces)
+        engine.forward(bare)  # grows the rotary table
+        with card.record() as without:
+            engine.forward(bare)
+        counts = []
+        for sums in (wanted, wanted[:1]):
+            with card.record() as launch:
+                launched = engine.launch(replace(bare, hidden_sums=sums))
+            with card.record() as finish:
+                found = finished(launched).hidden_sums
+            assert WAIT not in launch.crossings
+            assert launch.num_transfers == without.num_transfers + 1
+            assert finish.num_transfers == 0
+            assert [one.first_row for one in found] == [one.first_row for one in sums]
+            assert {one.sum.shape for one in found} == {(files.config.hidden_size,)}
+            counts.append(launch.num_launches)
+    assert counts[0] - counts[1] == 2  # a sum each
+    assert counts[1] - without.num_launches <= 4
+    hidden_bytes = 350 * files.config.hidden_size * 4
+    assert launch.taken_bytes - without.taken_bytes <= 2 * hidden_bytes

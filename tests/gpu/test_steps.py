@@ -4,7 +4,7 @@ Counts need no card; see `fake_card`. Times do, and nothing here is a time.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from stage_server.kernels.kernels import Kernels
 from stagecoach.contract.errors import DeviceMemoryError
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.logits_request import LogitsRequest
-from stagecoach.contract.precision import DType, KvFormat, Precision
+from stagecoach.contract.precision import INT4, DType, KvFormat, Precision
 from stagecoach.roofline.model_shape import ModelShape
 from stagecoach.roofline.stage_cost import StageCost
 from stagecoach.roofline.step_time import (
@@ -25,6 +25,7 @@ from stagecoach.roofline.step_time import (
     head_work,
     matrices_work,
     num_launches,
+    unpacking_work,
 )
 from stagecoach.roofline.work import Work
 from tests.gpu.fake_card import ASIDE, WAIT, Counts, FakeCard, FakeEvent
@@ -82,6 +83,10 @@ layer at batch 1, 14 at 8 and 96, and 2 transfers everywhere."""
 SENT, FETCHED = "host to card, without waiting", "card to host, without waiting"
 
 
+FEW_BITS_LIMITS = {**KERNEL_LIMITS, Kind.DECODE_96: Limit(47, 21, 2, 2)}
+"""Of the same over weights in few bits: for more than 64 tokens, a part of a matrix after another
+is unpacked and multiplied, 21 of them in a layer."""
+
 INT8_KV_LIMITS = {
     **KERNEL_LIMITS,
     Kind.FIRST_CHUNK: Limit(9, 22, 2, 2),
@@ -92,29 +97,57 @@ INT8_KV_LIMITS = {
 }
 """Of the same over KV in 8 bits: no chunk is converted, and blocks have scales to make ready."""
 
+CONVERTED_KV_LIMITS = {
+    **INT8_KV_LIMITS,
+    Kind.FIRST_CHUNK: Limit(18, 22, 2, 2),
+    Kind.LATER_CHUNK: Limit(18, 22, 2, 2),
+    Kind.MIXED: Limit(29, 22, 2, 2),
+}
+"""Of the same on cards on whose tensor cores our kernels do not run: torch attends chunks."""
+
+TILED_KV_LIMITS = {
+    Kind.FIRST_CHUNK: Limit(76, 21, 2, 2),
+    Kind.LATER_CHUNK: Limit(76, 21, 2, 2),
+    Kind.DECODE_1: Limit(82, 19, 2, 2),
+    Kind.DECODE_8: Limit(87, 23, 2, 2),
+    Kind.MIXED: Limit(110, 25, 2, 2),
+    Kind.FORK: Limit(87, 27, 2, 2),
+    Kind.GREEDY_8: Limit(87, 23, 0, 2),
+    Kind.SAMPLED_8: Limit(87, 72, 0, 2),
+    Kind.LOGPROBS_8: Limit(87, 41, 0, 2),
+    Kind.DECODE_96: Limit(111, 25, 2, 2),
+}
+"""Of lean layers without kernels of ours, over KV in 8 bits. Rounding to codes takes most of it."""
+
+WITHOUT_TENSOR_CORES = Kernels(num_processors=28, has_tensor_cores=False)
+
 
 def counts_of(
-    layers: LayerRange, kernels: Kernels | None, kv_dtype: str = "auto"
+    layers: LayerRange, kernels: Kernels | None, form: Mapping[str, str]
 ) -> dict[Kind, Counts]:
-    settings = {**SETTINGS, "kv_dtype": kv_dtype}
+    settings = {**SETTINGS, **form}
     with FakeCard() as card:
         engine = fake_engine(shape_files("llama-2-13b"), layers, kernels=kernels, **settings)
         return count_steps(card, engine, LARGE_STEPS)
 
 
 @pytest.mark.parametrize(
-    ("kernels", "kv_dtype", "limits"),
+    ("kernels", "form", "limits"),
     [
-        (None, "auto", LIMITS),
-        (KERNELS, "auto", KERNEL_LIMITS),
-        (KERNELS, "int8", INT8_KV_LIMITS),
+        (None, {}, LIMITS),
+        (KERNELS, {}, KERNEL_LIMITS),
+        (KERNELS, {"kv_dtype": "int8"}, INT8_KV_LIMITS),
+        (WITHOUT_TENSOR_CORES, {"kv_dtype": "int8"}, CONVERTED_KV_LIMITS),
+        (None, {"kv_dtype": "int8"}, TILED_KV_LIMITS),
+        (KERNELS, {"weights": "int4"}, FEW_BITS_LIMITS),
     ],
+    ids=["plain", "kernels", "kv-int8", "kv-int8-converted", "kv-int8-tiled", "int4"],
 )
 def test_launches_and_transfers_of_lean_layers_stay_within_their_limits(
-    kernels: Kernels | None, kv_dtype: str, limits: Mapping[Kind, Limit]
+    kernels: Kernels | None, form: Mapping[str, str], limits: Mapping[Kind, Limit]
 ) -> None:
-    firsts = [counts_of(LayerRange(0, count), kernels, kv_dtype) for count in (1, 3)]
-    lasts = [counts_of(LayerRange(40 - count, 40), kernels, kv_dtype) for count in (1, 3)]
+    firsts = [counts_of(LayerRange(0, count), kernels, form) for count in (1, 3)]
+    lasts = [counts_of(LayerRange(40 - count, 40), kernels, form) for count in (1, 3)]
     found = {}
     for kind in lasts[0]:
         few, many = (counts[kind].num_launches for counts in lasts)
@@ -153,25 +186,42 @@ def assert_charged(predicted: float, counted: float) -> None:
     ],
     ids=["13b-first", "13b-middle", "13b-last", "gemma2-middle"],
 )
-@pytest.mark.parametrize("kv_format", [KvFormat.FLOAT16, KvFormat.INT8])
+@pytest.mark.parametrize(
+    ("form", "kernels"),
+    [
+        ({}, KERNELS),
+        ({"kv": KvFormat.INT8}, KERNELS),
+        ({"kv": KvFormat.INT8}, WITHOUT_TENSOR_CORES),
+        ({"weights": INT4}, KERNELS),
+    ],
+    ids=["plain", "kv-int8", "kv-int8-7.x", "int4"],
+)
 def test_plans_charge_the_launches_and_the_bytes_of_the_engine(
-    files: ShapesOnly, layers: LayerRange, kv_format: KvFormat
+    files: ShapesOnly, layers: LayerRange, form: Mapping[str, Any], kernels: Kernels
 ) -> None:
-    precision = Precision.uniform(DType.FLOAT16)._replace(kv=kv_format)
+    precision = Precision.uniform(DType.FLOAT16)._replace(**form)
     stage = StageCost(model=ModelShape.of(files.config, precision), layers=layers)
-    settings = {**SETTINGS, "kv_dtype": kv_format}
+    settings = {
+        **SETTINGS,
+        "kv_dtype": precision.kv,
+        "weights": "auto" if precision.weights.dtype else precision.weights.name,
+    }
     steps = [step for step in LARGE_STEPS if step.logits in (None, GREEDY)]
     with FakeCard() as card:
-        engine = fake_engine(files, layers, kernels=KERNELS, **settings)
+        engine = fake_engine(files, layers, kernels=kernels, **settings)
         counts = count_steps(card, engine, steps)
+    has_tensor_cores = kernels.has_tensor_cores
     for step in steps:
         if step.kind not in counts or step.kind is Kind.FORK:  # whose copies a plan leaves out
             continue
         work = work_of(step, stage)
         counted = counts[step.kind]
-        assert_charged(num_launches(stage, work), counted.num_launches)
-        kinds = (matrices_work, attention_work, elementwise_work, head_work)
+        launches = num_launches(stage, work, has_tensor_cores=has_tensor_cores)
+        assert_charged(launches, counted.num_launches)
+        kinds = (unpacking_work, matrices_work, elementwise_work, head_work)
         moved_bytes = sum(kind(stage, work).moved_bytes for kind in kinds)
+        attention = attention_work(stage, work, has_tensor_cores=has_tensor_cores)
+        moved_bytes += attention.moved_bytes
         # The card counts KV where kernels get it as a tensor, which those of decodes do not.
         kv_tokens = work.num_tokens + sum(
             piece.end_position for piece in step.slices if piece.is_single_token
@@ -180,7 +230,6 @@ def test_plans_charge_the_launches_and_the_bytes_of_the_engine(
         assert_charged(moved_bytes, counted.moved_bytes.total())
 
 
-WITHOUT_TENSOR_CORES = Kernels(num_processors=28, has_tensor_cores=False)
 CHUNKS = STEPS[:2]
 OF_SCORES = {"bmm", "tanh", "_softmax", "masked_fill_"}
 """What attention launches where scores or a mask are written."""
@@ -210,6 +259,62 @@ def test_a_chunk_that_torch_does_not_fuse_is_one_launch_a_layer(
         assert (OF_SCORES & launches.keys() == set()) == is_fused
 
 
+@pytest.mark.parametrize(
+    ("kernels", "pieces", "most"),
+    [
+        (WITHOUT_TENSOR_CORES, [SequenceSlice(1, 768, 256)], 36),
+        (None, [SequenceSlice(slot, 1023, 1) for slot in range(4)], 125),
+    ],
+    ids=["chunk", "decodes"],
+)
+def test_behind_a_context_kv_of_8_bits_is_not_converted_in_tiles_of_a_core(
+    kernels: Kernels | None, pieces: list[SequenceSlice], most: int
+) -> None:
+    """There were 572 launches for the chunk, and 1108 for the decodes."""
+    files, layers = shape_files("llama-2-13b"), LayerRange(20, 21)
+    with FakeCard() as card:
+        engine = fake_engine(
+            files, layers, kernels=kernels, kv_memory_bytes=1 << 30, kv_dtype="int8"
+        )
+        engine._slots.apply(
+            (), [SequenceSlice(piece.kv_slot, 0, piece.start_position) for piece in pieces]
+        )
+        with card.record() as counts:
+            engine.forward(batch_for(engine, pieces))
+    assert counts.num_launches <= most
+
+
+def test_plans_charge_the_conversion_of_a_long_context() -> None:
+    """Beside it the weights of a layer are little, so a plan that left it out would be seen."""
+    files, layers = shape_files("llama-2-13b"), LayerRange(20, 21)
+    precision = Precision.uniform(DType.FLOAT16)._replace(kv=KvFormat.INT8)
+    stage = StageCost(model=ModelShape.of(files.config, precision), layers=layers)
+    with FakeCard() as card:
+        engine = fake_engine(
+            files,
+            layers,
+            kernels=WITHOUT_TENSOR_CORES,
+            kv_memory_bytes=1 << 30,
+            kv_dtype=KvFormat.INT8,
+        )
+        engine._slots.apply((), [SequenceSlice(0, 0, 3584)])
+        batch = batch_for(engine, [SequenceSlice(0, 3584, 256)])
+        engine.forward(batch)  # grows the rotary table
+        engine.free_all_slots()
+        # Blocks of the second lie apart, so they are gathered too.
+        engine._slots.apply((), [SequenceSlice(1, 0, 16), SequenceSlice(0, 0, 16)])
+        engine._slots.apply((), [SequenceSlice(0, 16, 3568)])
+        with card.record() as counts:
+            engine.forward(batch)
+    work = Work.of([(3584, 256)], 0)
+    kinds = (matrices_work, elementwise_work)
+    moved_bytes = sum(kind(stage, work).moved_bytes for kind in kinds)
+    attention = attention_work(stage, work, has_tensor_cores=False)
+    assert_charged(moved_bytes + attention.moved_bytes, counts.moved_bytes.total())
+    launches = num_launches(stage, work, has_tensor_cores=False)
+    assert_charged(launches, counts.num_launches)
+
+
 def test_a_chunk_within_its_window_is_attended_by_torch() -> None:
     with FakeCard() as card:
         files = tiny_files("mistral-window", head_dim=16, sliding_window=65)
@@ -219,18 +324,21 @@ def test_a_chunk_within_its_window_is_attended_by_torch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("case", "kv_dtype"),
+    ("case", "form"),
     [
-        *((case, "auto") for case in FAMILIES),
-        *((case, "int8") for case in ("llama", "mistral-window", "gemma2", "phi3")),
+        *((case, {}) for case in FAMILIES),
+        *(
+            (case, {"kv_dtype": "int8", "weights": "int4"})
+            for case in ("llama", "mistral-window", "gemma2", "phi3")
+        ),
     ],
 )
 def test_every_family_computes_every_kind_of_step_on_the_card_alone(
-    case: str, kv_dtype: str
+    case: str, form: Mapping[str, str]
 ) -> None:
     """A tensor on the wrong device fails, whichever operation meets it."""
     files, layers = tiny_files(case), LayerRange(0, 2)
-    settings = {**SETTINGS, "kv_dtype": kv_dtype}
+    settings = {**SETTINGS, **form}
     with FakeCard() as card:
         first = fake_engine(files, layers, kernels=KERNELS, **settings)
         without_head = count_steps(card, first, STEPS[:3])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from stage_server.kernels.kernels import Kernels
 from stage_server.kv_cache.coded_heads import decoded
-from tests.kernels.interpreter import counted_traffic, multiply_bfloat16
+from tests.kernels.interpreter import compute_bfloat16, counted_traffic
 
 TOLERANCES = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 4e-2}
 NUM_BLOCKS = 60
@@ -116,7 +116,7 @@ def check(case: Case, **how: object) -> None:
 
 @pytest.fixture(autouse=True)
 def _bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
-    multiply_bfloat16(monkeypatch)
+    compute_bfloat16(monkeypatch)
 
 
 @settings(max_examples=8)
@@ -170,9 +170,10 @@ def test_kv_that_is_kept_narrower_is_widened() -> None:
     check(case)
 
 
+@pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("num_processors", [1, 28])
-def test_keys_and_values_of_eight_bits_are_decoded(num_processors: int) -> None:
-    check(Case([150, 3], is_int8=True), num_processors=num_processors)
+def test_keys_and_values_of_eight_bits_are_decoded(num_processors: int, dtype: torch.dtype) -> None:
+    check(Case([150, 3], is_int8=True, dtype=dtype), num_processors=num_processors)
 
 
 @pytest.mark.parametrize("num_processors", [1, 28])

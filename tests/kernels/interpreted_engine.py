@@ -86,7 +86,9 @@ def test_every_kind_of_step_equals_its_twin(path: Path, family: str) -> None:
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("family", ["qwen3", "gemma2"], indirect=True)
 def test_recorded_decodes_equal_those_of_the_twin(path: Path) -> None:
+    """Of lean layers, and of others."""
     fused, plain = create_engine(path, KERNELS), create_engine(path, None)
     recorder = add_graphs(fused, sizes=(4,))
     for batch in steps(plain.info.hidden_size):
@@ -95,8 +97,18 @@ def test_recorded_decodes_equal_those_of_the_twin(path: Path) -> None:
     assert recorder.replays == [4, 4]
 
 
-@pytest.mark.parametrize("kv_format", [KvFormat.INT8, KvFormat.FLOAT16])
+@pytest.mark.parametrize(
+    ("family", "kv_format"),
+    [
+        ("llama", KvFormat.INT8),
+        ("mistral-window", KvFormat.FLOAT16),
+        ("gemma2", KvFormat.INT8),
+        ("gemma2", KvFormat.FLOAT16),
+    ],
+    indirect=["family"],
+)
 def test_every_kind_of_step_equals_its_twin_over_narrow_kv(path: Path, kv_format: KvFormat) -> None:
+    """Either format under lean layers and others, and where scores are capped or a window ends."""
     precision = FLOAT32._replace(kv=kv_format)
     fused, plain = (create_engine(path, kernels, precision) for kernels in (KERNELS, None))
     assert fused.info.kv_bytes == plain.info.kv_bytes
@@ -106,8 +118,20 @@ def test_every_kind_of_step_equals_its_twin_over_narrow_kv(path: Path, kv_format
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("kv_format", [KvFormat.FLOAT32, KvFormat.INT8])
+@pytest.mark.parametrize(
+    ("family", "kv_format"),
+    [
+        ("llama", KvFormat.FLOAT32),
+        ("qwen3", KvFormat.INT8),
+        ("granite", KvFormat.FLOAT32),
+        ("mistral-window", KvFormat.INT8),
+        ("gemma2", KvFormat.FLOAT32),
+        ("gemma2", KvFormat.INT8),
+    ],
+    indirect=["family"],
+)
 def test_the_check_at_start_passes(path: Path, kv_format: KvFormat) -> None:
+    """Every family, and either format under lean layers and others."""
     blueprint = ModuleBlueprint(open_model(str(path)), MIDDLE)
     precision = FLOAT32._replace(kv=kv_format)
     assert failure_of(KERNELS, blueprint, 16, precision, CPU) is None

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from stage_server.kernels.jit.paged_prefill import prefill_constants
 from stage_server.kernels.kernels import Kernels
-from tests.kernels.interpreter import counted_traffic, multiply_bfloat16
+from tests.kernels.interpreter import compute_bfloat16, counted_traffic
 from tests.obvious_kernels import ObviousKernels
 
 TOLERANCES = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 4e-2}
@@ -122,7 +122,7 @@ def check(case: Case, *, window: int | None = None, softcap: float | None = None
 
 @pytest.fixture(autouse=True)
 def _bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
-    multiply_bfloat16(monkeypatch)
+    compute_bfloat16(monkeypatch)
 
 
 @settings(max_examples=12)
@@ -172,8 +172,13 @@ def test_rows_that_see_nothing_of_a_tile_are_not_troubled_by_it() -> None:
 
 def test_kv_that_is_kept_narrower_is_widened() -> None:
     check(Case(40, 9, kv_dtype=torch.float16), softcap=5.0)
-    check(Case(40, 9, kv_dtype=torch.int8), softcap=5.0, window=30)
-    check(Case(70, 40, kv_dtype=torch.int8, dtype=torch.float16))
+    check(Case(40, 9, kv_dtype=torch.float16, dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+def test_keys_and_values_of_eight_bits_are_decoded(dtype: torch.dtype) -> None:
+    check(Case(40, 9, kv_dtype=torch.int8, dtype=dtype), softcap=5.0, window=30)
+    check(Case(70, 40, kv_dtype=torch.int8, dtype=dtype))
 
 
 @pytest.mark.parametrize(

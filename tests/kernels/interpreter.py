@@ -10,9 +10,12 @@ import triton.language as tl
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 
-def multiply_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets the interpreter's matrix product take bfloat16, whose bits it multiplies as integers."""
-    multiply = InterpreterBuilder.create_dot
+def compute_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the interpreter multiply bfloat16, and make it of integers.
+
+    It multiplies its bits as integers, and writes numpy's integers where bits are asked for.
+    """
+    multiply, convert = InterpreterBuilder.create_dot, InterpreterBuilder.create_si_to_fp
 
     def wide(handle: Any) -> Any:
         if handle.dtype.scalar != tl.bfloat16:
@@ -22,7 +25,15 @@ def multiply_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     def create_dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
         return multiply(self, wide(a), wide(b), *rest)
 
+    def create_si_to_fp(self: Any, source: Any, target: Any) -> Any:
+        if target.scalar != tl.bfloat16:
+            return convert(self, source, target)
+        bits = source.data.astype(np.float32).view(np.uint32)
+        assert not (bits & 0xFFFF).any(), "bfloat16 would round these"
+        return TensorHandle((bits >> 16).astype(np.uint16), tl.bfloat16)
+
     monkeypatch.setattr(InterpreterBuilder, "create_dot", create_dot)
+    monkeypatch.setattr(InterpreterBuilder, "create_si_to_fp", create_si_to_fp)
 
 
 class Traffic:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import torch
 
 triton = pytest.importorskip("triton", reason="Triton has no wheel for this machine")
 
@@ -23,6 +24,7 @@ from stage_server.kernels.jit import (  # noqa: E402
     paged_prefill,
     rotate_and_store,
 )
+from stage_server.kernels.kernels import store_coded  # noqa: E402
 from stage_server.kernels.operators import MAX_SPLITS  # noqa: E402
 
 # Triton builds nodes of Python's grammar in a way that Python 3.13 calls deprecated.
@@ -43,7 +45,7 @@ TYPES = {
     **dict.fromkeys(("rows", "table", "tables", "starts", "lengths", "slots"), "*i64"),
     **dict.fromkeys(("partial", "log_sums"), "*fp32"),
     **dict.fromkeys(("scaling", "softcap", "eps", "scale"), "fp32"),
-    **dict.fromkeys(("window", "num_splits"), "i32"),
+    **dict.fromkeys(("window", "num_splits", "token_stride", "head_stride"), "i32"),
     **dict.fromkeys(("first_row", "num_tokens", "start_position"), "i32"),
 }
 """Types of arguments; every other one points at elements of the compute dtype."""
@@ -293,9 +295,7 @@ def test_the_other_kernels_fit_every_card(capability: int, tmp_path: Path) -> No
         ),
         compiled(
             coded_heads.store_coded_kernel,
-            coded_heads.store_coded_constants(
-                token_stride=1280, head_stride=256, num_heads=4, head_dim=256
-            ),
+            coded_heads.store_coded_constants(num_heads=4, head_dim=256),
             capability,
             tmp_path,
             codes="*i8",
@@ -314,6 +314,42 @@ def test_the_other_kernels_fit_every_card(capability: int, tmp_path: Path) -> No
     ]
     assert [usage.num_spilled_bytes for usage in usages] == [0] * len(usages)
     assert max(usage.num_registers for usage in usages) <= 64
+
+
+class Launches:
+    """Stands for a kernel, and takes note of what Triton would compile its launches for."""
+
+    def __init__(self, kernel: Any) -> None:
+        self._kernel = kernel
+        self.compiled_for: list[dict[str, Any]] = []
+
+    def __getitem__(self, _grid: object) -> Any:
+        return self._launch
+
+    def _launch(self, *given: Any, **constants: Any) -> None:
+        # Of other numbers Triton looks whether they are 1, and whether 16 divides them.
+        special = {
+            parameter.name: (value == 1, value % 16 == 0)
+            for parameter, value in zip(self._kernel.params, given, strict=False)
+            if isinstance(value, int) and not parameter.do_not_specialize
+        }
+        self.compiled_for.append(special | constants)
+
+
+def test_heads_are_coded_by_one_kernel_whatever_the_number_of_tokens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a single key head the stride is one of the tokens: each number of them was compiled."""
+    launches = Launches(coded_heads.store_coded_kernel)
+    monkeypatch.setattr(coded_heads, "store_coded_kernel", launches)
+    codes = torch.zeros(40, 1, 16, dtype=torch.int8)
+    scales = torch.zeros(40, 1, 2, dtype=torch.float16)
+    counts = (1, 2, 3, 16, 17, 33)
+    for count in counts:
+        heads = torch.zeros(1, count, 16).transpose(0, 1)  # as transformers leave them
+        store_coded(heads, torch.arange(count), codes, scales)
+    assert len(launches.compiled_for) == len(counts)
+    assert all(each == launches.compiled_for[0] for each in launches.compiled_for)
 
 
 def test_a_spill_would_be_seen(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Runs the tests of kernels that need Triton's interpreter, each file in a process of its own.
+"""Runs the tests of kernels that need Triton's interpreter, all in one process of their own.
 
 Triton decides when it is imported whether kernels are compiled or interpreted.
 """
@@ -16,10 +16,11 @@ ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted(path.name for path in Path(__file__).parent.glob("interpreted_*.py"))
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_kernels_equal_their_twins(name: str) -> None:
+@pytest.mark.timeout(1800)
+def test_kernels_equal_their_twins() -> None:
+    files = [f"tests/kernels/{name}" for name in FILES]
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/kernels/{name}"],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files],
         cwd=ROOT,
         env={**os.environ, "TRITON_INTERPRET": "1"},
         capture_output=True,

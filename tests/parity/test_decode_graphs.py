@@ -8,16 +8,20 @@ import torch
 
 from stage_server.compute.decode_graphs import DecodeGraphs, Recording, graph_sizes
 from stage_server.compute.graph_check import MAX_GRAPH_BYTES, MIN_GAIN, record_useful
+from stage_server.compute.kernel_check import difference, tolerance
 from stage_server.compute.torch_engine import TorchEngine
 from stage_server.core.batch import ForwardBatch, SequenceSlice
 from stage_server.core.config import StageConfig
+from stage_server.kv_cache import paged_attention
+from stage_server.kv_cache.coded_heads import decoded
+from stage_server.kv_cache.kv_pool import KvViews
 from stage_server.model.layer_stack import load_layer_stack
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.logits_request import LogitsRequest
-from stagecoach.contract.precision import DType, Precision
+from stagecoach.contract.precision import DType, KvFormat, Precision
 from stagecoach.contract.slot_ops import ForkSlot, SlotOp
 from stagecoach.model_files import open_model
-from tests.obvious_kernels import ObviousKernels
+from tests.obvious_kernels import ObviousKernels, obvious_store_coded
 from tests.recorded_decodes import Rerun, add_graphs, graphs_of
 from tests.tiny_models import VOCAB_SIZE, tiny_model
 
@@ -33,8 +37,19 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return tiny_model(request.param, tmp_path_factory.mktemp("models"))
 
 
-def create_engine(path: Path, layers: LayerRange, *, num_blocks: int | None = None) -> TorchEngine:
-    """`num_blocks` are those of the pool; None: more than a test needs."""
+@pytest.fixture(autouse=True)
+def _without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paged_attention, "store_coded", obvious_store_coded)
+
+
+def create_engine(
+    path: Path,
+    layers: LayerRange,
+    *,
+    num_blocks: int | None = None,
+    kv_format: KvFormat = KvFormat.FLOAT32,
+) -> TorchEngine:
+    """`num_blocks` are those of a pool in float32; None: more than a test needs."""
     files = open_model(str(path))
     kv_memory_bytes = 1 << 20
     if num_blocks is not None:
@@ -44,7 +59,7 @@ def create_engine(path: Path, layers: LayerRange, *, num_blocks: int | None = No
     config = StageConfig(
         model=str(path), layers=layers, kv_memory_bytes=kv_memory_bytes, kv_block_size=BLOCK_SIZE
     )
-    precision = Precision.uniform(DType.FLOAT32)
+    precision = Precision.uniform(DType.FLOAT32)._replace(kv=kv_format)
     stack = load_layer_stack(files, layers, precision=precision, device=torch.device("cpu"))
     stack.kernels = ObviousKernels(num_processors=1)
     return TorchEngine(config, files, stack)
@@ -108,6 +123,30 @@ def test_recorded_steps_give_what_plain_ones_give(model: Path, layers: LayerRang
     recorded.free_all_slots()
 
 
+def numbers_of(codes: KvViews) -> torch.Tensor:
+    """Those of all blocks but the one where rows that are left over write."""
+    assert codes.scales is not None
+    return decoded(codes.rows, codes.scales, torch.float32)[:-BLOCK_SIZE]
+
+
+def test_over_kv_in_8_bits_they_differ_by_a_code_at_most(model: Path) -> None:
+    """A number of which another sum gives the last bit may be rounded to the next code."""
+    plain, recorded = (create_engine(model, FIRST, kv_format=KvFormat.INT8) for _ in range(2))
+    recorder = add_graphs(recorded, sizes=DECODE_SIZES)
+    allowed = tolerance(plain._stack.precision)
+    expected_replays = []
+    for batch, size in batches(plain):
+        found, expected = (engine.forward(batch).hidden_states for engine in (recorded, plain))
+        expected_replays += [] if size is None else [size]
+        assert recorder.replays == expected_replays
+        assert found is not None
+        assert expected is not None
+        assert difference(found, expected) <= allowed
+    for index in range(len(FIRST)):
+        for one, other in zip(recorded._pool.layer(index), plain._pool.layer(index), strict=True):
+            assert difference(numbers_of(one), numbers_of(other)) <= allowed
+
+
 def test_rows_that_are_left_over_touch_no_block_that_a_sequence_may_hold(model: Path) -> None:
     engine = create_engine(model, FIRST)
     add_graphs(engine, sizes=(8,))
@@ -151,8 +190,8 @@ class SteadyMeter:
 
 def useful(engine: TorchEngine, meter: SteadyMeter) -> tuple[tuple[int, ...], str | None]:
     graphs = graphs_of(engine, meter.recorder)
-    reason = record_useful(graphs, engine._forward_pass, graph_sizes(8), meter)
-    return graphs.sizes, reason
+    objection = record_useful(graphs, engine._forward_pass, graph_sizes(8), meter)
+    return graphs.sizes, None if objection is None else objection.reason
 
 
 @pytest.mark.parametrize("num_blocks", [2, 3, 6, 8])
@@ -163,9 +202,12 @@ def test_trials_keep_to_the_blocks_of_a_small_pool(model: Path, num_blocks: int)
     assert useful(engine, SteadyMeter()) == ((1, 2, 4, 8), None)
 
 
+@pytest.mark.parametrize("kv_format", list(KvFormat))
 @pytest.mark.parametrize("layers", [FIRST, LAST], ids=["first", "last"])
-def test_all_sizes_that_save_time_are_recorded(model: Path, layers: LayerRange) -> None:
-    sizes, reason = useful(create_engine(model, layers), SteadyMeter())
+def test_all_sizes_that_save_time_are_recorded(
+    model: Path, layers: LayerRange, kv_format: KvFormat
+) -> None:
+    sizes, reason = useful(create_engine(model, layers, kv_format=kv_format), SteadyMeter())
     assert (sizes, reason) == ((1, 2, 4, 8), None)
 
 

@@ -14,6 +14,7 @@ from stage_server.core.engine import Launched
 from stage_server.kv_cache.slot_tables import BlockPlan
 from stage_server.model.layer_stack import load_layer_stack
 from stagecoach.contract.errors import DeviceMemoryError
+from stagecoach.contract.hidden_sums import HiddenSumRequest
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.logits_request import LogitsRequest
 from stagecoach.contract.precision import DType, Precision
@@ -98,6 +99,11 @@ def run_all(engine: TorchEngine) -> list[ForwardOutput]:
             hidden_states=None if info.is_first else torch.randn(count, info.hidden_size),
             logits=tuple(wanted) if info.is_last else (),
             prompt_logits=tuple(prompt_requests(count)) if info.is_last else (),
+            hidden_sums=tuple(
+                HiddenSumRequest(first_row=one.first_row, num_rows=len(one.token_ids))
+                for one in prompt_requests(count)
+                if info.is_last
+            ),
         )
         outputs.append(engine.forward(batch))
     return outputs
@@ -136,6 +142,10 @@ def assert_alike(one: ForwardOutput, other: ForwardOutput) -> None:
         for name in ("log_sum_exps", "token_logits", "candidate_logits"):
             part, expected_part = getattr(rows, name), getattr(whole, name)
             torch.testing.assert_close(part, expected_part, rtol=1e-4, atol=1e-4)
+    assert len(one.hidden_sums) == len(other.hidden_sums)
+    for found, all_at_once in zip(one.hidden_sums, other.hidden_sums, strict=True):
+        assert found.first_row == all_at_once.first_row
+        torch.testing.assert_close(found.sum, all_at_once.sum, rtol=1e-4, atol=1e-4)
 
 
 def test_a_size_that_did_not_fit_is_remembered_by_kind_and_tried_again_much_later(

@@ -11,12 +11,19 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+import torch
 
 from coordinator.assembly import open_engine
-from coordinator.config import CoordinatorConfig, parse_stages
+from coordinator.config import ClusterConfig, parse_stages
+from stage_server.compute.torch_engine import TorchEngine
+from stage_server.core.batch import ForwardBatch, SequenceSlice
+from stage_server.core.config import StageConfig
+from stage_server.model.layer_stack import load_layer_stack
 from stagecoach.contract.address import Address
 from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.precision import DType, KvFormat, Precision
 from stagecoach.model_files import open_model
+from stagecoach.model_files.families import FAMILIES as SERVED
 from tests.clusters import (
     assert_nothing_held,
     generate,
@@ -113,7 +120,7 @@ async def test_requests_survive_the_loss_of_a_stage(llama: Path) -> None:
             )
             for layers in THREE_STAGES
         ]
-        config = CoordinatorConfig(model=str(llama), stages=parse_stages(addresses))
+        config = ClusterConfig(model=str(llama), stages=parse_stages(addresses))
         engine = await open_engine(config, open_model(config.model))
         rest.push_async_callback(engine.close, 0.0)
         running = [asyncio.create_task(generate(engine, prompt, 60)) for prompt in prompts]
@@ -126,6 +133,40 @@ async def test_requests_survive_the_loss_of_a_stage(llama: Path) -> None:
         await assert_nothing_held(engine)
 
 
+OVERFLOWING = [name for name, family in SERVED.items() if family.overflows_in_float16]
+MIDDLE = LayerRange(2, 4)
+
+
+def middle_stage(path: Path, kv_format: KvFormat) -> TorchEngine:
+    """A stage in bfloat16."""
+    files = open_model(str(path))
+    precision = Precision.uniform(DType.BFLOAT16)._replace(kv=kv_format)
+    stack = load_layer_stack(files, MIDDLE, precision=precision, device=torch.device("cpu"))
+    return TorchEngine(StageConfig(model=str(path), layers=MIDDLE), files, stack)
+
+
+@pytest.mark.parametrize("kv_format", [KvFormat.FLOAT16, KvFormat.INT8])
+@pytest.mark.parametrize("family", OVERFLOWING)
+def test_hidden_states_beyond_float16_leave_keys_and_values_within(
+    family: str, kv_format: KvFormat, tmp_path: Path
+) -> None:
+    """Of these families arithmetic in float16 is refused; what layers project is normed before."""
+    engine = middle_stage(tiny_model(family, tmp_path), kv_format)
+    generator = torch.Generator().manual_seed(0)
+    hidden = 1e6 * torch.randn(40, engine.info.hidden_size, generator=generator)
+    for first, last in ((0, 33), (33, 39), (39, 40)):
+        piece = SequenceSlice(0, first, last - first)
+        given = hidden[first:last].bfloat16()
+        found = engine.forward(ForwardBatch(slices=(piece,), hidden_states=given)).hidden_states
+        assert found is not None
+        assert found.isfinite().all()
+        assert found.abs().max() > torch.finfo(torch.float16).max
+    for index in range(len(MIDDLE)):
+        for cache in engine._pool.layer(index):
+            kept = cache.rows if cache.scales is None else cache.scales
+            assert 0 < kept.abs().max() < 100
+
+
 async def test_stages_may_keep_it_differently(llama: Path) -> None:
     (prompt,) = create_prompts(30)
     async with AsyncExitStack() as stack:
@@ -133,7 +174,7 @@ async def test_stages_may_keep_it_differently(llama: Path) -> None:
             await stack.enter_async_context(running_stage(llama, layers, kv_dtype=kv_dtype))
             for layers, kv_dtype in zip(THREE_STAGES, ("int8", "auto", "float16"), strict=True)
         ]
-        config = CoordinatorConfig(model=str(llama), stages=parse_stages(addresses))
+        config = ClusterConfig(model=str(llama), stages=parse_stages(addresses))
         engine = await open_engine(config, open_model(config.model))
         stack.push_async_callback(engine.close, 0.0)
         assert len(await generate(engine, prompt, 20)) == 20

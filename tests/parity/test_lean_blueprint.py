@@ -124,7 +124,7 @@ NAMES = sorted({name for raw in LEAN.values() for name in raw} | {"head_dim", "m
     removed=st.sets(st.sampled_from(NAMES), max_size=2),
     layers=st.sampled_from((["full_attention"], ["sliding_attention", "full_attention"], None)),
 )
-@settings(max_examples=300)
+@settings(max_examples=120)
 def test_what_is_plain_is_read_alike(
     form: str,
     odd: dict[str, object],

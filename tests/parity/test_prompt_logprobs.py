@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from coordinator.assembly import open_engine
-from coordinator.config import CoordinatorConfig, parse_stages
+from coordinator.config import ClusterConfig, parse_stages
 from coordinator.core.events import Finished, GenerationEvent, TokensEvent
 from coordinator.core.prompt_logprobs import PromptLogprob, PromptLogprobs
 from coordinator.core.request import FinishReason
@@ -220,7 +220,7 @@ async def test_after_the_loss_of_a_stage_each_comes_once_and_is_what_it_was(llam
             )
             for index, layers in enumerate(THREE_STAGES)
         ]
-        config = CoordinatorConfig(model=str(llama), stages=parse_stages(addresses))
+        config = ClusterConfig(model=str(llama), stages=parse_stages(addresses))
         engine = await open_engine(config, open_model(config.model))
         rest.push_async_callback(engine.close, 0.0)
         streams = [

@@ -1,6 +1,7 @@
 """Paged attention of random ragged micro-batches against a twin that takes one query at a time."""
 
 import math
+from unittest import mock
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stage_server.core.batch import SequenceSlice
+from stage_server.kv_cache import prefill_chunk
 from stage_server.kv_cache.decode_groups import MAX_PADDING, groups_of_like_length
 from stage_server.kv_cache.kv_pool import KvPool
 from stage_server.kv_cache.paged_attention import PagedAttention
@@ -73,6 +75,7 @@ def rounded(heads: torch.Tensor, kv_format: KvFormat) -> torch.Tensor:
     st.sampled_from([None, 1, 3, 6, 100]),
     st.sampled_from([None, 5.0]),
     st.sampled_from([KvFormat.FLOAT32, KvFormat.FLOAT16, KvFormat.INT8]),
+    st.sampled_from(["cpu", "cuda"]),
     st.integers(0, 2**31),
 )
 def test_every_row_equals_the_attention_of_its_own_sequence(
@@ -81,8 +84,10 @@ def test_every_row_equals_the_attention_of_its_own_sequence(
     sliding_window: int | None,
     softcap: float | None,
     kv_format: KvFormat,
+    tiled_device: str,
     seed: int,
 ) -> None:
+    """Where no device reads tiles, keys and values are converted before, as on a card."""
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(seed)
     pool = KvPool(
@@ -121,9 +126,10 @@ def test_every_row_equals_the_attention_of_its_own_sequence(
         query = torch.randn(num_tokens, num_groups * NUM_KV_HEADS, HEAD_DIM, generator=generator)
         key = torch.randn(num_tokens, NUM_KV_HEADS, HEAD_DIM, generator=generator)
         value = torch.randn(num_tokens, NUM_KV_HEADS, HEAD_DIM, generator=generator)
-        output = PagedAttention(pool, slices, plan, indices).attend(
-            1, query, key, value, scaling=0.3, sliding_window=sliding_window, softcap=softcap
-        )
+        with mock.patch.object(prefill_chunk, "_TILED_DEVICE", tiled_device):
+            output = PagedAttention(pool, slices, plan, indices).attend(
+                1, query, key, value, scaling=0.3, sliding_window=sliding_window, softcap=softcap
+            )
         row = 0
         for piece in slices:
             keys, values = history[piece.kv_slot]

@@ -77,7 +77,7 @@ def full_row(logits: torch.Tensor, request: LogitsRequest) -> LogitsRow:
     )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(data=st.data(), vocab_size=st.sampled_from(VOCAB_SIZES))
 def test_reduced_row_gives_the_token_of_the_full_row(data: st.DataObject, vocab_size: int) -> None:
     params = data.draw(sampling_params(vocab_size))
@@ -141,7 +141,7 @@ def allowed_tokens(draw: st.DrawFn, vocab_size: int) -> npt.NDArray[np.int64]:
     return np.sort(chosen)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(data=st.data(), vocab_size=st.sampled_from(VOCAB_SIZES))
 def test_a_constraint_gives_the_token_of_the_row_with_all_others_at_minus_infinity(
     data: st.DataObject, vocab_size: int
@@ -172,7 +172,7 @@ def test_a_constraint_gives_the_token_of_the_row_with_all_others_at_minus_infini
         twin.append(token_id)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(data=st.data(), vocab_size=st.sampled_from(VOCAB_SIZES))
 def test_logprobs_are_the_log_softmax_of_the_whole_row_however_it_is_reduced(
     data: st.DataObject, vocab_size: int
@@ -219,7 +219,7 @@ def test_asking_for_logprobs_changes_no_token(data: st.DataObject, vocab_size: i
         asked.append(token_id)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(data=st.data(), vocab_size=st.sampled_from(VOCAB_SIZES[1:]))
 def test_an_end_that_comes_too_early_is_a_logit_of_minus_infinity(
     data: st.DataObject, vocab_size: int

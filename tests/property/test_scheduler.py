@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from coordinator.core.embedding import EmbeddingParams, Pooling
 from coordinator.core.request import FinishReason, Request
 from coordinator.core.sequence import Sequence, SequenceState
 from coordinator.core.step import ScheduledSlice, SchedulerOutput
@@ -59,6 +60,9 @@ def verified_tokens(piece: ScheduledSlice, token_ids: tuple[int, ...]) -> tuple[
         if token_ids[end : end + 1] != (tokens[-1],):
             break
     return tuple(tokens)
+
+
+LAST, MEAN = (EmbeddingParams(pooling=one) for one in (Pooling.LAST, Pooling.MEAN))
 
 
 class Drafts(NamedTuple):
@@ -187,6 +191,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.num_finishes: dict[str, int] = {}
         self.scored: dict[str, list[tuple[int, int]]] = {}
         """Positions and tokens of prompts whose log-probabilities came back, by request id."""
+        self.pooled: dict[str, list[int]] = {}
+        """Positions of prompts whose hidden states came back, by request id."""
         self.in_flight: list[InFlight] = []
 
     @precondition(lambda self: self.scheduler.num_waiting < self.max_num_waiting)
@@ -210,8 +216,10 @@ class SchedulerMachine(RuleBasedStateMachine):
             cache_salt=salt,
             max_tokens=data.draw(st.integers(1, min(10, limit - num_prompt)), label="max_tokens"),
             prompt_logprobs=data.draw(st.sampled_from([None, None, 0, 2]), label="logprobs"),
+            embedding=data.draw(st.sampled_from([None, None, LAST, MEAN]), label="embedding"),
         )
         self.scored[request.request_id] = []
+        self.pooled[request.request_id] = []
         self.sequences[request.request_id] = adopt(self.scheduler, request)
         self.salts[request.request_id] = request.cache_salt
         self.num_finishes[request.request_id] = 0
@@ -344,6 +352,10 @@ class SchedulerMachine(RuleBasedStateMachine):
             if rows is not None and sequence.micro_batch_id == output.micro_batch_id:
                 first = piece.start_position + rows.first_row + 1
                 self.scored[piece.request_id] += enumerate(rows.next_token_ids, first)
+            pooled = piece.pooled_rows
+            if pooled is not None and sequence.micro_batch_id == output.micro_batch_id:
+                first = piece.start_position + pooled.first_row
+                self.pooled[piece.request_id] += range(first, first + pooled.num_rows)
 
     def check_scored(self, sequence: Sequence, *, is_whole: bool) -> None:
         """Each token of a prompt but the first came once, in order, where it was asked for."""
@@ -355,6 +367,17 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert found == wanted
         else:
             assert found == wanted[: len(found)]
+        self.check_pooled(sequence, is_whole=is_whole)
+
+    def check_pooled(self, sequence: Sequence, *, is_whole: bool) -> None:
+        """The hidden state of each token that counts came once, in order."""
+        num_tokens, embedding = sequence.num_prompt_tokens, sequence.request.embedding
+        found = self.pooled[sequence.request_id]
+        if embedding is None:
+            assert not found
+            return
+        wanted = [num_tokens - 1] if embedding == LAST else [*range(num_tokens)]
+        assert found == wanted if is_whole else found == wanted[: len(found)]
 
     def finish(self, request_id: str, reason: FinishReason) -> None:
         self.num_finishes[request_id] += self.scheduler.finish(request_id, reason)
@@ -397,6 +420,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             rows = piece.prompt_rows
             assert rows is None or sequence.request.prompt_logprobs == rows.num_top
             assert rows is None or rows.first_row + len(rows.next_token_ids) <= len(piece.token_ids)
+            pooled = piece.pooled_rows
+            assert pooled is None or pooled.first_row + pooled.num_rows <= len(piece.token_ids)
 
     def check_budget(self, output: SchedulerOutput, budget: StepBudget) -> None:
         """A slice of one token may be a decode or prefill."""
@@ -414,7 +439,7 @@ def slots_of(op: SlotOp) -> tuple[int, ...]:
 
 TestSchedulerMachine = SchedulerMachine.TestCase
 TestSchedulerMachine.settings = settings(
-    max_examples=400,
+    max_examples=200,
     stateful_step_count=50,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],

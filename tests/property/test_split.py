@@ -1,6 +1,7 @@
 """The planner's split is the best there is: against trying every one of them."""
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from itertools import combinations, pairwise, permutations
 
 import pytest
@@ -51,21 +52,30 @@ MODEL = ModelShape.of(open_model("shape:llama-2-13b").config)
 CONTEXT_TOKENS = 512
 
 
+@cache
+def figures_of(gpu: Gpu, start: int, count: int) -> tuple[int, int] | None:
+    """Time in ns and tokens of KV of a stage; None when it does not fit."""
+    cost = StageCost(model=MODEL, layers=LayerRange(start, start + count))
+    time = step_time(cost, Work.decode(1, CONTEXT_TOKENS), gpu)
+    try:
+        kv_bytes = kv_memory_bytes(cost, gpu)
+    except InsufficientMemoryError:
+        return None
+    block_bytes = cost.kv_bytes_per_token * KV_BLOCK_SIZE
+    return round(time.total_s * 1e9), kv_bytes // block_bytes * KV_BLOCK_SIZE
+
+
 def score_of(gpus: Sequence[Gpu], split: Sequence[int]) -> SplitScore | None:
     """Worked out from the costs of the stages; None when one does not fit."""
     times_ns, kv_tokens = [], []
     start = 0
     for gpu, count in zip(gpus, split, strict=True):
-        cost = StageCost(model=MODEL, layers=LayerRange(start, start + count))
+        figures = figures_of(gpu, start, count)
         start += count
-        time = step_time(cost, Work.decode(1, CONTEXT_TOKENS), gpu)
-        times_ns.append(round(time.total_s * 1e9))
-        try:
-            kv_bytes = kv_memory_bytes(cost, gpu)
-        except InsufficientMemoryError:
+        if figures is None:
             return None
-        block_bytes = cost.kv_bytes_per_token * KV_BLOCK_SIZE
-        kv_tokens.append(kv_bytes // block_bytes * KV_BLOCK_SIZE)
+        times_ns.append(figures[0])
+        kv_tokens.append(figures[1])
     if min(kv_tokens) < CONTEXT_TOKENS:
         return None
     return SplitScore(max(times_ns), sum(times_ns), -min(kv_tokens))

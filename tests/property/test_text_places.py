@@ -50,7 +50,7 @@ def places_of(
     if waiting is not None:
         text += waiting.text
         placed += places.push(waiting)
-    last = output.flush()
+    last = output.flush().text
     return text + last, placed + places.finish(last)
 
 

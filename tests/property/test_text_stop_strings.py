@@ -26,19 +26,25 @@ def test_text_ends_before_the_first_stop_string(pieces: list[str], stops: list[s
     stop_strings = StopStrings(stops)
     shown, stopped = "", False
     for piece in pieces:
-        text, stopped = stop_strings.push(piece)
+        text, stopped, _ = stop_strings.push(piece)
         shown += text
         if stopped:
             break
     shown += stop_strings.flush()
-    assert (shown, stopped) == cut_at_first_stop("".join(pieces), stops)
+    text = "".join(pieces)
+    assert (shown, stopped) == cut_at_first_stop(text, stops)
+    if stop_strings.found is None:
+        assert not stopped
+    else:
+        assert text.startswith(shown + stop_strings.found)
+        assert stop_strings.found in stops
 
 
 @settings(max_examples=300, deadline=None)
 @given(text=TEXTS, stops=STOPS)
 def test_no_more_is_held_back_than_may_become_a_stop_string(text: str, stops: list[str]) -> None:
     stop_strings = StopStrings(stops)
-    shown, stopped = stop_strings.push(text)
+    shown, stopped, _ = stop_strings.push(text)
     if not stopped:
         held = text[len(shown) :]
         prefixes = {stop[:length] for stop in stops for length in range(len(stop))} | {""}
@@ -73,7 +79,8 @@ def test_stop_strings_are_found_in_what_special_tokens_spell(
     stop_strings = StopStrings(stops)
     shown, stopped = "", False
     for piece, is_shown in pieces:
-        text, stopped = stop_strings.push(piece) if is_shown else stop_strings.push_hidden(piece)
+        push = stop_strings.push if is_shown else stop_strings.push_hidden
+        text, stopped, _ = push(piece)
         shown += text
         if stopped:
             break

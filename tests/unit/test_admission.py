@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from coordinator.core.embedding import EmbeddingParams
 from coordinator.core.request import Request
 from coordinator.core.request_spec import (
     MAX_CHAT_MESSAGES,
@@ -45,6 +46,7 @@ def create_admission(
     text: CharText | None = None,
     *,
     answers_prompt_logits: bool = True,
+    answers_hidden_sums: bool = True,
 ) -> Admission:
     return Admission(
         text=text or CharText(),
@@ -52,6 +54,8 @@ def create_admission(
         eos_token_ids=frozenset({2}),
         max_request_tokens=max_request_tokens,
         answers_prompt_logits=answers_prompt_logits,
+        answers_hidden_sums=answers_hidden_sums,
+        hidden_size=8,
     )
 
 
@@ -149,6 +153,31 @@ async def test_prompts_are_not_told_of_where_the_last_stage_does_not_know_how() 
     with pytest.raises(InvalidArgumentError, match="prompt_logprobs is set, but") as caught:
         await admit(create_admission(answers_prompt_logits=False), spec)
     assert caught.value.field == "prompt_logprobs"
+
+
+async def test_embeddings_are_refused_where_the_last_stage_does_not_know_hidden_states() -> None:
+    spec = RequestSpec(
+        prompt=TokenPrompt(token_ids=(1, 2)), max_tokens=0, embedding=EmbeddingParams()
+    )
+    request = await admit(create_admission(), spec)
+    assert (request.embedding, request.wants_nothing) == (EmbeddingParams(), False)
+    with pytest.raises(InvalidArgumentError, match="last stage is of a version that does not tell"):
+        await admit(create_admission(answers_hidden_sums=False), spec)
+
+
+async def test_an_embedding_has_at_most_the_elements_of_a_hidden_state() -> None:
+    prompt = TokenPrompt(token_ids=(1, 2))
+    spec = RequestSpec(prompt=prompt, max_tokens=0, embedding=EmbeddingParams(dimensions=8))
+    await admit(create_admission(), spec)
+    wide = replace(spec, embedding=EmbeddingParams(dimensions=9))
+    with pytest.raises(
+        InvalidArgumentError, match=r"dimensions is 9, must be in \[1, 8\]"
+    ) as caught:
+        await admit(create_admission(), wide)
+    assert caught.value.field == "dimensions"
+    with pytest.raises(InvalidArgumentError, match="dimensions is 0, must be at least 1") as caught:
+        EmbeddingParams(dimensions=0)
+    assert caught.value.field == "dimensions"
 
 
 async def test_without_output_a_prompt_may_fill_the_context() -> None:

@@ -47,7 +47,7 @@ def test_serve_takes_the_prefix_cache_from_the_flag_or_else_the_environment(
         monkeypatch.setenv("STAGECOACH_PREFIX_CACHE", variable)
     arguments = ("serve", "--model", "demo", "--stage", "h:1", *flags)
     app(list(arguments), standalone_mode=False)
-    assert [config.prefix_cache for config in configs] == [expected]
+    assert [config.clusters[0].prefix_cache for config in configs] == [expected]
 
 
 @pytest.mark.parametrize(

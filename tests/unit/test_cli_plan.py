@@ -167,7 +167,7 @@ def test_kv_in_8_bits_leaves_room_for_more_tokens() -> None:
 def test_another_form_of_kv_is_refused_by_name() -> None:
     result = run("--model", "demo", "--gpu", "t4-16gb", "--kv-dtype", "q8_0")
     assert result.exit_code == 2
-    assert "--kv-dtype 'q8_0' is not one of float32, float16, bfloat16, int8" in result.stderr
+    assert "--kv-dtype 'q8_0' is not one of auto, float32, float16, bfloat16, int8" in result.stderr
 
 
 @pytest.mark.parametrize(

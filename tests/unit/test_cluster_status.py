@@ -14,7 +14,7 @@ from stagecoach.contract.cluster_status import (
 )
 from stagecoach.contract.errors import IncompatibleError
 from stagecoach.contract.layer_range import LayerRange
-from stagecoach.contract.precision import DType, Precision
+from stagecoach.contract.precision import INT4, DType, KvFormat, Precision
 from stagecoach.contract.status_json import status_json
 from stagecoach.v1 import generation_pb2
 from tests.stage_infos import create_info
@@ -32,6 +32,7 @@ KNOWN = StageStatus(
         pid=12,
         num_free_kv_blocks=99,
         weight_bytes=1 << 40,
+        num_weights=1 << 39,
         kv_bytes=1 << 41,
     ),
     pipeline=0,
@@ -43,6 +44,8 @@ MODEL = ModelStatus(
     model_id="some-org/some-model",
     names=("mine", "some-org/some-model"),
     ready=True,
+    problem="stage h:3 was lost",
+    failed=True,
     has_tokenizer=True,
     stages=(KNOWN, LOST, UNKNOWN),
     num_running=1,
@@ -92,21 +95,24 @@ def test_what_this_version_does_not_know_is_incompatible(spoil: object) -> None:
 def test_json_has_these_keys_and_values_in_this_order() -> None:
     stage = (
         '{"index": 0, "address": "[::1]:50051", "layers": [0, 2], "state": "ready",'
-        ' "device": "emulated t4-16gb", "dtype": "float16", "emulated": true, "version": "0.0.1",'
-        ' "pid": 12, "kv_block_size": 16, "kv_blocks_total": 100, "kv_blocks_free": 99,'
+        ' "device": "emulated t4-16gb", "dtype": "float16", "bits_per_weight": 16.0,'
+        ' "kv_dtype": "float16", "emulated": true, "version": "0.0.1", "pid": 12,'
+        ' "kv_block_size": 16, "kv_blocks_total": 100, "kv_blocks_free": 99,'
         ' "weight_bytes": 1099511627776, "kv_bytes": 2199023255552, "pipeline": 0}'
     )
     lost = stage.replace("[::1]:50051", "h:3").replace('"ready"', '"lost"')
     lost = lost.replace('"pipeline": 0', '"pipeline": null')
     unknown = (
         '{"index": 1, "address": "h:2", "layers": null, "state": "connecting", "device": null,'
-        ' "dtype": null, "emulated": false, "version": null, "pid": null, "kv_block_size": 0,'
+        ' "dtype": null, "bits_per_weight": null, "kv_dtype": null, "emulated": false,'
+        ' "version": null, "pid": null, "kv_block_size": 0,'
         ' "kv_blocks_total": 0, "kv_blocks_free": 0, "weight_bytes": 0, "kv_bytes": 0,'
         ' "pipeline": null}'
     )
     identity = (
         '"model": "some-org/some-model", "names": ["mine", "some-org/some-model"],'
-        ' "ready": true, "has_tokenizer": true,'
+        ' "ready": true, "state": "serving", "problem": "stage h:3 was lost",'
+        ' "has_tokenizer": true,'
     )
     load = (
         f' "stages": [{stage}, {lost}, {unknown}], "running": 1,'
@@ -118,6 +124,19 @@ def test_json_has_these_keys_and_values_in_this_order() -> None:
     assert json.dumps(status_json(STATUS)) == (
         f'{{{identity} "version": "0.0.2", "pid": 13,{load}, "models": [{{{identity}{load}}}]}}'
     )
+
+
+def test_people_read_the_forms_of_weights_and_kv() -> None:
+    few = create_info(
+        LayerRange(0, 2),
+        precision=Precision.uniform(DType.FLOAT16)._replace(weights=INT4, kv=KvFormat.INT8),
+        weight_bytes=13_000,
+        num_weights=20_000,
+    )
+    assert replace(KNOWN, info=few).forms == "int4 weights of 5.2 bits, int8 KV"
+    older = replace(few, num_weights=0)
+    assert replace(KNOWN, info=older).forms == "int4 weights, int8 KV"
+    assert UNKNOWN.forms == "? weights, ? KV"
 
 
 def test_of_several_models_each_is_told_and_the_first_stands_for_the_old_fields() -> None:
@@ -171,6 +190,8 @@ def test_the_numbers_of_the_old_fields_never_change() -> None:
         19: "max_num_seqs",
         20: "names",
         21: "models",
+        22: "problem",
+        23: "failed",
     }
 
 

@@ -6,15 +6,30 @@ import pytest
 from pydantic import ValidationError
 
 from coordinator.doors.http.ignored_fields import ignored_fields
+from coordinator.doors.http.schema.anthropic import CountTokensRequest, MessagesRequest
 from coordinator.doors.http.schema.base import RequestModel
 from coordinator.doors.http.schema.chat import ChatCompletionRequest
 from coordinator.doors.http.schema.completion import CompletionRequest
+from coordinator.doors.http.schema.embedding import EmbeddingRequest
+from coordinator.doors.http.schema.ollama import (
+    OllamaChatRequest,
+    OllamaGenerateRequest,
+    OllamaShowRequest,
+)
+from coordinator.doors.http.schema.responses import ResponsesRequest
 from coordinator.doors.http.schema.tokens import DetokenizeRequest, TokenizeRequest
 from tools.http_fields import ENDPOINTS, Treatment, fields, honoured, ignored, refused
 
 LEAST: dict[type[RequestModel], dict[str, Any]] = {
     ChatCompletionRequest: {"messages": [{"role": "user", "content": "x"}]},
     CompletionRequest: {"prompt": "x"},
+    EmbeddingRequest: {"input": "x"},
+    MessagesRequest: {"messages": [{"role": "user", "content": "x"}]},
+    CountTokensRequest: {"messages": [{"role": "user", "content": "x"}]},
+    OllamaChatRequest: {"messages": [{"role": "user", "content": "x"}]},
+    OllamaGenerateRequest: {"prompt": "x"},
+    OllamaShowRequest: {},
+    ResponsesRequest: {"input": "x"},
     TokenizeRequest: {"prompt": "x"},
     DetokenizeRequest: {"tokens": [1]},
 }
@@ -63,7 +78,8 @@ def test_every_field_stands_in_one_table_with_what_it_means() -> None:
 
 def test_fields_of_objects_are_named_by_their_place() -> None:
     found = {field.place: field for field in fields(ChatCompletionRequest)}
-    assert found["messages[].tool_calls"].treatment is Treatment.REFUSED
+    assert found["messages[].tool_calls"].treatment is Treatment.HONOURED
+    assert found["messages[].function_call"].treatment is Treatment.REFUSED
     assert found["messages[].name"].treatment is Treatment.HONOURED
     assert found["stream_options.include_obfuscation"].treatment is Treatment.IGNORED
     assert found["response_format.json_schema.schema"].values == "object"

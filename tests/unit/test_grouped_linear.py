@@ -160,11 +160,11 @@ def test_an_embedding_in_8_bits_gives_its_rows(has_offsets: bool) -> None:
     matrix = random_matrix(50, 70, 8)
     if not has_offsets:
         matrix = matrix._replace(offsets=torch.zeros_like(matrix.offsets))
-    embedding = CodedEmbedding([matrix.rows(slice(20)), matrix.rows(slice(20, 50))], 50, CPU)
+    embedding = CodedEmbedding([matrix.rows(slice(20)), matrix.rows(slice(20, 50))], 50, 70, CPU)
     token_ids = torch.tensor([49, 0, 7, 7])
     torch.testing.assert_close(embedding(token_ids), matrix.values(128)[token_ids])
     num_bytes = sum(buffer.nbytes for buffer in embedding.buffers())
-    assert num_bytes == 50 * (70 + 3 * (4 if has_offsets else 2))
+    assert num_bytes == 50 * (3 * 32 + 3 * (4 if has_offsets else 2))
 
 
 @pytest.fixture

@@ -71,9 +71,9 @@ TAKEN: dict[str, list[Any]] = {
     "reasoning_effort": ["none", "minimal", "high"],
     "verbosity": ["low", "medium", "high"],
     "stream_options": [{"include_usage": True}, {"include_obfuscation": True}, {}],
-    "tools": [[]],
+    "tools": [[], [{"type": "function", "function": {"name": "f"}}]],
     "functions": [[]],
-    "tool_choice": ["none", "auto"],
+    "tool_choice": ["none", "auto", "required", {"type": "function", "function": {"name": "f"}}],
     "function_call": ["none", "auto"],
     "parallel_tool_calls": [True, False],
     "response_format": [
@@ -93,9 +93,9 @@ REFUSED: dict[str, list[Any]] = {
     "moderation": [{"model": "omni-moderation-latest"}],
     "web_search_options": [{"search_context_size": "low"}],
     "modalities": [["audio"], ["text", "audio"]],
-    "tools": [[{"type": "function", "function": {"name": "f"}}]],
+    "tools": [[{"type": "custom", "custom": {"name": "f"}}], [{"type": "function"}], {}],
     "functions": [[{"name": "f"}]],
-    "tool_choice": ["required", {"type": "function", "function": {"name": "f"}}],
+    "tool_choice": ["sometimes", {"type": "custom", "custom": {"name": "f"}}, 1],
     "function_call": [{"name": "f"}],
     "logprobs": ["5"],
     "top_logprobs": [5, 21],
@@ -261,12 +261,10 @@ def test_what_no_text_depends_on_is_advice_of_both_kinds_of_completion(
     advice = {
         "store": True,
         "service_tier": "auto",
-        "reasoning_effort": "low",
         "reasoning": {"effort": "low"},
         "verbosity": "low",
         "prompt_cache_key": "k",
         "safety_identifier": "s",
-        "parallel_tool_calls": True,
         "timeout": 600,
         "mm_processor_kwargs": {"num_crops": 4},
     }
@@ -348,10 +346,10 @@ MESSAGE_FIELDS = fields_of(
     chat.ChatCompletionDeveloperMessageParam,
     chat.ChatCompletionUserMessageParam,
     chat.ChatCompletionAssistantMessageParam,
-) - {"role", "content"}
+) - {"role", "content", "tool_calls"}
 
 
-@pytest.mark.parametrize("field", [*sorted(MESSAGE_FIELDS), "annotations", "reasoning_content"])
+@pytest.mark.parametrize("field", [*sorted(MESSAGE_FIELDS), "annotations"])
 def test_a_null_field_of_a_message_is_taken_and_named(field: str) -> None:
     message = {"role": "assistant", "content": "Red", field: None}
     wanted = read(ChatCompletionRequest, {"messages": [*MESSAGES, message]})
@@ -422,7 +420,6 @@ def test_no_request_has_more_named_than_a_header_holds() -> None:
         ({"guided_json": None}, {"guided_json": {}, "guided_regex": "a"}),
         ({"bad_words": []}, {"bad_words": ["x"]}),
         ({"options": {}}, {"options": {"temperature": 0}}),
-        ({"chat_template_kwargs": {}}, {"chat_template_kwargs": {"enable_thinking": False}}),
         ({"unheard_of": None}, {"unheard_of": 1}),
         ({"unheard_of": []}, {"unheard_of": False}),
         ({"tools": None, "tool_choice": "none"}, {"tools": [{}], "tool_choice": "none"}),

@@ -24,7 +24,15 @@ NOUNS = tuple(
     f"stagecoach.contract.{name}"
     for name in (
         *("address", "cluster_status", "errors", "float32", "layer_range", "load_progress"),
-        *("logits_request", "precision", "prompt_logits", "protocol", "request_timings"),
+        *(
+            "hidden_sums",
+            "logits_request",
+            "model_choice",
+            "precision",
+            "prompt_logits",
+            "protocol",
+        ),
+        "request_timings",
         *("slot_ops", "stage_info"),
         *("stage_timings", "status_json", "step_record"),
     )
@@ -35,11 +43,25 @@ CORE = {*NOUNS, "coordinator.core"}
 ENGINE = CORE | {
     f"coordinator.{name}"
     for name in (
-        *("constraint", "observe", "pipeline", "planner", "sampling", "sandbox", "scheduler"),
+        *(
+            "constraint",
+            "dialogue",
+            "observe",
+            "pipeline",
+            "planner",
+            "sampling",
+            "sandbox",
+            "scheduler",
+        ),
         *("text",),
     )
 }
-DOORS = CORE | CONTRACT | {"stagecoach.security", "stagecoach.serving", "coordinator.doors.access"}
+DOORS = (
+    CORE
+    | CONTRACT
+    | {"stagecoach.security", "stagecoach.serving"}
+    | {f"coordinator.doors.{name}" for name in ("access", "embedding", "prompt_items")}
+)
 
 ALLOWED: dict[str, set[str]] = {
     "stagecoach": {"stagecoach.client"},
@@ -71,9 +93,16 @@ ALLOWED: dict[str, set[str]] = {
     "coordinator.sandbox": {"stagecoach.contract", "stagecoach.process"},
     "coordinator.scheduler": CORE,
     "coordinator.sampling": CORE,
+    "coordinator.dialogue": CORE,
     "coordinator.text": CORE
-    | {"coordinator.sandbox", "stagecoach.contract", "stagecoach.model_files"},
-    "coordinator.constraint": CORE | {"coordinator.sandbox", "coordinator.text"},
+    | {
+        "coordinator.dialogue",
+        "coordinator.sandbox",
+        "stagecoach.contract",
+        "stagecoach.model_files",
+    },
+    "coordinator.constraint": CORE
+    | {"coordinator.dialogue", "coordinator.sandbox", "coordinator.text"},
     "coordinator.planner": CORE | {"stagecoach.roofline", "stagecoach.model_files"},
     "coordinator.pipeline": CORE | CONTRACT | {"stagecoach.security"},
     "coordinator.observe": CORE | {"stagecoach.telemetry", "stagecoach.version"},
@@ -85,12 +114,18 @@ ALLOWED: dict[str, set[str]] = {
         "stagecoach.model_files",
     },
     "coordinator.stage_waits": {"stagecoach.contract", "stagecoach.process"},
+    "coordinator.model_keeper": ENGINE
+    | BELOW_SERVERS
+    | {f"coordinator.{name}" for name in ("assembly", "config", "engine", "stage_waits")}
+    | {"coordinator.doors.access"},
     "coordinator.doors.access": DOORS,
+    "coordinator.doors.embedding": CORE,
+    "coordinator.doors.prompt_items": CORE,
     "coordinator.doors.grpc": DOORS,
     "coordinator.doors.http": DOORS | {"coordinator.observe", "coordinator.sandbox"},
     "coordinator.process": ENGINE
     | BELOW_SERVERS
-    | {f"coordinator.{name}" for name in ("assembly", "config", "doors", "engine", "stage_waits")},
+    | {f"coordinator.{name}" for name in ("config", "doors", "engine", "model_keeper")},
     "coordinator.timeline": {"stagecoach.client"},
     "coordinator.bench": {"stagecoach", "coordinator.planner"},
     "coordinator.perplexity": {"stagecoach"},
@@ -113,6 +148,7 @@ WIRE_EDGES = (
     "stage_server.wire.answer",
     "stage_server.wire.micro_batch",
     "coordinator.pipeline.answered_logits",
+    "coordinator.pipeline.answered_sums",
     "coordinator.pipeline.forward_call",
     "coordinator.pipeline.forward_stream",
     "coordinator.pipeline.stage_inquiry",

@@ -24,6 +24,7 @@ from coordinator.engine.mask_waits import MaskWaits
 from coordinator.engine.outage import Outage
 from coordinator.observe.observer import Observers
 from coordinator.scheduler import Pace, Scheduler, SchedulerConfig
+from coordinator.text.conversations import Conversations
 from stagecoach.contract.errors import (
     InternalError,
     InvalidArgumentError,
@@ -137,6 +138,8 @@ class Rig:
                 eos_token_ids=frozenset(),
                 max_request_tokens=limits.max_request_tokens,
                 answers_prompt_logits=True,
+                answers_hidden_sums=True,
+                hidden_size=8,
             ),
             grammars=self.grammars,
             outage=Outage(stage_wait_s=60.0),
@@ -146,7 +149,7 @@ class Rig:
             limits=limits,
             num_stages=1,
             vocab_size=VOCAB_SIZE,
-            tokenizer=None,
+            conversations=Conversations(None),
         )
 
     async def submitting(self, spec: RequestSpec) -> asyncio.Task[LiveRequest]:

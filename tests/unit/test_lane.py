@@ -7,7 +7,8 @@ from itertools import count
 
 import pytest
 
-from coordinator.core.events import TokensEvent
+from coordinator.core.embedding import EmbeddingParams, Pooling
+from coordinator.core.events import Finished, TokensEvent
 from coordinator.core.limits import MAX_BLAMES
 from coordinator.core.prompt_logprobs import PromptLogprobs
 from coordinator.core.request import FinishReason, Request
@@ -17,6 +18,8 @@ from coordinator.engine.lane import Lane, OnLanded
 from coordinator.engine.live_request import LiveRequest
 from coordinator.engine.mask_waits import MaskWaits
 from coordinator.scheduler import Load, Pace, Scheduler, SchedulerConfig
+from coordinator.text.output_text import OutputText
+from coordinator.text.stop_strings import TextDelta
 from stagecoach.contract.errors import (
     IncompatibleError,
     InternalError,
@@ -43,7 +46,11 @@ class Sent:
         self.land = on_landed
 
     def succeed(
-        self, *, log_sum_exp: float = 0.0, prompt_log_sum_exps: Sequence[float] = ()
+        self,
+        *,
+        log_sum_exp: float = 0.0,
+        prompt_log_sum_exps: Sequence[float] = (),
+        hidden_sums: Sequence[Sequence[float]] = (),
     ) -> None:
         """Lands with these sums for the prompts in it; of each prompt all rows have the same."""
         self.land(
@@ -73,6 +80,7 @@ class Sent:
                         self.output.prompt_logits(), prompt_log_sum_exps, strict=True
                     )
                 ),
+                hidden_sums=tuple(hidden_sums),
             )
         )
 
@@ -143,6 +151,7 @@ class Rig:
         max_tokens: int = 3,
         prompt: tuple[int, ...] = (1, 2),
         prompt_logprobs: int | None = None,
+        embedding: EmbeddingParams | None = None,
     ) -> None:
         for name in names:
             request = Request(
@@ -150,6 +159,7 @@ class Rig:
                 prompt_token_ids=prompt,
                 max_tokens=max_tokens,
                 prompt_logprobs=prompt_logprobs,
+                embedding=embedding,
             )
             sequence = TokenSequence(request=request)
             self.lane.place(sequence)
@@ -157,7 +167,7 @@ class Rig:
                 sequence,
                 num_stages=1,
                 vocab_size=16,
-                tokenizer=None,
+                text=OutputText(None, ()),
                 constraint=None,
                 on_cancel=lambda: None,
             )
@@ -393,6 +403,52 @@ async def test_log_probabilities_of_a_request_that_was_cancelled_are_dropped() -
     landed.steps[0].send(rig.requests)
     assert gone.sequence.num_known_logprobs == 0
     assert rig.requests["b"].sequence.num_known_logprobs == 2
+
+
+async def test_an_embedding_comes_with_the_end_of_its_request() -> None:
+    rig = Rig()
+    rig.add("a", prompt=(1, 2), embedding=EmbeddingParams(normalize=False), max_tokens=0)
+    rig.add("b", prompt=(1, 2, 3))
+    mean = EmbeddingParams(pooling=Pooling.MEAN, dimensions=2)
+    rig.add("c", prompt=(1, 2, 3, 4), embedding=mean, max_tokens=0)
+    sent = rig.fill()
+    assert [(one.first_row, one.num_rows) for one in sent.output.hidden_sums()] == [(1, 1), (5, 4)]
+    sent.succeed(hidden_sums=[(0.5, 1.0, 2.0), (12.0, -16.0, 99.0)])
+    landed = await rig.lane.land()
+    for token in landed.steps[0].send(rig.requests).last_tokens:
+        token.live.end(FinishReason.LENGTH, TextDelta("", stopped=False))
+    found = {}
+    for name in ("a", "c"):
+        [_, end] = [event async for event in rig.requests[name].stream]
+        assert isinstance(end, Finished)
+        assert end.embedding is not None
+        found[name] = list(end.embedding)
+    assert found == {"a": [0.5, 1.0, 2.0], "c": pytest.approx([0.6, -0.8])}
+
+
+async def test_hidden_states_that_are_not_finite_fail_their_request_alone() -> None:
+    rig = Rig()
+    rig.add("a", "b", "c", prompt=(1, 2), embedding=EmbeddingParams(), max_tokens=0)
+    rig.fill().succeed(hidden_sums=[(0.5, math.inf), (1.0, 2.0), (math.nan, 0.0)])
+    problem = "model produced NaN or infinite hidden states"
+    assert await rig.failures() == {"a": problem, "c": problem}
+    assert rig.requests["b"].sequence.num_pooled_tokens == 1
+
+
+async def test_an_embedding_that_was_cancelled_has_none() -> None:
+    rig = Rig()
+    mean = EmbeddingParams(pooling=Pooling.MEAN)
+    rig.add("b", prompt=(1,) * 30)  # the shortest goes first, and leaves half of the step
+    rig.add("a", prompt=(1,) * 60, embedding=mean, max_tokens=0)
+    rig.fill().succeed(hidden_sums=[(1.0, 2.0)])
+    landed = await rig.lane.land()
+    landed.steps[0].send(rig.requests)
+    live = rig.requests["a"]
+    assert live.sequence.num_pooled_tokens == 34
+    live.end(FinishReason.ABORT, TextDelta("", stopped=False))
+    [_, end] = [event async for event in live.stream]
+    assert isinstance(end, Finished)
+    assert end.embedding is None
 
 
 async def test_where_no_output_is_wanted_the_token_behind_the_prompt_ends_it() -> None:

@@ -44,7 +44,7 @@ def test_the_last_stage_has_fewer_layers_where_the_head_is_large() -> None:
 
 def test_weights_fill_a_like_share_of_unequal_memory() -> None:
     shares = filled([8 * GIB, 12 * GIB, 12 * GIB])
-    layer_share = ModelShape.of(LLAMA_13B).layer_bytes / (8 * GIB)
+    layer_share = ModelShape.of(LLAMA_13B).layer_matrix_bytes[0] / (8 * GIB)
     assert max(shares) - min(shares) < layer_share
 
 

@@ -230,14 +230,15 @@ def value(registry: CollectorRegistry, name: str, **labels: str) -> float | None
 
 
 def test_the_state_of_the_engine_is_exported() -> None:
-    metrics = CoordinatorMetrics(model="demo", num_lost_log_lines=lambda: 7)
-    assert value(metrics.registry, "stagecoach_ready") == 0
-    assert value(metrics.registry, "stagecoach_num_requests_running") is None
-    metrics.serve(IdleEngine())
+    metrics = CoordinatorMetrics(num_lost_log_lines=lambda: 7)
+    metrics.add("other", model="org/other")
+    demo = metrics.add("demo", model="/models/demo")
+    assert value(metrics.registry, "stagecoach_ready", model="demo") == 0
+    assert value(metrics.registry, "stagecoach_num_requests_running", model="demo") is None
+    demo.serve(IdleEngine())
     expected: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {
         ("stagecoach_ready", ()): 0,
-        ("stagecoach_model_info", (("model_name", "demo"),)): 1,
-        ("stagecoach_log_lines_lost_total", ()): 7,
+        ("stagecoach_model_info", (("model_name", "/models/demo"),)): 1,
         ("stagecoach_num_requests_running", ()): 3,
         ("stagecoach_num_requests_waiting", ()): 2,
         ("stagecoach_micro_batches_in_flight", ()): 1,
@@ -254,11 +255,17 @@ def test_the_state_of_the_engine_is_exported() -> None:
         ("stagecoach_stage_up", (("stage", "1"),)): 0,
     }
     for (name, labels), wanted in expected.items():
-        assert value(metrics.registry, name, **dict(labels)) == wanted, name
+        assert value(metrics.registry, name, model="demo", **dict(labels)) == wanted, name
+    assert value(metrics.registry, "stagecoach_log_lines_lost_total") == 7
+    assert value(metrics.registry, "stagecoach_ready", model="other") == 0
+    assert value(metrics.registry, "stagecoach_num_requests_running", model="other") is None
+    names = [family.name for family in metrics.registry.collect()]
+    assert len(names) == len(set(names)), "a family is exported once, with all models"
 
 
 def test_two_coordinators_in_one_process_count_apart() -> None:
-    one, other = CoordinatorMetrics(model="m"), CoordinatorMetrics(model="m")
-    one.recorder.request_accepted("r", 5)
+    one, other = CoordinatorMetrics(), CoordinatorMetrics()
+    counted, _ = (metrics.add("m", model="m") for metrics in (one, other))
+    counted.recorder.request_accepted("r", 5)
     name = "stagecoach_requests_accepted_total"
-    assert (value(one.registry, name), value(other.registry, name)) == (1, 0)
+    assert [value(each.registry, name, model="m") for each in (one, other)] == [1, 0]

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from coordinator.text.tokenizer import load_tokenizer
 from stagecoach.contract.errors import ModelFilesError, UnsupportedModelError
-from stagecoach.model_files import GgufTokenizer, HfTokenizerFiles, open_model
+from stagecoach.model_files import GgufTokenizer, HfTokenizerFiles, model_id_of, open_model
 from stagecoach.model_files.config import parse_config
 from stagecoach.model_files.safetensors_file import SafetensorsFile
 from tests.text_models import tiny_text_model
@@ -427,3 +427,27 @@ def test_opening_models_imports_neither_torch_nor_transformers() -> None:
         "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("spec", "name"),
+    [
+        ("demo", "SmolLM2-135M-Instruct.Q4_1"),
+        ("shape:llama-2-7b", "shape:llama-2-7b"),
+        ("org/name@main", "org/name"),
+        ("/nowhere/of/mine", "mine"),
+        ("/nowhere/mine.Q4_0.gguf", "mine.Q4_0"),
+        ("/nowhere/mine-00001-of-00002.gguf", "mine"),
+        ("~nobody-of-this-name/x", "~nobody-of-this-name/x"),
+    ],
+)
+def test_a_model_has_its_name_before_it_is_opened(spec: str, name: str) -> None:
+    assert model_id_of(spec) == name
+
+
+def test_the_name_before_is_the_name_after(tmp_path: Path) -> None:
+    folder = tiny_model("llama", tmp_path)
+    link = tmp_path / "link"
+    link.symlink_to(folder)
+    for spec in ("demo", "shape:llama-2-7b", str(folder), f"{folder}/", str(link)):
+        assert model_id_of(spec) == open_model(spec).model_id

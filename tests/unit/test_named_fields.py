@@ -57,6 +57,8 @@ async def admit(spec: RequestSpec) -> None:
         eos_token_ids=frozenset(),
         max_request_tokens=64,
         answers_prompt_logits=False,
+        answers_hidden_sums=True,
+        hidden_size=8,
     )
     admission.check(spec)
     await admission.encode(spec.prompt)

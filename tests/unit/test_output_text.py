@@ -18,33 +18,35 @@ def test_it_stops_across_tokens_and_says_nothing_afterwards(demo: Tokenizer) -> 
     output = OutputText(demo, ["STOP"])
     shown = ""
     for token_id in demo.encode("go on, ST and then STOP here"):
-        text, stopped = output.push(token_id)
+        text, stopped, _ = output.push(token_id)
         shown += text
         if stopped:
             break
     assert shown == "go on, ST and then "
     assert stopped
-    assert output.flush() == ""
+    assert output.flush().text == ""
+    assert output.stop_string == "STOP"
 
 
 def test_it_flushes_what_it_held_back(demo: Tokenizer) -> None:
     output = OutputText(demo, ["STOP"])
     shown = "".join(output.push(token_id).text for token_id in demo.encode("one ST"))
     assert shown == "one "
-    assert output.flush() == "ST"
+    assert output.flush().text == "ST"
+    assert output.stop_string is None
 
 
 def test_it_finds_a_stop_string_that_only_the_flush_completes(demo: Tokenizer) -> None:
     output = OutputText(demo, ["\ufffd"])
     incomplete = demo.encode("a🙂")[:-1]
     shown = "".join(output.push(token_id).text for token_id in incomplete)
-    assert shown + output.flush() == "a"
+    assert shown + output.flush().text == "a"
 
 
 def test_that_of_a_model_without_tokenizer_is_empty() -> None:
     output = OutputText(None, [])
-    assert output.push(7) == ("", False)
-    assert output.flush() == ""
+    assert output.push(7).text == ""
+    assert output.flush().text == ""
 
 
 def test_stop_strings_count_only_after_the_tokens_that_must_come(demo: Tokenizer) -> None:
@@ -58,7 +60,7 @@ def test_stop_strings_count_only_after_the_tokens_that_must_come(demo: Tokenizer
             shown += delta.text
             if delta.stopped:
                 return shown
-        return shown + output.flush()
+        return shown + output.flush().text
 
     first = next(num for num in range(len(token_ids)) if "STOP" in demo.detokenize(token_ids[:num]))
     assert text(0) == " "

@@ -99,7 +99,9 @@ class BytesClient:
     def __init__(self) -> None:
         self.asked: list[int] = []
 
-    async def tokenize(self, prompt: str, *, add_special_tokens: bool = True) -> list[int]:
+    async def tokenize(
+        self, prompt: str, *, model: str | None, add_special_tokens: bool = True
+    ) -> list[int]:
         self.asked.append(len(prompt))
         return [1, *prompt.encode()] if add_special_tokens else list(prompt.encode())
 

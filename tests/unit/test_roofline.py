@@ -18,6 +18,7 @@ from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.precision import INT4, INT8, DType, Encoding, KvFormat, Precision
 from stagecoach.model_files import ModelConfig, open_model
 from stagecoach.model_files.config import parse_config
+from stagecoach.roofline.capability import Capability
 from stagecoach.roofline.devices import GPUS, gpu_named
 from stagecoach.roofline.kv_memory import kv_memory_bytes, num_kv_blocks
 from stagecoach.roofline.model_shape import ModelShape, device_precision
@@ -172,13 +173,13 @@ class TestTime:
         for num_tokens in (1, 64):
             work = Work.decode(num_tokens, num_tokens)
             assert unpacking_work(stage, work).moved_bytes == 0
-            assert matrices_work(stage, work).moved_bytes > 14 * shape.layer_bytes
+            assert matrices_work(stage, work).moved_bytes > stage.layer_bytes
         at_64, at_65 = (
             step_time(stage, Work.decode(count, count), RTX_3060).total_s for count in (64, 65)
         )
         written = 14 * shape.layer_matrix_parameters * 2
         work = Work.decode(65, 65)
-        assert unpacking_work(stage, work).moved_bytes == 14 * shape.layer_matrix_bytes + written
+        assert unpacking_work(stage, work).moved_bytes == stage.matrix_bytes + written
         assert at_65 - at_64 > written / RTX_3060.bandwidth_bytes_per_s
 
     def test_before_ampere_4_bits_are_unpacked_from_two_tokens_on(self) -> None:
@@ -274,6 +275,24 @@ class TestTime:
         assert attention_work(capped, decode) == attention_work(stage, decode)
         assert num_launches(capped, decode) == num_launches(stage, decode)
 
+    @pytest.mark.parametrize(
+        ("kv_format", "is_charged"), [(KvFormat.FLOAT16, False), (KvFormat.INT8, True)]
+    )
+    def test_cards_before_ampere_convert_kv_of_8_bits_for_chunks(
+        self, kv_format: KvFormat, *, is_charged: bool
+    ) -> None:
+        precision = Precision.uniform(DType.FLOAT16)._replace(kv=kv_format)
+        stage = StageCost(
+            model=ModelShape.of(config_of("llama-2-13b"), precision), layers=LayerRange(13, 27)
+        )
+        turing = gpu_named("t4-16gb")
+        ampere = replace(turing, capability=Capability(8, 0))
+        chunk, decode = Work.of([(3584, 512)], 0), Work.decode(8, 512)
+        times_s = [step_time(stage, chunk, gpu).total_s for gpu in (turing, ampere)]
+        left_bytes = [kv_memory_bytes(stage, gpu) for gpu in (ampere, turing)]
+        assert (times_s[0] > times_s[1]) == (left_bytes[0] > left_bytes[1]) == is_charged
+        assert step_time(stage, decode, turing) == step_time(stage, decode, ampere)
+
     def test_the_head_is_read_only_for_logits_and_only_once(self) -> None:
         last = create_stages("llama-2-13b", 3)[-1]
         none, one, two = (last.moved_bytes(Work(4, 4, 4, rows)) for rows in (0, 1, 2))
@@ -300,6 +319,7 @@ class TestTime:
         chunks = [(start, count) for start, count in slices if count > 1]
         assert work.num_chunks == len(chunks)
         assert work.num_gathered_tokens == sum(start + count for start, count in chunks if start)
+        assert work.num_chunk_context_tokens == sum(start + count for start, count in chunks)
 
 
 class TestTables:

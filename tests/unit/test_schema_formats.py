@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import jsonschema_rs
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.constraint.schema_formats import rewrite_format
@@ -74,6 +74,7 @@ ASSERTED = [
 
 
 @pytest.mark.parametrize("form", ASSERTED)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_what_a_format_allows_validates(form: str, data: st.DataObject) -> None:
     text = data.draw(st.from_regex(pattern_of(form), fullmatch=True))

@@ -13,7 +13,7 @@ from cryptography.x509.verification import PolicyBuilder, Store
 from typer.testing import CliRunner
 
 from coordinator.cli.app import app as coordinator_cli
-from coordinator.config import CoordinatorConfig, parse_stages
+from coordinator.config import ClusterConfig, CoordinatorConfig, parse_stages
 from coordinator.doors.access.callers import Callers
 from stage_server.core.config import StageConfig
 from stage_server.process.command import app as stage_server
@@ -29,6 +29,7 @@ from stagecoach.security.tls_files import TlsFiles
 from tests.certificates import Certificates, as_server
 
 NOW = datetime.now(UTC)
+CLUSTER = ClusterConfig(model="demo", stages=parse_stages(["h:1"]))
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +218,7 @@ def test_metrics_are_for_this_machine_unless_told_otherwise(certificates: Certif
     assert caught.value.field == "metrics_listen"
     stage(tls=certificates.stage, metrics_listen=far, insecure_bind=True)
     with pytest.raises(InvalidArgumentError, match="the metrics port would listen") as caught:
-        CoordinatorConfig(model="demo", stages=parse_stages(["h:1"]), metrics_listen=far)
+        CoordinatorConfig(clusters=(CLUSTER,), metrics_listen=far)
     assert caught.value.field == "metrics_listen"
 
 
@@ -225,8 +226,7 @@ def test_a_coordinator_listens_to_others_only_with_tls_and_keys_or_when_told(
     certificates: Certificates,
 ) -> None:
     def configure(**changes: object) -> CoordinatorConfig:
-        values = {"model": "demo", "stages": parse_stages(["h:1"])}
-        return CoordinatorConfig(**(values | changes))  # type: ignore[arg-type]
+        return CoordinatorConfig(clusters=(CLUSTER,), **changes)  # type: ignore[arg-type]
 
     tls, keys = as_server(certificates.coordinator), Path("keys")
     for door in ("listen", "http_listen"):

@@ -41,11 +41,13 @@ INFO = StageInfo(
     version="0.0.1",
     pid=4321,
     weight_bytes=1 << 40,
+    num_weights=1 << 41,
     kv_bytes=1 << 41,
     weight_digests={"layer 2": b"digest"},
     weights_revision="r" * 40,
     adds_noise=True,
     answers_prompt_logits=True,
+    answers_hidden_sums=True,
     attention="kernel",
     max_graph_seqs=64,
 )
@@ -65,17 +67,18 @@ def test_every_field_crosses_the_wire() -> None:
     data = message.SerializeToString()
     read = stage_info_codec.from_message(stage_pb2.GetInfoResponse.FromString(data))
     assert read == INFO
+    assert read.bits_per_weight == 4
 
 
 def test_a_stage_says_its_own_version_and_process() -> None:
     values = {field.name: getattr(INFO, field.name) for field in fields(StageInfo)}
-    for name in ("protocol_version", "version", "pid", "adds_noise", "answers_prompt_logits"):
+    answers = ("adds_noise", "answers_prompt_logits", "answers_hidden_sums")
+    for name in ("protocol_version", "version", "pid", *answers):
         del values[name]
     info = StageInfo(**values)
     assert (info.protocol_version, info.version) == (PROTOCOL_VERSION, __version__)
     assert info.pid == os.getpid()
-    assert info.adds_noise
-    assert info.answers_prompt_logits
+    assert all(getattr(info, name) for name in answers)
 
 
 def test_what_is_set_on_no_message_is_not_taken_from_this_process() -> None:
@@ -87,6 +90,7 @@ def test_what_is_set_on_no_message_is_not_taken_from_this_process() -> None:
     info = stage_info_codec.from_message(message)
     assert (info.protocol_version, info.version, info.pid, info.adds_noise) == (0, "", 0, False)
     assert not info.answers_prompt_logits
+    assert not info.answers_hidden_sums
     assert info.precision == Precision.of("float16", on_cpu=True)
 
 

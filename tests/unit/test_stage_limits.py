@@ -47,13 +47,19 @@ def test_the_largest_micro_batch_fits_a_request() -> None:
     assert batch.ByteSize() <= limits.request_bytes
 
 
-def test_a_full_row_for_every_sequence_fits_a_response() -> None:
-    limits = message_limits(CONFIG, hidden_size=576, vocab_size=49152)
+def test_a_full_row_and_a_sum_for_every_sequence_fit_a_response() -> None:
+    limits = message_limits(CONFIG, hidden_size=57600, vocab_size=49152)
     result = stage_pb2.MicroBatchResult(
         logits=[
             stage_pb2.LogitsRow(row=i, full=tensor_pb2.Tensor(shape=[49152], data=bytes(49152 * 4)))
             for i in range(64)
-        ]
+        ],
+        hidden_sums=[
+            stage_pb2.HiddenSum(
+                first_row=i, sum=tensor_pb2.Tensor(shape=[57600], data=bytes(57600 * 4))
+            )
+            for i in range(64)
+        ],
     )
     assert result.ByteSize() <= limits.response_bytes
 

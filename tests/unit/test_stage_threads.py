@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from stage_server.compute import threads
+from stagecoach.process import cores
 
 
 def test_the_default_is_at_least_one_and_at_most_the_cpus_that_may_be_used() -> None:
-    assert 1 <= threads.default_num_threads() <= len(os.sched_getaffinity(0))
+    assert 1 <= cores.num_cores() <= len(os.sched_getaffinity(0))
 
 
 @pytest.mark.parametrize(
@@ -20,11 +21,11 @@ def test_a_containers_quota_limits_the_default(
 ) -> None:
     file = tmp_path / "cpu.max"
     file.write_text(quota + "\n")
-    monkeypatch.setattr(threads, "_CPU_QUOTA", file)
-    monkeypatch.setattr(threads, "_CPU_TOPOLOGY", str(tmp_path / "none{cpu}"))
+    monkeypatch.setattr(cores, "_CPU_QUOTA", file)
+    monkeypatch.setattr(cores, "_CPU_TOPOLOGY", str(tmp_path / "none{cpu}"))
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1, 2, 3})
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    assert threads.default_num_threads() == expected
+    assert cores.num_cores() == expected
 
 
 def test_two_hardware_threads_of_one_core_count_once(
@@ -32,11 +33,11 @@ def test_two_hardware_threads_of_one_core_count_once(
 ) -> None:
     for cpu, siblings in enumerate(["0,2", "1,3", "0,2", "1,3"]):
         (tmp_path / f"cpu{cpu}").write_text(siblings + "\n")
-    monkeypatch.setattr(threads, "_CPU_QUOTA", tmp_path / "none")
-    monkeypatch.setattr(threads, "_CPU_TOPOLOGY", str(tmp_path / "cpu{cpu}"))
+    monkeypatch.setattr(cores, "_CPU_QUOTA", tmp_path / "none")
+    monkeypatch.setattr(cores, "_CPU_TOPOLOGY", str(tmp_path / "cpu{cpu}"))
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1, 2, 3})
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
-    assert threads.default_num_threads() == 2
+    assert cores.num_cores() == 2
 
 
 def test_idle_threads_wait_passively_unless_the_user_decided(

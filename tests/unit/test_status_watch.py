@@ -166,7 +166,7 @@ def two_models() -> CoordinatorStatus:
     large = a_status(*map(a_stage, range(3))).models[0]
     lost = a_stage(0, address="other.example:1", state=StageState.LOST)
     small = a_status(lost, ready=False).models[0]
-    small = dataclasses.replace(small, model_id="small", num_running=77)
+    small = dataclasses.replace(small, model_id="small", names=("small",), num_running=77)
     return CoordinatorStatus.of([large, small])
 
 

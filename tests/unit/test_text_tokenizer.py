@@ -231,7 +231,9 @@ def test_chat_prompt_equals_that_of_transformers(
         reference = demo_of_transformers.apply_chat_template(
             conversation, add_generation_prompt=True, return_dict=False
         )
-        messages = tuple(ChatMessage(**message) for message in conversation)
+        messages = tuple(
+            ChatMessage(role=one["role"], content=one["content"]) for one in conversation
+        )
         assert demo.encode_chat(ChatPrompt(messages=messages)) == reference
 
 

@@ -9,7 +9,7 @@ from coordinator.pipeline.replica import check_fits, narrowest
 from coordinator.pipeline.topology import Topology
 from stagecoach.contract.errors import IncompatibleError, InvalidArgumentError
 from stagecoach.contract.layer_range import LayerRange
-from stagecoach.contract.precision import DType, Precision
+from stagecoach.contract.precision import INT4, DType, KvFormat, Precision
 from stagecoach.contract.protocol import PROTOCOL_VERSION
 from stagecoach.contract.stage_info import StageInfo
 from tests.stage_infos import create_info
@@ -128,14 +128,53 @@ def test_the_smallest_stage_sets_every_limit() -> None:
     assert topology.max_num_batched_tokens == 64
 
 
-def test_a_stage_tells_of_prompts_when_every_server_of_it_does() -> None:
-    knows = create_info(LayerRange(2, 4), answers_prompt_logits=True)
-    is_older = create_info(LayerRange(2, 4), answers_prompt_logits=False)
+@pytest.mark.parametrize("what", ["answers_prompt_logits", "answers_hidden_sums"])
+def test_a_stage_tells_of_prompts_when_every_server_of_it_does(what: str) -> None:
+    knows = create_info(LayerRange(2, 4), **{what: True})
+    is_older = create_info(LayerRange(2, 4), **{what: False})
     first = create_info(LayerRange(0, 2))
     for servers, expected in (([knows, knows], True), ([knows, is_older], False)):
         stage = narrowest(servers)
-        assert Topology.of([("a", first), ("b", stage)]).answers_prompt_logits == expected
+        assert getattr(Topology.of([("a", first), ("b", stage)]), what) == expected
         check_fits("b", stage, knows)
     check_fits("b", is_older, is_older)
-    with pytest.raises(IncompatibleError, match="answers_prompt_logits False, needs at least True"):
+    with pytest.raises(IncompatibleError, match=f"{what} False, needs at least True"):
         check_fits("b", knows, is_older, is_back=True)
+
+
+FEW = Precision.uniform(DType.FLOAT32)._replace(weights=INT4)
+
+
+def test_stages_that_keep_numbers_in_unequal_formats_are_named() -> None:
+    stages = [
+        create_stage("0:2", precision=FEW),
+        create_stage("2:4", precision=FEW._replace(kv=KvFormat.INT8)),
+        create_stage("4:6"),
+    ]
+    assert Topology.of(stages).unequal_forms == {
+        "weights": "int4: host:0, host:2; float32: host:4",
+        "kv": "float32: host:0, host:4; int8: host:2",
+    }
+    assert Topology.of([create_stage("0:3"), create_stage("3:6")]).unequal_forms == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"precision": FEW}, "has precision int4 weights, float32 arithmetic, .* expected float32"),
+        (
+            {"precision": Precision.uniform(DType.FLOAT32)._replace(kv=KvFormat.INT8)},
+            "has precision float32 weights, float32 arithmetic, int8 KV, .* expected float32",
+        ),
+        ({"weight_bytes": 700}, r"has weights of 5\.60 bits each, expected 5\.20: .* --weights"),
+    ],
+)
+def test_servers_of_one_stage_must_keep_numbers_alike(change: dict[str, Any], told: str) -> None:
+    """A request may go on at any of them, and its text must not depend on where."""
+    values = {"weight_bytes": 650, "num_weights": 1000}
+    _, expected = create_stage("0:3", **values)
+    check_fits("host:9", expected, expected)
+    check_fits("host:9", expected, create_stage("0:3", **{**values, "weight_bytes": 651})[1])
+    _, other = create_stage("0:3", **{**values, **change})
+    with pytest.raises(IncompatibleError, match=f"stage host:9 {told}"):
+        check_fits("host:9", expected, other)

@@ -46,6 +46,7 @@ def chat(
     timeout_s: Annotated[
         float | None, typer.Option(help="Seconds for one answer. Default: no limit.")
     ] = None,
+    model: flags.ModelName = None,
     coordinator: flags.CoordinatorAddress = DEFAULT_ADDRESS,
     tls_ca: TlsCa = None,
     api_key_file: ApiKeyFile = None,
@@ -68,6 +69,7 @@ def chat(
         stop_ids = flags.read_stop_token_ids(stop_token_ids)
         call_timeout_s(timeout_s)  # before anything is asked
         options = GenerateOptions(
+            model=model,
             max_tokens=max_tokens,
             min_tokens=min_tokens,
             temperature=temperature,
@@ -118,7 +120,8 @@ async def _chat(
     from coordinator.cli.chat.session import ChatSession
 
     async with connection.async_client() as client:
-        model = await client.status(timeout_s=STATUS_TIMEOUT_S)
+        status = await client.status(timeout_s=STATUS_TIMEOUT_S)
+        model = status.of_model(settings.options.get("model"))
         if not model.has_tokenizer:
             raise InvalidArgumentError(
                 f"{model.model_id} has no tokenizer: it takes token ids, with generate",

@@ -17,8 +17,8 @@ from stagecoach.client import (
     AsyncTokenStream,
     Completion,
     ContextLengthExceededError,
-    CoordinatorStatus,
     FinishReason,
+    ModelStatus,
     RequestAbortedError,
     StagecoachError,
 )
@@ -48,7 +48,7 @@ class ChatSession:
 
     Args:
         client: Talks to the coordinator.
-        model: What the coordinator said of itself at the start.
+        model: What the coordinator said of it at the start.
         conversation: What was said before.
         settings: How answers are made.
         view: Where everything is shown.
@@ -58,7 +58,7 @@ class ChatSession:
     def __init__(
         self,
         client: AsyncClient,
-        model: CoordinatorStatus,
+        model: ModelStatus,
         *,
         conversation: Conversation,
         settings: Settings,

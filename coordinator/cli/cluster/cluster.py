@@ -1,18 +1,28 @@
 """Stage servers and a coordinator as child processes on this machine."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
+from tempfile import NamedTemporaryFile
+from typing import NamedTuple, TypeVar
 
 from coordinator.cli.cluster.child import Child, Process, spawn
 from coordinator.cli.cluster.device_turns import OWN_CHOICE, DeviceTurns
 from coordinator.cli.cluster.stage_forks import StageForks
 from coordinator.cli.cluster.stage_keeper import RunningStage, StageKeeper
-from stagecoach.contract.errors import StagecoachError
+from coordinator.cli.shared.arguments import each
+from stagecoach.contract.errors import InvalidArgumentError, StagecoachError
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.load_progress import LoadProgress
+from stagecoach.model_files import model_id_of
 from stagecoach.process.load_display import Display, Entry
+
+Server = TypeVar("Server")
+"""What is known of each stage server."""
 
 _COORDINATOR = "coordinator"
 _KILL_MARGIN_S = 15.0
@@ -23,14 +33,40 @@ _LOAD_S = 7 * 86_400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClusterPlan:
-    """What to start."""
+class ModelPlan:
+    """One model, and the stage servers to start for it."""
 
     model: str
+    names: tuple[str, ...] = ()
+    """What requests call it, the one that answers show first. None given: its own name."""
     layers: tuple[LayerRange, ...]
     """Layers of each stage, in order."""
     num_replicas: int
     """Servers of each stage."""
+    emulated_gpus: tuple[str, ...] = ()
+    """GPU that each stage emulates, in order; empty when they compute."""
+
+    @property
+    def num_servers(self) -> int:
+        """Servers of all stages."""
+        return len(self.layers) * self.num_replicas
+
+    @property
+    def title(self) -> str:
+        """Name of the model, for people."""
+        return self.names[0] if self.names else model_id_of(self.model)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterPlan:
+    """What to start.
+
+    Raises:
+        InvalidArgumentError: Two models have a name in common.
+    """
+
+    models: tuple[ModelPlan, ...]
+    """At least one."""
     grpc_port: int
     """Port of the coordinator's gRPC API; 0 takes a free one."""
     http_port: int | None
@@ -39,8 +75,6 @@ class ClusterPlan:
     """Further arguments of every stage server."""
     devices: DeviceTurns = OWN_CHOICE
     """Devices of the stage servers, by turns."""
-    emulated_gpus: tuple[str, ...] = ()
-    """GPU that each stage emulates, in order; empty when they compute."""
     coordinator_options: tuple[str, ...]
     """Further arguments of the coordinator."""
     metrics_port: int | None = None
@@ -48,6 +82,39 @@ class ClusterPlan:
     no metrics."""
     drain_grace_s: float
     """Time that running requests get when the cluster stops."""
+
+    def __post_init__(self) -> None:
+        names = [name for model in self.models for name in model.names or (model.title,)]
+        for name in names:
+            if names.count(name) > 1:
+                raise InvalidArgumentError(
+                    f"served_model_name {name!r} is of two models: give each its own",
+                    field="served_model_name",
+                )
+
+    @property
+    def servers(self) -> tuple["StageServer", ...]:
+        """Every stage server: of one model after the other, the replicas of a stage together."""
+        return tuple(
+            StageServer(model, stage, replica)
+            for model in self.models
+            for stage in range(len(model.layers))
+            for replica in range(model.num_replicas)
+        )
+
+
+class StageServer(NamedTuple):
+    """One server of a stage in a plan."""
+
+    model: ModelPlan
+    stage: int
+    replica: int
+
+    @property
+    def name(self) -> str:
+        """Its name among those of its model, for people."""
+        place = self.stage if self.model.num_replicas == 1 else f"{self.stage}.{self.replica}"
+        return f"stage {place} (layers {self.model.layers[self.stage]})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +125,8 @@ class Endpoints:
     """Address of the coordinator."""
     http: str | None
     """Address of its HTTP API, if there is one."""
-    stages: tuple[RunningStage, ...]
+    stages: tuple[tuple[RunningStage, ...], ...]
+    """The stage servers of each model."""
     pid: int
     """Process id of the coordinator."""
     metrics: str | None
@@ -79,6 +147,8 @@ class Cluster:
         self._forks = StageForks()
         self._stages: list[StageKeeper] = []
         self._coordinator: Child | None = None
+        self._files = ExitStack()
+        """What the coordinator reads."""
 
     async def start(self, report: Callable[[str], None], display: Display) -> Endpoints:
         """Starts everything and waits until the coordinator serves.
@@ -90,17 +160,15 @@ class Cluster:
         Raises:
             StagecoachError: A process ended before it was ready; says which and its last words.
         """
-        for index, layers in enumerate(self._plan.layers):
-            for replica in range(self._plan.num_replicas):
-                name = self.names[len(self._stages)]
-                keeper = StageKeeper(
-                    name,
-                    partial(self._start_stage, index, replica, layers),
-                    relay_logs=self._relay_logs,
-                    report=report,
-                )
-                self._stages.append(keeper)
-                await keeper.start(on_progress=partial(_show, display, name))
+        for number, name in enumerate(self.names):
+            keeper = StageKeeper(
+                name,
+                partial(self._start_stage, number),
+                relay_logs=self._relay_logs,
+                report=report,
+            )
+            self._stages.append(keeper)
+            await keeper.start(on_progress=partial(_show, display, name))
         addresses = await asyncio.gather(*(keeper.listening() for keeper in self._stages))
         display.show(_COORDINATOR, Entry("starting"))
         # While the stages load, which it waits for.
@@ -113,10 +181,12 @@ class Cluster:
             asyncio.gather(*(_shown_when_ready(keeper, display) for keeper in self._stages)),
             self._coordinator.ready(),
         )
+        for problem in _problems(ready["models"]):
+            report(problem)
         return Endpoints(
             grpc=str(ready["grpc"]),
             http=_address(ready["http"]),
-            stages=tuple(stages),
+            stages=tuple(self._of_each_model(stages)),
             pid=_int(ready["pid"]),
             metrics=_address(ready["metrics"]),
         )
@@ -124,12 +194,10 @@ class Cluster:
     @property
     def names(self) -> list[str]:
         """Names of the stage servers, in order."""
-        num_replicas = self._plan.num_replicas
-        return [
-            f"stage {index if num_replicas == 1 else f'{index}.{replica}'} (layers {layers})"
-            for index, layers in enumerate(self._plan.layers)
-            for replica in range(num_replicas)
-        ]
+        servers = self._plan.servers
+        if len(self._plan.models) == 1:
+            return [server.name for server in servers]
+        return [f"{server.model.title}, {server.name}" for server in servers]
 
     async def keep(self) -> StagecoachError:
         """Starts stages again that end, until the coordinator ends on its own; says how it did."""
@@ -150,35 +218,51 @@ class Cluster:
             await self._coordinator.stop(grace_s=self._plan.drain_grace_s + _KILL_MARGIN_S)
         await asyncio.gather(*(keeper.stop(grace_s=_KILL_MARGIN_S) for keeper in self._stages))
         await self._forks.close()
+        self._files.close()
 
-    async def _start_stage(
-        self, index: int, replica: int, layers: LayerRange, listen: str
-    ) -> Process:
-        return await self._forks.start(self._stage_arguments(index, replica, layers, listen))
+    async def _start_stage(self, number: int, listen: str) -> Process:
+        return await self._forks.start(self._stage_arguments(number, listen))
 
-    def _stage_arguments(
-        self, index: int, replica: int, layers: LayerRange, listen: str
-    ) -> list[str]:
-        gpus, devices = self._plan.emulated_gpus, self._plan.devices
-        server = index * self._plan.num_replicas + replica
+    def _stage_arguments(self, number: int, listen: str) -> list[str]:
+        model, stage, _ = self._plan.servers[number]
+        gpus = model.emulated_gpus
         return [
-            *("--model", self._plan.model, "--layers", str(layers)),
+            *("--model", model.model, "--layers", str(model.layers[stage])),
             *("--listen", listen, "--json", "--json-progress", "--exit-with-parent"),
             *self._plan.stage_options,
-            *devices.arguments(server),
-            *(("--emulate", gpus[index]) if gpus else ()),
-            *self._metrics_arguments(1 + server),
+            *self._plan.devices.arguments(number),
+            *(("--emulate", gpus[stage]) if gpus else ()),
+            *self._metrics_arguments(1 + number),
         ]
 
-    def _stage_options(self, addresses: Sequence[str]) -> list[str]:
-        """The addresses of each stage, as `serve` takes them."""
-        num = self._plan.num_replicas
-        return [",".join(addresses[start : start + num]) for start in range(0, len(addresses), num)]
+    def _of_each_model(self, servers: Sequence[Server]) -> Iterator[tuple[Server, ...]]:
+        """What belongs to the servers of each model, of what belongs to all of them."""
+        rest = iter(servers)
+        for model in self._plan.models:
+            yield tuple(islice(rest, model.num_servers))
+
+    def _model_arguments(self, addresses: Sequence[str]) -> list[str]:
+        """The models, their stages and names, as `serve` takes them."""
+        models = self._plan.models
+        of_each = [
+            _stage_options(own, model.num_replicas)
+            for model, own in zip(models, self._of_each_model(addresses), strict=True)
+        ]
+        if len(models) == 1:
+            names = each("--served-model-name", models[0].names)
+            return ["--model", models[0].model, *each("--stage", of_each[0]), *names]
+        entries = [
+            {"model": model.model, "stages": stages, "served_model_name": list(model.names)}
+            for model, stages in zip(models, of_each, strict=True)
+        ]
+        file = self._files.enter_context(NamedTemporaryFile("w", suffix=".yaml"))  # noqa: SIM115
+        json.dump({"models": entries}, file)  # which is YAML
+        file.flush()
+        return ["--config", file.name]
 
     def _coordinator_arguments(self, addresses: Sequence[str]) -> list[str]:
         return [
-            *("-m", "coordinator.cli", "serve", "--model", self._plan.model),
-            *(text for stage in self._stage_options(addresses) for text in ("--stage", stage)),
+            *("-m", "coordinator.cli", "serve", *self._model_arguments(addresses)),
             *("--listen", f"127.0.0.1:{self._plan.grpc_port}", "--json", "--exit-with-parent"),
             *self._http_arguments(),
             *("--drain-grace-s", str(self._plan.drain_grace_s)),
@@ -199,6 +283,12 @@ class Cluster:
         return ("--metrics-listen", f"127.0.0.1:{port and port + offset}")
 
 
+def _stage_options(addresses: Sequence[str], num_replicas: int) -> list[str]:
+    """The addresses of each stage, with commas between those of its replicas."""
+    starts = range(0, len(addresses), num_replicas)
+    return [",".join(addresses[start : start + num_replicas]) for start in starts]
+
+
 async def _shown_when_ready(keeper: StageKeeper, display: Display) -> RunningStage:
     stage = await keeper.ready()
     display.show(keeper.name, Entry("ready", is_done=True))
@@ -207,6 +297,14 @@ async def _shown_when_ready(keeper: StageKeeper, display: Display) -> RunningSta
 
 def _show(display: Display, name: str, progress: LoadProgress) -> None:
     display.show(name, Entry.of(progress))
+
+
+def _problems(models: object) -> Iterator[str]:
+    """What a coordinator that is ready says of models that it does not serve."""
+    assert isinstance(models, list)
+    for model in models:
+        if model["problem"] is not None:
+            yield f"model {model['names'][0]} is {model['state']}: {model['problem']}"
 
 
 def _address(value: object) -> str | None:

@@ -1,6 +1,7 @@
 """Runs a local cluster from its start to its end and tells the operator about it."""
 
 import json
+import shlex
 import sys
 import time
 
@@ -34,12 +35,14 @@ async def run_cluster(
         print(f"{time.monotonic() - started_s:5.1f} s  {line}", file=sys.stderr, flush=True)
 
     async def work() -> None:
-        times = "" if plan.num_replicas == 1 else f"{plan.num_replicas} x "
-        report(f"starting {times}{len(plan.layers)} stages of {plan.model}")
+        for model in plan.models:
+            times = "" if model.num_replicas == 1 else f"{model.num_replicas} x "
+            report(f"starting {times}{len(model.layers)} stages of {model.model}")
         with load_display(cluster.names, report) as display:
             endpoints = await cluster.start(report, display)
         report("coordinator is ready")
-        print(_as_json(endpoints) if json_output else _as_text(endpoints), flush=True)
+        text = _as_json(plan, endpoints) if json_output else _as_text(plan, endpoints)
+        print(text, flush=True)
         raise await cluster.keep()
 
     try:
@@ -49,7 +52,7 @@ async def run_cluster(
         await cluster.stop()
 
 
-def _as_json(endpoints: Endpoints) -> str:
+def _as_json(plan: ClusterPlan, endpoints: Endpoints) -> str:
     return json.dumps(
         {
             "grpc": endpoints.grpc,
@@ -57,35 +60,41 @@ def _as_json(endpoints: Endpoints) -> str:
             "metrics": endpoints.metrics,
             "stages": [
                 {
+                    "model": model.title,
                     "address": stage.address,
                     "layers": [stage.layers.start, stage.layers.end],
                     "pid": stage.pid,
                     "metrics": stage.metrics,
                 }
-                for stage in endpoints.stages
+                for model, stages in zip(plan.models, endpoints.stages, strict=True)
+                for stage in stages
             ],
             "pid": endpoints.pid,
         }
     )
 
 
-def _as_text(endpoints: Endpoints) -> str:
-    stages = endpoints.stages
+def _as_text(plan: ClusterPlan, endpoints: Endpoints) -> str:
     lines = [f"coordinator  {endpoints.grpc}  (gRPC, pid {endpoints.pid})"]
-    ranges = list(dict.fromkeys(stage.layers for stage in stages))
     if endpoints.http is not None:
         lines.append(f"             http://{endpoints.http}/v1  (OpenAI-compatible API)")
-    lines += [
-        f"stage {ranges.index(stage.layers):<6} {stage.address}  "
-        f"(layers {stage.layers}, pid {stage.pid})"
-        for stage in stages
-    ]
+    for model, stages in zip(plan.models, endpoints.stages, strict=True):
+        if len(plan.models) > 1:
+            lines.append(f"model {model.title}")
+        ranges = list(dict.fromkeys(stage.layers for stage in stages))
+        lines += [
+            f"stage {ranges.index(stage.layers):<6} {stage.address}  "
+            f"(layers {stage.layers}, pid {stage.pid})"
+            for stage in stages
+        ]
     if endpoints.metrics is not None:
-        addresses = [endpoints.metrics, *(stage.metrics or "" for stage in endpoints.stages)]
+        of_stages = (stage.metrics or "" for stages in endpoints.stages for stage in stages)
+        addresses = [endpoints.metrics, *of_stages]
         lines.append(f"metrics      {' '.join(f'http://{each}/metrics' for each in addresses)}")
+    which = "" if len(plan.models) == 1 else f" --model {shlex.quote(plan.models[0].title)}"
     lines += [
         "",
-        f'coordinator-cli generate --coordinator {endpoints.grpc} "Once upon a time"',
+        f'coordinator-cli generate --coordinator {endpoints.grpc}{which} "Once upon a time"',
         "Ctrl-C stops everything.",
     ]
     return "\n".join(lines)

@@ -59,6 +59,10 @@ ServedModelName = Annotated[
     ),
 ]
 
+ModelName = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="A name of the model. Default: the only one that is served."),
+]
 CoordinatorAddress = Annotated[
     str,
     typer.Option(metavar="HOST:PORT", envvar=COORDINATOR, help="Address of the coordinator."),

@@ -30,29 +30,36 @@ class ClusterSampler:
         self._window_s = max(math.ceil(interval_s), MIN_WINDOW_S)
         self._windows: list[StepWindow] = []
         """The window of each model, in the order of the models."""
+        self._models_changed = asyncio.Event()
         self._status: CoordinatorStatus | None = None
         self._asked_s = 0.0
         self._tokens_per_s: deque[float] = deque(maxlen=MAX_HISTORY)
 
     async def listen(self) -> None:
-        """Takes in what the steps did, for ever; begins anew when the coordinator goes away."""
+        """Takes in what the steps of every model did, for ever; begins anew for other models."""
         while True:
-            try:
-                status = await self._client.status(timeout_s=ANSWER_TIMEOUT_S)
-                self._windows = [self._new_window() for _ in status.models]
-                async with asyncio.TaskGroup() as group:
-                    for model, window in zip(status.models, self._windows, strict=True):
-                        # A coordinator that names no model has one.
-                        name = next(iter(model.names), None)
-                        group.create_task(self._listen_to(name, window))
-            except* StagecoachError:
-                pass  # `sample` runs into the same and tells it
-            await asyncio.sleep(RETRY_S)
+            self._models_changed.clear()
+            names = _names(self._status)
+            self._windows = [self._new_window() for _ in names]
+            async with asyncio.TaskGroup() as group:
+                listening = [
+                    group.create_task(self._listen_to(name, window))
+                    for name, window in zip(names, self._windows, strict=True)
+                ]
+                await self._models_changed.wait()
+                for task in listening:
+                    task.cancel()
 
     async def _listen_to(self, model: str | None, window: StepWindow) -> None:
-        async with await self._client.watch_steps(model=model) as steps:
-            async for record in steps:
-                window.add(record, self._now_ns())
+        """Takes in the steps of one model, though it, or the coordinator, goes away at times."""
+        while True:
+            try:
+                async with await self._client.watch_steps(model=model) as steps:
+                    async for record in steps:
+                        window.add(record, self._now_ns())
+            except StagecoachError:
+                pass  # `sample` runs into the same and tells it
+            await asyncio.sleep(RETRY_S)
 
     async def sample(self) -> Snapshot:
         """Asks once and sums up."""
@@ -60,6 +67,8 @@ class ClusterSampler:
         try:
             status = await self._client.status(timeout_s=ANSWER_TIMEOUT_S)
             self._count(status)
+            if _names(status) != _names(self._status):
+                self._models_changed.set()
             self._status = status
         except StagecoachError as raised:
             error = raised
@@ -88,3 +97,9 @@ class ClusterSampler:
 
 def _num_generated_tokens(status: CoordinatorStatus) -> int:
     return sum(model.num_generated_tokens for model in status.models)
+
+
+def _names(status: CoordinatorStatus | None) -> list[str | None]:
+    """A name of each model; a coordinator that names none has one."""
+    models = () if status is None else status.models
+    return [next(iter(model.names), None) for model in models]

@@ -7,6 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from coordinator.cli.shared.model_title import model_title
 from coordinator.cli.watch.snapshot import Snapshot
 from coordinator.observe.step_window import StageActivity
 from stagecoach.client import ModelStatus, StageState, StageStatus
@@ -61,7 +62,7 @@ def bar(share: float) -> str:
 
 def _headline(snapshot: Snapshot) -> Text:
     status = snapshot.status
-    models = ", ".join(model.model_id for model, _ in snapshot.models)
+    models = ", ".join(model_title(model) for model, _ in snapshot.models)
     name = f"{models} at {snapshot.address}" if models else snapshot.address
     line = Text(name, style="bold")
     if snapshot.is_ready:
@@ -78,8 +79,10 @@ def _headline(snapshot: Snapshot) -> Text:
 
 def _title(model: ModelStatus) -> Text:
     """Title of one model among several."""
-    line = Text(model.model_id, style="bold")
-    return line if model.ready else line.append("  not ready", style="bold red")
+    line = Text(model_title(model), style="bold")
+    if model.ready:
+        return line
+    return line.append("  failed" if model.failed else "  not ready", style="bold red")
 
 
 def _tables(
@@ -139,7 +142,7 @@ def _layers(stage: StageStatus) -> str:
 
 
 def _device(stage: StageStatus) -> str:
-    return escape(f"{stage.device or '?'}, {stage.dtype or '?'}")
+    return escape(f"{stage.device or '?'}, {stage.forms}")
 
 
 def _activity(stage: StageStatus, activity: StageActivity | None) -> list[str]:

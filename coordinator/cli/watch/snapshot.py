@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
+from coordinator.cli.shared.model_title import model_title
 from coordinator.observe.step_window import StageActivity
 from stagecoach.client import (
     CoordinatorStatus,
     ModelStatus,
     StagecoachError,
     StageState,
-    StageStatus,
 )
 
 
@@ -47,14 +47,19 @@ class Snapshot:
             return self.error.message
         if self.status is None or self.status.ready:
             return None
-        stages = [stage for model in self.status.models for stage in model.stages]
-        missing = [_missing(stage) for stage in stages if _is_missing(stage)]
-        return "; ".join(missing) or "it is draining or connecting its stages"
+        away = [model for model in self.status.models if not model.ready]
+        if len(self.status.models) == 1:
+            return _why_not(self.status.models[0])
+        return "; ".join(f"{model_title(model)}: {_why_not(model)}" for model in away)
 
 
-def _is_missing(stage: StageStatus) -> bool:
-    return stage.state is not StageState.READY
-
-
-def _missing(stage: StageStatus) -> str:
-    return f"stage {stage.index} at {stage.address} is {stage.state}"
+def _why_not(model: ModelStatus) -> str:
+    """Why a model is not served."""
+    if model.problem:
+        return model.problem
+    missing = (
+        f"stage {stage.index} at {stage.address} is {stage.state}"
+        for stage in model.stages
+        if stage.state is not StageState.READY
+    )
+    return "; ".join(missing) or "it is draining or connecting its stages"

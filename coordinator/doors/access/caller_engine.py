@@ -55,6 +55,16 @@ class CallerEngine:
         """See `GenerationEngine.served_model`."""
         return self._engine.served_model
 
+    @property
+    def is_ready(self) -> bool:
+        """See `GenerationEngine.is_ready`."""
+        return self._engine.is_ready
+
+    @property
+    def problem(self) -> str:
+        """See `GenerationEngine.problem`."""
+        return self._engine.problem
+
     async def tokenize(self, prompt: Prompt) -> Sequence[int]:
         """See `GenerationEngine.tokenize`."""
         return await self._engine.tokenize(prompt)

@@ -55,6 +55,7 @@ _MAX_TUPLE = 4096
 
 def model_name(
     message: generation_pb2.GenerateRequest
+    | generation_pb2.EmbedRequest
     | generation_pb2.TokenizeRequest
     | generation_pb2.WatchStepsRequest,
 ) -> str | None:
@@ -78,7 +79,7 @@ def request_spec(message: generation_pb2.GenerateRequest) -> RequestSpec:
             field="max_tokens",
         )
     return RequestSpec(
-        prompt=_prompt(message.prompt),
+        prompt=prompt(message.prompt),
         sampling=_sampling_params(message.sampling),
         max_tokens=message.max_tokens if message.HasField("max_tokens") else None,
         min_tokens=message.min_tokens,
@@ -116,10 +117,15 @@ def tokenize_prompt(message: generation_pb2.TokenizeRequest) -> Prompt:
         InvalidArgumentError: There is none, it is empty, or a field is unknown.
     """
     refuse_unknown_fields(message, "TokenizeRequest")
-    return _prompt(message.prompt)
+    return prompt(message.prompt)
 
 
-def _prompt(message: generation_pb2.Prompt) -> Prompt:
+def prompt(message: generation_pb2.Prompt) -> Prompt:
+    """Reads a prompt.
+
+    Raises:
+        InvalidArgumentError: There is none, it is empty, or a field is unknown.
+    """
     refuse_unknown_fields(message, "prompt")
     match message.WhichOneof("content"):
         case "text":

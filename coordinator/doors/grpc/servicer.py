@@ -12,7 +12,8 @@ from contextlib import contextmanager
 import grpc.aio
 
 from coordinator.core.catalog import Catalog
-from coordinator.doors.grpc import messages, step_messages
+from coordinator.doors.embedding import Embedded, embed_all
+from coordinator.doors.grpc import embed_messages, messages, step_messages
 from stagecoach.contract import cluster_status_codec
 from stagecoach.contract.errors import InternalError, StagecoachError
 from stagecoach.v1 import generation_pb2, generation_pb2_grpc
@@ -22,6 +23,7 @@ SERVICE_NAME = generation_pb2.DESCRIPTOR.services_by_name["GenerationService"].f
 GenerateContext = grpc.aio.ServicerContext[
     generation_pb2.GenerateRequest, generation_pb2.GenerateResponse
 ]
+EmbedContext = grpc.aio.ServicerContext[generation_pb2.EmbedRequest, generation_pb2.EmbedResponse]
 TokenizeContext = grpc.aio.ServicerContext[
     generation_pb2.TokenizeRequest, generation_pb2.TokenizeResponse
 ]
@@ -59,6 +61,20 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
                     await context.write(messages.generate_response(event))
             finally:
                 stream.cancel()
+
+    # Writes to its context for the same reason as `Generate`.
+    async def Embed(  # type: ignore[override]  # noqa: N802
+        self, request: generation_pb2.EmbedRequest, context: EmbedContext
+    ) -> None:
+        """Streams embeddings as they are done; the end of the call ends the request."""
+
+        async def send(one: Embedded) -> None:
+            await context.write(embed_messages.embed_response(one))
+
+        with _internal_errors():
+            engine = self._catalog.engine(messages.model_name(request))
+            specs = embed_messages.embedding_specs(request)
+            await embed_all(engine, specs, send, of_item=embed_messages.of_item)
 
     async def Tokenize(  # noqa: N802
         self, request: generation_pb2.TokenizeRequest, context: TokenizeContext

@@ -6,13 +6,19 @@ from enum import Enum
 from typing import Protocol
 
 from coordinator.core.events import MAX_JOINED_EVENTS, Finished, TokenLogprobs, TokensEvent
+from coordinator.core.output_parts import OutputPart, joined_parts
 from coordinator.core.prompt_logprobs import PromptLogprobs
 from coordinator.core.request import FinishReason
 from coordinator.doors.http.choices import Choice, TakenPrompt
 from coordinator.doors.http.held_logprobs import Hold
 from coordinator.doors.http.schema.chat import ChatCompletionChunk
 from coordinator.doors.http.schema.completion import Completion
-from coordinator.doors.http.schema.sampling import FinishReasonText, PromptTokensDetails, Usage
+from coordinator.doors.http.schema.sampling import (
+    CompletionTokensDetails,
+    FinishReasonText,
+    PromptTokensDetails,
+    Usage,
+)
 from stagecoach.contract.errors import RequestAbortedError
 
 TOKENS_PER_PIECE = 16
@@ -72,6 +78,8 @@ class ChoiceOutput:
     tokens: TokensEvent | None
     """All tokens as one event; None when there was none."""
     end: Finished
+    parts: tuple[OutputPart, ...] = ()
+    """All of it divided; empty where it is not."""
     prompt_logprobs: Sequence[PromptLogprobs] = ()
     """Log-probabilities of its prompt, in order; empty when none were asked for."""
 
@@ -137,7 +145,7 @@ def finish_reason(end: Finished) -> FinishReasonText:
     """
     match end.finish_reason:
         case FinishReason.STOP:
-            return "stop"
+            return "tool_calls" if end.num_calls else "stop"
         case FinishReason.LENGTH:
             return "length"
         case FinishReason.ABORT | FinishReason.ERROR:
@@ -174,6 +182,7 @@ async def collect(choice: Choice, hold: Hold) -> ChoiceOutput:
                 return ChoiceOutput(
                     text=("" if tokens is None else tokens.text) + event.text,
                     tokens=tokens,
+                    parts=joined_parts([*(() if tokens is None else tokens.parts), *event.parts]),
                     end=event,
                     prompt_logprobs=prompt_logprobs,
                 )
@@ -190,7 +199,7 @@ def usage_of(num_prompt_tokens: int, ends: Sequence[Finished], num_prompts: int)
     """
     num_completion_tokens = sum(end.num_completion_tokens for end in ends)
     firsts = ends[:: len(ends) // num_prompts]  # the others found what these computed
-    return Usage(
+    usage = Usage(
         prompt_tokens=num_prompt_tokens,
         completion_tokens=num_completion_tokens,
         total_tokens=num_prompt_tokens + num_completion_tokens,
@@ -198,3 +207,9 @@ def usage_of(num_prompt_tokens: int, ends: Sequence[Finished], num_prompts: int)
             cached_tokens=sum(end.num_cached_tokens for end in firsts)
         ),
     )
+    num_reasoning_tokens = sum(end.num_reasoning_tokens for end in ends)
+    if num_reasoning_tokens:
+        usage.completion_tokens_details = CompletionTokensDetails(
+            reasoning_tokens=num_reasoning_tokens
+        )
+    return usage

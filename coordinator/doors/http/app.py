@@ -10,18 +10,23 @@ from coordinator.doors.http.authentication import Authentication
 from coordinator.doors.http.completion_routes import completion_routes
 from coordinator.doors.http.cross_origin import CrossOrigin
 from coordinator.doors.http.door import Door
-from coordinator.doors.http.errors import MethodNotAllowedError, NotFoundError, error_response
+from coordinator.doors.http.embedding_routes import embedding_routes
+from coordinator.doors.http.error_forms import error_answer
+from coordinator.doors.http.errors import MethodNotAllowedError, NotFoundError
 from coordinator.doors.http.event_stream import Patience
-from coordinator.doors.http.field_names import field_names_of
 from coordinator.doors.http.head_requests import HeadRequests
 from coordinator.doors.http.host_guard import AllowedHosts, HostGuard
 from coordinator.doors.http.ignored_fields import IGNORED_HEADER, IgnoredFieldsHeader
 from coordinator.doors.http.keep_alive import KeepAliveHeader
 from coordinator.doors.http.lenient_paths import LenientPaths
+from coordinator.doors.http.message_routes import message_routes
 from coordinator.doors.http.model_routes import model_routes
+from coordinator.doors.http.ollama_model_routes import ollama_model_routes
+from coordinator.doors.http.ollama_routes import ollama_routes
 from coordinator.doors.http.openapi import describe
 from coordinator.doors.http.page_routes import page_routes
 from coordinator.doors.http.request_ids import REQUEST_ID_HEADER, RequestIds
+from coordinator.doors.http.responses_routes import responses_routes
 from coordinator.doors.http.state_routes import state_routes
 from coordinator.doors.http.token_routes import token_routes
 from coordinator.doors.http.unread_bodies import UnreadBodies
@@ -66,6 +71,11 @@ def create_app(door: Door, options: AppOptions | None = None) -> FastAPI:
     app.include_router(model_routes(door))
     app.include_router(page_routes(door))
     app.include_router(completion_routes(door, options.patience))
+    app.include_router(embedding_routes(door))
+    app.include_router(message_routes(door, options.patience))
+    app.include_router(ollama_routes(door, options.patience))
+    app.include_router(ollama_model_routes(door))
+    app.include_router(responses_routes(door, options.patience))
     app.include_router(token_routes(door))
     describe(app, asks_for_keys=options.callers is not None)
     _wrap(app, options)
@@ -85,7 +95,7 @@ def _wrap(app: FastAPI, options: AppOptions) -> None:
         app.add_middleware(
             CrossOrigin,
             allow_origins=options.cors_origins,
-            allow_methods=("GET", "HEAD", "POST"),
+            allow_methods=("GET", "HEAD", "POST", "DELETE"),
             allow_headers=("*",),
             expose_headers=EXPOSED_HEADERS,
             allow_private_network=True,
@@ -99,7 +109,7 @@ def _wrap(app: FastAPI, options: AppOptions) -> None:
 
 async def _on_typed_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, StagecoachError)
-    return error_response(error, field_names_of(request.scope))
+    return error_answer(error, request.scope)
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
@@ -112,7 +122,7 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
         typed = MethodNotAllowedError(f"{request.url.path[:128]!r} does not take this method")
     else:
         typed = InvalidArgumentError(str(error.detail))
-    response = error_response(typed)
+    response = error_answer(typed, request.scope)
     response.headers.update(error.headers or {})
     if response.headers.get("allow") == "GET":
         response.headers["allow"] = "GET, HEAD"

@@ -4,7 +4,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from coordinator.doors.access.callers import Callers, current_caller
-from coordinator.doors.http.errors import error_response
+from coordinator.doors.http.error_forms import error_answer
 from coordinator.doors.http.page_routes import PAGE_PATHS
 from stagecoach.contract.errors import UnauthenticatedError
 
@@ -29,9 +29,15 @@ class Authentication:
         """Names the caller for whoever answers this request, or answers it with 401."""
         if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
             try:
-                caller = self._callers.authenticate(Headers(scope=scope).get("authorization"))
+                caller = self._callers.authenticate(_authorization(Headers(scope=scope)))
             except UnauthenticatedError as error:
-                await error_response(error)(scope, receive, send)
+                await error_answer(error, scope)(scope, receive, send)
                 return
             current_caller.set(caller)
         await self._app(scope, receive, send)
+
+
+def _authorization(headers: Headers) -> str | None:
+    """The header that holds the key; clients of Anthropic's API have one of their own for it."""
+    key = headers.get("x-api-key")
+    return headers.get("authorization") or (key and f"Bearer {key}")

@@ -8,16 +8,40 @@ import json
 import struct
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from dataclasses import asdict
+from typing import Any, TypeVar
 
+from coordinator.core.request_spec import ChatMessage
+from coordinator.core.tools import ToolCall
 from coordinator.doors.http.field_names import field_names, renamed
 from coordinator.doors.http.ignored_fields import IgnoredFields, ignored_fields, known_fields
+from coordinator.doors.http.message_specs import message_grammar
+from coordinator.doors.http.message_turns import turns_of
+from coordinator.doors.http.ollama_specs import ollama_grammar
+from coordinator.doors.http.ollama_turns import ollama_turns
+from coordinator.doors.http.placed_turn import PlacedTurn
 from coordinator.doors.http.request_specs import content_text, grammar
+from coordinator.doors.http.responses_items import Item, from_facts, given_items, to_facts
+from coordinator.doors.http.responses_specs import text_grammar
+from coordinator.doors.http.schema.anthropic import (
+    CountTokensRequest,
+    MessagesPrompt,
+    MessagesRequest,
+)
 from coordinator.doors.http.schema.base import ModelRequest, RequestModel
 from coordinator.doors.http.schema.chat import ChatCompletionRequest, Message
 from coordinator.doors.http.schema.completion import CompletionRequest
+from coordinator.doors.http.schema.embedding import EmbeddingRequest
+from coordinator.doors.http.schema.ollama import (
+    OllamaChatRequest,
+    OllamaGenerateRequest,
+    OllamaRequest,
+    OllamaShowRequest,
+)
+from coordinator.doors.http.schema.responses import ResponsesRequest
 from coordinator.doors.http.schema.sampling import SamplingFields
 from coordinator.doors.http.schema.tokens import DetokenizeRequest, TokenizeRequest
+from coordinator.doors.http.schema.tools import MessageToolCall
 from coordinator.doors.http.validation import validate
 from stagecoach.contract import error_facts
 from stagecoach.contract.error_words import in_words_of
@@ -28,12 +52,18 @@ MAX_OTHER_BYTES = 320 * 1024
 
 _KINDS: Mapping[str, type[ModelRequest]] = {
     kind.__name__: kind
-    for kind in (ChatCompletionRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest)
+    for kind in (
+        *(ChatCompletionRequest, CompletionRequest, EmbeddingRequest),
+        *(ResponsesRequest, MessagesRequest, CountTokensRequest),
+        *(OllamaChatRequest, OllamaGenerateRequest, OllamaShowRequest),
+        *(TokenizeRequest, DetokenizeRequest),
+    )
 }
 _STAND_INS: Mapping[str, object] = {
     "prompt": "-",
     "messages": [{"role": "user", "content": "-"}],
     "tokens": [],
+    "input": "-",
 }
 """Fields of content, and what stands for each among the other fields."""
 
@@ -81,9 +111,10 @@ def prepare(_: bytes) -> Callable[[bytes], bytes]:
 
 
 def _answer(request: ModelRequest) -> bytes:
-    if isinstance(request, SamplingFields):
-        _check_grammar(request)
+    _check_grammar(request)
     fields = {name: value for name, value in _facts(request).items() if name not in _STAND_INS}
+    if isinstance(request, MessagesPrompt):
+        fields.pop("system", None)  # it is a turn
     others = json.dumps(fields, ensure_ascii=False).encode()
     if len(others) > MAX_OTHER_BYTES:
         largest = max(fields, key=lambda name: len(json.dumps(fields[name])))
@@ -93,24 +124,53 @@ def _answer(request: ModelRequest) -> bytes:
             field=largest,
         )
     ids = array("I")
-    content = {
-        name: _content(getattr(request, name), ids)
-        for name in _STAND_INS
-        if getattr(request, name, None) is not None
-    }
+    content = _contents(request, ids)
     body = json.dumps(fields | {name: _STAND_INS[name] for name in content}).encode()
     facts = {"ignored": dict(ignored_fields(request)), "content": content}
     written = json.dumps(facts).encode()
     return _LENGTHS.pack(len(body), len(written)) + body + written + ids.tobytes()
 
 
-def _check_grammar(request: SamplingFields) -> None:
+def _check_grammar(request: ModelRequest) -> None:
     """Refuses a grammar here that the loop would read at length to refuse it."""
     try:
-        grammar(request)
+        match request:
+            case SamplingFields():
+                grammar(request)
+            case MessagesPrompt():
+                message_grammar(request)
+            case OllamaRequest():
+                ollama_grammar(request)
+            case ResponsesRequest():
+                text_grammar(request)
     except InvalidArgumentError as error:
         names = field_names(request)
         raise in_words_of(error, lambda field: renamed(field, names)) from error
+
+
+def _contents(request: ModelRequest, ids: "array[int]") -> Mapping[str, object]:
+    """The fields of content; token ids are added to `ids`, and only counted."""
+    turns: Sequence[PlacedTurn] = ()
+    match request:
+        case MessagesPrompt():
+            turns = turns_of(request)
+        case OllamaChatRequest():
+            turns = ollama_turns(request)
+    if turns:
+        return {"messages": {"placed": [[one.place, asdict(one.message)] for one in turns]}}
+    return {
+        name: _content(value, ids)
+        for name in _STAND_INS
+        if (value := _content_of(request, name)) is not None
+    }
+
+
+def _content_of(request: ModelRequest, name: str) -> str | Sequence[object] | None:
+    """The value of a field of content; items are read here rather than on the loop."""
+    if isinstance(request, ResponsesRequest) and request.input is not None and name == "input":
+        return given_items(request.input)
+    value: str | Sequence[object] | None = getattr(request, name, None)
+    return value
 
 
 def _content(value: str | Sequence[object], ids: "array[int]") -> object:
@@ -121,6 +181,8 @@ def _content(value: str | Sequence[object], ids: "array[int]") -> object:
         return list(value)
     if value and isinstance(value[0], Message):
         return {"turns": [_turn(one) for one in value if isinstance(one, Message)]}
+    if value and isinstance(value[0], Item):
+        return {"items": [to_facts(one) for one in value if isinstance(one, Item)]}
     if value and isinstance(value[0], list):
         counts = []
         for one in value:
@@ -136,11 +198,27 @@ def _turn(message: Message) -> Mapping[str, object]:
     return _facts(message) | {"content": content_text(message)}
 
 
+def _read_turn(facts: Mapping[str, Any]) -> Message:
+    calls = facts.get("tool_calls")
+    if calls is not None:
+        facts = {**facts, "tool_calls": [MessageToolCall.model_validate(one) for one in calls]}
+    return Message.model_construct(**facts)
+
+
+def _read_placed(place: str, facts: Mapping[str, Any]) -> PlacedTurn:
+    calls = tuple(ToolCall(**call) for call in facts["tool_calls"])
+    return PlacedTurn(ChatMessage(**{**facts, "tool_calls": calls}), place)
+
+
 def _read_content(value: object, ids: "array[int]") -> object:
     if not isinstance(value, dict):
         return value
+    if "placed" in value:
+        return [_read_placed(place, facts) for place, facts in value["placed"]]
     if "turns" in value:
-        return [Message.model_construct(**turn) for turn in value["turns"]]
+        return [_read_turn(turn) for turn in value["turns"]]
+    if "items" in value:
+        return [from_facts(item) for item in value["items"]]
     if "ids" in value:
         return ids
     lists, start = [], 0
@@ -164,4 +242,6 @@ def _facts(model: RequestModel) -> dict[str, object]:
 def _plain(value: object) -> object:
     if isinstance(value, RequestModel):
         return _facts(value)
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
     return value

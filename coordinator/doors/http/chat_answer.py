@@ -2,25 +2,25 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from coordinator.core.events import Finished, TokenLogprobs, TokensEvent
 from coordinator.core.prompt_logprobs import PromptLogprobs
 from coordinator.doors.http.answer import TOKENS_PER_PIECE, AnswerHead, ChoiceOutput, finish_reason
 from coordinator.doors.http.choices import TakenPrompt
-from coordinator.doors.http.pieces import chain_listed, listed, number, spliced
+from coordinator.doors.http.divided_message import delta_of, message_of
+from coordinator.doors.http.pieces import chain_listed, listed, spliced
 from coordinator.doors.http.prompt_lists import prompt_list_pieces
 from coordinator.doors.http.schema.chat import (
-    AssistantMessage,
     ChatChoice,
     ChatChunkChoice,
     ChatCompletion,
     ChatCompletionChunk,
     ChatDelta,
     ChoiceLogprobs,
-    TokenLogprob,
-    TopLogprob,
 )
 from coordinator.doors.http.schema.sampling import FinishReasonText, Usage
+from coordinator.doors.http.token_logprobs import token_logprobs, written_logprobs
 
 
 class ChatAnswer:
@@ -52,18 +52,20 @@ class ChatAnswer:
 
     def tokens(self, index: int, event: TokensEvent) -> ChatCompletionChunk | None:
         """See `Answer.tokens`."""
-        if not (event.text or event.logprobs or self._head.with_token_ids):
+        delta = delta_of(event.text, event.parts)
+        is_empty = not (delta.content or delta.reasoning_content or delta.tool_calls)
+        if is_empty and not (event.logprobs or self._head.with_token_ids):
             return None
         return self._chunk(
             index,
-            ChatDelta(content=event.text),
+            delta,
             logprobs=self._logprobs(event.token_ids, event.logprobs),
             token_ids=event.token_ids,
         )
 
     def ending(self, index: int, end: Finished) -> ChatCompletionChunk:
         """See `Answer.ending`."""
-        delta = ChatDelta(content=end.text) if end.text else ChatDelta()
+        delta = delta_of(end.text, end.parts) if end.text or end.parts else ChatDelta()
         return self._chunk(index, delta, reason=finish_reason(end))
 
     def usage(self, usage: Usage) -> ChatCompletionChunk:
@@ -113,32 +115,16 @@ class ChatAnswer:
         lists: list[tuple[str, Iterator[str]]] = []
         if self._head.with_logprobs:
             pairs = list(zip(output.token_ids, output.logprobs, strict=True))
-            lists.append(("content", listed(pairs, self._written, num_items=TOKENS_PER_PIECE)))
+            write = partial(written_logprobs, spell=self._head.spell)
+            lists.append(("content", listed(pairs, write, num_items=TOKENS_PER_PIECE)))
         if self._head.with_token_ids:
             lists.append(("token_ids", listed(output.token_ids, list, num_items=4096)))
         return spliced(choice.model_dump_json(exclude_unset=True), lists)
 
-    def _written(self, tokens: Sequence[tuple[int, TokenLogprobs]]) -> list[object]:
-        """Each as `TokenLogprob`."""
-        return [
-            self._written_one(token_id, one.logprob)
-            | {"top_logprobs": [self._written_one(top, value) for top, value in one.top]}
-            for token_id, one in tokens
-        ]
-
-    def _written_one(self, token_id: int, logprob: float) -> dict[str, object]:
-        """One log-probability, as `TopLogprob` has it."""
-        spelling = self._head.spell(token_id)
-        return {
-            "token": _text(spelling),
-            "logprob": number(logprob),
-            "bytes": list(spelling),
-        }
-
     def _choice(self, index: int, output: ChoiceOutput) -> ChatChoice:
         choice = ChatChoice(
             index=index,
-            message=AssistantMessage(role="assistant", content=output.text, refusal=None),
+            message=message_of(output.text, output.parts),
             logprobs=self._logprobs(output.token_ids, output.logprobs),
             finish_reason=finish_reason(output.end),
         )
@@ -180,23 +166,5 @@ class ChatAnswer:
         """The log-probabilities of tokens; None when none were asked for."""
         if not self._head.with_logprobs:
             return None
-        spell = self._head.spell
-        return ChoiceLogprobs(
-            content=[
-                TokenLogprob(
-                    token=_text(spell(token_id)),
-                    logprob=one.logprob,
-                    bytes=list(spell(token_id)),
-                    top_logprobs=[
-                        TopLogprob(token=_text(spell(top)), logprob=value, bytes=list(spell(top)))
-                        for top, value in one.top
-                    ],
-                )
-                for token_id, one in zip(token_ids, logprobs, strict=True)
-            ],
-            refusal=None,
-        )
-
-
-def _text(spelling: bytes) -> str:
-    return spelling.decode(errors="replace")
+        pairs = zip(token_ids, logprobs, strict=True)
+        return ChoiceLogprobs(content=token_logprobs(pairs, self._head.spell), refusal=None)

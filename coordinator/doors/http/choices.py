@@ -14,7 +14,7 @@ from starlette.types import Receive
 from coordinator.core.events import Accepted, GenerationEvent
 from coordinator.core.generation_engine import EventStream, GenerationEngine
 from coordinator.core.request_spec import EncodedPrompt, Prompt, RequestSpec
-from coordinator.doors.http.errors import of_item
+from coordinator.doors.prompt_items import of_item
 from stagecoach.contract.errors import RequestAbortedError, StagecoachError
 
 

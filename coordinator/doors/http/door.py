@@ -6,6 +6,7 @@ from coordinator.core.catalog import Catalog
 from coordinator.core.generation_engine import GenerationEngine
 from coordinator.doors.http.body_workers import BodyWorkers
 from coordinator.doors.http.held_logprobs import HeldLogprobs
+from coordinator.doors.http.responses_store import ResponseStore
 from coordinator.doors.http.speaker_names import reads_names
 
 
@@ -25,6 +26,8 @@ class Door:
         """Validates what clients send."""
         self.logprobs = HeldLogprobs()
         """What answers hold until they are whole."""
+        self.responses = ResponseStore()
+        """Responses that later requests may go on with."""
         self._reads_names: dict[str, bool] = {}
         """By the first name of each model that was tried."""
 

@@ -5,8 +5,9 @@ from typing import Literal, NamedTuple
 from fastapi.responses import JSONResponse
 from pydantic import Field
 
-from coordinator.doors.http.field_names import NO_NAMES, PROMPT, FieldNames, renamed
+from coordinator.doors.http.field_names import NO_NAMES, FieldNames, renamed
 from coordinator.doors.http.schema.base import ResponseModel
+from coordinator.doors.prompt_items import blamed_field
 from stagecoach.contract import errors
 from stagecoach.contract.error_words import in_words_of
 
@@ -50,6 +51,10 @@ class NotFoundError(errors.InvalidArgumentError):
     """There is nothing at this path."""
 
 
+class PreviousResponseNotFoundError(errors.InvalidArgumentError):
+    """A request goes on with a response that is not kept."""
+
+
 class MethodNotAllowedError(errors.InvalidArgumentError):
     """The path does not take this method."""
 
@@ -72,6 +77,9 @@ _ANSWERS: dict[type[errors.StagecoachError], _Answer] = {
     ForeignHostError: _Answer(403, "invalid_request_error", "foreign_host"),
     errors.ModelNotFoundError: _Answer(404, "not_found_error", "model_not_found"),
     NotFoundError: _Answer(404, "not_found_error", "not_found"),
+    PreviousResponseNotFoundError: _Answer(
+        400, "invalid_request_error", "previous_response_not_found"
+    ),
     MethodNotAllowedError: _Answer(405, "invalid_request_error", "method_not_allowed"),
     BodyTooLargeError: _Answer(413, "invalid_request_error", "body_too_large"),
     UnsupportedMediaTypeError: _Answer(415, "invalid_request_error", "unsupported_media_type"),
@@ -87,19 +95,37 @@ _INTERNAL = _Answer(500, "server_error", "internal_error")
 _RETRIED = frozenset({429, 503})
 
 
-def of_item(error: errors.StagecoachError, index: int) -> errors.StagecoachError:
-    """Says of an error of one of several prompts which one it is; others stay as they are."""
-    field = _field(error)
-    if field.partition(".")[0] != PROMPT:
-        return error
-    item = f"{PROMPT}[{index}]"
-    for beginning in (field, f"the {PROMPT} "):
-        if error.message.startswith(beginning):
-            message = item + (" " if beginning[-1] == " " else "") + error.message[len(beginning) :]
-            break
-    else:
-        message = f"{item}: {error.message}"
-    return type(error)(message, **{**error.details, "field": item})
+class ToldError(NamedTuple):
+    """What a client is told of an error, in whatever form."""
+
+    status: int
+    """HTTP status."""
+    type: ErrorType
+    code: str | None
+    message: str
+    """With the names that the request has for its fields."""
+    param: str | None
+    """The offending field of the request."""
+
+
+def told_error(error: errors.StagecoachError, names: FieldNames = NO_NAMES) -> ToldError:
+    """Says what a client is told of an error.
+
+    Args:
+        error: What went wrong.
+        names: What the request calls the fields that the error may name.
+    """
+    answer = _answer(error)
+    param = renamed(blamed_field(error), names)
+    message = in_words_of(error, lambda field: renamed(field, names)).message
+    return ToldError(answer.status, answer.type, answer.code, message, param or None)
+
+
+def openai_error(told: ToldError) -> ErrorResponse:
+    """Writes what is told of an error as OpenAI's error object."""
+    return ErrorResponse(
+        error=ErrorBody(message=told.message, type=told.type, param=told.param, code=told.code)
+    )
 
 
 def error_body(error: errors.StagecoachError, names: FieldNames = NO_NAMES) -> ErrorResponse:
@@ -107,14 +133,19 @@ def error_body(error: errors.StagecoachError, names: FieldNames = NO_NAMES) -> E
 
     Args:
         error: What went wrong.
-        names: What the request calls the fields that the error may name.
+        names: As `told_error`.
     """
-    answer = _answer(error)
-    param = renamed(_field(error), names)
-    message = in_words_of(error, lambda field: renamed(field, names)).message
-    return ErrorResponse(
-        error=ErrorBody(message=message, type=answer.type, param=param or None, code=answer.code)
-    )
+    return openai_error(told_error(error, names))
+
+
+def error_headers(status: int) -> dict[str, str]:
+    """The headers of an error beside those of every answer."""
+    headers = {}
+    if status in _RETRIED:
+        headers["retry-after"] = str(RETRY_AFTER_S)
+    if status == 401:
+        headers["www-authenticate"] = "Bearer"
+    return headers
 
 
 def error_response(error: errors.StagecoachError, names: FieldNames = NO_NAMES) -> JSONResponse:
@@ -122,25 +153,15 @@ def error_response(error: errors.StagecoachError, names: FieldNames = NO_NAMES) 
 
     Args:
         error: What went wrong.
-        names: As `error_body`.
+        names: As `told_error`.
     """
-    status = _answer(error).status
-    headers = {}
-    if status in _RETRIED:
-        headers["retry-after"] = str(RETRY_AFTER_S)
-    if status == 401:
-        headers["www-authenticate"] = "Bearer"
-    return JSONResponse(error_body(error, names).model_dump(), status_code=status, headers=headers)
+    told = told_error(error, names)
+    return JSONResponse(
+        openai_error(told).model_dump(),
+        status_code=told.status,
+        headers=error_headers(told.status),
+    )
 
 
 def _answer(error: errors.StagecoachError) -> _Answer:
     return next((_ANSWERS[kind] for kind in type(error).__mro__ if kind in _ANSWERS), _INTERNAL)
-
-
-def _field(error: errors.StagecoachError) -> str:
-    """The contract's name of the field that is to blame; empty when there is none."""
-    if isinstance(error, errors.InvalidArgumentError):
-        return error.field
-    if isinstance(error, errors.ContextLengthExceededError):
-        return error.details.get("field", PROMPT)
-    return error.details.get("field", "")

@@ -9,26 +9,60 @@ from types import MappingProxyType
 
 from starlette.types import Scope
 
+from coordinator.doors.http.message_turns import turns_of
+from coordinator.doors.http.schema.anthropic import MessagesPrompt
 from coordinator.doors.http.schema.base import ModelRequest
 from coordinator.doors.http.schema.chat import ChatCompletionRequest
 from coordinator.doors.http.schema.completion import CompletionRequest
+from coordinator.doors.http.schema.embedding import EmbeddingRequest
+from coordinator.doors.http.schema.ollama import OllamaChatRequest, OllamaGenerateRequest
+from coordinator.doors.http.schema.responses import ResponsesRequest
 from coordinator.doors.http.schema.sampling import SamplingFields
 from coordinator.doors.http.schema.tokens import DetokenizeRequest, TokenizeRequest
 
 FieldNames = Mapping[str, str]
 """This API's name of each field of the contract, or of all that begin with it."""
 
-PROMPT = "prompt"
-"""The contract's name of what is continued."""
-
 _CHAT = {
     "prompt.chat.messages": "messages",
+    "prompt.chat.tools": "tools[].function",
+    "prompt.chat.tool_choice": "tool_choice",
+    "prompt.chat.template_arguments": "chat_template_kwargs",
     "prompt.chat.add_generation_prompt": "add_generation_prompt",
     "prompt.chat.continue_final_message": "continue_final_message",
     "prompt.add_special_tokens": "add_special_tokens",
     "prompt": "messages",
 }
+_MESSAGES = {
+    "prompt.chat.messages": "messages",
+    "prompt.chat.continue_final_message": "messages",
+    "prompt.chat.tools": "tools",
+    "prompt.chat.tool_choice": "tool_choice",
+    "prompt.chat.template_arguments": "thinking",
+    "prompt": "messages",
+    "stop": "stop_sequences",
+    "grammar.json_schema": "output_config.format.schema",
+    "grammar": "output_config.format",
+}
+_OLLAMA = {
+    "prompt.chat.messages": "messages",
+    "prompt.chat.tools": "tools[].function",
+    "prompt.chat.template_arguments": "think",
+    "grammar": "format",
+    "max_tokens": "options.num_predict",
+    "stop": "options.stop",
+    "sampling.repetition_penalty": "options.repeat_penalty",
+    **{
+        f"sampling.{name}": f"options.{name}"
+        for name in (
+            *("temperature", "top_p", "top_k", "min_p", "seed"),
+            *("presence_penalty", "frequency_penalty"),
+        )
+    },
+}
+_OLD_FORM = {"grammar.json_schema": "output_format.schema", "grammar": "output_format"}
 _TEXT = {"prompt.add_special_tokens": "add_special_tokens", "prompt": "prompt"}
+_INPUT = {"prompt.add_special_tokens": "add_special_tokens", "prompt": "input"}
 _FORMAT_FIELDS = {
     "grammar.json_schema": "response_format.json_schema.schema",
     "grammar": "response_format",
@@ -39,6 +73,17 @@ _STRUCTURED_FIELDS = {
     "grammar.regex": "structured_outputs.regex",
     "grammar.lark": "structured_outputs.grammar",
     "grammar": "structured_outputs",
+}
+_RESPONSES = {
+    "prompt.chat.messages": "input",
+    "prompt.chat.tools": "tools[]",
+    "prompt.chat.tool_choice": "tool_choice",
+    "prompt.chat.template_arguments": "reasoning.effort",
+    "prompt": "input",
+    "grammar.json_schema": "text.format.schema",
+    "grammar": "text.format",
+    "max_tokens": "max_output_tokens",
+    "logprobs": "top_logprobs",
 }
 NO_NAMES: FieldNames = MappingProxyType({})
 """Names of a request that was not read: the contract's names stand."""
@@ -63,8 +108,20 @@ def field_names(request: ModelRequest) -> FieldNames:
             if request.prompt_logprobs is None:
                 names["prompt_logprobs"] = "echo"
             return names
+        case MessagesPrompt():
+            turns = enumerate(turns_of(request))
+            places = {f"prompt.chat.messages[{i}]": turn.place for i, turn in turns}
+            return _MESSAGES | places | (_OLD_FORM if request.output_format else {})
+        case OllamaChatRequest():
+            return _OLLAMA | {"prompt": "messages"}
+        case OllamaGenerateRequest():
+            return _OLLAMA | {"prompt.chat.messages": "prompt", "prompt": "prompt"}
+        case ResponsesRequest():
+            return _RESPONSES
         case TokenizeRequest():
             return _TEXT if request.messages is None else _CHAT
+        case EmbeddingRequest():
+            return _INPUT
         case DetokenizeRequest():
             return {"prompt": "tokens"}
     return NO_NAMES
@@ -87,8 +144,12 @@ def renamed(field: str, names: FieldNames) -> str:
         rest = field.removeprefix(beginning)
         if not field.startswith(beginning) or rest[:1] not in ("", ".", "["):
             continue
+        name, is_list, within = names[beginning].partition("[]")
+        if is_list and rest.startswith("["):
+            index, _, inside = rest.partition("]")
+            return f"{name}{index}]{within}{inside}"
         # What the contract calls by a dot, such as `prompt.text`, stands in the field itself.
-        return names[beginning] + (rest if rest.startswith("[") else "")
+        return name + (rest if rest.startswith("[") else "")
     return field.removeprefix("sampling.")
 
 

@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from coordinator.doors.http.errors import ForeignHostError, error_response
+from coordinator.doors.http.error_forms import error_answer
+from coordinator.doors.http.errors import ForeignHostError
 
 ANY = "*"
 """Stands for every name or origin."""
@@ -82,7 +83,7 @@ class HostGuard:
             try:
                 self._check(headers.getlist("host"), headers.getlist("origin"))
             except ForeignHostError as error:
-                await error_response(error)(scope, receive, send)
+                await error_answer(error, scope)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 

@@ -8,7 +8,12 @@ import re
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 _API = "/v1"
-_API_ROUTES = frozenset({"/chat/completions", "/completions", "/models"})
+_API_ROUTES = frozenset(
+    {
+        *("/chat/completions", "/completions", "/embeddings", "/models", "/responses"),
+        *("/messages", "/messages/count_tokens"),
+    }
+)
 _ROOT_ROUTES = frozenset(
     {"/tokenize", "/detokenize", "/tokenizer_info", "/health", "/ready", "/version", "/status"}
 )
@@ -29,7 +34,7 @@ def home_path(path: str) -> str:
     if model := _OF_MODEL.fullmatch(path):
         return f"{_API}/models/{model[1]}"
     path = _DOUBLED_API.sub("", re.sub("/+", "/", path))
-    if path in _API_ROUTES:
+    if path in _API_ROUTES or path.startswith("/responses/"):
         return _API + path
     if path.startswith(f"{_API}/") and path.removeprefix(_API) in _ROOT_ROUTES:
         return path.removeprefix(_API)

@@ -9,14 +9,30 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from coordinator.doors.http.authentication import OPEN_PATHS
+from coordinator.doors.http.error_forms import error_model
 from coordinator.doors.http.errors import ErrorResponse
+from coordinator.doors.http.schema.anthropic import CountTokensRequest, MessagesRequest
 from coordinator.doors.http.schema.chat import ChatCompletionRequest
 from coordinator.doors.http.schema.completion import CompletionRequest
+from coordinator.doors.http.schema.embedding import EmbeddingRequest
+from coordinator.doors.http.schema.ollama import (
+    OllamaChatRequest,
+    OllamaGenerateRequest,
+    OllamaShowRequest,
+)
+from coordinator.doors.http.schema.responses import ResponsesRequest
 from coordinator.doors.http.schema.tokens import DetokenizeRequest, TokenizeRequest
 
 _REQUESTS: Sequence[type[BaseModel]] = (
     ChatCompletionRequest,
     CompletionRequest,
+    EmbeddingRequest,
+    MessagesRequest,
+    CountTokensRequest,
+    OllamaChatRequest,
+    OllamaGenerateRequest,
+    OllamaShowRequest,
+    ResponsesRequest,
     TokenizeRequest,
     DetokenizeRequest,
 )
@@ -24,13 +40,16 @@ _REFERENCE = "#/components/schemas/{model}"
 _API_KEY = "api_key"
 
 
-def failures(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def failures(
+    *statuses: int, form: type[BaseModel] = ErrorResponse
+) -> dict[int | str, dict[str, Any]]:
     """Describes the errors of a route.
 
     Args:
         *statuses: HTTP statuses that it may answer with.
+        form: What an error is written as.
     """
-    return {status: {"model": ErrorResponse} for status in statuses}
+    return {status: {"model": form} for status in statuses}
 
 
 def body_of(model: type[BaseModel]) -> dict[str, Any]:
@@ -74,16 +93,15 @@ def describe(app: FastAPI, *, asks_for_keys: bool) -> None:
 def _require_key(document: dict[str, Any]) -> None:
     """Says that every route but the open ones takes an API key, and what it answers without."""
     document["components"]["securitySchemes"] = {_API_KEY: {"type": "http", "scheme": "bearer"}}
-    refused = {
-        "description": "Unauthorized",
-        "content": {
-            "application/json": {
-                "schema": {"$ref": _REFERENCE.format(model=ErrorResponse.__name__)}
-            }
-        },
-    }
     for path, operations in document["paths"].items():
         if path not in OPEN_PATHS:
             for operation in operations.values():
                 operation["security"] = [{_API_KEY: []}]
-                operation["responses"]["401"] = refused
+                operation["responses"]["401"] = {
+                    "description": "Unauthorized",
+                    "content": {"application/json": {"schema": _error_schema(path)}},
+                }
+
+
+def _error_schema(path: str) -> dict[str, str]:
+    return {"$ref": _REFERENCE.format(model=error_model(path).__name__)}

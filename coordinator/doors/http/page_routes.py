@@ -28,6 +28,7 @@ _FILES = {
     "/page/main.js": "main.js",
     "/page/api.js": "api.js",
     "/page/dom.js": "dom.js",
+    "/page/picker.js": "picker.js",
     "/page/pipeline.js": "pipeline.js",
     "/page/figures.js": "figures.js",
     "/page/chat.js": "chat.js",

@@ -38,7 +38,7 @@ class PiecewiseResponse(Response):
         Raises:
             Exception: What making the first of them raised; nothing was sent.
         """
-        pieces = _joined(self._pieces)
+        pieces = joined(self._pieces)
         first = await anext(pieces)
         second = await anext(pieces, None)
         if second is None:
@@ -100,7 +100,7 @@ def number(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-async def _joined(pieces: Iterable[str]) -> AsyncIterator[bytes]:
+async def joined(pieces: Iterable[str]) -> AsyncIterator[bytes]:
     """Pieces of a size that is worth sending; gives way to others while it makes them."""
     turn = Turn()
     parts: list[str] = []

@@ -1,7 +1,7 @@
 """Names every request, and answers for what was not foreseen.
 
-The name is in the header `x-request-id` of every response, in the ids of completions, and in the
-coordinator's log.
+The name is in the headers `x-request-id` and `request-id` of every response, in the ids of
+completions, and in the coordinator's log.
 """
 
 import logging
@@ -9,10 +9,12 @@ import secrets
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from coordinator.doors.http.errors import error_response
+from coordinator.doors.http.error_forms import error_answer
 from stagecoach.contract.errors import InternalError
 
 REQUEST_ID_HEADER = "x-request-id"
+_NAMES = (REQUEST_ID_HEADER.encode(), b"request-id")
+"""Anthropic's clients read the latter."""
 
 _log = logging.getLogger(__name__)
 
@@ -34,14 +36,14 @@ class RequestIds:
             return
         request_id = secrets.token_hex(12)
         scope.setdefault("state", {})["request_id"] = request_id
-        header = (REQUEST_ID_HEADER.encode(), request_id.encode())
+        headers = [(name, request_id.encode()) for name in _NAMES]
         is_started = False
 
         async def send_named(message: Message) -> None:
             nonlocal is_started
             if message["type"] == "http.response.start":
                 is_started = True
-                message["headers"] = [*message.get("headers", ()), header]
+                message["headers"] = [*message.get("headers", ()), *headers]
             await send(message)
 
         try:
@@ -51,4 +53,4 @@ class RequestIds:
             if is_started:
                 raise  # the server ends the connection in the middle of the response
             error = InternalError(f"internal error; the coordinator's log has it as {request_id}")
-            await error_response(error)(scope, receive, send_named)
+            await error_answer(error, scope)(scope, receive, send_named)

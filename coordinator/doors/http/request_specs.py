@@ -1,16 +1,15 @@
 """From a validated request of a client to what the engine is asked, once for every choice."""
 
 import hashlib
-import json
 import re
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
+from coordinator.core.embedding import EmbeddingParams, Pooling
 from coordinator.core.grammar import Grammar, GrammarKind
 from coordinator.core.request_spec import (
-    MAX_UINT32,
     ChatMessage,
     ChatPrompt,
     Prompt,
@@ -19,8 +18,11 @@ from coordinator.core.request_spec import (
     TokenPrompt,
 )
 from coordinator.core.sampling_params import SamplingParams
+from coordinator.core.tools import Tool, ToolCall, ToolMode, ToolUse
 from coordinator.doors.http.schema.chat import ChatCompletionRequest, Message
 from coordinator.doors.http.schema.completion import DEFAULT_MAX_TOKENS, CompletionRequest
+from coordinator.doors.http.schema.conversation import ConversationFields
+from coordinator.doors.http.schema.embedding import EmbeddingRequest
 from coordinator.doors.http.schema.response_format import (
     JsonObjectFormat,
     JsonSchema,
@@ -28,15 +30,20 @@ from coordinator.doors.http.schema.response_format import (
     StructuredOutputs,
     TextFormat,
 )
-from coordinator.doors.http.schema.sampling import MAX_CHOICES, NO_LIMIT, SamplingFields
+from coordinator.doors.http.schema.sampling import MAX_CHOICES, SamplingFields
 from coordinator.doors.http.schema.tokens import TokenizeRequest
+from coordinator.doors.http.schema.tools import (
+    AllowedToolsChoice,
+    MessageToolCall,
+    NamedTool,
+)
+from coordinator.doors.http.spec_parts import NO_SEED, json_grammar, max_tokens_of, truncation
+from coordinator.doors.http.template_parts import template_arguments
+from coordinator.doors.http.tool_parts import arguments_object, tool_of, tool_use
 from stagecoach.contract.errors import InvalidArgumentError
 
 _META = re.compile(r"[\\.+*?()|\[\]{}^$#&~-]")
 """Characters of regular expressions that are not themselves."""
-
-NO_SEED = -1
-"""What other servers take for no seed."""
 
 Specs = tuple[tuple[RequestSpec, ...], ...]
 """The choices of each prompt, in order; at least one of each."""
@@ -54,7 +61,9 @@ def chat_specs(request: ChatCompletionRequest, request_id: str) -> Specs:
     """
     spec = replace(
         _spec(request, chat_prompt(request, request.messages)),
-        max_tokens=_max_tokens(request.max_completion_tokens or request.max_tokens),
+        divides_output=True,
+        tools=_tool_use(request),
+        max_tokens=max_tokens_of(request.max_completion_tokens or request.max_tokens),
         min_tokens=request.min_tokens or 0,
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
         prompt_logprobs=request.prompt_logprobs,
@@ -72,10 +81,10 @@ def completion_specs(request: CompletionRequest, request_id: str) -> Specs:
     Raises:
         InvalidArgumentError: A value is out of range; the error names the field.
     """
-    prompts = list(_prompts(request))
+    prompts = list(_prompts(request, request.prompt))
     spec = replace(
         _spec(request, prompts[0]),
-        max_tokens=_max_tokens(
+        max_tokens=max_tokens_of(
             DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens
         ),
         min_tokens=request.min_tokens or 0,
@@ -85,6 +94,33 @@ def completion_specs(request: CompletionRequest, request_id: str) -> Specs:
     # A long schema is written and checked once, not for each prompt.
     specs = [replace(spec, prompt=prompt) for prompt in prompts]
     return _choices(specs, request, request_id)
+
+
+def embedding_specs(request: EmbeddingRequest, request_id: str) -> list[RequestSpec]:
+    """What one or more texts ask of the engine, in their order.
+
+    Args:
+        request: Validated.
+        request_id: The engine's own ids are made of it.
+
+    Raises:
+        InvalidArgumentError: A value is out of range; the error names the field.
+    """
+    params = EmbeddingParams(
+        pooling=Pooling(request.pooling or Pooling.LAST),
+        normalize=request.normalize is not False,
+        dimensions=request.dimensions,
+    )
+    return [
+        RequestSpec(
+            prompt=prompt,
+            max_tokens=0,
+            request_id=f"{request_id}-{index}",
+            cache_salt=request.cache_salt,
+            embedding=params,
+        )
+        for index, prompt in enumerate(_prompts(request, request.input))
+    ]
 
 
 def chat_prompt(
@@ -100,10 +136,14 @@ def chat_prompt(
         add_generation_prompt=request.begins_message,
         continue_final_message=request.continue_final_message or False,
         add_special_tokens=request.add_special_tokens or False,
+        tools=_shown_tools(request),
+        template_arguments=template_arguments(request),
     )
 
 
-def text_prompt(request: CompletionRequest | TokenizeRequest, text: str) -> TextPrompt:
+def text_prompt(
+    request: CompletionRequest | EmbeddingRequest | TokenizeRequest, text: str
+) -> TextPrompt:
     """A text as the engine takes it.
 
     Raises:
@@ -137,15 +177,9 @@ def grammar(request: SamplingFields) -> Grammar | None:
         case None | TextFormat():
             return None
         case JsonObjectFormat() | JsonSchemaFormat(json_schema=JsonSchema(schema_=None)):
-            return Grammar(kind=GrammarKind.JSON_OBJECT)
+            return json_grammar(None)
         case JsonSchemaFormat() as form:
-            text = json.dumps(form.json_schema.schema_, ensure_ascii=False)
-            return Grammar(kind=GrammarKind.JSON_SCHEMA, text=text)
-
-
-def _max_tokens(wanted: int | None) -> int | None:
-    """What the engine takes; it gives no more than fit anyway."""
-    return None if wanted in (None, NO_LIMIT) else min(wanted, MAX_UINT32)
+            return json_grammar(form.json_schema.schema_)
 
 
 def _prompt_logprobs(request: CompletionRequest) -> int | None:
@@ -200,10 +234,11 @@ def _spec(request: SamplingFields, prompt: Prompt) -> RequestSpec:
 def _sampling_params(request: SamplingFields) -> SamplingParams:
     """Unset fields take OpenAI's defaults, which are not the engine's."""
     bias = {int(token_id): value for token_id, value in (request.logit_bias or {}).items()}
+    kept = truncation(request.top_p, request.top_k)
     return SamplingParams(
         temperature=1.0 if request.temperature is None else request.temperature,
-        top_p=request.top_p or 1.0,
-        top_k=1 if request.top_p == 0 else max(request.top_k or 0, 0),
+        top_p=kept.top_p,
+        top_k=kept.top_k,
         min_p=request.min_p or 0.0,
         repetition_penalty=request.repetition_penalty or 1.0,
         presence_penalty=request.presence_penalty or 0.0,
@@ -212,8 +247,10 @@ def _sampling_params(request: SamplingFields) -> SamplingParams:
     )
 
 
-def _prompts(request: CompletionRequest) -> Iterator[TextPrompt | TokenPrompt]:
-    prompt: str | Sequence[int | str | Sequence[int]] = request.prompt
+def _prompts(
+    request: CompletionRequest | EmbeddingRequest, prompt: str | Sequence[int | str | Sequence[int]]
+) -> Iterator[TextPrompt | TokenPrompt]:
+    """Each of the prompts that stand in a field of a request."""
     if isinstance(prompt, str):
         yield text_prompt(request, prompt)
         return
@@ -241,7 +278,57 @@ def content_text(message: Message) -> str:
 
 def _chat_message(message: Message) -> ChatMessage:
     role = "system" if message.role == "developer" else message.role
-    return ChatMessage(role=role, content=content_text(message), name=message.name)
+    calls = message.tool_calls or () if role == "assistant" else ()
+    return ChatMessage(
+        role=role,
+        content=content_text(message),
+        name=message.name,
+        tool_calls=tuple(map(_tool_call, calls)),
+        tool_call_id=message.tool_call_id if role == "tool" else None,
+        reasoning=(message.reasoning_content or message.reasoning) if role == "assistant" else None,
+    )
+
+
+def _tool_call(call: MessageToolCall) -> ToolCall:
+    return ToolCall(
+        call_id=call.id,
+        name=call.function.name,
+        arguments=arguments_object(call.function.arguments),
+    )
+
+
+def _shown_tools(request: ConversationFields) -> tuple[Tool, ...]:
+    """Tools that the model is shown: none where none may be called."""
+    if request.tool_choice == "none":
+        return ()
+    functions = [one.function for one in request.tools or ()]
+    return tuple(
+        tool_of(one.name, one.description, one.parameters, strict=one.strict) for one in functions
+    )
+
+
+def _tool_use(request: ChatCompletionRequest) -> ToolUse | None:
+    """Which tools may or must be called.
+
+    Raises:
+        InvalidArgumentError: One is to be called, and there is none, or not that one.
+    """
+    tools = _shown_tools(request)
+    allows_several = request.parallel_tool_calls is not False
+    match request.tool_choice:
+        case NamedTool() as choice:
+            return tool_use(tools, only=choice.function.name)
+        case AllowedToolsChoice(allowed_tools=allowed):
+            return tool_use(
+                tools,
+                mode=ToolMode(allowed.mode),
+                allowed=frozenset(one.function.name for one in allowed.tools),
+                allows_several=allows_several,
+            )
+        case "required":
+            return tool_use(tools, mode=ToolMode.REQUIRED, allows_several=allows_several)
+        case _:
+            return tool_use(tools, allows_several=allows_several)
 
 
 def _structured(wanted: StructuredOutputs) -> Grammar:
@@ -252,8 +339,4 @@ def _structured(wanted: StructuredOutputs) -> Grammar:
     if wanted.choice is not None:
         texts = "|".join(_META.sub(r"\\\g<0>", text) for text in wanted.choice)
         return Grammar(kind=GrammarKind.REGEX, text=f"({texts})")
-    if wanted.json_object:
-        return Grammar(kind=GrammarKind.JSON_OBJECT)
-    schema = wanted.json_
-    text = schema if isinstance(schema, str) else json.dumps(schema, ensure_ascii=False)
-    return Grammar(kind=GrammarKind.JSON_SCHEMA, text=text)
+    return json_grammar(None if wanted.json_object else wanted.json_)

@@ -1,10 +1,10 @@
 """The two ways in which an answer goes out: whole, or as server-sent events while it is made."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, nullcontext
 from dataclasses import replace
+from functools import partial
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -31,9 +31,7 @@ from coordinator.doors.http.prompt_relay import PromptRelay
 from coordinator.doors.http.request_specs import Specs
 from coordinator.doors.http.schema.base import ResponseModel
 from coordinator.doors.http.schema.sampling import Usage
-from stagecoach.contract.errors import InternalError, StagecoachError
-
-_log = logging.getLogger(__name__)
+from stagecoach.contract.errors import StagecoachError
 
 
 class WholeAnswer(Response):
@@ -130,22 +128,12 @@ class StreamedAnswer(Response):
             StagecoachError: A request was not admitted, or failed before anything was sent.
         """
         events = EventSender(send, self._patience)
-        try:
-            async with events.kept_alive():
-                last = await self._send_choices(events, receive)
-            await events.end(*last, is_done=True)
-        except StagecoachError as error:
-            if not events.is_started:
-                raise
+
+        async def fail(error: StagecoachError) -> None:
             await events.end(error_body(error, field_names_of(scope)))
-        except Exception:  # a bug; a stream that has begun ends with an event that says so
-            if not events.is_started:
-                raise
-            _log.exception("internal error in request %s", self._request_id)
-            internal = InternalError(
-                f"internal error; the coordinator's log has it as {self._request_id}"
-            )
-            await events.end(error_body(internal))
+
+        run = partial(self._send_choices, events, receive)
+        await events.deliver(run, fail, request_id=self._request_id)
 
     async def _send_choices(self, events: EventSender, receive: Receive) -> Sequence[ResponseModel]:
         """Sends all choices; returns what is left to send."""

@@ -42,7 +42,7 @@ def state_routes(door: Door) -> APIRouter:
 
     @router.get("/ready", response_model=State, responses=unavailable)
     async def ready() -> JSONResponse:
-        """Answers 200 while requests are served, else 503."""
+        """Answers 200 while requests of some model are served, else 503."""
         if door.catalog.is_ready:
             return JSONResponse({"status": "ok"})
         return error_response(UnavailableError("the coordinator serves no requests at present"))

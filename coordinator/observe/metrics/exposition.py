@@ -32,40 +32,32 @@ class EngineView(Protocol):
         ...
 
 
-class CoordinatorCollector(Collector):
-    """Exports one coordinator.
+class ModelMetrics:
+    """The metrics of one model.
 
     Args:
-        recorder: What is counted.
+        name: What its samples have as `model`.
         model: As the operator named it.
-        num_lost_log_lines: Lines of the log that could not be written.
     """
 
-    def __init__(
-        self, recorder: MetricsRecorder, *, model: str, num_lost_log_lines: Callable[[], int]
-    ) -> None:
-        self.engine: EngineView | None = None
-        self._recorder = recorder
+    def __init__(self, name: str, *, model: str) -> None:
+        self.name = name
+        self.recorder = MetricsRecorder()
+        """What is counted: the observer to give to its engine, or to one after the other."""
         self._model = model
-        self._num_lost_log_lines = num_lost_log_lines
+        self._engine: EngineView | None = None
 
-    def describe(self) -> Iterator[Metric]:
-        """Nothing: the registry holds this collector and standard ones, whose names differ."""
-        return iter(())
+    def serve(self, engine: EngineView) -> None:
+        """Shows the state of this engine from now on, which tells `recorder` what it does."""
+        self._engine = engine
 
     def collect(self) -> Iterator[Metric]:
-        """Yields everything."""
-        yield info("stagecoach_build", "The software.", {"version": __version__})
+        """Yields everything, without the label that tells models from each other."""
         yield info("stagecoach_model", "The model.", {"model_name": self._model})
-        yield counter(
-            "stagecoach_log_lines_lost_total",
-            "Lines of the log that could not be written.",
-            self._num_lost_log_lines(),
-        )
         yield from self._requests()
         yield from self._tokens()
         yield from self._steps()
-        engine = self.engine
+        engine = self._engine
         figures = None if engine is None else engine.figures()
         is_ready = figures is not None and figures.is_ready
         yield gauge("stagecoach_ready", "1 while requests are served.", is_ready)
@@ -75,7 +67,7 @@ class CoordinatorCollector(Collector):
             yield from _stages(figures)
 
     def _requests(self) -> Iterator[Metric]:
-        recorder = self._recorder
+        recorder = self.recorder
         yield counter(
             "stagecoach_requests_accepted_total",
             "Requests that were valid and queued.",
@@ -135,7 +127,7 @@ class CoordinatorCollector(Collector):
             yield histogram(f"stagecoach_{name}", text, values)
 
     def _tokens(self) -> Iterator[Metric]:
-        recorder = self._recorder
+        recorder = self.recorder
         yield counter(
             "stagecoach_prompt_tokens_total",
             "Tokens of the prompts of accepted requests.",
@@ -148,7 +140,7 @@ class CoordinatorCollector(Collector):
         )
 
     def _steps(self) -> Iterator[Metric]:
-        recorder = self._recorder
+        recorder = self.recorder
         yield counter(
             "stagecoach_micro_batches_total",
             "Micro-batches of tokens that went through all stages.",
@@ -186,6 +178,42 @@ class CoordinatorCollector(Collector):
                 "stage",
                 ((str(index), getattr(times, part)) for index, times in enumerate(stages)),
             )
+
+
+class CoordinatorCollector(Collector):
+    """Exports one coordinator: its process, and each of its models under the label `model`.
+
+    Args:
+        num_lost_log_lines: Lines of the log that could not be written.
+    """
+
+    def __init__(self, *, num_lost_log_lines: Callable[[], int]) -> None:
+        self.models: tuple[ModelMetrics, ...] = ()
+        self._num_lost_log_lines = num_lost_log_lines
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing: the registry holds this collector and standard ones, whose names differ."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """Yields everything, each name once."""
+        yield info("stagecoach_build", "The software.", {"version": __version__})
+        yield counter(
+            "stagecoach_log_lines_lost_total",
+            "Lines of the log that could not be written.",
+            self._num_lost_log_lines(),
+        )
+        families: dict[str, Metric] = {}
+        for model in self.models:
+            for metric in model.collect():
+                family = families.setdefault(
+                    metric.name, Metric(metric.name, metric.documentation, metric.type)
+                )
+                family.samples += [
+                    sample._replace(labels={"model": model.name, **sample.labels})
+                    for sample in metric.samples
+                ]
+        yield from families.values()
 
 
 def _state(figures: EngineFigures) -> Iterator[Metric]:

@@ -4,7 +4,7 @@ Everything of OpenTelemetry is imported when traces are wanted: the package is o
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from coordinator.observe.observer import EngineObserver
@@ -40,23 +40,26 @@ def traces_are_wanted(endpoint: str | None, environment: Mapping[str, str]) -> b
     return True
 
 
+ObserversOf = Callable[[str], tuple[EngineObserver, ...]]
+"""The observers of a model, by its name."""
+
+
 @contextmanager
-def exported_traces(endpoint: str | None, *, model: str) -> Iterator[tuple[EngineObserver, ...]]:
+def exported_traces(endpoint: str | None) -> Iterator[ObserversOf]:
     """Exports traces in the background until the end of the block, which sends what is left.
 
     Args:
         endpoint: URL of the collector, http:// or https://. None: as the environment says.
-        model: As the operator named it.
 
     Yields:
-        The observer to give to the engine; none when no traces are wanted.
+        What makes the observer to give to the engine of a model; none when no traces are wanted.
 
     Raises:
         InvalidArgumentError: Traces are wanted and the package is not installed, or as
             `traces_are_wanted`.
     """
     if not traces_are_wanted(endpoint, os.environ):
-        yield ()
+        yield lambda _: ()
         return
     try:
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
@@ -75,6 +78,7 @@ def exported_traces(endpoint: str | None, *, model: str) -> Iterator[tuple[Engin
     provider = TracerProvider(resource=resource.merge(OTELResourceDetector().detect()))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint)))
     try:
-        yield (RequestTraces(provider.get_tracer("stagecoach", __version__), model=model),)
+        tracer = provider.get_tracer("stagecoach", __version__)
+        yield lambda model: (RequestTraces(tracer, model=model),)
     finally:
         provider.shutdown()

@@ -31,7 +31,7 @@ class RequestTraces:
 
     Args:
         tracer: Takes the spans; must not block.
-        model: As the operator named it.
+        model: The name of the model that answers show.
     """
 
     def __init__(self, tracer: trace.Tracer, *, model: str) -> None:

@@ -31,14 +31,18 @@ def coded(numbers, in_head):
     return tl.minimum(tl.maximum(codes, -MAX_CODE), MAX_CODE), scale, offset
 
 
-@triton.jit(do_not_specialize_on_alignment=["heads", "slots"])
+@triton.jit(
+    # Where there is one token or one head, its stride is any number, such as one of the tokens.
+    do_not_specialize=["token_stride", "head_stride"],
+    do_not_specialize_on_alignment=["heads", "slots"],
+)
 def store_coded_kernel(
     heads,
     slots,
     codes,
     scales,
-    TOKEN_STRIDE: tl.constexpr,
-    HEAD_STRIDE: tl.constexpr,
+    token_stride,
+    head_stride,
     NUM_HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     DIMS: tl.constexpr,
@@ -50,7 +54,7 @@ def store_coded_kernel(
     dim = tl.arange(0, DIMS)[None, :]
     is_there = (head < NUM_HEADS) & (dim < HEAD_DIM)
     given = tl.load(
-        heads + token * TOKEN_STRIDE + head * HEAD_STRIDE + dim, mask=is_there, other=0.0
+        heads + token * token_stride + head * head_stride + dim, mask=is_there, other=0.0
     )
     stored, scale, offset = coded(given.to(tl.float32), dim < HEAD_DIM)
     place = tl.load(slots + token).to(tl.int64) * NUM_HEADS + head
@@ -59,16 +63,9 @@ def store_coded_kernel(
     tl.store(scales + 2 * place + 1, offset, mask=head < NUM_HEADS)
 
 
-def store_coded_constants(
-    *, token_stride: int, head_stride: int, num_heads: int, head_dim: int
-) -> dict[str, Any]:
+def store_coded_constants(*, num_heads: int, head_dim: int) -> dict[str, Any]:
     """Returns what `store_coded_kernel` is compiled for."""
-    return {
-        "TOKEN_STRIDE": token_stride,
-        "HEAD_STRIDE": head_stride,
-        "NUM_HEADS": num_heads,
-        **head_constants(head_dim),
-    }
+    return {"NUM_HEADS": num_heads, **head_constants(head_dim)}
 
 
 def head_constants(head_dim: int) -> dict[str, int]:

@@ -5,5 +5,6 @@ For stage servers and for the coordinator, alike.
 
 from stagecoach.process.load_display.display import Display, load_display
 from stagecoach.process.load_display.entry import Entry
+from stagecoach.process.load_display.lines import Lines
 
-__all__ = ["Display", "Entry", "load_display"]
+__all__ = ["Display", "Entry", "Lines", "load_display"]

@@ -41,10 +41,15 @@ export class Chat {
 
   /** Takes in what the coordinator says of its model. */
   know({ names, has_tokenizer: hasTokenizer, max_model_len: maxModelLen }) {
-    [this.model] = names;
-    byId("max-tokens").max = maxModelLen;
-    if (!hasTokenizer) {
-      this.#setMode("tokens");
+    if (names[0] !== this.model) {
+      [this.model] = names;
+      this.#setMode("chat");
+    }
+    if (maxModelLen > 0) {
+      byId("max-tokens").max = maxModelLen;
+      if (!hasTokenizer) {
+        this.#setMode("tokens");
+      }
     }
   }
 

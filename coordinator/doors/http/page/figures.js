@@ -21,10 +21,21 @@ export class Figures {
     this.last = null;
   }
 
+  /** Forgets all: what comes next is of another model. */
+  forget() {
+    this.last = null;
+    this.rates = [];
+    setText(byId("speed"), "0");
+    setText(byId("mean"), "");
+    this.line.setAttribute("d", "");
+    this.area.setAttribute("d", "");
+  }
+
   /** @param {object} state As `/status/stream` tells it. */
   show(state) {
     this.#showSpeed(state);
-    this.#count("running", count(state.running), `of ${count(state.max_num_seqs)}`);
+    const most = state.max_num_seqs;
+    this.#count("running", count(state.running), most === 0 ? "" : `of ${count(most)}`);
     this.#count("waiting", count(state.waiting), waitsFor(state));
     this.#count("finished", count(state.finished), "");
     this.#count("preempted", count(state.preemptions), "");

@@ -4,6 +4,7 @@ import { ApiError, events, request } from "./api.js";
 import { Chat } from "./chat.js";
 import { byId, setText } from "./dom.js";
 import { Figures } from "./figures.js";
+import { Picker } from "./picker.js";
 import { Pipeline } from "./pipeline.js";
 
 const RETRY_MS = 1000;
@@ -11,13 +12,19 @@ const RETRY_MS = 1000;
 const chat = new Chat();
 const figures = new Figures();
 const pipeline = new Pipeline();
+let shown = null; // the last state that was told
+const picker = new Picker(() => {
+  figures.forget();
+  show(shown);
+});
 
-/** Shows the first model; where there are more, it says so. */
+/** Shows the model that is picked. */
 function show(status) {
-  const { models } = status;
-  const state = { ...status, ready: models[0].ready };
-  const more = models.length > 1 ? `, the first of ${models.length} models` : "";
-  setText(byId("model"), `${state.model}${more}`);
+  shown = status;
+  const index = picker.pick(status.models);
+  const state = stateOf(status, index);
+  const isTold = status.models.length > 1 && state.names[0] === state.model;
+  setText(byId("model"), isTold ? "" : state.model);
   setText(byId("version"), state.version);
   byId("emulated").hidden = !state.stages.some(({ emulated }) => emulated);
   setReady(state);
@@ -27,17 +34,47 @@ function show(status) {
   document.body.classList.remove("stale");
 }
 
-function setReady({ ready, stages }) {
+/** What is told of one model; all that stands beside `models` is of the first. */
+function stateOf(status, index) {
+  const model = status.models[index];
+  if (index === 0) {
+    const { ready, state, problem } = model;
+    return { ...status, ready, state, problem };
+  }
+  return { ...status, ...model, activity: status.activities[index] };
+}
+
+function setReady({ ready, state: standing, problem, stages }) {
   const lost = stages.filter(({ state }) => state === "lost");
   const names = lost.map(({ index, address }) => `stage ${index} at ${address}`).join(", ");
-  setPill(ready ? "ready" : "lost", ready ? "ready" : lost.length > 0 ? "stage lost" : "not ready");
+  setPill(...pillOf(ready, standing, lost.length > 0));
   trouble(
     lost.length > 0
       ? `Lost: ${names}. Requests that run are paused and go on by themselves once it is back.`
       : ready
         ? null
-        : "No requests are served at present: the coordinator is shutting down or reconnects.",
+        : whyNot(standing, problem),
   );
+}
+
+/** State and text of the pill. */
+function pillOf(ready, standing, isLost) {
+  if (ready) {
+    return ["ready", "ready"];
+  }
+  if (standing === "failed") {
+    return ["lost", "failed"];
+  }
+  return ["lost", isLost ? "stage lost" : "not ready"];
+}
+
+function whyNot(standing, problem) {
+  if (standing === "failed") {
+    return `This model cannot be served: ${problem}.`;
+  }
+  return problem
+    ? `This model is not served yet: ${problem}.`
+    : "No requests are served at present: the coordinator is shutting down or reconnects.";
 }
 
 function setPill(state, text) {

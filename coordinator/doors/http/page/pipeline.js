@@ -22,6 +22,9 @@ export class Pipeline {
       this.stages.push(box);
       this.row.append(box.node);
     }
+    for (const box of this.stages.splice(state.stages.length)) {
+      box.node.remove();
+    }
     this.row.classList.toggle("compact", state.stages.length > MAX_LARGE_BOXES);
     const longestMs = Math.max(...state.activity.stages.map(roundTripMs), 1e-6);
     state.stages.forEach((stage, place) => {
@@ -67,7 +70,8 @@ class CoordinatorBox {
   }
 
   show({ activity, kv_blocks_total: total, kv_blocks_free: free, kv_blocks_cached: cached }) {
-    this.steps.show((activity.steps / activity.window_s).toFixed(1));
+    const stepsPerS = activity.steps === 0 ? 0 : activity.steps / activity.window_s;
+    this.steps.show(stepsPerS.toFixed(1));
     const times = [activity.schedule_ms, activity.sample_ms, activity.emit_ms];
     this.times.show(activity.steps === 0 ? "–" : times.map(milliseconds).join(" · "));
     const held = (total - free) / Math.max(1, total);
@@ -88,8 +92,10 @@ class StageBox {
     this.layers = new Row("layers");
     this.device = new Row("device");
     this.weights = new Row("weights");
+    this.pool = new Row("KV pool");
     this.device.node.classList.add("detail");
     this.weights.node.classList.add("detail");
+    this.pool.node.classList.add("detail");
     this.busyRow = new Row("busy");
     this.busy = new Bar("Busy", ["busy"]);
     this.kvRow = new Row("KV");
@@ -106,6 +112,7 @@ class StageBox {
       this.layers.node,
       this.device.node,
       this.weights.node,
+      this.pool.node,
       element("div", "measure", this.busyRow.node, this.busy.node),
       element("div", "measure", this.kvRow.node, this.kv.node),
       element("div", "measure", this.splitRow.node, this.split.node),
@@ -128,12 +135,17 @@ class StageBox {
     setText(this.loss, "Not reachable.");
     this.layers.show(layersText(stage.layers));
     this.device.show(deviceText(stage));
-    this.weights.show(stage.weight_bytes ? bytes(stage.weight_bytes) : "–");
+    this.#showMemory(stage);
     this.#showKv(stage, isLost);
     this.#showTimes(isLost ? IDLE : activity, longestMs);
     if (isLost) {
       this.busyRow.show("–");
     }
+  }
+
+  #showMemory({ weight_bytes: size, bits_per_weight: bits, kv_bytes: kvSize, kv_dtype: format }) {
+    this.weights.show(size ? bytes(size) : "–", bits === null ? "" : ` · ${bits.toFixed(1)} bits`);
+    this.pool.show(kvSize ? bytes(kvSize) : "–", format === null ? "" : ` · ${format}`);
   }
 
   #showKv(stage, isLost) {

@@ -7,7 +7,7 @@ which always send the field work, and every other one is refused. A description 
 """
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import (
@@ -190,3 +190,45 @@ def by_json_type(kinds: Mapping[type, Tag], message: str) -> Discriminator:
         return next((tag.tag for kind, tag in kinds.items() if isinstance(value, kind)), None)
 
     return Discriminator(tag_of, custom_error_type="wrong_type", custom_error_message=message)
+
+
+MAX_TYPE_CHARS = 64
+"""Most characters of a type in a request that an error shows."""
+
+
+def type_in(value: object) -> object:
+    """The field `type` of an object, which says what it was meant to be; None without one."""
+    return value.get("type") if isinstance(value, dict) else None
+
+
+def by_type(types: Sequence[str], hint: str = "") -> Discriminator:
+    """Chooses the member of a union of objects by their field `type`.
+
+    Args:
+        types: The types; the member of each has the tag `<TYPE>`, which is no name of a field.
+        hint: What else an error says.
+    """
+
+    def tag_of(value: object) -> str | None:
+        kind = type_in(value)
+        return f"<{kind}>" if kind in types else None
+
+    message = f"must be an object whose type is one of {', '.join(types)}{hint}"
+    return Discriminator(tag_of, custom_error_type="wrong_type", custom_error_message=message)
+
+
+def refuse_types_but(types: Sequence[str], words: Callable[[str], str]) -> BeforeValidator:
+    """Refuses by name an object of a type that other servers have.
+
+    Args:
+        types: The types that are taken.
+        words: What is said of another type, as it is shown.
+    """
+
+    def check(value: object) -> object:
+        kind = type_in(value)
+        if isinstance(kind, str) and kind not in types:
+            raise ValueError(words(repr(kind[:MAX_TYPE_CHARS])))
+        return value
+
+    return BeforeValidator(check)

@@ -29,9 +29,13 @@ from coordinator.doors.http.schema.sampling import (
     SamplingFields,
     Usage,
 )
+from coordinator.doors.http.schema.tools import MessageToolCall, ToolCallDelta, ToolCallMessage
 
 MAX_METADATA_CHARS = 16 * 1024
 """Written as JSON; OpenAI's 16 strings of 512 fit. The event loop reads them and writes them."""
+
+MAX_TOOL_CALLS = 128
+"""Calls in one message."""
 
 MAX_PATH_CHARS = 64
 """Most characters of a path into what a client sent that an error shows."""
@@ -44,10 +48,10 @@ class ContentPart(MessagePart):
     text: str = Field(description="The texts of all parts are joined.")
 
 
-NoToolChoice = Annotated[
+NoFunctionCall = Annotated[
     Literal["none", "auto", ""] | None,
     NEUTRAL,
-    Field(description="Not supported: only what asks for no tool is taken."),
+    Field(description="Not supported: use `tool_choice`."),
 ]
 
 Content = Annotated[
@@ -59,7 +63,7 @@ Content = Annotated[
 class Message(MessagePart):
     """One turn of a conversation."""
 
-    role: Literal["system", "developer", "user", "assistant"] = Field(
+    role: Literal["system", "developer", "user", "assistant", "tool"] = Field(
         description="`developer` is what newer clients call `system`, and is the same."
     )
     content: Content | None = Field(None, description="Null, absent or empty: nothing was said.")
@@ -69,7 +73,16 @@ class Message(MessagePart):
     refusal: Unsupported = None
     audio: Unsupported = None
     function_call: Unsupported = None
-    tool_calls: Unsupported = None
+    tool_calls: list[MessageToolCall] | None = Field(
+        None, max_length=MAX_TOOL_CALLS, description="Calls that the assistant asked for."
+    )
+    tool_call_id: str | None = Field(
+        None, description="Of a message of the role `tool`: the call that it answers."
+    )
+    reasoning_content: str | None = Field(
+        None, description="What the assistant thought; most templates show it of the last turn."
+    )
+    reasoning: str | None = Field(None, description="The same by another name.")
 
 
 def _check_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
@@ -138,10 +151,11 @@ class ChatCompletionRequest(ConversationFields, SamplingFields):
     moderation: Unsupported = None
     prediction: Advisory = None
     web_search_options: Unsupported = None
-    tools: Unsupported = None
-    tool_choice: NoToolChoice = None
+    parallel_tool_calls: bool | None = Field(
+        None, description="Whether one answer may call several tools. Default true."
+    )
     functions: Unsupported = None
-    function_call: NoToolChoice = None
+    function_call: NoFunctionCall = None
     best_of: OnlyOne = None
     echo: Unsupported = None
 
@@ -187,8 +201,11 @@ class AssistantMessage(ResponseModel):
     """The answer."""
 
     role: Literal["assistant"]
-    content: str
+    content: str | None = Field(description="Null beside calls of tools, if nothing was said.")
     refusal: None = None
+    reasoning_content: str | None = Field(default=None, description="What the model thought.")
+    reasoning: str | None = Field(default=None, description="The same by another name.")
+    tool_calls: list[ToolCallMessage] | None = None
 
 
 class ChatChoice(ResponseModel):
@@ -221,6 +238,9 @@ class ChatDelta(ResponseModel):
 
     role: Literal["assistant"] | None = None
     content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    tool_calls: list[ToolCallDelta] | None = None
 
 
 class ChatChunkChoice(ResponseModel):

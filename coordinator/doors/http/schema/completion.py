@@ -23,7 +23,8 @@ PromptText = Annotated[str, Field(min_length=1)]
 PromptIds = Annotated[list[TokenId], Field(min_length=1)]
 
 
-_IDS, _TEXTS, _LISTS = Tag("<ids>"), Tag("<texts>"), Tag("<lists>")
+IDS, TEXTS, LISTS = Tag("<ids>"), Tag("<texts>"), Tag("<lists>")
+"""Forms of a prompt beside a text."""
 
 
 def _kind_of_prompt(value: object) -> str | None:
@@ -33,20 +34,23 @@ def _kind_of_prompt(value: object) -> str | None:
     if not isinstance(value, list):
         return None
     first = value[0] if value else ""
-    tags = {str: _TEXTS, list: _LISTS}
-    return next((tag.tag for kind, tag in tags.items() if isinstance(first, kind)), _IDS.tag)
+    tags = {str: TEXTS, list: LISTS}
+    return next((tag.tag for kind, tag in tags.items() if isinstance(first, kind)), IDS.tag)
 
+
+BY_FORM = Discriminator(
+    _kind_of_prompt,
+    custom_error_type="wrong_type",
+    custom_error_message="must be a text or token ids, or a list of texts or of token ids",
+)
+"""Chooses what a prompt, or several, was meant to be."""
 
 Prompt = Annotated[
     Annotated[PromptText, TEXT]
-    | Annotated[PromptIds, _IDS]
-    | Annotated[list[PromptText], Field(min_length=1, max_length=MAX_CHOICES), _TEXTS]
-    | Annotated[list[PromptIds], Field(min_length=1, max_length=MAX_CHOICES), _LISTS],
-    Discriminator(
-        _kind_of_prompt,
-        custom_error_type="wrong_type",
-        custom_error_message="must be a text or token ids, or a list of texts or of token ids",
-    ),
+    | Annotated[PromptIds, IDS]
+    | Annotated[list[PromptText], Field(min_length=1, max_length=MAX_CHOICES), TEXTS]
+    | Annotated[list[PromptIds], Field(min_length=1, max_length=MAX_CHOICES), LISTS],
+    BY_FORM,
 ]
 
 

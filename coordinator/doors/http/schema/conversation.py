@@ -1,12 +1,29 @@
 """How a conversation becomes a prompt, in the words of vLLM."""
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from coordinator.doors.http.schema.base import RequestModel
+from coordinator.doors.http.schema.tools import ToolChoice, Tools
 
 
 class ConversationFields(RequestModel):
-    """Where the prompt of a conversation ends."""
+    """What a chat template is given beside the messages, and where the prompt ends."""
+
+    tools: Tools | None = Field(None, description="Functions that the model may call.")
+    tool_choice: ToolChoice | None = Field(
+        None,
+        description="Whether tools are called: `none`, `auto` (the default with tools), `required`,"
+        " or which. A call that is forced conforms to its schema.",
+    )
+    reasoning_effort: str | None = Field(
+        None,
+        description="Given to the chat template as `reasoning_effort`, and as `enable_thinking`: "
+        "false for `none`, else true.",
+    )
+    enable_thinking: bool | None = Field(None, description="Given to the chat template.")
+    chat_template_kwargs: dict[str, JsonValue] | None = Field(
+        None, description="Given to the chat template by name."
+    )
 
     add_generation_prompt: bool | None = Field(
         None,

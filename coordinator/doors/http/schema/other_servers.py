@@ -16,7 +16,31 @@ from coordinator.doors.http.schema.base import (
 )
 
 
-class OtherServersFields(RequestModel):
+class ServingFields(RequestModel):
+    """How a request is served, whatever it asks for."""
+
+    priority: Advisory = None
+    request_id: Advisory = None
+    rid: Advisory = None
+    session_id: Advisory = None
+    chat_id: Advisory = None
+    conversation_id: Advisory = None
+    message_id: Advisory = None
+    trace_id: Advisory = None
+    tags: Advisory = None
+    timeout: Advisory = None
+    extra_headers: Advisory = None
+    extra_query: Advisory = None
+    cache_prompt: Advisory = None
+    id_slot: Advisory = None
+    keep_alive: Advisory = None
+    provider: Advisory = None
+    timings_per_token: Advisory = None
+    return_progress: Advisory = None
+    usage: Advisory = None
+
+
+class OtherServersFields(ServingFields):
     """What vLLM, SGLang, llama.cpp, Ollama and text-generation-webui take beside OpenAI's fields.
 
     A field that only tunes another one, such as `dry_base`, changes nothing: the other one is off.
@@ -104,7 +128,6 @@ class OtherServersFields(RequestModel):
 
     # What is read.
     chat_template: Unsupported = None
-    chat_template_kwargs: Unsupported = None
     documents: Unsupported = None
     n_keep: Unsupported = None
     options: Unsupported = None
@@ -113,24 +136,3 @@ class OtherServersFields(RequestModel):
     mm_processor_kwargs: Advisory = Field(None, description="Of media, which are refused.")
     media_io_kwargs: Advisory = Field(None, description="Of media, which are refused.")
     use_audio_in_video: Advisory = Field(None, description="Of media, which are refused.")
-
-    # How a request is served.
-    priority: Advisory = None
-    request_id: Advisory = None
-    rid: Advisory = None
-    session_id: Advisory = None
-    chat_id: Advisory = None
-    conversation_id: Advisory = None
-    message_id: Advisory = None
-    trace_id: Advisory = None
-    tags: Advisory = None
-    timeout: Advisory = None
-    extra_headers: Advisory = None
-    extra_query: Advisory = None
-    cache_prompt: Advisory = None
-    id_slot: Advisory = None
-    keep_alive: Advisory = None
-    provider: Advisory = None
-    timings_per_token: Advisory = None
-    return_progress: Advisory = None
-    usage: Advisory = None

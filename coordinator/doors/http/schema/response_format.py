@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, JsonValue, Tag, model_validator
+from pydantic import Field, JsonValue, Tag, model_validator
 
 from coordinator.core.grammar import MAX_GRAMMAR_CHARS
 from coordinator.doors.http.schema.base import (
@@ -11,6 +11,7 @@ from coordinator.doors.http.schema.base import (
     RequestModel,
     Unsupported,
     by_json_type,
+    by_type,
 )
 
 _OBJECT = Tag("<object>")
@@ -53,24 +54,11 @@ class JsonSchemaFormat(RequestModel):
     json_schema: JsonSchema = Field(description="Only with the type `json_schema`.")
 
 
-_TYPES = ("text", "json_object", "json_schema")
-
-
-def _form_of(value: object) -> str | None:
-    """The tag of the form that a value was meant to be."""
-    kind = value.get("type") if isinstance(value, dict) else None
-    return f"<{kind}>" if kind in _TYPES else None
-
-
 ResponseFormat = Annotated[
     Annotated[TextFormat, Tag("<text>")]
     | Annotated[JsonObjectFormat, Tag("<json_object>")]
     | Annotated[JsonSchemaFormat, Tag("<json_schema>")],
-    Discriminator(
-        _form_of,
-        custom_error_type="wrong_type",
-        custom_error_message=f"must be an object whose type is one of {', '.join(_TYPES)}",
-    ),
+    by_type(("text", "json_object", "json_schema")),
 ]
 
 

@@ -236,6 +236,12 @@ class PromptTokensDetails(ResponseModel):
     cached_tokens: int = Field(description="Those that the prefix cache held.")
 
 
+class CompletionTokensDetails(ResponseModel):
+    """What the tokens of the completions are."""
+
+    reasoning_tokens: int = Field(description="Those of thinking.")
+
+
 class Usage(ResponseModel):
     """Tokens of one request."""
 
@@ -245,6 +251,9 @@ class Usage(ResponseModel):
     prompt_tokens_details: PromptTokensDetails | None = Field(
         default=None, description="Not while more follows."
     )
+    completion_tokens_details: CompletionTokensDetails | None = Field(
+        default=None, description="Where some are thinking; not while more follows."
+    )
 
 
-FinishReasonText = Literal["stop", "length"]
+FinishReasonText = Literal["stop", "length", "tool_calls"]

@@ -1,0 +1,82 @@
+"""How the calls of one family of models are spelled, as data that grammar, reader and writer share.
+
+An output with calls of tools is
+
+    begin  NAME name_end ARGUMENTS  (next  NAME name_end ARGUMENTS)*  end
+
+in every format that is known here. What varies are these four texts, and how arguments are
+written. A call is held to its format by a grammar from its first character on, so that whoever
+reads it meets exactly this.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+CALL_ID = "\udc01"
+"""Stands for the id of a call in the texts of a format; never part of what a model writes."""
+CALL_INDEX = "\udc02"
+"""Stands for a number that the model counts its calls with."""
+CONTROL = "\udc00"
+"""Stands before what a special token spells, where one is wanted or was written; without it the
+same characters are text."""
+
+
+class IdForm(Enum):
+    """What ids of calls look like."""
+
+    CALL = "call_ and 24 letters and digits"
+    NINE = "nine letters and digits"
+    """Templates of Mistral refuse others."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JsonArguments:
+    """Arguments as a JSON object."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameters:
+    """Arguments one by one: `begin NAME end_of_name VALUE end`, with a separator between them.
+
+    A value whose schema says that it is a string, and no more, may be written as it is; all others
+    are JSON.
+    """
+
+    begin: str
+    name_end: str
+    """Between the name and a value in JSON."""
+    end: str
+    """After a value in JSON."""
+    text_name_end: str | None
+    """Between the name and a string that is written as it is; None: strings are JSON too."""
+    text_end: str = ""
+    """After a string that is written as it is, which cannot hold it."""
+    separator: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallFormat:
+    """One way to write calls."""
+
+    label: str
+    """What it is called, in logs."""
+    signs: tuple[str, ...]
+    """Texts that are all in the chat template of a model that writes so."""
+    opening: str
+    """The beginning of `begin` by which a call is known."""
+    begin: str
+    name_end: str
+    end: str
+    next: str | None = None
+    """Between the arguments of a call and the name of the next; None: there is only one."""
+    arguments: JsonArguments | Parameters = field(default_factory=JsonArguments)
+    is_whole_output: bool = False
+    """Whether a call is the first that an output has, so that its opening counts only there, and
+    only when the name of a tool and `name_end` follow."""
+    id_form: IdForm = IdForm.CALL
+
+    def __post_init__(self) -> None:
+        assert self.begin.startswith(self.opening), "a call begins with its opening"
+
+
+JSON_ARGUMENTS = JsonArguments()

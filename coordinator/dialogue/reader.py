@@ -1,0 +1,336 @@
+"""Reads what a model writes: from text as it comes to content, thinking and calls of tools.
+
+Calls are held to their format by a grammar (`coordinator.dialogue.output_grammar`), so that each
+text of a format is expected to the letter. The result does not depend on how the text is cut.
+"""
+
+import json
+import re
+from collections.abc import Callable, Collection, Generator, Mapping
+from typing import TypeVar
+
+from coordinator.core.output_parts import (
+    ArgumentsPart,
+    CallBegins,
+    CallEnds,
+    ContentPart,
+    OutputPart,
+    ReasoningPart,
+)
+from coordinator.dialogue.dialect import Dialect
+from coordinator.dialogue.formats.call_format import CALL_ID, CALL_INDEX, CONTROL, Parameters
+from coordinator.dialogue.json_scanner import JsonScanner
+
+_FIELD = re.compile(f"({CALL_ID}|{CALL_INDEX})")
+
+_T = TypeVar("_T")
+_Reading = Generator[None, None, _T]
+"""Yields when more text is needed, and is resumed when there is some, or at the end of all."""
+
+
+class _EndedError(Exception):
+    """No more text comes."""
+
+
+class _NoCallError(Exception):
+    """What was opened as a call is none."""
+
+
+class OutputReader:
+    """Reads one output. Not thread-safe.
+
+    Args:
+        dialect: Bound to the model's special tokens; see `Dialect.bound`.
+        tools: Names of the tools that may be called, and of each the parameters whose values are
+            written as they are. None: no call is looked for.
+        starts_in_reasoning: Whether the prompt ends inside a section of thinking.
+        new_id: Makes the id of a call.
+    """
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        *,
+        tools: Mapping[str, Collection[str]] | None,
+        starts_in_reasoning: bool,
+        new_id: Callable[[], str],
+    ) -> None:
+        self.is_reasoning = starts_in_reasoning
+        """Whether what comes next is thinking, as far as is known."""
+        self.num_calls = 0
+        """Calls whose arguments are whole."""
+        self._thinking = dialect.thinking
+        self._format = dialect.calls
+        self._tools = tools
+        self._new_id = new_id
+        self._controls = dialect.controls
+        self._stray = re.compile("|".join(CONTROL + re.escape(one) for one in self._controls))
+        self._text = ""
+        """What was not taken yet."""
+        self._is_ended = False
+        self._parts: list[OutputPart] = []
+        self._reading = self._output()
+
+    def push(self, text: str, *, is_control: bool = False) -> list[OutputPart]:
+        """Takes what follows.
+
+        Args:
+            text: New text, or what a special token spells.
+            is_control: Whether it is a special token. One that is no part of the dialect is left
+                out.
+
+        Returns:
+            What is known of the output from now on.
+        """
+        if is_control:
+            if text not in self._controls:
+                return []
+            text = CONTROL + text
+        self._text += text
+        return self._go_on() if text else []
+
+    def flush(self) -> list[OutputPart]:
+        """Takes the end; returns what was held back. A call that is cut has no `CallEnds`."""
+        self._is_ended = True
+        return self._go_on()
+
+    def _go_on(self) -> list[OutputPart]:
+        next(self._reading, None)
+        parts, self._parts = self._parts, []
+        return parts
+
+    def _output(self) -> _Reading[None]:
+        try:
+            if self.is_reasoning or (yield from self._begins_thinking()):
+                yield from self._reasoning()
+                yield from self._skip_whitespace()
+            yield from self._answer()
+        except _EndedError:
+            return
+
+    def _begins_thinking(self) -> _Reading[bool]:
+        """Whether the output begins with a section of thinking; takes its mark if so."""
+        if self._thinking is None:
+            return False
+        begin = self._thinking.begin
+        while True:
+            start = self._text.lstrip()
+            if start.startswith(begin):
+                self._text = start[len(begin) :]
+                self.is_reasoning = True
+                return True
+            if not begin.startswith(start) or self._is_ended:
+                return False
+            yield
+
+    def _reasoning(self) -> _Reading[None]:
+        assert self._thinking is not None, "it is known by its marks"
+        yield from self._skip_whitespace()
+        yield from self._show_until(self._thinking.end, ReasoningPart)
+        self._take(self._thinking.end)
+        self.is_reasoning = False
+
+    def _answer(self) -> _Reading[None]:
+        tools = self._tools
+        if tools is None:
+            yield from self._show_all()
+        elif not self._format.is_whole_output:
+            yield from self._show_until(self._format.opening, ContentPart)
+            yield from self._calls_or_text(tools)
+        elif (yield from self._is_whole_call(tools)):
+            yield from self._calls_or_text(tools)
+        else:
+            yield from self._show_all()
+
+    def _is_whole_call(self, tools: Collection[str]) -> _Reading[bool]:
+        """Whether the output begins as a call of one of the tools does."""
+        form = self._format
+        beginnings = [form.begin + name + form.name_end for name in tools]
+        while not self._is_ended:
+            if any(self._text.startswith(one) for one in beginnings):
+                return True
+            if not any(one.startswith(self._text) for one in beginnings):
+                return False
+            yield
+        return False
+
+    def _calls_or_text(self, tools: Mapping[str, Collection[str]]) -> _Reading[None]:
+        """Calls; what departs from their format, where no grammar holds it, is content."""
+        try:
+            yield from self._calls(tools)
+        except _NoCallError:
+            yield from self._show_all()
+
+    def _calls(self, tools: Mapping[str, Collection[str]]) -> _Reading[None]:
+        form = self._format
+        shared, next_only = _divided(form.end, form.next or "")
+        has_ids = CALL_ID in form.begin + form.name_end  # else they follow the arguments
+        fields = yield from self._literal(form.begin)
+        while True:
+            name = yield from self._until(_FIELD.split(form.name_end)[0] or "<")
+            fields |= yield from self._literal(form.name_end)
+            written_id = fields.get(CALL_ID) if has_ids else None
+            self._parts.append(CallBegins(self.num_calls, written_id or self._new_id(), name))
+            if isinstance(form.arguments, Parameters):
+                yield from self._parameters(form.arguments, tools.get(name, ()))
+            else:
+                yield from self._json()
+            self._parts.append(CallEnds(self.num_calls))
+            self.num_calls += 1
+            fields = yield from self._literal(shared)
+            if not next_only or not (yield from self._begins_with(_FIELD.split(next_only)[0])):
+                return
+            fields |= yield from self._literal(next_only)
+
+    def _parameters(self, form: Parameters, as_they_are: Collection[str]) -> _Reading[None]:
+        """The arguments of a call, as a JSON object.
+
+        Args:
+            form: How they are written.
+            as_they_are: Names of those whose values are no JSON.
+        """
+        name_ends = {form.name_end, form.text_name_end or form.name_end}
+        may_be_text = form.text_name_end is not None
+        self._show_arguments("{")
+        separator = ""
+        while (yield from self._has_parameter(form, is_first=not separator)):
+            name, name_end = yield from self._until_any(name_ends)
+            self._take(name_end)
+            self._show_arguments(f"{separator}{json.dumps(name, ensure_ascii=False)}: ")
+            separator = ", "
+            says_so = name_end == form.text_name_end if len(name_ends) > 1 else name in as_they_are
+            if may_be_text and says_so:
+                self._show_arguments('"')
+                yield from self._show_until(form.text_end, self._in_string, trims=False)
+                self._take(form.text_end)
+                self._show_arguments('"')
+            else:
+                yield from self._json()
+                yield from self._literal(form.end)
+        self._show_arguments("}")
+
+    def _has_parameter(self, form: Parameters, *, is_first: bool) -> _Reading[bool]:
+        """Whether one more parameter follows; takes what stands before its name if so."""
+        begin = form.begin if is_first else form.separator + form.begin
+        if begin:
+            follows = yield from self._begins_with(begin)
+        else:
+            follows = not (yield from self._begins_with(self._format.end[0]))
+        if follows:
+            self._take(begin)
+        return follows
+
+    def _json(self) -> _Reading[None]:
+        """A JSON value, in pieces as they come."""
+        scanner = JsonScanner()
+        while True:
+            num_chars = scanner.push(self._text)
+            self._show_arguments(self._text[:num_chars])
+            self._text = self._text[num_chars:]
+            if scanner.is_done:
+                return
+            yield from self._wait()
+
+    def _show_all(self) -> _Reading[None]:
+        """Shows all that comes as content."""
+        while True:
+            text, self._text = self._text, ""
+            self._show(text, ContentPart)
+            yield from self._wait()
+
+    def _show_until(
+        self, end: str, part: Callable[[str], OutputPart], *, trims: bool = True
+    ) -> _Reading[None]:
+        """Shows text up to a mark, which stays; what may become the mark waits.
+
+        Args:
+            end: The mark.
+            part: Makes the part that shows a text.
+            trims: Leave out whitespace before the mark.
+        """
+        while (place := self._text.find(end)) < 0:
+            num_shown = len(self._text)
+            if not (self._is_ended and trims):  # what is cut may have been the mark
+                num_shown -= _num_common(self._text, end)
+            if not self._is_ended and trims:
+                num_shown = len(self._text[:num_shown].rstrip())
+            text, self._text = self._text[:num_shown], self._text[num_shown:]
+            self._show(text, part)
+            yield from self._wait()
+        text, self._text = self._text[:place], self._text[place:]
+        self._show(text.rstrip() if trims else text, part)
+
+    def _show(self, text: str, part: Callable[[str], OutputPart]) -> None:
+        shown = self._stray.sub("", text) if CONTROL in text else text
+        if shown:
+            self._parts.append(part(shown))
+
+    def _show_arguments(self, text: str) -> None:
+        self._show(text, lambda shown: ArgumentsPart(self.num_calls, shown))
+
+    def _in_string(self, text: str) -> ArgumentsPart:
+        return ArgumentsPart(self.num_calls, json.dumps(text, ensure_ascii=False)[1:-1])
+
+    def _skip_whitespace(self) -> _Reading[None]:
+        while not self._text.strip():
+            yield from self._wait()
+        self._text = self._text.lstrip()
+
+    def _begins_with(self, wanted: str) -> _Reading[bool]:
+        """Whether a text follows, once that is known."""
+        while len(self._text) < len(wanted) and wanted.startswith(self._text):
+            yield from self._wait()
+        return self._text.startswith(wanted)
+
+    def _literal(self, text: str) -> _Reading[dict[str, str]]:
+        """Takes a text of the format; returns what stands in the place of its fields."""
+        fields: dict[str, str] = {}
+        pieces = _FIELD.split(text)
+        for place, piece in enumerate(pieces):
+            if _FIELD.fullmatch(piece):
+                fields[piece] = yield from self._until(pieces[place + 1])
+            elif (yield from self._begins_with(piece)):
+                self._take(piece)
+            else:
+                raise _NoCallError
+        return fields
+
+    def _until(self, end: str) -> _Reading[str]:
+        text, _ = yield from self._until_any([end])
+        return text
+
+    def _until_any(self, ends: Collection[str]) -> _Reading[tuple[str, str]]:
+        """Takes the text before the first of several marks; returns both."""
+        while True:
+            places = [place for end in ends if (place := self._text.find(end)) >= 0]
+            rest = self._text[min(places, default=0) :]
+            # One may begin as another does, which may still come.
+            if places and not any(len(rest) < len(end) and end.startswith(rest) for end in ends):
+                text, self._text = self._text[: min(places)], rest
+                return text, max((end for end in ends if rest.startswith(end)), key=len)
+            yield from self._wait()
+
+    def _take(self, text: str) -> None:
+        assert self._text.startswith(text), "it was looked for"
+        self._text = self._text[len(text) :]
+
+    def _wait(self) -> _Reading[None]:
+        """Returns when there is more text."""
+        if self._is_ended:
+            raise _EndedError
+        yield
+
+
+def _divided(end: str, other: str) -> tuple[str, str]:
+    """What two texts begin with, and the rest of the second."""
+    pairs = zip(end, other, strict=False)
+    length = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(end), len(other)))
+    return other[:length], other[length:]
+
+
+def _num_common(text: str, mark: str) -> int:
+    """Length of the longest end of a text that a mark begins with."""
+    for length in range(min(len(text), len(mark) - 1), 0, -1):
+        if text.endswith(mark[:length]):
+            return length
+    return 0

@@ -1,0 +1,99 @@
+"""What the schemas of tools say of how their arguments are written."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from coordinator.core.grammar import read_schema
+from coordinator.core.tools import Tool
+from stagecoach.contract.errors import InvalidArgumentError
+
+_NOTES = frozenset(
+    {"title", "description", "default", "examples", "deprecated", "type", "$comment"}
+)
+"""Keywords of a string that do not say which string it is."""
+
+_ELSEWHERE = ("allOf", "anyOf", "oneOf", "$ref", "if", "patternProperties", "dependentSchemas")
+"""Keywords by which a schema may have properties that it does not list."""
+
+_DEFINITIONS = ("$defs", "definitions", "$schema")
+
+
+class Parameter(NamedTuple):
+    """One parameter of a tool."""
+
+    name: str
+    schema: Mapping[str, Any] | bool
+    """With the definitions that it may refer to."""
+    is_required: bool
+
+    @property
+    def is_text(self) -> bool:
+        """Whether its values are strings, of which no more is known: such need no quotes."""
+        schema = self.schema
+        return (
+            isinstance(schema, Mapping)
+            and schema.get("type") == "string"
+            and set(schema) <= _NOTES | set(_DEFINITIONS)
+        )
+
+
+def object_schema(tool: Tool, field: str) -> dict[str, Any]:
+    """The schema of the object that holds the arguments of a tool.
+
+    Only properties that it lists are allowed, unless it says itself what else is: a model that
+    invents others helps nobody.
+
+    Args:
+        tool: The tool.
+        field: What errors call it.
+
+    Raises:
+        InvalidArgumentError: It is no schema of an object.
+    """
+    if tool.parameters is None:
+        return {"type": "object", "properties": {}, "additionalProperties": False}
+    schema = read_schema(tool.parameters, field)
+    if not isinstance(schema, dict):
+        raise InvalidArgumentError(f"{field} must be a schema of an object", field=field)
+    kind = schema.get("type", "object")
+    if kind != "object" and not (isinstance(kind, list) and "object" in kind):
+        raise InvalidArgumentError(
+            f"{field}.type is {json.dumps(kind)[:64]}, must be object: arguments have names",
+            field=f"{field}.type",
+        )
+    closed: dict[str, Any] = {**schema, "type": "object"}
+    if not any(keyword in schema for keyword in _ELSEWHERE):
+        closed.setdefault("properties", {})
+        closed.setdefault("additionalProperties", False)
+    return closed
+
+
+def parameters(schema: Mapping[str, Any]) -> list[Parameter]:
+    """The properties that the schema of an object lists, in order.
+
+    Args:
+        schema: Schema that `object_schema` made.
+    """
+    listed = schema.get("properties")
+    required = schema.get("required")
+    names = required if isinstance(required, list) else []
+    definitions = {name: schema[name] for name in _DEFINITIONS if name in schema}
+    found = []
+    for name, one in listed.items() if isinstance(listed, Mapping) else ():
+        if isinstance(one, Mapping):
+            refers = '"$ref"' in json.dumps(one)
+            found.append(Parameter(name, {**definitions, **one} if refers else one, name in names))
+        else:
+            found.append(Parameter(name, one is not False, name in names))
+    return found
+
+
+def text_parameters(tool: Tool) -> frozenset[str]:
+    """Names of the parameters of a tool whose values may be written without quotes.
+
+    Raises:
+        InvalidArgumentError: Its schema is none of an object.
+    """
+    schema = object_schema(tool, f"tools: the parameters of {tool.name}")
+    return frozenset(one.name for one in parameters(schema) if one.is_text)

@@ -1,0 +1,207 @@
+"""Conversations with tools as a chat template takes them.
+
+Templates differ in what they take: arguments as an object or as text, no content or an empty one
+beside calls, one call in a message or several. Some show the calls of a history not at all, and
+many know no tools. What a template takes is found by trying it; what it leaves out is written for
+it, as the model itself would write it.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import NamedTuple
+
+from coordinator.core.request_spec import ChatMessage
+from coordinator.core.tools import Tool, ToolCall
+from coordinator.dialogue.dialect import Dialect
+from coordinator.dialogue.instructions import instructions, result_text
+from coordinator.dialogue.written_calls import written_calls
+from coordinator.text.control_tokens import unguessable_tag
+from stagecoach.contract.errors import InvalidArgumentError
+
+Turn = Mapping[str, object]
+"""A message as a template sees it."""
+
+Render = Callable[[Sequence[Turn], Sequence[Mapping[str, object]] | None], str]
+"""Renders turns, with tools or none.
+
+Raises `InvalidArgumentError` where the template refuses them."""
+
+
+class CallTurns(NamedTuple):
+    """How a template takes a turn that calls tools."""
+
+    shows_calls: bool
+    """Whether it shows the calls; else they are written into the content."""
+    shows_results: bool
+    """Whether it shows turns of the role `tool`; else they are turns of the user."""
+    empty_content: str | None = ""
+    """What stands for no content beside calls."""
+    are_arguments_text: bool = False
+    """Whether arguments are text rather than an object."""
+
+
+class ToolTurns:
+    """Makes turns for one template.
+
+    Args:
+        dialect: How the model writes calls.
+        render: Renders turns with the template.
+    """
+
+    def __init__(self, dialect: Dialect, render: Render) -> None:
+        self._dialect = dialect
+        self._render = render
+        self._call_turns: CallTurns | None = None
+
+    def render(self, messages: Sequence[ChatMessage], tools: Sequence[Tool]) -> str:
+        """Renders a conversation.
+
+        Raises:
+            InvalidArgumentError: The template refuses it.
+        """
+        described = [_described(tool) for tool in tools]
+        if not self._has_calls(messages):
+            turns: Sequence[Turn] = [plain_turn(message) for message in messages]
+        else:
+            turns = self._turns(messages, described)
+        if self._dialect.knows_tools or not tools:
+            return self._render(turns, described or None)
+        told = instructions(described, self._dialect.calls)
+        with suppress(InvalidArgumentError):  # some templates know no system message
+            return self._render(_told_by_system(turns, told), None)
+        return self._render(_told_by_user(turns, told), None)
+
+    @staticmethod
+    def _has_calls(messages: Sequence[ChatMessage]) -> bool:
+        return any(message.tool_calls or message.role == "tool" for message in messages)
+
+    def _turns(
+        self, messages: Sequence[ChatMessage], tools: Sequence[Mapping[str, object]]
+    ) -> Sequence[Turn]:
+        if self._call_turns is None:
+            self._call_turns = self._found_call_turns(tools)
+        form = self._call_turns
+        if form.shows_calls and self._dialect.calls.next is None:
+            messages = _one_call_each(messages)
+        turns: list[dict[str, object]] = []
+        for message in messages:
+            if message.role == "tool" and not form.shows_results:
+                text = result_text(message.content)
+                if turns and turns[-1]["role"] == "user":  # turns alternate
+                    turns[-1]["content"] = f"{turns[-1]['content']}\n{text}"
+                else:
+                    turns.append({"role": "user", "content": text})
+            elif not message.tool_calls:
+                turns.append(plain_turn(message))
+            elif form.shows_calls:
+                turns.append(_call_turn(message, form))
+            else:
+                calls = written_calls(message.tool_calls, self._dialect.calls, {})
+                content = f"{message.content}\n{calls}" if message.content else calls
+                turns.append({**plain_turn(message), "content": content})
+        return turns
+
+    def _found_call_turns(self, tools: Sequence[Mapping[str, object]]) -> CallTurns:
+        """Tries what the template takes."""
+        if not self._dialect.knows_tools:
+            return CallTurns(shows_calls=False, shows_results=False)
+        name, result = unguessable_tag(), unguessable_tag()
+        call = ToolCall(call_id=result[:9], name=name, arguments='{"a": 1}')
+        answer = ChatMessage(role="tool", content=result, name=name, tool_call_id=call.call_id)
+        question = plain_turn(ChatMessage(role="user", content="0"))
+        for as_text in (False, True):
+            for empty_content in ("", None):
+                form = CallTurns(True, True, empty_content, as_text)
+                asked = _call_turn(ChatMessage(role="assistant", tool_calls=(call,)), form)
+                with suppress(InvalidArgumentError):
+                    shown = self._render([question, asked, plain_turn(answer)], tools or None)
+                    if name in shown:
+                        return form._replace(shows_results=result in shown)
+        with suppress(InvalidArgumentError):
+            asked = plain_turn(ChatMessage(role="assistant", content="0"))
+            shown = self._render([question, asked, plain_turn(answer)], tools or None)
+            return CallTurns(shows_calls=False, shows_results=result in shown)
+        return CallTurns(shows_calls=False, shows_results=False)
+
+
+def plain_turn(message: ChatMessage) -> dict[str, object]:
+    """What a template sees of a message without calls; a name only where there is one."""
+    turn: dict[str, object] = {"role": message.role, "content": message.content}
+    if message.name is not None:
+        turn["name"] = message.name
+    if message.tool_call_id is not None:
+        turn["tool_call_id"] = message.tool_call_id
+    if message.reasoning:
+        turn["reasoning_content"] = turn["reasoning"] = message.reasoning
+    return turn
+
+
+def _call_turn(message: ChatMessage, form: CallTurns) -> dict[str, object]:
+    calls = [
+        {
+            "id": call.call_id,
+            "type": "function",
+            "function": {
+                "name": call.name,
+                "arguments": call.arguments if form.are_arguments_text else _arguments(call),
+            },
+        }
+        for call in message.tool_calls
+    ]
+    content = message.content or form.empty_content
+    return {**plain_turn(message), "content": content, "tool_calls": calls}
+
+
+def _arguments(call: ToolCall) -> object:
+    return json.loads(call.arguments)
+
+
+def _described(tool: Tool) -> Mapping[str, object]:
+    """A tool as OpenAI writes it, which templates are made for."""
+    function: dict[str, object] = {"name": tool.name}
+    if tool.description is not None:
+        function["description"] = tool.description
+    parameters = tool.parameters or '{"type": "object", "properties": {}}'
+    function["parameters"] = json.loads(parameters)
+    return {"type": "function", "function": function}
+
+
+def _one_call_each(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
+    """The same conversation with one call a message, each before its result."""
+    results = {one.tool_call_id: one for one in messages if one.role == "tool"}
+    spread: list[ChatMessage] = []
+    moved: set[str | None] = set()
+    for message in messages:
+        if message.role == "tool" and message.tool_call_id in moved:
+            continue
+        if len(message.tool_calls) < 2:
+            spread.append(message)
+            continue
+        for index, call in enumerate(message.tool_calls):
+            content = "" if index else message.content
+            spread.append(replace(message, content=content, tool_calls=(call,)))
+            if call.call_id in results:
+                spread.append(results[call.call_id])
+                moved.add(call.call_id)
+    return spread
+
+
+def _told_by_system(turns: Sequence[Turn], told: str) -> list[Turn]:
+    first, *others = turns
+    if first["role"] != "system":
+        return [{"role": "system", "content": told}, *turns]
+    return [{**first, "content": f"{first['content']}\n\n{told}"}, *others]
+
+
+def _told_by_user(turns: Sequence[Turn], told: str) -> list[Turn]:
+    place = next((index for index, one in enumerate(turns) if one["role"] == "user"), None)
+    if place is None:
+        return _told_by_system(turns, told)
+    user = turns[place]
+    return [
+        *turns[:place],
+        {**user, "content": f"{told}\n\n{user['content']}"},
+        *turns[place + 1 :],
+    ]
