@@ -29,7 +29,8 @@ from coordinator.constraint.messages import (
 from coordinator.constraint.token_constraint import TokenConstraint
 from coordinator.constraint.vocabulary import Vocabulary
 from coordinator.core.grammar import Grammar, GrammarKind
-from coordinator.text.tokenizer import Tokenizer, load_tokenizer
+from coordinator.text.tokenizer import Tokenizer
+from coordinator.text.tokenizer_files import load_tokenizer
 from stagecoach.model_files import open_model
 
 MODEL = "demo"

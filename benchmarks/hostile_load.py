@@ -324,7 +324,7 @@ def coordinator_pid(up_pid: int) -> int:
 @contextmanager
 def hostile_model() -> Iterator[str]:
     """The demo model's tokenizer with a template that hangs when it is asked to."""
-    from coordinator.text.tokenizer import load_tokenizer
+    from coordinator.text.tokenizer_files import load_tokenizer
     from stagecoach.model_files import open_model
 
     with tempfile.TemporaryDirectory() as folder:

@@ -18,7 +18,7 @@ from benchmarks.cluster import running_cluster
 from benchmarks.report import print_json, print_table
 from coordinator.perplexity.result import Perplexity
 from coordinator.perplexity.windows import WindowPlan
-from coordinator.text.tokenizer import load_tokenizer
+from coordinator.text.tokenizer_files import load_tokenizer
 from stagecoach.model_files import open_model
 from tests.demo_model import demo_gguf, read_with_transformers
 

@@ -17,7 +17,8 @@ from coordinator.pipeline.weights import differing_parts, shown
 from coordinator.scheduler.config import SchedulerConfig
 from coordinator.scheduler.policy import Policy
 from coordinator.text.text_workers import TextWorkers
-from coordinator.text.tokenizer import Tokenizer, load_tokenizer
+from coordinator.text.tokenizer import Tokenizer
+from coordinator.text.tokenizer_files import load_tokenizer
 from coordinator.text.tokenizer_info import tokenizer_info
 from stagecoach.contract.errors import IncompatibleError
 from stagecoach.contract.limits import LOGITS_CEILING_BYTES

@@ -1,10 +1,12 @@
 """What every test run shares: thread counts, signals, logging and one hypothesis profile."""
 
+import functools
 import logging
 import os
 import signal
 from collections.abc import Iterator
 
+import httpcore2
 import pytest
 from hypothesis import settings
 
@@ -24,6 +26,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # So is SIGHUP under `nohup`. A handler is not inherited, and keeps this process alive as well.
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, lambda *_: None)
+
+# Made once: it reads the authorities of the whole internet, 70 ms for each client.
+httpcore2.default_ssl_context = functools.cache(httpcore2.default_ssl_context)
 
 # No deadline: an example's time says nothing on a busy machine.
 settings.register_profile("stagecoach", deadline=None, print_blob=True)

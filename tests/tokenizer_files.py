@@ -7,7 +7,8 @@ from contextlib import AbstractContextManager
 from tokenizers import pre_tokenizers
 
 from coordinator.core.request_spec import ChatMessage, ChatPrompt
-from coordinator.text.tokenizer import Tokenizer, load_tokenizer
+from coordinator.text.tokenizer import Tokenizer
+from coordinator.text.tokenizer_files import load_tokenizer
 from stagecoach.contract.errors import ModelFilesError
 from stagecoach.model_files import (
     HfTokenizerFiles,

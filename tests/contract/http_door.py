@@ -48,7 +48,6 @@ async def serving_http(
     address = await server.start()
     if engines:
         open_catalog(catalog, engines, shares)
-        door.open()
     try:
         yield address
     finally:

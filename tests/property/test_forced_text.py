@@ -24,7 +24,7 @@ from coordinator.core.grammar import GrammarKind
 from coordinator.text.gguf_tokenizer import build_gguf_tokenizer
 from coordinator.text.gguf_vocabulary import GgufVocabulary
 from coordinator.text.token_decoders import choose_decoder
-from coordinator.text.tokenizer import load_tokenizer
+from coordinator.text.tokenizer_files import load_tokenizer
 from stagecoach.model_files import open_model
 from tests.json_outputs import allowed_ids
 from tests.llama2 import llama2_backend

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from coordinator.core.events import TokenLogprobs, TokensEvent
 from coordinator.doors.http.text_places import PlacedToken, TextPlaces
 from coordinator.text.output_text import OutputText
-from coordinator.text.tokenizer import Tokenizer, load_tokenizer
+from coordinator.text.tokenizer import Tokenizer
+from coordinator.text.tokenizer_files import load_tokenizer
 from stagecoach.model_files import open_model
 
 STOPS = st.lists(st.sampled_from(["a", " the", "<|im_end|>", "\n\n", "b<|im_start|>"]), max_size=3)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import tokenizers
 
-from coordinator.text.tokenizer import load_tokenizer
+from coordinator.text.tokenizer_files import load_tokenizer
 from stagecoach.contract.errors import ModelFilesError
 from stagecoach.model_files.hf_files import HfFiles
 from stagecoach.model_files.local_folder import LocalFolder

@@ -14,7 +14,8 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
 from coordinator.core.request_spec import ChatMessage, ChatPrompt
-from coordinator.text.tokenizer import Tokenizer, load_tokenizer
+from coordinator.text.tokenizer import Tokenizer
+from coordinator.text.tokenizer_files import load_tokenizer
 from coordinator.text.tokenizer_info import tokenizer_info
 from stagecoach.contract.errors import StagecoachError
 from stagecoach.model_files import open_model

@@ -8,7 +8,8 @@ from tokenizers import pre_tokenizers
 
 from coordinator.text.gguf_tokenizer import build_gguf_tokenizer
 from coordinator.text.gguf_vocabulary import GgufVocabulary
-from coordinator.text.tokenizer import Tokenizer, load_tokenizer
+from coordinator.text.tokenizer import Tokenizer
+from coordinator.text.tokenizer_files import load_tokenizer
 from stagecoach.contract.errors import ModelFilesError, UnsupportedModelError
 from stagecoach.model_files import (
     GgufTokenizer,

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from coordinator.text.tokenizer import load_tokenizer
+from coordinator.text.tokenizer_files import load_tokenizer
 from stagecoach.contract.errors import ModelFilesError, UnsupportedModelError
 from stagecoach.model_files import GgufTokenizer, HfTokenizerFiles, model_id_of, open_model
 from stagecoach.model_files.config import parse_config

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from coordinator.text.tokenizer import load_tokenizer
+from coordinator.text.tokenizer_files import load_tokenizer
 from stage_server.model.layer_stack import load_layer_stack
 from stagecoach.contract.errors import StagecoachError, UnsupportedModelError
 from stagecoach.contract.layer_range import LayerRange

@@ -10,7 +10,8 @@ from coordinator.core.tools import Tool, ToolMode, ToolUse
 from coordinator.dialogue.output_plan import OutputPlan, WantedOutput, plan_output
 from coordinator.text import conversations, text_job
 from coordinator.text.conversations import Conversations
-from coordinator.text.tokenizer import Tokenizer, load_tokenizer
+from coordinator.text.tokenizer import Tokenizer
+from coordinator.text.tokenizer_files import load_tokenizer
 from stagecoach.contract.errors import InvalidArgumentError
 from stagecoach.model_files import open_model
 

@@ -3,7 +3,8 @@
 import pytest
 
 from coordinator.text.output_text import OutputText
-from coordinator.text.tokenizer import Tokenizer, load_tokenizer
+from coordinator.text.tokenizer import Tokenizer
+from coordinator.text.tokenizer_files import load_tokenizer
 from stagecoach.model_files import open_model
 
 

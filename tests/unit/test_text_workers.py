@@ -11,7 +11,8 @@ from coordinator.core.request_spec import ChatMessage, ChatPrompt, TextPrompt
 from coordinator.text import text_job, text_workers
 from coordinator.text.chat_template import ChatTemplate
 from coordinator.text.text_workers import MAX_INLINE_BYTES, TextWorkers
-from coordinator.text.tokenizer import Tokenizer, load_tokenizer
+from coordinator.text.tokenizer import Tokenizer
+from coordinator.text.tokenizer_files import load_tokenizer
 from stagecoach.contract.errors import (
     ContextLengthExceededError,
     DeadlineExceededError,

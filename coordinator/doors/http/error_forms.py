@@ -40,6 +40,14 @@ _ANTHROPIC_TYPES: Mapping[int, AnthropicErrorType] = MappingProxyType(
 """Every other status is a wrong request."""
 
 
+ERROR_MODELS: tuple[type[ResponseModel], ...] = (
+    ErrorResponse,
+    AnthropicErrorResponse,
+    OllamaErrorResponse,
+)
+"""All that errors are written as."""
+
+
 def error_model(path: str) -> type[ResponseModel]:
     """What an error at a path is written as."""
     return _form_of(path).model

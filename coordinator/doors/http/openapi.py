@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from coordinator.doors.http.authentication import OPEN_PATHS
-from coordinator.doors.http.error_forms import error_model
+from coordinator.doors.http.error_forms import ERROR_MODELS, error_model
 from coordinator.doors.http.errors import ErrorResponse
 from coordinator.doors.http.schema.anthropic import CountTokensRequest, MessagesRequest
 from coordinator.doors.http.schema.chat import ChatCompletionRequest
@@ -49,7 +49,9 @@ def failures(
         *statuses: HTTP statuses that it may answer with.
         form: What an error is written as.
     """
-    return {status: {"model": form} for status in statuses}
+    # By reference: of a model FastAPI would make a validator for each status of each route.
+    schema = {"$ref": _REFERENCE.format(model=form.__name__)}
+    return {status: {"content": {"application/json": {"schema": schema}}} for status in statuses}
 
 
 def body_of(model: type[BaseModel]) -> dict[str, Any]:
@@ -79,7 +81,11 @@ def describe(app: FastAPI, *, asks_for_keys: bool) -> None:
                 routes=app.routes,
             )
             _, bodies = models_json_schema(
-                [(model, "validation") for model in _REQUESTS], ref_template=_REFERENCE
+                [
+                    *((model, "validation") for model in _REQUESTS),
+                    *((model, "serialization") for model in ERROR_MODELS),
+                ],
+                ref_template=_REFERENCE,
             )
             document["components"]["schemas"].update(bodies["$defs"])
             if asks_for_keys:
