@@ -11,11 +11,15 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from coordinator.cli.cluster.child import Child, Process, spawn
-from coordinator.cli.cluster.stage_forks import StageForks
+from coordinator.cli.cluster.stage_forks import StageForks, _Server
 from stagecoach.contract.layer_range import LayerRange
 from tests.orphans import adopted_orphans
 
 START_DEADLINE_S = 300.0
+
+_kept: list[_Server] = []
+"""What stages were forked from before: importing torch takes longer than most tests. It ends with
+this process; one that was killed is started anew."""
 
 
 class StageProcess:
@@ -82,6 +86,7 @@ async def stage_processes(
 ) -> AsyncIterator[list[StageProcess]]:
     """One for each range, all ready; killed at the end. Each runs `code`, if that is given."""
     forks = StageForks()
+    forks._server = _kept.pop() if _kept else None
     start = forks.start if code is None else lambda arguments: spawn(["-c", code, *arguments])
     stages = [StageProcess(model, layers, start) for layers in ranges]
     with adopted_orphans():
@@ -90,4 +95,5 @@ async def stage_processes(
             yield stages
         finally:
             await asyncio.gather(*(stage.end() for stage in stages))
-            await forks.close()
+            if forks._server is not None:
+                _kept.append(forks._server)
