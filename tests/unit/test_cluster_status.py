@@ -39,9 +39,7 @@ KNOWN = StageStatus(
     num_cached_kv_blocks=3,
 )
 UNKNOWN = StageStatus(index=1, address="h:2", state=StageState.CONNECTING, info=None)
-LOST = replace(
-    KNOWN, address="h:3", state=StageState.LOST, pipeline=None, num_cached_kv_blocks=0
-)
+LOST = replace(KNOWN, address="h:3", state=StageState.LOST, pipeline=None, num_cached_kv_blocks=0)
 
 MODEL = ModelStatus(
     model_id="some-org/some-model",
@@ -101,7 +99,8 @@ def test_json_has_these_keys_and_values_in_this_order() -> None:
         ' "device": "emulated t4-16gb", "dtype": "float16", "bits_per_weight": 16.0,'
         ' "kv_dtype": "float16", "emulated": true, "version": "0.0.1", "pid": 12,'
         ' "kv_block_size": 16, "kv_blocks_total": 100, "kv_blocks_free": 90,'
-        ' "kv_blocks_cached": 3, "weight_bytes": 1099511627776, "kv_bytes": 2199023255552, "pipeline": 0}'
+        ' "kv_blocks_cached": 3, "weight_bytes": 1099511627776, "kv_bytes": 2199023255552,'
+        ' "pipeline": 0}'
     )
     lost = stage.replace("[::1]:50051", "h:3").replace('"ready"', '"lost"')
     lost = lost.replace('"pipeline": 0', '"pipeline": null')

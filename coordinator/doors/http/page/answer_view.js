@@ -9,7 +9,7 @@ const MAX_SHOWN_ARGUMENTS = 60;
 export class AnswerView {
   /** @param {() => void} onRetry Asks the question again. */
   constructor(onRetry) {
-    this.thinking = new Thinking();
+    this.thinking = null; // until something was thought
     this.text = new TextView("text");
     this.calls = element("div", "calls");
     this.wrong = element("p", "wrong");
@@ -22,7 +22,6 @@ export class AnswerView {
       "div",
       "message assistant",
       element("h3", "hidden", "Answer"),
-      this.thinking.node,
       this.text.node,
       this.calls,
       this.wrong,
@@ -41,7 +40,13 @@ export class AnswerView {
    */
   show(answer, { isWhole: isEnd }) {
     const hasBegunToSpeak = answer.content !== "" || answer.calls.length > 0;
-    this.thinking.show(answer, { isWhole: isEnd || hasBegunToSpeak });
+    if (answer.reasoning !== "") {
+      if (this.thinking === null) {
+        this.thinking = new Thinking();
+        this.text.node.before(this.thinking.node);
+      }
+      this.thinking.show(answer, { isWhole: isEnd || hasBegunToSpeak });
+    }
     this.text.show(answer.content, { isWhole: isEnd });
     this.text.node.hidden = answer.content === "" && (isEnd || answer.reasoning !== "");
     this.text.node.classList.toggle("waiting", !isEnd && !hasBegunToSpeak);
@@ -80,14 +85,9 @@ class Thinking {
     this.title = element("summary", "");
     this.text = new TextView("thought");
     this.node = element("details", "folded thinking", this.title, this.text.node);
-    this.node.hidden = true;
   }
 
   show({ reasoning, thoughtS, numThoughtTokens: numTokens }, { isWhole: isEnd }) {
-    if (reasoning === "") {
-      return;
-    }
-    this.node.hidden = false;
     this.node.classList.toggle("going", !isEnd);
     this.text.show(reasoning, { isWhole: isEnd });
     if (isEnd) {

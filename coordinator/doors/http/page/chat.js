@@ -24,6 +24,7 @@ export class Chat {
     this.mode = "chat";
     this.model = undefined; // until the coordinator has said its name
     this.abort = null; // of the answer that is awaited
+    this.isLeaving = false; // the page is about to go
     this.wait = ""; // what an answer waits for
     this.log = byId("log");
     this.empty = this.log.firstElementChild;
@@ -69,6 +70,9 @@ export class Chat {
     byId("new-chat").addEventListener("click", () => {
       this.#show(newConversation());
       this.prompt.focus();
+    });
+    addEventListener("beforeunload", () => {
+      this.isLeaving = true;
     });
     addEventListener("pagehide", () => this.abort !== null && this.#keep());
     this.conversations.watch((id) => this.#onElsewhere(id));
@@ -159,7 +163,8 @@ export class Chat {
       });
     } catch (error) {
       answer.isStopped = abort.signal.aborted;
-      answer.error = abort.signal.aborted ? null : error.message;
+      // What the browser cuts because the page goes is unfinished, and no error of anybody.
+      answer.error = abort.signal.aborted || this.isLeaving ? null : error.message;
     }
     if (this.abort === abort) {
       const isAtEnd = this.#isAtEnd();
@@ -293,7 +298,8 @@ function readOut(answer) {
   if (!saysSomething(answer)) {
     return "The answer is empty.";
   }
-  const { content, calls } = answer;
+  const { calls } = answer;
+  const content = answer.content.trim();
   const called = calls.map(({ name }) => `Calls ${name}.`).join(" ");
   const numWords = content.split(/\s+/).length;
   const said = content.length > MAX_READ_OUT_CHARS ? `The answer has ${numWords} words.` : content;

@@ -75,7 +75,7 @@ export class ConversationList {
 
 function noteOf(conversations) {
   return conversations.store.isThere
-    ? "The latest are kept in this browser, and nowhere else."
+    ? "Kept in this browser alone."
     : "This browser keeps nothing for this page: conversations are gone when it is closed.";
 }
 

@@ -146,7 +146,8 @@ class StageBox {
   #showMemory(stage) {
     const { weight_bytes: size, bits_per_weight: bits, kv_bytes: kvSize, kv_dtype: format } = stage;
     this.weights.show(size ? bytes(size) : "–", bits === null ? "" : ` · ${bits.toFixed(1)} bits`);
-    this.pool.show(kvSize ? bytes(kvSize) : "–", format === null ? "" : ` · ${format}`);
+    const tokens = ` · ${count(stage.kv_blocks_total * stage.kv_block_size)} tokens`;
+    this.pool.show(kvSize ? bytes(kvSize) : "–", format === null ? "" : ` · ${format}${tokens}`);
   }
 
   #showKv(stage, isLost) {
@@ -160,9 +161,8 @@ class StageBox {
     const held = (total - empty - cached) / total;
     const kept = cached / total;
     const text = `${percent(held)} in use, ${percent(kept)} cached`;
-    const numTokens = count(total * stage.kv_block_size);
     this.kvRow.show(text);
-    this.kv.show([held, kept], `${text} prefixes, of ${numTokens} tokens`);
+    this.kv.show([held, kept], `${text} prefixes`);
   }
 
   #showTimes(activity, longestMs) {
