@@ -38,7 +38,7 @@ def _print_model(console: Console, status: CoordinatorStatus, model: ModelStatus
     table = plain_table()
     for name in ("stage", "address", "layers", "state", "dtype"):
         table.add_column(name, no_wrap=True)
-    for name in ("bits", "weights", "KV", "KV free"):
+    for name in ("bits", "weights", "KV", "KV in use"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("device")
     for stage in model.stages:
@@ -51,7 +51,7 @@ def _print_model(console: Console, status: CoordinatorStatus, model: ModelStatus
             "?" if stage.bits_per_weight is None else f"{stage.bits_per_weight:.1f}",
             f"{stage.weight_bytes / 2**20:.0f} MiB",
             stage.kv_dtype or "?",
-            _share(stage.num_free_kv_blocks, stage.num_kv_blocks),
+            _share(stage.num_used_kv_blocks, stage.num_kv_blocks),
             stage.device or "?",
         )
     console.print(table)

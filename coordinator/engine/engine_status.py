@@ -1,7 +1,7 @@
 """The state of an engine for operators, put together from its parts."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from coordinator.core.observation import EngineFigures, StageFigures
 from coordinator.engine.lane import Lane
@@ -43,7 +43,8 @@ def engine_status(
         ready: Whether requests are served.
         problem: Why they are not.
         has_tokenizer: Whether text is served.
-        lanes: What runs and waits; those that are open count for what can be held.
+        lanes: One for each pipeline, by its index: what runs and waits. Those that are open count
+            for what can be held.
         limits: Limits of every lane's scheduler.
         counters: Counters of the engine.
         now_s: On the monotonic clock.
@@ -54,7 +55,7 @@ def engine_status(
         names=names,
         ready=ready,
         problem=problem,
-        stages=stages,
+        stages=tuple(_with_cached(stage, lanes) for stage in stages),
         num_running=figures.num_running,
         num_waiting=figures.num_waiting,
         max_num_seqs=limits.max_num_seqs * len(_usable(lanes)),
@@ -70,6 +71,18 @@ def engine_status(
         tokens_per_second=as_meant(counters.throughput.tokens_per_second(now_s)),
         has_tokenizer=has_tokenizer,
     )
+
+
+def _with_cached(stage: StageStatus, lanes: Sequence[Lane]) -> StageStatus:
+    """Tells of a stage what its lane keeps for later requests; the stage itself does not know.
+
+    A stage learns of what its lane gave up with the next micro-batch only.
+    """
+    if stage.pipeline is None:
+        return stage
+    num_held = stage.num_kv_blocks - stage.num_free_kv_blocks
+    num_cached = lanes[stage.pipeline].figures().num_cached_kv_blocks
+    return replace(stage, num_cached_kv_blocks=min(num_held, num_cached))
 
 
 def engine_figures(

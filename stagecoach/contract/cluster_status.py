@@ -45,6 +45,9 @@ class StageStatus:
     """What the stage said of itself last. None when it has never been reached."""
     pipeline: int | None = None
     """Index of the pipeline that it is in. None when it is lost, or to spare."""
+    num_cached_kv_blocks: int = 0
+    """KV blocks that hold prefixes and that no running request holds; given up as soon as a request
+    wants them. 0 where an older coordinator does not say."""
 
     @property
     def layers(self) -> tuple[int, int] | None:
@@ -109,8 +112,13 @@ class StageStatus:
 
     @property
     def num_free_kv_blocks(self) -> int:
-        """KV blocks that no sequence holds."""
+        """KV blocks in which there is nothing; those of kept prefixes are not among them."""
         return 0 if self.info is None else self.info.num_free_kv_blocks
+
+    @property
+    def num_used_kv_blocks(self) -> int:
+        """KV blocks that running requests hold."""
+        return self.num_kv_blocks - self.num_free_kv_blocks - self.num_cached_kv_blocks
 
     @property
     def weight_bytes(self) -> int:

@@ -89,6 +89,7 @@ def _to_stage_message(status: StageStatus) -> generation_pb2.StageStatus:
         state=_TO_STATES[status.state],
         info=None if status.info is None else stage_info_codec.to_message(status.info),
         pipeline=status.pipeline,
+        num_cached_kv_blocks=status.num_cached_kv_blocks,
     )
 
 
@@ -101,4 +102,5 @@ def _from_stage_message(message: generation_pb2.StageStatus) -> StageStatus:
         state=_FROM_STATES[message.state],
         info=stage_info_codec.from_message(message.info) if message.HasField("info") else None,
         pipeline=message.pipeline if message.HasField("pipeline") else None,
+        num_cached_kv_blocks=message.num_cached_kv_blocks,
     )

@@ -61,6 +61,7 @@ def _stage_json(stage: StageStatus) -> dict[str, object]:
         "kv_block_size": stage.kv_block_size,
         "kv_blocks_total": stage.num_kv_blocks,
         "kv_blocks_free": stage.num_free_kv_blocks,
+        "kv_blocks_cached": stage.num_cached_kv_blocks,
         "weight_bytes": stage.weight_bytes,
         "kv_bytes": stage.kv_bytes,
         "pipeline": stage.pipeline,

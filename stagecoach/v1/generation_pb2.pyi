@@ -1096,6 +1096,7 @@ class StageStatus(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     INFO_FIELD_NUMBER: _builtins.int
     PIPELINE_FIELD_NUMBER: _builtins.int
+    NUM_CACHED_KV_BLOCKS_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Place of the stage in the pipeline, from 0; equal for the servers of one stage."""
     address: _builtins.str
@@ -1104,6 +1105,10 @@ class StageStatus(_message.Message):
     """State of the link."""
     pipeline: _builtins.int
     """Index of the pipeline that this server is in. Unset when it is lost, or to spare."""
+    num_cached_kv_blocks: _builtins.int
+    """KV blocks of its pool that hold prefixes and that no running request holds; given up as soon as
+    a request wants them. The free blocks of `info` do not include them.
+    """
     @_builtins.property
     def info(self) -> _stage_pb2.GetInfoResponse:
         """What the stage said of itself last. Unset when it has never been reached."""
@@ -1116,10 +1121,11 @@ class StageStatus(_message.Message):
         state: Global___StageState.ValueType = ...,
         info: _stage_pb2.GetInfoResponse | None = ...,
         pipeline: _builtins.int | None = ...,
+        num_cached_kv_blocks: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_pipeline", b"_pipeline", "info", b"info", "pipeline", b"pipeline"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_pipeline", b"_pipeline", "address", b"address", "index", b"index", "info", b"info", "pipeline", b"pipeline", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_pipeline", b"_pipeline", "address", b"address", "index", b"index", "info", b"info", "num_cached_kv_blocks", b"num_cached_kv_blocks", "pipeline", b"pipeline", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__pipeline: _TypeAlias = _typing.Literal["pipeline"]  # noqa: Y015
     _WhichOneofArgType__pipeline: _TypeAlias = _typing.Literal["_pipeline", b"_pipeline"]  # noqa: Y015

@@ -107,7 +107,7 @@ def stage_info(layers: LayerRange) -> StageInfo:
         precision=Precision.of("float16", on_cpu=True),
         kv_block_size=16,
         num_kv_blocks=256,
-        num_free_kv_blocks=200,
+        num_free_kv_blocks=80,
         max_num_seqs=8,
         max_num_batched_tokens=512,
         max_model_len=MAX_MODEL_LEN,
@@ -425,7 +425,13 @@ class EchoEngine:
             problem=self.problem,
             has_tokenizer=True,
             stages=(
-                StageStatus(index=0, address="h:1", state=StageState.READY, info=known),
+                StageStatus(
+                    index=0,
+                    address="h:1",
+                    state=StageState.READY,
+                    info=known,
+                    num_cached_kv_blocks=120,
+                ),
                 StageStatus(index=1, address="h:2", state=StageState.LOST, info=None),
             ),
             num_running=len(self.running),

@@ -317,7 +317,7 @@ def test_status_prints_exactly_one_json_object(server: BackgroundServer) -> None
         "cpu (1 threads)",
         "float16",
     )
-    assert (known["pid"], known["kv_blocks_total"], known["kv_blocks_free"]) == (4321, 256, 200)
+    assert (known["pid"], known["kv_blocks_total"], known["kv_blocks_free"]) == (4321, 256, 80)
     assert (unknown["layers"], unknown["state"], unknown["pid"]) == (None, "lost", None)
     assert (answer["running"], answer["waiting"], answer["ready"]) == (0, 3, True)
     assert answer["kv_blocks_cached"] == 120
@@ -327,7 +327,7 @@ def test_status_prints_exactly_one_json_object(server: BackgroundServer) -> None
 def test_status_prints_a_table_for_people(server: BackgroundServer) -> None:
     result = run_cli(server, "status")
     text = result.stdout.decode()
-    for word in ("echo: ready", "h:1", "0:2", "lost", "78 %", "3 waiting", "7.5 tokens/s"):
+    for word in ("echo: ready", "h:1", "0:2", "lost", "22 %", "3 waiting", "7.5 tokens/s"):
         assert word in text
 
 

@@ -101,7 +101,11 @@ async def test_a_stage_that_was_lost_shares_no_prefix_of_before(model: Path) -> 
         engine = await open_engine(config, open_model(config.model))
         rest.push_async_callback(engine.close, 0.0)
         expected = await generate(engine, prompt, NUM_TOKENS)
-        assert (await engine.status()).num_cached_kv_blocks > 0
+        status = await engine.status()
+        assert status.num_cached_kv_blocks > 0
+        for stage in status.stages:
+            assert stage.num_used_kv_blocks == 0, "what is cached is free for any request"
+            assert stage.num_cached_kv_blocks == status.num_cached_kv_blocks
         await victim.aclose()
         await status_when(engine, lambda now: now.num_cached_kv_blocks == 0)
         listen = Address.parse(lost, field="listen")

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import httpx2
 import pytest
@@ -76,8 +77,9 @@ async def test_every_file_that_the_page_names_is_served_and_no_other_exists() ->
         for path in PAGE_PATHS:
             file = await client.get(path)
             assert file.status_code == 200
-            for name in re.findall(r'(?:src|href|from)[= ]"(?:/page|\.)/([a-z.]+)"', file.text):
-                assert f"/page/{name}" in PAGE_PATHS, f"{path} names {name}"
+            for name in re.findall(r'(?:src|href|from)[= ]"([^"#]+)"', file.text):
+                assert urljoin(path, name) in PAGE_PATHS, f"{path} names {name}"
+                assert not name.startswith("/"), f"{path} names {name}, which a proxy may not have"
         assert (await client.get("/page/../app.py")).status_code == 404
         assert (await client.get("/page/nothing.js")).status_code == 404
     served = {path.removeprefix("/page/") for path in PAGE_PATHS - {"/"}} | {"index.html"}

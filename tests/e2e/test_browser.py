@@ -1,7 +1,6 @@
 """The status page and playground in a real browser, in front of real clusters."""
 
 import json
-import shutil
 import subprocess
 import sys
 import urllib.request
@@ -9,31 +8,20 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from coordinator.doors.access.callers import Callers
+from tests.browser import ask, needs_chromium, wait_for_answer
 from tests.contract.echo_engine import EchoEngine
 from tests.contract.http_door import in_background, serving_http
 from tests.tiny_models import tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]
-CHROMIUM = shutil.which("chromium")
-CHROMIUM_ARGUMENTS = (
-    *("--no-sandbox", "--disable-gpu", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
-WAIT_MS = 60_000
 
-pytestmark = [
-    pytest.mark.timeout(900),
-    pytest.mark.skipif(
-        CHROMIUM is None, reason="there is no chromium; `make browser` installs it or says how"
-    ),
-]
+pytestmark = [pytest.mark.timeout(900), needs_chromium]
 
 
 @contextmanager
@@ -93,54 +81,6 @@ class Cluster:
 def cluster() -> Iterator[Cluster]:
     with ExitStack() as stack:
         yield Cluster(stack)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=list(CHROMIUM_ARGUMENTS)
-        )
-        yield launched
-        launched.close()
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    """A fresh tab. Nothing may fail in it, and it may talk to one host alone."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(WAIT_MS)
-    expect.set_options(timeout=WAIT_MS)
-    tab = context.new_page()
-    complaints: list[str] = []
-    hosts: set[str] = set()
-    # A status that is no success is news to the page and an error to the console.
-    tab.on(
-        "console",
-        lambda line: (
-            complaints.append(line.text)
-            if line.type in ("error", "warning") and "Failed to load resource" not in line.text
-            else None
-        ),
-    )
-    tab.on("pageerror", lambda error: complaints.append(str(error)))
-    tab.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
-    yield tab
-    context.close()
-    assert complaints == []
-    assert len(hosts - {""}) == 1  # about:blank has none
-
-
-def ask(page: Page, text: str, *, max_tokens: int = 64) -> None:
-    page.get_by_label("max tokens").fill(str(max_tokens))
-    page.get_by_label("Message").fill(text)
-    page.get_by_label("Message").press("Enter")
-
-
-def wait_for_answer(page: Page) -> str:
-    """The text of the last answer once it is whole."""
-    expect(page.get_by_role("button", name="Send")).to_be_visible()
-    return page.locator(".assistant .text").last.inner_text()
 
 
 def test_the_page_shows_the_pipeline(page: Page, cluster: Cluster) -> None:

@@ -30,15 +30,16 @@ KNOWN = StageStatus(
         emulated=True,
         version="0.0.1",
         pid=12,
-        num_free_kv_blocks=99,
+        num_free_kv_blocks=90,
         weight_bytes=1 << 40,
         num_weights=1 << 39,
         kv_bytes=1 << 41,
     ),
     pipeline=0,
+    num_cached_kv_blocks=3,
 )
 UNKNOWN = StageStatus(index=1, address="h:2", state=StageState.CONNECTING, info=None)
-LOST = replace(KNOWN, address="h:3", state=StageState.LOST, pipeline=None)
+LOST = replace(KNOWN, address="h:3", state=StageState.LOST, pipeline=None, num_cached_kv_blocks=0)
 
 MODEL = ModelStatus(
     model_id="some-org/some-model",
@@ -97,17 +98,19 @@ def test_json_has_these_keys_and_values_in_this_order() -> None:
         '{"index": 0, "address": "[::1]:50051", "layers": [0, 2], "state": "ready",'
         ' "device": "emulated t4-16gb", "dtype": "float16", "bits_per_weight": 16.0,'
         ' "kv_dtype": "float16", "emulated": true, "version": "0.0.1", "pid": 12,'
-        ' "kv_block_size": 16, "kv_blocks_total": 100, "kv_blocks_free": 99,'
-        ' "weight_bytes": 1099511627776, "kv_bytes": 2199023255552, "pipeline": 0}'
+        ' "kv_block_size": 16, "kv_blocks_total": 100, "kv_blocks_free": 90,'
+        ' "kv_blocks_cached": 3, "weight_bytes": 1099511627776, "kv_bytes": 2199023255552,'
+        ' "pipeline": 0}'
     )
     lost = stage.replace("[::1]:50051", "h:3").replace('"ready"', '"lost"')
     lost = lost.replace('"pipeline": 0', '"pipeline": null')
+    lost = lost.replace('"kv_blocks_cached": 3', '"kv_blocks_cached": 0')
     unknown = (
         '{"index": 1, "address": "h:2", "layers": null, "state": "connecting", "device": null,'
         ' "dtype": null, "bits_per_weight": null, "kv_dtype": null, "emulated": false,'
         ' "version": null, "pid": null, "kv_block_size": 0,'
-        ' "kv_blocks_total": 0, "kv_blocks_free": 0, "weight_bytes": 0, "kv_bytes": 0,'
-        ' "pipeline": null}'
+        ' "kv_blocks_total": 0, "kv_blocks_free": 0, "kv_blocks_cached": 0,'
+        ' "weight_bytes": 0, "kv_bytes": 0, "pipeline": null}'
     )
     identity = (
         '"model": "some-org/some-model", "names": ["mine", "some-org/some-model"],'
@@ -124,6 +127,11 @@ def test_json_has_these_keys_and_values_in_this_order() -> None:
     assert json.dumps(status_json(STATUS)) == (
         f'{{{identity} "version": "0.0.2", "pid": 13,{load}, "models": [{{{identity}{load}}}]}}'
     )
+
+
+def test_blocks_of_kept_prefixes_are_not_in_use() -> None:
+    assert KNOWN.num_used_kv_blocks == 100 - 90 - 3
+    assert UNKNOWN.num_used_kv_blocks == 0
 
 
 def test_people_read_the_forms_of_weights_and_kv() -> None:

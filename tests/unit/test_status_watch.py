@@ -63,8 +63,9 @@ def a_stage(index: int, **changes: Any) -> StageStatus:
             device="cuda:0 NVIDIA GeForce RTX 3060",
             precision=Precision.uniform(DType.FLOAT16),
             num_kv_blocks=100,
-            num_free_kv_blocks=25,
+            num_free_kv_blocks=15,
         ),
+        num_cached_kv_blocks=10,
     )
     return dataclasses.replace(stage, **changes)
 

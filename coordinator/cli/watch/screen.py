@@ -146,9 +146,9 @@ def _device(stage: StageStatus) -> str:
 
 
 def _activity(stage: StageStatus, activity: StageActivity | None) -> list[str]:
-    """KV use, busy share and time split."""
-    num_used = stage.num_kv_blocks - stage.num_free_kv_blocks
-    kv = "?" if stage.num_kv_blocks == 0 else bar(num_used / stage.num_kv_blocks)
+    """KV that requests hold, busy share and time split."""
+    num_blocks = stage.num_kv_blocks
+    kv = "?" if num_blocks == 0 else bar(stage.num_used_kv_blocks / num_blocks)
     if activity is None:
         return [kv, bar(0.0), *"----"]
     mean = activity.mean

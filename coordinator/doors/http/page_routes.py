@@ -17,31 +17,20 @@ from starlette.types import Receive, Scope, Send
 from coordinator.doors.http.door import Door
 from coordinator.doors.http.live_status import LiveStatus, Viewer
 
-_FILES = {
-    "/": "index.html",
-    "/page/base.css": "base.css",
-    "/page/figures.css": "figures.css",
-    "/page/pipeline.css": "pipeline.css",
-    "/page/chat.css": "chat.css",
-    "/page/narrow.css": "narrow.css",
-    "/page/icon.svg": "icon.svg",
-    "/page/main.js": "main.js",
-    "/page/api.js": "api.js",
-    "/page/dom.js": "dom.js",
-    "/page/picker.js": "picker.js",
-    "/page/pipeline.js": "pipeline.js",
-    "/page/figures.js": "figures.js",
-    "/page/chat.js": "chat.js",
-}
-PAGE_PATHS = frozenset(_FILES)
-"""What anyone may load: they hold nothing but the page itself, which asks for a key if it must."""
-
 _TYPES = {
     "html": "text/html; charset=utf-8",
     "css": "text/css; charset=utf-8",
     "js": "text/javascript; charset=utf-8",
     "svg": "image/svg+xml",
 }
+_PAGE = files("coordinator.doors.http.page")
+_FILES = {
+    f"/page/{file.name}" if file.name != "index.html" else "/": file.name
+    for file in _PAGE.iterdir()
+    if file.name.rpartition(".")[2] in _TYPES
+}
+PAGE_PATHS = frozenset(_FILES)
+"""What anyone may load: they hold nothing but the page itself, which asks for a key if it must."""
 
 SECURITY_HEADERS: Mapping[str, str] = MappingProxyType(
     {
@@ -67,7 +56,7 @@ class PageFile:
     @classmethod
     def read(cls, name: str) -> "PageFile":
         """Reads a file of the package."""
-        body = files("coordinator.doors.http.page").joinpath(name).read_bytes()
+        body = _PAGE.joinpath(name).read_bytes()
         headers = {
             **SECURITY_HEADERS,
             "content-type": _TYPES[name.rpartition(".")[2]],

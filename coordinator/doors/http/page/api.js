@@ -5,9 +5,12 @@
  */
 
 import { byId } from "./dom.js";
+import { ROOT, Store } from "./storage.js";
 
-const KEY = "stagecoach-api-key";
+const KEY = "api key";
 const KEY_FORM = /^[\x21-\x7e]{1,256}$/; // what a header carries, and a coordinator looks at
+
+const store = new Store("sessionStorage");
 
 /** A request that was refused or failed. */
 export class ApiError extends Error {
@@ -27,19 +30,20 @@ export class ApiError extends Error {
 /**
  * Sends a request; asks for an API key when the coordinator wants one.
  *
- * @param {string} path
- * @param {{body?: object, signal?: AbortSignal}} options A body makes it a POST.
+ * @param {string} path Below the coordinator's root, without a slash before it.
+ * @param {object} [body] Makes it a POST.
+ * @param {AbortSignal} [signal]
  * @returns {Promise<Response>} One that succeeded.
  * @throws {ApiError} One that did not.
  */
-export async function request(path, { body, signal } = {}) {
+export async function request(path, body, signal) {
   for (;;) {
-    const key = sessionStorage.getItem(KEY);
+    const key = store.get(KEY);
     if (key !== null && !KEY_FORM.test(key)) {
       await askForKey({ wasRefused: true });
       continue;
     }
-    const response = await fetch(path, {
+    const response = await fetch(new URL(path, ROOT), {
       method: body === undefined ? "GET" : "POST",
       headers: {
         ...(key === null ? {} : { authorization: `Bearer ${key}` }),
@@ -55,7 +59,7 @@ export async function request(path, { body, signal } = {}) {
     if (response.status !== 401) {
       throw await errorOf(response);
     }
-    if (sessionStorage.getItem(KEY) === key) {
+    if (store.get(KEY) === key) {
       await askForKey({ wasRefused: key !== null });
     }
   }
@@ -85,7 +89,7 @@ function askForKey({ wasRefused }) {
     dialog.addEventListener(
       "close",
       () => {
-        sessionStorage.setItem(KEY, byId("key").value.trim());
+        store.set(KEY, byId("key").value.trim());
         byId("key").value = "";
         asking = null;
         resolve();

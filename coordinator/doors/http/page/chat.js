@@ -1,46 +1,40 @@
-/** The playground: a conversation with the model. */
+/** The playground: a conversation with the model, kept in this browser. */
 
-import { ApiError, events, request } from "./api.js";
+import { AnswerView } from "./answer_view.js";
+import { complete, NOTES } from "./completion.js";
+import { ConversationList } from "./conversation_list.js";
+import { Conversations, newConversation } from "./conversations.js";
 import { byId, element, setText } from "./dom.js";
+import { isOver, newExchange, saysSomething } from "./exchange.js";
+import { Store } from "./storage.js";
 
-const FENCE_LINES = /^```[^\n]*(?:\n|$)/m;
-
-/** What the model can be asked: a chat, a text to continue, or token ids to continue. */
-const NOTES = {
-  chat: null,
-  text:
-    "This model has no chat template, so each message is continued as plain text, without what " +
-    "was said before.",
-  tokens:
-    "This model has no tokenizer: a message is token ids, such as 1 15043 3186, and so is the " +
-    "answer.",
-};
+const OPEN = "open conversation";
+const KEEP_MS = 1000; // between two times that an answer that grows is kept
+const MAX_READ_OUT_CHARS = 600;
+const NEAR_END_PX = 40;
 
 export class Chat {
   constructor() {
-    this.messages = [];
+    this.tab = new Store("sessionStorage");
+    this.conversations = new Conversations(new Store("localStorage"));
+    this.list = new ConversationList(this.conversations, {
+      onOpen: (id) => this.#choose(id),
+      onDelete: (id) => this.#onDeleted(id),
+    });
     this.mode = "chat";
     this.model = undefined; // until the coordinator has said its name
-    this.abort = null;
+    this.abort = null; // of the answer that is awaited
+    this.isLeaving = false; // the page is about to go
+    this.wait = ""; // what an answer waits for
     this.log = byId("log");
     this.empty = this.log.firstElementChild;
     this.prompt = byId("prompt");
-    byId("composer").addEventListener("submit", (event) => {
-      event.preventDefault();
-      void this.#send();
-    });
-    this.prompt.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
-        event.preventDefault();
-        byId("composer").requestSubmit();
-      }
-    });
-    byId("stop").addEventListener("click", () => this.abort?.abort());
-    byId("new-chat").addEventListener("click", () => this.#clear());
+    this.#listen();
+    this.#show(this.conversations.load(this.tab.get(OPEN) ?? "") ?? newConversation());
   }
 
   /** Takes in what the coordinator says of its model. */
-  know({ names, has_tokenizer: hasTokenizer, max_model_len: maxModelLen }) {
+  know({ names, ready, has_tokenizer: hasTokenizer, max_model_len: maxModelLen }) {
     if (names[0] !== this.model) {
       [this.model] = names;
       this.#setMode("chat");
@@ -51,6 +45,37 @@ export class Chat {
         this.#setMode("tokens");
       }
     }
+    this.wait = ready ? "" : "The model is not ready. The answer goes on once it is.";
+    if (this.abort !== null) {
+      this.views.at(-1).showWait(this.wait);
+    }
+  }
+
+  #listen() {
+    byId("composer").addEventListener("submit", (event) => {
+      event.preventDefault();
+      const text = this.prompt.value.trim();
+      if (text !== "" && this.abort === null) {
+        this.prompt.value = "";
+        void this.#send(text);
+      }
+    });
+    this.prompt.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+        event.preventDefault();
+        byId("composer").requestSubmit();
+      }
+    });
+    byId("stop").addEventListener("click", () => this.abort?.abort());
+    byId("new-chat").addEventListener("click", () => {
+      this.#show(newConversation());
+      this.prompt.focus();
+    });
+    addEventListener("beforeunload", () => {
+      this.isLeaving = true;
+    });
+    addEventListener("pagehide", () => this.abort !== null && this.#keep());
+    this.conversations.watch((id) => this.#onElsewhere(id));
   }
 
   #setMode(mode) {
@@ -59,206 +84,224 @@ export class Chat {
     setText(byId("chat-note"), NOTES[mode] ?? "");
   }
 
-  #clear() {
+  /** Puts a conversation on the page; an answer to another one is stopped. */
+  #show(conversation) {
     this.abort?.abort();
-    this.messages = [];
-    this.log.replaceChildren(this.empty);
-    this.prompt.focus();
-  }
-
-  async #send() {
-    const text = this.prompt.value.trim();
-    if (text === "" || this.abort !== null) {
-      return;
-    }
-    this.prompt.value = "";
-    this.empty.remove();
-    this.messages.push({ role: "user", content: text });
-    this.log.append(element("div", "message user", element("div", "text", text)));
-    const answer = new Answer(this.log);
-    this.abort = new AbortController();
-    this.#setBusy(true);
-    const { messages } = this;
-    try {
-      await this.#stream(answer, this.abort.signal);
-      answer.end();
-    } catch (error) {
-      answer.fail(error, this.abort.signal.aborted);
-    }
-    if (answer.text !== "") {
-      messages.push({ role: "assistant", content: answer.text });
-    } else {
-      messages.pop(); // so that roles go on taking turns
-    }
     this.abort = null;
+    this.conversation = conversation;
+    this.views = [];
+    this.log.replaceChildren(this.empty);
+    conversation.exchanges.forEach((exchange) => this.#append(exchange));
+    this.views.forEach((view, index) => {
+      view.show(conversation.exchanges[index].answer, { isWhole: true });
+    });
+    this.tab.set(OPEN, conversation.id);
+    this.#onChanged();
     this.#setBusy(false);
+    this.#scrollToEnd();
   }
 
-  async #stream(answer, signal) {
-    let response;
+  #append({ question }) {
+    this.empty.remove();
+    const view = new AnswerView(() => this.#retry());
+    this.views.push(view);
+    this.log.append(
+      element(
+        "div",
+        "message user",
+        element("h3", "hidden", "Question"),
+        element("div", "text", question),
+      ),
+      view.node,
+    );
+  }
+
+  /** Brings in line what depends on which exchanges there are. */
+  #onChanged() {
+    const { exchanges, id } = this.conversation;
+    byId("new-chat").disabled = exchanges.length === 0;
+    this.list.show(id);
+    this.views.forEach((view, index) => {
+      const { answer } = exchanges[index];
+      const isFailed = answer.error !== null || !isOver(answer);
+      const isLast = index === exchanges.length - 1;
+      view.offerRetry(isLast && isFailed && this.abort === null);
+    });
+  }
+
+  #retry() {
+    const { question } = this.conversation.exchanges.pop();
+    this.views.pop().node.remove();
+    this.log.lastElementChild.remove(); // the question
+    void this.#send(question);
+  }
+
+  async #send(question) {
+    const { conversation } = this;
+    const { exchanges } = conversation;
+    const exchange = newExchange(question, this.model);
+    const { answer } = exchange;
+    exchanges.push(exchange);
+    this.#append(exchange);
+    const view = this.views.at(-1);
+    const abort = new AbortController();
+    this.abort = abort;
+    this.#setBusy(true);
+    view.show(answer, { isWhole: false });
+    view.showWait(this.wait);
+    this.#scrollToEnd();
+    this.#keep();
+    this.#onChanged();
+    announce("Waiting for the answer.");
     try {
-      response = await this.#request(signal);
+      await complete(exchanges, {
+        mode: this.mode,
+        options: this.#options(),
+        signal: abort.signal,
+        onMode: (mode) => this.#setMode(mode),
+        onMore: this.#drawer(view, answer, abort),
+      });
     } catch (error) {
-      if (!(error instanceof ApiError && error.message.includes("no chat template"))) {
-        throw error;
-      }
-      this.#setMode("text");
-      response = await this.#request(signal);
+      answer.isStopped = abort.signal.aborted;
+      // What the browser cuts because the page goes is unfinished, and no error of anybody.
+      answer.error = abort.signal.aborted || this.isLeaving ? null : error.message;
     }
-    for await (const chunk of events(response)) {
-      if (chunk.error) {
-        throw new ApiError(200, chunk.error);
+    if (this.abort === abort) {
+      const isAtEnd = this.#isAtEnd();
+      view.show(answer, { isWhole: true });
+      this.abort = null;
+      this.#keep();
+      this.#setBusy(false);
+      this.#onChanged();
+      if (isAtEnd) {
+        this.#scrollToEnd();
       }
-      answer.take(chunk);
-    }
-    if (answer.reason === null) {
-      throw new ApiError(200, { message: "the answer ended early: its connection was closed" });
+      this.#refocus();
+      announce(readOut(answer));
+    } else if (conversation.exchanges.length > 0) {
+      this.conversations.save(conversation); // another one is on the page by now
+      this.#onChanged();
     }
   }
 
-  #request(signal) {
-    const options = {
+  #options() {
+    return {
       model: this.model,
       stream: true,
       stream_options: { include_usage: true },
       temperature: byId("temperature").valueAsNumber || 0,
-      max_tokens: byId("max-tokens").valueAsNumber || 256,
+      max_tokens: byId("max-tokens").valueAsNumber || Number(byId("max-tokens").defaultValue),
     };
-    if (this.mode === "chat") {
-      return request("/v1/chat/completions", {
-        body: { ...options, messages: this.messages },
-        signal,
+  }
+
+  /** Shows an answer as it grows, once a frame at most, and keeps it now and then. */
+  #drawer(view, answer, abort) {
+    let isAsked = false;
+    let keptMs = performance.now();
+    return () => {
+      if (performance.now() - keptMs > KEEP_MS && this.abort === abort) {
+        keptMs = performance.now();
+        this.#keep();
+      }
+      if (isAsked) {
+        return;
+      }
+      isAsked = true;
+      requestAnimationFrame(() => {
+        isAsked = false;
+        if (this.abort === abort) {
+          const isAtEnd = this.#isAtEnd();
+          view.show(answer, { isWhole: false });
+          if (isAtEnd) {
+            this.#scrollToEnd();
+          }
+        }
       });
+    };
+  }
+
+  #isAtEnd() {
+    const { scrollHeight, scrollTop, clientHeight } = this.log;
+    return scrollHeight - scrollTop - clientHeight < NEAR_END_PX;
+  }
+
+  #scrollToEnd() {
+    this.log.scrollTop = this.log.scrollHeight;
+  }
+
+  /** Keeps the conversation, or says that it cannot be kept. */
+  #keep() {
+    const isKept = this.conversations.save(this.conversation);
+    const isNews = !isKept && this.conversations.store.isThere;
+    byId("keep-note").hidden = !isNews;
+  }
+
+  #choose(id) {
+    this.list.close();
+    if (id !== this.conversation.id) {
+      this.#show(this.conversations.load(id) ?? newConversation());
     }
-    const text = this.messages.at(-1).content;
-    return request("/v1/completions", {
-      body: { ...options, prompt: this.mode === "tokens" ? tokenIds(text) : text },
-      signal,
-    });
+    this.prompt.focus();
+  }
+
+  #onDeleted(id) {
+    if (id === null || id === this.conversation.id) {
+      this.conversation.exchanges = []; // also of an answer that is still awaited
+      this.#show(newConversation());
+    }
+    this.#onChanged();
+  }
+
+  /** Another tab changed a conversation, or deleted it; null: all of them. */
+  #onElsewhere(id) {
+    const isOurs = id === null || id === this.conversation.id;
+    if (isOurs && this.abort !== null) {
+      // Both go on with it: that of the other tab stays, and this one becomes one of its own.
+      this.conversation.id = newConversation().id;
+      this.tab.set(OPEN, this.conversation.id);
+      this.#keep();
+    } else if (isOurs) {
+      const { exchanges } = this.conversation;
+      const other = this.conversations.load(this.conversation.id);
+      if (other !== null || exchanges.length > 0) {
+        this.#show(other ?? newConversation());
+      }
+    }
+    this.#onChanged();
   }
 
   #setBusy(isBusy) {
     byId("send").hidden = isBusy;
     byId("stop").hidden = !isBusy;
     this.log.setAttribute("aria-busy", String(isBusy));
-    // On a phone the focus would bring the keyboard up, over the answer.
-    if (!isBusy && !matchMedia("(pointer: coarse)").matches) {
+  }
+
+  /** Puts the focus back if it was on what is hidden now. */
+  #refocus() {
+    // On a phone it would bring the keyboard up, over the answer.
+    const isPhone = matchMedia("(pointer: coarse)").matches;
+    if (document.activeElement === document.body && !isPhone) {
       this.prompt.focus();
     }
   }
 }
 
-function tokenIds(text) {
-  const words = text.split(/[\s,]+/).filter((word) => word !== "");
-  if (!words.every((word) => /^\d+$/.test(word))) {
-    throw new ApiError(400, { message: "the model has no tokenizer: write token ids, as numbers" });
-  }
-  return words.map(Number);
+/** Says something to those who cannot see the page. The log itself is silent while it grows. */
+function announce(text) {
+  setText(byId("announcer"), text);
 }
 
-/** One answer as it grows, with what it cost below it. */
-class Answer {
-  constructor(log) {
-    this.log = log;
-    this.text = "";
-    this.usage = null;
-    this.reason = null;
-    this.startedMs = performance.now();
-    this.firstMs = null;
-    this.lastMs = null;
-    this.body = element("div", "text waiting");
-    this.meta = element("p", "meta");
-    this.node = element("div", "message assistant", this.body, this.meta);
-    this.isDrawing = false;
-    log.append(this.node);
-    this.#scroll(true);
+function readOut(answer) {
+  if (answer.error !== null) {
+    return `Error: ${answer.error}`;
   }
-
-  /** Takes in one event of the stream, of either kind of completion. */
-  take(chunk) {
-    this.usage = chunk.usage ?? this.usage;
-    for (const choice of chunk.choices) {
-      this.reason = choice.finish_reason ?? this.reason;
-      const ids = choice.token_ids?.length ? `${choice.token_ids.join(" ")} ` : "";
-      this.#add((choice.delta?.content ?? choice.text ?? "") || ids);
-    }
+  if (!saysSomething(answer)) {
+    return "The answer is empty.";
   }
-
-  #add(text) {
-    if (text === "") {
-      return;
-    }
-    this.lastMs = performance.now();
-    this.firstMs ??= this.lastMs;
-    this.text += text;
-    if (!this.isDrawing) {
-      this.isDrawing = true;
-      requestAnimationFrame(() => this.#draw());
-    }
-  }
-
-  #draw() {
-    this.isDrawing = false;
-    const isAtEnd = this.log.scrollHeight - this.log.scrollTop - this.log.clientHeight < 40;
-    this.body.classList.remove("waiting");
-    showText(this.body, this.text);
-    this.#scroll(isAtEnd);
-  }
-
-  #scroll(isWanted) {
-    if (isWanted) {
-      this.log.scrollTop = this.log.scrollHeight;
-    }
-  }
-
-  end() {
-    const notes = { length: "stopped at max tokens" };
-    this.#close(notes[this.reason]);
-  }
-
-  fail(error, wasStopped) {
-    if (!wasStopped) {
-      this.node.append(element("p", "wrong", `Error: ${error.message}`));
-    }
-    this.#close(wasStopped ? "stopped" : undefined);
-  }
-
-  #close(note) {
-    this.#draw();
-    const parts = [];
-    if (this.firstMs !== null) {
-      parts.push(`first token ${((this.firstMs - this.startedMs) / 1000).toFixed(2)} s`);
-    }
-    const tokens = this.usage?.completion_tokens;
-    const spanS = (this.lastMs - this.firstMs) / 1000;
-    if (tokens > 1 && spanS > 0) {
-      parts.push(`${((tokens - 1) / spanS).toFixed(1)} tokens/s`);
-    }
-    if (tokens !== undefined) {
-      parts.push(`${tokens} tokens`);
-    }
-    setText(this.meta, [...parts, note].filter(Boolean).join(" · "));
-    this.#scroll(true);
-  }
-}
-
-/** A text without the line feed that ends it. */
-function withoutLast(text) {
-  return text.replace(/\n$/, "");
-}
-
-/** Shows text as it is, and what stands between fences as code. */
-function showText(node, text) {
-  const pieces = text.split(FENCE_LINES);
-  while (node.childNodes.length > pieces.length) {
-    node.lastChild.remove();
-  }
-  pieces.forEach((piece, index) => {
-    const isCode = index % 2 === 1;
-    if (index >= node.childNodes.length) {
-      node.append(isCode ? element("pre", "code") : element("span", ""));
-    }
-    const isAfterCode = index > 0 && !isCode;
-    setText(node.childNodes[index], isAfterCode ? piece.replace(/^\n+/, "") : withoutLast(piece));
-  });
+  const { calls } = answer;
+  const content = answer.content.trim();
+  const called = calls.map(({ name }) => `Calls ${name}.`).join(" ");
+  const numWords = content.split(/\s+/).length;
+  const said = content.length > MAX_READ_OUT_CHARS ? `The answer has ${numWords} words.` : content;
+  return `${said} ${called}`.trim() || "It only thought.";
 }

@@ -102,7 +102,7 @@ function showAway(error) {
 async function follow() {
   for (;;) {
     try {
-      for await (const state of events(await request("/status/stream"))) {
+      for await (const state of events(await request("status/stream"))) {
         show(state);
       }
     } catch (error) {

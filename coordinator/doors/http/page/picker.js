@@ -1,16 +1,18 @@
 /** Which of several models the page shows, and talks to; nobody is asked where there is one. */
 
 import { byId, element, setText } from "./dom.js";
+import { Store } from "./storage.js";
 
-const CHOICE = "stagecoach-model";
+const CHOICE = "model";
 
 export class Picker {
   /** @param {() => void} onPick Called when another model is picked. */
   constructor(onPick) {
+    this.store = new Store("sessionStorage");
     this.names = [];
     this.node = byId("picker");
     this.node.addEventListener("change", () => {
-      sessionStorage.setItem(CHOICE, this.node.value);
+      this.store.set(CHOICE, this.node.value);
       onPick();
     });
   }
@@ -34,7 +36,7 @@ export class Picker {
       const note = state === "serving" ? "" : ` (${state})`;
       setText(this.node.options[index], `${names[index]}${note}`);
     });
-    const index = Math.max(0, names.indexOf(sessionStorage.getItem(CHOICE)));
+    const index = Math.max(0, names.indexOf(this.store.get(CHOICE)));
     this.node.selectedIndex = index;
     this.node.hidden = names.length === 1;
     return index;

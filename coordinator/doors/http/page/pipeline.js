@@ -99,7 +99,7 @@ class StageBox {
     this.busyRow = new Row("busy");
     this.busy = new Bar("Busy", ["busy"]);
     this.kvRow = new Row("KV");
-    this.kv = new Bar("KV memory", ["kv"]);
+    this.kv = new Bar("KV memory", ["kv", "cached"]);
     this.splitRow = new Row("round trip");
     this.split = new Bar("Time of a step", PARTS);
     this.link = element("span", "link-text");
@@ -143,22 +143,26 @@ class StageBox {
     }
   }
 
-  #showMemory({ weight_bytes: size, bits_per_weight: bits, kv_bytes: kvSize, kv_dtype: format }) {
+  #showMemory(stage) {
+    const { weight_bytes: size, bits_per_weight: bits, kv_bytes: kvSize, kv_dtype: format } = stage;
     this.weights.show(size ? bytes(size) : "–", bits === null ? "" : ` · ${bits.toFixed(1)} bits`);
-    this.pool.show(kvSize ? bytes(kvSize) : "–", format === null ? "" : ` · ${format}`);
+    const tokens = ` · ${count(stage.kv_blocks_total * stage.kv_block_size)} tokens`;
+    this.pool.show(kvSize ? bytes(kvSize) : "–", format === null ? "" : ` · ${format}${tokens}`);
   }
 
   #showKv(stage, isLost) {
-    if (isLost || stage.kv_blocks_total === 0) {
+    const { kv_blocks_total: total, kv_blocks_free: empty, kv_blocks_cached: cached } = stage;
+    if (isLost || total === 0) {
       this.kvRow.show("–");
-      this.kv.show([0], "unknown");
+      this.kv.show([0, 0], "unknown");
       return;
     }
-    const share = 1 - stage.kv_blocks_free / stage.kv_blocks_total;
-    const numTokens = count(stage.kv_blocks_total * stage.kv_block_size);
-    this.kvRow.show(percent(share), ` of ${numTokens} tokens`);
-    const whole = `${numTokens} tokens (${bytes(stage.kv_bytes)})`;
-    this.kv.show([share], `${percent(share)} of ${whole}, cached prefixes included`);
+    // What is cached is free for any request; the stage counts it as neither.
+    const held = (total - empty - cached) / total;
+    const kept = cached / total;
+    const text = `${percent(held)} in use, ${percent(kept)} cached`;
+    this.kvRow.show(text);
+    this.kv.show([held, kept], `${text} prefixes`);
   }
 
   #showTimes(activity, longestMs) {
