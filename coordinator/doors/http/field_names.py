@@ -4,6 +4,7 @@ Names in the core's errors are those of `stagecoach.v1`. A client of this API wr
 several it may have written either, so that the names depend on the request.
 """
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -85,6 +86,8 @@ _RESPONSES = {
     "max_tokens": "max_output_tokens",
     "logprobs": "top_logprobs",
 }
+_OF_FUNCTION = re.compile(r"(\.tool_calls\[\d+\])\.(?=name|arguments)")
+"""Fields of a call that lie in an object of their own here."""
 NO_NAMES: FieldNames = MappingProxyType({})
 """Names of a request that was not read: the contract's names stand."""
 
@@ -141,7 +144,7 @@ def renamed(field: str, names: FieldNames) -> str:
         names: Names that the request has; the name with the longest beginning in common counts.
     """
     for beginning in sorted(names, key=len, reverse=True):
-        rest = field.removeprefix(beginning)
+        rest = _OF_FUNCTION.sub(r"\1.function.", field.removeprefix(beginning))
         if not field.startswith(beginning) or rest[:1] not in ("", ".", "["):
             continue
         name, is_list, within = names[beginning].partition("[]")
