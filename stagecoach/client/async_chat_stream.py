@@ -47,8 +47,19 @@ class AsyncChatStream:
         self._may_call = may_call
         self._is_closed = False
         self._failure: BaseException | None = None
+        self._calling: asyncio.Future[object] | None = None
         self._stream = start(run.request())
         self._events = self._chat()
+
+    @property
+    def text(self) -> str:
+        """Content so far of the round that runs, or of the last."""
+        return self._stream.text
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """Token ids so far of the round that runs, or of the last."""
+        return self._stream.token_ids
 
     @property
     def messages(self) -> tuple[ChatMessage, ...]:
@@ -88,9 +99,15 @@ class AsyncChatStream:
         return self._run.result()
 
     def close(self) -> None:
-        """Cancels the request; does nothing after the end."""
+        """Cancels the request; does nothing after the end.
+
+        A coroutine that is being called is cancelled; any other function runs on in its thread, and
+        nobody waits for it.
+        """
         self._is_closed = True
         self._stream.close()
+        if self._calling is not None:
+            self._calling.cancel()
 
     async def _chat(self) -> AsyncIterator[ChatEvent]:
         while True:
@@ -121,7 +138,13 @@ class AsyncChatStream:
             if not (await allowed if inspect.isawaitable(allowed) else allowed):
                 return declined(call)
         try:
-            returned = await _called(function, call)
+            self._calling = asyncio.ensure_future(_called(function, call))
+            returned = await self._calling
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._is_closed and not (task is not None and task.cancelling()):
+                self._check_open()
+            raise
         except Exception as error:  # of a function of the caller's, who may have the model told
             return self._run.failed(call, error)
         return ToolResult(call=call, content=result_text(function.name, returned))

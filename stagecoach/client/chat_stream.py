@@ -58,6 +58,16 @@ class ChatStream:
         self._events = self._chat()
 
     @property
+    def text(self) -> str:
+        """Content so far of the round that runs, or of the last."""
+        return self._stream.text
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """Token ids so far of the round that runs, or of the last."""
+        return self._stream.token_ids
+
+    @property
     def messages(self) -> tuple[ChatMessage, ...]:
         """The conversation so far, with the rounds that are over."""
         return tuple(self._run.messages)
