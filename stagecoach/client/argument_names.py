@@ -23,13 +23,10 @@ _BY_FIELD = {
 } | dict.fromkeys(_FORMS_OF_PROMPT, _PROMPT)
 """The argument that holds each field which lies inside a message of a request."""
 
-_REQUESTS: tuple[type[Message], ...] = (
-    generation_pb2.GenerateRequest,
-    generation_pb2.EmbedRequest,
-    generation_pb2.TokenizeRequest,
-)
 _MESSAGES: dict[str, type[Message]] = {
-    **{message.DESCRIPTOR.name: message for message in _REQUESTS},
+    "GenerateRequest": generation_pb2.GenerateRequest,
+    "EmbedRequest": generation_pb2.EmbedRequest,
+    "TokenizeRequest": generation_pb2.TokenizeRequest,
     "prompt": generation_pb2.Prompt,
     "prompt.chat": generation_pb2.Chat,
     "prompt.chat.messages": generation_pb2.ChatMessage,
@@ -57,7 +54,7 @@ def argument_name(field: str) -> str:
 
 
 def unknown_argument(error: InvalidArgumentError) -> tuple[str, str] | None:
-    """The argument, and the version of the coordinator, of an error that says it does not know it.
+    """The argument that a coordinator says it does not know, and its version; None: it does not.
 
     Args:
         error: As the coordinator sent it.
@@ -70,5 +67,4 @@ def unknown_argument(error: InvalidArgumentError) -> tuple[str, str] | None:
     field = None if message is None else message.DESCRIPTOR.fields_by_number.get(number)
     if field is None:
         return None
-    in_request = message in _REQUESTS
-    return argument_name(field.name if in_request else f"{path}.{field.name}"), version
+    return field.name, version
