@@ -25,6 +25,8 @@ from stagecoach.v1 import generation_pb2
 MAX_TEMPLATE_CHARS = 32 * 1024
 """Characters of the arguments of a chat template; to read them takes a millisecond at most."""
 
+MAX_EFFORT_CHARS = 64
+
 _CHAT = "prompt.chat"
 _TOOLS = f"{_CHAT}.tools"
 _CHOICE = f"{_CHAT}.tool_choice"
@@ -171,6 +173,12 @@ def _tool_call(call: generation_pb2.ToolCall, field: str) -> ToolCall:
 
 def _template_arguments(chat: generation_pb2.Chat) -> str:
     """What the chat template is given by name, as JSON."""
+    if len(chat.reasoning_effort) > MAX_EFFORT_CHARS:
+        raise InvalidArgumentError(
+            f"{_CHAT}.reasoning_effort has {len(chat.reasoning_effort)} characters, at most"
+            f" {MAX_EFFORT_CHARS} are taken",
+            field=f"{_CHAT}.reasoning_effort",
+        )
     arguments = thinking_arguments(
         thinks=chat.enable_thinking if chat.HasField("enable_thinking") else None,
         effort=chat.reasoning_effort if chat.HasField("reasoning_effort") else None,
