@@ -219,7 +219,8 @@ class Chat(_message.Message):
     """
     reasoning_effort: _builtins.str
     """How long to think, in a word that the chat template knows, such as "low"; at most 64
-    characters. Given to it as `reasoning_effort`, and as `enable_thinking` and `thinking`: false for "none", else true.
+    characters. Given to it as `reasoning_effort`, and as `enable_thinking` and `thinking`: false
+    for "none", else true.
     """
     enable_thinking: _builtins.bool
     """Whether to think. Given to the chat template as `enable_thinking` and `thinking`; some models
