@@ -4,7 +4,7 @@ One round is one completion. After it, the functions that it asks for are called
 is asked for with their results, until there is nothing to call.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple, Unpack, cast
 
 from stagecoach.client.chat_events import ChatResult, ToolResult
@@ -63,7 +63,10 @@ class ChatRun:
                 "divide_output is False, but a chat tells content, thinking and calls apart",
                 field="divide_output",
             )
-        self._functions = GivenTools.of(options.get("tools") or ()).functions
+        tools = options.get("tools") or ()
+        if isinstance(tools, Iterator):  # each round asks anew
+            options["tools"] = tools = tuple(tools)
+        self._functions = GivenTools.of(tools).functions
         self._max_rounds = max_rounds
         self._on_tool_error = on_tool_error
         self._options = options

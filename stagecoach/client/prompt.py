@@ -73,7 +73,9 @@ def prompt_message(prompt: PromptLike, **options: Unpack[PromptOptions]) -> gene
     if unknown:
         raise TypeError(f"a prompt has no option {', '.join(sorted(unknown))}")
     message = _form_of(prompt)
-    given = {name: value for name, value in options.items() if value not in (None, (), [])}
+    given = {name: value for name, value in options.items() if value is not None}
+    if given.get("tools") in ((), []):
+        del given["tools"]
     if "add_special_tokens" in given:
         message.add_special_tokens = _switch("add_special_tokens", given.pop("add_special_tokens"))
     for name, value in given.items():

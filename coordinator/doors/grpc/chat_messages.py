@@ -193,10 +193,10 @@ def _template_arguments(chat: generation_pb2.Chat) -> str:
         )
     try:
         given = json.loads(text)
+        if not isinstance(given, dict):
+            raise InvalidArgumentError(f"{_ARGUMENTS} is JSON, but no object", field=_ARGUMENTS)
+        return json.dumps({**arguments, **given}, ensure_ascii=False)
     except (ValueError, RecursionError) as error:
         raise InvalidArgumentError(
             f"{_ARGUMENTS} is not JSON: {error}", field=_ARGUMENTS
         ) from error
-    if not isinstance(given, dict):
-        raise InvalidArgumentError(f"{_ARGUMENTS} is JSON, but no object", field=_ARGUMENTS)
-    return json.dumps({**arguments, **given}, ensure_ascii=False)
