@@ -2,7 +2,8 @@
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import deque
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Self
 
@@ -46,10 +47,14 @@ class AsyncChatStream:
         self._start = start
         self._may_call = may_call
         self._is_closed = False
-        self._failure: BaseException | None = None
+        self._failure: Exception | None = None
         self._calling: asyncio.Future[object] | None = None
         self._stream = start(run.request())
-        self._events = self._chat()
+        self._events: deque[ChatEvent] = deque()
+        """What happened and was not told yet."""
+        self._calls: deque[FunctionCall] = deque()
+        """What is to be called before the next round."""
+        self._is_round_over = False
 
     @property
     def text(self) -> str:
@@ -80,12 +85,12 @@ class AsyncChatStream:
         if self._failure is not None:
             raise self._failure
         try:
-            return await anext(self._events)
-        except StopAsyncIteration:
-            raise
-        except BaseException as error:
+            while not self._events:
+                await self._advance()
+        except Exception as error:  # the end too: neither changes
             self._failure = error
             raise
+        return self._events.popleft()
 
     async def result(self) -> ChatResult:
         """Waits for the end and returns what the chat came to; may be called again.
@@ -109,26 +114,34 @@ class AsyncChatStream:
         if self._calling is not None:
             self._calling.cancel()
 
-    async def _chat(self) -> AsyncIterator[ChatEvent]:
-        while True:
-            try:
-                async with self._stream as stream:
-                    async for event in stream:
-                        for part in event.parts:
-                            yield part
-                    completion = await stream.result()
-            except StagecoachError as error:
-                raise self._run.named(error) from error
-            calls = self._run.take(completion)
-            yield RoundEnds(completion=completion)
-            for call in calls:
-                result = await self._answer(call)
-                self._run.answer(result)
-                yield result
-            if not calls or self._run.is_over:
-                return
+    async def _advance(self) -> None:
+        """Does what comes next, which adds events or begins a round."""
+        if self._calls:
+            result = await self._answer(self._calls.popleft())
+            self._run.answer(result)
+            self._events.append(result)
+        elif not self._is_round_over:
+            await self._read()
+        elif self._run.is_over:
+            raise StopAsyncIteration
+        else:
             self._check_open()
             self._stream = self._start(self._run.request())
+            self._is_round_over = False
+
+    async def _read(self) -> None:
+        """Reads the next event of the round, or its end."""
+        try:
+            event = await anext(self._stream, None)
+            if event is not None:
+                self._events.extend(event.parts)
+                return
+            completion = await self._stream.result()
+        except StagecoachError as error:
+            raise self._run.named(error) from error
+        self._is_round_over = True
+        self._calls.extend(self._run.take(completion))
+        self._events.append(RoundEnds(completion=completion))
 
     async def _answer(self, wanted: FunctionCall) -> ToolResult:
         call, function = wanted

@@ -72,6 +72,7 @@ class ChatRun:
         self._options = options
         self._completions: list[Completion] = []
         self._unanswered: tuple[ToolCall, ...] = ()
+        self._has_calls = False
         try:
             self.messages = [*map(ChatMessage.of, _listed(messages))]
         except InvalidArgumentError as error:
@@ -105,6 +106,7 @@ class ChatRun:
             The calls that are to be answered now, in order; none: the chat is over.
         """
         self._completions.append(completion)
+        self._has_calls = False
         self.messages.append(
             ChatMessage(
                 role="assistant",
@@ -117,11 +119,13 @@ class ChatRun:
         is_last = len(self._completions) == self._max_rounds
         if is_last or completion.finish_reason is not FinishReason.TOOL_CALLS:
             return []
-        return [
+        calls = [
             FunctionCall(call, self._functions[call.name])
             for call in completion.tool_calls
             if call.name in self._functions
         ]
+        self._has_calls = len(calls) > 0
+        return calls
 
     def answer(self, result: ToolResult) -> None:
         """Takes in the answer to one of the calls."""
@@ -149,8 +153,8 @@ class ChatRun:
 
     @property
     def is_over(self) -> bool:
-        """Whether a call is left that only the caller can answer."""
-        return len(self._unanswered) > 0
+        """Whether no round follows, once all calls that `take` returned are answered."""
+        return not self._has_calls or len(self._unanswered) > 0
 
     def result(self) -> ChatResult:
         """What the chat came to; after at least one round."""

@@ -1,7 +1,8 @@
 """A chat as it runs, for synchronous callers."""
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -53,9 +54,13 @@ class ChatStream:
         self._start = start
         self._may_call = may_call
         self._is_closed = False
-        self._failure: BaseException | None = None
+        self._failure: Exception | None = None
         self._stream = start(run.request())
-        self._events = self._chat()
+        self._events: deque[ChatEvent] = deque()
+        """What happened and was not told yet."""
+        self._calls: deque[FunctionCall] = deque()
+        """What is to be called before the next round."""
+        self._is_round_over = False
 
     @property
     def text(self) -> str:
@@ -86,12 +91,12 @@ class ChatStream:
         if self._failure is not None:
             raise self._failure
         try:
-            return next(self._events)
-        except StopIteration:
-            raise
-        except BaseException as error:
+            while not self._events:
+                self._advance()
+        except Exception as error:  # the end too: neither changes
             self._failure = error
             raise
+        return self._events.popleft()
 
     def result(self) -> ChatResult:
         """Waits for the end and returns what the chat came to; may be called again.
@@ -109,25 +114,34 @@ class ChatStream:
         self._is_closed = True
         self._stream.close()
 
-    def _chat(self) -> Iterator[ChatEvent]:
-        while True:
-            try:
-                with self._stream as stream:
-                    for event in stream:
-                        yield from event.parts
-                    completion = stream.result()
-            except StagecoachError as error:
-                raise self._run.named(error) from error
-            calls = self._run.take(completion)
-            yield RoundEnds(completion=completion)
-            for call in calls:
-                result = self._answer(call)
-                self._run.answer(result)
-                yield result
-            if not calls or self._run.is_over:
-                return
+    def _advance(self) -> None:
+        """Does what comes next, which adds events or begins a round."""
+        if self._calls:
+            result = self._answer(self._calls.popleft())
+            self._run.answer(result)
+            self._events.append(result)
+        elif not self._is_round_over:
+            self._read()
+        elif self._run.is_over:
+            raise StopIteration
+        else:
             self._check_open()
             self._stream = self._start(self._run.request())
+            self._is_round_over = False
+
+    def _read(self) -> None:
+        """Reads the next event of the round, or its end."""
+        try:
+            event = next(self._stream, None)
+            if event is not None:
+                self._events.extend(event.parts)
+                return
+            completion = self._stream.result()
+        except StagecoachError as error:
+            raise self._run.named(error) from error
+        self._is_round_over = True
+        self._calls.extend(self._run.take(completion))
+        self._events.append(RoundEnds(completion=completion))
 
     def _answer(self, wanted: FunctionCall) -> ToolResult:
         call, function = wanted

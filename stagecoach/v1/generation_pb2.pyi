@@ -441,7 +441,7 @@ class ChatMessage(_message.Message):
     """What the assistant thought before; most templates show it for the last turns only."""
     @_builtins.property
     def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolCall]:
-        """Calls that it asked for; only of an assistant, at most 128."""
+        """Calls that it asked for; only of an assistant, at most 128, and 4096 in all messages."""
 
     def __init__(
         self,

@@ -311,6 +311,27 @@ def test_closing_a_stream_cancels_what_runs() -> None:
         until(lambda: not engine.running)
 
 
+@both
+def test_leaving_a_loop_cancels_what_runs(is_async: bool) -> None:
+    async def leave() -> None:
+        async with AsyncClient(address) as client:
+            async for _event in client.chat_stream(CHAT):
+                break
+            await asyncio.to_thread(until, lambda: not engine.running)
+
+    with scripted(ANSWERS) as (engine, address):
+        engine.delay_s = 0.02
+        engine.num_chars = 1
+        if is_async:
+            asyncio.run(leave())
+        else:
+            with Client(address) as client:
+                for _event in client.chat_stream(CHAT):
+                    break
+                until(lambda: not engine.running)
+        assert len(engine.specs) == 1
+
+
 async def test_closing_an_asyncio_stream_ends_a_function_that_hangs() -> None:
     started = asyncio.Event()
 

@@ -291,6 +291,11 @@ NO_MODE = Choice.FromString(b"\x08\x09")
             "prompt.chat.messages[0].tool_call_id",
         ),
         (
+            chat_request(messages=33 * [{"role": "assistant", "tool_calls": 128 * [A_CALL]}]),
+            "prompt.chat.messages",
+        ),
+        (chat_request(reasoning_effort="x" * 65), "prompt.chat.reasoning_effort"),
+        (
             chat_request(messages=[{"role": "user", "reasoning": "hm"}]),
             "prompt.chat.messages[0].reasoning",
         ),

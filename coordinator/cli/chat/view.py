@@ -94,7 +94,10 @@ class TextView:
 
     def text(self, text: str) -> None:
         """Writes it at once."""
-        if self._is_thinking and text.strip("\n"):
+        if self._is_thinking:
+            text = text.lstrip("\n")
+            if not text:
+                return
             self._end_line()
             sys.stdout.write("\n")
             self._last, self._is_thinking = "", False

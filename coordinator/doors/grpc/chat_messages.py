@@ -26,6 +26,8 @@ MAX_TEMPLATE_CHARS = 32 * 1024
 """Characters of the arguments of a chat template; to read them takes a millisecond at most."""
 
 MAX_EFFORT_CHARS = 64
+MAX_CHAT_CALLS = 4096
+"""Calls in all messages of a conversation."""
 
 _CHAT = "prompt.chat"
 _TOOLS = f"{_CHAT}.tools"
@@ -56,6 +58,12 @@ def chat_prompt(chat: generation_pb2.Chat, *, add_special_tokens: bool) -> ChatP
     refuse_unknown_fields(chat, _CHAT)
     if len(chat.messages) > MAX_CHAT_MESSAGES:  # before they are looked at one by one
         raise too_many_messages(len(chat.messages))
+    num_calls = sum(len(message.tool_calls) for message in chat.messages)
+    if num_calls > MAX_CHAT_CALLS:
+        raise InvalidArgumentError(
+            f"{_CHAT}.messages has {num_calls} tool_calls, at most {MAX_CHAT_CALLS} are taken",
+            field=f"{_CHAT}.messages",
+        )
     return ChatPrompt(
         messages=tuple(
             _chat_message(message, f"{_CHAT}.messages[{index}]")
