@@ -205,8 +205,10 @@ def generate_response(event: GenerationEvent) -> generation_pb2.GenerateResponse
                 token_ids=event.token_ids,
                 text=event.text,
                 logprobs=map(_token_logprobs, event.logprobs),
-                parts=output_parts(event.parts),
             )
+            parts = output_parts(event.parts)
+            if parts:  # most tokens have none, and an empty list takes as long as all the rest
+                chunk.parts.extend(parts)
             return generation_pb2.GenerateResponse(tokens=chunk)
         case PromptLogprobs():
             return generation_pb2.GenerateResponse(prompt_logprobs=_prompt_logprobs(event))

@@ -15,9 +15,10 @@ from stagecoach.v1 import generation_pb2
 
 def output_parts(parts: Sequence[OutputPart]) -> Sequence[generation_pb2.OutputPart]:
     """Writes parts; none where all of them are content, which the message has as text."""
-    if all(isinstance(part, ContentPart) for part in parts):
-        return ()
-    return [_part(part) for part in parts]
+    for part in parts:
+        if not isinstance(part, ContentPart):
+            return [_part(one) for one in parts]
+    return ()
 
 
 def _part(part: OutputPart) -> generation_pb2.OutputPart:
