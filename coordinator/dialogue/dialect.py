@@ -7,6 +7,7 @@ from typing import Self
 
 from coordinator.dialogue.formats import GENERIC, format_of
 from coordinator.dialogue.formats.call_format import CONTROL, CallFormat, Parameters
+from coordinator.dialogue.formats.framing import Framing
 from coordinator.dialogue.thinking import Thinking, thinking_of
 
 
@@ -69,6 +70,7 @@ class Dialect:
             end=marked(calls.end),
             next=calls.next and marked(calls.next),
             arguments=arguments,
+            framing=calls.framing and Framing(*map(marked, calls.framing)),
         )
         thinking = self.thinking and Thinking(*map(marked, self.thinking))
         return replace(self, thinking=thinking, calls=calls, controls=frozenset(controls))

@@ -16,6 +16,7 @@ from coordinator.core.output_grammar import GrammarPart, OutputGrammar, Spelling
 from coordinator.core.tools import ToolMode, ToolUse
 from coordinator.dialogue.dialect import Dialect
 from coordinator.dialogue.formats.call_format import CALL_ID, CALL_INDEX, CONTROL, Parameters
+from coordinator.dialogue.formats.framing import Framing
 from coordinator.dialogue.tool_schemas import Parameter, object_schema, parameters
 from stagecoach.contract.errors import InvalidArgumentError
 
@@ -47,6 +48,7 @@ def output_grammar(
     use: ToolUse | None = None,
     content: Grammar | None = None,
     starts_in_reasoning: bool = False,
+    starts_in_content: bool = False,
     max_thinking_tokens: int | None = None,
 ) -> Grammar | None:
     """Makes the grammar.
@@ -58,6 +60,7 @@ def output_grammar(
         use: Tools that may or must be called; None: none.
         content: What the content must match; None: anything.
         starts_in_reasoning: Whether the prompt ends inside a section of thinking.
+        starts_in_content: Whether it ends inside one of content; for models that mark it.
         max_thinking_tokens: Tokens after which thinking ends; None: no limit.
 
     Returns:
@@ -66,14 +69,15 @@ def output_grammar(
     Raises:
         InvalidArgumentError: The schema of a tool is none of an object.
     """
-    if dialect.thinking is None and use is None:
-        return content
-    if use is None and content is None and max_thinking_tokens is None:
-        return None
+    if dialect.calls.framing is None:
+        if dialect.thinking is None and use is None:
+            return content
+        if use is None and content is None and max_thinking_tokens is None:
+            return None
     writer = _Writer(dialect, token_ids)
     if dialect.thinking is not None:
         writer.add_thinking(is_open=starts_in_reasoning, max_tokens=max_thinking_tokens)
-    writer.add_answer(use, content)
+    writer.add_answer(use, content, is_open=starts_in_content)
     return Grammar(kind=GrammarKind.OUTPUT, text=writer.grammar().to_json())
 
 
@@ -119,34 +123,42 @@ class _Writer:
         thinking = self._dialect.thinking
         assert thinking is not None, "the model marks what it thinks"
         begin, end = thinking
-        end_id = self._token_ids.get(end.removeprefix(CONTROL))
-        if end_id is None:
+        end_id = self._token_ids.get(end)
+        if end_id is None and not end.startswith(CONTROL):
             self._rules.append(f"thinking[lazy]: /{_ANY}{_escaped(end)}/")
         else:
             limit = "" if max_tokens is None else f"[max_tokens={max_tokens}]"
-            self._rules.append(f"thinking: thought <[{end_id}]>")
+            mark = self._literal(end) if end_id is None else f"<[{end_id}]>"
+            self._rules.append(f"thinking: thought {mark}")
             self._rules.append(f"thought{limit}: THOUGHT")
             self._rules.append(f"THOUGHT: {_free([] if CONTROL in end else [_holds(end)])}")
+        framing = self._dialect.calls.framing
+        joint = "" if framing is None else self._literal(framing.joint)
         if is_open:
-            self._start.insert(0, "thinking")
+            self._start.insert(0, f"thinking {joint}")
             return
         self._start.insert(0, "thinks?")
-        self._rules.append(f"thinks: {_BLANK} {self._literal(begin)} thinking")
+        self._rules.append(f"thinks: {_BLANK} {self._literal(begin)} thinking {joint}")
         if CONTROL not in begin:
             self._not_free.append(rf"\s*{_escaped(begin)}{_ANY}")
 
-    def add_answer(self, use: ToolUse | None, content: Grammar | None) -> None:
+    def add_answer(self, use: ToolUse | None, content: Grammar | None, *, is_open: bool) -> None:
         """Content, calls of tools, or both.
 
         Args:
             use: Tools that may or must be called; None: none.
             content: What the content must match; None: anything.
+            is_open: A section of content has begun already.
         """
         answers = []
+        calls = self._dialect.calls
         if use is not None:
-            calls = self._dialect.calls
             self._opening = calls.opening
             self._add_calls(use)
+        if calls.framing is not None:
+            self._add_framed(calls.framing, use, content, is_open=is_open)
+            return
+        if use is not None:
             if calls.is_whole_output:
                 self._check_alone(use, content)
                 names = "|".join(_escaped(one.name) for one in use.callable_tools)
@@ -168,12 +180,49 @@ class _Writer:
         self._rules.append(f"FREE: {_free(self._not_free)}")
         self._rules.append("answer: " + " | ".join(answers))
 
-    def _add_content(self, content: Grammar) -> None:
+    def _add_framed(
+        self, framing: Framing, use: ToolUse | None, content: Grammar | None, *, is_open: bool
+    ) -> None:
+        """An answer in sections that the model marks."""
+        answers = []
+        may_be_free = use is None or use.mode is ToolMode.AUTO
+        section = f"TEXT {self._literal(framing.lead_end)}"
+        if not framing.lead_end.startswith(CONTROL):
+            section = "section"
+            self._rules.append(f"section[lazy]: /{_ANY}{_escaped(framing.lead_end)}/")
+        self._rules.append(f"TEXT: /{_ANY}/")
+        if use is not None:
+            begin = "" if is_open else self._literal(framing.lead_begin)
+            self._rules.append(f"lead: {begin} {section} {self._literal(framing.joint)}")
+            lead = "lead?" if may_be_free else ""
+            if is_open:  # it has to end first
+                lead = "lead"
+            answers.append(f"{lead} {self._literal(self._dialect.calls.opening)} calls")
+        if may_be_free:
+            begin = "" if is_open else self._literal(framing.begin)
+            text = "TEXT"
+            if framing.end:
+                text = f"{section} {self._literal(framing.end.removeprefix(framing.lead_end))}"
+            if content is not None:
+                self._add_content(content, after=framing.begin)
+                text = f"@content {self._literal(framing.end)}"
+            answers.append(f"{begin} {text}")
+        self._rules.append("answer: " + " | ".join(answers))
+
+    def _add_content(self, content: Grammar, *, after: str = "") -> None:
+        """What the content must match.
+
+        Args:
+            content: The grammar.
+            after: The mark before it; empty where it may begin the output.
+        """
         self._parts.append(GrammarPart.of(content, "content"))
         if content.kind in (GrammarKind.JSON_SCHEMA, GrammarKind.JSON_OBJECT):
             self._opening = ""
             self._begins_with_json = True
-            if self._dialect.thinking is not None:
+            if after:
+                self._json_after.add(after)
+            elif self._dialect.thinking is not None:
                 self._json_after.add(self._dialect.thinking.end)
 
     def _free_leads(self, use: ToolUse | None) -> list[str]:
@@ -203,12 +252,13 @@ class _Writer:
         """Calls from behind their opening on; or whole, where nothing comes before them."""
         form = self._dialect.calls
         rest = "" if form.is_whole_output else self._literal(form.begin[len(form.opening) :])
+        # One text with the name of the first tool: only by that is a call told from free text.
         begin = form.begin if form.is_whole_output else ""
         more = ""
         if form.next is not None and use.allows_several:
             more = f"({self._literal(form.next)} call)*"
-        self._rules.append(f"calls: {rest} call {more} {self._literal(form.end)}")
-        alternatives = []
+        self._rules.append(f"calls: {rest} first {more} {self._literal(form.end)}")
+        firsts, alternatives = list[str](), list[str]()
         for index, tool in enumerate(use.tools):
             if tool not in use.callable_tools:
                 continue
@@ -220,8 +270,11 @@ class _Writer:
             else:
                 arguments = self._json(f"arguments_{index}", schema, field, is_exact)
                 self._json_after.add(form.name_end)
-            alternatives.append(f"{self._literal(begin + tool.name + form.name_end)} {arguments}")
-        self._rules.append("call: " + "\n    | ".join(alternatives))
+            firsts.append(f"{self._literal(begin + tool.name + form.name_end)} {arguments}")
+            alternatives.append(f"{self._literal(tool.name + form.name_end)} {arguments}")
+        self._rules.append("first: " + "\n    | ".join(firsts))
+        if more:
+            self._rules.append("call: " + "\n    | ".join(alternatives))
 
     def _parameters(
         self, form: Parameters, schema: Mapping[str, Any], tool: int, field: str, is_exact: bool

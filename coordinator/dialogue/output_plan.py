@@ -19,6 +19,8 @@ class WantedOutput:
     """What the content must match; None: anything."""
     is_thinking: bool
     """Whether the prompt ends inside a section of thinking."""
+    is_answering: bool
+    """Whether it ends inside one of content; for models that mark it."""
     has_thought: bool
     """Whether the prompt ends such a section itself, so that no other one follows."""
     max_thinking_tokens: int | None
@@ -51,6 +53,7 @@ def plan_output(dialect: Dialect, token_ids: Mapping[str, int], wanted: WantedOu
         use=wanted.tools,
         content=wanted.content,
         starts_in_reasoning=wanted.is_thinking,
+        starts_in_content=wanted.is_answering,
         max_thinking_tokens=wanted.max_thinking_tokens,
     )
     parameters = None
@@ -61,4 +64,5 @@ def plan_output(dialect: Dialect, token_ids: Mapping[str, int], wanted: WantedOu
 
 def dialect_of(dialect: Dialect, wanted: WantedOutput) -> Dialect:
     """The dialect of one output."""
-    return replace(dialect, thinking=None) if wanted.has_thought else dialect
+    has_thought = wanted.has_thought or wanted.is_answering
+    return replace(dialect, thinking=None) if has_thought else dialect

@@ -6,7 +6,7 @@ text of a format is expected to the letter. The result does not depend on how th
 
 import json
 import re
-from collections.abc import Callable, Collection, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from typing import TypeVar
 
 from coordinator.core.output_parts import (
@@ -19,6 +19,7 @@ from coordinator.core.output_parts import (
 )
 from coordinator.dialogue.dialect import Dialect
 from coordinator.dialogue.formats.call_format import CALL_ID, CALL_INDEX, CONTROL, Parameters
+from coordinator.dialogue.formats.framing import Framing
 from coordinator.dialogue.json_scanner import JsonScanner
 
 _FIELD = re.compile(f"({CALL_ID}|{CALL_INDEX})")
@@ -44,6 +45,7 @@ class OutputReader:
         tools: Names of the tools that may be called, and of each the parameters whose values are
             written as they are. None: no call is looked for.
         starts_in_reasoning: Whether the prompt ends inside a section of thinking.
+        starts_in_content: Whether it ends inside one of content; for models that mark it.
         new_id: Makes the id of a call.
     """
 
@@ -53,6 +55,7 @@ class OutputReader:
         *,
         tools: Mapping[str, Collection[str]] | None,
         starts_in_reasoning: bool,
+        starts_in_content: bool = False,
         new_id: Callable[[], str],
     ) -> None:
         self.is_reasoning = starts_in_reasoning
@@ -62,6 +65,7 @@ class OutputReader:
         self._thinking = dialect.thinking
         self._format = dialect.calls
         self._tools = tools
+        self._starts_in_content = starts_in_content
         self._new_id = new_id
         self._controls = dialect.controls
         self._stray = re.compile("|".join(CONTROL + re.escape(one) for one in self._controls))
@@ -104,7 +108,10 @@ class OutputReader:
             if self.is_reasoning or (yield from self._begins_thinking()):
                 yield from self._reasoning()
                 yield from self._skip_whitespace()
-            yield from self._answer()
+            if self._format.framing is None:
+                yield from self._answer()
+            else:
+                yield from self._sections(self._format.framing)
         except _EndedError:
             return
 
@@ -129,6 +136,38 @@ class OutputReader:
         yield from self._show_until(self._thinking.end, ReasoningPart)
         self._take(self._thinking.end)
         self.is_reasoning = False
+
+    def _sections(self, framing: Framing) -> _Reading[None]:
+        """An answer in sections, of which the first may have begun."""
+        tools = self._tools
+        opening = () if tools is None else (self._format.opening,)
+        if self._starts_in_content:
+            yield from self._content(framing)
+        while True:
+            yield from self._begins_with(framing.joint)
+            self._text = self._text.removeprefix(framing.joint)
+            mark = yield from self._one_of([framing.begin, framing.lead_begin, *opening])
+            if mark is None:  # the rest of the mark that ends the last section
+                return
+            if tools is not None and mark in opening:
+                yield from self._calls_or_text(tools)
+                return
+            self._take(mark)
+            yield from self._content(framing)
+
+    def _content(self, framing: Framing) -> _Reading[None]:
+        yield from self._show_until(framing.lead_end, ContentPart)
+        self._take(framing.lead_end)
+
+    def _one_of(self, marks: Sequence[str]) -> _Reading[str | None]:
+        """The mark that follows, once that is known; None where none does."""
+        while True:
+            found = next((one for one in marks if self._text.startswith(one)), None)
+            if found is not None:
+                return found
+            if not any(one.startswith(self._text) for one in marks):
+                return None
+            yield from self._wait()
 
     def _answer(self) -> _Reading[None]:
         tools = self._tools

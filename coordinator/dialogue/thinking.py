@@ -10,9 +10,8 @@ class Thinking(NamedTuple):
     end: str
 
 
-_KNOWN = (
+_BY_END = (
     Thinking("<think>", "</think>"),
-    Thinking("<think:opensource>", "</think:opensource>"),
     Thinking("<mm:think>", "</mm:think>"),
     Thinking("<seed:think>", "</seed:think>"),
     Thinking("[THINK]", "[/THINK]"),
@@ -22,6 +21,13 @@ _KNOWN = (
     Thinking("Here are my reasoning steps:\n", "[BEGIN FINAL RESPONSE]"),
     Thinking("Here is my thought process:", "Here is my response:"),
 )
+_KNOWN = {
+    **{one.end: one for one in _BY_END},
+    "<|channel|>analysis<|message|>": Thinking("<|channel|>analysis<|message|>", "<|end|>"),
+    "open_tag('think')": Thinking("<|open|>think<|sep|>", "<|close|>think<|sep|>"),
+    "HYTK = ':opensource'": Thinking("<think:opensource>", "</think:opensource>"),
+}
+"""By a text that is in the chat template of a model that thinks so."""
 
 
 def thinking_of(template: str) -> Thinking | None:
@@ -31,7 +37,4 @@ def thinking_of(template: str) -> Thinking | None:
         template: Its source.
     """
     source = template.replace("\\n", "\n")
-    for one in _KNOWN:
-        if one.end in source:
-            return one
-    return None
+    return next((one for sign, one in _KNOWN.items() if sign in source), None)

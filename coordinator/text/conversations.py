@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple, Protocol
 
-from coordinator.core.request_spec import RequestSpec
+from coordinator.core.request_spec import ChatPrompt, RequestSpec
+from coordinator.dialogue.dialect import Dialect
 from coordinator.dialogue.formats.call_format import CONTROL, IdForm
 from coordinator.dialogue.output_plan import (
     OutputPlan,
@@ -77,11 +78,11 @@ class Conversations:
         self._max_thinking_tokens = max_thinking_tokens
         thinking = None if tokenizer is None else tokenizer.dialect.thinking
         self._ends_thinking = False
-        """Whether thinking can be ended, because one token ends it."""
+        """Whether thinking can be ended, because a token of its own begins the mark that does."""
         if tokenizer is None or thinking is None:
             return
-        end = thinking.end.replace(CONTROL, "")
-        self._ends_thinking = end in tokenizer.added_token_ids
+        end = thinking.end
+        self._ends_thinking = end.startswith(CONTROL) or end in tokenizer.added_token_ids
         if max_thinking_tokens is not None and not self._ends_thinking:
             raise UnsupportedModelError(
                 f"max_thinking_tokens is {max_thinking_tokens}, but the model ends its thinking by"
@@ -98,12 +99,14 @@ class Conversations:
         tokenizer = self._tokenizer
         if tokenizer is None or not spec.divides_output:
             return None
-        is_thinking, has_thought = _thinking_of(tokenizer, prompt_token_ids)
+        tail = _tail(tokenizer, prompt_token_ids)
+        is_thinking, has_thought = _thinking_of(tokenizer.dialect, tail)
         wanted = WantedOutput(
             tools=spec.tools,
             content=spec.grammar,
             is_thinking=is_thinking,
             has_thought=has_thought,
+            is_answering=_is_answering(tokenizer.dialect, tail, spec),
             max_thinking_tokens=self._thinking_limit(spec),
         )
         plan = self._plans.get(wanted)
@@ -129,12 +132,14 @@ class Conversations:
         if tokenizer is None or conversation is None:
             return OutputText(tokenizer, spec.stop, min_tokens=min_tokens)
         dialect = dialect_of(tokenizer.dialect, conversation.wanted)
-        if dialect.thinking is None and spec.tools is None:
+        is_divided = dialect.thinking or spec.tools or dialect.calls.framing
+        if not is_divided:
             return OutputText(tokenizer, spec.stop, min_tokens=min_tokens)
         reader = OutputReader(
             dialect,
             tools=conversation.plan.text_parameters,
             starts_in_reasoning=conversation.wanted.is_thinking,
+            starts_in_content=conversation.wanted.is_answering,
             new_id=partial(new_call_id, dialect.calls.id_form),
         )
         return DividedText(tokenizer, reader, spec.stop, min_tokens=min_tokens)
@@ -153,16 +158,32 @@ class Conversations:
         return min((limit for limit in limits if limit is not None), default=None)
 
 
-def _thinking_of(tokenizer: Tokenizer, prompt_token_ids: Sequence[int]) -> tuple[bool, bool]:
-    """Whether a prompt ends inside a section of thinking, and whether it ends one itself."""
-    thinking = tokenizer.dialect.thinking
-    if thinking is None:
-        return False, False
+def _tail(tokenizer: Tokenizer, prompt_token_ids: Sequence[int]) -> str:
+    """What the last tokens of a prompt spell, special ones included, without a blank at its end."""
     tail = b"".join(map(tokenizer.token_bytes, prompt_token_ids[-_TAIL_TOKENS:]))
-    text = tail.decode(errors="replace").rstrip()
-    begin, end = (mark.replace(CONTROL, "").strip() for mark in thinking)
-    has_thought = text.endswith(end)
-    return not has_thought and text.endswith(begin), has_thought
+    return tail.decode(errors="replace").rstrip()
+
+
+def _thinking_of(dialect: Dialect, tail: str) -> tuple[bool, bool]:
+    """Whether a prompt ends inside a section of thinking, and whether it ends one itself."""
+    if dialect.thinking is None:
+        return False, False
+    begin, end = map(_spelled, dialect.thinking)
+    has_thought = tail.endswith(end)
+    return not has_thought and tail.endswith(begin), has_thought
+
+
+def _is_answering(dialect: Dialect, tail: str, spec: RequestSpec) -> bool:
+    """Whether a prompt ends inside a section of content that the model marks."""
+    framing = dialect.calls.framing
+    if framing is None:
+        return False
+    goes_on = isinstance(spec.prompt, ChatPrompt) and spec.prompt.continue_final_message
+    return goes_on or tail.endswith((_spelled(framing.begin), _spelled(framing.lead_begin)))
+
+
+def _spelled(mark: str) -> str:
+    return mark.replace(CONTROL, "").strip()
 
 
 def new_call_id(form: IdForm) -> str:

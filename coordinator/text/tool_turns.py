@@ -20,6 +20,9 @@ from coordinator.dialogue.written_calls import written_calls
 from coordinator.text.control_tokens import unguessable_tag
 from stagecoach.contract.errors import InvalidArgumentError
 
+_REASONING = ("reasoning_content", "reasoning", "thinking")
+"""What templates call it; each has one of these names."""
+
 Turn = Mapping[str, object]
 """A message as a template sees it."""
 
@@ -134,7 +137,7 @@ def plain_turn(message: ChatMessage) -> dict[str, object]:
     if message.tool_call_id is not None:
         turn["tool_call_id"] = message.tool_call_id
     if message.reasoning:
-        turn["reasoning_content"] = turn["reasoning"] = message.reasoning
+        turn |= dict.fromkeys(_REASONING, message.reasoning)
     return turn
 
 
@@ -159,12 +162,12 @@ def _arguments(call: ToolCall) -> object:
 
 
 def _described(tool: Tool) -> Mapping[str, object]:
-    """A tool as OpenAI writes it, which templates are made for."""
-    function: dict[str, object] = {"name": tool.name}
-    if tool.description is not None:
-        function["description"] = tool.description
-    parameters = tool.parameters or '{"type": "object", "properties": {}}'
-    function["parameters"] = json.loads(parameters)
+    """A tool as OpenAI writes it, which templates are made for; some want a description of each."""
+    function: dict[str, object] = {"name": tool.name, "description": tool.description or ""}
+    parameters = json.loads(tool.parameters or "{}")
+    if isinstance(parameters, dict):
+        parameters = {"type": "object", "properties": {}, **parameters}
+    function["parameters"] = parameters
     return {"type": "function", "function": function}
 
 

@@ -4,6 +4,8 @@ import asyncio
 import itertools
 import logging
 from collections import Counter
+from collections.abc import Sequence
+from typing import TypeAlias
 
 import grpc
 import grpc.aio
@@ -35,6 +37,7 @@ OF_BOTH = (HEALTH_CHECK, HEALTH_WATCH)
 ALICE, BOB = new_key("alice"), new_key("bob")
 
 Metadata = tuple[tuple[str, str], ...]
+Call: TypeAlias = "grpc.aio.StreamStreamCall[bytes, bytes] | grpc.aio.UnaryStreamCall[bytes, bytes]"
 
 
 EVERY_UNARY_REQUEST = [
@@ -61,7 +64,15 @@ def unsent(
     return stub(metadata=metadata, timeout=DEADLINE_S)
 
 
-async def error_of(call: "grpc.aio.StreamStreamCall[bytes, bytes]") -> errors.StagecoachError:
+def sent(
+    channel: grpc.aio.Channel, method: str, message: bytes, metadata: Metadata = ()
+) -> "grpc.aio.UnaryStreamCall[bytes, bytes]":
+    """A call with its one message, which the server may end before that has left."""
+    stub: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(method)
+    return stub(message, metadata=metadata, timeout=DEADLINE_S)
+
+
+async def error_of(call: Call) -> errors.StagecoachError:
     try:
         while await call.read() is not grpc.aio.EOF:
             pass
@@ -70,9 +81,7 @@ async def error_of(call: "grpc.aio.StreamStreamCall[bytes, bytes]") -> errors.St
     raise AssertionError(f"the call ended: {await call.code()}")
 
 
-async def until_open(
-    calls: "list[grpc.aio.StreamStreamCall[bytes, bytes]]", num_open: int
-) -> Counter[grpc.StatusCode]:
+async def until_open(calls: Sequence[Call], num_open: int) -> Counter[grpc.StatusCode]:
     """Waits until no more than so many are open; returns how the others ended."""
     enough, done = asyncio.Event(), itertools.count(1)
 
@@ -136,9 +145,7 @@ async def test_bytes_that_are_no_message_are_refused_without_a_traceback(
     server: Server, method: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with server() as address, grpc.aio.insecure_channel(address) as channel:
-        call = unsent(channel, method)
-        await call.write(b"\xff" * 50)
-        error = await error_of(call)
+        error = await error_of(sent(channel, method, b"\xff" * 50))
     assert isinstance(error, errors.InvalidArgumentError)
     assert error.message.startswith("50 bytes are not a ")
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
@@ -246,11 +253,12 @@ async def test_the_calls_of_one_key_leave_room_for_those_of_another(
         connect(address) as first,
         connect(address) as second,
     ):
-        calls = []
-        for channel in (first, second):
-            for _ in range(10):
-                calls.append(unsent(channel, GENERATE, key(ALICE.key)))
-                await calls[-1].write(request.SerializeToString())
+        message = request.SerializeToString()
+        calls = [
+            sent(channel, GENERATE, message, key(ALICE.key))
+            for channel in (first, second)
+            for _ in range(10)
+        ]
         await until_open(calls, 16)
         refused = next(call for call in calls if call.done())
         error = await error_of(refused)

@@ -21,6 +21,7 @@ from coordinator.dialogue.thinking import Thinking
 from coordinator.dialogue.tool_schemas import text_parameters
 from coordinator.dialogue.written_calls import written_calls
 from tests.json_outputs import Output, accepts, output_maker, start, walk
+from tests.written_outputs import written_output
 
 NUM_WALKS = 6
 ALL = [*FORMATS, GENERIC]
@@ -126,7 +127,11 @@ def test_what_may_be_written_with_tools(
     said = "" if form.is_whole_output else "Let me look. "
     auto = grammar(form, ToolUse(tools=TOOLS))
     required = grammar(form, ToolUse(tools=TOOLS, mode=ToolMode.REQUIRED))
-    for text in (said + calls, "<think>\nHm <b>.</think>" + said + calls, "No call, 12345678901."):
+    for text in (
+        written_output(form, content=said, calls=calls),
+        written_output(form, thought="<think>\nHm <b>.</think>", content=said, calls=calls),
+        written_output(form, content="No call, 12345678901."),
+    ):
         assert accepts(make_output(), auto, text, GrammarKind.OUTPUT), text
     assert accepts(make_output(), required, calls, GrammarKind.OUTPUT)
     assert not accepts(make_output(), required, "No call.", GrammarKind.OUTPUT)

@@ -24,6 +24,7 @@ from coordinator.dialogue.formats.call_format import CallFormat, JsonArguments
 from coordinator.dialogue.reader import OutputReader
 from coordinator.dialogue.thinking import Thinking
 from coordinator.dialogue.written_calls import written_calls
+from tests.written_outputs import written_output
 
 TOOLS = {"get": frozenset({"text"}), "other": frozenset[str]()}
 THINKING = Thinking("<think>", "</think>")
@@ -82,13 +83,16 @@ def test_any_cut_gives_what_was_written(
 ) -> None:
     calls = calls[: None if form.next else 1]
     before = "" if form.is_whole_output else content
-    text = f"<think>\n{thought}\n</think>\n\n{before}{written_calls(calls, form, TOOLS)}"
+    thinks = f"<think>\n{thought}\n</think>" + ("" if form.framing else "\n\n")
+    text = written_output(
+        form, thought=thinks, content=before, calls=written_calls(calls, form, TOOLS)
+    )
     parts = read(form, text, cuts)
     assert parts == read(form, text, [])
     thoughts = [part.text for part in parts if isinstance(part, ReasoningPart)]
     assert thoughts == [thought.strip()]
     shown = "".join(part.text for part in parts if isinstance(part, ContentPart))
-    assert shown == before.strip()
+    assert shown == (before.rstrip() if form.framing else before.strip())
     names = [part.name for part in parts if isinstance(part, CallBegins)]
     assert names == [call.name for call in calls]
     assert read_arguments(parts) == [json.loads(call.arguments) for call in calls]

@@ -32,7 +32,17 @@ def test_what_a_template_writes_is_found_and_read(recorded: RecordedCalls) -> No
 
 def test_most_formats_were_recorded() -> None:
     unseen = {one.label for one in FORMATS} - {one.format for one in RECORDED}
-    assert unseen == {"gemma_4", "granite_3", "lfm2", "lfm2_5", "phi_4", "seed_oss"}
+    assert unseen == {
+        "gemma_4",
+        "granite_3",
+        "harmony",
+        "kimi_k3",
+        "lfm2",
+        "lfm2_5",
+        "llama_python",
+        "phi_4",
+        "seed_oss",
+    }
 
 
 @pytest.mark.parametrize(
@@ -44,6 +54,9 @@ def test_most_formats_were_recorded() -> None:
         ("'<|tool_call_start|>[' + calls + ']<|tool_call_end|>'", "lfm2_5"),
         ("'<|tool_call>call:' + name + '{' '}<tool_call|>'", "gemma_4"),
         ("<seed:tool_call>\n<function=a>\n<parameter=b>", "seed_oss"),
+        ("'<|channel|>analysis<|message|>' 'assistant to=functions.' + name", "harmony"),
+        ("{{ open_tag('tools') }}{{ '<|end_of_msg|>' }}", "kimi_k3"),
+        ("Environment: ipython. Use the format [func_name1(params)], func_name2", "llama_python"),
     ],
 )
 def test_a_format_is_found_by_its_marks(marks: str, label: str) -> None:

@@ -18,7 +18,7 @@ from google.protobuf.message import Message
 from coordinator.core.request_spec import RequestSpec
 from coordinator.doors.grpc.messages import request_spec
 from coordinator.doors.http.errors import ErrorBody, error_body
-from coordinator.doors.http.field_names import NO_NAMES, field_names
+from coordinator.doors.http.field_names import NO_NAMES, field_names, renamed
 from coordinator.doors.http.ignored_fields import known_fields
 from coordinator.doors.http.request_specs import (
     chat_prompt,
@@ -26,9 +26,12 @@ from coordinator.doors.http.request_specs import (
     completion_specs,
     text_prompt,
 )
+from coordinator.doors.http.schema.anthropic import MessagesRequest
 from coordinator.doors.http.schema.base import ModelRequest
 from coordinator.doors.http.schema.chat import ChatCompletionRequest
 from coordinator.doors.http.schema.completion import CompletionRequest
+from coordinator.doors.http.schema.ollama import OllamaChatRequest
+from coordinator.doors.http.schema.responses import ResponsesRequest
 from coordinator.doors.http.schema.tokens import DetokenizeRequest, TokenizeRequest
 from coordinator.doors.http.validation import validate
 from coordinator.engine.admission import Admission
@@ -334,3 +337,40 @@ def test_a_second_field_is_renamed_and_what_is_quoted_is_not() -> None:
 def test_a_plain_word_in_a_message_stays(message: str, told: str) -> None:
     error = in_words_of(InvalidArgumentError(message, field="listen"), "--{}".format)
     assert (error.message, error.details["field"]) == (told, "--listen")
+
+
+FUNCTION = {"name": "f", "parameters": {}}
+TURNS = [{"role": "user", "content": "x"}]
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "place"),
+    [
+        (
+            ChatCompletionRequest,
+            {"messages": TURNS, "tools": [{"type": "function", "function": FUNCTION}]},
+            "tools[0].function.parameters",
+        ),
+        (
+            OllamaChatRequest,
+            {"messages": TURNS, "tools": [{"type": "function", "function": FUNCTION}]},
+            "tools[0].function.parameters",
+        ),
+        (
+            MessagesRequest,
+            {"messages": TURNS, "max_tokens": 1, "tools": [{"name": "f", "input_schema": {}}]},
+            "tools[0].input_schema",
+        ),
+        (
+            ResponsesRequest,
+            {"input": "x", "tools": [{"type": "function", **FUNCTION}]},
+            "tools[0].parameters",
+        ),
+    ],
+)
+def test_the_schema_of_a_tool_has_the_name_that_its_door_gives_it(
+    kind: type[ModelRequest], fields: dict[str, Any], place: str
+) -> None:
+    names = field_names(kind.model_validate({"model": "m", **fields}))
+    for inside in ("", ".type", ".properties.a"):
+        assert renamed(f"prompt.chat.tools[0].parameters{inside}", names) == place + inside

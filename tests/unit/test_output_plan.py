@@ -41,7 +41,12 @@ def tokenizer() -> Tokenizer:
 
 def wanted(use: ToolUse | None, content: Grammar | None = None) -> WantedOutput:
     return WantedOutput(
-        tools=use, content=content, is_thinking=False, has_thought=True, max_thinking_tokens=5
+        tools=use,
+        content=content,
+        is_thinking=False,
+        has_thought=True,
+        is_answering=False,
+        max_thinking_tokens=5,
     )
 
 

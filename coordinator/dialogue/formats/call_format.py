@@ -12,6 +12,8 @@ reads it meets exactly this.
 from dataclasses import dataclass, field
 from enum import Enum
 
+from coordinator.dialogue.formats.framing import Framing
+
 CALL_ID = "\udc01"
 """Stands for the id of a call in the texts of a format; never part of what a model writes."""
 CALL_INDEX = "\udc02"
@@ -74,6 +76,8 @@ class CallFormat:
     """Whether a call is the first that an output has, so that its opening counts only there, and
     only when the name of a tool and `name_end` follow."""
     id_form: IdForm = IdForm.CALL
+    framing: Framing | None = None
+    """How the model marks what it says beside calls; None: content has no marks."""
 
     def __post_init__(self) -> None:
         assert self.begin.startswith(self.opening), "a call begins with its opening"

@@ -1,4 +1,4 @@
-"""GLM from 4.5 on, and others alike: keys and values between tags, on lines of their own or not."""
+"""Keys and values between tags, on lines of their own or not: GLM from 4.5 on, Hunyuan, others."""
 
 from coordinator.dialogue.formats.call_format import CallFormat, Parameters
 
@@ -33,5 +33,22 @@ GLM_DENSE = CallFormat(
         end="</arg_value>",
         text_name_end="</arg_key><arg_value>",
         text_end="</arg_value>",
+    ),
+)
+
+HUNYUAN = CallFormat(
+    label="hunyuan",
+    signs=("HYTK = ':opensource'", "<tool_sep{}>"),
+    opening="<tool_calls:opensource>",
+    begin="<tool_calls:opensource>\n<tool_call:opensource>",
+    name_end="<tool_sep:opensource>\n",
+    next="</tool_call:opensource>\n<tool_call:opensource>",
+    end="</tool_call:opensource>\n</tool_calls:opensource>",
+    arguments=Parameters(
+        begin="<arg_key:opensource>",
+        name_end="</arg_key:opensource>\n<arg_value:opensource>",
+        end="</arg_value:opensource>\n",
+        text_name_end="</arg_key:opensource>\n<arg_value:opensource>",
+        text_end="</arg_value:opensource>\n",
     ),
 )

@@ -1,6 +1,7 @@
-"""A name and JSON between marks: Kimi K2, Solar Open, Functionary 3.1, GigaChat 3.1."""
+"""A name and JSON between marks: Kimi K2 and K3, Solar Open, Functionary 3.1, GigaChat 3.1."""
 
 from coordinator.dialogue.formats.call_format import CALL_ID, CALL_INDEX, CallFormat
+from coordinator.dialogue.formats.framing import KIMI_K3 as KIMI_K3_FRAMING
 
 KIMI_K2 = CallFormat(
     label="kimi_k2",
@@ -10,6 +11,17 @@ KIMI_K2 = CallFormat(
     name_end=f":{CALL_INDEX}<|tool_call_argument_begin|>",
     next="<|tool_call_end|><|tool_call_begin|>functions.",
     end="<|tool_call_end|><|tool_calls_section_end|>",
+)
+
+KIMI_K3 = CallFormat(
+    label="kimi_k3",
+    signs=("<|end_of_msg|>", "open_tag('tools')"),
+    opening="<|open|>tools<|sep|>",
+    begin='<|open|>tools<|sep|><|open|>call tool="',
+    name_end=f'" index="{CALL_INDEX}"<|sep|><|open|>json type="object"<|sep|>',
+    next='<|close|>json<|sep|><|close|>call<|sep|><|open|>call tool="',
+    end="<|close|>json<|sep|><|close|>call<|sep|><|close|>tools<|sep|><|close|>message<|sep|>",
+    framing=KIMI_K3_FRAMING,
 )
 
 SOLAR_OPEN = CallFormat(

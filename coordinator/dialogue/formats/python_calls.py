@@ -1,4 +1,7 @@
-"""Calls as Python writes them: LFM2, whose values are JSON."""
+"""Calls as Python writes them, with values in JSON: LFM2, Llama 3.2 and Llama 4.
+
+Of Llama, those templates that ask for it; specified by Meta's prompt guide for Llama 3.2.
+"""
 
 from dataclasses import replace
 
@@ -13,6 +16,18 @@ LFM2 = CallFormat(
     next="), ",
     end=")]<|tool_call_end|>",
     arguments=Parameters(begin="", name_end="=", end="", text_name_end=None, separator=", "),
+)
+
+LLAMA_PYTHON = CallFormat(
+    label="llama_python",
+    signs=("ipython", "[func_name1("),
+    opening="[",
+    begin="[",
+    name_end="(",
+    next="), ",
+    end=")]",
+    arguments=LFM2.arguments,
+    is_whole_output=True,
 )
 
 LFM2_5 = replace(LFM2, label="lfm2_5", signs=("<|tool_call_start|>",))

@@ -37,7 +37,8 @@ _CHAT = {
 _MESSAGES = {
     "prompt.chat.messages": "messages",
     "prompt.chat.continue_final_message": "messages",
-    "prompt.chat.tools": "tools",
+    "prompt.chat.tools": "tools[]",
+    "prompt.chat.tools[].parameters": "tools[].input_schema",
     "prompt.chat.tool_choice": "tool_choice",
     "prompt.chat.template_arguments": "thinking",
     "prompt": "messages",
@@ -139,15 +140,21 @@ def field_names_of(scope: Scope) -> FieldNames:
 def renamed(field: str, names: FieldNames) -> str:
     """This API's name of a field of the contract, as a path into the request.
 
+    A name that has `[]` is that of something in a list.
+
     Args:
         field: Field of the contract, as an error names it.
         names: Names that the request has; the name with the longest beginning in common counts.
     """
     for beginning in sorted(names, key=len, reverse=True):
-        rest = _OF_FUNCTION.sub(r"\1.function.", field.removeprefix(beginning))
-        if not field.startswith(beginning) or rest[:1] not in ("", ".", "["):
+        pattern = re.escape(beginning).replace(r"\[\]", r"\[(\d+)\]")
+        found = re.match(rf"{pattern}(?![^.[])", field)
+        if found is None:
             continue
+        rest = _OF_FUNCTION.sub(r"\1.function.", field[found.end() :])
         name, is_list, within = names[beginning].partition("[]")
+        if found.groups():
+            return f"{name}[{found[1]}]{within}{rest}"
         if is_list and rest.startswith("["):
             index, _, inside = rest.partition("]")
             return f"{name}{index}]{within}{inside}"
