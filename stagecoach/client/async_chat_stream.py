@@ -180,9 +180,8 @@ class AsyncChatStream:
 
 async def _called(function: FunctionTool, call: ToolCall) -> object:
     """What a function returns; one that is no coroutine runs in a thread."""
-    arguments = function.arguments(call.arguments)
     if function.is_coroutine:
-        returned = function.function(**arguments)
+        returned = function.call(call.arguments)
     else:
-        returned = await asyncio.to_thread(function.function, **arguments)
+        returned = await asyncio.to_thread(function.call, call.arguments)
     return await returned if inspect.isawaitable(returned) else returned

@@ -128,6 +128,8 @@ class ChatStream:
             self._check_open()
             self._stream = self._start(self._run.request())
             self._is_round_over = False
+            if self._is_closed:  # by another thread, which did not see this stream
+                self._stream.close()
 
     def _read(self) -> None:
         """Reads the next event of the round, or its end."""
@@ -149,7 +151,7 @@ class ChatStream:
         if self._may_call is not None and not self._may_call(call):
             return declined(call)
         try:
-            returned = function.function(**function.arguments(call.arguments))
+            returned = function.call(call.arguments)
         except Exception as error:  # of a function of the caller's, who may have the model told
             return self._run.failed(call, error)
         if inspect.isawaitable(returned):

@@ -66,6 +66,23 @@ class FunctionTool:
             inspect.iscoroutinefunction(self.function)
         )
 
+    def call(self, text: str) -> object:
+        """Calls the function and returns what it returns.
+
+        Args:
+            text: The arguments, a JSON object.
+
+        Raises:
+            ToolError: They are not what the function asks for, or it says what else is wrong.
+            RuntimeError: It raised StopIteration, which would pass for the end of a chat.
+            Exception: It raised it.
+        """
+        arguments = self.arguments(text)
+        try:
+            return self.function(**arguments)
+        except StopIteration as error:
+            raise RuntimeError(f"{self.name}() raised StopIteration") from error
+
     def arguments(self, text: str) -> dict[str, Any]:
         """The arguments of a call, as the function takes them.
 

@@ -207,6 +207,15 @@ def test_the_model_is_told_of_a_tool_error_and_nothing_else(is_async: bool) -> N
 
 
 @both
+def test_a_function_that_raises_stop_iteration_does_not_end_a_chat_unseen(is_async: bool) -> None:
+    with (
+        scripted(ASKS, ANSWERS) as (_, address),
+        pytest.raises(RuntimeError, match=r"weather\(\) raised StopIteration"),
+    ):
+        chat_of(address, is_async, tools=[failing(StopIteration())])
+
+
+@both
 def test_a_caller_may_have_the_model_told_of_every_exception(is_async: bool) -> None:
     def told(call: ToolCall, error: Exception) -> str:
         return f"{call.name} failed: {error}"
