@@ -81,6 +81,8 @@ def tables() -> dict[str, str]:
         "fields that are refused": http_fields.refused(),
         "fields that are ignored": http_fields.ignored(),
         "options of a completion": sdk_tables.options(),
+        "options of a prompt": sdk_tables.prompt_options(),
+        "options of an embedding": sdk_tables.embed_options(),
         "methods of a client": sdk_tables.methods(),
         "results of a client": sdk_tables.results(),
         "errors of a client": sdk_tables.errors(),

@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from types import FunctionType
 from typing import is_typeddict
@@ -13,10 +13,11 @@ from grpc import StatusCode
 from coordinator.doors.http.errors import error_response
 from stagecoach import client
 from stagecoach.client import AsyncClient, Client, StagecoachError
+from stagecoach.client.embedding import EmbedOptions
 from stagecoach.client.prompt import PromptOptions
 from stagecoach.client.request import GenerateOptions
 from stagecoach.contract.status import to_status
-from tools.attributes import attributes
+from tools.attributes import Attribute, attributes
 from tools.markdown import first_sentence, split_at, table
 
 _MODULE = re.compile(r"\b(?:\w+\.)+")
@@ -30,8 +31,30 @@ def options() -> str:
     Raises:
         ValueError: An option does not say what its default is.
     """
+    return _options(attributes(GenerateOptions))
+
+
+def prompt_options() -> str:
+    """The keyword arguments that say how a prompt is read.
+
+    Raises:
+        ValueError: An option does not say what its default is.
+    """
+    return _options(attributes(PromptOptions))
+
+
+def embed_options() -> str:
+    """The keyword arguments of an embedding.
+
+    Raises:
+        ValueError: An option does not say what its default is.
+    """
+    return _options(attributes(EmbedOptions))
+
+
+def _options(described: Mapping[str, Attribute]) -> str:
     rows = []
-    for name, option in (attributes(GenerateOptions) | attributes(PromptOptions)).items():
+    for name, option in described.items():
         meaning, default = split_at(option.text, "Default: ")
         if not default:
             raise ValueError(f"{name} does not say what its default is")

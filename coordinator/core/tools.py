@@ -11,6 +11,8 @@ MAX_TOOLS = 128
 MAX_TOOL_NAME_CHARS = 128
 MAX_TOOLS_CHARS = 320 * 1024
 """Characters of the schemas and descriptions of all tools of a request."""
+MAX_TOOL_CALLS = 128
+"""Calls in one message."""
 
 _TOOLS_FIELD = "prompt.chat.tools"
 _NAME = re.compile(r"[A-Za-z0-9_.:/-]+")

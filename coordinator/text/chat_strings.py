@@ -6,13 +6,18 @@ from dataclasses import replace
 
 from coordinator.core.request_spec import ChatMessage, ChatPrompt
 from coordinator.core.tools import Tool, ToolCall
+from stagecoach.contract.errors import InvalidArgumentError
 
 OnString = Callable[[str, str], str]
 """Takes a string and the field that it stands in; returns what shall stand there."""
 
 
 def with_strings(prompt: ChatPrompt, change: OnString) -> ChatPrompt:
-    """The same conversation with other strings; names of tools and roles stay."""
+    """The same conversation with other strings; names of tools and roles stay.
+
+    Raises:
+        InvalidArgumentError: What must be a JSON object is none.
+    """
     tools = [_tool(tool, f"prompt.chat.tools[{i}]", change) for i, tool in enumerate(prompt.tools)]
     messages = [
         _message(message, f"prompt.chat.messages[{index}]", change)
@@ -42,8 +47,8 @@ def _call(call: ToolCall, field: str, change: OnString) -> ToolCall:
     return replace(
         call,
         call_id=change(call.call_id, f"{field}.id"),
-        name=change(call.name, f"{field}.function.name"),
-        arguments=_json(call.arguments, f"{field}.function.arguments", change),
+        name=change(call.name, f"{field}.name"),
+        arguments=_json(call.arguments, f"{field}.arguments", change),
     )
 
 
@@ -51,7 +56,9 @@ def _tool(tool: Tool, field: str, change: OnString) -> Tool:
     return replace(
         tool,
         description=_optional(tool.description, f"{field}.description", change),
-        parameters=tool.parameters and _json(tool.parameters, f"{field}.parameters", change),
+        parameters=None
+        if tool.parameters is None
+        else _json(tool.parameters, f"{field}.parameters", change),
     )
 
 
@@ -60,7 +67,7 @@ def _optional(text: str | None, field: str, change: OnString) -> str | None:
 
 
 def _json(text: str, field: str, change: OnString) -> str:
-    """JSON with other strings in it; the same text where none changes."""
+    """A JSON object with other strings in it; the same text where none changes."""
     is_changed = False
 
     def changed(value: object) -> object:
@@ -77,5 +84,13 @@ def _json(text: str, field: str, change: OnString) -> str:
             return {names[name]: changed(one) for name, one in value.items()}
         return value
 
-    value = changed(json.loads(text))
-    return json.dumps(value, ensure_ascii=False) if is_changed else text
+    try:
+        value = json.loads(text)
+        if not isinstance(value, dict):
+            raise InvalidArgumentError(f"{field} is JSON, but no object", field=field)
+        value = changed(value)
+        return json.dumps(value, ensure_ascii=False) if is_changed else text
+    except ValueError as error:
+        raise InvalidArgumentError(f"{field} is not JSON: {error}", field=field) from error
+    except RecursionError as error:
+        raise InvalidArgumentError(f"{field} is nested too deeply", field=field) from error

@@ -1,5 +1,10 @@
 """What a caller of the SDK calls the fields of `stagecoach.v1`: the arguments of a method."""
 
+import re
+
+from google.protobuf.message import Message
+
+from stagecoach.contract.errors import InvalidArgumentError
 from stagecoach.v1 import generation_pb2
 
 _PROMPT = "prompt"
@@ -18,6 +23,22 @@ _BY_FIELD = {
 } | dict.fromkeys(_FORMS_OF_PROMPT, _PROMPT)
 """The argument that holds each field which lies inside a message of a request."""
 
+_MESSAGES: dict[str, type[Message]] = {
+    "GenerateRequest": generation_pb2.GenerateRequest,
+    "EmbedRequest": generation_pb2.EmbedRequest,
+    "TokenizeRequest": generation_pb2.TokenizeRequest,
+    "prompt": generation_pb2.Prompt,
+    "prompt.chat": generation_pb2.Chat,
+    "prompt.chat.messages": generation_pb2.ChatMessage,
+    "sampling": generation_pb2.SamplingParams,
+    "grammar": generation_pb2.Grammar,
+}
+"""Messages of requests, by the names that coordinators call them."""
+
+_UNKNOWN = re.compile(
+    r"(?P<path>\S+) has field number (?P<number>\d+), which version (?P<version>\S+) does not know"
+)
+
 
 def argument_name(field: str) -> str:
     """The argument that a caller wrote for a field, as a path into it.
@@ -26,4 +47,24 @@ def argument_name(field: str) -> str:
         field: Path into a request of `stagecoach.v1`, such as `prompt.chat.messages[0].content`.
     """
     path, bracket, rest = field.partition("[")
-    return _BY_FIELD.get(path, path) + bracket + rest
+    beginning = path
+    while beginning and beginning not in _BY_FIELD:
+        beginning = beginning.rpartition(".")[0]
+    return _BY_FIELD.get(beginning, path) + bracket + rest
+
+
+def unknown_argument(error: InvalidArgumentError) -> tuple[str, str] | None:
+    """The argument that a coordinator says it does not know, and its version; None: it does not.
+
+    Args:
+        error: As the coordinator sent it.
+    """
+    found = _UNKNOWN.match(error.message)
+    if found is None:
+        return None
+    path, number, version = found["path"], int(found["number"]), found["version"]
+    message = _MESSAGES.get(re.sub(r"\[\d+\]", "", path))
+    field = None if message is None else message.DESCRIPTOR.fields_by_number.get(number)
+    if field is None:
+        return None
+    return field.name, version

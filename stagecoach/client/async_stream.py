@@ -45,6 +45,11 @@ class AsyncTokenStream:
         return self._partial.text
 
     @property
+    def reasoning(self) -> str:
+        """All that was thought so far; told where the output is divided."""
+        return self._partial.reasoning
+
+    @property
     def token_ids(self) -> tuple[int, ...]:
         """All token ids so far."""
         return self._partial.token_ids

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 from grpc import ChannelCredentials, RpcError, StatusCode, ssl_channel_credentials
 
-from stagecoach.client.argument_names import argument_name
+from stagecoach.client.argument_names import argument_name, unknown_argument
 from stagecoach.contract.error_words import in_words_of
 from stagecoach.contract.errors import (
     IncompatibleError,
@@ -111,7 +111,16 @@ def read_error(error: RpcError, peer: Peer) -> StagecoachError:
     It names arguments as the caller wrote them, and the coordinator if that cannot be reached.
     May block for some seconds, to find out why a connection did not come about.
     """
-    read = in_words_of(from_rpc_error(error), argument_name)
+    sent = from_rpc_error(error)
+    unknown = unknown_argument(sent) if isinstance(sent, InvalidArgumentError) else None
+    if unknown is not None:
+        name, version = unknown
+        return IncompatibleError(
+            f"{name}: the coordinator at {peer.address} is of version {version}, which does not"
+            " know it: update the coordinator",
+            field=name,
+        )
+    read = in_words_of(sent, argument_name)
     if error.code() is StatusCode.UNIMPLEMENTED:
         return IncompatibleError(
             f"{peer.address} does not know this call ({read.message}): it is a coordinator of "

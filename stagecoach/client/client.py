@@ -18,8 +18,18 @@ from stagecoach.client.channel import (
     channel_options,
     read_error,
 )
+from stagecoach.client.chat_events import ChatResult
+from stagecoach.client.chat_message import MessageLike
+from stagecoach.client.chat_run import DEFAULT_MAX_ROUNDS, ChatRun, OnToolError
+from stagecoach.client.chat_stream import ChatStream, MayCall
 from stagecoach.client.completion import Completion, PartialCompletion
-from stagecoach.client.embedding import EmbedCall, Embedding, PartialEmbeddings, embed_calls
+from stagecoach.client.embedding import (
+    EmbedCall,
+    Embedding,
+    EmbedOptions,
+    PartialEmbeddings,
+    embed_calls,
+)
 from stagecoach.client.prompt import PromptLike, PromptOptions
 from stagecoach.client.request import (
     GenerateOptions,
@@ -97,13 +107,7 @@ class Client:
             RequestAbortedError: The client is closed.
         """
         request = generate_request(prompt, **options)
-        start = partial(
-            self._open_stub().Generate,
-            request,
-            timeout=call_timeout_s(timeout_s),
-            metadata=self._metadata,
-        )
-        return TokenStream(self._starter.start(start), self._peer, PartialCompletion.of(request))
+        return self._start(request, timeout_s=call_timeout_s(timeout_s))
 
     def complete(
         self,
@@ -120,17 +124,85 @@ class Client:
         with self.generate(prompt, timeout_s=timeout_s, **options) as stream:
             return stream.result()
 
+    def chat(
+        self,
+        messages: Sequence[MessageLike],
+        *,
+        max_rounds: int = DEFAULT_MAX_ROUNDS,
+        may_call: MayCall | None = None,
+        on_tool_error: OnToolError | None = None,
+        timeout_s: float | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> ChatResult:
+        """Chats until there is an answer, calling functions on the way.
+
+        Arguments are those of `chat_stream`.
+
+        Raises:
+            StagecoachError: A request failed.
+            Exception: A function raised it, and the model is not told of it.
+        """
+        with self.chat_stream(
+            messages,
+            max_rounds=max_rounds,
+            may_call=may_call,
+            on_tool_error=on_tool_error,
+            timeout_s=timeout_s,
+            **options,
+        ) as stream:
+            return stream.result()
+
+    def chat_stream(
+        self,
+        messages: Sequence[MessageLike],
+        *,
+        max_rounds: int = DEFAULT_MAX_ROUNDS,
+        may_call: MayCall | None = None,
+        on_tool_error: OnToolError | None = None,
+        timeout_s: float | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> ChatStream:
+        """Starts a chat in which the model may call functions, and calls them.
+
+        The output is divided: content, thinking and calls of tools are told apart. After a round
+        that asks for functions of `tools`, they are called one after the other, and the model is
+        asked again with their results, until it asks for none, or for a tool that is no Python
+        function. A call that `tool_choice` forces is forced in the first round only.
+
+        Args:
+            messages: The conversation so far, oldest message first.
+            max_rounds: Most times that the model is asked; functions that it asks for in the last
+                round are not called.
+            may_call: Asked before each call of a function; where it says no, the model is
+                told so. None: all may be called.
+            on_tool_error: Says what the model is told of an exception that a function raised.
+                None: of a `ToolError` its text, and of arguments that do not fit; any other
+                exception is raised, and ends the chat.
+            timeout_s: Time limit of the whole chat, checked before each round. None: no limit.
+            **options: See `GenerateOptions`.
+
+        Returns:
+            An iterator over content, thinking, calls, results and ends of rounds as
+            they come, also a context manager. Closing it before the end cancels the request. Errors
+            are raised while iterating.
+
+        Raises:
+            InvalidArgumentError: A value has the wrong type, or a function has a parameter that
+                JSON does not know.
+            RequestAbortedError: The client is closed.
+        """
+        deadline = Deadline(timeout_s)
+        run = ChatRun(messages, max_rounds=max_rounds, on_tool_error=on_tool_error, **options)
+        return ChatStream(
+            run, lambda request: self._start(request, timeout_s=deadline.left_s()), may_call
+        )
+
     def embed(
         self,
         prompts: str | Sequence[PromptLike],
         *,
-        pooling: str | None = None,
-        normalize: bool | None = None,
-        dimensions: int | None = None,
-        cache_salt: str | None = None,
-        model: str | None = None,
         timeout_s: float | None = None,
-        **options: Unpack[PromptOptions],
+        **options: Unpack[EmbedOptions],
     ) -> list[Embedding]:
         """Turns prompts into vectors, made of the model's hidden states behind its last norm.
 
@@ -139,14 +211,8 @@ class Client:
 
         Args:
             prompts: Each as `generate` takes it; a text alone is one prompt.
-            pooling: "last", the hidden state of the last token, or "mean", that of all. None: last.
-            normalize: Whether each embedding has the length 1. None: it has.
-            dimensions: How many of the first elements are kept, before the length is made 1. None:
-                all.
-            cache_salt: As of `generate`.
-            model: A name of the model. None: the only one.
             timeout_s: Time limit of all. None: no limit.
-            **options: See `PromptOptions`.
+            **options: See `EmbedOptions`.
 
         Returns:
             One embedding for each prompt, in their order.
@@ -154,15 +220,7 @@ class Client:
         Raises:
             StagecoachError: A prompt cannot be embedded.
         """
-        calls = embed_calls(
-            prompts,
-            pooling=pooling,
-            normalize=normalize,
-            dimensions=dimensions,
-            cache_salt=cache_salt,
-            model=model,
-            **options,
-        )
+        calls = embed_calls(prompts, **options)
         deadline = Deadline(timeout_s)
         embeddings: list[Embedding] = []
         for call in calls:
@@ -270,6 +328,15 @@ class Client:
         self._is_closed = True
         self._channel.close()
         self._starter.close()
+
+    def _start(
+        self, request: generation_pb2.GenerateRequest, *, timeout_s: float | None
+    ) -> TokenStream:
+        """Starts a completion; the time is as gRPC takes it."""
+        start = partial(
+            self._open_stub().Generate, request, timeout=timeout_s, metadata=self._metadata
+        )
+        return TokenStream(self._starter.start(start), self._peer, PartialCompletion.of(request))
 
     def _embed(self, call: EmbedCall, *, timeout_s: float | None) -> list[Embedding]:
         partial_ = PartialEmbeddings(call)

@@ -6,6 +6,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
 
+from stagecoach.client.output_parts import OutputPart, OutputReader, ToolCall
 from stagecoach.contract.errors import IncompatibleError
 from stagecoach.contract.request_timings import RequestTimings, StepTotals
 from stagecoach.contract.stage_timings import StageTimings
@@ -21,6 +22,8 @@ class FinishReason(StrEnum):
     """`max_tokens`, or the length limit of the model."""
     ABORT = "abort"
     """An operator ended it."""
+    TOOL_CALLS = "tool_calls"
+    """An end token, after at least one call of a tool."""
 
 
 _FINISH_REASONS: Mapping[int, FinishReason] = MappingProxyType(
@@ -28,6 +31,7 @@ _FINISH_REASONS: Mapping[int, FinishReason] = MappingProxyType(
         generation_pb2.FINISH_REASON_STOP: FinishReason.STOP,
         generation_pb2.FINISH_REASON_LENGTH: FinishReason.LENGTH,
         generation_pb2.FINISH_REASON_ABORT: FinishReason.ABORT,
+        generation_pb2.FINISH_REASON_TOOL_CALLS: FinishReason.TOOL_CALLS,
     }
 )
 
@@ -70,6 +74,8 @@ class TokenEvent:
     """May be empty while a character, or what may become a stop string, is incomplete."""
     logprobs: tuple[TokenLogprobs, ...] = ()
     """One for each of `token_ids`; empty when none were asked for."""
+    parts: tuple[OutputPart, ...] = ()
+    """Where the output is divided: all that is new, in order, of which `text` is the content."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +87,8 @@ class Usage:
     """A final end token is not counted."""
     num_cached_tokens: int
     """Tokens of the prompt that the prefix cache held, so that they were not computed."""
+    num_reasoning_tokens: int = 0
+    """Generated tokens that are thinking; counted where the output is divided."""
 
 
 if TYPE_CHECKING:
@@ -107,6 +115,11 @@ class Completion:
     prompt_logprobs: tuple[PromptLogprob | None, ...] = ()
     """One for each token of the prompt, None for the first, which none comes before; empty when
     none were asked for."""
+    reasoning: str = ""
+    """What the model thought; told where the output is divided."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """Calls that the model asks for; told where the output is divided. One that was cut short is
+    not among them."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -126,9 +139,12 @@ class PartialCompletion:
 
     Args:
         wants_prompt_logprobs: Whether log-probabilities of the prompt were asked for.
+        divides_output: Whether the output is divided.
     """
 
-    def __init__(self, *, wants_prompt_logprobs: bool) -> None:
+    def __init__(self, *, wants_prompt_logprobs: bool, divides_output: bool = False) -> None:
+        self._divides_output = divides_output
+        self._output = OutputReader()
         self.request_id: str | None = None
         self.completion: Completion | None = None
         self._texts: list[str] = []
@@ -139,12 +155,22 @@ class PartialCompletion:
     @classmethod
     def of(cls, request: generation_pb2.GenerateRequest) -> Self:
         """Starts with what a request asks for."""
-        return cls(wants_prompt_logprobs=request.HasField("prompt_logprobs"))
+        return cls(
+            wants_prompt_logprobs=request.HasField("prompt_logprobs"),
+            divides_output=request.divide_output
+            if request.HasField("divide_output")
+            else len(request.prompt.chat.tools) > 0,
+        )
 
     @property
     def text(self) -> str:
         """All text so far."""
         return "".join(self._texts)
+
+    @property
+    def reasoning(self) -> str:
+        """All that was thought so far."""
+        return self._output.reasoning
 
     @property
     def token_ids(self) -> tuple[int, ...]:
@@ -169,16 +195,24 @@ class PartialCompletion:
                         token_ids=tuple(message.tokens.token_ids),
                         text=message.tokens.text,
                         logprobs=tuple(map(_token_logprobs, message.tokens.logprobs)),
+                        parts=self._parts(message.tokens),
                     )
                 )
             case "finished":
-                text = message.finished.text
-                held_back = self._add(TokenEvent(token_ids=(), text=text)) if text else None
+                text, parts = message.finished.text, self._parts(message.finished)
+                held_back = None
+                if text or parts:
+                    held_back = self._add(TokenEvent(token_ids=(), text=text, parts=parts))
                 completion = self._completed(message.finished)
                 self._check_prompt(completion)
                 self.completion = completion
                 return held_back
         return None
+
+    def _parts(
+        self, message: generation_pb2.TokenChunk | generation_pb2.Finished
+    ) -> tuple[OutputPart, ...]:
+        return self._output.read(message.text, message.parts) if self._divides_output else ()
 
     def _add(self, event: TokenEvent) -> TokenEvent:
         self._token_ids += event.token_ids
@@ -207,10 +241,13 @@ class PartialCompletion:
                 num_prompt_tokens=finished.num_prompt_tokens,
                 num_completion_tokens=finished.num_completion_tokens,
                 num_cached_tokens=finished.num_cached_tokens,
+                num_reasoning_tokens=finished.num_reasoning_tokens,
             ),
             timings=_timings(finished.timings),
             logprobs=tuple(self._logprobs),
             prompt_logprobs=tuple(self._prompt_logprobs),
+            reasoning=self._output.reasoning,
+            tool_calls=tuple(self._output.calls),
         )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import NamedTuple, Unpack
+from typing import NamedTuple, Unpack, cast
 
 from stagecoach.client.prompt import PromptLike, PromptOptions, prompt_message
 from stagecoach.client.request import set_field
@@ -22,6 +22,23 @@ _MAX_CALL_BYTES = 512 * 1024
 _POOLINGS = MappingProxyType(
     {"last": generation_pb2.POOLING_LAST, "mean": generation_pb2.POOLING_MEAN}
 )
+
+
+class EmbedOptions(PromptOptions, total=False):
+    """Keyword arguments of `embed`. Left out or None: the default."""
+
+    model: str | None
+    """A name of a model; the status lists them. Default: the only one."""
+    pooling: str | None
+    """Which hidden states count: `last`, that of the last token, or `mean`, those of all.
+    Default: last."""
+    normalize: bool | None
+    """Whether each embedding has the length 1. Default: True."""
+    dimensions: int | None
+    """How many of the first elements are kept, before the length is made 1. Default: all."""
+    cache_salt: str | None
+    """Only requests of the same salt share the KV of a common prefix. Default: shared with all
+    others that have none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,39 +61,34 @@ class EmbedCall(NamedTuple):
 
 
 def embed_calls(
-    prompts: str | Sequence[PromptLike],
-    *,
-    pooling: str | None,
-    normalize: bool | None,
-    dimensions: int | None,
-    cache_salt: str | None,
-    model: str | None,
-    **options: Unpack[PromptOptions],
+    prompts: str | Sequence[PromptLike], **options: Unpack[EmbedOptions]
 ) -> list[EmbedCall]:
     """Writes the calls that embed prompts, at least one, in their order.
 
     Raises:
         InvalidArgumentError: A value has the wrong type, or one that no message can hold.
-        TypeError: There is no such option of a prompt.
+        TypeError: There is no such option.
     """
+    unknown = set(options) - set(EmbedOptions.__annotations__)
+    if unknown:
+        raise TypeError(f"embed() has no option {', '.join(sorted(unknown))}")
     settings = generation_pb2.EmbedRequest()
+    pooling = options.get("pooling")
     if pooling is not None:
         if pooling not in _POOLINGS:
             raise InvalidArgumentError(
                 f"pooling is {pooling!r:.100}, must be {' or '.join(_POOLINGS)}", field="pooling"
             )
         settings.pooling = _POOLINGS[pooling]
-    for name, value in (
-        ("normalize", normalize),
-        ("dimensions", dimensions),
-        ("cache_salt", cache_salt),
-        ("model", model),
-    ):
-        if value is not None:
+    of_prompt: dict[str, object] = {}
+    for name, value in options.items():
+        if name in PromptOptions.__annotations__:
+            of_prompt[name] = value
+        elif name != "pooling" and value is not None:
             set_field(settings, name, value)
     calls: list[EmbedCall] = []
     num_bytes = 0
-    for index, message in enumerate(_messages(prompts, options)):
+    for index, message in enumerate(_messages(prompts, cast(PromptOptions, of_prompt))):
         num_bytes += message.ByteSize()
         is_full = calls and len(calls[-1].request.prompts) == _MAX_CALL_PROMPTS
         if not calls or is_full or num_bytes > _MAX_CALL_BYTES:

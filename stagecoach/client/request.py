@@ -5,7 +5,7 @@ written are refused.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Unpack
+from typing import Unpack, cast
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
@@ -89,6 +89,13 @@ class GenerateOptions(PromptOptions, total=False):
     lark: str | None
     """The output is what the rule `start` of this Lark grammar, in llguidance's dialect, makes.
     Default: any output."""
+    divide_output: bool | None
+    """Divide the output into content, thinking and calls of tools, as the model marks them: the
+    text is content alone, to which stop strings and forms apply, and the parts of events and the
+    completion tell the rest. Default: True where tools may be called, else False."""
+    max_thinking_tokens: int | None
+    """Tokens after which thinking ends, where the output is divided and the model ends thinking by
+    one token. Default: the coordinator's own limit, which is the most in any case."""
 
 
 def generate_request(
@@ -103,10 +110,9 @@ def generate_request(
     unknown = set(options) - set(GenerateOptions.__annotations__)
     if unknown:
         raise TypeError(f"generate() has no option {', '.join(sorted(unknown))}")
-    of_prompt = PromptOptions(
-        add_special_tokens=options.get("add_special_tokens"),
-        add_generation_prompt=options.get("add_generation_prompt"),
-        continue_final_message=options.get("continue_final_message"),
+    of_prompt = cast(
+        PromptOptions,
+        {name: value for name, value in options.items() if name in PromptOptions.__annotations__},
     )
     message = generation_pb2.GenerateRequest(prompt=prompt_message(prompt, **of_prompt))
     for name, value in options.items():

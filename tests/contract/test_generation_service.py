@@ -296,7 +296,13 @@ async def test_bad_fields_are_named_and_reach_no_engine(
         (lambda request: request.prompt, "prompt"),
         (lambda request: request.prompt.token_ids, "prompt.token_ids"),
         (lambda request: request.prompt.chat, "prompt.chat"),
-        (lambda request: request.prompt.chat.messages.add(), "prompt.chat.messages"),
+        (lambda request: request.prompt.chat.messages.add(), "prompt.chat.messages[0]"),
+        (
+            lambda request: request.prompt.chat.messages.add(role="assistant").tool_calls.add(),
+            "prompt.chat.messages[0].tool_calls[0]",
+        ),
+        (lambda request: request.prompt.chat.tools.add(), "prompt.chat.tools[0]"),
+        (lambda request: request.prompt.chat.tool_choice, "prompt.chat.tool_choice"),
     ],
 )
 async def test_a_field_of_a_later_version_is_refused_not_ignored(

@@ -115,6 +115,14 @@ def test_logprobs_names_the_likeliest_token_first(address: str) -> None:
         assert likeliest.startswith(chosen)
 
 
+def test_tools_calls_the_function_and_goes_on(address: str) -> None:
+    lines = output_of_example("tools", address)
+    assert "(tool_calls)" in lines
+    [call] = [line for line in lines if line.startswith("get_weather {")]
+    assert call.endswith('"sky": "clear"}')
+    assert lines[-1].startswith("4 messages, ")
+
+
 def test_an_example_without_a_coordinator_says_so() -> None:
     done = run(sys.executable, "-m", "examples.streaming", coordinator="localhost:1")
     assert done.returncode == 1

@@ -12,14 +12,18 @@ from coordinator.cli.chat.message_text import is_complete, message_of
 from coordinator.cli.chat.settings import NAMES, Settings
 from coordinator.cli.chat.transcript import write_transcript
 from coordinator.cli.shared.console import printable
-from stagecoach.client import GenerateOptions, InvalidArgumentError
+from stagecoach.client import ChatMessage, GenerateOptions, InvalidArgumentError
 
 
 def a_conversation() -> Conversation:
     conversation = Conversation("Be brief.")
-    conversation.add(Exchange("one?", "1"))
-    conversation.add(Exchange("two?", "2"))
+    conversation.add(Exchange("one?", answered("1")))
+    conversation.add(Exchange("two?", answered("2")))
     return conversation
+
+
+def answered(text: str) -> tuple[ChatMessage, ...]:
+    return (ChatMessage(role="assistant", content=text),)
 
 
 def turns(conversation: Conversation, question: str | None = None) -> list[tuple[str, str]]:
@@ -39,7 +43,7 @@ def test_the_model_sees_the_system_message_all_turns_and_the_question() -> None:
 
 def test_turns_go_from_either_end_and_the_system_message_stays() -> None:
     conversation = a_conversation()
-    assert conversation.undo() == Exchange("two?", "2")
+    assert conversation.undo() == Exchange("two?", answered("2"))
     assert conversation.drop_oldest()
     assert turns(conversation) == [("system", "Be brief.")]
     assert not conversation.drop_oldest()

@@ -16,6 +16,8 @@ from stagecoach.client.request import GenerateOptions, generate_request
 from stagecoach.client.steps import StepReader
 from stagecoach.v1 import generation_pb2
 
+CALL_OF_NO_TEXT = {"name": "f", "arguments": {"x": 1}}
+
 
 @pytest.mark.parametrize(
     "prompt",
@@ -35,6 +37,13 @@ from stagecoach.v1 import generation_pb2
         [{"content": "x", "name": "y"}],
         [{"role": "user", "content": None}],
         [{"role": "user", "content": "\udfff"}],
+        [{"role": "assistant", "content": None}],
+        [{"role": "assistant", "tool_calls": "f"}],
+        [{"role": "assistant", "tool_calls": [{"id": "1"}]}],
+        [{"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": 5}}]}],
+        [{"role": "assistant", "tool_calls": [{"id": "1", "function": CALL_OF_NO_TEXT}]}],
+        [{"role": "tool", "content": "x", "tool_call_id": 5}],
+        [{"role": "assistant", "content": "x", "reasoning": ["hm"]}],
     ],
 )
 def test_a_prompt_that_cannot_be_sent_is_refused(prompt: object) -> None:

@@ -20,6 +20,13 @@ CHAT = {"messages": [{"role": "user", "content": "Hi."}]}
         ("grammar.regex", {"structured_outputs": {"regex": "a"}}, "structured_outputs.regex"),
         ("grammar.regex", {"structured_outputs": {"choice": ["a"]}}, "structured_outputs.choice"),
         ("prompt.chat.messages", {}, "messages"),
+        (
+            "prompt.chat.messages[2].tool_calls[1].arguments",
+            {},
+            "messages[2].tool_calls[1].function.arguments",
+        ),
+        ("prompt.chat.messages[2].tool_calls[1].id", {}, "messages[2].tool_calls[1].id"),
+        ("prompt.chat.tools[1].parameters", {}, "tools[1].function.parameters"),
     ],
 )
 def test_every_error_of_a_chat_names_the_field_as_it_was_written(

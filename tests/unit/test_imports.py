@@ -56,11 +56,12 @@ ENGINE = CORE | {
         *("text",),
     )
 }
+_SHARED_BY_DOORS = ("access", "embedding", "prompt_items", "thinking_arguments", "tool_use")
 DOORS = (
     CORE
     | CONTRACT
     | {"stagecoach.security", "stagecoach.serving"}
-    | {f"coordinator.doors.{name}" for name in ("access", "embedding", "prompt_items")}
+    | {f"coordinator.doors.{name}" for name in _SHARED_BY_DOORS}
 )
 
 ALLOWED: dict[str, set[str]] = {
@@ -121,6 +122,8 @@ ALLOWED: dict[str, set[str]] = {
     "coordinator.doors.access": DOORS,
     "coordinator.doors.embedding": CORE,
     "coordinator.doors.prompt_items": CORE,
+    "coordinator.doors.thinking_arguments": CORE,
+    "coordinator.doors.tool_use": CORE,
     "coordinator.doors.grpc": DOORS,
     "coordinator.doors.http": DOORS | {"coordinator.observe", "coordinator.sandbox"},
     "coordinator.process": ENGINE

@@ -83,9 +83,14 @@ TAKES_ALL = {
     *("ignore_eos", "min_tokens", "sampling.top_k", "sampling.seed", "grammar.json_object"),
     *("prompt.add_special_tokens", "prompt.chat.add_generation_prompt"),
     "prompt.chat.continue_final_message",
+    *("prompt.chat.parallel_tool_calls", "prompt.chat.enable_thinking", "divide_output"),
     "model",  # tests/contract/test_catalog.py
 }
 """Beside the other fields of a good request."""
+BAD_ITEMS: Mapping[str, list[Message]] = {
+    "messages": [generation_pb2.ChatMessage(role="wizard", content="x")],
+    "tools": [generation_pb2.Tool(name="a b")],
+}
 
 
 def put(message: Message, path: str, value: Any) -> None:
@@ -96,8 +101,7 @@ def put(message: Message, path: str, value: Any) -> None:
         message = getattr(message, parent)
     field = message.DESCRIPTOR.fields_by_name[name]
     if field.message_type is not None and not field.message_type.GetOptions().map_entry:
-        role = [generation_pb2.ChatMessage(role="wizard", content="x")]
-        value = role if field.is_repeated else generation_pb2.JsonObject()
+        value = BAD_ITEMS[name] if field.is_repeated else generation_pb2.JsonObject()
     message.MergeFrom(type(message)(**{name: value}))
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from stagecoach.client import Completion, FinishReason, StagecoachError
+from stagecoach.client import ChatMessage, Completion, FinishReason, StagecoachError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -11,8 +11,10 @@ class Answer:
 
     text: str
     token_ids: tuple[int, ...]
+    turns: tuple[ChatMessage, ...] = ()
+    """What came after the question: calls of tools and their results, and the answer."""
     completion: Completion | None = None
-    """Unless it was stopped or failed."""
+    """The last one; unless it was stopped or failed."""
     error: StagecoachError | None = None
     """Why it failed."""
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,9 +14,10 @@ from stagecoach.contract.address import DEFAULT_ADDRESS
 from stagecoach.contract.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
-    from coordinator.cli.chat.session import Input
+    from coordinator.cli.chat.session import Input, Tools
     from coordinator.cli.chat.settings import Settings
     from coordinator.cli.chat.view import View
+    from stagecoach.client.function_tool import ToolFunction
 
 DEFAULT_MAX_TOKENS = 1024
 STATUS_TIMEOUT_S = 10.0
@@ -37,6 +39,14 @@ def chat(
     seed: flags.Seed = None,
     stop: flags.Stop = None,
     stop_token_ids: flags.StopTokenIds = None,
+    tool: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE.py[:FUNCTION]",
+            help="Python function that the model may ask for, or all of a file; repeatable. The "
+            "file is run at once; a call only after you are asked, so in a terminal only.",
+        ),
+    ] = None,
     drop_oldest: Annotated[
         bool,
         typer.Option(
@@ -63,6 +73,7 @@ def chat(
     """Talks with the model; /help shows what else can be typed."""
     with reported_failures(chat):
         from coordinator.cli.chat.settings import Settings
+        from coordinator.cli.chat.tool_files import read_tools
         from stagecoach.client import GenerateOptions
         from stagecoach.client.call_timeout import call_timeout_s
 
@@ -83,10 +94,12 @@ def chat(
             stop=stop or (),
             stop_token_ids=stop_ids,
         )
+        functions = read_tools(tool or ())
         source, view = _doors(history=history, stats=stats, json_output=json_output)
+        tools = _tools(functions, source)
         settings = Settings(options, drop_oldest=drop_oldest)
         connection = Connection.of(coordinator, tls_ca, api_key_file)
-        if not asyncio.run(_chat(connection, system, settings, source, view, timeout_s)):
+        if not asyncio.run(_chat(connection, system, settings, source, view, timeout_s, tools)):
             raise typer.Exit(EXIT_FAILURE)
 
 
@@ -102,6 +115,25 @@ def _doors(*, history: bool, stats: bool, json_output: bool) -> "tuple[Input, Vi
     return source, JsonView() if json_output else TextView(stats=stats, in_terminal=False)
 
 
+def _tools(functions: "Sequence[ToolFunction]", source: "Input") -> "Tools | None":
+    """The functions and whom to ask before they are called; None: there are none.
+
+    Raises:
+        InvalidArgumentError: There is nobody to ask.
+    """
+    from coordinator.cli.chat.input import TerminalInput
+    from coordinator.cli.chat.session import Tools
+
+    if not functions:
+        return None
+    if not isinstance(source, TerminalInput):
+        raise InvalidArgumentError(
+            "tool is for a chat in a terminal, and not with --json: each call is asked about",
+            field="tool",
+        )
+    return Tools(functions, source.confirm)
+
+
 async def _chat(
     connection: Connection,
     system: str | None,
@@ -109,6 +141,7 @@ async def _chat(
     source: "Input",
     view: "View",
     timeout_s: float | None,
+    tools: "Tools | None",
 ) -> bool:
     """Runs a whole chat; True when no question failed, or when a person saw it fail.
 
@@ -134,6 +167,7 @@ async def _chat(
             settings=settings,
             view=view,
             timeout_s=timeout_s,
+            tools=tools,
         )
         if source.is_interactive:
             view.notice(f"{model.model_id}: /help shows what can be typed, Ctrl-D leaves\n")

@@ -1,15 +1,30 @@
 """What was said so far, and what of it the model gets to see. Pure."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from stagecoach.client import ChatMessage
 
 
 class Exchange(NamedTuple):
-    """A question and the answer to it, which may have been stopped half way."""
+    """A question and what came of it, which may have been stopped half way."""
 
     question: str
-    answer: str
+    turns: tuple[ChatMessage, ...]
+    """Calls of tools with their results, and the answer."""
+
+
+def answered_turns(turns: Sequence[ChatMessage]) -> tuple[ChatMessage, ...]:
+    """The same turns, without calls at the end that were not all answered: templates want both."""
+    asking = [place for place, one in enumerate(turns) if one.tool_calls]
+    if not asking:
+        return tuple(turns)
+    place = asking[-1]
+    answered = {one.tool_call_id for one in turns[place + 1 :]}
+    if answered.issuperset(call.call_id for call in turns[place].tool_calls):
+        return tuple(turns)
+    return (*turns[:place], replace(turns[place], tool_calls=()))
 
 
 class Conversation:
@@ -29,12 +44,12 @@ class Conversation:
         Args:
             question: Asked at its end.
         """
-        turns = [] if self.system is None else [("system", self.system)]
+        turns = [] if self.system is None else [ChatMessage(role="system", content=self.system)]
         for exchange in self._exchanges:
-            turns += [("user", exchange.question), ("assistant", exchange.answer)]
+            turns += [ChatMessage(role="user", content=exchange.question), *exchange.turns]
         if question is not None:
-            turns.append(("user", question))
-        return [ChatMessage(role=role, content=content) for role, content in turns]
+            turns.append(ChatMessage(role="user", content=question))
+        return turns
 
     def add(self, exchange: Exchange) -> None:
         """Adds an exchange at the end."""

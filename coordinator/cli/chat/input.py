@@ -94,6 +94,24 @@ class TerminalInput:
             ),
         )
 
+    async def confirm(self, question: str) -> bool:
+        """Asks a question; Enter alone and Ctrl-D are no. What was typed before is no answer.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C.
+        """
+        from prompt_toolkit import PromptSession
+        from prompt_toolkit.input.typeahead import clear_typeahead
+
+        asking: PromptSession[str] = PromptSession()
+        termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
+        clear_typeahead(asking.app.input)
+        try:
+            text = await asking.prompt_async(f"{question} [y/N] ", handle_sigint=False)
+        except EOFError:
+            return False
+        return text.strip().lower() in ("y", "yes")
+
     async def read(self, toolbar: str) -> str | None:
         """Lets the user edit a message; None on Ctrl-D."""
         while True:

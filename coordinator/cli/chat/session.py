@@ -2,26 +2,35 @@
 
 import asyncio
 import signal
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol, cast
 
 from coordinator.cli.chat.answer import Answer
 from coordinator.cli.chat.commands import Command, Verb, help_text, literal, parse_command
-from coordinator.cli.chat.conversation import Conversation, Exchange
+from coordinator.cli.chat.conversation import Conversation, Exchange, answered_turns
 from coordinator.cli.chat.settings import Settings, setting_name
 from coordinator.cli.chat.transcript import write_transcript
 from coordinator.cli.chat.view import View
 from coordinator.cli.shared.completion_output import print_stats
 from stagecoach.client import (
+    AsyncChatStream,
     AsyncClient,
-    AsyncTokenStream,
+    ChatMessage,
     Completion,
+    ContentPart,
     ContextLengthExceededError,
     FinishReason,
+    GenerateOptions,
     ModelStatus,
+    ReasoningPart,
     RequestAbortedError,
+    RoundEnds,
     StagecoachError,
+    ToolCall,
+    ToolResult,
 )
+from stagecoach.client.function_tool import ToolFunction
 from stagecoach.contract.error_words import in_words_of
 
 
@@ -43,6 +52,17 @@ class Input(Protocol):
         ...
 
 
+Confirm = Callable[[str], Awaitable[bool]]
+"""Asks a person a question. Raises KeyboardInterrupt on Ctrl-C."""
+
+
+class Tools(NamedTuple):
+    """Functions that the model may ask for, and who says whether they are called."""
+
+    functions: Sequence[ToolFunction]
+    confirm: Confirm
+
+
 class ChatSession:
     """One chat with one model; within one event loop.
 
@@ -53,6 +73,7 @@ class ChatSession:
         settings: How answers are made.
         view: Where everything is shown.
         timeout_s: Time limit of one answer.
+        tools: Functions that the model may ask for; None: none.
     """
 
     def __init__(
@@ -64,14 +85,16 @@ class ChatSession:
         settings: Settings,
         view: View,
         timeout_s: float | None,
+        tools: Tools | None = None,
     ) -> None:
         self._client = client
+        self._tools = tools
         self._model = model
         self._conversation = conversation
         self._settings = settings
         self._view = view
         self._timeout_s = timeout_s
-        self._stream: AsyncTokenStream | None = None
+        self._stream: AsyncChatStream | None = None
         self._was_stopped = False
         self._unanswered: str | None = None
         """The last question, when nothing of its answer came."""
@@ -147,9 +170,9 @@ class ChatSession:
         """
         self._unanswered = question
         answer = await self._answer(question)
-        if answer.text:
+        if any(turn.content or turn.tool_calls for turn in answer.turns):
             self._unanswered = None
-            self._conversation.add(Exchange(question, answer.text))
+            self._conversation.add(Exchange(question, answer.turns))
         elif instead_of is not None:
             self._conversation.add(instead_of)
         if answer.error is not None:
@@ -163,7 +186,7 @@ class ChatSession:
         num_dropped = 0
         while True:
             answer = await self._stream_answer(question, num_dropped)
-            if not isinstance(answer.error, ContextLengthExceededError):
+            if answer.turns or not isinstance(answer.error, ContextLengthExceededError):
                 return answer
             if not (self._settings.drop_oldest and self._conversation.drop_oldest()):
                 return answer
@@ -176,8 +199,13 @@ class ChatSession:
         self._view.waiting()
         error: StagecoachError | None = None
         completion: Completion | None = None
-        async with self._client.generate(
-            messages, timeout_s=self._timeout_s, **self._settings.options
+        partial = ""
+        async with self._client.chat_stream(
+            messages,
+            may_call=self._may_call,
+            on_tool_error=_told,
+            timeout_s=self._timeout_s,
+            **self._options(),
         ) as stream:
             self._stream = stream
             try:
@@ -185,17 +213,49 @@ class ChatSession:
                     if num_dropped:
                         self._view.notice(_dropped(num_dropped))
                         num_dropped = 0
-                    if event.text:
-                        self._view.text(event.text)
-                completion = await stream.result()
+                    match event:
+                        case ContentPart():
+                            partial += event.text
+                            self._view.text(event.text)
+                        case ReasoningPart():
+                            self._view.reasoning(event.text)
+                        case RoundEnds():
+                            partial = ""
+                        case ToolResult():
+                            self._view.result(event)
+                            self._view.waiting()
+                completion = (await stream.result()).completions[-1]
             except StagecoachError as raised:
                 if not (self._was_stopped and isinstance(raised, RequestAbortedError)):
                     error = in_words_of(raised, setting_name)
             finally:
                 self._stream = None
+        turns = answered_turns(stream.messages[len(messages) :])
+        if partial:
+            turns = (*turns, ChatMessage(role="assistant", content=partial))
         return Answer(
-            text=stream.text, token_ids=stream.token_ids, completion=completion, error=error
+            text=stream.text,
+            token_ids=stream.token_ids,
+            turns=turns,
+            completion=completion,
+            error=error,
         )
+
+    def _options(self) -> GenerateOptions:
+        options = self._settings.options
+        if self._tools is None:
+            return options
+        return cast(GenerateOptions, {**options, "tools": self._tools.functions})
+
+    async def _may_call(self, call: ToolCall) -> bool:
+        """Shows a call and asks a person; Ctrl-C stops the answer."""
+        assert self._tools is not None, "no function is called where there is none"
+        self._view.call(call)
+        try:
+            return await self._tools.confirm(f"call {call.name}?")
+        except KeyboardInterrupt:
+            self._stop_answer()
+            return False
 
     def _advice(self, answer: Answer) -> str | None:
         """Says why an answer was cut off, and what can be done about one that failed."""
@@ -276,6 +336,11 @@ class ChatSession:
             parts.append(f"{_num_tokens(last)} of {self._model.max_model_len} tokens")
             parts.append(f"{last.tokens_per_second:.1f} tokens/s")
         return "  ·  ".join([*parts, "/help"])
+
+
+def _told(_call: ToolCall, error: Exception) -> str:
+    """What the model is told of an exception, and a person sees."""
+    return f"Error: {type(error).__name__}: {error}"
 
 
 def _num_tokens(completion: Completion) -> int:

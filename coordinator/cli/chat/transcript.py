@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from coordinator.cli.chat.conversation import Conversation
+from stagecoach.client import ChatMessage
 from stagecoach.contract.errors import InvalidArgumentError
 
 
@@ -23,10 +24,10 @@ def write_transcript(
     """
     messages = conversation.messages()
     if path.suffix == ".json":
-        turns = [{"role": turn.role, "content": turn.content} for turn in messages]
+        turns = [_turn_json(turn) for turn in messages]
         content = json.dumps({"model": model, "messages": turns}, ensure_ascii=False, indent=2)
     else:
-        content = "\n\n".join(f"# {turn.role}\n\n{turn.content.strip()}" for turn in messages)
+        content = "\n\n".join(f"# {turn.role}\n\n{_turn_text(turn)}" for turn in messages)
     try:
         with path.open("w" if may_replace else "x", encoding="utf-8") as file:
             file.write(content + "\n")
@@ -36,3 +37,25 @@ def write_transcript(
         ) from error
     except OSError as error:
         raise InvalidArgumentError(f"{path}: {error.strerror}", field="save") from error
+
+
+def _turn_json(turn: ChatMessage) -> dict[str, object]:
+    """A turn as OpenAI writes it."""
+    written: dict[str, object] = {"role": turn.role, "content": turn.content}
+    if turn.tool_calls:
+        written["tool_calls"] = [
+            {
+                "id": call.call_id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments},
+            }
+            for call in turn.tool_calls
+        ]
+    if turn.tool_call_id is not None:
+        written["tool_call_id"] = turn.tool_call_id
+    return written
+
+
+def _turn_text(turn: ChatMessage) -> str:
+    calls = [f"{call.name} {call.arguments}" for call in turn.tool_calls]
+    return "\n".join(part for part in (turn.content.strip(), *calls) if part)

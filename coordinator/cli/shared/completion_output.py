@@ -47,6 +47,7 @@ def completion_json(completion: Completion) -> dict[str, object]:
     ]
     return {
         "text": completion.text,
+        **({"reasoning": completion.reasoning} if completion.reasoning else {}),
         "token_ids": completion.token_ids,
         **({"logprobs": logprobs} if logprobs else {}),
         **({"prompt_logprobs": of_prompt} if of_prompt else {}),

@@ -7,7 +7,8 @@ from coordinator.core.embedding import EmbeddingParams, Pooling
 from coordinator.core.request_spec import RequestSpec
 from coordinator.doors import prompt_items
 from coordinator.doors.embedding import Embedded, check_num_prompts
-from coordinator.doors.grpc.messages import prompt, refuse_unknown_fields
+from coordinator.doors.grpc.messages import prompt
+from coordinator.doors.grpc.unknown_fields import refuse_unknown_fields
 from stagecoach.contract.errors import InvalidArgumentError, StagecoachError
 from stagecoach.v1 import generation_pb2
 

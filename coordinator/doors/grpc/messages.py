@@ -9,9 +9,6 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from google.protobuf.message import Message
-from google.protobuf.unknown_fields import UnknownFieldSet
-
 from coordinator.core.events import (
     Accepted,
     Finished,
@@ -23,23 +20,22 @@ from coordinator.core.grammar import Grammar, GrammarKind
 from coordinator.core.prompt_logprobs import PromptLogprobs
 from coordinator.core.request import FinishReason
 from coordinator.core.request_spec import (
-    DEVELOPER_ROLE,
-    MAX_CHAT_MESSAGES,
-    ChatMessage,
     ChatPrompt,
     Prompt,
     RequestSpec,
     TextPrompt,
     TokenPrompt,
-    too_many_messages,
 )
 from coordinator.core.sampling_params import SamplingParams, check_num_biases
+from coordinator.core.tools import ToolUse
+from coordinator.doors.grpc.chat_messages import chat_prompt, chat_tools
+from coordinator.doors.grpc.output_messages import output_parts
+from coordinator.doors.grpc.unknown_fields import refuse_unknown_fields
 from stagecoach.contract.errors import InvalidArgumentError
 from stagecoach.contract.float32 import as_meant
 from stagecoach.contract.request_timings import RequestTimings, StepTotals
 from stagecoach.contract.stage_timings import StageTimings
 from stagecoach.v1 import generation_pb2
-from stagecoach.version import __version__
 
 _FINISH_REASONS: Mapping[FinishReason, generation_pb2.FinishReason.ValueType] = MappingProxyType(
     {
@@ -78,8 +74,13 @@ def request_spec(message: generation_pb2.GenerateRequest) -> RequestSpec:
             " asked for",
             field="max_tokens",
         )
+    wanted = prompt(message.prompt)
+    tools = None
+    if isinstance(wanted, ChatPrompt):
+        tools = chat_tools(message.prompt.chat, wanted.tools)
+    divides_output = _divides_output(message, tools)
     return RequestSpec(
-        prompt=prompt(message.prompt),
+        prompt=wanted,
         sampling=_sampling_params(message.sampling),
         max_tokens=message.max_tokens if message.HasField("max_tokens") else None,
         min_tokens=message.min_tokens,
@@ -91,7 +92,42 @@ def request_spec(message: generation_pb2.GenerateRequest) -> RequestSpec:
         logprobs=message.logprobs if message.HasField("logprobs") else None,
         prompt_logprobs=message.prompt_logprobs if message.HasField("prompt_logprobs") else None,
         grammar=_grammar(message.grammar) if message.HasField("grammar") else None,
+        divides_output=divides_output,
+        tools=tools,
+        max_thinking_tokens=_max_thinking_tokens(message, divides_output=divides_output),
     )
+
+
+def _divides_output(message: generation_pb2.GenerateRequest, tools: ToolUse | None) -> bool:
+    if not message.HasField("divide_output"):
+        return tools is not None
+    if tools is not None and not message.divide_output:
+        raise InvalidArgumentError(
+            "divide_output is false, but prompt.chat.tools has tools that may be called: their"
+            " calls are parts of the output",
+            field="divide_output",
+            other_field="prompt.chat.tools",
+        )
+    return message.divide_output
+
+
+def _max_thinking_tokens(
+    message: generation_pb2.GenerateRequest, *, divides_output: bool
+) -> int | None:
+    if not message.HasField("max_thinking_tokens"):
+        return None
+    if not divides_output:
+        raise InvalidArgumentError(
+            "max_thinking_tokens is set, but thinking is told only where the output is divided: set"
+            " divide_output",
+            field="max_thinking_tokens",
+            other_field="divide_output",
+        )
+    if message.max_thinking_tokens < 1:
+        raise InvalidArgumentError(
+            "max_thinking_tokens is 0, must be at least 1", field="max_thinking_tokens"
+        )
+    return message.max_thinking_tokens
 
 
 def _grammar(message: generation_pb2.Grammar) -> Grammar:
@@ -145,30 +181,9 @@ def prompt(message: generation_pb2.Prompt) -> Prompt:
             is_long = len(ids) > _MAX_TUPLE
             return TokenPrompt(token_ids=array("I", ids) if is_long else tuple(ids))
         case "chat":
-            chat = message.chat
-            refuse_unknown_fields(chat, "prompt.chat")
-            if len(chat.messages) > MAX_CHAT_MESSAGES:  # before they are looked at one by one
-                raise too_many_messages(len(chat.messages))
-            return ChatPrompt(
-                messages=tuple(map(_chat_message, chat.messages)),
-                add_generation_prompt=chat.add_generation_prompt
-                if chat.HasField("add_generation_prompt")
-                else not chat.continue_final_message,
-                continue_final_message=chat.continue_final_message,
-                add_special_tokens=message.add_special_tokens,
-            )
+            return chat_prompt(message.chat, add_special_tokens=message.add_special_tokens)
         case None:
             raise InvalidArgumentError("prompt is not set", field="prompt")
-
-
-def _chat_message(message: generation_pb2.ChatMessage) -> ChatMessage:
-    refuse_unknown_fields(message, "prompt.chat.messages")
-    role = "system" if message.role == DEVELOPER_ROLE else message.role
-    return ChatMessage(
-        role=role,
-        content=message.content,
-        name=message.name if message.HasField("name") else None,
-    )
 
 
 def _sampling_params(message: generation_pb2.SamplingParams) -> SamplingParams:
@@ -182,25 +197,6 @@ def _sampling_params(message: generation_pb2.SamplingParams) -> SamplingParams:
     return SamplingParams(**{**values, "logit_bias": MappingProxyType(bias)})
 
 
-def refuse_unknown_fields(message: Message, name: str) -> None:
-    """Checks that this version knows every field of a message; not of the messages inside it.
-
-    Args:
-        message: What came.
-        name: Name of the message, for the error.
-
-    Raises:
-        InvalidArgumentError: A field is unknown.
-    """
-    unknown = UnknownFieldSet(message)
-    if len(unknown) > 0:
-        raise InvalidArgumentError(
-            f"{name} has field number {unknown[0].field_number}, which version {__version__} "
-            "does not know",
-            field=name,
-        )
-
-
 def generate_response(event: GenerationEvent) -> generation_pb2.GenerateResponse:
     """Writes an event."""
     match event:
@@ -210,6 +206,9 @@ def generate_response(event: GenerationEvent) -> generation_pb2.GenerateResponse
                 text=event.text,
                 logprobs=map(_token_logprobs, event.logprobs),
             )
+            parts = output_parts(event.parts)
+            if parts:  # most tokens have none, and an empty list takes as long as all the rest
+                chunk.parts.extend(parts)
             return generation_pb2.GenerateResponse(tokens=chunk)
         case PromptLogprobs():
             return generation_pb2.GenerateResponse(prompt_logprobs=_prompt_logprobs(event))
@@ -220,14 +219,22 @@ def generate_response(event: GenerationEvent) -> generation_pb2.GenerateResponse
             return generation_pb2.GenerateResponse(accepted=accepted)
         case Finished():
             finished = generation_pb2.Finished(
-                finish_reason=_FINISH_REASONS[event.finish_reason],
+                finish_reason=_finish_reason(event),
                 text=event.text,
                 num_prompt_tokens=event.num_prompt_tokens,
                 num_completion_tokens=event.num_completion_tokens,
                 num_cached_tokens=event.num_cached_tokens,
                 timings=_request_timings(event.timings),
+                parts=output_parts(event.parts),
+                num_reasoning_tokens=event.num_reasoning_tokens,
             )
             return generation_pb2.GenerateResponse(finished=finished)
+
+
+def _finish_reason(event: Finished) -> generation_pb2.FinishReason.ValueType:
+    if event.finish_reason is FinishReason.STOP and event.num_calls:
+        return generation_pb2.FINISH_REASON_TOOL_CALLS
+    return _FINISH_REASONS[event.finish_reason]
 
 
 def _token_logprobs(logprobs: TokenLogprobs) -> generation_pb2.TokenLogprobs:

@@ -14,6 +14,7 @@ import grpc.aio
 from coordinator.core.catalog import Catalog
 from coordinator.doors.embedding import Embedded, embed_all
 from coordinator.doors.grpc import embed_messages, messages, step_messages
+from coordinator.doors.grpc.unknown_fields import refuse_unknown_fields
 from stagecoach.contract import cluster_status_codec
 from stagecoach.contract.errors import InternalError, StagecoachError
 from stagecoach.v1 import generation_pb2, generation_pb2_grpc
@@ -91,7 +92,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
     ) -> generation_pb2.GetStatusResponse:
         """Reports the state of the coordinator, of every model and of every stage."""
         with _internal_errors():
-            messages.refuse_unknown_fields(request, "GetStatusRequest")
+            refuse_unknown_fields(request, "GetStatusRequest")
             return cluster_status_codec.to_message(await self._catalog.process().status())
 
     # Writes to its context for the same reason as `Generate`.
@@ -100,7 +101,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
     ) -> None:
         """Streams what each micro-batch did, until the call ends."""
         with _internal_errors():
-            messages.refuse_unknown_fields(request, "WatchStepsRequest")
+            refuse_unknown_fields(request, "WatchStepsRequest")
             feed = self._catalog.engine(messages.model_name(request)).watch_steps()
             try:
                 await context.write(step_messages.watch_started(feed.origin_ns))

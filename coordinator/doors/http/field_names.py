@@ -87,6 +87,8 @@ _RESPONSES = {
     "max_tokens": "max_output_tokens",
     "logprobs": "top_logprobs",
 }
+_OF_FUNCTION = re.compile(r"(\.tool_calls\[\d+\])\.(?=name|arguments)")
+"""Fields of a call that lie in an object of their own here."""
 NO_NAMES: FieldNames = MappingProxyType({})
 """Names of a request that was not read: the contract's names stand."""
 
@@ -149,7 +151,7 @@ def renamed(field: str, names: FieldNames) -> str:
         found = re.match(rf"{pattern}(?![^.[])", field)
         if found is None:
             continue
-        rest = field[found.end() :]
+        rest = _OF_FUNCTION.sub(r"\1.function.", field[found.end() :])
         name, is_list, within = names[beginning].partition("[]")
         if found.groups():
             return f"{name}[{found[1]}]{within}{rest}"

@@ -10,8 +10,10 @@ from coordinator.core.tools import Tool, ToolMode, ToolUse
 from coordinator.doors.http.message_turns import turns_of
 from coordinator.doors.http.schema.anthropic import MessagesPrompt, MessagesRequest
 from coordinator.doors.http.spec_parts import json_grammar, max_tokens_of, truncation
-from coordinator.doors.http.template_parts import looks_for_thinking, thinking_arguments
-from coordinator.doors.http.tool_parts import tool_of, tool_use
+from coordinator.doors.http.template_parts import looks_for_thinking
+from coordinator.doors.http.tool_parts import tool_of
+from coordinator.doors.thinking_arguments import thinking_arguments
+from coordinator.doors.tool_use import tool_use
 from stagecoach.contract.errors import InvalidArgumentError
 
 _EFFORTS = {"xhigh": "high", "max": "high"}

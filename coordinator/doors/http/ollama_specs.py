@@ -22,8 +22,9 @@ from coordinator.doors.http.schema.ollama import (
     Options,
 )
 from coordinator.doors.http.spec_parts import NO_SEED, json_grammar, truncation
-from coordinator.doors.http.template_parts import THINKING_SWITCHES, thinking_arguments
-from coordinator.doors.http.tool_parts import tool_of, tool_use
+from coordinator.doors.http.tool_parts import tool_of
+from coordinator.doors.thinking_arguments import THINKING_SWITCHES, thinking_arguments
+from coordinator.doors.tool_use import tool_use
 
 _TEMPERATURE, _TOP_P, _TOP_K = 0.8, 0.9, 40
 """What Ollama takes where a request says nothing."""

@@ -20,7 +20,8 @@ from coordinator.doors.http.schema.responses_answer import (
     UsedText,
 )
 from coordinator.doors.http.spec_parts import json_grammar, max_tokens_of, truncation
-from coordinator.doors.http.template_parts import looks_for_thinking, thinking_arguments
+from coordinator.doors.http.template_parts import looks_for_thinking
+from coordinator.doors.thinking_arguments import thinking_arguments
 
 _EFFORT = "reasoning.effort"
 

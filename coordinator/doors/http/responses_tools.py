@@ -15,7 +15,8 @@ from coordinator.doors.http.schema.responses_tools import (
     FunctionTool,
     NamespaceTool,
 )
-from coordinator.doors.http.tool_parts import tool_of, tool_use
+from coordinator.doors.http.tool_parts import tool_of
+from coordinator.doors.tool_use import tool_use
 
 
 class FunctionOf(NamedTuple):

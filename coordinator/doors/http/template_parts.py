@@ -1,30 +1,14 @@
 """What a chat template is given by name, and which of it the template does not look for."""
 
 import json
-from collections.abc import Mapping
 from collections.abc import Set as NameSet
 from itertools import islice
 from urllib.parse import quote
 
 from coordinator.doors.http.schema.conversation import ConversationFields
-
-THINKING_SWITCHES = ("enable_thinking", "thinking")
-"""What chat templates call the switch of thinking; the latter those of DeepSeek and Granite."""
+from coordinator.doors.thinking_arguments import thinking_arguments
 
 MAX_SHOWN_NAMES, MAX_SHOWN_NAME_CHARS = 16, 64
-
-
-def thinking_arguments(*, thinks: bool | None, effort: str | None) -> Mapping[str, object]:
-    """Says to any template whether to think, and how long.
-
-    Args:
-        thinks: Whether to think. None: as the effort says, or as the template does by itself.
-        effort: How long; `none` is not at all.
-    """
-    if thinks is None and effort is not None:
-        thinks = effort != "none"
-    arguments: dict[str, object] = {} if effort is None else {"reasoning_effort": effort}
-    return arguments if thinks is None else arguments | dict.fromkeys(THINKING_SWITCHES, thinks)
 
 
 def looks_for_thinking(variables: NameSet[str], *, effort: str | None) -> bool:

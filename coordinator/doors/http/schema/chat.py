@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from coordinator.core.request_spec import MAX_CHAT_MESSAGES, MAX_LOGPROBS
+from coordinator.core.tools import MAX_TOOL_CALLS
 from coordinator.doors.http.schema.base import (
     ITEMS,
     NEUTRAL,
@@ -33,9 +34,6 @@ from coordinator.doors.http.schema.tools import MessageToolCall, ToolCallDelta, 
 
 MAX_METADATA_CHARS = 16 * 1024
 """Written as JSON; OpenAI's 16 strings of 512 fit. The event loop reads them and writes them."""
-
-MAX_TOOL_CALLS = 128
-"""Calls in one message."""
 
 MAX_PATH_CHARS = 64
 """Most characters of a path into what a client sent that an error shows."""

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, JsonValue, Tag, model_validator
 
 from coordinator.core.request_spec import MAX_CHAT_MESSAGES, MAX_STOP_STRINGS, MAX_UINT32
+from coordinator.core.tools import MAX_TOOL_CALLS
 from coordinator.doors.http.schema.base import (
     TEXT,
     Advisory,
@@ -16,7 +17,6 @@ from coordinator.doors.http.schema.base import (
     Unsupported,
     by_json_type,
 )
-from coordinator.doors.http.schema.chat import MAX_TOOL_CALLS
 from coordinator.doors.http.schema.sampling import Seed, StopString
 from coordinator.doors.http.schema.tools import Tools
 
