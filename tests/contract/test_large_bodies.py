@@ -37,7 +37,26 @@ def turn(content: object, **fields: object) -> dict[str, object]:
     return {"role": "user", "content": content} | fields
 
 
+def call(arguments: str, **fields: object) -> dict[str, object]:
+    return {"id": "c", "function": {"name": "f", "arguments": arguments, **fields}}
+
+
 CHATS: dict[str, dict[str, Any]] = {
+    "calls": {
+        "messages": [
+            turn("a"),
+            {
+                "role": "assistant",
+                "tool_calls": [
+                    call(json.dumps({"a": LONG})),
+                    call('{"a": ' + LONG, strange=1),
+                    {"id": "d", "type": "function", "function": {"name": "g"}},
+                ],
+            },
+            {"role": "tool", "content": "b", "tool_call_id": "c"},
+        ],
+        "tools": [{"type": "function", "function": {"name": "f"}}],
+    },
     "text": {"messages": [turn(LONG), turn("b")], "seed": 3},
     "parts": {"messages": [turn([{"type": "text", "text": "ab"}] * 4000)], "n": 2},
     "advisory fields": {

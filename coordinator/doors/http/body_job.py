@@ -41,7 +41,7 @@ from coordinator.doors.http.schema.ollama import (
 from coordinator.doors.http.schema.responses import ResponsesRequest
 from coordinator.doors.http.schema.sampling import SamplingFields
 from coordinator.doors.http.schema.tokens import DetokenizeRequest, TokenizeRequest
-from coordinator.doors.http.schema.tools import MessageToolCall
+from coordinator.doors.http.schema.tools import CalledFunction, MessageToolCall
 from coordinator.doors.http.validation import validate
 from stagecoach.contract import error_facts
 from stagecoach.contract.error_words import in_words_of
@@ -201,8 +201,13 @@ def _turn(message: Message) -> Mapping[str, object]:
 def _read_turn(facts: Mapping[str, Any]) -> Message:
     calls = facts.get("tool_calls")
     if calls is not None:
-        facts = {**facts, "tool_calls": [MessageToolCall.model_validate(one) for one in calls]}
+        facts = {**facts, "tool_calls": [_read_call(one) for one in calls]}
     return Message.model_construct(**facts)
+
+
+def _read_call(facts: Mapping[str, Any]) -> MessageToolCall:
+    function = CalledFunction.model_construct(**facts["function"])
+    return MessageToolCall.model_construct(**{**facts, "function": function})
 
 
 def _read_placed(place: str, facts: Mapping[str, Any]) -> PlacedTurn:

@@ -39,7 +39,7 @@ from coordinator.doors.http.schema.tools import (
 )
 from coordinator.doors.http.spec_parts import NO_SEED, json_grammar, max_tokens_of, truncation
 from coordinator.doors.http.template_parts import template_arguments
-from coordinator.doors.http.tool_parts import arguments_object, tool_of
+from coordinator.doors.http.tool_parts import tool_of
 from coordinator.doors.tool_use import tool_use
 from stagecoach.contract.errors import InvalidArgumentError
 
@@ -294,7 +294,7 @@ def _tool_call(call: MessageToolCall) -> ToolCall:
     return ToolCall(
         call_id=call.id,
         name=call.function.name,
-        arguments=arguments_object(call.function.arguments),
+        arguments=call.function.arguments,
     )
 
 

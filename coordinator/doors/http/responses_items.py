@@ -22,7 +22,7 @@ from coordinator.doors.http.schema.responses_items import (
     RefusalPart,
     TextPart,
 )
-from coordinator.doors.http.tool_parts import arguments_object
+from coordinator.doors.http.schema.tools import arguments_object
 
 _PREFIXES = {"message": "msg", "reasoning": "rs", "function_call": "fc"}
 _OTHER_PREFIX = "item"

@@ -24,12 +24,3 @@ def tool_of(
         parameters=None if parameters is None else json.dumps(parameters, ensure_ascii=False),
         is_strict=strict or False,
     )
-
-
-def arguments_object(text: str) -> str:
-    """The arguments of a call; those that are no object, as of a call that was cut, as text."""
-    try:
-        is_object = isinstance(json.loads(text or "{}"), dict)
-    except (ValueError, RecursionError):
-        is_object = False
-    return (text or "{}") if is_object else json.dumps({"arguments": text}, ensure_ascii=False)

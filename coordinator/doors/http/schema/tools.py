@@ -1,8 +1,9 @@
 """Tools, calls of them, and the choice between them, as OpenAI writes them."""
 
+import json
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue, Tag
+from pydantic import AfterValidator, Field, JsonValue, Tag
 
 from coordinator.core.tools import MAX_TOOLS
 from coordinator.doors.http.schema.base import (
@@ -90,11 +91,23 @@ ToolChoice = Annotated[
 """Which tools may or must be called; an empty string is what the empty box of a form sends."""
 
 
+def arguments_object(text: str) -> str:
+    """The arguments of a call; those that are no object, as of a call that was cut, as text."""
+    try:
+        is_object = isinstance(json.loads(text or "{}"), dict)
+    except (ValueError, RecursionError):
+        is_object = False
+    return (text or "{}") if is_object else json.dumps({"arguments": text}, ensure_ascii=False)
+
+
 class CalledFunction(MessagePart):
     """A function that was called."""
 
     name: str = Field(description="Name of the function.")
-    arguments: str = Field("", description="Arguments as a JSON object.")
+    # Read where the body is validated, which is a process of its own for a long one.
+    arguments: Annotated[str, AfterValidator(arguments_object)] = Field(
+        "{}", description="Arguments as a JSON object."
+    )
 
 
 class MessageToolCall(MessagePart):
