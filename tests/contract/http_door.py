@@ -8,6 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any, NamedTuple
 
+import httpx2
+
 from coordinator.core.catalog import Catalog
 from coordinator.doors.access.caller_shares import CallerShares
 from coordinator.doors.access.callers import Callers
@@ -53,6 +55,18 @@ async def serving_http(
     finally:
         await server.stop()
         await door.close()
+
+
+@asynccontextmanager
+async def http_client(*engines: ServedEngine, **options: Any) -> AsyncIterator[httpx2.AsyncClient]:
+    """A client of a server around the engines; `options` are those of `serving_http`."""
+    async with (
+        serving_http(*engines, **options) as address,
+        httpx2.AsyncClient(
+            base_url=f"http://{address}", timeout=DEADLINE_S, trust_env=False
+        ) as client,
+    ):
+        yield client
 
 
 class Event(NamedTuple):

@@ -25,9 +25,10 @@ from stagecoach.contract.status import from_rpc_error, trailing_metadata
 from stagecoach.v1 import generation_pb2, generation_pb2_grpc
 from tests.byte_models import byte_model
 from tests.clusters import running_engine
+from tests.contract.byte_doors import THINKING_TEMPLATE
 from tests.contract.echo_engine import serving
 from tests.contract.http_door import in_background
-from tests.contract.test_http_tools import THINKING_TEMPLATE, WEATHER
+from tests.contract.test_http_tools import WEATHER
 from tests.older_contract import older
 
 MAX_MODEL_LEN = 2048

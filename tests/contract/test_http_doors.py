@@ -530,6 +530,6 @@ async def test_status_is_what_the_command_line_prints(client: httpx2.AsyncClient
         **dict.fromkeys(("device", "dtype", "layers", "pid", "pipeline", "version")),
         **dict.fromkeys(("bits_per_weight", "kv_dtype")),
         **dict.fromkeys(("kv_block_size", "kv_blocks_total", "kv_blocks_free"), 0),
-        **dict.fromkeys(("weight_bytes", "kv_bytes"), 0),
+        **dict.fromkeys(("kv_blocks_cached", "weight_bytes", "kv_bytes"), 0),
         **{"index": 1, "address": "h:2", "state": "lost", "emulated": False},
     }

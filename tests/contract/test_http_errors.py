@@ -11,7 +11,7 @@ import pytest
 from coordinator.core.request_spec import ChatMessage, ChatPrompt
 from stagecoach.contract import errors
 from tests.contract.echo_engine import MAX_MODEL_LEN, EchoEngine
-from tests.contract.http_door import serving_http
+from tests.contract.http_door import http_client, serving_http
 
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
@@ -37,10 +37,7 @@ async def engine() -> EchoEngine:
 
 @pytest.fixture
 async def client(engine: EchoEngine) -> AsyncIterator[httpx2.AsyncClient]:
-    async with (
-        serving_http(engine) as address,
-        httpx2.AsyncClient(base_url=f"http://{address}", timeout=20) as found,
-    ):
+    async with http_client(engine) as found:
         yield found
 
 

@@ -1,9 +1,7 @@
 """Tools and thinking over the HTTP door, with the official `openai` package and real pipelines."""
 
 import json
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import jsonschema_rs
@@ -12,13 +10,9 @@ import pytest
 from openai import OpenAI
 from openai.types.chat import ChatCompletionMessage, ChatCompletionMessageParam
 
-from stagecoach.contract.layer_range import LayerRange
-from tests.byte_models import CHAT_TEMPLATE, byte_model
-from tests.clusters import running_engine
-from tests.contract.http_door import in_background, serving_http
+from tests.byte_models import CHAT_TEMPLATE
+from tests.contract.byte_doors import MODEL, THINKING_TEMPLATE, openai_client
 
-MODEL = "llama"
-MAX_MODEL_LEN = 2048
 WEATHER: dict[str, Any] = {
     "type": "object",
     "properties": {
@@ -33,43 +27,17 @@ TOOLS: Any = [
 ]
 CHAT: list[ChatCompletionMessageParam] = [{"role": "user", "content": "How is the weather?"}]
 
-THINKING_TEMPLATE = (
-    "{% for message in messages %}{{ message.role }}:"
-    "{% if message.reasoning_content %}<think>{{ message.reasoning_content }}</think>{% endif %}"
-    "{{ message.content }}\n{% endfor %}"
-    "{% if add_generation_prompt %}assistant:{% if enable_thinking is not defined or "
-    "enable_thinking %}<think>\n{% else %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
-)
-
-
-@asynccontextmanager
-async def serving(model: Path) -> AsyncIterator[str]:
-    ranges = [LayerRange(0, 3), LayerRange(3, 6)]
-    settings: dict[str, Any] = {
-        "kv_memory_bytes": 4 << 20
-    }  # instructions are long where a byte is a token
-    async with running_engine(model, ranges, **settings) as engine, serving_http(engine) as address:
-        yield address
-
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenAI]:
-    model = byte_model(tmp_path_factory.mktemp("model"), max_model_len=MAX_MODEL_LEN)
-    with (
-        in_background(serving(model)) as address,
-        OpenAI(base_url=f"http://{address}/v1", api_key="none", max_retries=0) as found,
-    ):
+    with openai_client(tmp_path_factory.mktemp("model")) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
 def thinker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenAI]:
     folder = tmp_path_factory.mktemp("model")
-    model = byte_model(folder, max_model_len=MAX_MODEL_LEN, chat_template=THINKING_TEMPLATE)
-    with (
-        in_background(serving(model)) as address,
-        OpenAI(base_url=f"http://{address}/v1", api_key="none", max_retries=0) as found,
-    ):
+    with openai_client(folder, chat_template=THINKING_TEMPLATE) as found:
         yield found
 
 

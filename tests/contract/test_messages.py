@@ -1,8 +1,6 @@
 """`/v1/messages`: blocks and events against each other, errors, and what the engine is asked."""
 
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx2
@@ -14,7 +12,7 @@ from coordinator.doors.http.event_stream import Patience
 from coordinator.doors.http.host_guard import AllowedHosts
 from stagecoach.contract.errors import UnavailableError
 from tests.contract.echo_engine import EchoEngine
-from tests.contract.http_door import DEADLINE_S, serving_http
+from tests.contract.http_door import http_client
 from tests.contract.scripted_engine import Script, ScriptedEngine
 
 TOOLS = [
@@ -29,17 +27,8 @@ CALLS = (
 )
 
 
-@asynccontextmanager
-async def client_of(*engines: EchoEngine, **options: Any) -> AsyncIterator[httpx2.AsyncClient]:
-    async with (
-        serving_http(*engines, **options) as address,
-        httpx2.AsyncClient(base_url=f"http://{address}", timeout=DEADLINE_S) as client,
-    ):
-        yield client
-
-
 async def asked(engine: EchoEngine, **fields: Any) -> httpx2.Response:
-    async with client_of(engine) as client:
+    async with http_client(engine) as client:
         return await client.post("/v1/messages", json={**ASKED, **fields})
 
 
@@ -261,7 +250,7 @@ async def test_a_large_body_is_what_a_small_one_is(num_chars: int) -> None:
 
 
 async def test_tokens_are_counted() -> None:
-    async with client_of(EchoEngine()) as client:
+    async with http_client(EchoEngine()) as client:
         response = await client.post(
             "/v1/messages/count_tokens", json={"messages": ASKED["messages"], "system": "Brief."}
         )
@@ -335,7 +324,7 @@ async def test_a_client_is_told_to_do_without_threads() -> None:
 
 async def test_what_wraps_the_routes_refuses_in_that_shape_too() -> None:
     callers = Callers.of_text("ada:0123456789abcdef")
-    async with client_of(EchoEngine(), callers=callers) as client:
+    async with http_client(EchoEngine(), callers=callers) as client:
         refused = await client.post("/v1/messages", json=ASKED)
         taken = await client.post(
             "/messages?beta=true", json=ASKED, headers={"x-api-key": "0123456789abcdef"}
@@ -344,7 +333,7 @@ async def test_what_wraps_the_routes_refuses_in_that_shape_too() -> None:
     assert (refused.status_code, refused.json()["error"]["type"]) == (401, "authentication_error")
     assert taken.status_code == 200
     assert (lost.status_code, lost.json()["error"]["type"]) == (404, "not_found_error")
-    async with client_of(EchoEngine(), allowed_hosts=AllowedHosts(names=frozenset())) as client:
+    async with http_client(EchoEngine(), allowed_hosts=AllowedHosts(names=frozenset())) as client:
         foreign = await client.post("/v1/messages", json=ASKED, headers={"host": "evil.example"})
     assert (foreign.status_code, foreign.json()["error"]["type"]) == (403, "permission_error")
 
@@ -360,7 +349,7 @@ async def test_a_stream_that_fails_ends_with_an_error_event() -> None:
 
 async def test_a_client_that_waits_is_pinged() -> None:
     engine = EchoEngine(delay_s=0.2)
-    async with client_of(engine, patience=Patience(head_s=0.01, comment_s=0.02)) as client:
+    async with http_client(engine, patience=Patience(head_s=0.01, comment_s=0.02)) as client:
         stream = await client.post("/v1/messages", json={**ASKED, "max_tokens": 1, "stream": True})
     events = events_of(stream.text)
     assert events[0] == {"type": "ping"}

@@ -14,7 +14,7 @@ from coordinator.doors.http import body_workers
 from coordinator.doors.http.event_stream import Patience
 from stagecoach.contract import errors
 from tests.contract.echo_engine import EchoEngine
-from tests.contract.http_door import serving_http
+from tests.contract.http_door import http_client, serving_http
 from tests.responses_events import check_events, check_response, read_events
 
 PATH = "/v1/responses"
@@ -29,10 +29,7 @@ def engine() -> EchoEngine:
 
 @pytest.fixture
 async def client(engine: EchoEngine) -> AsyncIterator[httpx2.AsyncClient]:
-    async with (
-        serving_http(engine) as address,
-        httpx2.AsyncClient(base_url=f"http://{address}", timeout=20) as found,
-    ):
+    async with http_client(engine) as found:
         yield found
 
 

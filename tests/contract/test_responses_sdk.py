@@ -9,9 +9,8 @@ import pytest
 from openai import OpenAI
 from pydantic import BaseModel, Field
 
-from tests.byte_models import byte_model
-from tests.contract.http_door import in_background
-from tests.contract.test_http_tools import MAX_MODEL_LEN, MODEL, THINKING_TEMPLATE, WEATHER, serving
+from tests.contract.byte_doors import MODEL, THINKING_TEMPLATE, openai_client
+from tests.contract.test_http_tools import WEATHER
 from tests.responses_events import check_events, check_response
 
 TOOLS: Any = [
@@ -29,22 +28,14 @@ class Colour(BaseModel):
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenAI]:
-    model = byte_model(tmp_path_factory.mktemp("model"), max_model_len=MAX_MODEL_LEN)
-    with (
-        in_background(serving(model)) as address,
-        OpenAI(base_url=f"http://{address}/v1", api_key="none", max_retries=0) as found,
-    ):
+    with openai_client(tmp_path_factory.mktemp("model")) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
 def thinker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenAI]:
     folder = tmp_path_factory.mktemp("model")
-    model = byte_model(folder, max_model_len=MAX_MODEL_LEN, chat_template=THINKING_TEMPLATE)
-    with (
-        in_background(serving(model)) as address,
-        OpenAI(base_url=f"http://{address}/v1", api_key="none", max_retries=0) as found,
-    ):
+    with openai_client(folder, chat_template=THINKING_TEMPLATE) as found:
         yield found
 
 

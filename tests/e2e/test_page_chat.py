@@ -22,11 +22,11 @@ from coordinator.core.request_spec import ChatPrompt
 from stagecoach.contract.errors import InternalError
 from tests.browser import ask, needs_chromium, wait_for_answer
 from tests.byte_models import byte_model
+from tests.contract.byte_doors import THINKING_TEMPLATE, serving
 from tests.contract.catalogs import ServedEngine
 from tests.contract.echo_engine import EchoEngine
 from tests.contract.http_door import in_background, serving_http
 from tests.contract.spoken_engine import Script, SpokenEngine
-from tests.contract.test_http_tools import THINKING_TEMPLATE, serving
 
 pytestmark = [pytest.mark.timeout(600), needs_chromium]
 
