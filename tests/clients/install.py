@@ -1,19 +1,23 @@
 """Makes an environment for each client of `clients.toml` under `build/clients`.
 
-A client that cannot be installed, because npm or the network is not there, is named with the reason
+A client that cannot be installed, because the network is not there, is named with the reason
 and left out; the others go on. What is installed already, in the versions of the table, stays.
 """
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 
-from tests.clients.client_table import ListedClient, clients
+from tests.clients.client_table import ListedClient, clients, node_folder
 
 PIP = ("-m", "pip", "install", "--quiet", "--no-compile", "--disable-pip-version-check")
-NPM = ("npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix")
+NPM = (
+    *("node", str(node_folder().parent / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")),
+    *("install", "--silent", "--no-audit", "--no-fund", "--prefix"),
+)
 
 
 def install(client: ListedClient) -> str | None:
@@ -24,14 +28,13 @@ def install(client: ListedClient) -> str | None:
     """
     if client.is_installed:
         return None
-    if client.npm and shutil.which("npm") is None:
-        return "npm is not there"
     shutil.rmtree(client.folder, ignore_errors=True)
     client.folder.mkdir(parents=True)
     for step in steps(client):
         done = subprocess.run(
             step,
             cwd=client.folder,
+            env={**os.environ, "PATH": client.path},
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,

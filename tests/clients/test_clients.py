@@ -6,7 +6,6 @@ out; README.md says how to add one. What they send is in `tests/contract/client_
 a model whose texts were written by hand, stand in.
 """
 
-import os
 import shutil
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.client_table import FOLDER, ListedClient, clients
+from tests.clients.client_table import FOLDER, ListedClient, clients, node_folder
 from tests.clients.conftest import DemoServer
 from tests.clients.tool_caller import ToolCaller
 from tests.contract.http_door import in_background, serving_http
@@ -30,7 +29,10 @@ def command(client: ListedClient) -> Sequence[str]:
     program = FOLDER / "programs" / client.program
     if program.suffix == ".mjs":
         # Node looks for packages beside the program.
-        return ("node", str(shutil.copy(program, client.folder / program.name)))
+        return (
+            str(node_folder() / "node"),
+            str(shutil.copy(program, client.folder / program.name)),
+        )
     return (str(client.python) if client.pip else sys.executable, str(program))
 
 
@@ -50,7 +52,7 @@ def test_a_client_works_as_it_comes(
             [*command(client), demo.http, f"http://{scripted}"],
             cwd=tmp_path,
             env={
-                "PATH": f"{client.folder / 'node_modules' / '.bin'}:{os.environ['PATH']}",
+                "PATH": client.path,
                 "HOME": str(tmp_path),
                 "STAGECOACH_COORDINATOR": demo.grpc,
             },

@@ -1,46 +1,43 @@
 """A stand-in for a model that decides to call tools, for which the demo model is too small."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from coordinator.core.request_spec import ChatMessage, ChatPrompt
+from coordinator.core.request_spec import ChatPrompt
+from coordinator.dialogue.formats.call_format import IdForm
+from coordinator.text.conversations import new_call_id
 from tests.contract.scripted_engine import Script, ScriptedEngine
 
 THOUGHT = "<think>I look.</think>\n\n"
 
 
 class ToolCaller(ScriptedEngine):
-    """Thinks and calls tools, one after the other, and says something when all have answered.
+    """Thinks and calls tools, one in each of its turns, says something, and begins again.
 
     What it writes is text in the format of Hermes and Qwen, written by hand. A request without
     tools, such as that for the title of a conversation, gets what is said at the end.
 
     Args:
         calls: Name and arguments of each call.
-        says: What it says at last.
+        says: What it says behind them.
     """
 
     def __init__(self, calls: Sequence[Mapping[str, Any]], says: str) -> None:
-        self._texts = [f"<tool_call>\n{json.dumps(call)}\n</tool_call>" for call in calls]
-        self._says = says
+        self._turns = [f"<tool_call>\n{json.dumps(call)}\n</tool_call>" for call in calls]
+        self._turns.append(says)
         super().__init__(Script(says), num_chars=7)
 
     def next_script(self) -> Script:
         """What the latest request gets."""
         spec = self.specs[-1]
-        text = self._says
+        place = -1
         if spec.tools is not None and isinstance(spec.prompt, ChatPrompt):
-            text = [*self._texts, self._says][: num_calls(spec.prompt.messages) + 1][-1]
-        return Script(f"{THOUGHT}{text}")
+            own = sum(message.role == "assistant" for message in spec.prompt.messages)
+            place = own % len(self._turns)
+        return Script(f"{THOUGHT}{self._turns[place]}")
 
-
-def num_calls(messages: Sequence[ChatMessage]) -> int:
-    """How many turns have called tools since the last turn of the user."""
-    num = 0
-    for message in messages:
-        if message.role == "user":
-            num = 0
-        elif message.tool_calls:
-            num += 1
-    return num
+    def call_ids(self) -> Callable[[], str]:
+        """No two calls have one id, as of a real engine."""
+        return partial(new_call_id, IdForm.CALL)
