@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from coordinator.doors.access.callers import Callers
 from coordinator.doors.http.authentication import Authentication
@@ -124,6 +125,17 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
         typed = InvalidArgumentError(str(error.detail))
     response = error_answer(typed, request.scope)
     response.headers.update(error.headers or {})
-    if response.headers.get("allow") == "GET":
-        response.headers["allow"] = "GET, HEAD"
+    if error.status_code == 405:
+        response.headers["allow"] = ", ".join(sorted(_methods_at(request)))
     return response
+
+
+def _methods_at(request: Request) -> set[str]:
+    """What the path of a request takes, of all routes that have it."""
+    methods = {
+        method
+        for method in ("GET", "POST", "PUT", "PATCH", "DELETE")
+        for route in request.app.routes
+        if route.matches({**request.scope, "method": method})[0] is Match.FULL
+    }
+    return methods | {"HEAD"} if "GET" in methods else methods
