@@ -22,6 +22,7 @@ from coordinator.doors.http.keep_alive import KeepAliveHeader
 from coordinator.doors.http.lenient_paths import LenientPaths
 from coordinator.doors.http.message_routes import message_routes
 from coordinator.doors.http.model_routes import model_routes
+from coordinator.doors.http.ollama_embedding_routes import ollama_embedding_routes
 from coordinator.doors.http.ollama_model_routes import ollama_model_routes
 from coordinator.doors.http.ollama_routes import ollama_routes
 from coordinator.doors.http.openapi import describe
@@ -75,6 +76,7 @@ def create_app(door: Door, options: AppOptions | None = None) -> FastAPI:
     app.include_router(embedding_routes(door))
     app.include_router(message_routes(door, options.patience))
     app.include_router(ollama_routes(door, options.patience))
+    app.include_router(ollama_embedding_routes(door))
     app.include_router(ollama_model_routes(door))
     app.include_router(responses_routes(door, options.patience))
     app.include_router(token_routes(door))
