@@ -30,6 +30,7 @@ class ListedClient:
     does: str
     pip: Sequence[str] = ()
     npm: Sequence[str] = ()
+    sees_torch: bool = False
     post_install: Sequence[str] = ()
     calls: Sequence[Mapping[str, Any]] = ()
     says: str = "It is sunny."
@@ -58,7 +59,7 @@ class ListedClient:
     @property
     def wanted(self) -> str:
         """What tells an environment from one with other packages."""
-        return "\n".join((*self.pip, *self.npm, *self.post_install))
+        return "\n".join((*self.pip, *self.npm, *self.post_install, str(self.sees_torch)))
 
     @property
     def is_installed(self) -> bool:

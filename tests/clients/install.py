@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator, Sequence
 
 from tests.clients.client_table import ListedClient, clients, node_folder
@@ -18,6 +19,11 @@ NPM = (
     *("node", str(node_folder().parent / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")),
     *("install", "--silent", "--no-audit", "--no-fund", "--prefix"),
 )
+
+
+SEE = "import pathlib, site, sys; "
+SEE += "pathlib.Path(site.getsitepackages()[0], 'seen.pth').write_text(sys.argv[1])"
+"""Lets an environment see the packages of another one behind its own."""
 
 
 def install(client: ListedClient) -> str | None:
@@ -50,6 +56,8 @@ def steps(client: ListedClient) -> Iterator[Sequence[str]]:
     """The commands that install a client, which run in its folder."""
     if client.pip:
         yield (sys.executable, "-m", "venv", str(client.folder))
+        if client.sees_torch:
+            yield (str(client.python), "-c", SEE, sysconfig.get_path("purelib"))
         yield (str(client.python), *PIP, *client.pip)
     if client.npm:
         yield (*NPM, str(client.folder), *client.npm)

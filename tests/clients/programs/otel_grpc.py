@@ -1,6 +1,7 @@
 """OpenTelemetry's instrumentation of gRPC, with the Python client of this project."""
 
 import asyncio
+import os
 from importlib.util import find_spec
 
 from opentelemetry.instrumentation.grpc import (
@@ -13,6 +14,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from stagecoach import AsyncClient, Client
 
+ADDRESS = os.environ["STAGECOACH_COORDINATOR"]
 spans = InMemorySpanExporter()
 provider = TracerProvider()
 provider.add_span_processor(SimpleSpanProcessor(spans))
@@ -20,7 +22,7 @@ GrpcInstrumentorClient().instrument(tracer_provider=provider)
 GrpcAioInstrumentorClient().instrument(tracer_provider=provider)
 
 assert find_spec("torch") is None, "the client is installed by itself"
-with Client() as client:
+with Client(ADDRESS) as client:
     done = client.complete("Once upon a time", max_tokens=4)
     streamed = "".join(event.text for event in client.generate("Once upon a time", max_tokens=4))
 assert done.text == streamed
@@ -28,7 +30,7 @@ assert done.text == streamed
 
 async def main() -> None:
     """The same by the client of an event loop."""
-    async with AsyncClient() as other:
+    async with AsyncClient(ADDRESS) as other:
         stream = other.generate("Once upon a time", max_tokens=4)
         assert "".join([event.text async for event in stream]) == done.text
 
