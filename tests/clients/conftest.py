@@ -30,7 +30,18 @@ def demo() -> Iterator[DemoServer]:
     """`coordinator-cli up`, as anyone starts it, on ports that are free."""
     command = (sys.executable, "-m", "coordinator.cli", "up", "--model", "demo", "--stages", "2")
     with subprocess.Popen(
-        [*command, "--grpc-port", "0", "--http-port", "0", "--kv-memory", "128MiB", "--json"],
+        [
+            *command,
+            "--grpc-port",
+            "0",
+            "--http-port",
+            "0",
+            "--threads",
+            "1",
+            "--kv-memory",
+            "128MiB",
+            "--json",
+        ],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,

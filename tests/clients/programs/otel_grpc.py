@@ -4,6 +4,7 @@ import asyncio
 import os
 from importlib.util import find_spec
 
+from opentelemetry import trace
 from opentelemetry.instrumentation.grpc import (
     GrpcAioInstrumentorClient,
     GrpcInstrumentorClient,
@@ -18,8 +19,9 @@ ADDRESS = os.environ["STAGECOACH_COORDINATOR"]
 spans = InMemorySpanExporter()
 provider = TracerProvider()
 provider.add_span_processor(SimpleSpanProcessor(spans))
-GrpcInstrumentorClient().instrument(tracer_provider=provider)
-GrpcAioInstrumentorClient().instrument(tracer_provider=provider)
+trace.set_tracer_provider(provider)
+GrpcInstrumentorClient().instrument()
+GrpcAioInstrumentorClient().instrument()
 
 assert find_spec("torch") is None, "the client is installed by itself"
 with Client(ADDRESS) as client:
