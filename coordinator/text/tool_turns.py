@@ -68,9 +68,7 @@ class ToolTurns:
         if self._dialect.knows_tools or not tools:
             return self._render(turns, described or None)
         told = instructions(described, self._dialect.calls)
-        with suppress(InvalidArgumentError):  # some templates know no system message
-            return self._render(_told_by_system(turns, told), None)
-        return self._render(_told_by_user(turns, told), None)
+        return self._render(_told_by_system(turns, told), None)
 
     @staticmethod
     def _has_calls(messages: Sequence[ChatMessage]) -> bool:
@@ -207,15 +205,3 @@ def _told_by_system(turns: Sequence[Turn], told: str) -> list[Turn]:
     if first["role"] != "system":
         return [{"role": "system", "content": told}, *turns]
     return [{**first, "content": f"{first['content']}\n\n{told}"}, *others]
-
-
-def _told_by_user(turns: Sequence[Turn], told: str) -> list[Turn]:
-    place = next((index for index, one in enumerate(turns) if one["role"] == "user"), None)
-    if place is None:
-        return _told_by_system(turns, told)
-    user = turns[place]
-    return [
-        *turns[:place],
-        {**user, "content": f"{told}\n\n{user['content']}"},
-        *turns[place + 1 :],
-    ]
