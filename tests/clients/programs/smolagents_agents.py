@@ -2,7 +2,7 @@
 
 import sys
 
-from smolagents import OpenAIServerModel, ToolCallingAgent, tool
+from smolagents import CodeAgent, OpenAIServerModel, ToolCallingAgent, tool
 
 DEMO, SCRIPTED = (f"{url}/v1" for url in sys.argv[1:])
 asked: list[str] = []
@@ -29,3 +29,6 @@ caller = OpenAIServerModel("scripted", api_base=SCRIPTED, api_key="none")
 agent = ToolCallingAgent(tools=[weather], model=caller, max_steps=3)
 assert agent.run("Weather in Paris?") == "sunny"
 assert asked == ["Paris"]
+
+# A model that writes code: it gets no tools, and answers as one without them.
+assert CodeAgent(tools=[], model=caller, max_steps=2).run("Weather in Paris?") == "sunny"
