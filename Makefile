@@ -7,9 +7,6 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 LM_EVAL := 0.4.13
-ANTHROPIC := 2.14.0
-OLLAMA := 0.6.3
-CLAUDE_CODE := 2.1.197
 INSTALLED := $(VENV)/.installed
 # Python compiles what it imports; pip would compile every file, most of which nothing imports.
 PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check
@@ -67,21 +64,10 @@ build/lm-eval/.installed: constraints.txt
 		-c constraints.txt "lm-eval[api]==$(LM_EVAL)" transformers
 	@touch $@
 
-# Claude Code comes by npm, and with a binary that its own script puts in place.
-test-clients: $(INSTALLED) build/clients/.installed  ## run other people's clients, unchanged, against the door
+# Each in an environment of its own; clients.toml there says which, and what each of them does.
+test-clients: $(INSTALLED)  ## run other people's clients, unchanged; 20 minutes
+	@$(BIN)/python -m tests.clients.install
 	@$(BIN)/python -m pytest tests/clients -m clients -rs $(ARGS)
-
-build/clients/.installed: Makefile
-	@$(BIN)/python -m venv build/clients/venv
-	@build/clients/venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check \
-		"anthropic==$(ANTHROPIC)" "ollama==$(OLLAMA)"
-	@if command -v npm >/dev/null; then \
-		npm install --silent --prefix build/clients "@anthropic-ai/claude-code@$(CLAUDE_CODE)" && \
-		cd build/clients/node_modules/@anthropic-ai/claude-code && node install.cjs; \
-	else \
-		echo "npm is not there: Claude Code is left out" >&2; \
-	fi
-	@touch $@
 
 fuzz: $(INSTALLED)  ## fuzz what a stage does with a frame, for a minute; ARGS="-max_total_time=600"
 	@$(PIP_INSTALL) -e ".[fuzz]"

@@ -3,7 +3,8 @@
 Run by `make docs`. A table stands between `<!-- begin generated: NAME -->` and the line that ends
 it. What a flag means is said by the docstring of the configuration's field that it sets, else by
 its help. What a room is for is said by the first paragraph of its docstring. `files with WORD`
-lists the files that have a word, for recipes that name all places of a change. What a request of a
+lists the files that have a word, for recipes that name all places of a change. Other people's
+clients are those that `make test-clients` runs. What a request of a
 client may say follows from the schemas and the client (`http_fields`, `sdk_tables`). With `--check`
 nothing is written; the exit code says whether every table is what the code gives.
 """
@@ -26,6 +27,7 @@ from coordinator.cli.serve import serve
 from coordinator.config import ClusterConfig, CoordinatorConfig
 from stage_server.core.config import StageConfig
 from stage_server.process.command import app as stage_server
+from tests.clients.client_table import clients
 from tools import http_fields, sdk_tables
 from tools.attributes import attributes
 from tools.markdown import first_sentence, split_at, table
@@ -86,6 +88,7 @@ def tables() -> dict[str, str]:
         "methods of a client": sdk_tables.methods(),
         "results of a client": sdk_tables.results(),
         "errors of a client": sdk_tables.errors(),
+        "clients that are tested": _tested_clients(),
     }
 
 
@@ -256,6 +259,11 @@ def _purpose(path: Path) -> str:
         [comment] = re.findall(r"^// (.*)\npackage ", text, flags=re.MULTILINE)
         return str(comment).removesuffix(".")
     return first_sentence(ast.get_docstring(ast.parse(text)) or "")
+
+
+def _tested_clients() -> str:
+    header = ("client", "version", "does")
+    return table(header, [(one.name, one.version, one.does) for one in clients()])
 
 
 def _decisions() -> str:

@@ -17,6 +17,8 @@ from coordinator.doors.http.schema.completion import CompletionRequest
 from coordinator.doors.http.schema.embedding import EmbeddingRequest
 from coordinator.doors.http.schema.ollama import (
     OllamaChatRequest,
+    OllamaEmbeddingsRequest,
+    OllamaEmbedRequest,
     OllamaGenerateRequest,
     OllamaShowRequest,
 )
@@ -33,6 +35,8 @@ ENDPOINTS: Mapping[str, type[RequestModel]] = {
     "/api/chat": OllamaChatRequest,
     "/api/generate": OllamaGenerateRequest,
     "/api/show": OllamaShowRequest,
+    "/api/embed": OllamaEmbedRequest,
+    "/api/embeddings": OllamaEmbeddingsRequest,
     "/v1/responses": ResponsesRequest,
     "/tokenize": TokenizeRequest,
     "/detokenize": DetokenizeRequest,

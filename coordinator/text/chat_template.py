@@ -23,7 +23,8 @@ from coordinator.core.request_spec import ChatMessage
 from coordinator.core.tools import Tool
 from coordinator.dialogue.dialect import Dialect
 from coordinator.text.control_tokens import unguessable_tag
-from coordinator.text.tool_turns import ToolTurns, Turn
+from coordinator.text.taken_turns import Turn
+from coordinator.text.tool_turns import ToolTurns
 from stagecoach.contract.errors import InvalidArgumentError, ModelFilesError
 
 

@@ -1,13 +1,13 @@
 """Conversations with tools as a chat template takes them.
 
 Templates differ in what they take: arguments as an object or as text, no content or an empty one
-beside calls, one call in a message or several. Some show the calls of a history not at all, and
-many know no tools. What a template takes is found by trying it; what it leaves out is written for
-it, as the model itself would write it.
+beside calls, one call in a message or several, ids of any form or of nine letters and digits. Some
+show the calls of a history not at all, and many know no tools. What a template takes is found by
+trying it; what it leaves out is written for it, as the model itself would write it.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple
@@ -17,19 +17,16 @@ from coordinator.core.tools import Tool, ToolCall
 from coordinator.dialogue.dialect import Dialect
 from coordinator.dialogue.instructions import instructions, result_text
 from coordinator.dialogue.written_calls import written_calls
+from coordinator.text.call_ids import nine_character_ids
 from coordinator.text.control_tokens import unguessable_tag
+from coordinator.text.taken_turns import Render, Turn, in_order_taken
 from stagecoach.contract.errors import InvalidArgumentError
 
 _REASONING = ("reasoning_content", "reasoning", "thinking")
 """What templates call it; each has one of these names."""
 
-Turn = Mapping[str, object]
-"""A message as a template sees it."""
-
-Render = Callable[[Sequence[Turn], Sequence[Mapping[str, object]] | None], str]
-"""Renders turns, with tools or none.
-
-Raises `InvalidArgumentError` where the template refuses them."""
+_QUESTION = {"role": "user", "content": "0"}
+"""What comes before the calls by which it is found what a template takes."""
 
 
 class CallTurns(NamedTuple):
@@ -43,6 +40,8 @@ class CallTurns(NamedTuple):
     """What stands for no content beside calls."""
     are_arguments_text: bool = False
     """Whether arguments are text rather than an object."""
+    takes_any_ids: bool = True
+    """Whether ids may be of any length; else they have nine letters or digits."""
 
 
 class ToolTurns:
@@ -55,7 +54,7 @@ class ToolTurns:
 
     def __init__(self, dialect: Dialect, render: Render) -> None:
         self._dialect = dialect
-        self._render = render
+        self._render = in_order_taken(render)
         self._call_turns: CallTurns | None = None
 
     def render(self, messages: Sequence[ChatMessage], tools: Sequence[Tool]) -> str:
@@ -72,9 +71,7 @@ class ToolTurns:
         if self._dialect.knows_tools or not tools:
             return self._render(turns, described or None)
         told = instructions(described, self._dialect.calls)
-        with suppress(InvalidArgumentError):  # some templates know no system message
-            return self._render(_told_by_system(turns, told), None)
-        return self._render(_told_by_user(turns, told), None)
+        return self._render(_told_by_system(turns, told), None)
 
     @staticmethod
     def _has_calls(messages: Sequence[ChatMessage]) -> bool:
@@ -86,6 +83,8 @@ class ToolTurns:
         if self._call_turns is None:
             self._call_turns = self._found_call_turns(tools)
         form = self._call_turns
+        if not form.takes_any_ids:
+            messages = nine_character_ids(messages)
         if form.shows_calls and self._dialect.calls.next is None:
             messages = _one_call_each(messages)
         turns: list[dict[str, object]] = []
@@ -110,23 +109,34 @@ class ToolTurns:
         """Tries what the template takes."""
         if not self._dialect.knows_tools:
             return CallTurns(shows_calls=False, shows_results=False)
-        name, result = unguessable_tag(), unguessable_tag()
-        call = ToolCall(call_id=result[:9], name=name, arguments='{"a": 1}')
-        answer = ChatMessage(role="tool", content=result, name=name, tool_call_id=call.call_id)
-        question = plain_turn(ChatMessage(role="user", content="0"))
         for as_text in (False, True):
             for empty_content in ("", None):
-                form = CallTurns(True, True, empty_content, as_text)
-                asked = _call_turn(ChatMessage(role="assistant", tool_calls=(call,)), form)
-                with suppress(InvalidArgumentError):
-                    shown = self._render([question, asked, plain_turn(answer)], tools or None)
-                    if name in shown:
-                        return form._replace(shows_results=result in shown)
+                for any_ids in (True, False):
+                    form = CallTurns(True, True, empty_content, as_text, any_ids)
+                    shown = self._shown(form, tools)
+                    if shown is not None:
+                        return form._replace(shows_results=shown)
+        result = unguessable_tag()
+        answer = ChatMessage(role="tool", content=result, name=result, tool_call_id=result[:9])
         with suppress(InvalidArgumentError):
             asked = plain_turn(ChatMessage(role="assistant", content="0"))
-            shown = self._render([question, asked, plain_turn(answer)], tools or None)
-            return CallTurns(shows_calls=False, shows_results=result in shown)
+            text = self._render([_QUESTION, asked, plain_turn(answer)], tools or None)
+            return CallTurns(shows_calls=False, shows_results=result in text)
         return CallTurns(shows_calls=False, shows_results=False)
+
+    def _shown(self, form: CallTurns, tools: Sequence[Mapping[str, object]]) -> bool | None:
+        """Whether a result is shown with calls in this form; None where no call is."""
+        name, result = unguessable_tag(), unguessable_tag()
+        call = ToolCall(
+            call_id=result if form.takes_any_ids else result[:9], name=name, arguments='{"a": 1}'
+        )
+        answer = ChatMessage(role="tool", content=result, name=name, tool_call_id=call.call_id)
+        asked = _call_turn(ChatMessage(role="assistant", tool_calls=(call,)), form)
+        with suppress(InvalidArgumentError):
+            text = self._render([_QUESTION, asked, plain_turn(answer)], tools or None)
+            if name in text:
+                return result in text
+        return None
 
 
 def plain_turn(message: ChatMessage) -> dict[str, object]:
@@ -196,15 +206,3 @@ def _told_by_system(turns: Sequence[Turn], told: str) -> list[Turn]:
     if first["role"] != "system":
         return [{"role": "system", "content": told}, *turns]
     return [{**first, "content": f"{first['content']}\n\n{told}"}, *others]
-
-
-def _told_by_user(turns: Sequence[Turn], told: str) -> list[Turn]:
-    place = next((index for index, one in enumerate(turns) if one["role"] == "user"), None)
-    if place is None:
-        return _told_by_system(turns, told)
-    user = turns[place]
-    return [
-        *turns[:place],
-        {**user, "content": f"{told}\n\n{user['content']}"},
-        *turns[place + 1 :],
-    ]

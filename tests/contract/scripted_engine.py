@@ -4,7 +4,7 @@ The demo model is too small to decide to call a tool; texts that stand in for a 
 hand in the format of Hermes and Qwen.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from itertools import count
 from typing import NamedTuple
 
@@ -33,16 +33,16 @@ class ScriptedStream(EchoStream):
     def __init__(self, engine: "ScriptedEngine", spec: RequestSpec, prompt: list[int]) -> None:
         self._script = engine.next_script()
         self._num_chars = engine.num_chars
+        self._new_call_id = engine.call_ids()
         super().__init__(engine, spec, prompt)
 
     async def _generate(self, prompt: list[int]) -> AsyncIterator[GenerationEvent]:
         use = self._spec.tools
-        ids = count(1)
         reader = OutputReader(
             THINKING_CALLER,
             tools=None if use is None else {one.name: () for one in use.callable_tools},
             starts_in_reasoning=False,
-            new_id=lambda: f"call_{next(ids)}",
+            new_id=self._new_call_id,
         )
         yield Accepted(request_id=self._spec.request_id or "", prompt_token_ids=tuple(prompt))
         text, num_tokens = self._script.text, 0
@@ -86,6 +86,11 @@ class ScriptedEngine(EchoEngine):
 
     def next_script(self) -> Script:
         return self._scripts.pop(0) if len(self._scripts) > 1 else self._scripts[0]
+
+    def call_ids(self) -> Callable[[], str]:
+        """Makes the ids of the calls of one request."""
+        ids = count(1)
+        return lambda: f"call_{next(ids)}"
 
     def open_stream(self, spec: RequestSpec, prompt: list[int]) -> EchoStream:
         return ScriptedStream(self, spec, prompt)

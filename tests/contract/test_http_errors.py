@@ -127,6 +127,15 @@ async def test_unknown_paths_and_methods_have_the_shape_of_all_errors(
     assert error_of(wrong)["code"] == "method_not_allowed"
 
 
+async def test_all_methods_of_a_path_are_named_where_one_is_refused(
+    client: httpx2.AsyncClient,
+) -> None:
+    wrong = await client.put("/v1/responses/resp_1")
+    assert (wrong.status_code, wrong.headers["allow"]) == (405, "DELETE, GET, HEAD")
+    wrong = await client.post("/v1/models")
+    assert (wrong.status_code, wrong.headers["allow"]) == (405, "GET, HEAD")
+
+
 @pytest.mark.parametrize(
     "body",
     [

@@ -107,6 +107,8 @@ def test_every_route_is_described() -> None:
         "POST /api/chat",
         "POST /api/generate",
         "POST /api/show",
+        "POST /api/embed",
+        "POST /api/embeddings",
         "GET /api/tags",
         "GET /api/ps",
         "GET /api/version",

@@ -315,7 +315,7 @@ async def test_a_version_is_told() -> None:
         ("chat", {"messages": [{"role": "critic"}]}, "messages[0].role: "),
         ("chat", {"format": {"a": "b" * 70_000}}, "format has "),
         ("chat", {"format": 3}, 'format: must be "json" or a JSON schema'),
-        ("chat", {"logprobs": True}, "logprobs is not supported"),
+        ("chat", {"top_logprobs": 2}, "top_logprobs is set, which needs logprobs to be true"),
         ("generate", {"prompt": "a", "suffix": "b"}, "suffix is not supported"),
         ("generate", {"prompt": "a", "raw": True, "system": "b"}, "system is set beside raw"),
         ("generate", {"prompt": "a" * MAX_MODEL_LEN, "raw": True}, f"{MAX_MODEL_LEN} prompt tok"),

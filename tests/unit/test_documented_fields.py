@@ -13,6 +13,8 @@ from coordinator.doors.http.schema.completion import CompletionRequest
 from coordinator.doors.http.schema.embedding import EmbeddingRequest
 from coordinator.doors.http.schema.ollama import (
     OllamaChatRequest,
+    OllamaEmbeddingsRequest,
+    OllamaEmbedRequest,
     OllamaGenerateRequest,
     OllamaShowRequest,
 )
@@ -29,6 +31,8 @@ LEAST: dict[type[RequestModel], dict[str, Any]] = {
     OllamaChatRequest: {"messages": [{"role": "user", "content": "x"}]},
     OllamaGenerateRequest: {"prompt": "x"},
     OllamaShowRequest: {},
+    OllamaEmbedRequest: {"input": "x"},
+    OllamaEmbeddingsRequest: {"prompt": "x"},
     ResponsesRequest: {"input": "x"},
     TokenizeRequest: {"prompt": "x"},
     DetokenizeRequest: {"tokens": [1]},

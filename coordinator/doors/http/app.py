@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from coordinator.doors.access.callers import Callers
 from coordinator.doors.http.authentication import Authentication
@@ -21,6 +22,7 @@ from coordinator.doors.http.keep_alive import KeepAliveHeader
 from coordinator.doors.http.lenient_paths import LenientPaths
 from coordinator.doors.http.message_routes import message_routes
 from coordinator.doors.http.model_routes import model_routes
+from coordinator.doors.http.ollama_embedding_routes import ollama_embedding_routes
 from coordinator.doors.http.ollama_model_routes import ollama_model_routes
 from coordinator.doors.http.ollama_routes import ollama_routes
 from coordinator.doors.http.openapi import describe
@@ -74,6 +76,7 @@ def create_app(door: Door, options: AppOptions | None = None) -> FastAPI:
     app.include_router(embedding_routes(door))
     app.include_router(message_routes(door, options.patience))
     app.include_router(ollama_routes(door, options.patience))
+    app.include_router(ollama_embedding_routes(door))
     app.include_router(ollama_model_routes(door))
     app.include_router(responses_routes(door, options.patience))
     app.include_router(token_routes(door))
@@ -124,6 +127,17 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
         typed = InvalidArgumentError(str(error.detail))
     response = error_answer(typed, request.scope)
     response.headers.update(error.headers or {})
-    if response.headers.get("allow") == "GET":
-        response.headers["allow"] = "GET, HEAD"
+    if error.status_code == 405:
+        response.headers["allow"] = ", ".join(sorted(_methods_at(request)))
     return response
+
+
+def _methods_at(request: Request) -> set[str]:
+    """What the path of a request takes, of all routes that have it."""
+    methods = {
+        method
+        for method in ("GET", "POST", "PUT", "PATCH", "DELETE")
+        for route in request.app.routes
+        if route.matches({**request.scope, "method": method})[0] is Match.FULL
+    }
+    return methods | {"HEAD"} if "GET" in methods else methods

@@ -1,9 +1,10 @@
-"""Writes what `/v1/embeddings` answers."""
+"""Embeds the texts of a request, and answers in the form of the API that was asked."""
 
 import asyncio
 from array import array
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -21,14 +22,25 @@ _NUMBERS_PER_PIECE = 1024
 """Numbers that are written at one go, which takes about a millisecond."""
 
 
+class EmbeddingWriter(Protocol):
+    """Writes the answer to one request."""
+
+    def pieces(self, embedded: Sequence[Embedded]) -> Iterator[str]:
+        """The answer as JSON, in pieces none of which takes long.
+
+        Args:
+            embedded: In the order of the texts.
+        """
+        ...
+
+
 class EmbeddingAnswer(Response):
     """Embeds, and answers when all is there.
 
     Args:
         engine: What embeds.
         specs: One for each text, in order.
-        model: Name of the model that the answer shows.
-        in_base64: Whether embeddings are written as base64 of float32.
+        writer: Writes the answer.
         held: What all answers hold.
     """
 
@@ -38,16 +50,13 @@ class EmbeddingAnswer(Response):
         self,
         engine: GenerationEngine,
         specs: Sequence[RequestSpec],
-        *,
-        model: str,
-        in_base64: bool,
+        writer: EmbeddingWriter,
         held: HeldLogprobs,
     ) -> None:
         super().__init__()
         self._engine = engine
         self._specs = specs
-        self._model = model
-        self._in_base64 = in_base64
+        self._writer = writer
         self._held = held
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -59,7 +68,7 @@ class EmbeddingAnswer(Response):
         """
         with self._held.answer() as hold:
             embedded = await self._embed(hold, receive)
-            await PiecewiseResponse(self._pieces(embedded))(scope, receive, send)
+            await PiecewiseResponse(self._writer.pieces(embedded))(scope, receive, send)
 
     async def _embed(self, hold: Hold, receive: Receive) -> Sequence[Embedded]:
         """The embeddings in the order of the texts; whoever is gone gets none."""
@@ -88,8 +97,21 @@ class EmbeddingAnswer(Response):
         """Says of an error which of several texts it is of."""
         return error if len(self._specs) == 1 else of_item(error, index)
 
-    def _pieces(self, embedded: Sequence[Embedded]) -> Iterator[str]:
-        """The answer as JSON, in pieces none of which takes long."""
+
+class EmbeddingListWriter:
+    """An `EmbeddingWriter` of OpenAI's form.
+
+    Args:
+        model: Name of the model that the answer shows.
+        in_base64: Whether embeddings are written as base64 of float32.
+    """
+
+    def __init__(self, model: str, *, in_base64: bool) -> None:
+        self._model = model
+        self._in_base64 = in_base64
+
+    def pieces(self, embedded: Sequence[Embedded]) -> Iterator[str]:
+        """See `EmbeddingWriter.pieces`."""
         num_tokens = sum(one.num_prompt_tokens for one in embedded)
         answer = EmbeddingList(
             object="list",
@@ -107,8 +129,12 @@ class EmbeddingAnswer(Response):
             item.embedding = b64encode(array("f", one.values).tobytes()).decode()
             yield item.model_dump_json()
             return
-        numbers = listed(one.values, list, num_items=_NUMBERS_PER_PIECE)
-        yield from spliced(item.model_dump_json(), [("embedding", numbers)])
+        yield from spliced(item.model_dump_json(), [("embedding", written_numbers(one))])
+
+
+def written_numbers(one: Embedded) -> Iterator[str]:
+    """The inside of a JSON list of the numbers of an embedding, in pieces."""
+    return listed(one.values, list, num_items=_NUMBERS_PER_PIECE)
 
 
 async def _until_gone(receive: Receive) -> None:

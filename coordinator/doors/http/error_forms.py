@@ -60,7 +60,7 @@ def error_event(error: StagecoachError, scope: Scope) -> ResponseModel:
         error: What went wrong.
         scope: ASGI's scope of the request.
     """
-    return _form_of(scope["path"]).write(told_error(error, field_names_of(scope)), scope)
+    return _form_for(scope).write(told_error(error, field_names_of(scope)), scope)
 
 
 def error_answer(error: StagecoachError, scope: Scope) -> JSONResponse:
@@ -72,10 +72,19 @@ def error_answer(error: StagecoachError, scope: Scope) -> JSONResponse:
     """
     told = told_error(error, field_names_of(scope))
     return JSONResponse(
-        _form_of(scope["path"]).write(told, scope).model_dump(exclude_unset=True),
+        _form_for(scope).write(told, scope).model_dump(exclude_unset=True),
         status_code=told.status,
         headers=error_headers(told.status),
     )
+
+
+def is_for_anthropic(scope: Scope) -> bool:
+    """Whether a request of a path that several APIs have is of Anthropic's.
+
+    Args:
+        scope: ASGI's scope of the request.
+    """
+    return any(name == b"anthropic-version" for name, _ in scope["headers"])
 
 
 def _openai(told: ToldError, _: Scope) -> ResponseModel:
@@ -103,18 +112,28 @@ class _Form(NamedTuple):
 
 
 _OPENAI = _Form(ErrorResponse, _openai)
+_ANTHROPIC = _Form(AnthropicErrorResponse, _anthropic)
+_OF_BOTH = "/v1/models"
 _FORMS: Mapping[str, _Form] = MappingProxyType(
     {
-        "/v1/messages": _Form(AnthropicErrorResponse, _anthropic),
+        "/v1/messages": _ANTHROPIC,
         "/api": _Form(OllamaErrorResponse, _ollama),
     }
 )
 """By what paths begin with; elsewhere it is OpenAI's."""
 
 
+def _form_for(scope: Scope) -> _Form:
+    path = scope["path"]
+    if _begins(home_path(path), _OF_BOTH) and is_for_anthropic(scope):
+        return _ANTHROPIC
+    return _form_of(path)
+
+
 def _form_of(path: str) -> _Form:
     path = home_path(path)
-    for beginning, form in _FORMS.items():
-        if path == beginning or path.startswith(f"{beginning}/"):
-            return form
-    return _OPENAI
+    return next((form for begin, form in _FORMS.items() if _begins(path, begin)), _OPENAI)
+
+
+def _begins(path: str, beginning: str) -> bool:
+    return path == beginning or path.startswith(f"{beginning}/")

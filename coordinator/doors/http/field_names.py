@@ -16,7 +16,11 @@ from coordinator.doors.http.schema.base import ModelRequest
 from coordinator.doors.http.schema.chat import ChatCompletionRequest
 from coordinator.doors.http.schema.completion import CompletionRequest
 from coordinator.doors.http.schema.embedding import EmbeddingRequest
-from coordinator.doors.http.schema.ollama import OllamaChatRequest, OllamaGenerateRequest
+from coordinator.doors.http.schema.ollama import (
+    OllamaChatRequest,
+    OllamaEmbedRequest,
+    OllamaGenerateRequest,
+)
 from coordinator.doors.http.schema.responses import ResponsesRequest
 from coordinator.doors.http.schema.sampling import SamplingFields
 from coordinator.doors.http.schema.tokens import DetokenizeRequest, TokenizeRequest
@@ -124,7 +128,7 @@ def field_names(request: ModelRequest) -> FieldNames:
             return _RESPONSES
         case TokenizeRequest():
             return _TEXT if request.messages is None else _CHAT
-        case EmbeddingRequest():
+        case EmbeddingRequest() | OllamaEmbedRequest():
             return _INPUT
         case DetokenizeRequest():
             return {"prompt": "tokens"}

@@ -1,10 +1,12 @@
 """What is asked of a model: read within the bound that the model's length sets, and checked."""
 
+from collections.abc import Sequence
 from collections.abc import Set as NameSet
 from typing import Generic, NamedTuple, TypeVar
 
 from fastapi import Request
 
+from coordinator.core.catalog import CatalogModel
 from coordinator.core.generation_engine import GenerationEngine
 from coordinator.core.limits import ASSUMED_MODEL_LEN
 from coordinator.doors.http.body import read_body
@@ -16,12 +18,15 @@ from coordinator.doors.http.ollama_specs import idle_ollama_fields
 from coordinator.doors.http.schema.anthropic import MessagesPrompt
 from coordinator.doors.http.schema.base import ModelRequest
 from coordinator.doors.http.schema.conversation import ConversationFields
-from coordinator.doors.http.schema.ollama import OllamaRequest
+from coordinator.doors.http.schema.ollama import OllamaModelRequest, OllamaRequest
 from coordinator.doors.http.template_parts import idle_template_fields
 from stagecoach.contract.limits import max_request_bytes
 
 NAME = "messages[].name"
 """The kind of field, among those that change nothing, of which some models make something."""
+
+_TAG = ":latest"
+"""What Ollama's clients put behind a name that has no tag."""
 
 Wanted = TypeVar("Wanted", bound=ModelRequest)
 
@@ -56,11 +61,21 @@ async def read_model_request(
     wanted, ignored = await read_body(request, kind, door.bodies, max_bytes=max_bytes)
     request.state.field_names = field_names(wanted)
     request.state.ignored = ignored
-    engine = door.catalog.engine(wanted.model)
+    engine = door.catalog.engine(_name_of(wanted, models))
     if NAME in ignored and await door.model_reads_names(engine):
         ignored = {kind: place for kind, place in ignored.items() if kind != NAME}
     request.state.ignored = {**ignored, **_idle(wanted, engine.served_model.template_variables)}
     return Asked(wanted, engine)
+
+
+def _name_of(wanted: ModelRequest, models: Sequence[CatalogModel]) -> str | None:
+    """What the catalog calls the model that is asked for."""
+    name = wanted.model
+    if name is not None and isinstance(wanted, OllamaModelRequest):
+        known = {one for model in models for one in model.names}
+        bare = name.removesuffix(_TAG)
+        return bare if name not in known and bare in known else name
+    return name
 
 
 def _idle(wanted: ModelRequest, variables: NameSet[str]) -> IgnoredFields:

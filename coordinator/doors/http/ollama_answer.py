@@ -4,8 +4,9 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
-from coordinator.core.events import Finished, TokensEvent
+from coordinator.core.events import Finished, TokenLogprobs, TokensEvent
 from coordinator.core.output_parts import (
     ArgumentsPart,
     CallBegins,
@@ -14,7 +15,7 @@ from coordinator.core.output_parts import (
     ReasoningPart,
 )
 from coordinator.core.request import FinishReason
-from coordinator.doors.http.answer import ChoiceOutput
+from coordinator.doors.http.answer import ChoiceOutput, SpellToken
 from coordinator.doors.http.event_stream import StreamForm
 from coordinator.doors.http.schema.base import ResponseModel
 from coordinator.doors.http.schema.ollama_answer import (
@@ -23,6 +24,8 @@ from coordinator.doors.http.schema.ollama_answer import (
     GenerateAnswerPart,
     MessageAnswerPart,
     OllamaAnswer,
+    OllamaLogprob,
+    OllamaTokenLogprob,
     ToolCallAnswer,
 )
 
@@ -45,12 +48,14 @@ class _Lines(ABC):
 
     Args:
         model: Name of the model.
+        spell: Spells tokens.
     """
 
     form = _STREAM
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, spell: SpellToken) -> None:
         self._model = model
+        self._spell = spell
 
     @abstractmethod
     def part(self, text: str, parts: Sequence[OutputPart]) -> OllamaAnswer:
@@ -71,15 +76,22 @@ class _Lines(ABC):
 
     def tokens(self, event: TokensEvent) -> Sequence[ResponseModel]:
         """See `SoleWriter.tokens`."""
-        return self._new(event.text, event.parts)
+        part = self.part(event.text, event.parts)
+        self._add_logprobs(part, event)
+        return [part] if event.logprobs or self.says_anything(part) else []
 
     def ending(self, end: Finished) -> Sequence[ResponseModel]:
         """See `SoleWriter.ending`."""
-        return [*self._new(end.text, end.parts), _ended(self.part("", ()), end)]
+        rest = self.part(end.text, end.parts)
+        said = [rest] if self.says_anything(rest) else []
+        return [*said, _ended(self.part("", ()), end)]
 
     def whole(self, output: ChoiceOutput) -> ResponseModel:
         """See `SoleWriter.whole`."""
-        return _ended(self.part(output.text, output.parts), output.end)
+        part = self.part(output.text, output.parts)
+        if output.tokens is not None:
+            self._add_logprobs(part, output.tokens)
+        return _ended(part, output.end)
 
     def loaded(self) -> OllamaAnswer:
         """Says that the model is there, in an answer without a text."""
@@ -87,16 +99,17 @@ class _Lines(ABC):
         part.done, part.done_reason = True, "load"
         return part
 
-    def _new(self, text: str, parts: Sequence[OutputPart]) -> Sequence[ResponseModel]:
-        part = self.part(text, parts)
-        return [part] if self.says_anything(part) else []
+    def _add_logprobs(self, part: OllamaAnswer, event: TokensEvent) -> None:
+        if event.logprobs:
+            pairs = zip(event.token_ids, event.logprobs, strict=True)
+            part.logprobs = [_logprob(*pair, self._spell) for pair in pairs]
 
 
 class OllamaChatAnswer(_Lines):
     """Writes messages; a call comes when it is whole."""
 
-    def __init__(self, model: str) -> None:
-        super().__init__(model)
+    def __init__(self, model: str, spell: SpellToken) -> None:
+        super().__init__(model, spell)
         self._calls = _Calls()
 
     def part(self, text: str, parts: Sequence[OutputPart]) -> ChatAnswerPart:
@@ -162,6 +175,19 @@ class _Calls:
             arguments=json.loads("".join(self._arguments)),
         )
         return ToolCallAnswer(id=self._begins.call_id, function=function)
+
+
+def _logprob(token_id: int, known: TokenLogprobs, spell: SpellToken) -> OllamaLogprob:
+    written = OllamaLogprob(**_spelled(token_id, known.logprob, spell))
+    if known.top:
+        written.top_logprobs = [OllamaTokenLogprob(**_spelled(*top, spell)) for top in known.top]
+    return written
+
+
+def _spelled(token_id: int, logprob: float, spell: SpellToken) -> dict[str, Any]:
+    spelling = spell(token_id)
+    text = spelling.decode(errors="replace")
+    return {"token": text, "logprob": logprob, "bytes": list(spelling)}
 
 
 def _thinking(parts: Sequence[OutputPart]) -> str:

@@ -55,7 +55,7 @@ def ollama_routes(door: Door, patience: Patience) -> APIRouter:
     async def chat(request: Request) -> Response:
         """Answers a conversation, as lines of JSON unless `stream` is false."""
         wanted, engine = await read_model_request(request, OllamaChatRequest, door)
-        writer = OllamaChatAnswer(engine.served_model.names[0])
+        writer = OllamaChatAnswer(engine.served_model.names[0], engine.token_bytes)
         if not wanted.messages:
             return JSONResponse(writer.loaded().model_dump(exclude_unset=True))
         spec = ollama_chat_spec(wanted, f"ollama-{request.state.request_id}")
@@ -70,7 +70,7 @@ def ollama_routes(door: Door, patience: Patience) -> APIRouter:
     async def generate(request: Request) -> Response:
         """Answers a text, as lines of JSON unless `stream` is false."""
         wanted, engine = await read_model_request(request, OllamaGenerateRequest, door)
-        writer = OllamaGenerateAnswer(engine.served_model.names[0])
+        writer = OllamaGenerateAnswer(engine.served_model.names[0], engine.token_bytes)
         if not wanted.prompt:
             return JSONResponse(writer.loaded().model_dump(exclude_unset=True))
         spec = ollama_generate_spec(wanted, f"ollama-{request.state.request_id}")

@@ -1,9 +1,11 @@
-"""From a validated request of `/api/chat` or `/api/generate` to what the engine is asked."""
+"""From a validated request of a route under `/api` to what the engine is asked."""
 
 import json
+from collections.abc import Sequence
 from collections.abc import Set as NameSet
 from dataclasses import replace
 
+from coordinator.core.embedding import EmbeddingParams, Pooling
 from coordinator.core.grammar import Grammar
 from coordinator.core.request_spec import (
     MAX_UINT32,
@@ -74,6 +76,32 @@ def ollama_generate_spec(request: OllamaGenerateRequest, request_id: str) -> Req
     return replace(_spec(request, prompt, request_id), divides_output=True)
 
 
+def ollama_embedding_specs(
+    texts: Sequence[str], request_id: str, *, normalizes: bool, num_dimensions: int | None = None
+) -> list[RequestSpec]:
+    """What texts that become vectors ask of the engine, in their order.
+
+    Args:
+        texts: Validated.
+        request_id: The engine's own ids are made of it.
+        normalizes: Whether each vector gets the length 1.
+        num_dimensions: How many of the first elements are kept; None: all.
+
+    Raises:
+        InvalidArgumentError: A value is out of range; the error names the field.
+    """
+    params = EmbeddingParams(pooling=Pooling.LAST, normalize=normalizes, dimensions=num_dimensions)
+    return [
+        RequestSpec(
+            prompt=TextPrompt(text=text),
+            max_tokens=0,
+            request_id=f"{request_id}-{index}",
+            embedding=params,
+        )
+        for index, text in enumerate(texts)
+    ]
+
+
 def ollama_grammar(request: OllamaRequest) -> Grammar | None:
     """What the text must match.
 
@@ -108,6 +136,7 @@ def _spec(request: OllamaRequest, prompt: Prompt, request_id: str) -> RequestSpe
         stop=tuple(options.stop or ()),
         request_id=request_id,
         grammar=ollama_grammar(request),
+        logprobs=(request.top_logprobs or 0) if request.logprobs else None,
     )
 
 

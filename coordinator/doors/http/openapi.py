@@ -17,6 +17,8 @@ from coordinator.doors.http.schema.completion import CompletionRequest
 from coordinator.doors.http.schema.embedding import EmbeddingRequest
 from coordinator.doors.http.schema.ollama import (
     OllamaChatRequest,
+    OllamaEmbeddingsRequest,
+    OllamaEmbedRequest,
     OllamaGenerateRequest,
     OllamaShowRequest,
 )
@@ -30,6 +32,8 @@ _REQUESTS: Sequence[type[BaseModel]] = (
     MessagesRequest,
     CountTokensRequest,
     OllamaChatRequest,
+    OllamaEmbeddingsRequest,
+    OllamaEmbedRequest,
     OllamaGenerateRequest,
     OllamaShowRequest,
     ResponsesRequest,

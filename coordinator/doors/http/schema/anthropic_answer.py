@@ -183,3 +183,26 @@ class AnthropicErrorResponse(ResponseModel):
     type: Literal["error"]
     error: AnthropicError
     request_id: str
+
+
+class AnthropicModel(ResponseModel):
+    """A model, whether it is served at present or not, as Anthropic's clients read it."""
+
+    type: Literal["model"]
+    id: str
+    display_name: str
+    created_at: str = Field(description="When the coordinator was started, as RFC 3339 has it.")
+    lifecycle: Literal["active"]
+    max_input_tokens: int | None = Field(
+        description="Most tokens of one request, as for `max_tokens`; null until it was served."
+    )
+    max_tokens: int | None
+
+
+class AnthropicModelList(ResponseModel):
+    """All models, on one page."""
+
+    data: list[AnthropicModel]
+    has_more: Literal[False]
+    first_id: str | None
+    last_id: str | None

@@ -1,11 +1,18 @@
-"""What `/api/chat`, `/api/generate` and `/api/show` take, as Ollama writes it."""
+"""What the routes under `/api` take, as Ollama writes it."""
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, Tag, model_validator
 
-from coordinator.core.request_spec import MAX_CHAT_MESSAGES, MAX_STOP_STRINGS, MAX_UINT32
+from coordinator.core.request_spec import (
+    MAX_CHAT_MESSAGES,
+    MAX_LOGPROBS,
+    MAX_STOP_STRINGS,
+    MAX_UINT32,
+)
 from coordinator.core.tools import MAX_TOOL_CALLS
+from coordinator.doors.embedding import MAX_PROMPTS
 from coordinator.doors.http.schema.base import (
     TEXT,
     Advisory,
@@ -17,14 +24,21 @@ from coordinator.doors.http.schema.base import (
     Unsupported,
     by_json_type,
 )
+from coordinator.doors.http.schema.completion import PromptText
 from coordinator.doors.http.schema.sampling import Seed, StopString
 from coordinator.doors.http.schema.tools import Tools
 
-_OBJECT, _BOOLEAN = Tag("<object>"), Tag("<boolean>")
+_OBJECT, _BOOLEAN, _TEXTS = Tag("<object>"), Tag("<boolean>"), Tag("<texts>")
 
 Format = Annotated[
     Annotated[Literal["", "json"], TEXT] | Annotated[dict[str, JsonValue], _OBJECT],
     by_json_type({str: TEXT, dict: _OBJECT}, 'must be "json" or a JSON schema'),
+]
+
+EmbedInput = Annotated[
+    Annotated[PromptText, TEXT]
+    | Annotated[list[PromptText], Field(max_length=MAX_PROMPTS), _TEXTS],
+    by_json_type({str: TEXT, list: _TEXTS}, "must be a text or a list of texts"),
 ]
 
 Think = Annotated[
@@ -100,7 +114,11 @@ class Options(RequestModel):
     embedding_only: Advisory = None
 
 
-class OllamaRequest(ModelRequest):
+class OllamaModelRequest(ModelRequest):
+    """What is asked of a model, which Ollama's clients may call by its name and `:latest`."""
+
+
+class OllamaRequest(OllamaModelRequest):
     """What conversations and texts have in common."""
 
     format: Format | None = Field(
@@ -116,10 +134,23 @@ class OllamaRequest(ModelRequest):
         " `reasoning_effort`. Null: what the template does by itself.",
     )
     keep_alive: Advisory = None
-    logprobs: Unsupported = None
-    top_logprobs: Unsupported = None
+    logprobs: bool | None = Field(
+        None, description="Return the log-probability of every token. Default false."
+    )
+    top_logprobs: Integer | None = Field(
+        None,
+        ge=0,
+        le=MAX_LOGPROBS,
+        description="With `logprobs`: most likely tokens whose log-probabilities are returned too.",
+    )
     truncate: Unsupported = Field(None, description="A prompt is never shortened.")
     shift: Unsupported = Field(None, description="A prompt is never shortened.")
+
+    @model_validator(mode="after")
+    def _check_top_logprobs(self) -> "OllamaRequest":
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs is set, which needs logprobs to be true")
+        return self
 
 
 class OllamaFunction(MessagePart):
@@ -192,7 +223,38 @@ class OllamaGenerateRequest(OllamaRequest):
         return self
 
 
-class OllamaShowRequest(ModelRequest):
+class OllamaEmbedFields(OllamaModelRequest):
+    """What requests for vectors have in common."""
+
+    keep_alive: Advisory = None
+    options: Advisory = Field(None, description="No token is chosen.")
+
+
+class OllamaEmbedRequest(OllamaEmbedFields):
+    """One text to turn into a vector, or several."""
+
+    input: EmbedInput = Field(description="A text, or a list of texts.")
+    dimensions: Integer | None = Field(
+        None,
+        ge=0,
+        description="Keep so many of the first elements, before the length is made 1. Default, and"
+        " 0: all.",
+    )
+    truncate: Advisory = Field(None, description="A text that is too long is refused.")
+
+    @property
+    def texts(self) -> Sequence[str]:
+        """The texts, in order."""
+        return [self.input] if isinstance(self.input, str) else self.input
+
+
+class OllamaEmbeddingsRequest(OllamaEmbedFields):
+    """One text to turn into a vector, in the older way."""
+
+    prompt: PromptText = Field(description="The text.")
+
+
+class OllamaShowRequest(OllamaModelRequest):
     """A model that is asked about."""
 
     name: str | None = Field(None, description="The older name of `model`.")

@@ -33,6 +33,22 @@ class MessageAnswerPart(ResponseModel):
     tool_calls: list[ToolCallAnswer] | None = None
 
 
+class OllamaTokenLogprob(ResponseModel):
+    """A token, and the logarithm of its probability."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class OllamaLogprob(OllamaTokenLogprob):
+    """A token of the output."""
+
+    top_logprobs: list[OllamaTokenLogprob] | None = Field(
+        default=None, description="Most likely tokens at its place; absent unless asked for."
+    )
+
+
 class OllamaAnswer(ResponseModel):
     """What is new in an answer, or all of it."""
 
@@ -46,6 +62,9 @@ class OllamaAnswer(ResponseModel):
     prompt_eval_duration: int | None = Field(default=None, description="Until the first token.")
     eval_count: int | None = Field(default=None, description="Tokens of the output.")
     eval_duration: int | None = Field(default=None, description="From the first token on.")
+    logprobs: list[OllamaLogprob] | None = Field(
+        default=None, description="Of every new token, thinking and calls included."
+    )
 
 
 class ChatAnswerPart(OllamaAnswer):
@@ -59,6 +78,22 @@ class GenerateAnswerPart(OllamaAnswer):
 
     response: str
     thinking: str | None = None
+
+
+class OllamaEmbeddings(ResponseModel):
+    """Answer of `/api/embed`."""
+
+    model: str
+    embeddings: list[list[float]] = Field(description="In the order of the texts.")
+    total_duration: int = Field(description="In nanoseconds.")
+    load_duration: int
+    prompt_eval_count: int = Field(description="Tokens of all texts.")
+
+
+class OllamaEmbedding(ResponseModel):
+    """Answer of `/api/embeddings`."""
+
+    embedding: list[float]
 
 
 class ModelDetails(ResponseModel):
