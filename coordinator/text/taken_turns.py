@@ -18,6 +18,9 @@ Render = Callable[[Sequence[Turn], Sequence[Mapping[str, object]] | None], str]
 
 Raises `InvalidArgumentError` where the template refuses them."""
 
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+"""What templates call the thinking of a turn; each has one of these names."""
+
 _BETWEEN = "\n\n"
 """Stands between two contents that become one."""
 _NOTHING: Turn = {"role": None}
@@ -50,7 +53,10 @@ def in_order_taken(render: Render) -> Render:
 def _other_orders(turns: Sequence[Turn]) -> Iterator[Sequence[Turn]]:
     """The same conversation in other orders, the nearest first."""
     tried = [turns]
-    for change in (_with_one_system, _alternating, _without_system, _without_empty_turns):
+    for change in (
+        *(_with_one_system, _alternating, _without_system, _without_empty_turns),
+        _with_all_thought,
+    ):
         changed = change(tried[-1])
         if changed != tried[-1]:
             tried.append(changed)
@@ -110,3 +116,20 @@ def _without_empty_turns(turns: Sequence[Turn]) -> Sequence[Turn]:
         else:
             kept.append(turn)
     return kept
+
+
+def _with_all_thought(turns: Sequence[Turn]) -> Sequence[Turn]:
+    """What is said beside a call and thinking is thought, as gpt-oss takes one of both."""
+    return [
+        {**turn, "content": "", **_joined_thoughts(turn)}
+        if turn.get("tool_calls") and turn["content"]
+        else turn
+        for turn in turns
+    ]
+
+
+def _joined_thoughts(turn: Turn) -> Turn:
+    thoughts = {name: turn[name] for name in THOUGHTS if name in turn}
+    if not thoughts:
+        return {"content": turn["content"]}
+    return {name: f"{thought}{_BETWEEN}{turn['content']}" for name, thought in thoughts.items()}

@@ -19,11 +19,8 @@ from coordinator.dialogue.instructions import instructions, result_text
 from coordinator.dialogue.written_calls import written_calls
 from coordinator.text.call_ids import nine_character_ids
 from coordinator.text.control_tokens import unguessable_tag
-from coordinator.text.taken_turns import Render, Turn, in_order_taken
+from coordinator.text.taken_turns import THOUGHTS, Render, Turn, in_order_taken
 from stagecoach.contract.errors import InvalidArgumentError
-
-_REASONING = ("reasoning_content", "reasoning", "thinking")
-"""What templates call it; each has one of these names."""
 
 _QUESTION = {"role": "user", "content": "0"}
 """What comes before the calls by which it is found what a template takes."""
@@ -147,7 +144,7 @@ def plain_turn(message: ChatMessage) -> dict[str, object]:
     if message.tool_call_id is not None:
         turn["tool_call_id"] = message.tool_call_id
     if message.reasoning:
-        turn |= dict.fromkeys(_REASONING, message.reasoning)
+        turn |= dict.fromkeys(THOUGHTS, message.reasoning)
     return turn
 
 

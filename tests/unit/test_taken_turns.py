@@ -1,6 +1,7 @@
 """Conversations as clients write them reach templates that refuse their order or their ids."""
 
 import re
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,6 +18,7 @@ NEMO = "mistralai-Mistral-Nemo-Instruct-2407"
 SMALL = "Mistral-Small-3.2-24B-Instruct-2506"
 MINISTRAL = "mistralai-Ministral-3-14B-Reasoning-2512"
 GEMMA = "google-gemma-2-2b-it"
+GPT_OSS = "openai-gpt-oss-120b"
 ALL = (NEMO, SMALL, MINISTRAL, GEMMA)
 ADD = Tool(name="add", description="Adds.", parameters='{"type": "object"}')
 FOREIGN = "call_0123456789abcdefABCDEFGH"
@@ -102,6 +104,19 @@ def test_an_assistant_may_speak_first(name: str) -> None:
     text = template(name).render(history)
     check_order(text, "Hello!", "Hi.")
     assert text.count("Rules.") == 1
+
+
+def test_what_is_said_beside_a_call_and_thinking_is_thought_for_gpt_oss() -> None:
+    asked, result = called("c1")
+    asked = replace(asked, content="I look it up.", reasoning="They want a sum.")
+    text = template(GPT_OSS).render([said("user", "Add."), asked, result], tools=[ADD])
+    thought = "<|channel|>analysis<|message|>They want a sum.\n\nI look it up.<|end|>"
+    check_order(text, "Add.", thought, "to=functions.add<|channel|>commentary", "Three.")
+
+
+def test_a_tool_without_a_description_is_shown_to_gpt_oss() -> None:
+    text = template(GPT_OSS).render([said("user", "Add.")], tools=[Tool(name="add")])
+    assert "type add = () => any;" in text
 
 
 def test_what_a_template_takes_is_left_as_it_is() -> None:
