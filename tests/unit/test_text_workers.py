@@ -78,7 +78,8 @@ async def test_only_short_texts_are_tokenized_in_the_coordinator() -> None:
 
 
 async def test_what_is_wrong_with_a_prompt_is_said_as_the_tokenizer_says_it() -> None:
-    template = "{% if messages|length > 1 %}{{ raise_exception('one turn only') }}{% endif %}a"
+    refused = "{{ raise_exception('not of b') }}"
+    template = f"{{% if messages[-1].content.endswith('b') %}}{refused}{{% endif %}}a"
     tokenizer = tokenizer_with(template)
     surrogate = "\ud83d" + "a" * MAX_INLINE_BYTES
     async with running(tokenizer) as workers:
