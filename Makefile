@@ -27,10 +27,11 @@ demo: $(INSTALLED)  ## stream text from a real model through three stage servers
 	@$(BIN)/python -m examples.demo
 
 # Files side by side; more processes than that and servers that wait for each other get too slow.
-# In their own order, in which those with few tests that take long do not come last.
+# In their own order, in which those with few tests that take long do not come last. After a crash
+# xdist would wait without end for tests of the process that it replaced.
 test: $(INSTALLED) browser  ## run the tests; ARGS="-k codec" runs some
 	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile \
-		--no-loadscope-reorder $(ARGS)
+		--no-loadscope-reorder --max-worker-restart 0 $(ARGS)
 
 # Not needed by what is shipped, and nobody's to install but root's.
 browser:  ## install the browser that tests the status page, where that is possible
