@@ -24,7 +24,7 @@ from coordinator.core.tools import Tool
 from coordinator.dialogue.dialect import Dialect
 from coordinator.text.control_tokens import unguessable_tag
 from coordinator.text.taken_turns import Turn
-from coordinator.text.tool_turns import ToolTurns
+from coordinator.text.tool_turns import CallTurns, ToolTurns, found_call_turns
 from stagecoach.contract.errors import InvalidArgumentError, ModelFilesError
 
 
@@ -45,6 +45,7 @@ class ChatTemplate:
         self.special_tokens = dict(special_tokens)
         self.dialect = Dialect.of(source)
         """How the model that it belongs to writes."""
+        self._known_call_turns: dict[bool, CallTurns] = {}
         try:
             self._template = _environment().from_string(source)
         except jinja2.TemplateSyntaxError as error:
@@ -75,7 +76,17 @@ class ChatTemplate:
         def render(turns: Sequence[Turn], described: Sequence[Mapping[str, object]] | None) -> str:
             return self._render(turns, described, arguments, add_generation_prompt)
 
-        return ToolTurns(self.dialect, render).render(messages, tools)
+        return ToolTurns(self.dialect, render, self._call_turns).render(messages, tools)
+
+    def _call_turns(self, has_tools: bool) -> CallTurns:
+        """How the template takes turns that call tools; found once, as it takes some renderings."""
+        if has_tools not in self._known_call_turns:
+            self._known_call_turns[has_tools] = found_call_turns(
+                self.dialect,
+                lambda turns, tools: self._render(turns, tools, {}, True),
+                has_tools=has_tools,
+            )
+        return self._known_call_turns[has_tools]
 
     def _render(
         self,

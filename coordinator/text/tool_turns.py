@@ -7,7 +7,7 @@ trying it; what it leaves out is written for it, as the model itself would write
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple
@@ -22,8 +22,9 @@ from coordinator.text.control_tokens import unguessable_tag
 from coordinator.text.taken_turns import THOUGHTS, Render, Turn, in_order_taken
 from stagecoach.contract.errors import InvalidArgumentError
 
+_TOOL = Tool(name="add", description="Adds.", parameters='{"type": "object"}')
 _QUESTION = {"role": "user", "content": "0"}
-"""What comes before the calls by which it is found what a template takes."""
+"""What is shown, and said, before the calls by which it is found what a template takes."""
 
 
 class CallTurns(NamedTuple):
@@ -47,12 +48,16 @@ class ToolTurns:
     Args:
         dialect: How the model writes calls.
         render: Renders turns with the template.
+        call_turns: Says how the template takes turns that call tools, with tools shown or none;
+            see `found_call_turns`.
     """
 
-    def __init__(self, dialect: Dialect, render: Render) -> None:
+    def __init__(
+        self, dialect: Dialect, render: Render, call_turns: Callable[[bool], CallTurns]
+    ) -> None:
         self._dialect = dialect
         self._render = in_order_taken(render)
-        self._call_turns: CallTurns | None = None
+        self._call_turns = call_turns
 
     def render(self, messages: Sequence[ChatMessage], tools: Sequence[Tool]) -> str:
         """Renders a conversation.
@@ -64,7 +69,7 @@ class ToolTurns:
         if not self._has_calls(messages):
             turns: Sequence[Turn] = [plain_turn(message) for message in messages]
         else:
-            turns = self._turns(messages, described)
+            turns = self._turns(messages, self._call_turns(len(tools) > 0))
         if self._dialect.knows_tools or not tools:
             return self._render(turns, described or None)
         told = instructions(described, self._dialect.calls)
@@ -74,12 +79,7 @@ class ToolTurns:
     def _has_calls(messages: Sequence[ChatMessage]) -> bool:
         return any(message.tool_calls or message.role == "tool" for message in messages)
 
-    def _turns(
-        self, messages: Sequence[ChatMessage], tools: Sequence[Mapping[str, object]]
-    ) -> Sequence[Turn]:
-        if self._call_turns is None:
-            self._call_turns = self._found_call_turns(tools)
-        form = self._call_turns
+    def _turns(self, messages: Sequence[ChatMessage], form: CallTurns) -> Sequence[Turn]:
         if not form.takes_any_ids:
             messages = nine_character_ids(messages)
         if form.shows_calls and self._dialect.calls.next is None:
@@ -102,38 +102,50 @@ class ToolTurns:
                 turns.append({**plain_turn(message), "content": content})
         return turns
 
-    def _found_call_turns(self, tools: Sequence[Mapping[str, object]]) -> CallTurns:
-        """Tries what the template takes."""
-        if not self._dialect.knows_tools:
-            return CallTurns(shows_calls=False, shows_results=False)
-        for as_text in (False, True):
-            for empty_content in ("", None):
-                for any_ids in (True, False):
-                    form = CallTurns(True, True, empty_content, as_text, any_ids)
-                    shown = self._shown(form, tools)
-                    if shown is not None:
-                        return form._replace(shows_results=shown)
-        result = unguessable_tag()
-        answer = ChatMessage(role="tool", content=result, name=result, tool_call_id=result[:9])
-        with suppress(InvalidArgumentError):
-            asked = plain_turn(ChatMessage(role="assistant", content="0"))
-            text = self._render([_QUESTION, asked, plain_turn(answer)], tools or None)
-            return CallTurns(shows_calls=False, shows_results=result in text)
-        return CallTurns(shows_calls=False, shows_results=False)
 
-    def _shown(self, form: CallTurns, tools: Sequence[Mapping[str, object]]) -> bool | None:
-        """Whether a result is shown with calls in this form; None where no call is."""
-        name, result = unguessable_tag(), unguessable_tag()
-        call = ToolCall(
-            call_id=result if form.takes_any_ids else result[:9], name=name, arguments='{"a": 1}'
-        )
-        answer = ChatMessage(role="tool", content=result, name=name, tool_call_id=call.call_id)
-        asked = _call_turn(ChatMessage(role="assistant", tool_calls=(call,)), form)
-        with suppress(InvalidArgumentError):
-            text = self._render([_QUESTION, asked, plain_turn(answer)], tools or None)
-            if name in text:
-                return result in text
-        return None
+def found_call_turns(dialect: Dialect, render: Render, *, has_tools: bool) -> CallTurns:
+    """Tries what a template takes; a client has no part in it, so that it holds for all.
+
+    Args:
+        dialect: How the model writes calls.
+        render: Renders turns with the template, as if nobody asked for more.
+        has_tools: Whether tools are shown.
+    """
+    if not dialect.knows_tools:
+        return CallTurns(shows_calls=False, shows_results=False)
+    render = in_order_taken(render)
+    tools = [_described(_TOOL)] if has_tools else None
+    for as_text in (False, True):
+        for empty_content in ("", None):
+            for any_ids in (True, False):
+                form = CallTurns(True, True, empty_content, as_text, any_ids)
+                shown = _shows_results(form, render, tools)
+                if shown is not None:
+                    return form._replace(shows_results=shown)
+    result = unguessable_tag()
+    answer = ChatMessage(role="tool", content=result, name=result, tool_call_id=result[:9])
+    with suppress(InvalidArgumentError):
+        asked = plain_turn(ChatMessage(role="assistant", content="0"))
+        text = render([_QUESTION, asked, plain_turn(answer)], tools)
+        return CallTurns(shows_calls=False, shows_results=result in text)
+    return CallTurns(shows_calls=False, shows_results=False)
+
+
+def _shows_results(
+    form: CallTurns, render: Render, tools: Sequence[Mapping[str, object]] | None
+) -> bool | None:
+    """Whether a result is shown with calls in a form; None where no call is."""
+    name, result = unguessable_tag(), unguessable_tag()
+    call = ToolCall(
+        call_id=result if form.takes_any_ids else result[:9], name=name, arguments='{"a": 1}'
+    )
+    answer = ChatMessage(role="tool", content=result, name=name, tool_call_id=call.call_id)
+    asked = _call_turn(ChatMessage(role="assistant", tool_calls=(call,)), form)
+    with suppress(InvalidArgumentError):
+        text = render([_QUESTION, asked, plain_turn(answer)], tools)
+        if name in text:
+            return result in text
+    return None
 
 
 def plain_turn(message: ChatMessage) -> dict[str, object]:

@@ -1,13 +1,17 @@
 """Conversations with tools reach every kind of chat template, whatever it takes."""
 
 import json
+from dataclasses import replace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from coordinator.core.request_spec import ChatMessage
 from coordinator.core.tools import Tool, ToolCall
+from coordinator.text import chat_template
 from coordinator.text.chat_template import ChatTemplate
+from coordinator.text.tool_turns import found_call_turns
 from stagecoach.contract.errors import InvalidArgumentError
 
 TOOL = Tool(name="add", description="Adds.", parameters='{"type": "object"}')
@@ -120,3 +124,19 @@ def test_a_template_gets_what_it_is_given_by_name_but_not_its_own_names() -> Non
     given: dict[str, Any] = {"mood": "good", "messages": [], "add_generation_prompt": "x"}
     given = json.loads(json.dumps(given))
     assert ChatTemplate(turns, {}).render([QUESTION], arguments=given) == "good 1 True"
+
+
+def test_what_a_template_takes_is_found_once_and_by_no_client(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = Mock(wraps=found_call_turns)
+    monkeypatch.setattr(chat_template, "found_call_turns", found)
+    refuses_some = (
+        "{% for tool in tools if tool.function.name == 'odd' %}{{ raise_exception('odd') }}"
+        "{% endfor %}"
+    )
+    chats = template("call.function.name + call.function.arguments", refuses_some + _TURNS)
+    with pytest.raises(InvalidArgumentError, match="odd"):
+        chats.render(HISTORY, tools=[replace(TOOL, name="odd")])
+    assert '<tool_call>add{"a": 1, "b": "x"}</tool_call>' in chats.render(HISTORY, tools=[TOOL])
+    assert found.call_count == 1
