@@ -114,7 +114,7 @@ class EventSender:
             if not self.is_started:
                 raise
             await fail(error)
-        except Exception:
+        except Exception:  # a bug; the log has it, and a stream that has begun has to say so
             if not self.is_started:
                 raise
             _log.exception("internal error in request %s", request_id)

@@ -1,7 +1,7 @@
 """The output of a response: its items as they come, and the events that tell of them."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from coordinator.core.events import Finished, TokensEvent
 from coordinator.core.output_parts import (
@@ -26,6 +26,8 @@ from coordinator.doors.http.responses_tools import FunctionOf
 from coordinator.doors.http.schema.responses_answer import (
     ItemStatus,
     OutputItem,
+    OutputText,
+    ReasoningText,
 )
 from coordinator.doors.http.schema.responses_events import Event, ItemEvent, PartEvent
 from coordinator.doors.http.token_logprobs import Pair, token_logprobs
@@ -153,15 +155,21 @@ class Output:
         )
         part = item.part("")
         if part is not None:
-            yield Told(
-                PartEvent(
-                    type="response.content_part.added",
-                    sequence_number=self.next_number(),
-                    item_id=item.place.id,
-                    output_index=item.place.output_index,
-                    part=part,
-                )
-            )
+            yield Told(self._part_event("response.content_part.added", item, part))
+
+    def _part_event(
+        self,
+        kind: Literal["response.content_part.added", "response.content_part.done"],
+        item: OpenItem,
+        part: OutputText | ReasoningText,
+    ) -> PartEvent:
+        return PartEvent(
+            type=kind,
+            sequence_number=self.next_number(),
+            item_id=item.place.id,
+            output_index=item.place.output_index,
+            part=part,
+        )
 
     def _close(self, status: ItemStatus) -> Iterator[Told]:
         item = self._open
@@ -173,16 +181,7 @@ class Output:
             yield Told(item.done(self.next_number()), pairs)
         part = item.part(item.text)
         if part is not None:
-            yield Told(
-                PartEvent(
-                    type="response.content_part.done",
-                    sequence_number=self.next_number(),
-                    item_id=item.place.id,
-                    output_index=item.place.output_index,
-                    part=part,
-                ),
-                pairs,
-            )
+            yield Told(self._part_event("response.content_part.done", item, part), pairs)
         made = MadeItem(item.item(status), pairs[0] if pairs else ())
         self.items.append(made)
         yield Told(
