@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from coordinator.core.request_spec import ChatPrompt, TextPrompt, TokenPrompt
-from coordinator.doors.http import body_job, body_workers
+from coordinator.doors.http import body_job, body_workers, openapi
 from coordinator.doors.http.body_job import MAX_OTHER_BYTES
 from coordinator.doors.http.body_workers import MAX_INLINE_BYTES, BodyWorkers, ByteBudget
 from coordinator.doors.http.request_specs import chat_specs, completion_specs, embedding_specs
@@ -18,6 +18,7 @@ from coordinator.doors.http.schema.base import ModelRequest
 from coordinator.doors.http.schema.chat import ChatCompletionRequest
 from coordinator.doors.http.schema.completion import CompletionRequest
 from coordinator.doors.http.schema.embedding import EmbeddingRequest
+from coordinator.doors.http.schema.ollama import OllamaEmbeddingsRequest, OllamaEmbedRequest
 from coordinator.doors.http.schema.tokens import DetokenizeRequest, TokenizeRequest
 from stagecoach.contract.errors import DeadlineExceededError, InvalidArgumentError
 
@@ -284,3 +285,25 @@ async def test_large_bodies_are_held_in_order_and_within_the_budget() -> None:
     assert await settled() == []
     async with budget.hold(10):
         pass
+
+
+def test_a_large_body_of_every_route_can_be_read() -> None:
+    assert set(body_job._KINDS.values()) == set(openapi._REQUESTS)
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        (OllamaEmbedRequest, {"input": LONG}),
+        (OllamaEmbedRequest, {"input": ["a", LONG, "b"]}),
+        (OllamaEmbeddingsRequest, {"prompt": LONG}),
+    ],
+)
+async def test_a_large_text_for_a_vector_of_ollamas_is_what_it_would_be_as_a_small_one(
+    bodies: BodyWorkers,
+    kind: type[ModelRequest],
+    content: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    large, small = await both(bodies, {"model": "m", **content}, kind, monkeypatch)
+    assert large == small

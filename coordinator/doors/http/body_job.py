@@ -34,6 +34,8 @@ from coordinator.doors.http.schema.completion import CompletionRequest
 from coordinator.doors.http.schema.embedding import EmbeddingRequest
 from coordinator.doors.http.schema.ollama import (
     OllamaChatRequest,
+    OllamaEmbeddingsRequest,
+    OllamaEmbedRequest,
     OllamaGenerateRequest,
     OllamaRequest,
     OllamaShowRequest,
@@ -56,6 +58,7 @@ _KINDS: Mapping[str, type[ModelRequest]] = {
         *(ChatCompletionRequest, CompletionRequest, EmbeddingRequest),
         *(ResponsesRequest, MessagesRequest, CountTokensRequest),
         *(OllamaChatRequest, OllamaGenerateRequest, OllamaShowRequest),
+        *(OllamaEmbedRequest, OllamaEmbeddingsRequest),
         *(TokenizeRequest, DetokenizeRequest),
     )
 }
