@@ -35,6 +35,29 @@ settings.register_profile("stagecoach", deadline=None, print_blob=True)
 settings.load_profile("stagecoach")
 
 
+class FailuresAtOnce:
+    """Says of each failure at once, in a line, what failed.
+
+    pytest says it in the end, and not at all of a run that a crash ended.
+    """
+
+    def __init__(self, terminal: pytest.TerminalReporter) -> None:
+        self._terminal = terminal
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            crash = getattr(report.longrepr, "reprcrash", None)
+            message = report.longreprtext if crash is None else crash.message
+            reason = " ".join(message.split())[:300]
+            self._terminal.write_line(f"FAILED at {report.when}: {report.nodeid} - {reason}")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is not None and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(FailuresAtOnce(terminal))
+
+
 @pytest.fixture(autouse=True)
 def _own_logging() -> Iterator[None]:
     """Undoes the logging of a command that a test runs in its own process."""

@@ -6,14 +6,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-import psutil
-
 from coordinator.constraint.grammar_compiler import GrammarCompiler
 from coordinator.constraint.token_constraint import TokenConstraint
 from coordinator.core.grammar import Grammar, GrammarKind
 from coordinator.text.gguf_tokenizer import build_gguf_tokenizer
 from coordinator.text.gguf_vocabulary import GgufVocabulary
 from coordinator.text.tokenizer import Tokenizer
+from tests.child_processes import children
 from tests.text_models import BYTE_TOKENS
 
 TOKENS = ["a", "b", "ab", "1", "</s>"]
@@ -75,7 +74,7 @@ async def grammars_closed() -> AsyncIterator[Make]:
     yield create
     for grammars in made:
         await grammars.close()
-    assert psutil.Process().children(recursive=True) == []
+    assert children(recursive=True) == []
 
 
 def make_of_bytes(make: Make) -> Grammars:

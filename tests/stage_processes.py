@@ -13,6 +13,7 @@ from pathlib import Path
 from coordinator.cli.cluster.child import Child, Process, spawn
 from coordinator.cli.cluster.stage_forks import StageForks, _Server
 from stagecoach.contract.layer_range import LayerRange
+from tests.child_processes import kept_ids
 from tests.orphans import adopted_orphans
 
 START_DEADLINE_S = 300.0
@@ -86,7 +87,9 @@ async def stage_processes(
 ) -> AsyncIterator[list[StageProcess]]:
     """One for each range, all ready; killed at the end. Each runs `code`, if that is given."""
     forks = StageForks()
-    forks._server = _kept.pop() if _kept else None
+    if _kept:
+        forks._server = _kept.pop()
+        kept_ids.discard(forks._server._process.pid)
     start = forks.start if code is None else lambda arguments: spawn(["-c", code, *arguments])
     stages = [StageProcess(model, layers, start) for layers in ranges]
     with adopted_orphans():
@@ -96,4 +99,5 @@ async def stage_processes(
         finally:
             await asyncio.gather(*(stage.end() for stage in stages))
             if forks._server is not None:
+                kept_ids.add(forks._server._process.pid)
                 _kept.append(forks._server)

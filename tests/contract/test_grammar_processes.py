@@ -19,6 +19,7 @@ from stagecoach.contract.errors import (
     QueueFullError,
     UnavailableError,
 )
+from tests.child_processes import children
 from tests.grammars import (
     EOS,
     ONE,
@@ -55,7 +56,7 @@ async def test_a_grammar_is_compiled_once_for_all_who_send_it(
     monkeypatch.setattr(template_cache, "MAX_TEMPLATES", 2)
     grammars = make()
     await grammars.compiler.start()
-    (root,) = psutil.Process().children()
+    (root,) = children()
     await asyncio.gather(*(grammars.compile(regex("a|b")) for _ in range(8)))
     for text in ("a", "b", "1", "a|b"):
         await grammars.compile(regex(text))
@@ -155,7 +156,7 @@ async def test_endless_grammars_hold_up_no_usual_one_and_end_with_their_time(
 async def test_to_give_up_the_wait_for_a_grammar_is_to_end_its_process(make: Make) -> None:
     grammars = make_of_bytes(make)
     await grammars.compiler.start()
-    (root,) = psutil.Process().children()
+    (root,) = children()
     waiting = [asyncio.create_task(grammars.compile(schema(ENDLESS))) for _ in range(2)]
     await until(lambda: len(root.children()) == 1)
     waiting[0].cancel()
@@ -168,11 +169,11 @@ async def test_to_give_up_the_wait_for_a_grammar_is_to_end_its_process(make: Mak
 async def test_closing_ends_what_is_compiled_at_once(make: Make) -> None:
     grammars = make_of_bytes(make)
     waiting = asyncio.create_task(grammars.compile(schema(ENDLESS)))
-    await until(lambda: len(psutil.Process().children(recursive=True)) == 2)
+    await until(lambda: len(children(recursive=True)) == 2)
     await grammars.compiler.close()
     with pytest.raises(UnavailableError, match="shutting down"):
         await waiting
-    assert psutil.Process().children(recursive=True) == []
+    assert children(recursive=True) == []
     with pytest.raises(UnavailableError, match="shutting down"):
         await grammars.compile(regex("a"))
     await grammars.compiler.close()
@@ -264,7 +265,7 @@ async def test_the_process_of_an_output_alone_that_crashes_breaks_that_output_al
 def family_of(constraint: TokenConstraint) -> dict[str, psutil.Process]:
     """The processes that an output needs, by their parts."""
     output = process_of(constraint)
-    (root,) = psutil.Process().children()
+    (root,) = children()
     template = output.parent()
     assert template is not None
     assert template.parent() == root
@@ -314,19 +315,14 @@ async def test_a_grammar_whose_processes_are_killed_while_it_is_compiled_is_comp
 ) -> None:
     grammars = make_of_bytes(make)
     compiling = asyncio.create_task(grammars.compile(schema(ENDLESS)))
-    await until(lambda: len(psutil.Process().children(recursive=True)) == 2)
-    root, compiler = psutil.Process().children(recursive=True)
+    await until(lambda: len(children(recursive=True)) == 2)
+    root, compiler = children(recursive=True)
     compiler.kill()
     await until(lambda: len(root.children()) == 1 and root.children() != [compiler])
-    killed = psutil.Process().children(recursive=True)
+    killed = children(recursive=True)
     for process in killed:
         process.kill()
-    await until(
-        lambda: (
-            len(left := psutil.Process().children(recursive=True)) == 2
-            and not set(left) & set(killed)
-        )
-    )
+    await until(lambda: len(left := children(recursive=True)) == 2 and not set(left) & set(killed))
     assert not compiling.done()
     compiling.cancel()
 
@@ -334,8 +330,8 @@ async def test_a_grammar_whose_processes_are_killed_while_it_is_compiled_is_comp
 async def test_a_vocabulary_whose_process_is_killed_is_read_again(make: Make) -> None:
     grammars = make()
     compiling = asyncio.create_task(grammars.compile(regex("a+")))
-    await until(lambda: len(psutil.Process().children()) == 1)
-    for process in psutil.Process().children():
+    await until(lambda: len(children()) == 1)
+    for process in children():
         process.kill()
     assert (await compiling).allowed_ids.tolist() == [A]
 
@@ -399,7 +395,7 @@ async def test_an_output_may_be_closed_while_it_moves(make: Make) -> None:
     grammars = make()
     outputs = [await grammars.compile(regex("a+")) for _ in range(2)]
     await grammars.compiler.start()
-    (root,) = psutil.Process().children()
+    (root,) = children()
     process_of(outputs[0]).kill()
     await append(outputs[1], A)
     outputs[0].append(A)

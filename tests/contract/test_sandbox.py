@@ -26,6 +26,7 @@ from coordinator.sandbox import (
     SandboxProcess,
 )
 from coordinator.sandbox.frames import FrameKind, FrameReader, encode
+from tests.child_processes import children
 from tests.open_files import OpenFile, open_files
 from tests.orphans import adopted_orphans
 
@@ -57,12 +58,7 @@ async def server() -> AsyncIterator[ForkServer]:
     server = TidyServer()
     yield server
     await server.close()
-    assert our_processes() == []
-
-
-def our_processes() -> list[psutil.Process]:
-    """All below this process."""
-    return psutil.Process().children(recursive=True)
+    assert children(recursive=True) == []
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -230,7 +226,7 @@ async def test_the_server_is_started_again_and_what_it_forked_lives_on(
     server: ForkServer,
 ) -> None:
     old = await server.fork()
-    (root,) = psutil.Process().children()
+    (root,) = children()
     root.kill()
     await until(lambda: not root.is_running() or root.status() == psutil.STATUS_ZOMBIE)
     new = await server.fork()
@@ -253,7 +249,7 @@ async def test_whatever_dies_first_leaves_no_zombie(
 ) -> None:
     child = await server.fork()
     grandchild = await child.fork()
-    (root,) = psutil.Process().children()
+    (root,) = children()
     processes = {
         "root": root,
         "child": psutil.Process(child.process_id),
@@ -263,7 +259,7 @@ async def test_whatever_dies_first_leaves_no_zombie(
         processes[name].kill()
         if waits:
             await until(partial(has_ended, processes[name]))
-    await until(lambda: our_processes() == [])
+    await until(lambda: children(recursive=True) == [])
 
 
 @pytest.mark.usefixtures("orphans_adopted")
@@ -271,7 +267,7 @@ async def test_a_process_of_which_nobody_has_heard_yet_leaves_no_zombie(
     server: ForkServer,
 ) -> None:
     child = await server.fork()
-    (root,) = psutil.Process().children()
+    (root,) = children()
     forking = [asyncio.create_task(child.fork()) for _ in range(20)]
     await asyncio.sleep(0)
     while len(root.children(recursive=True)) < 3:
@@ -281,7 +277,7 @@ async def test_a_process_of_which_nobody_has_heard_yet_leaves_no_zombie(
     for forked in await asyncio.gather(*forking, return_exceptions=True):
         if isinstance(forked, SandboxProcess):
             forked.close()
-    await until(lambda: our_processes() == [])
+    await until(lambda: children(recursive=True) == [])
 
 
 def has_ended(process: psutil.Process) -> bool:
@@ -295,7 +291,7 @@ async def test_signals_of_a_terminal_and_of_a_service_manager_disturb_nothing(
     server: ForkServer,
 ) -> None:
     process = await server.fork()
-    for victim in our_processes():
+    for victim in children(recursive=True):
         victim.send_signal(signal.SIGINT)
         victim.send_signal(signal.SIGTERM)
         victim.send_signal(signal.SIGHUP)
@@ -305,7 +301,7 @@ async def test_signals_of_a_terminal_and_of_a_service_manager_disturb_nothing(
 
 async def test_hundreds_of_processes_come_and_go_and_leave_nothing(server: ForkServer) -> None:
     await server.start()
-    (root,) = psutil.Process().children()
+    (root,) = children()
     before = open_files(), open_files(root.pid)
     for _ in range(2):
         processes = await asyncio.gather(*(server.fork() for _ in range(150)))
@@ -335,7 +331,7 @@ async def test_closing_the_server_ends_all_at_once() -> None:
     with pytest.raises(ProcessDiedError):
         await calling
     await server.close()
-    assert our_processes() == []
+    assert children(recursive=True) == []
     with pytest.raises(ProcessDiedError, match="closed"):
         await server.fork()
 
@@ -411,7 +407,7 @@ async def test_a_pool_runs_a_job_again_whose_process_is_killed(server: ForkServe
         os.kill(int(process_id), signal.SIGKILL)
     assert await pool.run(b"pid", timeout_s=20.0) not in process_ids
     running = [asyncio.create_task(pool.run(b"nap", timeout_s=20.0)) for _ in range(2)]
-    (root,) = psutil.Process().children()
+    (root,) = children()
     await until(lambda: len(root.children()) == 2)
     for process in [*root.children(), root]:
         process.kill()

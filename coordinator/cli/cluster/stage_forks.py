@@ -84,10 +84,6 @@ class _Server:
                 env={**os.environ, **ENVIRONMENT},
             )
 
-    @property
-    def is_alive(self) -> bool:
-        return self._process.poll() is None
-
     async def fork(self, command: Command) -> ForkedProcess:
         loop = asyncio.get_running_loop()
         with ExitStack() as ours, ExitStack() as theirs:
