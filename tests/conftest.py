@@ -49,12 +49,13 @@ class FailuresAtOnce:
             crash = getattr(report.longrepr, "reprcrash", None)
             message = report.longreprtext if crash is None else crash.message
             reason = " ".join(message.split())[:300]
-            self._terminal.write_line(f"FAILED at {report.when}: {report.nodeid} - {reason}")
+            self._terminal.write_line(f"\nFAILED at {report.when}: {report.nodeid} - {reason}")
 
 
+@pytest.hookimpl(trylast=True)  # the terminal reporter is made first
 def pytest_configure(config: pytest.Config) -> None:
     terminal = config.pluginmanager.get_plugin("terminalreporter")
-    if terminal is not None and not hasattr(config, "workerinput"):
+    if terminal is not None:  # none in a process of xdist's
         config.pluginmanager.register(FailuresAtOnce(terminal))
 
 
