@@ -21,6 +21,9 @@ os.environ.setdefault("STAGECOACH_STAGE_WAIT_S", "300")
 # What a test compares with is computed on the CPU, and a stage refuses a card that it cannot use.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
+# What people's shells seldom have: commands of the tests write as theirs do.
+os.environ.pop("PYTHONUNBUFFERED", None)
+
 # In the background of a shell it is ignored, and what the tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # So is SIGHUP under `nohup`. A handler is not inherited, and keeps this process alive as well.

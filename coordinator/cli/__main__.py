@@ -5,7 +5,7 @@ import sys
 
 from stagecoach.contract.unexpected import in_words
 from stagecoach.process.grpc_environment import prepare_grpc
-from stagecoach.process.standard_streams import open_missing_streams
+from stagecoach.process.standard_streams import open_missing_streams, written_output
 
 _EXIT_INTERRUPTED = 130  # as `failures` has it, which is not imported yet
 
@@ -33,7 +33,7 @@ def _run() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show a character
     try:
-        with reported_failures():  # as of --help, which cannot be written
+        with reported_failures(), written_output():
             app(prog_name="coordinator-cli")
     except typer.Exit as ended:
         sys.exit(ended.exit_code)

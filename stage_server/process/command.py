@@ -32,7 +32,7 @@ from stagecoach.process.cores import num_cores
 from stagecoach.process.flags import in_flags_of
 from stagecoach.process.grpc_environment import prepare_grpc
 from stagecoach.process.lasting_objects import lasting_objects
-from stagecoach.process.standard_streams import open_missing_streams
+from stagecoach.process.standard_streams import open_missing_streams, written_output
 from stagecoach.process.stop_signals import stop_signals
 from stagecoach.security.tls_files import TlsFiles
 from stagecoach.telemetry.log_config import LOG_FORMATS, LOG_LEVELS, LogConfig
@@ -331,7 +331,7 @@ def run_command() -> None:
     """Runs the command line and exits with its code."""
     open_missing_streams()
     try:
-        with _reported_failures():  # as of --help, which cannot be written
+        with _reported_failures(), written_output():
             app(prog_name="stage-server")
     except typer.Exit as ended:
         sys.exit(ended.exit_code)

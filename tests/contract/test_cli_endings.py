@@ -164,13 +164,32 @@ def test_closed_streams_are_no_fault(server: BackgroundServer) -> None:
     assert not server.engine.running
 
 
-@pytest.mark.parametrize("module", ["coordinator.cli", "stage_server"])
-@pytest.mark.parametrize("flag", ["--help", "--version"])
-def test_help_that_cannot_be_written_is_one_line(module: str, flag: str) -> None:
-    result = in_shell(f'"$0" -m {module} {flag} >/dev/full')
+@pytest.mark.parametrize(
+    "command",
+    [
+        "coordinator.cli --help",
+        "coordinator.cli --version",
+        "coordinator.cli plan --model shape:llama-2-7b --gpu rtx-3060-12gb --gpu rtx-3060-12gb",
+        "stage_server --help",
+        "stage_server --version",
+    ],
+)
+@pytest.mark.parametrize("mode", ["-u", ""], ids=["unbuffered", "buffered"])
+def test_what_cannot_be_written_is_one_line(command: str, mode: str) -> None:
+    result = in_shell(f'"$0" {mode} -m {command} >/dev/full')
     assert result.returncode == 1
     assert result.stderr.endswith("No space left on device\n")
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("mode", ["-u", ""], ids=["unbuffered", "buffered"])
+def test_output_that_nobody_reads_ends_a_command_quietly(
+    server: BackgroundServer, mode: str
+) -> None:
+    """The reader is there no more when the command begins to write."""
+    command = f"coordinator.cli status --json --coordinator {server.address}"
+    script = f'{{ sleep 0.1; "$0" {mode} -m {command}; echo "code $?" >&2; }} | true'
+    assert in_shell(script).stderr == "code 141\n"
 
 
 @pytest.mark.parametrize(

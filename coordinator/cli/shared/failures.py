@@ -1,7 +1,6 @@
 """How a command ends when it cannot do what it was asked: one line on stderr and an exit code."""
 
 import logging
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import typer
 from stagecoach.contract.errors import InvalidArgumentError, StagecoachError
 from stagecoach.contract.unexpected import in_words
 from stagecoach.process.flags import in_flags_of
+from stagecoach.process.standard_streams import drop_output
 
 _log = logging.getLogger(__name__)
 
@@ -43,8 +43,7 @@ def reported_failures(command: Callable[..., object] | None = None) -> Iterator[
     except KeyboardInterrupt:
         raise typer.Exit(EXIT_INTERRUPTED) from None
     except BrokenPipeError:
-        # What is still buffered would fail again, and be reported, when Python exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()  # it would fail again, and be reported, when Python exits
         raise typer.Exit(EXIT_BROKEN_PIPE) from None
     except (typer.Exit, typer.Abort, typer.BadParameter):
         raise

@@ -212,14 +212,15 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """Closes the connection, or promises no more that it stays while it answers."""
-        super().shutdown()
+        if not self.transport.is_closing():
+            super().shutdown()
         for cycle in self._unanswered:
             cycle.scope["state"].pop(KEEP_ALIVE_S, None)
 
     def close(self) -> None:
         """Closes the connection once what is on its way is here, so that the answer stays."""
         if self._is_whole:
-            self.transport.close()
+            self._close_now()
         elif self._linger_timer is None:
             self._start_linger_timer()
 
@@ -301,8 +302,13 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _end_lingering(self) -> None:
         """Closes the connection; the last bytes must be taken in time."""
-        self.transport.close()
+        self._close_now()
         self._start_stall_timer()
+
+    def _close_now(self) -> None:
+        """Once: Python 3.11.2 cannot abort what TLS has closed twice."""
+        if not self.transport.is_closing():
+            self.transport.close()
 
     def _stop_linger_timer(self) -> None:
         if self._linger_timer is not None:

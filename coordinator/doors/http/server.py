@@ -101,7 +101,8 @@ class HttpServer:
         if connections:
             await asyncio.wait([one.lost for one in connections], timeout=_CLOSING_GRACE_S)
         for connection in connections:
-            connection.transport.abort()
+            if not connection.lost.done():
+                connection.transport.abort()
         for task in self._state.tasks:
             task.cancel()
         await asyncio.wait({self._ticking, *self._state.tasks})
