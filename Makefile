@@ -15,7 +15,7 @@ LOCK := $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --no-annotat
 	--no-emit-options --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
 	--no-allow-unsafe --unsafe-package torch --unsafe-package stagecoach-llm --build-deps-for wheel -c constraints.txt pyproject.toml
 
-.PHONY: help install demo test browser test-faults test-docker test-lm-eval test-clients fuzz docs check lint format format-check typecheck \
+.PHONY: help install demo test browser test-slow test-faults test-docker test-lm-eval test-clients fuzz docs check lint format format-check typecheck \
 	stub-drift protos lock bench bench-faults gpu-check clean
 
 help:  ## list the targets
@@ -45,8 +45,12 @@ browser:  ## install the browser that tests the status page, where that is possi
 		echo "$$skipped; for them: sudo apt-get install chromium" >&2; \
 	fi
 
+# What takes long and is shown by another test too, or what only time shows.
+test-slow: $(INSTALLED) browser  ## run the tests that `make test` leaves out; 30 minutes
+	@$(BIN)/python -m pytest -m slow $(ARGS)
+
 test-faults: $(INSTALLED)  ## run the whole fault suite, its slow half included; 20 minutes
-	@$(BIN)/python -m pytest tests/faults -m "slow_fault or not slow_fault" $(ARGS)
+	@$(BIN)/python -m pytest tests/faults -m "slow or not slow" $(ARGS)
 
 test-docker: $(INSTALLED)  ## build the images and run every compose file; needs root, 10 minutes
 	@if [[ "$$(id -u)" == 0 ]] && command -v apt-get >/dev/null && ! command -v dockerd >/dev/null; then \

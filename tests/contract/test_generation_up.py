@@ -138,7 +138,7 @@ def fork_server_of(process: "subprocess.Popen[str]") -> psutil.Process:
     return found
 
 
-@pytest.mark.parametrize("is_forked_anew", [False, True])
+@pytest.mark.parametrize("is_forked_anew", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_stage_that_dies_is_started_again_and_its_requests_go_on(
     model: Path, *, is_forked_anew: bool
 ) -> None:
@@ -282,7 +282,9 @@ def test_an_option_that_a_stage_refuses_exits_2_and_says_so(model: Path) -> None
         assert "int3" in line
 
 
-@pytest.mark.parametrize("other", ["--http-port", "--grpc-port"])
+@pytest.mark.parametrize(
+    "other", ["--http-port", pytest.param("--grpc-port", marks=pytest.mark.slow)]
+)
 def test_a_port_in_use_exits_with_one_clear_line(model: Path, other: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -37,7 +37,7 @@ CHECKS = [
     negative_data_rejection,
 ]
 
-NUM_EXAMPLES = 60
+NUM_EXAMPLES = 25
 TIMEOUT_S = 10.0
 SCHEMA = schemathesis.openapi.from_dict(create_app(Door(Catalog())).openapi())
 REFUSALS = SCHEMA.config.checks.negative_data_rejection

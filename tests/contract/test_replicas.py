@@ -180,6 +180,7 @@ async def test_streams_go_on_exactly_on_what_is_left_and_servers_return_to_use(
         assert await Streams(engine).outputs() == expected
 
 
+@pytest.mark.slow
 async def test_each_server_may_be_stopped_in_turn_under_load(model: Path) -> None:
     async with AsyncExitStack() as stack:
         servers: list[tuple[LayerRange, str, AsyncExitStack]] = []

@@ -180,7 +180,13 @@ def test_a_key_is_asked_for_once_and_kept_for_the_tab(page: Page) -> None:
 
 
 @pytest.mark.parametrize(
-    "pasted", ["ключ-алисы-1234567", "“stagecoach-key”", "k" * 70_000], ids=lambda key: key[:4]
+    "pasted",
+    [
+        "“stagecoach-key”",
+        pytest.param("ключ-алисы-1234567", marks=pytest.mark.slow),
+        pytest.param("k" * 70_000, marks=pytest.mark.slow),
+    ],
+    ids=lambda key: key[:4],
 )
 def test_a_key_that_cannot_be_sent_is_refused_and_asked_for_again(page: Page, pasted: str) -> None:
     """The tab once said that the coordinator does not answer, also when it was loaded again."""

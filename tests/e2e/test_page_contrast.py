@@ -118,8 +118,15 @@ def assert_readable(page: Page, *, at_least: int) -> None:
     assert looked["numLooked"] >= at_least
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    ("scheme", "width"),
+    [
+        ("light", 1280),
+        ("dark", 390),
+        pytest.param("light", 390, marks=pytest.mark.slow),
+        pytest.param("dark", 1280, marks=pytest.mark.slow),
+    ],
+)
 def test_all_that_is_written_can_be_read(browser: Browser, scheme: Any, width: int) -> None:
     script = [*map(ReasoningPart, ("They want ", "weather.")), *say("```\nx\n```\nFine."), *CALL]
     engine = SpokenEngine(script, say("Wait for it."), delay_s=0.2)

@@ -1,7 +1,8 @@
 """The commands and programs that stand in blocks of the documents are run, as they stand there.
 
 One that stands in several of them is run once. Only addresses differ: free ports on loopback take
-the place of fixed ones and of the three boxes. And a bench repeats once.
+the place of fixed ones and of the three boxes. A bench repeats once, and a gibibyte of memory for
+KV, which each stage would fill, is 64 MiB.
 
 Of commands in prose and tables, `coordinator-cli health` and `--version` are run. What takes hours,
 root or a card is not: a benchmark is asked for its help, and make what it would do. What needs
@@ -58,7 +59,7 @@ def named_commands_of(beginning: str) -> list[str]:
 
 def environment(**variables: str) -> dict[str, str]:
     path = os.pathsep.join([str(BIN), os.environ["PATH"]])
-    return {**os.environ, "PATH": path, **variables}
+    return {**os.environ, "PATH": path, "STAGECOACH_KV_MEMORY": "64MiB", **variables}
 
 
 def run(command: str, *, cwd: Path = ROOT, **variables: str) -> "subprocess.CompletedProcess[str]":
@@ -106,7 +107,7 @@ def server(command: str, *, cwd: Path = ROOT) -> Iterator[dict[str, str]]:
 def doors() -> Iterator[dict[str, str]]:
     """The cluster of the sixty seconds; yields its addresses."""
     [command] = [one for one in commands_of("coordinator-cli", "up") if "emulated" not in one]
-    with server(f"{command} --grpc-port 0") as ready:
+    with server(f"{command} --grpc-port 0 --kv-memory 64MiB") as ready:
         yield ready
 
 

@@ -27,7 +27,7 @@ from tests.faults.test_processes import (
     test_f14_a_stage_that_is_told_to_stop_exits_well_and_costs_no_token,
 )
 
-pytestmark = pytest.mark.slow_fault
+pytestmark = pytest.mark.slow
 
 __all__ = [
     "test_f1_a_stage_killed_while_idle_is_seen_waited_for_and_used_again",

@@ -27,7 +27,7 @@ async def is_serving(stage: Stage) -> bool:
     return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
-@pytest.mark.slow_fault
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 async def test_f6_a_stage_whose_forward_hangs_says_so_is_given_up_and_ends_itself(
     oracle: Oracle,
@@ -68,7 +68,7 @@ async def test_f7_f8_a_forward_that_fails_costs_only_its_micro_batch(
     assert await is_serving(stage)
 
 
-@pytest.mark.slow_fault
+@pytest.mark.slow
 async def test_f9_a_stage_whose_device_fails_ends_itself_and_costs_no_token(
     oracle: Oracle,
 ) -> None:
@@ -82,7 +82,7 @@ async def test_f9_a_stage_whose_device_fails_ends_itself_and_costs_no_token(
     oracle.check_streams(traffic)
 
 
-@pytest.mark.parametrize("index", [2, pytest.param(1, marks=pytest.mark.slow_fault)])
+@pytest.mark.parametrize("index", [2, pytest.param(1, marks=pytest.mark.slow)])
 async def test_f10_a_row_that_is_not_a_number_costs_its_own_request_alone(
     oracle: Oracle, index: int
 ) -> None:
@@ -98,7 +98,7 @@ async def test_f10_a_row_that_is_not_a_number_costs_its_own_request_alone(
         oracle.check_streams(again)
 
 
-@pytest.mark.slow_fault
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 async def test_f11_a_request_that_kills_its_stage_each_time_fails_and_the_others_recover(
     oracle: Oracle,

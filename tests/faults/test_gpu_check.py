@@ -6,7 +6,7 @@ import pytest
 
 from tests.gpu_checks import check_cpu, rows_of
 
-pytestmark = [pytest.mark.slow_fault, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")

@@ -158,6 +158,7 @@ ENDINGS = (
     *((signal.SIGKILL, which) for which in ("templates", "fork servers")),
     *((number, "all") for number in (signal.SIGKILL, signal.SIGHUP)),
 )
+QUICK_ENDINGS = ((signal.SIGSEGV, "outputs"), (signal.SIGKILL, "all"))
 
 
 def grammar_processes(coordinator_pid: int, which: str) -> list[psutil.Process]:
@@ -179,7 +180,12 @@ def zombies(coordinator_pid: int) -> list[psutil.Process]:
 
 
 @pytest.mark.parametrize(
-    ("number", "which"), ENDINGS, ids=[f"{number.name} to {which}" for number, which in ENDINGS]
+    ("number", "which"),
+    [
+        pytest.param(*ending, marks=() if ending in QUICK_ENDINGS else pytest.mark.slow)
+        for ending in ENDINGS
+    ],
+    ids=[f"{number.name} to {which}" for number, which in ENDINGS],
 )
 async def test_g2_outputs_whose_process_dies_under_them_are_as_if_it_had_not(
     oracle: Oracle, number: signal.Signals, which: str
@@ -249,7 +255,7 @@ async def test_g5_streams_whose_processes_are_killed_again_and_again_go_on(oracl
     await eventually(lambda: zombies(process_id) == [], within_s=30, what="no zombie is left")
 
 
-@pytest.mark.slow_fault
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 async def test_g4_the_whole_command_stands_what_an_attacker_sends(
     model: Path, texts: list[Continuation]

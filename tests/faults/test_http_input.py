@@ -70,7 +70,7 @@ async def test_b1_to_b7_hostile_requests_are_refused_typed_one_after_another(
     assert counts[400] > NUM_SEEDS // 3
 
 
-@pytest.mark.slow_fault
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 async def test_b1_to_b7_ten_thousand_hostile_requests_leave_no_trace(
     oracle: Oracle, door: str

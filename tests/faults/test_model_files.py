@@ -81,7 +81,7 @@ def test_f31_truncated_safetensors_are_refused_with_file_and_sizes(folder: Path)
     refused(folder, "model.safetensors", str(size - 1000), str(size))
 
 
-@pytest.mark.slow_fault
+@pytest.mark.slow
 def test_f31_truncated_gguf_is_refused_with_file_and_sizes(tmp_path: Path) -> None:
     path = tiny_gguf("llama", tmp_path)
     size = path.stat().st_size
@@ -90,7 +90,7 @@ def test_f31_truncated_gguf_is_refused_with_file_and_sizes(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("header_bytes", [2**63, 2**40, 2**31])
-@pytest.mark.slow_fault
+@pytest.mark.slow
 def test_f32_a_header_that_claims_to_be_huge_is_refused(folder: Path, header_bytes: int) -> None:
     path = folder / "model.safetensors"
     data = path.read_bytes()
@@ -98,7 +98,7 @@ def test_f32_a_header_that_claims_to_be_huge_is_refused(folder: Path, header_byt
     refused(folder, "model.safetensors")
 
 
-@pytest.mark.slow_fault
+@pytest.mark.slow
 @pytest.mark.parametrize("claim", ["huge", "overlapping", "wrong-shaped"])
 def test_f32_tensors_that_contradict_the_file_are_refused(folder: Path, claim: str) -> None:
     path = folder / "model.safetensors"
@@ -124,7 +124,7 @@ def test_f33_a_missing_shard_is_refused_by_name(tmp_path: Path) -> None:
     refused(folder, shards[1].name)
 
 
-@pytest.mark.slow_fault
+@pytest.mark.slow
 def test_f33_missing_layers_are_refused_by_name(folder: Path) -> None:
     path = folder / "model.safetensors"
     header, body = safetensors_header(path)
@@ -135,14 +135,14 @@ def test_f33_missing_layers_are_refused_by_name(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("layers", "told"), [("0:7", "0:7"), ("9:12", "9:12")])
-@pytest.mark.slow_fault
+@pytest.mark.slow
 def test_f13_a_range_that_the_model_does_not_have_is_refused(
     folder: Path, layers: str, told: str
 ) -> None:
     refused(folder, told, layers=layers)
 
 
-@pytest.mark.slow_fault
+@pytest.mark.slow
 def test_f13_a_model_that_is_not_there_is_refused(tmp_path: Path) -> None:
     refused(tmp_path / "nothing-here", "nothing-here")
 

@@ -24,7 +24,7 @@ async def test_f15_an_idle_stage_behind_a_blackhole_is_lost_by_keepalive(oracle:
     proxy.heal()
 
 
-@pytest.mark.slow_fault
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     "network",
@@ -47,7 +47,7 @@ async def test_f15_f16_a_busy_stage_that_is_cut_off_is_given_up_and_its_late_rep
     oracle.check_streams(traffic)
 
 
-@pytest.mark.slow_fault
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 async def test_f15_a_server_that_vanished_without_a_word_is_given_up(oracle: Oracle) -> None:
     traffic = Traffic.start(oracle.client, oracle.texts)
@@ -61,7 +61,7 @@ async def test_f15_a_server_that_vanished_without_a_word_is_given_up(oracle: Ora
 
 
 @pytest.mark.parametrize(
-    ("index", "way"), [(0, Way.DOWN), pytest.param(1, Way.UP, marks=pytest.mark.slow_fault)]
+    ("index", "way"), [(0, Way.DOWN), pytest.param(1, Way.UP, marks=pytest.mark.slow)]
 )
 async def test_f17_a_reset_in_the_middle_of_a_frame_costs_no_token(
     oracle: Oracle, index: int, way: Way
@@ -76,7 +76,7 @@ async def test_f17_a_reset_in_the_middle_of_a_frame_costs_no_token(
     assert proxy.num_accepted > num_before
 
 
-@pytest.mark.slow_fault
+@pytest.mark.slow
 async def test_f17_a_frame_whose_header_is_corrupt_costs_no_token(oracle: Oracle) -> None:
     traffic = Traffic.start(oracle.client, oracle.texts)
     await traffic.until_each_has(10)
@@ -103,7 +103,7 @@ async def test_f18_a_slow_link_makes_streams_slower_and_nothing_fail(oracle: Ora
     assert await oracle.is_ready()
 
 
-@pytest.mark.slow_fault
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 async def test_f19_a_flapping_link_is_neither_stormed_nor_leaks(oracle: Oracle) -> None:
     proxy = oracle.cluster.proxies[1]
@@ -131,7 +131,7 @@ async def test_f19_a_flapping_link_is_neither_stormed_nor_leaks(oracle: Oracle) 
         (("--model", "demo", "--layers", "2:4"), "came back with fingerprint"),
     ],
 )
-@pytest.mark.slow_fault
+@pytest.mark.slow
 async def test_f20_a_stage_that_comes_back_as_another_is_refused_by_name(
     oracle: Oracle, flags: tuple[str, ...], told: str
 ) -> None:
@@ -158,7 +158,7 @@ async def test_f21_a_second_coordinator_is_refused_and_disturbs_nobody(oracle: O
     oracle.check_streams(traffic)
 
 
-@pytest.mark.slow_fault
+@pytest.mark.slow
 async def test_f22_a_second_stage_on_a_port_fails_to_bind(oracle: Oracle) -> None:
     stage = oracle.cluster.stages[0]
     arguments = ["--model", str(stage.model), "--layers", "0:2", "--listen", stage.address]
@@ -169,7 +169,7 @@ async def test_f22_a_second_stage_on_a_port_fails_to_bind(oracle: Oracle) -> Non
         assert "Traceback" not in second.log
 
 
-@pytest.mark.slow_fault
+@pytest.mark.slow
 async def test_f23_a_proxy_of_the_environment_is_ignored_between_stages(oracle: Oracle) -> None:
     environment = dict.fromkeys(
         ("http_proxy", "https_proxy", "grpc_proxy", "HTTP_PROXY", "HTTPS_PROXY"), DEAD_PROXY

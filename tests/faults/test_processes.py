@@ -32,7 +32,7 @@ async def test_f1_a_stage_killed_while_idle_is_seen_waited_for_and_used_again(
     oracle.check_streams(traffic)
 
 
-@pytest.mark.slow_fault
+@pytest.mark.slow
 async def test_f1_requests_wait_a_bounded_time_for_a_stage_that_stays_away(
     oracle: Oracle,
 ) -> None:
@@ -53,9 +53,9 @@ async def test_f1_requests_wait_a_bounded_time_for_a_stage_that_stays_away(
     "victims",
     [
         (0, 2),
-        pytest.param((1,), marks=pytest.mark.slow_fault),
-        pytest.param((0,), marks=pytest.mark.slow_fault),
-        pytest.param((2,), marks=pytest.mark.slow_fault),
+        pytest.param((1,), marks=pytest.mark.slow),
+        pytest.param((0,), marks=pytest.mark.slow),
+        pytest.param((2,), marks=pytest.mark.slow),
     ],
 )
 async def test_f2_f3_streams_go_on_exactly_when_stages_are_killed_while_they_decode(
@@ -71,7 +71,7 @@ async def test_f2_f3_streams_go_on_exactly_when_stages_are_killed_while_they_dec
     oracle.check_streams(traffic)
 
 
-@pytest.mark.slow_fault
+@pytest.mark.slow
 async def test_f3_a_stage_killed_during_a_prefill_chunk_costs_no_token(oracle: Oracle) -> None:
     chunks = ("--max-num-batched-tokens", "16")
     await asyncio.to_thread(oracle.cluster.restart_coordinator, *chunks)
@@ -89,7 +89,7 @@ async def test_f3_a_stage_killed_during_a_prefill_chunk_costs_no_token(oracle: O
     oracle.check_streams(traffic)
 
 
-@pytest.mark.slow_fault
+@pytest.mark.slow
 async def test_f3_a_stage_killed_again_during_the_replay_costs_no_token(oracle: Oracle) -> None:
     traffic = Traffic.start(oracle.client, oracle.texts, num_tokens=200)
     await traffic.until_each_has(10)
@@ -124,7 +124,7 @@ async def test_f4_stages_free_everything_when_the_coordinator_is_killed_and_take
     await asyncio.to_thread(oracle.cluster.restart_coordinator)
 
 
-@pytest.mark.slow_fault
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 async def test_f5_a_frozen_stage_is_given_up_by_deadline_and_its_late_frames_are_refused(
     oracle: Oracle,
@@ -162,7 +162,7 @@ async def test_f14_a_coordinator_that_is_told_to_stop_finishes_its_streams(
     oracle.cluster.restore()
 
 
-@pytest.mark.slow_fault
+@pytest.mark.slow
 async def test_f14_what_does_not_finish_within_the_grace_time_ends_typed(oracle: Oracle) -> None:
     await asyncio.to_thread(oracle.cluster.restart_coordinator, "--drain-grace-s", "0.1")
     await oracle.client.wait_until_ready(RECOVERY_S)
@@ -189,7 +189,7 @@ async def test_f14_a_second_sigterm_ends_a_coordinator_at_once(oracle: Oracle) -
     oracle.cluster.restore()
 
 
-@pytest.mark.slow_fault
+@pytest.mark.slow
 async def test_f14_a_stage_that_is_told_to_stop_exits_well_and_costs_no_token(
     oracle: Oracle,
 ) -> None:
@@ -223,7 +223,7 @@ async def test_f14_a_stage_that_is_restarted_while_it_drains_says_so_first(
     assert all("the stage is draining" in line for line in lost), lost
 
 
-@pytest.mark.slow_fault
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 async def test_f14_a_rolling_restart_of_all_stages_under_load_loses_no_request(
     oracle: Oracle,

@@ -85,7 +85,7 @@ async def test_f36_a_prompt_that_takes_long_through_a_slow_link_is_served(oracle
     assert num_losses(oracle) == num_before
 
 
-@pytest.mark.slow_fault
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 async def test_f36_a_slow_link_with_outages_of_seconds_is_not_lost(oracle: Oracle) -> None:
     num_before = num_losses(oracle)
@@ -103,7 +103,7 @@ async def test_f36_a_slow_link_with_outages_of_seconds_is_not_lost(oracle: Oracl
     assert num_losses(oracle) == num_before
 
 
-@pytest.mark.slow_fault
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 async def test_f36_clients_that_leave_during_a_slow_upload_cost_the_others_nothing(
     oracle: Oracle,
@@ -121,7 +121,7 @@ async def test_f36_clients_that_leave_during_a_slow_upload_cost_the_others_nothi
     assert num_losses(oracle) == num_before
 
 
-@pytest.mark.slow_fault
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("dies", ["machine", "process"])
 async def test_f36_a_stage_that_dies_during_a_slow_upload_is_given_up(
@@ -141,7 +141,7 @@ async def test_f36_a_stage_that_dies_during_a_slow_upload_is_given_up(
     oracle.check_streams(traffic)
 
 
-@pytest.mark.slow_fault
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 async def test_f36_a_coordinator_that_was_stopped_goes_on_where_it_was(oracle: Oracle) -> None:
     num_before = num_losses(oracle)
@@ -157,7 +157,7 @@ async def test_f36_a_coordinator_that_was_stopped_goes_on_where_it_was(oracle: O
     await eventually(oracle.is_ready, within_s=5, what="ready")
 
 
-@pytest.mark.slow_fault
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 async def test_f36_stages_on_a_starved_box_are_not_lost(oracle: Oracle) -> None:
     num_before = num_losses(oracle)
@@ -170,7 +170,7 @@ async def test_f36_stages_on_a_starved_box_are_not_lost(oracle: Oracle) -> None:
     oracle.cluster.restore()
 
 
-@pytest.mark.slow_fault
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("index", [0, 1, 2])
 async def test_f36_a_stage_that_stands_still_for_two_seconds_is_not_lost(
@@ -188,7 +188,7 @@ async def test_f36_a_stage_that_stands_still_for_two_seconds_is_not_lost(
     assert num_losses(oracle) == num_before
 
 
-@pytest.mark.slow_fault
+@pytest.mark.slow
 def test_calls_wait_for_an_event_loop_that_stands_still() -> None:
     with BackgroundServer(EchoEngine()) as server, Client(server.address) as client:
         client.complete("abc", max_tokens=2)  # connected

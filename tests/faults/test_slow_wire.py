@@ -31,7 +31,7 @@ REQUEST_TIMEOUT_S = 280.0
 SLOW = Line(bits_per_s=2e6)
 GOOD = Line()
 
-pytestmark = [pytest.mark.slow_fault, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 class Machines:

@@ -194,7 +194,7 @@ async def test_b9_malformed_frames_are_refused_typed_one_after_another(wire: Sta
     assert await send_malformed(wire, range(NUM_SEEDS)) > NUM_SEEDS // 2
 
 
-@pytest.mark.slow_fault
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 async def test_b9_a_hundred_thousand_malformed_frames_leave_no_trace(wire: StageWire) -> None:
     num_refused = await send_malformed(wire, range(NUM_SLOW_FRAMES))

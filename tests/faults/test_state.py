@@ -35,7 +35,7 @@ async def test_f24_what_clients_held_is_free_when_they_leave_in_decode(oracle: O
     assert (await oracle.client.status()).num_generated_tokens == num_generated
 
 
-@pytest.mark.slow_fault
+@pytest.mark.slow
 async def test_f24_what_clients_held_is_free_when_they_leave_in_prefill_or_the_queue(
     oracle: Oracle,
 ) -> None:
@@ -96,6 +96,7 @@ async def test_f26_a_burst_of_ten_times_the_capacity_is_refused_fast_and_the_acc
     assert len(traffic.errors) <= len(traffic.streams) - 4
 
 
+@pytest.mark.slow
 async def test_f27_sequences_that_outgrow_the_kv_memory_are_preempted_and_go_on_exactly(
     oracle: Oracle,
 ) -> None:
@@ -114,7 +115,7 @@ async def test_f27_sequences_that_outgrow_the_kv_memory_are_preempted_and_go_on_
     assert status.num_preemptions > before
 
 
-@pytest.mark.slow_fault
+@pytest.mark.slow
 async def test_f28_slots_that_are_used_again_and_again_hold_nothing_of_before(
     oracle: Oracle,
 ) -> None:
@@ -132,7 +133,7 @@ async def test_f28_slots_that_are_used_again_and_again_hold_nothing_of_before(
         oracle.check_streams(kept)
 
 
-@pytest.mark.slow_fault
+@pytest.mark.slow
 async def test_f34_a_full_disk_for_logs_does_not_stop_serving(oracle: Oracle) -> None:
     full = Path("/dev/full")
     await asyncio.to_thread(oracle.cluster.restart_coordinator, log=full)
@@ -164,7 +165,7 @@ async def test_f35_exhausted_descriptors_refuse_newcomers_keep_the_old_and_recov
         await newcomer_client.wait_until_ready(10)
 
 
-@pytest.mark.slow_fault
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 async def test_f30_under_load_with_aborts_and_kills_everything_balances(oracle: Oracle) -> None:
     chance = random.Random(1)

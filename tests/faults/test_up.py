@@ -40,7 +40,7 @@ def arguments(num_stages: int, kv_memory: str) -> Sequence[str]:
     return ("--stages", str(num_stages), "--kv-memory", kv_memory)
 
 
-@pytest.mark.slow_fault
+@pytest.mark.slow
 async def test_f12_children_end_when_the_process_that_started_them_is_killed(model: Path) -> None:
     with up(model, *arguments(2, "1MiB")) as process:
         assert process.stdout is not None
@@ -57,7 +57,7 @@ async def test_f12_children_end_when_the_process_that_started_them_is_killed(mod
         check_ended(pids, [ready["grpc"], *(stage["address"] for stage in stages)])
 
 
-@pytest.mark.slow_fault
+@pytest.mark.slow
 async def test_f13_a_stage_that_cannot_start_is_named_and_nothing_is_started_again_and_again(
     model: Path,
 ) -> None:

@@ -323,10 +323,20 @@ def test_a_chunk_within_its_window_is_attended_by_torch() -> None:
     assert [found[step.kind].launches["stagecoach::prefill"] for step in CHUNKS] == [0, 0]
 
 
+UNLIKE = {
+    *("llama", "llama-gelu", "mistral-window", "phi3", "phi3-longrope", "qwen3", "starcoder2"),
+    *("gemma2", "gemma3_text", "glm4", "granite", "olmo2", "cohere2"),
+}
+"""Families that have something to compute that the others have not."""
+
+
 @pytest.mark.parametrize(
     ("case", "form"),
     [
-        *((case, {}) for case in FAMILIES),
+        *(
+            pytest.param(case, {}, marks=() if case in UNLIKE else pytest.mark.slow)
+            for case in FAMILIES
+        ),
         *(
             (case, {"kv_dtype": "int8", "weights": "int4"})
             for case in ("llama", "mistral-window", "gemma2", "phi3")

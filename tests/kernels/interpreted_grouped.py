@@ -127,6 +127,7 @@ def test_rows_of_a_stage_are_multiplied_in_any_number(
     assert_close(rows(hidden), expected, 2e-3)
 
 
+@pytest.mark.slow
 def test_a_stage_of_few_bits_computes_what_its_numbers_say(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

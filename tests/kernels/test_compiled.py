@@ -33,6 +33,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:AnnAssign:DeprecationWarning")
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 CAPABILITIES = (75, 80, 86, 89, 90, 120)
 SOME = (75, 86, 120)
+EACH = [one if one in SOME else pytest.param(one, marks=pytest.mark.slow) for one in CAPABILITIES]
 MAX_REGISTERS = 128
 """Above, fewer than four blocks of four warps have room on a multiprocessor."""
 MAX_FEW_TOKENS_REGISTERS = 168
@@ -128,7 +129,7 @@ def decode_usage(capability: int, cache: Path, **case: Any) -> Usage:
     )
 
 
-@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("capability", EACH)
 def test_decode_attention_fits_every_card(capability: int, tmp_path: Path) -> None:
     usage = decode_usage(capability, tmp_path)
     assert usage.num_spilled_bytes == 0
@@ -178,7 +179,7 @@ def prefill_usage(capability: int, cache: Path, **case: Any) -> Usage:
     )
 
 
-@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("capability", EACH)
 def test_attention_of_chunks_fits_every_card(capability: int, tmp_path: Path) -> None:
     usage = prefill_usage(capability, tmp_path)
     assert usage.num_spilled_bytes == 0
@@ -225,7 +226,7 @@ def grouped_usage(kernel: str, capability: int, cache: Path, **case: Any) -> Usa
     )
 
 
-@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("capability", EACH)
 @pytest.mark.parametrize("num_bits", [4, 8])
 def test_products_in_few_bits_fit_every_card(
     num_bits: int, capability: int, tmp_path: Path

@@ -17,10 +17,11 @@ FILES = sorted(path.name for path in Path(__file__).parent.glob("interpreted_*.p
 
 
 @pytest.mark.timeout(1800)
-def test_kernels_equal_their_twins() -> None:
+@pytest.mark.parametrize("which", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
+def test_kernels_equal_their_twins(which: str) -> None:
     files = [f"tests/kernels/{name}" for name in FILES]
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", which, *files],
         cwd=ROOT,
         env={**os.environ, "TRITON_INTERPRET": "1"},
         capture_output=True,
