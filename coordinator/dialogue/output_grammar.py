@@ -17,7 +17,12 @@ from coordinator.core.tools import ToolMode, ToolUse
 from coordinator.dialogue.dialect import Dialect
 from coordinator.dialogue.formats.call_format import CALL_ID, CALL_INDEX, CONTROL, Parameters
 from coordinator.dialogue.formats.framing import Framing
-from coordinator.dialogue.tool_schemas import Parameter, object_schema, parameters
+from coordinator.dialogue.tool_schemas import (
+    Parameter,
+    not_kept_one_by_one,
+    object_schema,
+    parameters,
+)
 from stagecoach.contract.errors import InvalidArgumentError
 
 _META = re.compile(r"[\\.+*?()|\[\]{}^$#&~/-]")
@@ -67,7 +72,7 @@ def output_grammar(
         None where any output will do.
 
     Raises:
-        InvalidArgumentError: The schema of a tool is none of an object.
+        InvalidArgumentError: The schema of a tool is none of an object, or cannot be kept to.
     """
     if dialect.calls.framing is None:
         if dialect.thinking is None and use is None:
@@ -280,6 +285,13 @@ class _Writer:
         self, form: Parameters, schema: Mapping[str, Any], tool: int, field: str, is_exact: bool
     ) -> str:
         """Parameters in the order of the schema, those that are required in any case."""
+        keyword = not_kept_one_by_one(schema)
+        if is_exact and keyword is not None:
+            raise InvalidArgumentError(
+                f"{field}: {keyword} is not supported where a call is forced or strict, as this"
+                " model writes parameters one by one",
+                field=field,
+            )
         listed = parameters(schema)
         # rest_I: what follows where nothing was written yet; more_I: where something was.
         for index, one in enumerate(listed):

@@ -1,6 +1,8 @@
 """What the schemas of tools become: closed objects, parameters one by one, or an error by name."""
 
 import json
+import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -30,12 +32,52 @@ def test_a_tool_without_a_schema_takes_no_arguments() -> None:
         {"type": "object", "$ref": "#/$defs/a", "$defs": {"a": {"properties": {"b": {}}}}},
         {"type": "object", "anyOf": [{"properties": {"a": {}}}]},
         {"type": "object", "patternProperties": {"^x": {}}},
+        {"type": "object", "minProperties": 1},
+        {"const": {"a": 1}},
+        {"enum": [{"a": 1}, {"b": 2}]},
     ],
     ids=lambda one: str(sorted(one)),
 )
 def test_a_schema_that_says_what_else_is_allowed_stays_open(schema: dict[str, Any]) -> None:
     found = object_schema(tool(schema), "field")
     assert found.get("additionalProperties", True) == schema.get("additionalProperties", True)
+
+
+def test_what_a_schema_requires_is_allowed_without_a_word_about_it() -> None:
+    schema = {"properties": {"a": {"type": "string"}}, "required": ["b", "a"]}
+    found = object_schema(tool(schema), "field")
+    assert found["properties"] == {"a": {"type": "string"}, "b": True}
+    assert found["additionalProperties"] is False
+    assert [one.is_required for one in parameters(found)] == [True, True]
+    closed = object_schema(tool({**schema, "additionalProperties": False}), "field")
+    assert closed["properties"] == schema["properties"]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"anyOf": [{"required": ["a"]}, {"required": ["b"]}]},
+        {"minProperties": 1},
+        {"maxProperties": 1},
+        {"$ref": "#/$defs/a", "$defs": {"a": {"required": ["a"]}}},
+        {"const": {"a": 1}},
+        {"required": ["c"], "additionalProperties": {}},
+        {"required": "a"},
+    ],
+    ids=lambda one: next(iter(one)),
+)
+def test_parameters_one_by_one_are_not_held_to_what_is_said_of_all(said: dict[str, Any]) -> None:
+    keyword = next(iter(said))
+    words = rf"\[0\].parameters: {re.escape(keyword)} is not"
+    schema = {"properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}} | said
+    dialect = Dialect(calls=QWEN_XML)
+    for mode, is_strict in ((ToolMode.REQUIRED, False), (ToolMode.AUTO, True)):
+        one = replace(tool(schema), is_strict=is_strict)
+        with pytest.raises(
+            InvalidArgumentError, match=rf"\[0\].parameters: {re.escape(keyword)} is not"
+        ):
+            output_grammar(dialect, {}, use=ToolUse(tools=(one,), mode=mode))
+    assert output_grammar(dialect, {}, use=ToolUse(tools=(tool(schema),))) is not None
 
 
 @pytest.mark.parametrize(
