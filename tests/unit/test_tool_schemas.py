@@ -73,9 +73,7 @@ def test_parameters_one_by_one_are_not_held_to_what_is_said_of_all(said: dict[st
     dialect = Dialect(calls=QWEN_XML)
     for mode, is_strict in ((ToolMode.REQUIRED, False), (ToolMode.AUTO, True)):
         one = replace(tool(schema), is_strict=is_strict)
-        with pytest.raises(
-            InvalidArgumentError, match=rf"\[0\].parameters: {re.escape(keyword)} is not"
-        ):
+        with pytest.raises(InvalidArgumentError, match=words):
             output_grammar(dialect, {}, use=ToolUse(tools=(one,), mode=mode))
     assert output_grammar(dialect, {}, use=ToolUse(tools=(tool(schema),))) is not None
 

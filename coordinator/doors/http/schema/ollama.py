@@ -1,6 +1,6 @@
 """What the routes under `/api` take, as Ollama writes it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, Tag, model_validator
@@ -23,12 +23,21 @@ from coordinator.doors.http.schema.base import (
     RequestModel,
     Unsupported,
     by_json_type,
+    idle_of_role,
 )
 from coordinator.doors.http.schema.completion import PromptText
 from coordinator.doors.http.schema.sampling import Seed, StopString
 from coordinator.doors.http.schema.tools import Tools
 
 _OBJECT, _BOOLEAN, _TEXTS = Tag("<object>"), Tag("<boolean>"), Tag("<texts>")
+
+_ROLE_FIELDS = {
+    "thinking": "assistant",
+    "tool_calls": "assistant",
+    "tool_name": "tool",
+    "tool_call_id": "tool",
+}
+"""Fields that say something in one role alone."""
 
 Format = Annotated[
     Annotated[Literal["", "json"], TEXT] | Annotated[dict[str, JsonValue], _OBJECT],
@@ -187,6 +196,10 @@ class OllamaMessage(MessagePart):
     tool_call_id: str | None = Field(
         None, description="Of a result: the call. Null: the first of that tool without a result."
     )
+
+    def idle_fields(self) -> Collection[str]:
+        """See `RequestModel.idle_fields`: those that say something in another role."""
+        return idle_of_role(self, _ROLE_FIELDS)
 
 
 class OllamaChatRequest(OllamaRequest):

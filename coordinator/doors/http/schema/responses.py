@@ -179,6 +179,7 @@ class ResponsesRequest(ModelRequest):
         None, max_length=MAX_LABELS, description="Returned with the response."
     )
     background: Unsupported = None
+    background_options: Unsupported = None
 
     user: Advisory = None
     safety_identifier: Advisory = None
