@@ -93,7 +93,7 @@ class TextConfig(RequestModel):
 class ReasoningConfig(RequestModel):
     """How the model thinks."""
 
-    effort: str | None = Field(
+    effort: Annotated[str | None, NONE_IF_EMPTY] = Field(
         None,
         description="Given to the chat template as `reasoning_effort`, and as `enable_thinking`: "
         "false for `none`, else true.",
