@@ -50,7 +50,7 @@ def ollama_turns(request: OllamaChatRequest) -> Sequence[PlacedTurn]:
                 # Nine letters and digits are what all templates take.
                 call_id = one.id or f"call{num_calls:05}"
                 open_calls.append(_OpenCall(call_id, one.function.name))
-                arguments = json.dumps(one.function.arguments, ensure_ascii=False)
+                arguments = json.dumps(one.function.arguments or {}, ensure_ascii=False)
                 calls.append(ToolCall(call_id=call_id, name=one.function.name, arguments=arguments))
         answered = _answered(message, open_calls) if message.role == "tool" else _NO_CALL
         turn = ChatMessage(
