@@ -311,6 +311,7 @@ class _Writer:
     def _parameter(
         self, form: Parameters, parameter: Parameter, name: str, field: str, is_exact: bool
     ) -> str:
+        _check_name(form, parameter.name, field)
         begin = form.begin + parameter.name
         if form.text_name_end is None or not parameter.is_text:
             value = self._json(f"value_{name}", parameter.schema, field, is_exact)
@@ -356,6 +357,17 @@ class _Writer:
             else:
                 written.append(_FIELDS.get(piece) or json.dumps(piece, ensure_ascii=False))
         return " ".join(written)
+
+
+def _check_name(form: Parameters, name: str, field: str) -> None:
+    """Refuses a name that could not be told from what follows it."""
+    for end in (form.name_end, form.text_name_end or form.name_end):
+        if (name + end).index(end) < len(name):
+            raise InvalidArgumentError(
+                f"{field} has a name with {end!r} in it, by which this model ends names of"
+                " parameters",
+                field=field,
+            )
 
 
 def _free(excluded: Collection[str], text: str = _ANY) -> str:

@@ -9,7 +9,10 @@ import pytest
 
 from coordinator.core.tools import Tool, ToolMode, ToolUse
 from coordinator.dialogue.dialect import Dialect
+from coordinator.dialogue.formats.call_format import CallFormat
+from coordinator.dialogue.formats.gemma import GEMMA_4
 from coordinator.dialogue.formats.qwen_xml import QWEN_XML
+from coordinator.dialogue.formats.seed_oss import SEED_OSS
 from coordinator.dialogue.output_grammar import MAX_PART_CHARS, output_grammar
 from coordinator.dialogue.tool_schemas import object_schema, parameters, text_parameters
 from stagecoach.contract.errors import InvalidArgumentError
@@ -126,3 +129,15 @@ def test_definitions_that_many_parameters_repeat_do_not_grow_without_bound() -> 
         output_grammar(Dialect(calls=QWEN_XML), {}, use=use)
     assert caught.value.field is not None
     assert caught.value.field.startswith("prompt.chat.tools[0].parameters.properties.p")
+
+
+@pytest.mark.parametrize("mode", ToolMode)
+@pytest.mark.parametrize(("form", "name"), [(GEMMA_4, "xml:lang"), (SEED_OSS, "a>b")])
+def test_a_parameter_that_could_not_be_read_back_is_refused(
+    form: CallFormat, name: str, mode: ToolMode
+) -> None:
+    schema = {"properties": {"a": {"type": "integer"}, name: {"type": "string"}}}
+    use = ToolUse(tools=(tool(schema),), mode=mode)
+    with pytest.raises(InvalidArgumentError, match="by which this model ends names") as caught:
+        output_grammar(Dialect(calls=form), {}, use=use)
+    assert caught.value.field == f"prompt.chat.tools[0].parameters.properties.{name}"
