@@ -17,7 +17,12 @@ from coordinator.core.tools import ToolMode, ToolUse
 from coordinator.dialogue.dialect import Dialect
 from coordinator.dialogue.formats.call_format import CALL_ID, CALL_INDEX, CONTROL, Parameters
 from coordinator.dialogue.formats.framing import Framing
-from coordinator.dialogue.tool_schemas import Parameter, object_schema, parameters
+from coordinator.dialogue.tool_schemas import (
+    Parameter,
+    not_kept_one_by_one,
+    object_schema,
+    parameters,
+)
 from stagecoach.contract.errors import InvalidArgumentError
 
 _META = re.compile(r"[\\.+*?()|\[\]{}^$#&~/-]")
@@ -67,7 +72,7 @@ def output_grammar(
         None where any output will do.
 
     Raises:
-        InvalidArgumentError: The schema of a tool is none of an object.
+        InvalidArgumentError: The schema of a tool is none of an object, or cannot be kept to.
     """
     if dialect.calls.framing is None:
         if dialect.thinking is None and use is None:
@@ -280,6 +285,13 @@ class _Writer:
         self, form: Parameters, schema: Mapping[str, Any], tool: int, field: str, is_exact: bool
     ) -> str:
         """Parameters in the order of the schema, those that are required in any case."""
+        keyword = not_kept_one_by_one(schema)
+        if is_exact and keyword is not None:
+            raise InvalidArgumentError(
+                f"{field}: {keyword} is not supported where a call is forced or strict, as this"
+                " model writes parameters one by one",
+                field=field,
+            )
         listed = parameters(schema)
         # rest_I: what follows where nothing was written yet; more_I: where something was.
         for index, one in enumerate(listed):
@@ -299,6 +311,7 @@ class _Writer:
     def _parameter(
         self, form: Parameters, parameter: Parameter, name: str, field: str, is_exact: bool
     ) -> str:
+        _check_name(form, parameter.name, field)
         begin = form.begin + parameter.name
         if form.text_name_end is None or not parameter.is_text:
             value = self._json(f"value_{name}", parameter.schema, field, is_exact)
@@ -344,6 +357,17 @@ class _Writer:
             else:
                 written.append(_FIELDS.get(piece) or json.dumps(piece, ensure_ascii=False))
         return " ".join(written)
+
+
+def _check_name(form: Parameters, name: str, field: str) -> None:
+    """Refuses a name that could not be told from what follows it."""
+    for end in (form.name_end, form.text_name_end or form.name_end):
+        if (name + end).index(end) < len(name):
+            raise InvalidArgumentError(
+                f"{field} has a name with {end!r} in it, by which this model ends names of"
+                " parameters",
+                field=field,
+            )
 
 
 def _free(excluded: Collection[str], text: str = _ANY) -> str:

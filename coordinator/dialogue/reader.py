@@ -206,7 +206,7 @@ class OutputReader:
         has_ids = CALL_ID in form.begin + form.name_end  # else they follow the arguments
         fields = yield from self._literal(form.begin)
         while True:
-            name = yield from self._until(_FIELD.split(form.name_end)[0] or "<")
+            name = yield from self._name(tools, _FIELD.split(form.name_end)[0] or "<")
             fields |= yield from self._literal(form.name_end)
             written_id = fields.get(CALL_ID) if has_ids else None
             self._parts.append(CallBegins(self.num_calls, written_id or self._new_id(), name))
@@ -220,6 +220,14 @@ class OutputReader:
             if not next_only or not (yield from self._begins_with(_FIELD.split(next_only)[0])):
                 return
             fields |= yield from self._literal(next_only)
+
+    def _name(self, tools: Collection[str], end: str) -> _Reading[str]:
+        """The name of a tool, which may hold what ends it: the longest known one counts."""
+        for name in sorted(tools, key=len, reverse=True):
+            if (yield from self._begins_with(name + end)):
+                self._take(name)
+                return name
+        return (yield from self._until(end))
 
     def _parameters(self, form: Parameters, as_they_are: Collection[str]) -> _Reading[None]:
         """The arguments of a call, as a JSON object.

@@ -13,8 +13,18 @@ _NOTES = frozenset(
 )
 """Keywords of a string that do not say which string it is."""
 
-_ELSEWHERE = ("allOf", "anyOf", "oneOf", "$ref", "if", "patternProperties", "dependentSchemas")
+_ELSEWHERE = (
+    *("allOf", "anyOf", "oneOf", "$ref", "if", "patternProperties", "dependentSchemas"),
+    *("const", "enum", "minProperties"),
+)
 """Keywords by which a schema may have properties that it does not list."""
+
+_OF_THE_WHOLE = (
+    *_ELSEWHERE,
+    *("$dynamicRef", "not", "dependentRequired", "dependencies"),
+    *("maxProperties", "propertyNames", "unevaluatedProperties"),
+)
+"""Keywords of an object that say more than what each of its properties is."""
 
 _DEFINITIONS = ("$defs", "definitions", "$schema")
 
@@ -41,8 +51,8 @@ class Parameter(NamedTuple):
 def object_schema(tool: Tool, field: str) -> dict[str, Any]:
     """The schema of the object that holds the arguments of a tool.
 
-    Only properties that it lists are allowed, unless it says itself what else is: a model that
-    invents others helps nobody.
+    Only properties that it lists or requires are allowed, unless it says itself what else is: a
+    model that invents others helps nobody.
 
     Args:
         tool: The tool.
@@ -65,8 +75,20 @@ def object_schema(tool: Tool, field: str) -> dict[str, Any]:
     closed: dict[str, Any] = {**schema, "type": "object"}
     if not any(keyword in schema for keyword in _ELSEWHERE):
         closed.setdefault("properties", {})
-        closed.setdefault("additionalProperties", False)
+        if "additionalProperties" not in schema:
+            closed |= {"properties": _with_required(closed), "additionalProperties": False}
     return closed
+
+
+def _with_required(schema: Mapping[str, Any]) -> object:
+    """The properties of a schema, and those that it requires without a word about them."""
+    listed, required = schema["properties"], schema.get("required")
+    if not (isinstance(listed, Mapping) and isinstance(required, list)):
+        return listed
+    return {
+        **listed,
+        **{name: True for name in required if isinstance(name, str) and name not in listed},
+    }
 
 
 def parameters(schema: Mapping[str, Any]) -> list[Parameter]:
@@ -87,6 +109,25 @@ def parameters(schema: Mapping[str, Any]) -> list[Parameter]:
         else:
             found.append(Parameter(name, one is not False, name in names))
     return found
+
+
+def not_kept_one_by_one(schema: Mapping[str, Any]) -> str | None:
+    """A keyword of which nothing is known where each parameter is written by itself.
+
+    Args:
+        schema: Schema that `object_schema` made.
+
+    Returns:
+        None where parameters that are each valid, with all that are required, make a valid object.
+    """
+    for keyword in _OF_THE_WHOLE:
+        if keyword in schema:
+            return keyword
+    required = schema.get("required", [])
+    is_listed = isinstance(required, list) and set(map(str, required)) <= {
+        one.name for one in parameters(schema)
+    }
+    return None if is_listed else "required"
 
 
 def text_parameters(tool: Tool) -> frozenset[str]:

@@ -354,3 +354,24 @@ async def test_a_client_that_waits_is_pinged() -> None:
     events = events_of(stream.text)
     assert events[0] == {"type": "ping"}
     assert events[-1]["type"] == "message_stop"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": TOOLS, "tool_choice": {"type": "tool", "name": "lose"}},
+        {"tools": [*TOOLS, TOOLS[0]]},
+        {"tool_choice": {"type": "any"}},
+    ],
+    ids=["no such tool", "two of one name", "no tools"],
+)
+async def test_tokens_are_not_counted_of_tools_that_a_message_is_refused_for(
+    fields: dict[str, Any],
+) -> None:
+    async with http_client(EchoEngine()) as client:
+        whole = await client.post("/v1/messages", json=ASKED | fields)
+        counted = await client.post(
+            "/v1/messages/count_tokens", json={"messages": ASKED["messages"], **fields}
+        )
+    assert (whole.status_code, counted.status_code) == (400, 400)
+    assert whole.json()["error"] == counted.json()["error"]

@@ -229,6 +229,7 @@ async def test_calls_and_results_without_ids_are_given_some(num_chars: int) -> N
             {"role": "tool", "content": "found", "tool_name": "find"},
             {"role": "tool", "content": "seen"},
             {"role": "tool", "content": "stray"},
+            {"role": "tool", "content": "lost", "tool_name": "find", "tool_call_id": "7"},
         ],
         tools=TOOLS,
     )
@@ -243,6 +244,7 @@ async def test_calls_and_results_without_ids_are_given_some(num_chars: int) -> N
         ("found", "find", "call00002"),
         ("seen", "look", "call00001"),
         ("stray", None, None),
+        ("lost", "find", "7"),
     ]
     assert spec.tools is not None
     assert [tool.name for tool in spec.tools.tools] == ["look", "find"]

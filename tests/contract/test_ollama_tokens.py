@@ -71,12 +71,11 @@ async def test_no_text_becomes_no_vector(client: httpx2.AsyncClient) -> None:
 @pytest.mark.parametrize(
     ("path", "fields", "message"),
     [
-        ("embed", {}, "input: Field required"),
         ("embed", {"input": 1}, "input: must be a text or a list of texts"),
         ("embed", {"input": ["a", ""]}, "input[1]"),
         ("embed", {"input": "a", "dimensions": -1}, "dimensions: "),
         ("embed", {"input": ["a", "b" * 5000]}, "input[1]: "),
-        ("embeddings", {"prompt": ""}, "prompt"),
+        ("embeddings", {"prompt": 1}, "prompt: Input should be a valid string"),
     ],
 )
 async def test_what_is_wrong_is_named(

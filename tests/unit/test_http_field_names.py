@@ -1,9 +1,11 @@
 """What a client reads of the core's errors: the names of its own fields, whatever the error is."""
 
+from collections.abc import Iterator
+
 import pytest
 
 from coordinator.doors.http.errors import error_body
-from coordinator.doors.http.field_names import field_names
+from coordinator.doors.http.field_names import field_names, renamed
 from coordinator.doors.http.schema.chat import ChatCompletionRequest
 from coordinator.doors.http.schema.completion import CompletionRequest
 from stagecoach.contract.errors import DeadlineExceededError, InvalidArgumentError, StagecoachError
@@ -42,3 +44,16 @@ def test_the_text_of_a_completion_that_took_too_long_is_its_prompt() -> None:
     request = CompletionRequest.model_validate({"prompt": "a"})
     error = DeadlineExceededError("prompt.text: 9 bytes", field="prompt.text", limit_s=1.0)
     assert error_body(error, field_names(request)).error.message == "prompt: 9 bytes"
+
+
+class OnlyLookedUp(dict[str, str]):
+    """Names that nobody goes through."""
+
+    def __iter__(self) -> Iterator[str]:
+        raise AssertionError("a request of 4096 messages has as many names")
+
+
+def test_a_name_is_looked_up_and_not_searched_for() -> None:
+    names = OnlyLookedUp({"prompt.chat.messages[1]": "messages[2].content[0]"})
+    assert renamed("prompt.chat.messages[1].content", names) == "messages[2].content[0]"
+    assert renamed("sampling.top_p", names) == "top_p"

@@ -9,6 +9,7 @@ from coordinator.core.request_spec import ChatMessage
 from coordinator.core.tools import ToolCall
 from coordinator.doors.http.responses_items import (
     conversation,
+    conversation_turns,
     from_facts,
     given_items,
     to_facts,
@@ -37,7 +38,8 @@ def read(*items: dict[str, Any]) -> ResponsesRequest:
 
 def told(*items: dict[str, Any], instructions: str | None = None) -> tuple[ChatMessage, ...]:
     messages = (one.message for one in given_items(read(*items).input))
-    return conversation(instructions, [one for one in messages if one is not None])
+    turns = conversation_turns(instructions, [one for one in messages if one is not None])
+    return conversation(turns)
 
 
 def assistant(content: str = "", *calls: ToolCall, reasoning: str | None = None) -> ChatMessage:

@@ -5,7 +5,7 @@ several it may have written either, so that the names depend on the request.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
 from starlette.types import Scope
@@ -93,6 +93,7 @@ _RESPONSES = {
 }
 _OF_FUNCTION = re.compile(r"(\.tool_calls\[\d+\])\.(?=name|arguments)")
 """Fields of a call that lie in an object of their own here."""
+_INDEX = re.compile(r"\[\d+\]")
 NO_NAMES: FieldNames = MappingProxyType({})
 """Names of a request that was not read: the contract's names stand."""
 
@@ -144,27 +145,41 @@ def field_names_of(scope: Scope) -> FieldNames:
 def renamed(field: str, names: FieldNames) -> str:
     """This API's name of a field of the contract, as a path into the request.
 
-    A name that has `[]` is that of something in a list.
+    A name that has `[]` is that of something in a list. One that ends with a dot is that of an
+    object whose fields have the contract's names.
 
     Args:
         field: Field of the contract, as an error names it.
         names: Names that the request has; the name with the longest beginning in common counts.
     """
-    for beginning in sorted(names, key=len, reverse=True):
-        pattern = re.escape(beginning).replace(r"\[\]", r"\[(\d+)\]")
-        found = re.match(rf"{pattern}(?![^.[])", field)
-        if found is None:
+    for end in _ends(field):
+        beginning, rest = field[:end], _OF_FUNCTION.sub(r"\1.function.", field[end:])
+        known = names.get(beginning)
+        index = None
+        if known is None:
+            index = _INDEX.search(beginning)
+            known = names.get(_INDEX.sub("[]", beginning))
+        if known is None:
             continue
-        rest = _OF_FUNCTION.sub(r"\1.function.", field[found.end() :])
-        name, is_list, within = names[beginning].partition("[]")
-        if found.groups():
-            return f"{name}[{found[1]}]{within}{rest}"
+        name, is_list, within = known.partition("[]")
+        if index is not None:
+            return f"{name}{index[0]}{within}{rest}"
+        if name.endswith("."):
+            return name[:-1] + rest
         if is_list and rest.startswith("["):
-            index, _, inside = rest.partition("]")
-            return f"{name}{index}]{within}{inside}"
+            place, _, inside = rest.partition("]")
+            return f"{name}{place}]{within}{inside}"
         # What the contract calls by a dot, such as `prompt.text`, stands in the field itself.
         return name + (rest if rest.startswith("[") else "")
     return field.removeprefix("sampling.")
+
+
+def _ends(field: str) -> Iterator[int]:
+    """Where the beginnings of a path end, the longest first."""
+    yield len(field)
+    for place in range(len(field) - 1, 0, -1):
+        if field[place] in ".[":
+            yield place
 
 
 def _sampling_names(request: SamplingFields) -> dict[str, str]:

@@ -104,11 +104,12 @@ def known_fields(model: type[RequestModel]) -> tuple[KnownField, ...]:
 
 def _unused(model: RequestModel, kind: str, place: str) -> Iterator[tuple[str, str]]:
     """Kind and place of every field that changes nothing; `kind` and `place` lead to the model."""
+    idle = model.idle_fields()
     for attribute, name, is_unused, _, is_named in known_fields(type(model)):
         if attribute not in model.model_fields_set:
             continue
         value = getattr(model, attribute)
-        if is_unused or attribute in model.idle_fields():
+        if is_unused or attribute in idle:
             if is_named and (value is not None or isinstance(model, MessagePart)):
                 yield kind + name, place + name
         elif isinstance(value, RequestModel):

@@ -21,12 +21,13 @@ from coordinator.doors.http.schema.anthropic_answer import (
     StopReason,
 )
 from coordinator.doors.http.schema.base import ResponseModel
+from coordinator.doors.http.schema.written_objects import json_text
 
 
 def _named(event: ResponseModel) -> bytes:
     """A server-sent event with its type as its name, by which clients choose what they read."""
     name = getattr(event, "type").encode()  # noqa: B009 - all events of this API have one
-    return b"event: %b\ndata: %b\n\n" % (name, event.model_dump_json(exclude_unset=True).encode())
+    return b"event: %b\ndata: %b\n\n" % (name, json_text(event).encode())
 
 
 _STREAM = StreamForm(write=_named, alive=b'event: ping\ndata: {"type":"ping"}\n\n')

@@ -4,7 +4,6 @@ A text that is only blank, as models write between thinking and a call, is no bl
 one block at least.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from typing import Literal
@@ -65,7 +64,7 @@ def blocks_of(parts: Sequence[OutputPart], *, shows_thinking: bool) -> list[Answ
                         type="tool_use",
                         id=begins.call_id,
                         name=begins.name,
-                        input=json.loads(arguments),
+                        input=arguments,
                     )
                 )
     blank = "".join(part.text for part in parts if isinstance(part, ContentPart))
@@ -114,7 +113,7 @@ class BlockEvents:
                 if self._shows_thinking:
                     yield self._delta(ThinkingDelta(type="thinking_delta", thinking=part.text))
             case CallBegins():
-                call = ToolUseAnswer(type="tool_use", id=part.call_id, name=part.name, input={})
+                call = ToolUseAnswer(type="tool_use", id=part.call_id, name=part.name, input="{}")
                 yield from self._close()
                 yield from self._begin("tool_use", call)
             case ArgumentsPart():

@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse
 from coordinator.doors.http.door import Door
 from coordinator.doors.http.event_stream import Patience
 from coordinator.doors.http.message_answer import MessageAnswer
-from coordinator.doors.http.message_specs import message_prompt, message_spec
+from coordinator.doors.http.message_specs import message_prompt, message_spec, message_tool_use
 from coordinator.doors.http.model_requests import read_model_request
 from coordinator.doors.http.openapi import body_of, failures
 from coordinator.doors.http.schema.anthropic import CountTokensRequest, MessagesRequest
@@ -62,6 +62,7 @@ def message_routes(door: Door, patience: Patience) -> APIRouter:
     async def count_tokens(request: Request) -> JSONResponse:
         """Counts the tokens of a conversation, tools and all."""
         wanted, engine = await read_model_request(request, CountTokensRequest, door)
+        message_tool_use(wanted)  # refuses what a message with these tools would be refused for
         token_ids = await engine.tokenize(message_prompt(wanted))
         return JSONResponse({"input_tokens": len(token_ids)})
 

@@ -39,7 +39,7 @@ def message_spec(request: MessagesRequest, request_id: str) -> RequestSpec:
         request_id=request_id,
         grammar=message_grammar(request),
         divides_output=True,
-        tools=_tool_use(request),
+        tools=message_tool_use(request),
         max_thinking_tokens=None if thinking is None else thinking.budget_tokens,
     )
 
@@ -118,7 +118,7 @@ def _shown_tools(request: MessagesPrompt) -> tuple[Tool, ...]:
     )
 
 
-def _tool_use(request: MessagesPrompt) -> ToolUse | None:
+def message_tool_use(request: MessagesPrompt) -> ToolUse | None:
     """Which tools may or must be called.
 
     Raises:

@@ -1,8 +1,9 @@
 """From the messages of `/v1/messages` to turns of a conversation as the engine takes them."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 from coordinator.core.request_spec import ChatMessage
 from coordinator.core.tools import ToolCall
@@ -16,9 +17,19 @@ from coordinator.doors.http.schema.anthropic_blocks import (
     ToolResultBlock,
     ToolUseBlock,
 )
+from stagecoach.contract.errors import InvalidArgumentError
 
 _BETWEEN = "\n\n"
 """Stands between texts that came apart."""
+_ROLES: Mapping[str, str] = MappingProxyType(
+    {
+        "thinking": "assistant",
+        "redacted_thinking": "assistant",
+        "tool_use": "assistant",
+        "tool_result": "user",
+    }
+)
+"""The one role that has blocks of a type; all have texts."""
 _COMBINED = ("system", "user", "assistant")
 """Roles whose turns are one turn where they follow each other."""
 
@@ -31,6 +42,9 @@ def turns_of(request: MessagesPrompt) -> Sequence[PlacedTurn]:
 
     Args:
         request: Validated.
+
+    Raises:
+        InvalidArgumentError: A block stands in a message of a role that has none of its type.
     """
     messages: Sequence[InputMessage | PlacedTurn] = request.messages
     turns = [one for one in messages if isinstance(one, PlacedTurn)]
@@ -55,12 +69,27 @@ def _turns(message: InputMessage, place: str, names: dict[str, str]) -> Iterator
     content = message.content
     if isinstance(content, str):
         yield PlacedTurn(ChatMessage(role=message.role, content=content), f"{place}.content")
-    elif message.role == "assistant":
+        return
+    _check_blocks(message.role, content, f"{place}.content")
+    if message.role == "assistant":
         said = _said(content)
         names.update((call.call_id, call.name) for call in said.tool_calls)
         yield PlacedTurn(said, f"{place}.content")
     else:
         yield from _heard(message.role, content, f"{place}.content", names)
+
+
+def _check_blocks(role: str, blocks: Sequence[Block], place: str) -> None:
+    """Refuses a block that a turn of another role has: it would say nothing here."""
+    for index, block in enumerate(blocks):
+        wanted = _ROLES.get(block.type, role)
+        if wanted != role:
+            field = f"{place}[{index}]"
+            raise InvalidArgumentError(
+                f"{field} is a block of the type {block.type}, which stands only in messages of the"
+                f" role {wanted}, not of {role}",
+                field=field,
+            )
 
 
 def _said(blocks: Sequence[Block]) -> ChatMessage:

@@ -1,6 +1,5 @@
 """Writes what `/api/chat` and `/api/generate` answer."""
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -28,10 +27,11 @@ from coordinator.doors.http.schema.ollama_answer import (
     OllamaTokenLogprob,
     ToolCallAnswer,
 )
+from coordinator.doors.http.schema.written_objects import json_text
 
 
 def _line(event: ResponseModel) -> bytes:
-    return event.model_dump_json(exclude_unset=True).encode() + b"\n"
+    return json_text(event).encode() + b"\n"
 
 
 # A blank before a line is no part of its JSON; an empty line would be read as one without any.
@@ -172,7 +172,7 @@ class _Calls:
         function = CalledFunctionAnswer(
             index=self._begins.index,
             name=self._begins.name,
-            arguments=json.loads("".join(self._arguments)),
+            arguments="".join(self._arguments),
         )
         return ToolCallAnswer(id=self._begins.call_id, function=function)
 

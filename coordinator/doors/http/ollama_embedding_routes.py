@@ -4,7 +4,8 @@ import time
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
 
 from coordinator.doors.embedding import Embedded
 from coordinator.doors.http.door import Door
@@ -57,10 +58,12 @@ def ollama_embedding_routes(door: Door) -> APIRouter:
         responses=statuses,
         openapi_extra=body_of(OllamaEmbeddingsRequest),
     )
-    async def embeddings(request: Request) -> EmbeddingAnswer:
+    async def embeddings(request: Request) -> Response:
         """Turns one text into a vector, whose length is as it comes."""
         wanted, engine = await read_model_request(request, OllamaEmbeddingsRequest, door)
         request_id = f"ollama-{request.state.request_id}"
+        if not wanted.prompt:
+            return JSONResponse(OllamaEmbedding(embedding=[]).model_dump())
         specs = ollama_embedding_specs([wanted.prompt], request_id, normalizes=False)
         return EmbeddingAnswer(engine, specs, _SoleEmbeddingWriter(), door.logprobs)
 

@@ -20,6 +20,16 @@ class _OpenCall(NamedTuple):
     name: str
 
 
+class _Answered(NamedTuple):
+    """The call that a message is the result of, as far as it is known."""
+
+    call_id: str | None
+    name: str | None
+
+
+_NO_CALL = _Answered(None, None)
+
+
 def ollama_turns(request: OllamaChatRequest) -> Sequence[PlacedTurn]:
     """The turns of a conversation.
 
@@ -40,28 +50,28 @@ def ollama_turns(request: OllamaChatRequest) -> Sequence[PlacedTurn]:
                 # Nine letters and digits are what all templates take.
                 call_id = one.id or f"call{num_calls:05}"
                 open_calls.append(_OpenCall(call_id, one.function.name))
-                arguments = json.dumps(one.function.arguments, ensure_ascii=False)
+                arguments = json.dumps(one.function.arguments or {}, ensure_ascii=False)
                 calls.append(ToolCall(call_id=call_id, name=one.function.name, arguments=arguments))
-        answered = _answered(message, open_calls) if message.role == "tool" else None
+        answered = _answered(message, open_calls) if message.role == "tool" else _NO_CALL
         turn = ChatMessage(
             role=message.role,
             content=message.content or "",
-            name=None if answered is None else answered.name,
+            name=answered.name,
             tool_calls=tuple(calls),
-            tool_call_id=None if answered is None else answered.call_id,
+            tool_call_id=answered.call_id,
             reasoning=(message.thinking or None) if message.role == "assistant" else None,
         )
         turns.append(PlacedTurn(turn, f"messages[{index}]"))
     return turns
 
 
-def _answered(message: OllamaMessage, open_calls: list[_OpenCall]) -> _OpenCall | None:
-    """The call that a message is the result of; it is open no more."""
+def _answered(message: OllamaMessage, open_calls: list[_OpenCall]) -> _Answered:
+    """The call that a message is the result of, which is open no more; else what it says of one."""
     if message.tool_call_id:
         fitting = [one for one in open_calls if one.call_id == message.tool_call_id]
     else:
         fitting = [one for one in open_calls if message.tool_name in (None, "", one.name)]
     if not fitting:
-        return None
+        return _Answered(message.tool_call_id or None, message.tool_name or None)
     open_calls.remove(fitting[0])
-    return fitting[0]
+    return _Answered(*fitting[0])

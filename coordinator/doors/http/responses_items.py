@@ -72,7 +72,8 @@ def item_of_output(made: OutputItem) -> Item:
             message = ChatMessage(role="assistant", reasoning=thought)
         case OutputFunctionCall(status="completed"):
             name = shown_name(made.name, made.namespace)
-            call = ToolCall(call_id=made.call_id, name=name, arguments=made.arguments)
+            arguments = arguments_object(made.arguments)
+            call = ToolCall(call_id=made.call_id, name=name, arguments=arguments)
             message = ChatMessage(role="assistant", tool_calls=(call,))
         case OutputFunctionCall():
             message = None
@@ -111,8 +112,15 @@ def kind_of(item: Item) -> str:
     return "function_call_output" if message.role == "tool" else "message"
 
 
-def conversation(instructions: str | None, told: Iterable[ChatMessage]) -> tuple[ChatMessage, ...]:
-    """The messages that a model is told.
+def conversation(turns: Iterable[Sequence[ChatMessage]]) -> tuple[ChatMessage, ...]:
+    """The messages that a model is told: one for each of `conversation_turns`."""
+    return tuple(map(_joined, turns))
+
+
+def conversation_turns(
+    instructions: str | None, told: Iterable[ChatMessage]
+) -> Sequence[Sequence[ChatMessage]]:
+    """What becomes one message of those that a model is told.
 
     Thinking, what follows it, and calls become one message of the assistant. Instructions, and what
     the system says right after them, become one message: most templates take only one.
@@ -125,7 +133,7 @@ def conversation(instructions: str | None, told: Iterable[ChatMessage]) -> tuple
             turns[-1].append(one)
         else:
             turns.append([one])
-    return tuple(map(_joined, turns))
+    return turns
 
 
 def to_facts(item: Item) -> Mapping[str, object]:

@@ -11,11 +11,13 @@ from coordinator.doors.http.errors import PreviousResponseNotFoundError
 from coordinator.doors.http.responses_items import (
     Item,
     conversation,
+    conversation_turns,
     given_items,
     item_id,
     kind_of,
     with_id,
 )
+from coordinator.doors.http.responses_names import response_names
 from coordinator.doors.http.responses_output import MadeItem
 from coordinator.doors.http.responses_specs import response_frame, responses_spec
 from coordinator.doors.http.responses_store import (
@@ -55,6 +57,7 @@ def making_of(door: Door, engine: GenerationEngine, wanted: ResponsesRequest, na
     check_num_items(len(items) + (0 if previous is None else previous.num_items))
     before = [] if previous is None else previous.items
     told = (one.message for one in (*before, *items) if one.message is not None)
+    turns = conversation_turns(wanted.instructions, told)
 
     def keep(response: ResponseObject, made: Sequence[MadeItem]) -> None:
         turn = Turn(previous, _named(items, response_id), [one.kept for one in made])
@@ -62,7 +65,7 @@ def making_of(door: Door, engine: GenerationEngine, wanted: ResponsesRequest, na
 
     return Making(
         engine=engine,
-        spec=responses_spec(wanted, conversation(wanted.instructions, told), response_id),
+        spec=responses_spec(wanted, conversation(turns), response_id),
         frame=response_frame(
             wanted,
             response_id,
@@ -73,6 +76,7 @@ def making_of(door: Door, engine: GenerationEngine, wanted: ResponsesRequest, na
         spell=lru_cache(maxsize=_MAX_SPELLINGS)(engine.token_bytes),
         held=door.logprobs,
         keep=None if wanted.store is False else keep,
+        names=response_names(wanted, turns, before=before, given=items),
     )
 
 

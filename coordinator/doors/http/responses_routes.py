@@ -53,6 +53,7 @@ def responses_routes(door: Door, patience: Patience) -> APIRouter:
         variables = engine.served_model.template_variables
         request.state.ignored = {**request.state.ignored, **idle_reasoning(wanted, variables)}
         making = making_of(door, engine, wanted, request.state.request_id)
+        request.state.field_names = making.names
         return StreamedResponse(making, patience) if wanted.stream else WholeResponse(making)
 
     @router.get("/{response_id}", response_model=ResponseObject, responses=failures(400, 404))

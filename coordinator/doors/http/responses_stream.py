@@ -15,7 +15,7 @@ from coordinator.core.request_spec import RequestSpec
 from coordinator.doors.http.answer import SpellToken, finish_reason
 from coordinator.doors.http.choices import open_choices
 from coordinator.doors.http.event_stream import EventSender, Patience
-from coordinator.doors.http.field_names import field_names_of, renamed
+from coordinator.doors.http.field_names import FieldNames, renamed
 from coordinator.doors.http.held_logprobs import HeldLogprobs, Hold
 from coordinator.doors.http.pieces import PiecewiseResponse
 from coordinator.doors.http.responses_answer import (
@@ -51,6 +51,8 @@ class Making:
     """What all answers hold."""
     keep: Keep | None
     """None: it is not to be kept."""
+    names: FieldNames
+    """What the request calls the fields that an error may name."""
 
     def output(self) -> Output:
         """Takes its output."""
@@ -112,7 +114,7 @@ class StreamedResponse(Response):
         sending = _Sending(self._making, events)
 
         async def fail(error: StagecoachError) -> None:
-            names = field_names_of(scope)
+            names = self._making.names
             await sending.fail(in_words_of(error, lambda field: renamed(field, names)))
             await events.end()
 

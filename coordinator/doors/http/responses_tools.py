@@ -78,6 +78,15 @@ def functions_by_name(request: ResponsesRequest) -> Mapping[str, FunctionOf]:
     return {shown_name(*function): function for function in named}
 
 
+def function_places(request: ResponsesRequest) -> Iterator[str]:
+    """Where each function stands, in the order of `shown_tools`."""
+    for index, tool in enumerate(request.tools or ()):
+        if isinstance(tool, FunctionTool):
+            yield f"tools[{index}]"
+        elif isinstance(tool, NamespaceTool):
+            yield from (f"tools[{index}].tools[{number}]" for number in range(len(tool.tools)))
+
+
 def used_choice(request: ResponsesRequest) -> str | dict[str, object]:
     """The choice between tools, as it is repeated."""
     choice = request.tool_choice

@@ -19,6 +19,7 @@ from coordinator.doors.http.error_forms import error_event
 from coordinator.doors.http.event_stream import EventSender, Patience, StreamForm
 from coordinator.doors.http.held_logprobs import HeldLogprobs
 from coordinator.doors.http.schema.base import ResponseModel
+from coordinator.doors.http.schema.written_objects import json_text
 from stagecoach.contract.errors import StagecoachError
 
 
@@ -78,7 +79,7 @@ class WholeSoleAnswer(Response):
             async with open_choices(self._engine, ((self._spec,),), receive) as opened:
                 output = await collect(opened.choices[0], hold)
         finish_reason(output.end)  # an output that was aborted is no answer
-        body = self._writer.whole(output).model_dump_json(exclude_unset=True)
+        body = json_text(self._writer.whole(output))
         await Response(body, media_type=self.media_type)(scope, receive, send)
 
 

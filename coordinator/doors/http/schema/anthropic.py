@@ -119,6 +119,10 @@ class MessagesPrompt(ModelRequest):
     cache_control: Advisory = None
     context_management: Advisory = None
     mcp_servers: Unsupported = None
+    compaction: Unsupported = None
+    fallbacks: Advisory = Field(None, description="No request is declined.")
+    fallback_credit_token: Advisory = None
+    billing_policy: Advisory = None
     thread: Unsupported = Field(None, description="Conversations are sent whole.")
     speed: Advisory = None
 

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from coordinator.doors.http.schema.base import ResponseModel
+from coordinator.doors.http.schema.written_objects import WrittenObject
 
 StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
 
@@ -30,7 +31,7 @@ class ToolUseAnswer(ResponseModel):
     type: Literal["tool_use"]
     id: str
     name: str
-    input: dict[str, Any] = Field(description="Arguments; empty where they are streamed.")
+    input: WrittenObject = Field(description="Arguments; empty where they are streamed.")
 
 
 AnswerBlock = TextAnswer | ThinkingAnswer | ToolUseAnswer

@@ -83,6 +83,17 @@ class MessagePart(RequestModel):
     __pydantic_extra__: dict[str, Any] = Field(init=False)
 
 
+def idle_of_role(message: MessagePart, roles: Mapping[str, str]) -> list[str]:
+    """Fields of a message that say something, but not in its role.
+
+    Args:
+        message: It has the field `role`.
+        roles: The one role in which a field says something, by its name.
+    """
+    role = getattr(message, "role")  # noqa: B009 - each kind of message has roles of its own
+    return [name for name, one in roles.items() if one != role and getattr(message, name)]
+
+
 def _none_if_empty(value: object) -> object:
     return None if value == "" else value
 

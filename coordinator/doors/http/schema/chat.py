@@ -21,6 +21,7 @@ from coordinator.doors.http.schema.base import (
     ResponseModel,
     Unsupported,
     by_json_type,
+    idle_of_role,
 )
 from coordinator.doors.http.schema.conversation import ConversationFields
 from coordinator.doors.http.schema.sampling import (
@@ -45,6 +46,14 @@ class ContentPart(MessagePart):
     type: Literal["text"] = Field(description="Images, sounds and files are refused.")
     text: str = Field(description="The texts of all parts are joined.")
 
+
+_ROLE_FIELDS = {
+    "tool_calls": "assistant",
+    "reasoning_content": "assistant",
+    "reasoning": "assistant",
+    "tool_call_id": "tool",
+}
+"""Fields that say something in one role alone."""
 
 NoFunctionCall = Annotated[
     Literal["none", "auto", ""] | None,
@@ -81,6 +90,13 @@ class Message(MessagePart):
         None, description="What the assistant thought; most templates show it of the last turn."
     )
     reasoning: str | None = Field(None, description="The same by another name.")
+
+    def idle_fields(self) -> Collection[str]:
+        """See `RequestModel.idle_fields`: those that say something in another role."""
+        idle = idle_of_role(self, _ROLE_FIELDS)
+        if self.reasoning_content and self.reasoning not in (None, "", self.reasoning_content):
+            idle.append("reasoning")
+        return idle
 
 
 def _check_metadata(metadata: dict[str, Any]) -> dict[str, Any]:

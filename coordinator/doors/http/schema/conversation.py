@@ -1,8 +1,10 @@
 """How a conversation becomes a prompt, in the words of vLLM."""
 
+from typing import Annotated
+
 from pydantic import Field, JsonValue, model_validator
 
-from coordinator.doors.http.schema.base import RequestModel
+from coordinator.doors.http.schema.base import NONE_IF_EMPTY, RequestModel
 from coordinator.doors.http.schema.tools import ToolChoice, Tools
 
 
@@ -15,7 +17,7 @@ class ConversationFields(RequestModel):
         description="Whether tools are called: `none`, `auto` (the default with tools), `required`,"
         " or which. A call that is forced conforms to its schema.",
     )
-    reasoning_effort: str | None = Field(
+    reasoning_effort: Annotated[str | None, NONE_IF_EMPTY] = Field(
         None,
         description="Given to the chat template as `reasoning_effort`, and as `enable_thinking`: "
         "false for `none`, else true.",

@@ -1,6 +1,6 @@
 """What the routes under `/api` take, as Ollama writes it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, Tag, model_validator
@@ -11,7 +11,7 @@ from coordinator.core.request_spec import (
     MAX_STOP_STRINGS,
     MAX_UINT32,
 )
-from coordinator.core.tools import MAX_TOOL_CALLS
+from coordinator.core.tools import MAX_TOOL_CALLS, MAX_TOOLS
 from coordinator.doors.embedding import MAX_PROMPTS
 from coordinator.doors.http.schema.base import (
     TEXT,
@@ -23,12 +23,21 @@ from coordinator.doors.http.schema.base import (
     RequestModel,
     Unsupported,
     by_json_type,
+    idle_of_role,
 )
 from coordinator.doors.http.schema.completion import PromptText
 from coordinator.doors.http.schema.sampling import Seed, StopString
-from coordinator.doors.http.schema.tools import Tools
+from coordinator.doors.http.schema.tools import FunctionDefinition
 
 _OBJECT, _BOOLEAN, _TEXTS = Tag("<object>"), Tag("<boolean>"), Tag("<texts>")
+
+_ROLE_FIELDS = {
+    "thinking": "assistant",
+    "tool_calls": "assistant",
+    "tool_name": "tool",
+    "tool_call_id": "tool",
+}
+"""Fields that say something in one role alone."""
 
 Format = Annotated[
     Annotated[Literal["", "json"], TEXT] | Annotated[dict[str, JsonValue], _OBJECT],
@@ -36,8 +45,7 @@ Format = Annotated[
 ]
 
 EmbedInput = Annotated[
-    Annotated[PromptText, TEXT]
-    | Annotated[list[PromptText], Field(max_length=MAX_PROMPTS), _TEXTS],
+    Annotated[str, TEXT] | Annotated[list[PromptText], Field(max_length=MAX_PROMPTS), _TEXTS],
     by_json_type({str: TEXT, list: _TEXTS}, "must be a text or a list of texts"),
 ]
 
@@ -157,10 +165,18 @@ class OllamaFunction(MessagePart):
     """A function that was called."""
 
     name: str = Field(description="Name of the tool.")
-    arguments: dict[str, JsonValue] = Field(
-        default_factory=dict, description="Its arguments; absent: none."
+    arguments: dict[str, JsonValue] | None = Field(
+        None, description="Its arguments; null or absent: none."
     )
     index: Integer | None = Field(None, description="Calls are in order anyway.")
+
+
+class OllamaTool(RequestModel):
+    """A tool."""
+
+    type: Literal["function"] | None = Field(None, description="There is one type alone.")
+    function: FunctionDefinition = Field(description="What may be called.")
+    items: Advisory = None
 
 
 class OllamaToolCall(MessagePart):
@@ -188,6 +204,10 @@ class OllamaMessage(MessagePart):
         None, description="Of a result: the call. Null: the first of that tool without a result."
     )
 
+    def idle_fields(self) -> Collection[str]:
+        """See `RequestModel.idle_fields`: those that say something in another role."""
+        return idle_of_role(self, _ROLE_FIELDS)
+
 
 class OllamaChatRequest(OllamaRequest):
     """A conversation to continue."""
@@ -195,7 +215,9 @@ class OllamaChatRequest(OllamaRequest):
     messages: Annotated[list[OllamaMessage], Field(max_length=MAX_CHAT_MESSAGES)] | None = Field(
         None, description="Oldest first. None: only whether the model is there is asked."
     )
-    tools: Tools | None = Field(None, description="Functions that the model may call.")
+    tools: Annotated[list[OllamaTool], Field(max_length=MAX_TOOLS)] | None = Field(
+        None, description="Functions that the model may call."
+    )
 
 
 class OllamaGenerateRequest(OllamaRequest):
@@ -233,7 +255,11 @@ class OllamaEmbedFields(OllamaModelRequest):
 class OllamaEmbedRequest(OllamaEmbedFields):
     """One text to turn into a vector, or several."""
 
-    input: EmbedInput = Field(description="A text, or a list of texts.")
+    input: EmbedInput | None = Field(
+        None,
+        description="A text, or a list of texts. None or empty: only whether the model is there is"
+        " asked.",
+    )
     dimensions: Integer | None = Field(
         None,
         ge=0,
@@ -245,13 +271,18 @@ class OllamaEmbedRequest(OllamaEmbedFields):
     @property
     def texts(self) -> Sequence[str]:
         """The texts, in order."""
+        if not self.input:
+            return ()
         return [self.input] if isinstance(self.input, str) else self.input
 
 
 class OllamaEmbeddingsRequest(OllamaEmbedFields):
     """One text to turn into a vector, in the older way."""
 
-    prompt: PromptText = Field(description="The text.")
+    prompt: str | None = Field(
+        None,
+        description="The text. None or empty: only whether the model is there is asked.",
+    )
 
 
 class OllamaShowRequest(OllamaModelRequest):
@@ -259,6 +290,9 @@ class OllamaShowRequest(OllamaModelRequest):
 
     name: str | None = Field(None, description="The older name of `model`.")
     verbose: Advisory = None
+    system: Advisory = None
+    template: Advisory = None
+    options: Advisory = None
 
     @model_validator(mode="before")
     @classmethod

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from coordinator.doors.http.schema.base import ResponseModel
+from coordinator.doors.http.schema.written_objects import WrittenObject
 
 DoneReason = Literal["stop", "length", "load"]
 
@@ -14,7 +15,7 @@ class CalledFunctionAnswer(ResponseModel):
 
     index: int
     name: str
-    arguments: dict[str, Any]
+    arguments: WrittenObject
 
 
 class ToolCallAnswer(ResponseModel):

@@ -93,7 +93,7 @@ class TextConfig(RequestModel):
 class ReasoningConfig(RequestModel):
     """How the model thinks."""
 
-    effort: str | None = Field(
+    effort: Annotated[str | None, NONE_IF_EMPTY] = Field(
         None,
         description="Given to the chat template as `reasoning_effort`, and as `enable_thinking`: "
         "false for `none`, else true.",
@@ -179,6 +179,7 @@ class ResponsesRequest(ModelRequest):
         None, max_length=MAX_LABELS, description="Returned with the response."
     )
     background: Unsupported = None
+    background_options: Unsupported = None
 
     user: Advisory = None
     safety_identifier: Advisory = None

@@ -9,6 +9,7 @@ from coordinator.core.request_spec import MAX_CHAT_MESSAGES
 from coordinator.doors.http.schema.base import (
     ITEMS,
     TEXT,
+    Advisory,
     MessagePart,
     by_json_type,
     refuse_types_but,
@@ -72,7 +73,7 @@ class InputMessage(MessagePart):
     content: _Content = Field(description=_CONTENT)
     id: str | None = Field(None, description=_ID)
     status: _Status | None = Field(None, description=_STATUS)
-    phase: str | None = Field(None, description="Taken, and changes nothing.")
+    phase: Advisory = None
 
 
 class InputFunctionCall(MessagePart):
@@ -125,7 +126,8 @@ class InputReasoning(MessagePart):
 
     def idle_fields(self) -> Collection[str]:
         """See `RequestModel.idle_fields`."""
-        return ["encrypted_content"] if self.encrypted_content else []
+        idle = ["encrypted_content"] if self.encrypted_content else []
+        return [*idle, "summary"] if self.summary and self.content else idle
 
 
 class ItemReference(MessagePart):
