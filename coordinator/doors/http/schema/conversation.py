@@ -4,6 +4,7 @@ from pydantic import Field, JsonValue, model_validator
 
 from coordinator.doors.http.schema.base import RequestModel
 from coordinator.doors.http.schema.tools import ToolChoice, Tools
+from coordinator.doors.thinking_arguments import MAX_EFFORT_CHARS
 
 
 class ConversationFields(RequestModel):
@@ -17,6 +18,7 @@ class ConversationFields(RequestModel):
     )
     reasoning_effort: str | None = Field(
         None,
+        max_length=MAX_EFFORT_CHARS,
         description="Given to the chat template as `reasoning_effort`, and as `enable_thinking`: "
         "false for `none`, else true.",
     )
