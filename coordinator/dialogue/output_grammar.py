@@ -7,7 +7,8 @@ grammar engine some 15 us, whatever the size of the vocabulary.
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -15,13 +16,18 @@ from coordinator.core.grammar import Grammar, GrammarKind
 from coordinator.core.output_grammar import GrammarPart, OutputGrammar, Spelling
 from coordinator.core.tools import ToolMode, ToolUse
 from coordinator.dialogue.dialect import Dialect
-from coordinator.dialogue.formats.call_format import CALL_ID, CALL_INDEX, CONTROL, Parameters
+from coordinator.dialogue.formats.call_format import (
+    CALL_ID,
+    CALL_INDEX,
+    CONTROL,
+    NAME,
+    IdForm,
+    Parameters,
+)
 from coordinator.dialogue.formats.framing import Framing
+from coordinator.dialogue.lark_texts import ANY, escaped, free, holds
 from coordinator.dialogue.tool_schemas import Parameter, object_schema, parameters
 from stagecoach.contract.errors import InvalidArgumentError
-
-_META = re.compile(r"[\\.+*?()|\[\]{}^$#&~/-]")
-"""Characters of regular expressions that are not themselves."""
 
 MAX_PART_CHARS = 1 << 20
 """Characters of the schemas in one grammar; parameters that are written one by one bring their
@@ -31,14 +37,19 @@ _OPTIONS = '%llguidance {"no_forcing": true}'
 """Where two texts that may follow begin alike, the engine would force tokens for what they share,
 and so keep out a token that spells all of one of them."""
 
-_ANY = r"(.|\n)*"
 _BLANK = r"/\s{0,4}/"
 """What may stand before a section or a call; without a bound a model could write nothing else."""
 
 _FIELD = re.compile(f"[{CALL_ID}{CALL_INDEX}]")
-_FIELDS: Mapping[str, str] = MappingProxyType(
-    {CALL_ID: "/[a-zA-Z0-9]{9}/", CALL_INDEX: "/[0-9]{1,3}/"}
+_INDEX = "/[0-9]{1,3}/"
+_IDS: Mapping[IdForm, str] = MappingProxyType(
+    {
+        IdForm.CALL: "/[a-zA-Z0-9]{9}/",
+        IdForm.NINE: "/[a-zA-Z0-9]{9}/",
+        IdForm.TEN: "/[a-z0-9]{10}/",
+    }
 )
+"""Ids of calls where a model writes them."""
 
 
 def output_grammar(
@@ -91,6 +102,7 @@ class _Writer:
         self._pieces = re.compile(
             f"({CONTROL}(?:{'|'.join(names) or '(?!)'})|{CALL_ID}|{CALL_INDEX})"
         )
+        self._fields = {CALL_ID: _IDS[dialect.calls.id_form], CALL_INDEX: _INDEX}
         self._start = ["answer"]
         self._rules: list[str] = []
         self._parts: list[GrammarPart] = []
@@ -122,25 +134,27 @@ class _Writer:
         """
         thinking = self._dialect.thinking
         assert thinking is not None, "the model marks what it thinks"
-        begin, end = thinking
+        begin, end, may_end_at_once = thinking
         end_id = self._token_ids.get(end)
         if end_id is None and not end.startswith(CONTROL):
-            self._rules.append(f"thinking[lazy]: /{_ANY}{_escaped(end)}/")
+            self._rules.append(f"thinking[lazy]: /{ANY}{escaped(end)}/")
         else:
             limit = "" if max_tokens is None else f"[max_tokens={max_tokens}]"
             mark = self._literal(end) if end_id is None else f"<[{end_id}]>"
             self._rules.append(f"thinking: thought {mark}")
             self._rules.append(f"thought{limit}: THOUGHT")
-            self._rules.append(f"THOUGHT: {_free([] if CONTROL in end else [_holds(end)])}")
+            self._rules.append(f"THOUGHT: {free([] if CONTROL in end else [holds(end)])}")
         framing = self._dialect.calls.framing
         joint = "" if framing is None else self._literal(framing.joint)
         if is_open:
             self._start.insert(0, f"thinking {joint}")
             return
         self._start.insert(0, "thinks?")
-        self._rules.append(f"thinks: {_BLANK} {self._literal(begin)} thinking {joint}")
-        if CONTROL not in begin:
-            self._not_free.append(rf"\s*{_escaped(begin)}{_ANY}")
+        nothing = f" | {self._literal(end)}" if may_end_at_once else ""
+        self._rules.append(f"thinks: {_BLANK} {self._literal(begin)} thinking {joint}{nothing}")
+        for mark in (begin, end) if may_end_at_once else (begin,):
+            if CONTROL not in mark:
+                self._not_free.append(rf"\s*{escaped(mark)}{ANY}")
 
     def add_answer(self, use: ToolUse | None, content: Grammar | None, *, is_open: bool) -> None:
         """Content, calls of tools, or both.
@@ -161,23 +175,22 @@ class _Writer:
         if use is not None:
             if calls.is_whole_output:
                 self._check_alone(use, content)
-                names = "|".join(_escaped(one.name) for one in use.callable_tools)
-                self._not_free.append(
-                    f"{_escaped(calls.begin)}({names}){_escaped(calls.name_end)}{_ANY}"
-                )
+                self._not_free += [
+                    escaped(calls.beginning(one.name)) + ANY for one in use.callable_tools
+                ]
                 answers.append("calls")
             else:
                 if CONTROL not in calls.opening:
-                    self._not_free.append(_holds(calls.opening))
+                    self._not_free.append(holds(calls.opening))
                 answers.append(f"{_BLANK} {self._literal(calls.opening)} calls")
         if use is None or use.mode is ToolMode.AUTO:
             if content is None:
-                answers.append("FREE")
+                answers.append(f"FREE{self._content_end()}")
                 answers += self._free_leads(use)
             else:
                 self._add_content(content)
-                answers.append("@content")
-        self._rules.append(f"FREE: {_free(self._not_free)}")
+                answers.append(f"@content{self._content_end()}")
+        self._rules.append(f"FREE: {free(self._not_free)}")
         self._rules.append("answer: " + " | ".join(answers))
 
     def _add_framed(
@@ -185,19 +198,25 @@ class _Writer:
     ) -> None:
         """An answer in sections that the model marks."""
         answers = []
+        has_named_lead = False
         may_be_free = use is None or use.mode is ToolMode.AUTO
         section = f"TEXT {self._literal(framing.lead_end)}"
         if not framing.lead_end.startswith(CONTROL):
             section = "section"
-            self._rules.append(f"section[lazy]: /{_ANY}{_escaped(framing.lead_end)}/")
-        self._rules.append(f"TEXT: /{_ANY}/")
+            self._rules.append(f"section[lazy]: /{ANY}{escaped(framing.lead_end)}/")
         if use is not None:
-            begin = "" if is_open else self._literal(framing.lead_begin)
-            self._rules.append(f"lead: {begin} {section} {self._literal(framing.joint)}")
-            lead = "lead?" if may_be_free else ""
-            if is_open:  # it has to end first
-                lead = "lead"
-            answers.append(f"{lead} {self._literal(self._dialect.calls.opening)} calls")
+            form = self._dialect.calls
+            self._check_names(framing, use)
+            opening = "" if form.is_known_by_name else self._literal(form.opening)
+            lead = f"{section} {self._literal(framing.joint)} {opening} calls"
+            has_named_lead = form.is_known_by_name and not framing.joint
+            if has_named_lead:
+                lead = self._named_lead(framing, use)
+            if may_be_free or is_open:  # what is open has to end first
+                begin = "" if is_open else self._literal(framing.lead_begin)
+                answers.append(f"{begin} {lead}")
+            if not is_open:
+                answers.append(f"{opening} calls")
         if may_be_free:
             begin = "" if is_open else self._literal(framing.begin)
             text = "TEXT"
@@ -207,7 +226,36 @@ class _Writer:
                 self._add_content(content, after=framing.begin)
                 text = f"@content {self._literal(framing.end)}"
             answers.append(f"{begin} {text}")
+            if has_named_lead and content is None:
+                answers.append(f"{begin} section more_text* LAST")
+        self._rules.append(f"TEXT: {free(self._not_free)}")
         self._rules.append("answer: " + " | ".join(answers))
+
+    def _named_lead(self, framing: Framing, use: ToolUse) -> str:
+        """Content before calls, whose mark is text where no name of a tool follows."""
+        form = self._dialect.calls
+        names = "|".join(escaped(form.beginning(one.name)) for one in use.callable_tools)
+        no_name, up_to_mark = f"({names}){ANY}", ANY + escaped(framing.lead_end)
+        self._not_free.append(holds(framing.lead_end))
+        self._rules += [
+            "behind_mark: first behind | more_text behind_mark",
+            "more_text[lazy]: MORE",
+            f"MORE: {free([no_name], up_to_mark)}",
+            f"LAST: {free([no_name, *self._not_free])}",
+        ]
+        return "section behind_mark"
+
+    def _check_names(self, framing: Framing, use: ToolUse) -> None:
+        """Refuses tools whose names are those of sections."""
+        form, thinking = self._dialect.calls, self._dialect.thinking
+        marks = [framing.begin, framing.lead_begin, *([thinking.begin] if thinking else [])]
+        for index, tool in enumerate(use.tools if form.is_known_by_name else ()):
+            if form.beginning(tool.name).startswith(tuple(marks)):
+                raise InvalidArgumentError(
+                    f"prompt.chat.tools[{index}].name is {tool.name}, as this model calls its own"
+                    " text",
+                    field=f"prompt.chat.tools[{index}].name",
+                )
 
     def _add_content(self, content: Grammar, *, after: str = "") -> None:
         """What the content must match.
@@ -225,6 +273,11 @@ class _Writer:
             elif self._dialect.thinking is not None:
                 self._json_after.add(self._dialect.thinking.end)
 
+    def _content_end(self) -> str:
+        """What may stand behind content that no call follows."""
+        end = self._dialect.calls.content_end
+        return f" ({self._literal(end)})?" if end.startswith(CONTROL) else ""
+
     def _free_leads(self, use: ToolUse | None) -> list[str]:
         """Free text before calls, if any may be there."""
         calls = self._dialect.calls
@@ -232,9 +285,9 @@ class _Writer:
             return []
         if CONTROL in calls.opening:
             return [f"FREE {self._literal(calls.opening)} calls"]
-        before = [one for one in self._not_free if one != _holds(calls.opening)]
+        before = [one for one in self._not_free if one != holds(calls.opening)]
         self._rules.append("lead[lazy]: LEAD")
-        self._rules.append(f"LEAD: {_free(before, _ANY + _escaped(calls.opening))}")
+        self._rules.append(f"LEAD: {free(before, ANY + escaped(calls.opening))}")
         return ["lead calls"]
 
     def _check_alone(self, use: ToolUse, content: Grammar | None) -> None:
@@ -251,13 +304,12 @@ class _Writer:
     def _add_calls(self, use: ToolUse) -> None:
         """Calls from behind their opening on; or whole, where nothing comes before them."""
         form = self._dialect.calls
-        rest = "" if form.is_whole_output else self._literal(form.begin[len(form.opening) :])
-        # One text with the name of the first tool: only by that is a call told from free text.
-        begin = form.begin if form.is_whole_output else ""
+        rest = "" if form.is_known_by_name else self._literal(form.begin[len(form.opening) :])
         more = ""
         if form.next is not None and use.allows_several:
             more = f"({self._literal(form.next)} call)*"
-        self._rules.append(f"calls: {rest} first {more} {self._literal(form.end)}")
+        self._rules.append(f"calls: {rest} first behind")
+        self._rules.append(f"behind: {more} {self._literal(form.end)}".rstrip() or 'behind: ""')
         firsts, alternatives = list[str](), list[str]()
         for index, tool in enumerate(use.tools):
             if tool not in use.callable_tools:
@@ -265,13 +317,16 @@ class _Writer:
             field = f"prompt.chat.tools[{index}].parameters"
             schema = object_schema(tool, field)
             is_exact = tool.is_strict or use.mode is ToolMode.REQUIRED
+            head = tool.name + form.name_end.replace(NAME, tool.name)
+            # One text with the name of the first tool, where only by that a call is known.
+            first = form.beginning(tool.name) if form.is_known_by_name else head
             if isinstance(form.arguments, Parameters):
                 arguments = self._parameters(form.arguments, schema, index, field, is_exact)
             else:
                 arguments = self._json(f"arguments_{index}", schema, field, is_exact)
-                self._json_after.add(form.name_end)
-            firsts.append(f"{self._literal(begin + tool.name + form.name_end)} {arguments}")
-            alternatives.append(f"{self._literal(tool.name + form.name_end)} {arguments}")
+                self._json_after.add(head if form.is_known_by_name else form.name_end)
+            firsts.append(f"{self._literal(first)} {arguments}")
+            alternatives.append(f"{self._literal(head)} {arguments}")
         self._rules.append("first: " + "\n    | ".join(firsts))
         if more:
             self._rules.append("call: " + "\n    | ".join(alternatives))
@@ -300,17 +355,25 @@ class _Writer:
         self, form: Parameters, parameter: Parameter, name: str, field: str, is_exact: bool
     ) -> str:
         begin = form.begin + parameter.name
+        form = form.of(parameter.name)
         if form.text_name_end is None or not parameter.is_text:
             value = self._json(f"value_{name}", parameter.schema, field, is_exact)
             self._json_after.add(begin + form.name_end)
             return f"{self._literal(begin + form.name_end)} {value} {self._literal(form.end)}"
         before = self._literal(begin + form.text_name_end)
-        end = form.text_end
-        if end.startswith(CONTROL):
-            self._rules.append(f"text_{name}: /{_ANY}/ {self._literal(end)}")
-        else:
-            self._rules.append(f"text_{name}[lazy]: /{_ANY}{_escaped(end)}/")
-        return f"{before} text_{name}"
+        self._rules.append(self._text(f"text_{name}", form))
+        if not form.not_plain:
+            return f"{before} text_{name}"
+        block = replace(form, text_end=form.block[1] + form.text_end, not_plain="")
+        self._rules.append(self._text(f"block_{name}", block))
+        return f"{before} (text_{name} | {self._literal(form.block[0])} block_{name})"
+
+    def _text(self, rule: str, form: Parameters) -> str:
+        """A rule of a string that is written as it is, and its end."""
+        text = f"[^{escaped(form.not_plain)}]*" if form.not_plain else ANY
+        if form.text_end.startswith(CONTROL):
+            return f"{rule}: /{text}/ {self._literal(form.text_end)}"
+        return f"{rule}[lazy]: /{text}{escaped(form.text_end)}/"
 
     def _json(self, name: str, schema: Mapping[str, Any] | bool, field: str, is_exact: bool) -> str:
         text = json.dumps(schema, ensure_ascii=False)
@@ -342,19 +405,5 @@ class _Writer:
             if isinstance(piece, int):
                 written.append(f"<[{piece}]>")
             else:
-                written.append(_FIELDS.get(piece) or json.dumps(piece, ensure_ascii=False))
+                written.append(self._fields.get(piece) or json.dumps(piece, ensure_ascii=False))
         return " ".join(written)
-
-
-def _free(excluded: Collection[str], text: str = _ANY) -> str:
-    """A terminal that matches a text, but not what is excluded."""
-    return " & ".join([f"/{text}/", *(f"~/{one}/" for one in excluded)])
-
-
-def _holds(text: str) -> str:
-    return f"{_ANY}{_escaped(text)}{_ANY}"
-
-
-def _escaped(text: str) -> str:
-    """A text as a regular expression between slashes."""
-    return _META.sub(r"\\\g<0>", text).replace("\n", r"\n")
