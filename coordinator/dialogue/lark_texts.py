@@ -4,6 +4,7 @@ import re
 from collections.abc import Collection
 
 ANY = r"(.|\n)*"
+EMPTY = '""'
 
 _META = re.compile(r"[\\.+*?()|\[\]{}^$#&~/-]")
 """Characters of regular expressions that are not themselves."""

@@ -25,7 +25,7 @@ from coordinator.dialogue.formats.call_format import (
     Parameters,
 )
 from coordinator.dialogue.formats.framing import Framing
-from coordinator.dialogue.lark_texts import ANY, escaped, free, holds
+from coordinator.dialogue.lark_texts import ANY, EMPTY, escaped, free, holds
 from coordinator.dialogue.tool_schemas import Parameter, object_schema, parameters
 from stagecoach.contract.errors import InvalidArgumentError
 
@@ -309,7 +309,8 @@ class _Writer:
         if form.next is not None and use.allows_several:
             more = f"({self._literal(form.next)} call)*"
         self._rules.append(f"calls: {rest} first behind")
-        self._rules.append(f"behind: {more} {self._literal(form.end)}".rstrip() or 'behind: ""')
+        behind = f"{more} {self._literal(form.end)}".strip()
+        self._rules.append(f"behind: {behind or EMPTY}")
         firsts, alternatives = list[str](), list[str]()
         for index, tool in enumerate(use.tools):
             if tool not in use.callable_tools:
@@ -347,8 +348,8 @@ class _Writer:
             self._rules.append(
                 f"more_{name}: {self._literal(form.separator)} {value} {following}{skipped}"
             )
-        self._rules.append(f'rest_{tool}_{len(listed)}: ""')
-        self._rules.append(f'more_{tool}_{len(listed)}: ""')
+        self._rules.append(f"rest_{tool}_{len(listed)}: {EMPTY}")
+        self._rules.append(f"more_{tool}_{len(listed)}: {EMPTY}")
         return f"rest_{tool}_0"
 
     def _parameter(
