@@ -27,7 +27,7 @@ from coordinator.dialogue.formats.call_format import (
 )
 from coordinator.dialogue.formats.framing import Framing
 from coordinator.dialogue.json_scanner import JsonScanner
-from coordinator.dialogue.marks import divided, first_place, num_begun
+from coordinator.dialogue.marks import divided, first_place, json_place, num_begun
 
 _FIELD = re.compile(f"({CALL_ID}|{CALL_INDEX})")
 _BEHIND_NAME = re.compile(f"[{CALL_ID}{CALL_INDEX}{NAME}]")
@@ -198,10 +198,25 @@ class OutputReader:
         elif not self._format.is_whole_output:
             yield from self._show_until([self._format.opening], ContentPart)
             yield from self._calls_or_text(tools)
-        elif (yield from self._one_of(self._beginnings())):
+        elif (yield from self._is_whole_call(tools)):
             yield from self._calls_or_text(tools)
         else:
             yield from self._show_all()
+
+    def _is_whole_call(self, tools: Collection[str]) -> _Reading[bool]:
+        """Whether the output begins as a call of one of the tools does."""
+        form = self._format
+        if not form.is_json_document:
+            return (yield from self._one_of(self._beginnings())) is not None
+        while True:
+            places = {tool: json_place(self._text, form.beginning_tokens(tool)) for tool in tools}
+            for tool, place in places.items():
+                if place:
+                    self._text = form.beginning(tool) + self._text[place:]
+                    return True
+            if self._is_ended or all(place is None for place in places.values()):
+                return False
+            yield
 
     def _calls_or_text(self, tools: Mapping[str, Collection[str]]) -> _Reading[None]:
         """Calls; what departs from their format, where no grammar holds it, is content."""
@@ -223,9 +238,13 @@ class OutputReader:
             if isinstance(form.arguments, Parameters):
                 yield from self._parameters(form.arguments, tools.get(name, ()))
             else:
+                if form.is_json_document:
+                    yield from self._skip_whitespace()
                 yield from self._json()
             self._parts.append(CallEnds(self.num_calls))
             self.num_calls += 1
+            if form.is_json_document:
+                yield from self._skip_whitespace()
             fields = yield from self._literal(shared)
             if not next_only or not (yield from self._begins_with(_FIELD.split(next_only)[0])):
                 return

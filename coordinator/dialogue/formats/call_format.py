@@ -9,6 +9,7 @@ written. A call is held to its format by a grammar from its first character on, 
 reads it meets exactly this.
 """
 
+import re
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Self
@@ -24,6 +25,8 @@ NAME = "\udc03"
 CONTROL = "\udc00"
 """Stands before what a special token spells, where one is wanted or was written; without it the
 same characters are text."""
+
+_JSON_TOKEN = re.compile(r'"[^"]*"|[{:,]')
 
 
 class IdForm(Enum):
@@ -91,6 +94,8 @@ class CallFormat:
     """Whether a call is one only where the name of a tool and `name_end` follow `begin`."""
     is_whole_output: bool = False
     """Whether a call is the first that an output has, so that it counts only there."""
+    is_json_document: bool = False
+    """Whether a call is a JSON document as a whole, in which whitespace may vary."""
     content_end: str = ""
     """A special token that may end content which no call follows, before an end token does."""
     id_form: IdForm = IdForm.CALL
@@ -104,6 +109,10 @@ class CallFormat:
     def beginning(self, tool: str) -> str:
         """What a call of a tool begins with, which is the first of an output."""
         return self.begin + tool + self.name_end.replace(NAME, tool)
+
+    def beginning_tokens(self, tool: str) -> list[str]:
+        """The tokens of JSON in `beginning`, for calls that are JSON documents."""
+        return _JSON_TOKEN.findall(self.beginning(tool))
 
 
 JSON_ARGUMENTS = JsonArguments()

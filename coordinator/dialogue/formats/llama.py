@@ -14,4 +14,5 @@ LLAMA_JSON = CallFormat(
     end="}",
     is_known_by_name=True,
     is_whole_output=True,
+    is_json_document=True,
 )
