@@ -10,7 +10,7 @@ from coordinator.constraint.messages import (
     NewTokens,
     OutputState,
     Standing,
-    decode_state,
+    decode_compiled,
     decode_states,
     encode_grammar,
     encode_tokens,
@@ -69,7 +69,7 @@ def output_maker(special_tokens: Sequence[str] = ()) -> Callable[[], Output]:
 
 def start(output: Output, text: str, kind: GrammarKind = GrammarKind.JSON_SCHEMA) -> OutputState:
     """What may follow at the start of an output, or why its grammar was refused."""
-    return decode_state(output(encode_grammar(kind, text)))[0]
+    return decode_compiled(output(encode_grammar(kind, text))).state
 
 
 def allowed_ids(state: OutputState) -> list[int]:

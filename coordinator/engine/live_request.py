@@ -79,7 +79,9 @@ class LiveRequest:
         """
         request = sequence.request
         accepted = Accepted(
-            request_id=request.request_id, prompt_token_ids=request.prompt_token_ids
+            request_id=request.request_id,
+            prompt_token_ids=request.prompt_token_ids,
+            relaxed_fields=() if constraint is None else constraint.relaxed_fields,
         )
         return cls(
             request=request,

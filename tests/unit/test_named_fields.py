@@ -377,6 +377,18 @@ def test_the_schema_of_a_tool_has_the_name_that_its_door_gives_it(
         assert renamed(f"prompt.chat.tools[0].parameters{inside}", names) == place + inside
 
 
+def test_tools_of_a_response_have_the_places_that_they_were_written_at() -> None:
+    function = {"type": "function", **FUNCTION}
+    space = {"type": "namespace", "name": "n", "description": "N.", "tools": [function, function]}
+    request = ResponsesRequest.model_validate(
+        {"input": "x", "tools": [{"type": "web_search"}, function, space]}
+    )
+    places = ["tools[1]", "tools[2].tools[0]", "tools[2].tools[1]"]
+    for index, place in enumerate(places):
+        named = renamed(f"prompt.chat.tools[{index}].parameters.type", field_names(request))
+        assert named == f"{place}.parameters.type"
+
+
 @pytest.mark.parametrize(
     ("kind", "fields", "place"),
     [

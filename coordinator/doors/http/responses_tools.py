@@ -78,6 +78,17 @@ def functions_by_name(request: ResponsesRequest) -> Mapping[str, FunctionOf]:
     return {shown_name(*function): function for function in named}
 
 
+def tool_places(request: ResponsesRequest) -> list[str]:
+    """Where each tool that the model is shown stands in the request."""
+    places: list[str] = []
+    for index, tool in enumerate(request.tools or ()):
+        if isinstance(tool, FunctionTool):
+            places.append(f"tools[{index}]")
+        elif isinstance(tool, NamespaceTool):
+            places += [f"tools[{index}].tools[{within}]" for within in range(len(tool.tools))]
+    return places
+
+
 def used_choice(request: ResponsesRequest) -> str | dict[str, object]:
     """The choice between tools, as it is repeated."""
     choice = request.tool_choice
