@@ -18,8 +18,8 @@ class Dialect:
     thinking: Thinking | None = None
     calls: CallFormat = GENERIC
     knows_tools: bool = False
-    """Whether the model's chat template shows it tools and how to call them. Otherwise it is told
-    so in its system message."""
+    """Whether the model's chat template has calls of tools. Otherwise it is told how to call them
+    in its system message."""
     controls: frozenset[str] = frozenset()
     """Special tokens in these texts; known once the dialect is bound."""
 
