@@ -13,11 +13,6 @@ class Constraint(Protocol):
     """Which tokens may follow those appended so far. Implemented by `coordinator.constraint`."""
 
     @property
-    def relaxed_fields(self) -> tuple[str, ...]:
-        """Fields of the request with schemas that the output is not held to."""
-        ...
-
-    @property
     def is_ready(self) -> bool:
         """True when it is known what may follow; else nothing but `append` may be called."""
         ...

@@ -8,7 +8,8 @@ import pytest
 from coordinator.core.tools import Tool, ToolMode, ToolUse
 from coordinator.dialogue.dialect import Dialect
 from coordinator.dialogue.formats.qwen_xml import QWEN_XML
-from coordinator.dialogue.output_grammar import MAX_PART_CHARS, output_grammar
+from coordinator.dialogue.lark_rules import MAX_PART_CHARS
+from coordinator.dialogue.output_grammar import output_grammar
 from coordinator.dialogue.tool_schemas import object_schema, parameters, text_parameters
 from stagecoach.contract.errors import InvalidArgumentError
 

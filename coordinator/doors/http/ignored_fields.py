@@ -55,7 +55,7 @@ def note_relaxed(scope: Scope, fields: Sequence[str]) -> None:
     """Has the schemas of tools named that calls are not held to.
 
     Args:
-        scope: Of a request whose answer has not begun.
+        scope: ASGI's scope of a request; nothing of its answer was sent yet.
         fields: Fields of the contract, or of what is in them.
     """
     names = field_names_of(scope)
