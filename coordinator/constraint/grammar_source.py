@@ -104,9 +104,11 @@ def _check_apart(
     vocabulary: llguidance.LLTokenizer,
 ) -> None:
     """Refuses content that may begin as a call does, so that nothing would tell which it is."""
+    if not beginnings:
+        return
+    matcher = llguidance.LLMatcher(vocabulary, source.text, log_level=0)
     for beginning in beginnings:
         token_ids = vocabulary.greedy_tokenize(beginning)
-        matcher = llguidance.LLMatcher(vocabulary, source.text, log_level=0)
         if matcher.validate_tokens(token_ids) == len(token_ids):
             raise PartError(
                 content.field,

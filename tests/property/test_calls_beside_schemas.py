@@ -229,3 +229,20 @@ def test_text_without_a_schema_is_a_call_in_any_spacing_or_none(
         '{"name": "true_weather", "parameters": {"days": 1.5}}',
     ):
         assert not accepts(make_output(), made.text, text, GrammarKind.OUTPUT), text
+
+
+def test_numbers_of_calls_are_guarded_in_any_spacing(make_output: Callable[[], Output]) -> None:
+    half = '{"type": "object", "properties": {"x": {"type": "number", "maximum": 0.5}}}'
+    use = ToolUse(tools=(Tool(name="f", parameters=half),))
+    free = output_grammar(Dialect(calls=LLAMA), {}, use=use)
+    assert free is not None
+    digits = "1234567890" * 3
+    for text in (free.text, grammar(LLAMA, SCHEMAS[0], use)):
+        for form in (
+            '{"name": "f", "parameters": {"x": %s}}',
+            '{"name":"f","parameters":{"x":%s}}',
+        ):
+            assert accepts(make_output(), text, form % "0.25", GrammarKind.OUTPUT)
+            for number in ("0.75", f"0.{digits}"):
+                assert not accepts(make_output(), text, form % number, GrammarKind.OUTPUT)
+    assert accepts(make_output(), free.text, f"Pi has 3.{digits} digits.", GrammarKind.OUTPUT)
