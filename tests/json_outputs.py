@@ -1,7 +1,7 @@
 """Outputs that follow schemas and grammars in this process, by tokens given or drawn at random."""
 
 import random
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from coordinator.constraint.messages import (
     NewTokens,
     OutputState,
     Standing,
-    decode_state,
+    decode_compiled,
     decode_states,
     encode_grammar,
     encode_tokens,
@@ -45,19 +45,23 @@ LIKELY = frozenset(token.encode() for token in [*'"}],:.-0159e', "00000"])
 Output = Callable[[bytes], bytes]
 
 
-def output_maker() -> Callable[[], Output]:
-    """Makes outputs, in this process, as one is made in each sandboxed one."""
+def output_maker(special_tokens: Sequence[str] = ()) -> Callable[[], Output]:
+    """Makes outputs, in this process, as one is made in each sandboxed one.
+
+    Args:
+        special_tokens: Special tokens beside the end token, whose ids follow `EOS`.
+    """
     vocabulary = GgufVocabulary.parse(
         {
             "tokenizer.ggml.model": "gpt2",
-            "tokenizer.ggml.tokens": TOKENS,
-            "tokenizer.ggml.token_type": [1] * EOS + [3],
+            "tokenizer.ggml.tokens": [*TOKENS, *special_tokens],
+            "tokenizer.ggml.token_type": [1] * EOS + [3] * (1 + len(special_tokens)),
             "tokenizer.ggml.merges": [],
         }
     )
     payload = Vocabulary(
         tokenizer=build_gguf_tokenizer(vocabulary).to_str(),
-        num_logits=len(TOKENS),
+        num_logits=len(TOKENS) + len(special_tokens),
         eos_token_ids=(EOS,),
     ).encode()
     return lambda: grammar_job.prepare(payload)
@@ -65,7 +69,7 @@ def output_maker() -> Callable[[], Output]:
 
 def start(output: Output, text: str, kind: GrammarKind = GrammarKind.JSON_SCHEMA) -> OutputState:
     """What may follow at the start of an output, or why its grammar was refused."""
-    return decode_state(output(encode_grammar(kind, text)))[0]
+    return decode_compiled(output(encode_grammar(kind, text))).state
 
 
 def allowed_ids(state: OutputState) -> list[int]:
@@ -108,10 +112,15 @@ def accepts(
     output: Output, text: str, document: str, kind: GrammarKind = GrammarKind.JSON_SCHEMA
 ) -> bool:
     """True when a document may be written byte by byte, and end there; of a new output."""
+    token_ids = [SPELLED.index(bytes([byte])) for byte in document.encode()]
+    return accepts_tokens(output, text, token_ids, kind)
+
+
+def accepts_tokens(output: Output, text: str, token_ids: Sequence[int], kind: GrammarKind) -> bool:
+    """True when some tokens may be written, and end there; of a new output."""
     state = start(output, text, kind)
     assert state.standing is not Standing.BROKEN, state.error
-    for byte in document.encode():
-        token_id = SPELLED.index(bytes([byte]))
+    for token_id in token_ids:
         if state.standing is not Standing.OPEN or not _allows(state, token_id):
             return False
         (state,) = decode_states(output(encode_tokens([NewTokens(0, (token_id,))])), 1)

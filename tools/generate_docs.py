@@ -79,9 +79,7 @@ def tables() -> dict[str, str]:
             if name not in WITH_TABLES_OF_THEIR_OWN
         ),
         "decisions": _decisions(),
-        "fields that are honoured": http_fields.honoured(),
-        "fields that are refused": http_fields.refused(),
-        "fields that are ignored": http_fields.ignored(),
+        "fields of each route": http_fields.tables(),
         "options of a completion": sdk_tables.options(),
         "options of a prompt": sdk_tables.prompt_options(),
         "options of an embedding": sdk_tables.embed_options(),

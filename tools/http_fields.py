@@ -1,7 +1,8 @@
 """Tables of what the HTTP door does with each field of a request, from the schema it validates by.
 
-A field is honoured; or taken only with values that ask for nothing, and refused by name with any
-other; or taken and ignored. `coordinator.doors.http.schema.base.Unused` marks the latter two.
+Each route has one table, and each of its fields stands in it once. A field is honoured; or taken
+only with values that ask for nothing, and refused by name with any other; or taken and named, as it
+changes nothing. `coordinator.doors.http.schema.base.Unused` marks the latter two.
 """
 
 import json
@@ -53,7 +54,8 @@ class Treatment(Enum):
     HONOURED = "honoured"
     REFUSED = "refused"
     """Taken only with a value that asks for nothing."""
-    IGNORED = "ignored"
+    NAMED = "named"
+    """Taken, of no effect, and named in the answer."""
 
 
 class Field(NamedTuple):
@@ -80,51 +82,28 @@ def fields(model: type[RequestModel]) -> list[Field]:
     return list(found.values())
 
 
-def honoured() -> str:
-    """A table of the fields that are honoured, for each group of endpoints that have them."""
-    return "\n".join(
-        f"#### {_names(endpoints)}\n\n"
-        + table(
-            ("field", "takes", "meaning"),
-            [(f"`{field.place}`", field.values, field.meaning) for field in group],
-        )
-        for endpoints, group in _grouped(Treatment.HONOURED).items()
-    )
+def tables() -> str:
+    """A table of the fields of each route."""
+    return "\n".join(f"#### `{route}`\n\n{route_table(route)}" for route in ENDPOINTS)
 
 
-def refused() -> str:
-    """The table of fields that are refused by name, by what they may be without being refused."""
-    rows = []
-    for endpoints, group in _grouped(Treatment.REFUSED).items():
-        by_values: dict[str, list[str]] = {}
-        for field in group:
-            by_values.setdefault(field.values, []).append(field.place)
-        rows += [
-            (_names(endpoints), _listed(places), values) for values, places in by_values.items()
-        ]
-    return table(("endpoint", "fields", "taken only as"), rows)
+def route_table(route: str) -> str:
+    """The table of one route: what is honoured, refused and named, in this order.
 
-
-def ignored() -> str:
-    """The table of fields that are taken and change nothing."""
-    rows = [
-        (_names(endpoints), _listed(field.place for field in group))
-        for endpoints, group in _grouped(Treatment.IGNORED).items()
-    ]
-    return table(("endpoint", "fields"), rows)
-
-
-def _grouped(treatment: Treatment) -> dict[tuple[str, ...], list[Field]]:
-    """The fields with one treatment, by the endpoints that have them; the largest group first."""
-    endpoints: dict[Field, list[str]] = {}
-    for endpoint, model in ENDPOINTS.items():
-        for field in fields(model):
+    Fields that are honoured have a row each; others share one where the same is said of them.
+    """
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for treatment in Treatment:
+        for field in fields(ENDPOINTS[route]):
             if field.treatment is treatment:
-                endpoints.setdefault(field, []).append(endpoint)
-    groups: dict[tuple[str, ...], list[Field]] = {}
-    for field, names in endpoints.items():
-        groups.setdefault(tuple(names), []).append(field)
-    return dict(sorted(groups.items(), key=lambda group: -len(group[1])))
+                own = field.place if treatment is Treatment.HONOURED else ""
+                taken = "anything" if treatment is Treatment.NAMED else field.values
+                said = (own, treatment.value, taken, field.meaning)
+                rows.setdefault(said, []).append(field.place)
+    return table(
+        ("field", "is", "takes", "meaning"),
+        [(_listed(places), *said) for (_, *said), places in rows.items()],
+    )
 
 
 def _fields(model: type[RequestModel], path: str) -> Iterator[Field]:
@@ -135,7 +114,7 @@ def _fields(model: type[RequestModel], path: str) -> Iterator[Field]:
         if mark is None or mark.is_up_to_model:
             treatment = Treatment.HONOURED
         else:
-            treatment = Treatment.REFUSED if mark.asks_for_nothing else Treatment.IGNORED
+            treatment = Treatment.REFUSED if mark.asks_for_nothing else Treatment.NAMED
         taken = schema["properties"][name]
         yield Field(path + name, treatment, _values(taken), info.description or "")
         is_list = any(one.get("type") == "array" for one in _members(taken))
@@ -198,11 +177,6 @@ def _bounds(schema: Schema) -> str:
     if low is None:
         return ""
     return f" from {low}" if high is None else f" {low} to {high}"
-
-
-def _names(endpoints: Iterable[str]) -> str:
-    *others, last = (f"`{endpoint}`" for endpoint in endpoints)
-    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _listed(places: Iterable[str]) -> str:

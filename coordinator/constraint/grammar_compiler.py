@@ -9,7 +9,7 @@ from typing import Any
 from coordinator.constraint.compile_turns import CompileTurns
 from coordinator.constraint.failure import failure, killed, sandbox_failure
 from coordinator.constraint.mask_reader import MaskReader
-from coordinator.constraint.messages import Standing, decode_state, encode_grammar
+from coordinator.constraint.messages import Standing, decode_compiled, encode_grammar
 from coordinator.constraint.output_group import OutputGroup
 from coordinator.constraint.template_cache import Template, TemplateCache
 from coordinator.constraint.token_constraint import TokenConstraint
@@ -159,6 +159,7 @@ class GrammarCompiler:
             group,
             grammar,
             template.state,
+            relaxed_fields=template.relaxed_fields,
             masks=self._masks_without_eos if ignore_eos else self._masks,
             begin=partial(self._begin, grammar),
             on_fault=partial(self._stop_sharing, grammar),
@@ -225,7 +226,7 @@ class GrammarCompiler:
                 takes_long = await self._turns.has_taken_long(process, answer)
             if takes_long:
                 await self._turns.go_on(process, answer)
-            state, own_bytes = decode_state(answer.result())
+            state, own_bytes, relaxed_fields = decode_compiled(answer.result())
             if state.standing is Standing.BROKEN:
                 raise failure(grammar, state.error, state.field)
         except BaseException as error:
@@ -234,7 +235,7 @@ class GrammarCompiler:
             if isinstance(error, SandboxError) and not isinstance(error, ProcessKilledError):
                 raise self._compile_failure(grammar, error, process) from error
             raise
-        return Template(process, state, own_bytes)
+        return Template(process, state, own_bytes, relaxed_fields)
 
     async def _begin(self, grammar: Grammar, *, alone: bool) -> OutputGroup:
         """A process for an output that lost its own."""

@@ -15,11 +15,12 @@ from coordinator.constraint.engine_vocabulary import build_vocabulary
 from coordinator.constraint.engine_words import plain_words
 from coordinator.constraint.grammar_source import PartError, Source, output_source, source_of
 from coordinator.constraint.messages import (
+    Compiled,
     OutputState,
     Standing,
     decode_grammar,
     decode_tokens,
-    encode_state,
+    encode_compiled,
     encode_states,
 )
 from coordinator.constraint.number_guard import NumberGuard, NumericTokens
@@ -81,16 +82,16 @@ class _Outputs:
         try:
             source = self._source(kind, text)
         except PartError as error:
-            return encode_state(OutputState.broken(str(error), error.field))
+            return encode_compiled(Compiled(OutputState.broken(str(error), error.field)))
         except ValueError as error:
-            return encode_state(OutputState.broken(str(error)))
+            return encode_compiled(Compiled(OutputState.broken(str(error))))
         # The first mask builds most of the automaton, and may find it too large.
         matcher = llguidance.LLMatcher(self._vocabulary, source.text, log_level=0, limits=_LIMITS)
         self._start = _Output(self._vocabulary, matcher, self._numbers(kind, text, source))
         state = self._start.state()
         if state.standing is Standing.BROKEN:
             state = OutputState.broken(plain_words(kind, state.error, source.originals))
-        return encode_state(state, own_bytes=_own_bytes())
+        return encode_compiled(Compiled(state, _own_bytes(), source.relaxed_fields))
 
     def _source(self, kind: GrammarKind, text: str) -> Source:
         """The grammar as llguidance takes it.

@@ -1,7 +1,7 @@
 """Grammars as llguidance takes them; in sandboxed processes."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import llguidance
@@ -11,7 +11,7 @@ from coordinator.constraint.json_schema import Schema, prepare_schema
 from coordinator.constraint.lark_grammar import check_lark
 from coordinator.constraint.object_keys import SHORT_ESCAPES
 from coordinator.core.grammar import GrammarKind
-from coordinator.core.output_grammar import GrammarPart, OutputGrammar
+from coordinator.core.output_grammar import CONTENT_PART, GrammarPart, OutputGrammar
 
 _WHITESPACE = r"[\x20\x0A\x0D\x09]{1,40}"
 """Whitespace between the tokens of JSON. Bounded, because a model may otherwise write it without
@@ -36,6 +36,8 @@ class Source(NamedTuple):
     """See `NumberGuard`."""
     originals: Mapping[str, str]
     """Patterns as the client wrote them, by what is written for them."""
+    relaxed_fields: tuple[str, ...] = ()
+    """Fields of the request with schemas for which others stand, as they cannot be kept to."""
 
 
 def source_of(kind: GrammarKind, text: str) -> Source:
@@ -61,18 +63,22 @@ def output_source(grammar: OutputGrammar, vocabulary: llguidance.LLTokenizer) ->
     """The grammar of a whole output with its parts.
 
     Raises:
-        PartError: A part is wrong, which cannot stand for any JSON.
+        PartError: A part is wrong and nothing stands for it, or content of its form may begin as a
+            call does.
     """
     sources = [_part_source(part, vocabulary) for part in grammar.parts]
     grammars: list[dict[str, Any]] = [{"name": "output", "lark_grammar": grammar.lark}]
     for part, source in zip(grammar.parts, sources, strict=True):
         (inner,) = json.loads(source.text)["grammars"]
         grammars.append({**inner, "name": part.name})
+        if part.name == CONTENT_PART:
+            _check_apart(part, source, grammar.call_beginnings, vocabulary)
     return Source(
         json.dumps({"grammars": grammars}),
         any(source.has_json for source in sources),
         any(source.limits_integers for source in sources),
         {},
+        tuple(dict.fromkeys(field for source in sources for field in source.relaxed_fields)),
     )
 
 
@@ -84,16 +90,31 @@ def _part_source(part: GrammarPart, vocabulary: llguidance.LLTokenizer) -> Sourc
         if message:
             raise ValueError(plain_words(part.kind, message, source.originals))
     except ValueError as error:
-        if part.is_exact:
+        if part.otherwise is None:
             raise PartError(part.field, str(error)) from error
-        anything = '{"type": "object"}' if _is_object(part.text) else "true"
-        return source_of(GrammarKind.JSON_SCHEMA, anything)
+        source = source_of(GrammarKind.JSON_SCHEMA, part.otherwise)
+        return source._replace(relaxed_fields=(part.field,))
     return source
 
 
-def _is_object(schema: str) -> bool:
-    facts = json.loads(schema)
-    return isinstance(facts, dict) and facts.get("type") == "object"
+def _check_apart(
+    content: GrammarPart,
+    source: Source,
+    beginnings: Sequence[str],
+    vocabulary: llguidance.LLTokenizer,
+) -> None:
+    """Refuses content that may begin as a call does, so that nothing would tell which it is."""
+    if not beginnings:
+        return
+    matcher = llguidance.LLMatcher(vocabulary, source.text, log_level=0)
+    for beginning in beginnings:
+        token_ids = vocabulary.greedy_tokenize(beginning)
+        if matcher.validate_tokens(token_ids) == len(token_ids):
+            raise PartError(
+                content.field,
+                f"JSON that is valid against it may begin with {beginning}, as calls of tools do:"
+                " allow no other properties in it, or name them otherwise",
+            )
 
 
 def _json_source(schema: Schema) -> str:

@@ -77,6 +77,33 @@ def decode_state(data: bytes) -> tuple[OutputState, int]:
             return OutputState.broken(error, field), own_bytes
 
 
+class Compiled(NamedTuple):
+    """A grammar that was compiled, or what is wrong with it."""
+
+    state: OutputState
+    """What may follow at the start."""
+    own_bytes: int = 0
+    """Memory that the process holds."""
+    relaxed_fields: tuple[str, ...] = ()
+    """Fields of the request with schemas that the output is not held to."""
+
+
+def encode_compiled(compiled: Compiled) -> bytes:
+    """Writes what became of a grammar."""
+    fields = json.dumps(compiled.relaxed_fields).encode()
+    state = encode_state(compiled.state, own_bytes=compiled.own_bytes)
+    return _LENGTH.pack(len(fields)) + fields + state
+
+
+def decode_compiled(data: bytes) -> Compiled:
+    """Reads what `encode_compiled` wrote."""
+    (num_bytes,) = _LENGTH.unpack_from(data)
+    start = _LENGTH.size + num_bytes
+    fields = json.loads(data[_LENGTH.size : start])
+    state, own_bytes = decode_state(data[start:])
+    return Compiled(state, own_bytes, tuple(fields))
+
+
 def encode_states(states: Iterable[OutputState]) -> bytes:
     """Writes what may follow in several outputs."""
     parts: list[bytes] = []

@@ -24,6 +24,8 @@ class Template:
     """What may follow at the start."""
     own_bytes: int
     """Memory that its process holds, beyond what it shares."""
+    relaxed_fields: tuple[str, ...] = ()
+    """Fields of the request with schemas that outputs are not held to."""
     is_shared: bool = True
     """False once a process that followed several outputs failed, and was not just killed: each has
     its own from then on."""

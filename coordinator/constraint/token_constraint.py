@@ -48,6 +48,7 @@ class TokenConstraint:
         group: Has room for one more.
         grammar: What it matches, for errors.
         state: What may follow at the start.
+        relaxed_fields: Fields of the request with schemas that the output is not held to.
         masks: Reads what may follow.
         begin: Starts the output anew.
         on_fault: Called when something that was not the end of a process from outside went wrong
@@ -61,6 +62,7 @@ class TokenConstraint:
         grammar: Grammar,
         state: OutputState,
         *,
+        relaxed_fields: tuple[str, ...] = (),
         masks: MaskReader,
         begin: Begin,
         on_fault: Callable[[], None],
@@ -69,6 +71,7 @@ class TokenConstraint:
         self._group = group
         self._number = group.join(self._take)
         self._grammar = grammar
+        self._relaxed_fields = relaxed_fields
         self._state = state
         self._masks = masks
         self._begin = begin
@@ -81,6 +84,11 @@ class TokenConstraint:
         self._error: StagecoachError | None = None
         self._on_ready: Callable[[], None] | None = None
         self._on_closed: Callable[[], None] | None = on_closed
+
+    @property
+    def relaxed_fields(self) -> tuple[str, ...]:
+        """Fields of the request with schemas that the output is not held to."""
+        return self._relaxed_fields
 
     @property
     def is_ready(self) -> bool:

@@ -22,6 +22,8 @@ class Accepted:
 
     request_id: str
     prompt_token_ids: Sequence[int]
+    relaxed_fields: tuple[str, ...] = ()
+    """Fields with the schemas of tools that calls are not held to, as no grammar can."""
 
     @property
     def num_prompt_tokens(self) -> int:

@@ -6,6 +6,9 @@ from typing import Self
 
 from coordinator.core.grammar import Grammar, GrammarKind
 
+CONTENT_PART = "content"
+"""Name of the part that content keeps to."""
+
 Spelling = tuple[str | int, ...]
 """A text in pieces, of which special tokens are their ids."""
 
@@ -20,8 +23,8 @@ class GrammarPart:
     text: str
     field: str
     """Field of the request that holds it, for errors."""
-    is_exact: bool = True
-    """Whether it is refused if it cannot be kept to; else any JSON stands for it then."""
+    otherwise: str | None = None
+    """JSON schema that stands for it if it cannot be kept to. None: it is refused then."""
 
     @classmethod
     def of(cls, grammar: Grammar, name: str) -> Self:
@@ -41,6 +44,8 @@ class OutputGrammar:
     """Whether the output may be a JSON value from its first character on."""
     json_after: tuple[Spelling, ...]
     """Behind these, once calls are open, stands a JSON value."""
+    call_beginnings: tuple[str, ...] = ()
+    """What calls begin with, where the part `content` is refused if it may begin so too."""
 
     def to_json(self) -> str:
         """Writes it."""
@@ -63,4 +68,5 @@ class OutputGrammar:
             opening=tuple(facts["opening"]),
             begins_with_json=facts["begins_with_json"],
             json_after=tuple(map(tuple, facts["json_after"])),
+            call_beginnings=tuple(facts["call_beginnings"]),
         )

@@ -18,8 +18,8 @@ class Dialect:
     thinking: Thinking | None = None
     calls: CallFormat = GENERIC
     knows_tools: bool = False
-    """Whether the model's chat template shows it tools and how to call them. Otherwise it is told
-    so in its system message."""
+    """Whether the model's chat template has calls of tools. Otherwise it is told how to call them
+    in its system message."""
     controls: frozenset[str] = frozenset()
     """Special tokens in these texts; known once the dialect is bound."""
 
@@ -61,6 +61,7 @@ class Dialect:
                 text_name_end=arguments.text_name_end and marked(arguments.text_name_end),
                 text_end=marked(arguments.text_end),
                 separator=marked(arguments.separator),
+                block=(marked(arguments.block[0]), marked(arguments.block[1])),
             )
         calls = replace(
             calls,
@@ -70,7 +71,10 @@ class Dialect:
             end=marked(calls.end),
             next=calls.next and marked(calls.next),
             arguments=arguments,
+            content_end=marked(calls.content_end),
             framing=calls.framing and Framing(*map(marked, calls.framing)),
         )
-        thinking = self.thinking and Thinking(*map(marked, self.thinking))
+        thinking = self.thinking and self.thinking._replace(
+            begin=marked(self.thinking.begin), end=marked(self.thinking.end)
+        )
         return replace(self, thinking=thinking, calls=calls, controls=frozenset(controls))

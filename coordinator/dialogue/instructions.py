@@ -1,10 +1,13 @@
-"""What a model is told of tools and their results whose chat template knows neither."""
+"""What a model is told of tools and their results whose chat template does not show them."""
 
 import json
 from collections.abc import Mapping, Sequence
 
+from coordinator.core.tools import ToolCall
 from coordinator.dialogue.formats.call_format import CallFormat
+from coordinator.dialogue.written_calls import written_calls
 
+_EXAMPLE = ToolCall(call_id="ID", name="NAME", arguments='{"PARAMETER": "VALUE"}')
 RESULT_BEGIN, RESULT_END = "<tool_response>\n", "\n</tool_response>"
 
 
@@ -13,15 +16,15 @@ def instructions(tools: Sequence[Mapping[str, object]], form: CallFormat) -> str
 
     Args:
         tools: Each as OpenAI writes it.
-        form: Format of the calls; its arguments are JSON.
+        form: Format of the calls.
     """
     lines = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
-    example = f'{form.begin}NAME{form.name_end}{{"PARAMETER": "VALUE"}}{form.end}'
+    example = written_calls([_EXAMPLE], form, {_EXAMPLE.name: ["PARAMETER"]})
     return (
         "You can call functions. These are their signatures as JSON schemas:\n"
         f"<tools>\n{lines}\n</tools>\n"
-        "To call a function, answer with its name and its arguments as JSON, in this form and"
-        f" nothing after it:\n{example}\n"
+        "To call a function, answer with its name and its arguments, in this form and nothing after"
+        f" it:\n{example}\n"
         "Call no function that is not listed. Without need of one, answer as usual."
     )
 

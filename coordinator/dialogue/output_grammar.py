@@ -5,45 +5,26 @@ first character on, while the text before it stays free: what may follow in free
 grammar engine some 15 us, whatever the size of the vocabulary.
 """
 
-import json
-import re
-from collections.abc import Collection, Mapping
-from types import MappingProxyType
-from typing import Any
+from collections.abc import Mapping
 
 from coordinator.core.grammar import Grammar, GrammarKind
-from coordinator.core.output_grammar import GrammarPart, OutputGrammar, Spelling
-from coordinator.core.tools import ToolMode, ToolUse
+from coordinator.core.output_grammar import CONTENT_PART, GrammarPart, OutputGrammar
+from coordinator.core.tools import Tool, ToolMode, ToolUse
 from coordinator.dialogue.dialect import Dialect
-from coordinator.dialogue.formats.call_format import CALL_ID, CALL_INDEX, CONTROL, Parameters
+from coordinator.dialogue.formats.call_format import CONTROL, NAME, Parameters
 from coordinator.dialogue.formats.framing import Framing
-from coordinator.dialogue.tool_schemas import (
-    Parameter,
-    not_kept_one_by_one,
-    object_schema,
-    parameters,
-)
+from coordinator.dialogue.lark_rules import LarkRules, behind_fields
+from coordinator.dialogue.lark_texts import ANY, EMPTY, escaped, free, holds
+from coordinator.dialogue.parameter_rules import WrittenTool, parameters_rule
+from coordinator.dialogue.tool_schemas import call_schema, object_schema
 from stagecoach.contract.errors import InvalidArgumentError
-
-_META = re.compile(r"[\\.+*?()|\[\]{}^$#&~/-]")
-"""Characters of regular expressions that are not themselves."""
-
-MAX_PART_CHARS = 1 << 20
-"""Characters of the schemas in one grammar; parameters that are written one by one bring their
-definitions each."""
 
 _OPTIONS = '%llguidance {"no_forcing": true}'
 """Where two texts that may follow begin alike, the engine would force tokens for what they share,
 and so keep out a token that spells all of one of them."""
 
-_ANY = r"(.|\n)*"
 _BLANK = r"/\s{0,4}/"
 """What may stand before a section or a call; without a bound a model could write nothing else."""
-
-_FIELD = re.compile(f"[{CALL_ID}{CALL_INDEX}]")
-_FIELDS: Mapping[str, str] = MappingProxyType(
-    {CALL_ID: "/[a-zA-Z0-9]{9}/", CALL_INDEX: "/[0-9]{1,3}/"}
-)
 
 
 def output_grammar(
@@ -92,29 +73,24 @@ class _Writer:
     def __init__(self, dialect: Dialect, token_ids: Mapping[str, int]) -> None:
         self._dialect = dialect
         self._token_ids = token_ids
-        names = sorted(map(re.escape, dialect.controls), key=len, reverse=True)
-        self._pieces = re.compile(
-            f"({CONTROL}(?:{'|'.join(names) or '(?!)'})|{CALL_ID}|{CALL_INDEX})"
-        )
+        self._lark = LarkRules(dialect, token_ids)
         self._start = ["answer"]
-        self._rules: list[str] = []
-        self._parts: list[GrammarPart] = []
-        self._json_after: set[str] = set()
-        self._num_chars = 0
         self._opening = ""
         self._begins_with_json = False
+        self._call_beginnings: list[str] = []
         self._not_free: list[str] = []
         """Regular expressions of what free text is not."""
 
     def grammar(self) -> OutputGrammar:
         """What was written."""
         return OutputGrammar(
-            lark="\n".join([_OPTIONS, f"start: {' '.join(self._start)}", *self._rules]),
-            parts=tuple(self._parts),
-            opening=self._spelling(self._opening),
+            lark="\n".join([_OPTIONS, f"start: {' '.join(self._start)}", *self._lark.rules]),
+            parts=tuple(self._lark.parts),
+            opening=self._lark.spelling(self._opening),
             begins_with_json=self._begins_with_json,
+            call_beginnings=tuple(self._call_beginnings),
             json_after=tuple(
-                self._spelling(_FIELD.split(one)[-1]) for one in sorted(self._json_after)
+                self._lark.spelling(behind_fields(one)) for one in sorted(self._lark.json_after)
             ),
         )
 
@@ -127,25 +103,27 @@ class _Writer:
         """
         thinking = self._dialect.thinking
         assert thinking is not None, "the model marks what it thinks"
-        begin, end = thinking
+        begin, end, may_end_at_once = thinking
         end_id = self._token_ids.get(end)
         if end_id is None and not end.startswith(CONTROL):
-            self._rules.append(f"thinking[lazy]: /{_ANY}{_escaped(end)}/")
+            self._lark.add(f"thinking[lazy]: /{ANY}{escaped(end)}/")
         else:
             limit = "" if max_tokens is None else f"[max_tokens={max_tokens}]"
-            mark = self._literal(end) if end_id is None else f"<[{end_id}]>"
-            self._rules.append(f"thinking: thought {mark}")
-            self._rules.append(f"thought{limit}: THOUGHT")
-            self._rules.append(f"THOUGHT: {_free([] if CONTROL in end else [_holds(end)])}")
+            mark = self._lark.literal(end) if end_id is None else f"<[{end_id}]>"
+            self._lark.add(f"thinking: thought {mark}")
+            self._lark.add(f"thought{limit}: THOUGHT")
+            self._lark.add(f"THOUGHT: {free([] if CONTROL in end else [holds(end)])}")
         framing = self._dialect.calls.framing
-        joint = "" if framing is None else self._literal(framing.joint)
+        joint = "" if framing is None else self._lark.literal(framing.joint)
         if is_open:
             self._start.insert(0, f"thinking {joint}")
             return
         self._start.insert(0, "thinks?")
-        self._rules.append(f"thinks: {_BLANK} {self._literal(begin)} thinking {joint}")
-        if CONTROL not in begin:
-            self._not_free.append(rf"\s*{_escaped(begin)}{_ANY}")
+        nothing = f" | {self._lark.literal(end)}" if may_end_at_once else ""
+        self._lark.add(f"thinks: {_BLANK} {self._lark.literal(begin)} thinking {joint}{nothing}")
+        for mark in (begin, end) if may_end_at_once else (begin,):
+            if CONTROL not in mark:
+                self._not_free.append(rf"\s*{escaped(mark)}{ANY}")
 
     def add_answer(self, use: ToolUse | None, content: Grammar | None, *, is_open: bool) -> None:
         """Content, calls of tools, or both.
@@ -157,62 +135,98 @@ class _Writer:
         """
         answers = []
         calls = self._dialect.calls
+        is_free = use is None or use.mode is ToolMode.AUTO
         if use is not None:
-            self._opening = calls.opening
-            self._add_calls(use)
+            self._opening = "{" if calls.is_json_document else calls.opening
+            if calls.is_whole_output and content is not None and is_free:
+                self._add_calls_beside(use, content)
+            else:
+                self._add_calls(use)
         if calls.framing is not None:
             self._add_framed(calls.framing, use, content, is_open=is_open)
             return
         if use is not None:
             if calls.is_whole_output:
-                self._check_alone(use, content)
-                names = "|".join(_escaped(one.name) for one in use.callable_tools)
-                self._not_free.append(
-                    f"{_escaped(calls.begin)}({names}){_escaped(calls.name_end)}{_ANY}"
-                )
+                beginnings = "|".join(map(self._any_beginning, use.callable_tools))
+                self._not_free.append(f"({beginnings}){ANY}")
                 answers.append("calls")
             else:
                 if CONTROL not in calls.opening:
-                    self._not_free.append(_holds(calls.opening))
-                answers.append(f"{_BLANK} {self._literal(calls.opening)} calls")
-        if use is None or use.mode is ToolMode.AUTO:
+                    self._not_free.append(holds(calls.opening))
+                answers.append(f"{_BLANK} {self._lark.literal(calls.opening)} calls")
+        if is_free:
             if content is None:
-                answers.append("FREE")
+                answers.append(f"FREE{self._content_end()}")
                 answers += self._free_leads(use)
             else:
                 self._add_content(content)
-                answers.append("@content")
-        self._rules.append(f"FREE: {_free(self._not_free)}")
-        self._rules.append("answer: " + " | ".join(answers))
+                answers.append(f"@content{self._content_end()}")
+        self._lark.add(f"FREE: {free(self._not_free)}")
+        self._lark.add("answer: " + " | ".join(answers))
 
     def _add_framed(
         self, framing: Framing, use: ToolUse | None, content: Grammar | None, *, is_open: bool
     ) -> None:
         """An answer in sections that the model marks."""
         answers = []
+        has_named_lead = False
         may_be_free = use is None or use.mode is ToolMode.AUTO
-        section = f"TEXT {self._literal(framing.lead_end)}"
+        section = f"TEXT {self._lark.literal(framing.lead_end)}"
         if not framing.lead_end.startswith(CONTROL):
             section = "section"
-            self._rules.append(f"section[lazy]: /{_ANY}{_escaped(framing.lead_end)}/")
-        self._rules.append(f"TEXT: /{_ANY}/")
+            self._lark.add(f"section[lazy]: /{ANY}{escaped(framing.lead_end)}/")
         if use is not None:
-            begin = "" if is_open else self._literal(framing.lead_begin)
-            self._rules.append(f"lead: {begin} {section} {self._literal(framing.joint)}")
-            lead = "lead?" if may_be_free else ""
-            if is_open:  # it has to end first
-                lead = "lead"
-            answers.append(f"{lead} {self._literal(self._dialect.calls.opening)} calls")
+            form = self._dialect.calls
+            self._check_names(framing, use)
+            opening = "" if form.is_known_by_name else self._lark.literal(form.opening)
+            lead = f"{section} {self._lark.literal(framing.joint)} {opening} calls"
+            has_named_lead = form.is_known_by_name and not framing.joint
+            if has_named_lead:
+                lead = self._named_lead(framing, use)
+            if may_be_free or is_open:  # what is open has to end first
+                begin = "" if is_open else self._lark.literal(framing.lead_begin)
+                answers.append(f"{begin} {lead}")
+            if not is_open:
+                answers.append(f"{opening} calls")
         if may_be_free:
-            begin = "" if is_open else self._literal(framing.begin)
+            begin = "" if is_open else self._lark.literal(framing.begin)
             text = "TEXT"
             if framing.end:
-                text = f"{section} {self._literal(framing.end.removeprefix(framing.lead_end))}"
+                text = f"{section} {self._lark.literal(framing.end.removeprefix(framing.lead_end))}"
             if content is not None:
                 self._add_content(content, after=framing.begin)
-                text = f"@content {self._literal(framing.end)}"
+                text = f"@content {self._lark.literal(framing.end)}"
             answers.append(f"{begin} {text}")
-        self._rules.append("answer: " + " | ".join(answers))
+            if has_named_lead and content is None:
+                answers.append(f"{begin} section more_text* LAST")
+        self._lark.add(f"TEXT: {free(self._not_free)}")
+        self._lark.add("answer: " + " | ".join(answers))
+
+    def _named_lead(self, framing: Framing, use: ToolUse) -> str:
+        """Content before calls, whose mark is text where no name of a tool follows."""
+        form = self._dialect.calls
+        names = "|".join(escaped(form.beginning(one.name)) for one in use.callable_tools)
+        no_name, up_to_mark = f"({names}){ANY}", ANY + escaped(framing.lead_end)
+        self._not_free.append(holds(framing.lead_end))
+        self._lark.rules += [
+            "behind_mark: first behind | more_text behind_mark",
+            "more_text[lazy]: MORE",
+            f"MORE: {free([no_name], up_to_mark)}",
+            f"LAST: {free([no_name, *self._not_free])}",
+        ]
+        return "section behind_mark"
+
+    def _check_names(self, framing: Framing, use: ToolUse) -> None:
+        """Refuses tools whose names are those of sections."""
+        form, thinking = self._dialect.calls, self._dialect.thinking
+        marks = [framing.begin, framing.lead_begin, *([thinking.begin] if thinking else [])]
+        for index, tool in enumerate(use.tools if form.is_known_by_name else ()):
+            if form.beginning(tool.name).startswith(tuple(marks)):
+                raise InvalidArgumentError(
+                    f"prompt.chat.tools[{index}].name is {tool.name}, as this model calls its own"
+                    " text",
+                    field=f"prompt.chat.tools[{index}].name",
+                )
 
     def _add_content(self, content: Grammar, *, after: str = "") -> None:
         """What the content must match.
@@ -221,14 +235,19 @@ class _Writer:
             content: The grammar.
             after: The mark before it; empty where it may begin the output.
         """
-        self._parts.append(GrammarPart.of(content, "content"))
+        self._lark.parts.append(GrammarPart.of(content, CONTENT_PART))
         if content.kind in (GrammarKind.JSON_SCHEMA, GrammarKind.JSON_OBJECT):
             self._opening = ""
             self._begins_with_json = True
             if after:
-                self._json_after.add(after)
+                self._lark.json_after.add(after)
             elif self._dialect.thinking is not None:
-                self._json_after.add(self._dialect.thinking.end)
+                self._lark.json_after.add(self._dialect.thinking.end)
+
+    def _content_end(self) -> str:
+        """What may stand behind content that no call follows."""
+        end = self._dialect.calls.content_end
+        return f" ({self._lark.literal(end)})?" if end.startswith(CONTROL) else ""
 
     def _free_leads(self, use: ToolUse | None) -> list[str]:
         """Free text before calls, if any may be there."""
@@ -236,33 +255,72 @@ class _Writer:
         if use is None or calls.is_whole_output:
             return []
         if CONTROL in calls.opening:
-            return [f"FREE {self._literal(calls.opening)} calls"]
-        before = [one for one in self._not_free if one != _holds(calls.opening)]
-        self._rules.append("lead[lazy]: LEAD")
-        self._rules.append(f"LEAD: {_free(before, _ANY + _escaped(calls.opening))}")
+            return [f"FREE {self._lark.literal(calls.opening)} calls"]
+        before = [one for one in self._not_free if one != holds(calls.opening)]
+        self._lark.add("lead[lazy]: LEAD")
+        self._lark.add(f"LEAD: {free(before, ANY + escaped(calls.opening))}")
         return ["lead calls"]
 
-    def _check_alone(self, use: ToolUse, content: Grammar | None) -> None:
-        """Refuses what cannot be told from calls when an output begins."""
-        if content is not None and use.mode is ToolMode.AUTO:
+    def _add_calls_beside(self, use: ToolUse, content: Grammar) -> None:
+        """Calls that begin an output, beside content that keeps to a schema.
+
+        Where both begin with the same token of JSON, the engine's lexer tells them apart only if
+        both are made of such tokens: so a call that is a JSON document has a schema as a whole.
+
+        Raises:
+            InvalidArgumentError: What the content keeps to is no schema.
+        """
+        if content.kind is not GrammarKind.JSON_SCHEMA:
             raise InvalidArgumentError(
                 f"{content.field}: this model's calls of tools are JSON from the first character"
-                " on, which a grammar beside tools could not be told from: set"
+                " on, and beside tools only a JSON schema can be told from them: give one, or set"
                 " prompt.chat.tool_choice to none or required",
                 field=content.field,
                 other_field="prompt.chat.tool_choice",
             )
-
-    def _add_calls(self, use: ToolUse) -> None:
-        """Calls from behind their opening on; or whole, where nothing comes before them."""
         form = self._dialect.calls
-        rest = "" if form.is_whole_output else self._literal(form.begin[len(form.opening) :])
-        # One text with the name of the first tool: only by that is a call told from free text.
-        begin = form.begin if form.is_whole_output else ""
+        if not form.is_json_document:
+            self._add_calls(use, is_beside_content=True)
+            return
+        calls = []
+        for index, tool in enumerate(use.tools):
+            if tool not in use.callable_tools:
+                continue
+            field = f"prompt.chat.tools[{index}].parameters"
+            keys = form.beginning_tokens(tool.name)
+            schema = call_schema(keys, object_schema(tool, field))
+            anything = call_schema(keys, {"type": "object"})
+            calls.append(
+                self._lark.json(f"call_{index}", schema, field, tool.is_strict, otherwise=anything)
+            )
+            self._call_beginnings.append("".join(keys))
+        self._lark.add("calls: " + " | ".join(calls))
+
+    def _any_beginning(self, tool: Tool) -> str:
+        """A regular expression of what a call begins with, in any spacing."""
+        form = self._dialect.calls
+        if not form.is_json_document:
+            return escaped(form.beginning(tool.name))
+        return "".join(rf"\s*{escaped(token)}" for token in form.beginning_tokens(tool.name))
+
+    def _add_calls(self, use: ToolUse, *, is_beside_content: bool = False) -> None:
+        """Calls from behind their opening on; or whole, where nothing comes before them.
+
+        Args:
+            use: The tools.
+            is_beside_content: Whether content that keeps to a schema may stand in their place.
+        """
+        form = self._dialect.calls
+        rest = "" if form.is_known_by_name else form.begin[len(form.opening) :]
+        if is_beside_content:
+            rest = form.begin
         more = ""
         if form.next is not None and use.allows_several:
-            more = f"({self._literal(form.next)} call)*"
-        self._rules.append(f"calls: {rest} first {more} {self._literal(form.end)}")
+            more = f"({self._lark.literal(form.next)} call)*"
+        end = rf"/\s{{0,4}}{escaped(form.end)}/"
+        behind = f"{more} {end if form.is_json_document else self._lark.literal(form.end)}".strip()
+        self._lark.add(f"calls: {self._lark.literal(rest)} first behind")
+        self._lark.add(f"behind: {behind or EMPTY}")
         firsts, alternatives = list[str](), list[str]()
         for index, tool in enumerate(use.tools):
             if tool not in use.callable_tools:
@@ -270,115 +328,29 @@ class _Writer:
             field = f"prompt.chat.tools[{index}].parameters"
             schema = object_schema(tool, field)
             is_exact = tool.is_strict or use.mode is ToolMode.REQUIRED
+            head = tool.name + form.name_end.replace(NAME, tool.name)
+            first, before_json = self._lark.literal(head), form.name_end
+            if form.is_json_document:
+                *tokens, _ = form.beginning_tokens(tool.name)
+                first = f"/{''.join(map(_spaced, [*tokens, ':']))}/"
+                before_json = f"{tokens[-1]}:"
+            elif form.is_known_by_name:  # by one text that holds it, beside free text
+                before_json = head
+                if not is_beside_content:
+                    first = self._lark.literal(form.beginning(tool.name))
             if isinstance(form.arguments, Parameters):
-                arguments = self._parameters(form.arguments, schema, index, field, is_exact)
+                one = WrittenTool(index, field, is_exact)
+                arguments = parameters_rule(self._lark, form.arguments, schema, one)
             else:
-                arguments = self._json(f"arguments_{index}", schema, field, is_exact)
-                self._json_after.add(form.name_end)
-            firsts.append(f"{self._literal(begin + tool.name + form.name_end)} {arguments}")
-            alternatives.append(f"{self._literal(tool.name + form.name_end)} {arguments}")
-        self._rules.append("first: " + "\n    | ".join(firsts))
+                arguments = self._lark.json(f"arguments_{index}", schema, field, is_exact)
+                self._lark.json_after.add(before_json)
+            firsts.append(f"{first} {arguments}")
+            alternatives.append(f"{self._lark.literal(head)} {arguments}")
+        self._lark.add("first: " + "\n    | ".join(firsts))
         if more:
-            self._rules.append("call: " + "\n    | ".join(alternatives))
-
-    def _parameters(
-        self, form: Parameters, schema: Mapping[str, Any], tool: int, field: str, is_exact: bool
-    ) -> str:
-        """Parameters in the order of the schema, those that are required in any case."""
-        keyword = not_kept_one_by_one(schema)
-        if is_exact and keyword is not None:
-            raise InvalidArgumentError(
-                f"{field}: {keyword} is not supported where a call is forced or strict, as this"
-                " model writes parameters one by one",
-                field=field,
-            )
-        listed = parameters(schema)
-        # rest_I: what follows where nothing was written yet; more_I: where something was.
-        for index, one in enumerate(listed):
-            name = f"{tool}_{index}"
-            value = self._parameter(form, one, name, f"{field}.properties.{one.name}", is_exact)
-            following = f"more_{tool}_{index + 1}"
-            skipped = "" if one.is_required else f" | rest_{tool}_{index + 1}"
-            self._rules.append(f"rest_{name}: {value} {following}{skipped}")
-            skipped = "" if one.is_required else f" | {following}"
-            self._rules.append(
-                f"more_{name}: {self._literal(form.separator)} {value} {following}{skipped}"
-            )
-        self._rules.append(f'rest_{tool}_{len(listed)}: ""')
-        self._rules.append(f'more_{tool}_{len(listed)}: ""')
-        return f"rest_{tool}_0"
-
-    def _parameter(
-        self, form: Parameters, parameter: Parameter, name: str, field: str, is_exact: bool
-    ) -> str:
-        _check_name(form, parameter.name, field)
-        begin = form.begin + parameter.name
-        if form.text_name_end is None or not parameter.is_text:
-            value = self._json(f"value_{name}", parameter.schema, field, is_exact)
-            self._json_after.add(begin + form.name_end)
-            return f"{self._literal(begin + form.name_end)} {value} {self._literal(form.end)}"
-        before = self._literal(begin + form.text_name_end)
-        end = form.text_end
-        if end.startswith(CONTROL):
-            self._rules.append(f"text_{name}: /{_ANY}/ {self._literal(end)}")
-        else:
-            self._rules.append(f"text_{name}[lazy]: /{_ANY}{_escaped(end)}/")
-        return f"{before} text_{name}"
-
-    def _json(self, name: str, schema: Mapping[str, Any] | bool, field: str, is_exact: bool) -> str:
-        text = json.dumps(schema, ensure_ascii=False)
-        self._num_chars += len(text)
-        if self._num_chars > MAX_PART_CHARS:
-            raise InvalidArgumentError(
-                f"{field}: the schemas of all parameters have more than {MAX_PART_CHARS} characters"
-                " with the definitions that they refer to",
-                field=field,
-            )
-        self._parts.append(
-            GrammarPart(
-                name=name, kind=GrammarKind.JSON_SCHEMA, text=text, field=field, is_exact=is_exact
-            )
-        )
-        return f"@{name}"
-
-    def _spelling(self, text: str) -> Spelling:
-        return tuple(
-            self._token_ids[piece[1:]] if piece.startswith(CONTROL) else piece
-            for piece in self._pieces.split(text)
-            if piece
-        )
-
-    def _literal(self, text: str) -> str:
-        """A text of the format in Lark."""
-        written = []
-        for piece in self._spelling(text):
-            if isinstance(piece, int):
-                written.append(f"<[{piece}]>")
-            else:
-                written.append(_FIELDS.get(piece) or json.dumps(piece, ensure_ascii=False))
-        return " ".join(written)
+            self._lark.add("call: " + "\n    | ".join(alternatives))
 
 
-def _check_name(form: Parameters, name: str, field: str) -> None:
-    """Refuses a name that could not be told from what follows it."""
-    for end in (form.name_end, form.text_name_end or form.name_end):
-        if (name + end).index(end) < len(name):
-            raise InvalidArgumentError(
-                f"{field} has a name with {end!r} in it, by which this model ends names of"
-                " parameters",
-                field=field,
-            )
-
-
-def _free(excluded: Collection[str], text: str = _ANY) -> str:
-    """A terminal that matches a text, but not what is excluded."""
-    return " & ".join([f"/{text}/", *(f"~/{one}/" for one in excluded)])
-
-
-def _holds(text: str) -> str:
-    return f"{_ANY}{_escaped(text)}{_ANY}"
-
-
-def _escaped(text: str) -> str:
-    """A text as a regular expression between slashes."""
-    return _META.sub(r"\\\g<0>", text).replace("\n", r"\n")
+def _spaced(token: str) -> str:
+    """A regular expression of a token of JSON, behind which there may be a blank."""
+    return escaped(token) + (r"\s{0,4}" if token in "{:," else "")

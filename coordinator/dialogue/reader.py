@@ -18,11 +18,19 @@ from coordinator.core.output_parts import (
     ReasoningPart,
 )
 from coordinator.dialogue.dialect import Dialect
-from coordinator.dialogue.formats.call_format import CALL_ID, CALL_INDEX, CONTROL, Parameters
+from coordinator.dialogue.formats.call_format import (
+    CALL_ID,
+    CALL_INDEX,
+    CONTROL,
+    NAME,
+    Parameters,
+)
 from coordinator.dialogue.formats.framing import Framing
 from coordinator.dialogue.json_scanner import JsonScanner
+from coordinator.dialogue.marks import divided, first_place, json_place, num_begun
 
 _FIELD = re.compile(f"({CALL_ID}|{CALL_INDEX})")
+_BEHIND_NAME = re.compile(f"[{CALL_ID}{CALL_INDEX}{NAME}]")
 
 _T = TypeVar("_T")
 _Reading = Generator[None, None, _T]
@@ -119,44 +127,58 @@ class OutputReader:
         """Whether the output begins with a section of thinking; takes its mark if so."""
         if self._thinking is None:
             return False
-        begin = self._thinking.begin
+        begin = self._thinking.begin.lstrip()
+        marks = [begin, self._thinking.end] if self._thinking.may_end_at_once else [begin]
         while True:
             start = self._text.lstrip()
-            if start.startswith(begin):
-                self._text = start[len(begin) :]
-                self.is_reasoning = True
-                return True
-            if not begin.startswith(start) or self._is_ended:
+            found = next((one for one in marks if start.startswith(one)), None)
+            if found is not None:
+                self._text = start[len(found) :]
+                self.is_reasoning = found == begin
+                return self.is_reasoning
+            if self._is_ended or not any(one.startswith(start) for one in marks):
                 return False
             yield
 
     def _reasoning(self) -> _Reading[None]:
         assert self._thinking is not None, "it is known by its marks"
         yield from self._skip_whitespace()
-        yield from self._show_until(self._thinking.end, ReasoningPart)
+        yield from self._show_until([self._thinking.end], ReasoningPart)
         self._take(self._thinking.end)
         self.is_reasoning = False
 
     def _sections(self, framing: Framing) -> _Reading[None]:
         """An answer in sections, of which the first may have begun."""
         tools = self._tools
-        opening = () if tools is None else (self._format.opening,)
+        beginnings = self._beginnings()
         if self._starts_in_content:
             yield from self._content(framing)
         while True:
             yield from self._begins_with(framing.joint)
             self._text = self._text.removeprefix(framing.joint)
-            mark = yield from self._one_of([framing.begin, framing.lead_begin, *opening])
+            mark = yield from self._one_of([framing.begin, framing.lead_begin, *beginnings])
             if mark is None:  # the rest of the mark that ends the last section
                 return
-            if tools is not None and mark in opening:
+            if tools is not None and mark in beginnings:
                 yield from self._calls_or_text(tools)
                 return
             self._take(mark)
             yield from self._content(framing)
 
+    def _beginnings(self) -> list[str]:
+        """What begins the calls of an output, one of several."""
+        form = self._format
+        if self._tools is None:
+            return []
+        if form.is_known_by_name:
+            return [_FIELD.split(form.beginning(tool))[0] for tool in self._tools]
+        return [form.opening]
+
     def _content(self, framing: Framing) -> _Reading[None]:
-        yield from self._show_until(framing.lead_end, ContentPart)
+        ends = [framing.lead_end]
+        if self._format.is_known_by_name and not framing.joint:  # the mark alone is text
+            ends = [framing.lead_end + one for one in self._beginnings()]
+        yield from self._show_until(ends, ContentPart)
         self._take(framing.lead_end)
 
     def _one_of(self, marks: Sequence[str]) -> _Reading[str | None]:
@@ -165,16 +187,16 @@ class OutputReader:
             found = next((one for one in marks if self._text.startswith(one)), None)
             if found is not None:
                 return found
-            if not any(one.startswith(self._text) for one in marks):
+            if self._is_ended or not any(one.startswith(self._text) for one in marks):
                 return None
-            yield from self._wait()
+            yield
 
     def _answer(self) -> _Reading[None]:
         tools = self._tools
         if tools is None:
             yield from self._show_all()
         elif not self._format.is_whole_output:
-            yield from self._show_until(self._format.opening, ContentPart)
+            yield from self._show_until([self._format.opening], ContentPart)
             yield from self._calls_or_text(tools)
         elif (yield from self._is_whole_call(tools)):
             yield from self._calls_or_text(tools)
@@ -184,14 +206,17 @@ class OutputReader:
     def _is_whole_call(self, tools: Collection[str]) -> _Reading[bool]:
         """Whether the output begins as a call of one of the tools does."""
         form = self._format
-        beginnings = [form.begin + name + form.name_end for name in tools]
-        while not self._is_ended:
-            if any(self._text.startswith(one) for one in beginnings):
-                return True
-            if not any(one.startswith(self._text) for one in beginnings):
+        if not form.is_json_document:
+            return (yield from self._one_of(self._beginnings())) is not None
+        while True:
+            places = {tool: json_place(self._text, form.beginning_tokens(tool)) for tool in tools}
+            for tool, place in places.items():
+                if place:
+                    self._text = form.beginning(tool) + self._text[place:]
+                    return True
+            if self._is_ended or all(place is None for place in places.values()):
                 return False
             yield
-        return False
 
     def _calls_or_text(self, tools: Mapping[str, Collection[str]]) -> _Reading[None]:
         """Calls; what departs from their format, where no grammar holds it, is content."""
@@ -202,20 +227,24 @@ class OutputReader:
 
     def _calls(self, tools: Mapping[str, Collection[str]]) -> _Reading[None]:
         form = self._format
-        shared, next_only = _divided(form.end, form.next or "")
+        shared, next_only = divided(form.end, form.next or "")
         has_ids = CALL_ID in form.begin + form.name_end  # else they follow the arguments
         fields = yield from self._literal(form.begin)
         while True:
-            name = yield from self._name(tools, _FIELD.split(form.name_end)[0] or "<")
-            fields |= yield from self._literal(form.name_end)
+            name = yield from self._name(tools, _BEHIND_NAME.split(form.name_end)[0] or "<")
+            fields |= yield from self._literal(form.name_end.replace(NAME, name))
             written_id = fields.get(CALL_ID) if has_ids else None
             self._parts.append(CallBegins(self.num_calls, written_id or self._new_id(), name))
             if isinstance(form.arguments, Parameters):
                 yield from self._parameters(form.arguments, tools.get(name, ()))
             else:
+                if form.is_json_document:
+                    yield from self._skip_whitespace()
                 yield from self._json()
             self._parts.append(CallEnds(self.num_calls))
             self.num_calls += 1
+            if form.is_json_document:
+                yield from self._skip_whitespace()
             fields = yield from self._literal(shared)
             if not next_only or not (yield from self._begins_with(_FIELD.split(next_only)[0])):
                 return
@@ -247,22 +276,32 @@ class OutputReader:
             separator = ", "
             says_so = name_end == form.text_name_end if len(name_ends) > 1 else name in as_they_are
             if may_be_text and says_so:
-                self._show_arguments('"')
-                yield from self._show_until(form.text_end, self._in_string, trims=False)
-                self._take(form.text_end)
-                self._show_arguments('"')
+                yield from self._text_value(form.of(name))
             else:
                 yield from self._json()
-                yield from self._literal(form.end)
+                yield from self._literal(form.of(name).end)
         self._show_arguments("}")
+
+    def _text_value(self, form: Parameters) -> _Reading[None]:
+        """A string that is written as it is, up to the end of its parameter."""
+        begin, end = form.block
+        is_block = bool(begin) and (yield from self._begins_with(begin))
+        if is_block:
+            self._take(begin)
+        ends = end + form.text_end if is_block else form.text_end
+        self._show_arguments('"')
+        yield from self._show_until([ends], self._in_string, trims=False)
+        self._take(ends)
+        self._show_arguments('"')
 
     def _has_parameter(self, form: Parameters, *, is_first: bool) -> _Reading[bool]:
         """Whether one more parameter follows; takes what stands before its name if so."""
         begin = form.begin if is_first else form.separator + form.begin
-        if begin:
-            follows = yield from self._begins_with(begin)
+        end = divided(self._format.end, self._format.next or self._format.end)[0]
+        if end.startswith(begin):
+            follows = not (yield from self._begins_with(end))
         else:
-            follows = not (yield from self._begins_with(self._format.end[0]))
+            follows = yield from self._begins_with(begin)
         if follows:
             self._take(begin)
         return follows
@@ -286,19 +325,19 @@ class OutputReader:
             yield from self._wait()
 
     def _show_until(
-        self, end: str, part: Callable[[str], OutputPart], *, trims: bool = True
+        self, ends: Sequence[str], part: Callable[[str], OutputPart], *, trims: bool = True
     ) -> _Reading[None]:
-        """Shows text up to a mark, which stays; what may become the mark waits.
+        """Shows text up to the first of some marks, which stays; what may become one waits.
 
         Args:
-            end: The mark.
+            ends: The marks.
             part: Makes the part that shows a text.
             trims: Leave out whitespace before the mark.
         """
-        while (place := self._text.find(end)) < 0:
+        while (place := first_place(self._text, ends)) is None:
             num_shown = len(self._text)
             if not (self._is_ended and trims):  # what is cut may have been the mark
-                num_shown -= _num_common(self._text, end)
+                num_shown -= num_begun(self._text, ends)
             if not self._is_ended and trims:
                 num_shown = len(self._text[:num_shown].rstrip())
             text, self._text = self._text[:num_shown], self._text[num_shown:]
@@ -366,18 +405,3 @@ class OutputReader:
         if self._is_ended:
             raise _EndedError
         yield
-
-
-def _divided(end: str, other: str) -> tuple[str, str]:
-    """What two texts begin with, and the rest of the second."""
-    pairs = zip(end, other, strict=False)
-    length = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(end), len(other)))
-    return other[:length], other[length:]
-
-
-def _num_common(text: str, mark: str) -> int:
-    """Length of the longest end of a text that a mark begins with."""
-    for length in range(min(len(text), len(mark) - 1), 0, -1):
-        if text.endswith(mark[:length]):
-            return length
-    return 0

@@ -8,11 +8,13 @@ class Thinking(NamedTuple):
 
     begin: str
     end: str
+    may_end_at_once: bool = False
+    """Whether an output may begin with `end`, where nothing is thought."""
 
 
 _BY_END = (
     Thinking("<think>", "</think>"),
-    Thinking("<mm:think>", "</mm:think>"),
+    Thinking("<mm:think>", "</mm:think>", may_end_at_once=True),
     Thinking("<seed:think>", "</seed:think>"),
     Thinking("[THINK]", "[/THINK]"),
     Thinking("<|START_THINKING|>", "<|END_THINKING|>"),
@@ -24,6 +26,8 @@ _BY_END = (
 _KNOWN = {
     **{one.end: one for one in _BY_END},
     "<|channel|>analysis<|message|>": Thinking("<|channel|>analysis<|message|>", "<|end|>"),
+    "assistant<|think|>": Thinking("<|think|>", "<|end|>"),
+    "assistant to=self<|message|>": Thinking(" to=self<|message|>", "<|eom|>"),
     "open_tag('think')": Thinking("<|open|>think<|sep|>", "<|close|>think<|sep|>"),
     "HYTK = ':opensource'": Thinking("<think:opensource>", "</think:opensource>"),
 }

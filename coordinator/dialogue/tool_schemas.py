@@ -1,7 +1,7 @@
 """What the schemas of tools say of how their arguments are written."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from coordinator.core.grammar import read_schema
@@ -88,6 +88,26 @@ def _with_required(schema: Mapping[str, Any]) -> object:
     return {
         **listed,
         **{name: True for name in required if isinstance(name, str) and name not in listed},
+    }
+
+
+def call_schema(tokens: Sequence[str], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema of a call that is a JSON document.
+
+    Args:
+        tokens: The tokens that it begins with, up to the arguments: a brace, a key, a colon, the
+            name of the tool, a comma, a key and a colon.
+        arguments: Schema that `object_schema` made.
+    """
+    _, name_key, _, name, _, arguments_key, _ = tokens
+    keys = {json.loads(name_key): {"const": json.loads(name)}, json.loads(arguments_key): arguments}
+    definitions = {one: arguments[one] for one in _DEFINITIONS if one in arguments}
+    return {
+        **definitions,
+        "type": "object",
+        "properties": keys,
+        "required": list(keys),
+        "additionalProperties": False,
     }
 
 

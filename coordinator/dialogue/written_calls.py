@@ -4,7 +4,13 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 
 from coordinator.core.tools import ToolCall
-from coordinator.dialogue.formats.call_format import CALL_ID, CALL_INDEX, CallFormat, Parameters
+from coordinator.dialogue.formats.call_format import (
+    CALL_ID,
+    CALL_INDEX,
+    NAME,
+    CallFormat,
+    Parameters,
+)
 
 
 def written_calls(
@@ -23,7 +29,7 @@ def written_calls(
         if index:
             parts.append(form.end + form.begin if form.next is None else form.next)
         arguments = json.loads(call.arguments)
-        parts += [call.name, form.name_end]
+        parts += [call.name, form.name_end.replace(NAME, call.name)]
         if isinstance(form.arguments, Parameters):
             parts.append(_parameters(arguments, form.arguments, as_they_are.get(call.name, ())))
         else:
@@ -41,9 +47,13 @@ def _parameters(
 ) -> str:
     written = []
     for name, value in arguments.items():
-        if isinstance(value, str) and form.text_name_end is not None and name in as_they_are:
-            written.append(f"{form.begin}{name}{form.text_name_end}{value}{form.text_end}")
+        one = form.of(name)
+        if isinstance(value, str) and one.text_name_end is not None and name in as_they_are:
+            text = value
+            if any(char in one.not_plain for char in value):
+                text = value.join(one.block)
+            written.append(f"{one.begin}{name}{one.text_name_end}{text}{one.text_end}")
         else:
             text = json.dumps(value, ensure_ascii=False)
-            written.append(f"{form.begin}{name}{form.name_end}{text}{form.end}")
+            written.append(f"{one.begin}{name}{one.name_end}{text}{one.end}")
     return form.separator.join(written)

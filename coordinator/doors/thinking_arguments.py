@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping
 
+MAX_EFFORT_CHARS = 64
+"""Characters of the word that says how long to think; a template puts it into the prompt."""
+
 THINKING_SWITCHES = ("enable_thinking", "thinking")
 """What chat templates call the switch of thinking; the latter those of DeepSeek and Granite."""
 

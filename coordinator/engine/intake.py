@@ -139,6 +139,7 @@ class Intake:
             vocab_size=self._vocab_size,
             text=self._conversations.text(spec, conversation, min_tokens=request.min_tokens),
             constraint=constraint,
+            relaxed_fields=() if constraint is None else constraint.relaxed_fields,
             on_cancel=partial(self._requests.cancel, request.request_id),
         )
         self._dispatcher.place(sequence)

@@ -65,6 +65,7 @@ class LiveRequest:
         vocab_size: int,
         text: OutputText | DividedText,
         constraint: Constraint | None,
+        relaxed_fields: tuple[str, ...] = (),
         on_cancel: Callable[[], None],
     ) -> Self:
         """Makes the record of a request that was just accepted.
@@ -75,11 +76,14 @@ class LiveRequest:
             vocab_size: Logits in a row.
             text: Makes its text, of which there is none so far.
             constraint: What its output must match, with no output so far; None: anything.
+            relaxed_fields: Fields with schemas that the output is not held to.
             on_cancel: Called at most once, when the client cancels.
         """
         request = sequence.request
         accepted = Accepted(
-            request_id=request.request_id, prompt_token_ids=request.prompt_token_ids
+            request_id=request.request_id,
+            prompt_token_ids=request.prompt_token_ids,
+            relaxed_fields=relaxed_fields,
         )
         return cls(
             request=request,

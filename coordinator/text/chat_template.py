@@ -76,7 +76,9 @@ class ChatTemplate:
         def render(turns: Sequence[Turn], described: Sequence[Mapping[str, object]] | None) -> str:
             return self._render(turns, described, arguments, add_generation_prompt)
 
-        return ToolTurns(self.dialect, render, self._call_turns).render(messages, tools)
+        shows_tools = self.dialect.knows_tools and "tools" in self.variables
+        turns = ToolTurns(self.dialect, render, self._call_turns, shows_tools=shows_tools)
+        return turns.render(messages, tools)
 
     def _call_turns(self, has_tools: bool) -> CallTurns:
         """How the template takes turns that call tools; found once, as it takes some renderings."""

@@ -33,6 +33,7 @@ MAX_PLANS = 32
 has those of the first."""
 
 _ID_CHARS = string.ascii_letters + string.digits
+_SMALL_ID_CHARS = string.ascii_lowercase + string.digits
 
 
 class Planner(Protocol):
@@ -168,8 +169,11 @@ def _thinking_of(dialect: Dialect, tail: str) -> tuple[bool, bool]:
     """Whether a prompt ends inside a section of thinking, and whether it ends one itself."""
     if dialect.thinking is None:
         return False, False
-    begin, end = map(_spelled, dialect.thinking)
+    begin, end = map(_spelled, dialect.thinking[:2])
+    framing = dialect.calls.framing
     has_thought = tail.endswith(end)
+    if framing is not None and not has_thought:  # the next section may be open too
+        has_thought = tail.endswith(begin + end + _spelled(framing.joint))
     return not has_thought and tail.endswith(begin), has_thought
 
 
@@ -190,4 +194,6 @@ def new_call_id(form: IdForm) -> str:
     """An id that no other call has."""
     if form is IdForm.NINE:
         return "".join(secrets.choice(_ID_CHARS) for _ in range(9))
+    if form is IdForm.TEN:
+        return "".join(secrets.choice(_SMALL_ID_CHARS) for _ in range(10))
     return "call_" + "".join(secrets.choice(_ID_CHARS) for _ in range(24))

@@ -50,12 +50,19 @@ class ToolTurns:
         render: Renders turns with the template.
         call_turns: Says how the template takes turns that call tools, with tools shown or none;
             see `found_call_turns`.
+        shows_tools: Whether the template shows tools; else the system message does.
     """
 
     def __init__(
-        self, dialect: Dialect, render: Render, call_turns: Callable[[bool], CallTurns]
+        self,
+        dialect: Dialect,
+        render: Render,
+        call_turns: Callable[[bool], CallTurns],
+        *,
+        shows_tools: bool,
     ) -> None:
         self._dialect = dialect
+        self._shows_tools = shows_tools
         self._render = in_order_taken(render)
         self._call_turns = call_turns
 
@@ -70,7 +77,7 @@ class ToolTurns:
             turns: Sequence[Turn] = [plain_turn(message) for message in messages]
         else:
             turns = self._turns(messages, self._call_turns(len(tools) > 0))
-        if self._dialect.knows_tools or not tools:
+        if self._shows_tools or not tools:
             return self._render(turns, described or None)
         told = instructions(described, self._dialect.calls)
         return self._render(_told_by_system(turns, told), None)

@@ -23,6 +23,9 @@ _BY_FIELD = {
 } | dict.fromkeys(_FORMS_OF_PROMPT, _PROMPT)
 """The argument that holds each field which lies inside a message of a request."""
 
+_OF_TOOL = re.compile(r"(^tools\[\d+\])\.")
+"""A tool as callers write it, in OpenAI's form, has its fields in an object."""
+
 _MESSAGES: dict[str, type[Message]] = {
     "GenerateRequest": generation_pb2.GenerateRequest,
     "EmbedRequest": generation_pb2.EmbedRequest,
@@ -50,7 +53,8 @@ def argument_name(field: str) -> str:
     beginning = path
     while beginning and beginning not in _BY_FIELD:
         beginning = beginning.rpartition(".")[0]
-    return _BY_FIELD.get(beginning, path) + bracket + rest
+    name = _BY_FIELD.get(beginning, path) + bracket + rest
+    return _OF_TOOL.sub(r"\1.function.", name)
 
 
 def unknown_argument(error: InvalidArgumentError) -> tuple[str, str] | None:

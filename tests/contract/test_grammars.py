@@ -11,7 +11,7 @@ from coordinator.constraint import grammar_job
 from coordinator.constraint.messages import (
     NewTokens,
     Standing,
-    decode_state,
+    decode_compiled,
     decode_states,
     encode_grammar,
     encode_tokens,
@@ -163,7 +163,7 @@ async def test_masks_through_a_process_are_those_of_an_engine_of_ones_own(make: 
     generator = random.Random(11)
     for grammar in GRAMMARS * 2:
         twin = grammar_job.prepare(vocabulary.encode())
-        state, _ = decode_state(twin(encode_grammar(grammar.kind, grammar.text)))
+        state = decode_compiled(twin(encode_grammar(grammar.kind, grammar.text))).state
         constraint = await grammars.compile(grammar)
         for _ in range(60):
             allowed = allowed_ids(state)

@@ -94,6 +94,19 @@ def test_a_required_call_conforms_to_its_schema(client: Client, seed: int) -> No
 
 
 @pytest.mark.parametrize(
+    "schema", ["no mapping", {"type": "array"}, {"properties": {"x": {"pattern": "(?<=a)b"}}}]
+)
+def test_a_tool_has_one_name_whoever_refuses_it(client: Client, schema: object) -> None:
+    function = {"name": "g", "parameters": schema}
+    tools = [TOOLS[0], {"type": "function", "function": function}]
+    with pytest.raises(InvalidArgumentError) as caught:
+        ask(client, tools=tools, tool_choice="required")
+    assert caught.value.field is not None
+    assert caught.value.field.removesuffix(".type") == "tools[1].function.parameters"
+    assert caught.value.message.startswith("tools[1].function.parameters")
+
+
+@pytest.mark.parametrize(
     "choice",
     [
         "now",

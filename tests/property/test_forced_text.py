@@ -14,7 +14,7 @@ from coordinator.constraint import grammar_job
 from coordinator.constraint.messages import (
     NewTokens,
     Standing,
-    decode_state,
+    decode_compiled,
     decode_states,
     encode_grammar,
     encode_tokens,
@@ -169,7 +169,7 @@ class Writer:
             tokenizer=backend.to_str(), num_logits=1, eos_token_ids=tuple(self._ends)
         ).encode()
         self._output = grammar_job.prepare(payload)
-        self._start, _ = decode_state(self._output(encode_grammar(kind, grammar)))
+        self._start = decode_compiled(self._output(encode_grammar(kind, grammar))).state
         self._num_outputs = 0
 
     def write(self, text: str) -> str:

@@ -39,7 +39,10 @@ def test_most_formats_were_recorded() -> None:
         "kimi_k3",
         "lfm2",
         "lfm2_5",
+        "lfm2_5_instruct",
         "llama_python",
+        "minicpm_5",
+        "minimax_m3",
         "phi_4",
         "seed_oss",
     }
@@ -52,6 +55,7 @@ def test_most_formats_were_recorded() -> None:
         ("<|tool|>[]<|/tool|><|tool_call|><|/tool_call|>", "phi_4"),
         ("List of tools: <|tool_list_start|>[", "lfm2"),
         ("'<|tool_call_start|>[' + calls + ']<|tool_call_end|>'", "lfm2_5"),
+        ('keep_past_thinking "List of tools: ["', "lfm2_5_instruct"),
         ("'<|tool_call>call:' + name + '{' '}<tool_call|>'", "gemma_4"),
         ("<seed:tool_call>\n<function=a>\n<parameter=b>", "seed_oss"),
         ("'<|channel|>analysis<|message|>' 'assistant to=functions.' + name", "harmony"),

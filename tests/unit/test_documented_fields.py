@@ -5,6 +5,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from coordinator.core.catalog import Catalog
+from coordinator.doors.http.app import create_app
+from coordinator.doors.http.door import Door
 from coordinator.doors.http.ignored_fields import ignored_fields
 from coordinator.doors.http.schema.anthropic import CountTokensRequest, MessagesRequest
 from coordinator.doors.http.schema.base import RequestModel
@@ -20,7 +23,7 @@ from coordinator.doors.http.schema.ollama import (
 )
 from coordinator.doors.http.schema.responses import ResponsesRequest
 from coordinator.doors.http.schema.tokens import DetokenizeRequest, TokenizeRequest
-from tools.http_fields import ENDPOINTS, Treatment, fields, honoured, ignored, refused
+from tools.http_fields import ENDPOINTS, Treatment, fields, route_table, tables
 
 LEAST: dict[type[RequestModel], dict[str, Any]] = {
     ChatCompletionRequest: {"messages": [{"role": "user", "content": "x"}]},
@@ -58,26 +61,38 @@ def test_a_field_that_is_said_to_be_refused_is_refused_by_name(model: type[Reque
 
 
 @pytest.mark.parametrize("model", ENDPOINTS.values(), ids=lambda model: model.__name__)
-def test_a_field_that_is_said_to_be_ignored_is_taken_and_named(model: type[RequestModel]) -> None:
-    for place in places(model, Treatment.IGNORED):
+def test_a_field_that_is_said_to_be_named_is_taken_and_named(model: type[RequestModel]) -> None:
+    for place in places(model, Treatment.NAMED):
         wanted = model.model_validate({**LEAST[model], place: "something"})
         assert ignored_fields(wanted) == {place: place}
 
 
-def test_every_field_stands_in_one_table_with_what_it_means() -> None:
-    for model in ENDPOINTS.values():
-        assert {field.place for field in fields(model)} >= {
-            info.alias or name for name, info in model.model_fields.items()
-        }
-        assert [one.place for one in fields(model) if not (one.meaning and one.values)] == []
-    tables = {
-        Treatment.HONOURED: honoured(),
-        Treatment.REFUSED: refused(),
-        Treatment.IGNORED: ignored(),
+@pytest.mark.parametrize("route", ENDPOINTS)
+def test_every_field_stands_once_in_the_table_of_its_route(route: str) -> None:
+    model = ENDPOINTS[route]
+    assert {field.place for field in fields(model)} >= {
+        info.alias or name for name, info in model.model_fields.items()
     }
-    for model in ENDPOINTS.values():
-        for field in fields(model):
-            assert f"`{field.place}`" in tables[field.treatment]
+    assert [one.place for one in fields(model) if not (one.meaning and one.values)] == []
+    _, _, *rows = route_table(route).splitlines()
+    told = [
+        (place, treatment)
+        for places, treatment in (row.removeprefix("| ").split(" | ")[:2] for row in rows)
+        for place in places.split(", ")
+    ]
+    assert sorted(told) == sorted(
+        (f"`{field.place}`", field.treatment.value) for field in fields(model)
+    )
+
+
+def test_every_route_that_takes_a_body_has_a_table() -> None:
+    routes = {
+        path
+        for path, methods in create_app(Door(Catalog())).openapi()["paths"].items()
+        if any("requestBody" in method for method in methods.values())
+    }
+    assert set(ENDPOINTS) == routes
+    assert all(f"#### `{route}`\n" in tables() for route in routes)
 
 
 def test_fields_of_objects_are_named_by_their_place() -> None:
@@ -85,7 +100,7 @@ def test_fields_of_objects_are_named_by_their_place() -> None:
     assert found["messages[].tool_calls"].treatment is Treatment.HONOURED
     assert found["messages[].function_call"].treatment is Treatment.REFUSED
     assert found["messages[].name"].treatment is Treatment.HONOURED
-    assert found["stream_options.include_obfuscation"].treatment is Treatment.IGNORED
+    assert found["stream_options.include_obfuscation"].treatment is Treatment.NAMED
     assert found["response_format.json_schema.schema"].values == "object"
     assert found["response_format.type"].values == '`"text"` or `"json_object"` or `"json_schema"`'
     assert found["temperature"].values == "number 0 to 2"

@@ -40,6 +40,7 @@ MAX_NUM_WAITING = 2
 class AnyToken:
     """A constraint that allows everything; counts how often it is closed."""
 
+    relaxed_fields = ("prompt.chat.tools[0].parameters",)
     is_ready = True
     is_complete = False
 
@@ -195,7 +196,9 @@ async def test_a_request_is_taken_once_its_grammar_is_compiled_and_ends_in_every
     assert len(live.sequence.block_hashes) == 1
     for _ in range(2):
         live.stream.cancel()
-    *_, end = [event async for event in live.stream]
+    accepted, *_, end = [event async for event in live.stream]
+    assert isinstance(accepted, Accepted)
+    assert accepted.relaxed_fields == AnyToken.relaxed_fields
     assert isinstance(end, Finished)
     assert end.finish_reason is FinishReason.ABORT
     assert (rig.by_id, rig.lane.num_sequences) == ({}, 0)

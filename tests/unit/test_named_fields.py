@@ -34,6 +34,7 @@ from coordinator.doors.http.schema.ollama import OllamaChatRequest
 from coordinator.doors.http.schema.responses import ResponsesRequest
 from coordinator.doors.http.schema.tokens import DetokenizeRequest, TokenizeRequest
 from coordinator.doors.http.validation import validate
+from coordinator.doors.thinking_arguments import MAX_EFFORT_CHARS
 from coordinator.engine.admission import Admission
 from stagecoach.client.channel import Peer, read_error
 from stagecoach.client.request import GenerateOptions, generate_request
@@ -374,3 +375,40 @@ def test_the_schema_of_a_tool_has_the_name_that_its_door_gives_it(
     names = field_names(kind.model_validate({"model": "m", **fields}))
     for inside in ("", ".type", ".properties.a"):
         assert renamed(f"prompt.chat.tools[0].parameters{inside}", names) == place + inside
+
+
+def test_tools_of_a_response_have_the_places_that_they_were_written_at() -> None:
+    function = {"type": "function", **FUNCTION}
+    space = {"type": "namespace", "name": "n", "description": "N.", "tools": [function, function]}
+    request = ResponsesRequest.model_validate(
+        {"input": "x", "tools": [{"type": "web_search"}, function, space]}
+    )
+    places = ["tools[1]", "tools[2].tools[0]", "tools[2].tools[1]"]
+    for index, place in enumerate(places):
+        named = renamed(f"prompt.chat.tools[{index}].parameters.type", field_names(request))
+        assert named == f"{place}.parameters.type"
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "place"),
+    [
+        (ChatCompletionRequest, {"messages": TURNS, "reasoning_effort": "?"}, "reasoning_effort"),
+        (TokenizeRequest, {"messages": TURNS, "reasoning_effort": "?"}, "reasoning_effort"),
+        (ResponsesRequest, {"input": "x", "reasoning": {"effort": "?"}}, "reasoning.effort"),
+        (
+            MessagesRequest,
+            {"messages": TURNS, "max_tokens": 1, "output_config": {"effort": "?"}},
+            "output_config.effort",
+        ),
+        (OllamaChatRequest, {"messages": TURNS, "think": "?"}, "think"),
+    ],
+)
+def test_a_long_word_for_how_long_to_think_is_refused_by_its_name(
+    kind: type[ModelRequest], fields: dict[str, Any], place: str
+) -> None:
+    body = json.dumps({"model": "m", **fields}).replace("?", "x" * (MAX_EFFORT_CHARS + 1))
+    with pytest.raises(InvalidArgumentError) as caught:
+        validate(body.encode(), kind)
+    assert caught.value.details["field"] == place
+    assert caught.value.message.startswith(place)
+    assert len(caught.value.message) < 200

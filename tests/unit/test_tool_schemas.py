@@ -13,7 +13,8 @@ from coordinator.dialogue.formats.call_format import CallFormat
 from coordinator.dialogue.formats.gemma import GEMMA_4
 from coordinator.dialogue.formats.qwen_xml import QWEN_XML
 from coordinator.dialogue.formats.seed_oss import SEED_OSS
-from coordinator.dialogue.output_grammar import MAX_PART_CHARS, output_grammar
+from coordinator.dialogue.lark_rules import MAX_PART_CHARS
+from coordinator.dialogue.output_grammar import output_grammar
 from coordinator.dialogue.tool_schemas import object_schema, parameters, text_parameters
 from stagecoach.contract.errors import InvalidArgumentError
 

@@ -9,6 +9,7 @@ import pytest
 
 from coordinator.core.request_spec import ChatMessage
 from coordinator.core.tools import Tool, ToolCall
+from coordinator.dialogue.formats.deepseek import DEEPSEEK_V3
 from coordinator.text import chat_template
 from coordinator.text.chat_template import ChatTemplate
 from coordinator.text.tool_turns import found_call_turns
@@ -58,7 +59,7 @@ def test_a_template_that_wants_no_content_beside_calls_gets_none() -> None:
 
 def test_calls_and_results_that_a_template_leaves_out_are_written_for_it() -> None:
     turns = (
-        '{#- "name" <tool_call> -#}{% for message in messages %}'
+        '{#- "name" <tool_call> -#}{% if tools %}{% endif %}{% for message in messages %}'
         "{% if message.role not in ('user', 'assistant') %}{{ raise_exception('no') }}{% endif %}"
         "<{{ message.role }}>{{ message.content }}{% endfor %}"
     )
@@ -88,6 +89,18 @@ def test_a_model_whose_template_knows_no_tools_is_told_of_them(knows_system: boo
     assert text.endswith("<user>Add." if knows_system else "\n\nAdd.")
 
 
+def test_a_model_whose_template_shows_no_tools_is_told_of_them_in_its_own_format() -> None:
+    turns = (
+        f"{{#- {' '.join(DEEPSEEK_V3.signs)} -#}}"
+        "{% for message in messages %}<{{ message.role }}>{{ message.content }}{% endfor %}"
+    )
+    text = ChatTemplate(turns, {}).render([QUESTION], tools=[TOOL])
+    assert '{"type": "function", "function": {"name": "add", "description": "Adds."' in text
+    example = f'NAME{DEEPSEEK_V3.name_end}{{"PARAMETER": "VALUE"}}'
+    assert f":\n{DEEPSEEK_V3.begin}{example}{DEEPSEEK_V3.end}\n" in text
+    assert text.endswith("<user>Add.")
+
+
 def test_what_the_system_says_stays_before_what_it_is_told_of_tools() -> None:
     turns = "{% for message in messages %}<{{ message.role }}>{{ message.content }}{% endfor %}"
     system = ChatMessage(role="system", content="Be brief.")
@@ -97,7 +110,8 @@ def test_what_the_system_says_stays_before_what_it_is_told_of_tools() -> None:
 
 def test_a_format_of_one_call_gets_one_a_turn_each_before_its_result() -> None:
     turns = (
-        '<|start_header_id|>{#- ipython "parameters": -#}{% for message in messages %}'
+        '<|start_header_id|>{#- ipython "parameters": -#}{% if tools %}{% endif %}'
+        "{% for message in messages %}"
         "<{{ message.role }}>{% if message.tool_calls %}"
         "{% if message.tool_calls | length > 1 %}{{ raise_exception('one') }}{% endif %}"
         "{{ message.tool_calls[0].function.name }}{% else %}{{ message.content }}{% endif %}"

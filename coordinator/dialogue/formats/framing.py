@@ -37,3 +37,28 @@ KIMI_K3 = Framing(
     lead_end="<|close|>response<|sep|>",
     joint="",
 )
+
+SOLAR_OPEN = Framing(
+    begin="<|content|>",
+    end="<|end|>",
+    lead_begin="<|content|>",
+    lead_end="<|end|>",
+    joint="<|begin|>assistant",
+)
+
+MUSE = Framing(
+    begin=" to=user<|message|>",
+    end="",
+    lead_begin=" to=user<|message|>",
+    lead_end="<|eom|>",
+    joint="<|start|>assistant",
+)
+
+FUNCTIONARY_32 = Framing(
+    begin="all\n",
+    end="",
+    lead_begin="all\n",
+    lead_end=">>>",
+    joint="",
+)
+"""The marks of Functionary 3.2, whose prompts end with the first `>>>`."""

@@ -1,4 +1,4 @@
-"""Lists of JSON behind a mark: Granite 3, Phi 4, Command, Apriel, Nemotron Nano, Apertus."""
+"""Lists of JSON behind a mark: Granite 3, Phi 4, Command, Apriel, Nemotron Nano and others."""
 
 from coordinator.dialogue.formats.call_format import CALL_INDEX, CallFormat
 
@@ -60,4 +60,24 @@ APERTUS = CallFormat(
     name_end='": ',
     next='}, {"',
     end="}]<|tools_suffix|>",
+)
+
+COMMAND_R_PLUS = CallFormat(
+    label="command_r_plus",
+    signs=("<|START_OF_TURN_TOKEN|>", "Action:\n```json\n[", '"tool_name": '),
+    opening="Action:\n```json\n[",
+    begin='Action:\n```json\n[\n    {\n        "tool_name": "',
+    name_end='",\n        "parameters": ',
+    next='\n    },\n    {\n        "tool_name": "',
+    end="\n    }\n]```",
+)
+
+FIREFUNCTION_2 = CallFormat(
+    label="firefunction_2",
+    signs=(" functools[",),
+    opening="functools[",
+    begin='functools[{"name": "',
+    name_end='", "arguments": ',
+    next='}, {"name": "',
+    end="}]",
 )

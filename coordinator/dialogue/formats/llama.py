@@ -12,5 +12,7 @@ LLAMA_JSON = CallFormat(
     begin='{"name": "',
     name_end='", "parameters": ',
     end="}",
+    is_known_by_name=True,
     is_whole_output=True,
+    is_json_document=True,
 )

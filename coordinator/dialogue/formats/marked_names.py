@@ -1,7 +1,7 @@
-"""A name and JSON between marks: Kimi K2 and K3, Solar Open, Functionary 3.1, GigaChat 3.1."""
+"""A name and JSON between marks: Kimi K2 and K3, Solar Open, Functionary, GigaChat."""
 
-from coordinator.dialogue.formats.call_format import CALL_ID, CALL_INDEX, CallFormat
-from coordinator.dialogue.formats.framing import KIMI_K3 as KIMI_K3_FRAMING
+from coordinator.dialogue.formats import framing
+from coordinator.dialogue.formats.call_format import CALL_ID, CALL_INDEX, CallFormat, IdForm
 
 KIMI_K2 = CallFormat(
     label="kimi_k2",
@@ -21,7 +21,7 @@ KIMI_K3 = CallFormat(
     name_end=f'" index="{CALL_INDEX}"<|sep|><|open|>json type="object"<|sep|>',
     next='<|close|>json<|sep|><|close|>call<|sep|><|open|>call tool="',
     end="<|close|>json<|sep|><|close|>call<|sep|><|close|>tools<|sep|><|close|>message<|sep|>",
-    framing=KIMI_K3_FRAMING,
+    framing=framing.KIMI_K3,
 )
 
 SOLAR_OPEN = CallFormat(
@@ -32,6 +32,8 @@ SOLAR_OPEN = CallFormat(
     name_end="<|tool_call:args|>",
     next=f"<|tool_call:end|><|tool_call:begin|>{CALL_ID}<|tool_call:name|>",
     end="<|tool_call:end|>",
+    id_form=IdForm.TEN,
+    framing=framing.SOLAR_OPEN,
 )
 
 FUNCTIONARY_31 = CallFormat(
@@ -44,11 +46,34 @@ FUNCTIONARY_31 = CallFormat(
     end="</function>",
 )
 
-GIGACHAT = CallFormat(
-    label="gigachat",
+FUNCTIONARY_32 = CallFormat(
+    label="functionary_32",
+    signs=(">>>${recipient}", ">>>all"),
+    opening="",
+    begin="",
+    name_end="\n",
+    next=">>>",
+    end="",
+    is_known_by_name=True,
+    framing=framing.FUNCTIONARY_32,
+)
+
+GIGACHAT_3 = CallFormat(
+    label="gigachat_3",
+    signs=("<|message_sep|>", "function call"),
+    opening="<|message_sep|>",
+    begin='<|message_sep|>\n\nfunction call<|role_sep|>\n{"name": "',
+    name_end='", "arguments": ',
+    end="}",
+    content_end="<|message_sep|>",
+)
+
+GIGACHAT_31 = CallFormat(
+    label="gigachat_31",
     signs=("<|function_call|>",),
     opening="<|function_call|>",
     begin='<|function_call|>{"name": "',
     name_end='", "arguments": ',
     end="}",
+    content_end="<|message_sep|>",
 )

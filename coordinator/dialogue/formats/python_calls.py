@@ -27,7 +27,13 @@ LLAMA_PYTHON = CallFormat(
     next="), ",
     end=")]",
     arguments=LFM2.arguments,
+    is_known_by_name=True,
     is_whole_output=True,
 )
 
 LFM2_5 = replace(LFM2, label="lfm2_5", signs=("<|tool_call_start|>",))
+
+LFM2_5_INSTRUCT = replace(
+    LFM2, label="lfm2_5_instruct", signs=("List of tools: [", "keep_past_thinking")
+)
+"""Its template shows tools, and no calls of a history."""

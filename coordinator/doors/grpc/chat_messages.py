@@ -17,7 +17,7 @@ from coordinator.core.request_spec import (
 )
 from coordinator.core.tools import MAX_TOOL_CALLS, MAX_TOOLS, Tool, ToolCall, ToolMode, ToolUse
 from coordinator.doors.grpc.unknown_fields import refuse_unknown_fields
-from coordinator.doors.thinking_arguments import thinking_arguments
+from coordinator.doors.thinking_arguments import MAX_EFFORT_CHARS, thinking_arguments
 from coordinator.doors.tool_use import tool_use
 from stagecoach.contract.errors import InvalidArgumentError
 from stagecoach.v1 import generation_pb2
@@ -25,7 +25,6 @@ from stagecoach.v1 import generation_pb2
 MAX_TEMPLATE_CHARS = 32 * 1024
 """Characters of the arguments of a chat template; to read them takes a millisecond at most."""
 
-MAX_EFFORT_CHARS = 64
 MAX_CHAT_CALLS = 4096
 """Calls in all messages of a conversation."""
 

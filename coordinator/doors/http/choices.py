@@ -9,11 +9,12 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import NamedTuple, Self
 
-from starlette.types import Receive
+from starlette.types import Receive, Scope
 
 from coordinator.core.events import Accepted, GenerationEvent
 from coordinator.core.generation_engine import EventStream, GenerationEngine
 from coordinator.core.request_spec import EncodedPrompt, Prompt, RequestSpec
+from coordinator.doors.http.ignored_fields import note_relaxed
 from coordinator.doors.prompt_items import of_item
 from stagecoach.contract.errors import RequestAbortedError, StagecoachError
 
@@ -79,13 +80,17 @@ class OpenChoices(NamedTuple):
 
 @asynccontextmanager
 async def open_choices(
-    engine: GenerationEngine, specs: Sequence[Sequence[RequestSpec]], receive: Receive
+    engine: GenerationEngine,
+    specs: Sequence[Sequence[RequestSpec]],
+    scope: Scope,
+    receive: Receive,
 ) -> AsyncIterator[OpenChoices]:
     """Admits the requests; whatever ends the block ends them, and so does the client's leaving.
 
     Args:
         engine: What generates.
         specs: The choices of each prompt, in order.
+        scope: ASGI's scope of the request; what its answer has to name is noted there.
         receive: ASGI's receiver of the request, whose body has been read.
 
     Raises:
@@ -98,9 +103,11 @@ async def open_choices(
         await asyncio.wait({admission})
         if admission.cancelled():
             raise RequestAbortedError("the client is gone")
+        admitted = admission.result()
+        note_relaxed(scope, admitted[0].relaxed_fields)
         prompts = [
-            TakenPrompt(group[0].prompt, token_ids)
-            for group, token_ids in zip(specs, admission.result(), strict=True)
+            TakenPrompt(group[0].prompt, accepted.prompt_token_ids)
+            for group, accepted in zip(specs, admitted, strict=True)
         ]
         yield OpenChoices([choice for group in opened for choice in group], prompts)
     finally:
@@ -137,9 +144,9 @@ async def run_all(
 
 async def _admit(
     engine: GenerationEngine, specs: Sequence[Sequence[RequestSpec]], opened: list[list[Choice]]
-) -> list[Sequence[int]]:
-    """Admits the choices into `opened`, one by one; returns the tokens of each prompt."""
-    prompts: list[EncodedPrompt] = []
+) -> list[Accepted]:
+    """Admits the choices into `opened`, one by one; returns what is known of each prompt."""
+    admitted: list[Accepted] = []
     for index, prompt_specs in enumerate(specs):
         group: list[Choice] = []
         opened.append(group)
@@ -149,11 +156,12 @@ async def _admit(
             if len(specs) == 1:
                 raise
             raise of_item(error, index) from error
-        prompts.append(EncodedPrompt(token_ids=accepted.prompt_token_ids))
-    for group, prompt_specs, prompt in zip(opened, specs, prompts, strict=True):
+        admitted.append(accepted)
+    for group, prompt_specs, accepted in zip(opened, specs, admitted, strict=True):
+        prompt = EncodedPrompt(token_ids=accepted.prompt_token_ids)  # it is not encoded again
         for spec in prompt_specs[1:]:
-            await _open(engine, replace(spec, prompt=prompt), group)  # it is not encoded again
-    return [prompt.token_ids for prompt in prompts]
+            await _open(engine, replace(spec, prompt=prompt), group)
+    return admitted
 
 
 async def _open(engine: GenerationEngine, spec: RequestSpec, group: list[Choice]) -> Accepted:
@@ -166,7 +174,7 @@ async def _open(engine: GenerationEngine, spec: RequestSpec, group: list[Choice]
 
 
 async def _end_when_gone(
-    receive: Receive, admission: asyncio.Task[list[Sequence[int]]], opened: list[list[Choice]]
+    receive: Receive, admission: asyncio.Task[list[Accepted]], opened: list[list[Choice]]
 ) -> None:
     """Waits until the client is gone; what it asked for ends with the engine's next step."""
     while (await receive())["type"] != "http.disconnect":
@@ -174,7 +182,7 @@ async def _end_when_gone(
     _end(admission, opened)
 
 
-def _end(admission: asyncio.Task[list[Sequence[int]]], opened: list[list[Choice]]) -> None:
+def _end(admission: asyncio.Task[list[Accepted]], opened: list[list[Choice]]) -> None:
     """Admits no more choices, and cancels those that are there."""
     admission.cancel()
     for group in opened:

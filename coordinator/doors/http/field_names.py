@@ -11,6 +11,7 @@ from types import MappingProxyType
 from starlette.types import Scope
 
 from coordinator.doors.http.message_turns import turns_of
+from coordinator.doors.http.responses_tools import tool_places
 from coordinator.doors.http.schema.anthropic import MessagesPrompt
 from coordinator.doors.http.schema.base import ModelRequest
 from coordinator.doors.http.schema.chat import ChatCompletionRequest
@@ -126,7 +127,8 @@ def field_names(request: ModelRequest) -> FieldNames:
         case OllamaGenerateRequest():
             return _OLLAMA | {"prompt.chat.messages": "prompt", "prompt": "prompt"}
         case ResponsesRequest():
-            return _RESPONSES
+            tools = enumerate(tool_places(request))
+            return _RESPONSES | {f"prompt.chat.tools[{i}]": f"{place}." for i, place in tools}
         case TokenizeRequest():
             return _TEXT if request.messages is None else _CHAT
         case EmbeddingRequest() | OllamaEmbedRequest():
@@ -145,8 +147,8 @@ def field_names_of(scope: Scope) -> FieldNames:
 def renamed(field: str, names: FieldNames) -> str:
     """This API's name of a field of the contract, as a path into the request.
 
-    A name that has `[]` is that of something in a list. One that ends with a dot is that of an
-    object whose fields have the contract's names.
+    A name that has `[]` is that of something in a list; behind one that ends with a dot, the rest
+    of the path is the contract's.
 
     Args:
         field: Field of the contract, as an error names it.

@@ -1,11 +1,13 @@
 """Fields of a request of which nothing was made, named in its answer and once in the log.
 
 The answer to every request that had some, a refusal too, has the header `x-stagecoach-ignored` with
-their places, such as `user, messages[1].annotations`; of several messages, the first.
+their places, such as `user, messages[1].annotations`; of several messages, the first. So do schemas
+of tools that calls are not held to, such as `tools[2].function.parameters`.
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import islice
 from typing import NamedTuple
@@ -14,6 +16,7 @@ from urllib.parse import quote
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from coordinator.core.request_spec import MAX_CHAT_MESSAGES
+from coordinator.doors.http.field_names import field_names_of, renamed
 from coordinator.doors.http.schema.base import MessagePart, RequestModel, Unused
 
 IGNORED_HEADER = "x-stagecoach-ignored"
@@ -22,6 +25,11 @@ MAX_NAMED = 64
 _MAX_LOGGED = 256
 """Different fields that one process logs; a client can make up as many as it likes."""
 _MAX_NAME_CHARS = 64
+
+_CHANGES_NOTHING = "requests have the field %s, which changes nothing here"
+_IS_NOT_KEPT_TO = "requests have a schema in %s that no grammar can keep calls to"
+_WITHIN_SCHEMA = ".properties."
+_INDEX = re.compile(r"\[\d+\]")
 
 _log = logging.getLogger(__name__)
 
@@ -43,6 +51,19 @@ def ignored_fields(request: RequestModel) -> IgnoredFields:
     return places
 
 
+def note_relaxed(scope: Scope, fields: Sequence[str]) -> None:
+    """Has the schemas of tools named that calls are not held to.
+
+    Args:
+        scope: ASGI's scope of a request; nothing of its answer was sent yet.
+        fields: Fields of the contract, or of what is in them.
+    """
+    names = field_names_of(scope)
+    places = [renamed(field.partition(_WITHIN_SCHEMA)[0], names) for field in fields]
+    if places:
+        scope.setdefault("state", {})["relaxed"] = tuple(dict.fromkeys(places))[:MAX_NAMED]
+
+
 class IgnoredFieldsHeader:
     """ASGI middleware that writes the header for what a route left in `state.ignored`.
 
@@ -59,20 +80,24 @@ class IgnoredFieldsHeader:
 
         async def send_named(message: Message) -> None:
             if message["type"] == "http.response.start":
-                ignored: IgnoredFields = scope.get("state", {}).get("ignored", {})
-                if ignored:
-                    self._log_new(ignored)
-                    header = (IGNORED_HEADER.encode(), ", ".join(ignored.values()).encode())
+                state = scope.get("state", {})
+                ignored: IgnoredFields = state.get("ignored", {})
+                relaxed: Sequence[str] = state.get("relaxed", ())
+                if ignored or relaxed:
+                    self._log_new(ignored, _CHANGES_NOTHING)
+                    self._log_new([_INDEX.sub("[]", place) for place in relaxed], _IS_NOT_KEPT_TO)
+                    places = ", ".join([*ignored.values(), *relaxed])
+                    header = (IGNORED_HEADER.encode(), places.encode())
                     message["headers"] = [*message.get("headers", ()), header]
             await send(message)
 
         await self._app(scope, receive, send_named)
 
-    def _log_new(self, ignored: IgnoredFields) -> None:
-        for kind in ignored:
+    def _log_new(self, kinds: Iterable[str], what: str) -> None:
+        for kind in kinds:
             if kind not in self._logged and len(self._logged) < _MAX_LOGGED:
                 self._logged.add(kind)
-                _log.info("requests have the field %s, which changes nothing here", kind)
+                _log.info(what, kind)
 
 
 class KnownField(NamedTuple):

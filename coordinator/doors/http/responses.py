@@ -70,7 +70,7 @@ class WholeAnswer(Response):
         async def read(index: int, choice: Choice) -> None:
             outputs[index] = await collect(choice, hold)
 
-        async with open_choices(self._engine, self._specs, receive) as opened:
+        async with open_choices(self._engine, self._specs, scope, receive) as opened:
             await self._answer.read_prompts(opened.prompts, opened.num_choices)
             await run_all(opened.choices, read)
         ordered = [
@@ -132,13 +132,15 @@ class StreamedAnswer(Response):
         async def fail(error: StagecoachError) -> None:
             await events.end(error_body(error, field_names_of(scope)))
 
-        run = partial(self._send_choices, events, receive)
+        run = partial(self._send_choices, events, scope, receive)
         await events.deliver(run, fail, request_id=self._request_id)
 
-    async def _send_choices(self, events: EventSender, receive: Receive) -> Sequence[ResponseModel]:
+    async def _send_choices(
+        self, events: EventSender, scope: Scope, receive: Receive
+    ) -> Sequence[ResponseModel]:
         """Sends all choices; returns what is left to send."""
         ends: dict[int, Finished] = {}
-        async with open_choices(self._engine, self._specs, receive) as opened:
+        async with open_choices(self._engine, self._specs, scope, receive) as opened:
             await self._answer.read_prompts(opened.prompts, opened.num_choices)
             so_far = _UsageSoFar(self._usage, opened.num_prompt_tokens)
             relays = [PromptRelay(opened.num_choices) for _ in opened.prompts]

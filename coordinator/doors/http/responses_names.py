@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from coordinator.core.request_spec import ChatMessage
 from coordinator.doors.http.field_names import FieldNames, field_names
 from coordinator.doors.http.responses_items import Item
-from coordinator.doors.http.responses_tools import function_places
 from coordinator.doors.http.schema.responses import ResponsesRequest
 
 
@@ -29,8 +28,6 @@ def response_names(
         given: Items of its input.
     """
     names = dict(field_names(request))
-    for index, place in enumerate(function_places(request)):
-        names[f"prompt.chat.tools[{index}]"] = f"{place}."
     places = _places(request, before, given)
     for index, turn in enumerate(turns):
         field, num_calls = f"prompt.chat.messages[{index}]", 0

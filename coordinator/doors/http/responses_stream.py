@@ -81,7 +81,7 @@ class WholeResponse(Response):
         """
         making, output = self._making, self._making.output()
         with making.held.answer() as hold:
-            response = await _generate(making, output, receive, hold, _tell_nobody)
+            response = await _generate(making, output, scope, receive, hold, _tell_nobody)
             pieces = response_pieces(response, output.items, making.spell)
             await PiecewiseResponse(pieces)(scope, receive, send)
 
@@ -119,7 +119,7 @@ class StreamedResponse(Response):
             await events.end()
 
         await events.deliver(
-            partial(sending.run, receive),
+            partial(sending.run, scope, receive),
             fail,
             request_id=self._making.spec.request_id,
             is_done=False,
@@ -135,11 +135,11 @@ class _Sending:
         self._output = making.output()
         self._is_begun = False
 
-    async def run(self, receive: Receive) -> Sequence[ResponseModel]:
+    async def run(self, scope: Scope, receive: Receive) -> Sequence[ResponseModel]:
         """Sends all of it; nothing is left to send."""
         making, output = self._making, self._output
         with making.held.answer() as hold:
-            response = await _generate(making, output, receive, hold, self._tell)
+            response = await _generate(making, output, scope, receive, hold, self._tell)
             await self._tell(self._end(response))
         return ()
 
@@ -174,6 +174,7 @@ class _Sending:
 async def _generate(
     making: Making,
     output: Output,
+    scope: Scope,
     receive: Receive,
     hold: Hold,
     tell: Callable[[Iterable[Told]], Awaitable[None]],
@@ -183,6 +184,7 @@ async def _generate(
     Args:
         making: What is generated.
         output: Takes the output.
+        scope: ASGI's scope of the request.
         receive: ASGI's receiver of the request, whose body has been read.
         hold: Told what the answer holds from now on.
         tell: Is given what becomes of the output, and reads all of it.
@@ -190,7 +192,7 @@ async def _generate(
     Raises:
         StagecoachError: The request was not admitted or failed.
     """
-    async with open_choices(making.engine, ((making.spec,),), receive) as opened:
+    async with open_choices(making.engine, ((making.spec,),), scope, receive) as opened:
         async for event in opened.choices[0]:
             match event:
                 case TokensEvent():

@@ -78,13 +78,15 @@ def functions_by_name(request: ResponsesRequest) -> Mapping[str, FunctionOf]:
     return {shown_name(*function): function for function in named}
 
 
-def function_places(request: ResponsesRequest) -> Iterator[str]:
-    """Where each function stands, in the order of `shown_tools`."""
+def tool_places(request: ResponsesRequest) -> list[str]:
+    """Where each tool that the model is shown stands in the request."""
+    places: list[str] = []
     for index, tool in enumerate(request.tools or ()):
         if isinstance(tool, FunctionTool):
-            yield f"tools[{index}]"
+            places.append(f"tools[{index}]")
         elif isinstance(tool, NamespaceTool):
-            yield from (f"tools[{index}].tools[{number}]" for number in range(len(tool.tools)))
+            places += [f"tools[{index}].tools[{within}]" for within in range(len(tool.tools))]
+    return places
 
 
 def used_choice(request: ResponsesRequest) -> str | dict[str, object]:

@@ -76,7 +76,7 @@ class WholeSoleAnswer(Response):
             StagecoachError: The request was not admitted or failed; nothing was sent.
         """
         with self._held.answer() as hold:
-            async with open_choices(self._engine, ((self._spec,),), receive) as opened:
+            async with open_choices(self._engine, ((self._spec,),), scope, receive) as opened:
                 output = await collect(opened.choices[0], hold)
         finish_reason(output.end)  # an output that was aborted is no answer
         body = json_text(self._writer.whole(output))
@@ -116,12 +116,14 @@ class StreamedSoleAnswer(Response):
         async def fail(error: StagecoachError) -> None:
             await events.end(error_event(error, scope))
 
-        run = partial(self._send_events, events, receive)
+        run = partial(self._send_events, events, scope, receive)
         await events.deliver(run, fail, request_id=self._spec.request_id)
 
-    async def _send_events(self, events: EventSender, receive: Receive) -> Sequence[ResponseModel]:
+    async def _send_events(
+        self, events: EventSender, scope: Scope, receive: Receive
+    ) -> Sequence[ResponseModel]:
         """Sends all events but those at the end, which it returns."""
-        async with open_choices(self._engine, ((self._spec,),), receive) as opened:
+        async with open_choices(self._engine, ((self._spec,),), scope, receive) as opened:
             unsent = list(self._writer.opening(opened.num_prompt_tokens))
             async for event in opened.choices[0]:
                 match event:

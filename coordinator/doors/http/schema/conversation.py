@@ -6,6 +6,7 @@ from pydantic import Field, JsonValue, model_validator
 
 from coordinator.doors.http.schema.base import NONE_IF_EMPTY, RequestModel
 from coordinator.doors.http.schema.tools import ToolChoice, Tools
+from coordinator.doors.thinking_arguments import MAX_EFFORT_CHARS
 
 
 class ConversationFields(RequestModel):
@@ -19,6 +20,7 @@ class ConversationFields(RequestModel):
     )
     reasoning_effort: Annotated[str | None, NONE_IF_EMPTY] = Field(
         None,
+        max_length=MAX_EFFORT_CHARS,
         description="Given to the chat template as `reasoning_effort`, and as `enable_thinking`: "
         "false for `none`, else true.",
     )

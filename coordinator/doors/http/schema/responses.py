@@ -22,6 +22,7 @@ from coordinator.doors.http.schema.response_format import JsonObjectFormat, Text
 from coordinator.doors.http.schema.responses_items import MAX_ITEMS, InputItem
 from coordinator.doors.http.schema.responses_tools import ResponsesToolChoice, ResponsesTools
 from coordinator.doors.http.schema.sampling import MaxTokens
+from coordinator.doors.thinking_arguments import MAX_EFFORT_CHARS
 
 MAX_LABELS = 16
 MAX_LABEL_CHARS, MAX_LABEL_TEXT_CHARS = 64, 512
@@ -95,6 +96,7 @@ class ReasoningConfig(RequestModel):
 
     effort: Annotated[str | None, NONE_IF_EMPTY] = Field(
         None,
+        max_length=MAX_EFFORT_CHARS,
         description="Given to the chat template as `reasoning_effort`, and as `enable_thinking`: "
         "false for `none`, else true.",
     )
