@@ -26,6 +26,9 @@ class PartError(ValueError):
         self.field = field
 
 
+_WITHIN_SCHEMA = ".properties."
+
+
 class Source(NamedTuple):
     """A grammar as llguidance takes it."""
 
@@ -93,7 +96,7 @@ def _part_source(part: GrammarPart, vocabulary: llguidance.LLTokenizer) -> Sourc
         if part.otherwise is None:
             raise PartError(part.field, str(error)) from error
         source = source_of(GrammarKind.JSON_SCHEMA, part.otherwise)
-        return source._replace(relaxed_fields=(part.field,))
+        return source._replace(relaxed_fields=(part.field.partition(_WITHIN_SCHEMA)[0],))
     return source
 
 

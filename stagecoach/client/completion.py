@@ -6,6 +6,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
 
+from stagecoach.client.argument_names import argument_name
 from stagecoach.client.output_parts import OutputPart, OutputReader, ToolCall
 from stagecoach.contract.errors import IncompatibleError
 from stagecoach.contract.request_timings import RequestTimings, StepTotals
@@ -120,6 +121,9 @@ class Completion:
     tool_calls: tuple[ToolCall, ...] = ()
     """Calls that the model asks for; told where the output is divided. One that was cut short is
     not among them."""
+    relaxed_schemas: tuple[str, ...] = ()
+    """Schemas of tools that calls were not held to, as no grammar can, such as
+    `tools[1].function.parameters`."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -147,6 +151,7 @@ class PartialCompletion:
         self._output = OutputReader()
         self.request_id: str | None = None
         self.completion: Completion | None = None
+        self._relaxed_schemas: tuple[str, ...] = ()
         self._texts: list[str] = []
         self._token_ids: list[int] = []
         self._logprobs: list[TokenLogprobs] = []
@@ -187,6 +192,7 @@ class PartialCompletion:
         match message.WhichOneof("event"):
             case "accepted":
                 self.request_id = message.accepted.request_id
+                self._relaxed_schemas = tuple(map(argument_name, message.accepted.relaxed_fields))
             case "prompt_logprobs":
                 self._prompt_logprobs += _prompt_logprobs(message.prompt_logprobs)
             case "tokens":
@@ -248,6 +254,7 @@ class PartialCompletion:
             prompt_logprobs=tuple(self._prompt_logprobs),
             reasoning=self._output.reasoning,
             tool_calls=tuple(self._output.calls),
+            relaxed_schemas=self._relaxed_schemas,
         )
 
 

@@ -843,19 +843,27 @@ class Accepted(_message.Message):
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     NUM_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    RELAXED_FIELDS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Its name."""
     num_prompt_tokens: _builtins.int
     """Tokens of the prompt."""
+    @_builtins.property
+    def relaxed_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Fields with the schemas of tools that calls are not held to, as no grammar can, such as
+        `prompt.chat.tools[1].parameters`.
+        """
+
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         num_prompt_tokens: _builtins.int = ...,
+        relaxed_fields: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_prompt_tokens", b"num_prompt_tokens", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_prompt_tokens", b"num_prompt_tokens", "relaxed_fields", b"relaxed_fields", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -106,6 +106,15 @@ def test_a_tool_has_one_name_whoever_refuses_it(client: Client, schema: object) 
     assert caught.value.message.startswith("tools[1].function.parameters")
 
 
+def test_a_schema_that_calls_are_not_held_to_is_told(client: Client) -> None:
+    hard = {"properties": {"x": {"type": "string", "pattern": "(?<=a)b"}}}
+    tools = [TOOLS[0], {"type": "function", "function": {"name": "g", "parameters": hard}}]
+    assert ask(client, tools=tools, max_tokens=1).relaxed_schemas == (
+        "tools[1].function.parameters",
+    )
+    assert ask(client, tools=TOOLS, max_tokens=1).relaxed_schemas == ()
+
+
 @pytest.mark.parametrize(
     "choice",
     [

@@ -1,6 +1,7 @@
 """A tool's schema that no grammar can keep to is named, as its client's door calls the field."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -18,6 +19,7 @@ HARD: dict[str, Any] = {
     "properties": {"x": {"type": "string", "pattern": "(?<=a)b"}},
 }
 EASY: dict[str, Any] = {"type": "object", "properties": {"x": {"type": "string"}}}
+TEMPLATES = Path(__file__).parents[1] / "recorded_calls" / "templates"
 TURNS = [{"role": "user", "content": "Hi."}]
 
 
@@ -83,6 +85,20 @@ def test_a_schema_that_calls_are_not_held_to_is_named(
     assert [place for place in named if not place.startswith("tools[0]")] == places
 
 
+def test_of_a_parameter_that_is_written_by_itself_the_whole_schema_is_named(
+    tmp_path: Path,
+) -> None:
+    """The name of a parameter is the client's, and may hold anything."""
+    template = TEMPLATES / "openbmb-MiniCPM5-1B.jinja"
+    model = byte_model(tmp_path, max_model_len=16_384, chat_template=template.read_text())
+    hard = {"type": "object", "properties": {"x\n": {"type": "array", "items": HARD}}}
+    body = {"model": MODEL, **CHAT, "tools": [function("f", hard)]}
+    with in_background(serving(model)) as address:
+        answer = httpx2.post(f"http://{address}/v1/chat/completions", json=body, timeout=60)
+    assert answer.status_code == 200
+    assert answer.headers["x-stagecoach-ignored"] == "tools[0].function.parameters"
+
+
 @pytest.mark.parametrize("choice", ["required", "auto"])
 def test_what_must_be_kept_to_is_refused_by_the_same_name(address: str, choice: str) -> None:
     strict = function("g", HARD)
@@ -101,10 +117,7 @@ def test_a_schema_that_is_kept_to_is_not_named(address: str) -> None:
 
 async def test_the_log_names_it_once(caplog: pytest.LogCaptureFixture) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        fields = [
-            "prompt.chat.tools[0].parameters.properties.x\n",
-            "prompt.chat.tools[7].parameters",
-        ]
+        fields = [f"prompt.chat.tools[{index}].parameters" for index in (0, 7)]
         note_relaxed(scope, fields)
         await Response()(scope, receive, send)
 

@@ -214,7 +214,9 @@ def generate_response(event: GenerationEvent) -> generation_pb2.GenerateResponse
             return generation_pb2.GenerateResponse(prompt_logprobs=_prompt_logprobs(event))
         case Accepted():
             accepted = generation_pb2.Accepted(
-                request_id=event.request_id, num_prompt_tokens=event.num_prompt_tokens
+                request_id=event.request_id,
+                num_prompt_tokens=event.num_prompt_tokens,
+                relaxed_fields=event.relaxed_fields,
             )
             return generation_pb2.GenerateResponse(accepted=accepted)
         case Finished():

@@ -28,7 +28,6 @@ _MAX_NAME_CHARS = 64
 
 _CHANGES_NOTHING = "requests have the field %s, which changes nothing here"
 _IS_NOT_KEPT_TO = "requests have a schema in %s that no grammar can keep calls to"
-_WITHIN_SCHEMA = ".properties."
 _INDEX = re.compile(r"\[\d+\]")
 
 _log = logging.getLogger(__name__)
@@ -56,12 +55,12 @@ def note_relaxed(scope: Scope, fields: Sequence[str]) -> None:
 
     Args:
         scope: ASGI's scope of a request; nothing of its answer was sent yet.
-        fields: Fields of the contract, or of what is in them.
+        fields: Fields of the contract.
     """
     names = field_names_of(scope)
-    places = [renamed(field.partition(_WITHIN_SCHEMA)[0], names) for field in fields]
-    if places:
-        scope.setdefault("state", {})["relaxed"] = tuple(dict.fromkeys(places))[:MAX_NAMED]
+    if fields:
+        places = [renamed(field, names) for field in fields[:MAX_NAMED]]
+        scope.setdefault("state", {})["relaxed"] = places
 
 
 class IgnoredFieldsHeader:
