@@ -44,6 +44,7 @@ gc.disable()
 
 
 def pytest_collection_finish() -> None:
+    gc.collect()
     gc.freeze()
     gc.enable()
 

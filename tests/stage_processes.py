@@ -4,6 +4,7 @@ They are forked, as those of `up` are, so that torch is imported once.
 """
 
 import asyncio
+import atexit
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -19,8 +20,14 @@ from tests.orphans import adopted_orphans
 START_DEADLINE_S = 300.0
 
 _kept: list[_Server] = []
-"""What stages were forked from before: importing torch takes longer than most tests. It ends with
-this process; one that was killed is started anew."""
+"""What stages were forked from before: importing torch takes longer than most tests. One that was
+killed is started anew."""
+
+
+@atexit.register
+def _end_kept() -> None:
+    for server in _kept:
+        asyncio.run(server.end())
 
 
 class StageProcess:
