@@ -27,7 +27,8 @@ killed is started anew."""
 @atexit.register
 def _end_kept() -> None:
     for server in _kept:
-        asyncio.run(server.end())
+        with server._channel, server._said, server._process as process:
+            process.kill()
 
 
 class StageProcess:
