@@ -80,6 +80,17 @@ async def test_a_response_is_shown_again_until_it_is_deleted(
         assert (gone.status_code, gone.json()["error"]["code"]) == (404, "not_found")
 
 
+async def test_what_a_kept_response_is_not_asked_for_is_named(client: httpx2.AsyncClient) -> None:
+    path = f"{PATH}/{(await made(client))['id']}"
+    query = "?include[]=reasoning.encrypted_content&starting_after=3&stream=false"
+    plain, asked = await client.get(path), await client.get(path + query)
+    assert asked.json() == plain.json()
+    assert "x-stagecoach-ignored" not in plain.headers
+    assert asked.headers["x-stagecoach-ignored"] == "include[], starting_after"
+    items = await client.get(f"{path}/input_items?include=message.input_image.image_url")
+    assert items.headers["x-stagecoach-ignored"] == "include"
+
+
 async def test_what_is_not_to_be_kept_is_not(client: httpx2.AsyncClient) -> None:
     response = await made(client, store=False)
     assert response["store"] is False

@@ -26,6 +26,7 @@ from coordinator.doors.http.schema.responses_answer import (
 from stagecoach.contract.errors import InvalidArgumentError
 
 _MAX_SHOWN_CHARS = 64
+_IDLE_QUERY = ("include", "include[]", "include_obfuscation", "starting_after")
 
 
 def responses_routes(door: Door, patience: Patience) -> APIRouter:
@@ -60,6 +61,7 @@ def responses_routes(door: Door, patience: Patience) -> APIRouter:
     async def retrieve_response(response_id: str, request: Request) -> Response:
         """Shows a response that is kept, without log-probabilities."""
         _refuse_stream(request)
+        _name_idle_query(request)
         return PiecewiseResponse([_found(door, response_id).text])
 
     @router.delete("/{response_id}", response_model=DeletedResponse, responses=failures(404))
@@ -87,6 +89,7 @@ def responses_routes(door: Door, patience: Patience) -> APIRouter:
     )
     async def list_input_items(response_id: str, request: Request) -> Response:
         """Lists the conversation that a response continues, latest item first."""
+        _name_idle_query(request)
         items = _found(door, response_id).turn.input_items
         return PiecewiseResponse(listed_page(items, request.query_params))
 
@@ -98,6 +101,12 @@ def _found(door: Door, response_id: str) -> KeptResponse:
     if kept is None:
         raise NotFoundError(f"no response of the id {response_id[:_MAX_SHOWN_CHARS]!r} is kept")
     return kept
+
+
+def _name_idle_query(request: Request) -> None:
+    """What is kept is shown as it was, so that these of OpenAI's parameters change nothing."""
+    asked = [name for name in _IDLE_QUERY if name in request.query_params]
+    request.state.ignored = dict(zip(asked, asked, strict=True))
 
 
 def _refuse_stream(request: Request) -> None:
