@@ -24,6 +24,7 @@ from benchmarks.cluster import running_doors
 from benchmarks.report import print_json, print_table
 
 MODEL = "demo"
+_TOLD_EVERY = 100
 WORDS = ("city", "days", "unit", "query", "limit", "path", "mode", "user_id", "tags", "at")
 
 
@@ -101,14 +102,18 @@ async def call_all(address: str, options: argparse.Namespace) -> Counter[str]:
     """Makes all calls, some at once."""
     client = AsyncOpenAI(base_url=f"http://{address}/v1", api_key="none", max_retries=0)
     turns = asyncio.Semaphore(options.at_once)
+    found: Counter[str] = Counter()
 
-    async def one(index: int) -> str:
+    async def one(index: int) -> None:
         async with turns:
-            return await call(client, index, options)
+            found[await call(client, index, options)] += 1
+        if found.total() % _TOLD_EVERY == 0:
+            print(f"{found.total()} of {options.calls}: {dict(found)}", file=sys.stderr)
 
-    async with client:
-        found = await asyncio.gather(*map(one, range(options.calls)))
-    return Counter(found)
+    async with client, asyncio.TaskGroup() as calls:
+        for index in range(options.calls):
+            calls.create_task(one(index))
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
