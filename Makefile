@@ -70,7 +70,7 @@ build/lm-eval/.installed: constraints.txt
 	@touch $@
 
 # Each in an environment of its own; clients.toml there says which, and what each of them does.
-test-clients: $(INSTALLED)  ## run other people's clients, unchanged; 20 minutes
+test-clients: $(INSTALLED) browser  ## run other people's clients, unchanged; 20 minutes
 	@$(BIN)/python -m tests.clients.install
 	@$(BIN)/python -m pytest tests/clients -m clients -rs $(ARGS)
 

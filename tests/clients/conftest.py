@@ -39,7 +39,7 @@ def demo() -> Iterator[DemoServer]:
             "--threads",
             "1",
             "--kv-memory",
-            "128MiB",
+            "256MiB",
             "--json",
         ],
         cwd=ROOT,
