@@ -5,7 +5,8 @@ several it may have written either, so that the names depend on the request.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from itertools import islice
 from types import MappingProxyType
 
 from starlette.types import Scope
@@ -95,6 +96,10 @@ _RESPONSES = {
 _OF_FUNCTION = re.compile(r"(\.tool_calls\[\d+\])\.(?=name|arguments)")
 """Fields of a call that lie in an object of their own here."""
 _INDEX = re.compile(r"\[\d+\]")
+_SEPARATOR = re.compile(r"[.\[]")
+_MAX_STEPS = 8
+"""Separators in a path that has a name, and some more: `prompt.chat.messages[0].tool_calls[0].id`
+has six."""
 NO_NAMES: FieldNames = MappingProxyType({})
 """Names of a request that was not read: the contract's names stand."""
 
@@ -155,14 +160,15 @@ def renamed(field: str, names: FieldNames) -> str:
         names: Names that the request has; the name with the longest beginning in common counts.
     """
     for end in _ends(field):
-        beginning, rest = field[:end], _OF_FUNCTION.sub(r"\1.function.", field[end:])
+        beginning = field[:end]
         known = names.get(beginning)
         index = None
         if known is None:
             index = _INDEX.search(beginning)
-            known = names.get(_INDEX.sub("[]", beginning))
+            known = names.get(without_indices(beginning))
         if known is None:
             continue
+        rest = _OF_FUNCTION.sub(r"\1.function.", field[end:])
         name, is_list, within = known.partition("[]")
         if index is not None:
             return f"{name}{index[0]}{within}{rest}"
@@ -176,12 +182,20 @@ def renamed(field: str, names: FieldNames) -> str:
     return field.removeprefix("sampling.")
 
 
-def _ends(field: str) -> Iterator[int]:
-    """Where the beginnings of a path end, the longest first."""
-    yield len(field)
-    for place in range(len(field) - 1, 0, -1):
-        if field[place] in ".[":
-            yield place
+def without_indices(place: str) -> str:
+    """A path without its indices, such as `tools[].function`."""
+    return _INDEX.sub("[]", place)
+
+
+def _ends(field: str) -> list[int]:
+    """Where the beginnings of a path end that may have names, the longest first.
+
+    Behind them stands what a client chose, such as the name of a parameter.
+    """
+    ends = [found.start() for found in islice(_SEPARATOR.finditer(field, 1), _MAX_STEPS)]
+    if len(ends) < _MAX_STEPS:
+        ends.append(len(field))
+    return ends[::-1]
 
 
 def _sampling_names(request: SamplingFields) -> dict[str, str]:

@@ -6,7 +6,6 @@ of tools that calls are not held to, such as `tools[2].function.parameters`.
 """
 
 import logging
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import islice
@@ -16,7 +15,7 @@ from urllib.parse import quote
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from coordinator.core.request_spec import MAX_CHAT_MESSAGES
-from coordinator.doors.http.field_names import field_names_of, renamed
+from coordinator.doors.http.field_names import field_names_of, renamed, without_indices
 from coordinator.doors.http.schema.base import MessagePart, RequestModel, Unused
 
 IGNORED_HEADER = "x-stagecoach-ignored"
@@ -28,7 +27,6 @@ _MAX_NAME_CHARS = 64
 
 _CHANGES_NOTHING = "requests have the field %s, which changes nothing here"
 _IS_NOT_KEPT_TO = "requests have a schema in %s that no grammar can keep calls to"
-_INDEX = re.compile(r"\[\d+\]")
 
 _log = logging.getLogger(__name__)
 
@@ -57,8 +55,8 @@ def note_relaxed(scope: Scope, fields: Sequence[str]) -> None:
         scope: ASGI's scope of a request; nothing of its answer was sent yet.
         fields: Fields of the contract.
     """
-    names = field_names_of(scope)
     if fields:
+        names = field_names_of(scope)
         places = [renamed(field, names) for field in fields[:MAX_NAMED]]
         scope.setdefault("state", {})["relaxed"] = places
 
@@ -84,7 +82,7 @@ class IgnoredFieldsHeader:
                 relaxed: Sequence[str] = state.get("relaxed", ())
                 if ignored or relaxed:
                     self._log_new(ignored, _CHANGES_NOTHING)
-                    self._log_new([_INDEX.sub("[]", place) for place in relaxed], _IS_NOT_KEPT_TO)
+                    self._log_new(map(without_indices, relaxed), _IS_NOT_KEPT_TO)
                     places = ", ".join([*ignored.values(), *relaxed])
                     header = (IGNORED_HEADER.encode(), places.encode())
                     message["headers"] = [*message.get("headers", ()), header]
