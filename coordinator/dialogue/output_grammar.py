@@ -5,7 +5,7 @@ first character on, while the text before it stays free: what may follow in free
 grammar engine some 15 us, whatever the size of the vocabulary.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from coordinator.core.grammar import Grammar, GrammarKind
 from coordinator.core.output_grammar import CONTENT_PART, GrammarPart, OutputGrammar
@@ -283,15 +283,13 @@ class _Writer:
             self._add_calls(use, is_beside_content=True)
             return
         calls = []
-        for index, tool in enumerate(use.tools):
-            if tool not in use.callable_tools:
-                continue
-            field = f"prompt.chat.tools[{index}].parameters"
+        for tool, written in _callable(use):
             keys = form.beginning_tokens(tool.name)
-            schema = call_schema(keys, object_schema(tool, field))
+            schema = call_schema(keys, object_schema(tool, written.field))
             anything = call_schema(keys, {"type": "object"})
+            name = f"call_{written.place}"
             calls.append(
-                self._lark.json(f"call_{index}", schema, field, tool.is_strict, otherwise=anything)
+                self._lark.json(name, schema, written.field, written.is_exact, otherwise=anything)
             )
             self._call_beginnings.append("".join(keys))
         self._lark.add("calls: " + " | ".join(calls))
@@ -322,12 +320,8 @@ class _Writer:
         self._lark.add(f"calls: {self._lark.literal(rest)} first behind")
         self._lark.add(f"behind: {behind or EMPTY}")
         firsts, alternatives = list[str](), list[str]()
-        for index, tool in enumerate(use.tools):
-            if tool not in use.callable_tools:
-                continue
-            field = f"prompt.chat.tools[{index}].parameters"
-            schema = object_schema(tool, field)
-            is_exact = tool.is_strict or use.mode is ToolMode.REQUIRED
+        for tool, written in _callable(use):
+            schema = object_schema(tool, written.field)
             head = tool.name + form.name_end.replace(NAME, tool.name)
             first, before_json = self._lark.literal(head), form.name_end
             if form.is_json_document:
@@ -339,16 +333,26 @@ class _Writer:
                 if not is_beside_content:
                     first = self._lark.literal(form.beginning(tool.name))
             if isinstance(form.arguments, Parameters):
-                one = WrittenTool(index, field, is_exact)
-                arguments = parameters_rule(self._lark, form.arguments, schema, one)
+                arguments = parameters_rule(self._lark, form.arguments, schema, written)
             else:
-                arguments = self._lark.json(f"arguments_{index}", schema, field, is_exact)
+                name = f"arguments_{written.place}"
+                arguments = self._lark.json(name, schema, written.field, written.is_exact)
                 self._lark.json_after.add(before_json)
             firsts.append(f"{first} {arguments}")
             alternatives.append(f"{self._lark.literal(head)} {arguments}")
         self._lark.add("first: " + "\n    | ".join(firsts))
         if more:
             self._lark.add("call: " + "\n    | ".join(alternatives))
+
+
+def _callable(use: ToolUse) -> Iterator[tuple[Tool, WrittenTool]]:
+    """The tools that may be called, and how their arguments are held."""
+    names = {tool.name for tool in use.callable_tools}
+    for place, tool in enumerate(use.tools):
+        if tool.name in names:
+            is_exact = tool.is_strict or use.mode is ToolMode.REQUIRED
+            field = f"prompt.chat.tools[{place}].parameters"
+            yield tool, WrittenTool(place, field, is_exact)
 
 
 def _spaced(token: str) -> str:
