@@ -58,7 +58,8 @@ class GenerateOptions(PromptOptions, total=False):
     logit_bias: Mapping[int, float] | None
     """Added to logits, by token id. Default: nothing."""
     seed: int | None
-    """The same seed gives the same text; -1 is no seed, as over HTTP. Default: drawn at random."""
+    """The same seed gives the same text, but for the rounding of the model's arithmetic; -1 is no
+    seed, as over HTTP. Default: drawn at random."""
     stop: str | Sequence[str]
     """The text ends before the first of these that it would contain. Default: none."""
     stop_token_ids: Sequence[int]

@@ -21,7 +21,8 @@ Seed = Annotated[
     int | None,
     typer.Option(
         callback=lambda seed: None if seed == -1 else seed,
-        help="The same seed gives the same text. Default, and -1 as over HTTP: random.",
+        help="The same seed gives the same text, but for the rounding of the model's arithmetic. "
+        "Default, and -1 as over HTTP: random.",
     ),
 ]
 Stop = Annotated[

@@ -75,7 +75,9 @@ class Options(RequestModel):
         None, ge=0, le=1, description="Least share of the highest probability that is kept."
     )
     seed: Seed | None = Field(
-        None, description="The same seed and request give the same text. -1: drawn at random."
+        None,
+        description="The same seed and request give the same text, but for the rounding of the "
+        "model's arithmetic. -1: drawn at random.",
     )
     stop: Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS)] | None = Field(
         None, description="The text ends before the first of these."
