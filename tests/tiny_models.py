@@ -57,6 +57,28 @@ _LONGROPE = {
     "long_factor": [2.0, 2.1, 2.2, 2.3, 2.4, 2.5],
 }
 _ALTERNATING = ["sliding_attention", "full_attention"] * (NUM_LAYERS // 2)
+_GRANITE: dict[str, Any] = {
+    "embedding_multiplier": 3.0,
+    "attention_multiplier": 0.2,
+    "residual_multiplier": 0.6,
+    "logits_scaling": 2.0,
+}
+_ROUTER_BIAS = "e_score_correction_bias"
+_GROUPS: dict[str, Any] = {
+    "n_routed_experts": 6,
+    "n_shared_experts": 2,
+    "num_experts_per_tok": 2,
+    "n_group": 3,
+    "topk_group": 2,
+    "moe_intermediate_size": 24,
+    "norm_topk_prob": True,
+    "routed_scaling_factor": 1.5,
+}
+_EXPERTS: dict[str, Any] = {
+    "num_experts": 5,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 24,
+}
 
 
 def _config(class_name: str, **settings: Any) -> Callable[..., PreTrainedConfig]:
@@ -115,13 +137,7 @@ FAMILIES: dict[str, Callable[..., PreTrainedConfig]] = {
             "partial_rotary_factor": 0.5,
         },
     ),
-    "granite": _config(
-        "GraniteConfig",
-        embedding_multiplier=3.0,
-        attention_multiplier=0.2,
-        residual_multiplier=0.6,
-        logits_scaling=2.0,
-    ),
+    "granite": _config("GraniteConfig", **_GRANITE),
     "olmo": _config("OlmoConfig"),
     "olmo2": _config("Olmo2Config"),
     "olmo3": _config("Olmo3Config", sliding_window=8, layer_types=_ALTERNATING),
@@ -137,6 +153,43 @@ FAMILIES: dict[str, Callable[..., PreTrainedConfig]] = {
     "helium": _config("HeliumConfig", head_dim=12),
     "glm": _config("GlmConfig", head_dim=16),
     "glm4": _config("Glm4Config", head_dim=16),
+    "mixtral": _config("MixtralConfig", num_local_experts=5, sliding_window=8),
+    "qwen2_moe": _config(
+        "Qwen2MoeConfig",
+        **_EXPERTS,
+        shared_expert_intermediate_size=40,
+        mlp_only_layers=[1],
+        decoder_sparse_step=1,
+        use_sliding_window=True,
+        sliding_window=8,
+        max_window_layers=4,
+    ),
+    "qwen3_moe": _config(
+        "Qwen3MoeConfig", **_EXPERTS, head_dim=16, norm_topk_prob=True, mlp_only_layers=[3]
+    ),
+    "dots1": _config(
+        "Dots1Config", **_GROUPS, first_k_dense_replace=2, sliding_window=8, max_window_layers=4
+    ),
+    "ernie4_5_moe": _config(
+        "Ernie4_5_MoeConfig",
+        moe_num_experts=5,
+        moe_k=2,
+        moe_intermediate_size=24,
+        moe_num_shared_experts=1,
+        moe_layer_interval=2,
+    ),
+    "flex_olmo": _config("FlexOlmoConfig", num_experts=5, num_experts_per_tok=2),
+    "glm4_moe": _config("Glm4MoeConfig", **_GROUPS, head_dim=16, use_qk_norm=True),
+    "hunyuan_v1_moe": _config("HunYuanMoEV1Config", num_experts=5, moe_topk=2, head_dim=12),
+    "minimax_m2": _config(
+        "MiniMaxM2Config", num_local_experts=5, num_experts_per_tok=2, head_dim=16, rotary_dim=8
+    ),
+    "solar_open": _config("SolarOpenConfig", **_GROUPS, head_dim=16),
+    "olmoe": _config("OlmoeConfig", num_experts=5, num_experts_per_tok=2, clip_qkv=1.0),
+    "granitemoe": _config("GraniteMoeConfig", num_local_experts=5, **_GRANITE),
+    "granitemoeshared": _config(
+        "GraniteMoeSharedConfig", num_local_experts=5, shared_intermediate_size=40, **_GRANITE
+    ),
 }
 """Makes configurations, by the name of the case; a family's cases begin with its `model_type`."""
 
@@ -164,8 +217,10 @@ def tiny_model(
         torch.manual_seed(sum(map(ord, case)))
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if parameter.dim() == 1:  # norms and biases start out without effect
+            biases = (each for each in model.named_buffers() if each[0].endswith(_ROUTER_BIAS))
+            for name, parameter in (*model.named_parameters(), *biases):
+                # Norms and biases start out without effect.
+                if parameter.dim() == 1 or name.endswith(_ROUTER_BIAS):
                     parameter.add_(torch.randn_like(parameter) * 0.2)
                 assert parameter.std() > 0, f"{name} is constant"
     path = folder / case

@@ -14,6 +14,9 @@ from stage_server.model.rotary import CosSin
 IMPLEMENTATION = "stagecoach"
 """`_attn_implementation` of the configurations of our layers."""
 
+_OF_MODULE = -1
+"""No window that a layer can have."""
+
 
 def run_layer(
     layer: nn.Module,
@@ -60,7 +63,7 @@ def attend_from_transformers(
     attention: Attention,
     first_layer: int,
     scaling: float,
-    sliding_window: int | None = None,
+    sliding_window: int | None = _OF_MODULE,
     softcap: float | None = None,
     **_: object,
 ) -> tuple[torch.Tensor, None]:
@@ -75,7 +78,8 @@ def attend_from_transformers(
         attention: Passed through the decoder layer.
         first_layer: Global index of the stage's first layer, passed likewise.
         scaling: As in `Attention.attend`.
-        sliding_window: As in `Attention.attend`.
+        sliding_window: As in `Attention.attend`. Families that leave it to masks pass nothing, and
+            their modules say it.
         softcap: As in `Attention.attend`.
         **_: What concerns training and other implementations.
 
@@ -83,6 +87,8 @@ def attend_from_transformers(
         `[1, num_tokens, num_heads, head_dim]`, and no weights.
     """
     assert attention_mask is None, "the attention makes its own masks"
+    if sliding_window == _OF_MODULE:
+        sliding_window = getattr(module, "sliding_window", None)
     layer_idx = module.layer_idx
     assert isinstance(layer_idx, int), "every attention module knows its layer"
     output = attention.attend(

@@ -11,7 +11,7 @@ from stagecoach.model_files.families import FAMILIES
 from stagecoach.model_files.family import Family, number
 from stagecoach.model_files.frozen_json import shown
 from stagecoach.model_files.layer_kinds import FULL, SLIDING
-from stagecoach.model_files.not_served import not_served
+from stagecoach.model_files.not_served import EXPERT_KEYS, not_served
 
 _ROPE_TYPES = frozenset({"default", "linear", "dynamic", "yarn", "llama3", "longrope"})
 _LAYER_TYPES = frozenset({FULL, SLIDING})
@@ -20,9 +20,7 @@ _FOREIGN_FEATURES = (
     "add_cross_attention",
     "attention_chunk_size",
     "is_encoder_decoder",
-    "num_experts",
     "num_kv_shared_layers",
-    "num_local_experts",
     "per_layer_config",
     "use_bidirectional_attention",
 )
@@ -42,7 +40,8 @@ def family_of(config: ModelConfig) -> Family:
     family = FAMILIES.get(config.model_type)
     if family is None:
         raise not_served(config.model_type, config.raw)
-    for key in _FOREIGN_FEATURES:
+    foreign = _FOREIGN_FEATURES if family.experts else (*_FOREIGN_FEATURES, *EXPERT_KEYS)
+    for key in foreign:
         if config.raw.get(key):
             raise _refused(config, key, config.raw[key])
     for key in _NATIVE_FEATURES:

@@ -14,6 +14,7 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from stage_server.model.blueprint import AttentionTraits, Blueprint, layer_prefix
 from stage_server.model.decoder_layer import IMPLEMENTATION, run_layer
+from stage_server.model.experts import layer_sources
 from stage_server.model.layout import check_rope
 from stage_server.model.rotary import Rotary
 from stage_server.model.tensor_names import NORM
@@ -86,7 +87,7 @@ class ModuleBlueprint(Blueprint):
     def layer_sources(self) -> Sequence[dict[str, ParameterSource]]:
         """Plans the weights of each layer; see `Blueprint.layer_sources`."""
         return [
-            module_sources(layer, layer_prefix(layer_idx))
+            layer_sources(layer, layer_prefix(layer_idx), self.family.experts)
             for layer_idx, layer in zip(self.range, self.layers, strict=True)
         ]
 
@@ -101,19 +102,21 @@ class ModuleBlueprint(Blueprint):
 
     def _traits(self, index: int, layer_type: str | None) -> AttentionTraits:
         """Runs a layer without memory and looks at the call of its attention."""
-        recorder = _Recorder()
         positions = torch.zeros(1, dtype=torch.int64)
         cos, sin = self.rotary.compute(torch.zeros(1), positions, layer_type)
-        run_layer(
-            self.layers[index],
-            torch.empty(1, 1, self.config.hidden_size, device="meta"),
-            positions.unsqueeze(0).to("meta"),
-            (cos.to("meta"), sin.to("meta")),
-            recorder,
-            self.range.start,
-        )
-        traits, config = recorder.traits, self.config
-        assert traits is not None, "every layer attends"
+        try:
+            run_layer(
+                self.layers[index],
+                torch.empty(1, 1, self.config.hidden_size, device="meta"),
+                positions.unsqueeze(0).to("meta"),
+                (cos.to("meta"), sin.to("meta")),
+                _Recorder(),
+                self.range.start,
+            )
+        except _AttendedError as attended:
+            traits, config = attended.traits, self.config
+        else:
+            raise AssertionError("every layer attends")
         if (traits.num_kv_heads, traits.head_dim) != (config.num_kv_heads, config.head_dim):
             raise UnsupportedModelError(
                 "config.json must say num_key_value_heads and head_dim: transformers takes "
@@ -123,11 +126,16 @@ class ModuleBlueprint(Blueprint):
         return traits
 
 
-class _Recorder:
-    """An `Attention` that keeps what it is told and computes nothing."""
+class _AttendedError(Exception):
+    """Ends a layer that has called its attention: what follows may need numbers to go by."""
 
-    def __init__(self) -> None:
-        self.traits: AttentionTraits | None = None
+    def __init__(self, traits: AttentionTraits) -> None:
+        super().__init__()
+        self.traits = traits
+
+
+class _Recorder:
+    """An `Attention` that raises what it is told and computes nothing."""
 
     def attend(
         self,
@@ -141,8 +149,8 @@ class _Recorder:
         softcap: float | None,
     ) -> torch.Tensor:
         _, num_kv_heads, head_dim = key.shape
-        self.traits = AttentionTraits(num_kv_heads, head_dim, scaling, sliding_window, softcap)
-        return query
+        traits = AttentionTraits(num_kv_heads, head_dim, scaling, sliding_window, softcap)
+        raise _AttendedError(traits)
 
 
 def _hf_config(config: ModelConfig) -> PreTrainedConfig:

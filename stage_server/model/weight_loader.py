@@ -5,6 +5,7 @@ from torch import nn
 
 from stage_server.core.torch_dtypes import torch_dtype
 from stage_server.model.embeddings import Embedding
+from stage_server.model.experts import DOWN, GATE_UP, Experts, are_experts, router_paths
 from stage_server.model.linear_format import Linear, LinearFormat
 from stage_server.model.weights import WeightSource
 from stagecoach.contract.precision import Precision
@@ -44,6 +45,14 @@ class WeightLoader:
             self.source, f"{name}.weight", bias if bias in self.source else None
         )
 
+    def experts(self, name: str) -> list[Linear]:
+        """Loads a parameter `[num_experts, out_features, in_features]`, a matrix for each."""
+        num_experts = self.source.shape(name)[0]
+        return [
+            self.linear_format.load(self.source.of_expert(expert), name, None)
+            for expert in range(num_experts)
+        ]
+
     def embedding(self, name: str) -> Embedding:
         """Loads a matrix `[vocab_size, hidden_size]` whose rows are looked up."""
         return self.linear_format.embedding(self.source, name)
@@ -55,16 +64,25 @@ class WeightLoader:
     def fill(self, module: nn.Module) -> None:
         """Gives a module of transformers, on the meta device, its weights.
 
-        Linear layers in it are replaced by those of the format.
+        Linear layers and experts in it are replaced by those of the format. What chooses experts
+        stays in plain numbers: it has few, and they decide what is computed.
         """
+        routers = router_paths(module)
         for path, child in list(module.named_modules()):
-            if isinstance(child, nn.Linear):
+            prefix = f"{path}." if path else ""
+            if are_experts(child):
+                gate_up, down = (self.experts(prefix + name) for name in (GATE_UP, DOWN))
+                module.set_submodule(path, Experts(child, gate_up, down))
+                continue
+            if type(child) is nn.Linear and path not in routers:
                 module.set_submodule(path, self.linear(path))
                 continue
-            prefix = f"{path}." if path else ""
             for name in dict(child.named_parameters(recurse=False)):
                 loaded = self.other(f"{prefix}{name}")
                 setattr(child, name, nn.Parameter(loaded, requires_grad=False))
+            for name, buffer in child.named_buffers(recurse=False):
+                if prefix + name in self.source:
+                    setattr(child, name, self.source.load(prefix + name, buffer.dtype, self.device))
         module.eval()
         on_meta = [name for name, buffer in module.named_buffers() if buffer.is_meta]
         assert not on_meta, f"a served family has buffers that nothing fills: {on_meta}"

@@ -20,11 +20,21 @@ Shape = tuple[int, ...]
 
 
 class CheckpointTensor(NamedTuple):
-    """A tensor of the files, as it has to be there."""
+    """A tensor of the files, as it has to be there, or the part of it that is one expert's."""
 
     name: str
-    shape: Shape
-    """Its first dimension is called rows."""
+    file_shape: Shape
+    """Shape in the files."""
+    expert: int | None = None
+    """Which part along the first dimension of the files is meant; None: the whole tensor."""
+    is_transposed: bool = False
+    """Whether rows and columns of that part change places."""
+
+    @property
+    def shape(self) -> Shape:
+        """Shape of what is meant; its first dimension is called rows."""
+        part = self.file_shape if self.expert is None else self.file_shape[1:]
+        return part[::-1] if self.is_transposed else part
 
 
 class ParameterSource(NamedTuple):
@@ -51,6 +61,13 @@ class ParameterSource(NamedTuple):
         """A parameter of all experts of a layer, by what it is made of for each; alike in shape."""
         assert len({expert.shape for expert in experts}) == 1, "experts have one shape"
         return cls.rows(experts)._replace(num_experts=len(experts))
+
+    def of_expert(self, expert: int) -> Self:
+        """What the share of one expert is made of."""
+        assert self.num_experts is not None, "there are experts"
+        per_expert = len(self.tensors) // self.num_experts
+        start = expert * per_expert
+        return type(self)(self.tensors[start : start + per_expert])
 
     @property
     def num_rows(self) -> int:
@@ -84,7 +101,9 @@ class WeightPlan:
     def __init__(self, sources: Sources) -> None:
         self._sources = MappingProxyType(dict(sources))
         self._shapes = {
-            tensor.name: tensor.shape for source in sources.values() for tensor in source.tensors
+            tensor.name: tensor.file_shape
+            for source in sources.values()
+            for tensor in source.tensors
         }
 
     def __contains__(self, parameter: str) -> bool:

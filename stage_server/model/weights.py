@@ -6,12 +6,15 @@ head, a copy of the head is more than the stage itself.
 
 import math
 from collections.abc import Iterator, Sequence
+from copy import copy
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from stage_server.core.load_board import WeightProgress
-from stage_server.model.weight_plan import ParameterSource, Shape, WeightPlan
+from stage_server.model.weight_plan import CheckpointTensor, ParameterSource, Shape, WeightPlan
 from stagecoach.model_files import TensorReader
 from stagecoach.model_files.grouped_rows import GroupedRows
 
@@ -43,18 +46,20 @@ class WeightSource:
         self._reader = reader
         self._plan = plan
         self._prefix = ""
+        self._expert: int | None = None
         self._scratch = _Scratch()
+        self._stacks = _Stacks(reader)
 
     def within(self, prefix: str) -> "WeightSource":
         """Returns a source of the names below `prefix`, such as `model.layers.12.`."""
-        source = WeightSource(
-            self._reader,
-            self._plan,
-            max_peek_elements=self.max_peek_elements,
-            progress=self._progress,
-        )
+        source = copy(self)
         source._prefix = self._prefix + prefix
-        source._scratch = self._scratch
+        return source
+
+    def of_expert(self, expert: int) -> "WeightSource":
+        """Returns a source of one expert's share of parameters that all experts have."""
+        source = copy(self)
+        source._expert = expert
         return source
 
     def __contains__(self, name: str) -> bool:
@@ -131,11 +136,12 @@ class WeightSource:
             The rows that come from one tensor, and so on.
         """
         for part in self._parts(self._made_of(name), start, end):
-            yield self._reader.read_groups(part.name, part.start, part.end)
-            self._report(part.name, part.end, part.row_elements)
+            yield self._reader.read_groups(part.tensor.name, part.start, part.end)
+            self._report(part)
 
     def _made_of(self, name: str) -> ParameterSource:
-        return self._plan.source(self._prefix + name)
+        source = self._plan.source(self._prefix + name)
+        return source if self._expert is None else source.of_expert(self._expert)
 
     def _fill(self, target: torch.Tensor, source: ParameterSource, start: int) -> None:
         """Fills `target` with the rows from `start` on, converted to its dtype."""
@@ -148,25 +154,35 @@ class WeightSource:
     def _parts(source: ParameterSource, start: int, end: int) -> Iterator["_Part"]:
         """Yields which rows of which tensors are the rows `[start, end)` of a parameter."""
         first = 0
-        for name, shape in source.tensors:
-            low, high = max(start, first), min(end, first + shape[0])
+        for tensor in source.tensors:
+            num_rows = tensor.shape[0]
+            low, high = max(start, first), min(end, first + num_rows)
             if low < high:
-                yield _Part(name, low - first, high - first, math.prod(shape[1:]))
-            first += shape[0]
+                yield _Part(tensor, low - first, high - first)
+            first += num_rows
 
     def _fill_from_one(self, target: torch.Tensor, part: "_Part") -> None:
         step = max(_MAX_CHUNK_BYTES // (4 * part.row_elements), 1)
-        is_bfloat16 = self._reader.info(part.name).dtype == "bfloat16"
+        is_bfloat16 = self._reader.info(part.tensor.name).dtype == "bfloat16"
         for low in range(part.start, part.end, step):
             high = min(low + step, part.end)
-            rows = torch.from_numpy(self._reader.read(part.name, low, high))
+            rows = torch.from_numpy(self._read(part.tensor, low, high))
             rows = rows.view(torch.bfloat16) if is_bfloat16 else rows
             target[low - part.start : high - part.start].copy_(rows)
-            self._report(part.name, high, part.row_elements)
+            self._report(part._replace(end=high))
 
-    def _report(self, name: str, end_row: int, row_elements: int) -> None:
-        if self._progress is not None:
-            self._progress.read(name, end_row, row_elements)
+    def _read(self, tensor: CheckpointTensor, start: int, end: int) -> npt.NDArray[np.generic]:
+        if tensor.expert is None:
+            return self._reader.read(tensor.name, start, end)
+        return self._stacks.read(tensor)[start:end]
+
+    def _report(self, part: "_Part") -> None:
+        """Says that a part was read."""
+        if self._progress is None:
+            return
+        tensor = part.tensor
+        before = 0 if tensor.expert is None else tensor.expert * tensor.shape[0]
+        self._progress.read(tensor.name, before + part.end, part.row_elements)
 
 
 class Run(NamedTuple):
@@ -181,10 +197,35 @@ class Run(NamedTuple):
 class _Part(NamedTuple):
     """Rows of one tensor."""
 
-    name: str
+    tensor: CheckpointTensor
     start: int
     end: int
-    row_elements: int
+
+    @property
+    def row_elements(self) -> int:
+        """Elements of a row."""
+        return math.prod(self.tensor.shape[1:])
+
+
+class _Stacks:
+    """Reads experts of tensors that hold those of a layer one after another.
+
+    The one read last stays in memory, as its rows are asked for a few at a time.
+    """
+
+    def __init__(self, reader: TensorReader) -> None:
+        self._reader = reader
+        self._last: tuple[CheckpointTensor, npt.NDArray[np.generic]] | None = None
+
+    def read(self, tensor: CheckpointTensor) -> npt.NDArray[np.generic]:
+        """Reads what is meant of a tensor."""
+        if self._last is None or self._last[0] != tensor:
+            self._last = None  # frees its memory before there is another
+            expert = tensor.expert
+            assert expert is not None, "others are read by their rows"
+            [part] = self._reader.read(tensor.name, expert, expert + 1)
+            self._last = tensor, np.ascontiguousarray(part.T) if tensor.is_transposed else part
+        return self._last[1]
 
 
 class _Scratch:

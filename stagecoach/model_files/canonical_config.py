@@ -48,6 +48,10 @@ def canonical_config(config: ModelConfig) -> dict[str, object]:
     if config.model_type == "gemma" and values["hidden_act"] == "gelu":
         # The first Gemma models said so and meant this; transformers reads it so.
         values["hidden_act"] = "gelu_pytorch_tanh"
+    if "mlp_only_layers" in values and values["mlp_only_layers"] is None:
+        values["mlp_only_layers"] = ()
+    if values.get("moe_layer_end_index") == -1:
+        values["moe_layer_end_index"] = config.num_layers - 1
     return {key: _plain(value) for key, value in values.items()}
 
 

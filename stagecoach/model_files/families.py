@@ -8,6 +8,7 @@ generate wrong text silently.
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from stagecoach.model_files.expert_families import EXPERT_FAMILIES
 from stagecoach.model_files.family import (
     Family,
     GgufNames,
@@ -46,6 +47,7 @@ def _keys(**absent: object) -> Keys:
 
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
+        **EXPERT_FAMILIES,
         "arcee": Family(
             module="arcee",
             prefix="Arcee",

@@ -30,7 +30,8 @@ class Sizes(NamedTuple):
     """Number of key and value heads; None for as many as attention heads."""
     head_dim: int | None
     """Elements of a head; None for the hidden size over the attention heads."""
-    intermediate_size: int
+    intermediate_size: int | None
+    """Elements between the matrices of an MLP; None where the layers do not read it."""
     max_position_embeddings: int
     tie_word_embeddings: bool
     eos_token_id: int | None
@@ -44,6 +45,8 @@ class WindowedLayers(Enum):
     ALL_UNLESS_LISTED = auto()
     FROM_MAX_WINDOW_LAYERS = auto()
     """Layers from `max_window_layers` on have a window."""
+    EVEN_TO_MAX_WINDOW_LAYERS = auto()
+    """Every other layer before `max_window_layers` has one, the first included."""
     ROTATED = auto()
     """Layers that do not know positions have one, by `no_rope_layers` or
     `no_rope_layer_interval`."""
@@ -61,6 +64,8 @@ class Windows(NamedTuple):
     """Window of a configuration that says no `sliding_window`."""
     every: int | None = None
     """One in so many layers has no window: the default of a pattern, or a fixed one."""
+    max_window_layers: int = 28
+    """Default of `max_window_layers`."""
     on_request: bool = False
     """Whether there is a window only when `use_sliding_window` is true."""
     may_be_null: bool = True
@@ -96,6 +101,8 @@ class Rope(NamedTuple):
     original_positions: int | None = None
     """Positions that the model was first trained for, which count before those that a scaling says;
     None: the scaling says it."""
+    rotated_elements_key: str | None = None
+    """Key of the number of elements of a head that are rotated; None: no key says it."""
     renamed_kinds: Mapping[str, str] = NOTHING
     """Kinds of scaling that are meant by other names."""
 
@@ -117,6 +124,25 @@ class GgufNames(NamedTuple):
     """Rows of the two halves of each query and key head alternate, as llama.cpp rotates them."""
     may_have_rope_factors: bool = False
     """A tensor may say divisors of the rotary frequencies."""
+
+
+class ExpertNames(NamedTuple):
+    """How checkpoints name what belongs to the experts of a layer.
+
+    Names are those within a layer. In names of matrices, `{}` stands for the number of an expert;
+    one without it is of a tensor that has the matrices of all experts, one after another.
+    """
+
+    gate_up: tuple[str, ...] = (
+        "mlp.experts.{}.gate_proj.weight",
+        "mlp.experts.{}.up_proj.weight",
+    )
+    """Matrices whose rows, one after another, are those of gate and up."""
+    down: str = "mlp.experts.{}.down_proj.weight"
+    others: Mapping[str, str] = NOTHING
+    """Names of other parameters, by those in transformers."""
+    are_transposed: bool = False
+    """Whether a tensor of all experts has inputs as rows."""
 
 
 class LeanLayout(NamedTuple):
@@ -160,6 +186,8 @@ class Family:
     rope: Rope = USUAL_ROPE
     windows: Windows | None = None
     """Which layers attend within a window; None where none ever does."""
+    experts: ExpertNames | None = None
+    """How layers with experts are named; None where no layer has any."""
     lean: LeanLayout | None = None
     """How lean layers, which have less overhead, compute the family; None: they cannot."""
     module_launches: int = MODULE_LAUNCHES

@@ -8,9 +8,6 @@ from collections.abc import Mapping
 
 from stagecoach.model_files.family import WindowedLayers, Windows
 
-NUM_FULL_LAYERS = 28
-"""Default of `max_window_layers`, from which on the layers of a Qwen have the window."""
-
 NO_ROPE_INTERVAL = 4
 """Default of `no_rope_layer_interval`: one in that many layers of a SmolLM3 has no positions."""
 
@@ -45,11 +42,13 @@ def layer_types(raw: Mapping[str, object], family: Windows, num_layers: int) -> 
     match family.layers:
         case WindowedLayers.ALL_UNLESS_LISTED:
             is_full = [not has_window] * num_layers
-        case WindowedLayers.FROM_MAX_WINDOW_LAYERS:
-            first = raw.get("max_window_layers", NUM_FULL_LAYERS)
-            if not isinstance(first, int):
+        case WindowedLayers.FROM_MAX_WINDOW_LAYERS | WindowedLayers.EVEN_TO_MAX_WINDOW_LAYERS:
+            limit = raw.get("max_window_layers", family.max_window_layers)
+            if not isinstance(limit, int):
                 return None
-            is_full = [not has_window or i < first for i in range(num_layers)]
+            is_full = [not has_window or i < limit for i in range(num_layers)]
+            if family.layers is WindowedLayers.EVEN_TO_MAX_WINDOW_LAYERS:
+                is_full = [not has_window or i >= limit or i % 2 == 1 for i in range(num_layers)]
         case WindowedLayers.ROTATED:
             knowing = no_rope_layers(raw, num_layers)
             if not isinstance(knowing, list | tuple):

@@ -85,12 +85,13 @@ _ENCODER_DECODERS = frozenset(
         "whisper",
     }
 )
-_EXPERT_KEYS = ("moe_num_experts", "n_routed_experts", "num_experts", "num_local_experts")
+EXPERT_KEYS = ("moe_num_experts", "n_routed_experts", "num_experts", "num_local_experts")
+"""Keys that say how many experts a layer has."""
 
 
 def has_experts(raw: Mapping[str, object]) -> bool:
     """True when a configuration says that layers have several MLPs, of which a token uses some."""
-    return any(raw.get(key) for key in _EXPERT_KEYS)
+    return any(raw.get(key) for key in EXPERT_KEYS)
 
 
 def not_served(model_type: str, raw: Mapping[str, object]) -> UnsupportedModelError:

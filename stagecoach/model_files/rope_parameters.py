@@ -76,6 +76,10 @@ def _written_out(
     if isinstance(kind, str):
         kind = family.renamed_kinds.get(kind, kind)
     part = values.get("partial_rotary_factor")
+    num_rotated = values.get(family.rotated_elements_key or "")
+    head_dim = values.get("head_dim")
+    if part is None and isinstance(num_rotated, int) and isinstance(head_dim, int):
+        part = num_rotated / head_dim
     return {
         "rope_theta": theta,
         "partial_rotary_factor": family.rotated_part if part is None else part,

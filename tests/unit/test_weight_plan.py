@@ -18,7 +18,7 @@ from stage_server.model.module_blueprint import ModuleBlueprint
 from stage_server.model.tensor_names import check_names
 from stage_server.model.weight_plan import ParameterSource, WeightPlan, stack_linears
 from stage_server.model.weights import WeightSource
-from stagecoach.contract.errors import ModelFilesError, UnsupportedModelError
+from stagecoach.contract.errors import ModelFilesError
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.precision import DType, Encoding
 from stagecoach.model_files import TensorInfo, TensorReader, open_model
@@ -218,7 +218,7 @@ MIXTURES: list[tuple[PreTrainedConfig, Callable[..., dict[str, ParameterSource]]
 
 @pytest.mark.parametrize(("config", "experts"), MIXTURES, ids=["mixtral", "qwen2_moe"])
 class TestMixturesOfExperts:
-    """Their tensors can be planned and loaded; the families are refused by name all the same."""
+    """Their tensors, as those who publish them name them."""
 
     def save(self, config: PreTrainedConfig, folder: Path) -> Path:
         with torch.random.fork_rng():
@@ -263,13 +263,3 @@ class TestMixturesOfExperts:
         save_file({k: v for k, v in tensors.items() if k != last}, path / "model.safetensors")
         with pytest.raises(ModelFilesError, match=f"has no tensor {last}"):
             check_names(wanted, open_model(str(path)), layer)
-
-    def test_the_family_is_refused_by_name(
-        self,
-        config: PreTrainedConfig,
-        experts: Callable[..., dict[str, ParameterSource]],
-        tmp_path: Path,
-    ) -> None:
-        files = open_model(str(self.save(config, tmp_path)))
-        with pytest.raises(UnsupportedModelError, match=config.model_type):
-            ModuleBlueprint(files, LayerRange(0, 2))

@@ -1,0 +1,137 @@
+"""Layers of experts: MLPs of which a router chooses some for each token.
+
+Tokens are grouped by expert, so that the matrices of an expert are read once for all tokens of a
+micro-batch, and only if one of them chose it.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from stage_server.model.linear_format import Linear
+from stage_server.model.weight_plan import (
+    CheckpointTensor,
+    ParameterSource,
+    Shape,
+    module_sources,
+)
+from stagecoach.model_files.family import ExpertNames
+
+GATE_UP, DOWN = "gate_up_proj", "down_proj"
+"""Names of the parameters of transformers' experts, which hold the matrices of all of them."""
+
+
+class Experts(nn.Module):
+    """The experts of a layer.
+
+    Args:
+        gate: Experts as transformers defines them, which say what is between the matrices. Their
+            own parameters are dropped.
+        gate_up: For each expert `[hidden_size] -> [2 * width]`: gate and up.
+        down: For each expert `[width] -> [hidden_size]`.
+    """
+
+    def __init__(self, gate: nn.Module, gate_up: list[Linear], down: list[Linear]) -> None:
+        super().__init__()
+        for name in (GATE_UP, DOWN):
+            delattr(gate, name)
+        self._gate = gate
+        self._activated: Callable[[torch.Tensor], torch.Tensor] = gate._apply_gate  # type: ignore[assignment]
+        self._gate_up = nn.ModuleList(gate_up)
+        self._down = nn.ModuleList(down)
+
+    def forward(
+        self, hidden: torch.Tensor, chosen: torch.Tensor, weights: torch.Tensor
+    ) -> torch.Tensor:
+        """Adds up what the chosen experts make of each token.
+
+        Args:
+            hidden: `[num_tokens, hidden_size]`.
+            chosen: int64 `[num_tokens, num_chosen]`: experts of each token.
+            weights: Of the same shape: their shares.
+
+        Returns:
+            `[num_tokens, hidden_size]`.
+        """
+        by_expert = chosen.reshape(-1).argsort(stable=True)
+        tokens = by_expert // chosen.shape[1]
+        ordered = hidden[tokens]  # [num_tokens * num_chosen, hidden_size]
+        made = torch.empty_like(ordered)
+        counts = chosen.reshape(-1).bincount(minlength=len(self._down)).tolist()
+        end = 0
+        for expert, count in enumerate(counts):
+            if count:
+                start, end = end, end + count
+                gate_up = self._gate_up[expert](ordered[start:end])  # [count, 2 * width]
+                made[start:end] = self._down[expert](self._activated(gate_up))
+        made *= weights.reshape(-1)[by_expert].unsqueeze(1)
+        return torch.zeros_like(hidden).index_add_(0, tokens, made)
+
+
+def are_experts(module: nn.Module) -> bool:
+    """Whether a module of transformers is the experts of a layer."""
+    return all(getattr(module, name, None) is not None for name in (GATE_UP, DOWN, "_apply_gate"))
+
+
+def router_paths(layer: nn.Module) -> set[str]:
+    """Returns the names of the linear layers, beside experts, that choose or weigh what is used."""
+    return {
+        f"{beside}{name}"
+        for path, experts in layer.named_modules()
+        if are_experts(experts)
+        for beside in [path.rpartition(".")[0] + "."]
+        for name, child in layer.get_submodule(beside[:-1]).named_modules()
+        if isinstance(child, nn.Linear)
+        and child.out_features in (1, getattr(experts, GATE_UP).shape[0])
+    }
+
+
+def layer_sources(
+    layer: nn.Module, prefix: str, names: ExpertNames | None
+) -> dict[str, ParameterSource]:
+    """Plans a decoder layer as transformers defines it.
+
+    Args:
+        layer: May be on the meta device.
+        prefix: Before the names of its tensors.
+        names: How the checkpoint names experts; None: the family has none.
+
+    Returns:
+        What the parameters are made of, by their names in transformers.
+    """
+    sources = module_sources(layer, prefix)
+    if names is None:
+        return sources
+    for path, module in layer.named_modules():
+        if are_experts(module):
+            for name, parts in ((GATE_UP, names.gate_up), (DOWN, (names.down,))):
+                shape = tuple(getattr(module, name).shape)
+                sources[f"{prefix}{path}.{name}"] = _sources(shape, parts, names, prefix)
+    for name, in_files in names.others.items():
+        if (source := sources.get(prefix + name)) is not None:
+            sources[prefix + name] = ParameterSource.one(prefix + in_files, source.shape)
+    return sources
+
+
+def _sources(
+    shape: Shape, parts: tuple[str, ...], names: ExpertNames, prefix: str
+) -> ParameterSource:
+    num_experts, *matrix = shape
+    if "{}" not in parts[0]:
+        [part] = parts
+        tensors = [
+            CheckpointTensor(prefix + part, shape, expert, names.are_transposed)
+            for expert in range(num_experts)
+        ]
+        return ParameterSource.experts([ParameterSource((tensor,)) for tensor in tensors])
+    num_rows, num_columns = matrix[0] // len(parts), matrix[1]
+    return ParameterSource.experts(
+        [
+            ParameterSource.rows(
+                ParameterSource.one(prefix + part.format(expert), (num_rows, num_columns))
+                for part in parts
+            )
+            for expert in range(num_experts)
+        ]
+    )

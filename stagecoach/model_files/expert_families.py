@@ -1,0 +1,253 @@
+"""The served families whose layers have experts, of which each token uses some.
+
+An entry each, as in `families`.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from stagecoach.model_files.family import (
+    ExpertNames,
+    Family,
+    Keys,
+    Rope,
+    Sizes,
+    WindowedLayers,
+    Windows,
+)
+
+_QWEN = ExpertNames()
+_MIXTRAL = ExpertNames(
+    gate_up=("block_sparse_moe.experts.{}.w1.weight", "block_sparse_moe.experts.{}.w3.weight"),
+    down="block_sparse_moe.experts.{}.w2.weight",
+    others=MappingProxyType(
+        {
+            "mlp.gate.weight": "block_sparse_moe.gate.weight",
+            "mlp.e_score_correction_bias": "block_sparse_moe.e_score_correction_bias",
+        }
+    ),
+)
+_GRANITE = ExpertNames(
+    gate_up=("block_sparse_moe.input_linear.weight",),
+    down="block_sparse_moe.output_linear.weight",
+    others=MappingProxyType(
+        {"block_sparse_moe.router.weight": "block_sparse_moe.router.layer.weight"}
+    ),
+)
+
+
+def _keys(**absent: object) -> MappingProxyType[str, object]:
+    return MappingProxyType({"hidden_act": "silu"} | absent)
+
+
+_GROUPED_ROUTER = _keys(
+    moe_intermediate_size=1408,
+    n_group=1,
+    n_routed_experts=None,
+    routed_scaling_factor=1.0,
+    topk_group=1,
+)
+"""What routers read that choose groups of experts first, as DeepSeek's."""
+
+_GRANITE_KEYS: Keys = _keys(
+    attention_bias=False,
+    attention_multiplier=1.0,
+    embedding_multiplier=1.0,
+    logits_scaling=1.0,
+    num_experts_per_tok=2,
+    num_local_experts=8,
+    residual_multiplier=1.0,
+    rms_norm_eps=1e-6,
+)
+
+EXPERT_FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {
+        "dots1": Family(
+            module="dots1",
+            prefix="Dots1",
+            sizes=Sizes(62, 4608, 152064, 32, 32, None, 10944, 2048, False, None),
+            reads=_GROUPED_ROUTER
+            | _keys(
+                attention_bias=False,
+                first_k_dense_replace=0,
+                n_shared_experts=None,
+                norm_topk_prob=False,
+                num_experts_per_tok=None,
+                rms_norm_eps=1e-6,
+            ),
+            windows=Windows(WindowedLayers.FROM_MAX_WINDOW_LAYERS, 4096, max_window_layers=62),
+            experts=_QWEN,
+        ),
+        "ernie4_5_moe": Family(
+            module="ernie4_5_moe",
+            prefix="Ernie4_5_Moe",
+            sizes=Sizes(28, 2560, 103424, 20, 4, None, 12288, 131072, True, 2),
+            reads=_keys(
+                moe_intermediate_size=1536,
+                moe_k=6,
+                moe_layer_end_index=-1,
+                moe_layer_interval=1,
+                moe_layer_start_index=1,
+                moe_norm_min=1e-12,
+                moe_num_experts=64,
+                moe_num_shared_experts=2,
+                rms_norm_eps=1e-5,
+                use_bias=False,
+            ),
+            rope=Rope(theta=5e5),
+            experts=ExpertNames(
+                others=MappingProxyType(
+                    {
+                        "mlp.gate.moe_statics.e_score_correction_bias": (
+                            "mlp.moe_statics.e_score_correction_bias"
+                        )
+                    }
+                )
+            ),
+        ),
+        "flex_olmo": Family(
+            module="flex_olmo",
+            prefix="FlexOlmo",
+            sizes=Sizes(32, 4096, 100352, 32, None, None, 11008, 4096, False, 100257),
+            reads=_keys(
+                attention_bias=False,
+                norm_topk_prob=False,
+                num_experts=7,
+                num_experts_per_tok=5,
+                rms_norm_eps=1e-6,
+            ),
+            rope=Rope(theta=5e5),
+            experts=_QWEN,
+        ),
+        "glm4_moe": Family(
+            module="glm4_moe",
+            prefix="Glm4Moe",
+            sizes=Sizes(46, 4096, 151552, 96, 8, None, 10944, 131072, False, None),
+            reads=_GROUPED_ROUTER
+            | _keys(
+                attention_bias=False,
+                first_k_dense_replace=1,
+                n_routed_experts=128,
+                n_shared_experts=1,
+                norm_topk_prob=True,
+                num_experts_per_tok=8,
+                rms_norm_eps=1e-5,
+                use_qk_norm=False,
+            ),
+            rope=Rope(rotated_part=0.5),
+            experts=_QWEN,
+        ),
+        "granitemoe": Family(
+            module="granitemoe",
+            prefix="GraniteMoe",
+            sizes=Sizes(32, 4096, 32000, 32, None, None, 11008, 2048, False, 2),
+            reads=_GRANITE_KEYS,
+            experts=_GRANITE,
+            embedding_multiplier="embedding_multiplier",
+            residual_multiplier="residual_multiplier",
+            logits_divisor="logits_scaling",
+        ),
+        "granitemoeshared": Family(
+            module="granitemoeshared",
+            prefix="GraniteMoeShared",
+            sizes=Sizes(32, 4096, 32000, 32, None, None, 11008, 2048, False, 2),
+            reads=MappingProxyType({**_GRANITE_KEYS, "shared_intermediate_size": 0}),
+            experts=_GRANITE,
+            embedding_multiplier="embedding_multiplier",
+            residual_multiplier="residual_multiplier",
+            logits_divisor="logits_scaling",
+        ),
+        "hunyuan_v1_moe": Family(
+            module="hunyuan_v1_moe",
+            prefix="HunYuanMoEV1",
+            sizes=Sizes(32, 4096, 290943, 32, None, None, 11008, 2048, False, 2),
+            reads=_keys(attention_bias=False, moe_topk=1, num_experts=1, rms_norm_eps=1e-5),
+            experts=_QWEN,
+        ),
+        "minimax_m2": Family(
+            module="minimax_m2",
+            prefix="MiniMaxM2",
+            sizes=Sizes(62, 3072, 200064, 48, 8, 128, 1536, 196608, False, 200020),
+            reads=_keys(num_experts_per_tok=8, num_local_experts=256, rms_norm_eps=1e-6),
+            rope=Rope(theta=5e6, rotated_elements_key="rotary_dim"),
+            experts=_MIXTRAL,
+        ),
+        "mixtral": Family(
+            module="mixtral",
+            prefix="Mixtral",
+            sizes=Sizes(32, 4096, 32000, 32, 8, None, 14336, 131072, False, 2),
+            reads=_keys(num_experts_per_tok=2, num_local_experts=8, rms_norm_eps=1e-5),
+            rope=Rope(theta=1e6),
+            windows=Windows(WindowedLayers.ALL, None),
+            experts=_MIXTRAL,
+        ),
+        "olmoe": Family(
+            module="olmoe",
+            prefix="Olmoe",
+            sizes=Sizes(16, 2048, 50304, 16, None, None, 2048, 4096, False, 50279),
+            reads=_keys(
+                attention_bias=False,
+                clip_qkv=None,
+                norm_topk_prob=False,
+                num_experts=64,
+                num_experts_per_tok=8,
+                rms_norm_eps=1e-5,
+            ),
+            windows=Windows(WindowedLayers.ALL, None),
+            experts=_QWEN,
+        ),
+        "qwen2_moe": Family(
+            module="qwen2_moe",
+            prefix="Qwen2Moe",
+            sizes=Sizes(24, 2048, 151936, 16, 16, None, 5632, 32768, False, None),
+            reads=_keys(
+                decoder_sparse_step=1,
+                mlp_only_layers=None,
+                moe_intermediate_size=1408,
+                norm_topk_prob=False,
+                num_experts=60,
+                num_experts_per_tok=4,
+                qkv_bias=True,
+                rms_norm_eps=1e-6,
+                shared_expert_intermediate_size=5632,
+            ),
+            windows=Windows(WindowedLayers.EVEN_TO_MAX_WINDOW_LAYERS, 4096, on_request=True),
+            experts=_QWEN,
+        ),
+        "qwen3_moe": Family(
+            module="qwen3_moe",
+            prefix="Qwen3Moe",
+            sizes=Sizes(24, 2048, 151936, 32, 4, None, 6144, 32768, False, None),
+            reads=_keys(
+                attention_bias=False,
+                decoder_sparse_step=1,
+                mlp_only_layers=None,
+                moe_intermediate_size=768,
+                norm_topk_prob=False,
+                num_experts=128,
+                num_experts_per_tok=8,
+                rms_norm_eps=1e-6,
+            ),
+            windows=Windows(WindowedLayers.ALL, 4096, on_request=True),
+            experts=_QWEN,
+        ),
+        "solar_open": Family(
+            module="solar_open",
+            prefix="SolarOpen",
+            sizes=Sizes(48, 4096, 196608, 64, 8, 128, None, 131072, False, None),
+            reads=_GROUPED_ROUTER
+            | _keys(
+                attention_bias=False,
+                moe_intermediate_size=1280,
+                n_routed_experts=128,
+                n_shared_experts=1,
+                norm_topk_prob=True,
+                num_experts_per_tok=8,
+                rms_norm_eps=1e-5,
+            ),
+            rope=Rope(theta=1e6),
+            experts=_QWEN,
+        ),
+    }
+)
+"""Every one by its `model_type`."""
