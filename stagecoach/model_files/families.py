@@ -47,7 +47,6 @@ def _keys(**absent: object) -> Keys:
 
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
-        **EXPERT_FAMILIES,
         "arcee": Family(
             module="arcee",
             prefix="Arcee",
@@ -296,6 +295,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             has_gate=False,
             windows=Windows(WindowedLayers.ALL, None),
         ),
+        **EXPERT_FAMILIES,
     }
 )
 """Every served family by its `model_type`."""

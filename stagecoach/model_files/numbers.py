@@ -106,7 +106,12 @@ _ROPE: Mapping[str, Bounds] = MappingProxyType(
 _ROPE_LISTS = frozenset({"short_factor", "long_factor"})
 
 _OF_ALL: Mapping[str, Bounds] = MappingProxyType(
-    {"rope_theta": THETA, "partial_rotary_factor": _PART, "rms_norm_eps": EPSILON}
+    {
+        "rope_theta": THETA,
+        "partial_rotary_factor": _PART,
+        "rms_norm_eps": EPSILON,
+        **dict.fromkeys(("attention_dropout", "residual_dropout"), Bounds(0, 1, or_null=True)),
+    }
 )
 """Numbers that have defaults, and what they may be in any family."""
 

@@ -49,16 +49,15 @@ def shape_files(name: str) -> ShapesOnly:
     return ShapesOnly(name, open_model(f"shape:{name}").config)
 
 
+def _no_reader() -> TensorReader:
+    return mock.create_autospec(TensorReader)
+
+
 class _EmptyWeights(WeightSource):
     """Gives every parameter memory and no values."""
 
-    def __init__(self, plan: WeightPlan, prefix: str = "") -> None:
-        self._plan = plan
-        self._prefix = prefix
-        self.max_peek_elements = 1 << 22
-
-    def within(self, prefix: str) -> "_EmptyWeights":
-        return _EmptyWeights(self._plan, self._prefix + prefix)
+    def __init__(self, plan: WeightPlan) -> None:
+        super().__init__(_no_reader(), plan, max_peek_elements=1 << 22)
 
     def are_equal(self, first: str, second: str) -> bool:
         return self._made_of(first).tensors == self._made_of(second).tensors

@@ -68,7 +68,7 @@ def test_every_model_type_is_served_or_refused_in_words(model_type: str, tmp_pat
         ({"model_type": "jamba"}, "some of its layers have no attention"),
         ({"model_type": "bert"}, "an encoder, which generates no text"),
         ({"model_type": "t5"}, "an encoder with a decoder"),
-        ({"model_type": "mixtral", "num_local_experts": 8}, "a mixture of experts"),
+        ({"model_type": "dbrx", "num_local_experts": 8}, "a mixture of experts"),
         ({"model_type": "gpt2", "n_layer": 12}, "built in another way"),
         ({"model_type": "my_own", "auto_map": {}}, "built in another way"),
         (
