@@ -194,6 +194,13 @@ FAMILIES: dict[str, Callable[..., PreTrainedConfig]] = {
 """Makes configurations, by the name of the case; a family's cases begin with its `model_type`."""
 
 
+def needed_keys(model_type: str) -> dict[str, Any]:
+    """Keys without which not even transformers can make a model of a type."""
+    if model_type != "dots1":
+        return {}
+    return {"n_routed_experts": 8, "n_shared_experts": 1, "num_experts_per_tok": 2}
+
+
 def tiny_model(
     case: str,
     folder: Path,

@@ -16,7 +16,7 @@ from stage_server.model.weight_plan import (
     Shape,
     module_sources,
 )
-from stagecoach.model_files.family import ExpertNames
+from stagecoach.model_files.family import ExpertLayout
 
 GATE_UP, DOWN = "gate_up_proj", "down_proj"
 """Names of the parameters of transformers' experts, which hold the matrices of all of them."""
@@ -88,7 +88,7 @@ def router_paths(layer: nn.Module) -> set[str]:
 
 
 def layer_sources(
-    layer: nn.Module, prefix: str, names: ExpertNames | None
+    layer: nn.Module, prefix: str, names: ExpertLayout | None
 ) -> dict[str, ParameterSource]:
     """Plans a decoder layer as transformers defines it.
 
@@ -115,7 +115,7 @@ def layer_sources(
 
 
 def _sources(
-    shape: Shape, parts: tuple[str, ...], names: ExpertNames, prefix: str
+    shape: Shape, parts: tuple[str, ...], names: ExpertLayout, prefix: str
 ) -> ParameterSource:
     num_experts, *matrix = shape
     if "{}" not in parts[0]:

@@ -6,10 +6,11 @@ from types import MappingProxyType
 
 from stagecoach.contract.errors import ModelFilesError, UnsupportedModelError
 from stagecoach.contract.precision import DType
+from stagecoach.model_files.expert_sizes import ExpertSizes, expert_sizes, with_own_names
 from stagecoach.model_files.families import FAMILIES
 from stagecoach.model_files.family import USUAL_ROPE, Family
 from stagecoach.model_files.frozen_json import frozen, shown
-from stagecoach.model_files.not_served import has_experts, not_served
+from stagecoach.model_files.not_served import not_served
 from stagecoach.model_files.numbers import MAX_POSITIONS, SIZES, TOKEN_ID, check_numbers
 from stagecoach.model_files.rope_parameters import ORIGINAL, rope_parameters
 
@@ -31,8 +32,8 @@ class ModelConfig:
     """Width of an MLP; None when the configuration leaves it to its family."""
     num_mlp_matrices: int
     """Three of a gated MLP, two of another."""
-    has_experts: bool
-    """True when a layer has several MLPs, of which a token uses some."""
+    experts: ExpertSizes | None
+    """What there is of experts, of which a token uses some; None: each layer has one MLP."""
     max_model_len: int
     """Positions that the model was made for."""
     tie_word_embeddings: bool
@@ -66,6 +67,7 @@ def parse_config(
         )
     family = FAMILIES.get(model_type)
     if family is not None:
+        raw = with_own_names(raw, family)
         values = {**family.sizes._asdict(), **raw}
         return _parse(values, model_type, family, raw, generation or {})
     try:
@@ -85,6 +87,7 @@ def _parse(
     """Parses `values`, which are those of `raw` and what its absent keys mean."""
     _check_scaling(values)
     check_numbers(raw, family, "config.json")
+    num_layers = _size(values, "num_hidden_layers")
     num_heads = _size(values, "num_attention_heads")
     hidden_size = _size(values, "hidden_size")
     num_kv_heads = _size(values, "num_key_value_heads", num_heads)
@@ -95,7 +98,7 @@ def _parse(
         )
     return ModelConfig(
         model_type=model_type,
-        num_layers=_size(values, "num_hidden_layers"),
+        num_layers=num_layers,
         hidden_size=hidden_size,
         vocab_size=_size(values, "vocab_size"),
         num_attention_heads=num_heads,
@@ -105,7 +108,7 @@ def _parse(
             None if values.get("intermediate_size") is None else _size(values, "intermediate_size")
         ),
         num_mlp_matrices=3 if family is None or family.has_gate else 2,
-        has_experts=has_experts(values),
+        experts=None if family is None else expert_sizes(values, family, num_layers),
         max_model_len=_max_model_len(values, family),
         tie_word_embeddings=_flag(values, "tie_word_embeddings"),
         checkpoint_dtype=_checkpoint_dtype(raw),

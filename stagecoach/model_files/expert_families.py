@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from stagecoach.model_files.family import (
-    ExpertNames,
+    ExpertKeys,
+    ExpertLayout,
     Family,
     Keys,
     Rope,
@@ -16,8 +17,13 @@ from stagecoach.model_files.family import (
     Windows,
 )
 
-_QWEN = ExpertNames()
-_MIXTRAL = ExpertNames(
+_QWEN = ExpertLayout()
+_OLMO = ExpertLayout(keys=ExpertKeys(width="intermediate_size"))
+_DEEPSEEK = ExpertLayout(
+    keys=ExpertKeys(num_experts="n_routed_experts", num_shared="n_shared_experts")
+)
+_LOCAL = ExpertKeys(num_experts="num_local_experts", width="intermediate_size")
+_MIXTRAL = ExpertLayout(
     gate_up=("block_sparse_moe.experts.{}.w1.weight", "block_sparse_moe.experts.{}.w3.weight"),
     down="block_sparse_moe.experts.{}.w2.weight",
     others=MappingProxyType(
@@ -26,13 +32,15 @@ _MIXTRAL = ExpertNames(
             "mlp.e_score_correction_bias": "block_sparse_moe.e_score_correction_bias",
         }
     ),
+    keys=_LOCAL,
 )
-_GRANITE = ExpertNames(
+_GRANITE = ExpertLayout(
     gate_up=("block_sparse_moe.input_linear.weight",),
     down="block_sparse_moe.output_linear.weight",
     others=MappingProxyType(
         {"block_sparse_moe.router.weight": "block_sparse_moe.router.layer.weight"}
     ),
+    keys=_LOCAL,
 )
 
 
@@ -76,7 +84,7 @@ EXPERT_FAMILIES: Mapping[str, Family] = MappingProxyType(
                 rms_norm_eps=1e-6,
             ),
             windows=Windows(WindowedLayers.FROM_MAX_WINDOW_LAYERS, 4096, max_window_layers=62),
-            experts=_QWEN,
+            experts=_DEEPSEEK,
         ),
         "ernie4_5_moe": Family(
             module="ernie4_5_moe",
@@ -95,14 +103,19 @@ EXPERT_FAMILIES: Mapping[str, Family] = MappingProxyType(
                 use_bias=False,
             ),
             rope=Rope(theta=5e5),
-            experts=ExpertNames(
+            experts=ExpertLayout(
                 others=MappingProxyType(
                     {
                         "mlp.gate.moe_statics.e_score_correction_bias": (
                             "mlp.moe_statics.e_score_correction_bias"
                         )
                     }
-                )
+                ),
+                keys=ExpertKeys(
+                    num_experts="moe_num_experts",
+                    num_chosen="moe_k",
+                    num_shared="moe_num_shared_experts",
+                ),
             ),
         ),
         "flex_olmo": Family(
@@ -117,7 +130,7 @@ EXPERT_FAMILIES: Mapping[str, Family] = MappingProxyType(
                 rms_norm_eps=1e-6,
             ),
             rope=Rope(theta=5e5),
-            experts=_QWEN,
+            experts=_OLMO,
         ),
         "glm4_moe": Family(
             module="glm4_moe",
@@ -135,7 +148,7 @@ EXPERT_FAMILIES: Mapping[str, Family] = MappingProxyType(
                 use_qk_norm=False,
             ),
             rope=Rope(rotated_part=0.5),
-            experts=_QWEN,
+            experts=_DEEPSEEK,
         ),
         "granitemoe": Family(
             module="granitemoe",
@@ -152,7 +165,9 @@ EXPERT_FAMILIES: Mapping[str, Family] = MappingProxyType(
             prefix="GraniteMoeShared",
             sizes=Sizes(32, 4096, 32000, 32, None, None, 11008, 2048, False, 2),
             reads=MappingProxyType({**_GRANITE_KEYS, "shared_intermediate_size": 0}),
-            experts=_GRANITE,
+            experts=_GRANITE._replace(
+                keys=_LOCAL._replace(shared_width="shared_intermediate_size")
+            ),
             embedding_multiplier="embedding_multiplier",
             residual_multiplier="residual_multiplier",
             logits_divisor="logits_scaling",
@@ -162,7 +177,13 @@ EXPERT_FAMILIES: Mapping[str, Family] = MappingProxyType(
             prefix="HunYuanMoEV1",
             sizes=Sizes(32, 4096, 290943, 32, None, None, 11008, 2048, False, 2),
             reads=_keys(attention_bias=False, moe_topk=1, num_experts=1, rms_norm_eps=1e-5),
-            experts=_QWEN,
+            experts=ExpertLayout(
+                keys=ExpertKeys(
+                    num_chosen="moe_topk",
+                    width="intermediate_size",
+                    shared_width="intermediate_size",
+                )
+            ),
         ),
         "minimax_m2": Family(
             module="minimax_m2",
@@ -194,7 +215,7 @@ EXPERT_FAMILIES: Mapping[str, Family] = MappingProxyType(
                 rms_norm_eps=1e-5,
             ),
             windows=Windows(WindowedLayers.ALL, None),
-            experts=_QWEN,
+            experts=_OLMO,
         ),
         "qwen2_moe": Family(
             module="qwen2_moe",
@@ -212,7 +233,7 @@ EXPERT_FAMILIES: Mapping[str, Family] = MappingProxyType(
                 shared_expert_intermediate_size=5632,
             ),
             windows=Windows(WindowedLayers.EVEN_TO_MAX_WINDOW_LAYERS, 4096, on_request=True),
-            experts=_QWEN,
+            experts=ExpertLayout(keys=ExpertKeys(shared_width="shared_expert_intermediate_size")),
         ),
         "qwen3_moe": Family(
             module="qwen3_moe",
@@ -246,7 +267,7 @@ EXPERT_FAMILIES: Mapping[str, Family] = MappingProxyType(
                 rms_norm_eps=1e-5,
             ),
             rope=Rope(theta=1e6),
-            experts=_QWEN,
+            experts=_DEEPSEEK,
         ),
     }
 )

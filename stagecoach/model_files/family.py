@@ -126,8 +126,26 @@ class GgufNames(NamedTuple):
     """A tensor may say divisors of the rotary frequencies."""
 
 
-class ExpertNames(NamedTuple):
-    """How checkpoints name what belongs to the experts of a layer.
+class ExpertKeys(NamedTuple):
+    """Keys that say how many experts a layer has, and how wide they are."""
+
+    num_experts: str = "num_experts"
+    num_chosen: str = "num_experts_per_tok"
+    """Key of how many of them compute a token."""
+    width: str = "moe_intermediate_size"
+    shared_width: str | None = None
+    """Key of the width of the MLP that computes every token beside them; None: no key says it."""
+    num_shared: str | None = None
+    """Key of how many experts wide that MLP is; None: no key says it."""
+
+    @property
+    def of_numbers(self) -> frozenset[str]:
+        """All keys."""
+        return frozenset(key for key in self if key is not None)
+
+
+class ExpertLayout(NamedTuple):
+    """How checkpoints name what belongs to the experts of a layer, and say how large it is.
 
     Names are those within a layer. In names of matrices, `{}` stands for the number of an expert;
     one without it is of a tensor that has the matrices of all experts, one after another.
@@ -143,6 +161,8 @@ class ExpertNames(NamedTuple):
     """Names of other parameters, by those in transformers."""
     are_transposed: bool = False
     """Whether a tensor of all experts has inputs as rows."""
+    keys: ExpertKeys = ExpertKeys()
+    """Keys of their sizes."""
 
 
 class LeanLayout(NamedTuple):
@@ -186,8 +206,8 @@ class Family:
     rope: Rope = USUAL_ROPE
     windows: Windows | None = None
     """Which layers attend within a window; None where none ever does."""
-    experts: ExpertNames | None = None
-    """How layers with experts are named; None where no layer has any."""
+    experts: ExpertLayout | None = None
+    """What layers with experts have; None where no layer has any."""
     lean: LeanLayout | None = None
     """How lean layers, which have less overhead, compute the family; None: they cannot."""
     module_launches: int = MODULE_LAUNCHES
@@ -214,7 +234,7 @@ class Family:
         """Whether a number of the configuration is one that the family computes with."""
         return (
             key in self.reads
-            or key == self.rope.sliding_theta_key
+            or key in (self.rope.sliding_theta_key, self.rope.rotated_elements_key)
             or (self.windows is not None and key in self.windows.keys)
         )
 

@@ -89,11 +89,6 @@ EXPERT_KEYS = ("moe_num_experts", "n_routed_experts", "num_experts", "num_local_
 """Keys that say how many experts a layer has."""
 
 
-def has_experts(raw: Mapping[str, object]) -> bool:
-    """True when a configuration says that layers have several MLPs, of which a token uses some."""
-    return any(raw.get(key) for key in EXPERT_KEYS)
-
-
 def not_served(model_type: str, raw: Mapping[str, object]) -> UnsupportedModelError:
     """Says that a model is not of a served family, why, and what would work instead.
 
@@ -129,6 +124,6 @@ def _reason(model_type: str, raw: Mapping[str, object]) -> str:
         return "it has no attention; its layers are recurrent"
     if model_type in _PARTLY_RECURRENT:
         return "some of its layers have no attention"
-    if has_experts(raw):
+    if any(raw.get(key) for key in EXPERT_KEYS):
         return "it is a mixture of experts"
     return "its layers are built in another way than those of the served families"

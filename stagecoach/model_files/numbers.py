@@ -65,6 +65,11 @@ EPSILON = Bounds(0, 1)
 FACTOR = Bounds(1e-6, 1e6)
 THETA = Bounds(1, 1e18)
 
+EXPERTS = _whole(1, 2**16)
+SHARED_EXPERTS = _whole(0, 2**8)
+_ANY_WIDTH = _whole(0, 2**24)
+_LAYER = _whole(0, 2**16)
+
 _OPTIONAL_FACTOR = FACTOR._replace(or_null=True)
 _WINDOW = POSITIONS._replace(or_null=True)
 _PART = Bounds(1e-6, 1, or_null=True)
@@ -103,6 +108,9 @@ _ROPE: Mapping[str, Bounds] = MappingProxyType(
 )
 """What describes a rotary embedding, by its key in `rope_scaling` or `rope_parameters`."""
 
+_LISTS = frozenset({"moe_topk"})
+"""Numbers that may be listed for each layer."""
+
 _ROPE_LISTS = frozenset({"short_factor", "long_factor"})
 
 _OF_ALL: Mapping[str, Bounds] = MappingProxyType(
@@ -133,6 +141,22 @@ _OF_SOME: Mapping[str, Bounds] = MappingProxyType(
         "sliding_window_pattern": POSITIONS,
         "max_window_layers": _whole(0, MAX_POSITIONS),
         "no_rope_layer_interval": POSITIONS,
+        **dict.fromkeys(
+            ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), EXPERTS
+        ),
+        **dict.fromkeys(("num_experts_per_tok", "moe_k", "moe_topk"), EXPERTS),
+        **dict.fromkeys(("n_group", "topk_group"), EXPERTS),
+        **dict.fromkeys(("n_shared_experts", "moe_num_shared_experts"), SHARED_EXPERTS),
+        "moe_intermediate_size": INNER_WIDTH,
+        **dict.fromkeys(
+            ("shared_expert_intermediate_size", "shared_intermediate_size"), _ANY_WIDTH
+        ),
+        **dict.fromkeys(("decoder_sparse_step", "moe_layer_interval"), LAYERS),
+        **dict.fromkeys(("first_k_dense_replace", "moe_layer_start_index"), _LAYER),
+        "moe_layer_end_index": _whole(-1, 2**16),
+        "moe_norm_min": EPSILON,
+        "routed_scaling_factor": FACTOR,
+        "rotary_dim": HEAD_DIM._replace(or_null=True),
     }
 )
 """Numbers that some families have, and what they may be in those."""
@@ -155,7 +179,9 @@ def check_numbers(raw: Mapping[str, object], family: Family | None, file_name: s
     for name, value in raw.items():
         bounds = _bounds_of(name, family, raw)
         if bounds is not None:
-            bounds.check(value, name, file_name)
+            is_list = name in _LISTS and isinstance(value, list | tuple)
+            for one in value if is_list else [value]:  # type: ignore[attr-defined]
+                bounds.check(one, name, file_name)
         elif name in ("rope_scaling", "rope_parameters") and isinstance(value, Mapping):
             _check_rope(value, name, file_name)
         elif not _is_finite(value):

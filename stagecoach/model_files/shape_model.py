@@ -1,8 +1,8 @@
 """Models by their published shape alone, without any file: for emulated stages and for plans."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
-from typing import NamedTuple
+from types import MappingProxyType
 
 from stagecoach.contract.errors import ModelFilesError, UnsupportedModelError
 from stagecoach.model_files.config import parse_config
@@ -18,32 +18,47 @@ SHAPE_PREFIX = "shape:"
 """Before the name of a shape where a model is asked for."""
 
 
-class _Shape(NamedTuple):
-    """The numbers of a model's `config.json`."""
-
-    model_type: str
-    num_hidden_layers: int
-    hidden_size: int
-    intermediate_size: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    vocab_size: int
-    max_position_embeddings: int
+_NUMBERS = (
+    "num_hidden_layers",
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "vocab_size",
+    "max_position_embeddings",
+)
 
 
-SHAPES = {
-    "llama-160m": _Shape("llama", 12, 768, 3072, 12, 12, 32000, 2048),
-    "llama-1b": _Shape("llama", 22, 2048, 5632, 32, 4, 32000, 2048),
-    "llama-2-7b": _Shape("llama", 32, 4096, 11008, 32, 32, 32000, 4096),
-    "llama-2-13b": _Shape("llama", 40, 5120, 13824, 40, 40, 32000, 4096),
-    "llama-2-70b": _Shape("llama", 80, 8192, 28672, 64, 8, 32000, 4096),
-    "llama-3.1-8b": _Shape("llama", 32, 4096, 14336, 32, 8, 128256, 131072),
-    "llama-3.1-70b": _Shape("llama", 80, 8192, 28672, 64, 8, 128256, 131072),
-    "mistral-7b": _Shape("mistral", 32, 4096, 14336, 32, 8, 32768, 32768),
-    "qwen2.5-7b": _Shape("qwen2", 28, 3584, 18944, 28, 4, 152064, 32768),
-    "qwen2.5-14b": _Shape("qwen2", 48, 5120, 13824, 40, 8, 152064, 32768),
-    "qwen2.5-32b": _Shape("qwen2", 64, 5120, 27648, 40, 8, 152064, 32768),
-}
+def _shape(model_type: str, *numbers: int, **others: object) -> Mapping[str, object]:
+    """Writes the numbers of a model's `config.json`: those of all, and those of some."""
+    named = dict(zip(_NUMBERS, numbers, strict=True))
+    return MappingProxyType({"model_type": model_type, **named, **others})
+
+
+SHAPES: Mapping[str, Mapping[str, object]] = MappingProxyType(
+    {
+        "llama-160m": _shape("llama", 12, 768, 3072, 12, 12, 32000, 2048),
+        "llama-1b": _shape("llama", 22, 2048, 5632, 32, 4, 32000, 2048),
+        "llama-2-7b": _shape("llama", 32, 4096, 11008, 32, 32, 32000, 4096),
+        "llama-2-13b": _shape("llama", 40, 5120, 13824, 40, 40, 32000, 4096),
+        "llama-2-70b": _shape("llama", 80, 8192, 28672, 64, 8, 32000, 4096),
+        "llama-3.1-8b": _shape("llama", 32, 4096, 14336, 32, 8, 128256, 131072),
+        "llama-3.1-70b": _shape("llama", 80, 8192, 28672, 64, 8, 128256, 131072),
+        "mistral-7b": _shape("mistral", 32, 4096, 14336, 32, 8, 32768, 32768),
+        "mixtral-8x7b": _shape("mixtral", 32, 4096, 14336, 32, 8, 32000, 32768),
+        "qwen2.5-7b": _shape("qwen2", 28, 3584, 18944, 28, 4, 152064, 32768),
+        "qwen2.5-14b": _shape("qwen2", 48, 5120, 13824, 40, 8, 152064, 32768),
+        "qwen2.5-32b": _shape("qwen2", 64, 5120, 27648, 40, 8, 152064, 32768),
+        "qwen3-30b-a3b": _shape(
+            *("qwen3_moe", 48, 2048, 6144, 32, 4, 151936, 40960),
+            head_dim=128,
+            moe_intermediate_size=768,
+            norm_topk_prob=True,
+            num_experts=128,
+            num_experts_per_tok=8,
+        ),
+    }
+)
 """Shapes of models as their authors published them; llama-1b is TinyLlama's, mistral-7b that of
 version 0.3."""
 
@@ -65,7 +80,7 @@ class ShapeModel(ModelFiles):
                 f"there is no {SHAPE_PREFIX}{name}; known are {', '.join(SHAPES)}"
             )
         self.model_id = SHAPE_PREFIX + name
-        self._shape = shape._asdict()
+        self._shape = shape
         self.config = parse_config({**self._shape, "eos_token_id": None})
 
     @property

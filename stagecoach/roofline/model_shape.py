@@ -11,6 +11,12 @@ from stagecoach.model_files.families import FAMILIES
 from stagecoach.model_files.family import MODULE_LAUNCHES
 from stagecoach.model_files.model_files import KeptMatrices
 from stagecoach.roofline.few_bits import PLANNED
+from stagecoach.roofline.layer_matrices import (
+    LayerMatrices,
+    LayerWeights,
+    Matrix,
+    layer_matrices,
+)
 
 DEVICE_DTYPES = (DType.FLOAT16, DType.BFLOAT16)
 """Dtypes for whose arithmetic the figures of the table of devices hold."""
@@ -46,8 +52,8 @@ def device_precision(dtype: str) -> Precision:
 class ModelShape:
     """Sizes of a decoder-only model in one precision.
 
-    Counts all matrices, and the two norms of a layer that every family has; the biases and further
-    norms of some families are less than a thousandth and are left out.
+    Counts all matrices, and the two norms of a layer that every family has; biases, further norms
+    and what chooses experts are less than a thousandth and are left out.
     """
 
     num_layers: int
@@ -65,13 +71,17 @@ class ModelShape:
     layer_launches: int
     """Kernels that a layer launches for tokens of sequences that decode."""
     mlp_width: int
-    """Elements between the matrices of an MLP, of one token."""
+    """Elements between the matrices of all MLPs of a layer that compute one token."""
+    num_experts: int
+    """Experts of a layer that has some; 1: no layer has."""
+    num_chosen: int
+    """Experts that compute a token."""
     max_model_len: int
     """Positions that the model was made for."""
-    layer_matrices: tuple[tuple[int, int], ...]
-    """Rows and columns of the matrices of one layer, as they are multiplied: rows are outputs."""
-    layer_matrix_bytes: tuple[int, ...]
-    """Bytes of the matrices of each layer, as they are kept."""
+    layer_matrices: tuple[Matrix, ...]
+    """The matrices of a layer by which every token is multiplied."""
+    layer_weights: tuple[LayerWeights, ...]
+    """All matrices of each layer."""
     embedding_row_bytes: int
     """Weights that embed one token; few bits keep them in 8."""
     ties_head: bool
@@ -93,15 +103,10 @@ class ModelShape:
                 as `precision` says.
 
         Raises:
-            UnsupportedModelError: The configuration does not say how wide an MLP is, or there are
-                several of them.
+            UnsupportedModelError: The configuration does not say how wide an MLP is.
         """
-        if config.has_experts:
-            raise UnsupportedModelError(
-                f"the cost of a {config.model_type} model with experts is not known",
-                model_type=config.model_type,
-            )
-        if config.intermediate_size is None:
+        experts = config.experts
+        if config.intermediate_size is None and (experts is None or not all(experts.layers)):
             raise UnsupportedModelError(
                 f"the cost of this {config.model_type} model is not known: its configuration has "
                 "no intermediate_size",
@@ -110,11 +115,9 @@ class ModelShape:
         attention_width = config.num_attention_heads * config.head_dim
         kv_width = 2 * config.num_kv_heads * config.head_dim
         layer_launches = _layer_launches(config)
-        layer_matrices = _layer_matrices(
-            config, config.intermediate_size, are_joined=layer_launches == LEAN_LAUNCHES
-        )
+        layers = layer_matrices(config, are_joined=layer_launches == LEAN_LAUNCHES)
         if kept is None:
-            kept = _all_alike(config, precision.weights, layer_matrices)
+            kept = _all_alike(config, precision.weights, layers)
         return cls(
             num_layers=config.num_layers,
             hidden_size=config.hidden_size,
@@ -125,18 +128,35 @@ class ModelShape:
             head_dim=config.head_dim,
             caps_scores=_caps_scores(config),
             layer_launches=layer_launches,
-            mlp_width=config.intermediate_size,
+            mlp_width=_mlp_width(config),
+            num_experts=1 if experts is None else experts.num_experts,
+            num_chosen=1 if experts is None else experts.num_chosen,
             max_model_len=config.max_model_len,
-            layer_matrices=layer_matrices,
-            layer_matrix_bytes=kept.layers,
+            layer_matrices=layers[-1].common,
+            layer_weights=tuple(
+                layer.weights(num_bytes)
+                for layer, num_bytes in zip(layers, kept.layers, strict=True)
+            ),
             embedding_row_bytes=kept.embedding_row,
             ties_head=config.tie_word_embeddings,
         )
 
     @property
-    def layer_matrix_parameters(self) -> int:
-        """Parameters in the matrices of one layer."""
-        return sum(rows * columns for rows, columns in self.layer_matrices)
+    def layer_matrix_bytes(self) -> tuple[int, ...]:
+        """Bytes of all matrices of each layer, as they are kept."""
+        return tuple(layer.num_bytes for layer in self.layer_weights)
+
+    @property
+    def chosen_share(self) -> float:
+        """Share of the experts of a layer that compute one token."""
+        return self.num_chosen / self.num_experts
+
+    def touched_share(self, num_tokens: int) -> float:
+        """Share of the experts of a layer that some token of a micro-batch is expected to choose.
+
+        Each token chooses without regard to the others, and no expert is chosen more often.
+        """
+        return 1 - (1 - self.chosen_share) ** num_tokens
 
     @property
     def layer_norm_bytes(self) -> int:
@@ -199,7 +219,8 @@ class ModelShape:
     @property
     def num_parameters(self) -> int:
         """Parameters of the whole model."""
-        layers = self.num_layers * (self.layer_matrix_parameters + 2 * self.hidden_size)
+        matrices = sum(layer.parameters for layer in self.layer_weights)
+        layers = matrices + self.num_layers * 2 * self.hidden_size
         ends = self.vocab_size * self.hidden_size * (1 if self.ties_head else 2)
         return layers + ends + self.hidden_size
 
@@ -249,31 +270,21 @@ def heaviest_start(layer_bytes: tuple[int, ...], count: int) -> int:
 
 
 def _all_alike(
-    config: ModelConfig, weights: Encoding, layer_matrices: tuple[tuple[int, int], ...]
+    config: ModelConfig, weights: Encoding, layers: tuple[LayerMatrices, ...]
 ) -> KeptMatrices:
-    layer_bytes = sum(weights.matrix_bytes(*shape) for shape in layer_matrices)
     of_embedding = INT8 if weights in PLANNED.values() else weights
     row_bytes = of_embedding.row_bytes(config.hidden_size)
-    return KeptMatrices(weights, config.num_layers * (layer_bytes,), row_bytes)
+    return KeptMatrices(weights, tuple(layer.num_bytes(weights) for layer in layers), row_bytes)
 
 
-def _layer_matrices(
-    config: ModelConfig, inner_size: int, *, are_joined: bool
-) -> tuple[tuple[int, int], ...]:
-    """Matrices of a layer; lean layers join those that have one input."""
-    hidden_size = config.hidden_size
-    attention_width = config.num_attention_heads * config.head_dim
-    kv_width = config.num_kv_heads * config.head_dim
-    of_attention = [attention_width, kv_width, kv_width]
-    of_mlp = [inner_size] * (config.num_mlp_matrices - 1)
-    if are_joined:
-        of_attention, of_mlp = [sum(of_attention)], [sum(of_mlp)]
-    return (
-        *((rows, hidden_size) for rows in of_attention),
-        (hidden_size, attention_width),
-        *((rows, hidden_size) for rows in of_mlp),
-        (hidden_size, inner_size),
-    )
+def _mlp_width(config: ModelConfig) -> int:
+    """Elements between the matrices of all MLPs that compute one token, in the widest layer."""
+    experts = config.experts
+    with_experts = 0
+    if experts is not None:
+        with_experts = experts.num_chosen * experts.width + experts.shared_width
+    has_dense = experts is None or not all(experts.layers)
+    return max(with_experts, (config.intermediate_size or 0) if has_dense else 0)
 
 
 def _caps_scores(config: ModelConfig) -> bool:

@@ -1,9 +1,11 @@
 """What a layer range costs: the memory that it takes, and the least that a micro-batch moves."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
 from stagecoach.contract.layer_range import LayerRange
+from stagecoach.roofline.layer_matrices import LayerWeights
 from stagecoach.roofline.model_shape import ModelShape, heaviest_start
 from stagecoach.roofline.work import Work
 
@@ -43,8 +45,32 @@ class StageCost:
     @property
     def matrix_bytes(self) -> int:
         """Matrices of the layers, as they are kept."""
-        of_each = self.model.layer_matrix_bytes
-        return sum(of_each[i % len(of_each)] for i in range(self.layers.start, self.layers.end))
+        return sum(layer.num_bytes for layer in self._layer_weights)
+
+    def touched_matrix_bytes(self, num_tokens: int) -> int:
+        """Matrices of the layers that a micro-batch reads: of experts those that a token chose.
+
+        Args:
+            num_tokens: Tokens of the micro-batch.
+        """
+        share = self.model.touched_share(num_tokens)
+        return sum(layer.bytes_of(share) for layer in self._layer_weights)
+
+    def touched_parameters(self, num_tokens: int) -> int:
+        """The same in parameters."""
+        share = self.model.touched_share(num_tokens)
+        return sum(layer.parameters_of(share) for layer in self._layer_weights)
+
+    @property
+    def token_parameters(self) -> int:
+        """Parameters of the layers' matrices by which one token is multiplied."""
+        share = self.model.chosen_share
+        return sum(layer.parameters_of(share) for layer in self._layer_weights)
+
+    @property
+    def _layer_weights(self) -> Sequence[LayerWeights]:
+        of_each = self.model.layer_weights
+        return [of_each[i % len(of_each)] for i in range(self.layers.start, self.layers.end)]
 
     @property
     def layer_bytes(self) -> int:
@@ -71,7 +97,7 @@ class StageCost:
         if ends == 2 and model.ties_head:
             ends = 1
         norms = (2 * len(self.layers) + self.is_last) * model.hidden_size
-        matrices = len(self.layers) * model.layer_matrix_parameters
+        matrices = sum(layer.parameters for layer in self._layer_weights)
         return matrices + norms + ends * model.vocab_size * model.hidden_size
 
     @property
@@ -80,14 +106,17 @@ class StageCost:
         return len(self.layers) * self.model.kv_bytes_per_token_and_layer
 
     def moved_bytes(self, work: Work) -> int:
-        """The least bytes between memory and processor: all weights of the layers once, KV, ends.
+        """The least bytes between memory and processor: weights of the layers once, KV, ends.
 
         Of the embedding only the rows of the tokens are read, and the head only when there are
         logits to compute. KV is read once for each sequence, whatever the number of its tokens.
         Activations stay in caches and are left out, and so are sliding windows, which would read
         less KV of long sequences.
         """
-        num_bytes = self.layer_bytes if work.num_tokens else 0
+        num_bytes = 0
+        if work.num_tokens:
+            norms = self.layer_bytes - self.matrix_bytes
+            num_bytes = self.touched_matrix_bytes(work.num_tokens) + norms
         num_bytes += self.kv_bytes_per_token * (work.num_context_tokens + work.num_tokens)
         if self.is_first:
             num_bytes += work.num_tokens * self.model.embedding_row_bytes

@@ -136,8 +136,8 @@ def unpacking_work(stage: StageCost, work: Work, num_few: int = MAX_FEW_TOKENS) 
     if not _unpacks(stage, work, num_few):
         return KernelWork(0, 0)
     model = stage.model
-    unpacked = len(stage.layers) * model.layer_matrix_parameters * _size(model)
-    return KernelWork(stage.matrix_bytes + unpacked, 0)
+    unpacked = stage.touched_parameters(work.num_tokens) * _size(model)
+    return KernelWork(stage.touched_matrix_bytes(work.num_tokens) + unpacked, 0)
 
 
 def _unpacks(stage: StageCost, work: Work, num_few: int) -> bool:
@@ -145,12 +145,16 @@ def _unpacks(stage: StageCost, work: Work, num_few: int) -> bool:
 
 
 def matrices_work(stage: StageCost, work: Work, num_few: int = MAX_FEW_TOKENS) -> KernelWork:
-    """Matrices of the layers: each is read once, whatever the number of rows."""
+    """Matrices of the layers: each is read once, whatever the number of rows.
+
+    Of experts those are read that some token chose.
+    """
     model, num_layers = stage.model, len(stage.layers)
-    weight_bytes = stage.layer_bytes
+    matrix_bytes = stage.touched_matrix_bytes(work.num_tokens)
+    weight_bytes = matrix_bytes + stage.layer_bytes - stage.matrix_bytes
     if _unpacks(stage, work, num_few):
-        unpacked = num_layers * model.layer_matrix_parameters * _size(model)
-        weight_bytes += unpacked - stage.matrix_bytes
+        unpacked = stage.touched_parameters(work.num_tokens) * _size(model)
+        weight_bytes += unpacked - matrix_bytes
         # Inputs are read again for each part of a matrix.
         again = sum(
             (num_parts - 1) * columns
@@ -162,7 +166,7 @@ def matrices_work(stage: StageCost, work: Work, num_few: int = MAX_FEW_TOKENS) -
     )
     return KernelWork(
         weight_bytes + num_layers * work.num_tokens * a_token * _size(model),
-        num_layers * 2 * model.layer_matrix_parameters * work.num_tokens,
+        2 * stage.token_parameters * work.num_tokens,
     )
 
 

@@ -24,7 +24,7 @@ from stagecoach.model_files.layer_kinds import FULL, SLIDING
 from stagecoach.model_files.model_files import fingerprint_of
 from stagecoach.model_files.rope_parameters import ALL_LAYERS, rope_parameters
 from tests.published_configs import PUBLISHED
-from tests.tiny_models import tiny_model
+from tests.tiny_models import needed_keys, tiny_model
 
 
 def fingerprint(raw: dict[str, Any]) -> str:
@@ -176,7 +176,8 @@ ALWAYS_COUNT = frozenset(
 
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_whatever_a_layer_reads_of_its_configuration_counts(model_type: str) -> None:
-    counted = canonical_config(parse_config({"model_type": model_type})).keys()
+    raw = {"model_type": model_type, **needed_keys(model_type)}
+    counted = canonical_config(parse_config(raw)).keys()
     other_names = CONFIG_MAPPING[model_type].attribute_map.keys()
     read = attributes_read(model_type) - NOT_OF_LAYERS - ALWAYS_COUNT
     assert read - other_names <= counted
@@ -184,7 +185,9 @@ def test_whatever_a_layer_reads_of_its_configuration_counts(model_type: str) -> 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_absent_keys_mean_what_they_mean_to_transformers(model_type: str) -> None:
-    theirs, ours = CONFIG_MAPPING[model_type](), parse_config({"model_type": model_type})
+    needed = needed_keys(model_type)
+    theirs = CONFIG_MAPPING[model_type](**needed)
+    ours = parse_config({"model_type": model_type, **needed})
     counted = canonical_config(ours)
     for key in counted.keys() & theirs.to_dict().keys() - ALWAYS_COUNT - {"sliding_window"}:
         value = getattr(theirs, key)

@@ -1,14 +1,24 @@
 """What a configuration says by the keys that it has, and by those that it leaves out."""
 
+import re
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 from transformers import CONFIG_MAPPING
 
+from stage_server.model.experts import are_experts
+from stage_server.model.module_blueprint import ModuleBlueprint
+from stagecoach.contract.errors import ModelFilesError
+from stagecoach.contract.layer_range import LayerRange
+from stagecoach.model_files import open_model
+from stagecoach.model_files.canonical_config import canonical_config
 from stagecoach.model_files.config import parse_config
 from stagecoach.model_files.families import FAMILIES
 from stagecoach.model_files.family import Sizes
 from stagecoach.model_files.model_files import fingerprint_of
+from tests.tiny_models import FAMILIES as TINY
+from tests.tiny_models import needed_keys, tiny_model
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
@@ -48,7 +58,9 @@ def test_absent_keys_mean_what_they_mean_to_transformers(model_type: str) -> Non
 
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_a_configuration_that_names_its_family_alone_is_whole(model_type: str) -> None:
-    ours, theirs = parse_config({"model_type": model_type}), CONFIG_MAPPING[model_type]()
+    needed = needed_keys(model_type)
+    ours = parse_config({"model_type": model_type, **needed})
+    theirs = CONFIG_MAPPING[model_type](**needed)
     assert ours.num_layers == theirs.num_hidden_layers
     assert ours.num_kv_heads == theirs.num_key_value_heads
     assert ours.tie_word_embeddings == theirs.tie_word_embeddings
@@ -79,9 +91,92 @@ def test_yarn_reaches_as_far_as_it_says() -> None:
     assert parse_config(raw).max_model_len == 131072
 
 
+EXPERTS: dict[str, tuple[dict[str, object], tuple[int, int, int, int], int]] = {
+    "granite-3.0-1b-a400m": (
+        {"model_type": "granitemoe", "num_hidden_layers": 24, "intermediate_size": 512}
+        | {"num_local_experts": 32, "num_experts_per_tok": 8},
+        (32, 8, 512, 0),
+        0,
+    ),
+    "Qwen1.5-MoE-A2.7B": (
+        {"model_type": "qwen2_moe", "num_hidden_layers": 24, "decoder_sparse_step": 1}
+        | {"moe_intermediate_size": 1408, "shared_expert_intermediate_size": 5632}
+        | {"num_experts": 60, "num_experts_per_tok": 4},
+        (60, 4, 1408, 5632),
+        0,
+    ),
+    "GLM-4.5-Air": (
+        {"model_type": "glm4_moe", "num_hidden_layers": 46, "first_k_dense_replace": 1}
+        | {"moe_intermediate_size": 1408, "n_routed_experts": 128, "n_shared_experts": 1}
+        | {"num_experts_per_tok": 8},
+        (128, 8, 1408, 1408),
+        1,
+    ),
+    "ERNIE-4.5-21B-A3B": (
+        {"model_type": "ernie4_5_moe", "num_hidden_layers": 28, "moe_k": 6}
+        | {"moe_num_experts": 64, "moe_num_shared_experts": 2, "moe_intermediate_size": 1536}
+        | {"moe_layer_start_index": 1, "moe_layer_end_index": 27, "moe_layer_interval": 1},
+        (64, 6, 1536, 3072),
+        1,
+    ),
+    "Hunyuan-A13B": (
+        {"model_type": "hunyuan_v1_moe", "num_hidden_layers": 32, "intermediate_size": 3072}
+        | {"num_experts": 64, "moe_topk": [8] * 32},
+        (64, 8, 3072, 3072),
+        0,
+    ),
+}
+"""What published models say of experts; sizes, and how many layers have none."""
+
+
+@pytest.mark.parametrize("name", EXPERTS)
+def test_experts_of_published_models_have_their_sizes(name: str) -> None:
+    raw, sizes, num_dense = EXPERTS[name]
+    experts = parse_config(raw).experts
+    assert experts is not None
+    assert experts[:4] == sizes
+    assert experts.layers.count(False) == num_dense
+    assert all(experts.layers[num_dense:])
+
+
+@pytest.mark.parametrize("case", TINY)
+def test_layers_have_experts_where_transformers_has_them(case: str, tmp_path: Path) -> None:
+    files = open_model(str(tiny_model(case, tmp_path)))
+    blueprint = ModuleBlueprint(files, LayerRange(0, files.config.num_layers))
+    experts = files.config.experts
+    for layer_idx, layer in enumerate(blueprint.layers):
+        found = [module for module in layer.modules() if are_experts(module)]
+        assert len(found) == (experts is not None and experts.layers[layer_idx])
+        for module in found:
+            assert experts is not None
+            shape = dict(module.named_parameters())["down_proj"].shape
+            assert shape[::2] == (experts.num_experts, experts.width)
+
+
 @pytest.mark.parametrize(
-    "key", ["moe_num_experts", "n_routed_experts", "num_experts", "num_local_experts"]
+    ("said", "told"),
+    [
+        ({"num_experts": 0}, "num_experts is 0, must be a whole number from 1"),
+        ({"num_experts": 4, "num_experts_per_tok": 5}, "is 5, must be at most the 4 of num_exp"),
+        ({"num_experts": None}, "num_experts is null, must be"),
+        ({"moe_intermediate_size": 1.5}, "moe_intermediate_size is 1.5, must be"),
+        ({"decoder_sparse_step": 0}, "decoder_sparse_step is 0, must be"),
+    ],
 )
-def test_experts_are_seen_under_each_of_their_names(key: str) -> None:
-    assert not parse_config({"model_type": "llama"}).has_experts
-    assert parse_config({"model_type": "llama", key: 8}).has_experts
+def test_numbers_of_experts_are_refused_by_name(said: dict[str, object], told: str) -> None:
+    with pytest.raises(ModelFilesError, match=re.escape(told)):
+        parse_config({"model_type": "qwen3_moe", **said})
+
+
+def test_experts_are_known_by_their_other_names() -> None:
+    """As transformers saves a Qwen3."""
+    saved = CONFIG_MAPPING["qwen3_moe"](num_experts=16, num_experts_per_tok=2).to_dict()
+    assert "num_experts" not in saved
+    raw = {"model_type": "qwen3_moe", "num_experts": 16, "num_experts_per_tok": 2}
+    assert parse_config(saved).experts == parse_config(raw).experts
+    assert canonical_config(parse_config(saved)) == canonical_config(parse_config(raw))
+
+
+def test_experts_that_differ_from_layer_to_layer_are_refused() -> None:
+    with pytest.raises(ModelFilesError, match=r"moe_topk is .*, must be the same for all layers"):
+        parse_config({"model_type": "hunyuan_v1_moe", "num_experts": 8, "moe_topk": [2, 1]})

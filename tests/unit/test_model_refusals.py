@@ -21,7 +21,7 @@ from stagecoach.model_files import open_model
 from stagecoach.model_files.families import FAMILIES
 from stagecoach.model_files.hf_files import HfFiles
 from stagecoach.model_files.local_folder import LocalFolder
-from tests.tiny_models import tiny_model
+from tests.tiny_models import needed_keys, tiny_model
 
 LFS_POINTER = (
     "version https://git-lfs.github.com/spec/v1\n"
@@ -51,7 +51,7 @@ def refusal(model: Path | str) -> str:
 def test_every_model_type_is_served_or_refused_in_words(model_type: str, tmp_path: Path) -> None:
     config = {"model_type": model_type}
     if model_type != "gemma4_assistant":  # has no defaults that it would take itself
-        CONFIG_MAPPING[model_type]().save_pretrained(tmp_path)
+        CONFIG_MAPPING[model_type](**needed_keys(model_type)).save_pretrained(tmp_path)
         config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config))
     message = refusal(tmp_path)

@@ -1,6 +1,7 @@
 """The arithmetic of the roofline, against the figures worked out by hand in the design."""
 
 import json
+import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.precision import INT4, INT8, DType, Encoding, KvFormat, Precision
 from stagecoach.model_files import ModelConfig, open_model
 from stagecoach.model_files.config import parse_config
+from stagecoach.model_files.families import FAMILIES
 from stagecoach.roofline.capability import Capability
 from stagecoach.roofline.devices import GPUS, gpu_named
 from stagecoach.roofline.kv_memory import kv_memory_bytes, num_kv_blocks
@@ -34,6 +36,7 @@ from stagecoach.roofline.step_time import (
 )
 from stagecoach.roofline.work import Work
 from tests.layer_ranges import split_evenly
+from tests.tiny_models import FAMILIES as TINY
 from tests.tiny_models import tiny_model
 
 RTX_3060 = gpu_named("rtx-3060-12gb")
@@ -57,6 +60,9 @@ def create_stages(name: str, num_stages: int) -> list[StageCost]:
 LLAMA_13B = ModelShape.of(config_of("llama-2-13b"))
 
 
+EXPERTS = [name for name, make in TINY.items() if FAMILIES[make().model_type].experts]
+
+
 class TestModelShape:
     def test_llama_2_13b_has_the_published_sizes(self) -> None:
         assert LLAMA_13B.num_parameters == 13_015_864_320
@@ -76,6 +82,8 @@ class TestModelShape:
             ("qwen2.5-7b", 7.62),
             ("qwen2.5-14b", 14.77),
             ("qwen2.5-32b", 32.76),
+            ("mixtral-8x7b", 46.70),
+            ("qwen3-30b-a3b", 30.53),
         ],
     )
     def test_shapes_have_as_many_parameters_as_their_models(
@@ -84,7 +92,9 @@ class TestModelShape:
         shape = ModelShape.of(config_of(name))
         assert shape.num_parameters / 1e9 == pytest.approx(billions, rel=0.002)
 
-    @pytest.mark.parametrize("case", ["llama", "llama-gqa-tied", "starcoder2", "olmo2", "gemma2"])
+    @pytest.mark.parametrize(
+        "case", ["llama", "llama-gqa-tied", "starcoder2", "olmo2", "gemma2", *EXPERTS]
+    )
     def test_parameters_are_those_of_the_model_in_its_files(
         self, case: str, tmp_path: Path
     ) -> None:
@@ -93,6 +103,27 @@ class TestModelShape:
             total = sum(reader.read(name).size for name in files.tensor_names)
         shape = ModelShape.of(files.config)
         assert shape.num_parameters == pytest.approx(total, rel=0.01)
+
+    def test_a_token_is_multiplied_by_the_experts_that_it_chooses(self) -> None:
+        shape = ModelShape.of(config_of("qwen3-30b-a3b"))
+        stage = StageCost(model=shape, layers=LayerRange(0, 48))
+        ends = 2 * 151936 * 2048
+        assert (stage.token_parameters + ends) / 1e9 == pytest.approx(3.34, rel=0.01)
+
+    def test_experts_are_read_that_some_token_is_expected_to_choose(self) -> None:
+        shape = ModelShape.of(config_of("qwen3-30b-a3b"))
+        stage = StageCost(model=shape, layers=LayerRange(8, 16))
+        generator = random.Random(1)
+        for num_tokens in (1, 8, 64):
+            num_touched = [
+                len({e for _ in range(num_tokens) for e in generator.sample(range(128), 8)})
+                for _ in range(400)
+            ]
+            share = sum(num_touched) / len(num_touched) / 128
+            assert shape.touched_share(num_tokens) == pytest.approx(share, rel=0.02)
+        experts = 8 * 128 * 3 * 768 * 2048 * 2
+        left = stage.matrix_bytes - stage.touched_matrix_bytes(8)
+        assert left == pytest.approx(experts * (1 - shape.touched_share(8)), rel=1e-6)
 
     def test_stages_hold_the_whole_model_between_them(self) -> None:
         stages = create_stages("llama-2-13b", 3)
@@ -112,8 +143,6 @@ class TestModelShape:
 
     def test_a_model_whose_cost_is_not_known_is_refused_by_name(self) -> None:
         raw = dict(config_of("llama-1b").raw)
-        with pytest.raises(UnsupportedModelError, match="mixtral"):
-            ModelShape.of(parse_config({**raw, "model_type": "mixtral", "num_local_experts": 8}))
         with pytest.raises(UnsupportedModelError, match="intermediate_size"):
             ModelShape.of(parse_config({**raw, "intermediate_size": None}))
         with pytest.raises(InvalidArgumentError, match="float32"):
@@ -177,7 +206,7 @@ class TestTime:
         at_64, at_65 = (
             step_time(stage, Work.decode(count, count), RTX_3060).total_s for count in (64, 65)
         )
-        written = 14 * shape.layer_matrix_parameters * 2
+        written = 2 * stage.touched_parameters(65)
         work = Work.decode(65, 65)
         assert unpacking_work(stage, work).moved_bytes == stage.matrix_bytes + written
         assert at_65 - at_64 > written / RTX_3060.bandwidth_bytes_per_s
@@ -188,7 +217,7 @@ class TestTime:
         stage = StageCost(model=shape, layers=LayerRange(0, 32))
         t4 = gpu_named("t4-16gb")
         one, two = (step_time(stage, Work.decode(count, count), t4).total_s for count in (1, 2))
-        unpacked = 32 * shape.layer_matrix_parameters * 2
+        unpacked = 2 * stage.touched_parameters(2)
         assert two - one > 2 * unpacked / t4.bandwidth_bytes_per_s * 0.9
 
     def test_one_pass_over_all_weights_takes_72_ms_on_rtx_3060s(self) -> None:

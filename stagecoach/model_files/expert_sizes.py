@@ -1,0 +1,109 @@
+"""How many experts a model has, how wide they are, and in which layers they are."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from stagecoach.contract.errors import ModelFilesError
+from stagecoach.model_files.family import Family
+from stagecoach.model_files.frozen_json import shown
+
+
+class ExpertSizes(NamedTuple):
+    """Experts of a model; those of all layers are alike."""
+
+    num_experts: int
+    """Experts of a layer."""
+    num_chosen: int
+    """Experts that compute a token."""
+    width: int
+    """Elements between the matrices of an expert, of one token."""
+    shared_width: int
+    """The same of what computes every token beside them; 0: nothing does."""
+    layers: tuple[bool, ...]
+    """For each layer whether it has experts; others have one MLP."""
+
+
+_NUM_EXPERTS = ("num_experts", "num_local_experts")
+_NUM_CHOSEN = ("num_experts_per_tok",)
+"""Names of the keys in most families, by which transformers knows those of the others as well."""
+
+
+def with_own_names(raw: Mapping[str, object], family: Family) -> Mapping[str, object]:
+    """Returns a configuration that says the numbers of experts by the names of its family.
+
+    transformers saves a Qwen3 with another name than its authors did.
+    """
+    if family.experts is None:
+        return raw
+    keys = family.experts.keys
+    named = dict(raw)
+    for own, others in ((keys.num_experts, _NUM_EXPERTS), (keys.num_chosen, _NUM_CHOSEN)):
+        for other in others:
+            if other != own and other in named:
+                named.setdefault(own, named.pop(other))
+    return named
+
+
+def expert_sizes(
+    values: Mapping[str, object], family: Family, num_layers: int
+) -> ExpertSizes | None:
+    """Reads the sizes from a configuration.
+
+    Args:
+        values: Content of `config.json`, whose numbers were checked, and what its absent keys mean.
+        family: Family of the model.
+        num_layers: Layers of the model.
+
+    Returns:
+        The sizes; None of a family without experts.
+
+    Raises:
+        ModelFilesError: A number is missing, or more experts are chosen than there are.
+    """
+    if family.experts is None:
+        return None
+    says = {**family.reads, **values}
+    keys = family.experts.keys
+    num_experts, num_chosen = _count(says, keys.num_experts), _count(says, keys.num_chosen)
+    if num_chosen > num_experts:
+        raise ModelFilesError(
+            f"config.json: {keys.num_chosen} is {num_chosen}, must be at most the {num_experts} of "
+            f"{keys.num_experts}"
+        )
+    width = _count(says, keys.width)
+    shared_width = 0 if keys.shared_width is None else _count(says, keys.shared_width)
+    if keys.num_shared is not None:
+        shared_width = width * _count(says, keys.num_shared)
+    layers = tuple(_has_experts(says, layer_idx) for layer_idx in range(num_layers))
+    return ExpertSizes(num_experts, num_chosen, width, shared_width, layers)
+
+
+def _has_experts(says: Mapping[str, object], layer_idx: int) -> bool:
+    """Whether a layer has experts, by the keys that families have for it."""
+    dense = says.get("mlp_only_layers")
+    if isinstance(dense, list | tuple) and layer_idx in dense:
+        return False
+    last = _first_of(says, ("moe_layer_end_index",), -1)
+    first = _first_of(says, ("first_k_dense_replace", "moe_layer_start_index"), 0)
+    interval = _first_of(says, ("decoder_sparse_step", "moe_layer_interval"), 1)
+    is_within = first <= layer_idx and (last == -1 or layer_idx <= last)
+    return is_within and (layer_idx + 1) % interval == 0
+
+
+def _first_of(says: Mapping[str, object], keys: tuple[str, ...], default: int) -> int:
+    found = (says[key] for key in keys if key in says)
+    return next((value for value in found if isinstance(value, int)), default)
+
+
+def _count(says: Mapping[str, object], key: str) -> int:
+    value = says.get(key)
+    if isinstance(value, list | tuple):  # of each layer
+        if len(set(value)) != 1:
+            raise ModelFilesError(
+                f"config.json: {key} is {shown(value)}, must be the same for all layers"
+            )
+        value = value[0]
+    if value is None:
+        raise ModelFilesError(f"config.json does not say {key}")
+    assert isinstance(value, int), "it was checked"
+    return value

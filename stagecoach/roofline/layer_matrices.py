@@ -1,0 +1,97 @@
+"""The matrices of a model's layers: how large they are, and by which a token is multiplied."""
+
+import math
+from typing import NamedTuple
+
+from stagecoach.contract.precision import Encoding
+from stagecoach.model_files.config import ModelConfig
+
+Matrix = tuple[int, int]
+"""Rows and columns, as it is multiplied: rows are outputs."""
+
+
+class LayerMatrices(NamedTuple):
+    """The matrices of a layer."""
+
+    common: tuple[Matrix, ...]
+    """Those by which every token is multiplied."""
+    of_expert: tuple[Matrix, ...] = ()
+    """Those of one expert; empty: the layer has no experts."""
+    num_experts: int = 0
+
+    @property
+    def all(self) -> tuple[Matrix, ...]:
+        """Every matrix."""
+        return self.common + self.num_experts * self.of_expert
+
+    def num_bytes(self, encoding: Encoding) -> int:
+        """Bytes of all matrices, each in an encoding."""
+        of_expert = sum(encoding.matrix_bytes(*shape) for shape in self.of_expert)
+        common = sum(encoding.matrix_bytes(*shape) for shape in self.common)
+        return common + self.num_experts * of_expert
+
+    def weights(self, num_bytes: int) -> "LayerWeights":
+        """Sums them up.
+
+        Args:
+            num_bytes: Bytes of all, as they are kept.
+        """
+        of_experts = self.num_experts * _parameters(self.of_expert)
+        return LayerWeights(_parameters(self.common) + of_experts, num_bytes, of_experts)
+
+
+class LayerWeights(NamedTuple):
+    """All matrices of a layer together."""
+
+    parameters: int
+    num_bytes: int
+    """Bytes as they are kept."""
+    expert_parameters: int
+    """Parameters that belong to experts, to all of them."""
+
+    def parameters_of(self, share: float) -> int:
+        """Parameters that are left of a share of the experts, and of all else."""
+        return self.parameters - round(self.expert_parameters * (1 - share))
+
+    def bytes_of(self, share: float) -> int:
+        """Bytes that are left of a share of the experts, and of all else."""
+        return round(self.num_bytes * self.parameters_of(share) / self.parameters)
+
+
+def layer_matrices(config: ModelConfig, *, are_joined: bool) -> tuple[LayerMatrices, ...]:
+    """Returns the matrices of each layer.
+
+    Args:
+        config: The model; it says how wide an MLP is.
+        are_joined: Whether those that have one input are one, as lean layers have them.
+    """
+    experts = config.experts
+    dense = LayerMatrices(_common(config, config.intermediate_size, are_joined))
+    if experts is None:
+        return config.num_layers * (dense,)
+    with_experts = LayerMatrices(
+        _common(config, experts.shared_width, are_joined),
+        ((2 * experts.width, config.hidden_size), (config.hidden_size, experts.width)),
+        experts.num_experts,
+    )
+    return tuple(with_experts if has_experts else dense for has_experts in experts.layers)
+
+
+def _common(config: ModelConfig, width: int | None, are_joined: bool) -> tuple[Matrix, ...]:
+    hidden_size = config.hidden_size
+    attention_width = config.num_attention_heads * config.head_dim
+    kv_width = config.num_kv_heads * config.head_dim
+    of_attention = [attention_width, kv_width, kv_width]
+    of_mlp = [width] * (config.num_mlp_matrices - 1) if width else []
+    if are_joined:
+        of_attention, of_mlp = [sum(of_attention)], [sum(of_mlp)]
+    return (
+        *((rows, hidden_size) for rows in of_attention),
+        (hidden_size, attention_width),
+        *((rows, hidden_size) for rows in of_mlp),
+        *([(hidden_size, width)] if width else []),
+    )
+
+
+def _parameters(matrices: tuple[Matrix, ...]) -> int:
+    return sum(map(math.prod, matrices))
