@@ -48,6 +48,12 @@ _CHUNK_LAUNCHES = 4
 _UNPACKED_PART_LAUNCHES = 2
 """Kernel launches that unpack a part of a matrix, and multiply by it."""
 
+_EXPERT_LAUNCHES = 5
+"""Kernel launches of an expert: two matrices, the activation, the product and where it goes."""
+
+_ROUTING_LAUNCHES = 14
+"""Kernel launches that order the tokens of a layer by their experts, and add up what these made."""
+
 _CODED_EMBEDDING_LAUNCHES = 6
 """More kernel launches where embeddings are codes: these, scales and offsets are looked up."""
 
@@ -235,6 +241,9 @@ def num_launches(
     """Kernels that run for a micro-batch."""
     model = stage.model
     a_layer = model.layer_launches + _chunk_launches(model, has_tensor_cores) * work.num_chunks
+    if model.num_experts > 1:
+        num_touched = round(model.num_experts * model.touched_share(work.num_tokens))
+        a_layer += _ROUTING_LAUNCHES + _EXPERT_LAUNCHES * num_touched
     if _unpacks(stage, work, num_few):
         a_layer += _UNPACKED_PART_LAUNCHES * sum(_parts(model)) - len(model.layer_matrices)
     return len(stage.layers) * a_layer + _launches_besides(stage, work)
