@@ -265,6 +265,16 @@ def unsplit_tokens(model: Any, prompt: Sequence[int], num_tokens: int) -> list[i
     return tokens
 
 
+_GGUF_ARCHITECTURES = {
+    "llama": "llama",
+    "mixtral": "llama",
+    "olmoe": "olmoe",
+    "qwen2": "qwen2",
+    "qwen2_moe": "qwen2moe",
+    "qwen3": "qwen3",
+    "qwen3_moe": "qwen3moe",
+}
+
 Quantization = gguf.GGMLQuantizationType | Callable[[str], gguf.GGMLQuantizationType]
 
 
@@ -278,10 +288,10 @@ def tiny_gguf(
     metadata: Mapping[str, object] | None = None,
     **overrides: Any,
 ) -> Path:
-    """Writes a tiny random model of family llama, qwen2 or qwen3 as llama.cpp's converter does.
+    """Writes a tiny random model of some families as llama.cpp's converter does.
 
     Args:
-        case: A key of `FAMILIES`.
+        case: A key of `FAMILIES`, of a type in `_GGUF_ARCHITECTURES`.
         folder: Where the file is made, beside the model's Hugging Face folder.
         quantization: Type of the matrices, or what says that of each by its name.
         tensors_per_part: Divide the file into parts of so many tensors; 0: do not.
@@ -295,7 +305,7 @@ def tiny_gguf(
     """
     model: Any = reference_model(tiny_model(case, folder, **overrides))
     config = model.config
-    architecture = config.model_type
+    architecture = _GGUF_ARCHITECTURES[config.model_type]
     path = folder / f"{case}.gguf"
     writer = gguf.GGUFWriter(path, architecture, split_max_tensors=tensors_per_part)
     writer.add_block_count(config.num_hidden_layers)
@@ -307,16 +317,24 @@ def tiny_gguf(
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_vocab_size(config.vocab_size)
-    if config.model_type == "qwen3":
+    if config.model_type in ("qwen3", "qwen3_moe"):
         writer.add_key_length(config.head_dim)
         writer.add_value_length(config.head_dim)
     writer.add_tokenizer_model("none")
     writer.add_token_list([f"token {i}" for i in range(config.vocab_size)])
     writer.add_eos_token_id(config.eos_token_id)
+    experts = open_model(str(folder / case)).config.experts
+    if experts is not None:
+        writer.add_expert_count(experts.num_experts)
+        writer.add_expert_used_count(experts.num_chosen)
+        if config.model_type.startswith("qwen"):
+            writer.add_expert_feed_forward_length(experts.width)
+        if experts.shared_width:
+            writer.add_expert_shared_feed_forward_length(experts.shared_width)
     names = gguf.get_tensor_name_map(
         getattr(gguf.MODEL_ARCH, architecture.upper()), config.num_hidden_layers
     )
-    for name, parameter in model.state_dict().items():
+    for name, parameter in _as_converted(model.state_dict()).items():
         stem, _, kind = name.rpartition(".")
         if config.tie_word_embeddings and stem == "lm_head":
             continue
@@ -328,9 +346,11 @@ def tiny_gguf(
             values = halves.swapaxes(1, 2).reshape(values.shape)
         gguf_name = f"{names.get_name(stem)}.{kind}"
         stored = gguf.GGMLQuantizationType.F32
-        if values.ndim == 2:
+        if values.ndim > 1 and "gate_inp" not in gguf_name:
             stored = quantization(gguf_name) if callable(quantization) else quantization
-        writer.add_tensor(gguf_name, quantized_as(values, stored), raw_dtype=stored)
+        rows = quantized_as(values.reshape(-1, values.shape[-1]), stored)
+        rows = rows.reshape(*values.shape[:-1], -1)
+        writer.add_tensor(gguf_name, rows, raw_dtype=stored)
     if rope_factors:
         head_dim = config.head_dim
         theta = config.rope_parameters["rope_theta"]
@@ -343,13 +363,27 @@ def tiny_gguf(
         if isinstance(given, list):
             writer.add_array(name, given)
         else:
-            kind = gguf.GGUFValueType.get_type(given)
-            writer.add_key_value(name, given, kind)
+            writer.add_key_value(name, given, gguf.GGUFValueType.get_type(given))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     return writer.format_shard_names(path)[0]
+
+
+def _as_converted(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors by the names for which llama.cpp has its own: gate and up are two for experts too."""
+    found: dict[str, torch.Tensor] = {}
+    for name, tensor in tensors.items():
+        stem, _, kind = name.rpartition(".")
+        if kind == "gate_up_proj":
+            gate, up = tensor.chunk(2, dim=1)
+            found |= {f"{stem}.gate_proj.weight": gate, f"{stem}.up_proj.weight": up}
+        elif kind == "down_proj":
+            found[f"{stem}.down_proj.weight"] = tensor
+        else:
+            found[name] = tensor
+    return found
 
 
 def read_all(spec: Path) -> dict[str, np.ndarray]:

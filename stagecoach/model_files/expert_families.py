@@ -10,12 +10,45 @@ from stagecoach.model_files.family import (
     ExpertKeys,
     ExpertLayout,
     Family,
+    GgufNames,
     Keys,
     Rope,
     Sizes,
     WindowedLayers,
     Windows,
 )
+
+LAYER_TENSORS: Mapping[str, str] = MappingProxyType(
+    {
+        "attn_norm": "input_layernorm",
+        "attn_q": "self_attn.q_proj",
+        "attn_k": "self_attn.k_proj",
+        "attn_v": "self_attn.v_proj",
+        "attn_output": "self_attn.o_proj",
+        "attn_q_norm": "self_attn.q_norm",
+        "attn_k_norm": "self_attn.k_norm",
+        "ffn_norm": "post_attention_layernorm",
+        "ffn_gate": "mlp.gate_proj",
+        "ffn_up": "mlp.up_proj",
+        "ffn_down": "mlp.down_proj",
+    }
+)
+"""Names of a layer's modules, by those in GGUF files, as most families have them."""
+
+_QWEN_TENSORS: Mapping[str, str] = MappingProxyType(
+    {
+        **LAYER_TENSORS,
+        "ffn_gate_inp": "mlp.gate",
+        "ffn_gate_exps": "mlp.experts.{}.gate_proj",
+        "ffn_up_exps": "mlp.experts.{}.up_proj",
+        "ffn_down_exps": "mlp.experts.{}.down_proj",
+        "ffn_gate_inp_shexp": "mlp.shared_expert_gate",
+        "ffn_gate_shexp": "mlp.shared_expert.gate_proj",
+        "ffn_up_shexp": "mlp.shared_expert.up_proj",
+        "ffn_down_shexp": "mlp.shared_expert.down_proj",
+    }
+)
+_NORMED = MappingProxyType({"norm_topk_prob": True})
 
 _QWEN = ExpertLayout()
 _OLMO = ExpertLayout(keys=ExpertKeys(width="intermediate_size"))
@@ -216,6 +249,7 @@ EXPERT_FAMILIES: Mapping[str, Family] = MappingProxyType(
             ),
             windows=Windows(WindowedLayers.ALL, None),
             experts=_OLMO,
+            gguf=GgufNames("olmoe", _QWEN_TENSORS),
         ),
         "qwen2_moe": Family(
             module="qwen2_moe",
@@ -234,6 +268,7 @@ EXPERT_FAMILIES: Mapping[str, Family] = MappingProxyType(
             ),
             windows=Windows(WindowedLayers.EVEN_TO_MAX_WINDOW_LAYERS, 4096, on_request=True),
             experts=ExpertLayout(keys=ExpertKeys(shared_width="shared_expert_intermediate_size")),
+            gguf=GgufNames("qwen2moe", _QWEN_TENSORS),
         ),
         "qwen3_moe": Family(
             module="qwen3_moe",
@@ -251,6 +286,7 @@ EXPERT_FAMILIES: Mapping[str, Family] = MappingProxyType(
             ),
             windows=Windows(WindowedLayers.ALL, 4096, on_request=True),
             experts=_QWEN,
+            gguf=GgufNames("qwen3moe", _QWEN_TENSORS, says=_NORMED),
         ),
         "solar_open": Family(
             module="solar_open",

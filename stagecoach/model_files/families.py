@@ -8,7 +8,7 @@ generate wrong text silently.
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from stagecoach.model_files.expert_families import EXPERT_FAMILIES
+from stagecoach.model_files.expert_families import EXPERT_FAMILIES, LAYER_TENSORS
 from stagecoach.model_files.family import (
     Family,
     GgufNames,
@@ -26,19 +26,14 @@ _YARN_IS_LONGROPE = MappingProxyType({"yarn": "longrope"})
 
 _LLAMA_TENSORS: Mapping[str, str] = MappingProxyType(
     {
-        "attn_norm": "input_layernorm",
-        "attn_q": "self_attn.q_proj",
-        "attn_k": "self_attn.k_proj",
-        "attn_v": "self_attn.v_proj",
-        "attn_output": "self_attn.o_proj",
-        "attn_q_norm": "self_attn.q_norm",
-        "attn_k_norm": "self_attn.k_norm",
-        "ffn_norm": "post_attention_layernorm",
-        "ffn_gate": "mlp.gate_proj",
-        "ffn_up": "mlp.up_proj",
-        "ffn_down": "mlp.down_proj",
+        **LAYER_TENSORS,
+        "ffn_gate_inp": "block_sparse_moe.gate",
+        "ffn_gate_exps": "block_sparse_moe.experts.{}.w1",
+        "ffn_up_exps": "block_sparse_moe.experts.{}.w3",
+        "ffn_down_exps": "block_sparse_moe.experts.{}.w2",
     }
 )
+"""Those with experts are Mixtral's."""
 
 
 def _keys(**absent: object) -> Keys:
@@ -192,6 +187,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 "llama",
                 _LLAMA_TENSORS,
                 windowed_model_type="mistral",
+                expert_model_type="mixtral",
                 interleaves_heads=True,
                 may_have_rope_factors=True,
             ),
@@ -252,7 +248,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             reads=_keys(hidden_act="silu", rms_norm_eps=1e-6),
             lean=LeanLayout(query_bias=True),
             windows=Windows(WindowedLayers.FROM_MAX_WINDOW_LAYERS, 4096, on_request=True),
-            gguf=GgufNames("qwen2", _LLAMA_TENSORS),
+            gguf=GgufNames("qwen2", LAYER_TENSORS),
         ),
         "qwen3": Family(
             module="qwen3",
@@ -261,7 +257,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             reads=_keys(attention_bias=False, hidden_act="silu", rms_norm_eps=1e-6),
             lean=LeanLayout("attention_bias", "attention_bias", has_head_norms=True),
             windows=Windows(WindowedLayers.FROM_MAX_WINDOW_LAYERS, 4096, on_request=True),
-            gguf=GgufNames("qwen3", _LLAMA_TENSORS),
+            gguf=GgufNames("qwen3", LAYER_TENSORS),
         ),
         "seed_oss": Family(
             module="seed_oss",

@@ -117,9 +117,14 @@ class GgufNames(NamedTuple):
     architecture: str
     """`general.architecture`."""
     layer_names: Mapping[str, str]
-    """Names of a layer's modules in transformers, by those in the file."""
+    """Names of a layer's modules in checkpoints of transformers, by those in the file. `{}` stands
+    for the number of an expert, of which the file has all in one tensor."""
     windowed_model_type: str | None = None
     """Family in transformers of files with a window; None: the same, with `use_sliding_window`."""
+    expert_model_type: str | None = None
+    """Family in transformers of files with experts; None: the same, or there are none."""
+    says: Mapping[str, object] = NOTHING
+    """Keys of `config.json` that all its files mean."""
     interleaves_heads: bool = False
     """Rows of the two halves of each query and key head alternate, as llama.cpp rotates them."""
     may_have_rope_factors: bool = False

@@ -57,8 +57,8 @@ class GgufTensor(NamedTuple):
 
     @property
     def num_rows(self) -> int:
-        """Rows; a vector is one."""
-        return max(self.shape[0], 1) if len(self.shape) > 1 else 1
+        """Rows; a vector is one. Those of several matrices follow each other."""
+        return max(math.prod(self.shape[:-1]), 1)
 
     @property
     def num_bytes(self) -> int:

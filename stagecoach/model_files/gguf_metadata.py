@@ -37,6 +37,9 @@ NUMBERS: Mapping[str, Bounds] = {
     "context_length": POSITIONS,
     "embedding_length": WIDTH,
     "expert_count": POSITIONS._replace(low=0),
+    "expert_feed_forward_length": INNER_WIDTH,
+    "expert_shared_feed_forward_length": INNER_WIDTH,
+    "expert_used_count": POSITIONS._replace(low=0),
     "feed_forward_length": INNER_WIDTH,
     "rope.dimension_count": HEAD_DIM,
     "rope.freq_base": THETA,
@@ -54,14 +57,12 @@ _READ = frozenset({*NUMBERS, "rope.scaling.type"})
 _WITHOUT_EFFECT = frozenset(
     {
         "attention.layer_norm_epsilon",
-        "expert_used_count",
         "pooling_type",
         "rope.scaling.finetuned",
         "tensor_data_layout",
     }
 )
-"""Keys that change nothing in a model without experts whose norms are RMS norms, and that
-generates."""
+"""Keys that change nothing in a model whose norms are RMS norms, and that generates."""
 
 _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "attention.causal": (True,),

@@ -3,7 +3,7 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -17,21 +17,18 @@ from stagecoach.model_files.config import parse_config
 from stagecoach.model_files.families import FAMILIES
 from stagecoach.model_files.family import GgufNames
 from stagecoach.model_files.gguf_blocks import (
-    BLOCK_TYPES,
     code_bits,
-    grouped_rows,
     has_offsets,
 )
 from stagecoach.model_files.gguf_file import GgufFile
 from stagecoach.model_files.gguf_metadata import GgufFields
 from stagecoach.model_files.gguf_parts import GgufParts, model_name
-from stagecoach.model_files.grouped_rows import GroupedRows, rounded_rows
+from stagecoach.model_files.gguf_reader import GgufReader, StoredTensor, dequantized_rows
 from stagecoach.model_files.listing import listed, name_of
 from stagecoach.model_files.model_files import (
     ByteReport,
     KeptMatrices,
     ModelFiles,
-    TensorInfo,
     TensorReader,
     fingerprint_of,
     no_report,
@@ -46,9 +43,6 @@ _FAMILIES = {
     if family.gguf is not None
 }
 """Type in transformers and names of the served families, by `general.architecture`."""
-
-_MAX_SCALE = float(np.finfo(np.float16).max)
-"""Largest scale of a group that devices keep; scales of weights are a millionth of it."""
 
 _ROPE_FACTORS = "rope_freqs.weight"
 """Divisors of the rotary frequencies, how llama.cpp stores the scaling of Llama 3."""
@@ -90,9 +84,7 @@ class GgufModel(ModelFiles):
         fields = GgufFields(path.name, parts.metadata)
         self.config = parse_config(_hf_config(fields, parts, factors))
         _, self._family = _FAMILIES[fields.architecture]
-        self._gguf_names = {
-            self._hf_name(name): name for name in self._tensors if name != _ROPE_FACTORS
-        }
+        self._stored = dict(self._named())
 
     @cached_property
     def fingerprint(self) -> str:
@@ -108,12 +100,14 @@ class GgufModel(ModelFiles):
         with GgufParts(self._path) as parts:
 
             def sampled(name: str) -> SampledTensor:
-                gguf_name = self._gguf_names[name]
+                gguf_name = self._stored[name].name
                 return parts.file_of(gguf_name).sampled(gguf_name)
 
+            # A tensor of all experts goes by the name of the first.
+            whole = [name for name, stored in self._stored.items() if not stored.expert]
             return {
                 part: part_digest({name: sampled(name) for name in names})
-                for part, names in parts_of(self.tensor_names).items()
+                for part, names in parts_of(whole).items()
             }
 
     @cached_property
@@ -137,7 +131,7 @@ class GgufModel(ModelFiles):
             stored = _PLAIN
             if kept is not None:
                 stored = INT8 if name == EMBEDDING else kept
-                if not has_offsets(self._tensors[self._gguf_names[name]].type):
+                if not has_offsets(self._tensors[self._stored[name].name].type):
                     stored = stored._replace(block_bytes=stored.block_bytes - _OFFSET_BYTES)
             if layer := _LAYER.match(name):
                 layers[int(layer[1])] += stored.matrix_bytes(*shape)
@@ -151,28 +145,28 @@ class GgufModel(ModelFiles):
 
     def _matrices(self) -> Iterator[tuple[str, tuple[int, int], Encoding | None]]:
         """Name and shape of each matrix, and the few bits in which it is kept, or None."""
-        for name, gguf_name in self._gguf_names.items():
-            tensor = self._tensors[gguf_name]
-            if len(tensor.shape) == 2:
-                num_rows, num_columns = tensor.shape
+        for name, stored in self._stored.items():
+            tensor, shape = self._tensors[stored.name], stored.shape
+            if len(shape) == 2:
+                num_rows, num_columns = shape
                 bits = code_bits(tensor.type)
                 yield name, (num_rows, num_columns), None if bits is None else few_bits(bits)
 
     @property
     def tensor_names(self) -> Collection[str]:
         """Names of all tensors of the model, as Hugging Face spells them."""
-        return self._gguf_names.keys()
+        return self._stored.keys()
 
     @contextmanager
     def open_tensors(
         self, names: Collection[str], *, on_download: ByteReport = no_report
     ) -> Iterator[TensorReader]:
         """Opens the file, or all parts."""
-        missing = set(names) - self._gguf_names.keys()
+        missing = set(names) - self._stored.keys()
         if missing:
             raise ModelFilesError(f"{self._path.name} has no tensor for {listed(missing)}")
         with GgufParts(self._path) as parts:
-            yield _GgufReader(parts, self._gguf_names, self._row_order)
+            yield GgufReader(parts, self._stored, self._row_order)
 
     def tokenizer_files(self) -> GgufTokenizer | None:
         """Reads the metadata of the tokenizer."""
@@ -199,6 +193,24 @@ class GgufModel(ModelFiles):
         num_rows = self._tensors[name].shape[0]
         return np.arange(num_rows).reshape(num_heads, -1, 2).swapaxes(1, 2).reshape(-1)
 
+    def _named(self) -> Iterator[tuple[str, StoredTensor]]:
+        """Names of Hugging Face, and what they are in the file."""
+        for name, tensor in self._tensors.items():
+            if name == _ROPE_FACTORS:
+                continue
+            hf_name, shape = self._hf_name(name), tensor.shape
+            if "{}" not in hf_name:
+                yield hf_name, StoredTensor(name, shape, None)
+                continue
+            experts = self.config.experts
+            if len(shape) != 3 or experts is None or shape[0] != experts.num_experts:
+                raise ModelFilesError(
+                    f"{self._path.name}: {name!r} has shape {list(shape)}, must have a matrix for "
+                    f"each of {experts.num_experts if experts else 0} experts"
+                )
+            for expert in range(shape[0]):
+                yield hf_name.format(expert), StoredTensor(name, shape[1:], expert)
+
     def _hf_name(self, name: str) -> str:
         layer = re.fullmatch(r"blk\.(\d+)\.(\w+)\.(weight|bias)", name)
         if layer and layer[2] in self._family.layer_names:
@@ -207,80 +219,6 @@ class GgufModel(ModelFiles):
         if stem in _GLOBAL_NAMES:
             return f"{_GLOBAL_NAMES[stem]}.{kind}"
         raise UnsupportedModelError(f"{self._path.name}: tensor {name!r} is of no served layout")
-
-
-class _GgufReader:
-    """Implements `TensorReader` over open GGUF files; `read` gives float32."""
-
-    def __init__(
-        self,
-        files: GgufParts,
-        gguf_names: Mapping[str, str],
-        row_order: Callable[[str], npt.NDArray[np.int64] | None],
-    ) -> None:
-        self._files = files
-        self._gguf_names = gguf_names
-        self._row_order = row_order
-
-    def info(self, name: str) -> TensorInfo:
-        tensor = self._files.tensors[self._gguf_names[name]]
-        is_matrix = len(tensor.shape) == 2
-        return TensorInfo("float32", tensor.shape, code_bits(tensor.type) if is_matrix else None)
-
-    def read(self, name: str, start: int = 0, end: int | None = None) -> npt.NDArray[np.generic]:
-        gguf_name = self._gguf_names[name]
-        tensor = self._files.tensors[gguf_name]
-        wanted = slice(start, tensor.shape[0] if end is None else end)
-        if len(tensor.shape) == 1:
-            vector = _dequantize_rows(self._files, gguf_name, 0, 1)[0]
-            order = self._row_order(gguf_name)
-            ordered: npt.NDArray[np.float32] = vector if order is None else vector[order]
-            return ordered[wanted]
-        first, last, order = self._stored(gguf_name, wanted)
-        stored = _dequantize_rows(self._files, gguf_name, first, last)
-        return stored if order is None else stored[order]
-
-    def read_groups(self, name: str, start: int, end: int) -> GroupedRows:
-        gguf_name = self._gguf_names[name]
-        first, last, order = self._stored(gguf_name, slice(start, end))
-        file = self._files.file_of(gguf_name)
-        kind = BLOCK_TYPES.get(file.tensors[gguf_name].type)
-        if kind is None:
-            with np.errstate(invalid="ignore"):  # of damaged scales, which are refused below
-                groups = rounded_rows(_dequantize_rows(self._files, gguf_name, first, last))
-        else:
-            groups = grouped_rows(kind, file.read_rows(gguf_name, first, last))
-        for numbers in (groups.scales, groups.offsets):
-            if numbers is not None and not (np.abs(numbers) <= _MAX_SCALE).all():
-                raise ModelFilesError(
-                    f"{file.name}: {gguf_name!r} is damaged: a scale is no number up to "
-                    f"{_MAX_SCALE:.0f}"
-                )
-        return groups if order is None else groups.rows(order)
-
-    def _stored(self, name: str, wanted: slice) -> tuple[int, int, npt.NDArray[np.int64] | None]:
-        """Which rows of the file hold those wanted, and their order in them."""
-        order = self._row_order(name)
-        if order is None:
-            return wanted.start, wanted.stop, None
-        rows = order[wanted]
-        first = int(rows.min())
-        return first, int(rows.max()) + 1, rows - first
-
-
-def _dequantize_rows(files: GgufParts, name: str, start: int, end: int) -> npt.NDArray[np.float32]:
-    """Float32 rows; a tensor of one dimension is one row."""
-    from gguf.quants import dequantize
-
-    file = files.file_of(name)
-    kind = file.tensors[name].type
-    try:
-        values: npt.NDArray[np.float32] = dequantize(file.read_rows(name, start, end), kind)
-    except NotImplementedError as error:  # how the library says that it knows no such kind
-        raise UnsupportedModelError(
-            f"{file.name}: {name!r} is quantized as {kind.name}, which cannot be read"
-        ) from error
-    return values
 
 
 def _hf_config(
@@ -295,8 +233,7 @@ def _hf_config(
     kind = parts.metadata.get("general.type", "model")
     if kind != "model":
         raise fields.refuse(f"a GGUF file that is no model but of type {kind!r}")
-    if fields.number("expert_count", 0):
-        raise fields.refuse("a mixture of experts")
+    experts = _experts(fields, model_type, family)
     vocab_size = _num_rows_of_embedding(parts, fields.file_name)
     hidden_size = fields.number("embedding_length")
     num_heads = fields.number("attention.head_count")
@@ -315,6 +252,7 @@ def _hf_config(
     eos = [fields.token_id("eos_token_id"), fields.token_id("eot_token_id")]
     return {
         **_model_type(fields, model_type, family),
+        **experts,
         "num_hidden_layers": fields.number("block_count"),
         "hidden_size": hidden_size,
         "intermediate_size": fields.number("feed_forward_length"),
@@ -325,6 +263,7 @@ def _hf_config(
         "max_position_embeddings": context_length,
         "rms_norm_eps": fields.number("attention.layer_norm_rms_epsilon"),
         "hidden_act": "silu",
+        **family.says,
         "rope_theta": fields.number("rope.freq_base", 10000.0),
         "rope_scaling": _rope_scaling(fields, family, context_length, rope_factors),
         "attention_bias": "blk.0.attn_output.bias" in parts.tensors,
@@ -336,8 +275,10 @@ def _hf_config(
 
 
 def _model_type(fields: GgufFields, model_type: str, family: GgufNames) -> dict[str, object]:
-    """The family in transformers, which for Llama's layers with a window is Mistral."""
+    """The family in transformers: Llama's layers are Mistral's with a window, or Mixtral's."""
     window = fields.number("attention.sliding_window", 0)
+    if family.expert_model_type is not None and fields.number("expert_count", 0):
+        return {"model_type": family.expert_model_type, "sliding_window": window or None}
     if not window:
         return {"model_type": model_type}
     if family.windowed_model_type is not None:
@@ -348,6 +289,24 @@ def _model_type(fields: GgufFields, model_type: str, family: GgufNames) -> dict[
         "sliding_window": window,
         "max_window_layers": 0,
     }
+
+
+def _experts(fields: GgufFields, model_type: str, family: GgufNames) -> dict[str, object]:
+    """What the metadata says of experts, by the keys of their family in transformers."""
+    num_experts = fields.number("expert_count", 0)
+    layout = FAMILIES[family.expert_model_type or model_type].experts
+    if not num_experts:
+        return {}
+    if layout is None:
+        raise fields.refuse("a mixture of experts")
+    keys = layout.keys
+    found = {
+        keys.num_experts: num_experts,
+        keys.num_chosen: fields.number("expert_used_count"),
+        keys.width: fields.optional("expert_feed_forward_length"),
+        keys.shared_width: fields.optional("expert_shared_feed_forward_length"),
+    }
+    return {key: value for key, value in found.items() if key and value is not None}
 
 
 def _rope_scaling(
@@ -392,7 +351,7 @@ def _rope_scaling(
 def _rope_factors(parts: GgufParts) -> list[float] | None:
     if _ROPE_FACTORS not in parts.tensors:
         return None
-    factors = [float(one) for one in _dequantize_rows(parts, _ROPE_FACTORS, 0, 1).reshape(-1)]
+    factors = [float(one) for one in dequantized_rows(parts, _ROPE_FACTORS, 0, 1).reshape(-1)]
     for factor in factors:
         FACTOR.check(factor, _ROPE_FACTORS, parts.name)
     return factors

@@ -4,10 +4,23 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
+from stage_server.model.layer_stack import load_layer_stack
+from stagecoach.contract.layer_range import LayerRange
+from stagecoach.contract.precision import INT4, DType, Precision
+from stagecoach.model_files import open_model
+from tests.few_bits import QType
 from tests.parity.test_contradictions import tokens_of
+from tests.parity.test_layer_stack import PROMPT, SplitModel
 from tests.parity.test_published_configs import expected_tokens
-from tests.tiny_models import tiny_gguf
+from tests.tiny_models import NUM_LAYERS, tiny_gguf
+from tests.unit.test_gguf_model import EXPERTS
+
+CPU = torch.device("cpu")
+FLOAT32 = Precision.uniform(DType.FLOAT32)
+IN_4_BITS = FLOAT32._replace(weights=INT4)
+WHOLE = LayerRange(0, NUM_LAYERS)
 
 _YARN = {"type": "yarn", "factor": 4.0, "original_context_length": 64}
 
@@ -61,3 +74,29 @@ def test_a_gguf_file_generates_what_transformers_does_with_the_same_settings(
         raw.pop("layer_types", None)
     file.write_text(json.dumps(raw))
     assert tokens_of(path, 2) == expected_tokens(tmp_path / case)
+
+
+@pytest.mark.parametrize("case", EXPERTS)
+@pytest.mark.parametrize("num_stages", [1, 3])
+def test_a_gguf_file_with_experts_generates_what_transformers_does(
+    case: str, num_stages: int, tmp_path: Path
+) -> None:
+    path = tiny_gguf(case, tmp_path, **EXPERTS[case])
+    assert tokens_of(path, num_stages) == expected_tokens(tmp_path / case)
+
+
+@pytest.mark.parametrize("case", ["mixtral", "qwen3_moe"])
+def test_experts_of_a_gguf_file_keep_their_bits(case: str, tmp_path: Path) -> None:
+    wide = {"hidden_size": 256, "intermediate_size": 256, "moe_intermediate_size": 256}
+    wide["head_dim"] = 64
+    few = tiny_gguf(case, tmp_path, quantization=QType.Q4_K, **{**EXPERTS[case], **wide})
+    files = open_model(str(few))
+    assert files.encoding == INT4
+    layers = LayerRange(1, 3)
+    kept = load_layer_stack(files, layers, precision=IN_4_BITS, device=CPU)
+    plain = load_layer_stack(files, layers, precision=FLOAT32, device=CPU)
+    assert kept.weight_bytes < 0.2 * plain.weight_bytes
+    twin = SplitModel([load_layer_stack(files, WHOLE, precision=FLOAT32, device=CPU)])
+    found = SplitModel([load_layer_stack(files, WHOLE, precision=IN_4_BITS, device=CPU)])
+    right, logits = twin.logits(PROMPT), found.logits(PROMPT)
+    assert ((logits - right).norm(dim=1) / right.norm(dim=1)).median() < 0.1

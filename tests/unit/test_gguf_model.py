@@ -15,19 +15,27 @@ from tests.tiny_models import NUM_LAYERS, VOCAB_SIZE, read_all, tiny_gguf
 WIDE: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 256}
 """Columns for whole blocks of 256."""
 
+EXPERTS: dict[str, dict[str, Any]] = {
+    "mixtral": {"sliding_window": None},
+    "olmoe": {"clip_qkv": None},
+    "qwen2_moe": {"use_sliding_window": False, "mlp_only_layers": None},
+    "qwen3_moe": {"mlp_only_layers": None},
+}
+"""Cases whose layers have experts, as far as their metadata can say what they are."""
 
-@pytest.mark.parametrize("case", ["llama", "llama-gqa-tied", "qwen2", "qwen3"])
+
+@pytest.mark.parametrize("case", ["llama", "llama-gqa-tied", "qwen2", "qwen3", *EXPERTS])
 def test_shows_the_names_and_values_of_hugging_face(tmp_path: Path, case: str) -> None:
-    path = tiny_gguf(case, tmp_path)
+    path = tiny_gguf(case, tmp_path, **EXPERTS.get(case, {}))
     found, expected = read_all(path), read_all(tmp_path / case)
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         np.testing.assert_array_equal(found[name], tensor, err_msg=name)
 
 
-@pytest.mark.parametrize("case", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("case", ["llama", "qwen2", "qwen3", *EXPERTS])
 def test_config_is_that_of_the_folder(tmp_path: Path, case: str) -> None:
-    path = tiny_gguf(case, tmp_path)
+    path = tiny_gguf(case, tmp_path, **EXPERTS.get(case, {}))
     found, expected = open_model(str(path)).config, open_model(str(tmp_path / case)).config
     for name in expected.__dataclass_fields__:
         if name not in ("raw", "checkpoint_dtype"):
@@ -226,7 +234,8 @@ def test_another_architecture_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_a_mixture_of_experts_is_refused(tmp_path: Path) -> None:
-    write_metadata(tmp_path / "x.gguf", "llama", expert_count=8)
+    """Of an architecture that has no experts."""
+    write_metadata(tmp_path / "x.gguf", "qwen2", expert_count=8)
     with pytest.raises(UnsupportedModelError, match="experts"):
         open_model(str(tmp_path / "x.gguf"))
 

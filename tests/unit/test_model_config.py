@@ -46,7 +46,7 @@ def test_keys_that_a_family_reads_are_known_to_transformers(model_type: str) -> 
 
 def test_families_have_names_of_their_own_in_gguf_files() -> None:
     architectures = [family.gguf.architecture for family in FAMILIES.values() if family.gguf]
-    assert architectures == ["llama", "qwen2", "qwen3"]
+    assert len(set(architectures)) == len(architectures) >= 6
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
