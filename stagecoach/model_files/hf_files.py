@@ -40,6 +40,7 @@ from stagecoach.model_files.quantization import (
 from stagecoach.model_files.safetensors_file import SafetensorsFile
 from stagecoach.model_files.shard_reader import ShardReader
 from stagecoach.model_files.text_file import json_object, read_text
+from stagecoach.model_files.text_part import text_config, text_name
 from stagecoach.model_files.tokenizer_files import HfTokenizerFiles
 from stagecoach.model_files.weight_digest import (
     EMBEDDING,
@@ -85,7 +86,14 @@ class HfFiles(ModelFiles):
         generation = self._json(_GENERATION)
         if generation is None:
             self._warn_of_unknown(_GENERATION)
-        self.config = parse_config(raw, generation)
+        text = text_config(raw)
+        self._name_of: Callable[[str], str | None] = str if text is None else text_name
+        self.config = parse_config(raw if text is None else text, generation)
+        if text is not None:
+            _log.info(
+                "the language model of a model that takes more than text is served",
+                extra={"model": self.model_id, "type": raw["model_type"]},
+            )
 
     @cached_property
     def fingerprint(self) -> str:
@@ -187,7 +195,7 @@ class HfFiles(ModelFiles):
             )
         with ExitStack() as stack:
             files = {
-                shard: stack.enter_context(SafetensorsFile(path))
+                shard: stack.enter_context(SafetensorsFile(path, self._name_of))
                 for shard, path in paths.items()
                 if path is not None
             }
@@ -210,7 +218,7 @@ class HfFiles(ModelFiles):
                 try:
                     path = self._folder.find_here(shard)
                     if path is not None:
-                        files[shard] = stack.enter_context(SafetensorsFile(path))
+                        files[shard] = stack.enter_context(SafetensorsFile(path, self._name_of))
                 except ModelFilesError as error:
                     # Nobody may need it here: what a stage loads of it, it refuses itself.
                     facts = {"model": self.model_id, "error": error.message}
@@ -311,7 +319,11 @@ class HfFiles(ModelFiles):
         the folder of an older one leaves the index of that.
         """
         tensors = self._folder.tensor_types(_SINGLE)
-        return self._index() if tensors is None else dict.fromkeys(tensors, _SINGLE)
+        shards = self._index() if tensors is None else dict.fromkeys(tensors, _SINGLE)
+        if shards is None:
+            return None
+        named = ((self._name_of(name), shard) for name, shard in shards.items())
+        return {name: shard for name, shard in named if name is not None}
 
     @cached_property
     def _packed_names(self) -> PackedNames | None:

@@ -64,22 +64,27 @@ class SafetensorsFile:
 
     Args:
         path: The file.
+        name_of: Names a tensor by its name in the file, or returns None for one that is not asked
+            for.
 
     Raises:
         ModelFilesError: The file cannot be opened, is truncated, or its header is not sound.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, name_of: Callable[[str], str | None] = str) -> None:
         self.name = path.name
         try:
             self._file = path.open("rb", buffering=0)
         except OSError as error:
             raise ModelFilesError(f"{path.name}: {error.strerror}") from error
         try:
-            self.entries = _read_header(self._file.fileno(), path.name)
+            entries = _read_header(self._file.fileno(), path.name)
         except BaseException:
             self._file.close()
             raise
+        self.entries = {
+            own: entry for name, entry in entries.items() if (own := name_of(name)) is not None
+        }
 
     def __enter__(self) -> Self:
         return self
