@@ -167,6 +167,28 @@ FAMILIES: dict[str, Callable[..., PreTrainedConfig]] = {
     "qwen3_moe": _config(
         "Qwen3MoeConfig", **_EXPERTS, head_dim=16, norm_topk_prob=True, mlp_only_layers=[3]
     ),
+    "afmoe": _config(
+        "AfmoeConfig",
+        **_EXPERTS,
+        head_dim=16,
+        num_dense_layers=1,
+        num_shared_experts=2,
+        route_scale=1.5,
+        mup_enabled=True,
+        sliding_window=8,
+        global_attn_every_n_layers=2,
+    ),
+    "aria_text": _config("AriaTextConfig", moe_num_experts=5, moe_num_shared_experts=1),
+    "exaone_moe": _config(
+        "ExaoneMoeConfig",
+        **{**_EXPERTS, "num_experts": 6},
+        n_group=3,
+        topk_group=2,
+        head_dim=12,
+        sliding_window=8,
+        sliding_window_pattern=2,
+        first_k_dense_replace=1,
+    ),
     "dots1": _config(
         "Dots1Config", **_GROUPS, first_k_dense_replace=2, sliding_window=8, max_window_layers=4
     ),
@@ -226,8 +248,8 @@ def tiny_model(
         with torch.no_grad():
             biases = (each for each in model.named_buffers() if each[0].endswith(_ROUTER_BIAS))
             for name, parameter in (*model.named_parameters(), *biases):
-                # Norms and biases start out without effect.
-                if parameter.dim() == 1 or name.endswith(_ROUTER_BIAS):
+                # Norms, biases and some routers start out without effect.
+                if parameter.dim() == 1 or not parameter.any():
                     parameter.add_(torch.randn_like(parameter) * 0.2)
                 assert parameter.std() > 0, f"{name} is constant"
     path = folder / case

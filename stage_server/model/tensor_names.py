@@ -11,6 +11,9 @@ from stagecoach.model_files.weight_digest import EMBEDDING, HEAD, is_computed
 NORM = "model.norm."
 """What the names of the final norm's tensors begin with."""
 
+_NUM_AHEAD = "num_nextn_predict_layers"
+"""Key of how many layers behind the model's own guess at further tokens."""
+
 _QUANTIZED_SUFFIXES = (
     ".qweight",
     ".weight.absmax",
@@ -99,8 +102,28 @@ def check_zeros(reader: TensorReader, names: Collection[str], model_id: str) -> 
 
 
 def _unused(wanted: Collection[str], files: ModelFiles, layers: LayerRange) -> Set[str]:
-    own = {name for name in files.tensor_names if _is_own(name, layers, files.config.num_layers)}
+    num_layers = files.config.num_layers
+    ahead = files.config.raw.get(_NUM_AHEAD)
+    end = num_layers + (ahead if isinstance(ahead, int) else 0)
+    own = {
+        name
+        for name in files.tensor_names
+        if _is_own(name, layers, num_layers) and not _predicts_ahead(name, range(num_layers, end))
+    }
     return own - set(wanted)
+
+
+def _predicts_ahead(name: str, behind: range) -> bool:
+    """Whether a tensor is of what guesses at further tokens, behind the layers of the model.
+
+    Args:
+        name: Name of the tensor.
+        behind: Numbers of such layers.
+    """
+    number = name.removeprefix("model.layers.").partition(".")[0]
+    return name.startswith("mtp.") or (
+        name.startswith("model.layers.") and number.isdecimal() and int(number) in behind
+    )
 
 
 def _is_own(name: str, layers: LayerRange, num_layers: int) -> bool:

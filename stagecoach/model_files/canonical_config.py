@@ -50,6 +50,9 @@ def canonical_config(config: ModelConfig) -> dict[str, object]:
         values["hidden_act"] = "gelu_pytorch_tanh"
     if "mlp_only_layers" in values and values["mlp_only_layers"] is None:
         values["mlp_only_layers"] = ()
+    if "mlp_layer_types" in values and config.experts is not None:
+        kinds = ("sparse" if has_experts else "dense" for has_experts in config.experts.layers)
+        values["mlp_layer_types"] = tuple(kinds)
     if values.get("moe_layer_end_index") == -1:
         values["moe_layer_end_index"] = config.num_layers - 1
     return {key: _plain(value) for key, value in values.items()}

@@ -103,6 +103,56 @@ _GRANITE_KEYS: Keys = _keys(
 
 EXPERT_FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
+        "afmoe": Family(
+            module="afmoe",
+            prefix="Afmoe",
+            sizes=Sizes(32, 2048, 200192, 16, None, 128, 6144, 16384, False, None),
+            reads=_keys(
+                attention_bias=False,
+                moe_intermediate_size=1408,
+                mup_enabled=False,
+                num_dense_layers=1,
+                num_experts=64,
+                num_experts_per_tok=6,
+                num_shared_experts=2,
+                rms_norm_eps=1e-5,
+                route_scale=1.0,
+            ),
+            gates_attention=True,
+            embedding_scaled_by_width="mup_enabled",
+            windows=Windows(
+                WindowedLayers.PATTERN,
+                1024,
+                every=4,
+                pattern_key="global_attn_every_n_layers",
+                full_layers_ask=True,
+            ),
+            experts=ExpertLayout(keys=ExpertKeys(num_shared="num_shared_experts")),
+        ),
+        "aria_text": Family(
+            module="aria",
+            prefix="AriaText",
+            sizes=Sizes(32, 4096, 32000, 32, None, None, 4096, 2048, False, 2),
+            reads=_keys(
+                attention_bias=False,
+                mlp_bias=False,
+                moe_num_experts=8,
+                moe_num_shared_experts=2,
+                moe_topk=2,
+                rms_norm_eps=1e-6,
+            ),
+            experts=ExpertLayout(
+                gate_up=("mlp.experts.fc1.weight",),
+                down="mlp.experts.fc2.weight",
+                are_transposed=True,
+                keys=ExpertKeys(
+                    num_experts="moe_num_experts",
+                    num_chosen="moe_topk",
+                    width="intermediate_size",
+                    num_shared="moe_num_shared_experts",
+                ),
+            ),
+        ),
         "dots1": Family(
             module="dots1",
             prefix="Dots1",
@@ -149,6 +199,33 @@ EXPERT_FAMILIES: Mapping[str, Family] = MappingProxyType(
                     num_chosen="moe_k",
                     num_shared="moe_num_shared_experts",
                 ),
+            ),
+        ),
+        "exaone_moe": Family(
+            module="exaone_moe",
+            prefix="ExaoneMoe",
+            sizes=Sizes(32, 4096, 102400, 32, 32, None, 16384, 2048, False, 53),
+            reads=_keys(
+                first_k_dense_replace=1,
+                mlp_layer_types=None,
+                moe_intermediate_size=1024,
+                n_group=1,
+                norm_topk_prob=True,
+                num_experts=64,
+                num_experts_per_tok=8,
+                num_shared_experts=1,
+                rms_norm_eps=1e-5,
+                routed_scaling_factor=2.5,
+                topk_group=1,
+            ),
+            windows=Windows(
+                WindowedLayers.PATTERN, 4096, every=4, may_be_null=False, full_layers_ask=True
+            ),
+            experts=ExpertLayout(
+                others=MappingProxyType(
+                    {"mlp.gate.e_score_correction_bias": "mlp.e_score_correction_bias"}
+                ),
+                keys=ExpertKeys(num_shared="num_shared_experts"),
             ),
         ),
         "flex_olmo": Family(

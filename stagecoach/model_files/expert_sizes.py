@@ -24,6 +24,7 @@ class ExpertSizes(NamedTuple):
 
 
 _NUM_EXPERTS = ("num_experts", "num_local_experts")
+_FIRST_KEYS = ("first_k_dense_replace", "moe_layer_start_index", "num_dense_layers")
 _NUM_CHOSEN = ("num_experts_per_tok",)
 """Names of the keys in most families, by which transformers knows those of the others as well."""
 
@@ -80,11 +81,14 @@ def expert_sizes(
 
 def _has_experts(says: Mapping[str, object], layer_idx: int) -> bool:
     """Whether a layer has experts, by the keys that families have for it."""
+    kinds = says.get("mlp_layer_types")
+    if isinstance(kinds, list | tuple) and layer_idx < len(kinds):
+        return bool(kinds[layer_idx] == "sparse")
     dense = says.get("mlp_only_layers")
     if isinstance(dense, list | tuple) and layer_idx in dense:
         return False
     last = _first_of(says, ("moe_layer_end_index",), -1)
-    first = _first_of(says, ("first_k_dense_replace", "moe_layer_start_index"), 0)
+    first = _first_of(says, _FIRST_KEYS, 0)
     interval = _first_of(says, ("decoder_sparse_step", "moe_layer_interval"), 1)
     is_within = first <= layer_idx and (last == -1 or layer_idx <= last)
     return is_within and (layer_idx + 1) % interval == 0

@@ -64,6 +64,8 @@ class Windows(NamedTuple):
     """Window of a configuration that says no `sliding_window`."""
     every: int | None = None
     """One in so many layers has no window: the default of a pattern, or a fixed one."""
+    pattern_key: str = "sliding_window_pattern"
+    """Key of how many layers a pattern has."""
     max_window_layers: int = 28
     """Default of `max_window_layers`."""
     on_request: bool = False
@@ -82,7 +84,7 @@ class Windows(NamedTuple):
         if self.layers is WindowedLayers.ROTATED:
             keys.add("no_rope_layer_interval")
         if self.layers is WindowedLayers.PATTERN:
-            keys.add("sliding_window_pattern")
+            keys.add(self.pattern_key)
         return frozenset(keys)
 
 
@@ -208,6 +210,8 @@ class Family:
     """Key of the final norm's epsilon; None: the norm has its own."""
     has_gate: bool = True
     """True when an MLP has three matrices, False when it has two."""
+    gates_attention: bool = False
+    """True when a matrix as wide as the queries weighs the output of attention."""
     rope: Rope = USUAL_ROPE
     windows: Windows | None = None
     """Which layers attend within a window; None where none ever does."""
@@ -220,8 +224,9 @@ class Family:
     overflows_in_float16: bool = False
     """True when hidden states grow beyond 65504, the largest number of float16. The same families
     as in vLLM."""
-    embedding_scaled_by_width: bool = False
-    """True when embeddings are multiplied by the square root of the hidden size."""
+    embedding_scaled_by_width: bool | str = False
+    """Whether embeddings are multiplied by the square root of the hidden size, or the key that says
+    so."""
     embedding_multiplier: str | None = None
     """Key of a factor on the embeddings. A key that is absent has no effect."""
     residual_multiplier: str | None = None
@@ -245,7 +250,8 @@ class Family:
 
     def embedding_scale(self, config: Keys) -> float:
         """Returns the factor on the embeddings."""
-        if self.embedding_scaled_by_width:
+        scaled = self.embedding_scaled_by_width
+        if config.get(scaled) if isinstance(scaled, str) else scaled:
             return math.sqrt(number(config, "hidden_size", 1.0))
         return number(config, self.embedding_multiplier, 1.0)
 

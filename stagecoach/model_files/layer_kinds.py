@@ -57,7 +57,7 @@ def layer_types(raw: Mapping[str, object], family: Windows, num_layers: int) -> 
         case _:
             every: object = family.every
             if family.layers is WindowedLayers.PATTERN:
-                every = raw.get("sliding_window_pattern", every)
+                every = raw.get(family.pattern_key, every)
             if not isinstance(every, int) or every < 1:
                 return None
             is_full = [(i + 1) % every == 0 for i in range(num_layers)]

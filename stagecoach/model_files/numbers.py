@@ -139,6 +139,10 @@ _OF_SOME: Mapping[str, Bounds] = MappingProxyType(
         "clip_qkv": _OPTIONAL_FACTOR,
         "sliding_window": _WINDOW,
         "sliding_window_pattern": POSITIONS,
+        "global_attn_every_n_layers": POSITIONS,
+        "num_dense_layers": _LAYER,
+        "num_shared_experts": SHARED_EXPERTS,
+        "route_scale": FACTOR,
         "max_window_layers": _whole(0, MAX_POSITIONS),
         "no_rope_layer_interval": POSITIONS,
         **dict.fromkeys(
@@ -196,7 +200,7 @@ def _bounds_of(name: str, family: Family | None, raw: Mapping[str, object]) -> B
     if name not in _OF_SOME or family is None or not family.reads_number(name):
         return None
     is_listed = raw.get("layer_types") is not None
-    if name == "sliding_window_pattern" and is_listed:
+    if family.windows is not None and name == family.windows.pattern_key and is_listed:
         return None
     if name == "sliding_window" and family.windows is not None:
         if family.windows.on_request and not raw.get("use_sliding_window"):

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 _TYPES = frozenset(
     {
+        "aria",
         "aya_vision",
         "cohere2_vision",
         "gemma3",

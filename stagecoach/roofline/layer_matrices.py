@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from stagecoach.contract.precision import Encoding
 from stagecoach.model_files.config import ModelConfig
+from stagecoach.model_files.families import FAMILIES
 
 Matrix = tuple[int, int]
 """Rows and columns, as it is multiplied: rows are outputs."""
@@ -82,6 +83,9 @@ def _common(config: ModelConfig, width: int | None, are_joined: bool) -> tuple[M
     attention_width = config.num_attention_heads * config.head_dim
     kv_width = config.num_kv_heads * config.head_dim
     of_attention = [attention_width, kv_width, kv_width]
+    family = FAMILIES.get(config.model_type)
+    if family is not None and family.gates_attention:
+        of_attention.append(attention_width)
     of_mlp = [width] * (config.num_mlp_matrices - 1) if width else []
     if are_joined:
         of_attention, of_mlp = [sum(of_attention)], [sum(of_mlp)]

@@ -16,6 +16,7 @@ from tests.parity.test_layer_stack import PROMPT, generate, load_split
 from tests.tiny_models import VOCAB_SIZE
 
 TEXTS = {
+    "aria": "aria_text",
     "aya_vision": "cohere2",
     "cohere2_vision": "cohere2",
     "gemma3": "gemma3_text",

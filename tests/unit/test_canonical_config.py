@@ -158,11 +158,13 @@ def attributes_read(model_type: str) -> frozenset[str]:
 
 NOT_OF_LAYERS = frozenset(
     # What makes masks, caches and losses, or loads and trains a model, which are not asked for; and
-    # the images of Gemma 3.
+    # the images of Gemma 3 and Aria.
     {"_attn_implementation", "get_text_config", "pad_token_id", "use_cache"}
     | {"initializer_range", "output_router_logits", "router_aux_loss_coef", "router_jitter_noise"}
     | {"attention_dropout", "embd_pdrop", "embedding_dropout", "resid_pdrop", "residual_dropout"}
-    | {"image_token_id", "mm_tokens_per_image", "text_config", "vision_config"}
+    | {"image_token_id", "mm_tokens_per_image", "text_config", "vision_config", "patch_size"}
+    | {"projector_patch_to_query_dict", "max_value_projector_patch_to_query_dict"}
+    | {"vision_feature_layer"}
     # What refuses a model, and what is a method, a constant or a word of a comment.
     | {"per_layer_config", "use_bidirectional_attention"}
     | {"standardize_rope_params", "validate_rope", "default_theta", "json"}

@@ -150,7 +150,9 @@ def test_layers_have_experts_where_transformers_has_them(case: str, tmp_path: Pa
         for module in found:
             assert experts is not None
             shape = dict(module.named_parameters())["down_proj"].shape
-            assert shape[::2] == (experts.num_experts, experts.width)
+            layout = FAMILIES[files.config.model_type].experts
+            width = shape[1 if layout and layout.are_transposed else 2]
+            assert (shape[0], width) == (experts.num_experts, experts.width)
 
 
 @pytest.mark.parametrize(

@@ -263,3 +263,28 @@ class TestMixturesOfExperts:
         save_file({k: v for k, v in tensors.items() if k != last}, path / "model.safetensors")
         with pytest.raises(ModelFilesError, match=f"has no tensor {last}"):
             check_names(wanted, open_model(str(path)), layer)
+
+
+@pytest.mark.parametrize("is_behind", [True, False])
+def test_layers_that_guess_at_further_tokens_are_left_out(
+    tmp_path: Path, *, is_behind: bool
+) -> None:
+    """As GLM-4.5 is published, whose configuration says how many there are behind its own."""
+    path = tiny_model("glm4_moe", tmp_path, num_nextn_predict_layers=1 if is_behind else 0)
+    file = path / "model.safetensors"
+    tensors = load_file(file)
+    ahead = {
+        name.replace(".layers.5.", ".layers.6."): tensor.clone()
+        for name, tensor in tensors.items()
+        if ".layers.5." in name
+    }
+    save_file({**tensors, **ahead, "mtp.norm.weight": torch.ones(48)}, file)
+    files = open_model(str(path))
+    layers = LayerRange(3, 6)
+    plan = WeightPlan(DecoderLayers.weight_sources(ModuleBlueprint(files, layers)))
+    wanted = {*plan.tensor_names, "model.norm.weight", "lm_head.weight"}
+    if is_behind:
+        check_names(wanted, files, layers)
+        return
+    with pytest.raises(ModelFilesError, match=r"does not use: model\.layers\.6\."):
+        check_names(wanted, files, layers)
