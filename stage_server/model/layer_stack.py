@@ -25,7 +25,7 @@ from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.load_progress import LoadPhase, LoadProgress
 from stagecoach.contract.precision import DType, Encoding, Precision, few_bits
 from stagecoach.model_files import ModelFiles
-from stagecoach.model_files.weight_digest import EMBEDDING, HEAD
+from stagecoach.model_files.weight_digest import EMBEDDING, HEAD, HEAD_BIAS
 
 _MIN_PEEK_ELEMENTS = 4 << 20
 _PEEK_SHARE = 20
@@ -311,7 +311,10 @@ def _weight_plan(blueprint: Blueprint, layers_type: type[Layers]) -> WeightPlan:
     if blueprint.is_last:
         sources |= blueprint.norm_sources()
         sources[HEAD] = ParameterSource.one(blueprint.head_name, matrix)
-    return WeightPlan(sources)
+        if blueprint.family.head_has_bias:
+            sources[HEAD_BIAS] = ParameterSource.one(HEAD_BIAS, matrix[:1])
+    in_files = blueprint.family.names.in_files
+    return WeightPlan({name: source.renamed(in_files) for name, source in sources.items()})
 
 
 def _load_embedding(
@@ -332,7 +335,8 @@ def _load_head(
     if not blueprint.is_last:
         return None
     projection = None
-    if embedding is not None and blueprint.config.tie_word_embeddings:
+    can_share = blueprint.config.tie_word_embeddings and not blueprint.family.head_has_bias
+    if embedding is not None and can_share:
         projection = loader.linear_format.sharing(embedding.rows)
     if projection is None or not loader.source.are_equal(EMBEDDING, HEAD):
         projection = loader.linear(HEAD.removesuffix(".weight"))

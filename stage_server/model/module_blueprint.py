@@ -13,7 +13,7 @@ from torch import nn
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from stage_server.model.blueprint import AttentionTraits, Blueprint, layer_prefix
-from stage_server.model.decoder_layer import IMPLEMENTATION, run_layer
+from stage_server.model.decoder_layer import IMPLEMENTATION, hand_arguments_on, run_layer
 from stage_server.model.experts import layer_sources
 from stage_server.model.layout import check_rope
 from stage_server.model.rotary import Rotary
@@ -68,11 +68,14 @@ class ModuleBlueprint(Blueprint):
         hf_config = _hf_config(self.config)
         check_rope(self.config, hf_config.rope_parameters)
         module = importlib.import_module(f"transformers.models.{name}.modeling_{name}")
-        layer_class = getattr(module, f"{family.prefix}DecoderLayer")
+        layer_class = getattr(module, f"{family.prefix}{family.layer}")
         rotary = getattr(module, f"{family.prefix}RotaryEmbedding")(config=hf_config)
         with torch.device("meta"):
             self.layers: list[nn.Module] = [layer_class(hf_config, i) for i in self.range]
             self._norm = _final_norm(module, family, hf_config)
+        if not family.hands_arguments_on:
+            for layer in self.layers:
+                hand_arguments_on(layer)
         layer_types = None
         if family.rope.per_layer_type:
             layer_types = [hf_config.layer_types[i] for i in self.range]
@@ -164,7 +167,8 @@ def _hf_config(config: ModelConfig) -> PreTrainedConfig:
     if getattr(hf_config, "head_dim", config.head_dim) is None:  # some families take it as it is
         hf_config.head_dim = config.head_dim
     for theirs, ours in _CHECKED.items():
-        expected, found = getattr(config, ours), getattr(hf_config, theirs)
+        expected = getattr(config, ours)
+        found = getattr(hf_config, theirs, expected)  # without a key for it, layers show it
         if expected != found:
             raise UnsupportedModelError(
                 f"config.json must say {theirs}: transformers takes {shown(found)}, "

@@ -5,6 +5,8 @@ from collections.abc import Collection, Set
 from stagecoach.contract.errors import ModelFilesError, UnsupportedModelError
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.model_files import ModelFiles, TensorReader
+from stagecoach.model_files.families import FAMILIES
+from stagecoach.model_files.family import TensorNames
 from stagecoach.model_files.listing import listed
 from stagecoach.model_files.weight_digest import EMBEDDING, HEAD, is_computed
 
@@ -37,6 +39,7 @@ def check_names(wanted: Collection[str], files: ModelFiles, layers: LayerRange) 
         UnsupportedModelError: The tensors are those of a quantized model.
     """
     names, model_id, config = files.tensor_names, files.model_id, files.config
+    head = _names(files).in_files(HEAD)
     missing = set(wanted) - set(names)
     unused = _unused(wanted, files, layers) - files.fillers
     if any(name.endswith(_QUANTIZED_SUFFIXES) for name in unused):
@@ -45,9 +48,9 @@ def check_names(wanted: Collection[str], files: ModelFiles, layers: LayerRange) 
             "config.json does not say how they were made (quantization_config), or says it of "
             "others; take the model that they were made from, or a GGUF file"
         )
-    if missing == {HEAD}:
+    if missing == {head}:
         raise ModelFilesError(
-            f"{model_id} has no tensor {HEAD}, and its config.json does not say that "
+            f"{model_id} has no tensor {head}, and its config.json does not say that "
             "the head is the embedding (tie_word_embeddings)"
         )
     if missing & {f"model.{name}" for name in names}:
@@ -99,16 +102,22 @@ def check_zeros(reader: TensorReader, names: Collection[str], model_id: str) -> 
 
 
 def _unused(wanted: Collection[str], files: ModelFiles, layers: LayerRange) -> Set[str]:
-    own = {name for name in files.tensor_names if _is_own(name, layers, files.config.num_layers)}
+    prefixes, num_layers = _names(files), files.config.num_layers
+    own = {name for name in files.tensor_names if _is_own(name, prefixes, layers, num_layers)}
     return own - set(wanted)
 
 
-def _is_own(name: str, layers: LayerRange, num_layers: int) -> bool:
+def _names(files: ModelFiles) -> TensorNames:
+    return FAMILIES[files.config.model_type].names
+
+
+def _is_own(name: str, prefixes: TensorNames, layers: LayerRange, num_layers: int) -> bool:
     """Whether a stage has to make use of a tensor."""
     if is_computed(name):
         return False
-    if not name.startswith("model.layers."):
+    if not name.startswith(prefixes.layers):
+        ends = (prefixes.in_files(EMBEDDING), prefixes.in_files(HEAD))
         is_last = layers.end == num_layers
-        return name not in (EMBEDDING, HEAD) and (is_last or not name.startswith(NORM))
-    number = name.split(".")[2]
+        return name not in ends and (is_last or not name.startswith((prefixes.norm, prefixes.head)))
+    number = name.removeprefix(prefixes.layers).split(".")[0]
     return not number.isdecimal() or int(number) in layers or int(number) >= num_layers

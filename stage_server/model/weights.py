@@ -155,7 +155,7 @@ class WeightSource:
         """Yields which rows of which tensors are the rows `[start, end)` of a parameter."""
         first = 0
         for tensor in source.tensors:
-            num_rows = tensor.shape[0]
+            num_rows = tensor.num_rows
             low, high = max(start, first), min(end, first + num_rows)
             if low < high:
                 yield _Part(tensor, low - first, high - first)

@@ -12,6 +12,7 @@ from stagecoach.model_files.canonical_config import canonical_config
 from stagecoach.model_files.chat_templates import DEFAULT, configured_template
 from stagecoach.model_files.config import parse_config
 from stagecoach.model_files.families import FAMILIES
+from stagecoach.model_files.family import USUAL_NAMES
 from stagecoach.model_files.folder import Folder
 from stagecoach.model_files.folder_content import (
     ADAPTER_CONFIG,
@@ -322,11 +323,17 @@ class HfFiles(ModelFiles):
 
     @cached_property
     def _stored(self) -> Mapping[str, str]:
-        """Name under which each tensor is in the files; both of a pair that is tied have one."""
-        stored = {name: name for name in self._shards or ()}
+        """Name under which each tensor is in the files, by its usual one.
+
+        Both of a pair that is tied have one.
+        """
+        family = FAMILIES.get(self.config.model_type)
+        names = USUAL_NAMES if family is None else family.names
+        stored = {names.usual(name): name for name in self._shards or ()}
         if self.config.tie_word_embeddings and stored.keys() & {EMBEDDING, HEAD}:
-            stored.setdefault(HEAD, EMBEDDING)
-            stored.setdefault(EMBEDDING, HEAD)
+            for name, other in ((HEAD, EMBEDDING), (EMBEDDING, HEAD)):
+                if other in stored:
+                    stored.setdefault(name, stored[other])
         return stored
 
     def _index(self) -> Mapping[str, str] | None:

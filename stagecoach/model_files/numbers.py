@@ -95,6 +95,8 @@ _ROPE: Mapping[str, Bounds] = MappingProxyType(
         "high_freq_factor": _OPTIONAL_FACTOR,
         "mscale": Bounds(0, 1e6, or_null=True),
         "mscale_all_dim": Bounds(0, 1e6, or_null=True),
+        "alpha": _OPTIONAL_FACTOR,
+        "llama_4_scaling_beta": Bounds(0, 1e6),
         "partial_rotary_factor": _PART,
         "original_max_position_embeddings": Bounds(1, MAX_POSITIONS, or_null=True),
         "short_factor": FACTOR,
@@ -120,6 +122,9 @@ _OF_SOME: Mapping[str, Bounds] = MappingProxyType(
         "rope_local_base_freq": THETA._replace(or_null=True),
         "layer_norm_eps": EPSILON,
         "norm_epsilon": EPSILON,
+        "norm_eps": EPSILON,
+        "rotary_emb_base": THETA,
+        "rotary_pct": _PART._replace(or_null=False),
         "logit_scale": FACTOR,
         "attn_logit_softcapping": _OPTIONAL_FACTOR,
         "final_logit_softcapping": _OPTIONAL_FACTOR,
@@ -153,7 +158,8 @@ def check_numbers(raw: Mapping[str, object], family: Family | None, file_name: s
             one has to be; names the field as the file spells it.
     """
     for name, value in raw.items():
-        bounds = _bounds_of(name, family, raw)
+        usual = name if family is None else family.other_keys.get(name, name)
+        bounds = _bounds_of(usual, family, raw)
         if bounds is not None:
             bounds.check(value, name, file_name)
         elif name in ("rope_scaling", "rope_parameters") and isinstance(value, Mapping):
@@ -177,7 +183,8 @@ def _bounds_of(name: str, family: Family | None, raw: Mapping[str, object]) -> B
             return None
         if not family.windows.may_be_null and not is_listed:
             return POSITIONS
-    return _OF_SOME[name]
+    or_null = name in family.reads and family.reads[name] is None
+    return _OF_SOME[name]._replace(or_null=True) if or_null else _OF_SOME[name]
 
 
 def _check_rope(values: Mapping[str, object], path: str, file_name: str) -> None:

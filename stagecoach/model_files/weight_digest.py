@@ -25,8 +25,11 @@ _DIGEST_BYTES = 16
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 """What every model has, and what one with tied embeddings has in the other."""
 
-_COMPUTED_SUFFIXES = tuple(
-    f"rotary_emb.{name}" for name in ("inv_freq", "cos_cached", "sin_cached")
+HEAD_BIAS = "lm_head.bias"
+
+_COMPUTED_SUFFIXES = (
+    *(f"rotary_emb.{name}" for name in ("inv_freq", "cos_cached", "sin_cached")),
+    *(".attention.bias", ".attention.masked_bias"),  # the causal mask of a GPT-NeoX
 )
 
 
