@@ -159,7 +159,9 @@ FAMILIES: dict[str, Callable[..., PreTrainedConfig]] = {
     "bitnet": _config("BitNetConfig"),
     "cwm": _config("CwmConfig", head_dim=16, sliding_window=8, rope_parameters=_LLAMA3_ROPE),
     "ernie4_5": _config("Ernie4_5Config", head_dim=16, use_bias=True, tie_word_embeddings=True),
-    "gpt_neox": _config("GPTNeoXConfig", num_key_value_heads=4, rotary_pct=0.5, rotary_emb_base=500.0),
+    "gpt_neox": _config(
+        "GPTNeoXConfig", num_key_value_heads=4, rotary_pct=0.5, rotary_emb_base=500.0
+    ),
     "gpt_neox-in-a-row": _config(
         "GPTNeoXConfig", num_key_value_heads=4, rotary_pct=0.5, use_parallel_residual=False
     ),
