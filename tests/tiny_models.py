@@ -65,6 +65,7 @@ _GRANITE: dict[str, Any] = {
     "residual_multiplier": 0.6,
     "logits_scaling": 2.0,
 }
+_ALL_KV_HEADS = {"num_key_value_heads": 4}
 _ROUTER_BIAS = "e_score_correction_bias"
 _GROUPS: dict[str, Any] = {
     "n_routed_experts": 6,
@@ -165,6 +166,19 @@ FAMILIES: dict[str, Callable[..., PreTrainedConfig]] = {
     "gpt_neox-in-a-row": _config(
         "GPTNeoXConfig", num_key_value_heads=4, rotary_pct=0.5, use_parallel_residual=False
     ),
+    "gpt2": _config(
+        "GPT2Config",
+        **_ALL_KV_HEADS,
+        n_inner=96,
+        scale_attn_by_inverse_layer_idx=True,
+        initializer_range=0.6,
+    ),
+    "gpt_bigcode": _config("GPTBigCodeConfig", num_key_value_heads=1, intermediate_size=None),
+    "gpt_bigcode-many-heads": _config(
+        "GPTBigCodeConfig", **_ALL_KV_HEADS, multi_query=False, n_inner=96
+    ),
+    "biogpt": _config("BioGptConfig", **_ALL_KV_HEADS),
+    "nanochat": _config("NanoChatConfig", final_logit_softcapping=3.0),
     "hunyuan_v1_dense": _config("HunYuanDenseV1Config", head_dim=16, rope_parameters=_ALPHA),
     "hyperclovax": _config("HyperCLOVAXConfig", **_GRANITE),
     "hyperclovax-plain": _config("HyperCLOVAXConfig", use_post_norm=False),

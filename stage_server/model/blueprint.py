@@ -84,7 +84,10 @@ class Blueprint(ABC):
 
     @property
     def embedding_name(self) -> str:
-        """Usual name of the matrix that embeds tokens: the head, where that is all there is of a pair."""
+        """Usual name of the matrix that embeds tokens.
+
+        It is the head, where that is all there is of a pair.
+        """
         is_there = self._has(EMBEDDING) or not self._has(HEAD)
         return EMBEDDING if is_there or not self.config.tie_word_embeddings else HEAD
 

@@ -117,6 +117,8 @@ def _is_own(name: str, prefixes: TensorNames, layers: LayerRange, num_layers: in
         return False
     if not name.startswith(prefixes.layers):
         ends = (prefixes.in_files(EMBEDDING), prefixes.in_files(HEAD))
+        if name.startswith(prefixes.positions):
+            return layers.start == 0
         is_last = layers.end == num_layers
         return name not in ends and (is_last or not name.startswith((prefixes.norm, prefixes.head)))
     number = name.removeprefix(prefixes.layers).split(".")[0]

@@ -177,6 +177,24 @@ def module_sources(module: nn.Module, prefix: str) -> dict[str, ParameterSource]
     }
 
 
+def transposed_sources(
+    sources: dict[str, ParameterSource], names: Sequence[str]
+) -> dict[str, ParameterSource]:
+    """Returns sources of which some are matrices that files have with inputs as rows.
+
+    Args:
+        sources: Sources of parameters, each of which is one tensor.
+        names: Parameters of those matrices.
+    """
+    transposed = {
+        name: ParameterSource(
+            (CheckpointTensor(name, sources[name].shape[::-1], is_transposed=True),)
+        )
+        for name in names
+    }
+    return {**sources, **transposed}
+
+
 def stack_linears(sources: dict[str, ParameterSource], stacked: str, parts: Sequence[str]) -> None:
     """Makes one linear layer of several that have the same input, in place.
 

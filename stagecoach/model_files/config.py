@@ -91,6 +91,12 @@ def _parse(
     num_heads = _size(values, "num_attention_heads")
     hidden_size = _size(values, "hidden_size")
     num_kv_heads = _size(values, "num_key_value_heads", num_heads)
+    if family is not None and family.one_kv_head is not None:
+        is_one = values.get(family.one_kv_head, family.reads[family.one_kv_head])
+        num_kv_heads = 1 if is_one else num_heads
+    widening = None if family is None else family.mlp_widening
+    if values.get("intermediate_size") is None and widening is not None:
+        values = {**values, "intermediate_size": widening * hidden_size}
     if num_heads % num_kv_heads:
         raise UnsupportedModelError(
             f"config.json: num_key_value_heads is {num_kv_heads}, must divide the {num_heads} of "
@@ -142,6 +148,8 @@ def _max_model_len(values: Mapping[str, object], family: Family | None) -> int:
     (arXiv:2309.00071) is switched on by a few keys that say how far it reaches.
     """
     max_positions = _size(values, "max_position_embeddings")
+    if family is not None and family.first_position is not None:
+        return max_positions
     reach = max_positions
     usual = USUAL_ROPE if family is None else family.rope
     for rope in rope_parameters(values, usual, max_positions).values():

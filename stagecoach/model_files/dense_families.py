@@ -32,6 +32,18 @@ def _llama3(factor: float, theta: float) -> Keys:
     )
 
 
+_GPT2_NAMES = TensorNames(
+    "transformer.wte.", "transformer.h.", "transformer.ln_f.", "lm_head.", "transformer.wpe."
+)
+_GPT2_KEYS: Mapping[str, str] = MappingProxyType(
+    {
+        "n_embd": "hidden_size",
+        "n_head": "num_attention_heads",
+        "n_inner": "intermediate_size",
+        "n_layer": "num_hidden_layers",
+        "n_positions": "max_position_embeddings",
+    }
+)
 _LLAMA_KEYS = _keys(attention_bias=False, hidden_act="silu", mlp_bias=False, rms_norm_eps=1e-5)
 
 DENSE_FAMILIES: Mapping[str, Family] = MappingProxyType(
@@ -51,6 +63,24 @@ DENSE_FAMILIES: Mapping[str, Family] = MappingProxyType(
             reads=_keys(attention_bias=False, hidden_act="relu2", rms_norm_eps=1e-5),
             rope=Rope(theta=5e5),
         ),
+        "biogpt": Family(
+            module="biogpt",
+            prefix="BioGpt",
+            sizes=Sizes(24, 1024, 42384, 16, None, None, 4096, 1024, True, 2),
+            reads=_keys(hidden_act="gelu", scale_embedding=True),
+            names=TensorNames(
+                "biogpt.embed_tokens.",
+                "biogpt.layers.",
+                "biogpt.layer_norm.",
+                "output_projection.",
+                "biogpt.embed_positions.",
+            ),
+            norm="LayerNorm",
+            norm_eps=None,
+            first_position=2,
+            has_gate=False,
+            embedding_scaled_by_width=True,
+        ),
         "cwm": Family(
             module="cwm",
             prefix="Cwm",
@@ -66,6 +96,45 @@ DENSE_FAMILIES: Mapping[str, Family] = MappingProxyType(
             sizes=Sizes(18, 1024, 103424, 16, 2, 128, 3072, 131072, True, 2),
             reads=_keys(hidden_act="silu", rms_norm_eps=1e-5, use_bias=False),
             rope=Rope(theta=5e5),
+        ),
+        "gpt2": Family(
+            module="gpt2",
+            prefix="GPT2",
+            layer="Block",
+            sizes=Sizes(12, 768, 50257, 12, None, None, None, 1024, True, 50256),
+            reads=_keys(
+                activation_function="gelu_new",
+                layer_norm_epsilon=1e-5,
+                scale_attn_by_inverse_layer_idx=False,
+                scale_attn_weights=True,
+            ),
+            names=_GPT2_NAMES,
+            other_keys=_GPT2_KEYS,
+            norm="LayerNorm",
+            norm_eps="layer_norm_epsilon",
+            first_position=0,
+            has_gate=False,
+            mlp_widening=4,
+        ),
+        "gpt_bigcode": Family(
+            module="gpt_bigcode",
+            prefix="GPTBigCode",
+            layer="Block",
+            sizes=Sizes(12, 768, 50257, 12, None, None, None, 1024, True, 50256),
+            reads=_keys(
+                activation_function="gelu_pytorch_tanh",
+                layer_norm_epsilon=1e-5,
+                multi_query=True,
+                scale_attn_weights=True,
+            ),
+            names=_GPT2_NAMES,
+            other_keys=_GPT2_KEYS,
+            norm="LayerNorm",
+            norm_eps="layer_norm_epsilon",
+            first_position=0,
+            has_gate=False,
+            mlp_widening=4,
+            one_kv_head="multi_query",
         ),
         "hunyuan_v1_dense": Family(
             module="hunyuan_v1_dense",
@@ -135,6 +204,21 @@ DENSE_FAMILIES: Mapping[str, Family] = MappingProxyType(
                 )
             ),
             windows=Windows(WindowedLayers.ALL, None),
+        ),
+        "nanochat": Family(
+            module="nanochat",
+            prefix="NanoChat",
+            sizes=Sizes(12, 768, 50304, 6, None, None, 8192, 2048, False, 1),
+            reads=_keys(
+                attention_bias=False,
+                final_logit_softcapping=15.0,
+                hidden_act="relu2",
+                rms_norm_eps=1e-6,
+            ),
+            norm_has_width=False,
+            norms_embeddings=True,
+            has_gate=False,
+            logits_softcap="final_logit_softcapping",
         ),
         "nemotron": Family(
             module="nemotron",

@@ -128,6 +128,8 @@ class TensorNames(NamedTuple):
     norm: str = "model.norm."
     """The final norm."""
     head: str = "lm_head."
+    positions: str = "model.embed_positions."
+    """Learned positions, where a family has them."""
 
     def in_files(self, name: str) -> str:
         """Returns the name in files of a tensor that is named as in most families."""
@@ -229,10 +231,21 @@ class Family:
     """True when the logits have a bias."""
     norm: str = "RMSNorm"
     """Class of the final norm: `<prefix><norm>`, or `LayerNorm` of torch."""
+    norm_has_width: bool = True
+    """False when the class of the final norm takes an epsilon alone, as it has no parameters."""
+    norms_embeddings: bool = False
+    """True when embeddings are normed, by a norm like the final one."""
+    first_position: int | None = None
+    """Row of the learned positions, which are added to the embeddings, that is the first token's;
+    None: there are none, and positions are rotary."""
     norm_eps: str | None = "rms_norm_eps"
     """Key of the final norm's epsilon; None: the norm has its own."""
     has_gate: bool = True
     """True when an MLP has three matrices, False when it has two."""
+    mlp_widening: int | None = None
+    """Width of an MLP over the hidden size, where the configuration says none."""
+    one_kv_head: str | None = None
+    """Key of whether all heads share their keys and values; None: no key says it."""
     rope: Rope = USUAL_ROPE
     windows: Windows | None = None
     """Which layers attend within a window; None where none ever does."""

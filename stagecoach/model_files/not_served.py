@@ -105,9 +105,7 @@ _OTHER_WAYS: Mapping[str, frozenset[str]] = MappingProxyType(
         "its attention is code of its own in transformers, with a cache of its own": frozenset(
             {"codegen", "falcon", "gpt_neo", "gpt_neox_japanese", "gptj", "xglm", "xlm"}
         ),
-        "its positions are added to the embeddings": frozenset(
-            {"biogpt", "ctrl", "gpt2", "gpt_bigcode", "openai-gpt", "opt"}
-        ),
+        "its positions are added to the embeddings": frozenset({"ctrl", "openai-gpt", "opt"}),
         "its positions have three axes, of which text needs one": frozenset(
             {"cohere_compass_text"}
         ),
@@ -116,7 +114,6 @@ _OTHER_WAYS: Mapping[str, frozenset[str]] = MappingProxyType(
             frozenset({"gemma3n_text", "gemma4_text", "gemma4_unified_text"})
         ),
         "its layers run several times for each token": frozenset({"hrm_text"}),
-        "it norms its embeddings": frozenset({"nanochat"}),
         "it reads bytes, in patches of several sizes": frozenset({"blt"}),
         "it only drafts for another model": frozenset(
             {"gemma4_assistant", "gemma4_unified_assistant"}

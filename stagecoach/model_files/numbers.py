@@ -112,7 +112,15 @@ _OF_ALL: Mapping[str, Bounds] = MappingProxyType(
         "rope_theta": THETA,
         "partial_rotary_factor": _PART,
         "rms_norm_eps": EPSILON,
-        **dict.fromkeys(("attention_dropout", "residual_dropout"), Bounds(0, 1, or_null=True)),
+        **dict.fromkeys(
+            (
+                "activation_dropout",
+                "attention_dropout",
+                "hidden_dropout_prob",
+                "residual_dropout",
+            ),
+            Bounds(0, 1, or_null=True),
+        ),
     }
 )
 """Numbers that have defaults, and what they may be in any family."""
@@ -121,6 +129,7 @@ _OF_SOME: Mapping[str, Bounds] = MappingProxyType(
     {
         "rope_local_base_freq": THETA._replace(or_null=True),
         "layer_norm_eps": EPSILON,
+        "layer_norm_epsilon": EPSILON,
         "norm_epsilon": EPSILON,
         "norm_eps": EPSILON,
         "rotary_emb_base": THETA,

@@ -17,8 +17,9 @@ from stagecoach.model_files.weight_digest import HEAD
 def test_every_family_is_one_of_transformers(model_type: str) -> None:
     family = FAMILIES[model_type]
     module = import_module(f"transformers.models.{family.module}.modeling_{family.module}")
-    for class_name in (family.layer, "RotaryEmbedding"):
-        assert hasattr(module, f"{family.prefix}{class_name}")
+    assert hasattr(module, f"{family.prefix}{family.layer}")
+    is_rotary = hasattr(module, f"{family.prefix}RotaryEmbedding")
+    assert is_rotary == (family.first_position is None)
     named = hasattr(module, f"{family.prefix}{family.norm}")
     assert named or family.norm == "LayerNorm"
 
@@ -44,7 +45,9 @@ def test_families_have_names_of_their_own_in_gguf_files() -> None:
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_absent_keys_mean_what_they_mean_to_transformers(model_type: str) -> None:
     fields = CONFIG_MAPPING[model_type].__dataclass_fields__
-    theirs = [getattr(fields.get(key), "default", None) for key in Sizes._fields]
+    own_keys = {usual: own for own, usual in FAMILIES[model_type].other_keys.items()}
+    named = [key if key in fields else own_keys.get(key, key) for key in Sizes._fields]
+    theirs = [getattr(fields.get(key), "default", None) for key in named]
     assert list(FAMILIES[model_type].sizes) == theirs
 
 
