@@ -126,7 +126,9 @@ def meaning(raw: dict[str, Any]) -> dict[str, Any]:
     found = {key: value for key, value in found.items() if key in read}
     has_window = "sliding_attention" in found.get("layer_types", ["sliding_attention"])
     if not has_window and model_type != "exaone4":
-        found.pop("sliding_window")
+        found.pop("sliding_window", None)
+    if FAMILIES[model_type].first_position is not None:
+        return found
     ropes = found["rope_parameters"]
     if FAMILIES[model_type].rope.per_layer_type:
         found["rope_parameters"] = ropes = {name: ropes[name] for name in (FULL, SLIDING)}
