@@ -39,7 +39,8 @@ def check_names(wanted: Collection[str], files: ModelFiles, layers: LayerRange) 
         UnsupportedModelError: The tensors are those of a quantized model.
     """
     names, model_id, config = files.tensor_names, files.model_id, files.config
-    head = _names(files).in_files(HEAD)
+    prefixes = _names(files)
+    head, base = prefixes.in_files(HEAD), f"{prefixes.embedding.partition('.')[0]}."
     missing = set(wanted) - set(names)
     unused = _unused(wanted, files, layers) - files.fillers
     if any(name.endswith(_QUANTIZED_SUFFIXES) for name in unused):
@@ -53,10 +54,10 @@ def check_names(wanted: Collection[str], files: ModelFiles, layers: LayerRange) 
             f"{model_id} has no tensor {head}, and its config.json does not say that "
             "the head is the embedding (tie_word_embeddings)"
         )
-    if missing & {f"model.{name}" for name in names}:
+    if missing & {base + name for name in names}:
         raise ModelFilesError(
             f"{model_id} has no tensor {listed(missing)}: the names of its tensors lack "
-            "the 'model.' in front, as those of a model that was saved without its head; save "
+            f"the '{base}' in front, as those of a model that was saved without its head; save "
             "it with AutoModelForCausalLM"
         )
     if missing:

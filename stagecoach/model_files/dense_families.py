@@ -56,13 +56,6 @@ DENSE_FAMILIES: Mapping[str, Family] = MappingProxyType(
             has_gate=False,
             rope=Rope(theta=1.2e7, unless_said=_llama3(8.0, 1.2e7)),
         ),
-        "bitnet": Family(
-            module="bitnet",
-            prefix="BitNet",
-            sizes=Sizes(30, 2560, 128256, 20, 5, None, 6912, 2048, False, 128001),
-            reads=_keys(attention_bias=False, hidden_act="relu2", rms_norm_eps=1e-5),
-            rope=Rope(theta=5e5),
-        ),
         "biogpt": Family(
             module="biogpt",
             prefix="BioGpt",
@@ -80,6 +73,13 @@ DENSE_FAMILIES: Mapping[str, Family] = MappingProxyType(
             first_position=2,
             has_gate=False,
             embedding_scaled_by_width=True,
+        ),
+        "bitnet": Family(
+            module="bitnet",
+            prefix="BitNet",
+            sizes=Sizes(30, 2560, 128256, 20, 5, None, 6912, 2048, False, 128001),
+            reads=_keys(attention_bias=False, hidden_act="relu2", rms_norm_eps=1e-5),
+            rope=Rope(theta=5e5),
         ),
         "cwm": Family(
             module="cwm",
@@ -135,6 +135,27 @@ DENSE_FAMILIES: Mapping[str, Family] = MappingProxyType(
             has_gate=False,
             mlp_widening=4,
             one_kv_head="multi_query",
+        ),
+        "gpt_neox": Family(
+            module="gpt_neox",
+            prefix="GPTNeoX",
+            layer="Layer",
+            sizes=Sizes(44, 6144, 50432, 64, None, None, 24576, 2048, False, 2),
+            reads=_keys(
+                attention_bias=True,
+                hidden_act="gelu",
+                layer_norm_eps=1e-5,
+                use_parallel_residual=True,
+            ),
+            names=TensorNames(
+                "gpt_neox.embed_in.", "gpt_neox.layers.", "gpt_neox.final_layer_norm.", "embed_out."
+            ),
+            norm="LayerNorm",
+            norm_eps="layer_norm_eps",
+            has_gate=False,
+            rope=Rope(
+                theta_key="rotary_emb_base", rotated_part=0.25, rotated_part_key="rotary_pct"
+            ),
         ),
         "hunyuan_v1_dense": Family(
             module="hunyuan_v1_dense",
@@ -231,6 +252,29 @@ DENSE_FAMILIES: Mapping[str, Family] = MappingProxyType(
             has_gate=False,
             rope=Rope(rotated_part=0.5),
         ),
+        "persimmon": Family(
+            module="persimmon",
+            prefix="Persimmon",
+            sizes=Sizes(36, 4096, 262144, 64, None, None, 16384, 16384, False, 2),
+            reads=_keys(hidden_act="relu2", layer_norm_eps=1e-5, qk_layernorm=True),
+            names=TensorNames(norm="model.final_layernorm."),
+            norm="LayerNorm",
+            norm_eps="layer_norm_eps",
+            has_gate=False,
+            rope=Rope(rotated_part=0.5),
+        ),
+        "phi": Family(
+            module="phi",
+            prefix="Phi",
+            sizes=Sizes(24, 2048, 51200, 32, None, None, 8192, 2048, False, 2),
+            reads=_keys(hidden_act="gelu_new", layer_norm_eps=1e-5, qk_layernorm=False),
+            names=TensorNames(norm="model.final_layernorm."),
+            head_has_bias=True,
+            norm="LayerNorm",
+            norm_eps="layer_norm_eps",
+            has_gate=False,
+            rope=Rope(rotated_part=0.5),
+        ),
         "stablelm": Family(
             module="stablelm",
             prefix="StableLm",
@@ -262,50 +306,6 @@ DENSE_FAMILIES: Mapping[str, Family] = MappingProxyType(
             embedding_scaled_by_width=True,
             logits_softcap="final_logit_softcapping",
             windows=Windows(WindowedLayers.FIXED_PATTERN, 4096, every=2),
-        ),
-        "gpt_neox": Family(
-            module="gpt_neox",
-            prefix="GPTNeoX",
-            layer="Layer",
-            sizes=Sizes(44, 6144, 50432, 64, None, None, 24576, 2048, False, 2),
-            reads=_keys(
-                attention_bias=True,
-                hidden_act="gelu",
-                layer_norm_eps=1e-5,
-                use_parallel_residual=True,
-            ),
-            names=TensorNames(
-                "gpt_neox.embed_in.", "gpt_neox.layers.", "gpt_neox.final_layer_norm.", "embed_out."
-            ),
-            norm="LayerNorm",
-            norm_eps="layer_norm_eps",
-            has_gate=False,
-            rope=Rope(
-                theta_key="rotary_emb_base", rotated_part=0.25, rotated_part_key="rotary_pct"
-            ),
-        ),
-        "persimmon": Family(
-            module="persimmon",
-            prefix="Persimmon",
-            sizes=Sizes(36, 4096, 262144, 64, None, None, 16384, 16384, False, 2),
-            reads=_keys(hidden_act="relu2", layer_norm_eps=1e-5, qk_layernorm=True),
-            names=TensorNames(norm="model.final_layernorm."),
-            norm="LayerNorm",
-            norm_eps="layer_norm_eps",
-            has_gate=False,
-            rope=Rope(rotated_part=0.5),
-        ),
-        "phi": Family(
-            module="phi",
-            prefix="Phi",
-            sizes=Sizes(24, 2048, 51200, 32, None, None, 8192, 2048, False, 2),
-            reads=_keys(hidden_act="gelu_new", layer_norm_eps=1e-5, qk_layernorm=False),
-            names=TensorNames(norm="model.final_layernorm."),
-            head_has_bias=True,
-            norm="LayerNorm",
-            norm_eps="layer_norm_eps",
-            has_gate=False,
-            rope=Rope(rotated_part=0.5),
         ),
     }
 )

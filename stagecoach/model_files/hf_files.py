@@ -12,7 +12,6 @@ from stagecoach.model_files.canonical_config import canonical_config
 from stagecoach.model_files.chat_templates import DEFAULT, configured_template
 from stagecoach.model_files.config import parse_config
 from stagecoach.model_files.families import FAMILIES
-from stagecoach.model_files.family import USUAL_NAMES
 from stagecoach.model_files.folder import Folder
 from stagecoach.model_files.folder_content import (
     ADAPTER_CONFIG,
@@ -40,11 +39,10 @@ from stagecoach.model_files.quantization import (
 )
 from stagecoach.model_files.safetensors_file import SafetensorsFile
 from stagecoach.model_files.shard_reader import ShardReader
+from stagecoach.model_files.stored_names import stored_names
 from stagecoach.model_files.text_file import json_object, read_text
 from stagecoach.model_files.tokenizer_files import HfTokenizerFiles
 from stagecoach.model_files.weight_digest import (
-    EMBEDDING,
-    HEAD,
     SampledTensor,
     is_computed,
     part_digest,
@@ -323,18 +321,8 @@ class HfFiles(ModelFiles):
 
     @cached_property
     def _stored(self) -> Mapping[str, str]:
-        """Name under which each tensor is in the files, by its usual one.
-
-        Both of a pair that is tied have one.
-        """
-        family = FAMILIES.get(self.config.model_type)
-        names = USUAL_NAMES if family is None else family.names
-        stored = {names.usual(name): name for name in self._shards or ()}
-        if self.config.tie_word_embeddings and stored.keys() & {EMBEDDING, HEAD}:
-            for name, other in ((HEAD, EMBEDDING), (EMBEDDING, HEAD)):
-                if other in stored:
-                    stored.setdefault(name, stored[other])
-        return stored
+        """Name under which each tensor is in the files, by its usual one."""
+        return stored_names(self._shards or (), self.config)
 
     def _index(self) -> Mapping[str, str] | None:
         """Name of the shard of every tensor, as the index says; None without an index."""

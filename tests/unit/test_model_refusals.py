@@ -110,14 +110,54 @@ def test_attention_to_what_follows_is_refused(value: object, tmp_path: Path) -> 
     )
 
 
-def test_a_model_that_was_saved_without_its_head_is_told_so(tmp_path: Path) -> None:
-    path = tiny_model("llama-gqa-tied", tmp_path)
+@pytest.mark.parametrize(
+    ("case", "base", "missing"),
+    [
+        ("llama-gqa-tied", "model.", "model.embed_tokens.weight"),
+        ("gpt2", "transformer.", "transformer.h.0.attn.c_attn.bias"),
+    ],
+)
+def test_a_model_that_was_saved_without_its_head_is_told_so(
+    case: str, base: str, missing: str, tmp_path: Path
+) -> None:
+    path = tiny_model(case, tmp_path)
     tensors = load_file(path / "model.safetensors")
-    bare = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
+    bare = {name.removeprefix(base): tensor for name, tensor in tensors.items()}
     save_file(bare, path / "model.safetensors")
     message = refusal(path)
-    assert "model.embed_tokens.weight" in message
-    assert "lack the 'model.' in front" in message
+    assert missing in message
+    assert f"lack the '{base}' in front" in message
+
+
+def test_a_tensor_is_missed_under_the_name_that_files_have_for_it(tmp_path: Path) -> None:
+    path = tiny_model("gpt_neox", tmp_path)
+    tensors = load_file(path / "model.safetensors")
+    masks = {f"gpt_neox.layers.{i}.attention.bias": torch.ones(1, 1, 4, 4) for i in range(6)}
+    save_file({**tensors, **masks}, path / "model.safetensors")
+    load_layer_stack(
+        open_model(str(path)),
+        LayerRange(0, 6),
+        precision=Precision.uniform(DType.FLOAT32),
+        device=torch.device("cpu"),
+    )
+    del tensors["gpt_neox.layers.0.attention.dense.bias"]
+    save_file(tensors, path / "model.safetensors")
+    assert "has no tensor gpt_neox.layers.0.attention.dense.bias" in refusal(path)
+    save_file({**tensors, "gpt_neox.layers.0.x": torch.ones(1)}, path / "model.safetensors")
+    assert "gpt_neox.layers.0.attention.dense.bias" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("case", "key", "value"),
+    [("biogpt", "scale_embedding", False), ("gpt2", "add_cross_attention", True)],
+)
+def test_what_makes_other_layers_is_refused_by_its_key(
+    case: str, key: str, value: object, tmp_path: Path
+) -> None:
+    path = tiny_model(case, tmp_path)
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({**config, key: value}))
+    assert f"{key} {json.dumps(value)} is not served" in refusal(path)
 
 
 def write(path: Path, *names: str) -> None:
