@@ -171,9 +171,12 @@ FAMILIES: dict[str, Callable[..., PreTrainedConfig]] = {
         **_ALL_KV_HEADS,
         n_inner=96,
         scale_attn_by_inverse_layer_idx=True,
+        tie_word_embeddings=True,
         initializer_range=0.6,
     ),
-    "gpt_bigcode": _config("GPTBigCodeConfig", num_key_value_heads=1, intermediate_size=None),
+    "gpt_bigcode": _config(
+        "GPTBigCodeConfig", num_key_value_heads=1, intermediate_size=None, tie_word_embeddings=True
+    ),
     "gpt_bigcode-many-heads": _config(
         "GPTBigCodeConfig", **_ALL_KV_HEADS, multi_query=False, n_inner=96
     ),

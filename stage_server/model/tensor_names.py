@@ -6,7 +6,7 @@ from stagecoach.contract.errors import ModelFilesError, UnsupportedModelError
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.model_files import ModelFiles, TensorReader
 from stagecoach.model_files.families import FAMILIES
-from stagecoach.model_files.family import TensorNames
+from stagecoach.model_files.family import Family
 from stagecoach.model_files.listing import listed
 from stagecoach.model_files.weight_digest import EMBEDDING, HEAD, is_computed
 
@@ -39,7 +39,7 @@ def check_names(wanted: Collection[str], files: ModelFiles, layers: LayerRange) 
         UnsupportedModelError: The tensors are those of a quantized model.
     """
     names, model_id, config = files.tensor_names, files.model_id, files.config
-    prefixes = _names(files)
+    prefixes = _family(files).names
     head, base = prefixes.in_files(HEAD), f"{prefixes.embedding.partition('.')[0]}."
     missing = set(wanted) - set(names)
     unused = _unused(wanted, files, layers) - files.fillers
@@ -103,24 +103,26 @@ def check_zeros(reader: TensorReader, names: Collection[str], model_id: str) -> 
 
 
 def _unused(wanted: Collection[str], files: ModelFiles, layers: LayerRange) -> Set[str]:
-    prefixes, num_layers = _names(files), files.config.num_layers
-    own = {name for name in files.tensor_names if _is_own(name, prefixes, layers, num_layers)}
+    family, num_layers = _family(files), files.config.num_layers
+    own = {name for name in files.tensor_names if _is_own(name, family, layers, num_layers)}
     return own - set(wanted)
 
 
-def _names(files: ModelFiles) -> TensorNames:
-    return FAMILIES[files.config.model_type].names
+def _family(files: ModelFiles) -> Family:
+    return FAMILIES[files.config.model_type]
 
 
-def _is_own(name: str, prefixes: TensorNames, layers: LayerRange, num_layers: int) -> bool:
+def _is_own(name: str, family: Family, layers: LayerRange, num_layers: int) -> bool:
     """Whether a stage has to make use of a tensor."""
+    prefixes = family.names
     if is_computed(name):
         return False
     if not name.startswith(prefixes.layers):
-        ends = (prefixes.in_files(EMBEDDING), prefixes.in_files(HEAD))
+        ends = {prefixes.in_files(end) for end in (EMBEDDING, HEAD)}
         if name.startswith(prefixes.positions):
             return layers.start == 0
+        of_last = (prefixes.norm, prefixes.head) if family.head_has_bias else prefixes.norm
         is_last = layers.end == num_layers
-        return name not in ends and (is_last or not name.startswith((prefixes.norm, prefixes.head)))
+        return name not in ends and (is_last or not name.startswith(of_last))
     number = name.removeprefix(prefixes.layers).split(".")[0]
     return not number.isdecimal() or int(number) in layers or int(number) >= num_layers

@@ -295,7 +295,7 @@ class TestRefusals:
         with pytest.raises(ModelFilesError, match=r"5:7.*6 layers"):
             load(tiny_model("llama", tmp_path), LayerRange(5, 7))
 
-    @pytest.mark.parametrize("model_type", ["mixtral", "gpt2", "mamba", "gemma3", "nonsense"])
+    @pytest.mark.parametrize("model_type", ["bloom", "gptj", "mamba", "gemma3", "nonsense"])
     def test_a_family_that_is_not_served_is_named(self, tmp_path: Path, model_type: str) -> None:
         path = tiny_model("llama", tmp_path)
         reconfigure(path, model_type=model_type)
