@@ -8,6 +8,8 @@ LongRoPE's factors, there are as many as the small heads need.
 
 from collections.abc import Mapping
 
+from tests.published_dense_configs import PUBLISHED_DENSE, PUBLISHED_GPT2
+
 NUM_LAYERS = 4
 VOCAB_SIZE = 128
 
@@ -619,5 +621,7 @@ PUBLISHED: Mapping[str, dict[str, object]] = {
         residual_dropout=0.1,
         rope_scaling={"rope_type": "default"},
     ),
+    **{name: {**_SMALL, **keys} for name, keys in PUBLISHED_DENSE.items()},
+    **PUBLISHED_GPT2,
 }
 """By the model, or the form, that each stands for."""

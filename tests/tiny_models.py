@@ -50,6 +50,8 @@ _YARN = {
     "factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+_LLAMA4_SCALED = {**_YARN, "original_max_position_embeddings": 8, "llama_4_scaling_beta": 0.5}
+_ALPHA = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 1.0, "alpha": 50.0}
 _LONGROPE = {
     "rope_type": "longrope",
     "rope_theta": 10000.0,
@@ -63,6 +65,7 @@ _GRANITE: dict[str, Any] = {
     "residual_multiplier": 0.6,
     "logits_scaling": 2.0,
 }
+_ALL_KV_HEADS = {"num_key_value_heads": 4}
 _ROUTER_BIAS = "e_score_correction_bias"
 _GROUPS: dict[str, Any] = {
     "n_routed_experts": 6,
@@ -153,6 +156,57 @@ FAMILIES: dict[str, Callable[..., PreTrainedConfig]] = {
     "helium": _config("HeliumConfig", head_dim=12),
     "glm": _config("GlmConfig", head_dim=16),
     "glm4": _config("Glm4Config", head_dim=16),
+    "apertus": _config("ApertusConfig", rope_parameters=_LLAMA3_ROPE),
+    "bitnet": _config("BitNetConfig"),
+    "cwm": _config("CwmConfig", head_dim=16, sliding_window=8, rope_parameters=_LLAMA3_ROPE),
+    "ernie4_5": _config("Ernie4_5Config", head_dim=16, use_bias=True, tie_word_embeddings=True),
+    "gpt_neox": _config(
+        "GPTNeoXConfig", num_key_value_heads=4, rotary_pct=0.5, rotary_emb_base=500.0
+    ),
+    "gpt_neox-in-a-row": _config(
+        "GPTNeoXConfig", num_key_value_heads=4, rotary_pct=0.5, use_parallel_residual=False
+    ),
+    "gpt2": _config(
+        "GPT2Config",
+        **_ALL_KV_HEADS,
+        n_inner=96,
+        scale_attn_by_inverse_layer_idx=True,
+        tie_word_embeddings=True,
+        initializer_range=0.6,
+    ),
+    "gpt_bigcode": _config(
+        "GPTBigCodeConfig", num_key_value_heads=1, intermediate_size=None, tie_word_embeddings=True
+    ),
+    "gpt_bigcode-many-heads": _config(
+        "GPTBigCodeConfig", **_ALL_KV_HEADS, multi_query=False, n_inner=96
+    ),
+    "biogpt": _config("BioGptConfig", **_ALL_KV_HEADS),
+    "nanochat": _config("NanoChatConfig", final_logit_softcapping=3.0),
+    "hunyuan_v1_dense": _config("HunYuanDenseV1Config", head_dim=16, rope_parameters=_ALPHA),
+    "hyperclovax": _config("HyperCLOVAXConfig", **_GRANITE),
+    "hyperclovax-plain": _config("HyperCLOVAXConfig", use_post_norm=False),
+    "internlm3": _config("InternLM3Config", head_dim=16, qkv_bias=True, bias=True),
+    "iquestcoder": _config("IQuestCoderConfig", head_dim=16),
+    "jais2": _config("Jais2Config"),
+    "ministral3": _config("Ministral3Config", head_dim=16, rope_parameters=_LLAMA4_SCALED),
+    "nemotron": _config("NemotronConfig"),
+    "persimmon": _config("PersimmonConfig", num_key_value_heads=4),
+    "phi": _config("PhiConfig", qk_layernorm=True),
+    "stablelm": _config("StableLmConfig", partial_rotary_factor=0.5, use_qkv_bias=True),
+    "stablelm-parallel": _config(
+        "StableLmConfig",
+        partial_rotary_factor=0.5,
+        qk_layernorm=True,
+        use_parallel_residual=True,
+    ),
+    "vaultgemma": _config(
+        "VaultGemmaConfig",
+        head_dim=16,
+        query_pre_attn_scalar=16,
+        sliding_window=8,
+        attn_logit_softcapping=5.0,
+        final_logit_softcapping=10.0,
+    ),
     "mixtral": _config("MixtralConfig", num_local_experts=5, sliding_window=8),
     "qwen2_moe": _config(
         "Qwen2MoeConfig",
@@ -251,7 +305,7 @@ def tiny_model(
                 # Norms, biases and some routers start out without effect.
                 if parameter.dim() == 1 or not parameter.any():
                     parameter.add_(torch.randn_like(parameter) * 0.2)
-                assert parameter.std() > 0, f"{name} is constant"
+                assert parameter.numel() == 1 or parameter.std() > 0, f"{name} is constant"
     path = folder / case
     model.save_pretrained(path, max_shard_size=max_shard_size)
     return path

@@ -109,7 +109,7 @@ class ForwardPass:
             `[num_tokens, hidden_size]`, in the compute dtype.
         """
         attention = PagedAttention(self.pool, slices, plan, indices, self.stack.kernels)
-        hidden = self.stack.first_hidden(indices.inputs)
+        hidden = self.stack.first_hidden(indices.inputs, indices.positions)
         return self.stack.forward(hidden, indices.positions, indices.num_positions, attention)
 
 

@@ -114,7 +114,7 @@ class StaticDecodes:
         plan = BlockPlan(block_tables=((0,),) * num_rows, new_blocks=(), copies=())
         attention = PagedAttention(self._pool, slices, plan, indices, self._stack.kernels)
         return self._stack.forward(
-            self._stack.first_hidden(indices.inputs),
+            self._stack.first_hidden(indices.inputs, indices.positions),
             indices.positions,
             indices.num_positions,
             attention,

@@ -73,20 +73,27 @@ class Blueprint(ABC):
 
     @property
     def head_name(self) -> str:
-        """Name of the matrix that makes logits.
+        """Usual name of the matrix that makes logits.
 
         A head in the files is used even where the configuration calls it tied to the embedding, as
         transformers does: fine-tuned models have been saved so.
         """
-        if self.config.tie_word_embeddings and HEAD not in self._files.tensor_names:
+        if self.config.tie_word_embeddings and not self._has(HEAD):
             return EMBEDDING
         return HEAD
 
     @property
     def embedding_name(self) -> str:
-        """Name of the matrix that embeds tokens: the head, where that is all there is of a pair."""
-        is_there = EMBEDDING in self._files.tensor_names or HEAD not in self._files.tensor_names
+        """Usual name of the matrix that embeds tokens.
+
+        It is the head, where that is all there is of a pair.
+        """
+        is_there = self._has(EMBEDDING) or not self._has(HEAD)
         return EMBEDDING if is_there or not self.config.tie_word_embeddings else HEAD
+
+    def _has(self, name: str) -> bool:
+        """Whether the files have a tensor, by its usual name."""
+        return self.family.names.in_files(name) in self._files.tensor_names
 
     @abstractmethod
     def layer_sources(self) -> Sequence[dict[str, ParameterSource]]:

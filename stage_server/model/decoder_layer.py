@@ -14,6 +14,9 @@ from stage_server.model.rotary import CosSin
 IMPLEMENTATION = "stagecoach"
 """`_attn_implementation` of the configurations of our layers."""
 
+_HANDED = ("attention", "first_layer")
+"""Arguments of a layer that are its attention's."""
+
 _OF_MODULE = -1
 """No window that a layer can have."""
 
@@ -51,6 +54,27 @@ def run_layer(
     )
     assert isinstance(output, torch.Tensor), "layers of the pinned transformers return a tensor"
     return output
+
+
+def hand_arguments_on(layer: nn.Module) -> None:
+    """Makes a layer hand what `run_layer` passes on to its attention, where it does not by itself.
+
+    Args:
+        layer: The layer; of its modules, the attention alone knows its `layer_idx`.
+    """
+    [attention] = [module for module in layer.modules() if hasattr(module, "layer_idx")]
+    handed: dict[str, object] = {}
+
+    def keep(_: nn.Module, args: tuple[object, ...], given: dict[str, object]) -> None:
+        handed.update({name: given[name] for name in _HANDED})
+
+    def add(
+        _: nn.Module, args: tuple[object, ...], given: dict[str, object]
+    ) -> tuple[tuple[object, ...], dict[str, object]]:
+        return args, {**given, **handed}
+
+    layer.register_forward_pre_hook(keep, with_kwargs=True)
+    attention.register_forward_pre_hook(add, with_kwargs=True)
 
 
 def attend_from_transformers(

@@ -14,19 +14,46 @@ class TokenEmbedding(nn.Module):
         rows: The embeddings.
         scale: Factor on them.
         dtype: Dtype of the output.
+        norm: Norms what comes out; None: nothing does.
+        positions: `[num_positions, hidden_size]`: added to what tokens at each position have; None:
+            nothing is.
     """
 
-    def __init__(self, rows: Embedding, *, scale: float, dtype: torch.dtype) -> None:
+    _positions: torch.Tensor | None
+
+    def __init__(
+        self,
+        rows: Embedding,
+        *,
+        scale: float,
+        dtype: torch.dtype,
+        norm: nn.Module | None = None,
+        positions: torch.Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.rows = rows
+        self.norm = norm
+        self.register_buffer("_positions", positions)
         self._dtype = dtype
         # As transformers does, the factor is rounded to the dtype it is multiplied in.
         self._scale = torch.tensor(scale, dtype=dtype).item()
 
-    def forward(self, token_ids: torch.Tensor) -> torch.Tensor:
-        """Looks up int64 `[num_tokens]`; returns `[num_tokens, hidden_size]`."""
+    def forward(self, token_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Looks up tokens and where they stand.
+
+        Args:
+            token_ids: int64 `[num_tokens]`.
+            positions: int64 `[num_tokens]`.
+
+        Returns:
+            `[num_tokens, hidden_size]`.
+        """
         embeddings: torch.Tensor = self.rows(token_ids).to(self._dtype)
-        return embeddings if self._scale == 1.0 else embeddings * self._scale
+        if self._scale != 1.0:
+            embeddings = embeddings * self._scale
+        if self._positions is not None:
+            embeddings = embeddings + nn.functional.embedding(positions, self._positions)
+        return embeddings if self.norm is None else self.norm(embeddings)
 
 
 class LogitsHead(nn.Module):

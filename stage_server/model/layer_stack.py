@@ -25,7 +25,7 @@ from stagecoach.contract.layer_range import LayerRange
 from stagecoach.contract.load_progress import LoadPhase, LoadProgress
 from stagecoach.contract.precision import DType, Encoding, Precision, few_bits
 from stagecoach.model_files import ModelFiles
-from stagecoach.model_files.weight_digest import EMBEDDING, HEAD
+from stagecoach.model_files.weight_digest import EMBEDDING, HEAD, HEAD_BIAS, POSITIONS
 
 _MIN_PEEK_ELEMENTS = 4 << 20
 _PEEK_SHARE = 20
@@ -135,29 +135,31 @@ class LayerStack:
         ends = [module for module in (self._embedding, self._head) if module is not None]
         return _num_bytes([*ends, *self._layers.modules])
 
-    def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
+    def embed(self, token_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Embeds tokens; first stage only.
 
         Args:
             token_ids: int64 `[num_tokens]` on the device, each below the vocabulary's size.
+            positions: As in `forward`.
 
         Returns:
             `[num_tokens, hidden_size]`, in the compute dtype.
         """
         assert self._embedding is not None, "only the first stage embeds"
-        embeddings: torch.Tensor = self._embedding(token_ids)
+        embeddings: torch.Tensor = self._embedding(token_ids, positions)
         return embeddings
 
-    def first_hidden(self, inputs: torch.Tensor) -> torch.Tensor:
+    def first_hidden(self, inputs: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Makes of a stage's inputs what goes into its first layer.
 
         Args:
             inputs: Token ids as in `embed`, or hidden states of any dtype, on the device.
+            positions: As in `forward`.
 
         Returns:
             `[num_tokens, hidden_size]`, in the compute dtype.
         """
-        return self.embed(inputs) if self.is_first else inputs.to(self.compute_dtype)
+        return self.embed(inputs, positions) if self.is_first else inputs.to(self.compute_dtype)
 
     def forward(
         self,
@@ -307,11 +309,18 @@ def _weight_plan(blueprint: Blueprint, layers_type: type[Layers]) -> WeightPlan:
     sources = {}
     if blueprint.is_first:
         sources[EMBEDDING] = ParameterSource.one(blueprint.embedding_name, matrix)
+        first_position = blueprint.family.first_position
+        if first_position is not None:
+            num_positions = first_position + blueprint.config.max_model_len
+            sources[POSITIONS] = ParameterSource.one(POSITIONS, (num_positions, matrix[1]))
     sources |= layers_type.weight_sources(blueprint)
     if blueprint.is_last:
         sources |= blueprint.norm_sources()
         sources[HEAD] = ParameterSource.one(blueprint.head_name, matrix)
-    return WeightPlan(sources)
+        if blueprint.family.head_has_bias:
+            sources[HEAD_BIAS] = ParameterSource.one(HEAD_BIAS, matrix[:1])
+    in_files = blueprint.family.names.in_files
+    return WeightPlan({name: source.renamed(in_files) for name, source in sources.items()})
 
 
 def _load_embedding(
@@ -319,10 +328,16 @@ def _load_embedding(
 ) -> TokenEmbedding | None:
     if not blueprint.is_first:
         return None
+    family = blueprint.family
+    positions = None
+    if family.first_position is not None:
+        positions = loader.other(POSITIONS)[family.first_position :]
     return TokenEmbedding(
         loader.embedding(EMBEDDING),
-        scale=blueprint.family.embedding_scale(blueprint.config.raw),
+        scale=family.embedding_scale(blueprint.config.raw),
         dtype=torch_dtype(precision.compute),
+        norm=blueprint.load_norm(loader) if family.norms_embeddings else None,
+        positions=positions,
     )
 
 
@@ -332,7 +347,8 @@ def _load_head(
     if not blueprint.is_last:
         return None
     projection = None
-    if embedding is not None and blueprint.config.tie_word_embeddings:
+    can_share = blueprint.config.tie_word_embeddings and not blueprint.family.head_has_bias
+    if embedding is not None and can_share:
         projection = loader.linear_format.sharing(embedding.rows)
     if projection is None or not loader.source.are_equal(EMBEDDING, HEAD):
         projection = loader.linear(HEAD.removesuffix(".weight"))

@@ -26,7 +26,7 @@ _FOREIGN_FEATURES = (
 )
 """Configuration keys that change what a layer is; served only when absent, null, false or 0."""
 
-_NATIVE_FEATURES = ("is_causal",)
+_NATIVE_FEATURES = ("is_causal", "scale_embedding")
 """Configuration keys that change what a layer is when they are null, false or 0."""
 
 

@@ -13,16 +13,18 @@ from torch import nn
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from stage_server.model.blueprint import AttentionTraits, Blueprint, layer_prefix
-from stage_server.model.decoder_layer import IMPLEMENTATION, run_layer
+from stage_server.model.conv1d import linears_of_conv1d
+from stage_server.model.decoder_layer import IMPLEMENTATION, hand_arguments_on, run_layer
 from stage_server.model.experts import layer_sources
 from stage_server.model.layout import check_rope
-from stage_server.model.rotary import Rotary
+from stage_server.model.rotary import NoRotary, Rotary
 from stage_server.model.tensor_names import NORM
 from stage_server.model.weight_loader import WeightLoader
-from stage_server.model.weight_plan import ParameterSource, module_sources
+from stage_server.model.weight_plan import ParameterSource, module_sources, transposed_sources
 from stagecoach.contract.errors import ModelFilesError, StagecoachError, UnsupportedModelError
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.model_files import ModelConfig, ModelFiles
+from stagecoach.model_files.families import FAMILIES
 from stagecoach.model_files.family import Family
 from stagecoach.model_files.frozen_json import shown, thawed
 
@@ -66,13 +68,19 @@ class ModuleBlueprint(Blueprint):
     def _build(self) -> None:
         family, name = self.family, self.family.module
         hf_config = _hf_config(self.config)
-        check_rope(self.config, hf_config.rope_parameters)
         module = importlib.import_module(f"transformers.models.{name}.modeling_{name}")
-        layer_class = getattr(module, f"{family.prefix}DecoderLayer")
-        rotary = getattr(module, f"{family.prefix}RotaryEmbedding")(config=hf_config)
+        layer_class = getattr(module, f"{family.prefix}{family.layer}")
+        rotary: nn.Module = NoRotary()
+        if family.first_position is None:
+            check_rope(self.config, hf_config.rope_parameters)
+            rotary = getattr(module, f"{family.prefix}RotaryEmbedding")(config=hf_config)
         with torch.device("meta"):
             self.layers: list[nn.Module] = [layer_class(hf_config, i) for i in self.range]
             self._norm = _final_norm(module, family, hf_config)
+            self._transposed = [linears_of_conv1d(layer) for layer in self.layers]
+        if not family.hands_arguments_on:
+            for layer in self.layers:
+                hand_arguments_on(layer)
         layer_types = None
         if family.rope.per_layer_type:
             layer_types = [hf_config.layer_types[i] for i in self.range]
@@ -87,8 +95,13 @@ class ModuleBlueprint(Blueprint):
     def layer_sources(self) -> Sequence[dict[str, ParameterSource]]:
         """Plans the weights of each layer; see `Blueprint.layer_sources`."""
         return [
-            layer_sources(layer, layer_prefix(layer_idx), self.family.experts)
-            for layer_idx, layer in zip(self.range, self.layers, strict=True)
+            transposed_sources(
+                layer_sources(layer, layer_prefix(layer_idx), self.family.experts),
+                [layer_prefix(layer_idx) + name for name in transposed],
+            )
+            for layer_idx, layer, transposed in zip(
+                self.range, self.layers, self._transposed, strict=True
+            )
         ]
 
     def norm_sources(self) -> dict[str, ParameterSource]:
@@ -155,16 +168,27 @@ class _Recorder:
 
 def _hf_config(config: ModelConfig) -> PreTrainedConfig:
     """Makes transformers' configuration and checks that it says what ours says."""
-    raw = {name: thawed(value) for name, value in config.raw.items() if name not in _NOT_HANDED_ON}
+    config_class = CONFIG_MAPPING[config.model_type]
+    own_keys = {
+        usual: own
+        for own, usual in FAMILIES[config.model_type].other_keys.items()
+        if usual not in config_class.__dataclass_fields__
+    }
+    raw = {
+        own_keys.get(name, name): thawed(value)
+        for name, value in config.raw.items()
+        if name not in _NOT_HANDED_ON
+    }
     scaling = raw.get("rope_scaling")
     if isinstance(scaling, dict) and scaling.get("type") == "su":
         # The name that LongRoPE had when the first Phi-3 was published.
         raw["rope_scaling"] = {**scaling, "type": "longrope"}
-    hf_config: PreTrainedConfig = CONFIG_MAPPING[config.model_type].from_dict(raw)
+    hf_config: PreTrainedConfig = config_class.from_dict(raw)
     if getattr(hf_config, "head_dim", config.head_dim) is None:  # some families take it as it is
         hf_config.head_dim = config.head_dim
     for theirs, ours in _CHECKED.items():
-        expected, found = getattr(config, ours), getattr(hf_config, theirs)
+        expected = getattr(config, ours)
+        found = getattr(hf_config, theirs, expected)  # without a key for it, layers show it
         if expected != found:
             raise UnsupportedModelError(
                 f"config.json must say {theirs}: transformers takes {shown(found)}, "
@@ -195,8 +219,7 @@ def _in_words(config: ModelConfig, error: Exception) -> str:
 
 def _final_norm(module: object, family: Family, hf_config: PreTrainedConfig) -> nn.Module:
     norm_class = getattr(module, f"{family.prefix}{family.norm}", nn.LayerNorm)
-    if family.norm_eps is None:
-        norm: nn.Module = norm_class(hf_config.hidden_size)
-    else:
-        norm = norm_class(hf_config.hidden_size, eps=getattr(hf_config, family.norm_eps))
+    width = [hf_config.hidden_size] if family.norm_has_width else []
+    eps = {} if family.norm_eps is None else {"eps": getattr(hf_config, family.norm_eps)}
+    norm: nn.Module = norm_class(*width, **eps)
     return norm

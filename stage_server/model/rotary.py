@@ -32,6 +32,15 @@ class RotaryRows(NamedTuple):
         return self.cos.unsqueeze(0), self.sin.unsqueeze(0)
 
 
+class NoRotary(nn.Module):
+    """In the place of a rotary embedding in families that know positions otherwise."""
+
+    def forward(self, hidden: torch.Tensor, positions: torch.Tensor) -> CosSin:
+        """Returns no cosines and no sines of positions `[1, num_tokens]`, in `hidden`'s dtype."""
+        nothing = hidden.new_empty(*positions.shape, 0)
+        return nothing, nothing
+
+
 class Rotary:
     """Rotary embeddings of positions, for every layer of a stage.
 

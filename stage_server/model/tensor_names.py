@@ -5,6 +5,8 @@ from collections.abc import Collection, Set
 from stagecoach.contract.errors import ModelFilesError, UnsupportedModelError
 from stagecoach.contract.layer_range import LayerRange
 from stagecoach.model_files import ModelFiles, TensorReader
+from stagecoach.model_files.families import FAMILIES
+from stagecoach.model_files.family import Family
 from stagecoach.model_files.listing import listed
 from stagecoach.model_files.weight_digest import EMBEDDING, HEAD, is_computed
 
@@ -40,6 +42,8 @@ def check_names(wanted: Collection[str], files: ModelFiles, layers: LayerRange) 
         UnsupportedModelError: The tensors are those of a quantized model.
     """
     names, model_id, config = files.tensor_names, files.model_id, files.config
+    prefixes = _family(files).names
+    head, base = prefixes.in_files(HEAD), f"{prefixes.embedding.partition('.')[0]}."
     missing = set(wanted) - set(names)
     unused = _unused(wanted, files, layers) - files.fillers
     if any(name.endswith(_QUANTIZED_SUFFIXES) for name in unused):
@@ -48,15 +52,15 @@ def check_names(wanted: Collection[str], files: ModelFiles, layers: LayerRange) 
             "config.json does not say how they were made (quantization_config), or says it of "
             "others; take the model that they were made from, or a GGUF file"
         )
-    if missing == {HEAD}:
+    if missing == {head}:
         raise ModelFilesError(
-            f"{model_id} has no tensor {HEAD}, and its config.json does not say that "
+            f"{model_id} has no tensor {head}, and its config.json does not say that "
             "the head is the embedding (tie_word_embeddings)"
         )
-    if missing & {f"model.{name}" for name in names}:
+    if missing & {base + name for name in names}:
         raise ModelFilesError(
             f"{model_id} has no tensor {listed(missing)}: the names of its tensors lack "
-            "the 'model.' in front, as those of a model that was saved without its head; save "
+            f"the '{base}' in front, as those of a model that was saved without its head; save "
             "it with AutoModelForCausalLM"
         )
     if missing:
@@ -102,15 +106,19 @@ def check_zeros(reader: TensorReader, names: Collection[str], model_id: str) -> 
 
 
 def _unused(wanted: Collection[str], files: ModelFiles, layers: LayerRange) -> Set[str]:
-    num_layers = files.config.num_layers
+    family, num_layers = _family(files), files.config.num_layers
     ahead = files.config.raw.get(_NUM_AHEAD)
-    end = num_layers + (ahead if isinstance(ahead, int) else 0)
+    behind = range(num_layers, num_layers + (ahead if isinstance(ahead, int) else 0))
     own = {
         name
         for name in files.tensor_names
-        if _is_own(name, layers, num_layers) and not _predicts_ahead(name, range(num_layers, end))
+        if _is_own(name, family, layers, num_layers) and not _predicts_ahead(name, behind)
     }
     return own - set(wanted)
+
+
+def _family(files: ModelFiles) -> Family:
+    return FAMILIES[files.config.model_type]
 
 
 def _predicts_ahead(name: str, behind: range) -> bool:
@@ -126,12 +134,17 @@ def _predicts_ahead(name: str, behind: range) -> bool:
     )
 
 
-def _is_own(name: str, layers: LayerRange, num_layers: int) -> bool:
+def _is_own(name: str, family: Family, layers: LayerRange, num_layers: int) -> bool:
     """Whether a stage has to make use of a tensor."""
+    prefixes = family.names
     if is_computed(name):
         return False
-    if not name.startswith("model.layers."):
+    if not name.startswith(prefixes.layers):
+        ends = {prefixes.in_files(end) for end in (EMBEDDING, HEAD)}
+        if name.startswith(prefixes.positions):
+            return layers.start == 0
+        of_last = (prefixes.norm, prefixes.head) if family.head_has_bias else prefixes.norm
         is_last = layers.end == num_layers
-        return name not in (EMBEDDING, HEAD) and (is_last or not name.startswith(NORM))
-    number = name.split(".")[2]
+        return name not in ends and (is_last or not name.startswith(of_last))
+    number = name.removeprefix(prefixes.layers).split(".")[0]
     return not number.isdecimal() or int(number) in layers or int(number) >= num_layers

@@ -36,6 +36,11 @@ class CheckpointTensor(NamedTuple):
         part = self.file_shape if self.expert is None else self.file_shape[1:]
         return part[::-1] if self.is_transposed else part
 
+    @property
+    def num_rows(self) -> int:
+        """Rows of what is meant; a single number is one."""
+        return self.shape[0] if self.shape else 1
+
 
 class ParameterSource(NamedTuple):
     """What one parameter is made of: the rows of its tensors, one after another."""
@@ -62,6 +67,15 @@ class ParameterSource(NamedTuple):
         assert len({expert.shape for expert in experts}) == 1, "experts have one shape"
         return cls.rows(experts)._replace(num_experts=len(experts))
 
+    def renamed(self, in_files: Callable[[str], str]) -> Self:
+        """The same of tensors whose names are those of the files.
+
+        Args:
+            in_files: Returns the name in files of a tensor, by its usual name.
+        """
+        tensors = tuple(tensor._replace(name=in_files(tensor.name)) for tensor in self.tensors)
+        return self._replace(tensors=tensors)
+
     def of_expert(self, expert: int) -> Self:
         """What the share of one expert is made of."""
         assert self.num_experts is not None, "there are experts"
@@ -72,7 +86,7 @@ class ParameterSource(NamedTuple):
     @property
     def num_rows(self) -> int:
         """Rows of all tensors."""
-        return sum(tensor.shape[0] for tensor in self.tensors)
+        return sum(tensor.num_rows for tensor in self.tensors)
 
     @property
     def row_shape(self) -> Shape:
@@ -82,6 +96,8 @@ class ParameterSource(NamedTuple):
     @property
     def shape(self) -> Shape:
         """Shape of the parameter."""
+        if not self.tensors[0].shape:
+            return ()
         if self.num_experts is None:
             return (self.num_rows, *self.row_shape)
         return (self.num_experts, self.num_rows // self.num_experts, *self.row_shape)
@@ -130,7 +146,7 @@ class WeightPlan:
             encoding_of: Says by the name of a tensor how it is kept.
         """
         return sum(
-            encoding_of(name).matrix_bytes(math.prod(shape[:-1]), shape[-1])
+            encoding_of(name).matrix_bytes(math.prod(shape[:-1]), math.prod(shape[-1:]))
             for name, shape in self._shapes.items()
         )
 
@@ -159,6 +175,24 @@ def module_sources(module: nn.Module, prefix: str) -> dict[str, ParameterSource]
         f"{prefix}{name}": ParameterSource.one(f"{prefix}{name}", tuple(tensor.shape))
         for name, tensor in module.state_dict().items()
     }
+
+
+def transposed_sources(
+    sources: dict[str, ParameterSource], names: Sequence[str]
+) -> dict[str, ParameterSource]:
+    """Returns sources of which some are matrices that files have with inputs as rows.
+
+    Args:
+        sources: Sources of parameters, each of which is one tensor.
+        names: Parameters of those matrices.
+    """
+    transposed = {
+        name: ParameterSource(
+            (CheckpointTensor(name, sources[name].shape[::-1], is_transposed=True),)
+        )
+        for name in names
+    }
+    return {**sources, **transposed}
 
 
 def stack_linears(sources: dict[str, ParameterSource], stacked: str, parts: Sequence[str]) -> None:

@@ -155,7 +155,7 @@ class WeightSource:
         """Yields which rows of which tensors are the rows `[start, end)` of a parameter."""
         first = 0
         for tensor in source.tensors:
-            num_rows = tensor.shape[0]
+            num_rows = tensor.num_rows
             low, high = max(start, first), min(end, first + num_rows)
             if low < high:
                 yield _Part(tensor, low - first, high - first)
@@ -172,7 +172,7 @@ class WeightSource:
             self._report(part._replace(end=high))
 
     def _read(self, tensor: CheckpointTensor, start: int, end: int) -> npt.NDArray[np.generic]:
-        if tensor.expert is None:
+        if tensor.expert is None and not tensor.is_transposed:
             return self._reader.read(tensor.name, start, end)
         return self._stacks.read(tensor)[start:end]
 
@@ -222,8 +222,10 @@ class _Stacks:
         if self._last is None or self._last[0] != tensor:
             self._last = None  # frees its memory before there is another
             expert = tensor.expert
-            assert expert is not None, "others are read by their rows"
-            [part] = self._reader.read(tensor.name, expert, expert + 1)
+            if expert is None:
+                part = self._reader.read(tensor.name)
+            else:
+                [part] = self._reader.read(tensor.name, expert, expert + 1)
             self._last = tensor, np.ascontiguousarray(part.T) if tensor.is_transposed else part
         return self._last[1]
 

@@ -48,6 +48,8 @@ def canonical_config(config: ModelConfig) -> dict[str, object]:
     if config.model_type == "gemma" and values["hidden_act"] == "gelu":
         # The first Gemma models said so and meant this; transformers reads it so.
         values["hidden_act"] = "gelu_pytorch_tanh"
+    if "attention_multiplier" in values and values["attention_multiplier"] is None:
+        values["attention_multiplier"] = config.head_dim**-0.5
     if "mlp_only_layers" in values and values["mlp_only_layers"] is None:
         values["mlp_only_layers"] = ()
     if "mlp_layer_types" in values and config.experts is not None:

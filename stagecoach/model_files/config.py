@@ -44,7 +44,8 @@ class ModelConfig:
     eos_token_ids: tuple[int, ...]
     """Tokens that end a generation; may be empty."""
     raw: Mapping[str, object]
-    """The whole Hugging Face configuration as its file says it; see `frozen_json`."""
+    """The whole Hugging Face configuration as its file says it; see `frozen_json`. Keys have the
+    names that they have in most families."""
 
 
 def parse_config(
@@ -68,9 +69,12 @@ def parse_config(
     family = FAMILIES.get(model_type)
     if family is not None:
         raw = with_own_names(raw, family)
-        values = {**family.sizes._asdict(), **raw}
-        return _parse(values, model_type, family, raw, generation or {})
+        check_numbers(raw, family, "config.json")
+        usual = _by_usual_keys(raw, family)
+        values = {**family.sizes._asdict(), **usual}
+        return _parse(values, model_type, family, usual, generation or {})
     try:
+        check_numbers(raw, None, "config.json")
         return _parse(raw, model_type, None, raw, generation or {})
     except (ModelFilesError, UnsupportedModelError) as error:
         # What is odd about a configuration of another family is that family.
@@ -86,11 +90,16 @@ def _parse(
 ) -> ModelConfig:
     """Parses `values`, which are those of `raw` and what its absent keys mean."""
     _check_scaling(values)
-    check_numbers(raw, family, "config.json")
     num_layers = _size(values, "num_hidden_layers")
     num_heads = _size(values, "num_attention_heads")
     hidden_size = _size(values, "hidden_size")
     num_kv_heads = _size(values, "num_key_value_heads", num_heads)
+    if family is not None and family.one_kv_head is not None:
+        is_one = values.get(family.one_kv_head, family.reads[family.one_kv_head])
+        num_kv_heads = 1 if is_one else num_heads
+    widening = None if family is None else family.mlp_widening
+    if values.get("intermediate_size") is None and widening is not None:
+        values = {**values, "intermediate_size": widening * hidden_size}
     if num_heads % num_kv_heads:
         raise UnsupportedModelError(
             f"config.json: num_key_value_heads is {num_kv_heads}, must divide the {num_heads} of "
@@ -114,11 +123,24 @@ def _parse(
         checkpoint_dtype=_checkpoint_dtype(raw),
         eos_token_ids=(
             _token_ids(values, "eos_token_id", "config.json")
+            or (family.end_tokens if family is not None else ())
             if generation.get("eos_token_id") is None
             else _token_ids(generation, "eos_token_id", "generation_config.json")
         ),
         raw=MappingProxyType({name: frozen(value) for name, value in raw.items()}),
     )
+
+
+def _by_usual_keys(raw: Mapping[str, object], family: Family) -> Mapping[str, object]:
+    """Returns a configuration whose keys have the names that they have in most families."""
+    found = {name: value for name, value in raw.items() if name not in family.other_keys}
+    for name, usual in family.other_keys.items():
+        if name in raw and found.setdefault(usual, raw[name]) != raw[name]:
+            raise ModelFilesError(
+                f"config.json: {name} is {shown(raw[name])}, and {usual}, which is another name of "
+                f"it, is {shown(found[usual])}"
+            )
+    return found
 
 
 def _max_model_len(values: Mapping[str, object], family: Family | None) -> int:
@@ -129,6 +151,8 @@ def _max_model_len(values: Mapping[str, object], family: Family | None) -> int:
     (arXiv:2309.00071) is switched on by a few keys that say how far it reaches.
     """
     max_positions = _size(values, "max_position_embeddings")
+    if family is not None and family.first_position is not None:
+        return max_positions
     reach = max_positions
     usual = USUAL_ROPE if family is None else family.rope
     for rope in rope_parameters(values, usual, max_positions).values():

@@ -8,6 +8,7 @@ generate wrong text silently.
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from stagecoach.model_files.dense_families import DENSE_FAMILIES
 from stagecoach.model_files.expert_families import EXPERT_FAMILIES, LAYER_TENSORS
 from stagecoach.model_files.family import (
     Family,
@@ -291,6 +292,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             has_gate=False,
             windows=Windows(WindowedLayers.ALL, None),
         ),
+        **DENSE_FAMILIES,
         **EXPERT_FAMILIES,
     }
 )

@@ -5,7 +5,7 @@ Needs no torch, so that both servers read it. Names of keys are those of `config
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from types import MappingProxyType
 from typing import NamedTuple
@@ -54,6 +54,8 @@ class WindowedLayers(Enum):
     """All layers but one in `sliding_window_pattern` have one."""
     FIXED_PATTERN = auto()
     """All layers but one in a number of layers that no key says have one."""
+    FIXED_PATTERN_FROM_FULL = auto()
+    """The same, and the one comes first."""
 
 
 class Windows(NamedTuple):
@@ -93,8 +95,14 @@ class Rope(NamedTuple):
 
     theta: float = 1e4
     """Base of the frequencies."""
+    theta_key: str = "rope_theta"
+    """Key of the base."""
     rotated_part: float = 1
     """Share of each head that is rotated."""
+    rotated_part_key: str = "partial_rotary_factor"
+    """Key of that share."""
+    unless_said: Keys = NOTHING
+    """What `rope_parameters` is where the configuration has neither it nor `rope_scaling`."""
     per_layer_type: bool = False
     """True when layers with a window and those without have each their own."""
     sliding_theta_key: str | None = None
@@ -108,9 +116,50 @@ class Rope(NamedTuple):
     renamed_kinds: Mapping[str, str] = NOTHING
     """Kinds of scaling that are meant by other names."""
 
+    @property
+    def keys(self) -> frozenset[str]:
+        """Keys that say a number of it, beside those of every family's scaling."""
+        keys = (
+            *(self.theta_key, self.rotated_part_key),
+            *(self.sliding_theta_key, self.rotated_elements_key),
+        )
+        return frozenset(key for key in keys if key is not None)
+
 
 USUAL_ROPE = Rope()
 """Rotary embedding of most families; also assumed of models of unserved families."""
+
+
+class TensorNames(NamedTuple):
+    """What the names of a checkpoint's tensors begin with; most families have the defaults."""
+
+    embedding: str = "model.embed_tokens."
+    layers: str = "model.layers."
+    """Before the number of a layer."""
+    norm: str = "model.norm."
+    """The final norm."""
+    head: str = "lm_head."
+    positions: str = "model.embed_positions."
+    """Learned positions, where a family has them."""
+
+    def in_files(self, name: str) -> str:
+        """Returns the name in files of a tensor that is named as in most families."""
+        return _renamed(name, USUAL_NAMES, self)
+
+    def usual(self, name: str) -> str:
+        """Returns the name that most families have for a tensor of the files."""
+        return _renamed(name, self, USUAL_NAMES)
+
+
+def _renamed(name: str, names: TensorNames, others: TensorNames) -> str:
+    for prefix, other in zip(names, others, strict=True):
+        if name.startswith(prefix):
+            return other + name.removeprefix(prefix)
+    return name
+
+
+USUAL_NAMES = TensorNames()
+"""Names of most families, by which a stage calls its parameters in all."""
 
 
 class GgufNames(NamedTuple):
@@ -204,14 +253,37 @@ class Family:
     reads: Keys
     """Keys that layers, or what stands before and behind them, look at beside sizes, rotary
     embeddings and windows; and their values when they are absent."""
+    layer: str = "DecoderLayer"
+    """Class of the layers: `<prefix><layer>`."""
+    hands_arguments_on: bool = True
+    """False when a layer does not hand arguments that it has no use for on to its attention."""
+    names: TensorNames = USUAL_NAMES
+    """What names in files begin with."""
+    other_keys: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+    """Usual names of keys, by those that the family also has for them."""
+    end_tokens: tuple[int, ...] = ()
+    """Tokens that end a generation where the configuration names none."""
+    head_has_bias: bool = False
+    """True when the logits have a bias."""
     norm: str = "RMSNorm"
     """Class of the final norm: `<prefix><norm>`, or `LayerNorm` of torch."""
+    norm_has_width: bool = True
+    """False when the class of the final norm takes an epsilon alone, as it has no parameters."""
+    norms_embeddings: bool = False
+    """True when embeddings are normed, by a norm like the final one."""
+    first_position: int | None = None
+    """Row of the learned positions, which are added to the embeddings, that is the first token's;
+    None: there are none, and positions are rotary."""
     norm_eps: str | None = "rms_norm_eps"
     """Key of the final norm's epsilon; None: the norm has its own."""
     has_gate: bool = True
     """True when an MLP has three matrices, False when it has two."""
     gates_attention: bool = False
     """True when a matrix as wide as the queries weighs the output of attention."""
+    mlp_widening: int | None = None
+    """Width of an MLP over the hidden size, where the configuration says none."""
+    one_kv_head: str | None = None
+    """Key of whether all heads share their keys and values; None: no key says it."""
     rope: Rope = USUAL_ROPE
     windows: Windows | None = None
     """Which layers attend within a window; None where none ever does."""
@@ -244,7 +316,7 @@ class Family:
         """Whether a number of the configuration is one that the family computes with."""
         return (
             key in self.reads
-            or key in (self.rope.sliding_theta_key, self.rope.rotated_elements_key)
+            or key in self.rope.keys
             or (self.windows is not None and key in self.windows.keys)
         )
 

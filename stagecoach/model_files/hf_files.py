@@ -39,12 +39,11 @@ from stagecoach.model_files.quantization import (
 )
 from stagecoach.model_files.safetensors_file import SafetensorsFile
 from stagecoach.model_files.shard_reader import ShardReader
+from stagecoach.model_files.stored_names import stored_names
 from stagecoach.model_files.text_file import json_object, read_text
 from stagecoach.model_files.text_part import text_config, text_name
 from stagecoach.model_files.tokenizer_files import HfTokenizerFiles
 from stagecoach.model_files.weight_digest import (
-    EMBEDDING,
-    HEAD,
     SampledTensor,
     is_computed,
     part_digest,
@@ -334,12 +333,8 @@ class HfFiles(ModelFiles):
 
     @cached_property
     def _stored(self) -> Mapping[str, str]:
-        """Name under which each tensor is in the files; both of a pair that is tied have one."""
-        stored = {name: name for name in self._shards or ()}
-        if self.config.tie_word_embeddings and stored.keys() & {EMBEDDING, HEAD}:
-            stored.setdefault(HEAD, EMBEDDING)
-            stored.setdefault(EMBEDDING, HEAD)
-        return stored
+        """Name under which each tensor is in the files, by its usual one."""
+        return stored_names(self._shards or (), self.config)
 
     def _index(self) -> Mapping[str, str] | None:
         """Name of the shard of every tensor, as the index says; None without an index."""

@@ -49,6 +49,9 @@ def layer_types(raw: Mapping[str, object], family: Windows, num_layers: int) -> 
             is_full = [not has_window or i < limit for i in range(num_layers)]
             if family.layers is WindowedLayers.EVEN_TO_MAX_WINDOW_LAYERS:
                 is_full = [not has_window or i >= limit or i % 2 == 1 for i in range(num_layers)]
+        case WindowedLayers.FIXED_PATTERN_FROM_FULL:
+            assert family.every is not None, "a fixed pattern has a length"
+            is_full = [i % family.every == 0 for i in range(num_layers)]
         case WindowedLayers.ROTATED:
             knowing = no_rope_layers(raw, num_layers)
             if not isinstance(knowing, list | tuple):

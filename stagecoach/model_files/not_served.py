@@ -1,6 +1,7 @@
 """Why a model is not served, in words of somebody who chose it by its name."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from stagecoach.contract.errors import UnsupportedModelError
 from stagecoach.model_files.families import FAMILIES
@@ -34,6 +35,8 @@ _ENCODERS = frozenset(
     {
         "albert",
         "bert",
+        "bert-generation",
+        "big_bird",
         "camembert",
         "convbert",
         "data2vec-text",
@@ -81,10 +84,49 @@ _ENCODER_DECODERS = frozenset(
         "switch_transformers",
         "t5",
         "t5gemma",
+        "trocr",
         "umt5",
         "whisper",
     }
 )
+_OTHER_EXPERTS = "it is a mixture of experts in another way than those that are served"
+_OTHER_WAYS: Mapping[str, frozenset[str]] = MappingProxyType(
+    {
+        "its attention adds a bias for the distance between tokens (ALiBi)": frozenset(
+            {"bloom", "mpt"}
+        ),
+        "its attention goes by the distance between tokens, in buckets": frozenset({"cpmant"}),
+        "its attention has sinks": frozenset(
+            {"flint", "gpt_oss", "granite_swa", "granitemoe_swa", "mimo_v2_flash"}
+        ),
+        "its attention is the difference of two": frozenset({"diffllama"}),
+        "its attention looks at tokens that it chooses": frozenset({"deepseek_v4", "reformer"}),
+        "its attention reads a text in any order": frozenset({"xlnet"}),
+        "its attention is code of its own in transformers, with a cache of its own": frozenset(
+            {"codegen", "falcon", "gpt_neo", "gpt_neox_japanese", "gptj", "xglm", "xlm"}
+        ),
+        "its positions are added to the embeddings": frozenset({"ctrl", "openai-gpt", "opt"}),
+        "its positions have three axes, of which text needs one": frozenset(
+            {"cohere_compass_text"}
+        ),
+        "its head has layers of its own": frozenset({"modernbert-decoder"}),
+        "its layers take more than hidden states: embeddings, or keys and values of other layers": (
+            frozenset({"gemma3n_text", "gemma4_text", "gemma4_unified_text"})
+        ),
+        "its layers run several times for each token": frozenset({"hrm_text"}),
+        "it reads bytes, in patches of several sizes": frozenset({"blt"}),
+        "it only drafts for another model": frozenset(
+            {"gemma4_assistant", "gemma4_unified_assistant"}
+        ),
+        "it takes more than text": frozenset({"moshi"}),
+        _OTHER_EXPERTS: frozenset({"dbrx"}),
+    }
+)
+"""Types by what is different about them."""
+
+_LATENT_KEY = "kv_lora_rank"
+"""Key of the width of what keys and values are made of, in multi-head latent attention."""
+
 EXPERT_KEYS = ("moe_num_experts", "n_routed_experts", "num_experts", "num_local_experts")
 """Keys that say how many experts a layer has."""
 
@@ -108,6 +150,9 @@ def _reason(model_type: str, raw: Mapping[str, object]) -> str:
         return "it is an encoder with a decoder, and only plain decoders are"
     if model_type in _ENCODERS:
         return "it is an encoder, which generates no text"
+    for way, model_types in _OTHER_WAYS.items():
+        if model_type in model_types:
+            return way
     text = raw.get("text_config")
     if isinstance(text, Mapping):
         part = text.get("model_type")
@@ -124,6 +169,8 @@ def _reason(model_type: str, raw: Mapping[str, object]) -> str:
         return "it has no attention; its layers are recurrent"
     if model_type in _PARTLY_RECURRENT:
         return "some of its layers have no attention"
+    if raw.get(_LATENT_KEY):
+        return f"its attention makes keys and values of a narrower row ({_LATENT_KEY})"
     if any(raw.get(key) for key in EXPERT_KEYS):
-        return "it is a mixture of experts"
+        return _OTHER_EXPERTS
     return "its layers are built in another way than those of the served families"

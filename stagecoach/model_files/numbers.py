@@ -100,6 +100,8 @@ _ROPE: Mapping[str, Bounds] = MappingProxyType(
         "high_freq_factor": _OPTIONAL_FACTOR,
         "mscale": Bounds(0, 1e6, or_null=True),
         "mscale_all_dim": Bounds(0, 1e6, or_null=True),
+        "alpha": _OPTIONAL_FACTOR,
+        "llama_4_scaling_beta": Bounds(0, 1e6),
         "partial_rotary_factor": _PART,
         "original_max_position_embeddings": Bounds(1, MAX_POSITIONS, or_null=True),
         "short_factor": FACTOR,
@@ -118,7 +120,15 @@ _OF_ALL: Mapping[str, Bounds] = MappingProxyType(
         "rope_theta": THETA,
         "partial_rotary_factor": _PART,
         "rms_norm_eps": EPSILON,
-        **dict.fromkeys(("attention_dropout", "residual_dropout"), Bounds(0, 1, or_null=True)),
+        **dict.fromkeys(
+            (
+                "activation_dropout",
+                "attention_dropout",
+                "hidden_dropout_prob",
+                "residual_dropout",
+            ),
+            Bounds(0, 1, or_null=True),
+        ),
     }
 )
 """Numbers that have defaults, and what they may be in any family."""
@@ -127,7 +137,11 @@ _OF_SOME: Mapping[str, Bounds] = MappingProxyType(
     {
         "rope_local_base_freq": THETA._replace(or_null=True),
         "layer_norm_eps": EPSILON,
+        "layer_norm_epsilon": EPSILON,
         "norm_epsilon": EPSILON,
+        "norm_eps": EPSILON,
+        "rotary_emb_base": THETA,
+        "rotary_pct": _PART._replace(or_null=False),
         "logit_scale": FACTOR,
         "attn_logit_softcapping": _OPTIONAL_FACTOR,
         "final_logit_softcapping": _OPTIONAL_FACTOR,
@@ -181,7 +195,8 @@ def check_numbers(raw: Mapping[str, object], family: Family | None, file_name: s
             one has to be; names the field as the file spells it.
     """
     for name, value in raw.items():
-        bounds = _bounds_of(name, family, raw)
+        usual = name if family is None else family.other_keys.get(name, name)
+        bounds = _bounds_of(usual, family, raw)
         if bounds is not None:
             is_list = name in _LISTS and isinstance(value, list | tuple)
             for one in value if is_list else [value]:  # type: ignore[attr-defined]
@@ -207,7 +222,8 @@ def _bounds_of(name: str, family: Family | None, raw: Mapping[str, object]) -> B
             return None
         if not family.windows.may_be_null and not is_listed:
             return POSITIONS
-    return _OF_SOME[name]
+    or_null = name in family.reads and family.reads[name] is None
+    return _OF_SOME[name]._replace(or_null=True) if or_null else _OF_SOME[name]
 
 
 def _check_rope(values: Mapping[str, object], path: str, file_name: str) -> None:

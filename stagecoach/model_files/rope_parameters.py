@@ -11,6 +11,8 @@ from stagecoach.model_files.layer_kinds import FULL, SLIDING
 
 ORIGINAL = "original_max_position_embeddings"
 _DEFAULT = {"rope_type": "default"}
+_NOT_READ = ("type", "max_position_embeddings")
+"""Keys that are not of the embedding: the old name of the kind, and what Ministral 3 repeats."""
 
 _FROM_ORIGINAL = ("llama3", "longrope", "yarn")
 """Kinds that start from the number of positions that a model was first trained for."""
@@ -31,7 +33,9 @@ def rope_parameters(
     if family.per_layer_type:
         return _by_layer_type(values, family, max_positions)
     given = _mapping(values, "rope_scaling") or _mapping(values, "rope_parameters")
-    found = _written_out(given, values.get("rope_theta", family.theta), values, family)
+    if not given and values.get("rope_parameters") is None:
+        given = family.unless_said
+    found = _written_out(given, values.get(family.theta_key, family.theta), values, family)
     if found["rope_type"] in _FROM_ORIGINAL:
         found.setdefault(ORIGINAL, max_positions)
         # Beside the scaling, where Phi-3 has it, it counts before what the scaling says.
@@ -75,7 +79,7 @@ def _written_out(
         kind = "longrope"
     if isinstance(kind, str):
         kind = family.renamed_kinds.get(kind, kind)
-    part = values.get("partial_rotary_factor")
+    part = values.get(family.rotated_part_key)
     num_rotated = values.get(family.rotated_elements_key or "")
     head_dim = values.get("head_dim")
     if part is None and isinstance(num_rotated, int) and isinstance(head_dim, int):
@@ -83,7 +87,7 @@ def _written_out(
     return {
         "rope_theta": theta,
         "partial_rotary_factor": family.rotated_part if part is None else part,
-        **{name: value for name, value in given.items() if name != "type"},
+        **{name: value for name, value in given.items() if name not in _NOT_READ},
         "rope_type": kind,
     }
 

@@ -25,9 +25,23 @@ _DIGEST_BYTES = 16
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 """What every model has, and what one with tied embeddings has in the other."""
 
-_COMPUTED_SUFFIXES = tuple(
-    f"rotary_emb.{name}" for name in ("inv_freq", "cos_cached", "sin_cached")
+HEAD_BIAS = "lm_head.bias"
+POSITIONS = "model.embed_positions.weight"
+"""What some families have."""
+
+_COMPUTED_SUFFIXES = (
+    *(f"rotary_emb.{name}" for name in ("inv_freq", "cos_cached", "sin_cached")),
+    # The causal masks of a GPT-NeoX and of a GPT-2.
+    *(f".{name}.{kind}" for name in ("attention", "attn") for kind in ("bias", "masked_bias")),
 )
+
+
+_PARTS = {
+    "embed_tokens": "embedding",
+    "embed_positions": "embedding",
+    "norm": "norm",
+    "lm_head": "head",
+}
 
 
 class SampledTensor(NamedTuple):
@@ -45,7 +59,7 @@ def part_of(name: str) -> str | None:
     stem, _, rest = name.removeprefix("model.").partition(".")
     if stem == "layers":
         return f"layer {rest.partition('.')[0]}"
-    return {"embed_tokens": "embedding", "norm": "norm", "lm_head": "head"}.get(stem)
+    return _PARTS.get(stem)
 
 
 def is_computed(name: str) -> bool:

@@ -242,7 +242,7 @@ def log_probabilities(
     with torch.inference_mode():
         for start in range(0, len(token_ids), tokens_at_once):
             part = torch.arange(start, min(start + tokens_at_once, len(token_ids)))
-            hidden = stack.embed(token_ids[part])
+            hidden = stack.embed(token_ids[part], part)
             hidden = stack.forward(hidden, part, int(part[-1]) + 1, attention)
             rows.append(stack.logits(hidden))
     return torch.cat(rows).log_softmax(-1)

@@ -68,7 +68,7 @@ class SplitModel:
     def logits(self, token_ids: list[int]) -> torch.Tensor:
         positions = torch.arange(self._num_tokens, self._num_tokens + len(token_ids))
         self._num_tokens += len(token_ids)
-        hidden = self._stacks[0].embed(torch.tensor(token_ids))
+        hidden = self._stacks[0].embed(torch.tensor(token_ids), positions)
         for stack, attention in zip(self._stacks, self._attentions, strict=True):
             before = hidden.clone()
             output = stack.forward(hidden, positions, self._num_tokens, attention)

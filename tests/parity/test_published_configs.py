@@ -22,6 +22,11 @@ TRANSFORMERS_REFUSES: dict[str, dict[str, object]] = {
 }
 """Forms that transformers does not read, and what it is asked instead, which means the same."""
 
+STORED_OTHERWISE: dict[object, dict[str, str]] = {
+    "gpt_neox": {"lm_head.weight": "embed_out.weight"},
+}
+"""Tensors that have another name in files, by family."""
+
 
 def published_model(config: dict[str, object], folder: Path) -> Path:
     """Writes `config.json` as it is given, and random weights of the model that it describes."""
@@ -36,7 +41,7 @@ def published_model(config: dict[str, object], folder: Path) -> Path:
                 spread = torch.randn_like(parameter) * 0.2
                 parameter.copy_(spread if parameter.dim() > 1 else parameter + spread)
     tensors = {
-        name: tensor.contiguous()
+        STORED_OTHERWISE.get(config["model_type"], {}).get(name, name): tensor.contiguous()
         for name, tensor in model.state_dict().items()
         if not (model.config.tie_word_embeddings and name == "lm_head.weight")
     }

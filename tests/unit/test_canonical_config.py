@@ -126,7 +126,9 @@ def meaning(raw: dict[str, Any]) -> dict[str, Any]:
     found = {key: value for key, value in found.items() if key in read}
     has_window = "sliding_attention" in found.get("layer_types", ["sliding_attention"])
     if not has_window and model_type != "exaone4":
-        found.pop("sliding_window")
+        found.pop("sliding_window", None)
+    if FAMILIES[model_type].first_position is not None:
+        return found
     ropes = found["rope_parameters"]
     if FAMILIES[model_type].rope.per_layer_type:
         found["rope_parameters"] = ropes = {name: ropes[name] for name in (FULL, SLIDING)}
@@ -162,12 +164,17 @@ NOT_OF_LAYERS = frozenset(
     {"_attn_implementation", "get_text_config", "pad_token_id", "use_cache"}
     | {"initializer_range", "output_router_logits", "router_aux_loss_coef", "router_jitter_noise"}
     | {"attention_dropout", "embd_pdrop", "embedding_dropout", "resid_pdrop", "residual_dropout"}
+    | {"activation_dropout", "attention_probs_dropout_prob", "attn_pdrop", "hidden_dropout_prob"}
+    | {"layerdrop", "problem_type", "add_cross_attention", "reorder_and_upcast_attn"}
+    | {"attention_softmax_in_fp32", "scale_attention_softmax_in_fp32"}
+    | {"classifier_dropout", "dtype", "hidden_dropout", "is_decoder", "num_labels"}
     | {"image_token_id", "mm_tokens_per_image", "text_config", "vision_config", "patch_size"}
     | {"projector_patch_to_query_dict", "max_value_projector_patch_to_query_dict"}
     | {"vision_feature_layer"}
     # What refuses a model, and what is a method, a constant or a word of a comment.
     | {"per_layer_config", "use_bidirectional_attention"}
     | {"standardize_rope_params", "validate_rope", "default_theta", "json"}
+    | {"partial_rotary_factor"}
     # What only says how layers that are listed differ.
     | {"sliding_window_pattern", "use_sliding_window"}
 )
@@ -180,9 +187,10 @@ ALWAYS_COUNT = frozenset(
 def test_whatever_a_layer_reads_of_its_configuration_counts(model_type: str) -> None:
     raw = {"model_type": model_type, **needed_keys(model_type)}
     counted = canonical_config(parse_config(raw)).keys()
-    other_names = CONFIG_MAPPING[model_type].attribute_map.keys()
+    theirs, ours = CONFIG_MAPPING[model_type].attribute_map, FAMILIES[model_type].other_keys
+    other_names = theirs.keys() | ours.keys()
     read = attributes_read(model_type) - NOT_OF_LAYERS - ALWAYS_COUNT
-    assert read - other_names <= counted
+    assert {key for key in read - other_names if not key.startswith("summary_")} <= counted
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
@@ -194,11 +202,17 @@ def test_absent_keys_mean_what_they_mean_to_transformers(model_type: str) -> Non
     for key in counted.keys() & theirs.to_dict().keys() - ALWAYS_COUNT - {"sliding_window"}:
         value = getattr(theirs, key)
         assert counted[key] == (tuple(value) if isinstance(value, list) else value), key
+    if FAMILIES[model_type].first_position is not None:
+        assert not hasattr(theirs, "rope_parameters")
+        return
     ropes = rope_parameters({}, FAMILIES[model_type].rope, theirs.max_position_embeddings)
     if FAMILIES[model_type].rope.per_layer_type:
         assert theirs.rope_parameters.keys() == ropes.keys()
     else:
-        assert theirs.rope_parameters.items() <= ropes[ALL_LAYERS].items()
+        read = theirs.rope_parameters.keys() - {"type", "max_position_embeddings"}
+        assert {key: theirs.rope_parameters[key] for key in read}.items() <= (
+            ropes[ALL_LAYERS].items()
+        )
 
 
 def test_a_tied_head_that_is_written_out_changes_nothing_unless_it_differs(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from stagecoach.model_files.config import parse_config
 from stagecoach.model_files.families import FAMILIES
 from stagecoach.model_files.family import Sizes
 from stagecoach.model_files.model_files import fingerprint_of
+from stagecoach.model_files.weight_digest import HEAD
 from tests.tiny_models import FAMILIES as TINY
 from tests.tiny_models import needed_keys, tiny_model
 
@@ -25,8 +26,9 @@ from tests.tiny_models import needed_keys, tiny_model
 def test_every_family_is_one_of_transformers(model_type: str) -> None:
     family = FAMILIES[model_type]
     module = import_module(f"transformers.models.{family.module}.modeling_{family.module}")
-    for class_name in ("DecoderLayer", "RotaryEmbedding"):
-        assert hasattr(module, f"{family.prefix}{class_name}")
+    assert hasattr(module, f"{family.prefix}{family.layer}")
+    is_rotary = hasattr(module, f"{family.prefix}RotaryEmbedding")
+    assert is_rotary == (family.first_position is None)
     named = hasattr(module, f"{family.prefix}{family.norm}")
     assert named or family.norm == "LayerNorm"
 
@@ -52,7 +54,9 @@ def test_families_have_names_of_their_own_in_gguf_files() -> None:
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_absent_keys_mean_what_they_mean_to_transformers(model_type: str) -> None:
     fields = CONFIG_MAPPING[model_type].__dataclass_fields__
-    theirs = [getattr(fields.get(key), "default", None) for key in Sizes._fields]
+    own_keys = {usual: own for own, usual in FAMILIES[model_type].other_keys.items()}
+    named = [key if key in fields else own_keys.get(key, key) for key in Sizes._fields]
+    theirs = [getattr(fields.get(key), "default", None) for key in named]
     assert list(FAMILIES[model_type].sizes) == theirs
 
 
@@ -62,8 +66,33 @@ def test_a_configuration_that_names_its_family_alone_is_whole(model_type: str) -
     ours = parse_config({"model_type": model_type, **needed})
     theirs = CONFIG_MAPPING[model_type](**needed)
     assert ours.num_layers == theirs.num_hidden_layers
-    assert ours.num_kv_heads == theirs.num_key_value_heads
+    # One that leaves it open has as many, or is refused by the stage, as by transformers.
+    assert getattr(theirs, "num_key_value_heads", None) in (None, ours.num_kv_heads)
     assert ours.tie_word_embeddings == theirs.tie_word_embeddings
+
+
+def test_keys_have_the_names_of_most_families_under_any_name() -> None:
+    named = parse_config({"model_type": "internlm3", "qkv_bias": True, "bias": True})
+    usual = parse_config({"model_type": "internlm3", "attention_bias": True, "mlp_bias": True})
+    assert named.raw == usual.raw
+    assert parse_config({**named.raw, "bias": True}).raw == named.raw
+    with pytest.raises(ModelFilesError, match="bias is false, and mlp_bias, which is another name"):
+        parse_config({**named.raw, "bias": False})
+
+
+def test_a_cwm_without_end_tokens_has_those_of_its_family() -> None:
+    theirs = CONFIG_MAPPING["cwm"]()
+    assert list(parse_config({"model_type": "cwm"}).eos_token_ids) == theirs.eos_token_id
+    assert parse_config({"model_type": "cwm", "eos_token_id": 5}).eos_token_ids == (5,)
+    assert parse_config({"model_type": "cwm"}, {"eos_token_id": [7]}).eos_token_ids == (7,)
+
+
+def test_names_of_tensors_are_found_both_ways() -> None:
+    usual = ["model.embed_tokens.weight", "model.layers.3.mlp.x", "model.norm.bias", HEAD]
+    for family in FAMILIES.values():
+        stored = [family.names.in_files(name) for name in usual]
+        assert [family.names.usual(name) for name in stored] == usual
+    assert FAMILIES["gpt_neox"].names.in_files(usual[1]) == "gpt_neox.layers.3.mlp.x"
 
 
 def test_what_is_handed_out_cannot_be_changed() -> None:

@@ -30,6 +30,8 @@ LFS_POINTER = (
     "size 4976698672\n"
 )
 OTHERS = ("albert", "clip", "idefics3", "llava", "mistral3", "mt5", "qwen2_5_vl", "t5", "vit")
+MAKES_NO_MODEL = ("dots1", "nemotron")
+"""Types whose configuration without keys describes no model, to transformers either."""
 
 _INTERNAL = re.compile(r"\bNone\b|NoneType|KeyError|Error\b|attribute|object has|Traceback|\n")
 
@@ -57,9 +59,11 @@ def test_every_model_type_is_served_or_refused_in_words(model_type: str, tmp_pat
     (tmp_path / "config.json").write_text(json.dumps(config))
     message = refusal(tmp_path)
     if (text_config(config) or config)["model_type"] in FAMILIES:
-        assert "has no weights" in message
+        assert "has no weights" in message or model_type in MAKES_NO_MODEL
     else:
         assert f"model type '{config['model_type']}' is not served: " in message
+        if model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+            assert "built in another way" not in message, "nobody says what is different"
 
 
 @pytest.mark.parametrize(
@@ -69,8 +73,11 @@ def test_every_model_type_is_served_or_refused_in_words(model_type: str, tmp_pat
         ({"model_type": "jamba"}, "some of its layers have no attention"),
         ({"model_type": "bert"}, "an encoder, which generates no text"),
         ({"model_type": "t5"}, "an encoder with a decoder"),
-        ({"model_type": "dbrx", "num_local_experts": 8}, "a mixture of experts"),
-        ({"model_type": "gpt2", "n_layer": 12}, "built in another way"),
+        ({"model_type": "flint2", "num_local_experts": 8}, "a mixture of experts"),
+        ({"model_type": "deepseek_v9", "kv_lora_rank": 512}, "of a narrower row (kv_lora_rank)"),
+        ({"model_type": "bloom", "n_layer": 12}, "the distance between tokens (ALiBi)"),
+        ({"model_type": "hrm_text"}, "run several times for each token"),
+        ({"model_type": "gemma4_assistant"}, "only drafts for another model"),
         ({"model_type": "my_own", "auto_map": {}}, "built in another way"),
         (
             {"model_type": "paligemma", "text_config": {"model_type": "gemma"}},
@@ -104,14 +111,54 @@ def test_attention_to_what_follows_is_refused(value: object, tmp_path: Path) -> 
     )
 
 
-def test_a_model_that_was_saved_without_its_head_is_told_so(tmp_path: Path) -> None:
-    path = tiny_model("llama-gqa-tied", tmp_path)
+@pytest.mark.parametrize(
+    ("case", "base", "missing"),
+    [
+        ("llama-gqa-tied", "model.", "model.embed_tokens.weight"),
+        ("gpt2", "transformer.", "transformer.h.0.attn.c_attn.bias"),
+    ],
+)
+def test_a_model_that_was_saved_without_its_head_is_told_so(
+    case: str, base: str, missing: str, tmp_path: Path
+) -> None:
+    path = tiny_model(case, tmp_path)
     tensors = load_file(path / "model.safetensors")
-    bare = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
+    bare = {name.removeprefix(base): tensor for name, tensor in tensors.items()}
     save_file(bare, path / "model.safetensors")
     message = refusal(path)
-    assert "model.embed_tokens.weight" in message
-    assert "lack the 'model.' in front" in message
+    assert missing in message
+    assert f"lack the '{base}' in front" in message
+
+
+def test_a_tensor_is_missed_under_the_name_that_files_have_for_it(tmp_path: Path) -> None:
+    path = tiny_model("gpt_neox", tmp_path)
+    tensors = load_file(path / "model.safetensors")
+    masks = {f"gpt_neox.layers.{i}.attention.bias": torch.ones(1, 1, 4, 4) for i in range(6)}
+    save_file({**tensors, **masks}, path / "model.safetensors")
+    load_layer_stack(
+        open_model(str(path)),
+        LayerRange(0, 6),
+        precision=Precision.uniform(DType.FLOAT32),
+        device=torch.device("cpu"),
+    )
+    del tensors["gpt_neox.layers.0.attention.dense.bias"]
+    save_file(tensors, path / "model.safetensors")
+    assert "has no tensor gpt_neox.layers.0.attention.dense.bias" in refusal(path)
+    save_file({**tensors, "gpt_neox.layers.0.x": torch.ones(1)}, path / "model.safetensors")
+    assert "gpt_neox.layers.0.attention.dense.bias" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("case", "key", "value"),
+    [("biogpt", "scale_embedding", False), ("gpt2", "add_cross_attention", True)],
+)
+def test_what_makes_other_layers_is_refused_by_its_key(
+    case: str, key: str, value: object, tmp_path: Path
+) -> None:
+    path = tiny_model(case, tmp_path)
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({**config, key: value}))
+    assert f"{key} {json.dumps(value)} is not served" in refusal(path)
 
 
 def write(path: Path, *names: str) -> None:

@@ -179,14 +179,14 @@ class TestDtypes:
         stack = load(tiny_model("llama", tmp_path), WHOLE, "float16")
         assert stack.precision.weights.name == "float16"
         assert stack.precision.compute == stack.precision.kv.dtype == DType.FLOAT32
-        assert stack.embed(torch.tensor([3])).dtype == torch.float32
+        assert stack.embed(torch.tensor([3]), torch.tensor([0])).dtype == torch.float32
         assert run(stack).dtype == torch.float32
         assert stack.logits(run(stack)).dtype == torch.float32
 
     def test_bfloat16_is_bfloat16_throughout(self, tmp_path: Path) -> None:
         stack = load(tiny_model("llama", tmp_path), WHOLE, "bfloat16")
         assert stack.precision.compute == stack.precision.kv.dtype == DType.BFLOAT16
-        assert stack.embed(torch.tensor([3])).dtype == torch.bfloat16
+        assert stack.embed(torch.tensor([3]), torch.tensor([0])).dtype == torch.bfloat16
         assert run(stack).dtype == torch.bfloat16
         assert stack.logits(run(stack)).dtype == torch.float32
 
@@ -295,7 +295,7 @@ class TestRefusals:
         with pytest.raises(ModelFilesError, match=r"5:7.*6 layers"):
             load(tiny_model("llama", tmp_path), LayerRange(5, 7))
 
-    @pytest.mark.parametrize("model_type", ["dbrx", "gpt2", "mamba", "gemma3", "nonsense"])
+    @pytest.mark.parametrize("model_type", ["bloom", "gptj", "mamba", "gemma3", "nonsense"])
     def test_a_family_that_is_not_served_is_named(self, tmp_path: Path, model_type: str) -> None:
         path = tiny_model("llama", tmp_path)
         reconfigure(path, model_type=model_type)
@@ -370,7 +370,7 @@ class TestGguf:
         stack = load(path, WHOLE)
         with torch.inference_mode():
             token_ids = torch.tensor([3, 1, 4])
-            hidden = stack.embed(token_ids)
+            hidden = stack.embed(token_ids, torch.arange(3))
             last = stack.forward(hidden, torch.arange(3), 3, _CausalAttention())
             expected = reference(token_ids.unsqueeze(0)).logits[0]
             torch.testing.assert_close(stack.logits(last), expected, rtol=1e-4, atol=1e-4)
