@@ -300,7 +300,8 @@ class Family:
     """Whether embeddings are multiplied by the square root of the hidden size, or the key that says
     so."""
     embedding_multiplier: str | None = None
-    """Key of a factor on the embeddings. A key that is absent has no effect."""
+    """Key of a factor on the embeddings. A key that is absent has the value that `reads` says, here
+    and in the four that follow."""
     residual_multiplier: str | None = None
     """Key of a factor on what attention and MLP add; the layers of transformers know it."""
     logits_multiplier: str | None = None
@@ -325,20 +326,24 @@ class Family:
         scaled = self.embedding_scaled_by_width
         if config.get(scaled) if isinstance(scaled, str) else scaled:
             return math.sqrt(number(config, "hidden_size", 1.0))
-        return number(config, self.embedding_multiplier, 1.0)
+        return self._factor(config, self.embedding_multiplier)
 
     def residual_scale(self, config: Keys) -> float:
         """Returns the factor on what attention and MLP add."""
-        return number(config, self.residual_multiplier, 1.0)
+        return self._factor(config, self.residual_multiplier)
 
     def logits_scale(self, config: Keys) -> float:
         """Returns the factor on the logits."""
-        multiplier = number(config, self.logits_multiplier, 1.0)
-        return multiplier / number(config, self.logits_divisor, 1.0)
+        multiplier = self._factor(config, self.logits_multiplier)
+        return multiplier / self._factor(config, self.logits_divisor)
 
     def softcap(self, config: Keys) -> float | None:
         """Returns the soft cap of the logits: they become `cap * tanh(logits / cap)`."""
-        return number(config, self.logits_softcap, 0.0) or None
+        return self._factor(config, self.logits_softcap, 0.0) or None
+
+    def _factor(self, config: Keys, key: str | None, neutral: float = 1.0) -> float:
+        """A number of the configuration or the family's default; neutral without a key or null."""
+        return number({**self.reads, **config}, key, neutral)
 
 
 def number(values: Keys, key: str | None, default: float) -> float:

@@ -100,7 +100,9 @@ _OTHER_WAYS: Mapping[str, frozenset[str]] = MappingProxyType(
             {"flint", "gpt_oss", "granite_swa", "granitemoe_swa", "mimo_v2_flash"}
         ),
         "its attention is the difference of two": frozenset({"diffllama"}),
-        "its attention looks at tokens that it chooses": frozenset({"deepseek_v4", "reformer"}),
+        "its attention looks at tokens that it chooses": frozenset(
+            {"deepseek_v4", "doge", "reformer"}
+        ),
         "its attention reads a text in any order": frozenset({"xlnet"}),
         "its attention is code of its own in transformers, with a cache of its own": frozenset(
             {"codegen", "falcon", "gpt_neo", "gpt_neox_japanese", "gptj", "xglm", "xlm"}

@@ -46,6 +46,19 @@ def test_keys_that_a_family_reads_are_known_to_transformers(model_type: str) -> 
     assert {key for key in special if key is not None} <= family.reads.keys()
 
 
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_absent_factors_are_those_that_transformers_takes(model_type: str) -> None:
+    family, written = FAMILIES[model_type], CONFIG_MAPPING[model_type]().to_dict()
+    for computed in (family.residual_scale, family.logits_scale, family.softcap):
+        assert computed({}) == computed(written)
+    width = {"hidden_size": 48}
+    assert family.embedding_scale(width) == family.embedding_scale({**written, **width})
+
+
+def test_a_cap_that_is_null_caps_nothing() -> None:
+    assert FAMILIES["gemma2"].softcap({"final_logit_softcapping": None}) is None
+
+
 def test_families_have_names_of_their_own_in_gguf_files() -> None:
     architectures = [family.gguf.architecture for family in FAMILIES.values() if family.gguf]
     assert len(set(architectures)) == len(architectures) >= 6
