@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 from stagecoach.contract.errors import ModelFilesError, UnsupportedModelError
 from stagecoach.contract.precision import DType
-from stagecoach.model_files.expert_sizes import ExpertSizes, expert_sizes, with_own_names
+from stagecoach.model_files.expert_sizes import ExpertSizes, expert_sizes
 from stagecoach.model_files.families import FAMILIES
 from stagecoach.model_files.family import USUAL_ROPE, Family
 from stagecoach.model_files.frozen_json import frozen, shown
@@ -68,7 +68,6 @@ def parse_config(
         )
     family = FAMILIES.get(model_type)
     if family is not None:
-        raw = with_own_names(raw, family)
         check_numbers(raw, family, "config.json")
         usual = _by_usual_keys(raw, family)
         values = {**family.sizes._asdict(), **usual}

@@ -17,37 +17,13 @@ from stagecoach.model_files.family import (
     WindowedLayers,
     Windows,
 )
+from stagecoach.model_files.gguf_names import EXPERT_TENSORS
 
-LAYER_TENSORS: Mapping[str, str] = MappingProxyType(
-    {
-        "attn_norm": "input_layernorm",
-        "attn_q": "self_attn.q_proj",
-        "attn_k": "self_attn.k_proj",
-        "attn_v": "self_attn.v_proj",
-        "attn_output": "self_attn.o_proj",
-        "attn_q_norm": "self_attn.q_norm",
-        "attn_k_norm": "self_attn.k_norm",
-        "ffn_norm": "post_attention_layernorm",
-        "ffn_gate": "mlp.gate_proj",
-        "ffn_up": "mlp.up_proj",
-        "ffn_down": "mlp.down_proj",
-    }
-)
-"""Names of a layer's modules, by those in GGUF files, as most families have them."""
+_LOCALLY = MappingProxyType({"num_experts": "num_local_experts"})
+_NOT_LOCALLY = MappingProxyType({"num_local_experts": "num_experts"})
+_ROUTED = MappingProxyType({"num_local_experts": "n_routed_experts"})
+"""Other names of the number of experts: transformers saves a Qwen 3 with one of its own."""
 
-_QWEN_TENSORS: Mapping[str, str] = MappingProxyType(
-    {
-        **LAYER_TENSORS,
-        "ffn_gate_inp": "mlp.gate",
-        "ffn_gate_exps": "mlp.experts.{}.gate_proj",
-        "ffn_up_exps": "mlp.experts.{}.up_proj",
-        "ffn_down_exps": "mlp.experts.{}.down_proj",
-        "ffn_gate_inp_shexp": "mlp.shared_expert_gate",
-        "ffn_gate_shexp": "mlp.shared_expert.gate_proj",
-        "ffn_up_shexp": "mlp.shared_expert.up_proj",
-        "ffn_down_shexp": "mlp.shared_expert.down_proj",
-    }
-)
 _NORMED = MappingProxyType({"norm_topk_prob": True})
 
 _QWEN = ExpertLayout()
@@ -168,6 +144,7 @@ EXPERT_FAMILIES: Mapping[str, Family] = MappingProxyType(
             ),
             windows=Windows(WindowedLayers.FROM_MAX_WINDOW_LAYERS, 4096, max_window_layers=62),
             experts=_DEEPSEEK,
+            other_keys=_ROUTED,
         ),
         "ernie4_5_moe": Family(
             module="ernie4_5_moe",
@@ -199,6 +176,9 @@ EXPERT_FAMILIES: Mapping[str, Family] = MappingProxyType(
                     num_chosen="moe_k",
                     num_shared="moe_num_shared_experts",
                 ),
+            ),
+            other_keys=MappingProxyType(
+                {"num_experts": "moe_num_experts", "num_experts_per_tok": "moe_k"}
             ),
         ),
         "exaone_moe": Family(
@@ -241,6 +221,7 @@ EXPERT_FAMILIES: Mapping[str, Family] = MappingProxyType(
             ),
             rope=Rope(theta=5e5),
             experts=_OLMO,
+            other_keys=_NOT_LOCALLY,
         ),
         "glm4_moe": Family(
             module="glm4_moe",
@@ -259,6 +240,7 @@ EXPERT_FAMILIES: Mapping[str, Family] = MappingProxyType(
             ),
             rope=Rope(rotated_part=0.5),
             experts=_DEEPSEEK,
+            other_keys=_ROUTED,
         ),
         "granitemoe": Family(
             module="granitemoe",
@@ -294,6 +276,9 @@ EXPERT_FAMILIES: Mapping[str, Family] = MappingProxyType(
                     shared_width="intermediate_size",
                 )
             ),
+            other_keys=MappingProxyType(
+                {"num_experts_per_tok": "moe_topk", "num_local_experts": "num_experts"}
+            ),
         ),
         "minimax_m2": Family(
             module="minimax_m2",
@@ -302,6 +287,7 @@ EXPERT_FAMILIES: Mapping[str, Family] = MappingProxyType(
             reads=_keys(num_experts_per_tok=8, num_local_experts=256, rms_norm_eps=1e-6),
             rope=Rope(theta=5e6, rotated_elements_key="rotary_dim"),
             experts=_MIXTRAL,
+            other_keys=_LOCALLY,
         ),
         "mixtral": Family(
             module="mixtral",
@@ -311,6 +297,7 @@ EXPERT_FAMILIES: Mapping[str, Family] = MappingProxyType(
             rope=Rope(theta=1e6),
             windows=Windows(WindowedLayers.ALL, None),
             experts=_MIXTRAL,
+            other_keys=_LOCALLY,
         ),
         "olmoe": Family(
             module="olmoe",
@@ -326,7 +313,8 @@ EXPERT_FAMILIES: Mapping[str, Family] = MappingProxyType(
             ),
             windows=Windows(WindowedLayers.ALL, None),
             experts=_OLMO,
-            gguf=GgufNames("olmoe", _QWEN_TENSORS),
+            gguf=GgufNames("olmoe", EXPERT_TENSORS),
+            other_keys=_NOT_LOCALLY,
         ),
         "qwen2_moe": Family(
             module="qwen2_moe",
@@ -345,7 +333,7 @@ EXPERT_FAMILIES: Mapping[str, Family] = MappingProxyType(
             ),
             windows=Windows(WindowedLayers.EVEN_TO_MAX_WINDOW_LAYERS, 4096, on_request=True),
             experts=ExpertLayout(keys=ExpertKeys(shared_width="shared_expert_intermediate_size")),
-            gguf=GgufNames("qwen2moe", _QWEN_TENSORS),
+            gguf=GgufNames("qwen2moe", EXPERT_TENSORS),
         ),
         "qwen3_moe": Family(
             module="qwen3_moe",
@@ -363,7 +351,8 @@ EXPERT_FAMILIES: Mapping[str, Family] = MappingProxyType(
             ),
             windows=Windows(WindowedLayers.ALL, 4096, on_request=True),
             experts=_QWEN,
-            gguf=GgufNames("qwen3moe", _QWEN_TENSORS, says=_NORMED),
+            gguf=GgufNames("qwen3moe", EXPERT_TENSORS, says=_NORMED),
+            other_keys=_NOT_LOCALLY,
         ),
         "solar_open": Family(
             module="solar_open",
@@ -381,6 +370,7 @@ EXPERT_FAMILIES: Mapping[str, Family] = MappingProxyType(
             ),
             rope=Rope(theta=1e6),
             experts=_DEEPSEEK,
+            other_keys=_ROUTED,
         ),
     }
 )

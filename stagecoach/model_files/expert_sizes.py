@@ -23,26 +23,7 @@ class ExpertSizes(NamedTuple):
     """For each layer whether it has experts; others have one MLP."""
 
 
-_NUM_EXPERTS = ("num_experts", "num_local_experts")
 _FIRST_KEYS = ("first_k_dense_replace", "moe_layer_start_index", "num_dense_layers")
-_NUM_CHOSEN = ("num_experts_per_tok",)
-"""Names of the keys in most families, by which transformers knows those of the others as well."""
-
-
-def with_own_names(raw: Mapping[str, object], family: Family) -> Mapping[str, object]:
-    """Returns a configuration that says the numbers of experts by the names of its family.
-
-    transformers saves a Qwen3 with another name than its authors did.
-    """
-    if family.experts is None:
-        return raw
-    keys = family.experts.keys
-    named = dict(raw)
-    for own, others in ((keys.num_experts, _NUM_EXPERTS), (keys.num_chosen, _NUM_CHOSEN)):
-        for other in others:
-            if other != own and other in named:
-                named.setdefault(own, named.pop(other))
-    return named
 
 
 def expert_sizes(

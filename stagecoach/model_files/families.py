@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from stagecoach.model_files.dense_families import DENSE_FAMILIES
-from stagecoach.model_files.expert_families import EXPERT_FAMILIES, LAYER_TENSORS
+from stagecoach.model_files.expert_families import EXPERT_FAMILIES
 from stagecoach.model_files.family import (
     Family,
     GgufNames,
@@ -20,21 +20,11 @@ from stagecoach.model_files.family import (
     WindowedLayers,
     Windows,
 )
+from stagecoach.model_files.gguf_names import LAYER_TENSORS, LLAMA_TENSORS
 
 _GELU = "gelu_pytorch_tanh"
 _YARN_IS_LONGROPE = MappingProxyType({"yarn": "longrope"})
 """The first Phi-3 models called their longrope embedding `yarn`."""
-
-_LLAMA_TENSORS: Mapping[str, str] = MappingProxyType(
-    {
-        **LAYER_TENSORS,
-        "ffn_gate_inp": "block_sparse_moe.gate",
-        "ffn_gate_exps": "block_sparse_moe.experts.{}.w1",
-        "ffn_up_exps": "block_sparse_moe.experts.{}.w3",
-        "ffn_down_exps": "block_sparse_moe.experts.{}.w2",
-    }
-)
-"""Those with experts are Mixtral's."""
 
 
 def _keys(**absent: object) -> Keys:
@@ -186,7 +176,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             lean=LeanLayout("attention_bias", "attention_bias", "mlp_bias"),
             gguf=GgufNames(
                 "llama",
-                _LLAMA_TENSORS,
+                LLAMA_TENSORS,
                 windowed_model_type="mistral",
                 expert_model_type="mixtral",
                 interleaves_heads=True,
