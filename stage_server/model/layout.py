@@ -41,7 +41,7 @@ def family_of(config: ModelConfig) -> Family:
     if family is None:
         raise not_served(config.model_type, config.raw)
     foreign = _FOREIGN_FEATURES if family.experts else (*_FOREIGN_FEATURES, *EXPERT_KEYS)
-    for key in foreign:
+    for key in (*foreign, *sorted(family.refuses)):
         if config.raw.get(key):
             raise _refused(config, key, config.raw[key])
     for key in _NATIVE_FEATURES:

@@ -311,7 +311,7 @@ EXPERT_FAMILIES: Mapping[str, Family] = MappingProxyType(
                 num_experts_per_tok=8,
                 rms_norm_eps=1e-5,
             ),
-            windows=Windows(WindowedLayers.ALL, None),
+            refuses=frozenset({"sliding_window"}),
             experts=_OLMO,
             gguf=GgufNames("olmoe", EXPERT_TENSORS),
             other_keys=_NOT_LOCALLY,

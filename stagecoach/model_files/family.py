@@ -287,6 +287,9 @@ class Family:
     rope: Rope = USUAL_ROPE
     windows: Windows | None = None
     """Which layers attend within a window; None where none ever does."""
+    refuses: frozenset[str] = frozenset()
+    """Keys with which a model is not served, unless they are absent, null, false or 0: what they
+    mean depends on how transformers attends."""
     experts: ExpertLayout | None = None
     """What layers with experts have; None where no layer has any."""
     lean: LeanLayout | None = None

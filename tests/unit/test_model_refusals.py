@@ -150,7 +150,11 @@ def test_a_tensor_is_missed_under_the_name_that_files_have_for_it(tmp_path: Path
 
 @pytest.mark.parametrize(
     ("case", "key", "value"),
-    [("biogpt", "scale_embedding", False), ("gpt2", "add_cross_attention", True)],
+    [
+        ("biogpt", "scale_embedding", False),
+        ("gpt2", "add_cross_attention", True),
+        ("olmoe", "sliding_window", 8),
+    ],
 )
 def test_what_makes_other_layers_is_refused_by_its_key(
     case: str, key: str, value: object, tmp_path: Path
