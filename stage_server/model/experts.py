@@ -49,7 +49,7 @@ class Experts(nn.Module):
         Args:
             hidden: `[num_tokens, hidden_size]`.
             chosen: int64 `[num_tokens, num_chosen]`: experts of each token.
-            weights: Of the same shape: their shares.
+            weights: `[num_tokens, num_chosen]`: shares of those experts.
 
         Returns:
             `[num_tokens, hidden_size]`.

@@ -15,9 +15,9 @@ class LayerMatrices(NamedTuple):
     """The matrices of a layer."""
 
     common: tuple[Matrix, ...]
-    """Those by which every token is multiplied."""
+    """Matrices by which every token is multiplied."""
     of_expert: tuple[Matrix, ...] = ()
-    """Those of one expert; empty: the layer has no experts."""
+    """Matrices of one expert; empty: the layer has no experts."""
     num_experts: int = 0
 
     @property
