@@ -294,17 +294,24 @@ def _model_type(fields: GgufFields, model_type: str, family: GgufNames) -> dict[
 def _experts(fields: GgufFields, model_type: str, family: GgufNames) -> dict[str, object]:
     """What the metadata says of experts, by the keys of their family in transformers."""
     num_experts = fields.number("expert_count", 0)
-    layout = FAMILIES[family.expert_model_type or model_type].experts
+    num_chosen = fields.optional("expert_used_count")
+    width = fields.optional("expert_feed_forward_length")
+    shared_width = fields.optional("expert_shared_feed_forward_length")
     if not num_experts:
         return {}
+    layout = FAMILIES[family.expert_model_type or model_type].experts
     if layout is None:
         raise fields.refuse("a mixture of experts")
+    if num_chosen is None:
+        raise ModelFilesError(
+            f"{fields.file_name} does not say {fields.architecture}.expert_used_count"
+        )
     keys = layout.keys
     found = {
         keys.num_experts: num_experts,
-        keys.num_chosen: fields.number("expert_used_count"),
-        keys.width: fields.optional("expert_feed_forward_length"),
-        keys.shared_width: fields.optional("expert_shared_feed_forward_length"),
+        keys.num_chosen: num_chosen,
+        keys.width: width,
+        keys.shared_width: shared_width,
     }
     return {key: value for key, value in found.items() if key and value is not None}
 
