@@ -13,7 +13,7 @@ from stagecoach.contract.errors import ModelFilesError, UnsupportedModelError
 from stagecoach.model_files import open_model
 from stagecoach.model_files.text_part import text_name
 from tests.parity.test_layer_stack import PROMPT, generate, load_split
-from tests.tiny_models import VOCAB_SIZE
+from tests.tiny_models import VOCAB_SIZE, unsplit_tokens
 
 TEXTS = {
     "aria": "aria_text",
@@ -74,18 +74,7 @@ def tiny_vision_model(model_type: str, folder: Path, *, is_tied: bool = False) -
 def expected_tokens(path: Path, num_tokens: int) -> list[int]:
     """What the whole model generates greedily, without an image."""
     model: Any = AutoModelForImageTextToText.from_pretrained(path, dtype=torch.float32).eval()
-    inputs = torch.tensor([PROMPT])
-    with torch.inference_mode():
-        output = model.generate(
-            inputs,
-            attention_mask=torch.ones_like(inputs),
-            max_new_tokens=num_tokens,
-            do_sample=False,
-            eos_token_id=None,
-            pad_token_id=0,
-        )
-    tokens: list[int] = output[0, len(PROMPT) :].tolist()
-    return tokens
+    return unsplit_tokens(model, PROMPT, num_tokens)
 
 
 @pytest.mark.parametrize("model_type", TEXTS)
