@@ -194,11 +194,6 @@ class ExpertKeys(NamedTuple):
     num_shared: str | None = None
     """Key of how many experts wide that MLP is; None: no key says it."""
 
-    @property
-    def of_numbers(self) -> frozenset[str]:
-        """All keys."""
-        return frozenset(key for key in self if key is not None)
-
 
 class ExpertLayout(NamedTuple):
     """How checkpoints name what belongs to the experts of a layer, and say how large it is.

@@ -89,7 +89,7 @@ def test_the_client_works_beside_modules_of_any_name(
     python: Path, address: str, tmp_path: Path
 ) -> None:
     for name in DECOYS:
-        (tmp_path / f"{name}.py").write_text("raise RuntimeError('a module of the user's')")
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('a module of its user')")
     (tmp_path / "program.py").write_text(PROGRAM)
     done = subprocess.run(
         [python, "program.py", address, ",".join(DECOYS)],

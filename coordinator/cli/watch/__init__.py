@@ -1,4 +1,4 @@
 """`coordinator-cli status --watch`: the state of a cluster, again and again.
 
-`sampler` asks and listens, `step_window` sums up, `screen` and `output` show.
+`sampler` asks, listens and sums up, `screen` and `output` show.
 """
