@@ -95,6 +95,8 @@ def _chunk_bytes(stage: StageCost, num_tokens: int, context_tokens: int, kv_byte
     rotating = projected + 4 * queries + 3 * keys
     attending = projected + 4 * queries + 2 * keys
     in_mlp = 5 * hidden + 3 * model.mlp_width
+    if model.num_experts > 1:  # what each of the chosen takes in, and what it makes
+        in_mlp += 2 * model.num_chosen * hidden
     # Cosines and sines: the table of all positions, and the rows of this step.
     rotary = 3 * (context_tokens + 2 * num_tokens) * model.head_dim
     size = model.precision.compute.itemsize

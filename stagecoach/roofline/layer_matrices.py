@@ -1,7 +1,8 @@
 """The matrices of a model's layers: how large they are, and by which a token is multiplied."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple, Self
 
 from stagecoach.contract.precision import Encoding
 from stagecoach.model_files.config import ModelConfig
@@ -20,11 +21,6 @@ class LayerMatrices(NamedTuple):
     """Matrices of one expert; empty: the layer has no experts."""
     num_experts: int = 0
 
-    @property
-    def all(self) -> tuple[Matrix, ...]:
-        """Every matrix."""
-        return self.common + self.num_experts * self.of_expert
-
     def num_bytes(self, encoding: Encoding) -> int:
         """Bytes of all matrices, each in an encoding."""
         of_expert = sum(encoding.matrix_bytes(*shape) for shape in self.of_expert)
@@ -38,25 +34,37 @@ class LayerMatrices(NamedTuple):
             num_bytes: Bytes of all, as they are kept.
         """
         of_experts = self.num_experts * _parameters(self.of_expert)
-        return LayerWeights(_parameters(self.common) + of_experts, num_bytes, of_experts)
+        parameters = _parameters(self.common) + of_experts
+        return LayerWeights(parameters, num_bytes, of_experts, num_bytes * of_experts // parameters)
 
 
 class LayerWeights(NamedTuple):
-    """All matrices of a layer together."""
+    """All matrices of a layer, or of several, together."""
 
     parameters: int
     num_bytes: int
     """Bytes as they are kept."""
     expert_parameters: int
     """Parameters that belong to experts, to all of them."""
+    expert_bytes: int
+    """Bytes of those."""
 
-    def parameters_of(self, share: float) -> int:
-        """Parameters that are left of a share of the experts, and of all else."""
-        return self.parameters - round(self.expert_parameters * (1 - share))
+    @classmethod
+    def sum(cls, layers: Iterable[Self]) -> Self:
+        """Adds up layers, at least one."""
+        return cls(*map(sum, zip(*layers, strict=True)))
 
-    def bytes_of(self, share: float) -> int:
-        """Bytes that are left of a share of the experts, and of all else."""
-        return round(self.num_bytes * self.parameters_of(share) / self.parameters)
+    def of_share(self, share: float) -> Self:
+        """What is left of a share of the experts, and of all else."""
+        left_out = 1 - share
+        parameters = round(self.expert_parameters * left_out)
+        num_bytes = round(self.expert_bytes * left_out)
+        return self._replace(
+            parameters=self.parameters - parameters,
+            num_bytes=self.num_bytes - num_bytes,
+            expert_parameters=self.expert_parameters - parameters,
+            expert_bytes=self.expert_bytes - num_bytes,
+        )
 
 
 def layer_matrices(config: ModelConfig, *, are_joined: bool) -> tuple[LayerMatrices, ...]:

@@ -1,6 +1,5 @@
 """What a layer range costs: the memory that it takes, and the least that a micro-batch moves."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -45,37 +44,33 @@ class StageCost:
     @property
     def matrix_bytes(self) -> int:
         """Matrices of the layers, as they are kept."""
-        return sum(layer.num_bytes for layer in self._layer_weights)
+        return self.matrices.num_bytes
 
-    def touched_matrix_bytes(self, num_tokens: int) -> int:
+    def touched(self, num_tokens: int) -> LayerWeights:
         """Matrices of the layers that a micro-batch reads: of experts those that a token chose.
 
         Args:
             num_tokens: Tokens of the micro-batch.
         """
-        share = self.model.touched_share(num_tokens)
-        return sum(layer.bytes_of(share) for layer in self._layer_weights)
-
-    def touched_parameters(self, num_tokens: int) -> int:
-        """The same in parameters."""
-        share = self.model.touched_share(num_tokens)
-        return sum(layer.parameters_of(share) for layer in self._layer_weights)
+        return self.matrices.of_share(self.model.touched_share(num_tokens))
 
     @property
-    def token_parameters(self) -> int:
-        """Parameters of the layers' matrices by which one token is multiplied."""
-        share = self.model.chosen_share
-        return sum(layer.parameters_of(share) for layer in self._layer_weights)
-
-    @property
-    def _layer_weights(self) -> Sequence[LayerWeights]:
+    def matrices(self) -> LayerWeights:
+        """All matrices of the layers."""
         of_each = self.model.layer_weights
-        return [of_each[i % len(of_each)] for i in range(self.layers.start, self.layers.end)]
+        return LayerWeights.sum(
+            of_each[i % len(of_each)] for i in range(self.layers.start, self.layers.end)
+        )
+
+    @property
+    def norm_bytes(self) -> int:
+        """Weights of the norms of the layers."""
+        return len(self.layers) * self.model.layer_norm_bytes
 
     @property
     def layer_bytes(self) -> int:
         """Weights of the layers."""
-        return self.matrix_bytes + len(self.layers) * self.model.layer_norm_bytes
+        return self.matrix_bytes + self.norm_bytes
 
     @property
     def weight_bytes(self) -> int:
@@ -97,8 +92,7 @@ class StageCost:
         if ends == 2 and model.ties_head:
             ends = 1
         norms = (2 * len(self.layers) + self.is_last) * model.hidden_size
-        matrices = sum(layer.parameters for layer in self._layer_weights)
-        return matrices + norms + ends * model.vocab_size * model.hidden_size
+        return self.matrices.parameters + norms + ends * model.vocab_size * model.hidden_size
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -115,8 +109,7 @@ class StageCost:
         """
         num_bytes = 0
         if work.num_tokens:
-            norms = self.layer_bytes - self.matrix_bytes
-            num_bytes = self.touched_matrix_bytes(work.num_tokens) + norms
+            num_bytes = self.touched(work.num_tokens).num_bytes + self.norm_bytes
         num_bytes += self.kv_bytes_per_token * (work.num_context_tokens + work.num_tokens)
         if self.is_first:
             num_bytes += work.num_tokens * self.model.embedding_row_bytes

@@ -142,8 +142,8 @@ def unpacking_work(stage: StageCost, work: Work, num_few: int = MAX_FEW_TOKENS) 
     if not _unpacks(stage, work, num_few):
         return KernelWork(0, 0)
     model = stage.model
-    unpacked = stage.touched_parameters(work.num_tokens) * _size(model)
-    return KernelWork(stage.touched_matrix_bytes(work.num_tokens) + unpacked, 0)
+    touched = stage.touched(work.num_tokens)
+    return KernelWork(touched.num_bytes + touched.parameters * _size(model), 0)
 
 
 def _unpacks(stage: StageCost, work: Work, num_few: int) -> bool:
@@ -156,11 +156,11 @@ def matrices_work(stage: StageCost, work: Work, num_few: int = MAX_FEW_TOKENS) -
     Of experts those are read that some token chose.
     """
     model, num_layers = stage.model, len(stage.layers)
-    matrix_bytes = stage.touched_matrix_bytes(work.num_tokens)
-    weight_bytes = matrix_bytes + stage.layer_bytes - stage.matrix_bytes
+    matrices = stage.matrices
+    touched = matrices.of_share(model.touched_share(work.num_tokens))
+    weight_bytes = touched.num_bytes + stage.norm_bytes
     if _unpacks(stage, work, num_few):
-        unpacked = stage.touched_parameters(work.num_tokens) * _size(model)
-        weight_bytes += unpacked - matrix_bytes
+        weight_bytes += touched.parameters * _size(model) - touched.num_bytes
         # Inputs are read again for each part of a matrix.
         again = sum(
             (num_parts - 1) * columns
@@ -172,7 +172,7 @@ def matrices_work(stage: StageCost, work: Work, num_few: int = MAX_FEW_TOKENS) -
     )
     return KernelWork(
         weight_bytes + num_layers * work.num_tokens * a_token * _size(model),
-        2 * stage.token_parameters * work.num_tokens,
+        2 * matrices.of_share(model.chosen_share).parameters * work.num_tokens,
     )
 
 

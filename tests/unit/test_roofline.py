@@ -108,7 +108,9 @@ class TestModelShape:
         shape = ModelShape.of(config_of("qwen3-30b-a3b"))
         stage = StageCost(model=shape, layers=LayerRange(0, 48))
         ends = 2 * 151936 * 2048
-        assert (stage.token_parameters + ends) / 1e9 == pytest.approx(3.34, rel=0.01)
+        assert (stage.matrices.of_share(8 / 128).parameters + ends) / 1e9 == pytest.approx(
+            3.34, rel=0.01
+        )
 
     def test_experts_are_read_that_some_token_is_expected_to_choose(self) -> None:
         shape = ModelShape.of(config_of("qwen3-30b-a3b"))
@@ -122,7 +124,7 @@ class TestModelShape:
             share = sum(num_touched) / len(num_touched) / 128
             assert shape.touched_share(num_tokens) == pytest.approx(share, rel=0.02)
         experts = 8 * 128 * 3 * 768 * 2048 * 2
-        left = stage.matrix_bytes - stage.touched_matrix_bytes(8)
+        left = stage.matrix_bytes - stage.touched(8).num_bytes
         assert left == pytest.approx(experts * (1 - shape.touched_share(8)), rel=1e-6)
 
     def test_stages_hold_the_whole_model_between_them(self) -> None:
@@ -206,7 +208,7 @@ class TestTime:
         at_64, at_65 = (
             step_time(stage, Work.decode(count, count), RTX_3060).total_s for count in (64, 65)
         )
-        written = 2 * stage.touched_parameters(65)
+        written = 2 * stage.touched(65).parameters
         work = Work.decode(65, 65)
         assert unpacking_work(stage, work).moved_bytes == stage.matrix_bytes + written
         assert at_65 - at_64 > written / RTX_3060.bandwidth_bytes_per_s
@@ -217,7 +219,7 @@ class TestTime:
         stage = StageCost(model=shape, layers=LayerRange(0, 32))
         t4 = gpu_named("t4-16gb")
         one, two = (step_time(stage, Work.decode(count, count), t4).total_s for count in (1, 2))
-        unpacked = 2 * stage.touched_parameters(2)
+        unpacked = 2 * stage.touched(2).parameters
         assert two - one > 2 * unpacked / t4.bandwidth_bytes_per_s * 0.9
 
     def test_one_pass_over_all_weights_takes_72_ms_on_rtx_3060s(self) -> None:
