@@ -71,7 +71,9 @@ def hand_arguments_on(layer: nn.Module) -> None:
     def add(
         _: nn.Module, args: tuple[object, ...], given: dict[str, object]
     ) -> tuple[tuple[object, ...], dict[str, object]]:
-        return args, {**given, **handed}
+        given = {**given, **handed}
+        handed.clear()  # what a micro-batch has lives no longer than its step
+        return args, given
 
     layer.register_forward_pre_hook(keep, with_kwargs=True)
     attention.register_forward_pre_hook(add, with_kwargs=True)

@@ -76,15 +76,15 @@ def are_experts(module: nn.Module) -> bool:
 
 def router_paths(layer: nn.Module) -> set[str]:
     """Returns the names of the linear layers, beside experts, that choose or weigh what is used."""
-    return {
-        f"{beside}{name}"
-        for path, experts in layer.named_modules()
-        if are_experts(experts)
-        for beside in [path.rpartition(".")[0] + "."]
-        for name, child in layer.get_submodule(beside[:-1]).named_modules()
-        if isinstance(child, nn.Linear)
-        and child.out_features in (1, getattr(experts, GATE_UP).shape[0])
-    }
+    found = set()
+    for path, module in layer.named_modules():
+        if not are_experts(module):
+            continue
+        block, num_experts = path.rpartition(".")[0], getattr(module, GATE_UP).shape[0]
+        for name, child in layer.get_submodule(block).named_modules(prefix=block):
+            if isinstance(child, nn.Linear) and child.out_features in (1, num_experts):
+                found.add(name)
+    return found
 
 
 def layer_sources(
@@ -117,21 +117,18 @@ def layer_sources(
 def _sources(
     shape: Shape, parts: tuple[str, ...], names: ExpertLayout, prefix: str
 ) -> ParameterSource:
-    num_experts, *matrix = shape
-    if "{}" not in parts[0]:
-        [part] = parts
-        tensors = [
-            CheckpointTensor(prefix + part, shape, expert, names.are_transposed)
-            for expert in range(num_experts)
-        ]
-        return ParameterSource.experts([ParameterSource((tensor,)) for tensor in tensors])
-    num_rows, num_columns = matrix[0] // len(parts), matrix[1]
-    return ParameterSource.experts(
-        [
-            ParameterSource.rows(
-                ParameterSource.one(prefix + part.format(expert), (num_rows, num_columns))
-                for part in parts
+    """Plans a parameter of all experts, by the names of its parts in the checkpoint."""
+    num_experts, num_rows, num_columns = shape
+
+    def of_expert(expert: int) -> ParameterSource:
+        if "{}" in parts[0]:
+            part_shape = (num_rows // len(parts), num_columns)
+            return ParameterSource.rows(
+                ParameterSource.one(prefix + part.format(expert), part_shape) for part in parts
             )
-            for expert in range(num_experts)
-        ]
-    )
+        [part] = parts
+        return ParameterSource(
+            (CheckpointTensor(prefix + part, shape, expert, names.are_transposed),)
+        )
+
+    return ParameterSource.experts([of_expert(expert) for expert in range(num_experts)])

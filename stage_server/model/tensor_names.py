@@ -4,9 +4,8 @@ from collections.abc import Collection, Set
 
 from stagecoach.contract.errors import ModelFilesError, UnsupportedModelError
 from stagecoach.contract.layer_range import LayerRange
-from stagecoach.model_files import ModelFiles, TensorReader
+from stagecoach.model_files import ModelConfig, ModelFiles, TensorReader
 from stagecoach.model_files.families import FAMILIES
-from stagecoach.model_files.family import Family
 from stagecoach.model_files.listing import listed
 from stagecoach.model_files.weight_digest import EMBEDDING, HEAD, is_computed
 
@@ -15,6 +14,9 @@ NORM = "model.norm."
 
 _NUM_AHEAD = "num_nextn_predict_layers"
 """Key of how many layers behind the model's own guess at further tokens."""
+
+_AHEAD = "mtp."
+"""Beginning of the names of such layers where they have a place of their own."""
 
 _QUANTIZED_SUFFIXES = (
     ".qweight",
@@ -42,7 +44,7 @@ def check_names(wanted: Collection[str], files: ModelFiles, layers: LayerRange) 
         UnsupportedModelError: The tensors are those of a quantized model.
     """
     names, model_id, config = files.tensor_names, files.model_id, files.config
-    prefixes = _family(files).names
+    prefixes = FAMILIES[config.model_type].names
     head, base = prefixes.in_files(HEAD), f"{prefixes.embedding.partition('.')[0]}."
     missing = set(wanted) - set(names)
     unused = _unused(wanted, files, layers) - files.fillers
@@ -106,45 +108,24 @@ def check_zeros(reader: TensorReader, names: Collection[str], model_id: str) -> 
 
 
 def _unused(wanted: Collection[str], files: ModelFiles, layers: LayerRange) -> Set[str]:
-    family, num_layers = _family(files), files.config.num_layers
-    ahead = files.config.raw.get(_NUM_AHEAD)
-    behind = range(num_layers, num_layers + (ahead if isinstance(ahead, int) else 0))
-    own = {
-        name
-        for name in files.tensor_names
-        if _is_own(name, family, layers, num_layers) and not _predicts_ahead(name, behind)
-    }
+    own = {name for name in files.tensor_names if _is_own(name, files.config, layers)}
     return own - set(wanted)
 
 
-def _family(files: ModelFiles) -> Family:
-    return FAMILIES[files.config.model_type]
-
-
-def _predicts_ahead(name: str, behind: range) -> bool:
-    """Whether a tensor is of what guesses at further tokens, behind the layers of the model.
-
-    Args:
-        name: Name of the tensor.
-        behind: Numbers of such layers.
-    """
-    number = name.removeprefix("model.layers.").partition(".")[0]
-    return name.startswith("mtp.") or (
-        name.startswith("model.layers.") and number.isdecimal() and int(number) in behind
-    )
-
-
-def _is_own(name: str, family: Family, layers: LayerRange, num_layers: int) -> bool:
+def _is_own(name: str, config: ModelConfig, layers: LayerRange) -> bool:
     """Whether a stage has to make use of a tensor."""
+    family = FAMILIES[config.model_type]
     prefixes = family.names
-    if is_computed(name):
+    if is_computed(name) or name.startswith(_AHEAD):
         return False
     if not name.startswith(prefixes.layers):
         ends = {prefixes.in_files(end) for end in (EMBEDDING, HEAD)}
         if name.startswith(prefixes.positions):
             return layers.start == 0
         of_last = (prefixes.norm, prefixes.head) if family.head_has_bias else prefixes.norm
-        is_last = layers.end == num_layers
+        is_last = layers.end == config.num_layers
         return name not in ends and (is_last or not name.startswith(of_last))
     number = name.removeprefix(prefixes.layers).split(".")[0]
-    return not number.isdecimal() or int(number) in layers or int(number) >= num_layers
+    num_ahead = config.raw.get(_NUM_AHEAD)
+    end = config.num_layers + (num_ahead if isinstance(num_ahead, int) else 0)
+    return not number.isdecimal() or int(number) in layers or int(number) >= end

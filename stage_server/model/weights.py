@@ -48,7 +48,7 @@ class WeightSource:
         self._prefix = ""
         self._expert: int | None = None
         self._scratch = _Scratch()
-        self._stacks = _Stacks(reader)
+        self._whole = _WholeMatrices(reader)
 
     def within(self, prefix: str) -> "WeightSource":
         """Returns a source of the names below `prefix`, such as `model.layers.12.`."""
@@ -174,7 +174,7 @@ class WeightSource:
     def _read(self, tensor: CheckpointTensor, start: int, end: int) -> npt.NDArray[np.generic]:
         if tensor.expert is None and not tensor.is_transposed:
             return self._reader.read(tensor.name, start, end)
-        return self._stacks.read(tensor)[start:end]
+        return self._whole.read(tensor)[start:end]
 
     def _report(self, part: "_Part") -> None:
         """Says that a part was read."""
@@ -207,10 +207,10 @@ class _Part(NamedTuple):
         return math.prod(self.tensor.shape[1:])
 
 
-class _Stacks:
-    """Reads experts of tensors that hold those of a layer one after another.
+class _WholeMatrices:
+    """Reads what no rows of a file are: experts of tensors that have several, and transposed ones.
 
-    The one read last stays in memory, as its rows are asked for a few at a time.
+    The matrix read last stays in memory, as its rows are asked for a few at a time.
     """
 
     def __init__(self, reader: TensorReader) -> None:
