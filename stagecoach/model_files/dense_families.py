@@ -14,15 +14,12 @@ from stagecoach.model_files.family import (
     TensorNames,
     WindowedLayers,
     Windows,
+    keys_of,
 )
 
 
-def _keys(**absent: object) -> Keys:
-    return MappingProxyType(absent)
-
-
 def _llama3(factor: float, theta: float) -> Keys:
-    return _keys(
+    return keys_of(
         rope_type="llama3",
         rope_theta=theta,
         factor=factor,
@@ -44,7 +41,7 @@ _GPT2_KEYS: Mapping[str, str] = MappingProxyType(
         "n_positions": "max_position_embeddings",
     }
 )
-_LLAMA_KEYS = _keys(attention_bias=False, hidden_act="silu", mlp_bias=False, rms_norm_eps=1e-5)
+_LLAMA_KEYS = keys_of(attention_bias=False, hidden_act="silu", mlp_bias=False, rms_norm_eps=1e-5)
 
 DENSE_FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
@@ -52,7 +49,7 @@ DENSE_FAMILIES: Mapping[str, Family] = MappingProxyType(
             module="apertus",
             prefix="Apertus",
             sizes=Sizes(32, 4096, 131072, 32, None, None, 14336, 65536, False, 2),
-            reads=_keys(attention_bias=False, hidden_act="xielu", rms_norm_eps=1e-5),
+            reads=keys_of(attention_bias=False, hidden_act="xielu", rms_norm_eps=1e-5),
             has_gate=False,
             rope=Rope(theta=1.2e7, unless_said=_llama3(8.0, 1.2e7)),
         ),
@@ -60,7 +57,7 @@ DENSE_FAMILIES: Mapping[str, Family] = MappingProxyType(
             module="biogpt",
             prefix="BioGpt",
             sizes=Sizes(24, 1024, 42384, 16, None, None, 4096, 1024, True, 2),
-            reads=_keys(hidden_act="gelu", scale_embedding=True),
+            reads=keys_of(hidden_act="gelu", scale_embedding=True),
             names=TensorNames(
                 "biogpt.embed_tokens.",
                 "biogpt.layers.",
@@ -78,14 +75,14 @@ DENSE_FAMILIES: Mapping[str, Family] = MappingProxyType(
             module="bitnet",
             prefix="BitNet",
             sizes=Sizes(30, 2560, 128256, 20, 5, None, 6912, 2048, False, 128001),
-            reads=_keys(attention_bias=False, hidden_act="relu2", rms_norm_eps=1e-5),
+            reads=keys_of(attention_bias=False, hidden_act="relu2", rms_norm_eps=1e-5),
             rope=Rope(theta=5e5),
         ),
         "cwm": Family(
             module="cwm",
             prefix="Cwm",
             sizes=Sizes(64, 6144, 128256, 48, 8, 128, 21504, 131072, False, None),
-            reads=_keys(hidden_act="silu", mlp_bias=False, rms_norm_eps=1e-5),
+            reads=keys_of(hidden_act="silu", mlp_bias=False, rms_norm_eps=1e-5),
             rope=Rope(theta=1e6, unless_said=_llama3(16.0, 1e6)),
             windows=Windows(WindowedLayers.FIXED_PATTERN_FROM_FULL, 8192, every=4),
             end_tokens=(128001, 128008, 128009),
@@ -94,7 +91,7 @@ DENSE_FAMILIES: Mapping[str, Family] = MappingProxyType(
             module="ernie4_5",
             prefix="Ernie4_5",
             sizes=Sizes(18, 1024, 103424, 16, 2, 128, 3072, 131072, True, 2),
-            reads=_keys(hidden_act="silu", rms_norm_eps=1e-5, use_bias=False),
+            reads=keys_of(hidden_act="silu", rms_norm_eps=1e-5, use_bias=False),
             rope=Rope(theta=5e5),
         ),
         "gpt2": Family(
@@ -102,7 +99,7 @@ DENSE_FAMILIES: Mapping[str, Family] = MappingProxyType(
             prefix="GPT2",
             layer="Block",
             sizes=Sizes(12, 768, 50257, 12, None, None, None, 1024, True, 50256),
-            reads=_keys(
+            reads=keys_of(
                 activation_function="gelu_new",
                 layer_norm_epsilon=1e-5,
                 scale_attn_by_inverse_layer_idx=False,
@@ -121,7 +118,7 @@ DENSE_FAMILIES: Mapping[str, Family] = MappingProxyType(
             prefix="GPTBigCode",
             layer="Block",
             sizes=Sizes(12, 768, 50257, 12, None, None, None, 1024, True, 50256),
-            reads=_keys(
+            reads=keys_of(
                 activation_function="gelu_pytorch_tanh",
                 layer_norm_epsilon=1e-5,
                 multi_query=True,
@@ -141,7 +138,7 @@ DENSE_FAMILIES: Mapping[str, Family] = MappingProxyType(
             prefix="GPTNeoX",
             layer="Layer",
             sizes=Sizes(44, 6144, 50432, 64, None, None, 24576, 2048, False, 2),
-            reads=_keys(
+            reads=keys_of(
                 attention_bias=True,
                 hidden_act="gelu",
                 layer_norm_eps=1e-5,
@@ -161,13 +158,13 @@ DENSE_FAMILIES: Mapping[str, Family] = MappingProxyType(
             module="hunyuan_v1_dense",
             prefix="HunYuanDenseV1",
             sizes=Sizes(32, 4096, 290943, 32, None, None, 11008, 2048, False, 2),
-            reads=_keys(attention_bias=False, hidden_act="silu", rms_norm_eps=1e-5),
+            reads=keys_of(attention_bias=False, hidden_act="silu", rms_norm_eps=1e-5),
         ),
         "hyperclovax": Family(
             module="hyperclovax",
             prefix="HyperCLOVAX",
             sizes=Sizes(32, 4096, 32000, 32, None, None, 11008, 2048, False, 2),
-            reads=_keys(
+            reads=keys_of(
                 attention_bias=False,
                 attention_multiplier=None,
                 embedding_multiplier=1.0,
@@ -199,7 +196,7 @@ DENSE_FAMILIES: Mapping[str, Family] = MappingProxyType(
             module="jais2",
             prefix="Jais2",
             sizes=Sizes(32, 3328, 150272, 26, None, None, 26624, 8192, False, 150024),
-            reads=_keys(
+            reads=keys_of(
                 attention_bias=True, hidden_act="relu2", layer_norm_eps=1e-5, mlp_bias=True
             ),
             norm="LayerNorm",
@@ -210,9 +207,9 @@ DENSE_FAMILIES: Mapping[str, Family] = MappingProxyType(
             module="ministral3",
             prefix="Ministral3",
             sizes=Sizes(34, 4096, 131072, 32, 8, 128, 14336, 262144, False, 2),
-            reads=_keys(hidden_act="silu", rms_norm_eps=1e-5),
+            reads=keys_of(hidden_act="silu", rms_norm_eps=1e-5),
             rope=Rope(
-                unless_said=_keys(
+                unless_said=keys_of(
                     rope_type="yarn",
                     rope_theta=1e6,
                     factor=16.0,
@@ -230,7 +227,7 @@ DENSE_FAMILIES: Mapping[str, Family] = MappingProxyType(
             module="nanochat",
             prefix="NanoChat",
             sizes=Sizes(12, 768, 50304, 6, None, None, 8192, 2048, False, 1),
-            reads=_keys(
+            reads=keys_of(
                 attention_bias=False,
                 final_logit_softcapping=15.0,
                 hidden_act="relu2",
@@ -245,7 +242,7 @@ DENSE_FAMILIES: Mapping[str, Family] = MappingProxyType(
             module="nemotron",
             prefix="Nemotron",
             sizes=Sizes(32, 6144, 256000, 48, None, None, 24576, 4096, False, 3),
-            reads=_keys(attention_bias=False, hidden_act="relu2", mlp_bias=False, norm_eps=1e-5),
+            reads=keys_of(attention_bias=False, hidden_act="relu2", mlp_bias=False, norm_eps=1e-5),
             hands_arguments_on=False,
             norm="LayerNorm1P",
             norm_eps="norm_eps",
@@ -256,7 +253,7 @@ DENSE_FAMILIES: Mapping[str, Family] = MappingProxyType(
             module="persimmon",
             prefix="Persimmon",
             sizes=Sizes(36, 4096, 262144, 64, None, None, 16384, 16384, False, 2),
-            reads=_keys(hidden_act="relu2", layer_norm_eps=1e-5, qk_layernorm=True),
+            reads=keys_of(hidden_act="relu2", layer_norm_eps=1e-5, qk_layernorm=True),
             names=TensorNames(norm="model.final_layernorm."),
             norm="LayerNorm",
             norm_eps="layer_norm_eps",
@@ -267,7 +264,7 @@ DENSE_FAMILIES: Mapping[str, Family] = MappingProxyType(
             module="phi",
             prefix="Phi",
             sizes=Sizes(24, 2048, 51200, 32, None, None, 8192, 2048, False, 2),
-            reads=_keys(hidden_act="gelu_new", layer_norm_eps=1e-5, qk_layernorm=False),
+            reads=keys_of(hidden_act="gelu_new", layer_norm_eps=1e-5, qk_layernorm=False),
             names=TensorNames(norm="model.final_layernorm."),
             head_has_bias=True,
             norm="LayerNorm",
@@ -279,7 +276,7 @@ DENSE_FAMILIES: Mapping[str, Family] = MappingProxyType(
             module="stablelm",
             prefix="StableLm",
             sizes=Sizes(32, 2560, 50304, 32, 32, None, 6912, 4096, False, 0),
-            reads=_keys(
+            reads=keys_of(
                 hidden_act="silu",
                 layer_norm_eps=1e-5,
                 qk_layernorm=False,
@@ -295,7 +292,7 @@ DENSE_FAMILIES: Mapping[str, Family] = MappingProxyType(
             module="vaultgemma",
             prefix="VaultGemma",
             sizes=Sizes(26, 2304, 256000, 8, 4, 256, 9216, 8192, True, 1),
-            reads=_keys(
+            reads=keys_of(
                 attention_bias=False,
                 attn_logit_softcapping=50.0,
                 final_logit_softcapping=30.0,

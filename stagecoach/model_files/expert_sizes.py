@@ -56,23 +56,25 @@ def expert_sizes(
     shared_width = 0 if keys.shared_width is None else _count(says, keys.shared_width)
     if keys.num_shared is not None:
         shared_width = width * _count(says, keys.num_shared)
-    layers = tuple(_has_experts(says, layer_idx) for layer_idx in range(num_layers))
+    layers = _layers_with_experts(says, num_layers)
     return ExpertSizes(num_experts, num_chosen, width, shared_width, layers)
 
 
-def _has_experts(says: Mapping[str, object], layer_idx: int) -> bool:
-    """Whether a layer has experts, by the keys that families have for it."""
+def _layers_with_experts(says: Mapping[str, object], num_layers: int) -> tuple[bool, ...]:
+    """Whether each layer has experts, by the keys that families have for it."""
     kinds = says.get("mlp_layer_types")
-    if isinstance(kinds, list | tuple) and layer_idx < len(kinds):
-        return bool(kinds[layer_idx] == "sparse")
-    dense = says.get("mlp_only_layers")
-    if isinstance(dense, list | tuple) and layer_idx in dense:
-        return False
+    if isinstance(kinds, list | tuple) and len(kinds) >= num_layers:
+        return tuple(kind == "sparse" for kind in kinds[:num_layers])
+    listed = says.get("mlp_only_layers")
+    entries = listed if isinstance(listed, list | tuple) else ()
+    dense = {one for one in entries if isinstance(one, int)}
     last = _first_of(says, ("moe_layer_end_index",), -1)
     first = _first_of(says, _FIRST_KEYS, 0)
     interval = _first_of(says, ("decoder_sparse_step", "moe_layer_interval"), 1)
-    is_within = first <= layer_idx and (last == -1 or layer_idx <= last)
-    return is_within and (layer_idx + 1) % interval == 0
+    within = range(first, num_layers if last == -1 else last + 1)
+    return tuple(
+        i in within and (i + 1) % interval == 0 and i not in dense for i in range(num_layers)
+    )
 
 
 def _first_of(says: Mapping[str, object], keys: tuple[str, ...], default: int) -> int:

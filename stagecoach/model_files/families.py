@@ -13,12 +13,12 @@ from stagecoach.model_files.expert_families import EXPERT_FAMILIES
 from stagecoach.model_files.family import (
     Family,
     GgufNames,
-    Keys,
     LeanLayout,
     Rope,
     Sizes,
     WindowedLayers,
     Windows,
+    keys_of,
 )
 from stagecoach.model_files.gguf_names import LAYER_TENSORS, LLAMA_TENSORS
 
@@ -27,17 +27,13 @@ _YARN_IS_LONGROPE = MappingProxyType({"yarn": "longrope"})
 """The first Phi-3 models called their longrope embedding `yarn`."""
 
 
-def _keys(**absent: object) -> Keys:
-    return MappingProxyType(absent)
-
-
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "arcee": Family(
             module="arcee",
             prefix="Arcee",
             sizes=Sizes(32, 2560, 32000, 32, None, None, 18432, 4096, False, 128001),
-            reads=_keys(
+            reads=keys_of(
                 attention_bias=False, hidden_act="relu2", mlp_bias=False, rms_norm_eps=1e-5
             ),
             has_gate=False,
@@ -46,7 +42,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             module="cohere",
             prefix="Cohere",
             sizes=Sizes(40, 8192, 256000, 64, None, None, 22528, 8192, True, 255001),
-            reads=_keys(
+            reads=keys_of(
                 attention_bias=False,
                 hidden_act="silu",
                 layer_norm_eps=1e-5,
@@ -62,7 +58,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             module="cohere2",
             prefix="Cohere2",
             sizes=Sizes(40, 8192, 256000, 64, None, None, 22528, 8192, True, 255001),
-            reads=_keys(
+            reads=keys_of(
                 attention_bias=False, hidden_act="silu", layer_norm_eps=1e-5, logit_scale=0.0625
             ),
             norm="LayerNorm",
@@ -75,7 +71,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             prefix="Exaone4",
             module_launches=56,
             sizes=Sizes(32, 4096, 102400, 32, 32, None, 16384, 2048, False, 2),
-            reads=_keys(hidden_act="silu", rms_norm_eps=1e-5),
+            reads=keys_of(hidden_act="silu", rms_norm_eps=1e-5),
             windows=Windows(
                 WindowedLayers.PATTERN, 4096, every=4, may_be_null=False, full_layers_ask=True
             ),
@@ -84,7 +80,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             module="gemma",
             prefix="Gemma",
             sizes=Sizes(28, 3072, 256000, 16, 16, 256, 24576, 8192, True, 1),
-            reads=_keys(attention_bias=False, hidden_act=_GELU, rms_norm_eps=1e-6),
+            reads=keys_of(attention_bias=False, hidden_act=_GELU, rms_norm_eps=1e-6),
             embedding_scaled_by_width=True,
         ),
         "gemma2": Family(
@@ -92,7 +88,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             prefix="Gemma2",
             module_launches=64,
             sizes=Sizes(26, 2304, 256000, 8, 4, 256, 9216, 8192, True, 1),
-            reads=_keys(
+            reads=keys_of(
                 attention_bias=False,
                 attn_logit_softcapping=50.0,
                 final_logit_softcapping=30.0,
@@ -110,7 +106,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             prefix="Gemma3",
             module_launches=85,
             sizes=Sizes(26, 2304, 262208, 8, 4, 256, 9216, 131072, True, 1),
-            reads=_keys(
+            reads=keys_of(
                 attention_bias=False,
                 attn_logit_softcapping=None,
                 final_logit_softcapping=None,
@@ -128,7 +124,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             module="glm",
             prefix="Glm",
             sizes=Sizes(40, 4096, 151552, 32, 2, 128, 13696, 131072, False, None),
-            reads=_keys(attention_bias=True, hidden_act="silu", rms_norm_eps=1.5625e-7),
+            reads=keys_of(attention_bias=True, hidden_act="silu", rms_norm_eps=1.5625e-7),
             rope=Rope(rotated_part=0.5),
         ),
         "glm4": Family(
@@ -136,7 +132,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             prefix="Glm4",
             module_launches=61,
             sizes=Sizes(40, 4096, 151552, 32, 2, 128, 13696, 131072, False, None),
-            reads=_keys(attention_bias=True, hidden_act="silu", rms_norm_eps=1.5625e-7),
+            reads=keys_of(attention_bias=True, hidden_act="silu", rms_norm_eps=1.5625e-7),
             rope=Rope(rotated_part=0.5),
             overflows_in_float16=True,
         ),
@@ -144,7 +140,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             module="granite",
             prefix="Granite",
             sizes=Sizes(32, 4096, 32000, 32, None, None, 11008, 2048, False, 2),
-            reads=_keys(
+            reads=keys_of(
                 attention_bias=False,
                 attention_multiplier=1.0,
                 embedding_multiplier=1.0,
@@ -165,14 +161,18 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             module="helium",
             prefix="Helium",
             sizes=Sizes(24, 2560, 48000, 20, 20, 128, 7040, 4096, False, 2),
-            reads=_keys(attention_bias=False, hidden_act="silu", mlp_bias=False, rms_norm_eps=1e-8),
+            reads=keys_of(
+                attention_bias=False, hidden_act="silu", mlp_bias=False, rms_norm_eps=1e-8
+            ),
             rope=Rope(theta=1e5),
         ),
         "llama": Family(
             module="llama",
             prefix="Llama",
             sizes=Sizes(32, 4096, 32000, 32, None, None, 11008, 2048, False, 2),
-            reads=_keys(attention_bias=False, hidden_act="silu", mlp_bias=False, rms_norm_eps=1e-6),
+            reads=keys_of(
+                attention_bias=False, hidden_act="silu", mlp_bias=False, rms_norm_eps=1e-6
+            ),
             lean=LeanLayout("attention_bias", "attention_bias", "mlp_bias"),
             gguf=GgufNames(
                 "llama",
@@ -187,7 +187,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             module="ministral",
             prefix="Ministral",
             sizes=Sizes(32, 4096, 32000, 32, 8, None, 14336, 131072, False, 2),
-            reads=_keys(hidden_act="silu", rms_norm_eps=1e-6),
+            reads=keys_of(hidden_act="silu", rms_norm_eps=1e-6),
             lean=LeanLayout(),
             windows=Windows(WindowedLayers.ALL_UNLESS_LISTED, 4096),
         ),
@@ -195,7 +195,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             module="mistral",
             prefix="Mistral",
             sizes=Sizes(32, 4096, 32000, 32, 8, None, 14336, 131072, False, 2),
-            reads=_keys(hidden_act="silu", rms_norm_eps=1e-6),
+            reads=keys_of(hidden_act="silu", rms_norm_eps=1e-6),
             lean=LeanLayout(),
             windows=Windows(WindowedLayers.ALL, 4096),
         ),
@@ -204,7 +204,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             prefix="Olmo",
             module_launches=32,
             sizes=Sizes(32, 4096, 50304, 32, None, None, 11008, 2048, False, 50279),
-            reads=_keys(attention_bias=False, clip_qkv=None, hidden_act="silu"),
+            reads=keys_of(attention_bias=False, clip_qkv=None, hidden_act="silu"),
             norm="LayerNorm",
             norm_eps=None,
         ),
@@ -213,14 +213,14 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             prefix="Olmo2",
             module_launches=58,
             sizes=Sizes(32, 4096, 50304, 32, None, None, 11008, 2048, False, 50279),
-            reads=_keys(attention_bias=False, hidden_act="silu", rms_norm_eps=1e-5),
+            reads=keys_of(attention_bias=False, hidden_act="silu", rms_norm_eps=1e-5),
         ),
         "olmo3": Family(
             module="olmo3",
             prefix="Olmo3",
             module_launches=59,
             sizes=Sizes(32, 4096, 50304, 32, None, None, 11008, 2048, False, 50279),
-            reads=_keys(attention_bias=False, hidden_act="silu", rms_norm_eps=1e-5),
+            reads=keys_of(attention_bias=False, hidden_act="silu", rms_norm_eps=1e-5),
             rope=Rope(theta=5e5, per_layer_type=True),
             windows=Windows(WindowedLayers.FIXED_PATTERN, 4096, every=4),
         ),
@@ -228,7 +228,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             module="phi3",
             prefix="Phi3",
             sizes=Sizes(32, 3072, 32064, 32, None, None, 8192, 4096, False, 32000),
-            reads=_keys(hidden_act="silu", rms_norm_eps=1e-5),
+            reads=keys_of(hidden_act="silu", rms_norm_eps=1e-5),
             rope=Rope(original_positions=4096, renamed_kinds=_YARN_IS_LONGROPE),
             windows=Windows(WindowedLayers.ALL, None),
         ),
@@ -236,7 +236,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             module="qwen2",
             prefix="Qwen2",
             sizes=Sizes(32, 4096, 151936, 32, 32, None, 22016, 32768, False, None),
-            reads=_keys(hidden_act="silu", rms_norm_eps=1e-6),
+            reads=keys_of(hidden_act="silu", rms_norm_eps=1e-6),
             lean=LeanLayout(query_bias=True),
             windows=Windows(WindowedLayers.FROM_MAX_WINDOW_LAYERS, 4096, on_request=True),
             gguf=GgufNames("qwen2", LAYER_TENSORS),
@@ -245,7 +245,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             module="qwen3",
             prefix="Qwen3",
             sizes=Sizes(32, 4096, 151936, 32, 32, 128, 22016, 32768, False, None),
-            reads=_keys(attention_bias=False, hidden_act="silu", rms_norm_eps=1e-6),
+            reads=keys_of(attention_bias=False, hidden_act="silu", rms_norm_eps=1e-6),
             lean=LeanLayout("attention_bias", "attention_bias", has_head_norms=True),
             windows=Windows(WindowedLayers.FROM_MAX_WINDOW_LAYERS, 4096, on_request=True),
             gguf=GgufNames("qwen3", LAYER_TENSORS),
@@ -254,7 +254,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             module="seed_oss",
             prefix="SeedOss",
             sizes=Sizes(64, 4096, 155136, 80, 8, 128, 27648, 524288, False, 2),
-            reads=_keys(
+            reads=keys_of(
                 attention_bias=True,
                 attention_out_bias=False,
                 hidden_act="silu",
@@ -267,7 +267,9 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             module="smollm3",
             prefix="SmolLM3",
             sizes=Sizes(36, 2048, 128256, 16, 4, None, 11008, 32768, True, 128001),
-            reads=_keys(attention_bias=False, hidden_act="silu", mlp_bias=False, rms_norm_eps=1e-6),
+            reads=keys_of(
+                attention_bias=False, hidden_act="silu", mlp_bias=False, rms_norm_eps=1e-6
+            ),
             rope=Rope(theta=2e6),
             windows=Windows(WindowedLayers.ROTATED, None, on_request=True),
         ),
@@ -276,7 +278,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             prefix="Starcoder2",
             module_launches=26,
             sizes=Sizes(30, 3072, 49152, 24, 2, None, 12288, 4096, True, 50256),
-            reads=_keys(hidden_act=_GELU, norm_epsilon=1e-5, use_bias=True),
+            reads=keys_of(hidden_act=_GELU, norm_epsilon=1e-5, use_bias=True),
             norm="LayerNorm",
             norm_eps="norm_epsilon",
             has_gate=False,

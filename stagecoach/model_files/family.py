@@ -15,6 +15,12 @@ Keys = Mapping[str, object]
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
+
+def keys_of(**values: object) -> Keys:
+    """Makes keys and values that nobody changes."""
+    return MappingProxyType(values)
+
+
 MODULE_LAUNCHES = 44
 """Kernels of a decoder layer of transformers' modules, as most families have them."""
 

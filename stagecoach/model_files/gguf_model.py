@@ -16,10 +16,7 @@ from stagecoach.contract.precision import INT8, DType, Encoding, few_bits
 from stagecoach.model_files.config import parse_config
 from stagecoach.model_files.families import FAMILIES
 from stagecoach.model_files.family import GgufNames
-from stagecoach.model_files.gguf_blocks import (
-    code_bits,
-    has_offsets,
-)
+from stagecoach.model_files.gguf_blocks import code_bits, has_offsets
 from stagecoach.model_files.gguf_file import GgufFile
 from stagecoach.model_files.gguf_metadata import GgufFields
 from stagecoach.model_files.gguf_parts import GgufParts, model_name

@@ -9,11 +9,8 @@ import numpy.typing as npt
 from stagecoach.contract.errors import ModelFilesError, UnsupportedModelError
 from stagecoach.model_files.gguf_blocks import BLOCK_TYPES, code_bits, grouped_rows
 from stagecoach.model_files.gguf_parts import GgufParts
-from stagecoach.model_files.grouped_rows import GroupedRows, rounded_rows
+from stagecoach.model_files.grouped_rows import MAX_SCALE, GroupedRows, rounded_rows
 from stagecoach.model_files.model_files import TensorInfo
-
-_MAX_SCALE = float(np.finfo(np.float16).max)
-"""Largest scale of a group that devices keep; scales of weights are a millionth of it."""
 
 
 class StoredTensor(NamedTuple):
@@ -74,10 +71,10 @@ class GgufReader:
         else:
             groups = grouped_rows(kind, file.read_rows(gguf_name, first, last))
         for numbers in (groups.scales, groups.offsets):
-            if numbers is not None and not (np.abs(numbers) <= _MAX_SCALE).all():
+            if numbers is not None and not (np.abs(numbers) <= MAX_SCALE).all():
                 raise ModelFilesError(
                     f"{file.name}: {gguf_name!r} is damaged: a scale is no number up to "
-                    f"{_MAX_SCALE:.0f}"
+                    f"{MAX_SCALE:.0f}"
                 )
         return groups if order is None else groups.rows(order)
 

@@ -5,6 +5,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+MAX_SCALE = float(np.finfo(np.float16).max)
+"""Largest scale of a group that devices keep; scales of weights are a millionth of it."""
+
 
 class GroupedRows(NamedTuple):
     """Rows whose numbers are codes; each group of neighbours in a row has a scale.

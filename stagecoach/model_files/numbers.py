@@ -65,8 +65,8 @@ EPSILON = Bounds(0, 1)
 FACTOR = Bounds(1e-6, 1e6)
 THETA = Bounds(1, 1e18)
 
-EXPERTS = _whole(1, 2**16)
-SHARED_EXPERTS = _whole(0, 2**8)
+_EXPERTS = _whole(1, 2**16)
+_SHARED_EXPERTS = _whole(0, 2**8)
 _ANY_WIDTH = _whole(0, 2**24)
 _LAYER = _whole(0, 2**16)
 
@@ -129,6 +129,7 @@ _OF_ALL: Mapping[str, Bounds] = MappingProxyType(
             ),
             Bounds(0, 1, or_null=True),
         ),
+        "num_nextn_predict_layers": _LAYER._replace(or_null=True),
     }
 )
 """Numbers that have defaults, and what they may be in any family."""
@@ -154,23 +155,27 @@ _OF_SOME: Mapping[str, Bounds] = MappingProxyType(
         "sliding_window": _WINDOW,
         "sliding_window_pattern": POSITIONS,
         "global_attn_every_n_layers": POSITIONS,
-        "num_dense_layers": _LAYER,
-        "num_shared_experts": SHARED_EXPERTS,
         "route_scale": FACTOR,
         "max_window_layers": _whole(0, MAX_POSITIONS),
         "no_rope_layer_interval": POSITIONS,
         **dict.fromkeys(
-            ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), EXPERTS
+            (
+                *("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"),
+                *("num_experts_per_tok", "moe_k", "moe_topk", "n_group", "topk_group"),
+            ),
+            _EXPERTS,
         ),
-        **dict.fromkeys(("num_experts_per_tok", "moe_k", "moe_topk"), EXPERTS),
-        **dict.fromkeys(("n_group", "topk_group"), EXPERTS),
-        **dict.fromkeys(("n_shared_experts", "moe_num_shared_experts"), SHARED_EXPERTS),
+        **dict.fromkeys(
+            ("n_shared_experts", "moe_num_shared_experts", "num_shared_experts"), _SHARED_EXPERTS
+        ),
         "moe_intermediate_size": INNER_WIDTH,
         **dict.fromkeys(
             ("shared_expert_intermediate_size", "shared_intermediate_size"), _ANY_WIDTH
         ),
         **dict.fromkeys(("decoder_sparse_step", "moe_layer_interval"), LAYERS),
-        **dict.fromkeys(("first_k_dense_replace", "moe_layer_start_index"), _LAYER),
+        **dict.fromkeys(
+            ("first_k_dense_replace", "moe_layer_start_index", "num_dense_layers"), _LAYER
+        ),
         "moe_layer_end_index": _whole(-1, 2**16),
         "moe_norm_min": EPSILON,
         "routed_scaling_factor": FACTOR,

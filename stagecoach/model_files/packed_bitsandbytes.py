@@ -13,6 +13,7 @@ import numpy as np
 
 from stagecoach.contract.errors import ModelFilesError
 from stagecoach.contract.precision import INT8
+from stagecoach.model_files.grouped_rows import MAX_SCALE
 from stagecoach.model_files.packed_form import PackedForm, Quantization
 from stagecoach.model_files.packed_matrix import (
     Floats,
@@ -25,7 +26,7 @@ from stagecoach.model_files.packed_matrix import (
     whole_codes,
 )
 from stagecoach.model_files.quantization_settings import MAX_SIZE, QuantizationSettings, is_size
-from stagecoach.model_files.stored_matrix import FLOATS, MAX_SCALE, StoredMatrix
+from stagecoach.model_files.stored_matrix import FLOATS, StoredMatrix
 
 _TYPES = ("nf4", "fp4")
 _STATES = tuple(f"weight.quant_state.bitsandbytes__{kind}" for kind in _TYPES)

@@ -7,11 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from stagecoach.contract.errors import ModelFilesError, UnsupportedModelError
+from stagecoach.model_files.grouped_rows import MAX_SCALE
 from stagecoach.model_files.packed_matrix import Floats
 from stagecoach.model_files.quantization_settings import INSTEAD
-
-MAX_SCALE = float(np.finfo(np.float16).max)
-"""Largest scale that devices keep; scales of weights are a millionth of it."""
 
 _MAX_ORDERED_COLUMNS = 1 << 22
 """Most columns that have groups of their own; the widest layers of models have 53 thousand."""
