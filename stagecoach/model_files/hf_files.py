@@ -9,17 +9,17 @@ from pathlib import Path
 from stagecoach.contract.errors import ModelFilesError, UnsupportedModelError
 from stagecoach.contract.precision import Encoding
 from stagecoach.model_files.canonical_config import canonical_config
-from stagecoach.model_files.chat_templates import DEFAULT, configured_template
 from stagecoach.model_files.config import parse_config
 from stagecoach.model_files.families import FAMILIES
 from stagecoach.model_files.folder import Folder
 from stagecoach.model_files.folder_content import (
     ADAPTER_CONFIG,
     adapter_beside,
-    unread_tokenizer,
     without_config,
     without_weights,
 )
+from stagecoach.model_files.folder_text import FolderText
+from stagecoach.model_files.hf_tokenizer import find_tokenizer
 from stagecoach.model_files.listing import listed
 from stagecoach.model_files.model_files import (
     ByteReport,
@@ -55,12 +55,6 @@ _log = logging.getLogger(__name__)
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 _GENERATION = "generation_config.json"
-_TEMPLATE = "chat_template.jinja"
-_BESIDE_TOKENIZER = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-_TEMPLATES = "additional_chat_templates"
-"""Folder of templates with other names than the default."""
-_PROCESSOR_TEMPLATE = "chat_template.json"
-"""Where models of several modalities had their template before `chat_template.jinja`."""
 
 
 class HfFiles(ModelFiles):
@@ -77,14 +71,15 @@ class HfFiles(ModelFiles):
     def __init__(self, folder: Folder) -> None:
         self.model_id = folder.model_id
         self._folder = folder
-        raw = self._json("config.json")
+        self._texts = FolderText(folder)
+        raw = self._texts.json("config.json")
         if raw is None:
             raise ModelFilesError(f"{folder.model_id} {without_config(folder.names())}")
         if folder.find(ADAPTER_CONFIG) or folder.find_here("adapter_model.safetensors"):
             raise UnsupportedModelError(adapter_beside(folder.model_id))
-        generation = self._json(_GENERATION)
+        generation = self._texts.json(_GENERATION)
         if generation is None:
-            self._warn_of_unknown(_GENERATION)
+            self._texts.warn_of_unknown(_GENERATION)
         text = text_config(raw)
         self._name_of: Callable[[str], str | None] = str if text is None else text_name
         self.config = parse_config(raw if text is None else text, generation)
@@ -241,59 +236,7 @@ class HfFiles(ModelFiles):
 
     @cached_property
     def _tokenizer_files(self) -> HfTokenizerFiles | None:
-        path = self._folder.find("tokenizer.json")
-        if path is None:
-            self._refuse_unknown("tokenizer.json")
-            unread = unread_tokenizer(self._folder.names_in(""))
-            if unread is not None:
-                raise UnsupportedModelError(f"{self.model_id} {unread}")
-            return None
-        beside = {name: self._json(name) for name in _BESIDE_TOKENIZER}
-        config, special_tokens_map, added_tokens = (beside[name] or {} for name in beside)
-        template = self._chat_template(config)
-        absent = [name for name, content in beside.items() if content is None]
-        if template is None:
-            absent += [_TEMPLATE, _PROCESSOR_TEMPLATE]
-        self._warn_of_unknown(*absent)
-        return HfTokenizerFiles(
-            tokenizer_json=path,
-            tokenizer_config=config,
-            chat_template=template,
-            special_tokens_map=special_tokens_map,
-            added_tokens=added_tokens,
-        )
-
-    def _chat_template(self, tokenizer_config: Mapping[str, object]) -> str | None:
-        """The template in a file of its own, or else the tokenizer's or a processor's.
-
-        As for transformers, any file of its own hides those of the configuration.
-        """
-        templates = self._template_files()
-        if templates:
-            if DEFAULT not in templates:
-                _log.warning(
-                    "no chat template is the default one: conversations are refused",
-                    extra={"model": self.model_id, "templates": sorted(templates)},
-                )
-            return templates.get(DEFAULT)
-        template = configured_template("tokenizer_config.json", tokenizer_config)
-        if template is not None:
-            return template
-        return configured_template(_PROCESSOR_TEMPLATE, self._json(_PROCESSOR_TEMPLATE) or {})
-
-    def _template_files(self) -> dict[str, str]:
-        """Templates in files of their own, by name; a default one in the folder comes first."""
-        own = self._text(_TEMPLATE)
-        templates = {} if own is None else {DEFAULT: own}
-        for name in self._folder.names_in(_TEMPLATES):
-            if not name.endswith(".jinja"):
-                continue
-            text = self._text(f"{_TEMPLATES}/{name}")
-            if text is None:
-                self._refuse_unknown(f"{_TEMPLATES}/{name}")
-                raise ModelFilesError(f"{_TEMPLATES}/{name} is not a file")
-            templates[name.removesuffix(".jinja")] = text
-        return templates
+        return find_tokenizer(self._folder)
 
     @property
     def _sharded(self) -> Mapping[str, str]:
@@ -306,8 +249,8 @@ class HfFiles(ModelFiles):
     def _shards(self) -> Mapping[str, str] | None:
         """Name of the file of every tensor; None without weights."""
         if self._found_shards is None:
-            self._refuse_unknown(_SINGLE)
-            self._refuse_unknown(_INDEX)
+            self._texts.refuse_unknown(_SINGLE)
+            self._texts.refuse_unknown(_INDEX)
         return self._found_shards
 
     @cached_property
@@ -338,7 +281,7 @@ class HfFiles(ModelFiles):
 
     def _index(self) -> Mapping[str, str] | None:
         """Name of the shard of every tensor, as the index says; None without an index."""
-        index = self._json(_INDEX)
+        index = self._texts.json(_INDEX)
         if index is None:
             return None
         shards = index.get("weight_map")
@@ -349,21 +292,6 @@ class HfFiles(ModelFiles):
             if fault is not None:
                 raise ModelFilesError(f"{_INDEX}: tensor {name!r} is in {shard!r:.80}, {fault}")
         return shards
-
-    def _refuse_unknown(self, name: str) -> None:
-        """Refuses to go on without a file that was not found but may exist."""
-        unknown = self._folder.unknown(name)
-        if unknown is not None:
-            raise ModelFilesError(unknown)
-
-    def _warn_of_unknown(self, *names: str) -> None:
-        """Names the files that were not found but may exist, and without which a model works."""
-        unknown = [name for name in names if self._folder.unknown(name) is not None]
-        if unknown:
-            _log.warning(
-                "the hub is offline: what is not in the cache counts as not there",
-                extra={"model": self.model_id, "files": unknown},
-            )
 
     def _warn_of_settings(self) -> None:
         """Names what of a quantized checkpoint is not quantized here."""
@@ -376,18 +304,6 @@ class HfFiles(ModelFiles):
                     "not_applied": list(self.quantization.not_applied),
                 },
             )
-
-    def _text(self, name: str) -> str | None:
-        path = self._folder.find(name)
-        if path is None:
-            return None
-        return read_text(path, name)
-
-    def _json(self, name: str) -> Mapping[str, object] | None:
-        text = self._text(name)
-        if text is None:
-            return None
-        return json_object(text, name)
 
 
 def _fault_of_shard(shard: object) -> str | None:
