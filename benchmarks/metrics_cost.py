@@ -77,6 +77,7 @@ def decode_step(requests: list[LiveRequest]) -> LandedStep:
             started_ns=0,
             scheduled_ns=0,
         ),
+        num_failed_drafts=0,
         result=StepOutput(
             micro_batch_id=1,
             logits=(),

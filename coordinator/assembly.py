@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from coordinator.config import ClusterConfig
 from coordinator.constraint.grammar_compiler import GrammarCompiler
+from coordinator.core.drafter import MakeDrafter
 from coordinator.engine.admission import Admission
 from coordinator.engine.engine import Engine
 from coordinator.observe.observer import EngineObserver
@@ -16,6 +17,7 @@ from coordinator.pipeline.topology import Topology
 from coordinator.pipeline.weights import differing_parts, shown
 from coordinator.scheduler.config import SchedulerConfig
 from coordinator.scheduler.policy import Policy
+from coordinator.speculation.lookup import LookupDrafter
 from coordinator.text.text_workers import TextWorkers
 from coordinator.text.tokenizer import Tokenizer
 from coordinator.text.tokenizer_files import load_tokenizer
@@ -31,6 +33,7 @@ async def open_engine(
     on_stage: OnStage = ignore_stage,
     observers: Sequence[EngineObserver] = (),
     policy: Policy | None = None,
+    make_drafter: MakeDrafter | None = None,
 ) -> Engine:
     """Connects to the stages and starts serving; `engine.close` undoes it.
 
@@ -40,6 +43,7 @@ async def open_engine(
         on_stage: Told how each stage answers while they are waited for.
         observers: Told what the engine does, besides the log.
         policy: The order of the requests; None for first come, first served.
+        make_drafter: Makes what guesses tokens of a request; None for what `config` says.
 
     Raises:
         UnavailableError: A stage was not serving in time.
@@ -91,6 +95,7 @@ async def open_engine(
         observers=(RequestLog(), *observers),
         policy=policy,
         max_thinking_tokens=config.max_thinking_tokens,
+        make_drafter=make_drafter or (LookupDrafter if config.prompt_lookup else None),
     )
     engine.start()
     return engine

@@ -54,6 +54,9 @@ class ClusterConfig:
     """Most requests that wait; more are refused."""
     prefix_cache: bool = True
     """Whether requests share the KV of a common prefix, with each other and with later ones."""
+    prompt_lookup: bool = True
+    """Whether tokens are guessed by looking up what followed the same tokens before, in the prompt
+    and the output, and are checked in the pass that computes the next one, where that pays."""
     connect_timeout_s: float = 60.0
     """Seconds to wait at start until every stage serves."""
     stage_wait_s: float = 60.0

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from coordinator.assembly import open_engine
 from coordinator.config import ClusterConfig, parse_stages
+from coordinator.core.drafter import MakeDrafter
 from coordinator.core.events import Finished, TokensEvent
 from coordinator.core.request import FinishReason
 from coordinator.core.request_spec import RequestSpec, TokenPrompt
@@ -77,6 +78,7 @@ async def running_engine(
     *,
     coordinator: Mapping[str, Any] | None = None,
     policy: Policy | None = None,
+    make_drafter: MakeDrafter | None = None,
     **settings: Any,
 ) -> AsyncIterator[Engine]:
     """Stage servers for all ranges and an engine over them; at the end nothing may be leaked.
@@ -86,6 +88,7 @@ async def running_engine(
         ranges: Layers of each stage.
         coordinator: Further fields of `ClusterConfig`.
         policy: Of the engine.
+        make_drafter: Of the engine.
         **settings: Further fields of `StageConfig`.
     """
     async with AsyncExitStack() as stack:
@@ -96,7 +99,9 @@ async def running_engine(
         config = ClusterConfig(
             model=str(model), stages=parse_stages(addresses), **(coordinator or {})
         )
-        engine = await open_engine(config, open_model(config.model), policy=policy)
+        engine = await open_engine(
+            config, open_model(config.model), policy=policy, make_drafter=make_drafter
+        )
         try:
             yield engine
             await assert_nothing_held(engine)

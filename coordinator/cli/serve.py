@@ -116,6 +116,9 @@ def serve(
     prefix_cache: Annotated[
         bool, typer.Option(help="Share the KV of a common prefix between requests.")
     ] = _DEFAULT_CLUSTER.prefix_cache,
+    prompt_lookup: Annotated[
+        bool, typer.Option(help="Guess tokens that repeat the prompt or the output, where it pays.")
+    ] = _DEFAULT_CLUSTER.prompt_lookup,
     connect_timeout_s: Annotated[
         float, typer.Option(help="Seconds to wait at start until every stage serves.")
     ] = _DEFAULT_CLUSTER.connect_timeout_s,

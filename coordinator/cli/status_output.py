@@ -65,6 +65,9 @@ def _print_model(console: Console, status: CoordinatorStatus, model: ModelStatus
         f"prompt tokens; now in {_share(model.num_cached_kv_blocks, model.num_kv_blocks)} of the "
         "KV blocks, free for any request"
     )
+    console.print(
+        f"guessed ahead: {model.num_accepted_draft_tokens} of {model.num_draft_tokens} tokens right"
+    )
 
 
 def _share(part: int, whole: int) -> str:

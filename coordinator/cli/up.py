@@ -153,6 +153,13 @@ def up(
             help="Share the KV of a common prefix between requests. Default: yes.",
         ),
     ] = None,
+    prompt_lookup: Annotated[
+        bool | None,
+        typer.Option(
+            "--prompt-lookup/--no-prompt-lookup",
+            help="Guess tokens that repeat the prompt or the output. Default: yes.",
+        ),
+    ] = None,
     metrics_port: Annotated[
         int | None,
         typer.Option(
@@ -241,6 +248,7 @@ def up(
                 *each("--allowed-host", allowed_host),
                 *each("--cors-origin", cors_origin),
                 *switch("--prefix-cache", "--no-prefix-cache", prefix_cache),
+                *switch("--prompt-lookup", "--no-prompt-lookup", prompt_lookup),
             ),
             drain_grace_s=drain_grace_s,
         )

@@ -89,5 +89,9 @@ class EngineFigures(NamedTuple):
     """Times that a sequence gave up its KV to others."""
     num_replays: int
     """Times that a sequence has to be computed again because a micro-batch or a stage was lost."""
+    num_draft_tokens: int
+    """Guessed tokens that came back checked."""
+    num_accepted_draft_tokens: int
+    """Tokens of `num_draft_tokens` that were right."""
     stages: tuple[StageFigures, ...]
     """What is known of each stage, in pipeline order."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
+from coordinator.core.drafter import Drafter
 from coordinator.core.limits import MAX_BLAMES
 from coordinator.core.request import FinishReason, Request
 
@@ -29,6 +30,8 @@ class Sequence:
     """Generated tokens, in order; kept through preemption."""
     num_computed_tokens: int = 0
     """Tokens, from the start, whose KV every stage holds. 0 without a slot."""
+    drafter: Drafter | None = None
+    """Guesses its next tokens; None where none may be guessed."""
     kv_slot: int | None = None
     """Slot on every stage; set exactly while running."""
     is_held: bool = False
@@ -134,6 +137,11 @@ class Sequence:
     def max_num_tokens(self) -> int:
         """Tokens whose KV it may ever need; that of the last output token is never computed."""
         return len(self.request.prompt_token_ids) + max(self.request.max_tokens, 1) - 1
+
+    @property
+    def num_draftable_tokens(self) -> int:
+        """Guessed tokens that may run beside the newest one: the last of the output never runs."""
+        return self.max_num_tokens - self.num_tokens
 
     @property
     def at_max_tokens(self) -> bool:

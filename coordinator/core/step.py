@@ -55,6 +55,16 @@ class ScheduledSlice(NamedTuple):
         """
         return self.num_sampled_rows == len(self.token_ids)
 
+    @property
+    def num_drafts(self) -> int:
+        """How many of the tokens are only guessed."""
+        return max(0, self.num_sampled_rows - 1)
+
+    @property
+    def draft_token_ids(self) -> tuple[int, ...]:
+        """The tokens that are only guessed, each of which follows the one before it."""
+        return self.token_ids[len(self.token_ids) - self.num_drafts :]
+
     def num_computed_tokens(self, num_sampled_tokens: int) -> int:
         """Tokens of the slice whose KV is that of the sequence: all but the drafts that failed.
 
@@ -116,6 +126,11 @@ class SchedulerOutput:
                 requests.append(HiddenSumRequest(first_row=row + first_row, num_rows=num_rows))
             row += len(piece.token_ids)
         return requests
+
+    @property
+    def num_drafts(self) -> int:
+        """Rows that are only guessed."""
+        return sum(piece.num_drafts for piece in self.slices)
 
     @property
     def is_prefill_only(self) -> bool:

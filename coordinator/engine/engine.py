@@ -14,6 +14,7 @@ from collections.abc import Sequence as ListLike
 from itertools import count
 
 from coordinator.constraint.grammar_compiler import GrammarCompiler
+from coordinator.core.drafter import MakeDrafter
 from coordinator.core.observation import EngineFigures
 from coordinator.core.request import FinishReason
 from coordinator.core.request_spec import Prompt, RequestSpec
@@ -69,6 +70,7 @@ class Engine:
         observers: Told what happens.
         policy: The order of the requests on every pipeline; None for first come, first served.
         max_thinking_tokens: Tokens after which thinking is ended; None: never.
+        make_drafter: Makes what guesses tokens of a request; None: no token is guessed.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class Engine:
         observers: ListLike[EngineObserver] = (),
         policy: Policy | None = None,
         max_thinking_tokens: int | None = None,
+        make_drafter: MakeDrafter | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self._tokenizer_info = tokenizer_info
@@ -125,6 +128,7 @@ class Engine:
             num_stages=len(topology.infos),
             vocab_size=topology.vocab_size,
             conversations=Conversations(tokenizer, max_thinking_tokens, text),
+            make_drafter=make_drafter,
         )
         self._idle = asyncio.Event()
         self._idle.set()

@@ -68,6 +68,8 @@ def engine_status(
         num_preemptions=figures.num_preemptions,
         num_prefix_query_tokens=figures.num_prefix_query_tokens,
         num_prefix_hit_tokens=figures.num_prefix_hit_tokens,
+        num_draft_tokens=figures.num_draft_tokens,
+        num_accepted_draft_tokens=figures.num_accepted_draft_tokens,
         tokens_per_second=as_meant(counters.throughput.tokens_per_second(now_s)),
         has_tokenizer=has_tokenizer,
     )
@@ -114,6 +116,8 @@ def engine_figures(
         num_prefix_hit_tokens=sum(one.num_prefix_hit_tokens for one in figures),
         num_preemptions=sum(one.num_preemptions for one in figures),
         num_replays=sum(one.num_replays for one in figures),
+        num_draft_tokens=sum(one.num_draft_tokens for one in figures),
+        num_accepted_draft_tokens=sum(one.num_accepted_draft_tokens for one in figures),
         stages=stages,
     )
 

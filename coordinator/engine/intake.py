@@ -5,6 +5,7 @@ from functools import partial
 
 from coordinator.constraint.grammar_compiler import GrammarCompiler
 from coordinator.constraint.token_constraint import TokenConstraint
+from coordinator.core.drafter import MakeDrafter
 from coordinator.core.request import FinishReason, Request
 from coordinator.core.request_spec import RequestSpec
 from coordinator.core.sequence import Sequence
@@ -35,6 +36,7 @@ class Intake:
         num_stages: Stages of each pipeline.
         vocab_size: Logits in a row.
         conversations: Says what the outputs of conversations match, and makes the text of all.
+        make_drafter: Makes what guesses tokens of a request; None: no token is guessed.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Intake:
         num_stages: int,
         vocab_size: int,
         conversations: Conversations,
+        make_drafter: MakeDrafter | None,
     ) -> None:
         self._admission = admission
         self._grammars = grammars
@@ -61,6 +64,7 @@ class Intake:
         self._num_stages = num_stages
         self._vocab_size = vocab_size
         self._conversations = conversations
+        self._make_drafter = make_drafter
         self._is_closed = False
 
     def close(self) -> None:
@@ -142,6 +146,10 @@ class Intake:
             relaxed_fields=() if constraint is None else constraint.relaxed_fields,
             on_cancel=partial(self._requests.cancel, request.request_id),
         )
+        if self._make_drafter is not None and live.sampler.looks_ahead:
+            sequence.drafter = self._make_drafter(
+                request.prompt_token_ids, sequence.output_token_ids
+            )
         self._dispatcher.place(sequence)
         self._requests.add(live)
         return live

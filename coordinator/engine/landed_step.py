@@ -5,7 +5,8 @@ it runs.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -45,23 +46,44 @@ class NewToken(NamedTuple):
             self.live.end_token = (self.token_id, self.logprobs)
 
 
-def take_token(live: LiveRequest, logprobs: TokenLogprobs | None) -> NewToken:
-    """Counts the newest token of a request, and decides whether it is the last.
+def take_tokens(
+    live: LiveRequest, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs]
+) -> Iterator[NewToken]:
+    """Takes the newest tokens of a request, up to the one that ends it.
+
+    Args:
+        live: Its sequence has the tokens already, and its sampler all but the last.
+        token_ids: At least one.
+        logprobs: One for each; empty where none are wanted.
+    """
+    last = len(token_ids) - 1
+    for index, token_id in enumerate(token_ids):
+        one = logprobs[index] if logprobs else None
+        token = _take_token(live, token_id, one, is_newest=index == last)
+        yield token
+        if token.reason is not None:
+            return
+
+
+def _take_token(
+    live: LiveRequest, token_id: int, logprobs: TokenLogprobs | None, *, is_newest: bool
+) -> NewToken:
+    """Counts a token of a request, and decides whether it is the last.
 
     Makes its text only if that decides it. While the sampler is not ready, it is not known whether
     anything may follow; see `LiveRequest.finish_reason`.
     """
-    token_id = live.sequence.output_token_ids[-1]
     if live.request.max_tokens == 0:
         return NewToken(live, token_id, FinishReason.LENGTH, True, None, None)
     if token_id in live.request.stop_token_ids:
         return NewToken(live, token_id, FinishReason.STOP, True, None, logprobs)
-    live.sampler.append(token_id)
+    if is_newest:
+        live.sampler.append(token_id)
     delta = live.text.push(token_id) if live.request.stop else None
     if delta is not None and delta.stopped:
         reason: FinishReason | None = FinishReason.STOP
     else:
-        reason = live.finish_reason if live.sampler.is_ready else None
+        reason = live.finish_reason if is_newest and live.sampler.is_ready else None
     return NewToken(live, token_id, reason, False, delta, logprobs)
 
 
@@ -78,11 +100,13 @@ class SentTokens(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LandedStep:
-    """What came back, with a new token for every sequence that took one."""
+    """What came back, with the new tokens of every sequence that took any."""
 
     micro_batch: MicroBatch
     result: StepOutput
     tokens: list[NewToken]
+    num_failed_drafts: int
+    """Rows that were guessed in vain."""
     prompt_logprobs: Mapping[str, PromptLogprobs]
     """Log-probabilities of the prompts in it, by request id."""
     hidden_sums: Mapping[str, Sequence[float]]
@@ -137,24 +161,23 @@ class LandedStep:
         return SentTokens(tokens, last_tokens, instants)
 
     def summary(self, sent: SentTokens) -> StepSummary:
-        """Tells observers what the step did; notes when the tokens were sent."""
+        """Tells observers what the step did; notes when the tokens were sent.
+
+        Several tokens of one request share the time since the one before them.
+        """
         emitted_ns = sent.instants.emitted_ns
         inter_token_ns: dict[int, int] = {}
-        num_sent_tokens = 0
-        for token in sent.tokens:
-            if token.is_hidden:
-                continue
-            num_sent_tokens += 1
-            live = token.live
+        num_by_request = Counter(token.live for token in sent.tokens if not token.is_hidden)
+        for live, num_tokens in num_by_request.items():
             if live.last_sent_ns is not None:
-                waited_ns = emitted_ns - live.last_sent_ns
-                inter_token_ns[waited_ns] = inter_token_ns.get(waited_ns, 0) + 1
+                waited_ns = (emitted_ns - live.last_sent_ns) // num_tokens
+                inter_token_ns[waited_ns] = inter_token_ns.get(waited_ns, 0) + num_tokens
             live.last_sent_ns = emitted_ns
         num_prefill_tokens, num_decode_tokens = self.micro_batch.output.count_tokens()
         return StepSummary(
             num_prefill_tokens=num_prefill_tokens,
             num_decode_tokens=num_decode_tokens,
-            num_sent_tokens=num_sent_tokens,
+            num_sent_tokens=num_by_request.total(),
             inter_token_ns=inter_token_ns,
             stages=self.result.stage_timings,
         )

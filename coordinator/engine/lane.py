@@ -20,7 +20,7 @@ from coordinator.core.request import FinishReason
 from coordinator.core.sequence import Sequence
 from coordinator.core.step import SchedulerOutput, StepOutput
 from coordinator.engine.batch_sampling import logits_requests, sample
-from coordinator.engine.landed_step import LandedStep, take_token
+from coordinator.engine.landed_step import LandedStep, take_tokens
 from coordinator.engine.live_request import LiveRequest
 from coordinator.engine.mask_waits import MaskWaits
 from coordinator.engine.micro_batches import MicroBatch, MicroBatches
@@ -90,6 +90,8 @@ class LaneFigures(NamedTuple):
     num_prefix_hit_tokens: int
     num_preemptions: int
     num_replays: int
+    num_draft_tokens: int
+    num_accepted_draft_tokens: int
 
 
 class Lane:
@@ -173,6 +175,8 @@ class Lane:
             num_prefix_hit_tokens=scheduler.num_prefix_hit_tokens,
             num_preemptions=scheduler.num_preemptions,
             num_replays=scheduler.num_replays,
+            num_draft_tokens=scheduler.num_draft_tokens,
+            num_accepted_draft_tokens=scheduler.num_accepted_draft_tokens,
         )
 
     def open(self, runner: Runner) -> None:
@@ -286,6 +290,7 @@ class Lane:
                 load=micro_batch.load,
                 stages=step.result.stage_timings,
                 landed_ns=micro_batch.landed_ns,
+                num_failed_drafts=step.num_failed_drafts,
             )
 
     def rest(self) -> None:
@@ -309,8 +314,13 @@ class Lane:
         advanced = self._scheduler.update(output, sampled.token_ids)
         sampled_ns = self._clock()
         tokens = [
-            take_token(self._requests[one.request_id], sampled.logprobs.get(one.request_id))
+            token
             for one in advanced
+            for token in take_tokens(
+                self._requests[one.request_id],
+                sampled.token_ids[one.request_id],
+                sampled.logprobs.get(one.request_id, ()),
+            )
         ]
         decided_ns = self._clock()
         step_s = (micro_batch.landed_ns - micro_batch.started_ns) / 1e9
@@ -324,6 +334,7 @@ class Lane:
                 micro_batch=micro_batch,
                 result=result,
                 tokens=tokens,
+                num_failed_drafts=sampled.num_failed_drafts(output),
                 prompt_logprobs=sampled.prompt_logprobs,
                 hidden_sums=sampled.hidden_sums,
                 sampling_ns=sampling_ns,

@@ -1,6 +1,6 @@
 """The tokens of one request whose logits change: bias, penalties, and ends that come too early."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Self
 
 import numpy as np
@@ -84,6 +84,21 @@ class ChangedTokens:
             self._named = tuple(self.ids.tolist())
         return self._named
 
+    def named_after(self, token_ids: Iterable[int]) -> Iterator[tuple[int, ...]]:
+        """Yields what `named` will be after each of these tokens, were they output."""
+        named = self.named
+        fresh: set[int] = set()
+        for token_id in token_ids:
+            if self._counts_output and token_id not in fresh and not self._knows(token_id):
+                fresh.add(token_id)
+                named = (*named, token_id)
+            yield named
+
+    @property
+    def outlasts_bar(self) -> bool:
+        """True when logits change after `unbar` too."""
+        return bool(self._changes)
+
     def append(self, token_id: int) -> None:
         """Counts one more token of output."""
         if self._counts_output:
@@ -131,14 +146,22 @@ class ChangedTokens:
         self._ids[start : self._size] = self._prompt_ids
         self._seen[start : self._size] = True
 
-    def _index(self, token_id: int) -> int:
-        """Finds or adds a token; adding may replace the arrays."""
-        index = self._indices.get(token_id)
-        if index is not None:
-            return index
+    def _knows(self, token_id: int) -> bool:
+        return token_id in self._indices or self._index_in_prompt(token_id) is not None
+
+    def _index_in_prompt(self, token_id: int) -> int | None:
         place = int(self._prompt_ids.searchsorted(token_id))
         if place < len(self._prompt_ids) and self._prompt_ids[place] == token_id:
             return self._prompt_start + place
+        return None
+
+    def _index(self, token_id: int) -> int:
+        """Finds or adds a token; adding may replace the arrays."""
+        index = self._indices.get(token_id)
+        if index is None:
+            index = self._index_in_prompt(token_id)
+        if index is not None:
+            return index
         index = self._indices[token_id] = self._size
         if index == len(self._ids):
             self._double_capacity()

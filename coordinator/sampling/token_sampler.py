@@ -1,8 +1,9 @@
 """Chooses the tokens of one request: says which logits it needs, and draws from them."""
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
+from itertools import repeat
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +34,8 @@ once in 10**20 draws."""
 class TokenSampler:
     """The sampling state of one request.
 
-    For every token: `logits_request`, then `sample` on the row that came back, then `append`. The
+    For every token: `logits_request`, then `sample` on the row that came back, then `append`. Where
+    it `looks_ahead`, `logits_requests` asks for the rows of guessed tokens too. The
     same seed, prompt and parameters give the same tokens from the same logits, whatever else is in
     the batch and however the rows were reduced. Logits that differ by rounding nearly always give
     the same token too: another one only if two sums of logit and noise are closer than that, or if
@@ -105,7 +107,52 @@ class TokenSampler:
         Args:
             row: Row of the micro-batch that holds the last token of the sequence.
         """
-        request = self._request_for_choice(row)
+        named = None if self._changed is None else self._changed.named
+        return self._request(row, named, self._num_output_tokens)
+
+    @property
+    def looks_ahead(self) -> bool:
+        """True when it can say before a token is output what the one after it takes.
+
+        With a constraint that is known only afterwards.
+        """
+        return self._constraint is None
+
+    def logits_requests(
+        self, first_row: int, draft_token_ids: Sequence[int]
+    ) -> list[LogitsRequest]:
+        """As `logits_request`, for rows of which all but the first hold guessed tokens.
+
+        Args:
+            first_row: Row of the micro-batch that holds the last token of the sequence.
+            draft_token_ids: Tokens of the rows after it; only where it `looks_ahead`.
+
+        Returns:
+            A request for each row, as if the tokens before it were output.
+        """
+        assert self.looks_ahead or not draft_token_ids, "a constraint is known too late"
+        return [
+            self._request(first_row + index, named, self._num_output_tokens + index)
+            for index, named in enumerate(self._named_ahead(draft_token_ids))
+        ]
+
+    def _named_ahead(self, draft_token_ids: Sequence[int]) -> Iterator[tuple[int, ...] | None]:
+        """Yields the tokens that change, now and after each draft; None where none does."""
+        changed = self._changed
+        if changed is None:
+            yield from repeat(None, 1 + len(draft_token_ids))
+            return
+        yield changed.named
+        num_barred = self._min_tokens - self._num_output_tokens
+        for number, named in enumerate(changed.named_after(draft_token_ids), 1):
+            is_free = number >= num_barred and not changed.outlasts_bar
+            yield None if is_free else named
+
+    def _request(
+        self, row: int, named: tuple[int, ...] | None, num_output_tokens: int
+    ) -> LogitsRequest:
+        """The request for a row behind so much output, at which these tokens change."""
+        request = self._request_for_choice(row, named, num_output_tokens)
         if self._logprobs is not None:
             request = replace(
                 request,
@@ -148,7 +195,7 @@ class TokenSampler:
             self._need,
             temperature=self._temperature,
             total=self._total(row, ranking) if self._truncations else math.nan,
-            key=self._noise_key(),
+            key=self._noise_key(self._num_output_tokens),
         )
 
     def logprobs(self, row: LogitsRow, token_id: int) -> TokenLogprobs | None:
@@ -204,27 +251,28 @@ class TokenSampler:
         """True when every token may be drawn."""
         return not self._is_greedy and self._constraint is None and not self._truncations
 
-    def _request_for_choice(self, row: int) -> LogitsRequest:
+    def _request_for_choice(
+        self, row: int, named: tuple[int, ...] | None, num_output_tokens: int
+    ) -> LogitsRequest:
         """What choosing the token takes, without its log-probability."""
         if self._constraint is not None:
             return self._allowed_request(row, self._constraint)
-        num_changed = 0 if self._changed is None else len(self._changed)
+        num_changed = 0 if named is None else len(named)
         if self._takes_contenders and num_changed <= self._max_candidates:
             return LogitsRequest(
                 row=row,
                 num_candidates=1,
                 temperature=self._temperature,
-                token_ids=() if self._changed is None else self._changed.named,
+                token_ids=named or (),
                 num_contenders=_NUM_CONTENDERS + num_changed,
-                noise_key=self._noise_key(),
+                noise_key=self._noise_key(num_output_tokens),
             )
         need = self._need
         if need.num_candidates is not None:
             num_candidates = need.num_candidates + num_changed
             if num_candidates <= self._max_candidates:
-                token_ids = () if self._changed is None else self._changed.named
-                return LogitsRequest(row=row, num_candidates=num_candidates, token_ids=token_ids)
-        elif self._changed is None and not need.full_row:
+                return LogitsRequest(row=row, num_candidates=num_candidates, token_ids=named or ())
+        elif named is None and not need.full_row:
             return LogitsRequest(
                 row=row,
                 num_candidates=HEAD_SIZE,
@@ -249,7 +297,7 @@ class TokenSampler:
             num_candidates=1,
             temperature=self._temperature,
             num_contenders=_NUM_CONTENDERS + num_others,
-            noise_key=self._noise_key(),
+            noise_key=self._noise_key(self._num_output_tokens),
         )
 
     def _rank_allowed(self, row: LogitsRow, allowed_ids: npt.NDArray[np.int64]) -> Ranking:
@@ -274,6 +322,6 @@ class TokenSampler:
             return math.exp(row.log_sum_exp)
         return float(weigh(ranking.full, ranking.full.max(), self._temperature).sum())
 
-    def _noise_key(self) -> int:
+    def _noise_key(self, num_output_tokens: int) -> int:
         assert self._params.seed is not None, "a request that is not greedy has a seed"
-        return noise_key(self._params.seed, self._num_output_tokens)
+        return noise_key(self._params.seed, num_output_tokens)

@@ -58,6 +58,15 @@ class KvLedger:
         """Blocks that no slot holds, running or retained."""
         return self._num_vacant_blocks
 
+    @property
+    def num_growing(self) -> int:
+        """Running sequences that may want another block."""
+        return self._num_growing
+
+    def num_blocks(self, kv_slot: int) -> int:
+        """Blocks that a slot holds."""
+        return len(self._tables[kv_slot].blocks)
+
     def fits(self, num_tokens: int, prefix: PrefixMatch | None = None) -> bool:
         """Tells whether a sequence may be admitted.
 

@@ -138,17 +138,24 @@ class KvMemory:
             self._index.expect(kv_slot, hashes, prefix.num_blocks if prefix else 0)
         return True
 
-    def grow(self, sequence: Sequence) -> bool:
+    def grow(self, sequence: Sequence, *, num_drafts: int = 0) -> bool:
         """Gives a running sequence the blocks that it lacks to hold all its tokens.
+
+        Args:
+            sequence: With a slot.
+            num_drafts: Guessed tokens that run behind them. For these no block is taken that
+                another running sequence may want next.
 
         Returns:
             False when there are not enough; then nothing changed.
         """
         assert sequence.kv_slot is not None
-        num_blocks = self._ledger.num_lacking_blocks(sequence.kv_slot, sequence.num_tokens)
+        num_tokens = sequence.num_tokens + num_drafts
+        num_blocks = self._ledger.num_lacking_blocks(sequence.kv_slot, num_tokens)
         if num_blocks == 0:
             return True
-        if num_blocks > self._ledger.num_free_blocks:
+        num_kept = self._ledger.num_growing if num_drafts else 0
+        if num_blocks + num_kept > self._ledger.num_free_blocks:
             return False
         while (num_missing := num_blocks - self._ledger.num_vacant_blocks) > 0:
             self._evict(next(self._index.retained), num_missing)
@@ -186,9 +193,11 @@ class KvMemory:
             return
         sequence.kv_slot = None
         sequence.num_computed_tokens = 0
+        # Of failed drafts the stages may hold blocks beyond those of the computed tokens.
+        has_more = num_blocks < self._ledger.num_blocks(kv_slot)
         self._ledger.retain(kv_slot, num_blocks)
         self._index.retain(kv_slot)
-        if num_tokens > num_blocks * self._block_size:
+        if has_more or num_tokens > num_blocks * self._block_size:
             self._untold_ops.append(TruncateSlot(kv_slot, num_blocks * self._block_size))
         for covered in self._index.covered_by(kv_slot):
             self._empty(covered)

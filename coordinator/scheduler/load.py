@@ -1,5 +1,6 @@
 """What there is to do, and how much of it goes into one micro-batch: plain numbers."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -28,3 +29,6 @@ class StepBudget:
 
     max_num_decodes: int
     max_num_prefill_tokens: int
+    duration_ns: Callable[[int], float] | None = None
+    """Time of a micro-batch with so many rows, as far as guessed tokens are concerned; None where
+    none are to be guessed."""

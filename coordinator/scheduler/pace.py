@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 from coordinator.core.step import SchedulerOutput
 from coordinator.scheduler.depth import DepthChooser
 from coordinator.scheduler.load import Load, StepBudget
 from coordinator.scheduler.rate_window import Landing
-from coordinator.scheduler.step_times import StepTimes
+from coordinator.scheduler.step_times import LIKELY_FIXED_SHARE, StepTimes
 from coordinator.scheduler.throttle import step_budget
 from stagecoach.contract.stage_timings import StageTimings
 
@@ -70,6 +71,8 @@ class Pace:
         )
         if num_in_flight >= depth:
             budget = replace(budget, max_num_prefill_tokens=0)
+        if self._times.is_known:
+            budget = replace(budget, duration_ns=partial(self._duration_ns, depth))
         return StepPlan(depth, budget)
 
     def observe(
@@ -80,6 +83,7 @@ class Pace:
         load: Load,
         stages: Sequence[StageTimings[int]],
         landed_ns: int,
+        num_failed_drafts: int = 0,
     ) -> None:
         """Learns from a micro-batch that came back.
 
@@ -89,6 +93,7 @@ class Pace:
             load: The load then.
             stages: Times of the micro-batch at each stage.
             landed_ns: When it came back, on a monotonic clock.
+            num_failed_drafts: Rows of it that were guessed in vain.
         """
         if not output.slices:
             return
@@ -99,7 +104,7 @@ class Pace:
             Landing(
                 depth=depth,
                 load=load,
-                work=num_decode_tokens + weight * num_prefill_tokens,
+                work=num_decode_tokens - num_failed_drafts + weight * num_prefill_tokens,
                 landed_ns=landed_ns,
             )
         )
@@ -107,3 +112,11 @@ class Pace:
     def interrupt(self) -> None:
         """Says that the pipeline ran empty or was lost: what is half measured is void."""
         self._depth.interrupt()
+
+    def _duration_ns(self, depth: int, num_rows: int) -> float:
+        """Time from one token of a sequence to its next, in micro-batches of so many rows.
+
+        The pipeline's whole length while it is not full, and else the turns of its slowest stage.
+        """
+        time = self._times.of(num_rows, fixed_share_above=LIKELY_FIXED_SHARE)
+        return max(time.total_ns + time.wire_ns, depth * time.slowest_ns)

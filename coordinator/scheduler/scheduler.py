@@ -12,17 +12,20 @@ already; see `kv_memory`.
 
 The caller's loop: `schedule`, run the output through the stages, sample, `update`, and `finish`
 the sequences that ended. Several outputs may be in flight, and come back in any order; a sequence
-is in at most one of them. Not thread-safe: one task owns the scheduler.
+is in at most one of them. Where it pays, a slice that decodes goes on with guessed tokens, drafts;
+`update` keeps those that proved right. Not thread-safe: one task owns the scheduler.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from collections.abc import Sequence as ListLike
 from itertools import count, islice
 
+from coordinator.core.drafter import Guess
 from coordinator.core.request import FinishReason
 from coordinator.core.sequence import Sequence, SequenceState
 from coordinator.core.step import PooledRows, PromptRows, ScheduledSlice, SchedulerOutput
 from coordinator.scheduler.config import SchedulerConfig
+from coordinator.scheduler.draft_lengths import MAX_DRAFTS, draft_lengths, may_pay
 from coordinator.scheduler.entrance import Entrance
 from coordinator.scheduler.kv_memory import KvMemory
 from coordinator.scheduler.load import Load, StepBudget
@@ -67,6 +70,10 @@ class Scheduler:
         """Times that a sequence gave up its KV to others."""
         self.num_replays = 0
         """Times that a sequence lost its KV to a fault, and is computed again."""
+        self.num_draft_tokens = 0
+        """Guessed tokens that came back checked."""
+        self.num_accepted_draft_tokens = 0
+        """Tokens of `num_draft_tokens` that were right."""
 
     @property
     def num_waiting(self) -> int:
@@ -160,6 +167,8 @@ class Scheduler:
         micro_batch_id = next(self._micro_batch_ids)
         shares = self._alone(room) if self._suspects else self._shares(room)
         slices = [self._take(share, micro_batch_id) for share in shares]  # one by one: see there
+        if budget is not None and budget.duration_ns is not None and not self._suspects:
+            slices = self._with_drafts(slices, budget.duration_ns)
         slot_ops = self._memory.take_slot_ops()
         if not slices and not slot_ops:
             return None
@@ -194,6 +203,9 @@ class Scheduler:
             if goes_on and piece.num_sampled_rows:
                 tokens = sampled[piece.request_id]
                 sequence.output_token_ids += tokens
+                if piece.num_drafts:
+                    self.num_draft_tokens += piece.num_drafts
+                    self.num_accepted_draft_tokens += len(tokens) - 1
                 if sequence.num_blames:
                     self._acquit(sequence)
                 advanced.append(sequence)
@@ -332,6 +344,32 @@ class Scheduler:
             prompts = [sequence for sequence in prompts if sequence.kv_slot is not None]
             yield from PrefillSplit(room, prompts, self._entrance, admits=admits).shares()
 
+    def _with_drafts(
+        self, slices: list[ScheduledSlice], duration_ns: Callable[[int], float]
+    ) -> list[ScheduledSlice]:
+        """Adds guessed tokens to slices that decode, as far as they pay; not beside prompts."""
+        num_decodes = len(slices)
+        if not num_decodes or not all(piece.is_decode for piece in slices):
+            return slices
+        if not may_pay(duration_ns, num_decodes):
+            return slices
+        sequences = [self._sequences[piece.request_id] for piece in slices]
+        guesses = [_guess(sequence) for sequence in sequences]
+        lengths = draft_lengths(
+            guesses,
+            num_decodes=num_decodes,
+            max_num_drafts=self.config.max_num_batched_tokens - num_decodes,
+            duration_ns=duration_ns,
+        )
+        return [
+            _followed(piece, guess.token_ids[:length])
+            if length and self._memory.grow(sequence, num_drafts=length)
+            else piece
+            for piece, sequence, guess, length in zip(
+                slices, sequences, guesses, lengths, strict=True
+            )
+        ]
+
     def _alone(self, room: StepRoom) -> Iterator[Share]:
         """Yields a suspect once no other sequence is in flight."""
         if any(sequence.in_flight for sequence in self._running):
@@ -432,6 +470,20 @@ class Scheduler:
             self._memory.retain(sequence)
         else:
             self._memory.release(sequence)
+
+
+def _guess(sequence: Sequence) -> Guess:
+    """What may follow the newest token of a sequence, as far as its output may grow."""
+    num_tokens = min(MAX_DRAFTS, sequence.num_draftable_tokens)
+    if sequence.drafter is None or num_tokens < 1:
+        return Guess()
+    return sequence.drafter.guess(num_tokens)
+
+
+def _followed(piece: ScheduledSlice, draft_token_ids: tuple[int, ...]) -> ScheduledSlice:
+    return piece._replace(
+        token_ids=piece.token_ids + draft_token_ids, num_sampled_rows=1 + len(draft_token_ids)
+    )
 
 
 def _prompt_rows(sequence: Sequence, start: int, end: int) -> PromptRows | None:

@@ -78,13 +78,21 @@ class StepTimes:
         if self._num_added % _EPOCH == 0:
             self._drop_stale()
 
-    def of(self, num_tokens: int, *, fixed_share: float = LIKELY_FIXED_SHARE) -> StepTime:
-        """Time of a micro-batch; proportional to its tokens beyond the largest that was seen.
+    def of(
+        self,
+        num_tokens: int,
+        *,
+        fixed_share: float = LIKELY_FIXED_SHARE,
+        fixed_share_above: float = 0.0,
+    ) -> StepTime:
+        """Time of a micro-batch.
 
         Args:
             num_tokens: Tokens of the micro-batch.
             fixed_share: Share of the time of the smallest that was seen which is assumed to stay
                 below it; 0 is hopeful about splitting.
+            fixed_share_above: Share of the time of the largest that was seen which is assumed not
+                to grow beyond it; 0, proportional to the tokens, is cautious about joining.
         """
         points = self._points
         index = bisect_left(points, float(num_tokens), key=_num_tokens)
@@ -93,7 +101,8 @@ class StepTimes:
             return points[0].time.scaled(fixed_share + (1 - fixed_share) * share)
         below = points[index - 1]
         if index == len(points):
-            return below.time.scaled(num_tokens / below.num_tokens)
+            share = num_tokens / below.num_tokens
+            return below.time.scaled(fixed_share_above + (1 - fixed_share_above) * share)
         above = points[index]
         share = (num_tokens - below.num_tokens) / (above.num_tokens - below.num_tokens)
         return _between(below, above, share).time

@@ -40,6 +40,8 @@ def _load_json(status: ModelStatus) -> dict[str, object]:
         "preemptions": status.num_preemptions,
         "prefix_query_tokens": status.num_prefix_query_tokens,
         "prefix_hit_tokens": status.num_prefix_hit_tokens,
+        "draft_tokens": status.num_draft_tokens,
+        "accepted_draft_tokens": status.num_accepted_draft_tokens,
         "tokens_per_s": status.tokens_per_second,
     }
 

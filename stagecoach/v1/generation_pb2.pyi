@@ -1578,6 +1578,8 @@ class ModelStatus(_message.Message):
     NAMES_FIELD_NUMBER: _builtins.int
     PROBLEM_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
+    NUM_DRAFT_TOKENS_FIELD_NUMBER: _builtins.int
+    NUM_ACCEPTED_DRAFT_TOKENS_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """The model as the operator named it."""
     ready: _builtins.bool
@@ -1614,6 +1616,10 @@ class ModelStatus(_message.Message):
     """Why its requests are not being served: what it waits for, or why it failed. Empty while they are."""
     failed: _builtins.bool
     """True when it cannot be served as it is, so that an operator must act."""
+    num_draft_tokens: _builtins.int
+    """Guessed tokens since start that were checked in the pass that computed the next one."""
+    num_accepted_draft_tokens: _builtins.int
+    """Those of them that were right."""
     @_builtins.property
     def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageStatus]:
         """Stages in pipeline order."""
@@ -1645,10 +1651,12 @@ class ModelStatus(_message.Message):
         names: _abc.Iterable[_builtins.str] | None = ...,
         problem: _builtins.str = ...,
         failed: _builtins.bool = ...,
+        num_draft_tokens: _builtins.int = ...,
+        num_accepted_draft_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed", b"failed", "has_tokenizer", b"has_tokenizer", "max_model_len", b"max_model_len", "max_num_seqs", b"max_num_seqs", "model_id", b"model_id", "names", b"names", "num_cached_kv_blocks", b"num_cached_kv_blocks", "num_finished", b"num_finished", "num_free_kv_blocks", b"num_free_kv_blocks", "num_generated_tokens", b"num_generated_tokens", "num_kv_blocks", b"num_kv_blocks", "num_preemptions", b"num_preemptions", "num_prefix_hit_tokens", b"num_prefix_hit_tokens", "num_prefix_query_tokens", b"num_prefix_query_tokens", "num_running", b"num_running", "num_waiting", b"num_waiting", "problem", b"problem", "ready", b"ready", "stages", b"stages", "tokens_per_second", b"tokens_per_second"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed", b"failed", "has_tokenizer", b"has_tokenizer", "max_model_len", b"max_model_len", "max_num_seqs", b"max_num_seqs", "model_id", b"model_id", "names", b"names", "num_accepted_draft_tokens", b"num_accepted_draft_tokens", "num_cached_kv_blocks", b"num_cached_kv_blocks", "num_draft_tokens", b"num_draft_tokens", "num_finished", b"num_finished", "num_free_kv_blocks", b"num_free_kv_blocks", "num_generated_tokens", b"num_generated_tokens", "num_kv_blocks", b"num_kv_blocks", "num_preemptions", b"num_preemptions", "num_prefix_hit_tokens", b"num_prefix_hit_tokens", "num_prefix_query_tokens", b"num_prefix_query_tokens", "num_running", b"num_running", "num_waiting", b"num_waiting", "problem", b"problem", "ready", b"ready", "stages", b"stages", "tokens_per_second", b"tokens_per_second"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1685,6 +1693,8 @@ class GetStatusResponse(_message.Message):
     MODELS_FIELD_NUMBER: _builtins.int
     PROBLEM_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
+    NUM_DRAFT_TOKENS_FIELD_NUMBER: _builtins.int
+    NUM_ACCEPTED_DRAFT_TOKENS_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """The model as the operator named it."""
     ready: _builtins.bool
@@ -1725,6 +1735,10 @@ class GetStatusResponse(_message.Message):
     """Why requests of the model are not being served. Empty while they are."""
     failed: _builtins.bool
     """True when the model cannot be served as it is, so that an operator must act."""
+    num_draft_tokens: _builtins.int
+    """Guessed tokens since start that were checked in the pass that computed the next one."""
+    num_accepted_draft_tokens: _builtins.int
+    """Those of them that were right."""
     @_builtins.property
     def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageStatus]:
         """Stages in pipeline order."""
@@ -1763,10 +1777,12 @@ class GetStatusResponse(_message.Message):
         models: _abc.Iterable[Global___ModelStatus] | None = ...,
         problem: _builtins.str = ...,
         failed: _builtins.bool = ...,
+        num_draft_tokens: _builtins.int = ...,
+        num_accepted_draft_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed", b"failed", "has_tokenizer", b"has_tokenizer", "max_model_len", b"max_model_len", "max_num_seqs", b"max_num_seqs", "model_id", b"model_id", "models", b"models", "names", b"names", "num_cached_kv_blocks", b"num_cached_kv_blocks", "num_finished", b"num_finished", "num_free_kv_blocks", b"num_free_kv_blocks", "num_generated_tokens", b"num_generated_tokens", "num_kv_blocks", b"num_kv_blocks", "num_preemptions", b"num_preemptions", "num_prefix_hit_tokens", b"num_prefix_hit_tokens", "num_prefix_query_tokens", b"num_prefix_query_tokens", "num_running", b"num_running", "num_waiting", b"num_waiting", "pid", b"pid", "problem", b"problem", "ready", b"ready", "stages", b"stages", "tokens_per_second", b"tokens_per_second", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed", b"failed", "has_tokenizer", b"has_tokenizer", "max_model_len", b"max_model_len", "max_num_seqs", b"max_num_seqs", "model_id", b"model_id", "models", b"models", "names", b"names", "num_accepted_draft_tokens", b"num_accepted_draft_tokens", "num_cached_kv_blocks", b"num_cached_kv_blocks", "num_draft_tokens", b"num_draft_tokens", "num_finished", b"num_finished", "num_free_kv_blocks", b"num_free_kv_blocks", "num_generated_tokens", b"num_generated_tokens", "num_kv_blocks", b"num_kv_blocks", "num_preemptions", b"num_preemptions", "num_prefix_hit_tokens", b"num_prefix_hit_tokens", "num_prefix_query_tokens", b"num_prefix_query_tokens", "num_running", b"num_running", "num_waiting", b"num_waiting", "pid", b"pid", "problem", b"problem", "ready", b"ready", "stages", b"stages", "tokens_per_second", b"tokens_per_second", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

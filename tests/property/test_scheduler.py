@@ -7,7 +7,7 @@ takes several tokens at once. With the prefix cache, tokens come from a tiny alp
 prefixes collide.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from hypothesis import HealthCheck, settings
@@ -25,12 +25,16 @@ from stage_server.kv_cache.slot_tables import SlotTables
 from stagecoach.contract.errors import KvFullError, StaleStateError
 from stagecoach.contract.slot_ops import ForkSlot, FreeSlot, SlotOp, TruncateSlot
 from tests.schedulers import ShortestFirst, adopt
+from tests.scripted_drafts import ScriptedDrafter, flat
 
 MAX_NUM_IN_FLIGHT = 4
 SALTS = (None, "a", "b")
 
 BUDGETS = st.builds(
-    StepBudget, max_num_decodes=st.integers(1, 4), max_num_prefill_tokens=st.integers(1, 12)
+    StepBudget,
+    max_num_decodes=st.integers(1, 4),
+    max_num_prefill_tokens=st.integers(1, 12),
+    duration_ns=st.sampled_from([None, flat, flat]),
 )
 
 
@@ -66,12 +70,12 @@ LAST, MEAN = (EmbeddingParams(pooling=one) for one in (Pooling.LAST, Pooling.MEA
 
 
 class Drafts(NamedTuple):
-    """Guesses that are added to every slice that decodes."""
+    """Guesses for every slice that decodes."""
 
     num_right: int
     num_wrong: int
 
-    def of(self, token_ids: tuple[int, ...]) -> tuple[int, ...]:
+    def __call__(self, token_ids: tuple[int, ...]) -> tuple[int, ...]:
         """Guesses what follows."""
         whole = token_ids
         for index in range(self.num_right + self.num_wrong):
@@ -194,6 +198,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.pooled: dict[str, list[int]] = {}
         """Positions of prompts whose hidden states came back, by request id."""
         self.in_flight: list[InFlight] = []
+        self.drafts = Drafts(0, 0)
 
     @precondition(lambda self: self.scheduler.num_waiting < self.max_num_waiting)
     @rule(data=st.data())
@@ -220,7 +225,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         )
         self.scored[request.request_id] = []
         self.pooled[request.request_id] = []
-        self.sequences[request.request_id] = adopt(self.scheduler, request)
+        sequence = self.sequences[request.request_id] = adopt(self.scheduler, request)
+        sequence.drafter = ScriptedDrafter(
+            request.prompt_token_ids, sequence.output_token_ids, lambda whole: self.drafts(whole)
+        )
         self.salts[request.request_id] = request.cache_salt
         self.num_finishes[request.request_id] = 0
 
@@ -231,12 +239,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         fate=st.sampled_from(["runs"] * 6 + ["fails before", "fails after"]),
     )
     def schedule(self, budget: StepBudget | None, drafts: Drafts, fate: str) -> None:
+        self.drafts = drafts
         output = self.scheduler.schedule(budget)
         if output is None:
             assert self.in_flight or not self.scheduler.has_work, "stuck"
             return
         self.check(output, budget)
-        output = self.with_drafts(output, drafts)
         sampled = self.forward(output) if fate != "fails before" else None
         if fate == "fails after":
             sampled = None
@@ -307,24 +315,6 @@ class SchedulerMachine(RuleBasedStateMachine):
         for late in self.in_flight:
             assert self.scheduler.update(late.output, late.sampled or {}) == []
         self.in_flight.clear()
-
-    def with_drafts(self, output: SchedulerOutput, drafts: Drafts) -> SchedulerOutput:
-        """The same with drafts, as far as its blocks and `max_tokens` have room for them."""
-        slices: list[ScheduledSlice] = []
-        for piece in output.slices:
-            sequence = self.sequences[piece.request_id]
-            num_most = min(
-                -sequence.num_tokens % self.config.kv_block_size,
-                sequence.request.max_tokens - len(sequence.output_token_ids) - 1,
-            )
-            if piece.is_decode:
-                guessed = drafts.of(tuple(sequence.token_ids(0, sequence.num_tokens)))[:num_most]
-                piece = piece._replace(
-                    token_ids=piece.token_ids + guessed, num_sampled_rows=1 + len(guessed)
-                )
-                assert piece.is_decode
-            slices.append(piece)
-        return replace(output, slices=tuple(slices))
 
     def forward(self, output: SchedulerOutput) -> dict[str, tuple[int, ...]] | None:
         behind_failure = any(other.sampled is None for other in self.in_flight)
@@ -414,8 +404,13 @@ class SchedulerMachine(RuleBasedStateMachine):
             sequence = self.sequences[piece.request_id]
             end = piece.start_position + len(piece.token_ids)
             whole = [*sequence.request.prompt_token_ids, *sequence.output_token_ids]
-            assert list(piece.token_ids) == whole[piece.start_position : end]
-            assert piece.num_sampled_rows == (end == len(whole))
+            num_drafts = piece.num_drafts
+            assert piece.draft_token_ids == self.drafts(tuple(whole))[:num_drafts]
+            own = piece.token_ids[: len(piece.token_ids) - num_drafts]
+            end -= num_drafts
+            assert list(own) == whole[piece.start_position : end]
+            assert piece.num_sampled_rows == (end == len(whole)) + num_drafts
+            assert end + num_drafts <= sequence.max_num_tokens
             assert piece.is_decode == sequence.is_decoding
             rows = piece.prompt_rows
             assert rows is None or sequence.request.prompt_logprobs == rows.num_top
@@ -425,7 +420,9 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     def check_budget(self, output: SchedulerOutput, budget: StepBudget) -> None:
         """A slice of one token may be a decode or prefill."""
-        sizes = [len(piece.token_ids) for piece in output.slices]
+        if budget.duration_ns is None:
+            assert output.num_drafts == 0
+        sizes = [len(piece.token_ids) - piece.num_drafts for piece in output.slices]
         num_decodes = sum(piece.is_decode for piece in output.slices)
         assert num_decodes <= budget.max_num_decodes + budget.max_num_prefill_tokens
         assert sum(size for size in sizes if size > 1) <= budget.max_num_prefill_tokens

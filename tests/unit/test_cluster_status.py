@@ -61,6 +61,8 @@ MODEL = ModelStatus(
     num_preemptions=10,
     num_prefix_query_tokens=11,
     num_prefix_hit_tokens=12,
+    num_draft_tokens=14,
+    num_accepted_draft_tokens=13,
     tokens_per_second=0.3,
 )
 OTHER = replace(MODEL, model_id="other", names=("other",), ready=False, stages=(UNKNOWN,))
@@ -122,6 +124,7 @@ def test_json_has_these_keys_and_values_in_this_order() -> None:
         ' "waiting": 2, "max_num_seqs": 3, "kv_blocks_total": 4, "kv_blocks_free": 5,'
         ' "kv_blocks_cached": 6, "max_model_len": 7, "finished": 8, "generated_tokens": 9,'
         ' "preemptions": 10, "prefix_query_tokens": 11, "prefix_hit_tokens": 12,'
+        ' "draft_tokens": 14, "accepted_draft_tokens": 13,'
         ' "tokens_per_s": 0.3'
     )
     assert json.dumps(status_json(STATUS)) == (
@@ -200,6 +203,8 @@ def test_the_numbers_of_the_old_fields_never_change() -> None:
         21: "models",
         22: "problem",
         23: "failed",
+        24: "num_draft_tokens",
+        25: "num_accepted_draft_tokens",
     }
 
 

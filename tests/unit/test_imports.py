@@ -52,6 +52,7 @@ ENGINE = CORE | {
             "sampling",
             "sandbox",
             "scheduler",
+            "speculation",
         ),
         *("text",),
     )
@@ -94,6 +95,7 @@ ALLOWED: dict[str, set[str]] = {
     "coordinator.sandbox": {"stagecoach.contract", "stagecoach.process"},
     "coordinator.scheduler": CORE,
     "coordinator.sampling": CORE,
+    "coordinator.speculation": CORE,
     "coordinator.dialogue": CORE,
     "coordinator.text": CORE
     | {

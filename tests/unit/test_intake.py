@@ -151,6 +151,7 @@ class Rig:
             num_stages=1,
             vocab_size=VOCAB_SIZE,
             conversations=Conversations(None),
+            make_drafter=None,
         )
 
     async def submitting(self, spec: RequestSpec) -> asyncio.Task[LiveRequest]:

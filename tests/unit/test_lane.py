@@ -112,9 +112,17 @@ class CountingPace(Pace):
         load: Load,
         stages: Sequence[StageTimings[int]],
         landed_ns: int,
+        num_failed_drafts: int = 0,
     ) -> None:
         self.num_observed += 1
-        super().observe(output, depth=depth, load=load, stages=stages, landed_ns=landed_ns)
+        super().observe(
+            output,
+            depth=depth,
+            load=load,
+            stages=stages,
+            landed_ns=landed_ns,
+            num_failed_drafts=num_failed_drafts,
+        )
 
 
 class Rig:

@@ -210,6 +210,8 @@ class IdleEngine:
             num_prefix_hit_tokens=16,
             num_preemptions=4,
             num_replays=5,
+            num_draft_tokens=12,
+            num_accepted_draft_tokens=7,
             stages=(
                 (
                     StageServerFigures(
@@ -248,6 +250,8 @@ def test_the_state_of_the_engine_is_exported() -> None:
         ("stagecoach_kv_blocks", (("state", "empty"),)): 40,
         ("stagecoach_prefix_cache_queries_total", ()): 50,
         ("stagecoach_prefix_cache_hits_total", ()): 16,
+        ("stagecoach_draft_tokens_total", ()): 12,
+        ("stagecoach_accepted_draft_tokens_total", ()): 7,
         ("stagecoach_num_preemptions_total", ()): 4,
         ("stagecoach_replays_total", ()): 5,
         ("stagecoach_stage_losses_total", (("stage", "1"),)): 1,

@@ -253,6 +253,16 @@ def _state(figures: EngineFigures) -> Iterator[Metric]:
         "Those of them that it held.",
         figures.num_prefix_hit_tokens,
     )
+    yield counter(
+        "stagecoach_draft_tokens_total",
+        "Guessed tokens that were checked in the pass that computed the next one.",
+        figures.num_draft_tokens,
+    )
+    yield counter(
+        "stagecoach_accepted_draft_tokens_total",
+        "Those of them that were right.",
+        figures.num_accepted_draft_tokens,
+    )
 
 
 def _faults(figures: EngineFigures) -> Iterator[Metric]:

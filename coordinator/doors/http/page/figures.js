@@ -40,6 +40,7 @@ export class Figures {
     this.#count("finished", count(state.finished), "");
     this.#count("preempted", count(state.preemptions), "");
     this.#count("prefix hits", prefixHits(state), "");
+    this.#count("guesses right", guessesRight(state), "");
   }
 
   #showSpeed({ at_s: atS, generated_tokens: tokens, tokens_per_s: mean }) {
@@ -89,5 +90,13 @@ function waitsFor({ waiting, ready }) {
 }
 
 function prefixHits({ prefix_query_tokens: asked, prefix_hit_tokens: held }) {
-  return asked === 0 ? "–" : `${((held / asked) * 100).toFixed(0)} %`;
+  return share(held, asked);
+}
+
+function guessesRight({ draft_tokens: guessed, accepted_draft_tokens: right }) {
+  return share(right, guessed);
+}
+
+function share(part, whole) {
+  return whole === 0 ? "–" : `${((part / whole) * 100).toFixed(0)} %`;
 }

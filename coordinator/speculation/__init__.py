@@ -1,0 +1,1 @@
+"""Guesses of tokens, to be checked in the pass that computes the next one."""
