@@ -90,7 +90,7 @@ def test_nothing_is_guessed(arrange: Callable[[Scheduler], StepBudget | None]) -
 
 
 def test_no_block_is_taken_for_guesses_that_another_sequence_may_want() -> None:
-    scheduler = create(num_kv_blocks=4, prefix_cache=False)
+    scheduler = create(num_kv_blocks=5, prefix_cache=False)
     for sequence in add(scheduler, "a", "b", num_prompt=6, max_tokens=9):
         sequence.drafter = ScriptedDrafter((), [], lambda _: (1, 2, 3))
     scheduler.update(schedule(scheduler, BUDGET), {"a": (50,), "b": (50,)})
