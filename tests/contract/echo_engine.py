@@ -446,6 +446,8 @@ class EchoEngine:
             num_preemptions=6,
             num_prefix_query_tokens=90,
             num_prefix_hit_tokens=30,
+            num_draft_tokens=40,
+            num_accepted_draft_tokens=20,
             tokens_per_second=7.5,
         )
 

@@ -322,6 +322,7 @@ def test_status_prints_exactly_one_json_object(server: BackgroundServer) -> None
     assert (answer["running"], answer["waiting"], answer["ready"]) == (0, 3, True)
     assert answer["kv_blocks_cached"] == 120
     assert (answer["prefix_query_tokens"], answer["prefix_hit_tokens"]) == (90, 30)
+    assert (answer["draft_tokens"], answer["accepted_draft_tokens"]) == (40, 20)
 
 
 def test_status_prints_a_table_for_people(server: BackgroundServer) -> None:

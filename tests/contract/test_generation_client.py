@@ -259,7 +259,7 @@ def test_waiting_ends_when_the_coordinator_says_that_it_is_ready(
 ) -> None:
     engine.is_ready = False
     with pytest.raises(DeadlineExceededError, match="is not ready"):
-        client.wait_until_ready(timeout_s=0.2)
+        client.wait_until_ready(timeout_s=1.0)
     threading.Timer(0.2, setattr, (engine, "is_ready", True)).start()
     assert client.wait_until_ready(timeout_s=DEADLINE_S).ready
 
@@ -288,6 +288,7 @@ def test_status_tells_known_and_unknown_stages(client: Client) -> None:
     assert (status.num_waiting, status.tokens_per_second) == (3, 7.5)
     assert (status.num_free_kv_blocks, status.num_cached_kv_blocks) == (200, 120)
     assert (status.num_prefix_query_tokens, status.num_prefix_hit_tokens) == (90, 30)
+    assert (status.num_draft_tokens, status.num_accepted_draft_tokens) == (40, 20)
 
 
 def test_threads_may_share_a_client(client: Client) -> None:
