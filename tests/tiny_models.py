@@ -282,6 +282,7 @@ def tiny_model(
     folder: Path,
     *,
     max_shard_size: str = "1GB",
+    rounded_to: torch.dtype = torch.float32,
     **overrides: Any,
 ) -> Path:
     """Saves a tiny random model as a Hugging Face folder without a tokenizer.
@@ -290,6 +291,7 @@ def tiny_model(
         case: A key of `FAMILIES`.
         folder: Where the model's own folder is made.
         max_shard_size: As transformers takes it; "20KB" gives about one shard a layer.
+        rounded_to: A dtype that has all the numbers.
         **overrides: Values of the configuration.
 
     Returns:
@@ -303,8 +305,10 @@ def tiny_model(
             biases = (each for each in model.named_buffers() if each[0].endswith(_ROUTER_BIAS))
             for name, parameter in (*model.named_parameters(), *biases):
                 # Norms, biases and some routers start out without effect.
-                if parameter.dim() == 1 or not parameter.any():
+                is_neutral = not parameter.any() or bool((parameter == 1).all())
+                if parameter.dim() == 1 or is_neutral:
                     parameter.add_(torch.randn_like(parameter) * 0.2)
+                parameter.copy_(parameter.to(rounded_to))
                 assert parameter.numel() == 1 or parameter.std() > 0, f"{name} is constant"
     path = folder / case
     model.save_pretrained(path, max_shard_size=max_shard_size)

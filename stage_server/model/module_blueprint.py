@@ -96,7 +96,7 @@ class ModuleBlueprint(Blueprint):
         """Plans the weights of each layer; see `Blueprint.layer_sources`."""
         return [
             transposed_sources(
-                layer_sources(layer, layer_prefix(layer_idx), self.family.experts),
+                layer_sources(layer, layer_prefix(layer_idx), self._files.experts),
                 [layer_prefix(layer_idx) + name for name in transposed],
             )
             for layer_idx, layer, transposed in zip(

@@ -10,21 +10,17 @@ from stagecoach.model_files.family import (
     ExpertKeys,
     ExpertLayout,
     Family,
-    GgufNames,
     Keys,
     Rope,
     Sizes,
     WindowedLayers,
     Windows,
 )
-from stagecoach.model_files.gguf_names import EXPERT_TENSORS
 
 _LOCALLY = MappingProxyType({"num_experts": "num_local_experts"})
 _NOT_LOCALLY = MappingProxyType({"num_local_experts": "num_experts"})
 _ROUTED = MappingProxyType({"num_local_experts": "n_routed_experts"})
 """Other names of the number of experts: transformers saves a Qwen 3 with one of its own."""
-
-_NORMED = MappingProxyType({"norm_topk_prob": True})
 
 _QWEN = ExpertLayout()
 _OLMO = ExpertLayout(keys=ExpertKeys(width="intermediate_size"))
@@ -313,7 +309,6 @@ EXPERT_FAMILIES: Mapping[str, Family] = MappingProxyType(
             ),
             refuses=frozenset({"sliding_window"}),
             experts=_OLMO,
-            gguf=GgufNames("olmoe", EXPERT_TENSORS),
             other_keys=_NOT_LOCALLY,
         ),
         "qwen2_moe": Family(
@@ -333,7 +328,6 @@ EXPERT_FAMILIES: Mapping[str, Family] = MappingProxyType(
             ),
             windows=Windows(WindowedLayers.EVEN_TO_MAX_WINDOW_LAYERS, 4096, on_request=True),
             experts=ExpertLayout(keys=ExpertKeys(shared_width="shared_expert_intermediate_size")),
-            gguf=GgufNames("qwen2moe", EXPERT_TENSORS),
         ),
         "qwen3_moe": Family(
             module="qwen3_moe",
@@ -351,7 +345,6 @@ EXPERT_FAMILIES: Mapping[str, Family] = MappingProxyType(
             ),
             windows=Windows(WindowedLayers.ALL, 4096, on_request=True),
             experts=_QWEN,
-            gguf=GgufNames("qwen3moe", EXPERT_TENSORS, says=_NORMED),
             other_keys=_NOT_LOCALLY,
         ),
         "solar_open": Family(

@@ -12,7 +12,6 @@ from stagecoach.model_files.dense_families import DENSE_FAMILIES
 from stagecoach.model_files.expert_families import EXPERT_FAMILIES
 from stagecoach.model_files.family import (
     Family,
-    GgufNames,
     LeanLayout,
     Rope,
     Sizes,
@@ -20,7 +19,6 @@ from stagecoach.model_files.family import (
     Windows,
     keys_of,
 )
-from stagecoach.model_files.gguf_names import LAYER_TENSORS, LLAMA_TENSORS
 
 _GELU = "gelu_pytorch_tanh"
 _YARN_IS_LONGROPE = MappingProxyType({"yarn": "longrope"})
@@ -174,14 +172,6 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 attention_bias=False, hidden_act="silu", mlp_bias=False, rms_norm_eps=1e-6
             ),
             lean=LeanLayout("attention_bias", "attention_bias", "mlp_bias"),
-            gguf=GgufNames(
-                "llama",
-                LLAMA_TENSORS,
-                windowed_model_type="mistral",
-                expert_model_type="mixtral",
-                interleaves_heads=True,
-                may_have_rope_factors=True,
-            ),
         ),
         "ministral": Family(
             module="ministral",
@@ -239,7 +229,6 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             reads=keys_of(hidden_act="silu", rms_norm_eps=1e-6),
             lean=LeanLayout(query_bias=True),
             windows=Windows(WindowedLayers.FROM_MAX_WINDOW_LAYERS, 4096, on_request=True),
-            gguf=GgufNames("qwen2", LAYER_TENSORS),
         ),
         "qwen3": Family(
             module="qwen3",
@@ -248,7 +237,6 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             reads=keys_of(attention_bias=False, hidden_act="silu", rms_norm_eps=1e-6),
             lean=LeanLayout("attention_bias", "attention_bias", has_head_norms=True),
             windows=Windows(WindowedLayers.FROM_MAX_WINDOW_LAYERS, 4096, on_request=True),
-            gguf=GgufNames("qwen3", LAYER_TENSORS),
         ),
         "seed_oss": Family(
             module="seed_oss",

@@ -1,4 +1,4 @@
-"""What there is to know of a model family: its layout, its configuration, its names in GGUF files.
+"""What there is to know of a model family: its layout and its configuration.
 
 Needs no torch, so that both servers read it. Names of keys are those of `config.json`.
 """
@@ -168,26 +168,6 @@ USUAL_NAMES = TensorNames()
 """Names of most families, by which a stage calls its parameters in all."""
 
 
-class GgufNames(NamedTuple):
-    """How GGUF files name a family and the tensors of its layers."""
-
-    architecture: str
-    """`general.architecture`."""
-    layer_names: Mapping[str, str]
-    """Names of a layer's modules in checkpoints of transformers, by those in the file. `{}` stands
-    for the number of an expert, of which the file has all in one tensor."""
-    windowed_model_type: str | None = None
-    """Family in transformers of files with a window; None: the same, with `use_sliding_window`."""
-    expert_model_type: str | None = None
-    """Family in transformers of files with experts; None: the same, or there are none."""
-    says: Mapping[str, object] = NOTHING
-    """Keys of `config.json` that all its files mean."""
-    interleaves_heads: bool = False
-    """Rows of the two halves of each query and key head alternate, as llama.cpp rotates them."""
-    may_have_rope_factors: bool = False
-    """A tensor may say divisors of the rotary frequencies."""
-
-
 class ExpertKeys(NamedTuple):
     """Keys that say how many experts a layer has, and how wide they are."""
 
@@ -314,8 +294,6 @@ class Family:
     """Key of a divisor of the logits."""
     logits_softcap: str | None = None
     """Key of a soft cap of the logits."""
-    gguf: GgufNames | None = None
-    """How GGUF files of the family are read; None where they are not served."""
 
     def reads_number(self, key: str) -> bool:
         """Whether a number of the configuration is one that the family computes with."""

@@ -28,17 +28,27 @@ class StoredTensor(NamedTuple):
 
 
 class GgufReader:
-    """Implements `TensorReader` over open GGUF files; `read` gives float32."""
+    """Implements `TensorReader` over open GGUF files; `read` gives float32.
+
+    Args:
+        files: Open files.
+        stored: What tensors of Hugging Face are in them.
+        row_order: Says for a tensor of the files the stored row of each row; None: the same.
+        norm_shift: By how much weights of norms are more than in Hugging Face's.
+    """
 
     def __init__(
         self,
         files: GgufParts,
         stored: Mapping[str, StoredTensor],
         row_order: Callable[[str], npt.NDArray[np.int64] | None],
+        *,
+        norm_shift: float = 0.0,
     ) -> None:
         self._files = files
         self._stored = stored
         self._row_order = row_order
+        self._norm_shift = norm_shift
 
     def info(self, name: str) -> TensorInfo:
         """Type and shape of a tensor."""
@@ -52,6 +62,8 @@ class GgufReader:
         wanted = slice(start, shape[0] if end is None else end)
         if len(shape) == 1:
             vector = dequantized_rows(self._files, gguf_name, 0, 1)[0]
+            if gguf_name.endswith("norm.weight"):
+                vector = vector - np.float32(self._norm_shift)
             order = self._row_order(gguf_name)
             ordered: npt.NDArray[np.float32] = vector if order is None else vector[order]
             return ordered[wanted]

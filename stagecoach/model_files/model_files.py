@@ -12,6 +12,8 @@ import numpy.typing as npt
 
 from stagecoach.contract.precision import Encoding
 from stagecoach.model_files.config import ModelConfig
+from stagecoach.model_files.families import FAMILIES
+from stagecoach.model_files.family import ExpertLayout
 from stagecoach.model_files.frozen_json import thawed
 from stagecoach.model_files.grouped_rows import GroupedRows
 from stagecoach.model_files.tokenizer_files import TokenizerFiles
@@ -87,6 +89,12 @@ class ModelFiles(ABC):
     model_id: str
     """Name for people: the hub id, or the name of the folder or file."""
     config: ModelConfig
+
+    @property
+    def experts(self) -> ExpertLayout | None:
+        """How its files name experts; None where there are none, or the family is not served."""
+        family = FAMILIES.get(self.config.model_type)
+        return None if family is None else family.experts
 
     @property
     @abstractmethod
