@@ -42,5 +42,8 @@ class GgufArchitecture(NamedTuple):
     """Weights of norms are one more than in checkpoints of transformers."""
     rotates_part: bool = False
     """A part of each head may be rotated, which `rope.dimension_count` says."""
+    may_guess_ahead: bool = False
+    """Layers that guess ahead may come behind the model's own, which `nextn_predict_layers` says;
+    they are left out."""
     may_have_rope_factors: bool = False
     """A tensor may say divisors of the rotary frequencies."""

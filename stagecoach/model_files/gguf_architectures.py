@@ -156,10 +156,17 @@ ARCHITECTURES: Mapping[str, GgufArchitecture] = MappingProxyType(
             says=_NOT_NORMED,
             keys=_map(_DEEPSEEK_KEYS, expert_shared_count="num_shared_experts"),
             gating=2,
+            may_guess_ahead=True,
         ),
         "exaone4": GgufArchitecture("exaone4", _map(_ATTENTION, _MLP, _POST_NORMS)),
         "gemma": GgufArchitecture("gemma", _LAYER, shifts_norms=True),
-        "gemma2": GgufArchitecture("gemma2", _GEMMA, keys=_SOFTCAPS, shifts_norms=True),
+        "gemma2": GgufArchitecture(
+            "gemma2",
+            _GEMMA,
+            says=MappingProxyType({"sliding_window": 4096}),
+            keys=_SOFTCAPS,
+            shifts_norms=True,
+        ),
         "gemma3": GgufArchitecture(
             "gemma3_text",
             _GEMMA,
@@ -196,6 +203,7 @@ ARCHITECTURES: Mapping[str, GgufArchitecture] = MappingProxyType(
             keys=_map(_DEEPSEEK_KEYS, expert_shared_count="n_shared_experts"),
             tensors_say=_map(attention_bias="attn_q.bias", use_qk_norm="attn_q_norm.weight"),
             gating=2,
+            may_guess_ahead=True,
             rotates_part=True,
         ),
         "gptneox": GgufArchitecture(

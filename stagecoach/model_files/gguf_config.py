@@ -28,6 +28,7 @@ def hf_config(fields: GgufFields, parts: GgufParts) -> dict[str, object]:
         raise fields.refuse(f"a GGUF file that is no model but of type {kind!r}")
     model_type = _model_type(fields, architecture)
     family = FAMILIES[model_type]
+    experts = _experts(fields, architecture, family)
     vocab_size = _num_rows_of_embedding(parts, fields.file_name)
     hidden_size = fields.number("embedding_length")
     num_heads = fields.number("attention.head_count")
@@ -45,7 +46,7 @@ def hf_config(fields: GgufFields, parts: GgufParts) -> dict[str, object]:
     config = {
         "model_type": model_type,
         **architecture.says,
-        "num_hidden_layers": num_layers(fields),
+        "num_hidden_layers": num_layers(fields, architecture),
         "hidden_size": hidden_size,
         "intermediate_size": fields.number("feed_forward_length"),
         "vocab_size": vocab_size,
@@ -54,7 +55,7 @@ def hf_config(fields: GgufFields, parts: GgufParts) -> dict[str, object]:
         "head_dim": head_dim,
         "max_position_embeddings": fields.number("context_length"),
         **_norm(fields, family),
-        **_experts(fields, architecture, family),
+        **experts,
         **_window(fields, architecture, family),
         **rope_keys(fields, architecture, family, parts, head_dim),
         **{key: f"blk.0.{name}" in parts.tensors for key, name in architecture.tensors_say.items()},
@@ -81,9 +82,16 @@ def served_architecture(fields: GgufFields) -> GgufArchitecture:
     return ARCHITECTURES[fields.architecture]
 
 
-def num_layers(fields: GgufFields) -> int:
-    """Layers of the model, without those behind them that guess ahead."""
+def num_layers(fields: GgufFields, architecture: GgufArchitecture) -> int:
+    """Layers of the model, without those behind them that guess ahead.
+
+    Raises:
+        UnsupportedModelError: There are any, in an architecture that has none.
+        ModelFilesError: There are no others.
+    """
     num_blocks, num_ahead = fields.number("block_count"), fields.number(_NUM_AHEAD, 0)
+    if num_ahead and not architecture.may_guess_ahead:
+        raise fields.refuse(f"{_NUM_AHEAD} {num_ahead}")
     if num_ahead >= num_blocks:
         raise ModelFilesError(
             f"{fields.file_name}: {_NUM_AHEAD} is {num_ahead}, must be below the {num_blocks} of "
@@ -154,15 +162,18 @@ def _window(
     Where the file does not say which, the family's default is what llama.cpp takes for granted.
     """
     window, pattern = fields.number(_WINDOW, 0), fields.window_pattern(_PATTERN)
+    if pattern is not None and any(pattern) and not window:
+        raise fields.refuse(f"{_PATTERN} without {_WINDOW}")
     if family.windows is None:
         if window:
             raise fields.refuse(f"{_WINDOW} {window}")
         return {}
+    num_hidden_layers = num_layers(fields, architecture)
+    if not window and _WINDOW not in fields and "sliding_window" in architecture.says:
+        return {}
     if not window:
         is_listed = family.windows.pattern_key in family.windows.keys
-        if "sliding_window" in architecture.says:
-            return {}
-        nowhere = {"layer_types": [FULL] * num_layers(fields)} if is_listed else {}
+        nowhere = {"layer_types": [FULL] * num_hidden_layers} if is_listed else {}
         return {"sliding_window": None, **nowhere}
     found: dict[str, object] = {"sliding_window": window}
     if family.windows.on_request:
@@ -172,7 +183,7 @@ def _window(
             raise fields.refuse(f"{_PATTERN} of some layers")
     elif pattern is not None:
         kinds = [SLIDING if has_window else FULL for has_window in pattern]
-        found["layer_types"] = kinds[: num_layers(fields)]
+        found["layer_types"] = kinds[:num_hidden_layers]
     return found
 
 

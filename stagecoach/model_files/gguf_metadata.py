@@ -112,6 +112,9 @@ class GgufFields:
         self._read: set[str] = set()
         self.architecture = str(metadata.get("general.architecture"))
 
+    def __contains__(self, name: str) -> bool:
+        return f"{self.architecture}.{name}" in self._metadata
+
     def get(self, name: str) -> object:
         """A field of the architecture, or None; from now on it counts as read."""
         self._read.add(name)
@@ -215,7 +218,11 @@ class GgufFields:
         prefix = f"{self.architecture}."
         for key, value in self._metadata.items():
             name = key.removeprefix(prefix)
-            if not key.startswith(prefix) or name in self._read | _WITHOUT_EFFECT:
+            if not key.startswith(prefix) or name in self._read:
+                continue
+            if name in _WITHOUT_EFFECT:
+                if name in NUMBERS:
+                    self._check(name, value)
                 continue
             if name == "expert_gating_func" and value == gating:
                 continue

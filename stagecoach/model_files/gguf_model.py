@@ -73,7 +73,7 @@ class GgufModel(ModelFiles):
             self.config = parse_config(hf_config(fields, parts))
         self._architecture = served_architecture(fields)
         self._num_blocks = int(fields.number("block_count"))
-        self._num_layers = num_layers(fields)
+        self._num_layers = num_layers(fields, self._architecture)
         self._names = FAMILIES[self.config.model_type].names
         self._stored = dict(self._named())
 

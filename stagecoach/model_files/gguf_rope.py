@@ -1,5 +1,7 @@
 """The rotary embedding of a GGUF file, as `config.json` says it."""
 
+import math
+
 from stagecoach.contract.errors import ModelFilesError
 from stagecoach.model_files.family import Family
 from stagecoach.model_files.gguf_architecture import GgufArchitecture
@@ -52,7 +54,10 @@ def _rotated(
         return {}
     if family.rope.rotated_elements_key is not None:
         return {family.rope.rotated_elements_key: num_rotated}
-    return {family.rope.rotated_part_key: num_rotated / head_dim}
+    part = num_rotated / head_dim
+    if int(part * head_dim) < num_rotated:  # as transformers counts them
+        part = math.nextafter(part, 1)
+    return {family.rope.rotated_part_key: part}
 
 
 def _scaling(

@@ -44,7 +44,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "gemma2": ("gemma2", {**_TIED}, {}),
     "gemma3_text": ("gemma3_text", {**_TIED, "num_hidden_layers": 7, "layer_types": None}, {}),
     "glm4": ("glm4", {}, {}),
-    "glm4_moe": ("glm4_moe", {}, {"num_nextn_predict_layers": 0}),
+    "glm4_moe": ("glm4_moe", {}, {"num_nextn_predict_layers": 1}),
     "gpt_bigcode": ("gpt_bigcode", {"n_inner": None, "intermediate_size": None}, {}),
     "gpt_neox": ("gpt_neox", {"rotary_emb_base": 10000}, {"rotary_pct": 0.5}),
     "gpt_neox-in-a-row": (

@@ -1,5 +1,6 @@
 """Opening models from GGUF files: what they are, and how damage is reported."""
 
+import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from stagecoach.contract.errors import ModelFilesError, UnsupportedModelError
 from stagecoach.model_files import GgufTokenizer, open_model
+from stagecoach.model_files.gguf_architectures import ARCHITECTURES
 from tests.tiny_models import NUM_LAYERS, VOCAB_SIZE, read_all, tiny_gguf
 
 WIDE: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 256}
@@ -66,7 +68,7 @@ def test_a_rope_factor_without_a_kind_is_linear(tmp_path: Path, field: str) -> N
         ("nextn_predict_layers", 1),
         ("residual_scale", 0.22),
         ("rope.dimension_sections", [16, 24, 24, 0]),
-        ("rope.freq_base_swa", 10000.0),
+        ("rope.freq_base_swa", 20000.0),
         ("rope.scaling.alpha", 1000.0),
         ("rope.scaling.attn_factor", 1.2),
         ("rope.scaling.type", "longrope"),
@@ -231,6 +233,12 @@ def test_another_architecture_is_refused_by_name(tmp_path: Path) -> None:
     write_metadata(tmp_path / "x.gguf", "mamba")
     with pytest.raises(UnsupportedModelError, match="'mamba'"):
         open_model(str(tmp_path / "x.gguf"))
+
+
+def test_the_documents_list_every_architecture() -> None:
+    text = (Path(__file__).parents[2] / "docs/models.md").read_text()
+    (line,) = [line for line in text.splitlines() if line.startswith("GGUF files of these")]
+    assert re.findall(r"`([\w.-]+)`", line) == [*ARCHITECTURES]
 
 
 def test_a_mixture_of_experts_is_refused(tmp_path: Path) -> None:

@@ -210,7 +210,9 @@ def test_no_number_of_a_gguf_header_breaks_a_stage(case: str, tmp_path: Path) ->
             if found := fault(path):
                 faults.append(f"{name} = {kind} {data!r}: {found}")
         path.write_bytes(with_field(yarn, name, FLOAT64, struct.pack("<d", math.nan)))
-        assert f"{path.name}: {name} is NaN, must be" in (refusal(path) or "")
+        # A number that only other architectures have is refused whatever it is.
+        said = refusal(path) or ""
+        assert f"{path.name}: {name} is NaN, must be" in said or f"{name} NaN is not" in said
     assert not faults, "\n".join(faults)
 
 
