@@ -35,6 +35,7 @@ class ObviousKernels(Kernels):
         sliding_window: int | None,
         softcap: float | None,
         output: torch.Tensor,
+        sinks: torch.Tensor | None,
         key_scales: torch.Tensor | None,
         value_scales: torch.Tensor | None,
     ) -> None:
@@ -60,7 +61,10 @@ class ObviousKernels(Kernels):
             scores = (key @ query[row, :, :, None]).squeeze(2) * scaling
             if softcap is not None:
                 scores = softcap * torch.tanh(scores / softcap)
-            output[row] = (scores.softmax(1)[:, None] @ value).squeeze(1)
+            if sinks is not None:
+                scores = torch.cat((scores, sinks.float()[:, None]), dim=1)
+            weights = scores.softmax(1)[:, : len(positions)]
+            output[row] = (weights[:, None] @ value).squeeze(1)
 
     def prefill(
         self,

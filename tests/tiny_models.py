@@ -262,6 +262,15 @@ FAMILIES: dict[str, Callable[..., PreTrainedConfig]] = {
     ),
     "solar_open": _config("SolarOpenConfig", **_GROUPS, head_dim=16),
     "olmoe": _config("OlmoeConfig", num_experts=5, num_experts_per_tok=2, clip_qkv=1.0),
+    "gpt_oss": _config(
+        "GptOssConfig",
+        num_local_experts=5,
+        num_experts_per_tok=2,
+        head_dim=16,
+        sliding_window=8,
+        swiglu_limit=1.5,
+        rope_parameters={**_YARN, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False},
+    ),
     "granitemoe": _config("GraniteMoeConfig", num_local_experts=5, **_GRANITE),
     "granitemoeshared": _config(
         "GraniteMoeSharedConfig", num_local_experts=5, shared_intermediate_size=40, **_GRANITE

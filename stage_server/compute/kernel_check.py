@@ -193,6 +193,7 @@ def _pairs(
                     scaling=traits.scaling,
                     sliding_window=traits.sliding_window,
                     softcap=traits.softcap,
+                    sinks=random(num_heads) if traits.has_sinks else None,
                 )
                 for choice in (kernels, None)
             )

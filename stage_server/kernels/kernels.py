@@ -71,6 +71,7 @@ class Kernels:
         sliding_window: int | None,
         softcap: float | None,
         output: torch.Tensor,
+        sinks: torch.Tensor | None = None,
         key_scales: torch.Tensor | None = None,
         value_scales: torch.Tensor | None = None,
     ) -> None:
@@ -95,6 +96,8 @@ class Kernels:
             sliding_window: The query sees the last this many positions; None: all.
             softcap: Scores become `softcap * tanh(score / softcap)`; None: unchanged.
             output: As `query`; other rows stay as they are.
+            sinks: `[num_heads]`: a score of each head beside those of the positions, which has no
+                value; None: there is none.
             key_scales: float16 `[num_slots, num_kv_heads, 2]`: scale and offset of each head of
                 int8 keys; None: no int8.
             value_scales: As `key_scales`.
@@ -120,6 +123,7 @@ class Kernels:
             scaling,
             sliding_window,
             softcap,
+            sinks,
             num_splits,
             output,
             partial,
@@ -144,6 +148,7 @@ class Kernels:
         sliding_window: int | None,
         softcap: float | None,
         output: torch.Tensor,
+        sinks: torch.Tensor | None = None,
         key_scales: torch.Tensor | None = None,
         value_scales: torch.Tensor | None = None,
     ) -> None:
@@ -166,6 +171,8 @@ class Kernels:
             sliding_window: A token sees the last this many positions, itself included; None: all.
             softcap: Scores become `softcap * tanh(score / softcap)`; None: unchanged.
             output: As `query`; other rows stay as they are.
+            sinks: `[num_heads]`: a score of each head beside those of the positions, which has no
+                value; None: there is none.
             key_scales: float16 `[num_slots, num_kv_heads, 2]`: scale and offset of each head of
                 int8 keys; None: no int8.
             value_scales: As `key_scales`.
@@ -183,6 +190,7 @@ class Kernels:
             scaling,
             sliding_window,
             softcap,
+            sinks,
             output,
             block_size,
             self.has_tensor_cores and query.itemsize == _TENSOR_CORE_ITEMSIZE,

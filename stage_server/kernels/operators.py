@@ -14,7 +14,8 @@ _LIBRARY = torch.library.Library("stagecoach", "DEF")
 _LIBRARY.define(
     "decode_splits(Tensor query, Tensor keys, Tensor values, Tensor? key_scales,"
     " Tensor? value_scales, Tensor rows, Tensor tables, Tensor starts, Tensor lengths,"
-    " float scaling, int? sliding_window, float? softcap, int num_splits, Tensor(a!) output,"
+    " float scaling, int? sliding_window, float? softcap, Tensor? sinks, int num_splits,"
+    " Tensor(a!) output,"
     " Tensor(b!)? partial, Tensor(c!)? log_sums, int block_size) -> ()"
 )
 _LIBRARY.define(
@@ -23,7 +24,7 @@ _LIBRARY.define(
 _LIBRARY.define(
     "prefill(Tensor query, Tensor keys, Tensor values, Tensor? key_scales,"
     " Tensor? value_scales, Tensor table, int first_row, int num_tokens, int start_position,"
-    " float scaling, int? sliding_window, float? softcap, Tensor(a!) output,"
+    " float scaling, int? sliding_window, float? softcap, Tensor? sinks, Tensor(a!) output,"
     " int block_size, bool on_tensor_cores) -> ()"
 )
 _LIBRARY.define(
@@ -62,6 +63,7 @@ def _decode_splits(
     scaling: float,
     sliding_window: int | None,
     softcap: float | None,
+    sinks: torch.Tensor | None,
     num_splits: int,
     output: torch.Tensor,
     partial: torch.Tensor | None,
@@ -86,6 +88,7 @@ def _decode_splits(
         tables,
         starts,
         lengths,
+        sinks,
         output,
         partial,
         log_sums,
@@ -100,6 +103,7 @@ def _decode_splits(
             itemsize=query.itemsize,
             has_window=sliding_window is not None,
             has_softcap=softcap is not None,
+            has_sinks=sinks is not None,
             has_scales=key_scales is not None,
             is_split=num_splits > 1,
         ),
@@ -136,6 +140,7 @@ def _prefill(
     scaling: float,
     sliding_window: int | None,
     softcap: float | None,
+    sinks: torch.Tensor | None,
     output: torch.Tensor,
     block_size: int,
     on_tensor_cores: bool,
@@ -156,6 +161,7 @@ def _prefill(
         on_tensor_cores=on_tensor_cores,
         has_window=sliding_window is not None,
         has_softcap=softcap is not None,
+        has_sinks=sinks is not None,
         has_scales=key_scales is not None,
     )
     num_rows = num_tokens * (num_heads // num_kv_heads)
@@ -166,6 +172,7 @@ def _prefill(
         key_scales,
         value_scales,
         table,
+        sinks,
         output,
         first_row,
         num_tokens,

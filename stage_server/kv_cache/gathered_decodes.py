@@ -59,7 +59,8 @@ class GatheredDecodes:
         mask = self._mask(scoring.sliding_window, query.dtype)
         if layer.holds(query.dtype):
             keys = self._gather(layer.keys)  # [num_seqs, num_kv_heads, max_length, head_dim]
-            output = attention(query, keys, self._gather(layer.values), mask, scoring)
+            sinks = None if scoring.sinks is None else scoring.sinks.view(num_kv_heads, -1, 1)
+            output = attention(query, keys, self._gather(layer.values), mask, scoring, sinks=sinks)
         else:
             output = attention_in_tiles(
                 query.unsqueeze(3),

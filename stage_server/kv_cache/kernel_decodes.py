@@ -42,6 +42,7 @@ class KernelDecodes:
             scaling=scoring.scaling,
             sliding_window=scoring.sliding_window,
             softcap=scoring.softcap,
+            sinks=scoring.sinks,
             output=output,
             key_scales=layer.keys.scales,
             value_scales=layer.values.scales,

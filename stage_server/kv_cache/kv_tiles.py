@@ -99,16 +99,21 @@ def attention_in_tiles(
     Returns:
         As `query`.
     """
+    num_columns = num_positions + (scoring.sinks is not None)
     # [num_sequences, num_kv_heads, num_rows, head_dim]
     rows = query.float().flatten(2, 3) * scoring.scaling
-    scores = rows.new_empty(*rows.shape[:-1], num_positions)
+    scores = rows.new_empty(*rows.shape[:-1], num_columns)
     for span in tiles.spans(layer.keys, num_positions):
         scores[..., span] = rows @ tiles.numbers(layer.keys, span).transpose(-1, -2)
     if scoring.softcap is not None:
         scores.div_(scoring.softcap).tanh_().mul_(scoring.softcap)
     if mask is not None:
-        masked = scores.view(*query.shape[:-1], num_positions)[..., -mask.shape[-1] :]
-        masked.add_(mask)
+        by_query = scores.view(*query.shape[:-1], num_columns)
+        by_query[..., num_positions - mask.shape[-1] : num_positions].add_(mask)
+    if scoring.sinks is not None:
+        _, num_kv_heads, num_groups, _, _ = query.shape
+        sinks = scoring.sinks.float().view(num_kv_heads, num_groups, 1)
+        scores.view(*query.shape[:-1], num_columns)[..., -1] = sinks
     weights = torch.softmax(scores, dim=-1)
     output = torch.zeros_like(rows)
     for span in tiles.spans(layer.values, num_positions):

@@ -73,6 +73,7 @@ class PagedAttention:
         scaling: float,
         sliding_window: int | None,
         softcap: float | None,
+        sinks: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Stores key and value, and attends every query to its own sequence up to itself.
 
@@ -87,13 +88,15 @@ class PagedAttention:
             scaling: Factor on the scores.
             sliding_window: A position sees this many positions, itself included; None: all.
             softcap: Scores become `softcap * tanh(score / softcap)`; None: unchanged.
+            sinks: `[num_heads]`: a score of each head beside those of the positions, which takes
+                its share of the weights and has no value; None: there is none.
 
         Returns:
             `[num_tokens, num_heads, head_dim]`.
         """
         layer = self._pool.layer(layer_index)
         new = self._store(layer, NewKv(key, value))
-        scoring = Scoring(scaling, sliding_window, softcap)
+        scoring = Scoring(scaling, sliding_window, softcap, sinks)
         if self._gathered is not None:
             return self._gathered.attend(query, layer, scoring)
         return self._attend_stored(query.contiguous(), new, layer, scoring)

@@ -80,9 +80,10 @@ class PrefillChunk:
             layer: The pool's; has the new keys and values already.
             scoring: How the layer scores.
         """
-        kernels, is_capped = self._kernels, scoring.softcap is not None
+        kernels = self._kernels
         if kernels is None or not (
-            is_capped
+            scoring.softcap is not None
+            or scoring.sinks is not None
             or (
                 kernels.has_tensor_cores
                 and (self._needs_mask(query, scoring) or not layer.holds(query.dtype))
@@ -102,6 +103,7 @@ class PrefillChunk:
             scaling=scoring.scaling,
             sliding_window=scoring.sliding_window,
             softcap=scoring.softcap,
+            sinks=scoring.sinks,
             output=output,
             key_scales=layer.keys.scales,
             value_scales=layer.values.scales,
@@ -133,11 +135,17 @@ class PrefillChunk:
         # [num_kv_heads, num_groups, num_tokens or end_position, head_dim] each.
         query = query.transpose(0, 1).view(num_kv_heads, -1, num_tokens, head_dim)
         key, value = _expand_heads(key, num_heads), _expand_heads(value, num_heads)
+        sinks = None
+        if scoring.sinks is not None:
+            sinks = scoring.sinks.view(num_kv_heads, -1, 1, 1)
         if scoring.softcap is not None or self._needs_mask(query, scoring):
             mask = self._mask(self._window(scoring), query)
-            attended = attention(query, key, value, mask, scoring)
+            attended = attention(query, key, value, mask, scoring, sinks=sinks)
         elif self._start == 0:
-            attended = attention(query, key, value, None, scoring, is_causal=True)
+            attended = attention(query, key, value, None, scoring, is_causal=True, sinks=sinks)
+        elif sinks is not None:
+            mask = self._mask(None, query)
+            attended = attention(query, key, value, mask, scoring, sinks=sinks)
         else:
             attended = lower_right_attention(query, key, value, scoring.scaling)
         return attended.reshape(num_heads, num_tokens, head_dim).transpose(0, 1)

@@ -28,6 +28,9 @@ class Scoring(NamedTuple):
     """A position sees this many positions, itself included; None: all."""
     softcap: float | None
     """Scores become `softcap * tanh(score / softcap)`; None: unchanged."""
+    sinks: torch.Tensor | None = None
+    """`[num_heads]`: a score of each head beside those of the positions, which has no value; None:
+    there is none."""
 
 
 def additive_mask(is_seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -59,6 +62,7 @@ def attention(
     scoring: Scoring,
     *,
     is_causal: bool = False,
+    sinks: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Attends `[..., num_queries, head_dim]` to keys and values `[..., num_positions, head_dim]`.
 
@@ -70,17 +74,49 @@ def attention(
             `is_causal`, the positions up to one's own.
         scoring: How the layer scores; its window is in the mask.
         is_causal: Whether there are as many queries as positions, and each sees up to its own.
+        sinks: Those of the layer, shaped so that they spread to `[..., num_queries, 1]`.
     """
-    if scoring.softcap is None:
+    if sinks is not None and scoring.softcap is None and query.device.type == "cpu":
+        return _attention_beside_sinks(query, key, value, mask, scoring, is_causal, sinks)
+    if scoring.softcap is None and sinks is None:
         return F.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, scale=scoring.scaling, is_causal=is_causal
         )
     scores = torch.matmul(query, key.transpose(-1, -2)) * scoring.scaling
-    scores = torch.tanh(scores / scoring.softcap) * scoring.softcap
+    if scoring.softcap is not None:
+        scores = torch.tanh(scores / scoring.softcap) * scoring.softcap
     if mask is not None:
         scores += mask
+    if is_causal:
+        is_seen = torch.ones_like(scores[0, 0], dtype=torch.bool).tril()
+        scores += additive_mask(is_seen, scores.dtype)
+    if sinks is not None:
+        scores = torch.cat((scores, sinks.to(scores.dtype).expand(*scores.shape[:-1], 1)), dim=-1)
     weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype)
-    return torch.matmul(weights, value)
+    return torch.matmul(weights[..., : key.shape[-2]], value)
+
+
+def _attention_beside_sinks(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scoring: Scoring,
+    is_causal: bool,
+    sinks: torch.Tensor,
+) -> torch.Tensor:
+    """As `attention`, by the fused kernel of CPUs, which tells what it divided by.
+
+    A sink takes its share of the weights from all positions alike: the output is what it is
+    without, times the share that is left.
+    """
+    output, log_sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, 0.0, is_causal, attn_mask=mask, scale=scoring.scaling
+    )
+    # [..., num_queries]: logarithms of the sums over the positions
+    left = torch.sigmoid(log_sums.float() - sinks.squeeze(-1).float()).unsqueeze(-1)
+    attended: torch.Tensor = (output * left).to(query.dtype)
+    return attended
 
 
 def takes_lower_right(query: torch.Tensor) -> bool:

@@ -22,6 +22,7 @@ class Attention(Protocol):
         scaling: float,
         sliding_window: int | None,
         softcap: float | None,
+        sinks: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Stores key and value, and attends every query to its own sequence up to itself.
 
@@ -35,6 +36,8 @@ class Attention(Protocol):
             scaling: Factor on the scores.
             sliding_window: A position sees this many positions, itself included; None: all.
             softcap: Scores become `softcap * tanh(score / softcap)`; None: unchanged.
+            sinks: `[num_heads]`: a score of each head beside those of the positions, which takes
+                its share of the weights and has no value; None: there is none.
 
         Returns:
             `[num_tokens, num_heads, head_dim]`.

@@ -28,6 +28,7 @@ class AttentionTraits(NamedTuple):
     scaling: float
     sliding_window: int | None
     softcap: float | None
+    has_sinks: bool = False
 
 
 class Blueprint(ABC):

@@ -91,6 +91,7 @@ def attend_from_transformers(
     scaling: float,
     sliding_window: int | None = _OF_MODULE,
     softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
     **_: object,
 ) -> tuple[torch.Tensor, None]:
     """Implements the signature that transformers' attention modules call.
@@ -107,6 +108,7 @@ def attend_from_transformers(
         sliding_window: As in `Attention.attend`. Families that leave it to masks pass nothing, and
             their modules say it.
         softcap: As in `Attention.attend`.
+        s_aux: As `sinks` in `Attention.attend`.
         **_: What concerns training and other implementations.
 
     Returns:
@@ -125,6 +127,7 @@ def attend_from_transformers(
         scaling=scaling,
         sliding_window=sliding_window,
         softcap=softcap,
+        sinks=s_aux,
     )
     return output.unsqueeze(0), None
 

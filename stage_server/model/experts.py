@@ -21,6 +21,9 @@ from stagecoach.model_files.family import ExpertLayout
 GATE_UP, DOWN = "gate_up_proj", "down_proj"
 """Names of the parameters of transformers' experts, which hold the matrices of all of them."""
 
+BIAS = "_bias"
+"""What follows in the names of their biases."""
+
 
 class Experts(nn.Module):
     """The experts of a layer.
@@ -34,8 +37,9 @@ class Experts(nn.Module):
 
     def __init__(self, gate: nn.Module, gate_up: list[Linear], down: list[Linear]) -> None:
         super().__init__()
-        for name in (GATE_UP, DOWN):
-            delattr(gate, name)
+        for name in (GATE_UP, DOWN, GATE_UP + BIAS, DOWN + BIAS):
+            if hasattr(gate, name):
+                delattr(gate, name)
         self._gate = gate
         self._activated: Callable[[torch.Tensor], torch.Tensor] = gate._apply_gate  # type: ignore[assignment]
         self._gate_up = nn.ModuleList(gate_up)
@@ -105,9 +109,22 @@ def layer_sources(
         return sources
     for path, module in layer.named_modules():
         if are_experts(module):
+            num_rows = {GATE_UP: 0, DOWN: 0}
             for name, parts in ((GATE_UP, names.gate_up), (DOWN, (names.down,))):
                 shape = tuple(getattr(module, name).shape)
+                if getattr(module, "is_transposed", False):
+                    shape = (shape[0], shape[2], shape[1])
+                num_rows[name] = shape[1]
                 sources[f"{prefix}{path}.{name}"] = _sources(shape, parts, names, prefix)
+            for name, bias in ((GATE_UP, names.gate_up_bias), (DOWN, names.down_bias)):
+                if bias is not None:
+                    file_shape = (shape[0], num_rows[name])
+                    sources[f"{prefix}{path}.{name}{BIAS}"] = ParameterSource.experts(
+                        [
+                            ParameterSource((CheckpointTensor(prefix + bias, file_shape, expert),))
+                            for expert in range(shape[0])
+                        ]
+                    )
     for name, in_files in names.others.items():
         if (source := sources.get(prefix + name)) is not None:
             sources[prefix + name] = ParameterSource.one(prefix + in_files, source.shape)
@@ -127,8 +144,11 @@ def _sources(
                 ParameterSource.one(prefix + part.format(expert), part_shape) for part in parts
             )
         [part] = parts
+        file_shape = shape
+        if names.are_transposed:
+            file_shape = (num_experts, num_columns, num_rows)
         return ParameterSource(
-            (CheckpointTensor(prefix + part, shape, expert, names.are_transposed),)
+            (CheckpointTensor(prefix + part, file_shape, expert, names.are_transposed),)
         )
 
     return ParameterSource.experts([of_expert(expert) for expert in range(num_experts)])

@@ -160,9 +160,12 @@ class _Recorder:
         scaling: float,
         sliding_window: int | None,
         softcap: float | None,
+        sinks: torch.Tensor | None = None,
     ) -> torch.Tensor:
         _, num_kv_heads, head_dim = key.shape
-        traits = AttentionTraits(num_kv_heads, head_dim, scaling, sliding_window, softcap)
+        traits = AttentionTraits(
+            num_kv_heads, head_dim, scaling, sliding_window, softcap, sinks is not None
+        )
         raise _AttendedError(traits)
 
 

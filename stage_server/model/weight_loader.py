@@ -5,7 +5,7 @@ from torch import nn
 
 from stage_server.core.torch_dtypes import torch_dtype
 from stage_server.model.embeddings import Embedding
-from stage_server.model.experts import DOWN, GATE_UP, Experts, are_experts, router_paths
+from stage_server.model.experts import BIAS, DOWN, GATE_UP, Experts, are_experts, router_paths
 from stage_server.model.linear_format import Linear, LinearFormat
 from stage_server.model.weights import WeightSource
 from stagecoach.contract.precision import Precision
@@ -46,10 +46,14 @@ class WeightLoader:
         )
 
     def experts(self, name: str) -> list[Linear]:
-        """Loads a parameter `[num_experts, out_features, in_features]`, a matrix for each."""
+        """Loads a parameter `[num_experts, out_features, in_features]`, a matrix for each.
+
+        With a bias for each, where the plan has one.
+        """
         num_experts = self.source.shape(name)[0]
+        bias = name + BIAS if name + BIAS in self.source else None
         return [
-            self.linear_format.load(self.source.of_expert(expert), name, None)
+            self.linear_format.load(self.source.of_expert(expert), name, bias)
             for expert in range(num_experts)
         ]
 

@@ -238,6 +238,43 @@ EXPERT_FAMILIES: Mapping[str, Family] = MappingProxyType(
             experts=_DEEPSEEK,
             other_keys=_ROUTED,
         ),
+        "gpt_oss": Family(
+            module="gpt_oss",
+            prefix="GptOss",
+            sizes=Sizes(36, 2880, 201088, 64, 8, 64, 2880, 131072, False, None),
+            reads=_keys(
+                attention_bias=True,
+                num_experts_per_tok=4,
+                num_local_experts=128,
+                rms_norm_eps=1e-5,
+                swiglu_alpha=1.702,
+                swiglu_limit=7.0,
+            ),
+            rope=Rope(
+                theta=1.5e5,
+                unless_said=MappingProxyType(
+                    {
+                        "rope_type": "yarn",
+                        "rope_theta": 1.5e5,
+                        "factor": 32.0,
+                        "beta_fast": 32.0,
+                        "beta_slow": 1.0,
+                        "truncate": False,
+                        "original_max_position_embeddings": 4096,
+                    }
+                ),
+            ),
+            windows=Windows(WindowedLayers.FIXED_PATTERN, 128, every=2),
+            experts=ExpertLayout(
+                gate_up=("mlp.experts.gate_up_proj",),
+                down="mlp.experts.down_proj",
+                gate_up_bias="mlp.experts.gate_up_proj_bias",
+                down_bias="mlp.experts.down_proj_bias",
+                are_transposed=True,
+                keys=_LOCAL,
+            ),
+            other_keys=_LOCALLY,
+        ),
         "granitemoe": Family(
             module="granitemoe",
             prefix="GraniteMoe",

@@ -156,6 +156,8 @@ _OF_SOME: Mapping[str, Bounds] = MappingProxyType(
         "sliding_window_pattern": POSITIONS,
         "global_attn_every_n_layers": POSITIONS,
         "route_scale": FACTOR,
+        "swiglu_alpha": FACTOR,
+        "swiglu_limit": FACTOR,
         "max_window_layers": _whole(0, MAX_POSITIONS),
         "no_rope_layer_interval": POSITIONS,
         **dict.fromkeys(

@@ -57,13 +57,22 @@ class Case:
         query_shape = (len(lengths) + 2, num_heads, head_dim)
         self.query = torch.randn(query_shape, generator=generator).to(dtype)
 
+    @property
+    def sinks(self) -> torch.Tensor:
+        return torch.linspace(-2, 3, self.query.shape[1]).to(self.query.dtype)
+
     def slots(self, sequence: int) -> torch.Tensor:
         positions = torch.arange(self.lengths[sequence])
         blocks = torch.tensor(self.tables[sequence])[positions // self.block_size]
         return blocks * self.block_size + positions % self.block_size
 
     def decode(
-        self, *, num_processors: int = 1, window: int | None = None, softcap: float | None = None
+        self,
+        *,
+        num_processors: int = 1,
+        window: int | None = None,
+        softcap: float | None = None,
+        has_sinks: bool = False,
     ) -> torch.Tensor:
         starts = [0, *accumulate(map(len, self.tables[:-1]))]
         output = torch.full_like(self.query, 7)
@@ -80,13 +89,16 @@ class Case:
             scaling=SCALING,
             sliding_window=window,
             softcap=softcap,
+            sinks=self.sinks if has_sinks else None,
             output=output,
             key_scales=None if self.scales is None else self.scales[0],
             value_scales=None if self.scales is None else self.scales[1],
         )
         return output
 
-    def twin(self, *, window: int | None = None, softcap: float | None = None) -> torch.Tensor:
+    def twin(
+        self, *, window: int | None = None, softcap: float | None = None, has_sinks: bool = False
+    ) -> torch.Tensor:
         output = torch.full_like(self.query, 7)
         for i, row in enumerate(self.rows.tolist()):
             if not self.lengths[i]:
@@ -101,6 +113,9 @@ class Case:
             scores = torch.einsum("hd,thd->ht", self.query[row].float(), key) * SCALING
             if softcap is not None:
                 scores = softcap * torch.tanh(scores / softcap)
+            if has_sinks:
+                scores = torch.cat((self.sinks.float()[:, None], scores), dim=1)
+                value = torch.cat((torch.zeros_like(value[:1]), value))
             attended = torch.einsum("ht,thd->hd", scores.softmax(-1), value)
             output[row] = attended.to(output.dtype)
         return output
@@ -127,6 +142,7 @@ def _bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     st.sampled_from([1, 4, 16, 24]),
     st.sampled_from([None, 1, 20, 300]),
     st.sampled_from([None, 5.0]),
+    st.booleans(),
 )
 def test_any_shape_equals_its_twin(
     lengths: list[int],
@@ -135,6 +151,7 @@ def test_any_shape_equals_its_twin(
     block_size: int,
     window: int | None,
     softcap: float | None,
+    has_sinks: bool,
 ) -> None:
     lengths = [min(length, NUM_BLOCKS // 3 * block_size) for length in lengths]
     case = Case(
@@ -144,7 +161,7 @@ def test_any_shape_equals_its_twin(
         head_dim=head_dim,
         block_size=block_size,
     )
-    check(case, window=window, softcap=softcap)
+    check(case, window=window, softcap=softcap, has_sinks=has_sinks)
 
 
 @pytest.mark.parametrize("window", [None, 50])
@@ -156,7 +173,7 @@ def test_parts_of_a_sequence_are_joined_and_empty_ones_are_nothing(
     case = Case([300, 1, 33], dtype=dtype)
     kernels = Kernels(num_processors=28)
     assert kernels.num_splits(3, 2, 300) == 3
-    check(case, num_processors=28, window=window)
+    check(case, num_processors=28, window=window, has_sinks=True)
 
 
 @pytest.mark.parametrize("num_processors", [1, 28])

@@ -48,7 +48,9 @@ def random_matrix(
 
 
 def assert_close(found: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None:
-    assert float((found.float() - expected).norm() / expected.norm()) < tolerance
+    # Terms of about 1 may cancel each other, and their rounding stays.
+    size = expected.norm().clamp(min=0.05 * expected.numel() ** 0.5)
+    assert float((found.float() - expected).norm() / size) < tolerance
 
 
 shapes = st.sampled_from([(1, 32), (8, 64), (16, 33), (37, 100), (70, 300)])

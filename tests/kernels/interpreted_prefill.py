@@ -27,6 +27,7 @@ def tiles(head_dim: int, dtype: torch.dtype) -> tuple[int, int]:
         on_tensor_cores=dtype.itemsize == 2,
         has_window=False,
         has_softcap=False,
+        has_sinks=False,
         has_scales=False,
     )
     return constants["ROWS"], constants["TILE"]
@@ -72,10 +73,20 @@ class Case:
         own = torch.randn((num_tokens, num_heads, head_dim), generator=generator)
         self.query[1:-2] = own.to(dtype)
 
-    def attend(self, window: int | None = None, softcap: float | None = None) -> torch.Tensor:
-        return self._attend(KERNELS, self.query, self.pool, self.scales, window, softcap)
+    def attend(
+        self,
+        window: int | None = None,
+        softcap: float | None = None,
+        sinks: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        return self._attend(KERNELS, self.query, self.pool, self.scales, window, softcap, sinks)
 
-    def twin(self, window: int | None = None, softcap: float | None = None) -> torch.Tensor:
+    def twin(
+        self,
+        window: int | None = None,
+        softcap: float | None = None,
+        sinks: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         return self._attend(
             ObviousKernels(num_processors=1),
             self.query.float(),
@@ -83,6 +94,7 @@ class Case:
             self.scales,
             window,
             softcap,
+            sinks,
         )
 
     def _attend(
@@ -93,6 +105,7 @@ class Case:
         scales: torch.Tensor | None,
         window: int | None,
         softcap: float | None,
+        sinks: torch.Tensor | None,
     ) -> torch.Tensor:
         output = torch.full_like(query, UNTOUCHED)
         kernels.prefill(
@@ -107,6 +120,7 @@ class Case:
             scaling=0.3,
             sliding_window=window,
             softcap=softcap,
+            sinks=sinks,
             output=output,
             key_scales=None if scales is None else scales[0],
             value_scales=None if scales is None else scales[1],
@@ -114,8 +128,15 @@ class Case:
         return output
 
 
-def check(case: Case, *, window: int | None = None, softcap: float | None = None) -> None:
-    found, expected = case.attend(window, softcap), case.twin(window, softcap)
+def check(
+    case: Case,
+    *,
+    window: int | None = None,
+    softcap: float | None = None,
+    has_sinks: bool = False,
+) -> None:
+    sinks = torch.linspace(-2, 3, case.query.shape[1]).to(case.query.dtype) if has_sinks else None
+    found, expected = case.attend(window, softcap, sinks), case.twin(window, softcap, sinks)
     tolerance = TOLERANCES[case.query.dtype]
     torch.testing.assert_close(found.float(), expected, rtol=tolerance, atol=tolerance)
 
@@ -134,6 +155,7 @@ def _bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     st.sampled_from([1, 4, 16, 24]),
     st.sampled_from([None, 1, 20, 300]),
     st.sampled_from([None, 5.0]),
+    st.booleans(),
 )
 def test_any_shape_equals_its_twin(
     start: int,
@@ -143,9 +165,10 @@ def test_any_shape_equals_its_twin(
     block_size: int,
     window: int | None,
     softcap: float | None,
+    has_sinks: bool,
 ) -> None:
     case = Case(start, num_tokens, heads=heads, head_dim=head_dim, block_size=block_size)
-    check(case, window=window, softcap=softcap)
+    check(case, window=window, softcap=softcap, has_sinks=has_sinks)
 
 
 @pytest.mark.parametrize("num_whole_tiles", [0, 2])
@@ -178,7 +201,7 @@ def test_kv_that_is_kept_narrower_is_widened() -> None:
 @pytest.mark.parametrize("dtype", TOLERANCES)
 def test_keys_and_values_of_eight_bits_are_decoded(dtype: torch.dtype) -> None:
     check(Case(40, 9, kv_dtype=torch.int8, dtype=dtype), softcap=5.0, window=30)
-    check(Case(70, 40, kv_dtype=torch.int8, dtype=dtype))
+    check(Case(70, 40, kv_dtype=torch.int8, dtype=dtype), has_sinks=True)
 
 
 @pytest.mark.parametrize(

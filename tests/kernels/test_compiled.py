@@ -51,6 +51,7 @@ TYPES = {
 }
 """Types of arguments; every other one points at elements of the compute dtype."""
 
+NO_SINKS: dict[str, str | None] = {"sinks": None}
 PLAIN_KV: dict[str, str | None] = {"key_scales": None, "value_scales": None}
 CODED_KV: dict[str, str | None] = {
     **dict.fromkeys(("keys", "values"), "*i8"),
@@ -111,11 +112,13 @@ def decode_usage(capability: int, cache: Path, **case: Any) -> Usage:
         "itemsize": 4 if dtype == "fp32" else 2,
         "has_window": False,
         "has_softcap": False,
+        "has_sinks": False,
         "has_scales": False,
         "is_split": True,
         **case,
     }
     types = CODED_KV if constants["has_scales"] else PLAIN_KV
+    types = types | ({} if constants["has_sinks"] else NO_SINKS)
     if not constants["is_split"]:
         types = types | {"partial": None, "log_sums": None}
     return compiled(
@@ -145,6 +148,7 @@ def test_decode_attention_fits_every_card(capability: int, tmp_path: Path) -> No
         {"dtype": "bf16", "head_dim": 256, "has_window": True, "has_softcap": True},
         {"has_scales": True},
         {"head_dim": 80, "block_size": 24},
+        {"num_heads": 64, "head_dim": 64, "has_window": True, "has_sinks": True},
     ],
     ids=lambda case: "-".join(case),
 )
@@ -165,6 +169,7 @@ def prefill_usage(capability: int, cache: Path, **case: Any) -> Usage:
         "on_tensor_cores": capability >= 80 and dtype != "fp32",
         "has_window": True,
         "has_softcap": True,
+        "has_sinks": False,
         "has_scales": False,
         **case,
     }
@@ -176,6 +181,7 @@ def prefill_usage(capability: int, cache: Path, **case: Any) -> Usage:
         dtype=dtype,
         options=paged_prefill.prefill_options(on_tensor_cores=constants["on_tensor_cores"]),
         **(CODED_KV if constants["has_scales"] else PLAIN_KV),
+        **({} if constants["has_sinks"] else NO_SINKS),
     )
 
 
@@ -199,6 +205,7 @@ def test_attention_of_chunks_fits_every_card(capability: int, tmp_path: Path) ->
             **{"has_window": False, "has_softcap": False},
         },
         {"dtype": "fp16", "head_dim": 80, "block_size": 24},
+        {"num_heads": 64, "head_dim": 64, "has_softcap": False, "has_sinks": True},
     ],
     ids=lambda case: "-".join(case),
 )

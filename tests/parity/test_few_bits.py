@@ -216,7 +216,9 @@ class FusedAttention(ListAttention):
         scaling: float,
         sliding_window: int | None,
         softcap: float | None,
+        sinks: torch.Tensor | None = None,
     ) -> torch.Tensor:
+        assert sinks is None
         keys, values = self._keys[layer_index], self._values[layer_index]
         keys.append(key)
         values.append(value)

@@ -39,6 +39,7 @@ class ListAttention:
         scaling: float,
         sliding_window: int | None,
         softcap: float | None,
+        sinks: torch.Tensor | None = None,
     ) -> torch.Tensor:
         keys, values = self._keys[layer_index], self._values[layer_index]
         outputs = []
@@ -52,6 +53,10 @@ class ListAttention:
             scores = torch.einsum("hd,thd->ht", query[row], seen_keys) * scaling
             if softcap is not None:
                 scores = torch.tanh(scores / softcap) * softcap
+            if sinks is not None:
+                scores = torch.cat((sinks[:, None], scores), dim=1)
+                nothing = torch.zeros_like(seen_values[:1])
+                seen_values = torch.cat((nothing, seen_values))
             outputs.append(torch.einsum("ht,thd->hd", scores.softmax(dim=-1), seen_values))
         return torch.stack(outputs)
 

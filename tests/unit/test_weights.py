@@ -409,7 +409,9 @@ class _CausalAttention:
         scaling: float,
         sliding_window: int | None,
         softcap: float | None,
+        sinks: torch.Tensor | None = None,
     ) -> torch.Tensor:
+        assert sinks is None
         group = query.shape[1] // key.shape[1]
         output = torch.nn.functional.scaled_dot_product_attention(
             query.transpose(0, 1),

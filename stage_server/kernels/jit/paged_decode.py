@@ -35,6 +35,7 @@ def decode_splits_kernel(
     tables,
     starts,
     lengths,
+    sinks,
     output,
     partial,
     log_sums,
@@ -50,6 +51,7 @@ def decode_splits_kernel(
     TILE: tl.constexpr,
     HAS_WINDOW: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr,
+    HAS_SINKS: tl.constexpr,
     HAS_SCALES: tl.constexpr,
     IS_SPLIT: tl.constexpr,
 ):
@@ -80,6 +82,11 @@ def decode_splits_kernel(
         sums = tl.sum(queries.to(tl.float32), 1)
     highest = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
+    if HAS_SINKS:
+        # Of one part, which is empty only where all are.
+        sink = tl.load(sinks + head, mask=row < group, other=0.0).to(tl.float32)
+        highest = tl.where(split == 0, sink, highest)
+        total = tl.where(split == 0, total + 1.0, total)
     result = tl.zeros([ROWS, DIMS], tl.float32)
     for first in range(start, stop, TILE):
         position = first + tl.arange(0, TILE)
@@ -166,6 +173,7 @@ def decode_constants(
     itemsize: int,
     has_window: bool,
     has_softcap: bool,
+    has_sinks: bool,
     has_scales: bool,
     is_split: bool,
 ) -> dict[str, Any]:
@@ -182,6 +190,7 @@ def decode_constants(
         "TILE": 32 if dims * itemsize <= 256 else 16,
         "HAS_WINDOW": has_window,
         "HAS_SOFTCAP": has_softcap,
+        "HAS_SINKS": has_sinks,
         "HAS_SCALES": has_scales,
         "IS_SPLIT": is_split,
     }

@@ -42,6 +42,7 @@ def prefill_kernel(
     key_scales,
     value_scales,
     table,
+    sinks,
     output,
     first_row,
     num_tokens,
@@ -58,6 +59,7 @@ def prefill_kernel(
     TILE: tl.constexpr,
     HAS_WINDOW: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr,
+    HAS_SINKS: tl.constexpr,
     HAS_SCALES: tl.constexpr,
 ):
     """Attends a tile of a chunk's rows of one key head. Grid: tiles of rows, key heads."""
@@ -83,6 +85,9 @@ def prefill_kernel(
     # Finite, so that a row that sees nothing of a tile has weights of zero and no NaN.
     highest = tl.full([ROWS], -3.0e38, tl.float32)
     total = tl.zeros([ROWS], tl.float32)
+    if HAS_SINKS:
+        highest = tl.load(sinks + kv_head * group + row % group).to(tl.float32)
+        total += 1.0
     result = tl.zeros([ROWS, DIMS], tl.float32)
     for first_position in range(start, stop, TILE):
         position = first_position + tl.arange(0, TILE)
@@ -131,6 +136,7 @@ def prefill_constants(
     on_tensor_cores: bool,
     has_window: bool,
     has_softcap: bool,
+    has_sinks: bool,
     has_scales: bool,
 ) -> dict[str, Any]:
     """Returns what `prefill_kernel` is compiled for."""
@@ -149,6 +155,7 @@ def prefill_constants(
         "TILE": 32 if on_tensor_cores else 16,
         "HAS_WINDOW": has_window,
         "HAS_SOFTCAP": has_softcap,
+        "HAS_SINKS": has_sinks,
         "HAS_SCALES": has_scales,
     }
 
