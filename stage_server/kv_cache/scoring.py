@@ -74,7 +74,7 @@ def attention(
             `is_causal`, the positions up to one's own.
         scoring: How the layer scores; its window is in the mask.
         is_causal: Whether there are as many queries as positions, and each sees up to its own.
-        sinks: Those of the layer, shaped so that they spread to `[..., num_queries, 1]`.
+        sinks: Sinks of the layer, shaped so that they spread to `[..., num_queries, 1]`.
     """
     if sinks is not None and scoring.softcap is None and query.device.type == "cpu":
         return _attention_beside_sinks(query, key, value, mask, scoring, is_causal, sinks)

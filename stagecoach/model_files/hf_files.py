@@ -11,6 +11,7 @@ from stagecoach.contract.precision import Encoding
 from stagecoach.model_files.canonical_config import canonical_config
 from stagecoach.model_files.config import parse_config
 from stagecoach.model_files.families import FAMILIES
+from stagecoach.model_files.family import ExpertLayout
 from stagecoach.model_files.folder import Folder
 from stagecoach.model_files.folder_content import (
     ADAPTER_CONFIG,
@@ -152,6 +153,12 @@ class HfFiles(ModelFiles):
         return self._sharded.keys() if names is None else names.all
 
     @property
+    def experts(self) -> ExpertLayout | None:
+        """By the names of packed experts, where there are any."""
+        names = self._packed_names
+        return super().experts if names is None or names.experts is None else names.experts
+
+    @property
     def fillers(self) -> Set[str]:
         """Biases of packed matrices, which AutoGPTQ gave to all."""
         names = self._packed_names
@@ -272,7 +279,12 @@ class HfFiles(ModelFiles):
         """The tensors of a quantized checkpoint; None for a plain one."""
         if self.quantization is None:
             return None
-        return PackedNames(self._sharded.keys(), self.quantization)
+        experts = self.config.experts
+        return PackedNames(
+            self._sharded.keys(),
+            self.quantization,
+            num_experts=0 if experts is None else experts.num_experts,
+        )
 
     @cached_property
     def _stored(self) -> Mapping[str, str]:

@@ -97,7 +97,7 @@ _OTHER_WAYS: Mapping[str, frozenset[str]] = MappingProxyType(
         ),
         "its attention goes by the distance between tokens, in buckets": frozenset({"cpmant"}),
         "its attention has sinks": frozenset(
-            {"flint", "gpt_oss", "granite_swa", "granitemoe_swa", "mimo_v2_flash"}
+            {"flint", "granite_swa", "granitemoe_swa", "mimo_v2_flash"}
         ),
         "its attention is the difference of two": frozenset({"diffllama"}),
         "its attention looks at tokens that it chooses": frozenset(

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from stagecoach.contract.precision import INT8, Encoding, few_bits
+from stagecoach.model_files.family import ExpertLayout
 from stagecoach.model_files.packed_matrix import PackedMatrix, kept_bits
 from stagecoach.model_files.stored_matrix import StoredMatrix
 
@@ -25,6 +26,19 @@ class PackedForm(NamedTuple):
     """Checks the headers of the tensors, and says what the matrix is."""
 
 
+class ExpertForm(NamedTuple):
+    """How tensors are called that have the packed matrices of all experts of a layer."""
+
+    matrix: str
+    """What the name of the tensor with the codes ends in, behind the name of the parameter."""
+    scales: str
+    """What the name of the tensor with the scales ends in."""
+    layout: ExpertLayout
+    """What the matrices of each expert are called, of which the tensors are."""
+    open: Callable[[int, StoredMatrix], PackedMatrix]
+    """Checks the headers of the tensors, and says what the matrix of an expert is."""
+
+
 class Quantization(NamedTuple):
     """How a checkpoint is quantized.
 
@@ -44,6 +58,8 @@ class Quantization(NamedTuple):
     """Ends of names of tensors that weights have no use for."""
     not_applied: tuple[str, ...] = ()
     """Settings of activations and KV, which are not quantized here; for people."""
+    expert_form: ExpertForm | None = None
+    """Form of its experts; None: that of other matrices."""
 
 
 def encoding_of(num_bits: int, group_size: int, *, is_scattered: bool = False) -> Encoding:

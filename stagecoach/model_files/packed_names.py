@@ -1,9 +1,10 @@
 """Which tensors of a quantized checkpoint are those of the plain model that it was made from."""
 
 from collections.abc import Collection, Mapping, Set
+from functools import partial
 
 from stagecoach.contract.errors import ModelFilesError
-from stagecoach.model_files.packed_form import PackedForm, Quantization
+from stagecoach.model_files.packed_form import ExpertForm, PackedForm, Quantization
 
 
 class PackedNames:
@@ -12,12 +13,15 @@ class PackedNames:
     Args:
         stored: Names of all stored tensors.
         quantization: How the checkpoint is quantized.
+        num_experts: Experts of a layer; 0: there are none.
 
     Raises:
-        ModelFilesError: A matrix is stored twice.
+        ModelFilesError: A matrix is stored twice, or one of experts has no scales.
     """
 
-    def __init__(self, stored: Collection[str], quantization: Quantization) -> None:
+    def __init__(
+        self, stored: Collection[str], quantization: Quantization, *, num_experts: int = 0
+    ) -> None:
         names = set(stored)
         taken = {name for name in names if name.endswith(quantization.not_read)}
         matrices: dict[str, tuple[PackedForm, Mapping[str, str]]] = {}
@@ -36,6 +40,13 @@ class PackedNames:
                         )
                     matrices[weight] = (form, parts)
                     taken.update(parts.values())
+        of_experts = _of_experts(names, quantization.expert_form, num_experts)
+        self.experts = None
+        """What the packed matrices of experts are called; None: there are none."""
+        if quantization.expert_form is not None and of_experts:
+            self.experts = quantization.expert_form.layout
+        matrices |= of_experts
+        taken.update(name for _, parts in of_experts.values() for name in parts.values())
         self.matrices: Mapping[str, tuple[PackedForm, Mapping[str, str]]] = matrices
         """Form of each packed matrix, and its stored tensors by what their names end in."""
         self._plain = names - taken
@@ -58,6 +69,27 @@ class PackedNames:
             _, parts = self.matrices[name]
             found.update(parts.values())
         return found
+
+
+def _of_experts(
+    names: Collection[str], form: ExpertForm | None, num_experts: int
+) -> dict[str, tuple[PackedForm, Mapping[str, str]]]:
+    """Form and stored tensors of each expert's matrices, by the names that plain ones have."""
+    found: dict[str, tuple[PackedForm, Mapping[str, str]]] = {}
+    if form is None:
+        return found
+    for name in names:
+        if not name.endswith(form.matrix):
+            continue
+        parameter = name.removesuffix(form.matrix)
+        module, _, leaf = parameter.rpartition(".")
+        parts = {form.matrix: name, form.scales: parameter + form.scales}
+        if parts[form.scales] not in names:
+            raise ModelFilesError(f"there is {name}, and no tensor {parts[form.scales]}")
+        for expert in range(num_experts):
+            opened = PackedForm(form.matrix, (), (form.scales,), partial(form.open, expert))
+            found[f"{module}.{expert}.{leaf}.weight"] = (opened, parts)
+    return found
 
 
 def _modules(names: Collection[str], matrix: str) -> Collection[str]:

@@ -9,6 +9,7 @@ from stagecoach.model_files.packed_bitsandbytes import bitsandbytes
 from stagecoach.model_files.packed_compressed import compressed_tensors
 from stagecoach.model_files.packed_form import Quantization
 from stagecoach.model_files.packed_gptq import gptq, gptq_like
+from stagecoach.model_files.packed_mxfp4 import mxfp4
 from stagecoach.model_files.packed_scaled import fbgemm_fp8, fp8, modelopt
 from stagecoach.model_files.quantization_settings import QuantizationSettings
 
@@ -124,4 +125,5 @@ _METHODS: Mapping[str, Callable[[QuantizationSettings], Quantization]] = {
     "gptq": gptq,
     "intel/auto-round": _auto_round,
     "modelopt": modelopt,
+    "mxfp4": mxfp4,
 }

@@ -49,6 +49,18 @@ SHAPES: Mapping[str, Mapping[str, object]] = MappingProxyType(
         "qwen2.5-7b": _shape("qwen2", 28, 3584, 18944, 28, 4, 152064, 32768),
         "qwen2.5-14b": _shape("qwen2", 48, 5120, 13824, 40, 8, 152064, 32768),
         "qwen2.5-32b": _shape("qwen2", 64, 5120, 27648, 40, 8, 152064, 32768),
+        "gpt-oss-20b": _shape(
+            *("gpt_oss", 24, 2880, 2880, 64, 8, 201088, 131072),
+            head_dim=64,
+            num_experts_per_tok=4,
+            num_local_experts=32,
+        ),
+        "gpt-oss-120b": _shape(
+            *("gpt_oss", 36, 2880, 2880, 64, 8, 201088, 131072),
+            head_dim=64,
+            num_experts_per_tok=4,
+            num_local_experts=128,
+        ),
         "qwen3-30b-a3b": _shape(
             *("qwen3_moe", 48, 2048, 6144, 32, 4, 151936, 40960),
             head_dim=128,

@@ -225,6 +225,6 @@ def as_float32(numbers: npt.NDArray[np.generic], dtype: str) -> Floats:
         return (numbers.astype(np.uint32) << np.uint32(16)).view(np.float32)
     if dtype == "F8_E8M0":  # powers of two; the largest code is no number
         exponents = numbers.astype(np.int32) - 127
-        powers = np.ldexp(np.float32(1), exponents).astype(np.float32)
+        powers = np.ldexp(np.float32(1), np.minimum(exponents, 127)).astype(np.float32)
         return np.where(exponents == 128, np.float32(np.nan), powers)
     return numbers.astype(np.float32)

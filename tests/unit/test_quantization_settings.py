@@ -312,9 +312,9 @@ def test_settings_that_make_no_sense_are_named(settings: object, told: str, tmp_
 
 def test_a_family_that_is_not_served_is_refused_as_such(tmp_path: Path) -> None:
     path = requantized(
-        tiny_model("llama", tmp_path), {"quant_method": "mxfp4"}, model_type="gpt_oss"
+        tiny_model("llama", tmp_path), {"quant_method": "mxfp4"}, model_type="mimo_v2_flash"
     )
-    with pytest.raises(UnsupportedModelError, match="model type 'gpt_oss' is not served"):
+    with pytest.raises(UnsupportedModelError, match="model type 'mimo_v2_flash' is not served"):
         load(path)
 
 
