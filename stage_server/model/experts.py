@@ -33,15 +33,25 @@ class Experts(nn.Module):
             own parameters are dropped.
         gate_up: For each expert `[hidden_size] -> [2 * width]`: gate and up.
         down: For each expert `[width] -> [hidden_size]`.
+        interleaves: Whether `gate` takes gate and up by turns, and `gate_up` has them one after
+            another.
     """
 
-    def __init__(self, gate: nn.Module, gate_up: list[Linear], down: list[Linear]) -> None:
+    def __init__(
+        self,
+        gate: nn.Module,
+        gate_up: list[Linear],
+        down: list[Linear],
+        *,
+        interleaves: bool = False,
+    ) -> None:
         super().__init__()
         for name in (GATE_UP, DOWN, GATE_UP + BIAS, DOWN + BIAS):
             if hasattr(gate, name):
                 delattr(gate, name)
         self._gate = gate
         self._activated: Callable[[torch.Tensor], torch.Tensor] = gate._apply_gate  # type: ignore[assignment]
+        self._interleaves = interleaves
         self._gate_up = nn.ModuleList(gate_up)
         self._down = nn.ModuleList(down)
 
@@ -68,6 +78,8 @@ class Experts(nn.Module):
             if count:
                 start, end = end, end + count
                 gate_up = self._gate_up[expert](ordered[start:end])  # [count, 2 * width]
+                if self._interleaves:
+                    gate_up = gate_up.unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2)
                 made[start:end] = self._down[expert](self._activated(gate_up))
         made *= weights.reshape(-1)[by_expert].unsqueeze(1)
         return torch.zeros_like(hidden).index_add_(0, tokens, made)
@@ -76,6 +88,11 @@ class Experts(nn.Module):
 def are_experts(module: nn.Module) -> bool:
     """Whether a module of transformers is the experts of a layer."""
     return all(getattr(module, name, None) is not None for name in (GATE_UP, DOWN, "_apply_gate"))
+
+
+def takes_turns(experts: nn.Module) -> bool:
+    """Whether experts of transformers take gate and up by turns, and not one after another."""
+    return not getattr(experts, "is_concatenated", True)
 
 
 def router_paths(layer: nn.Module) -> set[str]:
@@ -116,14 +133,10 @@ def layer_sources(
                     shape = (shape[0], shape[2], shape[1])
                 num_rows[name] = shape[1]
                 sources[f"{prefix}{path}.{name}"] = _sources(shape, parts, names, prefix)
-            for name, bias in ((GATE_UP, names.gate_up_bias), (DOWN, names.down_bias)):
-                if bias is not None:
-                    file_shape = (shape[0], num_rows[name])
-                    sources[f"{prefix}{path}.{name}{BIAS}"] = ParameterSource.experts(
-                        [
-                            ParameterSource((CheckpointTensor(prefix + bias, file_shape, expert),))
-                            for expert in range(shape[0])
-                        ]
+            for name, biases in ((GATE_UP, names.gate_up_bias), (DOWN, names.down_bias)):
+                if biases:
+                    sources[f"{prefix}{path}.{name}{BIAS}"] = _bias_sources(
+                        shape[0], num_rows[name], biases, prefix
                     )
     for name, in_files in names.others.items():
         if (source := sources.get(prefix + name)) is not None:
@@ -152,3 +165,18 @@ def _sources(
         )
 
     return ParameterSource.experts([of_expert(expert) for expert in range(num_experts)])
+
+
+def _bias_sources(
+    num_experts: int, num_rows: int, parts: tuple[str, ...], prefix: str
+) -> ParameterSource:
+    """Plans the biases of all experts, by the names of their parts in the checkpoint."""
+    file_shape = num_experts, num_rows // len(parts)
+    return ParameterSource.experts(
+        [
+            ParameterSource(
+                tuple(CheckpointTensor(prefix + part, file_shape, expert) for part in parts)
+            )
+            for expert in range(num_experts)
+        ]
+    )

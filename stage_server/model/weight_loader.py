@@ -5,7 +5,15 @@ from torch import nn
 
 from stage_server.core.torch_dtypes import torch_dtype
 from stage_server.model.embeddings import Embedding
-from stage_server.model.experts import BIAS, DOWN, GATE_UP, Experts, are_experts, router_paths
+from stage_server.model.experts import (
+    BIAS,
+    DOWN,
+    GATE_UP,
+    Experts,
+    are_experts,
+    router_paths,
+    takes_turns,
+)
 from stage_server.model.linear_format import Linear, LinearFormat
 from stage_server.model.weights import WeightSource
 from stagecoach.contract.precision import Precision
@@ -76,7 +84,10 @@ class WeightLoader:
             prefix = f"{path}." if path else ""
             if are_experts(child):
                 gate_up, down = (self.experts(prefix + name) for name in (GATE_UP, DOWN))
-                module.set_submodule(path, Experts(child, gate_up, down))
+                is_divided = self.source.num_parts_of_expert(prefix + GATE_UP) > 1
+                interleaves = is_divided and takes_turns(child)
+                experts = Experts(child, gate_up, down, interleaves=interleaves)
+                module.set_submodule(path, experts)
                 continue
             if type(child) is nn.Linear and path not in routers:
                 module.set_submodule(path, self.linear(path))

@@ -74,6 +74,10 @@ class WeightSource:
         """Returns the shape of a parameter."""
         return self._made_of(name).shape
 
+    def num_parts_of_expert(self, name: str) -> int:
+        """Returns of how many tensors an expert's share of a parameter is made."""
+        return len(self._made_of(name).of_expert(0).tensors)
+
     def are_equal(self, first: str, second: str) -> bool:
         """Returns whether two parameters hold the same values, bit for bit.
 

@@ -268,8 +268,8 @@ EXPERT_FAMILIES: Mapping[str, Family] = MappingProxyType(
             experts=ExpertLayout(
                 gate_up=("mlp.experts.gate_up_proj",),
                 down="mlp.experts.down_proj",
-                gate_up_bias="mlp.experts.gate_up_proj_bias",
-                down_bias="mlp.experts.down_proj_bias",
+                gate_up_bias=("mlp.experts.gate_up_proj_bias",),
+                down_bias=("mlp.experts.down_proj_bias",),
                 are_transposed=True,
                 keys=_LOCAL,
             ),

@@ -196,9 +196,10 @@ class ExpertLayout(NamedTuple):
     down: str = "mlp.experts.{}.down_proj.weight"
     others: Mapping[str, str] = NOTHING
     """Names of other parameters, by those in transformers."""
-    gate_up_bias: str | None = None
-    """Biases of gate and up, a row for each expert; None: there are none."""
-    down_bias: str | None = None
+    gate_up_bias: tuple[str, ...] = ()
+    """Tensors whose rows, one for each expert, are the biases of gate and up; empty: there are
+    none."""
+    down_bias: tuple[str, ...] = ()
     are_transposed: bool = False
     """Whether a tensor of all experts has inputs as rows."""
     keys: ExpertKeys = ExpertKeys()

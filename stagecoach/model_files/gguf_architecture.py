@@ -45,5 +45,7 @@ class GgufArchitecture(NamedTuple):
     may_guess_ahead: bool = False
     """Layers that guess ahead may come behind the model's own, which `nextn_predict_layers` says;
     they are left out."""
+    yarn_says: Keys = NOTHING
+    """Keys of a scaling by YaRN that all its files mean."""
     may_have_rope_factors: bool = False
     """A tensor may say divisors of the rotary frequencies."""

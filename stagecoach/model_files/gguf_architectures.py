@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from stagecoach.model_files.expert_families import EXPERT_FAMILIES
-from stagecoach.model_files.family import ExpertLayout
+from stagecoach.model_files.family import ExpertKeys, ExpertLayout
 from stagecoach.model_files.gguf_architecture import GgufArchitecture
 
 
@@ -220,6 +220,30 @@ ARCHITECTURES: Mapping[str, GgufArchitecture] = MappingProxyType(
             tensors_say=_map(attention_bias="attn_qkv.bias"),
             joins_heads=True,
             rotates_part=True,
+        ),
+        "gpt-oss": GgufArchitecture(
+            "gpt_oss",
+            _map(
+                _LAYER,
+                post_attention_norm="post_attention_layernorm",
+                ffn_gate_inp="mlp.router",
+                ffn_gate_exps="mlp.experts.{}.gate_proj",
+                ffn_up_exps="mlp.experts.{}.up_proj",
+                ffn_down_exps="mlp.experts.{}.down_proj",
+                **{
+                    "attn_sinks.weight": "self_attn.sinks",
+                    "ffn_gate_exps.bias": "mlp.experts.gate_proj_bias",
+                    "ffn_up_exps.bias": "mlp.experts.up_proj_bias",
+                    "ffn_down_exps.bias": "mlp.experts.down_proj_bias",
+                },
+            ),
+            tensors_say=_map(attention_bias="attn_q.bias"),
+            yarn_says=MappingProxyType({"truncate": False}),
+            experts=ExpertLayout(
+                gate_up_bias=("mlp.experts.gate_proj_bias", "mlp.experts.up_proj_bias"),
+                down_bias=("mlp.experts.down_proj_bias",),
+                keys=ExpertKeys(num_experts="num_local_experts", width="intermediate_size"),
+            ),
         ),
         "granite": GgufArchitecture(
             "granite",

@@ -100,6 +100,7 @@ def _scaling(
         "rope_type": "yarn",
         "factor": factor,
         "original_max_position_embeddings": original,
+        **architecture.yarn_says,
         **{name: value for name, value in given.items() if value is not None},
     }
 

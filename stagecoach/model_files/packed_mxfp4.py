@@ -36,8 +36,8 @@ _LOWEST, _HIGHEST = 2.0**-24, 2.0**15
 LAYOUT = ExpertLayout(
     gate_up=("mlp.experts.{}.gate_up_proj.weight",),
     down="mlp.experts.{}.down_proj.weight",
-    gate_up_bias="mlp.experts.gate_up_proj_bias",
-    down_bias="mlp.experts.down_proj_bias",
+    gate_up_bias=("mlp.experts.gate_up_proj_bias",),
+    down_bias=("mlp.experts.down_proj_bias",),
 )
 """Names of experts whose matrices are in blocks."""
 

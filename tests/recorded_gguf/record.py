@@ -52,6 +52,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"rotary_emb_base": 10000},
         {"rotary_pct": 0.5},
     ),
+    "gpt_oss": ("gpt_oss", {"swiglu_limit": 7.0}, {}),
     "granite": ("granite", {}, {}),
     "granitemoe": ("granitemoe", {}, {}),
     "hunyuan_v1_dense": ("hunyuan_v1_dense", {"rope_parameters": None}, {}),

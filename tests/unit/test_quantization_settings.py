@@ -137,7 +137,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
             f"quantized with {method} (config.json: quantization_config) are",
         )
         for method in (
-            *("aqlm", "bitnet", "eetq", "exl3", "higgs", "hqq", "mxfp4", "mxfp8", "quanto"),
+            *("aqlm", "bitnet", "eetq", "exl3", "higgs", "hqq", "mxfp8", "quanto"),
             *("quip", "spqr", "torchao", "vptq"),
         )
     ),
