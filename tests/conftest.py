@@ -19,6 +19,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Requests outlast the restart of a stage, however long it takes, unless a test says otherwise.
 os.environ.setdefault("STAGECOACH_STAGE_WAIT_S", "300")
+# Stages of the tests' models need little, and touch every page of it as they start.
+os.environ.setdefault("STAGECOACH_KV_MEMORY", "64MiB")
 # What a test compares with is computed on the CPU, and a stage refuses a card that it cannot use.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 

@@ -1,6 +1,7 @@
 """A cluster of emulated cards as processes: a 13B model on any machine, at the cards' pace."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,8 +26,14 @@ def address() -> Iterator[str]:
     """A coordinator of three emulated RTX 3060."""
     arguments = ["up", "--model", "shape:llama-2-13b", "--stages", "3", "--grpc-port", "0"]
     emulation = ["--engine", "emulated", "--emulate", "rtx-3060-12gb", "--efficiency", "0.9"]
+    # KV fills the cards, and not what other tests give to their stages.
+    environment = {key: os.environ[key] for key in os.environ if key != "STAGECOACH_KV_MEMORY"}
     with subprocess.Popen(
-        [*CLI, *arguments, *emulation, "--json"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        [*CLI, *arguments, *emulation, "--json"],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
