@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import Sequence
+from functools import partial
 
 from coordinator.config import ClusterConfig
 from coordinator.constraint.grammar_compiler import GrammarCompiler
@@ -17,12 +18,13 @@ from coordinator.pipeline.topology import Topology
 from coordinator.pipeline.weights import differing_parts, shown
 from coordinator.scheduler.config import SchedulerConfig
 from coordinator.scheduler.policy import Policy
+from coordinator.speculation.emulated import EmulatedDrafter
 from coordinator.speculation.lookup import LookupDrafter
 from coordinator.text.text_workers import TextWorkers
 from coordinator.text.tokenizer import Tokenizer
 from coordinator.text.tokenizer_files import load_tokenizer
 from coordinator.text.tokenizer_info import tokenizer_info
-from stagecoach.contract.errors import IncompatibleError
+from stagecoach.contract.errors import IncompatibleError, InvalidArgumentError
 from stagecoach.contract.limits import LOGITS_CEILING_BYTES
 from stagecoach.model_files import ModelFiles
 
@@ -49,6 +51,7 @@ async def open_engine(
         UnavailableError: A stage was not serving in time.
         IncompatibleError: The stages do not make one model, or another one than `config.model`.
         ModelFilesError: The tokenizer's files are damaged.
+        InvalidArgumentError: A draft is to be emulated for stages that are real.
     """
     tokenizer = await asyncio.to_thread(load_tokenizer, files)
     pool = StagePool(
@@ -61,6 +64,7 @@ async def open_engine(
         topology = await pool.connect(config.connect_timeout_s, on_stage)
         _check_model(files, topology)
         await asyncio.to_thread(_check_weights, files, topology)
+        make_drafter = make_drafter or _drafters(config, topology)
     except BaseException:
         await pool.close()
         raise
@@ -95,10 +99,29 @@ async def open_engine(
         observers=(RequestLog(), *observers),
         policy=policy,
         max_thinking_tokens=config.max_thinking_tokens,
-        make_drafter=make_drafter or (LookupDrafter if config.prompt_lookup else None),
+        make_drafter=make_drafter,
     )
     engine.start()
     return engine
+
+
+def _drafters(config: ClusterConfig, topology: Topology) -> MakeDrafter | None:
+    """What guesses tokens of requests, as the configuration says it; None: nothing does.
+
+    Raises:
+        InvalidArgumentError: A draft is to be emulated for stages that are real.
+    """
+    if config.draft_acceptance is None:
+        return LookupDrafter if config.prompt_lookup else None
+    if not all(info.emulated for info in topology.infos):
+        raise InvalidArgumentError(
+            "draft_acceptance is for emulated stages, and these are real", field="draft_acceptance"
+        )
+    return partial(
+        EmulatedDrafter,
+        acceptance=config.draft_acceptance,
+        vocab_size=topology.vocab_size,
+    )
 
 
 def _check_model(files: ModelFiles, topology: Topology) -> None:

@@ -57,6 +57,9 @@ class ClusterConfig:
     prompt_lookup: bool = True
     """Whether tokens are guessed by looking up what followed the same tokens before, in the prompt
     and the output, and are checked in the pass that computes the next one, where that pays."""
+    draft_acceptance: float | None = None
+    """Share [0, 1] of guessed tokens that are right, of emulated stages: they are guessed as by a
+    draft model that takes no time. None: no draft is emulated."""
     connect_timeout_s: float = 60.0
     """Seconds to wait at start until every stage serves."""
     stage_wait_s: float = 60.0
@@ -95,6 +98,11 @@ class ClusterConfig:
             "max_num_waiting",
         )
         _check_seconds(self, "connect_timeout_s", "stage_wait_s")
+        if self.draft_acceptance is not None and not 0 <= self.draft_acceptance <= 1:
+            raise InvalidArgumentError(
+                f"draft_acceptance is {self.draft_acceptance:g}, must be from 0 to 1",
+                field="draft_acceptance",
+            )
 
     @property
     def addresses(self) -> tuple[Address, ...]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from stage_server.emulation.logits import HashedLogits
-from stage_server.emulation.prefix_hashes import EMPTY_HASH, mix
+from stagecoach.roofline.hashed_tokens import EMPTY_HASH, mix
 
 _LOGITS = HashedLogits(32000)
 

@@ -22,7 +22,14 @@ OF_MODEL = (
     *("model", "stage", "served_model_name", "tls_ca", "tls_cert", "tls_key"),
     *("max_num_batched_tokens", "max_num_seqs", "max_model_len", "num_micro_batches"),
     "max_thinking_tokens",
-    *("max_num_waiting", "prefix_cache", "prompt_lookup", "connect_timeout_s", "stage_wait_s"),
+    *(
+        "max_num_waiting",
+        "prefix_cache",
+        "prompt_lookup",
+        "draft_acceptance",
+        "connect_timeout_s",
+        "stage_wait_s",
+    ),
 )
 """Parameters of `serve` that each model may have for itself."""
 

@@ -119,6 +119,10 @@ def serve(
     prompt_lookup: Annotated[
         bool, typer.Option(help="Guess tokens that repeat the prompt or the output, where it pays.")
     ] = _DEFAULT_CLUSTER.prompt_lookup,
+    draft_acceptance: Annotated[
+        float | None,
+        typer.Option(help="For emulated stages: share of guessed tokens that are right."),
+    ] = None,
     connect_timeout_s: Annotated[
         float, typer.Option(help="Seconds to wait at start until every stage serves.")
     ] = _DEFAULT_CLUSTER.connect_timeout_s,

@@ -160,6 +160,12 @@ def up(
             help="Guess tokens that repeat the prompt or the output. Default: yes.",
         ),
     ] = None,
+    draft_acceptance: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="For emulated stages: share of guessed tokens that are right."
+        ),
+    ] = None,
     metrics_port: Annotated[
         int | None,
         typer.Option(
@@ -240,6 +246,7 @@ def up(
                     {
                         "--num-micro-batches": num_micro_batches,
                         "--max-thinking-tokens": max_thinking_tokens,
+                        "--draft-acceptance": draft_acceptance,
                         "--max-num-waiting": max_num_waiting,
                         "--otlp-endpoint": otlp_endpoint,
                         **log_options,

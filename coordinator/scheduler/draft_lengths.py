@@ -11,7 +11,7 @@ MAX_DRAFTS = 15
 _MAX_ROWS = 64
 """Guessed tokens of all sequences in a micro-batch, so that to choose them takes little time."""
 
-MIN_GAIN = 1.02
+MIN_GAIN = 1.05
 """Tokens a second that guesses must promise, against none: what is less is as likely a loss."""
 
 

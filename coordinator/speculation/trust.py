@@ -9,7 +9,7 @@ that repeats short phrases by chance says nothing of a passage that is being quo
 _PRIORS = (0.3, 0.5, 0.6, 0.8)
 """Shares that are taken to be right of a kind that was never seen."""
 
-_PRIOR_TOKENS = 3.0
+_PRIOR_TOKENS = 1.5
 """Tokens that a prior counts for."""
 
 _MEMORY = 48

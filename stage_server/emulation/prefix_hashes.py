@@ -18,15 +18,10 @@ import torch
 
 from stage_server.core.batch import SequenceSlice
 from stage_server.kv_cache.slot_tables import BlockPlan
+from stagecoach.roofline.hashed_tokens import EMPTY_HASH, mix
 
 MIN_HIDDEN_SIZE = 8
 """Digits of a row. Whole numbers up to 255 are exact in each dtype of hidden states."""
-
-EMPTY_HASH = 0x9E3779B9
-"""Hash of a sequence without tokens."""
-
-_MULTIPLIER = 0x85EBCA6B
-_MASK = 0xFFFFFFFF
 
 
 class PrefixHashes:
@@ -75,12 +70,6 @@ class PrefixHashes:
 
     def _place(self, blocks: Sequence[int], position: int) -> tuple[int, int]:
         return blocks[position // self._block_size], position % self._block_size
-
-
-def mix(value: int, token_id: int) -> int:
-    """Returns the hash of a sequence from that of all but its last token."""
-    value = ((value ^ token_id) * _MULTIPLIER + token_id) & _MASK
-    return value ^ (value >> 15)
 
 
 def agreed(received: Sequence[int], own: Sequence[int]) -> list[int]:

@@ -95,7 +95,7 @@ ALLOWED: dict[str, set[str]] = {
     "coordinator.sandbox": {"stagecoach.contract", "stagecoach.process"},
     "coordinator.scheduler": CORE,
     "coordinator.sampling": CORE,
-    "coordinator.speculation": CORE,
+    "coordinator.speculation": CORE | {"stagecoach.roofline"},
     "coordinator.dialogue": CORE,
     "coordinator.text": CORE
     | {
