@@ -77,6 +77,13 @@ _GROUPS: dict[str, Any] = {
     "norm_topk_prob": True,
     "routed_scaling_factor": 1.5,
 }
+_LATENT: dict[str, Any] = {
+    "kv_lora_rank": 20,
+    "q_lora_rank": 24,
+    "qk_nope_head_dim": 12,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 16,
+}
 _EXPERTS: dict[str, Any] = {
     "num_experts": 5,
     "num_experts_per_tok": 2,
@@ -243,6 +250,29 @@ FAMILIES: dict[str, Callable[..., PreTrainedConfig]] = {
         sliding_window_pattern=2,
         first_k_dense_replace=1,
     ),
+    "deepseek_v2": _config(
+        "DeepseekV2Config",
+        **{**_GROUPS, **_LATENT, "q_lora_rank": None, "n_group": None, "topk_group": None},
+        first_k_dense_replace=1,
+        num_key_value_heads=4,
+    ),
+    "deepseek_v2-groups": _config(
+        "DeepseekV2Config",
+        **_GROUPS,
+        **_LATENT,
+        topk_method="group_limited_greedy",
+        rope_parameters={**_YARN, "mscale": 0.7, "mscale_all_dim": 0.7},
+        num_key_value_heads=4,
+    ),
+    "deepseek_v3": _config(
+        "DeepseekV3Config",
+        **_GROUPS,
+        **_LATENT,
+        first_k_dense_replace=2,
+        num_key_value_heads=4,
+        rope_parameters={**_YARN, "mscale": 1.0, "mscale_all_dim": 1.0},
+    ),
+    "glm4_moe_lite": _config("Glm4MoeLiteConfig", **_GROUPS, **_LATENT, num_key_value_heads=4),
     "dots1": _config(
         "Dots1Config", **_GROUPS, first_k_dense_replace=2, sliding_window=8, max_window_layers=4
     ),
@@ -281,6 +311,8 @@ FAMILIES: dict[str, Callable[..., PreTrainedConfig]] = {
 
 def needed_keys(model_type: str) -> dict[str, Any]:
     """Keys without which not even transformers can make a model of a type."""
+    if model_type == "deepseek_v2":
+        return {"num_experts_per_tok": 2}
     if model_type != "dots1":
         return {}
     return {"n_routed_experts": 8, "n_shared_experts": 1, "num_experts_per_tok": 2}

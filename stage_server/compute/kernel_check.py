@@ -62,6 +62,10 @@ class Comparison(NamedTuple):
     """The largest of any element, as a share of the largest element or of 1; may be NaN."""
 
 
+_MAX_HEAD_DIM = 256
+"""Most elements of a head that kernels of attention take: more do not fit the registers."""
+
+
 def find_kernels(
     blueprint: Blueprint, block_size: int, precision: Precision, device: torch.device
 ) -> Kernels | None:
@@ -80,6 +84,9 @@ def find_kernels(
         torch.AcceleratorError: The device is lost.
     """
     if device.type != "cuda":
+        return None
+    if any(traits.head_dim > _MAX_HEAD_DIM for traits in blueprint.traits):
+        _log.info("attention gathers: there are no kernels for heads so wide")
         return None
     kernels = Kernels.of(device)
     failure = failure_of(kernels, blueprint, block_size, precision, device)

@@ -95,8 +95,8 @@ def kv_budget(
 
 def _kv_bytes_per_token(stack: LayerStack) -> int:
     config = stack.config
-    heads = len(stack.layers) * 2 * config.num_kv_heads
-    return heads * stack.precision.kv.head_bytes(config.head_dim)
+    rows = len(stack.layers) * config.num_kv_rows
+    return rows * stack.precision.kv.head_bytes(config.head_dim)
 
 
 def _free_bytes(config: StageConfig, device: torch.device) -> int:

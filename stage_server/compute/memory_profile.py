@@ -57,6 +57,7 @@ def activation_peak(stack: LayerStack, sizes: StepSizes) -> int:
         head_dim=config.head_dim,
         kv_format=stack.precision.kv,
         device=stack.device,
+        values_are_keys=config.latent is not None,
     )
     forward_pass = ForwardPass(stack, pool)
     wanted = LogitsRequest(  # all that can be

@@ -62,6 +62,7 @@ class TorchEngine:
             kv_format=precision.kv,
             device=stack.device,
             max_num_blocks=config.max_num_seqs * blocks_per_sequence + may_have_graphs,
+            values_are_keys=model.latent is not None,
         )
         # For rows that a step leaves over in its graph; no sequence is ever given it.
         self._has_scratch_block = may_have_graphs and self._pool.num_blocks > 1

@@ -51,7 +51,7 @@ class KvViews(NamedTuple):
 
 
 class LayerKv(NamedTuple):
-    """Keys and values of one layer."""
+    """Keys and values of one layer, which may be the same."""
 
     keys: KvViews
     values: KvViews
@@ -79,11 +79,15 @@ class LayerKv(NamedTuple):
             dtype = self.keys.rows.dtype
             rounded = NewKv(new.keys.to(dtype), new.values.to(dtype))
             self.keys.rows.index_copy_(0, slots, rounded.keys)
-            self.values.rows.index_copy_(0, slots, rounded.values)
+            if self.values is not self.keys:
+                self.values.rows.index_copy_(0, slots, rounded.values)
             return rounded
-        keys, values = coded(new.keys), coded(new.values)
+        keys = coded(new.keys)
         self.keys.rows.index_copy_(0, slots, keys.codes)
         self.keys.scales.index_copy_(0, slots, keys.scales)
+        if self.values is self.keys:
+            return None
+        values = coded(new.values)
         self.values.rows.index_copy_(0, slots, values.codes)
         self.values.scales.index_copy_(0, slots, values.scales)
         return None
@@ -93,7 +97,8 @@ class KvPool:
     """Keys and values of all layers of a stage, in blocks of tokens.
 
     One tensor, `[num_layers, 2, num_blocks, block_size, num_kv_heads, head_dim]`, and in 8 bits a
-    second one of scales and offsets, which are the last dimension.
+    second one of scales and offsets, which are the last dimension. Where keys are the values too,
+    the second dimension is 1.
 
     Args:
         num_layers: Layers of the stage.
@@ -103,6 +108,7 @@ class KvPool:
         head_dim: Elements a head.
         kv_format: How numbers are kept.
         device: Where the pool lives.
+        values_are_keys: Whether what is kept of a token is both.
     """
 
     def __init__(
@@ -115,10 +121,12 @@ class KvPool:
         head_dim: int,
         kv_format: KvFormat,
         device: torch.device,
+        values_are_keys: bool = False,
     ) -> None:
         self.num_blocks = num_blocks
         self.block_size = block_size
-        shape = (num_layers, 2, num_blocks, block_size, num_kv_heads, head_dim)
+        self._num_parts = 1 if values_are_keys else 2
+        shape = (num_layers, self._num_parts, num_blocks, block_size, num_kv_heads, head_dim)
         plain = kv_format.dtype
         dtype = torch.int8 if plain is None else torch_dtype(plain)
         self._pool = torch.zeros(shape, dtype=dtype, device=device)
@@ -126,10 +134,14 @@ class KvPool:
         if plain is None:
             self._scales = torch.zeros(*shape[:-1], 2, dtype=torch.float16, device=device)
         # Views cost a step more than they look, so they are made once.
-        self._layers = [LayerKv(*self._views(layer)) for layer in range(num_layers)]
+        self._layers = [self._layer(index) for index in range(num_layers)]
+
+    def _layer(self, index: int) -> LayerKv:
+        views = list(self._views(index))
+        return LayerKv(views[0], views[-1])
 
     def _views(self, layer: int) -> Iterator[KvViews]:
-        for which in range(2):
+        for which in range(self._num_parts):
             scales = None if self._scales is None else self._scales[layer, which]
             yield KvViews.of(self._pool[layer, which], scales)
 
@@ -145,13 +157,15 @@ class KvPool:
         kv_format: KvFormat,
         device: torch.device,
         max_num_blocks: int,
+        values_are_keys: bool = False,
     ) -> Self:
         """Makes the largest pool that fits `num_bytes`, up to `max_num_blocks`.
 
         Raises:
             InsufficientMemoryError: Not even one block fits.
         """
-        block_bytes = num_layers * 2 * block_size * num_kv_heads * kv_format.head_bytes(head_dim)
+        num_rows = num_kv_heads if values_are_keys else 2 * num_kv_heads
+        block_bytes = num_layers * block_size * num_rows * kv_format.head_bytes(head_dim)
         num_blocks = min(num_bytes // block_bytes, max_num_blocks)
         if num_blocks < 1:
             raise InsufficientMemoryError(
@@ -168,6 +182,7 @@ class KvPool:
             head_dim=head_dim,
             kv_format=kv_format,
             device=device,
+            values_are_keys=values_are_keys,
         )
 
     @property
@@ -178,7 +193,7 @@ class KvPool:
     @property
     def bytes_per_token_and_layer(self) -> int:
         """Keys and values of one token in one layer."""
-        return 2 * sum(tensor[0, 0, 0, 0].nbytes for tensor in self._tensors)
+        return self._num_parts * sum(tensor[0, 0, 0, 0].nbytes for tensor in self._tensors)
 
     @property
     def _tensors(self) -> list[torch.Tensor]:

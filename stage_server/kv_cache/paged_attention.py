@@ -106,7 +106,8 @@ class PagedAttention:
         slots = self._indices.slots
         if self._kernels is None or not layer.is_coded:
             return layer.store(slots, new)
-        for heads, cache in zip(new, layer, strict=True):
+        is_one = layer.values is layer.keys
+        for heads, cache in [(new.keys, layer.keys)] if is_one else zip(new, layer, strict=True):
             assert cache.scales is not None, "both are coded"
             store_coded(heads, slots, cache.rows, cache.scales)
         return None

@@ -9,6 +9,7 @@ from torch import nn
 from transformers import AttentionInterface
 
 from stage_server.model.attention import Attention
+from stage_server.model.latent_attention import latent_heads
 from stage_server.model.rotary import CosSin
 
 IMPLEMENTATION = "stagecoach"
@@ -119,6 +120,9 @@ def attend_from_transformers(
         sliding_window = getattr(module, "sliding_window", None)
     layer_idx = module.layer_idx
     assert isinstance(layer_idx, int), "every attention module knows its layer"
+    latent = latent_heads(module)
+    if latent is not None:
+        query = latent.absorbed(query)
     output = attention.attend(
         layer_idx - first_layer,
         query[0].transpose(0, 1).contiguous(),
@@ -129,6 +133,8 @@ def attend_from_transformers(
         softcap=softcap,
         sinks=s_aux,
     )
+    if latent is not None:
+        output = latent.expanded(output)
     return output.unsqueeze(0), None
 
 

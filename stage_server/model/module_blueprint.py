@@ -16,6 +16,7 @@ from stage_server.model.blueprint import AttentionTraits, Blueprint, layer_prefi
 from stage_server.model.conv1d import linears_of_conv1d
 from stage_server.model.decoder_layer import IMPLEMENTATION, hand_arguments_on, run_layer
 from stage_server.model.experts import layer_sources
+from stage_server.model.latent_attention import keep_rows
 from stage_server.model.layout import check_rope
 from stage_server.model.rotary import NoRotary, Rotary
 from stage_server.model.tensor_names import NORM
@@ -37,6 +38,8 @@ _CHECKED = {
     "tie_word_embeddings": "tie_word_embeddings",
 }
 """Attributes of transformers' configuration, and ours."""
+
+_MODELING = "transformers.models.{0}.modeling_{0}"
 
 _NOT_HANDED_ON = frozenset({"dtype", "torch_dtype", "quantization_config", "compression_config"})
 """Keys that say how to load, which is the operator's and the files' to say; transformers refuses
@@ -68,16 +71,29 @@ class ModuleBlueprint(Blueprint):
     def _build(self) -> None:
         family, name = self.family, self.family.module
         hf_config = _hf_config(self.config)
-        module = importlib.import_module(f"transformers.models.{name}.modeling_{name}")
+        module = importlib.import_module(_MODELING.format(name))
         layer_class = getattr(module, f"{family.prefix}{family.layer}")
+        attention, attention_prefix = module, family.prefix
+        if family.attention_of is not None:
+            other = FAMILIES[family.attention_of]
+            attention = importlib.import_module(_MODELING.format(other.module))
+            attention_prefix = other.prefix
+            hf_config.rope_interleave = True
         rotary: nn.Module = NoRotary()
         if family.first_position is None:
             check_rope(self.config, hf_config.rope_parameters)
-            rotary = getattr(module, f"{family.prefix}RotaryEmbedding")(config=hf_config)
+            rotary = getattr(attention, f"{attention_prefix}RotaryEmbedding")(config=hf_config)
         with torch.device("meta"):
             self.layers: list[nn.Module] = [layer_class(hf_config, i) for i in self.range]
+            if family.attention_of is not None:
+                attention_class = getattr(attention, f"{attention_prefix}Attention")
+                for layer, layer_idx in zip(self.layers, self.range, strict=True):
+                    layer.self_attn = attention_class(hf_config, layer_idx)
             self._norm = _final_norm(module, family, hf_config)
             self._transposed = [linears_of_conv1d(layer) for layer in self.layers]
+        if self.config.latent is not None:
+            for layer in self.layers:
+                keep_rows(layer, self.config.latent)
         if not family.hands_arguments_on:
             for layer in self.layers:
                 hand_arguments_on(layer)
@@ -190,6 +206,8 @@ def _hf_config(config: ModelConfig) -> PreTrainedConfig:
     if getattr(hf_config, "head_dim", config.head_dim) is None:  # some families take it as it is
         hf_config.head_dim = config.head_dim
     for theirs, ours in _CHECKED.items():
+        if config.latent is not None and ours == "num_kv_heads":
+            continue  # what is kept has one
         expected = getattr(config, ours)
         found = getattr(hf_config, theirs, expected)  # without a key for it, layers show it
         if expected != found:

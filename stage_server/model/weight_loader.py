@@ -14,6 +14,7 @@ from stage_server.model.experts import (
     router_paths,
     takes_turns,
 )
+from stage_server.model.latent_attention import expanding_paths
 from stage_server.model.linear_format import Linear, LinearFormat
 from stage_server.model.weights import WeightSource
 from stagecoach.contract.precision import Precision
@@ -77,9 +78,10 @@ class WeightLoader:
         """Gives a module of transformers, on the meta device, its weights.
 
         Linear layers and experts in it are replaced by those of the format. What chooses experts
-        stays in plain numbers: it has few, and they decide what is computed.
+        stays in plain numbers: it has few, and they decide what is computed. So does what is taken
+        apart for latent attention.
         """
-        routers = router_paths(module)
+        plain = router_paths(module) | expanding_paths(module)
         for path, child in list(module.named_modules()):
             prefix = f"{path}." if path else ""
             if are_experts(child):
@@ -89,7 +91,7 @@ class WeightLoader:
                 experts = Experts(child, gate_up, down, interleaves=interleaves)
                 module.set_submodule(path, experts)
                 continue
-            if type(child) is nn.Linear and path not in routers:
+            if type(child) is nn.Linear and path not in plain:
                 module.set_submodule(path, self.linear(path))
                 continue
             for name in dict(child.named_parameters(recurse=False)):

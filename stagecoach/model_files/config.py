@@ -10,6 +10,7 @@ from stagecoach.model_files.expert_sizes import ExpertSizes, expert_sizes
 from stagecoach.model_files.families import FAMILIES
 from stagecoach.model_files.family import USUAL_ROPE, Family
 from stagecoach.model_files.frozen_json import frozen, shown
+from stagecoach.model_files.latent_sizes import LatentSizes, latent_sizes
 from stagecoach.model_files.not_served import not_served
 from stagecoach.model_files.numbers import MAX_POSITIONS, SIZES, TOKEN_ID, check_numbers
 from stagecoach.model_files.rope_parameters import ORIGINAL, rope_parameters
@@ -28,6 +29,9 @@ class ModelConfig:
     num_attention_heads: int
     num_kv_heads: int
     head_dim: int
+    latent: LatentSizes | None
+    """Sizes of latent attention, of which one row a token is kept: as `head_dim` elements of the
+    one head of keys, which are the values too. None: keys and values are kept by heads."""
     intermediate_size: int | None
     """Width of an MLP; None when the configuration leaves it to its family."""
     num_mlp_matrices: int
@@ -46,6 +50,11 @@ class ModelConfig:
     raw: Mapping[str, object]
     """The whole Hugging Face configuration as its file says it; see `frozen_json`. Keys have the
     names that they have in most families."""
+
+    @property
+    def num_kv_rows(self) -> int:
+        """Rows of `head_dim` elements that are kept of a token in one layer."""
+        return 1 if self.latent else 2 * self.num_kv_heads
 
 
 def parse_config(
@@ -93,6 +102,7 @@ def _parse(
     num_heads = _size(values, "num_attention_heads")
     hidden_size = _size(values, "hidden_size")
     num_kv_heads = _size(values, "num_key_value_heads", num_heads)
+    latent = latent_sizes(values, family)
     if family is not None and family.one_kv_head is not None:
         is_one = values.get(family.one_kv_head, family.reads[family.one_kv_head])
         num_kv_heads = 1 if is_one else num_heads
@@ -110,8 +120,9 @@ def _parse(
         hidden_size=hidden_size,
         vocab_size=_size(values, "vocab_size"),
         num_attention_heads=num_heads,
-        num_kv_heads=num_kv_heads,
-        head_dim=_size(values, "head_dim", hidden_size // num_heads),
+        num_kv_heads=1 if latent else num_kv_heads,
+        head_dim=latent.row if latent else _size(values, "head_dim", hidden_size // num_heads),
+        latent=latent,
         intermediate_size=(
             None if values.get("intermediate_size") is None else _size(values, "intermediate_size")
         ),

@@ -62,6 +62,17 @@ _GROUPED_ROUTER = _keys(
 )
 """What routers read that choose groups of experts first, as DeepSeek's."""
 
+_LATENT: Mapping[str, object] = MappingProxyType(
+    {
+        "kv_lora_rank": 512,
+        "q_lora_rank": 1536,
+        "qk_nope_head_dim": 128,
+        "qk_rope_head_dim": 64,
+        "v_head_dim": 128,
+    }
+)
+"""Sizes of latent attention, as most families have them."""
+
 _GRANITE_KEYS: Keys = _keys(
     attention_bias=False,
     attention_multiplier=1.0,
@@ -124,6 +135,53 @@ EXPERT_FAMILIES: Mapping[str, Family] = MappingProxyType(
                     num_shared="moe_num_shared_experts",
                 ),
             ),
+        ),
+        "deepseek_v2": Family(
+            module="deepseek_v2",
+            prefix="DeepseekV2",
+            sizes=Sizes(32, 4096, 102400, 32, None, None, 11008, 2048, False, 2),
+            reads=_keys(
+                **_LATENT,
+                attention_bias=False,
+                first_k_dense_replace=0,
+                mlp_bias=False,
+                moe_intermediate_size=1407,
+                n_group=None,
+                n_routed_experts=64,
+                n_shared_experts=2,
+                num_experts_per_tok=None,
+                rms_norm_eps=1e-6,
+                routed_scaling_factor=1.0,
+                topk_group=None,
+                topk_method="greedy",
+            ),
+            is_latent=True,
+            attention_of="deepseek_v3",
+            experts=_DEEPSEEK,
+            other_keys=MappingProxyType({"num_experts": "n_routed_experts"}),
+        ),
+        "deepseek_v3": Family(
+            module="deepseek_v3",
+            prefix="DeepseekV3",
+            sizes=Sizes(61, 7168, 129280, 128, 128, None, 18432, 4096, False, 1),
+            reads=_keys(
+                **_LATENT,
+                attention_bias=False,
+                first_k_dense_replace=3,
+                moe_intermediate_size=2048,
+                n_group=8,
+                n_routed_experts=256,
+                n_shared_experts=1,
+                norm_topk_prob=True,
+                num_experts_per_tok=8,
+                rms_norm_eps=1e-6,
+                rope_interleave=True,
+                routed_scaling_factor=2.5,
+                topk_group=4,
+            ),
+            is_latent=True,
+            experts=_DEEPSEEK,
+            other_keys=_ROUTED,
         ),
         "dots1": Family(
             module="dots1",
@@ -274,6 +332,29 @@ EXPERT_FAMILIES: Mapping[str, Family] = MappingProxyType(
                 keys=_LOCAL,
             ),
             other_keys=_LOCALLY,
+        ),
+        "glm4_moe_lite": Family(
+            module="glm4_moe_lite",
+            prefix="Glm4MoeLite",
+            sizes=Sizes(47, 2048, 154880, 20, 20, None, 10240, 202752, False, 1),
+            reads=_keys(
+                **{**_LATENT, "q_lora_rank": 768, "qk_nope_head_dim": 192, "v_head_dim": 256},
+                attention_bias=False,
+                mlp_layer_types=None,
+                moe_intermediate_size=1536,
+                n_group=1,
+                n_routed_experts=64,
+                n_shared_experts=1,
+                norm_topk_prob=True,
+                num_experts_per_tok=4,
+                rms_norm_eps=1e-5,
+                rope_interleave=True,
+                routed_scaling_factor=1.8,
+                topk_group=1,
+            ),
+            is_latent=True,
+            experts=_DEEPSEEK._replace(num_dense_layers=1),
+            other_keys=_ROUTED,
         ),
         "granitemoe": Family(
             module="granitemoe",

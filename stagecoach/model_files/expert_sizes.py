@@ -56,11 +56,16 @@ def expert_sizes(
     shared_width = 0 if keys.shared_width is None else _count(says, keys.shared_width)
     if keys.num_shared is not None:
         shared_width = width * _count(says, keys.num_shared)
-    layers = _layers_with_experts(says, num_layers)
+    # A key that the family does not read says nothing, whatever wrote it.
+    first_keys = tuple(key for key in _FIRST_KEYS if key in family.reads)
+    first = _first_of(says, first_keys, family.experts.num_dense_layers)
+    layers = _layers_with_experts(says, num_layers, first)
     return ExpertSizes(num_experts, num_chosen, width, shared_width, layers)
 
 
-def _layers_with_experts(says: Mapping[str, object], num_layers: int) -> tuple[bool, ...]:
+def _layers_with_experts(
+    says: Mapping[str, object], num_layers: int, first: int
+) -> tuple[bool, ...]:
     """Whether each layer has experts, by the keys that families have for it."""
     kinds = says.get("mlp_layer_types")
     if isinstance(kinds, list | tuple) and len(kinds) >= num_layers:
@@ -69,7 +74,6 @@ def _layers_with_experts(says: Mapping[str, object], num_layers: int) -> tuple[b
     entries = listed if isinstance(listed, list | tuple) else ()
     dense = {one for one in entries if isinstance(one, int)}
     last = _first_of(says, ("moe_layer_end_index",), -1)
-    first = _first_of(says, _FIRST_KEYS, 0)
     interval = _first_of(says, ("decoder_sparse_step", "moe_layer_interval"), 1)
     within = range(first, num_layers if last == -1 else last + 1)
     return tuple(

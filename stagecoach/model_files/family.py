@@ -200,6 +200,8 @@ class ExpertLayout(NamedTuple):
     """Tensors whose rows, one for each expert, are the biases of gate and up; empty: there are
     none."""
     down_bias: tuple[str, ...] = ()
+    num_dense_layers: int = 0
+    """Layers before the first with experts, where no key says it."""
     are_transposed: bool = False
     """Whether a tensor of all experts has inputs as rows."""
     keys: ExpertKeys = ExpertKeys()
@@ -275,6 +277,11 @@ class Family:
     refuses: frozenset[str] = frozenset()
     """Keys with which a model is not served, unless they are absent, null, false or 0: what they
     mean depends on how transformers attends."""
+    is_latent: bool = False
+    """True when keys and values of all heads are made of one compressed row a token."""
+    attention_of: str | None = None
+    """Family whose attention and rotary embedding compute the same as its own, and are taken; None:
+    its own are."""
     experts: ExpertLayout | None = None
     """What layers with experts have; None where no layer has any."""
     lean: LeanLayout | None = None

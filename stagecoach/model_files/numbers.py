@@ -181,6 +181,10 @@ _OF_SOME: Mapping[str, Bounds] = MappingProxyType(
         "moe_layer_end_index": _whole(-1, 2**16),
         "moe_norm_min": EPSILON,
         "routed_scaling_factor": FACTOR,
+        **dict.fromkeys(
+            ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"), HEAD_DIM
+        ),
+        "q_lora_rank": WIDTH._replace(or_null=True),
         "rotary_dim": HEAD_DIM._replace(or_null=True),
     }
 )

@@ -49,6 +49,18 @@ SHAPES: Mapping[str, Mapping[str, object]] = MappingProxyType(
         "qwen2.5-7b": _shape("qwen2", 28, 3584, 18944, 28, 4, 152064, 32768),
         "qwen2.5-14b": _shape("qwen2", 48, 5120, 13824, 40, 8, 152064, 32768),
         "qwen2.5-32b": _shape("qwen2", 64, 5120, 27648, 40, 8, 152064, 32768),
+        "deepseek-v2-lite": _shape(
+            *("deepseek_v2", 27, 2048, 10944, 16, 16, 102400, 163840),
+            first_k_dense_replace=1,
+            moe_intermediate_size=1408,
+            n_routed_experts=64,
+            n_shared_experts=2,
+            num_experts_per_tok=6,
+            q_lora_rank=None,
+        ),
+        "glm-4.7-flash": _shape(
+            *("glm4_moe_lite", 47, 2048, 10240, 20, 20, 154880, 202752),
+        ),
         "gpt-oss-20b": _shape(
             *("gpt_oss", 24, 2880, 2880, 64, 8, 201088, 131072),
             head_dim=64,

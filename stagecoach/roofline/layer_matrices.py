@@ -7,6 +7,7 @@ from typing import NamedTuple, Self
 from stagecoach.contract.precision import Encoding
 from stagecoach.model_files.config import ModelConfig
 from stagecoach.model_files.families import FAMILIES
+from stagecoach.model_files.latent_sizes import LatentSizes
 
 Matrix = tuple[int, int]
 """Rows and columns, as it is multiplied: rows are outputs."""
@@ -88,13 +89,19 @@ def layer_matrices(config: ModelConfig, *, are_joined: bool) -> tuple[LayerMatri
 
 def _common(config: ModelConfig, width: int | None, are_joined: bool) -> tuple[Matrix, ...]:
     hidden_size = config.hidden_size
+    of_mlp = [width] * (config.num_mlp_matrices - 1) if width else []
+    if config.latent is not None:
+        return (
+            *_latent(config, config.latent),
+            *((rows, hidden_size) for rows in of_mlp),
+            *([(hidden_size, width)] if width else []),
+        )
     attention_width = config.num_attention_heads * config.head_dim
     kv_width = config.num_kv_heads * config.head_dim
     of_attention = [attention_width, kv_width, kv_width]
     family = FAMILIES.get(config.model_type)
     if family is not None and family.gates_attention:
         of_attention.append(attention_width)
-    of_mlp = [width] * (config.num_mlp_matrices - 1) if width else []
     if are_joined:
         of_attention, of_mlp = [sum(of_attention)], [sum(of_mlp)]
     return (
@@ -102,6 +109,21 @@ def _common(config: ModelConfig, width: int | None, are_joined: bool) -> tuple[M
         (hidden_size, attention_width),
         *((rows, hidden_size) for rows in of_mlp),
         *([(hidden_size, width)] if width else []),
+    )
+
+
+def _latent(config: ModelConfig, sizes: LatentSizes) -> tuple[Matrix, ...]:
+    """The matrices of latent attention."""
+    hidden_size, num_heads = config.hidden_size, config.num_attention_heads
+    queries = num_heads * sizes.query_dim
+    of_queries: tuple[Matrix, ...] = ((queries, hidden_size),)
+    if sizes.query_rank is not None:
+        of_queries = ((sizes.query_rank, hidden_size), (queries, sizes.query_rank))
+    return (
+        *of_queries,
+        (sizes.row, hidden_size),
+        (num_heads * (sizes.nope_dim + sizes.value_dim), sizes.kv_rank),
+        (hidden_size, num_heads * sizes.value_dim),
     )
 
 

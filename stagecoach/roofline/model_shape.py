@@ -113,7 +113,7 @@ class ModelShape:
                 model_type=config.model_type,
             )
         attention_width = config.num_attention_heads * config.head_dim
-        kv_width = 2 * config.num_kv_heads * config.head_dim
+        kv_width = config.num_kv_rows * config.head_dim
         layer_launches = _layer_launches(config)
         layers = layer_matrices(config, are_joined=layer_launches == LEAN_LAUNCHES)
         if kept is None:

@@ -30,7 +30,7 @@ LFS_POINTER = (
     "size 4976698672\n"
 )
 OTHERS = ("albert", "clip", "idefics3", "llava", "mistral3", "mt5", "qwen2_5_vl", "t5", "vit")
-MAKES_NO_MODEL = ("dots1", "nemotron")
+MAKES_NO_MODEL = ("deepseek_v2", "dots1", "nemotron")
 """Types whose configuration without keys describes no model, to transformers either."""
 
 _INTERNAL = re.compile(r"\bNone\b|NoneType|KeyError|Error\b|attribute|object has|Traceback|\n")

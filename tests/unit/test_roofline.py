@@ -84,6 +84,8 @@ class TestModelShape:
             ("qwen2.5-32b", 32.76),
             ("mixtral-8x7b", 46.70),
             ("qwen3-30b-a3b", 30.53),
+            ("deepseek-v2-lite", 15.71),
+            ("glm-4.7-flash", 29.94),
             ("gpt-oss-20b", 20.91),
             ("gpt-oss-120b", 116.83),
         ],
