@@ -51,14 +51,11 @@ async def test_guesses_are_right_so_often_and_the_text_is_the_same(acceptance: f
     assert token_ids == expected[len(PROMPT) :]
     assert finished.timings is not None
     assert finished.timings.num_steps + figures.num_accepted_draft_tokens == NUM_TOKENS
-    if acceptance == 0:
-        # Once a few have failed, few more are made: rows cost next to nothing on these cards.
-        assert figures.num_accepted_draft_tokens == 0
-        assert figures.num_draft_tokens < NUM_TOKENS / 3
-    else:
-        # A pass ends at the first wrong guess: of k guesses, fewer are right than each is likely.
-        num_passes = NUM_TOKENS - figures.num_accepted_draft_tokens
-        assert NUM_TOKENS / num_passes > (2 if acceptance == 0.7 else 6)
+    # How many are made follows from measured times; what becomes of them does not.
+    assert figures.num_draft_tokens > 0
+    assert (figures.num_accepted_draft_tokens > 0) == (acceptance > 0)
+    is_always_right = figures.num_accepted_draft_tokens == figures.num_draft_tokens
+    assert is_always_right == (acceptance == 1)
 
 
 async def test_seeded_text_is_the_same_too() -> None:
