@@ -54,7 +54,7 @@ def keep_rows(layer: nn.Module, sizes: LatentSizes) -> None:
 
     Args:
         layer: The layer, which may be on the meta device.
-        sizes: Of its attention.
+        sizes: Sizes of its attention.
     """
     attention = layer.get_submodule(_ATTENTION)
     assert callable(attention.expand_kv), "this transformers expands rows in a method"

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from stagecoach.contract.errors import ModelFilesError
 from stagecoach.model_files.family import Family
+from stagecoach.model_files.frozen_json import shown
 
 _KEYS = ("kv_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim")
 
@@ -49,12 +50,17 @@ def latent_sizes(values: Mapping[str, object], family: Family | None) -> LatentS
         None of a family that has no latent attention.
 
     Raises:
-        ModelFilesError: A size is null.
+        ModelFilesError: A size is null, or `head_dim` is another than that of the rotated part.
     """
     if family is None or not family.is_latent:
         return None
     says = {**family.reads, **values}
     kv_rank, rope_dim, nope_dim, value_dim = (_size(says, key) for key in _KEYS)
+    if says.get("head_dim") not in (None, rope_dim):  # transformers writes it out
+        raise ModelFilesError(
+            f"config.json: head_dim is {shown(says['head_dim'])}, must be the {rope_dim} of "
+            "qk_rope_head_dim"
+        )
     query_rank = says["q_lora_rank"]
     return LatentSizes(
         kv_rank,
