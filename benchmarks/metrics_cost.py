@@ -90,6 +90,7 @@ def decode_step(requests: list[LiveRequest]) -> LandedStep:
         sampling_ns=0,
         sampled_ns=0,
         decided_ns=0,
+        clock=time.perf_counter_ns,
     )
 
 

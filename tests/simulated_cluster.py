@@ -220,6 +220,7 @@ class SimulatedCluster:
                 text=OutputText(None, ()),
                 constraint=None,
                 on_cancel=lambda: None,
+                clock=lambda: int(self._runner.now_ns),
             )
 
     def run(self, seconds: float) -> None:

@@ -173,7 +173,7 @@ class Admission:
         Args:
             spec: Request as its client put it.
             prompt_token_ids: What `encode` made of its prompt.
-            arrival_ns: When it came, on the clock of `time.perf_counter_ns`.
+            arrival_ns: When it came, on the clock of requests and lanes.
 
         Raises:
             ContextLengthExceededError: The prompt leaves no room for one token.

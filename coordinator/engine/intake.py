@@ -1,6 +1,7 @@
 """Takes requests into the engine: checks, tokenizes, compiles the grammar, places on a lane."""
 
 import time
+from collections.abc import Callable
 from functools import partial
 
 from coordinator.constraint.grammar_compiler import GrammarCompiler
@@ -37,6 +38,7 @@ class Intake:
         vocab_size: Logits in a row.
         conversations: Says what the outputs of conversations match, and makes the text of all.
         make_drafter: Makes what guesses tokens of a request; None: no token is guessed.
+        clock: Nanoseconds of the one clock of requests and lanes.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Intake:
         vocab_size: int,
         conversations: Conversations,
         make_drafter: MakeDrafter | None,
+        clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         self._admission = admission
         self._grammars = grammars
@@ -65,6 +68,7 @@ class Intake:
         self._vocab_size = vocab_size
         self._conversations = conversations
         self._make_drafter = make_drafter
+        self._clock = clock
         self._is_closed = False
 
     def close(self) -> None:
@@ -73,7 +77,7 @@ class Intake:
 
     async def submit(self, spec: RequestSpec) -> LiveRequest:
         """Takes a request in; see `Engine.submit`. To cancel the call is to end all work for it."""
-        arrival_ns = time.perf_counter_ns()
+        arrival_ns = self._clock()
         try:
             request = await self._admitted(spec, arrival_ns)
             names = await self._block_names(request)
@@ -145,6 +149,7 @@ class Intake:
             constraint=constraint,
             relaxed_fields=() if constraint is None else constraint.relaxed_fields,
             on_cancel=partial(self._requests.cancel, request.request_id),
+            clock=self._clock,
         )
         if self._make_drafter is not None and live.sampler.looks_ahead:
             sequence.drafter = self._make_drafter(

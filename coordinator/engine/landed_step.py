@@ -4,9 +4,8 @@ Tokens and ends are decided before the next micro-batch is scheduled; text and e
 it runs.
 """
 
-import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -115,6 +114,8 @@ class LandedStep:
     sampled_ns: int
     decided_ns: int
     """These three as `StepInstants` has them."""
+    clock: Callable[[], int]
+    """The clock of the lane; all instants of the step are read from it."""
 
     def send(self, requests: Mapping[str, LiveRequest]) -> SentTokens:
         """Sends the tokens, and counts the step's times for every request that took part.
@@ -122,7 +123,7 @@ class LandedStep:
         Args:
             requests: Requests that have not ended meanwhile; the others hear nothing more.
         """
-        emitting_ns = time.perf_counter_ns()
+        emitting_ns = self.clock()
         tokens = [
             token for token in self.tokens if requests.get(token.live.request_id) is token.live
         ]
@@ -145,7 +146,7 @@ class LandedStep:
             sampled_ns=self.sampled_ns,
             decided_ns=self.decided_ns,
             emitting_ns=emitting_ns,
-            emitted_ns=time.perf_counter_ns(),
+            emitted_ns=self.clock(),
         )
         times = TimeVector.of_step(
             schedule_ns=instants.schedule_ns,

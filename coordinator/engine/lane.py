@@ -340,6 +340,7 @@ class Lane:
                 sampling_ns=sampling_ns,
                 sampled_ns=sampled_ns,
                 decided_ns=decided_ns,
+                clock=self._clock,
             )
         )
 

@@ -54,7 +54,9 @@ class LiveRequest:
     first_step_ns: int | None = None
     first_token_ns: int | None = None
     last_sent_ns: int | None = None
-    """When its latest token was sent. All times are of `time.perf_counter_ns`."""
+    """When its latest token was sent."""
+    clock: Callable[[], int] = time.perf_counter_ns
+    """The one clock of its life: its arrival, its steps and its end are instants of it."""
 
     @classmethod
     def of(
@@ -67,6 +69,7 @@ class LiveRequest:
         constraint: Constraint | None,
         relaxed_fields: tuple[str, ...] = (),
         on_cancel: Callable[[], None],
+        clock: Callable[[], int] = time.perf_counter_ns,
     ) -> Self:
         """Makes the record of a request that was just accepted.
 
@@ -78,6 +81,7 @@ class LiveRequest:
             constraint: What its output must match, with no output so far; None: anything.
             relaxed_fields: Fields with schemas that the output is not held to.
             on_cancel: Called at most once, when the client cancels.
+            clock: By which the request arrived, in nanoseconds; that of its lanes.
         """
         request = sequence.request
         accepted = Accepted(
@@ -103,6 +107,7 @@ class LiveRequest:
             pooling=None
             if request.embedding is None
             else PromptPooling(request.embedding, sequence.num_prompt_tokens),
+            clock=clock,
         )
 
     @property
@@ -127,7 +132,7 @@ class LiveRequest:
     def emit(self, token_id: int, delta: TextDelta, logprobs: TokenLogprobs | None) -> None:
         """Sends a token that belongs to the output, with what became of its text."""
         if self.first_token_ns is None:
-            self.first_token_ns = time.perf_counter_ns()
+            self.first_token_ns = self.clock()
         self.num_completion_tokens += 1
         self.stream.put(
             TokensEvent(
@@ -182,7 +187,7 @@ class LiveRequest:
             arrival_ns=self.request.arrival_ns,
             first_step_ns=self.first_step_ns,
             first_token_ns=self.first_token_ns,
-            end_ns=time.perf_counter_ns(),
+            end_ns=self.clock(),
         )
 
     def _embedding(self, reason: FinishReason) -> ListLike[float] | None:
@@ -192,7 +197,7 @@ class LiveRequest:
         return self.pooling.embedding()
 
     def _timings(self) -> RequestTimings:
-        now_ns, arrival_ns = time.perf_counter_ns(), self.request.arrival_ns
+        now_ns, arrival_ns = self.clock(), self.request.arrival_ns
         totals = self.times.totals(self.num_steps)
         return RequestTimings(
             queue_ns=(self.first_step_ns or now_ns) - arrival_ns,

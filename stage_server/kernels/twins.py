@@ -46,21 +46,3 @@ def add_rms_norm(
     """Returns `hidden + scale * update`, and the RMS norm of that."""
     added = torch.add(hidden, update, alpha=scale)
     return added, functional.rms_norm(added, weight.shape, weight, eps)
-
-
-def unpacked_groups(
-    codes: torch.Tensor,
-    scales: torch.Tensor,
-    offsets: torch.Tensor | None,
-    *,
-    num_columns: int,
-    num_bits: int,
-) -> torch.Tensor:
-    """Numbers of packed rows, float32 `[num_rows, num_columns]`; arguments as of `unpacked`."""
-    groups = codes.view(*scales.shape, -1)
-    if num_bits == 4:
-        groups = torch.cat((groups & 15, groups >> 4), dim=-1)
-    numbers = (groups.float() - (1 << (num_bits - 1))) * scales.float().unsqueeze(-1)
-    if offsets is not None:
-        numbers += offsets.float().unsqueeze(-1)
-    return numbers.view(len(codes), -1)[:, :num_columns]

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stage_server.kernels import grouped, twins
+from stage_server.kernels import grouped
 from stage_server.kernels.kernels import Kernels
 from stage_server.model import linear_formats
 from stage_server.model.coded_rows import quantized
@@ -47,6 +47,24 @@ def random_matrix(
     return packed, scales, offsets if has_offsets else None
 
 
+def unpacked_groups(
+    codes: torch.Tensor,
+    scales: torch.Tensor,
+    offsets: torch.Tensor | None,
+    *,
+    num_columns: int,
+    num_bits: int,
+) -> torch.Tensor:
+    """The slow twin of `unpacked`: float32 `[num_rows, num_columns]` of the same arguments."""
+    groups = codes.view(*scales.shape, -1)
+    if num_bits == 4:
+        groups = torch.cat((groups & 15, groups >> 4), dim=-1)
+    numbers = (groups.float() - (1 << (num_bits - 1))) * scales.float().unsqueeze(-1)
+    if offsets is not None:
+        numbers += offsets.float().unsqueeze(-1)
+    return numbers.view(len(codes), -1)[:, :num_columns]
+
+
 def assert_close(found: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None:
     # Terms of about 1 may cancel each other, and their rounding stays.
     size = expected.norm().clamp(min=0.05 * expected.numel() ** 0.5)
@@ -69,7 +87,7 @@ def test_a_product_is_the_plain_product(
 ) -> None:
     matrix = random_matrix(*shape, num_bits, has_offsets=has_offsets)
     hidden = torch.randn(num_tokens, shape[1]).to(dtype)
-    plain = twins.unpacked_groups(*matrix, num_columns=shape[1], num_bits=num_bits)
+    plain = unpacked_groups(*matrix, num_columns=shape[1], num_bits=num_bits)
     found = grouped.product(hidden, *matrix, num_bits=num_bits)
     assert found.dtype == dtype
     assert_close(found, hidden.float() @ plain.T, TOLERANCES[dtype])
@@ -82,7 +100,7 @@ def test_one_token_is_multiplied_in_float32(
 ) -> None:
     matrix = random_matrix(*shape, num_bits, has_offsets=has_offsets)
     hidden = torch.randn(1, shape[1])
-    plain = twins.unpacked_groups(*matrix, num_columns=shape[1], num_bits=num_bits)
+    plain = unpacked_groups(*matrix, num_columns=shape[1], num_bits=num_bits)
     assert_close(grouped.product(hidden, *matrix, num_bits=num_bits), hidden @ plain.T, 1e-5)
 
 
@@ -93,7 +111,7 @@ def test_rows_are_unpacked_as_their_twin(
 ) -> None:
     matrix = random_matrix(*shape, num_bits, has_offsets=has_offsets)
     found = grouped.unpacked(*matrix, num_columns=shape[1], num_bits=num_bits, dtype=dtype)
-    expected = twins.unpacked_groups(*matrix, num_columns=shape[1], num_bits=num_bits)
+    expected = unpacked_groups(*matrix, num_columns=shape[1], num_bits=num_bits)
     # The interpreter cuts off what bfloat16 does not have, where a card rounds.
     rtol = 8e-3 if dtype == torch.bfloat16 else 1e-6
     torch.testing.assert_close(found, expected.to(dtype), rtol=rtol, atol=1e-6)

@@ -136,6 +136,7 @@ class Rig:
             kv_block_size=4,
             num_kv_blocks=64,
         )
+        self.clock = clock
         self.requests: dict[str, LiveRequest] = {}
         self.runner = HandRunner()
         self.num_heard = 0
@@ -178,6 +179,7 @@ class Rig:
                 text=OutputText(None, ()),
                 constraint=None,
                 on_cancel=lambda: None,
+                clock=self.clock,
             )
 
     def fill(self) -> Sent:
@@ -355,8 +357,10 @@ async def test_watchers_and_the_stats_of_a_request_charge_work_to_the_same_names
     assert step.micro_batch.landed_ns == 8, "the lane looked once more whether to send another"
     assert (record.sampling_ns, record.sampled_ns, record.decided_ns) == (16, 32, 64)
     assert (record.schedule_ns, record.sample_ns) == (1, 16)
-    emit_ns = record.emitted_ns - record.emitting_ns
-    assert (record.detokenize_ns, record.step_ns) == (32 + emit_ns, 63 + emit_ns)
+    assert (record.emitting_ns, record.emitted_ns) == (128, 512)
+    assert rig.requests["a"].first_token_ns == 256, "text is on the same clock as steps"
+    assert rig.requests["a"].as_ended(FinishReason.ABORT, None).end_ns == 1024
+    assert (record.detokenize_ns, record.step_ns) == (32 + 384, 63 + 384)
     totals = rig.requests["a"].times.totals(1)
     for name in ("schedule_ns", "sample_ns", "detokenize_ns", "step_ns"):
         assert getattr(totals, name) == getattr(record, name)
