@@ -25,7 +25,7 @@ from coordinator.text.tokenizer import Tokenizer
 from coordinator.text.tokenizer_files import load_tokenizer
 from coordinator.text.tokenizer_info import tokenizer_info
 from stagecoach.contract.errors import IncompatibleError, InvalidArgumentError
-from stagecoach.contract.limits import LOGITS_CEILING_BYTES
+from stagecoach.contract.limits import LOGIT_BYTES, LOGITS_CEILING_BYTES
 from stagecoach.model_files import ModelFiles
 
 
@@ -158,19 +158,22 @@ def _eos_token_ids(files: ModelFiles, tokenizer: Tokenizer | None) -> frozenset[
 def _limits(config: ClusterConfig, topology: Topology) -> SchedulerConfig:
     """The operator's limits, none above what every stage can do.
 
-    Every sequence may want its full row of logits in one micro-batch, so no more run at once than
-    rows that a stage may answer with.
+    Every sampled row of a micro-batch may be wanted whole, so there are no more of them, and no
+    more sequences run at once, than rows that a stage may answer with.
     """
-    num_full_rows = LOGITS_CEILING_BYTES // (4 * topology.vocab_size)
+    num_full_rows = min(
+        topology.max_num_seqs, LOGITS_CEILING_BYTES // (LOGIT_BYTES * topology.vocab_size)
+    )
     return SchedulerConfig(
         max_num_batched_tokens=_lower(
             config.max_num_batched_tokens, topology.max_num_batched_tokens
         ),
-        max_num_seqs=min(_lower(config.max_num_seqs, topology.max_num_seqs), num_full_rows),
+        max_num_seqs=_lower(config.max_num_seqs, num_full_rows),
         max_model_len=_lower(config.max_model_len, topology.max_model_len),
         kv_block_size=topology.kv_block_size,
         num_kv_blocks=topology.num_kv_blocks,
         num_kv_slots=topology.max_num_seqs,
+        max_num_sampled_rows=num_full_rows,
         prefix_cache=config.prefix_cache,
     )
 

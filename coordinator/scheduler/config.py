@@ -27,6 +27,9 @@ class SchedulerConfig:
     num_kv_slots: int | None = None
     """Slots of the smallest stage; those in which nothing runs can hold prefixes. None: as many as
     sequences run at once."""
+    max_num_sampled_rows: int | None = None
+    """Rows of a micro-batch whose logits every stage can answer, at least `max_num_seqs`; drafts
+    leave no more to sample. None: as many as it has tokens."""
     prefix_cache: bool = False
     """Whether sequences share the KV of a common prefix."""
     min_awaited_tokens: int = 128
@@ -55,6 +58,16 @@ class SchedulerConfig:
     def max_request_tokens(self) -> int:
         """Tokens of prompt and output together that one request may hold."""
         return min(self.max_model_len, self.num_kv_tokens)
+
+    def max_num_drafts(self, num_decodes: int) -> int:
+        """Returns how many guessed tokens fit into a micro-batch beside so many decodes.
+
+        Each of its tokens is sampled, so the bound on rows counts as the token budget does.
+        """
+        num_rows = self.max_num_batched_tokens
+        if self.max_num_sampled_rows is not None:
+            num_rows = min(num_rows, self.max_num_sampled_rows)
+        return max(0, num_rows - num_decodes)
 
     def check_length(self, request: Request) -> None:
         """Refuses a request that could never run.

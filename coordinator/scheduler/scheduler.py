@@ -351,14 +351,15 @@ class Scheduler:
         num_decodes = len(slices)
         if not num_decodes or not all(piece.is_decode for piece in slices):
             return slices
-        if not may_pay(duration_ns, num_decodes):
+        room = self.config.max_num_drafts(num_decodes)
+        if room < 1 or not may_pay(duration_ns, num_decodes):
             return slices
         sequences = [self._sequences[piece.request_id] for piece in slices]
         guesses = [_guess(sequence) for sequence in sequences]
         lengths = draft_lengths(
             guesses,
             num_decodes=num_decodes,
-            max_num_drafts=self.config.max_num_batched_tokens - num_decodes,
+            max_num_drafts=room,
             duration_ns=duration_ns,
         )
         return [

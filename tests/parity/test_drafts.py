@@ -240,3 +240,12 @@ async def test_look_up_is_on_unless_it_is_turned_off(model: Path) -> None:
             found.append(await answer(engine, spec))
             assert (engine.figures().num_draft_tokens > 0) == has_guessed
     assert_same(*found)
+
+
+async def test_no_more_rows_are_asked_for_than_a_stage_answers(model: Path) -> None:
+    """Each row of this request may be wanted whole, and the stage has room for two of them."""
+    spec = create_spec(**SPECS["penalized nucleus"])
+    (plain,) = await answers(model, [spec], None)
+    oracle = Oracle(known([spec], [plain]), 99)
+    (guessed,) = await answers(model, [spec], oracle, max_num_seqs=2)
+    assert_same(guessed, plain)

@@ -161,6 +161,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         num_kv_blocks=st.integers(4, 20),
         max_num_waiting=st.integers(1, 12),
         num_more_slots=st.integers(0, 3),
+        num_more_rows=st.none() | st.integers(0, 6),
         prefix_cache=st.sampled_from([True, True, False]),
         min_awaited_tokens=st.sampled_from([1, 1, 5, 100]),
         policy=st.sampled_from([FirstComeFirstServed(), ShortestFirst()]),
@@ -173,6 +174,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         num_kv_blocks: int,
         max_num_waiting: int,
         num_more_slots: int,
+        num_more_rows: int | None,
         prefix_cache: bool,
         min_awaited_tokens: int,
         policy: Policy,
@@ -184,6 +186,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             kv_block_size=kv_block_size,
             num_kv_blocks=num_kv_blocks,
             num_kv_slots=max_num_seqs + num_more_slots,
+            max_num_sampled_rows=None if num_more_rows is None else max_num_seqs + num_more_rows,
             prefix_cache=prefix_cache,
             min_awaited_tokens=min_awaited_tokens,
         )
@@ -422,6 +425,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         """A slice of one token may be a decode or prefill."""
         if budget.duration_ns is None:
             assert output.num_drafts == 0
+        num_rows = sum(piece.num_sampled_rows for piece in output.slices)
+        assert num_rows <= (self.config.max_num_sampled_rows or num_rows)
         sizes = [len(piece.token_ids) - piece.num_drafts for piece in output.slices]
         num_decodes = sum(piece.is_decode for piece in output.slices)
         assert num_decodes <= budget.max_num_decodes + budget.max_num_prefill_tokens

@@ -14,7 +14,12 @@ from tests.scripted_drafts import ScriptedDrafter, flat
 BUDGET = StepBudget(max_num_decodes=64, max_num_prefill_tokens=64, duration_ns=flat)
 
 
-def create(*, num_kv_blocks: int = 16, prefix_cache: bool = True) -> Scheduler:
+def create(
+    *,
+    num_kv_blocks: int = 16,
+    prefix_cache: bool = True,
+    max_num_sampled_rows: int | None = None,
+) -> Scheduler:
     return Scheduler(
         SchedulerConfig(
             max_num_batched_tokens=64,
@@ -23,6 +28,7 @@ def create(*, num_kv_blocks: int = 16, prefix_cache: bool = True) -> Scheduler:
             kv_block_size=4,
             num_kv_blocks=num_kv_blocks,
             prefix_cache=prefix_cache,
+            max_num_sampled_rows=max_num_sampled_rows,
         )
     )
 
@@ -67,6 +73,16 @@ def test_nothing_is_guessed_beyond_the_last_token() -> None:
     start(scheduler, max_tokens=4)
     (piece,) = schedule(scheduler, BUDGET).slices
     assert piece.token_ids == (50, 1, 2)
+
+
+@pytest.mark.parametrize(("max_num_sampled_rows", "num_guessed"), [(4, 3), (1, 0)])
+def test_no_more_rows_are_sampled_than_a_stage_can_answer(
+    max_num_sampled_rows: int, num_guessed: int
+) -> None:
+    scheduler = create(max_num_sampled_rows=max_num_sampled_rows)
+    start(scheduler)
+    (piece,) = schedule(scheduler, BUDGET).slices
+    assert (piece.num_drafts, piece.num_sampled_rows) == (num_guessed, num_guessed + 1)
 
 
 def no_times(scheduler: Scheduler) -> StepBudget | None:
