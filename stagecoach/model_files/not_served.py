@@ -96,9 +96,10 @@ _OTHER_WAYS: Mapping[str, frozenset[str]] = MappingProxyType(
             {"bloom", "mpt"}
         ),
         "its attention goes by the distance between tokens, in buckets": frozenset({"cpmant"}),
-        "its attention has sinks": frozenset(
-            {"flint", "granite_swa", "granitemoe_swa", "mimo_v2_flash"}
+        "each of its layers has a rotary base of its own": frozenset(
+            {"granite_swa", "granitemoe_swa"}
         ),
+        "the values of its attention are narrower than the keys": frozenset({"mimo_v2_flash"}),
         "its attention is the difference of two": frozenset({"diffllama"}),
         "its attention looks at tokens that it chooses": frozenset(
             {"deepseek_v4", "doge", "reformer"}
@@ -121,7 +122,7 @@ _OTHER_WAYS: Mapping[str, frozenset[str]] = MappingProxyType(
             {"gemma4_assistant", "gemma4_unified_assistant"}
         ),
         "it takes more than text": frozenset({"moshi"}),
-        _OTHER_EXPERTS: frozenset({"dbrx"}),
+        _OTHER_EXPERTS: frozenset({"dbrx", "flint"}),
     }
 )
 """Types by what is different about them."""
