@@ -50,7 +50,7 @@ class EmulatedDrafter:
             for token_id in self._prompt:
                 self._hash = mix(self._hash, token_id)
         fresh = self._output[self._num_seen :]
-        self._learn(fresh)
+        self._trust.learn(_LONG_MATCH, self._guessed, fresh)
         for token_id in fresh:
             self._hash = mix(self._hash, token_id)
         self._num_seen += len(fresh)
@@ -61,12 +61,3 @@ class EmulatedDrafter:
             self._guessed.append((value + is_wrong) % self._vocab_size)
             value = mix(value, self._guessed[-1])
         return Guess(tuple(self._guessed), self._trust.chance(_LONG_MATCH))
-
-    def _learn(self, token_ids: Sequence[int]) -> None:
-        """Takes in what became of the last guess."""
-        pairs = list(zip(self._guessed, token_ids, strict=False))
-        if pairs:
-            is_right = [guessed == token_id for guessed, token_id in pairs]
-            num_right = (*is_right, False).index(False)
-            has_failed = num_right < len(pairs)
-            self._trust.learn(_LONG_MATCH, num_right=num_right, has_failed=has_failed)

@@ -101,17 +101,8 @@ class LookupDrafter:
 
     def _learn(self, token_ids: Sequence[int]) -> None:
         """Takes in the tokens that came since the last guess."""
-        if self._guessed and token_ids:
-            num_right = 0
-            for guessed, token_id in zip(self._guessed, token_ids, strict=False):
-                if guessed != token_id:
-                    break
-                num_right += 1
-            self._trust.learn(
-                self._match_length,
-                num_right=num_right,
-                has_failed=num_right < min(len(self._guessed), len(token_ids)),
-            )
+        if self._guessed:
+            self._trust.learn(self._match_length, self._guessed, token_ids)
         self._guessed = ()
         self._num_seen += len(token_ids)
         num_tokens = self._num_tokens + len(token_ids)

@@ -1,6 +1,7 @@
 """How likely guesses are right, learned for one sequence from what its text turned out to be."""
 
 from bisect import bisect_right
+from collections.abc import Sequence
 
 _FIRST_LENGTHS = (2, 3, 4, 6)
 """Shortest match of each kind. A longer match says more, and the kinds are learned apart: prose
@@ -32,16 +33,21 @@ class Trust:
         kind = _kind(match_length)
         return self._num_right[kind] / self._num_judged[kind]
 
-    def learn(self, match_length: int, *, num_right: int, has_failed: bool) -> None:
-        """Takes in what became of a guess.
+    def learn(self, match_length: int, guessed: Sequence[int], came: Sequence[int]) -> None:
+        """Takes in what became of a guess: up to its first wrong token, it is judged.
 
         Args:
             match_length: Match that it was guessed from.
-            num_right: Tokens of it, from the first on, that came true.
-            has_failed: Whether the token after those came, and was another.
+            guessed: Its tokens.
+            came: The tokens that came in their place, so far.
         """
+        num_right, num_judged = 0, 0
+        for guess, token_id in zip(guessed, came, strict=False):
+            num_judged += 1
+            if guess != token_id:
+                break
+            num_right += 1
         kind = _kind(match_length)
-        num_judged = num_right + has_failed
         kept = max(0.0, 1 - num_judged / _MEMORY)
         self._num_right[kind] = kept * self._num_right[kind] + num_right
         self._num_judged[kind] = kept * self._num_judged[kind] + num_judged
