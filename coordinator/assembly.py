@@ -25,7 +25,7 @@ from coordinator.text.tokenizer import Tokenizer
 from coordinator.text.tokenizer_files import load_tokenizer
 from coordinator.text.tokenizer_info import tokenizer_info
 from stagecoach.contract.errors import IncompatibleError, InvalidArgumentError
-from stagecoach.contract.limits import LOGIT_BYTES, LOGITS_CEILING_BYTES
+from stagecoach.contract.limits import LOGIT_BYTES, max_logits_bytes
 from stagecoach.model_files import ModelFiles
 
 
@@ -161,9 +161,10 @@ def _limits(config: ClusterConfig, topology: Topology) -> SchedulerConfig:
     Every sampled row of a micro-batch may be wanted whole, so there are no more of them, and no
     more sequences run at once, than rows that a stage may answer with.
     """
-    num_full_rows = min(
-        topology.max_num_seqs, LOGITS_CEILING_BYTES // (LOGIT_BYTES * topology.vocab_size)
+    logits_bytes = max_logits_bytes(
+        max_num_seqs=topology.max_num_seqs, vocab_size=topology.vocab_size
     )
+    num_full_rows = logits_bytes // (LOGIT_BYTES * topology.vocab_size)
     return SchedulerConfig(
         max_num_batched_tokens=_lower(
             config.max_num_batched_tokens, topology.max_num_batched_tokens
