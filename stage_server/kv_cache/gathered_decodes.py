@@ -58,9 +58,10 @@ class GatheredDecodes:
         # [num_seqs, 1, 1, max_length]
         mask = self._mask(scoring.sliding_window, query.dtype)
         if layer.holds(query.dtype):
-            keys = self._gather(layer.keys)  # [num_seqs, num_kv_heads, max_length, head_dim]
+            # [num_seqs, num_kv_heads, max_length, head_dim] each
+            keys, values = layer.read(self._gather)
             sinks = None if scoring.sinks is None else scoring.sinks.view(num_kv_heads, -1, 1)
-            output = attention(query, keys, self._gather(layer.values), mask, scoring, sinks=sinks)
+            output = attention(query, keys, values, mask, scoring, sinks=sinks)
         else:
             output = attention_in_tiles(
                 query.unsqueeze(3),

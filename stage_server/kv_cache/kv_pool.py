@@ -1,6 +1,6 @@
 """The KV tensors of a stage: one preallocated pool, cut into blocks."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, Self
 
 import torch
@@ -78,19 +78,26 @@ class LayerKv(NamedTuple):
         if self.keys.scales is None or self.values.scales is None:
             dtype = self.keys.rows.dtype
             rounded = NewKv(new.keys.to(dtype), new.values.to(dtype))
-            self.keys.rows.index_copy_(0, slots, rounded.keys)
-            if self.values is not self.keys:
-                self.values.rows.index_copy_(0, slots, rounded.values)
+            for heads, cache in self.places(rounded):
+                cache.rows.index_copy_(0, slots, heads)
             return rounded
-        keys = coded(new.keys)
-        self.keys.rows.index_copy_(0, slots, keys.codes)
-        self.keys.scales.index_copy_(0, slots, keys.scales)
-        if self.values is self.keys:
-            return None
-        values = coded(new.values)
-        self.values.rows.index_copy_(0, slots, values.codes)
-        self.values.scales.index_copy_(0, slots, values.scales)
+        for heads, cache in self.places(new):
+            assert cache.scales is not None, "both are coded"
+            numbers = coded(heads)
+            cache.rows.index_copy_(0, slots, numbers.codes)
+            cache.scales.index_copy_(0, slots, numbers.scales)
         return None
+
+    def places(self, new: NewKv) -> Iterator[tuple[torch.Tensor, KvViews]]:
+        """Yields new rows and where they are kept: once where the keys are the values."""
+        yield new.keys, self.keys
+        if self.values is not self.keys:
+            yield new.values, self.values
+
+    def read(self, read: Callable[[KvViews], torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Reads keys and values, once where they are the same."""
+        keys = read(self.keys)
+        return keys, keys if self.values is self.keys else read(self.values)
 
 
 class KvPool:

@@ -106,8 +106,7 @@ class PagedAttention:
         slots = self._indices.slots
         if self._kernels is None or not layer.is_coded:
             return layer.store(slots, new)
-        is_one = layer.values is layer.keys
-        for heads, cache in [(new.keys, layer.keys)] if is_one else zip(new, layer, strict=True):
+        for heads, cache in layer.places(new):
             assert cache.scales is not None, "both are coded"
             store_coded(heads, slots, cache.rows, cache.scales)
         return None

@@ -9,6 +9,7 @@ cache holds; a card converts all of them before, for the sake of the fused kerne
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 
@@ -111,8 +112,10 @@ class PrefillChunk:
 
     def _needs_mask(self, query: torch.Tensor, scoring: Scoring) -> bool:
         """Whether torch has to be told what is seen, even of scores that are not capped."""
-        is_windowed = self._window(scoring) is not None
-        return is_windowed or (self._start > 0 and not takes_lower_right(query))
+        if self._window(scoring) is not None:
+            return True
+        has_sinks = scoring.sinks is not None  # which no kernel of torch takes
+        return self._start > 0 and (has_sinks or not takes_lower_right(query))
 
     def _window(self, scoring: Scoring) -> int | None:
         """The sliding window; None: everything is in it."""
@@ -127,7 +130,7 @@ class PrefillChunk:
         if self._start and is_tiled:
             return self._attend_in_tiles(query, layer, scoring)
         if self._start or new is None:
-            key, value = (self._gather(cache, query.dtype) for cache in layer)
+            key, value = layer.read(partial(self._gather, dtype=query.dtype))
         else:
             key, value = (rows[self._rows].to(query.dtype) for rows in new)
         num_tokens, num_heads, head_dim = query.shape
@@ -143,9 +146,6 @@ class PrefillChunk:
             attended = attention(query, key, value, mask, scoring, sinks=sinks)
         elif self._start == 0:
             attended = attention(query, key, value, None, scoring, is_causal=True, sinks=sinks)
-        elif sinks is not None:
-            mask = self._mask(None, query)
-            attended = attention(query, key, value, mask, scoring, sinks=sinks)
         else:
             attended = lower_right_attention(query, key, value, scoring.scaling)
         return attended.reshape(num_heads, num_tokens, head_dim).transpose(0, 1)
