@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from stagecoach.model_files.expert_families import EXPERT_FAMILIES
-from stagecoach.model_files.family import ExpertKeys, ExpertLayout
+from stagecoach.model_files.family import ExpertLayout
 from stagecoach.model_files.gguf_architecture import GgufArchitecture
 
 
@@ -18,6 +18,13 @@ def _map(*others: Mapping[str, str], **values: str) -> Mapping[str, str]:
     for other in others:
         merged |= other
     return MappingProxyType(merged | values)
+
+
+def _layout(model_type: str) -> ExpertLayout:
+    """How checkpoints of transformers name the experts of a family that has them."""
+    layout = EXPERT_FAMILIES[model_type].experts
+    assert layout is not None, "the family has experts"
+    return layout
 
 
 _ATTENTION = _map(
@@ -63,7 +70,6 @@ _MIXTRAL_EXPERTS = _map(
     ffn_up_exps="block_sparse_moe.experts.{}.w3",
     ffn_down_exps="block_sparse_moe.experts.{}.w2",
 )
-_GRANITE_LAYOUT = EXPERT_FAMILIES["granitemoe"].experts or ExpertLayout()
 _GRANITE_KEYS = _map(
     **{
         "attention.scale": "attention_multiplier",
@@ -180,7 +186,6 @@ ARCHITECTURES: Mapping[str, GgufArchitecture] = MappingProxyType(
             "glm4",
             _map(
                 _LAYER,
-                attn_norm="input_layernorm",
                 post_attention_norm="post_self_attn_layernorm",
                 ffn_up="mlp.gate_up_proj",
                 post_ffw_norm="post_mlp_layernorm",
@@ -225,11 +230,9 @@ ARCHITECTURES: Mapping[str, GgufArchitecture] = MappingProxyType(
             "gpt_oss",
             _map(
                 _LAYER,
+                _ROUTED,
                 post_attention_norm="post_attention_layernorm",
                 ffn_gate_inp="mlp.router",
-                ffn_gate_exps="mlp.experts.{}.gate_proj",
-                ffn_up_exps="mlp.experts.{}.up_proj",
-                ffn_down_exps="mlp.experts.{}.down_proj",
                 **{
                     "attn_sinks.weight": "self_attn.sinks",
                     "ffn_gate_exps.bias": "mlp.experts.gate_proj_bias",
@@ -242,7 +245,7 @@ ARCHITECTURES: Mapping[str, GgufArchitecture] = MappingProxyType(
             experts=ExpertLayout(
                 gate_up_bias=("mlp.experts.gate_proj_bias", "mlp.experts.up_proj_bias"),
                 down_bias=("mlp.experts.down_proj_bias",),
-                keys=ExpertKeys(num_experts="num_local_experts", width="intermediate_size"),
+                keys=_layout("gpt_oss").keys,
             ),
         ),
         "granite": GgufArchitecture(
@@ -263,7 +266,7 @@ ARCHITECTURES: Mapping[str, GgufArchitecture] = MappingProxyType(
             ),
             keys=_GRANITE_KEYS,
             tensors_say=_ATTENTION_BIAS,
-            experts=_GRANITE_LAYOUT._replace(
+            experts=_layout("granitemoe")._replace(
                 gate_up=(
                     "block_sparse_moe.experts.{}.gate_proj.weight",
                     "block_sparse_moe.experts.{}.up_proj.weight",

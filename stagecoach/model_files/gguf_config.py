@@ -46,7 +46,7 @@ def hf_config(fields: GgufFields, parts: GgufParts) -> dict[str, object]:
     config = {
         "model_type": model_type,
         **architecture.says,
-        "num_hidden_layers": num_layers(fields, architecture),
+        "num_hidden_layers": _num_layers(fields, architecture),
         "hidden_size": hidden_size,
         "intermediate_size": fields.number("feed_forward_length"),
         "vocab_size": vocab_size,
@@ -82,7 +82,7 @@ def served_architecture(fields: GgufFields) -> GgufArchitecture:
     return ARCHITECTURES[fields.architecture]
 
 
-def num_layers(fields: GgufFields, architecture: GgufArchitecture) -> int:
+def _num_layers(fields: GgufFields, architecture: GgufArchitecture) -> int:
     """Layers of the model, without those behind them that guess ahead.
 
     Raises:
@@ -168,7 +168,7 @@ def _window(
         if window:
             raise fields.refuse(f"{_WINDOW} {window}")
         return {}
-    num_hidden_layers = num_layers(fields, architecture)
+    num_hidden_layers = _num_layers(fields, architecture)
     if not window and _WINDOW not in fields and "sliding_window" in architecture.says:
         return {}
     if not window:

@@ -17,7 +17,7 @@ from stagecoach.model_files.config import parse_config
 from stagecoach.model_files.families import FAMILIES
 from stagecoach.model_files.family import ExpertLayout
 from stagecoach.model_files.gguf_blocks import code_bits, has_offsets
-from stagecoach.model_files.gguf_config import hf_config, num_layers, served_architecture
+from stagecoach.model_files.gguf_config import hf_config, served_architecture
 from stagecoach.model_files.gguf_file import GgufFile
 from stagecoach.model_files.gguf_metadata import GgufFields
 from stagecoach.model_files.gguf_parts import GgufParts, model_name
@@ -73,7 +73,6 @@ class GgufModel(ModelFiles):
             self.config = parse_config(hf_config(fields, parts))
         self._architecture = served_architecture(fields)
         self._num_blocks = int(fields.number("block_count"))
-        self._num_layers = num_layers(fields, self._architecture)
         self._names = FAMILIES[self.config.model_type].names
         self._stored = dict(self._named())
 
@@ -219,7 +218,7 @@ class GgufModel(ModelFiles):
     def _is_ahead(self, name: str) -> bool:
         """Whether a tensor is of a layer behind the model's own, which guesses ahead."""
         block = re.match(r"blk\.(\d+)\.", name)
-        return block is not None and self._num_layers <= int(block[1]) < self._num_blocks
+        return block is not None and self.config.num_layers <= int(block[1]) < self._num_blocks
 
     def _hf_name(self, name: str) -> str:
         names = self._architecture.layer_names
