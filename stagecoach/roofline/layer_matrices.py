@@ -90,12 +90,19 @@ def layer_matrices(config: ModelConfig, *, are_joined: bool) -> tuple[LayerMatri
 def _common(config: ModelConfig, width: int | None, are_joined: bool) -> tuple[Matrix, ...]:
     hidden_size = config.hidden_size
     of_mlp = [width] * (config.num_mlp_matrices - 1) if width else []
+    if are_joined:
+        of_mlp = [sum(of_mlp)]
+    return (
+        *_of_attention(config, are_joined),
+        *((rows, hidden_size) for rows in of_mlp),
+        *([(hidden_size, width)] if width else []),
+    )
+
+
+def _of_attention(config: ModelConfig, are_joined: bool) -> tuple[Matrix, ...]:
     if config.latent is not None:
-        return (
-            *_latent(config, config.latent),
-            *((rows, hidden_size) for rows in of_mlp),
-            *([(hidden_size, width)] if width else []),
-        )
+        return _latent(config, config.latent)
+    hidden_size = config.hidden_size
     attention_width = config.num_attention_heads * config.head_dim
     kv_width = config.num_kv_heads * config.head_dim
     of_attention = [attention_width, kv_width, kv_width]
@@ -103,12 +110,10 @@ def _common(config: ModelConfig, width: int | None, are_joined: bool) -> tuple[M
     if family is not None and family.gates_attention:
         of_attention.append(attention_width)
     if are_joined:
-        of_attention, of_mlp = [sum(of_attention)], [sum(of_mlp)]
+        of_attention = [sum(of_attention)]
     return (
         *((rows, hidden_size) for rows in of_attention),
         (hidden_size, attention_width),
-        *((rows, hidden_size) for rows in of_mlp),
-        *([(hidden_size, width)] if width else []),
     )
 
 
