@@ -133,6 +133,8 @@ class ModelKeeper:
             num_preemptions=0,
             num_prefix_query_tokens=0,
             num_prefix_hit_tokens=0,
+            num_draft_tokens=0,
+            num_accepted_draft_tokens=0,
             tokens_per_second=0.0,
         )
 

@@ -172,9 +172,9 @@ class ModelStatus:
     """Tokens of all prompts that were looked up in the prefix cache."""
     num_prefix_hit_tokens: int
     """Tokens of `num_prefix_query_tokens` that the prefix cache held."""
-    num_draft_tokens: int = 0
+    num_draft_tokens: int
     """Guessed tokens that were checked in the pass that computed the next one."""
-    num_accepted_draft_tokens: int = 0
+    num_accepted_draft_tokens: int
     """Tokens of `num_draft_tokens` that were right."""
     tokens_per_second: float
     """Over the last ten seconds, all requests together; it travels as a float32, and has

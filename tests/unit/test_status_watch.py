@@ -89,6 +89,8 @@ def a_status(*stages: StageStatus, ready: bool = True) -> CoordinatorStatus:
         num_preemptions=5,
         num_prefix_query_tokens=0,
         num_prefix_hit_tokens=0,
+        num_draft_tokens=0,
+        num_accepted_draft_tokens=0,
         tokens_per_second=1.0,
     )
     return dataclasses.replace(CoordinatorStatus.of([model]), version="1", pid=1)
