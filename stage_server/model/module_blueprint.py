@@ -78,7 +78,9 @@ class ModuleBlueprint(Blueprint):
             other = FAMILIES[family.attention_of]
             attention = importlib.import_module(_MODELING.format(other.module))
             attention_prefix = other.prefix
-            hf_config.rope_interleave = True
+            hf_config.rope_interleave = (
+                True  # pairs of neighbours, as the family's own rotates them
+            )
         rotary: nn.Module = NoRotary()
         if family.first_position is None:
             check_rope(self.config, hf_config.rope_parameters)
